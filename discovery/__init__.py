@@ -1,0 +1,1 @@
+"""Discovery algorithms, one file each, and the evaluation of circuits."""

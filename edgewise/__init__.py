@@ -1,0 +1,5 @@
+"""Declarative, graph-based circuit discovery for transformers."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

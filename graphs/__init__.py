@@ -1,0 +1,1 @@
+"""Names, computation graphs, circuits, scores, diffs, their files, and the lifting of models."""

@@ -1,0 +1,196 @@
+"""The computation graph: which senders and ports a model has, and who can read whom.
+
+A graph is only a shape. A mask over its edges is a bool matrix [ports, senders].
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import GraphMismatch
+from .names import LETTERS, Edge, Kind, Node, Port
+
+
+@dataclass(frozen=True)
+class ComputationGraph:
+    """Hold a transformer's shape; senders, ports and edges follow from it.
+
+    Args:
+        layers: number of blocks.
+        heads: query heads in each block.
+        kv_heads: key/value heads in each block.
+        parallel: attention and MLP of a block read the same stream.
+        post_norm: a norm after attention stands between the heads and the stream.
+        grouped_kv: one `<k>` and one `<v>` port for each key/value head.
+        split_embedding: `tok` and `pos` in place of `embed`.
+
+    >>> graph = ComputationGraph(layers=12, heads=12)
+    >>> graph.edge_count
+    32491
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int = 0
+    parallel: bool = False
+    post_norm: bool = False
+    grouped_kv: bool = False
+    split_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.kv_heads:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.layers < 1 or self.heads < 1 or self.heads % self.kv_heads:
+            raise GraphMismatch(
+                f"no graph has {self.layers} layers, {self.heads} heads and {self.kv_heads} "
+                "key/value heads; accepted: at least one of each, heads a multiple of kv_heads."
+            )
+
+    # -- senders and ports ------------------------------------------------------------------
+
+    @cached_property
+    def senders(self) -> tuple[Node, ...]:
+        """List the senders in topological order."""
+        found = [Node(Kind.TOK), Node(Kind.POS)] if self.split_embedding else [Node(Kind.EMBED)]
+        for layer in range(self.layers):
+            found += [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
+            if self.post_norm:
+                found.append(Node(Kind.POST, layer))
+            found.append(Node(Kind.MLP, layer))
+        return tuple(found)
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """List the ports in topological order: per layer q, k, v of all heads, (o), m; logits."""
+        found = []
+        for layer in range(self.layers):
+            for letter in LETTERS:
+                found += [Port(node, letter) for node in self.attention_owners(layer, letter)]
+            if self.post_norm:
+                found.append(Port(Node(Kind.POST, layer)))
+            found.append(Port(Node(Kind.MLP, layer)))
+        return (*found, Port(Node(Kind.LOGITS)))
+
+    def attention_owners(self, layer: int, letter: str) -> list[Node]:
+        """List the owners of one layer's ports of one letter."""
+        if self.grouped_kv and letter != "q":
+            return [Node(Kind.KV, layer, group) for group in range(self.kv_heads)]
+        return [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
+
+    @cached_property
+    def sender_index(self) -> dict[Node, int]:
+        """Map each sender to its column."""
+        return {node: i for i, node in enumerate(self.senders)}
+
+    @cached_property
+    def port_index(self) -> dict[Port, int]:
+        """Map each port to its row."""
+        return {port: i for i, port in enumerate(self.ports)}
+
+    @cached_property
+    def feeds(self) -> tuple[tuple[int, ...], ...]:
+        """List, for each port, the senders that compute from it (none for `logits`)."""
+        share = self.heads // self.kv_heads
+        found: list[tuple[int, ...]] = []
+        for port in self.ports:
+            node = port.node
+            if node.kind is Kind.LOGITS:
+                found.append(())
+            elif node.kind is Kind.KV:
+                assert node.index is not None
+                heads = range(node.index * share, (node.index + 1) * share)
+                found.append(
+                    tuple(self.sender_index[Node(Kind.HEAD, node.layer, h)] for h in heads)
+                )
+            else:
+                found.append((self.sender_index[node],))
+        return tuple(found)
+
+    # -- edges ------------------------------------------------------------------------------
+
+    @cached_property
+    def reads(self) -> np.ndarray:
+        """Return the bool matrix [ports, senders] of the edges that exist; read-only."""
+        stage = {Kind.EMBED: -1, Kind.TOK: -1, Kind.POS: -1}
+        steps = 3  # inside a layer: heads, o, m
+        written = np.array(
+            [stage.get(n.kind, (n.layer or 0) * steps + _STEP.get(n.kind, 0)) for n in self.senders]
+        )
+        heads = np.array([n.kind is Kind.HEAD for n in self.senders])
+        exist = np.zeros((len(self.ports), len(self.senders)), dtype=bool)
+        for row, port in enumerate(self.ports):
+            node = port.node
+            if node.kind is Kind.POST:
+                layers = np.array([-1 if n.layer is None else n.layer for n in self.senders])
+                exist[row] = heads & (layers == node.layer)
+                continue
+            if node.kind is Kind.LOGITS:
+                before = self.layers * steps
+            elif node.kind is Kind.MLP and not self.parallel:
+                before = (node.layer or 0) * steps + _STEP[Kind.MLP]
+            else:
+                before = (node.layer or 0) * steps
+            exist[row] = written < before
+            if self.post_norm:
+                exist[row] &= ~heads
+        exist.setflags(write=False)
+        return exist
+
+    @cached_property
+    def edge_count(self) -> int:
+        """Count the edges."""
+        return int(self.reads.sum())
+
+    def locate(self, edge: Edge) -> tuple[int, int]:
+        """Find an edge's place in a mask: (port row, sender column).
+
+        Raises:
+            GraphMismatch: the graph has no such port, sender or edge.
+        """
+        row = self.port_index.get(edge.port)
+        column = self.sender_index.get(edge.sender)
+        if row is None or column is None:
+            missing = f"port {edge.port}" if row is None else f"sender {edge.sender}"
+            raise GraphMismatch(f"edge {edge}: the graph has no {missing}; it has {self.describe()}.")
+        if not self.reads[row, column]:
+            raise GraphMismatch(
+                f"edge {edge} does not exist: {edge.sender} writes after {edge.port} reads"
+                + (", or only through the layer's o node." if self.post_norm else ".")
+            )
+        return row, column
+
+    def edge_at(self, row: int, column: int) -> Edge:
+        """Name the edge at a place of a mask."""
+        return Edge(self.senders[column], self.ports[row])
+
+    def count_by_kind(self, mask: np.ndarray | None = None) -> dict[str, int]:
+        """Count edges by the kind of port they end in (q, k, v, post, mlp, logits)."""
+        per_port = (self.reads if mask is None else mask).sum(axis=1)
+        counts: Counter[str] = Counter()
+        for port, number in zip(self.ports, per_port, strict=True):
+            counts[port.kind] += int(number)
+        return dict(counts)
+
+    # -- comparing shapes -------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Say the shape in one line."""
+        words = [f"{self.layers} layers", f"{self.heads} heads", f"{self.kv_heads} key/value heads"]
+        flags = ("parallel", "post_norm", "grouped_kv", "split_embedding")
+        words += [name for name in flags if getattr(self, name)]
+        return ", ".join(words)
+
+    def differences(self, other: ComputationGraph) -> list[str]:
+        """List in words where two shapes differ; empty if equal."""
+        return [
+            f"{f.name} {getattr(self, f.name)} and {getattr(other, f.name)}"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+_STEP = {Kind.HEAD: 0, Kind.POST: 1, Kind.MLP: 2}

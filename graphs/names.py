@@ -1,0 +1,174 @@
+"""Names of nodes, ports and edges: text is parsed here, once, and printed by `str`.
+
+| name | meaning |
+| --- | --- |
+| `embed`, `tok`, `pos` | what the embedding writes (whole, or its two parts) |
+| `a5.h1` | head 1 of layer 5 |
+| `a5.kv0` | key/value head 0 of layer 5 (graphs with grouped key/values) |
+| `o5` | post-attention norm of layer 5 (models that have one) |
+| `m5` | MLP of layer 5 |
+| `logits` | the stream before the final norm |
+| `a5.h1<q>` | a port: the query input of that head |
+| `m2->a5.h1<q>` | an edge, from a sender to a port |
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+from ..errors import NameSyntaxError
+
+
+class Kind(str, Enum):
+    """What a node is."""
+
+    EMBED = "embed"
+    TOK = "tok"
+    POS = "pos"
+    HEAD = "head"
+    KV = "kv"
+    POST = "post"
+    MLP = "mlp"
+    LOGITS = "logits"
+
+
+LETTERS = ("q", "k", "v")
+"""The inputs of an attention head, in graph order."""
+
+_NODE = re.compile(
+    r"(?P<bare>embed|tok|pos|logits)"
+    r"|a(?P<head_layer>\d+)\.h(?P<head>\d+)"
+    r"|a(?P<kv_layer>\d+)\.kv(?P<kv>\d+)"
+    r"|o(?P<post>\d+)"
+    r"|m(?P<mlp>\d+)"
+)
+_PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
+_NODE_FORMS = "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Name one computation of the model.
+
+    >>> str(Node.parse("a5.h1")), Node.parse("m3").layer
+    ('a5.h1', 3)
+    """
+
+    kind: Kind
+    layer: int | None = None
+    index: int | None = None
+
+    @staticmethod
+    def parse(text: str) -> Node:
+        """Read a node's name.
+
+        Raises:
+            NameSyntaxError: the text is not one of the forms in this module's table.
+        """
+        return _parse_node(text)
+
+    def __str__(self) -> str:
+        if self.kind is Kind.HEAD:
+            return f"a{self.layer}.h{self.index}"
+        if self.kind is Kind.KV:
+            return f"a{self.layer}.kv{self.index}"
+        if self.kind is Kind.POST:
+            return f"o{self.layer}"
+        if self.kind is Kind.MLP:
+            return f"m{self.layer}"
+        return self.kind.value
+
+
+@lru_cache(maxsize=None)
+def _parse_node(text: str) -> Node:
+    match = _NODE.fullmatch(text.strip())
+    if match is None:
+        raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
+    part = match.groupdict()
+    if part["bare"]:
+        return Node(Kind(part["bare"]))
+    if part["head"]:
+        return Node(Kind.HEAD, int(part["head_layer"]), int(part["head"]))
+    if part["kv"]:
+        return Node(Kind.KV, int(part["kv_layer"]), int(part["kv"]))
+    if part["post"]:
+        return Node(Kind.POST, int(part["post"]))
+    return Node(Kind.MLP, int(part["mlp"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Name one input that reads the residual stream; `letter` is q, k or v for attention.
+
+    >>> port = Port.parse("a5.h1<q>")
+    >>> str(port.node), port.letter
+    ('a5.h1', 'q')
+    """
+
+    node: Node
+    letter: str | None = None
+
+    @staticmethod
+    def parse(text: str) -> Port:
+        """Read a port's name.
+
+        Raises:
+            NameSyntaxError: no such form, or a head without its `<q>`, `<k>` or `<v>`.
+        """
+        return _parse_port(text)
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of edges that end here: q, k, v, mlp, post or logits."""
+        return self.letter or self.node.kind.value
+
+    def __str__(self) -> str:
+        return f"{self.node}<{self.letter}>" if self.letter else str(self.node)
+
+
+@lru_cache(maxsize=None)
+def _parse_port(text: str) -> Port:
+    match = _PORT.fullmatch(text.strip())
+    if match is None:
+        raise NameSyntaxError(f"'{text}' is not a port's name; examples: a5.h1<q>, m7, logits.")
+    node, letter = Node.parse(match["node"]), match["letter"]
+    accepted = {Kind.HEAD: LETTERS, Kind.KV: ("k", "v")}.get(node.kind, (None,))
+    if letter not in accepted:
+        forms = ", ".join(f"{node}<{a}>" if a else str(node) for a in accepted)
+        raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
+    if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
+        raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
+    return Port(node, letter)
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Name one connection through the residual stream.
+
+    >>> edge = Edge.parse("a0.h1->a2.h3<q>")
+    >>> str(edge.sender), str(edge.port)
+    ('a0.h1', 'a2.h3<q>')
+    """
+
+    sender: Node
+    port: Port
+
+    @staticmethod
+    def parse(text: str) -> Edge:
+        """Read an edge's name, `sender->port`.
+
+        Raises:
+            NameSyntaxError: not two names with one `->` between them.
+        """
+        parts = text.split("->")
+        if len(parts) != 2:
+            raise NameSyntaxError(
+                f"'{text}' is not an edge's name; accepted: sender->port, as in m2->a5.h1<q>."
+            )
+        return Edge(Node.parse(parts[0]), Port.parse(parts[1]))
+
+    def __str__(self) -> str:
+        return f"{self.sender}->{self.port}"

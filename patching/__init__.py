@@ -1,0 +1,1 @@
+"""Prompts and tasks, ablations, metrics, runners and path patching."""
