@@ -79,7 +79,7 @@ class Node:
             return f"o{self.layer}"
         if self.kind is Kind.MLP:
             return f"m{self.layer}"
-        return self.kind.value
+        return str(self.kind.value)
 
 
 @lru_cache(maxsize=None)
