@@ -1,0 +1,48 @@
+"""Every example runs as a user would run it: without arguments, results into the current folder.
+
+An example that takes longer than a minute, or needs more than a test may, has the words
+"Run by hand" in its docstring, with the reason; it is then compiled only.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONGEST = 60  # lines
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+BY_HAND = [path for path in EXAMPLES if "run by hand" in docstring(path).lower()]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_is_short_and_explained(path: Path) -> None:
+    assert docstring(path), "say what the example shows"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in EXAMPLES if p not in BY_HAND], ids=lambda path: path.name
+)
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    done = subprocess.run(
+        [sys.executable, f"examples/{path.name}"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
