@@ -133,21 +133,14 @@ class Circuit:
             bool [ports] and bool [senders]. A port is live if a live sender computes from it;
             a sender is live if it has a kept edge into a live port.
         """
-        senders = np.zeros(len(self.graph.senders), dtype=bool)
-        ports = np.zeros(len(self.graph.ports), dtype=bool)
-        for row in reversed(range(len(ports))):
-            feeds = self.graph.feeds[row]
-            ports[row] = not feeds or senders[list(feeds)].any()
-            if ports[row]:
-                senders |= self.kept[row]
-        return ports, senders
+        return self.graph.live(self.kept)
 
     def prune_dangling(self) -> Circuit:
         """Drop, until nothing changes, edges into nodes without out and out of nodes without in."""
         kept = self.kept.copy()
         sources = np.array([n.layer is None for n in self.graph.senders])
         while True:
-            _, useful = Circuit(self.graph, kept).live()
+            _, useful = self.graph.live(kept)
             fed = sources.copy()
             for row, feeds in enumerate(self.graph.feeds):
                 if kept[row].any():

@@ -175,6 +175,17 @@ class ComputationGraph:
             counts[port.kind] += int(number)
         return dict(counts)
 
+    def live(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the ports, bool [P], and senders, bool [S], with a path of kept edges to `logits`."""
+        senders = np.zeros(len(self.senders), dtype=bool)
+        ports = np.zeros(len(self.ports), dtype=bool)
+        for row in range(len(self.ports) - 1, -1, -1):
+            feeds = self.feeds[row]
+            ports[row] = not feeds or any(senders[i] for i in feeds)
+            if ports[row]:
+                senders |= kept[row]
+        return ports, senders
+
     # -- comparing shapes -------------------------------------------------------------------
 
     def describe(self) -> str:

@@ -1,0 +1,87 @@
+"""GPT-2: LayerNorm, learned positions, packed q/k/v stored [in, out], plain MLP, tied unembedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import UnsupportedModel
+from ..graph import ComputationGraph
+from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm
+from ..lifting import family, frozen, head_bias, head_rows, require_activation
+
+
+@family(
+    "gpt2",
+    model_types=["gpt2"],
+    handled="""
+        vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon
+        scale_attn_weights scale_attn_by_inverse_layer_idx tie_word_embeddings add_cross_attention
+    """,
+    ignored="""
+        attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn summary_activation
+        summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx
+    """,
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `GPT2LMHeadModel`."""
+    config, body = model.config, model.transformer
+    if config.add_cross_attention:
+        raise UnsupportedModel("the GPT-2 model has cross-attention, which has no place in a decoder.")
+    tied = model.lm_head.weight.data_ptr() == body.wte.weight.data_ptr()
+    return LiftedModel(
+        family="gpt2",
+        tokens=frozen(body.wte.weight),
+        positions=frozen(body.wpe.weight),
+        blocks=tuple(_block(config, layer, block) for layer, block in enumerate(body.h)),
+        final_norm=_norm(body.ln_f),
+        unembed=Linear(frozen(model.lm_head.weight)),
+        graph=ComputationGraph(layers=config.n_layer, heads=config.n_head),
+        variants={
+            "norm": "LayerNorm",
+            "positions": f"learned, {config.n_positions}",
+            "attention": f"{config.n_head} heads of {config.n_embd // config.n_head}",
+            "MLP": f"plain, {config.activation_function}",
+            "unembedding": "tied" if tied else "untied",
+        },
+        max_positions=config.n_positions,
+    )
+
+
+def _block(config: Any, layer: int, block: Any) -> Block:
+    heads = config.n_head
+    q, k, v = frozen(block.attn.c_attn.weight).t().chunk(3)  # each [D, D], rows are outputs
+    bq, bk, bv = frozen(block.attn.c_attn.bias).chunk(3)
+    scale = (config.n_embd // heads) ** -0.5 if config.scale_attn_weights else 1.0
+    if config.scale_attn_by_inverse_layer_idx:
+        scale /= layer + 1
+    return Block(
+        attention_norm=_norm(block.ln_1),
+        attention=Attention(
+            wq=head_rows(q, heads),
+            wk=head_rows(k, heads),
+            wv=head_rows(v, heads),
+            wo=head_rows(block.attn.c_proj.weight, heads),
+            bq=head_bias(bq, heads),
+            bk=head_bias(bk, heads),
+            bv=head_bias(bv, heads),
+            bo=frozen(block.attn.c_proj.bias),
+            scale=scale,
+        ),
+        mlp_norm=_norm(block.ln_2),
+        mlp=MLP(
+            up=_linear(block.mlp.c_fc),
+            down=_linear(block.mlp.c_proj),
+            activation=require_activation(config.activation_function),
+        ),
+    )
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(frozen(module.weight), frozen(module.bias), module.eps, centred=True)
+
+
+def _linear(module: Any) -> Linear:
+    weight: Tensor = frozen(module.weight).t()
+    return Linear(weight, frozen(module.bias))

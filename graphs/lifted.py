@@ -1,0 +1,288 @@
+"""A lifted model: its blocks described as data, with weights that are views of the model's own.
+
+Each part can compute alone, so that single heads and MLPs can be rerun. Shape letters:
+N any leading axes, D d_model, H query heads, G key/value heads, K d_head, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .graph import ComputationGraph
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu2": lambda x: functional.relu(x).square(),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+"""Activation functions by the names that model configurations use."""
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that norms and softmax compute in: at least float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalise the last axis, by mean and variance (`centred`) or by the root mean square.
+
+    `weight`, `bias`: [D]. `offset` is added to the weight (1 in models that store weight − 1).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    centred: bool
+    offset: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalised x, [N, D]."""
+        unit, _ = self.unit(x)
+        y = unit.to(x.dtype) * self.scale
+        return y if self.bias is None else y + self.bias
+
+    @property
+    def scale(self) -> Tensor:
+        """Return the factor of each feature, [D]."""
+        return self.weight + self.offset if self.offset else self.weight
+
+    def unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x without scale and bias, [N, D], and the factor 1/std that made it so, [N, 1]."""
+        x = x.to(working_dtype(x.dtype))
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        rate = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return x * rate, rate
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotate queries and keys by angles position · frequency (Su et al. 2021).
+
+    `frequencies`: [R/2] for the first R features of a head. `factor` scales cosine and sine.
+    """
+
+    frequencies: Tensor
+    factor: float = 1.0
+
+    def tables(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine, [B, T, 1, R], of positions [B, T]."""
+        angle = position_ids[..., None].float() * self.frequencies.float()
+        angle = torch.cat((angle, angle), -1)[:, :, None]
+        return (angle.cos() * self.factor).to(dtype), (angle.sin() * self.factor).to(dtype)
+
+    def __call__(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotate x, [..., B, T, H, K], whose tables are those of its positions."""
+        cos, sin = tables
+        size = cos.shape[-1]
+        turn, rest = x[..., :size], x[..., size:]
+        low, high = turn.chunk(2, -1)
+        turned = turn * cos + torch.cat((-high, low), -1) * sin
+        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Hold one layer's attention, by head.
+
+    `wq`: [H, K, D]; `wk`, `wv`: [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K];
+    `bo`: [D]. `window`: how many last positions a query sees, itself included.
+    """
+
+    wq: Tensor
+    wk: Tensor
+    wv: Tensor
+    wo: Tensor
+    bq: Tensor | None
+    bk: Tensor | None
+    bv: Tensor | None
+    bo: Tensor | None
+    scale: float
+    rotary: Rotary | None = None
+    window: int | None = None
+
+    @property
+    def heads(self) -> int:
+        """Count the query heads."""
+        return self.wq.shape[0]
+
+    @property
+    def kv_heads(self) -> int:
+        """Count the key/value heads."""
+        return self.wk.shape[0]
+
+    @property
+    def share(self) -> int:
+        """Count the query heads of one key/value head."""
+        return self.heads // self.kv_heads
+
+    def projection(self, letter: str) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias of `q`, `k` or `v`."""
+        return {"q": (self.wq, self.bq), "k": (self.wk, self.bk), "v": (self.wv, self.bv)}[letter]
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+        """Attend: q, k, v [..., B, T, h, K] of the same h heads give their z, same shape.
+
+        z is what a head reads from the positions, before the output projection.
+        """
+        if self.rotary is not None:
+            tables = context.rotary(self.rotary, q.dtype)
+            q, k = self.rotary(q, tables), self.rotary(k, tables)
+        q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
+        weight = (q @ k.transpose(-1, -2)).to(working_dtype(q.dtype)) * self.scale
+        weight = weight.masked_fill(context.hidden(self.window), torch.finfo(weight.dtype).min)
+        return (weight.softmax(-1).to(v.dtype) @ v).transpose(-2, -3)
+
+    def merge(self, z: Tensor) -> Tensor:
+        """Sum the heads' outputs, without the projection's bias: z [N, H, K] gives [N, D]."""
+        return z.flatten(-2) @ self.wo.flatten(0, 1)
+
+    def outputs(self, z: Tensor, heads: list[int] | None = None) -> Tensor:
+        """Return each head's output: z [h, n, K] of these heads gives [h, n, D]."""
+        return torch.bmm(z, self.wo if heads is None else self.wo[heads])
+
+
+@dataclass
+class AttentionContext:
+    """Hold what attention needs to know of a batch's positions; tables are made once.
+
+    `mask`: bool [B, T], True on real tokens. `position_ids`: [B, T].
+    """
+
+    mask: Tensor
+    position_ids: Tensor
+    _hidden: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
+    _tables: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def hidden(self, window: int | None) -> Tensor:
+        """Return bool [B, 1, T, T], True where a query (row) must not see a key (column)."""
+        if window not in self._hidden:
+            index = torch.arange(self.mask.shape[1], device=self.mask.device)
+            gap = index[:, None] - index[None, :]
+            seen = gap >= 0
+            if window is not None:
+                seen &= gap < window
+            self._hidden[window] = ~(seen & self.mask[:, None, None, :])
+        return self._hidden[window]
+
+    def rotary(self, rotary: Rotary, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the rotation tables of this batch."""
+        key = (rotary.frequencies.data_ptr(), rotary.factor, dtype)
+        if key not in self._tables:
+            self._tables[key] = rotary.tables(self.position_ids, dtype)
+        return self._tables[key]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Map features: `weight` [out, in], `bias` [out]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x · weightᵀ + bias."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Hold one layer's MLP: down(act(up(x))), or down(act(gate(x)) · up(x)) if gated."""
+
+    up: Linear
+    down: Linear
+    activation: str
+    gate: Linear | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map normalised features [N, D] to what the MLP writes, [N, D]."""
+        act = ACTIVATIONS[self.activation]
+        inner = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        return self.down(inner)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Hold one layer."""
+
+    attention_norm: Norm
+    attention: Attention
+    mlp_norm: Norm
+    mlp: MLP
+
+    def write(self, x: Tensor) -> Tensor:
+        """Return what `m{l}` writes when its port holds x, [N, D]."""
+        return self.mlp(self.mlp_norm(x))
+
+
+@dataclass(frozen=True)
+class LiftedModel:
+    """Describe a whole model; all tensors are views of the model's own and never change.
+
+    `tokens`: [V, D]. `positions`: [P, D] or None. `unembed`: [V, D] and bias.
+    `variants` names what was found, in words, for people.
+    """
+
+    family: str
+    tokens: Tensor
+    positions: Tensor | None
+    blocks: tuple[Block, ...]
+    final_norm: Norm
+    unembed: Linear
+    graph: ComputationGraph
+    variants: dict[str, str]
+    max_positions: int | None = None
+    model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of the stream."""
+        return self.tokens.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+        return self.tokens.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights lie."""
+        return self.tokens.device
+
+    @cached_property
+    def sources(self) -> int:
+        """Count the senders that come from the embedding: `embed`, or `tok` and `pos`."""
+        return 2 if self.graph.split_embedding else 1
+
+    def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return what the embedding senders write, [sources, B, T, D], for ids [B, T]."""
+        token = self.tokens[ids]
+        if self.positions is None:
+            place = torch.zeros_like(token) if self.sources == 2 else None
+        else:
+            place = self.positions[position_ids]
+        if self.sources == 2:
+            assert place is not None
+            return torch.stack((token, place))
+        return (token if place is None else token + place)[None]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map the stream at the `logits` port, [N, D], to logits, [N, V]."""
+        return self.unembed(self.final_norm(x))

@@ -1,0 +1,198 @@
+"""Lifting: read a Hugging Face model into a `LiftedModel`, or refuse it by name.
+
+A family (one file in families/) lists the config attributes it handles and those it knowingly
+ignores. Three guards stand against a silently wrong lift: any other attribute that differs from
+its default refuses the model; so does any parameter of the model that the description does not
+use; and a certificate compares the lifted model with the original (patching/certificate.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UnsupportedModel
+from .lifted import ACTIVATIONS, LiftedModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """Declare a model family.
+
+    Args:
+        name: the family's name in circuit files.
+        model_types: the `model_type`s of Hugging Face configurations it covers.
+        handled: config attributes the description depends on.
+        ignored: config attributes known to have no influence on an evaluation forward pass.
+        describe: builds the description from the live model.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    handled: frozenset[str]
+    ignored: frozenset[str]
+    describe: Callable[[Any], LiftedModel]
+
+
+_FAMILIES: dict[str, Family] = {}
+
+ALWAYS_IGNORED = frozenset(
+    """
+    architectures model_type dtype torch_dtype transformers_version _name_or_path use_cache
+    output_attentions output_hidden_states return_dict id2label label2id problem_type
+    bos_token_id eos_token_id pad_token_id initializer_range chunk_size_feed_forward
+    is_encoder_decoder keys_to_ignore_at_inference task_specific_params tokenizer_class
+    """.split()
+)
+"""Config attributes of every family that never influence an evaluation forward pass."""
+
+
+def family(
+    name: str, *, model_types: Iterable[str], handled: str, ignored: str = ""
+) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
+    """Register a family; decorates the function that builds the description."""
+
+    def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
+        entry = Family(
+            name, tuple(model_types), frozenset(handled.split()), frozenset(ignored.split()), describe
+        )
+        _FAMILIES.update({model_type: entry for model_type in entry.model_types})
+        return describe
+
+    return register
+
+
+def families() -> dict[str, Family]:
+    """Map each supported `model_type` to its family."""
+    from . import families as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_FAMILIES.items()))
+
+
+def describe(
+    model: Any, *, grouped_kv: bool = False, split_embedding: bool = False
+) -> LiftedModel:
+    """Read a live `AutoModelForCausalLM` into a description; the model is not altered.
+
+    Raises:
+        UnsupportedModel: the family is unknown, or the model has something its family does not
+            understand; the message names it.
+    """
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    known = families()
+    if model_type not in known:
+        raise UnsupportedModel(
+            f"a model of type '{model_type or type(model).__name__}' cannot be lifted; supported "
+            f"types: {', '.join(known)}."
+        )
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no language-model head edgewise can read; load the model "
+            "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
+        )
+    entry = known[model_type]
+    _check_config(entry, config)
+    if model.training:
+        raise UnsupportedModel(
+            "the model is in training mode, where dropout is active; call model.eval() first."
+        )
+    lifted = entry.describe(model)
+    _check_claimed(model, lifted)
+    graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
+    return replace(lifted, graph=graph, model=model)
+
+
+def require_activation(name: str) -> str:
+    """Return the name of an activation if the project computes it.
+
+    Raises:
+        UnsupportedModel: it does not.
+    """
+    if name not in ACTIVATIONS:
+        raise UnsupportedModel(
+            f"the activation '{name}' is not known; known: {', '.join(sorted(ACTIVATIONS))}."
+        )
+    return name
+
+
+def frozen(tensor: Tensor) -> Tensor:
+    """Return a view of a parameter that records no gradient."""
+    return tensor.detach()
+
+
+def _check_config(entry: Family, config: Any) -> None:
+    default = type(config)().to_dict()
+    known = entry.handled | entry.ignored | ALWAYS_IGNORED
+    strange = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in known and value != default.get(key) and not key.startswith("_")
+    }
+    if strange:
+        listed = ", ".join(f"{key}={value!r}" for key, value in sorted(strange.items()))
+        raise UnsupportedModel(
+            f"the {config.model_type} configuration sets {listed}, which the family "
+            f"'{entry.name}' does not understand, so the model cannot be lifted exactly."
+        )
+
+
+def _check_claimed(model: Any, lifted: LiftedModel) -> None:
+    claimed = {t.untyped_storage().data_ptr() for t in tensors_of(lifted)}
+    left = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.untyped_storage().data_ptr() not in claimed
+    ]
+    if left:
+        raise UnsupportedModel(
+            f"{len(left)} parameters of the model have no place in the family "
+            f"'{lifted.family}': {', '.join(left[:5])}{' …' if len(left) > 5 else ''}. "
+            "Adapters must be merged first; other additions cannot be lifted."
+        )
+    hooked = [
+        name or type(model).__name__
+        for name, module in model.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks
+    ]
+    if hooked:
+        raise UnsupportedModel(
+            f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
+            "lifted; remove the hooks first."
+        )
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """List all tensors of a nested description."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in tensors_of(item)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [t for f in fields(value) if f.name != "model" for t in tensors_of(getattr(value, f.name))]
+    return []
+
+
+def head_rows(weight: Tensor, heads: int) -> Tensor:
+    """View a projection [heads·K, D] by head, [heads, K, D]."""
+    return frozen(weight).unflatten(0, (heads, -1))
+
+
+def head_bias(bias: Tensor | None, heads: int) -> Tensor | None:
+    """View a projection's bias [heads·K] by head, [heads, K]."""
+    return None if bias is None else frozen(bias).unflatten(0, (heads, -1))
+
+
+def optional(tensor: Tensor | None) -> Tensor | None:
+    """Return a frozen view, or None."""
+    return None if tensor is None else frozen(tensor)
+
+

@@ -1,0 +1,231 @@
+"""The dense runner: one pass over the layers for one or more circuits, under a plan.
+
+At a port p the stream is  x_p = base + Σ_{u kept} (o_u − a_u)  or, equally,
+x_p = current + Σ_{u ablated} (a_u − o_u); the plan picks the shorter sum. `base` is what the
+stream holds when every edge is ablated, `current` the sum of what all senders write in this run.
+
+Shapes: C circuits, B examples, T positions, D d_model, h heads that run, K d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..graphs.lifted import AttentionContext, Block, LiftedModel
+from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
+from .trace import Trace, project, spread
+
+
+@dataclass(frozen=True)
+class World:
+    """Hold what a masked run starts from.
+
+    Args:
+        model: the lifted model.
+        context: the batch's masks and positions.
+        base: the run whose values ablated edges carry.
+        known: [S', B·T·D] deltas (value − base value) of the first S' senders, for restarts;
+            must hold at least the senders the plan calls known.
+        fixed: deltas [B, T, D] of single senders, in place of `known` (path patching).
+    """
+
+    model: LiftedModel
+    context: AttentionContext
+    base: Trace
+    known: Tensor
+    fixed: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+class _Deltas:
+    """Collect the senders' deltas and add them up with weights.
+
+    Known senders are shared by all circuits, [n, N]; the rest have one value for each, [C, n, N];
+    N is B·T·D.
+    """
+
+    def __init__(self, plan: Plan, world: World, circuits: int) -> None:
+        like = world.base.values.sources
+        self._shape = tuple(like.shape[1:])
+        self._grad = torch.is_grad_enabled()
+        self._columns = {int(i): -1 for i in (plan.needed & plan.known).nonzero()[0]}
+        self.shared_senders = list(self._columns)
+        rows = [
+            world.fixed[i].reshape(-1) if i in world.fixed else world.known[i]
+            for i in self.shared_senders
+        ]
+        whole = not world.fixed and self.shared_senders == list(range(len(rows)))
+        self._shared = world.known[: len(rows)] if whole else torch.stack(rows) if rows else None
+        own = [int(i) for i in (plan.needed & plan.moving & ~plan.known).nonzero()[0]]
+        self.own_senders = own
+        self._slot = {sender: i for i, sender in enumerate(own)}
+        self._list: list[Tensor] = []
+        self._own: Tensor | None = None
+        if own and not self._grad:
+            self._own = like.new_empty(circuits, len(own), like[0].numel())
+        self._circuits = circuits
+
+    def put(self, sender: int, delta: Tensor) -> None:
+        """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
+        slot = self._slot.get(sender)
+        if slot is None:
+            return
+        if self._own is None:
+            self._list.append(delta.reshape(delta.shape[0], 1, -1))
+        else:
+            self._own[:, slot] = delta.reshape(delta.shape[0], -1)
+
+    def wants(self, sender: int) -> bool:
+        """Tell whether a sender's delta is needed by itself."""
+        return sender in self._slot
+
+    def add(self, weights: np.ndarray) -> Tensor:
+        """Weigh and add deltas: weights [C, n, S] give n streams of each circuit, [C, n, B, T, D]."""
+        circuits, number = weights.shape[:2]
+        total: Tensor | None = None
+        if self._shared is not None:
+            part = torch.from_numpy(weights[:, :, self.shared_senders]).to(self._shared)
+            total = (part.flatten(0, 1) @ self._shared).view(circuits, number, -1)
+        used = np.flatnonzero((weights[:, :, self.own_senders] != 0).any((0, 1)))
+        if len(used):
+            last = int(used[-1]) + 1  # later slots are not written yet
+            own = torch.cat(self._list[:last], 1) if self._own is None else self._own[:, :last]
+            part = torch.from_numpy(weights[:, :, self.own_senders[:last]]).to(own)
+            mine = part @ own.expand(circuits, -1, -1)
+            total = mine if total is None else total + mine
+        assert total is not None
+        return total.view(circuits, number, *self._shape)
+
+
+def run_masked(world: World, plan: Plan, circuits: int) -> Tensor:
+    """Run circuits under a plan and return the stream at `logits`, [C, B, T, D]."""
+    return _MaskedRun(world, plan, circuits).final()
+
+
+class _MaskedRun:
+    """Walk the layers once; see the module's docstring."""
+
+    def __init__(self, world: World, plan: Plan, circuits: int) -> None:
+        self.world, self.plan, self.circuits = world, plan, circuits
+        self.graph = world.model.graph
+        self.deltas = _Deltas(plan, world, circuits)
+        self.moved: Tensor | None = None  # current − base stream, [C or 1, B, T, D]
+        self.merged = -1  # the known senders up to here are in `moved`
+
+    def final(self) -> Tensor:
+        for layer, step in enumerate(self.plan.layers):
+            block = self.world.model.blocks[layer]
+            if not self.graph.parallel:
+                self._attention(layer, block, step)
+                self._mlp(layer, block, step)
+            else:
+                write = None if step.mlp is None else self._mlp_input(layer, step)
+                self._attention(layer, block, step)
+                self._mlp(layer, block, step, write)
+        return self._stream(self.plan.logits, self.world.base.streams.final, len(self.graph.senders))
+
+    # -- the stream -------------------------------------------------------------------------
+
+    def _streams(self, entries: Sequence[Sum], base: Tensor, senders: int) -> list[Tensor]:
+        """Return what ports hold, [C or 1, B, T, D] each; `senders` write before them."""
+        start = base[None]
+        if any(entry.start == CURRENT for entry in entries):
+            self._catch_up(senders)
+        current = start if self.moved is None else start + self.moved
+        found = [current if entry.start == CURRENT else start for entry in entries]
+        weighted = [i for i, entry in enumerate(entries) if entry.weights is not None]
+        if weighted:
+            weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
+            for i, extra in zip(weighted, self.deltas.add(weights).unbind(1), strict=True):
+                found[i] = found[i] + extra
+        return found
+
+    def _stream(self, entry: Sum, base: Tensor, senders: int) -> Tensor:
+        return self._streams([entry], base, senders)[0]
+
+    def _catch_up(self, senders: int) -> None:
+        """Add the deltas of known senders that come before to the current stream."""
+        known = self.plan.known & self.plan.moving
+        new = [i for i in range(self.merged + 1, senders) if known[i]]
+        self.merged = max(self.merged, senders - 1)
+        if not new:
+            return
+        shape = self.world.base.values.sources.shape[1:]
+        if self.world.fixed:
+            total = torch.stack([self.world.fixed[i] for i in new]).sum(0)
+        else:
+            span = self.world.known[new[0] : new[-1] + 1]
+            total = (span if len(span) == len(new) else self.world.known[new]).sum(0)
+        self._move(total.view(1, *shape))
+
+    def _move(self, delta: Tensor) -> None:
+        self.moved = delta if self.moved is None else self.moved + delta
+
+    # -- one layer --------------------------------------------------------------------------
+
+    def _attention(self, layer: int, block: Block, step: LayerPlan) -> None:
+        if not step.heads:
+            return
+        first = self.graph.sender_index[self.graph.attention_owners(layer, "q")[0]]
+        base = self.world.base.streams.attention[layer]
+        normed = [block.attention_norm(x) for x in self._streams(step.sums, base, first)]
+        q, k, v = (
+            project_inputs(block, letter, normed, step.inputs[letter], step.heads)
+            for letter in "qkv"
+        )
+        heads = list(step.heads)
+        z = block.attention.mix(q, k, v, self.world.context)
+        delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
+        if self.plan.use_current:
+            weight = block.attention.wo
+            weight = weight if len(heads) == len(weight) else weight[heads]
+            self._move(delta.flatten(-2) @ weight.flatten(0, 1))
+        for place, head in enumerate(heads):
+            if self.deltas.wants(first + head):
+                self.deltas.put(first + head, delta[..., place, :] @ block.attention.wo[head])
+
+    def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
+        assert step.mlp is not None
+        senders = self._mlp_sender(layer)
+        if self.graph.parallel:
+            senders -= self.graph.heads
+        return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
+
+    def _mlp_sender(self, layer: int) -> int:
+        per_layer = (len(self.graph.senders) - self.world.model.sources) // self.graph.layers
+        return self.world.model.sources + (layer + 1) * per_layer - 1
+
+    def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor | None = None) -> None:
+        if step.mlp is None:
+            return
+        x = self._mlp_input(layer, step) if x is None else x
+        delta = block.write(x) - self.world.base.values.mlp[layer]
+        if self.plan.use_current:
+            self._move(delta)
+        self.deltas.put(self._mlp_sender(layer), delta)
+
+
+def project_inputs(
+    block: Block, letter: str, normed: list[Tensor], inputs: Inputs, heads: tuple[int, ...]
+) -> Tensor:
+    """Project each head's own normalised input, [C, B, T, h, K] in the order of `heads`.
+
+    `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
+    """
+    weight, bias = block.attention.projection(letter)
+    share = 1 if letter == "q" else block.attention.share
+    if len(inputs.sums) == 1:
+        whole = project(block, letter, normed[inputs.sums[0]])
+        whole = whole if share == 1 else spread(block, whole)
+        return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
+    columns: dict[int, Tensor] = {}
+    for index, owners in zip(inputs.sums, inputs.owners, strict=True):
+        groups = sorted({head // share for head in owners})
+        part = (normed[index] @ weight[groups].flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
+        part = part if bias is None else part + bias[groups]
+        columns.update({head: part[..., groups.index(head // share), :] for head in owners})
+    return torch.stack(torch.broadcast_tensors(*(columns[head] for head in heads)), -2)

@@ -1,0 +1,182 @@
+"""What one masked run has to compute, decided before it computes anything.
+
+From the kept masks of one or more circuits the plan says which nodes run at all, what each live
+port adds up (few kept edges onto the ablated stream, or few ablated edges off the current one),
+and which ports hold the same stream and so share their norm and projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graphs.graph import ComputationGraph
+from ..graphs.names import Kind, Port
+
+CURRENT, BASE = "current", "base"
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Tell what a port holds: the current or the base stream plus weighted sender deltas.
+
+    `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added.
+    """
+
+    start: str
+    weights: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tell what the ports of one letter of a layer hold: for each sum, the owners that read it."""
+
+    sums: tuple[int, ...]
+    owners: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Tell what to run in one layer.
+
+    `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
+    letter, in the order of `heads`. `mlp`: the MLP port's sum, or None when it does not run.
+    """
+
+    heads: tuple[int, ...]
+    sums: tuple[Sum, ...]
+    inputs: dict[str, Inputs]
+    mlp: Sum | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tell what a masked run computes.
+
+    `first`: the first layer with anything to run. `known`: senders [S] whose values are given.
+    `needed`: senders [S] whose delta some port adds by itself. `use_current`: the current stream
+    is read somewhere, so it has to be kept.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    logits: Sum
+    needed: np.ndarray
+    known: np.ndarray
+    moving: np.ndarray
+    use_current: bool
+
+
+def make_plan(
+    graph: ComputationGraph,
+    masks: np.ndarray,
+    *,
+    consistent: bool,
+    start_row: int = 0,
+    fixed: frozenset[int] | None = None,
+) -> Plan:
+    """Plan a run of the circuits `masks`, bool [circuits, ports, senders].
+
+    Args:
+        graph: the graph of the masks.
+        masks: the kept edges of each circuit.
+        consistent: a node without kept inputs writes its base value (see `Ablation`).
+        start_row: senders that only read ports before this row write known values; 0: none.
+        fixed: senders with given values (path patching); None: the embedding's senders.
+    """
+    union = masks.any(axis=0)
+    live_ports, live = graph.live(union)
+    known = _known(graph, start_row)
+    given = np.zeros(len(graph.senders), dtype=bool)
+    if fixed is None:
+        given[: 2 if graph.split_embedding else 1] = True
+    else:
+        given[list(fixed)] = True
+    known |= given
+    moving = _moving(graph, union, live, known, consistent)
+    rows = [
+        _sum(masks[:, r], graph.reads[r] & moving) if live_ports[r] else None
+        for r in range(len(graph.ports))
+    ]
+    running = moving & ~known
+    layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
+    used = [s for plan in layers for s in plan.sums] + [p.mlp for p in layers if p.mlp]
+    logits = rows[-1]
+    assert logits is not None
+    needed = np.zeros(len(graph.senders), dtype=bool)
+    for entry in (*used, logits):
+        if entry.weights is not None:
+            needed |= (entry.weights != 0).any(axis=0)
+    use_current = any(entry.start == CURRENT for entry in (*used, logits))
+    return Plan(layers, logits, needed, known, moving, use_current)
+
+
+def _known(graph: ComputationGraph, start_row: int) -> np.ndarray:
+    """Find the senders all of whose ports come before a row (none if the row is 0)."""
+    known = np.zeros(len(graph.senders), dtype=bool)
+    if start_row:
+        known[:] = True
+        for feeds in graph.feeds[start_row:]:
+            known[list(feeds)] = False
+    return known
+
+
+def _moving(
+    graph: ComputationGraph,
+    kept: np.ndarray,
+    live: np.ndarray,
+    known: np.ndarray,
+    consistent: bool,
+) -> np.ndarray:
+    """Find the live senders whose value can differ from the base value."""
+    moving = live & known
+    if not consistent:
+        return live.copy()
+    for row, feeds in enumerate(graph.feeds):
+        if feeds and (kept[row] & moving).any():
+            owners = np.array(feeds)
+            moving[owners] |= live[owners]
+    return moving
+
+
+def _sum(kept: np.ndarray, moving: np.ndarray) -> Sum:
+    """Choose the cheaper form of a port's stream: kept bool [C, S], moving bool [S]."""
+    on = kept & moving
+    off = ~kept & moving
+    if not off.any():
+        return Sum(CURRENT, None)
+    if not on.any():
+        return Sum(BASE, None)
+    if off.sum() < on.sum():
+        return Sum(CURRENT, -off.astype(np.float32))
+    return Sum(BASE, on.astype(np.float32))
+
+
+def _layer(
+    graph: ComputationGraph, layer: int, rows: list[Sum | None], running: np.ndarray
+) -> LayerPlan:
+    first = graph.sender_index[graph.attention_owners(layer, "q")[0]]
+    heads = tuple(int(h) for h in np.flatnonzero(running[first : first + graph.heads]))
+    sums: dict[object, int] = {}
+    chosen: list[Sum] = []
+    inputs: dict[str, Inputs] = {}
+    for letter in "qkv" if heads else "":
+        owners: dict[int, list[int]] = {}
+        for head in heads:
+            entry = rows[_attention_row(graph, layer, letter, head)]
+            assert entry is not None
+            key = (entry.start, None if entry.weights is None else entry.weights.tobytes())
+            if key not in sums:
+                sums[key] = len(chosen)
+                chosen.append(entry)
+            owners.setdefault(sums[key], []).append(head)
+        inputs[letter] = Inputs(tuple(owners), tuple(tuple(h) for h in owners.values()))
+    mlp = next(i for i, n in enumerate(graph.senders) if n.kind is Kind.MLP and n.layer == layer)
+    port = graph.port_index[Port(graph.senders[mlp])]
+    return LayerPlan(heads, tuple(chosen), inputs, rows[port] if running[mlp] else None)
+
+
+def _attention_row(graph: ComputationGraph, layer: int, letter: str, head: int) -> int:
+    owners = graph.attention_owners(layer, letter)
+    owner = owners[head * len(owners) // graph.heads]
+    return graph.port_index[Port(owner, letter)]

@@ -1,0 +1,302 @@
+"""The runner: what is the loss, or a metric, of this circuit on these prompt pairs?
+
+It holds the lifted model, the pairs in chunks of like length, and for each chunk the clean run
+and the ablation values. Everything asked of it is an average over all examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import GraphMismatch, PromptError
+from ..graphs.circuit import Circuit
+from ..graphs.lifted import AttentionContext, LiftedModel
+from .ablations import Ablation, get_ablation
+from .dense import World, run_masked
+from .metrics import Metric, Target, get_metric
+from .plan import make_plan
+from .prompts import Batch, PromptPairs
+from .trace import Trace, at_answers, run_plain
+
+if TYPE_CHECKING:
+    from ..graphs.graph import ComputationGraph
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, the total, and a word of what is being done."""
+
+CACHE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Hold one batch of pairs and its runs; everything is computed once, when asked for."""
+
+    model: LiftedModel
+    batch: Batch
+    ablation: Ablation
+
+    @cached_property
+    def context(self) -> AttentionContext:
+        """Return the attention masks and rotation tables."""
+        return AttentionContext(self.batch.mask, self.batch.position_ids)
+
+    @cached_property
+    def clean(self) -> Trace:
+        """Run the clean prompts."""
+        with torch.no_grad():
+            return run_plain(self.model, self.batch.clean, self.context)
+
+    @cached_property
+    def corrupted(self) -> Trace:
+        """Run the corrupted prompts."""
+        with torch.no_grad():
+            return run_plain(self.model, self.batch.corrupted, self.context)
+
+    @cached_property
+    def base(self) -> Trace:
+        """Return the run whose values ablated edges carry."""
+        with torch.no_grad():
+            if self.ablation.name == "resample":
+                return self.corrupted
+            return Trace(self.model, self.ablation.values(self.clean, self.corrupted))
+
+    @cached_property
+    def delta(self) -> Tensor:
+        """Return what every sender writes on the clean run minus its ablation value, [S, B·T·D]."""
+        with torch.no_grad():
+            return sender_deltas(self.clean, self.base)
+
+    @cached_property
+    def world(self) -> World:
+        """Return what masked runs of this chunk start from."""
+        return World(self.model, self.context, self.base, self._sources)
+
+    @property
+    def _sources(self) -> Tensor:
+        return (self.clean.values.sources - self.base.values.sources).flatten(1)
+
+    @cached_property
+    def restart_world(self) -> World:
+        """Return the same, with every sender's clean delta known, to restart in any layer."""
+        return replace(self.world, known=self.delta)
+
+    @cached_property
+    def target(self) -> Target:
+        """Return what metrics compare with."""
+        logits = self.logits(self.clean.streams.final)
+        return Target(self.batch.answers, self.batch.distractors, logits)
+
+    @torch.no_grad()
+    def logits(self, stream: Tensor) -> Tensor:
+        """Map the stream at `logits`, [..., B, T, D], to logits at the answers, [..., B, V]."""
+        return self.logits_with_grad(stream)
+
+    def logits_with_grad(self, stream: Tensor) -> Tensor:
+        """Do the same, recording gradients."""
+        return self.model.logits(at_answers(stream, self.batch.answer_position))
+
+
+def sender_deltas(run: Trace, base: Trace) -> Tensor:
+    """Subtract what every sender writes in two runs, [S, B·T·D], float32 at least."""
+    model, new, old = run.model, run.values, base.values
+    size = new.sources[0].numel()
+    dtype = torch.promote_types(new.sources.dtype, torch.float32)
+    out = torch.empty(len(model.graph.senders), size, dtype=dtype, device=new.sources.device)
+    at = model.sources
+    out[:at] = (new.sources - old.sources).flatten(1)
+    for layer, block in enumerate(model.blocks):
+        heads = block.attention.heads
+        z = (new.z[layer] - old.z[layer]).flatten(0, 1).transpose(0, 1)  # [H, B·T, K]
+        out[at : at + heads] = block.attention.outputs(z).flatten(1)
+        out[at + heads] = (new.mlp[layer] - old.mlp[layer]).flatten()
+        at += heads + 1
+    return out
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Evaluate circuits of a lifted model on prompt pairs.
+
+    Args:
+        model: the lifted model.
+        pairs: the prompt pairs.
+        metric: what the loss is made of, a `Metric` or its name or expression.
+        ablation: what ablated edges carry.
+        batch_size: examples run at once; default: as many as fit a quarter gigabyte.
+    """
+
+    model: LiftedModel
+    pairs: PromptPairs
+    metric: Metric
+    ablation: Ablation
+    batch_size: int
+    _cache: dict[int, Chunk] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def create(
+        model: LiftedModel,
+        pairs: PromptPairs,
+        *,
+        metric: str | Metric = "logit_diff",
+        ablation: str = "resample",
+        batch_size: int | None = None,
+    ) -> Runner:
+        """Check that model, pairs and metric fit together and return a runner.
+
+        Raises:
+            PromptError: the prompts are too long for the model, hold ids it has not, or lack
+                what the metric needs.
+            UnknownName: no such metric or ablation.
+        """
+        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        if batch_size is not None and batch_size < 1:
+            raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
+        _check_prompts(model, pairs, chosen)
+        if batch_size is None:
+            longest = max(len(p.clean) for p in pairs)
+            row = len(model.graph.senders) * longest * model.d_model * 4
+            batch_size = max(1, min(len(pairs), (1 << 28) // row))
+        return Runner(model, pairs, chosen, get_ablation(ablation), batch_size)
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Return the graph whose circuits can be run."""
+        return self.model.graph
+
+    def with_metric(self, metric: str | Metric) -> Runner:
+        """Return a runner that shares all runs and measures something else."""
+        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        _check_prompts(self.model, self.pairs, chosen)
+        return replace(self, metric=chosen)
+
+    # -- chunks -----------------------------------------------------------------------------
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        """Cut the examples, sorted by length, into chunks of the batch size."""
+        order = sorted(range(len(self.pairs)), key=lambda i: (len(self.pairs.pairs[i].clean), i))
+        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+
+    @cached_property
+    def _cacheable(self) -> bool:
+        """Tell whether the runs of all chunks fit the memory set aside for them."""
+        tokens = sum(len(p.clean) for p in self.pairs)
+        per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
+        return tokens * per_token < CACHE_BYTES
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks; kept between calls if they fit in memory."""
+        for index, rows in enumerate(self._rows):
+            chunk = self._cache.get(index)
+            if chunk is None:
+                batch = self.pairs.batch(rows, device=str(self.model.device))
+                chunk = Chunk(self.model, batch, self.ablation)
+                if self._cacheable:
+                    self._cache[index] = chunk
+            yield chunk
+
+    # -- questions --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, circuits: Sequence[Circuit]) -> Tensor:
+        """Return logits at the answer positions, [circuits, examples, V], in the pairs' order."""
+        masks = self._masks(circuits)
+        found: list[Tensor] = []
+        for chunk in self.chunks():
+            found.append(self.chunk_logits(chunk, masks))
+        order = torch.tensor([i for rows in self._rows for i in rows]).argsort()
+        return torch.cat(found, 1)[:, order.to(found[0].device)]
+
+    def measure(
+        self, circuits: Sequence[Circuit], metrics: Sequence[Metric] | None = None
+    ) -> np.ndarray:
+        """Return the mean of each metric for each circuit, float64 [metrics, circuits]."""
+        return self._mean(circuits, lambda m: m.function, metrics)
+
+    def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
+        return self._mean(circuits, lambda m: m.loss, None)[0]
+
+    def loss(self, circuit: Circuit) -> float:
+        """Return the mean loss of one circuit."""
+        return float(self.losses([circuit])[0])
+
+    @torch.no_grad()
+    def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
+        """Return the mean loss of each mask, float64 [masks].
+
+        Args:
+            masks: bool [masks, ports, senders].
+            start_row: the first port whose row differs from the full circuit; what comes before
+                is not computed again.
+        """
+        total = np.zeros(len(masks))
+        for chunk in self.chunks():
+            logits = self.chunk_logits(chunk, masks, start_row)
+            total += self.metric.loss(logits, chunk.target).double().sum(-1).cpu().numpy()
+        return total / len(self.pairs)
+
+    def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
+        """Return the logits of masks [C, P, S] on one chunk, [C, B, V]."""
+        plan = make_plan(
+            self.graph, masks, consistent=self.ablation.consistent, start_row=start_row
+        )
+        world = chunk.restart_world if start_row else chunk.world
+        logits = chunk.logits_with_grad(run_masked(world, plan, len(masks)))
+        return logits.expand(len(masks), -1, -1)
+
+    def _mean(
+        self,
+        circuits: Sequence[Circuit],
+        function: Callable[[Metric], Callable[[Tensor, Target], Tensor]],
+        metrics: Sequence[Metric] | None,
+    ) -> np.ndarray:
+        chosen = [self.metric] if metrics is None else list(metrics)
+        masks = self._masks(circuits)
+        total = np.zeros((len(chosen), len(circuits)))
+        with torch.no_grad():
+            for chunk in self.chunks():
+                for c in range(len(masks)):
+                    logits = self.chunk_logits(chunk, masks[c : c + 1])
+                    for i, metric in enumerate(chosen):
+                        value = function(metric)(logits, chunk.target)
+                        total[i, c] += float(value.double().sum())
+        return total / len(self.pairs)
+
+    def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        for circuit in circuits:
+            if circuit.graph != self.graph:
+                raise GraphMismatch(
+                    "the circuit does not fit the model's graph: "
+                    + "; ".join(circuit.graph.differences(self.graph))
+                    + " (circuit and model)."
+                )
+        return np.stack([circuit.kept for circuit in circuits])
+
+
+def _check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> None:
+    vocabulary = model.tokens.shape[0]
+    for number, pair in enumerate(pairs, start=1):
+        ids = (*pair.clean, *pair.corrupted, *pair.answers, *pair.distractors)
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise PromptError(
+                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's vocabulary "
+                f"has ids 0 to {vocabulary - 1}. The prompts were made for another tokenizer."
+            )
+        if model.max_positions is not None and len(pair.clean) > model.max_positions:
+            raise PromptError(
+                f"pair {number} of '{pairs.name}' has {len(pair.clean)} tokens; the model takes at "
+                f"most {model.max_positions}."
+            )
+        if metric.needs_distractors and not pair.distractors:
+            raise PromptError(
+                f"metric '{metric.name}' compares answers with distractors, and pair {number} of "
+                f"'{pairs.name}' has no distractor; add some, or use a metric such as nll or kl."
+            )

@@ -1,0 +1,96 @@
+"""What every sender writes in one run, and the stream it adds up to.
+
+Shapes: B examples, T positions, D d_model, H heads, K d_head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from ..graphs.lifted import AttentionContext, Block, LiftedModel
+
+
+@dataclass(frozen=True)
+class Values:
+    """Hold what each sender writes.
+
+    `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
+    output projection (which makes their outputs); `mlp`: per layer [B, T, D].
+    """
+
+    sources: Tensor
+    z: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Hold the residual stream before attention, before the MLP (per layer), and at the end."""
+
+    attention: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+    final: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Hold a run's values and streams."""
+
+    model: LiftedModel
+    values: Values
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Add up the senders and constants before each port, [B, T, D] each."""
+        stream = self.values.sources.sum(0)
+        attention, mlp = [], []
+        for block, z, write in zip(self.model.blocks, self.values.z, self.values.mlp, strict=True):
+            attention.append(stream)
+            middle = add_attention(block, stream, z)
+            mlp.append(stream if self.model.graph.parallel else middle)
+            stream = middle + write
+        return Streams(tuple(attention), tuple(mlp), stream)
+
+
+def add_attention(block: Block, stream: Tensor, z: Tensor) -> Tensor:
+    """Add the heads' outputs and the projection's bias to the stream."""
+    out = stream + block.attention.merge(z)
+    return out if block.attention.bo is None else out + block.attention.bo
+
+
+def project(block: Block, letter: str, normed: Tensor) -> Tensor:
+    """Apply a whole projection: normed [..., D] gives [..., heads, K] (key/value heads for k, v)."""
+    weight, bias = block.attention.projection(letter)
+    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
+    return out if bias is None else out + bias
+
+
+def spread(block: Block, x: Tensor) -> Tensor:
+    """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
+    return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
+
+
+def run_plain(model: LiftedModel, ids: Tensor, context: AttentionContext) -> Trace:
+    """Run the whole model on token ids [B, T], as it is, and keep what every sender writes."""
+    sources = model.embed(ids, context.position_ids)
+    stream = sources.sum(0)
+    zs, writes = [], []
+    for block in model.blocks:
+        normed = block.attention_norm(stream)
+        q, k, v = (project(block, letter, normed) for letter in "qkv")
+        z = block.attention.mix(q, spread(block, k), spread(block, v), context)
+        middle = add_attention(block, stream, z)
+        write = block.write(stream if model.graph.parallel else middle)
+        stream = middle + write
+        zs.append(z)
+        writes.append(write)
+    return Trace(model, Values(sources, tuple(zs), tuple(writes)))
+
+
+def at_answers(x: Tensor, position: Tensor) -> Tensor:
+    """Pick each example's answer position: x [..., B, T, D], position [B], gives [..., B, D]."""
+    index = position.view(*[1] * (x.dim() - 3), -1, 1, 1).expand(*x.shape[:-2], 1, x.shape[-1])
+    return x.gather(-2, index).squeeze(-2)
