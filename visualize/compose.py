@@ -1,0 +1,242 @@
+"""A circuit or a diff becomes a `Scene`: rows, marks, layer stripes, legend and caption."""
+
+from __future__ import annotations
+
+from ..errors import EdgewiseError
+from ..graphs.circuit import Circuit
+from ..graphs.diff import CircuitDiff
+from ..graphs.names import Node
+from .layout import Layout, arrange, links, node_width
+from .legend import build_legend
+from .routing import gap_heights, wire_path
+from .scene import Band, EdgeMark, NodeMark, Scene, Text
+from .style import (
+    DASHES,
+    FAINT,
+    INK,
+    NODE_FONT,
+    NODE_HEIGHT,
+    NODE_STYLES,
+    SMALL_FONT,
+    STRIPE,
+    TITLE_FONT,
+    edge_opacity,
+    edge_width,
+    text_width,
+)
+from .subject import EdgeScores, Line, Subject, read_circuit, read_diff
+
+PairOfScores = tuple[EdgeScores | None, EdgeScores | None]
+_MARGIN, _LABELS, _LAYER_GAP = 12.0, 44.0, 3.0
+_ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
+
+
+def make_scene(
+    subject: Circuit | CircuitDiff,
+    *,
+    scores: EdgeScores | PairOfScores | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    title: str = "",
+    caption: str | None = None,
+    layout: str = "auto",
+    timeout: float = 20.0,
+) -> Scene:
+    """Turn a circuit, or a diff, into a drawing's values.
+
+    Args:
+        subject: what to draw.
+        scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
+        names: what a diff's two circuits are called.
+        title: printed above, if not empty.
+        caption: printed below; by default the numbers of edges and nodes.
+        layout: `auto`, `dot` or `built-in`.
+        timeout: seconds that `dot` may take.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> circuit = Circuit.empty(ComputationGraph(1, 1)).with_edges(["embed->logits"])
+    >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
+    ['embed', 'logits']
+    """
+    drawn = read_subject(subject, scores, names)
+    placed = arrange(drawn, layout=layout, timeout=timeout)
+    return _Builder(drawn, placed, title).scene(drawn.caption if caption is None else caption)
+
+
+def read_subject(
+    subject: Circuit | CircuitDiff,
+    scores: EdgeScores | PairOfScores | None,
+    names: tuple[str, str],
+) -> Subject:
+    """Read a circuit or a diff with its scores.
+
+    Raises:
+        EdgewiseError: neither of both, or a diff with one set of scores in place of two.
+    """
+    if isinstance(subject, CircuitDiff):
+        if scores is not None and not (isinstance(scores, tuple) and len(scores) == 2):
+            raise EdgewiseError(
+                f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
+                "scores of A and of B (either may be None)."
+            )
+        return read_diff(subject, scores, names)
+    if isinstance(subject, Circuit):
+        if isinstance(scores, tuple):
+            raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
+        return read_circuit(subject, scores)
+    raise EdgewiseError(
+        f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
+    )
+
+
+class _Builder:
+    """Hold a placed subject while its marks are made."""
+
+    def __init__(self, subject: Subject, placed: Layout, title: str) -> None:
+        self.subject, self.placed, self.title = subject, placed, title
+        skeleton = placed.skeleton
+        self.nodes: list[Node] = [node for node, _ in subject.nodes]
+        reach = [v.width / 2 for v in skeleton.vertices]
+        left = min(x - r for x, r in zip(placed.x, reach, strict=True))
+        shift = _MARGIN + _LABELS - left + 6
+        self.x = [x + shift for x in placed.x]
+        self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
+        self.width = max(self.right + _MARGIN, 330.0)
+        middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
+        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 330.0 else 0.0
+        self.x = [x + move for x in self.x]
+        self.top = _MARGIN + (TITLE_FONT + 12 if title else 0)
+        self.y = self._row_middles()
+
+    def _row_middles(self) -> list[float]:
+        """Stack the rows from the top down, the last row first."""
+        gaps = gap_heights(self.placed.skeleton, self.x)
+        layers = self.placed.layers
+        y = [0.0] * len(layers)
+        at = self.top + NODE_HEIGHT / 2
+        for row in reversed(range(len(layers))):
+            y[row] = round(at, 2)
+            if row:
+                border = _LAYER_GAP if layers[row] != layers[row - 1] else 0.0
+                at += NODE_HEIGHT + gaps[row - 1] + border
+        return y
+
+    def scene(self, caption: str) -> Scene:
+        """Make all marks."""
+        bottom = self.y[0] + NODE_HEIGHT / 2 + 16
+        legend, height = build_legend(self.subject, caption, _MARGIN, bottom, self.width)
+        bands, labels = self._layers()
+        heading = ()
+        if self.title:
+            where = (self.width / 2, _MARGIN + TITLE_FONT / 2)
+            heading = (Text(*where, self.title, TITLE_FONT, INK, bold=True),)
+        return Scene(
+            width=round(self.width, 1),
+            height=round(height + _MARGIN, 1),
+            title=self.title or caption,
+            bands=bands,
+            links=self._links(),
+            edges=self._edges(),
+            nodes=self._nodes(),
+            texts=(*heading, *labels, *self._letters()),
+            legend=legend,
+            notes=self.placed.notes,
+        )
+
+    def _layers(self) -> tuple[tuple[Band, ...], tuple[Text, ...]]:
+        """Stripe every other layer and name each at the left."""
+        spans: dict[int, list[float]] = {}
+        for row, layer in enumerate(self.placed.layers):
+            if layer is not None:
+                spans.setdefault(layer, []).append(self.y[row])
+        bands, labels = [], []
+        edges = self._borders(spans)
+        for i, layer in enumerate(spans):
+            low, high = edges[layer]
+            if i % 2 == 0:
+                bands.append(Band(_MARGIN, high, self.width - 2 * _MARGIN, low - high, STRIPE))
+            where = (_MARGIN + 5, (low + high) / 2)
+            labels.append(Text(*where, f"layer {layer}", SMALL_FONT, FAINT, "start"))
+        return tuple(bands), tuple(labels)
+
+    def _borders(self, spans: dict[int, list[float]]) -> dict[int, tuple[float, float]]:
+        """Return each layer's lower and upper border, halfway to the rows beside it."""
+        found = {}
+        for layer, ys in spans.items():
+            below = [y for y in self.y if y > max(ys)]
+            above = [y for y in self.y if y < min(ys)]
+            low = (max(ys) + min(below)) / 2 if below else max(ys) + NODE_HEIGHT
+            high = (min(ys) + max(above)) / 2 if above else min(ys) - NODE_HEIGHT
+            found[layer] = (round(low, 2), round(high, 2))
+        return found
+
+    def _nodes(self) -> tuple[NodeMark, ...]:
+        marks = []
+        for i, (node, stroke) in enumerate(self.subject.nodes):
+            style = NODE_STYLES[node.kind]
+            row = self.placed.skeleton.vertices[i].row
+            marks.append(
+                NodeMark(
+                    str(node), round(self.x[i], 2), self.y[row], node_width(node), NODE_HEIGHT,
+                    style.shape, style.fill, stroke, stroke, NODE_FONT, f"{node}  {style.words}",
+                )  # fmt: skip
+            )
+        return tuple(marks)
+
+    def _edges(self) -> tuple[EdgeMark, ...]:
+        """Draw weak edges first; in a diff what is shared comes before what is not."""
+        marks = [(self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)]
+        return tuple(mark for _, _, mark in sorted(marks, key=lambda m: m[:2]))
+
+    @staticmethod
+    def _rank(line: Line) -> tuple[bool, float]:
+        return (line.group > 0, line.strength or 0.0)
+
+    def _edge(self, number: int, line: Line) -> EdgeMark:
+        skeleton = self.placed.skeleton
+        route = skeleton.routes[number]
+        leave = 0.0 if skeleton.joined[number] and len(route) > 2 else skeleton.offsets[number]
+        limit = skeleton.vertices[route[0]].width * 0.36
+        arrive = _ENTRY.get(line.edge.port.letter or "", 0.0) * node_width(line.edge.port.node)
+        ends = (max(-limit, min(limit, leave)), arrive)
+        return EdgeMark(
+            str(line.edge),
+            wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends),
+            line.colour,
+            round(edge_width(line.strength), 2),
+            round(edge_opacity(line.strength), 2),
+            DASHES if line.negative else (),
+            line.tooltip,
+        )
+
+    def _links(self) -> tuple[EdgeMark, ...]:
+        """Tie each key/value head to the drawn heads that use it."""
+        marks = []
+        rows = self.placed.skeleton.vertices
+        for low, high in links(self.subject.graph, self.nodes):
+            x0, y0 = self.x[low], self.y[rows[low].row] - NODE_HEIGHT / 2
+            x1, y1 = self.x[high], self.y[rows[high].row] + NODE_HEIGHT / 2
+            bend = (y0 - y1) / 2
+            path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
+            words = f"{self.nodes[low]} gives {self.nodes[high]} its keys and values"
+            marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, (1.2, 1.6), words))
+        return tuple(marks)
+
+    def _letters(self) -> tuple[Text, ...]:
+        """Write q, k and v below the nodes of a diff, whose colours say something else."""
+        if not self.subject.letters:
+            return ()
+        number = {node: i for i, node in enumerate(self.nodes)}
+        found = {}
+        for line in self.subject.lines:
+            port = line.edge.port
+            if port.letter:
+                i = number[port.node]
+                x = self.x[i] + 1.0 * _ENTRY[port.letter] * node_width(port.node)
+                y = self.y[self.placed.skeleton.vertices[i].row] + NODE_HEIGHT / 2 + 3.6
+                found[str(port)] = Text(round(x, 2), round(y, 2), port.letter, 6.0, INK, halo=True)
+        return tuple(found.values())
+
+
+def caption_width(text: str) -> float:
+    """Return the width of a line of the caption."""
+    return text_width(text, SMALL_FONT)

@@ -1,0 +1,92 @@
+"""Horizontal places by Graphviz's `dot`, if the machine has it.
+
+`dot` receives the skeleton (trunks included, so that it sees the same problem as the built-in
+layout), and its order and x are used; heights, curves and looks stay the drawing's own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from .placement import NODE_GAP, TRUNK_GAP
+from .skeleton import Skeleton
+
+_INCH = 72.0
+_SEP = 1.5  # points; the rest of the distance is part of each vertex's width
+
+
+class DotFailed(Exception):
+    """`dot` gave no usable layout; the built-in one takes over."""
+
+
+def find_dot() -> str | None:
+    """Return the path of the `dot` program, or None."""
+    return shutil.which("dot")
+
+
+def place_with_dot(skeleton: Skeleton, program: str, *, timeout: float) -> list[float]:
+    """Return every vertex's x as `dot` places it.
+
+    Raises:
+        DotFailed: it ended with an error, took longer than `timeout` seconds, or its answer
+            cannot be read.
+    """
+    source = skeleton_source(skeleton)
+    try:
+        done = subprocess.run(
+            [program, "-Tplain"], input=source, capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DotFailed(f"took longer than {timeout:g} s") from None
+    except (OSError, UnicodeError) as error:
+        raise DotFailed(f"could not be run ({error})") from None
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or ["no message"]
+        raise DotFailed(f"ended with status {done.returncode} ({words[0]})")
+    return _read_plain(done.stdout, skeleton)
+
+
+def skeleton_source(skeleton: Skeleton) -> str:
+    """Write a skeleton in the DOT language, one rank for each row."""
+    lines = [
+        "digraph {",
+        f"rankdir=BT; splines=none; ranksep=0.3; nodesep={_SEP / _INCH:.4f}; nslimit=4; mclimit=2;",
+        'node [shape=box, fixedsize=true, height=0.2, label=""];',
+    ]
+    for row, members in enumerate(skeleton.rows):
+        lines.append(f"r{row} [width=0.01, style=invis];")
+        if row:
+            lines.append(f"r{row - 1} -> r{row} [weight=0, style=invis];")
+        lines.append(f"{{rank=same; r{row}; {' '.join(f'v{v};' for v in members)}}}")
+    for i, vertex in enumerate(skeleton.vertices):
+        gap = TRUNK_GAP if vertex.node is None else NODE_GAP
+        lines.append(f"v{i} [width={(vertex.width + gap - _SEP) / _INCH:.4f}];")
+    for segment in skeleton.segments:
+        weight = 8 if segment.main else 1
+        lines.append(f"v{segment.lower} -> v{segment.upper} [weight={weight}];")
+    return "\n".join([*lines, "}", ""])
+
+
+def _read_plain(text: str, skeleton: Skeleton) -> list[float]:
+    """Read x out of the `plain` format, and check that every row came out without overlap."""
+    at: dict[str, float] = {}
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["node"]:
+            try:
+                at[words[1]] = float(words[2]) * _INCH
+            except (IndexError, ValueError):
+                raise DotFailed(f"answered '{line[:60]}'") from None
+    try:
+        x = [at[f"v{i}"] for i in range(len(skeleton.vertices))]
+    except KeyError as missing:
+        raise DotFailed(f"did not place vertex {missing}") from None
+    for row in skeleton.rows:
+        order = sorted(row, key=lambda v: x[v])
+        for left, right in zip(order, order[1:], strict=False):
+            a, b = skeleton.vertices[left], skeleton.vertices[right]
+            if x[right] - x[left] < (a.width + b.width) / 2:
+                raise DotFailed("placed two nodes upon each other")
+    return x

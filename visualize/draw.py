@@ -1,0 +1,132 @@
+"""Write a drawing to a file; the name's ending says which kind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import EdgewiseError, unknown
+from ..graphs.circuit import Circuit
+from ..graphs.diff import CircuitDiff
+from .compose import PairOfScores, make_scene, read_subject
+from .dot import to_dot
+from .raster import render
+from .scene import Scene
+from .subject import EdgeScores
+from .svg import to_svg
+
+
+@dataclass(frozen=True)
+class Format:
+    """Hold how a kind of file is written from a scene."""
+
+    words: str
+    write: Callable[[Scene, BinaryIO], None]
+
+
+FORMATS: dict[str, Format] = {
+    ".svg": Format("vector image", lambda scene, file: _text(file, to_svg(scene))),
+    ".png": Format("pixel image", lambda scene, file: render(scene, file, "png")),
+    ".pdf": Format("vector page", lambda scene, file: render(scene, file, "pdf")),
+}
+"""The kinds of file made from a scene, by ending. DOT is made from the circuit itself."""
+
+
+def accepted_suffixes() -> tuple[str, ...]:
+    """List the endings that `draw` understands."""
+    return (*FORMATS, ".dot")
+
+
+def draw(
+    subject: Circuit | CircuitDiff,
+    path: str | os.PathLike[str],
+    *,
+    scores: EdgeScores | PairOfScores | None = None,
+    names: tuple[str, str] = ("A", "B"),
+    title: str = "",
+    caption: str | None = None,
+    layout: str = "auto",
+    timeout: float = 20.0,
+) -> Path:
+    """Draw a circuit or a diff to a file of the kind its ending names.
+
+    Args:
+        subject: what to draw.
+        path: where to; `.svg`, `.png`, `.pdf` or `.dot`.
+        scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
+        names: what a diff's two circuits are called.
+        title: printed above, if not empty.
+        caption: printed below; by default the numbers of edges and nodes.
+        layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
+        timeout: seconds that `dot` may take; then the built-in layout does it, with a warning.
+
+    Returns:
+        The path, once the file is complete.
+
+    Raises:
+        UnknownName: the ending or the layout is none of the accepted ones.
+        EdgewiseError: the file cannot be written, or matplotlib is needed and missing.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> circuit = Circuit.empty(ComputationGraph(1, 1)).with_edges(["embed->m0", "m0->logits"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw(circuit, f"{folder}/circuit.svg").name
+    'circuit.svg'
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in accepted_suffixes():
+        raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())
+    if suffix == ".dot":
+        drawn = read_subject(subject, scores, names)
+        words = drawn.caption if caption is None else caption
+        text = to_dot(drawn, title=title, caption=words)
+        return write_atomically(target, lambda file: _text(file, text))
+    scene = make_scene(
+        subject, scores=scores, names=names, title=title, caption=caption,
+        layout=layout, timeout=timeout,
+    )  # fmt: skip
+    for note in scene.notes:
+        warnings.warn(note, stacklevel=2)
+    return write_atomically(target, lambda file: FORMATS[suffix].write(scene, file))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Write a file under a temporary name beside its place, then rename it.
+
+    Raises:
+        EdgewiseError: the folder does not exist or cannot be written to.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, path)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from None
+        raise
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> EdgewiseError:
+    return EdgewiseError(
+        f"the drawing '{path}' cannot be written: {error.strerror or error}. Give a path in an "
+        "existing folder that you may write to."
+    )
+
+
+def _text(file: BinaryIO, text: str) -> None:
+    file.write(text.encode("utf-8"))

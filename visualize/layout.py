@@ -1,0 +1,127 @@
+"""The layout of a subject: which row each node is in, and where every vertex stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import unknown
+from ..graphs.graph import ComputationGraph
+from ..graphs.names import Kind, Node
+from . import skeleton as skeletons
+from .dot_layout import DotFailed, find_dot, place_with_dot
+from .ordering import order_rows
+from .placement import place_rows, relax
+from .skeleton import Skeleton
+from .style import NODE_FONT, NODE_PAD, edge_width, text_width
+from .subject import Subject
+
+LAYOUTS = ("auto", "dot", "built-in")
+_STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Hold a skeleton, every vertex's x, each row's layer (None: embedding or logits), notes."""
+
+    skeleton: Skeleton
+    x: tuple[float, ...]
+    layers: tuple[int | None, ...]
+    notes: tuple[str, ...]
+
+
+def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) -> Layout:
+    """Put the subject's nodes in rows and everything in its place.
+
+    Args:
+        subject: what is drawn.
+        layout: `dot`, `built-in`, or `auto`: `dot` where the machine has it.
+        timeout: seconds that `dot` may take; then the built-in layout does it.
+
+    Raises:
+        UnknownName: no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    nodes = [node for node, _ in subject.nodes]
+    rows, layers = _rows(subject.graph, nodes)
+    number = {node: i for i, node in enumerate(nodes)}
+    wires = [
+        skeletons.Wire(
+            number[line.edge.sender],
+            number[line.edge.port.node],
+            line.strand,
+            edge_width(line.strength),
+        )
+        for line in subject.lines
+    ]
+    skeleton = skeletons.build(
+        rows, [node_width(n) for n in nodes], wires, links(subject.graph, nodes)
+    )
+    x, notes = _place(skeleton, layout, timeout)
+    return Layout(skeleton, tuple(_spread(skeleton, x)), tuple(layers), notes)
+
+
+def node_width(node: Node) -> float:
+    """Return the width that a node's label needs."""
+    return round(text_width(str(node), NODE_FONT) + 2 * NODE_PAD, 1)
+
+
+def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:
+    """List, as numbers of nodes, each key/value head with the drawn heads that use it."""
+    number = {node: i for i, node in enumerate(nodes)}
+    share = graph.heads // graph.kv_heads
+    found = []
+    for node in nodes:
+        if node.kind is Kind.KV:
+            assert node.index is not None
+            users = range(node.index * share, (node.index + 1) * share)
+            heads = (Node(Kind.HEAD, node.layer, h) for h in users)
+            found += [(number[node], number[head]) for head in heads if head in number]
+    return found
+
+
+def _rows(graph: ComputationGraph, nodes: Sequence[Node]) -> tuple[list[int], list[int | None]]:
+    """Give each node its row (rows without a node are left out), and each row its layer."""
+
+    def key(node: Node) -> tuple[int, int]:
+        if node.layer is None:
+            return (graph.layers if node.kind is Kind.LOGITS else -1, 0)
+        step = _STEPS[node.kind]
+        if graph.parallel and node.kind is Kind.MLP and not graph.post_norm:
+            step = _STEPS[Kind.HEAD]
+        return (node.layer, step)
+
+    keys = sorted({key(node) for node in nodes})
+    row = {k: i for i, k in enumerate(keys)}
+    layers = [k[0] if 0 <= k[0] < graph.layers else None for k in keys]
+    return [row[key(node)] for node in nodes], layers
+
+
+def _place(
+    skeleton: Skeleton, layout: str, timeout: float
+) -> tuple[list[float], tuple[str, ...]]:
+    """Let `dot` or the built-in layout place the vertices; say so if `dot` could not."""
+    notes: tuple[str, ...] = ()
+    program = find_dot() if layout != "built-in" else None
+    if program is not None:
+        try:
+            x = place_with_dot(skeleton, program, timeout=timeout)
+        except DotFailed as failure:
+            notes = (f"Graphviz's dot {failure}; the built-in layout was used instead.",)
+        else:
+            order = [sorted(row, key=lambda v: (x[v], v)) for row in skeleton.rows]
+            return relax(skeleton, order, x), notes
+    elif layout == "dot":
+        notes = ("Graphviz's dot was not found; the built-in layout was used instead.",)
+    return place_rows(skeleton, order_rows(skeleton)), notes
+
+
+def _spread(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
+    """Widen a drawing that would come out as a narrow tower; distances only grow."""
+    left, right = min(x), max(x)
+    rough_height = len(skeleton.rows) * 36.0
+    factor = 1.0
+    if right > left:
+        factor = min(2.5, max(1.0, 0.55 * rough_height / (right - left)))
+    return [round((value - left) * factor, 2) for value in x]

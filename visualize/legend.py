@@ -1,0 +1,136 @@
+"""The legend below a drawing: what shapes, colours, widths and dashes mean, and the caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..graphs.names import Kind
+from .scene import EdgeMark, Legend, NodeMark, Text
+from .style import (
+    DASHES,
+    FAINT,
+    INK,
+    NODE_STYLES,
+    SMALL_FONT,
+    edge_opacity,
+    edge_width,
+    text_width,
+)
+from .subject import Subject
+
+_LINE, _SAMPLE, _SPACE, _GAP = 15.0, 24.0, 5.0, 16.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Hold a sample (a node's shape, or a line's colour, width and dashes) and its words."""
+
+    words: str
+    kind: Kind | None = None
+    colour: str = INK
+    width: float = 2.0
+    opacity: float = 1.0
+    dashes: tuple[float, ...] = ()
+
+    @property
+    def length(self) -> float:
+        return _SAMPLE + _SPACE + text_width(self.words, SMALL_FONT) + _GAP
+
+
+def build_legend(
+    subject: Subject, caption: str, left: float, top: float, width: float
+) -> tuple[Legend, float]:
+    """Place the legend and the caption below `top`; return them and where they end."""
+    nodes: list[NodeMark] = []
+    lines: list[EdgeMark] = []
+    texts: list[Text] = []
+    y = top
+    for entries in (_shapes(subject), _colours(subject), _widths(subject)):
+        for row in _fill(entries, width - 2 * left):
+            x = left + 2
+            for entry in row:
+                _sample(entry, x, y, nodes, lines)
+                at = x + _SAMPLE + _SPACE
+                texts.append(Text(round(at, 2), y, entry.words, SMALL_FONT, INK, "start"))
+                x += entry.length
+            y += _LINE
+    for words in wrap(caption, width - 2 * left):
+        texts.append(Text(left + 2, y, words, SMALL_FONT, FAINT, "start"))
+        y += _LINE - 2
+    return Legend(tuple(nodes), tuple(lines), tuple(texts)), y - _LINE / 2
+
+
+def wrap(text: str, width: float) -> list[str]:
+    """Break a text into lines of at most the given width.
+
+    >>> wrap("one two three", 40)
+    ['one two', 'three']
+    """
+    lines: list[str] = []
+    for word in text.split():
+        if lines and text_width(f"{lines[-1]} {word}", SMALL_FONT) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _shapes(subject: Subject) -> list[_Entry]:
+    """List the shapes that occur."""
+    kinds = {node.kind for node, _ in subject.nodes}
+    kinds = {Kind.EMBED if k in (Kind.TOK, Kind.POS) else k for k in kinds}
+    return [_Entry(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds]
+
+
+def _colours(subject: Subject) -> list[_Entry]:
+    """List the colours, with counts."""
+    return [
+        _Entry(g.words if subject.letters else f"{g.words} ({g.count:,})", colour=g.colour)
+        for g in subject.groups
+    ]
+
+
+def _widths(subject: Subject) -> list[_Entry]:
+    """List sample widths, and the dashes if a score is negative."""
+    entries = []
+    if subject.largest:
+        for fraction in (1.0, 0.25, 0.0625):
+            entries.append(
+                _Entry(
+                    f"|score| {subject.largest * fraction:.2g}",
+                    colour=FAINT,
+                    width=edge_width(fraction),
+                    opacity=edge_opacity(fraction),
+                )
+            )
+    if any(line.negative for line in subject.lines):
+        entries.append(_Entry("negative score", colour=FAINT, width=1.6, dashes=DASHES))
+    return entries
+
+
+def _fill(entries: list[_Entry], width: float) -> list[list[_Entry]]:
+    """Break entries into rows of at most the given width."""
+    rows: list[list[_Entry]] = []
+    used = 0.0
+    for entry in entries:
+        if not rows or used + entry.length - _GAP > width:
+            rows.append([])
+            used = 0.0
+        rows[-1].append(entry)
+        used += entry.length
+    return rows
+
+
+def _sample(
+    entry: _Entry, x: float, y: float, nodes: list[NodeMark], lines: list[EdgeMark]
+) -> None:
+    """Draw an entry's sample."""
+    if entry.kind is not None:
+        style = NODE_STYLES[entry.kind]
+        middle = round(x + _SAMPLE / 2, 2)
+        nodes.append(
+            NodeMark("", middle, y, _SAMPLE - 2, 10, style.shape, style.fill, INK, INK, 8, "")
+        )
+        return
+    path = (("M", (round(x, 2), y)), ("L", (round(x + _SAMPLE, 2), y)))
+    lines.append(EdgeMark("", path, entry.colour, entry.width, entry.opacity, entry.dashes))

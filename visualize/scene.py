@@ -1,0 +1,146 @@
+"""A drawing as data: marks with positions and colours, which any backend can render.
+
+Lengths are points (1/72 inch), x to the right, y downward, the origin at the top left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import EdgewiseError
+
+Command: TypeAlias = tuple[str, tuple[float, ...]]
+"""One path command: M or L with x, y; C with two control points and the end; Z with nothing."""
+PathData: TypeAlias = tuple[Command, ...]
+
+SHAPES = ("pill", "box", "cut", "hexagon", "foot", "crown")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Hold one line of text; `anchor` is start, middle or end, y is the text's middle."""
+
+    x: float
+    y: float
+    text: str
+    size: float
+    colour: str
+    anchor: str = "middle"
+    bold: bool = False
+    halo: bool = False
+
+
+@dataclass(frozen=True)
+class Band:
+    """Hold a filled background rectangle, such as a layer's stripe."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+
+
+@dataclass(frozen=True)
+class NodeMark:
+    """Hold a node's outline and label; x and y are its centre."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    shape: str
+    fill: str
+    stroke: str
+    colour: str
+    size: float
+    tooltip: str
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise EdgewiseError(f"no shape '{self.shape}'; accepted: {', '.join(SHAPES)}.")
+
+
+@dataclass(frozen=True)
+class EdgeMark:
+    """Hold an edge's path; `name` is the edge's name, empty for a mark that is no edge."""
+
+    name: str
+    path: PathData
+    colour: str
+    width: float
+    opacity: float
+    dashes: tuple[float, ...] = ()
+    tooltip: str = ""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Hold the legend's sample marks and texts, already placed."""
+
+    nodes: tuple[NodeMark, ...] = ()
+    lines: tuple[EdgeMark, ...] = ()
+    texts: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Hold everything a backend draws, in this order: bands, links, edges, nodes, texts, legend.
+
+    `links` are not edges of the circuit; they tie a key/value head to the heads that use it.
+    `edges` come in drawing order, the strongest last. `notes` say what the layout had to do.
+    """
+
+    width: float
+    height: float
+    title: str
+    bands: tuple[Band, ...]
+    links: tuple[EdgeMark, ...]
+    edges: tuple[EdgeMark, ...]
+    nodes: tuple[NodeMark, ...]
+    texts: tuple[Text, ...]
+    legend: Legend
+    notes: tuple[str, ...] = ()
+
+
+def outline(mark: NodeMark) -> PathData:
+    """Return a node's outline as a closed path."""
+    left, right = mark.x - mark.width / 2, mark.x + mark.width / 2
+    top, bottom = mark.y - mark.height / 2, mark.y + mark.height / 2
+    if mark.shape == "pill":
+        return _rounded(left, top, right, bottom, mark.height / 2)
+    if mark.shape == "box":
+        return _rounded(left, top, right, bottom, 1.5)
+    slant, half = mark.height * 0.35, mark.y
+    corners = {
+        "cut": [
+            (left + slant / 1.4, top), (right, top), (right, bottom - slant / 1.4),
+            (right - slant / 1.4, bottom), (left, bottom), (left, top + slant / 1.4),
+        ],
+        "hexagon": [
+            (left + slant, top), (right - slant, top), (right, half),
+            (right - slant, bottom), (left + slant, bottom), (left, half),
+        ],
+        "foot": [(left + slant, top), (right - slant, top), (right, bottom), (left, bottom)],
+        "crown": [(left, top), (right, top), (right - slant, bottom), (left + slant, bottom)],
+    }[mark.shape]  # fmt: skip
+    return (("M", corners[0]), *(("L", c) for c in corners[1:]), ("Z", ()))
+
+
+def _rounded(left: float, top: float, right: float, bottom: float, radius: float) -> PathData:
+    """Return a rectangle with rounded corners; 0.5523 makes a cubic a quarter circle."""
+    r, c = radius, radius * (1 - 0.5523)
+    return (
+        ("M", (left + r, top)),
+        ("L", (right - r, top)),
+        ("C", (right - c, top, right, top + c, right, top + r)),
+        ("L", (right, bottom - r)),
+        ("C", (right, bottom - c, right - c, bottom, right - r, bottom)),
+        ("L", (left + r, bottom)),
+        ("C", (left + c, bottom, left, bottom - c, left, bottom - r)),
+        ("L", (left, top + r)),
+        ("C", (left, top + c, left + c, top, left + r, top)),
+        ("Z", ()),
+    )

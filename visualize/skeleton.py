@@ -1,0 +1,178 @@
+"""The layered graph that a layout arranges: nodes in rows, and trunks through the rows between.
+
+A drawn edge that spans several rows would need a place in each of them. Edges share these places:
+all edges of one sender run along one trunk and branch off below their receivers, or all edges
+into one receiver join its trunk above their senders. Each edge is in one trunk only, so a drawing
+says of every branch where it comes from and where it goes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Ask for a line from node `source` to node `target` (numbers); `strand` tells lines apart.
+
+    Lines of one trunk with equal strand lie upon each other, others side by side.
+    """
+
+    source: int
+    target: int
+    strand: tuple[int, ...]
+    width: float
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """Hold a place in a row: a node (`node` is its number), or a trunk passing through."""
+
+    row: int
+    width: float
+    node: int | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Hold a connection of two vertices in neighbouring rows; `main` ones should be straight."""
+
+    lower: int
+    upper: int
+    main: bool
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Hold vertices, their rows (from the bottom), segments, and each wire's way.
+
+    The first vertices are the nodes. `routes` lists each wire's vertices from source to target,
+    `offsets` how far the wire runs beside the middle of its trunk, `joined` whether the trunk
+    belongs to its target.
+    """
+
+    vertices: tuple[Vertex, ...]
+    rows: tuple[tuple[int, ...], ...]
+    segments: tuple[Segment, ...]
+    routes: tuple[tuple[int, ...], ...]
+    offsets: tuple[float, ...]
+    joined: tuple[bool, ...]
+
+
+def build(
+    rows: Sequence[int],
+    widths: Sequence[float],
+    wires: Sequence[Wire],
+    ties: Sequence[tuple[int, int]] = (),
+) -> Skeleton:
+    """Lay trunks for wires between nodes whose rows and widths are given.
+
+    `ties` are pairs of nodes in neighbouring rows that should stand near each other.
+
+    >>> skeleton = build([0, 1, 3], [9, 9, 9], [Wire(0, 1, (0,), 1), Wire(0, 2, (0,), 1)])
+    >>> skeleton.routes
+    ((0, 1), (0, 3, 4, 2))
+    """
+    joined = choose_trunks(rows, wires)
+    offsets, thickness = _strands(wires, joined)
+    vertices = [Vertex(row, width, i) for i, (row, width) in enumerate(zip(rows, widths, strict=True))]
+    place: dict[tuple[tuple[bool, int], int], int] = {}
+    routes = []
+    for wire, by_target in zip(wires, joined, strict=True):
+        trunk = (by_target, wire.target if by_target else wire.source)
+        route = [wire.source]
+        for row in range(rows[wire.source] + 1, rows[wire.target]):
+            if (trunk, row) not in place:
+                place[trunk, row] = len(vertices)
+                vertices.append(Vertex(row, thickness[trunk]))
+            route.append(place[trunk, row])
+        routes.append((*route, wire.target))
+    owner = {vertex: trunk for (trunk, _), vertex in place.items()}
+    segments = _segments(routes, owner, ties)
+    ranked: list[list[int]] = [[] for _ in range(max(rows, default=-1) + 1)]
+    for i, vertex in enumerate(vertices):
+        ranked[vertex.row].append(i)
+    return Skeleton(
+        tuple(vertices), tuple(map(tuple, ranked)), segments, tuple(routes), offsets, joined
+    )
+
+
+def _segments(
+    routes: Sequence[tuple[int, ...]],
+    owner: dict[int, tuple[bool, int]],
+    ties: Sequence[tuple[int, int]],
+) -> tuple[Segment, ...]:
+    """List the distinct connections; main ones stay within a trunk or tie it to its owner."""
+    found: dict[tuple[int, int], bool] = dict.fromkeys(ties, False)
+    for route in routes:
+        for lower, upper in zip(route, route[1:], strict=False):
+            a, b = owner.get(lower), owner.get(upper)
+            main = (
+                (a is not None and a == b)
+                or (a is None and b == (False, lower))
+                or (b is None and a == (True, upper))
+            )
+            found[lower, upper] = main
+    return tuple(Segment(lower, upper, main) for (lower, upper), main in found.items())
+
+
+def _strands(
+    wires: Sequence[Wire], joined: Sequence[bool]
+) -> tuple[tuple[float, ...], dict[tuple[bool, int], float]]:
+    """Give every wire its offset inside its trunk, and every trunk its thickness."""
+    widest: dict[tuple[bool, int], dict[tuple[int, ...], float]] = defaultdict(dict)
+    trunks = [(t, w.target if t else w.source) for w, t in zip(wires, joined, strict=True)]
+    for wire, trunk in zip(wires, trunks, strict=True):
+        strands = widest[trunk]
+        strands[wire.strand] = max(wire.width, strands.get(wire.strand, 0.0))
+    middle: dict[tuple[tuple[bool, int], tuple[int, ...]], float] = {}
+    thickness: dict[tuple[bool, int], float] = {}
+    for trunk, strands in widest.items():
+        total = sum(strands.values()) + 0.8 * (len(strands) - 1)
+        at = -total / 2
+        for strand in sorted(strands):
+            middle[trunk, strand] = at + strands[strand] / 2
+            at += strands[strand] + 0.8
+        thickness[trunk] = total
+    offsets = tuple(middle[t, w.strand] for w, t in zip(wires, trunks, strict=True))
+    return offsets, thickness
+
+
+def choose_trunks(rows: Sequence[int], wires: Sequence[Wire]) -> tuple[bool, ...]:
+    """Decide for each wire whether it runs in its target's trunk (True) or its source's.
+
+    A local search for few trunk places in all: a target takes over the wires from one row upward
+    when that shortens the sources' trunks by more than its own grows.
+    """
+    above: dict[int, set[int]] = defaultdict(set)  # source: targets in the source's trunk
+    below: dict[int, set[int]] = defaultdict(set)  # target: all its sources
+    for wire in wires:
+        above[wire.source].add(wire.target)
+        below[wire.target].add(wire.source)
+    taken: dict[int, set[int]] = {target: set() for target in below}
+
+    def reach(source: int, without: int) -> int:
+        return max((rows[t] for t in above[source] if t != without), default=rows[source] + 1)
+
+    targets = sorted(below, key=lambda t: (-len(below[t]), t))
+    for _ in range(4):
+        before = {t: set(s) for t, s in taken.items()}
+        for target in targets:
+            for source in taken[target]:
+                above[source].add(target)
+            saving = {s: max(0, rows[target] - reach(s, target)) for s in sorted(below[target])}
+            best, floor = 0, None
+            for row in sorted({rows[s] for s in saving}):
+                gain = sum(g for s, g in saving.items() if rows[s] >= row)
+                gain -= rows[target] - row - 1
+                if gain > best:
+                    best, floor = gain, row
+            chosen = {s for s, g in saving.items() if floor is not None and rows[s] >= floor and g}
+            taken[target] = chosen
+            for source in chosen:
+                above[source].discard(target)
+        if before == taken:
+            break
+    return tuple(w.source in taken[w.target] for w in wires)

@@ -1,0 +1,88 @@
+"""How drawings look: shapes, colours (Okabe and Ito's, safe for the colour-blind), sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..graphs.names import Kind
+
+INK = "#1a1a1a"
+FAINT = "#8a8a8a"
+STRIPE = "#f5f6f8"
+PAPER = "#ffffff"
+
+KIND_COLOURS = {
+    "q": "#0072b2",
+    "k": "#009e73",
+    "v": "#e69f00",
+    "post": "#56b4e9",
+    "mlp": "#cc79a7",
+    "logits": "#d55e00",
+}
+"""Colour of an edge by the kind of port it ends in."""
+
+KIND_WORDS = {
+    "q": "into a query",
+    "k": "into a key",
+    "v": "into a value",
+    "post": "into a post-attention norm",
+    "mlp": "into an MLP",
+    "logits": "into the logits",
+}
+
+SHARED, ONLY_A, ONLY_B = "#8c8c8c", "#0072b2", "#d55e00"
+
+FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
+NODE_FONT, NODE_HEIGHT, NODE_PAD = 9.5, 16.0, 6.0
+SMALL_FONT, TITLE_FONT = 8.5, 13.0
+
+THIN, THICK, PLAIN = 0.6, 3.4, 1.0
+"""Width of the weakest, the strongest, and an unscored edge."""
+
+DASHES = (4.0, 2.2)
+
+
+@dataclass(frozen=True)
+class NodeStyle:
+    """Hold what a kind of node looks like and what the legend calls it."""
+
+    shape: str
+    fill: str
+    words: str
+
+
+NODE_STYLES = {
+    Kind.EMBED: NodeStyle("foot", "#e3e6ea", "embedding"),
+    Kind.TOK: NodeStyle("foot", "#e3e6ea", "embedding"),
+    Kind.POS: NodeStyle("foot", "#e3e6ea", "embedding"),
+    Kind.KV: NodeStyle("cut", "#ffffff", "key/value head"),
+    Kind.HEAD: NodeStyle("pill", "#ffffff", "attention head"),
+    Kind.POST: NodeStyle("hexagon", "#eaf5fc", "post-attention norm"),
+    Kind.MLP: NodeStyle("box", "#f6e6ef", "MLP"),
+    Kind.LOGITS: NodeStyle("crown", "#e3e6ea", "logits"),
+}
+
+_NARROW = {".": 0.32, " ": 0.32, "i": 0.28, "l": 0.28, ",": 0.32, ":": 0.34, "t": 0.4, "f": 0.36}
+_WIDE = {"m": 0.97, "w": 0.82, "M": 0.86, "W": 0.99}
+
+
+def text_width(text: str, size: float) -> float:
+    """Estimate a text's width, slightly generous for the usual sans-serif fonts.
+
+    >>> text_width("m12", 10) > text_width("m1", 10)
+    True
+    """
+    return size * sum(_NARROW.get(c) or _WIDE.get(c) or 0.635 for c in text)
+
+
+def edge_width(strength: float | None) -> float:
+    """Turn |score| as a fraction of the largest (None: unscored) into a line width.
+
+    A square root keeps the weak edges of a heavy-tailed circuit visible.
+    """
+    return PLAIN if strength is None else THIN + (THICK - THIN) * strength**0.5
+
+
+def edge_opacity(strength: float | None) -> float:
+    """Turn |score| as a fraction of the largest into an opacity."""
+    return 0.8 if strength is None else 0.5 + 0.45 * strength**0.5

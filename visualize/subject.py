@@ -1,0 +1,177 @@
+"""What a circuit or a diff asks to be drawn: its lines with colour and strength, and its nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import EdgewiseError, GraphMismatch
+from ..graphs.circuit import Circuit
+from ..graphs.diff import CircuitDiff
+from ..graphs.graph import ComputationGraph
+from ..graphs.names import Edge, Node
+from ..graphs.scores import Scores
+from .style import INK, KIND_COLOURS, KIND_WORDS, ONLY_A, ONLY_B, SHARED
+
+EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
+"""Scores of edges: a `Scores` value, or a mapping from edges or their names."""
+
+_KINDS = tuple(KIND_COLOURS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Hold one kept edge: `strength` is |score| over the largest, None without a score."""
+
+    edge: Edge
+    group: int
+    colour: str
+    strength: float | None
+    negative: bool
+    tooltip: str
+
+    @property
+    def strand(self) -> tuple[int, ...]:
+        """Return what sets lines of one trunk apart: the port's kind, then the group."""
+        return (_KINDS.index(self.edge.port.kind), self.group)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Hold one entry of the legend of colours."""
+
+    words: str
+    colour: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Hold what is drawn, in graph order; `largest` is the largest |score|, 0 without scores."""
+
+    graph: ComputationGraph
+    lines: tuple[Line, ...]
+    nodes: tuple[tuple[Node, str], ...]
+    groups: tuple[Group, ...]
+    largest: float
+    caption: str
+    letters: bool
+
+
+def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
+    """Colour a circuit's edges by the kind of port they end in."""
+    values = score_table(circuit.graph, scores)
+    edges = list(circuit.edges)
+    largest = _largest(values, edges)
+    lines = []
+    for edge in edges:
+        kind, value = edge.port.kind, values.get(edge)
+        words = f"{edge}" if value is None else f"{edge}  score {value:.4g}"
+        strength, negative = _strength(value, largest)
+        lines.append(Line(edge, 0, KIND_COLOURS[kind], strength, negative, words))
+    counts = circuit.graph.count_by_kind(circuit.kept)
+    groups = tuple(
+        Group(KIND_WORDS[k], KIND_COLOURS[k], counts[k]) for k in _KINDS if counts.get(k)
+    )
+    nodes = tuple((node, INK) for node in circuit.nodes)
+    caption = (
+        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
+        if edges
+        else "The circuit keeps no edge; only the logits are drawn."
+    )
+    return Subject(circuit.graph, tuple(lines), nodes, groups, largest, caption, False)
+
+
+def read_diff(
+    diff: CircuitDiff,
+    scores: tuple[EdgeScores | None, EdgeScores | None] | None = None,
+    names: tuple[str, str] = ("A", "B"),
+) -> Subject:
+    """Colour the union's edges by who has them; width follows the larger |score| of those."""
+    graph = diff.a.graph
+    pair = scores or (None, None)
+    values_a, values_b = (score_table(graph, s) for s in pair)
+    union = diff.a | diff.b
+    parts = (diff.shared, diff.only_a, diff.only_b)
+    colours = (SHARED, ONLY_A, ONLY_B)
+    words = ("in both", f"only in {names[0]}", f"only in {names[1]}")
+    largest = max(_largest(values_a, list(diff.a.edges)), _largest(values_b, list(diff.b.edges)))
+    lines = []
+    for edge in union.edges:
+        group = next(i for i, part in enumerate(parts) if edge in part)
+        found = [
+            (name, table[edge])
+            for name, table, circuit in zip(names, (values_a, values_b), (diff.a, diff.b), strict=True)
+            if edge in table and edge in circuit
+        ]
+        value = max((v for _, v in found), key=abs, default=None)
+        told = "".join(f"  score in {name} {v:.4g}" for name, v in found)
+        strength, negative = _strength(value, largest)
+        tooltip = f"{edge}  {words[group]}{told}"
+        lines.append(Line(edge, group, colours[group], strength, negative, tooltip))
+    in_a, in_b = set(diff.a.nodes), set(diff.b.nodes)
+    nodes = tuple(
+        (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
+        for n in union.nodes
+    )
+    groups = tuple(
+        Group(f"{w} ({len(p):,})", c, len(p)) for w, c, p in zip(words, colours, parts, strict=True)
+    )
+    caption = (
+        f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
+        f"{len(union):,} in all, {len(nodes)} nodes."
+        if len(union)
+        else "Neither circuit keeps an edge; only the logits are drawn."
+    )
+    return Subject(graph, tuple(lines), nodes, groups, largest, caption, True)
+
+
+def score_table(graph: ComputationGraph, scores: EdgeScores | None) -> dict[Edge, float]:
+    """Return the finite scores by edge.
+
+    Raises:
+        GraphMismatch: the scores belong to another graph, or name an edge it does not have.
+        EdgewiseError: neither `Scores` nor a mapping, or a value that is not a number.
+    """
+    if scores is None:
+        return {}
+    if isinstance(scores, Scores):
+        if scores.graph != graph:
+            raise GraphMismatch(
+                "the scores belong to another graph than the circuit: "
+                + "; ".join(scores.graph.differences(graph)) + "."
+            )  # fmt: skip
+        places = zip(*scores.values.nonzero(), strict=True)
+        pairs = ((graph.edge_at(r, c), float(scores.values[r, c])) for r, c in places)
+        return {edge: value for edge, value in pairs if math.isfinite(value)}
+    if not isinstance(scores, Mapping):
+        raise EdgewiseError(
+            f"scores of type {type(scores).__name__} cannot be drawn; accepted: Scores, or a "
+            "mapping from edges (or their names) to numbers."
+        )
+    table = {}
+    for key, value in scores.items():
+        edge = Edge.parse(key) if isinstance(key, str) else key
+        graph.locate(edge)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise EdgewiseError(
+                f"the score of {edge} is {value!r}; accepted: a number."
+            ) from None
+        if math.isfinite(number):
+            table[edge] = number
+    return table
+
+
+def _largest(values: Mapping[Edge, float], edges: list[Edge]) -> float:
+    return max((abs(values[e]) for e in edges if e in values), default=0.0)
+
+
+def _strength(value: float | None, largest: float) -> tuple[float | None, bool]:
+    """Return |score| as a fraction of the largest, and whether the score is negative."""
+    if value is None:
+        return None, False
+    return (abs(value) / largest if largest else 0.0), value < 0

@@ -1,0 +1,95 @@
+"""A scene as SVG text, written without any library."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import escape, quoteattr
+
+from .scene import EdgeMark, NodeMark, PathData, Scene, Text, outline
+from .style import FONTS, PAPER
+
+
+def to_svg(scene: Scene) -> str:
+    """Render a scene; nodes and edges carry their names as tooltips."""
+    size = f'width="{_n(scene.width)}pt" height="{_n(scene.height)}pt"'
+    parts = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
+        f'viewBox="0 0 {_n(scene.width)} {_n(scene.height)}" '
+        f'font-family="{FONTS}" role="img">',
+        f"<title>{_text(scene.title)}</title>",
+        f'<rect width="100%" height="100%" fill="{PAPER}"/>',
+        *_group("layers", [
+            f'<rect x="{_n(b.x)}" y="{_n(b.y)}" width="{_n(b.width)}" height="{_n(b.height)}" '
+            f'fill="{b.fill}"/>'
+            for b in scene.bands
+        ]),
+        *_group("links", [_edge(mark) for mark in scene.links], 'fill="none"'),
+        *_group("edges", [_edge(mark) for mark in scene.edges], 'fill="none"'),
+        *_group("nodes", [_node(mark) for mark in scene.nodes]),
+        *_group("labels", [_label(text) for text in scene.texts]),
+        *_group("legend", [
+            *(_edge(mark) for mark in scene.legend.lines),
+            *(_node(mark) for mark in scene.legend.nodes),
+            *(_label(text) for text in scene.legend.texts),
+        ]),
+        "</svg>",
+    ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def _group(name: str, members: list[str], attributes: str = "") -> list[str]:
+    if not members:
+        return []
+    return [f'<g class="{name}"{" " if attributes else ""}{attributes}>', *members, "</g>"]
+
+
+def _n(value: float) -> str:
+    """Print a number briefly and always alike."""
+    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0") if abs(value) < 0.005 else (
+        f"{value:.2f}".rstrip("0").rstrip(".")
+    )  # fmt: skip
+
+
+def _path(path: PathData) -> str:
+    return " ".join(c + " ".join(_n(v) for v in values) for c, values in path)
+
+
+def _text(text: str) -> str:
+    """Escape a text, dropping the control characters that XML forbids."""
+    return escape("".join(c for c in text if c >= " " or c in "\t\n"))
+
+
+def _tooltip(text: str) -> str:
+    return f"<title>{_text(text)}</title>" if text else ""
+
+
+def _edge(mark: EdgeMark) -> str:
+    dashes = f' stroke-dasharray="{" ".join(map(_n, mark.dashes))}"' if mark.dashes else ""
+    name = f" data-edge={quoteattr(mark.name)}" if mark.name else ""
+    return (
+        f'<path d="{_path(mark.path)}" stroke="{mark.colour}" stroke-width="{_n(mark.width)}" '
+        f'stroke-opacity="{_n(mark.opacity)}"{dashes}{name}>{_tooltip(mark.tooltip)}</path>'
+    )
+
+
+def _node(mark: NodeMark) -> str:
+    shape = (
+        f'<path d="{_path(outline(mark))}" fill="{mark.fill}" stroke="{mark.stroke}" '
+        'stroke-width="0.9"/>'
+    )
+    if not mark.name:
+        return shape
+    label = _label(Text(mark.x, mark.y, mark.name, mark.size, mark.colour))
+    name = f" data-node={quoteattr(mark.name)}"
+    return f"<g{name}>{_tooltip(mark.tooltip)}{shape}{label}</g>"
+
+
+def _label(text: Text) -> str:
+    """Place a text; its baseline lies about a third of its size below its middle."""
+    weight = ' font-weight="bold"' if text.bold else ""
+    halo = ' stroke="#ffffff" stroke-width="2" paint-order="stroke"' if text.halo else ""
+    return (
+        f'<text x="{_n(text.x)}" y="{_n(text.y + 0.35 * text.size)}" '
+        f'font-size="{_n(text.size)}" text-anchor="{text.anchor}" fill="{text.colour}"'
+        f"{weight}{halo}>{_text(text.text)}</text>"
+    )
