@@ -35,6 +35,10 @@ _COMMON = ("answer_position", "group")
 _RECORDED = "bos_prepended"
 
 
+class _WholeFile(PromptError):
+    """Every line would fail alike, so the first one speaks for all."""
+
+
 @dataclass(frozen=True)
 class _Form:
     """Hold one of the two ways to write a pair: its keys, in the order of `_TEXT`."""
@@ -72,6 +76,8 @@ def read_pairs(
             continue
         try:
             pairs.append(reader.pair(line))
+        except _WholeFile as error:
+            raise PromptError(f"'{path}', line {number}: {error}") from None
         except PromptError as error:
             problems.append(f"line {number}: {error}")
     if problems:
@@ -169,7 +175,7 @@ class _Reader:
 
     def _from_ids(self, row: dict[str, Any], position: int | None, group: str) -> Pair:
         if self._bos is not None:
-            raise PromptError(
+            raise _WholeFile(
                 f"holds token ids, which are used as they are, but bos={self._bos} was asked for; "
                 "accepted with ids: no decision about bos."
             )
@@ -228,12 +234,15 @@ class _Reader:
 
     def _tokenizer_or_refuse(self) -> Tokens:
         if self._tokenizer is None:
-            raise PromptError(
+            raise _WholeFile(
                 "holds text, but no tokenizer was given; accepted: the model's tokenizer, or "
                 f"pairs written as ids ({', '.join(_IDS)})."
             )
         if self._tokens is None:
-            self._tokens = Tokens(self._tokenizer, self._bos)
+            try:
+                self._tokens = Tokens(self._tokenizer, self._bos)
+            except PromptError as error:
+                raise _WholeFile(str(error)) from None
         return self._tokens
 
 

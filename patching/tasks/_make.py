@@ -1,0 +1,303 @@
+"""Make prompt pairs for a task: keep the candidates a tokenizer allows, count the rest.
+
+1. The task names its spaces of candidates, made of words that are single tokens.
+2. The spaces are walked in an order fixed by the seed, each candidate at most once.
+3. A candidate is left out, under a reason, if it does not align, or an answer is not one token.
+4. The first distinct `examples` pairs are the result; too few is an error that says how many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ...errors import PromptError, unknown
+from ..prompts import Pair, PromptPairs
+from ..tokens import Tokens
+from ._registry import TASKS, Task
+from ._space import Candidate, Space, walk
+from ._vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MOST_CANDIDATES = 20_000
+_PER_EXAMPLE = 50
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Hold one pair as people read it."""
+
+    clean: str
+    corrupted: str
+    answers: tuple[str, ...]
+    distractors: tuple[str, ...]
+    group: str
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """Count candidate pairs: how many were generated, kept and left out, and why.
+
+    `left_out` maps a reason to pairs, `words_left_out` a word list to the words it lost because
+    they are not one token.
+    """
+
+    generated: int
+    kept: int
+    left_out: Mapping[str, int]
+    words_left_out: Mapping[str, int]
+
+    def __str__(self) -> str:
+        text = f"{self.kept} pairs kept of {self.generated} generated"
+        if self.left_out:
+            text += f"; left out: {_counts(self.left_out)}"
+        if self.words_left_out:
+            text += f"; words that are not one token: {_counts(self.words_left_out)}"
+        return text
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Hold a task's prompt pairs, the same pairs as text, what was left out, and the options."""
+
+    pairs: PromptPairs
+    samples: tuple[Sample, ...]
+    report: TaskReport
+    options: Mapping[str, str | int | None]
+
+
+def make_task(
+    name: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    vocab_size: int | None = None,
+    examples: int = 64,
+    seed: int = 0,
+    bos: bool | None = None,
+    length: int | None = None,
+    groups: Sequence[str] | None = None,
+    **options: object,
+) -> TaskResult:
+    """Make distinct prompt pairs of a built-in task for one tokenizer, determined by the seed.
+
+    `bos` forces a beginning-of-sequence token or none (default: what the tokenizer does);
+    `length` keeps only pairs of that many tokens, `groups` only these templates; `options` are the
+    task's own. Fewer examples are a prefix of more. Raises UnknownName, or PromptError if
+    there are not enough distinct pairs.
+
+    >>> result = make_task("induction", vocab_size=100, examples=3, period=4, repeat=2)
+    >>> [len(pair.clean) for pair in result.pairs], result.report.kept
+    ([6, 6, 6], 3)
+    """
+    found = get_task(name)
+    values = found.read_options(options)
+    _check(examples, seed, vocab_size)
+    if tokenizer is None and (found.needs_tokenizer or vocab_size is None):
+        raise PromptError(_no_tokenizer(found))
+    if tokenizer is None and bos:
+        raise PromptError("bos=True needs a tokenizer, which knows the token; accepted: bos=False.")
+    tokens = None if tokenizer is None else Tokens(tokenizer, bos)
+    vocabulary = Vocabulary(tokens, vocab_size)
+    spaces = _spaces(found, vocabulary, values, groups)
+    maker = _Maker(tokens, vocab_size, length)
+    pairs, samples = _collect(maker, walk(spaces, random.Random(seed)), examples)
+    report = TaskReport(maker.generated, len(pairs), dict(maker.left_out), vocabulary.left_out)
+    if len(pairs) < examples:
+        raise PromptError(_too_few(name, examples, report, maker.exhausted))
+    prompts = PromptPairs(
+        tuple(pairs), name, seed, tokens.bos_prepended if tokens is not None else False
+    )
+    return TaskResult(prompts, tuple(samples), report, values)
+
+
+def preview(
+    name: str, *, examples: int = 4, seed: int = 0, **options: object
+) -> tuple[Sample, ...]:
+    """Return sample pairs of a task as text, without any tokenizer.
+
+    >>> preview("capitals", examples=1)[0].answers[0].startswith(" ")
+    True
+    """
+    found = get_task(name)
+    values = found.read_options(options)
+    _check(examples, seed, None)
+    spaces = _spaces(found, Vocabulary(), values, None)
+    chosen = islice(walk(spaces, random.Random(seed)), examples)
+    return tuple(_sample(group, candidate, None) for group, candidate in chosen)
+
+
+def get_task(name: str) -> Task:
+    """Return a registered task; raises UnknownName with the nearest match."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+class _Maker:
+    """Turn candidates into pairs for one tokenizer and count those it leaves out."""
+
+    def __init__(self, tokens: Tokens | None, vocab_size: int | None, length: int | None) -> None:
+        self.tokens = tokens
+        self.generated = 0
+        self.left_out: Counter[str] = Counter()
+        self.exhausted = False
+        self._limit = vocab_size
+        self._length = length
+        self._seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+
+    def pair(self, group: str, candidate: Candidate) -> Pair | None:
+        """Return the pair, or None after counting why not."""
+        self.generated += 1
+        clean, corrupted = self._prompts(candidate)
+        answers, distractors = self._ids(candidate.answers), self._ids(candidate.distractors)
+        reason = self._reason(clean, corrupted, answers, distractors)
+        if reason:
+            self.left_out[reason] += 1
+            return None
+        self._seen.add((clean, corrupted))
+        position = len(clean) - 1 if self.tokens is None else self.tokens.last(clean)
+        return Pair(clean, corrupted, answers, distractors, position, group)
+
+    def _prompts(self, candidate: Candidate) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        clean, corrupted = candidate.clean, candidate.corrupted
+        if isinstance(clean, str) or isinstance(corrupted, str):
+            assert self.tokens is not None
+            first, second = self.tokens.prompts([str(clean), str(corrupted)])
+            return first, second
+        if self.tokens is None:
+            return clean, corrupted
+        return self.tokens.wrap(clean), self.tokens.wrap(corrupted)
+
+    def _ids(self, answers: tuple[str, ...] | tuple[int, ...]) -> tuple[int, ...]:
+        """Return the ids of answers; -1 for one that is not a single token."""
+        ids: list[int] = []
+        for answer in answers:
+            one = self.tokens.single(answer) if self.tokens and isinstance(answer, str) else answer
+            ids.append(one if isinstance(one, int) else -1)
+        return tuple(ids)
+
+    def _reason(
+        self,
+        clean: tuple[int, ...],
+        corrupted: tuple[int, ...],
+        answers: tuple[int, ...],
+        distractors: tuple[int, ...],
+    ) -> str:
+        every = (*answers, *distractors)
+        prompts = (*clean, *corrupted)
+        tests = (
+            (-1 in every, "an answer is not one token"),
+            (len(set(every)) < len(every), "an answer is also another answer"),
+            (len(clean) != len(corrupted), "the prompts do not align"),
+            (clean == corrupted, "the prompts are the same"),
+            (self._length not in (None, len(clean)), f"not {self._length} tokens long"),
+            (
+                self.tokens is not None and self.tokens.has_unknown(prompts),
+                "a word is unknown to the tokenizer",
+            ),
+            (
+                self._limit is not None and max(*prompts, *every) >= self._limit,
+                "a token lies beyond vocab_size",
+            ),
+            ((clean, corrupted) in self._seen, "the same pair again"),
+        )
+        return next((reason for failed, reason in tests if failed), "")
+
+
+def _collect(
+    maker: _Maker, candidates: Iterator[tuple[str, Candidate]], examples: int
+) -> tuple[list[Pair], list[Sample]]:
+    pairs: list[Pair] = []
+    samples: list[Sample] = []
+    most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
+    for group, candidate in islice(candidates, most):
+        pair = maker.pair(group, candidate)
+        if pair is not None:
+            pairs.append(pair)
+            samples.append(_sample(group, candidate, maker.tokens))
+        if len(pairs) == examples:
+            break
+    else:
+        maker.exhausted = maker.generated < most
+    return pairs, samples
+
+
+def _spaces(
+    found: Task,
+    vocabulary: Vocabulary,
+    values: Mapping[str, object],
+    groups: Sequence[str] | None,
+) -> list[Space]:
+    spaces = list(found.spaces(vocabulary, **values))
+    if groups is None:
+        return spaces
+    tags = list(dict.fromkeys(space.group for space in spaces))
+    for group in groups:
+        if group not in tags:
+            raise unknown(f"group of task '{found.name}'", group, tags)
+    return [space for space in spaces if space.group in groups]
+
+
+def _sample(group: str, candidate: Candidate, tokens: Tokens | None) -> Sample:
+    def text(value: str | tuple[int, ...]) -> str:
+        if isinstance(value, str):
+            return value
+        return " ".join(map(str, value)) if tokens is None else tokens.text(value)
+
+    def one(value: str | int) -> str:
+        return value if isinstance(value, str) else text((value,))
+
+    return Sample(
+        text(candidate.clean),
+        text(candidate.corrupted),
+        tuple(one(answer) for answer in candidate.answers),
+        tuple(one(distractor) for distractor in candidate.distractors),
+        group,
+    )
+
+
+def _check(examples: int, seed: int, vocab_size: int | None) -> None:
+    limits = (("examples", examples, 1), ("seed", seed, 0), ("vocab_size", vocab_size, 1))
+    for what, value, least in limits:
+        if value is not None and value < least:
+            raise PromptError(f"{what} is {value}; accepted: a whole number from {least} up.")
+
+
+def _no_tokenizer(found: Task) -> str:
+    if not found.needs_tokenizer:
+        return (
+            f"task '{found.name}' needs the size of the model's vocabulary; accepted: a "
+            "vocab_size, or a tokenizer."
+        )
+    without = [task.name for task in TASKS.values() if not task.needs_tokenizer]
+    return (
+        f"task '{found.name}' is made of text and needs the model's tokenizer, but none was given; "
+        f"without a tokenizer, with a vocab_size: {', '.join(without)}."
+    )
+
+
+def _too_few(name: str, examples: int, report: TaskReport, exhausted: bool) -> str:
+    reasons = []
+    if report.left_out:
+        reasons.append(f"pairs left out: {_counts(report.left_out)}")
+    if report.words_left_out:
+        reasons.append(f"words left out as not one token: {_counts(report.words_left_out)}")
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    among = "" if exhausted else f" among the {report.generated} candidates tried"
+    many = f"only {report.kept} distinct" if report.kept else "no"
+    fewer = f"at most {report.kept} examples, " if report.kept else ""
+    return (
+        f"task '{name}' has {many} pairs for this tokenizer and these options{among}, but "
+        f"{examples} were asked for{why}; accepted: {fewer}other options, or pairs of your own "
+        "in a file."
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in counts.items())

@@ -1,0 +1,58 @@
+"""What a task may ask about the tokenizer, so that it adapts to any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..tokens import Tokens
+from ._words import words
+
+T = TypeVar("T")
+
+
+class Vocabulary:
+    """Answer a task's questions about a tokenizer; without one, every word is taken as it is.
+
+    `left_out` counts the words that a list lost because they are not one token.
+    """
+
+    def __init__(self, tokens: Tokens | None = None, size: int | None = None) -> None:
+        self.tokens = tokens
+        self.size = size
+        self.left_out: dict[str, int] = {}
+
+    def single(self, text: str) -> bool:
+        """Tell whether a text is one token."""
+        return self.tokens is None or self.tokens.single(text) is not None
+
+    def keep(
+        self, what: str, items: Sequence[T], answers: Callable[[T], Iterable[str]]
+    ) -> tuple[T, ...]:
+        """Keep the items all of whose answers are one token; count the rest under `what`."""
+        kept = tuple(item for item in items if all(self.single(a) for a in answers(item)))
+        if len(kept) < len(items):
+            self.left_out[what] = self.left_out.get(what, 0) + len(items) - len(kept)
+        return kept
+
+    def keep_words(self, what: str, items: Sequence[str]) -> tuple[str, ...]:
+        """Keep the words that are one token with a space before them."""
+        return self.keep(what, items, lambda word: (f" {word}",))
+
+    def continues(self, text: str, ending: str) -> bool:
+        """Tell whether a text that goes on with `ending` is its own tokens and one more."""
+        if self.tokens is None:
+            return True
+        start, whole = self.tokens.encode(text), self.tokens.encode(text + ending)
+        return whole[:-1] == start and whole[-1:] == (self.tokens.single(ending),)
+
+    def random_items(self) -> tuple[Sequence[int], bool] | tuple[Sequence[str], bool]:
+        """Return what random sequences are made of, and whether it is token ids.
+
+        With a tokenizer its plain words; else all ids of the vocabulary; else a list of words.
+        """
+        if self.tokens is not None:
+            return self.tokens.ordinary(self.size), True
+        if self.size is not None:
+            return range(self.size), True
+        return words("words"), False

@@ -1,0 +1,78 @@
+"""Entity tracking (Kim and Schuster 2023): which object is in the box that is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+from ...errors import PromptError
+from ._registry import task
+from ._space import Candidate, Pick, Space
+from ._vocabulary import Vocabulary
+from ._words import words
+
+Corruption = Literal["question", "contents"]
+
+# One statement, what separates statements, the whole with its question.
+_TEMPLATES = (
+    ("the {thing} is in Box {box}", ", ", "{facts}. Box {asked} contains the"),
+    ("Box {box} holds the {thing}", ", ", "{facts}. Box {asked} holds the"),
+    ("a {thing} into Box {box}", ", ", "I put {facts}. When I open Box {asked}, I find the"),
+    ("the {thing} went into Box {box}", " and ", "{facts}. So inside Box {asked} there is the"),
+)
+_BOXES = "ABCDEFGHKLMNPRSTXZ"
+
+
+@task("entity-tracking", summary="boxes and their contents: what is in the box asked about")
+def entity_tracking(
+    vocabulary: Vocabulary, *, corruption: Corruption = "question", boxes: int | None = None
+) -> Iterator[Space]:
+    """Yield 3, 4 and 5 boxes (or `boxes`) with their contents and a question about one.
+
+    Corruptions: `question` asks about another box; `contents` exchanges the contents of the box
+    asked about and another.
+    """
+    if boxes is not None and not 2 <= boxes <= len(_BOXES):
+        raise PromptError(
+            f"task 'entity-tracking' got boxes={boxes}; accepted: 2 to {len(_BOXES)}."
+        )
+    objects = [thing for thing in words("objects") if thing != "box"]
+    things = vocabulary.keep_words("objects", objects)
+    for number, template in enumerate(_TEMPLATES):
+        for count in (3, 4, 5) if boxes is None else (boxes,):
+            picks = (Pick(things, count), Pick(_BOXES, count), Pick(range(count), 2))
+            yield Space(f"t{number}n{count}", picks, partial(_pair, template, corruption))
+
+
+def _pair(
+    template: tuple[str, str, str],
+    corruption: Corruption,
+    things: tuple[str, ...],
+    boxes: tuple[str, ...],
+    asked: tuple[int, int],
+) -> Candidate:
+    right, wrong = asked
+    if corruption == "question":
+        corrupted = _text(template, things, boxes, boxes[wrong])
+    else:
+        moved = list(things)
+        moved[right], moved[wrong] = things[wrong], things[right]
+        corrupted = _text(template, tuple(moved), boxes, boxes[right])
+    return Candidate(
+        _text(template, things, boxes, boxes[right]),
+        corrupted,
+        (f" {things[right]}",),
+        (f" {things[wrong]}",),
+    )
+
+
+def _text(
+    template: tuple[str, str, str], things: tuple[str, ...], boxes: tuple[str, ...], asked: str
+) -> str:
+    fact, between, whole = template
+    facts = between.join(
+        fact.format(thing=thing, box=box) for thing, box in zip(things, boxes, strict=True)
+    )
+    text = whole.format(facts=facts, asked=asked)
+    return text[0].upper() + text[1:]

@@ -1,0 +1,59 @@
+"""Subject-verb agreement (Linzen et al. 2016): with the subject, not the nearest noun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from ._registry import task
+from ._space import Candidate, Pick, Space
+from ._vocabulary import Vocabulary
+from ._words import word_pairs
+
+_TEMPLATES = (
+    "The {subject} near the {other}",
+    "The {subject} behind the {other}",
+    "The {subject} that the {other} liked",
+    "The {subject} next to the {other}",
+    "The {subject} in front of the {other}",
+    "The {subject} described by the {other}",
+)
+_VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
+
+
+@task("subject-verb-agreement", summary="singular or plural verb after a subject and another noun")
+def subject_verb_agreement(vocabulary: Vocabulary) -> Iterator[Space]:
+    """Yield all four combinations of numbers; the corrupted twin changes the subject's number.
+
+    A group is the numbers of subject and other noun (S, P) and the template.
+    """
+    verbs = vocabulary.keep("verbs", _VERBS, _spaced)
+    if not verbs:
+        return
+    nouns = Pick(vocabulary.keep("nouns", word_pairs("nouns"), _spaced), 2)
+    for number, template in enumerate(_TEMPLATES):
+        for subject in (0, 1):
+            for other in (0, 1):
+                build = partial(_pair, template, verbs, subject, other)
+                yield Space(f"{'SP'[subject]}{'SP'[other]}{number}", (nouns,), build)
+
+
+def _pair(
+    template: str,
+    verbs: tuple[tuple[str, str], ...],
+    subject: int,
+    other: int,
+    nouns: tuple[tuple[str, str], tuple[str, str]],
+) -> Candidate:
+    chosen, nearest = nouns
+    fill = partial(template.format, other=nearest[other])
+    return Candidate(
+        fill(subject=chosen[subject]),
+        fill(subject=chosen[1 - subject]),
+        tuple(f" {verb[subject]}" for verb in verbs),
+        tuple(f" {verb[1 - subject]}" for verb in verbs),
+    )
+
+
+def _spaced(forms: tuple[str, str]) -> tuple[str, ...]:
+    return tuple(f" {form}" for form in forms)
