@@ -126,6 +126,7 @@ def help_text(command: str) -> str | None:
     arguments = [sys.executable, "-c", code, *command.split(), "--help"]
     environment = {**os.environ, "COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode in (0, 2), done.stderr
     return done.stdout if done.returncode == 0 else None
 
 

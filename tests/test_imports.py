@@ -314,8 +314,9 @@ def _loaded_by(code: str) -> set[str]:
     """Run code in a fresh interpreter; return the top-level names in sys.modules afterwards."""
     report = "import sys; print('LOADED', *sorted({m.split('.')[0] for m in sys.modules}))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("LOADED ")[2].split())
 
 
