@@ -1,0 +1,59 @@
+"""Read and write circuits, scores and diffs: the file modules' functions in one place.
+
+| file | format | functions |
+| --- | --- | --- |
+| `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
+| `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
+| `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import circuit_file, diff_file
+from .circuit_file import (
+    CircuitFile,
+    circuit_from_document,
+    model_block,
+    read_circuit,
+    write_circuit,
+)
+from .diff_file import DiffFile, diff_files, diff_from_document, read_diff, unlike, write_diff
+from .json_files import read_document
+from .safe_write import check_writable
+from .score_file import ScoresFile, read_scores, scores_path, write_scores
+
+__all__ = [
+    "CircuitFile",
+    "DiffFile",
+    "ScoresFile",
+    "check_writable",
+    "diff_files",
+    "model_block",
+    "read_any",
+    "read_circuit",
+    "read_diff",
+    "read_scores",
+    "scores_path",
+    "unlike",
+    "write_circuit",
+    "write_diff",
+    "write_scores",
+]
+
+
+def read_any(path: str | Path) -> CircuitFile | DiffFile:
+    """Read a circuit file or a diff file, whichever it is.
+
+    Raises:
+        FileFormatError: neither, or something in it is wrong.
+    """
+    formats = {
+        circuit_file.FORMAT: circuit_file.VERSION,
+        diff_file.FORMAT: diff_file.VERSION,
+    }
+    document = read_document(path, "a circuit or diff file", formats)
+    if document["format"] == circuit_file.FORMAT:
+        return circuit_from_document(path, document)
+    return diff_from_document(path, document)

@@ -1,0 +1,199 @@
+"""JSON files: read with a diagnosis of what is wrong, written in one fixed form.
+
+The form: two spaces of indentation, numbers that are not finite as null, and rows (edges) one to
+a line, so that two versions of a file compare well line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import EdgewiseError, FileFormatError
+
+
+def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, Any]:
+    """Read a JSON file of one of some formats.
+
+    Args:
+        path: the file.
+        what: what is expected, for messages, as in "a circuit file".
+        formats: accepted values of `format`, with the newest version this program reads.
+
+    Raises:
+        FileFormatError: the file is missing, damaged, of another format or too new.
+    """
+    document = _parse(path, _read_text(path, what), what)
+    if not isinstance(document, dict) or not isinstance(document.get("format"), str):
+        raise FileFormatError(
+            f'{path} is JSON, but not {what}: it has no "format"; accepted: {" or ".join(formats)}.'
+        )
+    found, version = document["format"], document.get("version")
+    if found not in formats:
+        raise FileFormatError(
+            f"{path} is not {what}: its format is '{found}'; accepted: {' or '.join(formats)}."
+            + _HINTS.get(found, "")
+        )
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FileFormatError(f"{path}: version is {version!r}; accepted: 1 to {formats[found]}.")
+    if version > formats[found]:
+        raise FileFormatError(
+            f"{path} was written by a newer edgewise: it is {found} version {version}, this "
+            f"program reads up to version {formats[found]}; update edgewise."
+        )
+    return document
+
+
+_HINTS = {
+    "edgewise/diff": " This is a diff of two circuits: draw it, or give one of the two circuits.",
+    "edgewise/circuit": " This is a single circuit: compare two with `edgewise diff`.",
+}
+
+
+def _read_text(path: str | Path, what: str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise FileFormatError(f"{path} does not exist; expected {what}.") from None
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is not {what}: it is not text (UTF-8).") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileFormatError(f"cannot read {path}: {reason}; expected {what}.") from error
+
+
+def _parse(path: str | Path, text: str, what: str) -> Any:
+    def refuse_constant(name: str) -> NoReturn:
+        raise FileFormatError(f"{path} holds {name}, which JSON does not have; accepted: null.")
+
+    try:
+        return json.loads(text, parse_constant=refuse_constant)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(_diagnose(path, text, what, error)) from None
+    except (RecursionError, ValueError) as error:
+        raise FileFormatError(f"{path} is damaged: {error}.") from None
+
+
+def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeError) -> str:
+    """Tell an empty file, one that was cut, a damaged one, and one that never was JSON."""
+    if not text.strip():
+        return f"{path} is empty; expected {what}."
+    if not text.lstrip().startswith(("{", "[")):
+        return f"{path} is not {what}: it is not JSON."
+    cut = error.msg.startswith("Unterminated string") or re.fullmatch(
+        r"\s*[\w.+-]{0,8}\s*", text[error.pos :]
+    )
+    if cut:
+        last = text.count("\n", 0, len(text.rstrip())) + 1
+        return (
+            f"{path} is damaged: it was cut off at line {last}, before its end; restore the whole "
+            "file or make it again."
+        )
+    return (
+        f"{path} is damaged: line {error.lineno}, column {error.colno} cannot be read as JSON "
+        f"({error.msg}); restore the file or make it again."
+    )
+
+
+# -- checking parts -----------------------------------------------------------------------------
+
+
+def missing_keys(document: Mapping[str, Any], required: Mapping[str, Collection[str]]) -> list[str]:
+    """List, as `block.key`, every required key that is missing, and blocks that are no objects.
+
+    >>> missing_keys({"a": {"x": 1}, "c": 3}, {"a": ["x", "y"], "b": ["z"], "c": []})
+    ['a.y', 'b', 'c (an object)']
+    """
+    lacking = []
+    for block, keys in required.items():
+        found = document.get(block)
+        if found is None:
+            lacking.append(block)
+        elif not isinstance(found, Mapping):
+            lacking.append(f"{block} (an object)")
+        else:
+            lacking += [f"{block}.{key}" for key in keys if key not in found]
+    return lacking
+
+
+def listed(problems: list[str], most: int = 3) -> str:
+    """Join the first few problems and count the rest."""
+    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def dump_document(document: Mapping[str, Any], rows: Collection[str]) -> str:
+    """Return the text of a document; the lists named in `rows` (plain already) one item a line.
+
+    >>> print(dump_document({"a": {"x": float("nan")}, "edges": [["m0", 1.0]]}, {"edges"}), end="")
+    {
+      "a": {
+        "x": null
+      },
+      "edges": [
+        ["m0", 1.0]
+      ]
+    }
+
+    Raises:
+        EdgewiseError: a value JSON cannot hold; names its place.
+    """
+    parts = []
+    for key, value in document.items():
+        if key in rows and value:
+            items = ",\n".join(f"    {_ROW.encode(item)}" for item in value)
+            parts.append(f"  {_ROW.encode(key)}: [\n{items}\n  ]")
+        else:
+            block = _BLOCK.encode(to_plain(value, key)).replace("\n", "\n  ")
+            parts.append(f"  {_ROW.encode(key)}: {block}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+_ROW = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_BLOCK = json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=2)
+
+
+def to_plain(value: Any, where: str) -> Any:
+    """Turn a value into what JSON holds: tuples to lists, numpy to numbers, not finite to None.
+
+    Raises:
+        EdgewiseError: any other type, or a key that is not text.
+    """
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise EdgewiseError(f"{where} cannot be saved: its key {wrong[0]!r} is not text.")
+        return {key: to_plain(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(inner, f"{where}[{i}]") for i, inner in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of numpy or torch
+        return to_plain(value.item(), where)
+    raise EdgewiseError(
+        f"{where} cannot be saved: it is of type {type(value).__name__}; accepted: numbers, text, "
+        "lists and mappings of them."
+    )
+
+
+def ordered(block: Mapping[str, Any], first: Collection[str]) -> dict[str, Any]:
+    """Return a block with the documented keys first and the others sorted, nested ones too."""
+    rest = sorted(key for key in block if key not in first)
+    return {key: _sorted(block[key]) for key in [*(k for k in first if k in block), *rest]}
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return value
