@@ -83,7 +83,7 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
             merged = wrapped.merge_and_unload(safe_merge=True)
     except Exception as error:
         raise ModelNotFound(f"{where}: {one_line(error)}") from error
-    return merged  # type: ignore[no-any-return]
+    return merged
 
 
 def describe_adapter(directory: Path, base: str, revision: str | None) -> AdapterInfo:
@@ -114,7 +114,8 @@ def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
         return
     with safe_open(file, framework="pt") as stored, quiet():
         found = set(stored.keys())
-        wanted = set(get_peft_model_state_dict(wrapped))
+        embeddings = any("embed_tokens" in name or "lm_head" in name for name in found)
+        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings))
     for kind, names in (("lacks", wanted - found), ("has no place for", found - wanted)):
         if names:
             raise ModelNotFound(

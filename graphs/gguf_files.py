@@ -47,7 +47,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
         ) from error
     _refuse_unread_tensors(path, model, info)
     _tidy(model.config)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def gguf_tokenizer(path: Path) -> Any:

@@ -226,7 +226,7 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
             "Accepted: a complete directory as save_pretrained writes it."
         ) from error
     _refuse_partial(info, source)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _attention(config: dict[str, Any]) -> str:

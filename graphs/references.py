@@ -26,6 +26,7 @@ ACCEPTED = (
 )
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_PATIENCE_SECONDS = 10.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -69,6 +70,8 @@ def find(
     Raises:
         ModelNotFound: nothing is there, or not what a language model's directory must hold.
     """
+    if not reference.strip():
+        raise ModelNotFound(f"the model's name is empty; accepted: {ACCEPTED}.")
     local = Path(reference).expanduser()
     if reference == ALIAS or (not local.exists() and reference.startswith(f"{ALIAS}@")):
         if revision or "@" in reference:
@@ -180,11 +183,30 @@ def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights:
 
 
 def _snapshot(name: str, revision: str | None, patterns: list[str]) -> str:
-    """Download what is missing of a repository; offline, take what the hub's cache has."""
-    from huggingface_hub import errors, snapshot_download
+    """Download what is missing of a repository; offline, take what the hub's cache has.
 
+    The hub is asked once with a time limit first, because a download waits for ever on a
+    connection that is open and silent.
+    """
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
     try:
-        return str(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        unreachable = ""
+        try:
+            HfApi().repo_info(name, revision=revision, timeout=_PATIENCE_SECONDS)
+        except (*refusals, errors.HFValidationError):
+            raise
+        except Exception as error:  # no network has many forms: each library its own
+            unreachable = _reason(error)
+        return str(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=bool(unreachable),
+            )
+        )
     except errors.RevisionNotFoundError as error:
         raise ModelNotFound(
             f"Hugging Face model '{name}' has no revision '{revision}'; accepted: a branch, tag "
@@ -200,12 +222,18 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> str:
             f"model '{name}' exists neither on this machine nor, visibly, on the Hugging Face "
             f"hub{_near(name)}"
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:
         raise ModelNotFound(
             f"model '{name}' is not on this machine, and the Hugging Face hub cannot be reached: "
-            f"{one_line(error, 120)} With network, try again (HF_HUB_OFFLINE must not be set); "
-            f"without, name a model that is here{_near(name)}"
+            f"{unreachable or _reason(error)} With network, try again (HF_HUB_OFFLINE must not be "
+            f"set); without, name a model that is here{_near(name)}"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the hub's explanation, without its boilerplate."""
+    first = str(error).partition("\n")[0].removeprefix("Got: ")
+    return one_line(RuntimeError(first), 120)
 
 
 def _near(name: str) -> str:

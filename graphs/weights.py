@@ -34,7 +34,7 @@ def weights_sha256(model: PreTrainedModel) -> str:
     return found.hexdigest()
 
 
-def _float32_blocks(tensor: Tensor) -> Iterator[memoryview]:
+def _float32_blocks(tensor: Tensor) -> Iterator[bytes]:
     """Yield a tensor's values as bytes, a few megabytes at a time."""
     import torch
 
@@ -44,4 +44,4 @@ def _float32_blocks(tensor: Tensor) -> Iterator[memoryview]:
         if block.is_floating_point():
             block = block.to(torch.float32)
         array = block.contiguous().numpy()
-        yield memoryview(array.astype(array.dtype.newbyteorder("<"), copy=False)).cast("B")
+        yield array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
