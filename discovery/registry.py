@@ -1,0 +1,129 @@
+"""The registry of discovery methods: names, options with their types, and one way to call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EdgewiseError, unknown
+
+if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
+    from ..graphs.scores import Scores
+    from ..patching.runner import Progress, Runner
+
+
+@dataclass(frozen=True)
+class Option:
+    """Declare one option of a method: its type (int, float, bool, str), default and help."""
+
+    type: type
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Hold what a method found.
+
+    Args:
+        scores: a score for every edge, or (searches) for each edge that was measured.
+        circuit: the circuit, if the method selects one itself.
+        questions: how many candidate ablations were evaluated.
+        order: in which order edges were decided, for searches.
+    """
+
+    scores: Scores
+    circuit: Circuit | None = None
+    questions: int = 0
+    order: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """Name a method. `selects`: it returns a circuit; otherwise scores to choose from."""
+
+    name: str
+    summary: str
+    options: Mapping[str, Option]
+    selects: bool
+    function: Callable[..., Discovery]
+
+    def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options with defaults filled in and types checked.
+
+        Raises:
+            UnknownName: the method has no such option.
+            EdgewiseError: a value is of a wrong type or out of range.
+        """
+        for key in options:
+            if key not in self.options:
+                raise unknown(f"option of method '{self.name}'", key, self.options)
+        return {
+            key: _checked(self.name, key, option, options.get(key, option.default))
+            for key, option in self.options.items()
+        }
+
+    def __call__(
+        self, runner: Runner, progress: Progress | None = None, **options: Any
+    ) -> Discovery:
+        """Run the method."""
+        return self.function(runner, progress=progress, **self.check(options))
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str, *, summary: str, selects: bool, options: Mapping[str, Option] | None = None
+) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
+    """Register a discovery method by name."""
+
+    def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
+        METHODS[name] = Method(name, summary, dict(options or {}), selects, function)
+        return function
+
+    return register
+
+
+def methods() -> dict[str, Method]:
+    """Map the names of all methods to them."""
+    import importlib
+    import pkgutil
+
+    package = __package__ or ""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    return dict(sorted(METHODS.items()))
+
+
+def get_method(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        UnknownName: there is none of this name.
+    """
+    known = methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]
+
+
+def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:
+    if option.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    right = isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))
+    where = f"option '{key}' of method '{method_name}'"
+    if not right:
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        raise EdgewiseError(f"{where} is {value!r}; accepted: {kind[option.type]}.")
+    if option.choices and value not in option.choices:
+        raise unknown(where, value, option.choices)
+    if option.type is float and value != value:
+        raise EdgewiseError(f"{where} is not a number; accepted: a finite number.")
+    if option.minimum is not None and value < option.minimum:
+        raise EdgewiseError(f"{where} is {value}; accepted: at least {option.minimum:g}.")
+    return value

@@ -1,0 +1,171 @@
+"""The certificate: proof, on given or generated tokens, that a lift computes what the model does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import CertificateFailed
+from ..graphs.circuit import Circuit
+from ..graphs.lifted import LiftedModel
+from .ablations import zero
+from .metrics import METRICS
+from .prompts import Batch, Pair, PromptPairs
+from .runner import Chunk, Runner, sender_deltas
+from .trace import Trace, run_plain
+
+RELATIVE_TOLERANCE = {
+    torch.float64: 1e-5,  # the norms of most model classes compute in float32 whatever the type
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+SAMPLE = 8
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Hold the largest errors of a lift.
+
+    Args:
+        kept_all: of logits with every edge kept, against the original model's.
+        kept_none: of logits with no edge kept, against the original on the corrupted prompts.
+        stream: of the stream at every port against the sum of its senders and constants, and
+            against the original model's hidden states; relative to the stream's largest entry.
+        tolerance: what `kept_all` and `kept_none` may be, in logits.
+        stream_tolerance: what `stream` may be.
+    """
+
+    kept_all: float
+    kept_none: float
+    stream: float
+    tolerance: float
+    stream_tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether all errors are within tolerance."""
+        return (
+            self.kept_all <= self.tolerance
+            and self.kept_none <= self.tolerance
+            and self.stream <= self.stream_tolerance
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the three errors, as circuit files store them."""
+        return {"kept_all": self.kept_all, "kept_none": self.kept_none, "stream": self.stream}
+
+    def require(self) -> Certificate:
+        """Return the certificate if it passed.
+
+        Raises:
+            CertificateFailed: it did not; the message gives the errors and the tolerance.
+        """
+        if not self.passed:
+            raise CertificateFailed(
+                "the lifted model does not compute what the original computes: largest error with "
+                f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
+                f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
+                f"{self.stream_tolerance:.3g}). The model has something its family's description "
+                "misses; no result from it could be trusted."
+            )
+        return self
+
+
+def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
+    """Compare a lifted model with the original.
+
+    Args:
+        model: the lifted model.
+        pairs: prompts to compare on (the first few are used); default: generated tokens.
+    """
+    pairs = generated_pairs(model) if pairs is None else PromptPairs(pairs.pairs[:SAMPLE])
+    runner = Runner.create(model, pairs, metric=METRICS["nll"], batch_size=len(pairs))
+    (chunk,) = runner.chunks()
+    batch = chunk.batch
+    clean, hidden = original_run(model, batch.clean, batch)
+    corrupted, _ = original_run(model, batch.corrupted, batch)
+    rows = torch.arange(len(batch), device=batch.clean.device)
+    full, empty = (
+        runner.chunk_logits(chunk, c.kept[None])[0]
+        for c in (Circuit.full(model.graph), Circuit.empty(model.graph))
+    )
+    plain = run_plain(model, batch.clean, chunk.context)
+    everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
+    kept_all = max(
+        float((full - clean[rows, batch.answer_position]).abs().max()),
+        float(everywhere.abs().max()),
+    )
+    kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
+    share = RELATIVE_TOLERANCE[model.dtype]
+    return Certificate(
+        kept_all=kept_all,
+        kept_none=kept_none,
+        stream=_stream_error(chunk, plain, hidden),
+        tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
+        stream_tolerance=share,
+    )
+
+
+def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
+    """Make random prompt pairs of unequal lengths for any vocabulary."""
+    draw = random.Random(seed)
+    vocabulary = model.tokens.shape[0]
+    longest = min(12, model.max_positions or 12)
+
+    def tokens(length: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocabulary) for _ in range(length))
+
+    lengths = [longest, max(1, longest - 5)]
+    return PromptPairs(tuple(Pair(tokens(n), tokens(n), (0,), (1,)) for n in lengths))
+
+
+@torch.no_grad()
+def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D]."""
+    assert model.model is not None
+    out = model.model(
+        input_ids=ids,
+        attention_mask=batch.mask.long(),
+        position_ids=batch.position_ids,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    return out.logits, list(out.hidden_states)
+
+
+@torch.no_grad()
+def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
+    """Add up single senders and compare with every port's stream and the model's own states."""
+    model, mask = chunk.model, chunk.batch.mask
+    nothing = Trace(model, zero(plain, plain))
+    single = sender_deltas(plain, nothing)
+    streams, constants = plain.streams, nothing.streams
+    shape = streams.final.shape
+    largest, at = 0.0, model.sources
+    total = single[:at].sum(0)
+
+    def compare(stream: Tensor, constant: Tensor, own: Tensor | None = None) -> None:
+        nonlocal largest
+        summed = (total.view(shape) + constant)[mask]
+        size = max(1.0, float(summed.abs().max()))
+        for found in (stream, own):
+            if found is not None:
+                largest = max(largest, float((found[mask] - summed).abs().max()) / size)
+
+    for layer in range(model.graph.layers):
+        compare(streams.attention[layer], constants.attention[layer], hidden[layer])
+        heads = model.graph.heads
+        if model.graph.parallel:
+            compare(streams.mlp[layer], constants.mlp[layer])
+        total = total + single[at : at + heads].sum(0)
+        if not model.graph.parallel:
+            compare(streams.mlp[layer], constants.mlp[layer])
+        total = total + single[at + heads]
+        at += heads + 1
+    compare(streams.final, constants.final)
+    return largest
+
