@@ -132,10 +132,7 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         **{name: _ordered_head(getattr(file, name)) for name in ("a", "b")},
         "statistics": file.diff.summary().to_dict(),
         **ordered(file.extra, ()),
-        **{
-            part: edge_rows(getattr(file.diff, part), file.scores_a, file.scores_b)
-            for part in PARTS
-        },
+        **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
     write_text(path, dump_document(document, rows=PARTS))
 
