@@ -1,0 +1,349 @@
+"""Loading: what is loaded equals what was saved; everything else is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgewise.errors import ModelNotFound, UnknownName
+from edgewise.graphs import loading, references
+from edgewise.graphs.loading import from_module, load, load_tokenizer
+
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+
+
+def tiny(family: str = "llama", *, tied: bool = True, seed: int = 0) -> Any:
+    """Build a random model of two layers and 32 tokens."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    if family == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(vocab_size=32, n_positions=16, n_embd=8, n_layer=2, n_head=2)
+        ).eval()
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=tied,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def save_tokenizer(directory: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(directory)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    tiny().save_pretrained(path)
+    return path
+
+
+def edit(path: Path, **changes: Any) -> None:
+    value = json.loads(path.read_text())
+    value.update(changes)
+    path.write_text(json.dumps(value))
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Change the tensors of a safetensors file."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+# -- what is loaded is what was saved ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_directory_gives_the_saved_models_logits(family: str, tmp_path: Path) -> None:
+    model = tiny(family)
+    model.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), device="cpu")
+    torch.testing.assert_close(logits(loaded.model), logits(model))
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert (loaded.name, loaded.revision, loaded.dtype) == (str(tmp_path), None, "float32")
+    assert loaded.tokenizer is None
+
+
+def test_shards_give_the_same_model_and_hash(tmp_path: Path) -> None:
+    model = tiny(tied=False)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size=1000)
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    whole, shards = load(str(tmp_path / "whole")), load(str(tmp_path / "shards"))
+    assert torch.equal(logits(whole.model), logits(shards.model))
+    assert whole.weights_sha256 == shards.weights_sha256
+
+
+def test_the_hash_is_of_the_values_and_not_of_how_they_are_held(saved: Path) -> None:
+    loaded = load(str(saved))
+    assert load(str(saved), dtype="float64").weights_sha256 == loaded.weights_sha256
+    assert from_module(tiny()).weights_sha256 == loaded.weights_sha256
+    assert from_module(tiny(seed=1)).weights_sha256 != loaded.weights_sha256
+    changed = tiny()
+    changed.model.layers[1].mlp.down_proj.weight.data[3, 2] += 1e-3
+    assert from_module(changed).weights_sha256 != loaded.weights_sha256
+
+
+def test_the_hash_ignores_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = from_module(tiny()).weights_sha256
+    monkeypatch.setattr("edgewise.graphs.weights._CHUNK", 7)
+    assert from_module(tiny()).weights_sha256 == whole
+
+
+def test_dtype_is_the_one_asked_for(saved: Path) -> None:
+    for name in loading.DTYPES:
+        assert load(str(saved), dtype=name).model.dtype == getattr(torch, name)
+
+
+def test_the_tokenizer_is_read_only_when_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tokenizer(saved)
+    read: list[str] = []
+    real = loading._read_tokenizer
+    monkeypatch.setattr(
+        loading, "_read_tokenizer", lambda source: read.append(source.name) or real(source)
+    )
+    loaded = load(str(saved))
+    assert read == []
+    assert loaded.tokenizer("b a").input_ids == [2, 1]
+    assert loaded.tokenizer is loaded.tokenizer
+    assert read == [str(saved)]
+    assert load_tokenizer(str(saved))("a").input_ids == [1]
+
+
+def test_loading_writes_nothing_to_the_terminal(
+    saved: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load(str(saved))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_soft_cap_is_not_dropped_by_the_choice_of_attention() -> None:
+    assert loading._attention({"attn_logit_softcapping": 50.0}) == "eager"
+    assert loading._attention({}) == "sdpa"
+
+
+# -- live modules --------------------------------------------------------------------------------
+
+
+def test_a_live_module_is_taken_as_it_is() -> None:
+    model = tiny()
+    loaded = from_module(model, tokenizer="any", name="mine")
+    assert loaded.model is model
+    assert all(p.requires_grad for p in model.parameters())
+    assert (loaded.name, loaded.tokenizer, loaded.path) == ("mine", "any", None)
+
+
+def test_a_module_that_is_no_causal_model_is_refused() -> None:
+    with pytest.raises(ModelNotFound, match=r"Linear; accepted: a causal"):
+        from_module(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ModelNotFound, match=r"LlamaModel; accepted"):
+        from_module(tiny().model)
+
+
+def test_a_module_in_training_mode_is_refused_and_left_so() -> None:
+    model = tiny().train()
+    with pytest.raises(ModelNotFound, match=r"call model\.eval\(\)"):
+        from_module(model)
+    assert model.training
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def test_pickled_weights_need_permission(saved: Path) -> None:
+    model = tiny()
+    torch.save(model.state_dict(), saved / "pytorch_model.bin")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match=r"pytorch_model\.bin only, a pickle.*allow_pickle=True"):
+        load(str(saved))
+    assert torch.equal(logits(load(str(saved), allow_pickle=True).model), logits(model))
+
+
+def test_a_pickle_that_runs_code_is_refused_even_with_permission(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Path("x")}, saved / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+        load(str(saved), allow_pickle=True)
+
+
+def test_a_missing_tensor_is_refused(saved: Path) -> None:
+    rewrite(saved / "model.safetensors", lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(ModelNotFound, match=r"1 missing keys \(model\.layers\.1\.mlp\.up_proj"):
+        load(str(saved))
+
+
+def test_a_foreign_tensor_is_refused(saved: Path) -> None:
+    rewrite(
+        saved / "model.safetensors",
+        lambda t: t.update({"model.layers.0.mlp.gate_proj.bias": torch.zeros(12)}),
+    )
+    with pytest.raises(ModelNotFound, match=r"1 unexpected keys \(model\.layers\.0\.mlp\.gate"):
+        load(str(saved))
+
+
+def test_a_tensor_of_another_shape_is_refused(saved: Path) -> None:
+    edit(saved / "config.json", intermediate_size=16)
+    with pytest.raises(ModelNotFound, match=r"mlp\.|mismatch|size"):
+        load(str(saved))
+
+
+def test_a_missing_shard_is_refused(tmp_path: Path) -> None:
+    tiny(tied=False).save_pretrained(tmp_path, max_shard_size=1000)
+    min(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ModelNotFound, match="cannot be loaded from"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("size", [0, 5, 400])
+def test_a_cut_safetensors_file_is_refused(saved: Path, size: int) -> None:
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ModelNotFound, match="cannot be loaded from") as caught:
+        load(str(saved))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"'])
+def test_a_damaged_config_is_refused(saved: Path, text: str) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ModelNotFound, match=r"config\.json"):
+        load(str(saved))
+
+
+def test_models_without_a_language_head_are_refused(saved: Path) -> None:
+    edit(saved / "config.json", architectures=["BertModel"], model_type="bert")
+    with pytest.raises(ModelNotFound, match=r"is no causal language model.*BertModel"):
+        load(str(saved))
+
+
+def test_a_models_own_code_is_never_run(saved: Path) -> None:
+    (saved / "evil.py").write_text("raise SystemExit('ran')")
+    edit(
+        saved / "config.json",
+        model_type="own",
+        architectures=["Own"],
+        auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
+    )
+    with pytest.raises(ModelNotFound, match="brings its own code"):
+        load(str(saved))
+    edit(saved / "config.json", architectures=None)
+    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+        load(str(saved))
+
+
+def test_quantised_weights_are_refused(saved: Path) -> None:
+    edit(saved / "config.json", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ModelNotFound, match=r"quantised weights \(gptq\)"):
+        load(str(saved))
+
+
+def test_a_path_must_exist_and_hold_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="does not exist on this machine"):
+        load(str(tmp_path / "nowhere"))
+    with pytest.raises(ModelNotFound, match="it holds nothing"):
+        load(str(tmp_path))
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(ModelNotFound, match=r"name it: .*a\.gguf"):
+        load(str(tmp_path))
+    with pytest.raises(ModelNotFound, match=r"not a \.gguf file"):
+        (tmp_path / "weights.safetensors").touch()
+        load(str(tmp_path / "weights.safetensors"))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ModelNotFound, match="has no weights in safetensors"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("reference", ["", "  ", "a b", "gpt2@", "@main", "x/y/z", "file.gguf"])
+def test_what_cannot_be_a_name_is_refused_without_the_network(
+    reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "_snapshot", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(ModelNotFound, match="ccepted: a Hugging Face name"):
+        load(reference)
+
+
+def test_a_revision_is_for_hub_names_only(saved: Path) -> None:
+    with pytest.raises(ModelNotFound, match="applies to Hugging Face names only"):
+        load(str(saved), revision="main")
+    with pytest.raises(ModelNotFound, match="without a revision"):
+        load("smollm2-135m@main")
+    with pytest.raises(ModelNotFound, match="give one of them"):
+        load("org/model@a", revision="b")
+
+
+def test_dtype_and_device_are_closed_lists(saved: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'float32'"):
+        load(str(saved), dtype="float23")
+    with pytest.raises(UnknownName, match="unknown device 'gpu'"):
+        load(str(saved), device="gpu")
+    with pytest.raises(ModelNotFound, match="'cuda:99' is not on this machine"):
+        load(str(saved), device="cuda:99")
+
+
+def test_a_model_without_tokenizer_says_so(saved: Path) -> None:
+    with pytest.raises(ModelNotFound, match="without a tokenizer"):
+        load_tokenizer(str(saved))
+
+
+def test_a_damaged_tokenizer_is_refused(saved: Path) -> None:
+    save_tokenizer(saved)
+    (saved / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelNotFound, match="tokenizer of .* cannot be loaded"):
+        load_tokenizer(str(saved))
+
+
+# -- the hub, from its cache ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the hub unreachable and its cache an own directory; return the cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def test_without_network_an_unknown_name_is_refused(hub: Path) -> None:
+    with pytest.raises(ModelNotFound, match="hub cannot be reached") as caught:
+        load("someone/model@main")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ModelNotFound, match="did you mean 'smollm2-135m'"):
+        load("smolm2-135m")
+
+
+def test_a_cached_hub_model_loads_offline_with_its_commit(hub: Path, saved: Path) -> None:
+    commit, home = "c0ffee" + "0" * 34, hub / "models--someone--model"
+    shutil.copytree(saved, home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    for reference in ("someone/model", "someone/model@main", f"someone/model@{commit}"):
+        loaded = load(reference)
+        assert (loaded.name, loaded.revision) == ("someone/model", commit)
+    assert torch.equal(logits(loaded.model), logits(tiny()))
