@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from edgewise.errors import ModelNotFound, UnknownName
 from edgewise.graphs import loading, references
 from edgewise.graphs.loading import from_module, load, load_tokenizer
+
+from edgewise.errors import ModelNotFound, UnknownName
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -179,7 +179,9 @@ def test_pickled_weights_need_permission(saved: Path) -> None:
     model = tiny()
     torch.save(model.state_dict(), saved / "pytorch_model.bin")
     (saved / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFound, match=r"pytorch_model\.bin only, a pickle.*allow_pickle=True"):
+    with pytest.raises(
+        ModelNotFound, match=r"pytorch_model\.bin only, a pickle.*allow_pickle=True"
+    ):
         load(str(saved))
     assert torch.equal(logits(load(str(saved), allow_pickle=True).model), logits(model))
 
@@ -313,7 +315,7 @@ def test_a_model_without_tokenizer_says_so(saved: Path) -> None:
 def test_a_damaged_tokenizer_is_refused(saved: Path) -> None:
     save_tokenizer(saved)
     (saved / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelNotFound, match="tokenizer of .* cannot be loaded"):
+    with pytest.raises(ModelNotFound, match=r"tokenizer of .* cannot be loaded"):
         load_tokenizer(str(saved))
 
 
