@@ -1,7 +1,8 @@
-"""Horizontal places by Graphviz's `dot`, if the machine has it.
+"""The order of the vertices in each row by Graphviz's `dot`, if the machine has it.
 
-`dot` receives the skeleton (trunks included, so that it sees the same problem as the built-in
-layout), and its order and x are used; heights, curves and looks stay the drawing's own.
+`dot` receives the skeleton, trunks included, so that it sees the same problem as the built-in
+layout. From its answer the order is taken, which is where layered layouts differ in quality;
+distances, heights and curves stay the drawing's own, and so the look is the same without `dot`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def find_dot() -> str | None:
     return shutil.which("dot")
 
 
-def place_with_dot(skeleton: Skeleton, program: str, *, timeout: float) -> list[float]:
-    """Return every vertex's x as `dot` places it.
+def order_with_dot(skeleton: Skeleton, program: str, *, timeout: float) -> list[list[int]]:
+    """Return the vertices of each row from left to right as `dot` places them.
 
     Raises:
         DotFailed: it ended with an error, took longer than `timeout` seconds, or its answer
@@ -64,29 +65,21 @@ def skeleton_source(skeleton: Skeleton) -> str:
         gap = TRUNK_GAP if vertex.node is None else NODE_GAP
         lines.append(f"v{i} [width={(vertex.width + gap - _SEP) / _INCH:.4f}];")
     for segment in skeleton.segments:
-        weight = 8 if segment.main else 1
-        lines.append(f"v{segment.lower} -> v{segment.upper} [weight={weight}];")
+        lines.append(f"v{segment.lower} -> v{segment.upper} [weight={segment.pull}];")
     return "\n".join([*lines, "}", ""])
 
 
-def _read_plain(text: str, skeleton: Skeleton) -> list[float]:
-    """Read x out of the `plain` format, and check that every row came out without overlap."""
+def _read_plain(text: str, skeleton: Skeleton) -> list[list[int]]:
+    """Read the order out of the `plain` format."""
     at: dict[str, float] = {}
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["node"]:
             try:
-                at[words[1]] = float(words[2]) * _INCH
+                at[words[1]] = float(words[2])
             except (IndexError, ValueError):
                 raise DotFailed(f"answered '{line[:60]}'") from None
     try:
-        x = [at[f"v{i}"] for i in range(len(skeleton.vertices))]
+        return [sorted(row, key=lambda v: (at[f"v{v}"], v)) for row in skeleton.rows]
     except KeyError as missing:
         raise DotFailed(f"did not place vertex {missing}") from None
-    for row in skeleton.rows:
-        order = sorted(row, key=lambda v: x[v])
-        for left, right in zip(order, order[1:], strict=False):
-            a, b = skeleton.vertices[left], skeleton.vertices[right]
-            if x[right] - x[left] < (a.width + b.width) / 2:
-                raise DotFailed("placed two nodes upon each other")
-    return x

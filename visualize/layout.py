@@ -9,14 +9,15 @@ from ..errors import unknown
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Kind, Node
 from . import skeleton as skeletons
-from .dot_layout import DotFailed, find_dot, place_with_dot
+from .dot_layout import DotFailed, find_dot, order_with_dot
 from .ordering import order_rows
-from .placement import place_rows, relax
+from .placement import place_rows
 from .skeleton import Skeleton
 from .style import NODE_FONT, NODE_PAD, edge_width, text_width
 from .subject import Subject
 
 LAYOUTS = ("auto", "dot", "built-in")
+TALL = 22
 _STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3}
 
 
@@ -44,7 +45,7 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     nodes = [node for node, _ in subject.nodes]
-    rows, layers = _rows(subject.graph, nodes)
+    rows, layers = _rows(subject)
     number = {node: i for i, node in enumerate(nodes)}
     wires = [
         skeletons.Wire(
@@ -58,7 +59,8 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
     skeleton = skeletons.build(
         rows, [node_width(n) for n in nodes], wires, links(subject.graph, nodes)
     )
-    x, notes = _place(skeleton, layout, timeout)
+    order, notes = _order(skeleton, layout, timeout)
+    x = place_rows(skeleton, order)
     return Layout(skeleton, tuple(_spread(skeleton, x)), tuple(layers), notes)
 
 
@@ -81,40 +83,49 @@ def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int
     return found
 
 
-def _rows(graph: ComputationGraph, nodes: Sequence[Node]) -> tuple[list[int], list[int | None]]:
-    """Give each node its row (rows without a node are left out), and each row its layer."""
+def _rows(subject: Subject) -> tuple[list[int], list[int | None]]:
+    """Give each node its row (rows without a node are left out), and each row its layer.
 
-    def key(node: Node) -> tuple[int, int]:
+    An MLP stands above the heads of its layer. In tall drawings it stands beside them if none
+    of them feeds it, and in drawings of parallel blocks always.
+    """
+    graph, nodes = subject.graph, [node for node, _ in subject.nodes]
+    fed = {
+        line.edge.port.node.layer
+        for line in subject.lines
+        if line.edge.port.node.kind is Kind.MLP
+        and line.edge.sender.layer == line.edge.port.node.layer
+    }
+
+    def key(node: Node, compact: bool) -> tuple[int, int]:
         if node.layer is None:
             return (graph.layers if node.kind is Kind.LOGITS else -1, 0)
-        step = _STEPS[node.kind]
-        if graph.parallel and node.kind is Kind.MLP and not graph.post_norm:
-            step = _STEPS[Kind.HEAD]
-        return (node.layer, step)
+        beside = (compact or graph.parallel) and not graph.post_norm and node.layer not in fed
+        return (node.layer, _STEPS[Kind.HEAD if node.kind is Kind.MLP and beside else node.kind])
 
-    keys = sorted({key(node) for node in nodes})
-    row = {k: i for i, k in enumerate(keys)}
-    layers = [k[0] if 0 <= k[0] < graph.layers else None for k in keys]
-    return [row[key(node)] for node in nodes], layers
+    keys = [key(node, False) for node in nodes]
+    if len(set(keys)) > TALL:
+        keys = [key(node, True) for node in nodes]
+    levels = sorted(set(keys))
+    row = {k: i for i, k in enumerate(levels)}
+    layers = [layer if 0 <= layer < graph.layers else None for layer, _ in levels]
+    return [row[k] for k in keys], layers
 
 
-def _place(
+def _order(
     skeleton: Skeleton, layout: str, timeout: float
-) -> tuple[list[float], tuple[str, ...]]:
-    """Let `dot` or the built-in layout place the vertices; say so if `dot` could not."""
+) -> tuple[list[list[int]], tuple[str, ...]]:
+    """Let `dot` or the built-in layout order the rows; say so if `dot` could not."""
     notes: tuple[str, ...] = ()
     program = find_dot() if layout != "built-in" else None
     if program is not None:
         try:
-            x = place_with_dot(skeleton, program, timeout=timeout)
+            return order_with_dot(skeleton, program, timeout=timeout), notes
         except DotFailed as failure:
             notes = (f"Graphviz's dot {failure}; the built-in layout was used instead.",)
-        else:
-            order = [sorted(row, key=lambda v: (x[v], v)) for row in skeleton.rows]
-            return relax(skeleton, order, x), notes
     elif layout == "dot":
         notes = ("Graphviz's dot was not found; the built-in layout was used instead.",)
-    return place_rows(skeleton, order_rows(skeleton)), notes
+    return order_rows(skeleton), notes
 
 
 def _spread(skeleton: Skeleton, x: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ from .skeleton import Skeleton
 Order = list[list[int]]
 
 
-def order_rows(skeleton: Skeleton, *, starts: int = 6, sweeps: int = 12) -> Order:
+def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Order:
     """Return the vertices of each row from left to right, with few crossings."""
     down, up = neighbours(skeleton)
     generator = random.Random(0)
@@ -28,17 +28,30 @@ def order_rows(skeleton: Skeleton, *, starts: int = 6, sweeps: int = 12) -> Orde
         if start:
             for row in order:
                 generator.shuffle(row)
-        for sweep in range(sweeps):
-            _sweep(order, down, up, upward=sweep % 2 == 0)
-            crossings = count_crossings(order, up)
-            if crossings < fewest:
-                best, fewest = [list(row) for row in order], crossings
-    for _ in range(8):
-        _sift_all(best, down, up)
-        crossings = count_crossings(best, up)
+        found = _improve(order, down, up, sweeps)
+        crossings = count_crossings(found, up)
+        if crossings < fewest:
+            best, fewest = found, crossings
+        if not fewest:
+            break
+    return best
+
+
+def _improve(order: Order, down: list[list[int]], up: list[list[int]], sweeps: int) -> Order:
+    """Sweep, keep the best order met, and sift it until that helps no more."""
+    best, fewest = [list(row) for row in order], count_crossings(order, up)
+    for sweep in range(sweeps):
+        _sweep(order, down, up, upward=sweep % 2 == 0)
+        crossings = count_crossings(order, up)
+        if crossings < fewest:
+            best, fewest = [list(row) for row in order], crossings
+    for _ in range(12):
+        sifted = [list(row) for row in best]
+        _sift_all(sifted, down, up)
+        crossings = count_crossings(sifted, up)
         if crossings >= fewest:
             break
-        fewest = crossings
+        best, fewest = sifted, crossings
     return best
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .scene import Command, PathData
 from .skeleton import Skeleton
 
-MIN_GAP, MAX_GAP = 13.0, 58.0
+MIN_GAP, MAX_GAP = 10.0, 38.0
 
 
 def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
@@ -25,7 +25,7 @@ def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
     for row in range(len(skeleton.rows) - 1):
         sideways = sorted(m for m in moves[row] if m > 2)
         far = sideways[-1 - len(sideways) // 8] if sideways else 0.0
-        heights.append(min(MAX_GAP, MIN_GAP + 0.9 * far**0.5 + 0.35 * len(sideways)))
+        heights.append(min(MAX_GAP, MIN_GAP + 0.7 * far**0.5 + 0.22 * len(sideways)))
     return heights
 
 

@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAIN_PULL = 16
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -37,11 +39,11 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Segment:
-    """Hold a connection of two vertices in neighbouring rows; `main` ones should be straight."""
+    """Hold a connection of two vertices in neighbouring rows; a larger `pull` means straighter."""
 
     lower: int
     upper: int
-    main: bool
+    pull: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def build(
             route.append(place[trunk, row])
         routes.append((*route, wire.target))
     owner = {vertex: trunk for (trunk, _), vertex in place.items()}
-    segments = _segments(routes, owner, ties)
+    segments = _segments(wires, routes, owner, ties)
     ranked: list[list[int]] = [[] for _ in range(max(rows, default=-1) + 1)]
     for i, vertex in enumerate(vertices):
         ranked[vertex.row].append(i)
@@ -100,13 +102,14 @@ def build(
 
 
 def _segments(
+    wires: Sequence[Wire],
     routes: Sequence[tuple[int, ...]],
     owner: dict[int, tuple[bool, int]],
     ties: Sequence[tuple[int, int]],
 ) -> tuple[Segment, ...]:
-    """List the distinct connections; main ones stay within a trunk or tie it to its owner."""
-    found: dict[tuple[int, int], bool] = dict.fromkeys(ties, False)
-    for route in routes:
+    """List the distinct connections; those within a trunk or to its owner pull hardest."""
+    found: dict[tuple[int, int], int] = dict.fromkeys(ties, 1)
+    for wire, route in zip(wires, routes, strict=True):
         for lower, upper in zip(route, route[1:], strict=False):
             a, b = owner.get(lower), owner.get(upper)
             main = (
@@ -114,8 +117,9 @@ def _segments(
                 or (a is None and b == (False, lower))
                 or (b is None and a == (True, upper))
             )
-            found[lower, upper] = main
-    return tuple(Segment(lower, upper, main) for (lower, upper), main in found.items())
+            pull = MAIN_PULL if main else max(1, round(wire.width))
+            found[lower, upper] = max(pull, found.get((lower, upper), 0))
+    return tuple(Segment(lower, upper, pull) for (lower, upper), pull in found.items())
 
 
 def _strands(

@@ -33,7 +33,7 @@ KIND_WORDS = {
 SHARED, ONLY_A, ONLY_B = "#8c8c8c", "#0072b2", "#d55e00"
 
 FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
-NODE_FONT, NODE_HEIGHT, NODE_PAD = 9.5, 16.0, 6.0
+NODE_FONT, NODE_HEIGHT, NODE_PAD = 10.5, 16.0, 5.5
 SMALL_FONT, TITLE_FONT = 8.5, 13.0
 
 THIN, THICK, PLAIN = 0.6, 3.4, 1.0

@@ -34,8 +34,8 @@ class Line:
 
     @property
     def strand(self) -> tuple[int, ...]:
-        """Return what sets lines of one trunk apart: the port's kind, then the group."""
-        return (_KINDS.index(self.edge.port.kind), self.group)
+        """Return what sets lines of one trunk apart: the port's kind, the group, the sign."""
+        return (_KINDS.index(self.edge.port.kind), self.group, int(self.negative))
 
 
 @dataclass(frozen=True)

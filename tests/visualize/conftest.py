@@ -19,8 +19,8 @@ def likely(edge: Edge, graph: ComputationGraph, taste: dict[Node, float]) -> flo
     sender, receiver = edge.sender, edge.port.node
     low = -1 if sender.layer is None else sender.layer
     high = graph.layers if receiver.layer is None else receiver.layer
-    hub = 3.0 if low <= 0 and sender.kind is not Kind.HEAD else 1.0
-    ending = 6.0 * (low / graph.layers) ** 2 if receiver.kind is Kind.LOGITS else 1.0
+    hub = 1.5 if low <= 0 and sender.kind is not Kind.HEAD else 1.0
+    ending = 3.0 * (low / graph.layers) ** 2 if receiver.kind is Kind.LOGITS else 1.0
     return hub * ending * taste[sender] * taste[receiver] / (1 + 0.15 * (high - low))
 
 
@@ -39,8 +39,12 @@ def make_sample(graph: ComputationGraph, edges: int, seed: int = 0, shift: float
     nodes = [*graph.senders, *(port.node for port in graph.ports)]
     taste = {node: 1.0 for node in nodes}
     for node in taste:
-        wild = 2.2 if node.kind in (Kind.HEAD, Kind.KV) else 1.2
-        taste[node] = generator.lognormvariate(0, wild) * other.lognormvariate(0, shift)
+        head = node.kind in (Kind.HEAD, Kind.KV)
+        mean, wild = (-1.2, 1.6) if head else (0.4, 0.9)
+        taste[node] = generator.lognormvariate(mean, wild) * other.lognormvariate(0, shift)
+    for name in ("embed", "tok", "m0", "logits"):
+        if Node.parse(name) in taste:
+            taste[Node.parse(name)] = 8.0
     every = list(Circuit.full(graph).edges)
     weights = {e: likely(e, graph, taste) * generator.lognormvariate(0, 1.3) for e in every}
     kept_edges: set[Edge] = set()
