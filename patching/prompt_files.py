@@ -12,14 +12,13 @@ line that cannot be used is reported with its number.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError, unknown
+from ..graphs.safe_write import write_text
 from .json_fields import found, list_of, parse_object, text_of
 from .prompts import Pair, PromptPairs
 from .tokens import Tokens
@@ -55,7 +54,7 @@ _FORMS = (
 
 
 def read_pairs(
-    path: str | os.PathLike[str],
+    path: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
     bos: bool | None = None,
@@ -90,8 +89,8 @@ def read_pairs(
     return PromptPairs(tuple(pairs), name=path.stem, bos_prepended=reader.bos_prepended)
 
 
-def write_pairs(path: str | os.PathLike[str], pairs: PromptPairs) -> None:
-    """Write prompt pairs as token ids, one JSON object a line; a stopped write leaves no file.
+def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
+    """Write prompt pairs as token ids, one JSON object a line, all or nothing.
 
     >>> import tempfile
     >>> pairs = PromptPairs((Pair((5, 17, 3), (5, 9, 3), (40,), (41,)),))
@@ -100,24 +99,8 @@ def write_pairs(path: str | os.PathLike[str], pairs: PromptPairs) -> None:
     ...     read_pairs(f"{folder}/pairs.jsonl") == pairs
     True
     """
-    path = Path(path)
-    lines = [json.dumps(_row(pair, pairs.bos_prepended), ensure_ascii=False) for pair in pairs]
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write("\n".join(lines) + "\n")
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = ""
-    except OSError as error:
-        raise PromptError(
-            f"cannot write prompt pairs to '{path}': {error.strerror}; accepted: a file in a "
-            "folder that exists and may be written."
-        ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    rows = [json.dumps(_row(pair, pairs.bos_prepended)) for pair in pairs]
+    write_text(path, "\n".join(rows) + "\n")
 
 
 class _Reader:
@@ -362,9 +345,3 @@ def _summary(path: Path, problems: Sequence[str]) -> str:
 
 def _shown(tokens: Tokens, ids: Sequence[int]) -> str:
     return " ".join(repr(text) for text in tokens.show(ids))
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -107,10 +107,12 @@ class Tokens:
         """Return ids as one text, special tokens included."""
         return str(self._tokenizer.decode(list(ids)))
 
-    def ordinary(self, vocab_size: int | None = None) -> tuple[int, ...]:
-        """Return the ids of plain lower-case English-like words with a space before them.
+    def ordinary(self, vocab_size: int | None = None, *, most: int = 4000) -> tuple[int, ...]:
+        """Return the ids of up to `most` plain lower-case words with a space before them.
 
-        A vocabulary without such marks gives all its tokens that are not special.
+        The lowest ids come first; tokenizers learn frequent words first, and rare pieces of words
+        make even good models hesitate. A vocabulary without such marks gives all its tokens that
+        are not special.
         """
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         special = set(self._tokenizer.all_special_ids)
@@ -120,7 +122,7 @@ class Tokens:
             if one not in special and (vocab_size is None or one < vocab_size)
         )
         words = tuple(one for one, mark in usable if _is_word(mark))
-        return words if len(words) >= 100 else tuple(one for one, _ in usable)
+        return words[:most] if len(words) >= 100 else tuple(one for one, _ in usable)
 
     def _alone(self, text: str) -> tuple[int, ...]:
         """Encode a text by itself; a space that the tokenizer would invent before it is avoided."""

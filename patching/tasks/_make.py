@@ -91,9 +91,9 @@ def make_task(
     task's own. Fewer examples are a prefix of more. Raises UnknownName, or PromptError if
     there are not enough distinct pairs.
 
-    >>> result = make_task("induction", vocab_size=100, examples=3, period=4, repeat=2)
+    >>> result = make_task("induction", vocab_size=100, examples=3, period=5, repeat=2)
     >>> [len(pair.clean) for pair in result.pairs], result.report.kept
-    ([6, 6, 6], 3)
+    ([7, 7, 7], 3)
     """
     found = get_task(name)
     values = found.read_options(options)
@@ -293,7 +293,7 @@ def _too_few(name: str, examples: int, report: TaskReport, exhausted: bool) -> s
     many = f"only {report.kept} distinct" if report.kept else "no"
     fewer = f"at most {report.kept} examples, " if report.kept else ""
     return (
-        f"task '{name}' has {many} pairs for this tokenizer and these options{among}, but "
+        f"task '{name}' has {many} pairs for this vocabulary and these options{among}, but "
         f"{examples} were asked for{why}; accepted: {fewer}other options, or pairs of your own "
         "in a file."
     )

@@ -22,10 +22,10 @@ def induction(vocabulary: Vocabulary, *, period: int = 10, repeat: int = 7) -> I
 
     Needs no tokenizer, only the size of the vocabulary; with one, plain words are drawn.
     """
-    if not 2 <= repeat < period:
+    if period < 5 or repeat >= period:
         raise PromptError(
-            f"task 'induction' got period={period} and repeat={repeat}; accepted: a repeat from 2 "
-            "up and below the period."
+            f"task 'induction' got period={period} and repeat={repeat}; accepted: a period from "
+            "5 up and a repeat below it."
         )
     items, ids = vocabulary.random_items()
     last = repeat - 1

@@ -24,9 +24,9 @@ _TEMPLATES = (
     "Last week {a} and {b} met at the {place}, and {s} sold a {thing} to",
     "Once {a} and {b} had found a {thing} near the {place}, {s} offered it to",
     "Because {a} and {b} were friends from the {place}, {s} lent a {thing} to",
-    "As soon as {a} and {b} came back from the {place}, {s} showed the {thing} to",
-    "In the morning {a} and {b} visited the {place}, where {s} threw a {thing} to",
-    "Before {a} and {b} drove to the {place}, {s} brought a {thing} to",
+    "While {a} and {b} were sitting in the {place}, {s} gave a {thing} to",
+    "At the {place}, {a} and {b} had a chat, and then {s} said to",
+    "After lunch {a} and {b} went to the {place}. There {s} gave a {thing} to",
 )
 
 
