@@ -1,0 +1,120 @@
+"""Atomic writing: all of a file or nothing, and a clear word on what cannot be written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from edgewise.graphs.safe_write import check_writable, replacing, write_bytes, write_text
+
+from edgewise.errors import EdgewiseError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, RuntimeError, OSError])
+def test_whatever_stops_the_writing_the_old_file_stays_and_no_half_file(
+    tmp_path: Path, stop: type[BaseException]
+) -> None:
+    file = tmp_path / "circuit.json"
+    file.write_text("old")
+    with pytest.raises((stop, EdgewiseError)), replacing(file) as temporary:
+        temporary.write_text("half of")
+        assert file.read_text() == "old"
+        raise stop
+    assert names(tmp_path) == ["circuit.json"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(EdgewiseError, match=r"cannot write .*a\.json: no space left on device"):
+        write_text(tmp_path / "a.json", "text")
+    assert names(tmp_path) == []
+
+
+def test_the_content_arrives_whole_and_the_temporary_has_the_suffix(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.svg") as temporary:
+        assert temporary.suffix == ".svg"
+        assert temporary.parent == tmp_path
+        temporary.write_bytes(b"drawing")
+    assert (tmp_path / "a.svg").read_bytes() == b"drawing"
+    write_bytes(str(tmp_path / "a.svg"), b"other")
+    assert (tmp_path / "a.svg").read_bytes() == b"other"
+    assert names(tmp_path) == ["a.svg"]
+
+
+def test_new_files_have_usual_permissions_and_old_ones_keep_theirs(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    write_text(tmp_path / "new", "")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    (tmp_path / "new").chmod(0o600)
+    write_text(tmp_path / "new", "again")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_text(tmp_path / "link.json", "new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
+    file = tmp_path / ("n" * 250 + ".json")
+    write_text(file, "text")
+    assert file.read_text() == "text"
+
+
+def test_text_with_lone_surrogates_is_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", '"\udc80τ"')
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '"\\udc80τ"'
+
+
+@pytest.mark.parametrize("act", [check_writable, lambda path: write_text(path, "")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is a directory; give a file's name"),
+        ("missing/a.json", r"the directory .*missing does not exist; create it"),
+        ("file/a.json", "not a directory"),
+        ("n" * 300, "name too long"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused(
+    tmp_path: Path, act: object, name: str, message: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert callable(act)
+    with pytest.raises(EdgewiseError, match=message):
+        act(tmp_path / name)
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_directory_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(EdgewiseError, match="permission denied; choose a place you can write to"):
+        check_writable(tmp_path / "a.json")
+
+
+def test_checking_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text("old")
+    check_writable(tmp_path / "old.json")
+    check_writable(tmp_path / "new.json")
+    assert names(tmp_path) == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "old"
