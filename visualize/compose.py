@@ -22,7 +22,6 @@ from .style import (
     TITLE_FONT,
     edge_opacity,
     edge_width,
-    text_width,
 )
 from .subject import EdgeScores, Line, Subject, read_circuit, read_diff
 
@@ -100,9 +99,9 @@ class _Builder:
         shift = _MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
         self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
-        self.width = max(self.right + _MARGIN, 330.0)
+        self.width = max(self.right + _MARGIN, 380.0)
         middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
-        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 330.0 else 0.0
+        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 380.0 else 0.0
         self.x = [x + move for x in self.x]
         self.top = _MARGIN + (TITLE_FONT + 12 if title else 0)
         self.y = self._row_middles()
@@ -231,12 +230,8 @@ class _Builder:
             port = line.edge.port
             if port.letter:
                 i = number[port.node]
-                x = self.x[i] + 1.0 * _ENTRY[port.letter] * node_width(port.node)
+                x = self.x[i] + _ENTRY[port.letter] * node_width(port.node)
                 y = self.y[self.placed.skeleton.vertices[i].row] + NODE_HEIGHT / 2 + 3.6
                 found[str(port)] = Text(round(x, 2), round(y, 2), port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
 
-
-def caption_width(text: str) -> float:
-    """Return the width of a line of the caption."""
-    return text_width(text, SMALL_FONT)

@@ -51,7 +51,8 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
         skeletons.Wire(
             number[line.edge.sender],
             number[line.edge.port.node],
-            line.strand,
+            line.strand(joined=False, by_kind=not subject.letters),
+            line.strand(joined=True, by_kind=not subject.letters),
             edge_width(line.strength),
         )
         for line in subject.lines
@@ -131,8 +132,8 @@ def _order(
 def _spread(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
     """Widen a drawing that would come out as a narrow tower; distances only grow."""
     left, right = min(x), max(x)
-    rough_height = len(skeleton.rows) * 36.0
+    rough_height = len(skeleton.rows) * 40.0
     factor = 1.0
     if right > left:
-        factor = min(2.5, max(1.0, 0.55 * rough_height / (right - left)))
+        factor = min(2.5, max(1.0, 0.6 * rough_height / (right - left)))
     return [round((value - left) * factor, 2) for value in x]

@@ -18,7 +18,7 @@ from .style import (
 )
 from .subject import Subject
 
-_LINE, _SAMPLE, _SPACE, _GAP = 15.0, 24.0, 5.0, 16.0
+_LINE, _SAMPLE, _SPACE, _GAP, _HEADING = 15.0, 22.0, 5.0, 12.0, 56.0
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,24 @@ def build_legend(
     lines: list[EdgeMark] = []
     texts: list[Text] = []
     y = top
-    for entries in (_shapes(subject), _colours(subject), _widths(subject)):
-        for row in _fill(entries, width - 2 * left):
-            x = left + 2
+    blocks = {
+        "nodes": _shapes(subject),
+        "edges" if subject.letters else "edges into": _colours(subject),
+        "|score|": _widths(subject),
+    }
+    for heading, entries in blocks.items():
+        for i, row in enumerate(_fill(entries, width - 2 * left - _HEADING)):
+            x = left + _HEADING
+            if not i:
+                texts.append(Text(left + 5, y, heading, SMALL_FONT, FAINT, "start"))
             for entry in row:
                 _sample(entry, x, y, nodes, lines)
                 at = x + _SAMPLE + _SPACE
                 texts.append(Text(round(at, 2), y, entry.words, SMALL_FONT, INK, "start"))
                 x += entry.length
             y += _LINE
-    for words in wrap(caption, width - 2 * left):
-        texts.append(Text(left + 2, y, words, SMALL_FONT, FAINT, "start"))
+    for words in wrap(caption, width - 2 * left - 10):
+        texts.append(Text(left + 5, y, words, SMALL_FONT, FAINT, "start"))
         y += _LINE - 2
     return Legend(tuple(nodes), tuple(lines), tuple(texts)), y - _LINE / 2
 
@@ -97,14 +104,14 @@ def _widths(subject: Subject) -> list[_Entry]:
         for fraction in (1.0, 0.25, 0.0625):
             entries.append(
                 _Entry(
-                    f"|score| {subject.largest * fraction:.2g}",
+                    f"{subject.largest * fraction:.2g}",
                     colour=FAINT,
                     width=edge_width(fraction),
                     opacity=edge_opacity(fraction),
                 )
             )
     if any(line.negative for line in subject.lines):
-        entries.append(_Entry("negative score", colour=FAINT, width=1.6, dashes=DASHES))
+        entries.append(_Entry("negative", colour=FAINT, width=1.6, dashes=DASHES))
     return entries
 
 

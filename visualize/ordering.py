@@ -15,6 +15,7 @@ import numpy as np
 from .skeleton import Skeleton
 
 Order = list[list[int]]
+LARGE = 900
 
 
 def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Order:
@@ -23,7 +24,7 @@ def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Orde
     generator = random.Random(0)
     best: Order = [list(row) for row in skeleton.rows]
     fewest = count_crossings(best, up)
-    for start in range(starts):
+    for start in range(starts if len(skeleton.vertices) < LARGE else 2):
         order: Order = [list(row) for row in skeleton.rows]
         if start:
             for row in order:

@@ -13,19 +13,21 @@ from .scene import Command, PathData
 from .skeleton import Skeleton
 
 MIN_GAP, MAX_GAP = 10.0, 38.0
+ROOMY = 20
 
 
 def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
-    """Return the height of the gap above each row: more where lines go far to the side."""
+    """Return the height of the gap above each row: more where lines go far to the side, and in low drawings."""
     moves: dict[int, list[float]] = defaultdict(list)
     for segment in skeleton.segments:
         row = skeleton.vertices[segment.lower].row
         moves[row].append(abs(x[segment.lower] - x[segment.upper]))
     heights = []
+    extra = max(0.0, 14.0 * (1 - len(skeleton.rows) / ROOMY))
     for row in range(len(skeleton.rows) - 1):
         sideways = sorted(m for m in moves[row] if m > 2)
         far = sideways[-1 - len(sideways) // 8] if sideways else 0.0
-        heights.append(min(MAX_GAP, MIN_GAP + 0.7 * far**0.5 + 0.22 * len(sideways)))
+        heights.append(extra + min(MAX_GAP, MIN_GAP + 0.7 * far**0.5 + 0.22 * len(sideways)))
     return heights
 
 

@@ -17,14 +17,16 @@ MAIN_PULL = 16
 
 @dataclass(frozen=True)
 class Wire:
-    """Ask for a line from node `source` to node `target` (numbers); `strand` tells lines apart.
+    """Ask for a line from node `source` to node `target` (numbers).
 
-    Lines of one trunk with equal strand lie upon each other, others side by side.
+    Lines of one trunk with equal strand lie upon each other, others side by side. `strand` holds
+    in the source's trunk, `joined_strand` in the target's.
     """
 
     source: int
     target: int
     strand: tuple[int, ...]
+    joined_strand: tuple[int, ...]
     width: float
 
 
@@ -73,8 +75,8 @@ def build(
 
     `ties` are pairs of nodes in neighbouring rows that should stand near each other.
 
-    >>> skeleton = build([0, 1, 3], [9, 9, 9], [Wire(0, 1, (0,), 1), Wire(0, 2, (0,), 1)])
-    >>> skeleton.routes
+    >>> wires = [Wire(0, 1, (0,), (0,), 1), Wire(0, 2, (0,), (0,), 1)]
+    >>> build([0, 1, 3], [9, 9, 9], wires).routes
     ((0, 1), (0, 3, 4, 2))
     """
     joined = choose_trunks(rows, wires)
@@ -128,9 +130,9 @@ def _strands(
     """Give every wire its offset inside its trunk, and every trunk its thickness."""
     widest: dict[tuple[bool, int], dict[tuple[int, ...], float]] = defaultdict(dict)
     trunks = [(t, w.target if t else w.source) for w, t in zip(wires, joined, strict=True)]
-    for wire, trunk in zip(wires, trunks, strict=True):
-        strands = widest[trunk]
-        strands[wire.strand] = max(wire.width, strands.get(wire.strand, 0.0))
+    chosen = [w.joined_strand if t else w.strand for w, t in zip(wires, joined, strict=True)]
+    for wire, trunk, strand in zip(wires, trunks, chosen, strict=True):
+        widest[trunk][strand] = max(wire.width, widest[trunk].get(strand, 0.0))
     middle: dict[tuple[tuple[bool, int], tuple[int, ...]], float] = {}
     thickness: dict[tuple[bool, int], float] = {}
     for trunk, strands in widest.items():
@@ -140,7 +142,7 @@ def _strands(
             middle[trunk, strand] = at + strands[strand] / 2
             at += strands[strand] + 0.8
         thickness[trunk] = total
-    offsets = tuple(middle[t, w.strand] for w, t in zip(wires, trunks, strict=True))
+    offsets = tuple(middle[place] for place in zip(trunks, chosen, strict=True))
     return offsets, thickness
 
 

@@ -22,12 +22,12 @@ KIND_COLOURS = {
 """Colour of an edge by the kind of port it ends in."""
 
 KIND_WORDS = {
-    "q": "into a query",
-    "k": "into a key",
-    "v": "into a value",
-    "post": "into a post-attention norm",
-    "mlp": "into an MLP",
-    "logits": "into the logits",
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "post": "post-attention norm",
+    "mlp": "MLP",
+    "logits": "logits",
 }
 
 SHARED, ONLY_A, ONLY_B = "#8c8c8c", "#0072b2", "#d55e00"

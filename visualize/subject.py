@@ -19,6 +19,7 @@ EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""
 
 _KINDS = tuple(KIND_COLOURS)
+_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Line:
     negative: bool
     tooltip: str
 
-    @property
-    def strand(self) -> tuple[int, ...]:
-        """Return what sets lines of one trunk apart: the port's kind, the group, the sign."""
-        return (_KINDS.index(self.edge.port.kind), self.group, int(self.negative))
+    def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
+        """Return what sets lines of one trunk apart.
+
+        Where lines join their receiver's trunk, the port's kind must, or nobody could tell which
+        port a line goes to. In a sender's trunk it may (`by_kind`), for its colour's sake.
+        """
+        kind = _KINDS.index(self.edge.port.kind) if joined or by_kind else 0
+        return (kind, self.group, int(self.negative and (by_kind or not joined)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
     )
     nodes = tuple((node, INK) for node in circuit.nodes)
     caption = (
-        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
+        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes. {_READING}"
         if edges
         else "The circuit keeps no edge; only the logits are drawn."
     )
@@ -121,7 +126,7 @@ def read_diff(
     )
     caption = (
         f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
-        f"{len(union):,} in all, {len(nodes)} nodes."
+        f"{len(union):,} in all, {len(nodes)} nodes. {_READING}"
         if len(union)
         else "Neither circuit keeps an edge; only the logits are drawn."
     )
