@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_CANDIDATES = 20_000
 _PER_EXAMPLE = 50
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,16 @@ class _Maker:
         self._length = length
         self._seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
 
-    def pair(self, group: str, candidate: Candidate) -> Pair | None:
-        """Return the pair, or None after counting why not."""
+    def pairs(self, candidates: Sequence[tuple[str, Candidate]]) -> Iterator[Pair | None]:
+        """Yield each candidate's pair, or None after counting why not."""
+        prompts = self._prompts([c for _, c in candidates])
+        for (group, candidate), (clean, corrupted) in zip(candidates, prompts, strict=True):
+            yield self._pair(group, candidate, clean, corrupted)
+
+    def _pair(
+        self, group: str, candidate: Candidate, clean: tuple[int, ...], corrupted: tuple[int, ...]
+    ) -> Pair | None:
         self.generated += 1
-        clean, corrupted = self._prompts(candidate)
         answers, distractors = self._ids(candidate.answers), self._ids(candidate.distractors)
         reason = self._reason(clean, corrupted, answers, distractors)
         if reason:
@@ -164,15 +171,19 @@ class _Maker:
         position = len(clean) - 1 if self.tokens is None else self.tokens.last(clean)
         return Pair(clean, corrupted, answers, distractors, position, group)
 
-    def _prompts(self, candidate: Candidate) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        clean, corrupted = candidate.clean, candidate.corrupted
-        if isinstance(clean, str) or isinstance(corrupted, str):
-            assert self.tokens is not None
-            first, second = self.tokens.prompts([str(clean), str(corrupted)])
-            return first, second
+    def _prompts(
+        self, candidates: Sequence[Candidate]
+    ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Return the ids of both prompts; texts are tokenized all at once."""
+        both = [prompt for c in candidates for prompt in (c.clean, c.corrupted)]
+        texts = [prompt for prompt in both if isinstance(prompt, str)]
         if self.tokens is None:
-            return clean, corrupted
-        return self.tokens.wrap(clean), self.tokens.wrap(corrupted)
+            ids = [prompt for prompt in both if not isinstance(prompt, str)]
+        elif texts:
+            ids = self.tokens.prompts(texts)
+        else:
+            ids = [self.tokens.wrap(prompt) for prompt in both if not isinstance(prompt, str)]
+        return list(zip(ids[::2], ids[1::2], strict=True))
 
     def _ids(self, answers: tuple[str, ...] | tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids of answers; -1 for one that is not a single token."""
@@ -216,15 +227,17 @@ def _collect(
     pairs: list[Pair] = []
     samples: list[Sample] = []
     most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
-    for group, candidate in islice(candidates, most):
-        pair = maker.pair(group, candidate)
-        if pair is not None:
-            pairs.append(pair)
-            samples.append(_sample(group, candidate, maker.tokens))
-        if len(pairs) == examples:
+    while maker.generated < most:
+        some = list(islice(candidates, max(_AT_ONCE, examples - len(pairs))))
+        if not some:
+            maker.exhausted = True
             break
-    else:
-        maker.exhausted = maker.generated < most
+        for (group, candidate), pair in zip(some, maker.pairs(some), strict=False):
+            if pair is not None:
+                pairs.append(pair)
+                samples.append(_sample(group, candidate, maker.tokens))
+            if len(pairs) == examples:
+                return pairs, samples
     return pairs, samples
 
 

@@ -19,7 +19,9 @@ def _texts() -> list[str]:
     names = (*words("male_names"), *words("female_names"), *words("objects"), *words("places"))
     listed = [f" {word}" for word in names for _ in range(2)]
     numbers = [f"{number:02} {number:03}" for number in range(1000)]
-    return [text for s in samples for text in (s.clean, s.corrupted)] + listed + numbers
+    prompts = [text for s in samples for text in (s.clean, s.corrupted)]
+    answers = [text for s in samples for text in (*s.answers, *s.distractors)]
+    return prompts + answers + listed + numbers
 
 
 def _wrap(tokenizer: Any, start: bool, end: bool) -> Any:
@@ -82,7 +84,7 @@ def space_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=8000, special_tokens=["[BOS]", "[EOS]", "[UNK]"], show_progress=False
     )
-    tokenizer.train_from_iterator([f"{text}\n" for text in _texts()], trainer)
+    tokenizer.train_from_iterator([*_texts(), "\n"], trainer)
     return _wrap(tokenizer, True, False)
 
 
