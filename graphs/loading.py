@@ -8,6 +8,7 @@ would fill the gap with random numbers and go on.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class LoadedModel:
 
 
 def load(
-    reference: str,
+    reference: str | os.PathLike[str],
     *,
     revision: str | None = None,
     dtype: str = "float32",
@@ -105,7 +106,9 @@ def load(
     """
     dtype = _check_dtype(dtype)
     device = _check_device(device)
-    source = find(reference, revision=revision, allow_pickle=allow_pickle, progress=progress)
+    source = find(
+        os.fspath(reference), revision=revision, allow_pickle=allow_pickle, progress=progress
+    )
     adapter = None
     if source.form is Form.ADAPTER:
         base = _find_base(source, allow_pickle, progress)
@@ -127,12 +130,13 @@ def load(
     )
 
 
-def load_tokenizer(reference: str, *, revision: str | None = None) -> Any:
+def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = None) -> Any:
     """Load only the tokenizer of a reference (an adapter's own, else its base's).
 
     Raises:
         ModelNotFound: there is no such model, or it comes without a tokenizer.
     """
+    reference = os.fspath(reference)
     source = find(reference, revision=revision, weights=False)
     if source.form is Form.ADAPTER and not has_tokenizer(source.path):
         name, base_revision = base_reference(source.path)
@@ -277,10 +281,18 @@ def _refuse_partial(info: dict[str, Any], source: Source) -> None:
 
 
 def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
-    """Freeze a model of our own and bring it to its dtype and device."""
+    """Freeze a model of our own and bring it to its dtype and device.
+
+    Parameters only: `Module.to(dtype)` would round the rotary frequencies as well, which
+    transformers keeps in float32 whatever the model's dtype.
+    """
     import torch
 
-    model = model.to(dtype=getattr(torch, dtype))
+    kind = getattr(torch, dtype)
+    if model.dtype != kind:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(kind)
+        model.config.dtype = kind
     if device != "cpu":
         model = model.to(device)
     return model.eval().requires_grad_(False)

@@ -117,7 +117,10 @@ def test_the_hash_ignores_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_dtype_is_the_one_asked_for(saved: Path) -> None:
     for name in loading.DTYPES:
-        assert load(str(saved), dtype=name).model.dtype == getattr(torch, name)
+        model = load(str(saved), dtype=name).model
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, name)}
+        assert model.model.rotary_emb.inv_freq.dtype == torch.float32  # rounding it moves positions
+        assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 def test_the_tokenizer_is_read_only_when_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ def base() -> Any:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -85,6 +86,22 @@ def test_the_merged_model_equals_pefts(base: Any, home: Path) -> None:
     assert not any(p.requires_grad for p in merged.model.parameters())
     assert not merged.model.training
     assert set(merged.model.state_dict()) == set(plain.model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_a_merged_model_is_converted_like_a_saved_one(home: Path, dtype: str) -> None:
+    merged = load(str(home / "lora"))
+    merged.model.save_pretrained(home / "merged")
+    saved, converted = (
+        load(str(home / "merged"), dtype=dtype),
+        load(str(home / "lora"), dtype=dtype),
+    )
+    assert saved.weights_sha256 == converted.weights_sha256
+    assert torch.equal(logits(saved.model), logits(converted.model))
+    tensors = converted.model.state_dict().values()
+    assert {str(tensor.dtype) for tensor in tensors} == {f"torch.{dtype}"}
+    assert converted.model.lm_head.weight is converted.model.model.embed_tokens.weight
+    assert converted.model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 def test_provenance_names_the_adapter_and_its_base(home: Path) -> None:
