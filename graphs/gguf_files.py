@@ -39,6 +39,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
                 gguf_file=path.name,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
+                **_unpacked(),
             )
     except Exception as error:  # whatever the readers make of damaged files
         raise ModelNotFound(
@@ -121,6 +122,14 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= limit else text[:limit].rstrip() + " …"
     return text if text.endswith((".", "!", "…")) else text + "."
+
+
+def _unpacked() -> dict[str, Any]:
+    """Ask for plain matrices: newer transformers may keep the quantised blocks otherwise."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _refuse_unread_tensors(path: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -171,15 +171,16 @@ def from_module(
             f"the model is a {type(model).__module__}.{kind}; accepted: a causal language model "
             "of transformers, as AutoModelForCausalLM.from_pretrained returns it."
         )
-    _refuse_quantised(model.config.to_dict(), f"the live {kind}")
+    held = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
+    _refuse_quantised(model.config.to_dict(), held - set(DTYPES), f"the live {kind}")
     if model.training:
         raise ModelNotFound(
             f"the {kind} is in training mode, where dropout may change its output from run to "
             "run; call model.eval() first (it is left as it is here)."
         )
     label = name or str(getattr(model.config, "name_or_path", "") or kind)
-    held = str(model.dtype).removeprefix("torch.")
-    return LoadedModel(model, label, dtype=held, read_tokenizer=lambda: tokenizer)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return LoadedModel(model, label, dtype=dtype, read_tokenizer=lambda: tokenizer)
 
 
 # -- steps ---------------------------------------------------------------------------------------
@@ -206,7 +207,9 @@ def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -
 def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     """Read a directory's or a GGUF file's model, complete, on the processor."""
     if source.form is Form.GGUF:
-        return read_gguf(source.path, dtype)
+        model = read_gguf(source.path, dtype)
+        model.set_attn_implementation(_attention(model.config.to_dict()))
+        return model
     config = read_json(source.path / "config.json")
     _check_config(config, source.name)
     import torch
@@ -252,16 +255,21 @@ def _check_config(config: dict[str, Any], name: str) -> None:
             "Accepted: decoders with a language-model head that transformers itself knows, such "
             "as GPT2LMHeadModel or LlamaForCausalLM."
         )
-    _refuse_quantised(config, f"'{name}'")
+    _refuse_quantised(config, set(), f"'{name}'")
 
 
-def _refuse_quantised(config: dict[str, Any], what: str) -> None:
-    quantised = config.get("quantization_config")
-    if quantised:
-        kind = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+def _refuse_quantised(config: dict[str, Any], packed: set[str], what: str) -> None:
+    """Refuse weights that are no plain matrices, by their config or by the types they are in.
+
+    A config that says `gguf` may belong to a model whose weights were unpacked on loading.
+    """
+    quantised = config.get("quantization_config") or {}
+    kind = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised
+    if packed or (quantised and kind != "gguf"):
         raise ModelNotFound(
-            f"{what} has quantised weights ({kind}), which are not plain matrices. Accepted: "
-            f"weights in {', '.join(DTYPES)}; use the unquantised checkpoint, or a GGUF file."
+            f"{what} has quantised weights ({', '.join(sorted(packed)) or kind}), which are not "
+            f"plain matrices. Accepted: weights in {', '.join(DTYPES)}; use the unquantised "
+            "checkpoint, or a GGUF file."
         )
 
 

@@ -168,6 +168,18 @@ def test_a_module_that_is_no_causal_model_is_refused() -> None:
         from_module(tiny().model)
 
 
+def test_a_quantised_module_is_refused() -> None:
+    model = tiny()
+    layer = model.model.layers[0].mlp
+    layer.up_proj.weight = torch.nn.Parameter(layer.up_proj.weight.to(torch.float8_e4m3fn), False)
+    with pytest.raises(ModelNotFound, match=r"quantised weights \(float8_e4m3fn\)"):
+        from_module(model)
+    model = tiny()
+    model.config.quantization_config = {"quant_method": "awq"}
+    with pytest.raises(ModelNotFound, match=r"quantised weights \(awq\)"):
+        from_module(model)
+
+
 def test_a_module_in_training_mode_is_refused_and_left_so() -> None:
     model = tiny().train()
     with pytest.raises(ModelNotFound, match=r"call model\.eval\(\)"):

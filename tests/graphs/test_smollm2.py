@@ -133,6 +133,14 @@ def test_a_gguf_file_gives_its_own_tensors(tmp_path: Path) -> None:
     assert load_tokenizer(str(tmp_path / "tiny.gguf"))("ab a").input_ids == [5, 4]
 
 
+def test_a_live_model_from_a_gguf_file_is_taken(tiny: Path) -> None:
+    from edgewise.graphs.loading import from_module
+    from transformers import AutoModelForCausalLM
+
+    live = AutoModelForCausalLM.from_pretrained(tiny.parent, gguf_file=tiny.name)
+    assert from_module(live).weights_sha256 == load(str(tiny)).weights_sha256
+
+
 def test_a_conversion_gives_the_same_model_and_tokenizer(tiny: Path, tmp_path: Path) -> None:
     convert_gguf(tiny, tmp_path / "out", "tiny")
     direct, converted = load(str(tiny)), load(str(tmp_path / "out"))
