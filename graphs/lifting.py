@@ -45,7 +45,7 @@ ALWAYS_IGNORED = frozenset(
     """
     architectures model_type dtype torch_dtype transformers_version _name_or_path use_cache
     output_attentions output_hidden_states return_dict id2label label2id problem_type
-    bos_token_id eos_token_id pad_token_id initializer_range chunk_size_feed_forward
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range chunk_size_feed_forward
     is_encoder_decoder keys_to_ignore_at_inference task_specific_params tokenizer_class
     """.split()
 )

@@ -11,9 +11,12 @@ layer gives all scores. What is saved against a plain implementation:
       ∂loss/∂x_p = r·(g W') − (r/D)·(g · W'x̂)·x̂ .
   Both terms are linear in r·g, so over the points of an integrated gradient the first is summed
   before the product with W', which then costs the same for one point and for fifty.
-* Points are a batch axis, and scores of a layer's ports are taken when the backward pass is there.
+* Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
+* A token at which nothing moves (before the first difference of a pair under `resample`; behind
+  the answer; padding) adds nothing to any score and is left out of ports' gradients and products.
 
-Shapes: K points, B examples, T positions, N = B·T, D d_model, H heads, d d_head, S senders.
+Shapes: K points, B examples, T positions, n tokens at which something moves, D d_model, H heads,
+d d_head, S senders.
 Source: Syed et al. 2023 (attribution patching of edges); Hanna et al. 2024 (integrated gradients).
 """
 
@@ -30,8 +33,10 @@ from ..errors import EdgewiseError
 from ..graphs.lifted import Block, Norm
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
-from .runner import Chunk, Progress, Runner
+from .runner import Chunk, Progress, Runner, sender_deltas
 from .trace import add_attention, project, spread
+
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,7 @@ class _Tape:
     write: Tensor
 
 
-def attribute(
-    runner: Runner, points: Sequence[float], progress: Progress | None = None
-) -> Scores:
+def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
     """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
 
     Args:
@@ -92,6 +95,10 @@ class _ChunkScores:
         self.points = list(points)
         self.values = np.zeros(self.graph.reads.shape)
         self.batch = len(chunk.batch)
+        self.tokens = chunk.moving_tokens
+        with torch.no_grad():
+            self.delta = sender_deltas(chunk.clean, chunk.base, self.tokens).flatten(1)
+        self.pending: list[tuple[int, Tensor]] = []
 
     def scores(self) -> np.ndarray:
         """Return the summed scores, [P, S]."""
@@ -105,6 +112,7 @@ class _ChunkScores:
             through_heads = self._attention(layer, block, tapes[layer], into_heads)
             gradient = gradient + through_mlp + through_heads
             tapes.pop()
+        self._flush()
         return self.values
 
     # -- forward ----------------------------------------------------------------------------
@@ -174,7 +182,9 @@ class _ChunkScores:
             merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
             seen = leaves[letter].detach() - constant(block, letter, attention.heads)
             if self.graph.grouped_kv and share > 1:
-                self._put_attention(layer, letter, merged, seen[..., ::share, :], folded, unit, rate)
+                self._put_attention(
+                    layer, letter, merged, seen[..., ::share, :], folded, unit, rate
+                )
             else:
                 self._put_attention(layer, letter, g, seen, folded, unit, rate)
             through += merged.flatten(-2).to(unit.dtype) @ folded.flatten(0, 1)
@@ -197,36 +207,46 @@ class _ChunkScores:
         """
         ports = g.shape[-2]
         folded = folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
-        points = (len(self.points), -1)
-        scaled = (g * rate[..., None]).flatten(0, 1).unflatten(0, points)  # [K, N, ports, d]
-        first = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, N, D]
-        along = (scaled * seen.flatten(0, 1).unflatten(0, points)).sum(-1) / unit.shape[-1]
-        flat = unit.flatten(0, 1).unflatten(0, points).transpose(0, 1)  # [N, K, D]
-        second = torch.bmm(along.permute(1, 2, 0), flat)  # [N, ports, D]
-        gradient = (first - second.transpose(0, 1)) / len(self.points)
+        g, seen, rate, unit = (self._select(x) for x in (g, seen, rate, unit))  # [K, n, …]
+        scaled = g * rate[..., None]
+        first = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
+        along = (scaled * seen).sum(-1) / unit.shape[-1]  # [K, n, ports]
+        second = torch.bmm(along.permute(1, 2, 0), unit.transpose(0, 1))  # [n, ports, D]
         owner = self.graph.attention_owners(layer, letter)[0]
-        self._put(Port(owner, letter), gradient)
+        self._put(Port(owner, letter), (first - second.transpose(0, 1)) / len(self.points))
+
+    def _select(self, x: Tensor) -> Tensor:
+        """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
+        return x.flatten(0, 1).unflatten(0, (len(self.points), -1))[:, self.tokens]
 
     def _mean(self, gradient: Tensor) -> Tensor:
-        """Average over the points, [K·B, T, D] to [N, D]."""
-        return gradient.unflatten(0, (len(self.points), -1)).mean(0).flatten(0, 1)
+        """Average over the points, [K·B, T, D] to [n, D]."""
+        return self._select(gradient).mean(0)
 
     def _put(self, first: Port, gradient: Tensor) -> None:
-        """Score all edges into successive ports, gradient [ports, N, D] of a summed loss."""
+        """Score all edges into successive ports, gradient [ports, n, D] of a summed loss."""
         row = self.graph.port_index[first]
-        before = int(self.graph.reads[row].nonzero()[0].max()) + 1
-        delta = self.chunk.delta[:before]  # clean − ablated: the score has the opposite sign
-        product = gradient.flatten(1).to(delta) @ delta.t()
-        rows = slice(row, row + len(gradient))
-        self.values[rows, :before] = -product.double().cpu().numpy()
+        self.pending.append((row, gradient.flatten(1).to(self.delta)))
+        if sum(len(g) for _, g in self.pending) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Take the scores of the ports put aside: rows of one matrix product."""
+        if not self.pending:
+            return
+        rows = np.concatenate([np.arange(row, row + len(g)) for row, g in self.pending])
+        before = int(self.graph.reads[rows].any(0).nonzero()[0].max()) + 1
+        gradient = torch.cat([g for _, g in self.pending])
+        # delta is clean − ablated, so the score has the opposite sign
+        product = -(gradient @ self.delta[:before].t())
+        self.values[rows, :before] = product.double().cpu().numpy()
+        self.pending.clear()
 
 
 def fold(norm: Norm, weight: Tensor) -> Tensor:
     """Fold a norm's scale, and its centring, into the projections that read it, [h, d, D]."""
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32)) * norm.scale
     return weight - weight.mean(-1, keepdim=True) if norm.centred else weight
-
-
 
 
 def constant(block: Block, letter: str, heads: int) -> Tensor:

@@ -142,7 +142,7 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
     """Add up single senders and compare with every port's stream and the model's own states."""
     model, mask = chunk.model, chunk.batch.mask
     nothing = Trace(model, zero(plain, plain))
-    single = sender_deltas(plain, nothing)
+    single = sender_deltas(plain, nothing).flatten(1)
     streams, constants = plain.streams, nothing.streams
     shape = streams.final.shape
     largest, at = 0.0, model.sources
@@ -168,4 +168,3 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         at += heads + 1
     compare(streams.final, constants.final)
     return largest
-

@@ -71,7 +71,21 @@ class Chunk:
     def delta(self) -> Tensor:
         """Return what every sender writes on the clean run minus its ablation value, [S, B·T·D]."""
         with torch.no_grad():
-            return sender_deltas(self.clean, self.base)
+            return sender_deltas(self.clean, self.base).flatten(1)
+
+    @cached_property
+    def moving_tokens(self) -> Tensor:
+        """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
+
+        Not: padding, what stands behind the answer position, and, where ablated values come from
+        the corrupted prompt, what stands before its first difference from the clean one.
+        """
+        batch = self.batch
+        index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        matters = batch.mask & (index <= batch.answer_position[:, None])
+        if self.ablation.name == "resample":
+            matters &= (batch.clean != batch.corrupted).cumsum(1) > 0
+        return matters.flatten().nonzero()[:, 0]
 
     @cached_property
     def world(self) -> World:
@@ -103,19 +117,27 @@ class Chunk:
         return self.model.logits(at_answers(stream, self.batch.answer_position))
 
 
-def sender_deltas(run: Trace, base: Trace) -> Tensor:
-    """Subtract what every sender writes in two runs, [S, B·T·D], float32 at least."""
+def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:
+    """Subtract what every sender writes in two runs, [S, n, D], float32 at least.
+
+    `tokens`: indices into B·T of the n tokens wanted; default: all.
+    """
     model, new, old = run.model, run.values, base.values
-    size = new.sources[0].numel()
-    dtype = torch.promote_types(new.sources.dtype, torch.float32)
-    out = torch.empty(len(model.graph.senders), size, dtype=dtype, device=new.sources.device)
-    at = model.sources
-    out[:at] = (new.sources - old.sources).flatten(1)
+
+    def flat(x: Tensor, y: Tensor) -> Tensor:  # [B, T, …] to [n, …]
+        x, y = x.flatten(0, 1), y.flatten(0, 1)
+        return x - y if tokens is None else x[tokens] - y[tokens]
+
+    parts = [flat(x, y) for x, y in zip(new.sources, old.sources, strict=True)]
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    out = parts[0].new_empty((len(model.graph.senders), *parts[0].shape), dtype=dtype)
+    at = len(parts)
+    out[:at] = torch.stack(parts)
     for layer, block in enumerate(model.blocks):
         heads = block.attention.heads
-        z = (new.z[layer] - old.z[layer]).flatten(0, 1).transpose(0, 1)  # [H, B·T, K]
-        out[at : at + heads] = block.attention.outputs(z).flatten(1)
-        out[at + heads] = (new.mlp[layer] - old.mlp[layer]).flatten()
+        z = flat(new.z[layer], old.z[layer]).transpose(0, 1)  # [H, n, K]
+        out[at : at + heads] = block.attention.outputs(z)
+        out[at + heads] = flat(new.mlp[layer], old.mlp[layer])
         at += heads + 1
     return out
 
