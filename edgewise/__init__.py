@@ -1,5 +1,59 @@
-"""Declarative, graph-based circuit discovery for transformers."""
+"""Declarative, graph-based circuit discovery for transformers.
+
+>>> import edgewise
+>>> graph = edgewise.ComputationGraph(layers=12, heads=12)
+>>> graph.edge_count
+32491
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Circuit": "graphs.circuit",
+    "CircuitDiff": "graphs.diff",
+    "CircuitFile": "graphs.files",
+    "ComputationGraph": "graphs.graph",
+    "Edge": "graphs.names",
+    "EdgewiseError": "errors",
+    "LiftedModel": "graphs.lifted",
+    "LoadedModel": "graphs.loading",
+    "Node": "graphs.names",
+    "Pair": "patching.prompts",
+    "Path": "patching.paths",
+    "Port": "graphs.names",
+    "PromptPairs": "patching.prompts",
+    "Runner": "patching.runner",
+    "Scores": "graphs.scores",
+    "certify": "patching.certificate",
+    "describe": "graphs.lifting",
+    "draw": "visualize.draw",
+    "evaluate": "discovery.evaluation",
+    "get_method": "discovery.registry",
+    "load": "graphs.loading",
+    "make_task": "patching.tasks",
+    "patch_paths": "patching.paths",
+    "read_circuit": "graphs.files",
+    "read_pairs": "patching.prompt_files",
+    "read_scores": "graphs.files",
+    "write_circuit": "graphs.files",
+    "write_scores": "graphs.files",
+}
+"""Where each public name lives; it is imported when first used."""
+
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgewise' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
