@@ -27,7 +27,7 @@ def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> di
     Raises:
         FileFormatError: the file is missing, damaged, of another format or too new.
     """
-    document = _parse(path, _read_text(path, what), what)
+    document = parse_json(path, read_text(path, what), what)
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
         raise FileFormatError(
             f'{path} is JSON, but not {what}: it has no "format"; accepted: {" or ".join(formats)}.'
@@ -54,7 +54,12 @@ _HINTS = {
 }
 
 
-def _read_text(path: str | Path, what: str) -> str:
+def read_text(path: str | Path, what: str) -> str:
+    """Read a whole text file in UTF-8.
+
+    Raises:
+        FileFormatError: it is missing, cannot be read, or is not text.
+    """
     try:
         return Path(path).read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -66,12 +71,18 @@ def _read_text(path: str | Path, what: str) -> str:
         raise FileFormatError(f"cannot read {path}: {reason}; expected {what}.") from error
 
 
-def _parse(path: str | Path, text: str, what: str) -> Any:
+def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = False) -> Any:
+    """Parse JSON text, read from the path; `allow_nan` takes Python's NaN and Infinity too.
+
+    Raises:
+        FileFormatError: it is empty, cut off, damaged, or no JSON at all.
+    """
+
     def refuse_constant(name: str) -> NoReturn:
         raise FileFormatError(f"{path} holds {name}, which JSON does not have; accepted: null.")
 
     try:
-        return json.loads(text, parse_constant=refuse_constant)
+        return json.loads(text, parse_constant=float if allow_nan else refuse_constant)
     except json.JSONDecodeError as error:
         raise FileFormatError(_diagnose(path, text, what, error)) from None
     except (RecursionError, ValueError) as error:
