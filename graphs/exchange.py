@@ -94,19 +94,18 @@ def _eap_ig_graph(
 
 
 def _load_tensors(path: str | Path) -> dict[str, Any]:
-    import pickle
-
     import torch
 
+    if not Path(path).is_file():
+        raise FileFormatError(f"{path} does not exist; expected an EAP-IG graph.")
     try:
-        return _object(path, torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise FileFormatError(f"{path} does not exist; expected an EAP-IG graph.") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its archive and tensor readers raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise FileFormatError(
             f"{path} is damaged, or holds more than plain tensors, which is never run: {reason}"
         ) from None
+    return _object(path, document)
 
 
 def write_eap_ig(
