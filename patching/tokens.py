@@ -40,6 +40,8 @@ class Tokens:
             self.prefix = (start, *added)
         self.bos_prepended: bool = start is not None and self.prefix[:1] == (start,)
         self._unknown: int | None = getattr(self._tokenizer, "unk_token_id", None)
+        if self._unknown in (start, getattr(self._tokenizer, "eos_token_id", None)):
+            self._unknown = None  # GPT-2 names one token for all; nothing is unknown to its bytes
         marked = self._tokens(self.encode("a"))
         self._anchor = "\n" if marked[:1] and marked[0].startswith("▁") else ""
 

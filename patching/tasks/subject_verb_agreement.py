@@ -13,10 +13,10 @@ from ._words import word_pairs
 _TEMPLATES = (
     "The {subject} near the {other}",
     "The {subject} behind the {other}",
-    "The {subject} that the {other} liked",
+    "The {subject} beside the {other}",
     "The {subject} next to the {other}",
-    "The {subject} in front of the {other}",
     "The {subject} described by the {other}",
+    "The {subject} seen by the {other}",
 )
 _VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
 
