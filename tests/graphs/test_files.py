@@ -362,6 +362,16 @@ def test_foreign_safetensors_files_are_refused(tmp_path: Path) -> None:
             read_scores(file)
 
 
+def test_infinite_scores_in_a_file_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path = save_scores(tmp_path / "c.json", random_scores())
+    values = np.where(TINY.reads, np.inf, np.nan).astype(np.float32)
+    save_file({"scores": values}, path, read_metadata(path))
+    with pytest.raises(FileFormatError, match=r"the score of embed->a0\.h0<q> is infinite"):
+        read_scores(path)
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
