@@ -12,6 +12,7 @@ from .routing import gap_heights, wire_path
 from .scene import Band, EdgeMark, NodeMark, Scene, Text
 from .style import (
     DASHES,
+    DOTS,
     FAINT,
     INK,
     NODE_FONT,
@@ -99,9 +100,9 @@ class _Builder:
         shift = _MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
         self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
-        self.width = max(self.right + _MARGIN, 380.0)
+        self.width = max(self.right + _MARGIN, 430.0)
         middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
-        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 380.0 else 0.0
+        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 430.0 else 0.0
         self.x = [x + move for x in self.x]
         self.top = _MARGIN + (TITLE_FONT + 12 if title else 0)
         self.y = self._row_middles()
@@ -217,7 +218,7 @@ class _Builder:
             bend = (y0 - y1) / 2
             path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
             words = f"{self.nodes[low]} gives {self.nodes[high]} its keys and values"
-            marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, (1.2, 1.6), words))
+            marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, DOTS, words))
         return tuple(marks)
 
     def _letters(self) -> tuple[Text, ...]:

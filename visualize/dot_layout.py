@@ -65,7 +65,9 @@ def skeleton_source(skeleton: Skeleton) -> str:
         gap = TRUNK_GAP if vertex.node is None else NODE_GAP
         lines.append(f"v{i} [width={(vertex.width + gap - _SEP) / _INCH:.4f}];")
     for segment in skeleton.segments:
-        lines.append(f"v{segment.lower} -> v{segment.upper} [weight={segment.pull}];")
+        weight = max(1, segment.pull // segment.crossing_weight)
+        edge = f"v{segment.lower} -> v{segment.upper} [weight={weight}];"
+        lines += [edge] * segment.crossing_weight
     return "\n".join([*lines, "}", ""])
 
 

@@ -8,6 +8,7 @@ from ..graphs.names import Kind
 from .scene import EdgeMark, Legend, NodeMark, Text
 from .style import (
     DASHES,
+    DOTS,
     FAINT,
     INK,
     NODE_STYLES,
@@ -91,10 +92,10 @@ def _shapes(subject: Subject) -> list[_Entry]:
 
 def _colours(subject: Subject) -> list[_Entry]:
     """List the colours, with counts."""
-    return [
-        _Entry(g.words if subject.letters else f"{g.words} ({g.count:,})", colour=g.colour)
-        for g in subject.groups
-    ]
+    entries = [_Entry(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
+    if any(node.kind is Kind.KV for node, _ in subject.nodes):
+        entries.append(_Entry("key/value head used by", colour=FAINT, width=0.8, dashes=DOTS))
+    return entries
 
 
 def _widths(subject: Subject) -> list[_Entry]:

@@ -3,6 +3,7 @@
 Sugiyama, Tagawa and Toda 1981: sweeps up and down that sort each row by the barycentre of its
 neighbours; then sifting (Matuszewski et al. 1999), which moves single vertices to their best
 place. Several starts, of which the one with the fewest crossings is kept. Deterministic.
+Trunks of several lines weigh double, which keeps them straight and leaves the bends to others.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ def _improve(order: Order, down: list[list[int]], up: list[list[int]], sweeps: i
 
 
 def neighbours(skeleton: Skeleton) -> tuple[list[list[int]], list[list[int]]]:
-    """List each vertex's neighbours in the row below and in the row above."""
+    """List each vertex's neighbours below and above, as often as their segments weigh."""
     down: list[list[int]] = [[] for _ in skeleton.vertices]
     up: list[list[int]] = [[] for _ in skeleton.vertices]
     for segment in skeleton.segments:
-        down[segment.upper].append(segment.lower)
-        up[segment.lower].append(segment.upper)
+        for _ in range(segment.crossing_weight):
+            down[segment.upper].append(segment.lower)
+            up[segment.lower].append(segment.upper)
     return down, up
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAIN_PULL = 16
+MAIN_PULL = 12
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Segment:
     lower: int
     upper: int
     pull: int
+
+    @property
+    def crossing_weight(self) -> int:
+        """Return how many crossings it counts as to cross this segment."""
+        return 2 if self.pull >= 2 * MAIN_PULL else 1
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def _segments(
     ties: Sequence[tuple[int, int]],
 ) -> tuple[Segment, ...]:
     """List the distinct connections; those within a trunk or to its owner pull hardest."""
-    found: dict[tuple[int, int], int] = dict.fromkeys(ties, 1)
+    found: dict[tuple[int, int], int] = dict.fromkeys(ties, MAIN_PULL)
     for wire, route in zip(wires, routes, strict=True):
         for lower, upper in zip(route, route[1:], strict=False):
             a, b = owner.get(lower), owner.get(upper)
@@ -120,7 +125,8 @@ def _segments(
                 or (b is None and a == (True, upper))
             )
             pull = MAIN_PULL if main else max(1, round(wire.width))
-            found[lower, upper] = max(pull, found.get((lower, upper), 0))
+            so_far = found.get((lower, upper), 0)
+            found[lower, upper] = so_far + pull if main else max(pull, so_far)
     return tuple(Segment(lower, upper, pull) for (lower, upper), pull in found.items())
 
 

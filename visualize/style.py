@@ -39,7 +39,7 @@ SMALL_FONT, TITLE_FONT = 8.5, 13.0
 THIN, THICK, PLAIN = 0.6, 3.4, 1.0
 """Width of the weakest, the strongest, and an unscored edge."""
 
-DASHES = (4.0, 2.2)
+DASHES, DOTS = (4.0, 2.2), (1.2, 1.6)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def read_diff(
         for n in union.nodes
     )
     groups = tuple(
-        Group(f"{w} ({len(p):,})", c, len(p)) for w, c, p in zip(words, colours, parts, strict=True)
+        Group(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True)
     )
     caption = (
         f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
