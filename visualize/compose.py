@@ -28,6 +28,7 @@ from .subject import EdgeScores, Line, Subject, read_circuit, read_diff
 
 PairOfScores = tuple[EdgeScores | None, EdgeScores | None]
 _MARGIN, _LABELS, _LAYER_GAP = 12.0, 44.0, 3.0
+MOST_EDGES = 4000
 _ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
 
 
@@ -52,12 +53,20 @@ def make_scene(
         layout: `auto`, `dot` or `built-in`.
         timeout: seconds that `dot` may take.
 
+    Raises:
+        EdgewiseError: more edges than a drawing can show.
+
     >>> from edgewise.graphs.graph import ComputationGraph
     >>> circuit = Circuit.empty(ComputationGraph(1, 1)).with_edges(["embed->logits"])
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
     drawn = read_subject(subject, scores, names)
+    if len(drawn.lines) > MOST_EDGES:
+        raise EdgewiseError(
+            f"{len(drawn.lines):,} edges cannot be drawn readably; accepted: at most "
+            f"{MOST_EDGES:,}. Keep fewer (Scores.top, a larger threshold), or write a .dot file."
+        )
     placed = arrange(drawn, layout=layout, timeout=timeout)
     return _Builder(drawn, placed, title).scene(drawn.caption if caption is None else caption)
 
@@ -125,7 +134,7 @@ class _Builder:
         bottom = self.y[0] + NODE_HEIGHT / 2 + 16
         legend, height = build_legend(self.subject, caption, _MARGIN, bottom, self.width)
         bands, labels = self._layers()
-        heading = ()
+        heading: tuple[Text, ...] = ()
         if self.title:
             where = (self.width / 2, _MARGIN + TITLE_FONT / 2)
             heading = (Text(*where, self.title, TITLE_FONT, INK, bold=True),)
@@ -176,15 +185,26 @@ class _Builder:
             row = self.placed.skeleton.vertices[i].row
             marks.append(
                 NodeMark(
-                    str(node), round(self.x[i], 2), self.y[row], node_width(node), NODE_HEIGHT,
-                    style.shape, style.fill, stroke, stroke, NODE_FONT, f"{node}  {style.words}",
-                )  # fmt: skip
+                    str(node),
+                    round(self.x[i], 2),
+                    self.y[row],
+                    node_width(node),
+                    NODE_HEIGHT,
+                    style.shape,
+                    style.fill,
+                    stroke,
+                    stroke,
+                    NODE_FONT,
+                    f"{node}  {style.words}",
+                )
             )
         return tuple(marks)
 
     def _edges(self) -> tuple[EdgeMark, ...]:
         """Draw weak edges first; in a diff what is shared comes before what is not."""
-        marks = [(self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)]
+        marks = [
+            (self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)
+        ]
         return tuple(mark for _, _, mark in sorted(marks, key=lambda m: m[:2]))
 
     @staticmethod
@@ -235,4 +255,3 @@ class _Builder:
                 y = self.y[self.placed.skeleton.vertices[i].row] + NODE_HEIGHT / 2 + 3.6
                 found[str(port)] = Text(round(x, 2), round(y, 2), port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
-

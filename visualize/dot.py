@@ -34,7 +34,7 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     words = "\n".join(part for part in (title, caption) if part)
     lines = [
         "digraph circuit {",
-        f'  graph [rankdir=BT, ranksep=0.35, nodesep=0.15, newrank=true, label={quote(words)}];',
+        f"  graph [rankdir=BT, ranksep=0.35, nodesep=0.15, newrank=true, label={quote(words)}];",
         '  node [fontname="Helvetica", fontsize=10, height=0.25, margin="0.08,0.03", '
         "style=filled];",
         '  edge [fontname="Helvetica", fontsize=7, arrowsize=0.4];',

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def count_crossings(order: Sequence[Sequence[int]], up: Sequence[Sequence[int]])
     1
     """
     total = 0
-    for lower, upper in zip(order, order[1:], strict=False):
+    for lower, upper in pairwise(order):
         place = {v: i for i, v in enumerate(upper)}
         ends = [place[w] for v in lower for w in sorted(up[v], key=place.__getitem__)]
         array = np.array(ends)

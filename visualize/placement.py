@@ -14,6 +14,7 @@ solutions; the mean of the leftmost and the rightmost is optimal too, and looks 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -49,7 +50,7 @@ def _residual_arcs(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> np.nda
     network = networkx.DiGraph()
     network.add_nodes_from(range(len(skeleton.vertices)), demand=0)
     for row in order:
-        for left, right in zip(row, row[1:], strict=False):
+        for left, right in pairwise(row):
             apart = ceil(separation(skeleton, left, right) * _GRID)
             network.add_edge(left, right, weight=-apart)
     for s in skeleton.segments:

@@ -56,9 +56,14 @@ def _path(path: PathData) -> Any:
     """Turn a path into matplotlib's vertices and codes."""
     from matplotlib.path import Path
 
-    codes = {"M": [Path.MOVETO], "L": [Path.LINETO], "C": [Path.CURVE4] * 3, "Z": [Path.CLOSEPOLY]}
+    codes: dict[str, list[Any]] = {
+        "M": [Path.MOVETO],
+        "L": [Path.LINETO],
+        "C": [Path.CURVE4] * 3,
+        "Z": [Path.CLOSEPOLY],
+    }
     vertices: list[tuple[float, float]] = []
-    kinds: list[int] = []
+    kinds: list[Any] = []
     for command, values in path:
         numbers = values or path[0][1]
         vertices += zip(numbers[::2], numbers[1::2], strict=True)
@@ -72,9 +77,15 @@ def _edge(axes: Axes, mark: EdgeMark) -> None:
     style: Any = (0, tuple(d / mark.width for d in mark.dashes)) if mark.dashes else "solid"
     axes.add_patch(
         PathPatch(
-            _path(mark.path), fill=False, edgecolor=mark.colour, linewidth=mark.width,
-            alpha=mark.opacity, linestyle=style, capstyle="butt", joinstyle="round",
-        )  # fmt: skip
+            _path(mark.path),
+            fill=False,
+            edgecolor=mark.colour,
+            linewidth=mark.width,
+            alpha=mark.opacity,
+            linestyle=style,
+            capstyle="butt",
+            joinstyle="round",
+        )
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from .scene import Command, PathData
 from .skeleton import Skeleton
@@ -17,7 +18,7 @@ ROOMY = 20
 
 
 def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
-    """Return the height of the gap above each row: more where lines go far to the side, and in low drawings."""
+    """Return the height of the gap above each row: more where lines go far to the side."""
     moves: dict[int, list[float]] = defaultdict(list)
     for segment in skeleton.segments:
         row = skeleton.vertices[segment.lower].row
@@ -51,11 +52,9 @@ def wire_path(
     """
     route, offset = skeleton.routes[number], skeleton.offsets[number]
     shift = [ends[0], *(offset for _ in route[2:]), ends[1]]
-    points = [
-        (x[v] + s, y[skeleton.vertices[v].row]) for v, s in zip(route, shift, strict=True)
-    ]
+    points = [(x[v] + s, y[skeleton.vertices[v].row]) for v, s in zip(route, shift, strict=True)]
     path: list[Command] = [("M", points[0])]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if abs(x0 - x1) < 0.05:
             _straight(path, x0, y1)
             continue

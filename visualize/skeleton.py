@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 MAIN_PULL = 12
 
@@ -86,7 +87,9 @@ def build(
     """
     joined = choose_trunks(rows, wires)
     offsets, thickness = _strands(wires, joined)
-    vertices = [Vertex(row, width, i) for i, (row, width) in enumerate(zip(rows, widths, strict=True))]
+    vertices = [
+        Vertex(row, width, i) for i, (row, width) in enumerate(zip(rows, widths, strict=True))
+    ]
     place: dict[tuple[tuple[bool, int], int], int] = {}
     routes = []
     for wire, by_target in zip(wires, joined, strict=True):
@@ -117,7 +120,7 @@ def _segments(
     """List the distinct connections; those within a trunk or to its owner pull hardest."""
     found: dict[tuple[int, int], int] = dict.fromkeys(ties, MAIN_PULL)
     for wire, route in zip(wires, routes, strict=True):
-        for lower, upper in zip(route, route[1:], strict=False):
+        for lower, upper in pairwise(route):
             a, b = owner.get(lower), owner.get(upper)
             main = (
                 (a is not None and a == b)

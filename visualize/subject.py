@@ -67,9 +67,9 @@ class Subject:
 
 def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
     """Colour a circuit's edges by the kind of port they end in."""
-    values = score_table(circuit.graph, scores)
+    values = score_table(circuit, scores)
     edges = list(circuit.edges)
-    largest = _largest(values, edges)
+    largest = _largest(values)
     lines = []
     for edge in edges:
         kind, value = edge.port.kind, values.get(edge)
@@ -96,21 +96,18 @@ def read_diff(
 ) -> Subject:
     """Colour the union's edges by who has them; width follows the larger |score| of those."""
     graph = diff.a.graph
-    pair = scores or (None, None)
-    values_a, values_b = (score_table(graph, s) for s in pair)
+    of_a, of_b = scores or (None, None)
+    values_a, values_b = score_table(diff.a, of_a), score_table(diff.b, of_b)
     union = diff.a | diff.b
     parts = (diff.shared, diff.only_a, diff.only_b)
     colours = (SHARED, ONLY_A, ONLY_B)
     words = ("in both", f"only in {names[0]}", f"only in {names[1]}")
-    largest = max(_largest(values_a, list(diff.a.edges)), _largest(values_b, list(diff.b.edges)))
+    largest = max(_largest(values_a), _largest(values_b))
     lines = []
     for edge in union.edges:
         group = next(i for i, part in enumerate(parts) if edge in part)
-        found = [
-            (name, table[edge])
-            for name, table, circuit in zip(names, (values_a, values_b), (diff.a, diff.b), strict=True)
-            if edge in table and edge in circuit
-        ]
+        pairs = zip(names, (values_a, values_b), strict=True)
+        found = [(name, table[edge]) for name, table in pairs if edge in table]
         value = max((v for _, v in found), key=abs, default=None)
         told = "".join(f"  score in {name} {v:.4g}" for name, v in found)
         strength, negative = _strength(value, largest)
@@ -121,9 +118,7 @@ def read_diff(
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
         for n in union.nodes
     )
-    groups = tuple(
-        Group(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True)
-    )
+    groups = tuple(Group(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True))
     caption = (
         f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
         f"{len(union):,} in all, {len(nodes)} nodes. {_READING}"
@@ -133,8 +128,8 @@ def read_diff(
     return Subject(graph, tuple(lines), nodes, groups, largest, caption, True)
 
 
-def score_table(graph: ComputationGraph, scores: EdgeScores | None) -> dict[Edge, float]:
-    """Return the finite scores by edge.
+def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float]:
+    """Return the finite scores of the kept edges.
 
     Raises:
         GraphMismatch: the scores belong to another graph, or name an edge it does not have.
@@ -143,14 +138,13 @@ def score_table(graph: ComputationGraph, scores: EdgeScores | None) -> dict[Edge
     if scores is None:
         return {}
     if isinstance(scores, Scores):
-        if scores.graph != graph:
+        if scores.graph != circuit.graph:
+            differences = "; ".join(scores.graph.differences(circuit.graph))
             raise GraphMismatch(
-                "the scores belong to another graph than the circuit: "
-                + "; ".join(scores.graph.differences(graph)) + "."
-            )  # fmt: skip
-        places = zip(*scores.values.nonzero(), strict=True)
-        pairs = ((graph.edge_at(r, c), float(scores.values[r, c])) for r, c in places)
-        return {edge: value for edge, value in pairs if math.isfinite(value)}
+                f"the scores belong to another graph than the circuit: {differences}."
+            )
+        found = {edge: scores[edge] for edge in circuit.edges}
+        return {edge: value for edge, value in found.items() if math.isfinite(value)}
     if not isinstance(scores, Mapping):
         raise EdgewiseError(
             f"scores of type {type(scores).__name__} cannot be drawn; accepted: Scores, or a "
@@ -159,20 +153,18 @@ def score_table(graph: ComputationGraph, scores: EdgeScores | None) -> dict[Edge
     table = {}
     for key, value in scores.items():
         edge = Edge.parse(key) if isinstance(key, str) else key
-        graph.locate(edge)
+        kept = bool(circuit.kept[circuit.graph.locate(edge)])
         try:
             number = float(value)
         except (TypeError, ValueError):
-            raise EdgewiseError(
-                f"the score of {edge} is {value!r}; accepted: a number."
-            ) from None
-        if math.isfinite(number):
+            raise EdgewiseError(f"the score of {edge} is {value!r}; accepted: a number.") from None
+        if kept and math.isfinite(number):
             table[edge] = number
     return table
 
 
-def _largest(values: Mapping[Edge, float], edges: list[Edge]) -> float:
-    return max((abs(values[e]) for e in edges if e in values), default=0.0)
+def _largest(values: Mapping[Edge, float]) -> float:
+    return max(map(abs, values.values()), default=0.0)
 
 
 def _strength(value: float | None, largest: float) -> tuple[float | None, bool]:

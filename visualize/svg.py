@@ -44,10 +44,9 @@ def _group(name: str, members: list[str], attributes: str = "") -> list[str]:
 
 
 def _n(value: float) -> str:
-    """Print a number briefly and always alike."""
-    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0") if abs(value) < 0.005 else (
-        f"{value:.2f}".rstrip("0").rstrip(".")
-    )  # fmt: skip
+    """Print a number with at most two decimals, and never a negative zero."""
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def _path(path: PathData) -> str:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 
 import pytest
-
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node
@@ -37,7 +36,7 @@ def make_sample(graph: ComputationGraph, edges: int, seed: int = 0, shift: float
     generator = random.Random(seed)
     other = random.Random(seed + 1000)
     nodes = [*graph.senders, *(port.node for port in graph.ports)]
-    taste = {node: 1.0 for node in nodes}
+    taste = dict.fromkeys(nodes, 1.0)
     for node in taste:
         head = node.kind in (Kind.HEAD, Kind.KV)
         mean, wild = (-1.2, 1.6) if head else (0.4, 0.9)
