@@ -1,0 +1,169 @@
+"""The identities of the definitions, on tiny random models of every family, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewise.graphs.circuit import Circuit
+from edgewise.patching.certificate import certify, original_run
+from edgewise.patching.plan import make_plan
+from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.trace import at_answers
+from tests.engine import CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs
+
+SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
+
+
+def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor:
+    """Return a circuit's logits by the definition alone, [B, V]."""
+    model, batch = chunk.model, chunk.batch
+    zeros = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
+    resample = runner.ablation.name == "resample"
+    ablated = naive_values(model, batch.corrupted, chunk.context) if resample else zeros
+    _, final = naive_run(model, batch.clean, chunk.context, ablated, torch.from_numpy(mask * 1.0))
+    return model.logits(at_answers(final, batch.answer_position))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_kept_is_the_model_and_none_kept_is_the_corrupted_run(name: str) -> None:
+    model = tiny_lift(name)
+    pairs = tiny_pairs(lengths=(7, 4, 7, 5))
+    runner = Runner.create(model, pairs, batch_size=4)
+    (chunk,) = runner.chunks()
+    rows = torch.arange(4)
+    for circuit, ids in (
+        (Circuit.full(model.graph), chunk.batch.clean),
+        (Circuit.empty(model.graph), chunk.batch.corrupted),
+    ):
+        logits, _ = original_run(model, ids, chunk.batch)
+        expected = logits[rows, chunk.batch.answer_position]
+        found = runner.chunk_logits(chunk, circuit.kept[None])[0]
+        # the norms of the Llama classes compute in float32 even in a float64 model
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    certificate = certify(model)
+    assert certificate.passed, certificate
+    assert max(certificate.kept_all, certificate.kept_none, certificate.stream) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_certificate_follows_the_type(name: str, dtype: torch.dtype) -> None:
+    assert certify(tiny_lift(name, dtype=dtype)).passed
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_dense_runner_is_the_definition(name: str, ablation: str, grouped: bool) -> None:
+    model = tiny_lift(name, grouped_kv=grouped)
+    runner = Runner.create(model, tiny_pairs(lengths=(5, 7, 6)), ablation=ablation, batch_size=3)
+    (chunk,) = runner.chunks()
+    for seed, density in enumerate((0.03, 0.3, 0.6, 0.97)):
+        mask = random_mask(model.graph, density, seed)
+        found = runner.chunk_logits(chunk, mask[None])[0]
+        torch.testing.assert_close(found, naive_logits(runner, chunk, mask), rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(SOME),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 999),
+    ablation=st.sampled_from(["resample", "zero"]),
+    grouped=st.booleans(),
+    split=st.booleans(),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_any_mask_on_any_shape(
+    name: str, density: float, seed: int, ablation: str, grouped: bool, split: bool, lengths: list[int]
+) -> None:
+    model = tiny_lift(name, seed, grouped_kv=grouped, split_embedding=split)
+    pairs = tiny_pairs(seed, tuple(lengths))
+    runner = Runner.create(model, pairs, ablation=ablation, batch_size=len(lengths))
+    (chunk,) = runner.chunks()
+    mask = random_mask(model.graph, density, seed)
+    found = runner.chunk_logits(chunk, mask[None])[0]
+    torch.testing.assert_close(found, naive_logits(runner, chunk, mask), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+def test_circuits_together_are_circuits_alone(name: str, ablation: str) -> None:
+    model = tiny_lift(name)
+    runner = Runner.create(model, tiny_pairs(), ablation=ablation)
+    masks = np.stack([random_mask(model.graph, d, i) for i, d in enumerate((0, 0.1, 0.5, 0.9, 1))])
+    together = runner.mask_losses(masks)
+    alone = [runner.mask_losses(mask[None])[0] for mask in masks]
+    np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(SOME), row=st.integers(1, 100), seed=st.integers(0, 99))
+def test_a_restart_is_a_run_from_scratch(name: str, row: int, seed: int) -> None:
+    model = tiny_lift(name, grouped_kv=bool(seed % 2))
+    runner = Runner.create(model, tiny_pairs(seed), ablation=["resample", "zero"][seed % 2])
+    row = row % len(model.graph.ports)
+    mask = model.graph.reads.copy()
+    mask[row:] = random_mask(model.graph, 0.4, seed)[row:]
+    restarted = runner.mask_losses(mask[None], start_row=row)
+    np.testing.assert_allclose(restarted, runner.mask_losses(mask[None]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral-window"])
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_padding_changes_nothing(name: str, padding: str) -> None:
+    model = tiny_lift(name)
+    pairs = tiny_pairs(lengths=(3, 8, 5))
+    runner = Runner.create(model, pairs, batch_size=1)
+    mask = random_mask(model.graph, 0.6, 1)
+    alone = runner.logits([Circuit(model.graph, mask)])[0]
+    chunk = Chunk(model, pairs.batch(padding=padding), runner.ablation)
+    torch.testing.assert_close(runner.chunk_logits(chunk, mask[None])[0], alone)
+
+
+def test_batches_of_any_size_give_the_same_mean() -> None:
+    model = tiny_lift("llama")
+    pairs = tiny_pairs(lengths=(5, 3, 8, 5, 6))
+    circuit = Circuit(model.graph, random_mask(model.graph, 0.5, 0))
+    losses = [Runner.create(model, pairs, batch_size=n).loss(circuit) for n in (1, 2, 5)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
+
+
+def test_dead_nodes_are_not_run() -> None:
+    model = tiny_lift("gpt2")
+    circuit = Circuit.empty(model.graph).with_edges(
+        ["embed->a0.h1<v>", "a0.h1->logits", "embed->m0", "m0->a1.h0<q>"]
+    )
+    plan = make_plan(model.graph, circuit.kept[None], consistent=True)
+    assert [step.heads for step in plan.layers] == [(1,), ()]
+    assert [step.mlp for step in plan.layers] == [None, None]
+
+
+def test_a_live_node_without_inputs_runs_only_where_it_can_differ() -> None:
+    model = tiny_lift("gpt2")
+    circuit = Circuit.empty(model.graph).with_edges(["m1->logits"])
+    runs = [
+        make_plan(model.graph, circuit.kept[None], consistent=c).layers[1].mlp is not None
+        for c in (True, False)
+    ]
+    assert runs == [False, True]
+
+
+def test_the_model_is_not_altered() -> None:
+    from tests.engine import tiny_model
+
+    from edgewise.graphs.lifting import describe
+
+    model = tiny_model("llama")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    runner = Runner.create(describe(model), tiny_pairs())
+    runner.loss(Circuit(runner.graph, random_mask(runner.graph, 0.5, 0)))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad == flags[name]
+        assert parameter.grad is None
