@@ -1,0 +1,116 @@
+"""Lifting: views of the model's own weights, and refusal by name of what is not understood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
+
+from edgewise.errors import CertificateFailed, UnsupportedModel
+from edgewise.graphs.lifting import describe, families, tensors_of
+from edgewise.patching.certificate import certify
+from tests.engine import CONFIGS, LLAMA, tiny_lift, tiny_model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_are_views_of_the_models_own(name: str) -> None:
+    model = tiny_model(name)
+    owned = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    for tensor in tensors_of(describe(model)):
+        assert tensor.untyped_storage().data_ptr() in owned
+        assert not tensor.requires_grad
+
+
+def test_the_graph_follows_the_config_and_the_options() -> None:
+    lifted = tiny_lift("llama", grouped_kv=True)
+    assert (lifted.graph.layers, lifted.graph.heads, lifted.graph.kv_heads) == (2, 4, 2)
+    assert lifted.graph.grouped_kv
+    assert lifted.graph.edge_count == sum(8 * (1 + 5 * l) + (1 + 5 * l) + 4 for l in range(2)) + 11
+
+
+def test_variants_are_named() -> None:
+    found = tiny_lift("qwen2-some-windows").variants
+    assert found["attention"] == "4 heads of 4, 2 key/value heads"
+    assert found["window"] == "3, full"
+    assert found["biases"] == "q, k, v"
+
+
+def test_every_family_is_found() -> None:
+    assert {"gpt2", "llama", "mistral", "qwen2"} <= set(families())
+
+
+def refused(model: object, *words: str) -> None:
+    with pytest.raises(UnsupportedModel) as error:
+        describe(model)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_family_is_refused_by_name() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=31, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    config.model_type = "strange"
+    refused(GPTNeoXForCausalLM(config).eval(), "'strange'", "supported types:", "gpt2", "llama")
+    refused(torch.nn.Linear(2, 2), "'Linear'", "cannot be lifted")
+
+
+def test_a_model_without_head_is_refused() -> None:
+    refused(LlamaModel(LlamaConfig(**LLAMA)).eval(), "LlamaModel has no language-model head")
+
+
+def test_an_unknown_attribute_is_refused_by_name() -> None:
+    model = tiny_model("llama")
+    model.config.logit_scale_of_tomorrow = 2.0
+    refused(model, "logit_scale_of_tomorrow=2.0", "'llama'")
+
+
+def test_a_parameter_without_a_place_is_refused_by_name() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.h[1].adapter = torch.nn.Linear(2, 2)
+    refused(model, "transformer.h.1.adapter.weight", "merged")
+
+
+def test_a_hook_is_refused_by_name() -> None:
+    model = tiny_model("gpt2")
+    model.transformer.h[0].mlp.register_forward_hook(lambda *_: None)
+    refused(model, "transformer.h.0.mlp", "hooks")
+
+
+def test_training_mode_is_refused() -> None:
+    refused(tiny_model("gpt2").train(), "training mode", "model.eval()")
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_variants_that_follow_the_length_are_refused(kind: str) -> None:
+    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}
+    if kind == "longrope":
+        rope |= {
+            "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0],
+            "original_max_position_embeddings": 8,
+        }  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**{**LLAMA, "rope_parameters": rope})).eval()
+    refused(model, f"'{kind}'", "linear")
+
+
+def test_an_unknown_activation_is_refused_by_name() -> None:
+    model = tiny_model("llama")
+    model.config.hidden_act = "laplace"
+    refused(model, "'laplace'", "silu")
+
+
+@pytest.mark.parametrize("part", ["attention_norm", "mlp", "attention"])
+def test_the_certificate_fails_on_a_wrong_lift(part: str) -> None:
+    lifted = tiny_lift("llama", dtype=torch.float32)
+    block = lifted.blocks[1]
+    wrong = {
+        "attention_norm": lambda b: replace(b, attention_norm=replace(b.attention_norm, eps=0.5)),
+        "mlp": lambda b: replace(b, mlp=replace(b.mlp, activation="gelu")),
+        "attention": lambda b: replace(b, attention=replace(b.attention, window=2)),
+    }[part](block)
+    certificate = certify(replace(lifted, blocks=(lifted.blocks[0], wrong)))
+    assert not certificate.passed
+    with pytest.raises(CertificateFailed, match="largest error with all edges kept"):
+        certificate.require()
