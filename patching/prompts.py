@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
 
@@ -69,7 +69,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Hold the prompt pairs of one task, validated.
+    """Hold the prompt pairs of one task, validated; `origin` tells how to make them again.
 
     >>> pairs = PromptPairs((Pair((5, 17, 3), (5, 9, 3), (40,), (41,)),), name="mine")
     >>> len(pairs), pairs.batch().clean.tolist()
@@ -80,6 +80,7 @@ class PromptPairs:
     name: str = "pairs"
     seed: int | None = None
     bos_prepended: bool | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.pairs:

@@ -1,0 +1,326 @@
+"""Discovery as one step: check the request, score or search, select, measure, note everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import EdgewiseError
+from .opening import Progress, Session, make_runner
+
+if TYPE_CHECKING:
+    from .discovery.evaluation import Evaluation
+    from .graphs.circuit import Circuit
+    from .graphs.files import CircuitFile, ScoresFile
+    from .graphs.scores import Scores
+    from .patching.prompts import PromptPairs
+    from .patching.runner import Runner
+
+TIMED_PASSES = 3
+"""How often the original model's forward pass is timed."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Say which edges of a scoring method are kept: at most one of these.
+
+    Args:
+        top: this many of largest |score|.
+        above: those whose |score| is at least this.
+        faithfulness: as few of largest |score| as reach this faithfulness.
+
+    Raises:
+        EdgewiseError: two are given, or a value makes no sense.
+    """
+
+    top: int | None = None
+    above: float | None = None
+    faithfulness: float | None = None
+
+    def __post_init__(self) -> None:
+        given = self.as_dict()
+        if len(given) > 1:
+            raise EdgewiseError(
+                f"{' and '.join(given)} are given together; accepted: one way to select edges."
+            )
+        if self.top is not None and self.top < 1:
+            raise EdgewiseError(f"top is {self.top}; accepted: a whole number from 1 up.")
+        if self.above is not None and not 0 <= self.above < float("inf"):
+            raise EdgewiseError(f"above is {self.above}; accepted: a number from 0 up.")
+        if self.faithfulness is not None and not 0 < self.faithfulness <= 1:
+            raise EdgewiseError(
+                f"faithfulness is {self.faithfulness}; accepted: a number above 0, up to 1."
+            )
+
+    def as_dict(self) -> dict[str, float]:
+        """Return what is given, under its name.
+
+        >>> Selection(top=200).as_dict()
+        {'top': 200}
+        """
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Hold a discovery: the circuit with where it is from, all scores, and what was measured."""
+
+    file: CircuitFile
+    scores: ScoresFile
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Request:
+    """Hold a discovery's method, options and selection, checked; nothing heavy is needed for it."""
+
+    method: str
+    options: Mapping[str, Any]
+    metric: str
+    ablation: str
+    select: Selection
+
+
+def request(
+    method: str,
+    *,
+    metric: str | None = None,
+    ablation: str = "resample",
+    options: Mapping[str, Any] | None = None,
+    select: Selection | None = None,
+) -> Request:
+    """Check what a discovery asks for, before a model is loaded, and fill in the defaults.
+
+    >>> request("acdc", options={"threshold": 0.1}).metric
+    'kl'
+
+    Raises:
+        UnknownName: no such method, option, metric or ablation.
+        EdgewiseError: an option's value makes no sense, or the method selects edges itself.
+    """
+    from .discovery.registry import get_method
+    from .patching.ablations import get_ablation
+    from .patching.metrics import get_metric
+
+    chosen, select = get_method(method), select or Selection()
+    values = chosen.check(options or {})
+    metric = metric or ("kl" if chosen.selects else "logit_diff")
+    get_metric(metric)
+    get_ablation(ablation)
+    if chosen.selects and select.as_dict():
+        name = next(iter(select.as_dict()))
+        raise EdgewiseError(
+            f"method '{method}' selects its edges itself, so {name} cannot be given; accepted: "
+            f"its options ({', '.join(chosen.options)})."
+        )
+    return Request(method, values, metric, ablation, select)
+
+
+def discover(
+    session: Session,
+    pairs: PromptPairs,
+    *,
+    method: str,
+    metric: str | None = None,
+    ablation: str = "resample",
+    batch_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    select: Selection | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Find a circuit, measure it, and note everything that led to it.
+
+    Args:
+        session, pairs: the model and the prompt pairs.
+        method: a name from `discovery.registry.methods()`.
+        metric: default `kl` for methods that search, `logit_diff` for those that score.
+        ablation: what ablated edges carry.
+        batch_size: examples run at once; default: as many as fit.
+        options: the method's own.
+        select: of a scoring method, which edges are kept; default: all, with their scores.
+        progress: told what is done.
+
+    Raises:
+        EdgewiseError: the request makes no sense, or no edge would be kept; says what to do.
+    """
+    from .discovery.evaluation import evaluate as measure
+    from .discovery.registry import get_method
+    from .graphs.files import CircuitFile, ScoresFile
+
+    asked = request(method, metric=metric, ablation=ablation, options=options, select=select)
+    runner = make_runner(
+        session, pairs, metric=asked.metric, ablation=ablation, batch_size=batch_size
+    )
+    _check_size(asked.select, runner)
+    start = _now(session)
+    found = get_method(method)(runner, progress, **asked.options)
+    seconds = _now(session) - start
+    circuit = found.circuit
+    if circuit is None:
+        circuit = selected(runner, found.scores, asked.select, progress)
+    evaluation = measure(runner, circuit)
+    _refuse_empty(circuit, asked, found.scores, evaluation)
+    file = CircuitFile(
+        circuit=circuit,
+        model=session.model_block,
+        task=task_block(pairs),
+        discovery={
+            "method": method,
+            **asked.options,
+            **asked.select.as_dict(),
+            "metric": asked.metric,
+            "ablation": ablation,
+            "order": found.order,
+            "seconds": seconds,
+            "questions": found.questions,
+            "forward_equivalents": seconds / forward_seconds(session, runner, progress),
+            **_circumstances(session, runner),
+        },
+        certificate=session.certificate.as_dict(),
+        measures=measures(evaluation),
+        edge_scores=found.scores.values,
+    )
+    scores = ScoresFile(found.scores, method, asked.metric, ablation)
+    return Found(file, scores, evaluation)
+
+
+def selected(
+    runner: Runner, scores: Scores, select: Selection, progress: Progress | None = None
+) -> Circuit:
+    """Return the circuit a selection makes of scores; without one, every edge.
+
+    Raises:
+        EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
+    """
+    from .discovery.evaluation import smallest_faithful
+    from .graphs.circuit import Circuit
+
+    if select.top is not None:
+        return scores.top(select.top)
+    if select.above is not None:
+        return scores.above(select.above)
+    if select.faithfulness is None:
+        return Circuit.full(scores.graph)
+    full, empty = runner.measure([Circuit.full(scores.graph), Circuit.empty(scores.graph)])[0]
+    if full == empty:
+        raise EdgewiseError(
+            f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "
+            "circuit, so faithfulness means nothing; accepted: a metric, or prompts, that tell "
+            "the two apart, or another selection (top, above)."
+        )
+    return smallest_faithful(runner, scores, select.faithfulness, progress)
+
+
+def task_block(pairs: PromptPairs) -> dict[str, Any]:
+    """Return what a circuit file says of its prompt pairs."""
+    return {
+        "name": pairs.name,
+        "sha256": pairs.sha256,
+        "examples": len(pairs),
+        "seed": pairs.seed,
+        "bos_prepended": pairs.bos_prepended,
+        **pairs.origin,
+    }
+
+
+def measures(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what a circuit file says of what was measured."""
+    names = ("full", "circuit", "empty")
+    keys = [f"{what}_{name}" for what in ("loss", "value") for name in names]
+    keys += ["value_complement", "faithfulness", "completeness", "edges", "nodes"]
+    return {key: getattr(evaluation, key) for key in keys}
+
+
+def forward_seconds(session: Session, runner: Runner, progress: Progress | None = None) -> float:
+    """Time the original model on the clean prompts in the runner's batches; the median pass."""
+    import statistics
+
+    import torch
+
+    model = session.loaded.model
+    seconds = []
+    for number in range(TIMED_PASSES):
+        if progress is not None:
+            progress(number, TIMED_PASSES, "passes of the original model timed")
+        start = _now(session)
+        with torch.no_grad():
+            for chunk in runner.chunks():
+                batch = chunk.batch
+                model(
+                    input_ids=batch.clean,
+                    attention_mask=batch.mask.long(),
+                    position_ids=batch.position_ids,
+                    use_cache=False,
+                )
+        seconds.append(_now(session) - start)
+    if progress is not None:
+        progress(TIMED_PASSES, TIMED_PASSES, "passes of the original model timed")
+    return statistics.median(seconds)
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+def _now(session: Session) -> float:
+    """Return the time when everything asked of the device so far is done."""
+    import time
+
+    import torch
+
+    if session.lifted.device.type == "cuda":
+        torch.cuda.synchronize(session.lifted.device)
+    return time.perf_counter()
+
+
+def _check_size(select: Selection, runner: Runner) -> None:
+    """Refuse to select more edges than there are."""
+    total = runner.graph.edge_count
+    if select.top is not None and select.top > total:
+        raise EdgewiseError(
+            f"top is {select.top:,}, but the model's graph has {total:,} edges; accepted: 1 to "
+            f"{total:,}."
+        )
+
+
+def _refuse_empty(circuit: Circuit, asked: Request, scores: Scores, evaluation: Evaluation) -> None:
+    """Refuse a circuit without edges, with what a smaller threshold would have to undercut."""
+    if len(circuit):
+        return
+    if asked.select.above is not None:
+        import numpy as np
+
+        largest = float(np.nanmax(np.abs(scores.values)))
+        raise EdgewiseError(
+            f"above {asked.select.above:g} keeps no edge: the largest |score| is {largest:.4g}; "
+            "choose a smaller value, or select by top or faithfulness."
+        )
+    rise = evaluation.loss_empty - evaluation.loss_full
+    raise EdgewiseError(
+        f"method '{asked.method}' with threshold {asked.options.get('threshold', 0):g} keeps no "
+        f"edge: without any edge the loss ({asked.metric}) is only {rise:.4g} above the full "
+        "model's; choose a smaller threshold."
+    )
+
+
+def _circumstances(session: Session, runner: Runner) -> dict[str, Any]:
+    """Return what else numbers and times depend on."""
+    import platform
+
+    import torch
+    import transformers
+
+    from . import __version__
+
+    return {
+        "dtype": session.loaded.dtype,
+        "device": str(session.lifted.device),
+        "threads": torch.get_num_threads(),
+        "batch_size": runner.batch_size,
+        "versions": {
+            "edgewise": __version__,
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }

@@ -1,0 +1,161 @@
+"""What every command and every declared experiment is made of, as functions to call from Python.
+
+    session = open_model("smollm2-135m")
+    pairs, report = open_task(session, "ioi", examples=32)
+    found = discover(session, pairs, method="eap-ig", select=Selection(top=200))
+    write_circuit("ioi.json", found.file)
+
+Nothing is printed; errors are `EdgewiseError`; progress goes to a callback that receives what is
+done, the total, and a word of what is being done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import EdgewiseError
+from .finding import Found, Request, Selection, discover, request
+from .opening import (
+    EXAMPLES,
+    Progress,
+    Session,
+    check_task,
+    is_file,
+    make_pairs,
+    make_runner,
+    open_model,
+    open_task,
+    stored_model,
+    stored_task,
+)
+
+if TYPE_CHECKING:
+    from .discovery.evaluation import Curve, Evaluation
+    from .graphs.circuit import Circuit
+    from .graphs.files import CircuitFile, DiffFile
+    from .graphs.scores import Scores
+    from .patching.paths import PathEffect
+    from .patching.prompts import PromptPairs
+
+__all__ = [
+    "EXAMPLES",
+    "Evaluated",
+    "Found",
+    "Progress",
+    "Request",
+    "Selection",
+    "Session",
+    "check_task",
+    "compare",
+    "discover",
+    "evaluate",
+    "is_file",
+    "make_pairs",
+    "make_runner",
+    "open_model",
+    "open_task",
+    "patch",
+    "request",
+    "stored_model",
+    "stored_task",
+]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Hold what was measured of a circuit, and the curve over sizes if it was asked for."""
+
+    evaluation: Evaluation
+    curve: Curve | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        curve = {} if self.curve is None else {"curve": self.curve.as_dict()}
+        return {**self.evaluation.as_dict(), **curve}
+
+
+def evaluate(
+    session: Session,
+    circuit: CircuitFile | Circuit,
+    pairs: PromptPairs,
+    *,
+    metric: str | None = None,
+    ablation: str | None = None,
+    batch_size: int | None = None,
+    scores: Scores | None = None,
+    curve: bool = False,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Measure a circuit in the session's model, which need not be the one it was found in.
+
+    Metric and ablation default to those of the circuit's file; a curve needs scores of all edges.
+
+    Raises:
+        GraphMismatch: the circuit's graph is not the model's.
+        EdgewiseError: a curve without scores, or with scores of some edges only.
+    """
+    from .discovery.evaluation import curve as measure_curve
+    from .discovery.evaluation import evaluate as measure
+    from .graphs.files import CircuitFile
+
+    stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
+    runner = make_runner(
+        session,
+        pairs,
+        metric=metric or stored.get("metric") or "logit_diff",
+        ablation=ablation or stored.get("ablation") or "resample",
+        batch_size=batch_size,
+    )
+    whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+    evaluation = measure(runner, whole)
+    if not curve:
+        return Evaluated(evaluation)
+    return Evaluated(evaluation, measure_curve(runner, _complete(scores), progress=progress))
+
+
+def patch(
+    session: Session,
+    pairs: PromptPairs,
+    paths: Sequence[str],
+    *,
+    metric: str = "logit_diff",
+    ablation: str = "resample",
+    denoise: bool = False,
+    together: bool = False,
+    batch_size: int | None = None,
+) -> list[PathEffect]:
+    """Measure what flows along named paths; see `patching.paths.patch_paths`."""
+    from .patching.paths import patch_paths
+
+    runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
+    return patch_paths(runner, paths, denoise=denoise, together=together)
+
+
+def compare(a: CircuitFile, b: CircuitFile, *, names: tuple[str, str] = ("A", "B")) -> DiffFile:
+    """Compare two circuits on equal graphs.
+
+    Raises:
+        GraphMismatch: the graphs differ; says in what.
+    """
+    from .graphs.files import diff_files
+
+    return diff_files(a, b, names=names)
+
+
+def _complete(scores: Scores | None) -> Scores:
+    """Refuse scores that do not rank every edge."""
+    import numpy as np
+
+    if scores is None:
+        raise EdgewiseError(
+            "a curve needs scores of all edges; accepted: a circuit found with --scores."
+        )
+    lacking = int((np.isnan(scores.values) & scores.graph.reads).sum())
+    if lacking:
+        raise EdgewiseError(
+            f"a curve needs scores of all edges, and {lacking:,} of {scores.graph.edge_count:,} "
+            "have none; accepted: scores of a method that scores every edge, such as eap-ig."
+        )
+    return scores
