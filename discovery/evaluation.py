@@ -130,10 +130,11 @@ def curve(
     Source: Mueller et al. 2025 (Mechanistic Interpretability Benchmark).
     """
     sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
+    ends = _ends(runner)
     signed, absolute = [], []
     for i, size in enumerate(sizes):
-        signed.append(faithfulness(runner, scores.top(size, absolute=False)))
-        absolute.append(faithfulness(runner, scores.top(size)))
+        signed.append(_faithfulness(runner, scores.top(size, absolute=False), ends))
+        absolute.append(_faithfulness(runner, scores.top(size), ends))
         if progress is not None:
             progress(i + 1, len(sizes), f"circuits measured, {size} edges")
     cpr = cmd = None
@@ -143,11 +144,14 @@ def curve(
     return Curve(tuple(sizes), tuple(signed), tuple(absolute), cpr, cmd)
 
 
-def faithfulness(runner: Runner, circuit: Circuit) -> float | None:
-    """Return f(C) alone."""
-    graph = runner.graph
-    full, kept, empty = runner.measure([Circuit.full(graph), circuit, Circuit.empty(graph)])[0]
-    return ratio(float(kept), float(full), float(empty))
+def _ends(runner: Runner) -> tuple[float, float]:
+    """Measure the full and the empty circuit."""
+    full, empty = runner.measure([Circuit.full(runner.graph), Circuit.empty(runner.graph)])[0]
+    return float(full), float(empty)
+
+
+def _faithfulness(runner: Runner, circuit: Circuit, ends: tuple[float, float]) -> float | None:
+    return ratio(float(runner.measure([circuit])[0, 0]), *ends)
 
 
 def smallest_faithful(
@@ -160,6 +164,7 @@ def smallest_faithful(
     measured to reach the floor, and the one with an edge less is measured not to.
     """
     total = runner.graph.edge_count
+    ends = _ends(runner)
     low, high, asked = 0, 1, 0
 
     def reached(n: int) -> bool:
@@ -167,7 +172,7 @@ def smallest_faithful(
         asked += 1
         if progress is not None:
             progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
-        found = faithfulness(runner, scores.top(n))
+        found = _faithfulness(runner, scores.top(n), ends)
         return found is not None and found >= floor
 
     while high < total and not reached(high):
