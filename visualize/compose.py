@@ -7,7 +7,7 @@ from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.names import Node
 from .layout import Layout, arrange, links, node_width
-from .legend import build_legend
+from .legend import build_legend, wrap
 from .routing import gap_heights, wire_path
 from .scene import Band, EdgeMark, NodeMark, Scene, Text
 from .style import (
@@ -27,8 +27,9 @@ from .style import (
 from .subject import EdgeScores, Line, Subject, read_circuit, read_diff
 
 PairOfScores = tuple[EdgeScores | None, EdgeScores | None]
-_MARGIN, _LABELS, _LAYER_GAP = 12.0, 44.0, 3.0
+_MARGIN, _LABELS, _LAYER_GAP, _TITLE_LINE = 12.0, 44.0, 3.0, 17.0
 MOST_EDGES = 4000
+_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 _ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
 
 
@@ -68,7 +69,9 @@ def make_scene(
             f"{MOST_EDGES:,}. Keep fewer (Scores.top, a larger threshold), or write a .dot file."
         )
     placed = arrange(drawn, layout=layout, timeout=timeout)
-    return _Builder(drawn, placed, title).scene(drawn.caption if caption is None else caption)
+    if caption is None:
+        caption = f"{drawn.caption} {_READING}" if drawn.lines else drawn.caption
+    return _Builder(drawn, placed, title).scene(caption)
 
 
 def read_subject(
@@ -113,7 +116,9 @@ class _Builder:
         middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
         move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 430.0 else 0.0
         self.x = [x + move for x in self.x]
-        self.top = _MARGIN + (TITLE_FONT + 12 if title else 0)
+        # bold letters are a little wider
+        self.heading = wrap(title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
+        self.top = _MARGIN + len(self.heading) * _TITLE_LINE + (8 if title else 0)
         self.y = self._row_middles()
 
     def _row_middles(self) -> list[float]:
@@ -134,10 +139,12 @@ class _Builder:
         bottom = self.y[0] + NODE_HEIGHT / 2 + 16
         legend, height = build_legend(self.subject, caption, _MARGIN, bottom, self.width)
         bands, labels = self._layers()
-        heading: tuple[Text, ...] = ()
-        if self.title:
-            where = (self.width / 2, _MARGIN + TITLE_FONT / 2)
-            heading = (Text(*where, self.title, TITLE_FONT, INK, bold=True),)
+        heading = [
+            Text(
+                self.width / 2, _MARGIN + (i + 0.4) * _TITLE_LINE, words, TITLE_FONT, INK, bold=True
+            )
+            for i, words in enumerate(self.heading)
+        ]
         return Scene(
             width=round(self.width, 1),
             height=round(height + _MARGIN, 1),
@@ -214,10 +221,9 @@ class _Builder:
     def _edge(self, number: int, line: Line) -> EdgeMark:
         skeleton = self.placed.skeleton
         route = skeleton.routes[number]
-        leave = 0.0 if skeleton.joined[number] and len(route) > 2 else skeleton.offsets[number]
         limit = skeleton.vertices[route[0]].width * 0.36
         arrive = _ENTRY.get(line.edge.port.letter or "", 0.0) * node_width(line.edge.port.node)
-        ends = (max(-limit, min(limit, leave)), arrive)
+        ends = (max(-limit, min(limit, skeleton.offsets[number])), arrive)
         return EdgeMark(
             str(line.edge),
             wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends),

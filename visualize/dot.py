@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ..graphs.names import Node
-from .layout import links
+from .layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
 from .subject import Line, Subject
 
@@ -30,25 +30,29 @@ def quote(text: str) -> str:
 
 
 def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
-    """Write the subject's nodes, one rank for each layer's step, and its edges with their ports."""
+    """Write the subject's nodes and edges; each edge's `minlen` makes the layers run upward."""
     words = "\n".join(part for part in (title, caption) if part)
+    font = 'fontname="Helvetica"'
     lines = [
         "digraph circuit {",
-        f"  graph [rankdir=BT, ranksep=0.35, nodesep=0.15, newrank=true, label={quote(words)}];",
-        '  node [fontname="Helvetica", fontsize=10, height=0.25, margin="0.08,0.03", '
-        "style=filled];",
-        '  edge [fontname="Helvetica", fontsize=7, arrowsize=0.4];',
+        f"  graph [rankdir=BT, ranksep=0.3, nodesep=0.15, {font}, fontsize=10, "
+        f"label={quote(words)}];",
+        f'  node [{font}, fontsize=10, height=0.25, margin="0.08,0.03", style=filled];',
+        f"  edge [{font}, fontsize=7, arrowsize=0.4];",
     ]
-    ranks: dict[tuple[str, int | None], list[str]] = defaultdict(list)
+    nodes = [node for node, _ in subject.nodes]
+    rows = dict(zip(nodes, rows_of(subject)[0], strict=True))
+    ranks: dict[int, list[str]] = defaultdict(list)
     for node, stroke in subject.nodes:
         lines.append(f"  {quote(str(node))} [{_node_attributes(node, stroke)}];")
-        ranks[node.kind.value, node.layer].append(quote(str(node)))
+        ranks[rows[node]].append(quote(str(node)))
     lines += [f"  {{rank=same; {' '.join(f'{n};' for n in names)}}}" for names in ranks.values()]
-    nodes = [node for node, _ in subject.nodes]
     for low, high in links(subject.graph, nodes):
         ends = f"{quote(str(nodes[low]))} -> {quote(str(nodes[high]))}"
         lines.append(f'  {ends} [style=dotted, arrowhead=none, color="{FAINT}"];')
-    lines += [_edge(line, subject.letters) for line in subject.lines]
+    for line in subject.lines:
+        span = rows[line.edge.port.node] - rows[line.edge.sender]
+        lines.append(_edge(line, span, subject.letters))
     return "\n".join([*lines, "}", ""])
 
 
@@ -60,11 +64,12 @@ def _node_attributes(node: Node, stroke: str) -> str:
     )
 
 
-def _edge(line: Line, letters: bool) -> str:
+def _edge(line: Line, span: int, letters: bool) -> str:
     port = line.edge.port
     attributes = [
         f'color="{line.colour}"',
         f"penwidth={edge_width(line.strength):.2f}",
+        f"minlen={span}",
         f"tooltip={quote(line.tooltip)}",
         f"edgetooltip={quote(line.tooltip)}",
     ]

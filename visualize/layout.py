@@ -45,7 +45,7 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     nodes = [node for node, _ in subject.nodes]
-    rows, layers = _rows(subject)
+    rows, layers = rows_of(subject)
     number = {node: i for i, node in enumerate(nodes)}
     wires = [
         skeletons.Wire(
@@ -84,7 +84,7 @@ def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int
     return found
 
 
-def _rows(subject: Subject) -> tuple[list[int], list[int | None]]:
+def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     """Give each node its row (rows without a node are left out), and each row its layer.
 
     An MLP stands above the heads of its layer. In tall drawings it stands beside them if none

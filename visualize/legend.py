@@ -68,7 +68,7 @@ def build_legend(
     return Legend(tuple(nodes), tuple(lines), tuple(texts)), y - _LINE / 2
 
 
-def wrap(text: str, width: float) -> list[str]:
+def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
     """Break a text into lines of at most the given width.
 
     >>> wrap("one two three", 40)
@@ -76,7 +76,7 @@ def wrap(text: str, width: float) -> list[str]:
     """
     lines: list[str] = []
     for word in text.split():
-        if lines and text_width(f"{lines[-1]} {word}", SMALL_FONT) <= width:
+        if lines and text_width(f"{lines[-1]} {word}", size) <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

@@ -54,14 +54,16 @@ def wire_path(
     shift = [ends[0], *(offset for _ in route[2:]), ends[1]]
     points = [(x[v] + s, y[skeleton.vertices[v].row]) for v, s in zip(route, shift, strict=True)]
     path: list[Command] = [("M", points[0])]
-    for (x0, y0), (x1, y1) in pairwise(points):
+    for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
         if abs(x0 - x1) < 0.05:
             _straight(path, x0, y1)
             continue
         low, high = y0 - half, y1 + half
-        bend = (low - high) * 0.5
+        # a line at the right of its trunk turns right below the others, and left above them
+        aside = (shift[i] + shift[i + 1]) / 2 * (1 if x1 > x0 else -1)
+        bend = (low + high) / 2 + max(-0.3, min(0.3, 1.3 * aside / (low - high))) * (low - high)
         _straight(path, x0, low)
-        path.append(("C", (x0, low - bend, x1, high + bend, x1, high)))
+        path.append(("C", (x0, bend, x1, bend, x1, high)))
         _straight(path, x1, y1)
     return tuple(path)
 

@@ -19,7 +19,6 @@ EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""
 
 _KINDS = tuple(KIND_COLOURS)
-_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
     )
     nodes = tuple((node, INK) for node in circuit.nodes)
     caption = (
-        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes. {_READING}"
+        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
         if edges
         else "The circuit keeps no edge; only the logits are drawn."
     )
@@ -121,7 +120,7 @@ def read_diff(
     groups = tuple(Group(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True))
     caption = (
         f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
-        f"{len(union):,} in all, {len(nodes)} nodes. {_READING}"
+        f"{len(union):,} in all, {len(nodes)} nodes."
         if len(union)
         else "Neither circuit keeps an edge; only the logits are drawn."
     )

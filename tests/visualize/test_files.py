@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ import pytest
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
 from edgewise.visualize.dot_layout import find_dot
 from edgewise.visualize.draw import write_atomically
@@ -20,6 +22,12 @@ from edgewise.visualize.draw import write_atomically
 from edgewise.errors import EdgewiseError, UnknownName
 
 GRAPH = ComputationGraph(4, 3)
+
+
+def level(node: Node) -> float:
+    return node.layer if node.layer is not None else 99 if node.kind is Kind.LOGITS else -1
+
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -61,8 +69,11 @@ def test_dot_files_parse(sample: Callable, tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stderr == ""
         union = a | b if name == "d" else a
-        placed = [line.split()[1] for line in done.stdout.splitlines() if line[:5] == "node "]
-        assert sorted(p.strip('"') for p in placed) == sorted(map(str, union.nodes))
+        lines = [line.split() for line in done.stdout.splitlines() if line[:5] == "node "]
+        y = {words[1].strip('"'): float(words[3]) for words in lines}
+        assert sorted(y) == sorted(map(str, union.nodes))
+        for low, high in combinations(sorted(union.nodes, key=level), 2):
+            assert level(low) == level(high) or y[str(low)] < y[str(high)]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])

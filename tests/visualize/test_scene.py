@@ -161,6 +161,17 @@ def test_colour_tells_the_kind_of_port_and_curves_differ() -> None:
     assert edges["a1.h0->logits"].colour == KIND_COLOURS["logits"]
 
 
+def test_parallel_edges_into_a_far_head_stay_apart() -> None:
+    graph = ComputationGraph(4, 2)
+    names = [f"{u}->a3.h0<{p}>" for u in ("a0.h0", "a0.h1", "m1") for p in "qkv"]
+    scene = make_scene(Circuit.empty(graph).with_edges(names), layout="built-in")
+    edges = {e.name: points(e, 40) for e in scene.edges}
+    for first, second in combinations("qkv", 2):
+        one, two = (edges[f"a0.h0->a3.h0<{letter}>"] for letter in (first, second))
+        near = [min(math.dist(p, q) for q in two) for p in one]
+        assert sum(d > 0.8 for d in near) > 0.6 * len(near)
+
+
 def test_shapes_tell_kinds_of_nodes_apart() -> None:
     graph = ComputationGraph(2, 2, 1, post_norm=True, grouped_kv=True)
     scene = make_scene(Circuit.full(graph))
@@ -183,6 +194,14 @@ def test_empty_circuit_draws_the_logits_and_says_so() -> None:
     scene = make_scene(Circuit.empty(SMALL))
     assert [n.name for n in scene.nodes] == ["logits"] and scene.edges == ()
     assert "keeps no edge" in " ".join(t.text for t in scene.legend.texts)
+
+
+def test_long_titles_are_broken_into_lines() -> None:
+    title = "The circuit of a very small model on a task with a name that does not end " * 2
+    scene = make_scene(Circuit.full(SMALL), title=title)
+    lines = [t for t in scene.texts if t.bold]
+    assert " ".join(t.text for t in lines) == title.strip() and len(lines) > 1
+    assert max(t.y for t in lines) < min(n.y - n.height / 2 for n in scene.nodes)
 
 
 def test_diff_has_three_colours_and_counts() -> None:
