@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-MAIN_PULL = 12
+MAIN_PULL, MOST_PULL = 12, 120
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _segments(
             )
             pull = MAIN_PULL if main else max(1, round(wire.width))
             so_far = found.get((lower, upper), 0)
-            found[lower, upper] = so_far + pull if main else max(pull, so_far)
+            found[lower, upper] = min(so_far + pull, MOST_PULL) if main else max(pull, so_far)
     return tuple(Segment(lower, upper, pull) for (lower, upper), pull in found.items())
 
 
