@@ -183,6 +183,26 @@ def open_task(
     return replace(pairs, origin={"file": task, "bos": bos}), None
 
 
+def open_vocabulary(reference: str) -> tuple[Any, int | None]:
+    """Return a model's tokenizer, None if it has none, and its vocabulary's size if it is known.
+
+    The weights are neither fetched nor read.
+
+    Raises:
+        ModelNotFound: there is no such model.
+    """
+    from .graphs.loading import load_tokenizer
+    from .graphs.references import Form, find, has_tokenizer, read_json
+
+    source = find(reference, weights=False)
+    size = None
+    if source.form is Form.DIRECTORY:
+        size = read_json(source.path / "config.json").get("vocab_size")
+        if not has_tokenizer(source.path):
+            return None, size
+    return load_tokenizer(reference), size
+
+
 def make_pairs(
     task: str,
     tokenizer: Any,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import EdgewiseError
-from .finding import Found, Request, Selection, discover, request
+from .finding import Found, Request, Selection, discover, request, task_block
 from .opening import (
     EXAMPLES,
     Progress,
@@ -60,6 +60,7 @@ __all__ = [
     "request",
     "stored_model",
     "stored_task",
+    "task_block",
 ]
 
 

@@ -1,0 +1,7 @@
+"""Make `python -m edgewise` the command line."""
+
+from __future__ import annotations
+
+from .cli import main
+
+main()

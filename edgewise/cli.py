@@ -1,0 +1,132 @@
+"""The command line: `edgewise COMMAND …`.
+
+Results go to standard output, progress and warnings to standard error. Exit status: 0 done, 1 the
+request failed (one paragraph says why), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from . import __version__
+from .commands.diff import diff
+from .commands.discover import discover
+from .commands.draw import draw
+from .commands.evaluate import evaluate
+from .commands.lift import lift
+from .commands.patch import patch
+from .commands.run import run
+from .commands.tasks import tasks
+from .errors import EdgewiseError
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+TRACEBACK = "EDGEWISE_TRACEBACK"
+"""Set to 1, this environment variable shows where an error comes from."""
+
+
+class Program(click.Group):
+    """The group of commands, which turns every error into a message and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the commands in the order of their use."""
+        return list(self.commands)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line and exit."""
+
+        def run_it() -> Any:
+            return super(Program, self).main(
+                args, prog_name, complete_var, standalone_mode=False, **extra
+            )
+
+        if not standalone_mode:
+            return run_it()
+        with _own_warnings():
+            sys.exit(guarded(run_it))
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Return the exit status of a call; errors are told on standard error."""
+    try:
+        status = call()
+        sys.stdout.flush()
+        return status if isinstance(status, int) else DONE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output wanted no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        return _failed(_message(error), error)
+
+
+def _message(error: Exception) -> str:
+    """Return one paragraph about an error."""
+    if isinstance(error, EdgewiseError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice; try fewer --examples or a smaller --batch-size."
+    if isinstance(error, OSError):
+        where = f" '{error.filename}'" if error.filename else ""
+        return f"cannot read or write{where}: {error.strerror or error}."
+    return (
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]} This is a mistake "
+        f"in edgewise; please report it with what {TRACEBACK}=1 shows."
+    )
+
+
+def _failed(message: str, error: BaseException) -> int:
+    if os.environ.get(TRACEBACK):
+        import traceback
+
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(f"Error: {message}", err=True)
+    return FAILED
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Print this project's warnings as one line each, and drop those of libraries."""
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"edgewise\.")
+        warnings.showwarning = tell
+        yield
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgewise")
+def cli() -> None:
+    """Discover, evaluate, compare and draw circuits of transformers."""
+
+
+for _command in (lift, tasks, discover, patch, evaluate, diff, draw, run):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    cli.main(prog_name="edgewise")

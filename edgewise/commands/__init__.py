@@ -1,0 +1,1 @@
+"""The commands of `edgewise`, one file each: thin layers over `edgewise.workflow`."""

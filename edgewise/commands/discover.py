@@ -1,0 +1,238 @@
+"""`edgewise discover`: find a circuit and write it with everything that led to it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import unknown
+from . import options, show
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..discovery.registry import Method, Option
+    from ..finding import Found
+    from ..opening import Session
+    from ..patching.tasks import TaskReport
+
+PREFIX = "method_option_"
+
+
+def _method(text: str) -> object:
+    from ..discovery.registry import get_method
+
+    return get_method(text)
+
+
+class DiscoverCommand(click.Command):
+    """A command with an option for each option of each discovery method."""
+
+    @cached_property
+    def _of_methods(self) -> list[click.Option]:
+        from ..discovery.registry import methods
+
+        owners: dict[str, list[Method]] = {}
+        for method in methods().values():
+            for key in method.options:
+                owners.setdefault(key, []).append(method)
+        return [_flag(key, found) for key, found in sorted(owners.items())]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the general options and those of the methods, which are known only now."""
+        params = super().get_params(ctx)
+        return [*params[:-1], *self._of_methods, params[-1]]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Tell what each method does."""
+        from ..discovery.registry import methods
+
+        with formatter.section("Methods"):
+            formatter.write_dl([(name, method.summary) for name, method in methods().items()])
+
+
+def flag_name(key: str) -> str:
+    """Write an option's key as its flag.
+
+    >>> flag_name("ports_first")
+    '--ports-first'
+    """
+    return "--" + key.replace("_", "-")
+
+
+def _flag(key: str, owners: list[Method]) -> click.Option:
+    option = owners[0].options[key]
+    names = ", ".join(method.name for method in owners)
+    name = [PREFIX + key, flag_name(key)]
+    if option.type is bool:
+        return click.Option(name, is_flag=True, default=None, help=f"[{names}] {option.help}.")
+    text = f"[{names}] {option.help}; default {option.default}."
+    return click.Option(name, type=_type(option), default=None, help=text)
+
+
+def _type(option: Option) -> Any:
+    if option.choices:
+        return click.Choice(option.choices)
+    return click.types.convert_type(option.type)
+
+
+@click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
+@click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
+@options.task_options(required=True)
+@click.option(
+    "--method",
+    required=True,
+    type=options.Known("NAME", _method),
+    help="How to find the circuit; the methods are listed below.",
+)
+@options.measure_options("kl for acdc, logit_diff for scoring methods", "resample")
+@click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|.")
+@click.option(
+    "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
+)
+@click.option(
+    "--faithfulness",
+    type=float,
+    metavar="F",
+    help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
+)
+@options.graph_options
+@options.compute_options
+@click.option(
+    "--scores", is_flag=True, help="Write all scores too, to NAME.scores.safetensors beside it."
+)
+@click.option("-o", "--output", required=True, metavar="NAME.json", help="The circuit's file.")
+@options.json_option
+def discover(**given: Any) -> None:
+    """Find the circuit of a task in a model.
+
+    acdc searches and keeps what its threshold lets it keep. The other methods score edges; say with
+    --top, --above or --faithfulness which to keep. Without any, the file holds every edge with its
+    score, and the scores are written beside it.
+    """
+    from ..finding import Selection, request
+    from ..finding import discover as find
+    from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
+    from ..opening import check_task, open_model, open_task
+    from ..progress import reporting
+
+    method = given["method"]
+    task_settings = options.settings(given["task_settings"])
+    own = _given_options(given, method)
+    with options.usage():
+        select = Selection(given["top"], given["above"], given["faithfulness"])
+        asked = request(
+            method, metric=given["metric"], ablation=given["ablation"] or "resample",
+            options=own, select=select,
+        )  # fmt: skip
+        check_task(given["task"], task_settings)
+    output, sidecar = given["output"], scores_path(given["output"])
+    with_scores = given["scores"] or not (_selects(method) or select.as_dict())
+    check_writable(output)
+    if with_scores:
+        check_writable(sidecar)
+    options.set_threads(given["threads"])
+    with reporting() as progress:
+        progress.say(f"loading and lifting {given['model']}")
+        session = open_model(
+            given["model"],
+            dtype=given["dtype"] or "float32",
+            device=given["device"],
+            grouped_kv=given["grouped_kv"],
+            split_embedding=given["split_embedding"],
+            allow_pickle=given["allow_pickle"],
+            progress=progress,
+        )
+        progress.say("making prompt pairs")
+        pairs, report = open_task(
+            session, given["task"], examples=given["examples"], seed=given["seed"],
+            bos=given["bos"], options=task_settings,
+        )  # fmt: skip
+        progress.say(method)
+        found = find(
+            session, pairs, method=method, metric=asked.metric, ablation=asked.ablation,
+            batch_size=given["batch_size"], options=own, select=select, progress=progress,
+        )  # fmt: skip
+    if with_scores:
+        scores = found.scores
+        write_scores(
+            output, scores.scores, method=method, metric=scores.metric, ablation=scores.ablation
+        )
+    write_circuit(output, found.file)
+    written = sidecar if with_scores else None
+    if given["as_json"]:
+        show.emit(_document(found, output, written, report))
+    else:
+        _print(found, session, output, written, report)
+
+
+def _selects(method: str) -> bool:
+    from ..discovery.registry import get_method
+
+    return get_method(method).selects
+
+
+def _given_options(given: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return the method's options that were given; others' are wrong usage."""
+    from ..discovery.registry import get_method, methods
+
+    accepted = get_method(method).options
+    own = {
+        key.removeprefix(PREFIX): value
+        for key, value in given.items()
+        if key.startswith(PREFIX) and value is not None
+    }
+    for key in own:
+        if key in accepted:
+            continue
+        owners = ", ".join(name for name, one in methods().items() if key in one.options)
+        if not accepted:
+            raise click.UsageError(
+                f"{flag_name(key)} is an option of {owners}; method '{method}' has no options."
+            )
+        error = unknown(f"option of method '{method}'", flag_name(key), map(flag_name, accepted))
+        raise click.UsageError(f"{error} {flag_name(key)} is an option of {owners}.")
+    return own
+
+
+def _document(
+    found: Found, output: str, sidecar: Path | None, report: TaskReport | None
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "circuit": output,
+        "scores": None if sidecar is None else str(sidecar),
+        **found.file.provenance,
+        "report": None if report is None else asdict(report),
+        "evaluation": found.evaluation.as_dict(),
+    }
+
+
+def _print(
+    found: Found, session: Session, output: str, sidecar: Path | None, report: TaskReport | None
+) -> None:
+    from ..progress import clock_time
+    from .evaluate import outcome, shown_task
+
+    noted, evaluation = found.file.discovery, found.evaluation
+    times = noted["forward_equivalents"]
+    questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
+    took = f"{noted['seconds']:.1f} s" if noted["seconds"] < 60 else clock_time(noted["seconds"])
+    show.facts(
+        [
+            ("model", session.loaded.title),
+            ("task", shown_task(found.file.task)),
+            ("", None if report is None or not report.left_out else report),
+            (
+                "method",
+                f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation",
+            ),
+            ("time", f"{took}, as long as {times:.3g} forward passes{questions}"),
+            *outcome(evaluation),
+        ]
+    )
+    show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
+    show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))

@@ -1,0 +1,177 @@
+"""`edgewise evaluate`: how faithful and complete a circuit is, and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, show
+
+if TYPE_CHECKING:
+    from ..discovery.evaluation import Curve, Evaluation
+    from ..graphs.files import CircuitFile
+    from ..graphs.scores import Scores
+    from ..opening import Progress, Session
+    from ..patching.prompts import PromptPairs
+
+
+@click.command(short_help="Measure a circuit: faithfulness, completeness, edges by kind.")
+@click.argument("circuit", metavar="CIRCUIT.json")
+@click.option("--model", metavar="MODEL", help="Another model of the same shape; default: its own.")
+@options.task_options(required=False)
+@options.measure_options("and ablation: those the circuit was found with", "as for --metric")
+@click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
+@options.compute_options
+@options.json_option
+def evaluate(circuit: str, **given: Any) -> None:
+    """Measure the circuit of a file.
+
+    Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
+    """
+    from ..graphs.files import read_circuit
+    from ..opening import check_task, stored_model, stored_task
+    from ..progress import reporting
+    from ..workflow import evaluate as measure
+
+    settings = options.settings(given["task_settings"])
+    if settings and given["task"] is None:
+        raise click.UsageError("--task-option needs --task.")
+    file = read_circuit(circuit)
+    scores = _scores(circuit, file) if given["curve"] else None
+    if given["task"] is None:
+        asked = stored_task(file)
+        check_task(asked["task"], asked.get("options"))
+    else:
+        with options.usage():
+            check_task(given["task"], settings)
+        asked = {"task": given["task"], "options": settings}
+    changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
+    reference = given["model"] or stored_model(file)
+    options.set_threads(given["threads"])
+    with reporting() as progress:
+        progress.say(f"loading and lifting {reference}")
+        session, pairs = _open(reference, file, {**asked, **changed}, given, progress)
+        notes = differences(file, session, pairs, same_model=given["model"] is None)
+        same_pairs = given["task"] is None and not changed
+        if same_pairs and not notes and pairs.sha256 != file.task["sha256"]:
+            notes.append(
+                f"the prompt pairs made anew for task '{pairs.name}' are not those the circuit was "
+                "found on (their hash differs): the task's file, words or tokenizer have changed."
+            )
+        progress.say("measuring")
+        found = measure(
+            session, file, pairs, metric=given["metric"], ablation=given["ablation"],
+            batch_size=given["batch_size"], scores=scores, curve=given["curve"], progress=progress,
+        )  # fmt: skip
+    for text in notes:
+        show.note(text)
+    ablation = given["ablation"] or file.discovery["ablation"]
+    if given["as_json"]:
+        from ..workflow import task_block
+
+        heads = {"circuit": circuit, "model": session.model_block, "task": task_block(pairs)}
+        show.emit({**heads, "ablation": ablation, **found.as_dict(), "notes": notes})
+        return
+    evaluation = found.evaluation
+    show.facts(
+        [
+            ("model", session.loaded.title),
+            ("task", shown_task({"name": pairs.name, "examples": len(pairs), "seed": pairs.seed})),
+            ("measured", f"{evaluation.metric}, {ablation} ablation"),
+            *outcome(evaluation),
+        ]
+    )
+    show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
+    nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
+    show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
+    if found.curve is not None:
+        _print_curve(found.curve)
+
+
+def _open(
+    reference: str,
+    file: CircuitFile,
+    asked: Mapping[str, Any],
+    given: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[Session, PromptPairs]:
+    """Open the model with the circuit's graph options, refuse another shape, make the pairs."""
+    from ..errors import GraphMismatch
+    from ..opening import open_model, open_task
+
+    graph = file.circuit.graph
+    session = open_model(
+        reference,
+        dtype=given["dtype"] or file.discovery.get("dtype") or "float32",
+        device=given["device"],
+        grouped_kv=graph.grouped_kv,
+        split_embedding=graph.split_embedding,
+        allow_pickle=given["allow_pickle"],
+        progress=progress,
+    )
+    unequal = graph.differences(session.graph)
+    if unequal:
+        raise GraphMismatch(
+            f"the circuit was found in '{file.model['name']}' and cannot be run in '{reference}': "
+            f"their graphs differ in {'; '.join(unequal)} (circuit and model). Accepted: a model "
+            "of the circuit's shape."
+        )
+    return session, open_task(session, **asked)[0]
+
+
+def differences(
+    file: CircuitFile, session: Session, pairs: PromptPairs, *, same_model: bool
+) -> list[str]:
+    """Say in what the model is not the one the circuit was found in."""
+    stored, found = file.model["weights_sha256"], session.loaded.weights_sha256
+    if stored is None or stored == found:
+        return []
+    if same_model:
+        return [
+            f"the weights of '{session.loaded.name}' are not those the circuit was found in: the "
+            "model has changed since, or is loaded in another dtype."
+        ]
+    return [
+        f"the circuit was found in '{file.model['name']}' and is measured in "
+        f"'{session.loaded.name}', whose weights differ."
+    ]
+
+
+def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
+    """Yield what was measured, as lines of name and value."""
+    metric = evaluation.metric
+    yield "full model", f"{metric} {evaluation.value_full:.4g}"
+    yield "circuit", f"{metric} {evaluation.value_circuit:.4g}"
+    yield "without it", f"{metric} {evaluation.value_complement:.4g}"
+    yield "no edge", f"{metric} {evaluation.value_empty:.4g}"
+    yield "faithfulness", _ratio(evaluation.faithfulness)
+    yield "completeness", _ratio(evaluation.completeness)
+
+
+def shown_task(task: Mapping[str, Any]) -> str:
+    """Name a task with its number of pairs."""
+    seed = "" if task["seed"] is None else f", seed {task['seed']}"
+    return f"{task['name']}, {task['examples']:,} pairs{seed}"
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "undefined: full model and no edge measure the same"
+    return f"{value:.3f}"
+
+
+def _scores(path: str, file: CircuitFile) -> Scores:
+    from ..graphs.files import read_scores
+
+    return read_scores(path, file.circuit.graph).scores
+
+
+def _print_curve(curve: Curve) -> None:
+    rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
+    columns = ("edges", "f, by signed score", "f, by |score|")
+    show.table(
+        columns, [(f"{size:,}", *rest) for size, *rest in rows], title="faithfulness by size"
+    )
+    show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])

@@ -1,0 +1,107 @@
+"""`edgewise lift`: what graph a model has, and the proof that its lift is exact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, show
+
+if TYPE_CHECKING:
+    from ..opening import Session
+
+
+@click.command(short_help="Show a model's graph and prove that its lift is exact.")
+@click.argument("model")
+@options.graph_options
+@options.compute_options
+@options.json_option
+@click.pass_context
+def lift(
+    ctx: click.Context,
+    model: str,
+    grouped_kv: bool,
+    split_embedding: bool,
+    dtype: str | None,
+    device: str,
+    threads: int | None,
+    allow_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Show the size of MODEL's graph, its variants, and the certificate of its lift.
+
+    MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
+    directory, or smollm2-135m. The certificate compares the lifted model with the original on
+    random tokens; exit status 1 if it fails.
+    """
+    from ..opening import open_model
+    from ..progress import reporting
+
+    options.set_threads(threads)
+    with reporting() as progress:
+        progress.say(f"loading and lifting {model}")
+        session = open_model(
+            model,
+            dtype=dtype or "float32",
+            device=device,
+            grouped_kv=grouped_kv,
+            split_embedding=split_embedding,
+            allow_pickle=allow_pickle,
+            require_certificate=False,
+            progress=progress,
+        )
+    if as_json:
+        show.emit(_document(session))
+    else:
+        _print(session)
+    if not session.certificate.passed:
+        ctx.exit(1)
+
+
+def _document(session: Session) -> dict[str, Any]:
+    certificate = session.certificate
+    return {
+        "model": session.model_block,
+        "variants": session.lifted.variants,
+        "graph": show.graph_fields(session.graph),
+        "certificate": {
+            **certificate.as_dict(),
+            "tolerance": certificate.tolerance,
+            "stream_tolerance": certificate.stream_tolerance,
+            "passed": certificate.passed,
+        },
+    }
+
+
+def _print(session: Session) -> None:
+    loaded, lifted, graph = session.loaded, session.lifted, session.graph
+    show.facts(
+        [
+            ("model", loaded.title),
+            ("revision", loaded.revision),
+            ("family", lifted.family),
+            ("shape", f"{graph.describe()}, width {lifted.d_model}"),
+            ("computed in", f"{loaded.dtype} on {lifted.device}"),
+            *lifted.variants.items(),
+        ]
+    )
+    by_kind = [(show.kind(name), count) for name, count in graph.count_by_kind().items()]
+    title = (
+        f"{len(graph.senders):,} senders, {len(graph.ports):,} ports, {graph.edge_count:,} edges"
+    )
+    show.table(("edges into", "number"), [*by_kind, ("all", graph.edge_count)], title=title)
+    certificate = session.certificate
+    tolerance, stream = certificate.tolerance, certificate.stream_tolerance
+    checks = [
+        ("all edges kept: logits of the model", certificate.kept_all, tolerance),
+        ("no edge kept: logits of the corrupted prompt", certificate.kept_none, tolerance),
+        ("each port: sum of its senders (relative)", certificate.stream, stream),
+    ]
+    rows = [(name, f"{e:.2g}", f"{t:.2g}", _verdict(e <= t)) for name, e, t in checks]
+    show.table(("identity", "largest error", "accepted", ""), rows, title="certificate")
+    show.line(f"certificate: {_verdict(certificate.passed)}")
+
+
+def _verdict(passed: bool) -> str:
+    return "PASS" if passed else "FAIL"

@@ -1,0 +1,232 @@
+"""Options that several commands have, and names that are checked against a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import EdgewiseError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Known(click.ParamType):  # type: ignore[type-arg]
+    """A name that a registry must know; an unknown one is wrong usage, with the nearest match."""
+
+    def __init__(self, name: str, check: Callable[[str], object]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name if it is known."""
+        try:
+            self._check(value)
+        except EdgewiseError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+def _metric(text: str) -> object:
+    from ..patching.metrics import get_metric
+
+    return get_metric(text)
+
+
+def _ablation(text: str) -> object:
+    from ..patching.ablations import get_ablation
+
+    return get_ablation(text)
+
+
+def _task(text: str) -> object:
+    from ..opening import check_task
+
+    check_task(text)
+    return text
+
+
+def _dtype(text: str) -> object:
+    from ..errors import unknown
+
+    accepted = ("float32", "float64", "bfloat16", "float16")
+    if text not in accepted:
+        raise unknown("dtype", text, accepted)
+    return text
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]
+    """Text of the form NAME=VALUE, as a pair."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split the text at its first equals sign."""
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail(f"'{value}' is not NAME=VALUE, as in corruption=flip.", param, ctx)
+        return name.strip().replace("-", "_"), text
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn what is wrong with the request itself into wrong usage: exit status 2."""
+    try:
+        yield
+    except EdgewiseError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def settings(given: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Turn repeated NAME=VALUE into a mapping; a name given twice is wrong usage."""
+    found = dict(given)
+    if len(found) < len(given):
+        raise click.UsageError("a task option is given twice; accepted: each once.")
+    return found
+
+
+def compute_options(function: Function) -> Function:
+    """Add how to compute: dtype, device, threads, pickle."""
+    return _all(
+        function,
+        click.option(
+            "--dtype",
+            type=Known("TYPE", _dtype),
+            default=None,
+            help="float32 (default), float64, bfloat16 or float16.",
+        ),
+        click.option(
+            "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."
+        ),
+        click.option(
+            "--threads", type=click.IntRange(1), metavar="N", help="Threads torch computes with."
+        ),
+        click.option(
+            "--allow-pickle",
+            is_flag=True,
+            help="Read pickled weights too, which can run code; only from sources you trust.",
+        ),
+    )
+
+
+def graph_options(function: Function) -> Function:
+    """Add the graph's options."""
+    return _all(
+        function,
+        click.option(
+            "--grouped-kv/--ungrouped-kv",
+            default=False,
+            help="One port for each key/value head, or (default) for each query head.",
+        ),
+        click.option(
+            "--split-embedding", is_flag=True, help="Token and position embedding as two senders."
+        ),
+    )
+
+
+def task_options(*, required: bool) -> Callable[[Function], Function]:
+    """Add the task and how its prompt pairs are made."""
+
+    def decorate(function: Function) -> Function:
+        return _all(
+            function,
+            click.option(
+                "--task",
+                type=Known("NAME|FILE.jsonl", _task),
+                required=required,
+                help="A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
+            ),
+            task_option(),
+            click.option(
+                "--examples",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Number of pairs; default 64, of a file all.",
+            ),
+            click.option(
+                "--seed",
+                type=click.IntRange(0),
+                default=None if not required else 0,
+                metavar="N",
+                help="Decides which pairs a built-in task makes; default 0.",
+            ),
+            click.option(
+                "--bos/--no-bos",
+                default=None,
+                help="Force a beginning-of-sequence token, or none; default: the tokenizer's way.",
+            ),
+        )
+
+    return decorate
+
+
+def task_option() -> Callable[[Function], Function]:
+    """Return the option that sets a task's own options."""
+    return click.option(
+        "--task-option",
+        "task_settings",
+        type=KeyValue(),
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="A built-in task's own option, such as corruption=flip; repeat for more.",
+    )
+
+
+def measure_options(metric: str | None, ablation: str | None) -> Callable[[Function], Function]:
+    """Add metric, ablation and batch size; the texts say what their defaults are."""
+
+    def decorate(function: Function) -> Function:
+        return _all(
+            function,
+            click.option(
+                "--metric",
+                type=Known("NAME|EXPRESSION", _metric),
+                help="kl, logit_diff, prob_diff, nll, accuracy, or an expression such as "
+                f"'logit(answer) - logit(distractor)'; default {metric}.",
+            ),
+            click.option(
+                "--ablation",
+                type=Known("NAME", _ablation),
+                help=f"What ablated edges carry: resample or zero; default {ablation}.",
+            ),
+            click.option(
+                "--batch-size",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Examples run at once; default: as many as fit in memory.",
+            ),
+        )
+
+    return decorate
+
+
+def json_option(function: Function) -> Function:
+    """Add the choice of machine-readable output."""
+    return _all(
+        function,
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+        ),
+    )
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch compute with so many threads."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def only_given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _all(function: Function, *decorators: Callable[[Function], Function]) -> Function:
+    """Apply decorators so that help lists them in the order given."""
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function

@@ -1,0 +1,29 @@
+"""`edgewise run`: everything a declared experiment names."""
+
+from __future__ import annotations
+
+import click
+
+from . import options, show
+
+
+@click.command(short_help="Do everything an experiment's declaration names.")
+@click.argument("spec", metavar="SPEC.toml")
+@click.option(
+    "-o", "--output", metavar="DIR", help="Where results go; default: SPEC without its ending."
+)
+@options.json_option
+def run(spec: str, output: str | None, as_json: bool) -> None:
+    """Find, evaluate, compare and draw what SPEC declares, into a directory."""
+    from pathlib import Path
+
+    from ..progress import reporting
+    from ..spec import run_spec
+
+    directory = output or str(Path(spec).with_suffix(""))
+    with reporting() as progress:
+        result = run_spec(spec, directory, progress)
+    if as_json:
+        show.emit({"output": directory, "result": str(result)})
+    else:
+        show.line(f"written: {directory}")

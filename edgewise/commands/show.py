@@ -1,0 +1,130 @@
+"""What commands print: tables for people, or one JSON value for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..graphs.graph import ComputationGraph
+
+PIPED_WIDTH = 1000
+"""Columns of a table that goes to a file or pipe, where nothing is cut or folded."""
+
+KINDS = {
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "post": "post-attention norm",
+    "mlp": "MLP",
+    "logits": "logits",
+    "embed": "embedding",
+    "tok": "token embedding",
+    "pos": "position embedding",
+    "head": "attention head",
+    "kv": "key/value head",
+}
+"""Words for the kinds of edges (by the port they end in) and nodes."""
+
+
+def console() -> Console:
+    """Return a console on standard output that prints text as it is."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(markup=False, highlight=False, emoji=False, width=width)
+
+
+def line(text: str = "") -> None:
+    """Print a line."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a warning on standard error."""
+    click.echo(f"Warning: {text}", err=True)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one pair a line, values aligned; None is left out."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        if value is not None:
+            table.add_row(name, str(value))
+    console().print(table)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table; the first column is text, the others are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="")
+    for number, name in enumerate(columns):
+        found.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        found.add_row(*(cell if isinstance(cell, str) else number_text(cell) for cell in row))
+    console().print(found)
+
+
+def number_text(value: object) -> str:
+    """Write a number as people read it.
+
+    >>> number_text(123211), number_text(0.123456), number_text(None)
+    ('123,211', '0.1235', '-')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def emit(document: Mapping[str, Any], rows: Sequence[str] = ()) -> None:
+    """Print a JSON object; the lists named in `rows` one item a line."""
+    from ..graphs.json_files import dump_document
+
+    click.echo(dump_document(document, rows), nl=False)
+
+
+def kind(name: str) -> str:
+    """Return the word for a kind of edge or node."""
+    return KINDS.get(name, name)
+
+
+def graph_fields(graph: ComputationGraph) -> dict[str, Any]:
+    """Return a graph's size and options as plain values."""
+    from ..graphs.circuit_file import graph_block
+
+    return {**graph_block(graph, {}), "edges_by_kind": graph.count_by_kind()}
+
+
+def edges_by_kind(kept: Mapping[str, int], total: Mapping[str, int]) -> None:
+    """Print how many edges of each kind are kept."""
+    rows: list[Sequence[object]] = [
+        (kind(name), kept.get(name, 0), count, share(kept.get(name, 0), count))
+        for name, count in total.items()
+    ]
+    whole = sum(kept.values()), sum(total.values())
+    rows.append(("all", *whole, share(*whole)))
+    table(("edges into", "kept", "of", "share"), rows)
+
+
+def share(part: int, whole: int) -> str:
+    """Write a part of a whole in percent.
+
+    >>> share(1, 8), share(0, 0)
+    ('12.5%', '-')
+    """
+    return f"{100 * part / whole:.3g}%" if whole else "-"

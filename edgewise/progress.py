@@ -1,0 +1,142 @@
+"""Progress on standard error: a bar with the time left, or a line now and then in a log.
+
+    with reporting() as progress:
+        progress.say("loading the model")
+        progress(3, 10, "edges measured")
+
+On a terminal one line is redrawn and gone in the end. Elsewhere (a file, a pipe, CI) a line is
+written every half minute at most, so that quick work is silent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+SILENCE_SECONDS = 30.0
+
+
+class Reporter:
+    """Receive what is done, the total, and a word of what is being done; show nothing."""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Take a report."""
+
+    def say(self, what: str) -> None:
+        """Tell what begins, of unknown length."""
+
+
+class Bar(Reporter):
+    """Redraw one line of a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._total = self._done = 0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Move the bar; another total, or less done, begins a new one."""
+        if self._task is None or total != self._total or done < self._done:
+            self._begin(total, what)
+        self._done = done
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, description=what)
+
+    def say(self, what: str) -> None:
+        """Show a bar without an end."""
+        self._begin(None, what)
+
+    def _begin(self, total: int | None, what: str) -> None:
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(what, total=total)
+        self._total, self._done = total or 0, 0
+
+
+class Log(Reporter):
+    """Write a line at most every so many seconds.
+
+    >>> class Out:
+    ...     def write(self, text): print(text, end="")
+    ...     def flush(self): pass
+    >>> times = iter([0.0, 10.0, 40.0])
+    >>> log = Log(Out(), clock=lambda: next(times))
+    >>> log(0, 100, "edges decided")
+    >>> log(10, 100, "edges decided")
+    >>> log(25, 100, "edges decided")
+    25 of 100 edges decided, about 2:00 left
+    """
+
+    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._total = -1
+        self._first = self._start = self._last = 0.0
+        self._done = 0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Write a line if the last one is long ago."""
+        now = self._clock()
+        if total != self._total or done < self._done:
+            self._total, self._start, self._first = total, now, done
+            self._last = max(self._last, now) if self._last else now
+        self._done = done
+        if now - self._last < SILENCE_SECONDS:
+            return
+        self._last = now
+        moved = done - self._first
+        left = f", about {clock_time((now - self._start) / moved * (total - done))} left" * (
+            moved > 0
+        )
+        self._stream.write(f"{done:,} of {total:,} {what}{left}\n")
+        self._stream.flush()
+
+
+def clock_time(seconds: float) -> str:
+    """Write a duration as people read it.
+
+    >>> clock_time(75), clock_time(3700)
+    ('1:15', '1:01:40')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
+    """Give a reporter that suits standard error (or another stream)."""
+    stream = sys.stderr if stream is None else stream
+    if not stream.isatty():
+        yield Log(stream)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}", markup=False),
+        TextColumn("{task.description}", markup=False),
+    )
+    console = Console(file=stream)
+    with Bars(
+        *columns, console=console, transient=True, speed_estimate_period=120.0, refresh_per_second=4
+    ) as bars:
+        yield Bar(bars)
