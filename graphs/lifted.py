@@ -135,14 +135,28 @@ class Attention:
         """Return weight and bias of `q`, `k` or `v`."""
         return {"q": (self.wq, self.bq), "k": (self.wk, self.bk), "v": (self.wv, self.bv)}[letter]
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, context: AttentionContext) -> Tensor:
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        context: AttentionContext,
+        past: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Attend: q, k, v [..., B, T, h, K] of the same h heads give their z, same shape.
 
-        z is what a head reads from the positions, before the output projection.
+        z is what a head reads from the positions, before the output projection. `past`: keys and
+        values [B, start, h, K] of the positions before the context's window.
         """
+        if past is not None:
+            k, v = (
+                torch.cat((old.expand(*new.shape[:-3], -1, -1, -1), new), -3)
+                for old, new in zip(past, (k, v), strict=True)
+            )
         if self.rotary is not None:
-            tables = context.rotary(self.rotary, q.dtype)
-            q, k = self.rotary(q, tables), self.rotary(k, tables)
+            cos, sin = context.rotary(self.rotary, q.dtype)
+            q = self.rotary(q, (cos[:, context.start :], sin[:, context.start :]))
+            k = self.rotary(k, (cos, sin))
         q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
         weight = (q @ k.transpose(-1, -2)).to(working_dtype(q.dtype)) * self.scale
         weight = weight.masked_fill(context.hidden(self.window), torch.finfo(weight.dtype).min)
@@ -161,21 +175,23 @@ class Attention:
 class AttentionContext:
     """Hold what attention needs to know of a batch's positions; tables are made once.
 
-    `mask`: bool [B, T], True on real tokens. `position_ids`: [B, T].
+    `mask`: bool [B, T], True on real tokens. `position_ids`: [B, T]. `start`: queries stand at the
+    positions from here on, the window; keys and values at all positions.
     """
 
     mask: Tensor
     position_ids: Tensor
+    start: int = 0
     _hidden: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
     _tables: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
 
     def hidden(self, window: int | None) -> Tensor:
-        """Return bool [B, 1, T, T], True where a query (row) must not see a key (column)."""
+        """Return bool [B, 1, T − start, T], True where a query must not see a key (column)."""
         if window not in self._hidden:
             index = torch.arange(self.mask.shape[1], device=self.mask.device)
-            gap = index[:, None] - index[None, :]
+            gap = index[self.start :, None] - index[None, :]
             seen = gap >= 0
             if window is not None:
                 seen &= gap < window

@@ -34,7 +34,7 @@ from ..graphs.lifted import Block, Norm
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
 from .runner import Chunk, Progress, Runner, sender_deltas
-from .trace import add_attention, project, spread
+from .trace import add_attention, past_of, project_all, spread
 
 ROWS_AT_ONCE = 128
 
@@ -122,20 +122,19 @@ class _ChunkScores:
         clean, base = (t.values.sources.sum(0) for t in (chunk.clean, chunk.base))
         stream = torch.cat([base + point * (clean - base) for point in self.points])
         tapes = []
-        for block in model.blocks:
-            tape = self._tape(block, stream)
+        for layer, block in enumerate(model.blocks):
+            tape = self._tape(layer, block, stream)
             tapes.append(tape)
             with torch.no_grad():
                 stream = add_attention(block, stream, tape.z) + tape.write
         return tapes, stream
 
-    def _tape(self, block: Block, stream: Tensor) -> _Tape:
+    def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
         with torch.no_grad():
-            normed = block.attention_norm(stream)
-            q, k, v = (project(block, letter, normed) for letter in LETTERS)
+            q, k, v = project_all(block, stream)
             leaves = [x.detach().requires_grad_() for x in (q, spread(block, k), spread(block, v))]
         with torch.enable_grad():
-            z = self._points_apart(block, *leaves)
+            z = self._attend(layer, block, *leaves)
         with torch.no_grad():
             middle = stream if self.graph.parallel else add_attention(block, stream, z)
         leaf = middle.detach().requires_grad_()
@@ -143,10 +142,11 @@ class _ChunkScores:
             write = block.write(leaf)
         return _Tape(stream, *leaves, z, leaf, write)
 
-    def _points_apart(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with the points as an axis of their own, so that the batch's tables fit."""
         q, k, v = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
-        return block.attention.mix(q, k, v, self.chunk.context).flatten(0, 1)
+        past = past_of(block, layer, self.chunk.past)
+        return block.attention.mix(q, k, v, self.chunk.context, past).flatten(0, 1)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import CertificateFailed
 from ..graphs.circuit import Circuit
-from ..graphs.lifted import LiftedModel
+from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import zero
 from .metrics import METRICS
 from .prompts import Batch, Pair, PromptPairs
@@ -93,7 +93,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         runner.chunk_logits(chunk, c.kept[None])[0]
         for c in (Circuit.full(model.graph), Circuit.empty(model.graph))
     )
-    plain = run_plain(model, batch.clean, chunk.context)
+    plain = run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
     everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
     kept_all = max(
         float((full - clean[rows, batch.answer_position]).abs().max()),

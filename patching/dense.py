@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
-from .trace import Trace, project, spread
+from .trace import Past, Trace, past_of, project, spread
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class World:
         known: [S', B·T·D] deltas (value − base value) of the first S' senders, for restarts;
             must hold at least the senders the plan calls known.
         fixed: deltas [B, T, D] of single senders, in place of `known` (path patching).
+        past: keys and values before the window that the run is confined to.
     """
 
     model: LiftedModel
@@ -39,6 +40,7 @@ class World:
     base: Trace
     known: Tensor
     fixed: Mapping[int, Tensor] = field(default_factory=dict)
+    past: Past | None = None
 
 
 class _Deltas:
@@ -126,7 +128,9 @@ class _MaskedRun:
                 write = None if step.mlp is None else self._mlp_input(layer, step)
                 self._attention(layer, block, step)
                 self._mlp(layer, block, step, write)
-        return self._stream(self.plan.logits, self.world.base.streams.final, len(self.graph.senders))
+        return self._stream(
+            self.plan.logits, self.world.base.streams.final, len(self.graph.senders)
+        )
 
     # -- the stream -------------------------------------------------------------------------
 
@@ -178,7 +182,10 @@ class _MaskedRun:
             for letter in "qkv"
         )
         heads = list(step.heads)
-        z = block.attention.mix(q, k, v, self.world.context)
+        past = past_of(block, layer, self.world.past)
+        if past is not None and len(heads) < self.graph.heads:
+            past = (past[0][..., heads, :], past[1][..., heads, :])
+        z = block.attention.mix(q, k, v, self.world.context, past)
         delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
         if self.plan.use_current:
             weight = block.attention.wo

@@ -158,5 +158,5 @@ def _patched_stream(
     sources = base.values.sources
     fixed = {i: delta[i].view(sources.shape[1:]).to(sources.dtype) for i in starts}
     plan = make_plan(graph, kept[None], consistent=True, fixed=frozenset(starts))
-    world = World(runner.model, chunk.context, base, delta, fixed)
+    world = World(runner.model, chunk.context, base, delta, fixed, chunk.past)
     return run_masked(world, plan, 1)

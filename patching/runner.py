@@ -23,7 +23,7 @@ from .dense import World, run_masked
 from .metrics import Metric, Target, get_metric
 from .plan import make_plan
 from .prompts import Batch, PromptPairs
-from .trace import Trace, at_answers, run_plain
+from .trace import Past, Trace, at_answers, run_plain, split
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
@@ -36,28 +36,53 @@ CACHE_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Chunk:
-    """Hold one batch of pairs and its runs; everything is computed once, when asked for."""
+    """Hold one batch of pairs and its runs; everything is computed once, when asked for.
+
+    Under `resample`, nothing differs before the first token at which a pair of the batch differs:
+    all runs after the clean one are confined to the window that begins there. T counts the
+    window's positions.
+    """
 
     model: LiftedModel
     batch: Batch
     ablation: Ablation
 
     @cached_property
-    def context(self) -> AttentionContext:
-        """Return the attention masks and rotation tables."""
-        return AttentionContext(self.batch.mask, self.batch.position_ids)
+    def start(self) -> int:
+        """Return the window's first position."""
+        if self.ablation.name != "resample":
+            return 0
+        differs = (self.batch.clean != self.batch.corrupted).any(0)
+        first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
+        return min(first, int(self.batch.answer_position.min()))
 
     @cached_property
-    def clean(self) -> Trace:
-        """Run the clean prompts."""
+    def context(self) -> AttentionContext:
+        """Return the attention masks and rotation tables of the window."""
+        return AttentionContext(self.batch.mask, self.batch.position_ids, self.start)
+
+    @cached_property
+    def _clean(self) -> tuple[Trace, Past | None]:
+        whole = AttentionContext(self.batch.mask, self.batch.position_ids)
         with torch.no_grad():
-            return run_plain(self.model, self.batch.clean, self.context)
+            run = run_plain(self.model, self.batch.clean, whole)
+            return split(run, self.start) if self.start else (run, None)
+
+    @property
+    def clean(self) -> Trace:
+        """Return the run of the clean prompts."""
+        return self._clean[0]
+
+    @property
+    def past(self) -> Past | None:
+        """Return the keys and values before the window; None if it begins at 0."""
+        return self._clean[1]
 
     @cached_property
     def corrupted(self) -> Trace:
-        """Run the corrupted prompts."""
+        """Return the run of the corrupted prompts."""
         with torch.no_grad():
-            return run_plain(self.model, self.batch.corrupted, self.context)
+            return run_plain(self.model, self.batch.corrupted, self.context, self.past)
 
     @cached_property
     def base(self) -> Trace:
@@ -85,16 +110,13 @@ class Chunk:
         matters = batch.mask & (index <= batch.answer_position[:, None])
         if self.ablation.name == "resample":
             matters &= (batch.clean != batch.corrupted).cumsum(1) > 0
-        return matters.flatten().nonzero()[:, 0]
+        return matters[:, self.start :].flatten().nonzero()[:, 0]
 
     @cached_property
     def world(self) -> World:
         """Return what masked runs of this chunk start from."""
-        return World(self.model, self.context, self.base, self._sources)
-
-    @property
-    def _sources(self) -> Tensor:
-        return (self.clean.values.sources - self.base.values.sources).flatten(1)
+        sources = (self.clean.values.sources - self.base.values.sources).flatten(1)
+        return World(self.model, self.context, self.base, sources, past=self.past)
 
     @cached_property
     def restart_world(self) -> World:
@@ -114,7 +136,7 @@ class Chunk:
 
     def logits_with_grad(self, stream: Tensor) -> Tensor:
         """Do the same, recording gradients."""
-        return self.model.logits(at_answers(stream, self.batch.answer_position))
+        return self.model.logits(at_answers(stream, self.batch.answer_position - self.start))
 
 
 def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:
@@ -202,8 +224,15 @@ class Runner:
 
     @cached_property
     def _rows(self) -> list[list[int]]:
-        """Cut the examples, sorted by length, into chunks of the batch size."""
-        order = sorted(range(len(self.pairs)), key=lambda i: (len(self.pairs.pairs[i].clean), i))
+        """Cut the examples into chunks, sorted by length and by where a pair first differs."""
+
+        def key(i: int) -> tuple[int, int, int]:
+            pair = self.pairs.pairs[i]
+            both = zip(pair.clean, pair.corrupted, strict=True)
+            first = next((t for t, (a, b) in enumerate(both) if a != b), len(pair.clean))
+            return len(pair.clean), first, i
+
+        order = sorted(range(len(self.pairs)), key=key)
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
     @cached_property

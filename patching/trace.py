@@ -1,6 +1,9 @@
 """What every sender writes in one run, and the stream it adds up to.
 
-Shapes: B examples, T positions, D d_model, H heads, K d_head, V vocabulary.
+Runs can be confined to a window, the last T positions: keys and values of the positions before it
+are then taken from another run (`Past`), which is exact when both runs agree there.
+
+Shapes: B examples, T positions, D d_model, H heads, G key/value heads, K d_head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ class Values:
     sources: Tensor
     z: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
+
+
+Past = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of the positions before a window, per layer [B, start, G, K] each."""
 
 
 @dataclass(frozen=True)
@@ -73,21 +80,58 @@ def spread(block: Block, x: Tensor) -> Tensor:
     return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
 
 
-def run_plain(model: LiftedModel, ids: Tensor, context: AttentionContext) -> Trace:
-    """Run the whole model on token ids [B, T], as it is, and keep what every sender writes."""
-    sources = model.embed(ids, context.position_ids)
+def past_of(block: Block, layer: int, past: Past | None) -> tuple[Tensor, Tensor] | None:
+    """Return a layer's past keys and values for each query head, [B, start, H, K]."""
+    return None if past is None else (spread(block, past[layer][0]), spread(block, past[layer][1]))
+
+
+def run_plain(
+    model: LiftedModel, ids: Tensor, context: AttentionContext, past: Past | None = None
+) -> Trace:
+    """Run the whole model on token ids [B, all positions]; keep what senders write in the window.
+
+    Args:
+        model: the lifted model.
+        ids: the tokens.
+        context: masks and positions; `start` of it is where the window begins.
+        past: keys and values before the window; needed if it does not begin at 0.
+    """
+    window = slice(context.start, None)
+    sources = model.embed(ids[:, window], context.position_ids[:, window])
     stream = sources.sum(0)
     zs, writes = [], []
-    for block in model.blocks:
-        normed = block.attention_norm(stream)
-        q, k, v = (project(block, letter, normed) for letter in "qkv")
-        z = block.attention.mix(q, spread(block, k), spread(block, v), context)
+    for layer, block in enumerate(model.blocks):
+        q, k, v = project_all(block, stream)
+        before = past_of(block, layer, past)
+        z = block.attention.mix(q, spread(block, k), spread(block, v), context, before)
         middle = add_attention(block, stream, z)
         write = block.write(stream if model.graph.parallel else middle)
         stream = middle + write
         zs.append(z)
         writes.append(write)
     return Trace(model, Values(sources, tuple(zs), tuple(writes)))
+
+
+def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [..., H, K], keys and values [..., G, K] of one stream."""
+    normed = block.attention_norm(stream)
+    q, k, v = (project(block, letter, normed) for letter in "qkv")
+    return q, k, v
+
+
+def split(run: Trace, start: int) -> tuple[Trace, Past]:
+    """Cut a run over all positions into the keys and values before a window, and the window."""
+    past = []
+    for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
+        normed = block.attention_norm(stream[:, :start])
+        past.append((project(block, "k", normed), project(block, "v", normed)))
+    old = run.values
+    values = Values(
+        old.sources[:, :, start:].clone(),
+        tuple(z[:, start:].clone() for z in old.z),
+        tuple(m[:, start:].clone() for m in old.mlp),
+    )
+    return Trace(run.model, values), tuple(past)
 
 
 def at_answers(x: Tensor, position: Tensor) -> Tensor:

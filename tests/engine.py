@@ -23,6 +23,7 @@ from edgewise.graphs.lifted import AttentionContext, LiftedModel
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.names import Kind
 from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.patching.runner import Chunk
 
 GPT2 = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 LLAMA = {
@@ -98,20 +99,29 @@ def tiny_lift(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, **gr
 
 
 def tiny_pairs(
-    seed: int = 0, lengths: tuple[int, ...] = (6, 6, 6), vocabulary: int = 31
+    seed: int = 0, lengths: tuple[int, ...] = (6, 6, 6), vocabulary: int = 31, shared: bool = True
 ) -> PromptPairs:
     """Make random pairs that differ in some tokens; answers stand before the end in some."""
     draw = random.Random(seed)
     pairs = []
     for i, length in enumerate(lengths):
         clean = [draw.randrange(vocabulary) for _ in range(length)]
-        corrupted = [draw.randrange(vocabulary) if draw.random() < 0.5 else t for t in clean]
-        corrupted[draw.randrange(max(1, length - 2))] = draw.randrange(vocabulary)
+        same = draw.randrange(max(1, length - 1)) if shared else 0  # tokens before the first change
+        corrupted = [
+            draw.randrange(vocabulary) if t > same and draw.random() < 0.5 else token
+            for t, token in enumerate(clean)
+        ]
+        corrupted[same] = (clean[same] + draw.randrange(1, vocabulary)) % vocabulary
         answer, wrong, other = draw.sample(range(vocabulary), 3)
         position = length - 1 - (i % 2 if length > 2 else 0)
         answers = (answer, other) if i % 3 == 0 else (answer,)
         pairs.append(Pair(tuple(clean), tuple(corrupted), answers, (wrong,), position))
     return PromptPairs(tuple(pairs), name="tiny")
+
+
+def whole(chunk: Chunk) -> AttentionContext:
+    """Return the attention context of a chunk without a window."""
+    return AttentionContext(chunk.batch.mask, chunk.batch.position_ids)
 
 
 def naive_values(model: LiftedModel, ids: Tensor, context: AttentionContext) -> list[Tensor]:

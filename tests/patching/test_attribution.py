@@ -11,7 +11,7 @@ from edgewise.errors import EdgewiseError
 from edgewise.patching.attribution import attribute
 from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import CONFIGS, naive_run, naive_values, tiny_lift, tiny_pairs
+from tests.engine import whole, CONFIGS, naive_run, naive_values, tiny_lift, tiny_pairs
 
 
 def mask_loss(runner: Runner, mask: torch.Tensor) -> torch.Tensor:
@@ -20,8 +20,8 @@ def mask_loss(runner: Runner, mask: torch.Tensor) -> torch.Tensor:
     model, batch = runner.model, chunk.batch
     zeros = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
     resample = runner.ablation.name == "resample"
-    ablated = naive_values(model, batch.corrupted, chunk.context) if resample else zeros
-    _, final = naive_run(model, batch.clean, chunk.context, ablated, mask)
+    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zeros
+    _, final = naive_run(model, batch.clean, whole(chunk), ablated, mask)
     logits = model.logits(at_answers(final, batch.answer_position))
     return runner.metric.loss(logits, chunk.target).mean()
 

@@ -13,7 +13,7 @@ from edgewise.patching.certificate import certify, original_run
 from edgewise.patching.plan import make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs
+from tests.engine import whole, CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs
 
 SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
 
@@ -23,8 +23,8 @@ def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor
     model, batch = chunk.model, chunk.batch
     zeros = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
     resample = runner.ablation.name == "resample"
-    ablated = naive_values(model, batch.corrupted, chunk.context) if resample else zeros
-    _, final = naive_run(model, batch.clean, chunk.context, ablated, torch.from_numpy(mask * 1.0))
+    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zeros
+    _, final = naive_run(model, batch.clean, whole(chunk), ablated, torch.from_numpy(mask * 1.0))
     return model.logits(at_answers(final, batch.answer_position))
 
 

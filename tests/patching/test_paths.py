@@ -13,7 +13,7 @@ from edgewise.graphs.names import Edge, Node
 from edgewise.patching.paths import Path, patch_paths
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs
+from tests.engine import whole, naive_run, naive_values, tiny_lift, tiny_pairs
 
 
 def everything_from(model: LiftedModel, start: str) -> Path:
@@ -33,13 +33,13 @@ def patched_loss(runner: Runner, chunk: Chunk, start: str, ids: torch.Tensor, ne
     """Put one sender's new value into a run on ids and let everything after it follow."""
     model = runner.model
     graph = model.graph
-    old = naive_values(model, ids, chunk.context)
+    old = naive_values(model, ids, whole(chunk))
     column = graph.sender_index[Node.parse(start)]
     ablated = list(old)
     ablated[column] = new
     mask = torch.ones(graph.reads.shape, dtype=torch.float64)
     mask[:, column] = 0
-    _, final = naive_run(model, ids, chunk.context, ablated, mask)
+    _, final = naive_run(model, ids, whole(chunk), ablated, mask)
     logits = model.logits(at_answers(final, chunk.batch.answer_position))
     return float(runner.metric.loss(logits, chunk.target).mean())
 
@@ -53,7 +53,7 @@ def test_all_routes_together_are_activation_patching(name: str, start: str, deno
     (chunk,) = runner.chunks()
     batch = chunk.batch
     base, other = (batch.corrupted, batch.clean) if denoise else (batch.clean, batch.corrupted)
-    new = naive_values(model, other, chunk.context)[runner.graph.sender_index[Node.parse(start)]]
+    new = naive_values(model, other, whole(chunk))[runner.graph.sender_index[Node.parse(start)]]
     (effect,) = patch_paths(runner, [everything_from(model, start)], denoise=denoise)
     assert effect.loss_after == pytest.approx(patched_loss(runner, chunk, start, base, new))
     unpatched = Circuit.empty(model.graph) if denoise else Circuit.full(model.graph)
@@ -69,17 +69,17 @@ def test_a_path_changes_only_what_lies_on_it(grouped: bool, ablation: str) -> No
     head, group = ("a1.kv0", [0, 1]) if grouped else ("a1.h1", [1])
     (effect,) = patch_paths(runner, [f"a0.h2->{head}<k>->logits"])
     batch, graph = chunk.batch, model.graph
-    clean = naive_values(model, batch.clean, chunk.context)
-    corrupted = naive_values(model, batch.corrupted, chunk.context)
+    clean = naive_values(model, batch.clean, whole(chunk))
+    corrupted = naive_values(model, batch.corrupted, whole(chunk))
     column = graph.sender_index[Node.parse("a0.h2")]
     new = corrupted[column] if ablation == "resample" else torch.zeros_like(clean[column])
     # run with only this sender's edge into this port ablated; keep what the heads then write
     mask = torch.ones(graph.reads.shape, dtype=torch.float64)
     mask[graph.locate(Edge.parse(f"a0.h2->{head}<k>"))] = 0
     wrote, _ = naive_run(
-        model, batch.clean, chunk.context, [new if i == column else c for i, c in enumerate(clean)], mask
+        model, batch.clean, whole(chunk), [new if i == column else c for i, c in enumerate(clean)], mask
     )
-    _, final = naive_run(model, batch.clean, chunk.context, clean, torch.ones_like(mask))
+    _, final = naive_run(model, batch.clean, whole(chunk), clean, torch.ones_like(mask))
     for index in group:
         at = graph.sender_index[Node.parse(f"a1.h{index}")]
         final = final + wrote[at] - clean[at]
