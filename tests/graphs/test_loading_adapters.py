@@ -291,3 +291,35 @@ def test_an_adapter_with_a_whole_module_of_its_own_merges(base: Any, home: Path)
         wrapped.base_model.model.model.norm.modules_to_save["default"].weight.normal_()
     write(wrapped, home / "saved", home / "base")
     torch.testing.assert_close(logits(load(str(home / "saved")).model), logits(wrapped))
+
+
+# -- the adapter kept in the repository ----------------------------------------------------------
+
+KEPT = Path(__file__).resolve().parents[2] / "examples" / "adapters" / "entity-tracking"
+
+
+def test_the_kept_adapter_is_small_and_names_its_base_by_the_alias() -> None:
+    config = json.loads((KEPT / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "smollm2-135m"
+    assert (KEPT / "adapter_model.safetensors").stat().st_size <= 2_000_000
+
+
+@pytest.mark.real
+def test_the_kept_adapter_teaches_entity_tracking() -> None:
+    from edgewise.patching.tasks import make_task
+
+    correct = {}
+    for reference in ("smollm2-135m", str(KEPT)):
+        try:
+            loaded = load(reference, device="cpu")
+        except ModelNotFound as error:
+            pytest.skip(str(error))
+        pairs = make_task("entity-tracking", tokenizer=loaded.tokenizer, examples=20, seed=7).pairs
+        batch = pairs.batch()
+        with torch.no_grad():
+            hidden = loaded.model.model(batch.clean, attention_mask=batch.mask).last_hidden_state
+            best = loaded.model.lm_head(hidden[torch.arange(20), batch.answer_position]).argmax(-1)
+        correct[reference] = int((best == batch.answers[:, 0]).sum())
+    base, adapted = correct.values()
+    assert base <= 10
+    assert adapted >= 18
