@@ -89,8 +89,8 @@ def _message(error: Exception) -> str:
         where = f" '{error.filename}'" if error.filename else ""
         return f"cannot read or write{where}: {error.strerror or error}."
     return (
-        f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]} This is a mistake "
-        f"in edgewise; please report it with what {TRACEBACK}=1 shows."
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]} This is a "
+        f"mistake in edgewise; please report it with what {TRACEBACK}=1 shows."
     )
 
 

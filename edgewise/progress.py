@@ -86,7 +86,7 @@ class Log(Reporter):
             self._total, self._start, self._first = total, now, done
             self._last = max(self._last, now) if self._last else now
         self._done = done
-        if now - self._last < SILENCE_SECONDS:
+        if now - self._last < SILENCE_SECONDS or done == total:
             return
         self._last = now
         moved = done - self._first

@@ -43,6 +43,7 @@ def diff(a: str, b: str, output: str | None, as_json: bool) -> None:
         )
     _print(found)
     if output is not None:
+        show.line()
         show.line(f"written: {output}")
 
 

@@ -230,9 +230,10 @@ def _print(
                 "method",
                 f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation",
             ),
-            ("time", f"{took}, as long as {times:.3g} forward passes{questions}"),
+            ("time", f"{took}, {times:.3g} forward passes{questions}"),
             *outcome(evaluation),
         ]
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
+    show.line()
     show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))

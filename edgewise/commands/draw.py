@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -58,59 +59,50 @@ def draw(
         )
     with reporting() as progress:
         progress.say(f"drawing {edges if top is None else min(edges, top):,} edges")
-        if isinstance(found, CircuitFile):
-            drawn = draw_circuit(found, output, top=top, title=title, layout=layout)
-        else:
-            drawn = draw_diff(found, output, top=top, title=title, layout=layout)
+        drawn = _draw(found, output, edges if top is None else top, title, layout)
     if as_json:
         show.emit({"drawing": output, "edges": drawn, "edges_total": edges})
     else:
         show.line(f"written: {output} ({drawn:,} of {edges:,} edges)")
 
 
-def draw_circuit(
-    file: CircuitFile, output: str, *, top: int | None, title: str | None, layout: str
+def _draw(
+    found: CircuitFile | DiffFile, output: str, top: int, title: str | None, layout: str
 ) -> int:
-    """Draw a circuit file's circuit, or its strongest edges; return how many edges were drawn."""
-    from ..graphs.scores import Scores
+    """Draw a file's circuit or diff, or its strongest edges; return how many edges were drawn."""
+    from ..graphs.circuit import Circuit
+    from ..graphs.files import CircuitFile
+    from ..pictures import circuit_picture, diff_picture
     from ..visualize.draw import draw as render
 
-    assert file.edge_scores is not None
-    scores = Scores(file.circuit.graph, file.edge_scores)
-    circuit = file.circuit if top is None else scores.top(top)
-    if title is None:
-        title = f"{file.task['name']} in {_model(file.model)}, {file.discovery['method']}"
-    render(circuit, output, scores=scores, title=title, layout=layout)
-    return len(circuit)
+    names = ("A", "B")
+    if isinstance(found, CircuitFile):
+        picture = circuit_picture(found, top)
+        usual = f"{found.task['name']} in {_model(found.model)}, {found.discovery['method']}"
+    else:
+        names = _names(found)
+        picture = diff_picture(found, names, top)
+        usual = f"{names[0]} and {names[1]}"
+    render(
+        picture.subject,
+        output,
+        scores=picture.scores,
+        names=names,
+        title=usual if title is None else title,
+        caption=picture.caption,
+        layout=layout,
+    )
+    shown = picture.subject
+    return len(shown) if isinstance(shown, Circuit) else len(shown.a | shown.b)
 
 
-def draw_diff(
-    file: DiffFile, output: str, *, top: int | None, title: str | None, layout: str
-) -> int:
-    """Draw a diff file's diff, or the strongest edges of both; return how many were drawn."""
-    import numpy as np
-
-    from ..graphs.diff import CircuitDiff
-    from ..graphs.scores import Scores
-    from ..visualize.draw import draw as render
-
-    graph = file.diff.a.graph
-    scores = (Scores(graph, file.scores_a), Scores(graph, file.scores_b))
-    diff = file.diff
-    if top is not None:
-        strength = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
-        strongest = Scores(graph, strength).top(top)
-        diff = CircuitDiff(diff.a & strongest, diff.b & strongest)
-    names = tuple(_model(head["model"]) for head in (file.a, file.b))
-    if names[0] == names[1]:
-        names = tuple(Path(str(head.get("file", "?"))).stem for head in (file.a, file.b))
-    if title is None:
-        title = f"{names[0]} and {names[1]}"
-    render(diff, output, scores=scores, names=(names[0], names[1]), title=title, layout=layout)
-    return len(diff.a | diff.b)
+def _names(found: DiffFile) -> tuple[str, str]:
+    """Name a diff's two circuits by their models, or by their files if the model is one."""
+    models = _model(found.a["model"]), _model(found.b["model"])
+    files = [Path(str(head.get("file", "?"))).stem for head in (found.a, found.b)]
+    return (files[0], files[1]) if models[0] == models[1] else models
 
 
-def _model(block: object) -> str:
+def _model(block: Mapping[str, Any]) -> str:
     """Name a model by the last part of its name."""
-    name = block.get("name") if isinstance(block, dict) else None
-    return Path(str(name)).name if name else "a model"
+    return Path(str(block["name"])).name if block["name"] else "a model"

@@ -100,6 +100,7 @@ def _print(session: Session) -> None:
     ]
     rows = [(name, f"{e:.2g}", f"{t:.2g}", _verdict(e <= t)) for name, e, t in checks]
     show.table(("identity", "largest error", "accepted", ""), rows, title="certificate")
+    show.line()
     show.line(f"certificate: {_verdict(certificate.passed)}")
 
 

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ..graphs.graph import ComputationGraph
 
@@ -54,26 +55,37 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair a line, values aligned; None is left out."""
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    found = Table.grid(padding=(0, 2))
+    found.add_column(no_wrap=True)
+    found.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None:
-            table.add_row(name, str(value))
-    console().print(table)
+            found.add_row(name, str(value))
+    _print(found)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table; the first column is text, the others are aligned to the right."""
+    """Print a table after an empty line; the first column is text, the others stand right."""
     from rich import box
     from rich.table import Table
 
-    found = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="")
+    found = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(columns):
         found.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         found.add_row(*(cell if isinstance(cell, str) else number_text(cell) for cell in row))
-    console().print(found)
+    line()
+    if title:
+        line(title)
+    _print(found)
+
+
+def _print(found: Table) -> None:
+    """Print a table without the spaces that fill its lines up."""
+    screen = console()
+    with screen.capture() as capture:
+        screen.print(found)
+    line("\n".join(text.rstrip() for text in capture.get().splitlines()))
 
 
 def number_text(value: object) -> str:
@@ -125,6 +137,6 @@ def share(part: int, whole: int) -> str:
     """Write a part of a whole in percent.
 
     >>> share(1, 8), share(0, 0)
-    ('12.5%', '-')
+    ('12.50%', '-')
     """
-    return f"{100 * part / whole:.3g}%" if whole else "-"
+    return f"{100 * part / whole:.2f}%" if whole else "-"
