@@ -1,0 +1,53 @@
+"""Names of the files in a run's output directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from .spec import ModelSpec, Spec
+
+PROMPTS = "prompts.jsonl"
+TASK = "task.json"
+EVALUATION = "evaluation.json"
+REPORT = "report.md"
+SPEC = "spec.toml"
+
+
+def circuit_name(model: ModelSpec) -> str:
+    """Name a model's circuit file."""
+    return f"circuits/{model.name}.json"
+
+
+def diff_name(base: ModelSpec, model: ModelSpec) -> str:
+    """Name a variant's diff file."""
+    return f"diffs/{base.name}_vs_{model.name}.json"
+
+
+def image_names(spec: Spec, source: str) -> list[str]:
+    """Name the images of a circuit or diff file."""
+    return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]
+
+
+def all_images(spec: Spec) -> list[str]:
+    """Name every image of a run."""
+    sources = [circuit_name(model) for model in spec.models]
+    sources += [diff_name(spec.base, model) for model in spec.variants]
+    return [name for source in sources for name in image_names(spec, source)]
+
+
+def relocated(spec: Spec, folder: Path) -> Spec:
+    """Return the spec with its local paths written from another folder."""
+
+    def moved(path: str) -> str:
+        if not Path(path).exists():
+            return path
+        try:
+            return Path(os.path.relpath(path, folder)).as_posix()
+        except ValueError:  # on another drive
+            return Path(path).resolve().as_posix()
+
+    models = tuple(replace(model, source=moved(model.source)) for model in spec.models)
+    file = None if spec.task.file is None else moved(spec.task.file)
+    return replace(spec, models=models, task=replace(spec.task, file=file))
