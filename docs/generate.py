@@ -1,0 +1,251 @@
+"""Write the generated tables of docs/reference/ anew, from the registries that the program uses.
+
+    python docs/generate.py
+
+A table stands between `<!-- generated: NAME -->` and `<!-- end -->`; all else is written by hand.
+A test fails when a table is out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "reference"
+PLACE = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    cells = (" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in lines)
+    return "".join(f"| {line} |\n" for line in cells)
+
+
+def code(text: object) -> str:
+    """Mark up as code; nothing stays nothing."""
+    return f"`{text}`" if text not in (None, "") else ""
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital and end with a stop."""
+    text = " ".join(text.split()).rstrip(".")
+    return text[:1].upper() + text[1:] + "."
+
+
+def first_sentence(thing: Any) -> str:
+    """Return the first sentence of a docstring."""
+    paragraph = inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0]
+    return sentence(re.split(r"(?<=[.])\s", " ".join(paragraph.split()))[0])
+
+
+def methods() -> str:
+    """List the discovery methods."""
+    from edgewise.discovery.registry import methods as known
+
+    from edgewise.finding import request
+
+    rows = []
+    for name, method in known().items():
+        kind = "a circuit" if method.selects else "scores"
+        rows.append((code(name), sentence(method.summary), kind, code(request(name).metric)))
+    return table(["method", "what it does", "gives", "default metric"], rows)
+
+
+def method_options() -> str:
+    """List the options of every method."""
+    from edgewise.discovery.registry import methods as known
+
+    rows = [
+        (code(name), code(key), code("--" + key.replace("_", "-")), default(option.default),
+         sentence(option.help))
+        for name, method in known().items()
+        for key, option in method.options.items()
+    ]  # fmt: skip
+    return table(["method", "key", "on the command line", "default", "meaning"], rows)
+
+
+def default(value: object) -> str:
+    """Write a default as a spec does."""
+    return code({True: "true", False: "false"}.get(value, value) if value is not None else "none")
+
+
+def metrics() -> str:
+    """List the metrics."""
+    from edgewise.patching.metrics import METRICS
+
+    rows = []
+    for name, metric in METRICS.items():
+        needs = "distractors" if metric.needs_distractors else ""
+        gradient = "none" if not metric.differentiable else "yes"
+        gradient = "0 at the clean run" if metric.flat_at_clean else gradient
+        better = "larger" if metric.larger_is_better else "smaller"
+        rows.append((code(name), sentence(metric.description), better, needs, gradient))
+    return table(["metric", "value of an example", "better", "needs", "gradient"], rows)
+
+
+def ablations() -> str:
+    """List the ablations."""
+    from edgewise.patching.ablations import ABLATIONS
+
+    rows = [(code(name), sentence(one.summary)) for name, one in ABLATIONS.items()]
+    return table(["ablation", "what an ablated edge carries"], rows)
+
+
+def tasks() -> str:
+    """List the built-in tasks, with a sample of each."""
+    from edgewise.patching.tasks import TASKS, preview
+
+    rows = []
+    for name, task in TASKS.items():
+        answers = "(random tokens)"
+        sample = ""
+        if task.needs_tokenizer:
+            (shown,) = preview(name, examples=1)
+            sample, answers = code(shown.clean), ", ".join(map(code, shown.answers[:3]))
+            answers += ", …" * (len(shown.answers) > 3)
+        rows.append((code(name), sentence(task.summary), sample, answers))
+    return table(["task", "what it asks", "a clean prompt", "answers"], rows)
+
+
+def task_options() -> str:
+    """List the options of the built-in tasks."""
+    from edgewise.patching.tasks import TASKS
+
+    rows = [
+        (code(name), code(option.name), ", ".join(map(code, option.choices)) or "a whole number",
+         default(option.default))
+        for name, task in TASKS.items()
+        for option in task.options
+    ]  # fmt: skip
+    return table(["task", "option", "accepted", "default"], rows)
+
+
+def families() -> str:
+    """List the model types that can be lifted."""
+    from edgewise.graphs.lifting import families as known
+
+    rows = [(code(model_type), code(family.name)) for model_type, family in known().items()]
+    return table(["`model_type` in config.json", "family"], rows)
+
+
+def commands() -> str:
+    """Describe every command with its arguments and options."""
+    import click
+
+    from edgewise.cli import cli
+
+    parts = []
+    for name, command in cli.commands.items():
+        context = click.Context(command, info_name=name)
+        params = command.get_params(context)
+        arguments = " ".join(p.make_metavar(context) for p in params if not is_option(p))
+        rows = [
+            (option_names(p, context), (p.help or "").rstrip(".") + "." + required(p))
+            for p in params
+            if is_option(p) and p.name != "help"
+        ]
+        words = inspect.cleandoc(command.help or "")
+        usage = " ".join(f"edgewise {name} {arguments} [OPTIONS]".split())
+        parts.append(
+            f"## edgewise {name}\n\n```text\n{usage}\n```\n\n{words}\n\n"
+            + table(["option", "meaning"], rows)
+        )
+    return "\n".join(parts)
+
+
+def is_option(param: Any) -> bool:
+    """Tell an option from an argument."""
+    return bool(param.param_type_name == "option")
+
+
+def option_names(option: Any, context: Any) -> str:
+    """Write an option's names and what it takes."""
+    names = [*option.opts, *option.secondary_opts]
+    takes = "" if option.is_flag else f" {option.make_metavar(context)}"
+    return ", ".join(code(one + takes) for one in names)
+
+
+def required(option: Any) -> str:
+    """Say of an option that it must be given."""
+    return " Required." if option.required else ""
+
+
+def spec() -> str:
+    """Show the spec that the module's docstring explains."""
+    from edgewise import spec as module
+
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", module.__doc__ or "", re.MULTILINE)
+    longest = max(blocks, key=len)
+    return f"```toml\n{dedent(longest).strip()}\n```\n"
+
+
+def names() -> str:
+    """List the public names."""
+    import edgewise
+
+    places = edgewise._PUBLIC
+    rows = [
+        (code(name), code(f"edgewise.{places[name]}"), first_sentence(getattr(edgewise, name)))
+        for name in edgewise.__all__
+        if name in places
+    ]
+    return table(["name", "defined in", "what it is"], rows)
+
+
+def workflow() -> str:
+    """List the functions of edgewise.workflow."""
+    from edgewise import workflow as module
+
+    found = [(name, getattr(module, name)) for name in sorted(module.__all__)]
+    rows = [
+        (code(name), first_sentence(thing))
+        for name, thing in found
+        if inspect.isfunction(thing) or inspect.isclass(thing)
+    ]
+    return table(["name", "what it does"], rows)
+
+
+def errors() -> str:
+    """List the exception classes."""
+    from edgewise import errors as module
+
+    rows = [
+        (code(name), first_sentence(thing))
+        for name, thing in vars(module).items()
+        if inspect.isclass(thing) and issubclass(thing, Exception)
+    ]
+    return table(["exception", "when"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        ablations, commands, errors, families, method_options, methods, metrics, names, spec,
+        task_options, tasks, workflow,
+    )
+}  # fmt: skip
+
+
+def renewed(text: str) -> str:
+    """Return a document with its generated parts made anew."""
+    return PLACE.sub(lambda match: match[1] + TABLES[match["name"]]() + match[3], text)
+
+
+def main() -> None:
+    """Write what is out of date and name it."""
+    for path in sorted(FOLDER.glob("*.md")):
+        old = path.read_text(encoding="utf-8")
+        new = renewed(old)
+        if new != old:
+            path.write_text(new, encoding="utf-8")
+            sys.stdout.write(f"written: {path.name}\n")
+
+
+if __name__ == "__main__":
+    main()

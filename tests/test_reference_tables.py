@@ -1,0 +1,41 @@
+"""The generated tables of docs/reference/ are those the program's registries give."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted((DOCS / "reference").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_docs", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_up_to_date(page: Path, generator: ModuleType) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert generator.renewed(text) == text, "run: python docs/generate.py"
+
+
+def test_every_table_stands_on_a_page(generator: ModuleType) -> None:
+    used = {m["name"] for p in PAGES for m in generator.PLACE.finditer(p.read_text("utf-8"))}
+    assert used == set(generator.TABLES)
+
+
+def test_outdated_tables_are_caught(generator: ModuleType) -> None:
+    stale = "<!-- generated: ablations -->\nold\n<!-- end -->"
+    fresh = generator.renewed(stale)
+    assert "old" not in fresh
+    assert "`resample`" in fresh
+    assert generator.renewed(fresh) == fresh
