@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifting import describe
@@ -35,9 +34,13 @@ def subject(name: str, pairs: int) -> tuple[Any, PromptPairs]:
 
         torch.manual_seed(0)
         model = GPT2LMHeadModel(GPT2Config()).eval()
-        return model, make_task("induction", vocab_size=50257, examples=pairs, period=8, repeat=7).pairs
+        return model, make_task(
+            "induction", vocab_size=50257, examples=pairs, period=8, repeat=7
+        ).pairs
     loaded = load(name)
-    return loaded.model, make_task("ioi", tokenizer=loaded.tokenizer, examples=pairs, length=14).pairs
+    return loaded.model, make_task(
+        "ioi", tokenizer=loaded.tokenizer, examples=pairs, length=14
+    ).pairs
 
 
 def worst_case(pairs: PromptPairs) -> PromptPairs:
@@ -101,7 +104,9 @@ def main() -> None:
         works[f"masked run, {share:.1%} of the edges"] = lambda c=circuit: runner.loss(c)
     length = batch.clean.shape[1]
     print(f"{options.model}, {len(pairs)} pairs of {length} tokens, {options.threads} threads")
-    measure(works, options.rounds, time.perf_counter if options.clock == "wall" else time.process_time)
+    measure(
+        works, options.rounds, time.perf_counter if options.clock == "wall" else time.process_time
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory {peak:.2f} GB ({after_load:.2f} GB after loading)")
 

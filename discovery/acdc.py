@@ -2,7 +2,7 @@
 
 1. Start from the full circuit C; its loss is the current loss.
 2. Take the ports in reverse topological order: `logits`, then per layer from the last the MLP,
-   then `<v>` of all heads, `<k>` of all heads, `<q>` of all heads, heads from the last to the first.
+   then `<v>`, `<k>` and `<q>` of all heads, heads from the last to the first.
 3. A port whose owner has no kept edge out loses all its edges without a question.
 4. With `ports_first`, an attention port is first asked as a whole, all its edges ablated together
    (for all ports of the layer, in the same order); a port that falls loses all its edges.

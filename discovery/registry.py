@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -122,7 +123,7 @@ def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:
         raise EdgewiseError(f"{where} is {value!r}; accepted: {kind[option.type]}.")
     if option.choices and value not in option.choices:
         raise unknown(where, value, option.choices)
-    if option.type is float and value != value:
+    if option.type is float and math.isnan(value):
         raise EdgewiseError(f"{where} is not a number; accepted: a finite number.")
     if option.minimum is not None and value < option.minimum:
         raise EdgewiseError(f"{where} is {value}; accepted: at least {option.minimum:g}.")

@@ -45,8 +45,37 @@ _PUBLIC = {
 }
 """Where each public name lives; it is imported when first used."""
 
-__all__ = sorted([*_PUBLIC, "__version__"])
-
+__all__ = [
+    "__version__",
+    "certify",
+    "Circuit",
+    "CircuitDiff",
+    "CircuitFile",
+    "ComputationGraph",
+    "describe",
+    "draw",
+    "Edge",
+    "EdgewiseError",
+    "evaluate",
+    "get_method",
+    "LiftedModel",
+    "load",
+    "LoadedModel",
+    "make_task",
+    "Node",
+    "Pair",
+    "patch_paths",
+    "Path",
+    "Port",
+    "PromptPairs",
+    "read_circuit",
+    "read_pairs",
+    "read_scores",
+    "Runner",
+    "Scores",
+    "write_circuit",
+    "write_scores",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,9 @@ class Circuit:
             )
         if (kept & ~self.graph.reads).any():
             row, column = np.argwhere(kept & ~self.graph.reads)[0]
-            raise GraphMismatch(f"edge {self.graph.edge_at(row, column)} does not exist in the graph.")
+            raise GraphMismatch(
+                f"edge {self.graph.edge_at(row, column)} does not exist in the graph."
+            )
         kept.setflags(write=False)
         object.__setattr__(self, "kept", kept)
 
@@ -89,7 +91,8 @@ class Circuit:
         if self.graph != other.graph:
             raise GraphMismatch(
                 "the two circuits live on unequal graphs, so their edges cannot be compared: "
-                + "; ".join(self.graph.differences(other.graph)) + "."
+                + "; ".join(self.graph.differences(other.graph))
+                + "."
             )
         return other
 
@@ -104,7 +107,9 @@ class Circuit:
         return int(self.kept.sum())
 
     def __contains__(self, edge: Edge | str) -> bool:
-        return bool(self.kept[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)])
+        return bool(
+            self.kept[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)]
+        )
 
     @property
     def edges(self) -> Iterator[Edge]:

@@ -155,7 +155,9 @@ class ComputationGraph:
         column = self.sender_index.get(edge.sender)
         if row is None or column is None:
             missing = f"port {edge.port}" if row is None else f"sender {edge.sender}"
-            raise GraphMismatch(f"edge {edge}: the graph has no {missing}; it has {self.describe()}.")
+            raise GraphMismatch(
+                f"edge {edge}: the graph has no {missing}; it has {self.describe()}."
+            )
         if not self.reads[row, column]:
             raise GraphMismatch(
                 f"edge {edge} does not exist: {edge.sender} writes after {edge.port} reads"
@@ -176,7 +178,7 @@ class ComputationGraph:
         return dict(counts)
 
     def live(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find the ports, bool [P], and senders, bool [S], with a path of kept edges to `logits`."""
+        """Find the ports, bool [P], and senders, bool [S], with a kept path to `logits`."""
         senders = np.zeros(len(self.senders), dtype=bool)
         ports = np.zeros(len(self.ports), dtype=bool)
         for row in range(len(self.ports) - 1, -1, -1):

@@ -1,7 +1,8 @@
 """A lifted model: its blocks described as data, with weights that are views of the model's own.
 
 Each part can compute alone, so that single heads and MLPs can be rerun. Shape letters:
-N any leading axes, D d_model, H query heads, G key/value heads, K d_head, T positions, V vocabulary.
+N any leading axes, D d_model, H query heads, G key/value heads, K d_head, T positions,
+V vocabulary.
 """
 
 from __future__ import annotations

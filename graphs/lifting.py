@@ -41,14 +41,14 @@ class Family:
 
 _FAMILIES: dict[str, Family] = {}
 
-ALWAYS_IGNORED = frozenset(
-    """
+_ALWAYS_IGNORED = """
     architectures model_type dtype torch_dtype transformers_version _name_or_path use_cache
     output_attentions output_hidden_states return_dict id2label label2id problem_type
-    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range chunk_size_feed_forward
-    is_encoder_decoder keys_to_ignore_at_inference task_specific_params tokenizer_class
-    """.split()
-)
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range
+    chunk_size_feed_forward is_encoder_decoder keys_to_ignore_at_inference
+    task_specific_params tokenizer_class
+"""
+ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 """Config attributes of every family that never influence an evaluation forward pass."""
 
 
@@ -59,9 +59,13 @@ def family(
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
         entry = Family(
-            name, tuple(model_types), frozenset(handled.split()), frozenset(ignored.split()), describe
+            name,
+            tuple(model_types),
+            frozenset(handled.split()),
+            frozenset(ignored.split()),
+            describe,
         )
-        _FAMILIES.update({model_type: entry for model_type in entry.model_types})
+        _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
     return register
@@ -77,9 +81,7 @@ def families() -> dict[str, Family]:
     return dict(sorted(_FAMILIES.items()))
 
 
-def describe(
-    model: Any, *, grouped_kv: bool = False, split_embedding: bool = False
-) -> LiftedModel:
+def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
     """Read a live `AutoModelForCausalLM` into a description; the model is not altered.
 
     Raises:
@@ -177,13 +179,19 @@ def tensors_of(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in tensors_of(item)]
     if is_dataclass(value) and not isinstance(value, type):
-        return [t for f in fields(value) if f.name != "model" for t in tensors_of(getattr(value, f.name))]
+        return [
+            t
+            for f in fields(value)
+            if f.name != "model"
+            for t in tensors_of(getattr(value, f.name))
+        ]
     return []
 
 
 def head_rows(weight: Tensor, heads: int) -> Tensor:
     """View a projection [heads·K, D] by head, [heads, K, D]."""
-    return frozen(weight).unflatten(0, (heads, -1))
+    rows: Tensor = frozen(weight).unflatten(0, (heads, -1))
+    return rows
 
 
 def head_bias(bias: Tensor | None, heads: int) -> Tensor | None:
@@ -194,5 +202,3 @@ def head_bias(bias: Tensor | None, heads: int) -> Tensor | None:
 def optional(tensor: Tensor | None) -> Tensor | None:
     """Return a frozen view, or None."""
     return None if tensor is None else frozen(tensor)
-
-

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 
 from ..errors import NameSyntaxError
 
@@ -82,7 +82,7 @@ class Node:
         return str(self.kind.value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse_node(text: str) -> Node:
     match = _NODE.fullmatch(text.strip())
     if match is None:
@@ -129,7 +129,7 @@ class Port:
         return f"{self.node}<{self.letter}>" if self.letter else str(self.node)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse_port(text: str) -> Port:
     match = _PORT.fullmatch(text.strip())
     if match is None:

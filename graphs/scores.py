@@ -14,7 +14,7 @@ from .names import Edge
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Hold a graph and float32 values [ports, senders], NaN where no edge exists or none was measured.
+    """Hold a graph and float32 values [ports, senders], NaN where nothing was measured.
 
     >>> import numpy as np
     >>> graph = ComputationGraph(layers=1, heads=1)
@@ -30,14 +30,17 @@ class Scores:
         values = np.array(self.values, dtype=np.float32)
         if values.shape != self.graph.reads.shape:
             raise GraphMismatch(
-                f"scores of shape {values.shape} do not fit a graph of shape {self.graph.reads.shape}."
+                f"scores of shape {values.shape} do not fit a graph of shape "
+                f"{self.graph.reads.shape}."
             )
         values[~self.graph.reads] = np.nan
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
 
     def __getitem__(self, edge: Edge | str) -> float:
-        return float(self.values[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)])
+        return float(
+            self.values[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)]
+        )
 
     def top(self, n: int, *, absolute: bool = True) -> Circuit:
         """Keep the n edges of largest (absolute) score; ties go to the earlier edge."""

@@ -132,21 +132,22 @@ class _ChunkScores:
     def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
         with torch.no_grad():
             q, k, v = project_all(block, stream)
-            leaves = [x.detach().requires_grad_() for x in (q, spread(block, k), spread(block, v))]
+            q, k, v = (x.detach().requires_grad_() for x in (q, spread(block, k), spread(block, v)))
         with torch.enable_grad():
-            z = self._attend(layer, block, *leaves)
+            z = self._attend(layer, block, q, k, v)
         with torch.no_grad():
             middle = stream if self.graph.parallel else add_attention(block, stream, z)
         leaf = middle.detach().requires_grad_()
         with torch.enable_grad():
             write = block.write(leaf)
-        return _Tape(stream, *leaves, z, leaf, write)
+        return _Tape(stream, q, k, v, z, leaf, write)
 
     def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with the points as an axis of their own, so that the batch's tables fit."""
         q, k, v = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
         past = past_of(block, layer, self.chunk.past)
-        return block.attention.mix(q, k, v, self.chunk.context, past).flatten(0, 1)
+        z: Tensor = block.attention.mix(q, k, v, self.chunk.context, past)
+        return z.flatten(0, 1)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
@@ -154,7 +155,7 @@ class _ChunkScores:
         with torch.enable_grad():
             logits = self.chunk.logits_with_grad(leaf)
             loss = self.runner.metric.loss(logits, self.chunk.target).sum()
-        (gradient,) = torch.autograd.grad(loss, leaf)
+        gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
         return gradient.flatten(0, 1)
 
     # -- backward ---------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class _ChunkScores:
         through = torch.zeros_like(unit)
         for letter in LETTERS:
             g = grads[letter]
-            weight, bias = attention.projection(letter)
+            weight, _ = attention.projection(letter)
             folded = fold(block.attention_norm, weight)  # [H or G, d, D]
             share = 1 if letter == "q" else attention.share
             merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
@@ -206,7 +207,9 @@ class _ChunkScores:
         g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
         """
         ports = g.shape[-2]
-        folded = folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
+        folded = (
+            folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
+        )
         g, seen, rate, unit = (self._select(x) for x in (g, seen, rate, unit))  # [K, n, …]
         scaled = g * rate[..., None]
         first = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
@@ -217,7 +220,8 @@ class _ChunkScores:
 
     def _select(self, x: Tensor) -> Tensor:
         """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
-        return x.flatten(0, 1).unflatten(0, (len(self.points), -1))[:, self.tokens]
+        apart: Tensor = x.flatten(0, 1).unflatten(0, (len(self.points), -1))
+        return apart[:, self.tokens]
 
     def _mean(self, gradient: Tensor) -> Tensor:
         """Average over the points, [K·B, T, D] to [n, D]."""
@@ -250,7 +254,7 @@ def fold(norm: Norm, weight: Tensor) -> Tensor:
 
 
 def constant(block: Block, letter: str, heads: int) -> Tensor:
-    """Return what a projection's output holds whatever the input: W·(norm's bias) + bias, [H, d]."""
+    """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d]."""
     weight, bias = block.attention.projection(letter)
     total = weight.new_zeros(weight.shape[:2])
     if block.attention_norm.bias is not None:

@@ -1,4 +1,4 @@
-"""The certificate: proof, on given or generated tokens, that a lift computes what the model does."""
+"""The certificate: proof, on some tokens, that a lift computes what the model does."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ Shapes: C circuits, B examples, T positions, D d_model, h heads that run, K d_he
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,9 +29,8 @@ class World:
         model: the lifted model.
         context: the batch's masks and positions.
         base: the run whose values ablated edges carry.
-        known: [S', B·T·D] deltas (value − base value) of the first S' senders, for restarts;
-            must hold at least the senders the plan calls known.
-        fixed: deltas [B, T, D] of single senders, in place of `known` (path patching).
+        known: [S', B·T·D] deltas (value − base value) of the first S' senders; those that the plan
+            calls known are used.
         past: keys and values before the window that the run is confined to.
     """
 
@@ -39,8 +38,16 @@ class World:
     context: AttentionContext
     base: Trace
     known: Tensor
-    fixed: Mapping[int, Tensor] = field(default_factory=dict)
     past: Past | None = None
+    _sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    def known_sum(self, senders: tuple[int, ...]) -> Tensor:
+        """Add up deltas of known senders, [B·T·D]; the sum is kept."""
+        if senders not in self._sums:
+            span = self.known[senders[0] : senders[-1] + 1]
+            whole = len(span) == len(senders)
+            self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
+        return self._sums[senders]
 
 
 class _Deltas:
@@ -52,24 +59,17 @@ class _Deltas:
 
     def __init__(self, plan: Plan, world: World, circuits: int) -> None:
         like = world.base.values.sources
-        self._shape = tuple(like.shape[1:])
-        self._grad = torch.is_grad_enabled()
-        self._columns = {int(i): -1 for i in (plan.needed & plan.known).nonzero()[0]}
-        self.shared_senders = list(self._columns)
-        rows = [
-            world.fixed[i].reshape(-1) if i in world.fixed else world.known[i]
-            for i in self.shared_senders
-        ]
-        whole = not world.fixed and self.shared_senders == list(range(len(rows)))
-        self._shared = world.known[: len(rows)] if whole else torch.stack(rows) if rows else None
+        self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
+        shared = (plan.needed & plan.known).nonzero()[0]
+        self._shared = world.known[: int(shared[-1]) + 1] if len(shared) else None
+        self._mine = (plan.needed & plan.known).astype(np.float32)
         own = [int(i) for i in (plan.needed & plan.moving & ~plan.known).nonzero()[0]]
         self.own_senders = own
         self._slot = {sender: i for i, sender in enumerate(own)}
         self._list: list[Tensor] = []
         self._own: Tensor | None = None
-        if own and not self._grad:
+        if own and not torch.is_grad_enabled():
             self._own = like.new_empty(circuits, len(own), like[0].numel())
-        self._circuits = circuits
 
     def put(self, sender: int, delta: Tensor) -> None:
         """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
@@ -86,12 +86,13 @@ class _Deltas:
         return sender in self._slot
 
     def add(self, weights: np.ndarray) -> Tensor:
-        """Weigh and add deltas: weights [C, n, S] give n streams of each circuit, [C, n, B, T, D]."""
+        """Weigh and add deltas: weights [C, n, S] give n streams a circuit, [C, n, B, T, D]."""
         circuits, number = weights.shape[:2]
         total: Tensor | None = None
         if self._shared is not None:
-            part = torch.from_numpy(weights[:, :, self.shared_senders]).to(self._shared)
-            total = (part.flatten(0, 1) @ self._shared).view(circuits, number, -1)
+            part = (weights * self._mine)[:, :, : len(self._shared)]
+            flat = torch.from_numpy(part).to(self._shared).flatten(0, 1)
+            total = (flat @ self._shared).view(circuits, number, -1)
         used = np.flatnonzero((weights[:, :, self.own_senders] != 0).any((0, 1)))
         if len(used):
             last = int(used[-1]) + 1  # later slots are not written yet
@@ -100,7 +101,7 @@ class _Deltas:
             mine = part @ own.expand(circuits, -1, -1)
             total = mine if total is None else total + mine
         assert total is not None
-        return total.view(circuits, number, *self._shape)
+        return total.view(circuits, number, *self._shape).to(self._dtype)
 
 
 def run_masked(world: World, plan: Plan, circuits: int) -> Tensor:
@@ -159,11 +160,7 @@ class _MaskedRun:
         if not new:
             return
         shape = self.world.base.values.sources.shape[1:]
-        if self.world.fixed:
-            total = torch.stack([self.world.fixed[i] for i in new]).sum(0)
-        else:
-            span = self.world.known[new[0] : new[-1] + 1]
-            total = (span if len(span) == len(new) else self.world.known[new]).sum(0)
+        total = self.world.known_sum(tuple(new)).to(self.world.base.values.sources.dtype)
         self._move(total.view(1, *shape))
 
     def _move(self, delta: Tensor) -> None:

@@ -107,7 +107,7 @@ def patch_paths(
         base, other = (chunk.base, chunk.clean) if denoise else (chunk.clean, chunk.base)
         before += _loss(runner, chunk, base.streams.final)
         with torch.no_grad():
-            delta = sender_deltas(other, base)
+            delta = sender_deltas(other, base).flatten(1)
             for i, group in enumerate(groups):
                 stream = _patched_stream(runner, chunk, base, delta, group)
                 after[i] += _loss(runner, chunk, stream[0])
@@ -149,14 +149,12 @@ def _loss(runner: Runner, chunk: Chunk, stream: Tensor) -> float:
 def _patched_stream(
     runner: Runner, chunk: Chunk, base: Trace, delta: Tensor, paths: Sequence[Path]
 ) -> Tensor:
-    """Return the stream at `logits`, [1, B, T, D]; delta [S, B·T·D] is what start senders change."""
+    """Return the stream at `logits`, [1, B, T, D]; delta [S, B·T·D] is what starts change."""
     graph = runner.graph
     kept = np.zeros_like(graph.reads)
     for edge in itertools.chain.from_iterable(path.edges for path in paths):
         kept[graph.locate(edge)] = True
     starts = sorted({graph.sender_index[path.start] for path in paths})
-    sources = base.values.sources
-    fixed = {i: delta[i].view(sources.shape[1:]).to(sources.dtype) for i in starts}
     plan = make_plan(graph, kept[None], consistent=True, fixed=frozenset(starts))
-    world = World(runner.model, chunk.context, base, delta, fixed, chunk.past)
+    world = World(runner.model, chunk.context, base, delta, chunk.past)
     return run_masked(world, plan, 1)

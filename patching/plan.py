@@ -84,7 +84,7 @@ def make_plan(
         start_row: senders that only read ports before this row write known values; 0: none.
         fixed: senders with given values (path patching); None: the embedding's senders.
     """
-    union = masks.any(axis=0)
+    union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)
     known = _known(graph, start_row)
     given = np.zeros(len(graph.senders), dtype=bool)
@@ -129,7 +129,7 @@ def _moving(
     consistent: bool,
 ) -> np.ndarray:
     """Find the live senders whose value can differ from the base value."""
-    moving = live & known
+    moving: np.ndarray = live & known
     if not consistent:
         return live.copy()
     for row, feeds in enumerate(graph.feeds):

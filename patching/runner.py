@@ -116,12 +116,12 @@ class Chunk:
     def world(self) -> World:
         """Return what masked runs of this chunk start from."""
         sources = (self.clean.values.sources - self.base.values.sources).flatten(1)
-        return World(self.model, self.context, self.base, sources, past=self.past)
+        return World(self.model, self.context, self.base, sources, self.past)
 
     @cached_property
     def restart_world(self) -> World:
         """Return the same, with every sender's clean delta known, to restart in any layer."""
-        return replace(self.world, known=self.delta)
+        return replace(self.world, known=self.delta, _sums={})
 
     @cached_property
     def target(self) -> Target:
@@ -273,7 +273,8 @@ class Runner:
 
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
-        return self._mean(circuits, lambda m: m.loss, None)[0]
+        losses: np.ndarray = self._mean(circuits, lambda m: m.loss, None)[0]
+        return losses
 
     def loss(self, circuit: Circuit) -> float:
         """Return the mean loss of one circuit."""
@@ -338,8 +339,9 @@ def _check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> No
         ids = (*pair.clean, *pair.corrupted, *pair.answers, *pair.distractors)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise PromptError(
-                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's vocabulary "
-                f"has ids 0 to {vocabulary - 1}. The prompts were made for another tokenizer."
+                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's "
+                f"vocabulary has ids 0 to {vocabulary - 1}. The prompts were made for another "
+                "tokenizer."
             )
         if model.max_positions is not None and len(pair.clean) > model.max_positions:
             raise PromptError(

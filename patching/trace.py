@@ -69,9 +69,9 @@ def add_attention(block: Block, stream: Tensor, z: Tensor) -> Tensor:
 
 
 def project(block: Block, letter: str, normed: Tensor) -> Tensor:
-    """Apply a whole projection: normed [..., D] gives [..., heads, K] (key/value heads for k, v)."""
+    """Apply a whole projection: normed [..., D] gives [..., H, K], or [..., G, K] for k, v."""
     weight, bias = block.attention.projection(letter)
-    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
+    out: Tensor = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
     return out if bias is None else out + bias
 
 

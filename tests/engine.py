@@ -7,6 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from edgewise.graphs.lifted import AttentionContext, LiftedModel
+from edgewise.graphs.lifting import describe
+from edgewise.graphs.names import Kind
+from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.patching.runner import Chunk
 from torch import Tensor
 from transformers import (
     GPT2Config,
@@ -19,18 +24,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from edgewise.graphs.lifted import AttentionContext, LiftedModel
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.names import Kind
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Chunk
-
 GPT2 = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 LLAMA = {
     "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 24,
 }  # fmt: skip
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "rope_theta": 1e4}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 8,
+    "rope_theta": 1e4,
+}
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8, "rope_theta": 1e4,
@@ -93,7 +97,9 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
     return model.to(dtype)
 
 
-def tiny_lift(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, **graph: Any) -> LiftedModel:
+def tiny_lift(
+    name: str, seed: int = 0, dtype: torch.dtype = torch.float64, **graph: Any
+) -> LiftedModel:
     """Lift a tiny random model."""
     return describe(tiny_model(name, seed, dtype), **graph)
 
@@ -151,7 +157,9 @@ def naive_run(
                 total = total + block.attention.bo
         return total
 
-    rows = {(p.node.kind, p.node.layer, p.node.index, p.letter): i for i, p in enumerate(graph.ports)}
+    rows = {
+        (p.node.kind, p.node.layer, p.node.index, p.letter): i for i, p in enumerate(graph.ports)
+    }
     for layer, block in enumerate(model.blocks):
         attention = block.attention
         for head in range(graph.heads):

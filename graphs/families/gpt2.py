@@ -1,4 +1,4 @@
-"""GPT-2: LayerNorm, learned positions, packed q/k/v stored [in, out], plain MLP, tied unembedding."""
+"""GPT-2: LayerNorm, learned positions, packed q/k/v stored [in, out], plain MLP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `GPT2LMHeadModel`."""
     config, body = model.config, model.transformer
     if config.add_cross_attention:
-        raise UnsupportedModel("the GPT-2 model has cross-attention, which has no place in a decoder.")
+        raise UnsupportedModel(
+            "the GPT-2 model has cross-attention, which has no place in a decoder."
+        )
     tied = model.lm_head.weight.data_ptr() == body.wte.weight.data_ptr()
     return LiftedModel(
         family="gpt2",

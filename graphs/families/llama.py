@@ -1,4 +1,4 @@
-"""Llama and its like (SmolLM2, Mistral, Qwen2): RMSNorm, rotary positions, gated MLP, shared k/v."""
+"""Llama and its like (SmolLM2, Mistral, Qwen2): RMSNorm, rotary, gated MLP, grouped k/v."""
 
 from __future__ import annotations
 

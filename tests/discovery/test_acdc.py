@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.runner import Runner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tests.engine import tiny_lift, tiny_pairs
 
 
@@ -107,6 +107,8 @@ def test_progress_ends_at_all_edges() -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
     for method in ("acdc", "exact"):
         seen: list[tuple[int, int]] = []
-        get_method(method)(runner, progress=lambda done, total, _, seen=seen: seen.append((done, total)))
+        get_method(method)(
+            runner, progress=lambda done, total, _, seen=seen: seen.append((done, total))
+        )
         assert seen[-1] == (runner.graph.edge_count,) * 2
         assert sorted(seen) == seen

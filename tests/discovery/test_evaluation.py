@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from edgewise.discovery.evaluation import CURVE_SHARES, curve, evaluate, ratio, smallest_faithful
 from edgewise.discovery.registry import get_method
-from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.patching.runner import Runner
+
+from edgewise.errors import GraphMismatch
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
 
@@ -69,7 +69,8 @@ def test_the_curve_ends_at_one_and_areas_are_trapezoids(runner: Runner) -> None:
     values = np.array(found.faithfulness, dtype=float)
     shares = np.array(CURVE_SHARES)
     area = sum(
-        (shares[i + 1] - shares[i]) * (values[i] + values[i + 1]) / 2 for i in range(len(shares) - 1)
+        (shares[i + 1] - shares[i]) * (values[i] + values[i + 1]) / 2
+        for i in range(len(shares) - 1)
     )
     assert found.cpr == pytest.approx(area)
     assert found.cmd is not None

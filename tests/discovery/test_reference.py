@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM
-
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifting import describe
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.runner import Runner
+from transformers import AutoModelForCausalLM
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 SCORES = json.loads((DATA / "scores.json").read_text())
@@ -71,9 +70,13 @@ def test_zero_of_the_token_embedding_alone(model: Any, pairs: PromptPairs) -> No
         assert abs(scores[edge.replace("embed", "tok")] - value) <= 1e-4 * largest
 
 
-@pytest.mark.parametrize("run", ACDC, ids=lambda r: f"{r['metric']}-{r['ablation']}-{r['threshold']}")
+@pytest.mark.parametrize(
+    "run", ACDC, ids=lambda r: f"{r['metric']}-{r['ablation']}-{r['threshold']}"
+)
 @pytest.mark.parametrize("candidates", [1, 8])
-def test_acdc_survivors(model: Any, pairs: PromptPairs, run: dict[str, Any], candidates: int) -> None:
+def test_acdc_survivors(
+    model: Any, pairs: PromptPairs, run: dict[str, Any], candidates: int
+) -> None:
     metric = {"kl": "kl", "neg_logit_diff": "logit_diff"}[run["metric"]]
     ablation = {"corrupted": "resample", "zero": "zero"}[run["ablation"]]
     runner = Runner.create(describe(model), pairs, metric=metric, ablation=ablation)
@@ -101,5 +104,7 @@ def test_circuits(model: Any, pairs: PromptPairs, case: dict[str, Any]) -> None:
         kept[:, 1] = lifted.graph.reads[:, 1]
         circuit = Circuit(lifted.graph, kept)
     logits = runner.logits([circuit])[0]
-    found = [float(logits[i, p.answers[0]] - logits[i, p.distractors[0]]) for i, p in enumerate(pairs)]
+    found = [
+        float(logits[i, p.answers[0]] - logits[i, p.distractors[0]]) for i, p in enumerate(pairs)
+    ]
     np.testing.assert_allclose(found, case["logit_diff"], atol=2e-5)

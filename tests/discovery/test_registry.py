@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
+import torch
 from edgewise.discovery.registry import get_method, methods
-from edgewise.errors import EdgewiseError, UnknownName
 from edgewise.patching.runner import Runner
+
+from edgewise.errors import EdgewiseError, UnknownName
 from tests.engine import tiny_lift, tiny_pairs
 
 
@@ -39,6 +40,17 @@ def test_defaults_are_filled_in_and_whole_numbers_are_numbers() -> None:
     assert found["threshold"] == 1.0
     assert isinstance(found["threshold"], float)
     assert found["ports_first"] is False
+
+
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_method_runs_in_half_precision(name: str, dtype: torch.dtype) -> None:
+    runner = Runner.create(tiny_lift("llama", dtype=dtype), tiny_pairs(), metric="logit_diff")
+    exact = Runner.create(tiny_lift("llama"), tiny_pairs(), metric="logit_diff")
+    found, expected = (get_method(name)(r).scores.values for r in (runner, exact))
+    both = ~np.isnan(found) & ~np.isnan(expected)
+    assert both.any()
+    assert np.abs(found - expected)[both].max() < 0.2 * np.abs(expected[both]).max()
 
 
 @pytest.mark.parametrize("name", methods())

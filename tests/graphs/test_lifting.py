@@ -6,11 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
-
-from edgewise.errors import CertificateFailed, UnsupportedModel
 from edgewise.graphs.lifting import describe, families, tensors_of
 from edgewise.patching.certificate import certify
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+)
+
+from edgewise.errors import CertificateFailed, UnsupportedModel
 from tests.engine import CONFIGS, LLAMA, tiny_lift, tiny_model
 
 
@@ -27,7 +33,7 @@ def test_the_graph_follows_the_config_and_the_options() -> None:
     lifted = tiny_lift("llama", grouped_kv=True)
     assert (lifted.graph.layers, lifted.graph.heads, lifted.graph.kv_heads) == (2, 4, 2)
     assert lifted.graph.grouped_kv
-    assert lifted.graph.edge_count == sum(8 * (1 + 5 * l) + (1 + 5 * l) + 4 for l in range(2)) + 11
+    assert lifted.graph.edge_count == sum(9 * before + 4 for before in (1, 6)) + 11
 
 
 def test_variants_are_named() -> None:
@@ -50,7 +56,11 @@ def refused(model: object, *words: str) -> None:
 
 def test_an_unknown_family_is_refused_by_name() -> None:
     config = GPTNeoXConfig(
-        vocab_size=31, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+        vocab_size=31,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
     )
     config.model_type = "strange"
     refused(GPTNeoXForCausalLM(config).eval(), "'strange'", "supported types:", "gpt2", "llama")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.certificate import certify, original_run
 from edgewise.patching.plan import make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import whole, CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine import CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
 SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
 
@@ -79,7 +79,13 @@ def test_the_dense_runner_is_the_definition(name: str, ablation: str, grouped: b
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
 )
 def test_any_mask_on_any_shape(
-    name: str, density: float, seed: int, ablation: str, grouped: bool, split: bool, lengths: list[int]
+    name: str,
+    density: float,
+    seed: int,
+    ablation: str,
+    grouped: bool,
+    split: bool,
+    lengths: list[int],
 ) -> None:
     model = tiny_lift(name, seed, grouped_kv=grouped, split_embedding=split)
     pairs = tiny_pairs(seed, tuple(lengths))
@@ -154,9 +160,9 @@ def test_a_live_node_without_inputs_runs_only_where_it_can_differ() -> None:
 
 
 def test_the_model_is_not_altered() -> None:
-    from tests.engine import tiny_model
-
     from edgewise.graphs.lifting import describe
+
+    from tests.engine import tiny_model
 
     model = tiny_model("llama")
     before = {name: p.clone() for name, p in model.named_parameters()}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.graphs.names import Edge, Node
 from edgewise.patching.paths import Path, patch_paths
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import whole, naive_run, naive_values, tiny_lift, tiny_pairs
+
+from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError
+from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
 
 def everything_from(model: LiftedModel, start: str) -> Path:
@@ -29,7 +29,9 @@ def everything_from(model: LiftedModel, start: str) -> Path:
     return Path(Node.parse(start), tuple(edges), f"all from {start}")
 
 
-def patched_loss(runner: Runner, chunk: Chunk, start: str, ids: torch.Tensor, new: torch.Tensor) -> float:
+def patched_loss(
+    runner: Runner, chunk: Chunk, start: str, ids: torch.Tensor, new: torch.Tensor
+) -> float:
     """Put one sender's new value into a run on ids and let everything after it follow."""
     model = runner.model
     graph = model.graph
@@ -77,14 +79,20 @@ def test_a_path_changes_only_what_lies_on_it(grouped: bool, ablation: str) -> No
     mask = torch.ones(graph.reads.shape, dtype=torch.float64)
     mask[graph.locate(Edge.parse(f"a0.h2->{head}<k>"))] = 0
     wrote, _ = naive_run(
-        model, batch.clean, whole(chunk), [new if i == column else c for i, c in enumerate(clean)], mask
+        model,
+        batch.clean,
+        whole(chunk),
+        [new if i == column else c for i, c in enumerate(clean)],
+        mask,
     )
     _, final = naive_run(model, batch.clean, whole(chunk), clean, torch.ones_like(mask))
     for index in group:
         at = graph.sender_index[Node.parse(f"a1.h{index}")]
         final = final + wrote[at] - clean[at]
     logits = model.logits(at_answers(final, batch.answer_position))
-    assert effect.loss_after == pytest.approx(float(runner.metric.loss(logits, chunk.target).mean()))
+    assert effect.loss_after == pytest.approx(
+        float(runner.metric.loss(logits, chunk.target).mean())
+    )
 
 
 def test_a_star_ranks_the_heads_of_a_layer() -> None:
