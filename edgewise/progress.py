@@ -46,7 +46,8 @@ class Bar(Reporter):
             self._begin(total, what)
         self._done = done
         assert self._task is not None
-        self._progress.update(self._task, completed=done, description=what)
+        words = f"{done:,} of {total:,} {what}"
+        self._progress.update(self._task, completed=done, description=words)
 
     def say(self, what: str) -> None:
         """Show a bar without an end."""
@@ -132,7 +133,6 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
     console = Console(file=stream)

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelNotFound, unknown
+from ..errors import ModelNotFound, UnsupportedModel, unknown
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .gguf_files import gguf_tokenizer, one_line, read_gguf
 from .quiet import quiet
@@ -102,6 +102,7 @@ def load(
 
     Raises:
         ModelNotFound: the model cannot be obtained, read, or is no complete causal model.
+        UnsupportedModel: it is of a family that cannot be lifted.
         UnknownName: dtype or device is not one of the accepted ones.
     """
     dtype = _check_dtype(dtype)
@@ -246,7 +247,9 @@ def _attention(config: dict[str, Any]) -> str:
 
 
 def _check_config(config: dict[str, Any], name: str) -> None:
-    """Refuse a directory whose config.json does not announce a plain causal language model."""
+    """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
+    from .lifting import families
+
     kinds = config.get("architectures") or []
     if kinds and not set(kinds) & _causal_classes():
         reason = "brings its own code" if config.get("auto_map") else "is no causal language model"
@@ -254,6 +257,11 @@ def _check_config(config: dict[str, Any], name: str) -> None:
             f"'{name}' {reason}: its config.json names the architecture {', '.join(kinds)}. "
             "Accepted: decoders with a language-model head that transformers itself knows, such "
             "as GPT2LMHeadModel or LlamaForCausalLM."
+        )
+    if config.get("model_type") not in families():  # before weights of any size are read
+        raise UnsupportedModel(
+            f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
+            f"supported types: {', '.join(families())}."
         )
     _refuse_quantised(config, set(), f"'{name}'")
 

@@ -128,9 +128,10 @@ def discover(**given: Any) -> None:
             options=own, select=select,
         )  # fmt: skip
         check_task(given["task"], task_settings)
-    output, sidecar = given["output"], scores_path(given["output"])
+    output = given["output"]
     with_scores = given["scores"] or not (_selects(method) or select.as_dict())
     check_writable(output)
+    sidecar = scores_path(output)
     if with_scores:
         check_writable(sidecar)
     options.set_threads(given["threads"])

@@ -12,7 +12,7 @@ import torch
 from edgewise.graphs import loading, references
 from edgewise.graphs.loading import from_module, load, load_tokenizer
 
-from edgewise.errors import ModelNotFound, UnknownName
+from edgewise.errors import ModelNotFound, UnknownName, UnsupportedModel
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -269,7 +269,7 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
     with pytest.raises(ModelNotFound, match="brings its own code"):
         load(str(saved))
     edit(saved / "config.json", architectures=None)
-    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+    with pytest.raises(UnsupportedModel, match="of type 'own', which cannot be lifted"):
         load(str(saved))
 
 
