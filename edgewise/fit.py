@@ -75,17 +75,16 @@ def check_variant(
 def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | None:
     """Say where two lists of pairs differ first, None if they are equal."""
     for number, (a, b) in enumerate(zip(expected, found, strict=False), start=1):
-        for what in ("clean", "corrupted", "answers", "distractors", "answer_position"):
+        if a.answer_position != b.answer_position and len(a.clean) == len(b.clean):
+            places = f"{a.answer_position} and {b.answer_position}"
+            return f"the answer of pair {number} stands at position {places}"
+        for what in ("clean", "corrupted", "answers", "distractors"):
             one, other = getattr(a, what), getattr(b, what)
-            if one == other:
-                continue
-            if what != "answer_position" and len(one) == len(other):
-                at = next(i for i, (x, y) in enumerate(zip(one, other, strict=True)) if x != y)
-                return (
-                    f"{what} of pair {number} has token {one[at]} and {other[at]} at place {at + 1}"
-                )
-            sizes = (one, other) if what == "answer_position" else (len(one), len(other))
-            return f"{what} of pair {number} has {sizes[0]} and {sizes[1]} tokens"
+            if len(one) != len(other):
+                return f"{what} of pair {number} has {len(one)} and {len(other)} tokens"
+            for at, (x, y) in enumerate(zip(one, other, strict=True), start=1):
+                if x != y:
+                    return f"{what} of pair {number} has token {x} and {y} at place {at}"
     if len(expected) != len(found):
         return f"there are {len(expected)} and {len(found)} pairs"
     return None
