@@ -54,7 +54,9 @@ def plain(value: Any) -> str:
 
 def ratio_text(value: float | None) -> str:
     """Write a ratio with three decimals, a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
+    if value is None:
+        return "–"
+    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def number(value: float | None) -> str:

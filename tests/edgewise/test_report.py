@@ -1,0 +1,190 @@
+"""The report: its numbers are those of the files, its links lead somewhere, its form holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from edgewise.graphs.files import read_circuit, read_diff, read_scores
+
+from edgewise.markdown import code, escaped, number, plain, ratio_text, table
+from edgewise.run import RunResult, run
+from edgewise.spec import Spec, parse_spec
+
+
+@pytest.fixture(scope="module")
+def result(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Spec, RunResult]:
+    """Run a small experiment with a curve, two models and images in two formats."""
+    folder = tmp_path_factory.mktemp("report")
+    rows = [
+        {
+            "clean_ids": [n, 2, 3, n + 1],
+            "corrupted_ids": [n, 2, 4, n + 1],
+            "answer_ids": [3],
+            "distractor_ids": [7],
+        }
+        for n in range(4)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = parse_spec(
+        f"""
+        [experiment]
+        name = "tiny_models"
+        description = "Two *random* models."
+        [[models]]
+        source = "{models["llama"]}"
+        name = "base"
+        [[models]]
+        source = "{models["tuned"]}"
+        name = "my_variant"
+        [task]
+        file = "pairs.jsonl"
+        [discovery]
+        method = "eap-ig"
+        top = 40
+        [evaluation]
+        metrics = ["logit_diff", "kl"]
+        curve = true
+        [drawing]
+        formats = ["png", "svg"]
+        layout = "built-in"
+        """,
+        folder=folder,
+    )
+    return spec, run(spec, folder / "out")
+
+
+def rows_of(text: str, first: str) -> list[list[str]]:
+    """Return the cells of the rows of every table that has this first cell in its head."""
+    found, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            inside = False
+        elif cells[0] == first:
+            inside = True
+        elif inside and not re.fullmatch("-+:?", cells[0]):
+            found.append(cells)
+    return found
+
+
+def test_measured_values_are_in_the_tables(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    text = done.report.read_text()
+    evaluation = json.loads(done.evaluation.read_text())["models"]
+    for index, metric in enumerate(("logit_diff", "kl")):
+        for row, name in zip(rows_of(text, f"`{metric}`"), ("base", "my_variant"), strict=True):
+            found = evaluation[name]["metrics"][index]
+            assert row[0] == escaped(name)
+            assert row[1] == ratio_text(found["faithfulness"])
+            assert row[2] == ratio_text(found["completeness"])
+            keys = ("value_full", "value_circuit", "value_empty", "value_complement")
+            assert row[3:] == [number(found[key]) for key in keys]
+    sizes = rows_of(text, "circuit of")
+    for row, path in zip(sizes, done.circuits.values(), strict=True):
+        file = read_circuit(path)
+        assert row[1] == "40"
+        assert row[2] == f"{40 / file.circuit.graph.edge_count:.2%}"
+        assert row[3] == str(len(file.circuit.nodes))
+    curve = evaluation["base"]["curve"]
+    assert [row[0] for row in rows_of(text, "edges")[:10]] == [str(n) for n in curve["sizes"]]
+    assert rows_of(text, "edges")[11][:2] == ["CMD", ratio_text(curve["cmd"])]
+    certificate = rows_of(text, "model")[0][5:]
+    proof = read_circuit(done.circuits["base"]).certificate
+    assert certificate == [f"{proof[key]:.1e}" for key in ("kept_all", "kept_none", "stream")]
+
+
+def test_the_first_lines_say_what_was_found(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    text = done.report.read_text()
+    file = read_circuit(done.circuits["base"])
+    total, measures = file.circuit.graph.edge_count, file.measures
+    assert text.startswith("# tiny\\_models\n\nTwo \\*random\\* models.\n\n* **base**: 40 of ")
+    assert f"40 of {total:,} edges ({40 / total:.2%}) give `logit_diff`" in text
+    assert f"faithfulness {measures['faithfulness']:.3f}." in text
+    edges = read_diff(done.diffs["my_variant"]).diff.summary().edges
+    assert (
+        f"share {edges.shared} edges; {edges.only_a} are only in base, {edges.only_b} only in "
+        f"my\\_variant (Jaccard {edges.jaccard:.3f}, by chance {edges.expected:.3f})." in text
+    )
+
+
+def test_the_diffs_tables_add_up(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    text = done.report.read_text()
+    summary = read_diff(done.diffs["my_variant"]).diff.summary()
+    diff = text[text.index("## base and my") :]
+    by_layer = rows_of(diff, "edges into layer")
+    assert sum(int(row[1]) for row in by_layer) == summary.edges.shared
+    by_kind = rows_of(diff, "edges into")
+    assert sum(int(row[2]) for row in by_kind) == summary.edges.only_a
+    assert rows_of(diff, "")[0][1:4] == [
+        str(n) for n in (summary.edges.shared, summary.edges.only_a, summary.edges.only_b)
+    ]
+    assert "No noise floor was measured" in diff
+    assert "significant" not in text
+
+
+def test_the_edges_that_changed_most_are_those(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    text = done.report.read_text()
+    a, b = (read_scores(path).scores for path in done.circuits.values())
+    rows = rows_of(text[text.index("changed most") :], "edge")
+    assert len(rows) == 15
+    change = np.abs(b.values - a.values)
+    row, column = np.unravel_index(np.nanargmax(change), change.shape)
+    assert rows[0][0] == f"`{a.graph.edge_at(row, column)}`"
+    changes = [abs(float(cells[3])) for cells in rows]
+    assert changes == sorted(changes, reverse=True)
+    diff = read_diff(done.diffs["my_variant"]).diff
+    for cells in rows:
+        edge = cells[0].strip("`")
+        assert float(cells[1]) == pytest.approx(a[edge], rel=1e-3)
+        where = {(True, True): "both", (True, False): "base", (False, True): "my\\_variant"}
+        assert cells[4] == where.get((edge in diff.a, edge in diff.b), "neither")
+
+
+def test_every_link_and_picture_is_there(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    text = done.report.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {"images/base.png", "images/base_vs_my_variant.png", "spec.toml"} <= set(links)
+    assert all((done.output / link).is_file() for link in links)
+    assert text.count("![") == 3
+
+
+def test_every_table_is_whole(result: tuple[Spec, RunResult]) -> None:
+    widths: list[int] = []
+    for line in result[1].report.read_text().splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        if not cells:
+            widths = []
+            continue
+        widths.append(cells)
+        assert cells == widths[0], line
+
+
+def test_a_variant_equal_to_the_base(result: tuple[Spec, RunResult], tmp_path: Path) -> None:
+    spec, _ = result
+    same = (spec.models[0], replace(spec.models[0], name="copy"))
+    text = run(replace(spec, models=same), tmp_path / "out").report.read_text()
+    assert "share 40 edges; 0 are only in base, 0 only in copy (Jaccard 1.000" in text
+    assert "No edge has a score in both models that differs." in text
+
+
+def test_parts_of_markdown() -> None:
+    assert table(["a", "b"], [["1", "2"]], right=1) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
+    assert escaped("a_b|<c>\n d") == "a\\_b\\|\\<c\\> d"
+    assert code("a|`b`") == "`a¦'b'`"
+    assert [plain(value) for value in (True, 1, None, 2.5, ["x", "y"])] == [
+        "on", "1", "–", "2.5", "x y",
+    ]  # fmt: skip
+    assert [ratio_text(None), ratio_text(0.9), number(None), number(1234.5)] == [
+        "–", "0.900", "–", "1234",
+    ]  # fmt: skip
