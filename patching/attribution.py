@@ -22,6 +22,7 @@ Source: Syed et al. 2023 (attribution patching of edges); Hanna et al. 2024 (int
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from .runner import Chunk, Progress, Runner, sender_deltas
 from .trace import add_attention, past_of, project_all, spread
 
 ROWS_AT_ONCE = 128
+TAPE_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
         runner: model, pairs, metric and ablation.
         points: for each gradient, how much of the clean embedding it is taken at: 1 is the clean
             run, 0 the run from the ablated embedding.
-        progress: told after every chunk.
+        progress: told after every chunk and group of points.
 
     Raises:
         EdgewiseError: the metric has no gradient, or none at these points.
@@ -79,25 +81,46 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
     total = np.zeros(graph.reads.shape)
     done = 0
     for chunk in runner.chunks():
-        total += _ChunkScores(runner, chunk, points).scores()
-        done += len(chunk.batch)
-        if progress is not None:
-            progress(done, len(runner.pairs), "examples attributed")
+        with torch.no_grad():
+            delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
+        for group in _groups(chunk, points):
+            share = len(group) / len(points)
+            total += share * _ChunkScores(runner, chunk, group, delta).scores()
+            done += len(chunk.batch) * len(group)
+            if progress is not None:
+                progress(done, len(runner.pairs) * len(points), "gradients taken")
     return Scores(graph, np.where(graph.reads, total / len(runner.pairs), np.nan))
 
 
-class _ChunkScores:
-    """Run forward and backward once over one chunk; scores are summed over its examples."""
+def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
+    """Cut the points into groups of about equal size whose tapes fit in `TAPE_BYTES`."""
+    model = chunk.model
+    block = model.blocks[0]
+    inner = block.mlp.up.weight.shape[0] * (4 if block.mlp.gate is not None else 3)
+    heads = 6 * block.attention.wq.shape[:2].numel()
+    per_token = model.graph.layers * (4 * model.d_model + inner + heads) * 4
+    tokens = chunk.batch.clean[:, chunk.start :].numel()
+    at_once = max(1, TAPE_BYTES // (per_token * tokens))
+    number = -(-len(points) // at_once)
+    cuts = [len(points) * i // number for i in range(number + 1)]
+    return [list(points[a:b]) for a, b in itertools.pairwise(cuts)]
 
-    def __init__(self, runner: Runner, chunk: Chunk, points: Sequence[float]) -> None:
+
+class _ChunkScores:
+    """Run forward and backward once over one chunk; scores are summed over its examples.
+
+    `delta`: [S, n·D], clean − ablated value of every sender at the moving tokens.
+    """
+
+    def __init__(
+        self, runner: Runner, chunk: Chunk, points: Sequence[float], delta: Tensor
+    ) -> None:
         self.runner, self.chunk, self.model = runner, chunk, runner.model
         self.graph = runner.graph
         self.points = list(points)
         self.values = np.zeros(self.graph.reads.shape)
         self.batch = len(chunk.batch)
-        self.tokens = chunk.moving_tokens
-        with torch.no_grad():
-            self.delta = sender_deltas(chunk.clean, chunk.base, self.tokens).flatten(1)
+        self.tokens, self.delta = chunk.moving_tokens, delta
         self.pending: list[tuple[int, Tensor]] = []
 
     def scores(self) -> np.ndarray:

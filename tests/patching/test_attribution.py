@@ -80,6 +80,19 @@ def test_batches_do_not_matter(method: str) -> None:
         np.testing.assert_allclose(values, found[0], rtol=1e-5, atol=1e-7)
 
 
+def test_points_in_groups_are_points_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgewise.patching import attribution
+
+    runner = Runner.create(tiny_lift("llama"), tiny_pairs(lengths=(4, 6, 5)))
+    points = [0.0, 0.1, 0.4, 0.6, 0.9]
+    together = attribute(runner, points).values
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(attribution, "TAPE_BYTES", 1)
+    apart = attribute(runner, points, lambda done, total, _: seen.append((done, total)))
+    np.testing.assert_allclose(apart.values, together, rtol=1e-5, atol=1e-7)
+    assert seen == [(3 * i, 15) for i in range(1, 6)]
+
+
 def test_midpoint_takes_the_middle_of_each_step() -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
     found = get_method("eap-ig")(runner, steps=2, midpoint=True).scores.values
