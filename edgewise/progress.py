@@ -47,7 +47,8 @@ class Bar(Reporter):
         self._done = done
         assert self._task is not None
         words = f"{done:,} of {total:,} {what}"
-        self._progress.update(self._task, completed=done, description=words)
+        percent = f"{100 * done / max(total, 1):.0f}%"
+        self._progress.update(self._task, completed=done, description=words, percent=percent)
 
     def say(self, what: str) -> None:
         """Show a bar without an end."""
@@ -56,7 +57,8 @@ class Bar(Reporter):
     def _begin(self, total: int | None, what: str) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(what, total=total)
+        left = "" if total is None else "left"
+        self._task = self._progress.add_task(what, total=total, percent="", left=left)
         self._total, self._done = total or 0, 0
 
 
@@ -129,10 +131,10 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[percent]:>4}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.description}", markup=False),
     )
     console = Console(file=stream)

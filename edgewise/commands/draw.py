@@ -22,13 +22,18 @@ MANY_EDGES = 2000
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Ends in .svg, .png, .pdf or .dot."
 )
-@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the N strongest edges.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the N strongest edges, without those that lead nowhere among them.",
+)
 @click.option("--title", metavar="TEXT", help="Printed above; default: task, model, method.")
 @click.option(
     "--layout",
     type=click.Choice(["auto", "dot", "built-in"]),
     default="auto",
-    help="Who places the nodes: Graphviz's dot where the machine has it (auto), or nobody else.",
+    help="Who places the nodes; auto: Graphviz's dot where the machine has it, else built-in.",
 )
 @options.json_option
 def draw(
@@ -63,7 +68,10 @@ def draw(
     if as_json:
         show.emit({"drawing": output, "edges": drawn, "edges_total": edges})
     else:
-        show.line(f"written: {output} ({drawn:,} of {edges:,} edges)")
+        wanted = edges if top is None else min(edges, top)
+        left = wanted - drawn
+        without = f"; of the {wanted:,} strongest, {left:,} lead nowhere among them" if left else ""
+        show.line(f"written: {output} ({drawn:,} of {edges:,} edges{without})")
 
 
 def _draw(

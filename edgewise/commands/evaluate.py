@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("circuit", metavar="CIRCUIT.json")
 @click.option("--model", metavar="MODEL", help="Another model of the same shape; default: its own.")
 @options.task_options(required=False)
-@options.measure_options("and ablation: those the circuit was found with", "as for --metric")
+@options.measure_options("that of the circuit", "that of the circuit")
 @click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
 @options.compute_options
 @options.json_option
@@ -128,10 +128,13 @@ def differences(
     stored, found = file.model["weights_sha256"], session.loaded.weights_sha256
     if stored is None or stored == found:
         return []
+    dtypes = file.discovery.get("dtype"), session.loaded.dtype
+    if same_model and dtypes[0] not in (None, dtypes[1]):
+        return [f"the circuit was found in {dtypes[0]} and is measured in {dtypes[1]}."]
     if same_model:
         return [
             f"the weights of '{session.loaded.name}' are not those the circuit was found in: the "
-            "model has changed since, or is loaded in another dtype."
+            "model has changed since."
         ]
     return [
         f"the circuit was found in '{file.model['name']}' and is measured in "

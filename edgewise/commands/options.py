@@ -95,7 +95,7 @@ def compute_options(function: Function) -> Function:
             "--dtype",
             type=Known("TYPE", _dtype),
             default=None,
-            help="float32 (default), float64, bfloat16 or float16.",
+            help="float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
         ),
         click.option(
             "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."

@@ -171,6 +171,13 @@ def test_a_curve_needs_scores(edgewise: Any, circuit: Path) -> None:
     assert "discover --scores" in edgewise("evaluate", circuit, "--curve", status=1).stderr
 
 
+def test_evaluate_in_another_dtype_says_so(edgewise: Any, circuit: Path) -> None:
+    result = edgewise("evaluate", circuit, "--dtype", "bfloat16", "--json")
+    assert json.loads(result.stdout)["notes"] == [
+        "the circuit was found in float32 and is measured in bfloat16."
+    ]
+
+
 # -- the other commands --------------------------------------------------------------------------
 
 
@@ -229,6 +236,23 @@ def test_drawing_many_edges_needs_a_number(edgewise: Any, circuit: Path, monkeyp
     monkeypatch.setattr("edgewise.commands.draw.MANY_EDGES", 10)
     assert "--top" in edgewise("draw", circuit, "-o", "many.svg", status=1).stderr
     assert "of 12 edges" in edgewise("draw", circuit, "-o", "few.svg", "--top", 8).stdout
+
+
+def test_run_does_what_a_file_declares(edgewise: Any, models: Any, pairs: Path) -> None:
+    tables = [
+        f"[[models]]\nname = '{name}'\nsource = '{models[name]}'\n" for name in ("llama", "tuned")
+    ]
+    Path("spec.toml").write_text(
+        "\n".join(tables) + "\n[task]\nfile = 'pairs.jsonl'\n"
+        "[discovery]\nmethod = 'eap-ig'\ntop = 12\n[drawing]\nlayout = 'built-in'\n"
+    )
+    found = json.loads(edgewise("run", "spec.toml", "--json").stdout)
+    assert sorted(found["circuits"]) == ["llama", "tuned"]
+    files = [found["report"], *found["circuits"].values(), *found["diffs"].values()]
+    assert all(Path(path).stat().st_size for path in [*files, *found["images"]])
+    assert Path("spec/report.md").is_file()
+    again = edgewise("run", "spec.toml", "-o", "spec").stdout
+    assert "0 done" in again and "spec/report.md" in again
 
 
 def test_diff_notes_what_else_differs(

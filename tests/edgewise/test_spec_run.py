@@ -205,7 +205,7 @@ def test_built_in_tasks_and_progress(models: dict[str, Path], tmp_path: Path) ->
     assert (task["name"], task["examples"], task["seed"]) == ("induction", 5, 0)
     assert task["origin"]["options"]["period"] == 5
     assert read_circuit(result.circuits["gpt2"]).measures["faithfulness"] >= 0.5
-    assert any(what.startswith("gpt2: examples attributed") for what in told)
+    assert any(what.startswith("gpt2: gradients taken") for what in told)
 
 
 # -- nothing twice ------------------------------------------------------------------------------
