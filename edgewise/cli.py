@@ -39,6 +39,16 @@ class Program(click.Group):
         """List the commands in the order of their use."""
         return list(self.commands)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # after the ^C
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -70,7 +80,6 @@ def guarded(call: Callable[[], Any]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of the output wanted no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
