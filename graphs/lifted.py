@@ -76,15 +76,20 @@ class Rotary:
     """Rotate queries and keys by angles position · frequency (Su et al. 2021).
 
     `frequencies`: [R/2] for the first R features of a head. `factor` scales cosine and sine.
+    Features i and i + R/2 turn together, or 2i and 2i + 1 if `interleaved`.
     """
 
     frequencies: Tensor
     factor: float = 1.0
+    interleaved: bool = False
 
     def tables(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cosine and sine, [B, T, 1, R], of positions [B, T]."""
         angle = position_ids[..., None].float() * self.frequencies.float()
-        angle = torch.cat((angle, angle), -1)[:, :, None]
+        if self.interleaved:
+            angle = angle.repeat_interleave(2, -1)[:, :, None]
+        else:
+            angle = torch.cat((angle, angle), -1)[:, :, None]
         return (angle.cos() * self.factor).to(dtype), (angle.sin() * self.factor).to(dtype)
 
     def __call__(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
@@ -92,8 +97,12 @@ class Rotary:
         cos, sin = tables
         size = cos.shape[-1]
         turn, rest = x[..., :size], x[..., size:]
-        low, high = turn.chunk(2, -1)
-        turned = turn * cos + torch.cat((-high, low), -1) * sin
+        if self.interleaved:
+            crossed = torch.stack((-turn[..., 1::2], turn[..., ::2]), -1).flatten(-2)
+        else:
+            low, high = turn.chunk(2, -1)
+            crossed = torch.cat((-high, low), -1)
+        turned = turn * cos + crossed * sin
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
 
@@ -102,7 +111,9 @@ class Attention:
     """Hold one layer's attention, by head.
 
     `wq`: [H, K, D]; `wk`, `wv`: [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K];
-    `bo`: [D]. `window`: how many last positions a query sees, itself included.
+    `bo`: [D]. `window`: how many last positions a query sees, itself included. `q_norm`, `k_norm`
+    normalise each head's queries and keys before the rotation. What heads write is multiplied by
+    `output_scale` (which the weights `wo` do not hold; `bo` is multiplied too).
     """
 
     wq: Tensor
@@ -116,6 +127,9 @@ class Attention:
     scale: float
     rotary: Rotary | None = None
     window: int | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    output_scale: float = 1.0
 
     @property
     def heads(self) -> int:
@@ -154,6 +168,8 @@ class Attention:
                 torch.cat((old.expand(*new.shape[:-3], -1, -1, -1), new), -3)
                 for old, new in zip(past, (k, v), strict=True)
             )
+        q = q if self.q_norm is None else self.q_norm(q)
+        k = k if self.k_norm is None else self.k_norm(k)
         if self.rotary is not None:
             cos, sin = context.rotary(self.rotary, q.dtype)
             q = self.rotary(q, (cos[:, context.start :], sin[:, context.start :]))
@@ -165,11 +181,20 @@ class Attention:
 
     def merge(self, z: Tensor) -> Tensor:
         """Sum the heads' outputs, without the projection's bias: z [N, H, K] gives [N, D]."""
-        return z.flatten(-2) @ self.wo.flatten(0, 1)
+        return self.scaled(z.flatten(-2) @ self.wo.flatten(0, 1))
 
     def outputs(self, z: Tensor, heads: list[int] | None = None) -> Tensor:
         """Return each head's output: z [h, n, K] of these heads gives [h, n, D]."""
-        return torch.bmm(z, self.wo if heads is None else self.wo[heads])
+        return self.scaled(torch.bmm(z, self.wo if heads is None else self.wo[heads]))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Multiply by the output scale."""
+        return x if self.output_scale == 1 else x * self.output_scale
+
+    @property
+    def constant(self) -> Tensor | None:
+        """Return what the layer adds to the stream whatever its heads do, [D]."""
+        return None if self.bo is None else self.scaled(self.bo)
 
 
 @dataclass
@@ -227,12 +252,14 @@ class MLP:
     down: Linear
     activation: str
     gate: Linear | None = None
+    output_scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the MLP writes, [N, D]."""
         act = ACTIVATIONS[self.activation]
         inner = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
-        return self.down(inner)
+        out = self.down(inner)
+        return out if self.output_scale == 1 else out * self.output_scale
 
 
 @dataclass(frozen=True)
@@ -266,6 +293,8 @@ class LiftedModel:
     graph: ComputationGraph
     variants: dict[str, str]
     max_positions: int | None = None
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -291,6 +320,7 @@ class LiftedModel:
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return what the embedding senders write, [sources, B, T, D], for ids [B, T]."""
         token = self.tokens[ids]
+        token = token if self.embed_scale == 1 else token * self.embed_scale
         if self.positions is None:
             place = torch.zeros_like(token) if self.sources == 2 else None
         else:
@@ -302,4 +332,5 @@ class LiftedModel:
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V]."""
-        return self.unembed(self.final_norm(x))
+        out = self.unembed(self.final_norm(x))
+        return out if self.logit_scale == 1 else out * self.logit_scale

@@ -192,7 +192,7 @@ class _ChunkScores:
     def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:
         """Score the layer's attention ports; return the gradient that flows back through them."""
         attention = block.attention
-        g_z = torch.einsum("btd,hkd->bthk", gradient, attention.wo)
+        g_z = attention.scaled(torch.einsum("btd,hkd->bthk", gradient, attention.wo))
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
         grads = dict(zip(LETTERS, found, strict=True))

@@ -187,10 +187,11 @@ class _MaskedRun:
         if self.plan.use_current:
             weight = block.attention.wo
             weight = weight if len(heads) == len(weight) else weight[heads]
-            self._move(delta.flatten(-2) @ weight.flatten(0, 1))
+            self._move(block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1)))
         for place, head in enumerate(heads):
             if self.deltas.wants(first + head):
-                self.deltas.put(first + head, delta[..., place, :] @ block.attention.wo[head])
+                out = block.attention.scaled(delta[..., place, :] @ block.attention.wo[head])
+                self.deltas.put(first + head, out)
 
     def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
         assert step.mlp is not None

@@ -65,7 +65,8 @@ class Trace:
 def add_attention(block: Block, stream: Tensor, z: Tensor) -> Tensor:
     """Add the heads' outputs and the projection's bias to the stream."""
     out = stream + block.attention.merge(z)
-    return out if block.attention.bo is None else out + block.attention.bo
+    constant = block.attention.constant
+    return out if constant is None else out + constant
 
 
 def project(block: Block, letter: str, normed: Tensor) -> Tensor:

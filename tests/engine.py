@@ -14,14 +14,34 @@ from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.runner import Chunk
 from torch import Tensor
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 GPT2 = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
@@ -38,6 +58,19 @@ YARN = {
 LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8, "rope_theta": 1e4,
+}  # fmt: skip
+
+NEOX = {
+    "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 24, "rotary_pct": 0.5,
+}  # fmt: skip
+OPT = {
+    "vocab_size": 31, "hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 24, "word_embed_proj_dim": 16,
+}  # fmt: skip
+GPT_NEO = {
+    "vocab_size": 31, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 3,
+    "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 24,
 }  # fmt: skip
 
 CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -81,6 +114,115 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Qwen2Config,
         Qwen2ForCausalLM,
         {**LLAMA, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {**LLAMA, "head_dim": 6}),
+    "qwen3-biases-windows": (
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        {
+            **LLAMA,
+            "head_dim": 4,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 3,
+            "max_window_layers": 1,
+        },
+    ),
+    "granite": (
+        GraniteConfig,
+        GraniteForCausalLM,
+        {
+            **LLAMA,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 0.5,
+            "residual_multiplier": 0.3,
+            "attention_multiplier": 0.7,
+            "attention_bias": True,
+        },
+    ),
+    "granite-plain": (GraniteConfig, GraniteForCausalLM, {**LLAMA, "mlp_bias": True}),
+    "smollm3": (
+        SmolLM3Config,
+        SmolLM3ForCausalLM,
+        {**LLAMA, "no_rope_layers": [1, 0], "pad_token_id": 0},
+    ),
+    "smollm3-windows": (
+        SmolLM3Config,
+        SmolLM3ForCausalLM,
+        {
+            **LLAMA,
+            "pad_token_id": 0,
+            "no_rope_layers": [0, 1],
+            "use_sliding_window": True,
+            "sliding_window": 2,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+        },
+    ),
+    "gpt-neox": (GPTNeoXConfig, GPTNeoXForCausalLM, NEOX),
+    "gpt-neox-sequential": (
+        GPTNeoXConfig,
+        GPTNeoXForCausalLM,
+        {
+            **NEOX,
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "rotary_pct": 1.0,
+            "tie_word_embeddings": True,
+            "hidden_act": "gelu_new",
+        },
+    ),
+    "phi": (PhiConfig, PhiForCausalLM, LLAMA),
+    "phi-norms": (
+        PhiConfig,
+        PhiForCausalLM,
+        {
+            **LLAMA,
+            "num_key_value_heads": 4,
+            "qk_layernorm": True,
+            "hidden_act": "relu",
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e3,
+                "partial_rotary_factor": 1.0,
+            },
+        },
+    ),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0}),
+    "phi3-window": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {**LLAMA, "pad_token_id": 0, "sliding_window": 3, "tie_word_embeddings": True},
+    ),
+    "stablelm": (StableLmConfig, StableLmForCausalLM, {**LLAMA, "hidden_size": 32}),
+    "stablelm-parallel": (
+        StableLmConfig,
+        StableLmForCausalLM,
+        {**LLAMA, "hidden_size": 32, "use_parallel_residual": True, "use_qkv_bias": True},
+    ),
+    "cohere": (CohereConfig, CohereForCausalLM, {**LLAMA, "logit_scale": 0.25}),
+    "cohere-biases": (
+        CohereConfig,
+        CohereForCausalLM,
+        {**LLAMA, "attention_bias": True, "tie_word_embeddings": False, "layer_norm_eps": 0.1},
+    ),
+    "opt": (OPTConfig, OPTForCausalLM, OPT),
+    "opt-no-biases": (
+        OPTConfig,
+        OPTForCausalLM,
+        {**OPT, "enable_bias": False, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "gpt-neo": (GPTNeoConfig, GPTNeoForCausalLM, GPT_NEO),
+    "gpt-neo-untied": (
+        GPTNeoConfig,
+        GPTNeoForCausalLM,
+        {
+            **GPT_NEO,
+            "attention_types": [[["local"], 2]],
+            "window_size": 2,
+            "tie_word_embeddings": False,
+            "intermediate_size": 20,
+        },
     ),
 }
 
@@ -153,8 +295,8 @@ def naive_run(
             m = mask[row, column]
             total = total + m * wrote[column] + (1 - m) * ablated[column]
         for block in model.blocks[:layer]:
-            if block.attention.bo is not None:
-                total = total + block.attention.bo
+            if block.attention.constant is not None:
+                total = total + block.attention.constant
         return total
 
     rows = {
@@ -174,7 +316,7 @@ def naive_run(
                 y = x @ weight[at].t() + (0 if bias is None else bias[at])
                 inputs.append(y[..., None, :])
             z = attention.mix(*inputs, context)[..., 0, :]
-            wrote.append(z @ attention.wo[head])
+            wrote.append(z @ attention.wo[head] * attention.output_scale)
         after = layer if graph.parallel else layer + 1
         wrote.append(block.write(stream(rows[Kind.MLP, layer, None, None], after)))
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))

@@ -1,121 +1,123 @@
-"""Llama and its like (SmolLM2, Mistral, Qwen2): RMSNorm, rotary, gated MLP, grouped k/v."""
+"""Llama and its like: RMSNorm, rotary positions, gated MLP, shared keys and values.
+
+Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2; with q/k norms per head Qwen3; with multipliers
+Granite; with layers without rotary positions SmolLM3.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...errors import UnsupportedModel
 from ..graph import ComputationGraph
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm, Rotary
-from ..lifting import family, frozen, head_bias, head_rows, optional, require_activation
+from ..lifted import Attention, Block, LiftedModel, Linear
+from ..lifting import family, frozen, optional
+from ._parts import gated, is_tied, rms_norm, rotary, rotary_words, separate, window, words
 
-STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
-"""Rotary variants whose frequencies do not depend on the prompt's length."""
+HANDLED = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads hidden_act rms_norm_eps rope_parameters rope_theta rope_scaling head_dim
+    attention_bias mlp_bias tie_word_embeddings sliding_window use_sliding_window
+    max_window_layers layer_types
+"""
+IGNORED = "attention_dropout max_position_embeddings pretraining_tp"
+
+
+@family(
+    "llama", model_types=["llama", "mistral", "qwen2", "qwen3"], handled=HANDLED, ignored=IGNORED
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a Llama, Mistral, Qwen2 or Qwen3 model for causal language modelling."""
+    return llama_like(model)
 
 
 @family(
     "llama",
-    model_types=["llama", "mistral", "qwen2"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act rms_norm_eps rope_parameters rope_theta rope_scaling head_dim
-        attention_bias mlp_bias tie_word_embeddings sliding_window use_sliding_window
-        max_window_layers layer_types
-    """,
-    ignored="attention_dropout max_position_embeddings pretraining_tp",
+    model_types=["smollm3"],
+    handled=f"{HANDLED} no_rope_layers",
+    ignored=f"{IGNORED} no_rope_layer_interval",
 )
-def describe(model: Any) -> LiftedModel:
-    """Describe a Llama, Mistral or Qwen2 model for causal language modelling."""
+def describe_smollm3(model: Any) -> LiftedModel:
+    """Describe a SmolLM3 model for causal language modelling."""
+    return llama_like(model)
+
+
+@family(
+    "llama",
+    model_types=["granite"],
+    handled=f"""
+        {HANDLED} embedding_multiplier logits_scaling residual_multiplier attention_multiplier
+    """,
+    ignored=IGNORED,
+)
+def describe_granite(model: Any) -> LiftedModel:
+    """Describe a Granite model for causal language modelling."""
+    config = model.config
+    return llama_like(
+        model,
+        scale=config.attention_multiplier,
+        output_scale=config.residual_multiplier,
+        embed_scale=config.embedding_multiplier,
+        logit_scale=1 / config.logits_scaling,
+    )
+
+
+def llama_like(
+    model: Any,
+    *,
+    scale: float | None = None,
+    output_scale: float = 1.0,
+    embed_scale: float = 1.0,
+    logit_scale: float = 1.0,
+) -> LiftedModel:
+    """Describe a model whose modules are named as Llama's.
+
+    Args:
+        model: the live model.
+        scale: of attention weights; default 1/√d_head.
+        output_scale: of what heads and MLPs write.
+        embed_scale, logit_scale: of the token embedding and the logits.
+    """
     config, body = model.config, model.model
-    rotary = _rotary(config, body.rotary_emb)
+    table = rotary(config, body.rotary_emb)
+    with_rotary = getattr(config, "no_rope_layers", None) or [True] * len(body.layers)
+
+    def attention(layer: int, module: Any) -> Attention:
+        q_norm, k_norm = getattr(module, "q_norm", None), getattr(module, "k_norm", None)
+        return separate(
+            module,
+            module.o_proj,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            scale=module.head_dim**-0.5 if scale is None else scale,
+            rotary=table if with_rotary[layer] else None,
+            window=window(config, layer),
+            q_norm=None if q_norm is None else rms_norm(q_norm),
+            k_norm=None if k_norm is None else rms_norm(k_norm),
+            output_scale=output_scale,
+        )
+
     blocks = tuple(
-        _block(config, block, rotary, _window(config, layer))
+        Block(
+            attention_norm=rms_norm(block.input_layernorm),
+            attention=attention(layer, block.self_attn),
+            mlp_norm=rms_norm(block.post_attention_layernorm),
+            mlp=gated(block.mlp, config.hidden_act, output_scale=output_scale),
+        )
         for layer, block in enumerate(body.layers)
     )
-    attention = blocks[0].attention
-    tied = model.lm_head.weight.data_ptr() == body.embed_tokens.weight.data_ptr()
-    windows = sorted({str(b.attention.window or "full") for b in blocks})
+    first = blocks[0].attention
+    positions = rotary_words(config, table, first.wq.shape[1])
+    if not all(with_rotary):
+        positions += f", none in {sum(not r for r in with_rotary)} layers"
     return LiftedModel(
         family="llama",
         tokens=frozen(body.embed_tokens.weight),
         positions=None,
         blocks=blocks,
-        final_norm=_norm(body.norm),
+        final_norm=rms_norm(body.norm),
         unembed=Linear(frozen(model.lm_head.weight), optional(model.lm_head.bias)),
-        graph=ComputationGraph(
-            layers=len(blocks), heads=attention.heads, kv_heads=attention.kv_heads
-        ),
-        variants={
-            "norm": "RMSNorm",
-            "positions": f"rotary ({config.rope_parameters['rope_type']}), "
-            f"base {config.rope_parameters['rope_theta']:g}",
-            "attention": f"{attention.heads} heads of {attention.wq.shape[1]}, "
-            f"{attention.kv_heads} key/value heads",
-            "window": ", ".join(windows),
-            "biases": _biases(attention, blocks[0].mlp),
-            "MLP": f"gated, {config.hidden_act}",
-            "unembedding": "tied" if tied else "untied",
-        },
+        graph=ComputationGraph(layers=len(blocks), heads=first.heads, kv_heads=first.kv_heads),
+        variants=words(blocks, positions=positions, tied=is_tied(model, body.embed_tokens)),
+        embed_scale=embed_scale,
+        logit_scale=logit_scale,
     )
-
-
-def _block(config: Any, block: Any, rotary: Rotary, window: int | None) -> Block:
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
-    attn = block.self_attn
-    return Block(
-        attention_norm=_norm(block.input_layernorm),
-        attention=Attention(
-            wq=head_rows(attn.q_proj.weight, heads),
-            wk=head_rows(attn.k_proj.weight, groups),
-            wv=head_rows(attn.v_proj.weight, groups),
-            wo=head_rows(attn.o_proj.weight.t(), heads),
-            bq=head_bias(attn.q_proj.bias, heads),
-            bk=head_bias(attn.k_proj.bias, groups),
-            bv=head_bias(attn.v_proj.bias, groups),
-            bo=optional(attn.o_proj.bias),
-            scale=attn.head_dim**-0.5,
-            rotary=rotary,
-            window=window,
-        ),
-        mlp_norm=_norm(block.post_attention_layernorm),
-        mlp=MLP(
-            gate=_linear(block.mlp.gate_proj),
-            up=_linear(block.mlp.up_proj),
-            down=_linear(block.mlp.down_proj),
-            activation=require_activation(config.hidden_act),
-        ),
-    )
-
-
-def _rotary(config: Any, module: Any) -> Rotary:
-    kind = config.rope_parameters["rope_type"]
-    if kind not in STATIC_ROTARY:
-        raise UnsupportedModel(
-            f"rotary scaling '{kind}' changes with the prompt's length and is not supported; "
-            f"supported: {', '.join(STATIC_ROTARY)}."
-        )
-    return Rotary(frozen(module.inv_freq), float(module.attention_scaling))
-
-
-def _window(config: Any, layer: int) -> int | None:
-    window: int | None = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    if window is None or (types is not None and types[layer] == "full_attention"):
-        return None
-    return window
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(frozen(module.weight), None, module.variance_epsilon, centred=False)
-
-
-def _linear(module: Any) -> Linear:
-    return Linear(frozen(module.weight), optional(module.bias))
-
-
-def _biases(attention: Attention, mlp: MLP) -> str:
-    parts = {
-        "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
-        "mlp": mlp.up.bias,
-    }  # fmt: skip
-    return ", ".join(name for name, bias in parts.items() if bias is not None) or "none"

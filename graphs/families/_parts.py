@@ -1,0 +1,125 @@
+"""What several families share: norms, projections, rotary tables and words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...errors import UnsupportedModel
+from ..lifted import MLP, Attention, Block, Linear, Norm, Rotary
+from ..lifting import frozen, head_bias, head_rows, optional, require_activation
+
+STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
+"""Rotary variants whose frequencies do not depend on the prompt's length."""
+
+
+def layer_norm(module: Any) -> Norm:
+    """Describe a LayerNorm with learned weight."""
+    eps = getattr(module, "eps", None) or module.variance_epsilon
+    if module.weight is None:
+        raise UnsupportedModel("a LayerNorm without weight is not supported.")
+    return Norm(frozen(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
+
+
+def rms_norm(module: Any) -> Norm:
+    """Describe an RMSNorm."""
+    return Norm(frozen(module.weight), None, module.variance_epsilon, centred=False)
+
+
+def linear(module: Any) -> Linear:
+    """Describe an `nn.Linear`."""
+    return Linear(frozen(module.weight), optional(module.bias))
+
+
+def rotary(config: Any, module: Any, *, interleaved: bool = False) -> Rotary:
+    """Describe a model's rotary embedding from the table it computed itself."""
+    kind = config.rope_parameters["rope_type"]
+    if kind not in STATIC_ROTARY:
+        raise UnsupportedModel(
+            f"rotary scaling '{kind}' changes with the prompt's length and is not supported; "
+            f"supported: {', '.join(STATIC_ROTARY)}."
+        )
+    return Rotary(frozen(module.inv_freq), float(module.attention_scaling), interleaved)
+
+
+def window(config: Any, layer: int) -> int | None:
+    """Return how far a layer sees, from `sliding_window` and `layer_types`."""
+    size: int | None = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if size is None or (types is not None and types[layer] == "full_attention"):
+        return None
+    return size
+
+
+def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> Attention:
+    """Describe attention with modules `q_proj`, `k_proj`, `v_proj` and an output projection."""
+    q, k, v = module.q_proj, module.k_proj, module.v_proj
+    return Attention(
+        wq=head_rows(q.weight, heads),
+        wk=head_rows(k.weight, groups),
+        wv=head_rows(v.weight, groups),
+        wo=head_rows(output.weight.t(), heads),
+        bq=head_bias(q.bias, heads),
+        bk=head_bias(k.bias, groups),
+        bv=head_bias(v.bias, groups),
+        bo=optional(output.bias),
+        **rest,
+    )
+
+
+def gated(module: Any, activation: str, **rest: Any) -> MLP:
+    """Describe an MLP with modules `gate_proj`, `up_proj` and `down_proj`."""
+    return MLP(
+        gate=linear(module.gate_proj),
+        up=linear(module.up_proj),
+        down=linear(module.down_proj),
+        activation=require_activation(activation),
+        **rest,
+    )
+
+
+def plain(up: Any, down: Any, activation: str) -> MLP:
+    """Describe an MLP of two projections."""
+    return MLP(up=linear(up), down=linear(down), activation=require_activation(activation))
+
+
+def words(
+    blocks: Sequence[Block], *, positions: str, tied: bool, parallel: bool = False
+) -> dict[str, str]:
+    """Say in words what was found in a model."""
+    block, attention = blocks[0], blocks[0].attention
+    windows = sorted({str(b.attention.window or "full") for b in blocks})
+    biases: dict[str, Tensor | None] = {
+        "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
+        "mlp": block.mlp.up.bias,
+    }  # fmt: skip
+    kind = "gated" if block.mlp.gate is not None else "plain"
+    found = {
+        "norm": "LayerNorm" if block.attention_norm.centred else "RMSNorm",
+        "positions": positions,
+        "block": "parallel" if parallel else "sequential",
+        "attention": f"{attention.heads} heads of {attention.wq.shape[1]}, "
+        f"{attention.kv_heads} key/value heads",
+        "window": ", ".join(windows),
+        "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
+        "MLP": f"{kind}, {block.mlp.activation}",
+        "unembedding": "tied" if tied else "untied",
+    }
+    if attention.q_norm is not None:
+        found["q/k norms"] = "per head"
+    return found
+
+
+def rotary_words(config: Any, table: Rotary, head: int) -> str:
+    """Say in words how positions enter."""
+    part = 2 * table.frequencies.shape[0]
+    share = "" if part == head else f", first {part} of {head} features"
+    kind, base = (config.rope_parameters[key] for key in ("rope_type", "rope_theta"))
+    return f"rotary ({kind}), base {base:g}{share}"
+
+
+def is_tied(model: Any, embedding: Any) -> bool:
+    """Tell whether the unembedding is the embedding."""
+    return bool(model.lm_head.weight.data_ptr() == embedding.weight.data_ptr())

@@ -1,0 +1,67 @@
+"""Cohere (Command R): one LayerNorm before a parallel block, interleaved rotary, scaled logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import UnsupportedModel
+from ..graph import ComputationGraph
+from ..lifted import Block, LiftedModel
+from ..lifting import family, frozen
+from ._parts import gated, is_tied, layer_norm, linear, rotary, rotary_words, separate, words
+
+
+@family(
+    "cohere",
+    model_types=["cohere"],
+    handled="""
+        vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
+        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
+        attention_bias use_qk_norm head_dim
+    """,
+    ignored="attention_dropout max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `CohereForCausalLM`."""
+    config, body = model.config, model.model
+    if config.use_qk_norm:
+        raise UnsupportedModel(
+            "the Cohere model has use_qk_norm=True, a norm with a weight of its own for every "
+            "head, which is not supported."
+        )
+    table, heads = rotary(config, body.rotary_emb, interleaved=True), config.num_attention_heads
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.input_layernorm),
+            attention=separate(
+                block.self_attn,
+                block.self_attn.o_proj,
+                heads,
+                config.num_key_value_heads,
+                scale=block.self_attn.head_dim**-0.5,
+                rotary=table,
+            ),
+            mlp_norm=layer_norm(block.input_layernorm),
+            mlp=gated(block.mlp, config.hidden_act),
+        )
+        for block in body.layers
+    )
+    first = blocks[0].attention
+    return LiftedModel(
+        family="cohere",
+        tokens=frozen(body.embed_tokens.weight),
+        positions=None,
+        blocks=blocks,
+        final_norm=layer_norm(body.norm),
+        unembed=linear(model.lm_head),
+        graph=ComputationGraph(
+            layers=len(blocks), heads=heads, kv_heads=first.kv_heads, parallel=True
+        ),
+        variants=words(
+            blocks,
+            positions=rotary_words(config, table, first.wq.shape[1]) + ", interleaved",
+            tied=is_tied(model, body.embed_tokens),
+            parallel=True,
+        ),
+        logit_scale=config.logit_scale,
+    )

@@ -1,0 +1,56 @@
+"""GPT-Neo: LayerNorm, learned positions, unscaled attention, every other layer sees a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import ComputationGraph
+from ..lifted import Block, LiftedModel, Linear
+from ..lifting import family, frozen
+from ._parts import is_tied, layer_norm, plain, separate, words
+
+
+@family(
+    "gpt-neo",
+    model_types=["gpt_neo"],
+    handled="""
+        vocab_size max_position_embeddings hidden_size num_layers attention_types num_heads
+        intermediate_size window_size activation_function layer_norm_epsilon tie_word_embeddings
+        attention_layers
+    """,
+    ignored="resid_dropout embed_dropout attention_dropout classifier_dropout",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `GPTNeoForCausalLM`."""
+    config, body = model.config, model.transformer
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.ln_1),
+            attention=separate(
+                block.attn.attention,
+                block.attn.attention.out_proj,
+                config.num_heads,
+                config.num_heads,
+                scale=1.0,
+                window=config.window_size if kind == "local" else None,
+            ),
+            mlp_norm=layer_norm(block.ln_2),
+            mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
+        )
+        for block, kind in zip(body.h, config.attention_layers, strict=True)
+    )
+    return LiftedModel(
+        family="gpt-neo",
+        tokens=frozen(body.wte.weight),
+        positions=frozen(body.wpe.weight),
+        blocks=blocks,
+        final_norm=layer_norm(body.ln_f),
+        unembed=Linear(frozen(model.lm_head.weight)),
+        graph=ComputationGraph(layers=len(blocks), heads=config.num_heads),
+        variants=words(
+            blocks,
+            positions=f"learned, {config.max_position_embeddings}",
+            tied=is_tied(model, body.wte),
+        ),
+        max_positions=config.max_position_embeddings,
+    )

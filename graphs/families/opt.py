@@ -1,0 +1,75 @@
+"""OPT: LayerNorm, learned positions that start at row 2, plain MLP, biases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import UnsupportedModel
+from ..graph import ComputationGraph
+from ..lifted import Block, LiftedModel, Linear
+from ..lifting import family, frozen
+from ._parts import is_tied, layer_norm, plain, separate, words
+
+
+@family(
+    "opt",
+    model_types=["opt"],
+    handled="""
+        vocab_size hidden_size num_hidden_layers ffn_dim max_position_embeddings
+        do_layer_norm_before word_embed_proj_dim num_attention_heads activation_function
+        enable_bias layer_norm_elementwise_affine tie_word_embeddings _remove_final_layer_norm
+    """,
+    ignored="dropout attention_dropout layerdrop init_std",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe an `OPTForCausalLM`."""
+    config, body = model.config, model.model.decoder
+    _refuse(config)
+    heads = config.num_attention_heads
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.self_attn_layer_norm),
+            attention=separate(
+                block.self_attn,
+                block.self_attn.out_proj,
+                heads,
+                heads,
+                scale=block.self_attn.head_dim**-0.5,
+            ),
+            mlp_norm=layer_norm(block.final_layer_norm),
+            mlp=plain(block.fc1, block.fc2, config.activation_function),
+        )
+        for block in body.layers
+    )
+    places = frozen(body.embed_positions.weight)[body.embed_positions.offset :]
+    return LiftedModel(
+        family="opt",
+        tokens=frozen(body.embed_tokens.weight),
+        positions=places,
+        blocks=blocks,
+        final_norm=layer_norm(body.final_layer_norm),
+        unembed=Linear(frozen(model.lm_head.weight)),
+        graph=ComputationGraph(layers=len(blocks), heads=heads),
+        variants=words(
+            blocks,
+            positions=f"learned, {len(places)}",
+            tied=is_tied(model, body.embed_tokens),
+        ),
+        max_positions=len(places),
+    )
+
+
+def _refuse(config: Any) -> None:
+    """Refuse the variants that have no place in the graph."""
+    wrong = {
+        "do_layer_norm_before": config.do_layer_norm_before is False,
+        "word_embed_proj_dim": config.word_embed_proj_dim != config.hidden_size,
+        "layer_norm_elementwise_affine": config.layer_norm_elementwise_affine is False,
+        "_remove_final_layer_norm": config._remove_final_layer_norm,
+    }
+    found = [f"{name}={getattr(config, name)}" for name, is_so in wrong.items() if is_so]
+    if found:
+        raise UnsupportedModel(
+            f"the OPT model has {', '.join(found)}, which is not supported (among the published "
+            "models only OPT-350m has such settings)."
+        )

@@ -1,0 +1,67 @@
+"""Phi-1 and 2: one LayerNorm before a parallel block, partial rotary, biases everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import ComputationGraph
+from ..lifted import Block, LiftedModel
+from ..lifting import family, frozen
+from ._parts import is_tied, layer_norm, linear, plain, rotary, rotary_words, separate, words
+
+
+@family(
+    "phi",
+    model_types=["phi"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
+        qk_layernorm head_dim
+    """,
+    ignored="attention_dropout embd_pdrop resid_pdrop max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `PhiForCausalLM`."""
+    config, body = model.config, model.model
+    table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
+
+    def norms(module: Any) -> dict[str, Any]:
+        if not config.qk_layernorm:
+            return {}
+        return {"q_norm": layer_norm(module.q_layernorm), "k_norm": layer_norm(module.k_layernorm)}
+
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.input_layernorm),
+            attention=separate(
+                block.self_attn,
+                block.self_attn.dense,
+                heads,
+                config.num_key_value_heads,
+                scale=block.self_attn.head_dim**-0.5,
+                rotary=table,
+                **norms(block.self_attn),
+            ),
+            mlp_norm=layer_norm(block.input_layernorm),
+            mlp=plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),
+        )
+        for block in body.layers
+    )
+    first = blocks[0].attention
+    return LiftedModel(
+        family="phi",
+        tokens=frozen(body.embed_tokens.weight),
+        positions=None,
+        blocks=blocks,
+        final_norm=layer_norm(body.final_layernorm),
+        unembed=linear(model.lm_head),
+        graph=ComputationGraph(
+            layers=len(blocks), heads=heads, kv_heads=first.kv_heads, parallel=True
+        ),
+        variants=words(
+            blocks,
+            positions=rotary_words(config, table, first.wq.shape[1]),
+            tied=is_tied(model, body.embed_tokens),
+            parallel=True,
+        ),
+    )

@@ -1,0 +1,69 @@
+"""StableLM: LayerNorm, partial rotary, gated MLP, parallel or sequential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import UnsupportedModel
+from ..graph import ComputationGraph
+from ..lifted import Block, LiftedModel
+from ..lifting import family, frozen
+from ._parts import gated, is_tied, layer_norm, linear, rotary, rotary_words, separate, words
+
+
+@family(
+    "stablelm",
+    model_types=["stablelm"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
+        use_qkv_bias qk_layernorm use_parallel_residual head_dim
+    """,
+    ignored="attention_dropout hidden_dropout max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `StableLmForCausalLM`."""
+    config, body = model.config, model.model
+    if config.qk_layernorm:
+        raise UnsupportedModel(
+            "the StableLM model has qk_layernorm=True, a norm of its own for every head, which is "
+            "not supported."
+        )
+    table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
+    parallel = config.use_parallel_residual
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.input_layernorm),
+            attention=separate(
+                block.self_attn,
+                block.self_attn.o_proj,
+                heads,
+                config.num_key_value_heads,
+                scale=block.self_attn.head_dim**-0.5,
+                rotary=table,
+            ),
+            mlp_norm=layer_norm(
+                block.input_layernorm if parallel else block.post_attention_layernorm
+            ),
+            mlp=gated(block.mlp, config.hidden_act),
+        )
+        for block in body.layers
+    )
+    first = blocks[0].attention
+    return LiftedModel(
+        family="stablelm",
+        tokens=frozen(body.embed_tokens.weight),
+        positions=None,
+        blocks=blocks,
+        final_norm=layer_norm(body.norm),
+        unembed=linear(model.lm_head),
+        graph=ComputationGraph(
+            layers=len(blocks), heads=heads, kv_heads=first.kv_heads, parallel=parallel
+        ),
+        variants=words(
+            blocks,
+            positions=rotary_words(config, table, first.wq.shape[1]),
+            tied=is_tied(model, body.embed_tokens),
+            parallel=parallel,
+        ),
+    )
