@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..graphs.scores import Scores
+    from ..patching.metrics import Metric
     from ..patching.runner import Progress, Runner
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -67,12 +68,28 @@ def evaluate(runner: Runner, circuit: Circuit) -> Evaluation:
     Raises:
         GraphMismatch: the circuit was made for another graph than the model's.
     """
+    return evaluate_by(runner, circuit, [runner.metric])[0]
+
+
+def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> list[Evaluation]:
+    """Measure a circuit with several metrics at the cost of one.
+
+    Raises:
+        GraphMismatch: the circuit was made for another graph than the model's.
+    """
     graph = runner.graph
     circuits = [Circuit.full(graph), circuit, Circuit.empty(graph), circuit.complement]
-    full, kept, empty, rest = (float(v) for v in runner.measure(circuits)[0])
-    sign = -1.0 if runner.metric.larger_is_better else 1.0
+    values = runner.measure(circuits, metrics)
+    return [_evaluation(m, circuit, row) for m, row in zip(metrics, values.tolist(), strict=True)]
+
+
+def _evaluation(metric: Metric, circuit: Circuit, values: Sequence[float]) -> Evaluation:
+    """Put together what was measured: the values of full, circuit, empty and complement."""
+    graph = circuit.graph
+    full, kept, empty, rest = values
+    sign = -1.0 if metric.larger_is_better else 1.0
     return Evaluation(
-        metric=runner.metric.name,
+        metric=metric.name,
         value_full=full,
         value_circuit=kept,
         value_empty=empty,

@@ -1,13 +1,13 @@
 """Which edges of a circuit or a diff a readable picture shows, and the caption that says so.
 
-A circuit of thousands of edges is a black page, so a picture shows the strongest ones. Of those,
-edges that lead nowhere within the picture (dangling ones) are left out. Whether an edge is in both
-circuits of a diff or in one is always told from the whole circuits.
+A circuit of thousands of edges is a black page, so a picture shows the strongest ones, as many as
+are asked for without those that would dangle, leading nowhere within the picture. Whether an edge
+is in both circuits of a diff or in one is always told from the whole circuits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,42 +43,65 @@ def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int)
 
 
 def circuit_picture(file: CircuitFile, top: int) -> Picture:
-    """Show a circuit's `top` edges of largest absolute score."""
-    circuit = file.circuit
-    assert file.edge_scores is not None
-    scores = Scores(circuit.graph, file.edge_scores)
-    chosen = strongest(circuit, file.edge_scores, top)
-    shown = chosen if len(chosen) == len(circuit) else chosen.prune_dangling()
+    """Show a circuit's strongest edges that connect, at most `top` of them."""
+    circuit, scores = file.circuit, file.edge_scores
+    assert scores is not None  # CircuitFile.__post_init__
     of = f"the circuit's {len(circuit):,} edges ({circuit.graph.edge_count:,} in the model)"
-    if len(chosen) == len(circuit):
-        words = f"All of {of}. "
+    if len(circuit) <= top:
+        shown, words = circuit, f"All of {of}"
     else:
-        words = f"The {len(chosen):,} strongest of {of}{_without(chosen, shown)}. "
-    return Picture(shown, scores, words + _nodes(shown) + _READING)
+        count = most_that_fit(
+            lambda n: len(strongest(circuit, scores, n).prune_dangling()), top, len(circuit)
+        )
+        shown = strongest(circuit, scores, count).prune_dangling()
+        words = f"The {count:,} strongest of {of}{_without(count - len(shown))}"
+    drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
+    return Picture(shown, Scores(circuit.graph, scores), f"{words}. {drawn}. {_READING}")
 
 
 def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
-    """Show `top` edges of a diff, the strongest of those shared, only in A and only in B."""
+    """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
+
+    All three get a part of the picture (`SHARES`), or else what changed, being mostly weak, would
+    not be seen beside what did not.
+    """
     diff = file.diff
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
     largest = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
     parts = (diff.shared, diff.only_a, diff.only_b)
-    chosen = [
-        strongest(part, largest, count)
-        for part, count in zip(parts, share_out(top, [len(part) for part in parts]), strict=True)
-    ]
-    union = chosen[0] | chosen[1] | chosen[2]
-    if len(union) == sum(len(part) for part in parts):
-        shown, words = union, "All edges: "
+    sizes = [len(part) for part in parts]
+
+    def union(total: int) -> Circuit:
+        counts = zip(parts, share_out(total, sizes), strict=True)
+        a, b, c = (strongest(part, largest, count) for part, count in counts)
+        return a | b | c
+
+    if sum(sizes) <= top:
+        shown, words = union(top), "All edges"
     else:
-        shown, words = union.prune_dangling(), "The strongest edges of each kind: "
+        count = most_that_fit(lambda n: len(union(n).prune_dangling()), top, sum(sizes))
+        shown = union(count).prune_dangling()
+        words = f"The strongest edges of each kind{_without(count - len(shown))}"
     places = ("shared", f"only in {names[0]}", f"only in {names[1]}")
-    counts = ", ".join(
+    told = ", ".join(
         f"{len(part & shown):,} of {len(part):,} {place}"
         for part, place in zip(parts, places, strict=True)
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    return Picture(subject, scores, f"{words}{counts}. {_READING}")
+    return Picture(subject, scores, f"{words}: {told}. {_READING}")
+
+
+def most_that_fit(size: Callable[[int], int], most: int, total: int) -> int:
+    """Find the largest n up to `total` with size(n) ≤ most, for a size that grows with n.
+
+    >>> most_that_fit(lambda n: n // 2, 10, 1000)
+    21
+    """
+    low, high = min(most, total), total + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= most else (low, middle)
+    return low
 
 
 def strongest(circuit: Circuit, scores: np.ndarray, most: int) -> Circuit:
@@ -112,10 +135,5 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 _READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 
 
-def _nodes(circuit: Circuit) -> str:
-    return f"{len(circuit):,} edges and {len(circuit.nodes):,} nodes are drawn. "
-
-
-def _without(chosen: Circuit, shown: Circuit) -> str:
-    dangling = len(chosen) - len(shown)
+def _without(dangling: int) -> str:
     return f", without {dangling:,} that lead nowhere among them" if dangling else ""

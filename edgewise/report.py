@@ -135,7 +135,7 @@ def _what(results: _Results) -> str:
         ("computed with", _versions(first.discovery)),
     ]  # fmt: skip
     if task.get("left_out"):
-        rows.insert(1, ("pairs left out", task["left_out"]))
+        rows.insert(1, ("pairs made", task["left_out"]))
     sample = task["sample"]
     return "\n\n".join(
         [
@@ -280,6 +280,7 @@ def _circuit(results: _Results, name: str) -> str:
             _images(results, circuit_name_of(results, name), f"the circuit of {name}"),
             f"The {len(rows)} strongest edges:",
             table(["edge", word], rows, right=1),
+            "A positive score means that ablating the edge raises the loss: it helps.",
         ]
     )
 

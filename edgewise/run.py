@@ -194,7 +194,8 @@ class _Job:
 
     def measure(self, model: ModelSpec) -> None:
         """Measure a model's circuit by every metric, and its curve if that is asked for."""
-        from .discovery.evaluation import curve, evaluate
+        from .discovery.evaluation import curve, evaluate_by
+        from .patching.metrics import get_metric
 
         path = self.ledger.path(circuit_name(model))
         inputs = {
@@ -212,11 +213,10 @@ class _Job:
                 batch_size=self.spec.compute.batch_size,
             )
             circuit, told = read_circuit(path).circuit, self.telling(model)
-            measured = []
-            for i, metric in enumerate(self.spec.evaluation.metrics):
-                told(i, len(self.spec.evaluation.metrics), f"metrics measured, at {metric}")
-                measured.append(evaluate(runner.with_metric(metric), circuit).as_dict())
-            found: dict[str, Any] = {"metrics": measured}
+            told(0, 1, "circuits measured")
+            metrics = [get_metric(metric) for metric in self.spec.evaluation.metrics]
+            measured = evaluate_by(runner, circuit, metrics)
+            found: dict[str, Any] = {"metrics": [one.as_dict() for one in measured]}
             if self.spec.evaluation.curve:
                 scores = read_scores(path, circuit.graph).scores
                 found["curve"] = curve(runner, scores, progress=told).as_dict()
