@@ -113,7 +113,8 @@ class Attention:
     `wq`: [H, K, D]; `wk`, `wv`: [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K];
     `bo`: [D]. `window`: how many last positions a query sees, itself included. `q_norm`, `k_norm`
     normalise each head's queries and keys before the rotation. What heads write is multiplied by
-    `output_scale` (which the weights `wo` do not hold; `bo` is multiplied too).
+    `output_scale` (which the weights `wo` do not hold; `bo` is multiplied too). `softcap` c bends
+    attention scores s to c·tanh(s/c).
     """
 
     wq: Tensor
@@ -130,6 +131,7 @@ class Attention:
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     output_scale: float = 1.0
+    softcap: float | None = None
 
     @property
     def heads(self) -> int:
@@ -176,6 +178,8 @@ class Attention:
             k = self.rotary(k, (cos, sin))
         q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
         weight = (q @ k.transpose(-1, -2)).to(working_dtype(q.dtype)) * self.scale
+        if self.softcap is not None:
+            weight = (weight / self.softcap).tanh() * self.softcap
         weight = weight.masked_fill(context.hidden(self.window), torch.finfo(weight.dtype).min)
         return (weight.softmax(-1).to(v.dtype) @ v).transpose(-2, -3)
 
@@ -264,16 +268,28 @@ class MLP:
 
 @dataclass(frozen=True)
 class Block:
-    """Hold one layer."""
+    """Hold one layer.
+
+    `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
+    stream takes it. `mlp_post_norm` is part of the MLP.
+    """
 
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
     mlp: MLP
+    attention_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
 
     def write(self, x: Tensor) -> Tensor:
         """Return what `m{l}` writes when its port holds x, [N, D]."""
-        return self.mlp(self.mlp_norm(x))
+        out = self.mlp(self.mlp_norm(x))
+        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+
+    def write_post(self, x: Tensor) -> Tensor:
+        """Return what `o{l}` writes when its port holds x, [N, D]."""
+        assert self.attention_post_norm is not None
+        return self.attention_post_norm(x)
 
 
 @dataclass(frozen=True)
@@ -295,6 +311,7 @@ class LiftedModel:
     max_positions: int | None = None
     embed_scale: float = 1.0
     logit_scale: float = 1.0
+    logit_softcap: float | None = None
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -333,4 +350,7 @@ class LiftedModel:
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V]."""
         out = self.unembed(self.final_norm(x))
-        return out if self.logit_scale == 1 else out * self.logit_scale
+        out = out if self.logit_scale == 1 else out * self.logit_scale
+        if self.logit_softcap is not None:
+            out = (out / self.logit_softcap).tanh() * self.logit_softcap
+        return out

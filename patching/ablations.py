@@ -72,4 +72,5 @@ def zero(clean: Trace, corrupted: Trace) -> Values:
         old.sources.new_zeros(()).expand_as(old.sources),
         tuple(z.new_zeros(()).expand_as(z) for z in old.z),
         tuple(m.new_zeros(()).expand_as(m) for m in old.mlp),
+        tuple(o.new_zeros(()).expand_as(o) for o in old.post),
     )

@@ -35,7 +35,7 @@ from ..graphs.lifted import Block, Norm
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
 from .runner import Chunk, Progress, Runner, sender_deltas
-from .trace import add_attention, past_of, project_all, spread
+from .trace import past_of, project_all, spread, sum_heads
 
 ROWS_AT_ONCE = 128
 TAPE_BYTES = 1 << 29
@@ -52,6 +52,8 @@ class _Tape:
     z: Tensor
     x_mlp: Tensor
     write: Tensor
+    x_post: Tensor | None = None
+    post: Tensor | None = None
 
 
 def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
@@ -132,6 +134,8 @@ class _ChunkScores:
             block = self.model.blocks[layer]
             through_mlp = self._mlp(layer, tapes[layer], gradient)
             into_heads = gradient if self.graph.parallel else gradient + through_mlp
+            if self.graph.post_norm:
+                into_heads = self._post(layer, tapes[layer], into_heads)
             through_heads = self._attention(layer, block, tapes[layer], into_heads)
             gradient = gradient + through_mlp + through_heads
             tapes.pop()
@@ -149,7 +153,8 @@ class _ChunkScores:
             tape = self._tape(layer, block, stream)
             tapes.append(tape)
             with torch.no_grad():
-                stream = add_attention(block, stream, tape.z) + tape.write
+                out = sum_heads(block, tape.z) if tape.post is None else tape.post
+                stream = stream + out + tape.write
         return tapes, stream
 
     def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
@@ -159,11 +164,17 @@ class _ChunkScores:
         with torch.enable_grad():
             z = self._attend(layer, block, q, k, v)
         with torch.no_grad():
-            middle = stream if self.graph.parallel else add_attention(block, stream, z)
-        leaf = middle.detach().requires_grad_()
+            summed = sum_heads(block, z)
+        x_post = post = None
+        if self.graph.post_norm:
+            x_post = summed.detach().requires_grad_()
+            with torch.enable_grad():
+                post = block.write_post(x_post)
+            summed = post.detach()
+        leaf = (stream if self.graph.parallel else stream + summed).detach().requires_grad_()
         with torch.enable_grad():
             write = block.write(leaf)
-        return _Tape(stream, q, k, v, z, leaf, write)
+        return _Tape(stream, q, k, v, z, leaf, write, x_post, post)
 
     def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with the points as an axis of their own, so that the batch's tables fit."""
@@ -187,6 +198,14 @@ class _ChunkScores:
         """Score the MLP's port; return the gradient that flows back through it."""
         (own,) = torch.autograd.grad(tape.write, tape.x_mlp, gradient)
         self._put(Port(Node(Kind.MLP, layer)), self._mean(own)[None])
+        return own
+
+    def _post(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
+        """Score the port of `o{l}`; return the gradient of the sum of the layer's heads."""
+        assert tape.post is not None
+        assert tape.x_post is not None
+        (own,) = torch.autograd.grad(tape.post, tape.x_post, gradient)
+        self._put(Port(Node(Kind.POST, layer)), self._mean(own)[None])
         return own
 
     def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:

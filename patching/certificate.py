@@ -125,16 +125,29 @@ def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
 
 @torch.no_grad()
 def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D]."""
+    """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D].
+
+    Examples of equal length run together, without padding, on which some models give NaN; what
+    stands at padding is 0.
+    """
     assert model.model is not None
-    out = model.model(
-        input_ids=ids,
-        attention_mask=batch.mask.long(),
-        position_ids=batch.position_ids,
-        output_hidden_states=True,
-        use_cache=False,
-    )
-    return out.logits, list(out.hidden_states)
+    found: list[Tensor] = []
+    for mask in batch.mask.unique(dim=0):
+        rows = (batch.mask == mask).all(1).nonzero()[:, 0]
+        real = mask.nonzero()[:, 0]
+        out = model.model(
+            input_ids=ids[rows][:, real],
+            attention_mask=torch.ones(len(rows), len(real), dtype=torch.long, device=ids.device),
+            position_ids=batch.position_ids[rows][:, real],
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        parts = [out.logits, *out.hidden_states]
+        if not found:
+            found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[rows[:, None], real] = part
+    return found[0], found[1:]
 
 
 @torch.no_grad()
@@ -158,13 +171,20 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
 
     for layer in range(model.graph.layers):
         compare(streams.attention[layer], constants.attention[layer], hidden[layer])
-        heads = model.graph.heads
         if model.graph.parallel:
             compare(streams.mlp[layer], constants.mlp[layer])
-        total = total + single[at : at + heads].sum(0)
+        heads = single[at : at + model.graph.heads].sum(0)
+        at += model.graph.heads
+        if model.graph.post_norm:
+            before, total = total, heads
+            compare(streams.post[layer], constants.post[layer])
+            total = before + single[at]
+            at += 1
+        else:
+            total = total + heads
         if not model.graph.parallel:
             compare(streams.mlp[layer], constants.mlp[layer])
-        total = total + single[at + heads]
-        at += heads + 1
+        total = total + single[at]
+        at += 1
     compare(streams.final, constants.final)
     return largest

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
+from ..graphs.names import Kind
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 from .trace import Past, Trace, past_of, project, spread
 
@@ -118,12 +119,15 @@ class _MaskedRun:
         self.deltas = _Deltas(plan, world, circuits)
         self.moved: Tensor | None = None  # current − base stream, [C or 1, B, T, D]
         self.merged = -1  # the known senders up to here are in `moved`
+        kinds = np.array([sender.kind is not Kind.HEAD for sender in self.graph.senders])
+        self.on_stream = kinds if self.graph.post_norm else np.ones_like(kinds)
 
     def final(self) -> Tensor:
         for layer, step in enumerate(self.plan.layers):
             block = self.world.model.blocks[layer]
             if not self.graph.parallel:
                 self._attention(layer, block, step)
+                self._post(layer, block, step)
                 self._mlp(layer, block, step)
             else:
                 write = None if step.mlp is None else self._mlp_input(layer, step)
@@ -154,7 +158,7 @@ class _MaskedRun:
 
     def _catch_up(self, senders: int) -> None:
         """Add the deltas of known senders that come before to the current stream."""
-        known = self.plan.known & self.plan.moving
+        known = self.plan.known & self.plan.moving & self.on_stream
         new = [i for i in range(self.merged + 1, senders) if known[i]]
         self.merged = max(self.merged, senders - 1)
         if not new:
@@ -184,7 +188,7 @@ class _MaskedRun:
             past = (past[0][..., heads, :], past[1][..., heads, :])
         z = block.attention.mix(q, k, v, self.world.context, past)
         delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
-        if self.plan.use_current:
+        if self.plan.use_current and not self.graph.post_norm:
             weight = block.attention.wo
             weight = weight if len(heads) == len(weight) else weight[heads]
             self._move(block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1)))
@@ -192,6 +196,17 @@ class _MaskedRun:
             if self.deltas.wants(first + head):
                 out = block.attention.scaled(delta[..., place, :] @ block.attention.wo[head])
                 self.deltas.put(first + head, out)
+
+    def _post(self, layer: int, block: Block, step: LayerPlan) -> None:
+        """Run `o{l}`, which reads the layer's heads and not the stream."""
+        if step.post is None:
+            return
+        sender = self._mlp_sender(layer) - 1
+        x = self._stream(step.post, self.world.base.streams.post[layer], sender)
+        delta = block.write_post(x) - self.world.base.values.post[layer]
+        if self.plan.use_current:
+            self._move(delta)
+        self.deltas.put(sender, delta)
 
     def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
         assert step.mlp is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graphs.graph import ComputationGraph
-from ..graphs.names import Kind, Port
+from ..graphs.names import Kind, Node, Port
 
 CURRENT, BASE = "current", "base"
 
@@ -41,13 +41,20 @@ class LayerPlan:
     """Tell what to run in one layer.
 
     `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
-    letter, in the order of `heads`. `mlp`: the MLP port's sum, or None when it does not run.
+    letter, in the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, or
+    None when it does not run.
     """
 
     heads: tuple[int, ...]
     sums: tuple[Sum, ...]
     inputs: dict[str, Inputs]
     mlp: Sum | None
+    post: Sum | None = None
+
+    @property
+    def all_sums(self) -> tuple[Sum, ...]:
+        """List what every port of the layer holds."""
+        return (*self.sums, *(s for s in (self.post, self.mlp) if s is not None))
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,14 @@ def make_plan(
     known |= given
     moving = _moving(graph, union, live, known, consistent)
     rows = [
-        _sum(masks[:, r], graph.reads[r] & moving) if live_ports[r] else None
-        for r in range(len(graph.ports))
+        _sum(masks[:, r], graph.reads[r] & moving, on_stream=port.node.kind is not Kind.POST)
+        if live_ports[r]
+        else None
+        for r, port in enumerate(graph.ports)
     ]
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
-    used = [s for plan in layers for s in plan.sums] + [p.mlp for p in layers if p.mlp]
+    used = [s for plan in layers for s in plan.all_sums]
     logits = rows[-1]
     assert logits is not None
     needed = np.zeros(len(graph.senders), dtype=bool)
@@ -139,10 +148,15 @@ def _moving(
     return moving
 
 
-def _sum(kept: np.ndarray, moving: np.ndarray) -> Sum:
-    """Choose the cheaper form of a port's stream: kept bool [C, S], moving bool [S]."""
+def _sum(kept: np.ndarray, moving: np.ndarray, *, on_stream: bool) -> Sum:
+    """Choose the cheaper form of a port's stream: kept bool [C, S], moving bool [S].
+
+    A port that does not read the stream (`o{l}`) adds up its few senders onto the base.
+    """
     on = kept & moving
     off = ~kept & moving
+    if not on_stream:
+        return Sum(BASE, on.astype(np.float32) if on.any() else None)
     if not off.any():
         return Sum(CURRENT, None)
     if not on.any():
@@ -171,9 +185,12 @@ def _layer(
                 chosen.append(entry)
             owners.setdefault(sums[key], []).append(head)
         inputs[letter] = Inputs(tuple(owners), tuple(tuple(h) for h in owners.values()))
-    mlp = next(i for i, n in enumerate(graph.senders) if n.kind is Kind.MLP and n.layer == layer)
-    port = graph.port_index[Port(graph.senders[mlp])]
-    return LayerPlan(heads, tuple(chosen), inputs, rows[port] if running[mlp] else None)
+
+    def single(node: Node) -> Sum | None:
+        return rows[graph.port_index[Port(node)]] if running[graph.sender_index[node]] else None
+
+    post = single(Node(Kind.POST, layer)) if graph.post_norm else None
+    return LayerPlan(heads, tuple(chosen), inputs, single(Node(Kind.MLP, layer)), post)
 
 
 def _attention_row(graph: ComputationGraph, layer: int, letter: str, head: int) -> int:

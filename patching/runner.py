@@ -159,8 +159,12 @@ def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tens
         heads = block.attention.heads
         z = flat(new.z[layer], old.z[layer]).transpose(0, 1)  # [H, n, K]
         out[at : at + heads] = block.attention.outputs(z)
-        out[at + heads] = flat(new.mlp[layer], old.mlp[layer])
-        at += heads + 1
+        at += heads
+        if model.graph.post_norm:
+            out[at] = flat(new.post[layer], old.post[layer])
+            at += 1
+        out[at] = flat(new.mlp[layer], old.mlp[layer])
+        at += 1
     return out
 
 

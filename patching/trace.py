@@ -21,12 +21,14 @@ class Values:
     """Hold what each sender writes.
 
     `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
-    output projection (which makes their outputs); `mlp`: per layer [B, T, D].
+    output projection (which makes their outputs); `mlp` and, in post-norm models, `post` (what
+    `o{l}` writes): per layer [B, T, D].
     """
 
     sources: Tensor
     z: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
+    post: tuple[Tensor, ...] = ()
 
 
 Past = tuple[tuple[Tensor, Tensor], ...]
@@ -35,11 +37,15 @@ Past = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True)
 class Streams:
-    """Hold the residual stream before attention, before the MLP (per layer), and at the end."""
+    """Hold what ports read: before attention, before the MLP (per layer), and at the end.
+
+    `post`: in post-norm models the sum of each layer's heads and its constant.
+    """
 
     attention: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
     final: Tensor
+    post: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,23 @@ class Trace:
     def streams(self) -> Streams:
         """Add up the senders and constants before each port, [B, T, D] each."""
         stream = self.values.sources.sum(0)
-        attention, mlp = [], []
-        for block, z, write in zip(self.model.blocks, self.values.z, self.values.mlp, strict=True):
+        attention, mlp, post = [], [], []
+        graph, values = self.model.graph, self.values
+        for layer, block in enumerate(self.model.blocks):
             attention.append(stream)
-            middle = add_attention(block, stream, z)
-            mlp.append(stream if self.model.graph.parallel else middle)
-            stream = middle + write
-        return Streams(tuple(attention), tuple(mlp), stream)
+            summed = sum_heads(block, values.z[layer])
+            if graph.post_norm:
+                post.append(summed)
+                summed = values.post[layer]
+            middle = stream + summed
+            mlp.append(stream if graph.parallel else middle)
+            stream = middle + values.mlp[layer]
+        return Streams(tuple(attention), tuple(mlp), stream, tuple(post))
 
 
-def add_attention(block: Block, stream: Tensor, z: Tensor) -> Tensor:
-    """Add the heads' outputs and the projection's bias to the stream."""
-    out = stream + block.attention.merge(z)
+def sum_heads(block: Block, z: Tensor) -> Tensor:
+    """Add up the heads' outputs and the projection's bias, [..., D]."""
+    out = block.attention.merge(z)
     constant = block.attention.constant
     return out if constant is None else out + constant
 
@@ -100,17 +111,21 @@ def run_plain(
     window = slice(context.start, None)
     sources = model.embed(ids[:, window], context.position_ids[:, window])
     stream = sources.sum(0)
-    zs, writes = [], []
+    zs, writes, posts = [], [], []
     for layer, block in enumerate(model.blocks):
         q, k, v = project_all(block, stream)
         before = past_of(block, layer, past)
         z = block.attention.mix(q, spread(block, k), spread(block, v), context, before)
-        middle = add_attention(block, stream, z)
+        summed = sum_heads(block, z)
+        if model.graph.post_norm:
+            summed = block.write_post(summed)
+            posts.append(summed)
+        middle = stream + summed
         write = block.write(stream if model.graph.parallel else middle)
         stream = middle + write
         zs.append(z)
         writes.append(write)
-    return Trace(model, Values(sources, tuple(zs), tuple(writes)))
+    return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts)))
 
 
 def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,6 +146,7 @@ def split(run: Trace, start: int) -> tuple[Trace, Past]:
         old.sources[:, :, start:].clone(),
         tuple(z[:, start:].clone() for z in old.z),
         tuple(m[:, start:].clone() for m in old.mlp),
+        tuple(o[:, start:].clone() for o in old.post),
     )
     return Trace(run.model, values), tuple(past)
 

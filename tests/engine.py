@@ -16,6 +16,12 @@ from torch import Tensor
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoConfig,
@@ -60,6 +66,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 8, "rope_theta": 1e4,
 }  # fmt: skip
 
+GEMMA = {**LLAMA, "head_dim": 6}
 NEOX = {
     "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": 24, "rotary_pct": 0.5,
@@ -212,6 +219,49 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         OPTForCausalLM,
         {**OPT, "enable_bias": False, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
+    "gemma": (GemmaConfig, GemmaForCausalLM, GEMMA),
+    "gemma-untied-biases": (
+        GemmaConfig,
+        GemmaForCausalLM,
+        {**GEMMA, "attention_bias": True, "tie_word_embeddings": False, "hidden_act": "gelu"},
+    ),
+    "gemma2": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        {**GEMMA, "sliding_window": 3, "query_pre_attn_scalar": 7, "attn_implementation": "eager"},
+    ),
+    "gemma2-caps": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        {
+            **GEMMA,
+            "attention_bias": True,
+            "final_logit_softcapping": 2.0,
+            "attn_logit_softcapping": 1.5,
+            "attn_implementation": "eager",
+        },
+    ),
+    "gemma3": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {
+            **GEMMA,
+            "sliding_window": 3,
+            "query_pre_attn_scalar": 9,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "gemma3-one-kind": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {
+            **GEMMA,
+            "num_key_value_heads": 4,
+            "layer_types": ["full_attention"] * 2,
+            "final_logit_softcapping": 3.0,
+            "rms_norm_eps": 0.01,
+        },
+    ),
     "gpt-neo": (GPTNeoConfig, GPTNeoForCausalLM, GPT_NEO),
     "gpt-neo-untied": (
         GPTNeoConfig,
@@ -294,9 +344,10 @@ def naive_run(
         for column in np.flatnonzero(graph.reads[row]):
             m = mask[row, column]
             total = total + m * wrote[column] + (1 - m) * ablated[column]
-        for block in model.blocks[:layer]:
-            if block.attention.constant is not None:
-                total = total + block.attention.constant
+        if not graph.post_norm:
+            for block in model.blocks[:layer]:
+                if block.attention.constant is not None:
+                    total = total + block.attention.constant
         return total
 
     rows = {
@@ -317,6 +368,10 @@ def naive_run(
                 inputs.append(y[..., None, :])
             z = attention.mix(*inputs, context)[..., 0, :]
             wrote.append(z @ attention.wo[head] * attention.output_scale)
+        if graph.post_norm:
+            summed = stream(rows[Kind.POST, layer, None, None], layer)
+            constant = attention.constant
+            wrote.append(block.write_post(summed if constant is None else summed + constant))
         after = layer if graph.parallel else layer + 1
         wrote.append(block.write(stream(rows[Kind.MLP, layer, None, None], after)))
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))
