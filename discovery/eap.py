@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from ..patching.runner import Progress, Runner
 
 
-@method("eap", summary="score all edges with one gradient at the clean run", selects=False)
+@method(
+    "eap",
+    summary="score all edges with one gradient at the clean run",
+    selects=False,
+    gradient="clean",
+)
 def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the gradient at the clean run."""
     from ..patching.attribution import attribute
@@ -30,6 +35,7 @@ def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     "clean-corrupted",
     summary="score all edges with the mean gradient of the clean and the ablated input",
     selects=False,
+    gradient="path",
 )
 def clean_corrupted(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the mean of the two gradients."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     "eap-ig",
     summary="score all edges with gradients averaged between the ablated and the clean input",
     selects=False,
+    gradient="path",
     options={
         "steps": Option(int, 5, "number of gradients that are averaged", (), 1),
         "midpoint": Option(bool, False, "take the middle of each step, not its left end"),

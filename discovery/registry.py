@@ -12,6 +12,7 @@ from ..errors import EdgewiseError, unknown
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.scores import Scores
+    from ..patching.metrics import Metric
     from ..patching.runner import Progress, Runner
 
 
@@ -45,13 +46,27 @@ class Discovery:
 
 @dataclass(frozen=True)
 class Method:
-    """Name a method. `selects`: it returns a circuit; otherwise scores to choose from."""
+    """Name a method.
+
+    `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it takes
+    the metric's gradient, `clean` (only there), `path` or, if it takes none, empty.
+    """
 
     name: str
     summary: str
     options: Mapping[str, Option]
     selects: bool
     function: Callable[..., Discovery]
+    gradient: str = ""
+
+    def check_metric(self, metric: Metric) -> None:
+        """Refuse a metric whose gradient the method needs and that has none.
+
+        Raises:
+            EdgewiseError: says why, and which metrics have one.
+        """
+        if self.gradient:
+            metric.require_gradient(at_clean_only=self.gradient == "clean")
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options with defaults filled in and types checked.
@@ -79,12 +94,17 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str, *, summary: str, selects: bool, options: Mapping[str, Option] | None = None
+    name: str,
+    *,
+    summary: str,
+    selects: bool,
+    options: Mapping[str, Option] | None = None,
+    gradient: str = "",
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        METHODS[name] = Method(name, summary, dict(options or {}), selects, function)
+        METHODS[name] = Method(name, summary, dict(options or {}), selects, function, gradient)
         return function
 
     return register

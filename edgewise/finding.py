@@ -106,7 +106,7 @@ def request(
     chosen, select = get_method(method), select or Selection()
     values = chosen.check(options or {})
     metric = metric or ("kl" if chosen.selects else "logit_diff")
-    get_metric(metric)
+    chosen.check_metric(get_metric(metric))
     get_ablation(ablation)
     if chosen.selects and select.as_dict():
         name = next(iter(select.as_dict()))

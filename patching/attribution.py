@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EdgewiseError
 from ..graphs.lifted import Block, Norm
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
@@ -68,17 +67,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
     Raises:
         EdgewiseError: the metric has no gradient, or none at these points.
     """
-    metric = runner.metric
-    if not metric.differentiable:
-        raise EdgewiseError(
-            f"metric '{metric.name}' has no gradient, so edges cannot be attributed with it; use "
-            "a differentiable one such as logit_diff, prob_diff, nll or (with eap-ig) kl."
-        )
-    if metric.flat_at_clean and all(point == 1 for point in points):
-        raise EdgewiseError(
-            f"the gradient of '{metric.name}' is 0 at the clean run, where the two distributions "
-            "are equal, so plain EAP gives every edge the score 0; use eap-ig, or another metric."
-        )
+    runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
     total = np.zeros(graph.reads.shape)
     done = 0

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import PromptError, unknown
+from ..errors import EdgewiseError, PromptError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +84,24 @@ class Metric:
         """Map logits [..., B, V] to one loss per example [..., B]; larger is worse."""
         value = self(logits, target)
         return -value if self.larger_is_better else value
+
+    def require_gradient(self, *, at_clean_only: bool) -> None:
+        """Refuse to be differentiated where there is no gradient.
+
+        Raises:
+            EdgewiseError: the metric has none, or it is 0 at the clean run and asked only there.
+        """
+        if not self.differentiable:
+            raise EdgewiseError(
+                f"metric '{self.name}' has no gradient, so edges cannot be attributed with it; "
+                "use a differentiable one such as logit_diff, prob_diff, nll or (with eap-ig) kl."
+            )
+        if self.flat_at_clean and at_clean_only:
+            raise EdgewiseError(
+                f"the gradient of '{self.name}' is 0 at the clean run, where the two "
+                "distributions are equal, so plain EAP gives every edge the score 0; use eap-ig, "
+                "or another metric."
+            )
 
     def check(self, target: Target) -> None:
         """Refuse a target that lacks what this metric needs.
