@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from edgewise.graphs.lifting import describe, families, tensors_of
+from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.certificate import certify
 from transformers import (
     GPTNeoXConfig,
@@ -15,6 +15,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from edgewise.errors import CertificateFailed, UnsupportedModel
 from tests.engine import CONFIGS, LLAMA, tiny_lift, tiny_model
@@ -124,3 +125,17 @@ def test_the_certificate_fails_on_a_wrong_lift(part: str) -> None:
     assert not certificate.passed
     with pytest.raises(CertificateFailed, match="largest error with all edges kept"):
         certificate.require()
+
+
+@pytest.mark.parametrize("model_type", families())
+def test_every_config_attribute_is_classified(model_type: str) -> None:
+    config = CONFIG_MAPPING[model_type]()
+    entry = families()[model_type]
+    found = {key for key in config.to_dict() if not key.startswith("_")}
+    assert not found - entry.handled - entry.ignored - ALWAYS_IGNORED
+
+
+@pytest.mark.parametrize("model_type", families())
+def test_no_attribute_is_both_handled_and_ignored(model_type: str) -> None:
+    entry = families()[model_type]
+    assert not entry.handled & (entry.ignored | ALWAYS_IGNORED)
