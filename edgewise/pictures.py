@@ -2,7 +2,7 @@
 
 A circuit of thousands of edges is a black page, so a picture shows the strongest ones, as many as
 are asked for without those that would dangle, leading nowhere within the picture. Whether an edge
-is in both circuits of a diff or in one is always told from the whole circuits.
+or node is in both circuits of a diff or in one is always told from the whole circuits.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ SHARES = (0.4, 0.3, 0.3)
 
 @dataclass(frozen=True)
 class Picture:
-    """Hold what `visualize.draw` takes."""
+    """Hold what `visualize.draw` takes; `whole` is the diff of which the subject shows a part."""
 
     subject: Circuit | CircuitDiff
     scores: Scores | tuple[Scores, Scores]
     caption: str
+    whole: CircuitDiff | None = None
 
 
 def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
@@ -88,7 +89,7 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
         for part, place in zip(parts, places, strict=True)
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    return Picture(subject, scores, f"{words}: {told}. {_READING}")
+    return Picture(subject, scores, f"{words}: {told}. {_READING}", diff)
 
 
 def most_that_fit(size: Callable[[int], int], most: int, total: int) -> int:

@@ -93,9 +93,9 @@ class Log(Reporter):
             return
         self._last = now
         moved = done - self._first
-        left = f", about {clock_time((now - self._start) / moved * (total - done))} left" * (
-            moved > 0
-        )
+        left = ""
+        if moved > 0:
+            left = f", about {clock_time((now - self._start) / moved * (total - done))} left"
         self._stream.write(f"{done:,} of {total:,} {what}{left}\n")
         self._stream.flush()
 

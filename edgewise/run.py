@@ -273,6 +273,7 @@ class _Job:
                     self.ledger.path(file),
                     scores=picture.scores,
                     names=names,
+                    whole=picture.whole,
                     title=title,
                     caption=picture.caption,
                     layout=asked.layout,

@@ -10,9 +10,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import SpecError, unknown
+from .errors import EdgewiseError, SpecError, unknown
 from .opening import CHOICES_OF_PAIRS, EXAMPLES, check_task
 from .spec import (
     ComputeSpec,
@@ -25,6 +25,9 @@ from .spec import (
     TaskSpec,
 )
 from .spec_tables import Problems, Table
+
+if TYPE_CHECKING:
+    from .patching.metrics import Metric
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
@@ -192,6 +195,9 @@ def _discovery(table: Table) -> DiscoverySpec:
         _finish_unsure(table, [key for other in known.values() for key in other.options])
     else:
         _check_selection(table, method.name, method.selects)
+        known_metric = _known_metric(metric)
+        if known_metric is not None:
+            table.problems.attempt("discovery.metric", None, method.check_metric, known_metric)
         for key, option in method.options.items():
             given = {} if (value := table.take(key)) is None else {key: value}
             read = table.problems.attempt("discovery", {}, method.check, given)
@@ -249,6 +255,16 @@ def _metric(table: Table, key: str, text: str) -> str:
     return text if metric is None else metric.name
 
 
+def _known_metric(text: str) -> Metric | None:
+    """Return a metric unless it is wrong, which has been noted."""
+    from .patching.metrics import get_metric
+
+    try:
+        return get_metric(text)
+    except EdgewiseError:
+        return None
+
+
 def _evaluation(table: Table, discovery: DiscoverySpec) -> EvaluationSpec:
     from .discovery.registry import methods
 
@@ -269,6 +285,7 @@ def _evaluation(table: Table, discovery: DiscoverySpec) -> EvaluationSpec:
 
 def _drawing(table: Table) -> DrawingSpec:
     from .visualize import accepted_suffixes
+    from .visualize.compose import MOST_EDGES
 
     accepted = [suffix.removeprefix(".") for suffix in accepted_suffixes()]
     default = DrawingSpec()
@@ -282,7 +299,7 @@ def _drawing(table: Table) -> DrawingSpec:
         _require_matplotlib(table)
     spec = DrawingSpec(
         tuple(formats),
-        table.whole("top", default.top, minimum=1),
+        table.whole("top", default.top, minimum=1, maximum=MOST_EDGES),
         table.text("layout", default.layout, choices=("auto", "dot", "built-in")),
     )
     table.finish()

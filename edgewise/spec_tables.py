@@ -98,11 +98,13 @@ class Table:
             return default
         return str(value)
 
-    def whole(self, key: str, default: Default, *, minimum: int) -> int | Default:
+    def whole(
+        self, key: str, default: Default, *, minimum: int, maximum: int | None = None
+    ) -> int | Default:
         """Read a whole number."""
-        accepted = f"a whole number from {minimum} up"
+        accepted = f"a whole number from {minimum} {'up' if maximum is None else f'to {maximum}'}"
         value = self._typed(key, int, accepted)
-        if value is not None and value < minimum:
+        if value is not None and not minimum <= value <= (value if maximum is None else maximum):
             return self._refuse(key, accepted, default)
         return default if value is None else int(value)
 

@@ -38,6 +38,7 @@ def make_scene(
     *,
     scores: EdgeScores | PairOfScores | None = None,
     names: tuple[str, str] = ("A", "B"),
+    whole: CircuitDiff | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -49,6 +50,7 @@ def make_scene(
         subject: what to draw.
         scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
         names: what a diff's two circuits are called.
+        whole: of a diff, the one it is a part of, which then says who has a node.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `auto`, `dot` or `built-in`.
@@ -62,7 +64,7 @@ def make_scene(
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
-    drawn = read_subject(subject, scores, names)
+    drawn = read_subject(subject, scores, names, whole)
     if len(drawn.lines) > MOST_EDGES:
         raise EdgewiseError(
             f"{len(drawn.lines):,} edges cannot be drawn readably; accepted: at most "
@@ -78,6 +80,7 @@ def read_subject(
     subject: Circuit | CircuitDiff,
     scores: EdgeScores | PairOfScores | None,
     names: tuple[str, str],
+    whole: CircuitDiff | None = None,
 ) -> Subject:
     """Read a circuit or a diff with its scores.
 
@@ -90,7 +93,7 @@ def read_subject(
                 f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
                 "scores of A and of B (either may be None)."
             )
-        return read_diff(subject, scores, names)
+        return read_diff(subject, scores, names, whole)
     if isinstance(subject, Circuit):
         if isinstance(scores, tuple):
             raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")

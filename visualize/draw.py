@@ -48,6 +48,7 @@ def draw(
     *,
     scores: EdgeScores | PairOfScores | None = None,
     names: tuple[str, str] = ("A", "B"),
+    whole: CircuitDiff | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -60,6 +61,7 @@ def draw(
         path: where to; `.svg`, `.png`, `.pdf` or `.dot`.
         scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
         names: what a diff's two circuits are called.
+        whole: of a diff, the one it is a part of, which then says who has a node.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
@@ -83,12 +85,12 @@ def draw(
     if suffix not in accepted_suffixes():
         raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())
     if suffix == ".dot":
-        drawn = read_subject(subject, scores, names)
+        drawn = read_subject(subject, scores, names, whole)
         words = drawn.caption if caption is None else caption
         text = to_dot(drawn, title=title, caption=words)
         return write_atomically(target, lambda file: _text(file, text))
     scene = make_scene(
-        subject, scores=scores, names=names, title=title, caption=caption,
+        subject, scores=scores, names=names, whole=whole, title=title, caption=caption,
         layout=layout, timeout=timeout,
     )  # fmt: skip
     for note in scene.notes:

@@ -92,8 +92,12 @@ def read_diff(
     diff: CircuitDiff,
     scores: tuple[EdgeScores | None, EdgeScores | None] | None = None,
     names: tuple[str, str] = ("A", "B"),
+    whole: CircuitDiff | None = None,
 ) -> Subject:
-    """Colour the union's edges by who has them; width follows the larger |score| of those."""
+    """Colour the union's edges by who has them; width follows the larger |score| of those.
+
+    `whole`: the diff that this one is a part of, which then says who has a node.
+    """
     graph = diff.a.graph
     of_a, of_b = scores or (None, None)
     values_a, values_b = score_table(diff.a, of_a), score_table(diff.b, of_b)
@@ -112,7 +116,7 @@ def read_diff(
         strength, negative = _strength(value, largest)
         tooltip = f"{edge}  {words[group]}{told}"
         lines.append(Line(edge, group, colours[group], strength, negative, tooltip))
-    in_a, in_b = set(diff.a.nodes), set(diff.b.nodes)
+    in_a, in_b = (set(circuit.nodes) for circuit in ((whole or diff).a, (whole or diff).b))
     nodes = tuple(
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
         for n in union.nodes

@@ -96,6 +96,7 @@ def _draw(
         output,
         scores=picture.scores,
         names=names,
+        whole=picture.whole,
         title=usual if title is None else title,
         caption=picture.caption,
         layout=layout,

@@ -38,6 +38,14 @@ def test_a_log_tells_the_time_left() -> None:
     ]
 
 
+def test_a_step_that_does_not_move_has_no_time_left() -> None:
+    stream, clock = io.StringIO(), seconds(0, 60)
+    log = Log(stream, clock=lambda: next(clock))
+    log(2, 3, "passes timed")
+    log(2, 3, "circuits measured")
+    assert stream.getvalue() == "2 of 3 circuits measured\n"
+
+
 def test_a_new_phase_starts_the_clock_anew() -> None:
     stream, clock = io.StringIO(), seconds(0, 100, 110, 140)
     log = Log(stream, clock=lambda: next(clock))

@@ -183,6 +183,14 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         toml(discovery={"metric": '"logit(answr)"'}),
         ["discovery.metric", "did you mean 'answer'?", "logit(answr)\n", "^"],
     ),
+    "metric without gradient": (
+        toml(discovery={"metric": '"accuracy"'}),
+        ["discovery.metric", "'accuracy' has no gradient"],
+    ),
+    "metric flat at the clean run": (
+        toml(discovery={"method": '"eap"', "metric": '"kl"'}),
+        ["discovery.metric", "'kl' is 0 at the clean run", "eap-ig"],
+    ),
     "unknown ablation": (
         toml(discovery={"ablation": '"mena"'}),
         ["discovery.ablation", "resample"],
@@ -209,6 +217,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "format": (toml(drawing={"formats": '["svgg"]'}), ["drawing.formats 'svgg'", "mean 'svg'?"]),
     "drawn edges": (toml(drawing={"top": "-1"}), ["drawing.top is -1"]),
+    "too many drawn": (toml(drawing={"top": "100000"}), ["drawing.top is 100000", "1 to "]),
     "layout": (toml(drawing={"layout": '"builtin"'}), ["drawing.layout", "mean 'built-in'?"]),
     "dtype": (toml(compute={"dtype": '"float3"'}), ["compute.dtype", "mean 'float32'?"]),
     "table": (toml(evaluaton={}), ["unknown table 'evaluaton'", "mean 'evaluation'?"]),

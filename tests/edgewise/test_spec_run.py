@@ -488,6 +488,7 @@ def test_pictures_are_limited_and_say_so(spec: Spec, tmp_path: Path) -> None:
     diff = read_diff(result.diffs["tuned"])
     both = diff_picture(diff, ("base", "tuned"), 12)
     assert not isinstance(both.subject, Circuit)
+    assert both.whole is diff.diff
     drawn = both.subject
     assert len(drawn.a | drawn.b) > 6
     assert len(drawn.a | drawn.b) <= 12

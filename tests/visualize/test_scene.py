@@ -222,6 +222,9 @@ def test_diff_has_three_colours_and_counts() -> None:
     assert strokes["a1.h1"] == ONLY_A and strokes["m1"] == ONLY_B
     assert strokes["m0"] not in (ONLY_A, ONLY_B)
     assert [t.text for t in scene.texts if t.halo] == ["q"]
+    whole = CircuitDiff(a.with_edges(["m1->logits"]), b)
+    strokes = {n.name: n.stroke for n in make_scene(CircuitDiff(a, b), whole=whole).nodes}
+    assert strokes["a1.h1"] == ONLY_A and strokes["m1"] not in (ONLY_A, ONLY_B)
 
 
 def test_diff_of_equal_circuits_is_all_shared(sample: Callable) -> None:
