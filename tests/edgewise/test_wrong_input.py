@@ -206,7 +206,7 @@ def test_a_threshold_that_keeps_nothing(
 
 
 def test_plain_attribution_refuses_kl(refused: Any, line: list[object]) -> None:
-    message = refused(*line, "--method", "eap", "--metric", "kl", "--top", 5)
+    message = refused(*line, "--method", "eap", "--metric", "kl", "--top", 5, status=USAGE)
     assert "kl" in message and "gradient" in message
 
 
