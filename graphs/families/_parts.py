@@ -1,4 +1,4 @@
-"""What several families share: norms, projections, rotary tables and words for people."""
+"""What several families share: norms, projections, rotary tables, and the final assembly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import UnsupportedModel
-from ..lifted import MLP, Attention, Block, Linear, Norm, Rotary
+from ..graph import ComputationGraph
+from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm, Rotary
 from ..lifting import frozen, head_bias, head_rows, optional, require_activation
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
@@ -110,6 +111,53 @@ def words(
     if attention.q_norm is not None:
         found["q/k norms"] = "per head"
     return found
+
+
+def assemble(
+    family: str,
+    model: Any,
+    embedding: Any,
+    blocks: tuple[Block, ...],
+    final_norm: Norm,
+    *,
+    positions: str,
+    table: Tensor | None = None,
+    parallel: bool = False,
+    post_norm: bool = False,
+    **rest: Any,
+) -> LiftedModel:
+    """Put a description together; `rest` are further fields of `LiftedModel`.
+
+    Args:
+        family: its name.
+        model, embedding: the live model and its token embedding.
+        blocks, final_norm: what was described of it.
+        positions: in words, how positions enter.
+        table: learned position embeddings, [positions, D].
+        parallel, post_norm: the shape of its blocks.
+        rest: further fields.
+    """
+    first = blocks[0].attention
+    return LiftedModel(
+        family=family,
+        tokens=frozen(embedding.weight),
+        blocks=blocks,
+        final_norm=final_norm,
+        unembed=linear(model.lm_head),
+        graph=ComputationGraph(
+            layers=len(blocks),
+            heads=first.heads,
+            kv_heads=first.kv_heads,
+            parallel=parallel,
+            post_norm=post_norm,
+        ),
+        variants=words(
+            blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel
+        ),
+        positions=table,
+        max_positions=None if table is None else len(table),
+        **rest,
+    )
 
 
 def rotary_words(config: Any, table: Rotary, head: int) -> str:

@@ -6,15 +6,15 @@ layers with a window a rotary base of their own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ...errors import UnsupportedModel
-from ..graph import ComputationGraph
-from ..lifted import Block, LiftedModel, Linear, Norm, Rotary
+from ..lifted import Block, LiftedModel, Norm, Rotary
 from ..lifting import family, frozen
-from ._parts import STATIC_ROTARY, gated, is_tied, rotary, rotary_words, separate, window, words
+from ._parts import STATIC_ROTARY, assemble, gated, rotary, rotary_words, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -67,21 +67,19 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         _block(config, layer, block, tables[layer], activation, post)
         for layer, block in enumerate(body.layers)
     )
-    first = blocks[0].attention
-    return LiftedModel(
-        family="gemma",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=_norm(body.norm),
-        unembed=Linear(frozen(model.lm_head.weight)),
-        graph=ComputationGraph(
-            layers=len(blocks), heads=first.heads, kv_heads=first.kv_heads, post_norm=post
-        ),
-        variants=_words(config, blocks, tables, post, is_tied(model, body.embed_tokens)),
+    lifted = assemble(
+        "gemma",
+        model,
+        body.embed_tokens,
+        blocks,
+        _norm(body.norm),
+        positions=_positions(config, tables, blocks[0].attention.wq.shape[1]),
+        post_norm=post,
         embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
     )
+    norm = "RMSNorm (1 + w)" + (", also after attention and MLP" if post else "")
+    return replace(lifted, variants={**lifted.variants, "norm": norm})
 
 
 def _block(
@@ -132,15 +130,8 @@ def _table(config: Any, module: Any, kind: str) -> Rotary:
     return Rotary(frequencies, float(getattr(module, f"{kind}_attention_scaling")))
 
 
-def _words(
-    config: Any, blocks: tuple[Block, ...], tables: list[Rotary], post: bool, tied: bool
-) -> dict[str, str]:
-    head = blocks[0].attention.wq.shape[1]
+def _positions(config: Any, tables: list[Rotary], head: int) -> str:
     if "rope_type" in config.rope_parameters:
-        positions = rotary_words(config, tables[0], head)
-    else:
-        bases = {k: f"{v['rope_theta']:g}" for k, v in sorted(config.rope_parameters.items())}
-        positions = "rotary, base " + ", ".join(f"{b} ({k})" for k, b in bases.items())
-    found = words(blocks, positions=positions, tied=tied)
-    found["norm"] = "RMSNorm (1 + w)" + (", also after attention and MLP" if post else "")
-    return found
+        return rotary_words(config, tables[0], head)
+    bases = {kind: f"{v['rope_theta']:g}" for kind, v in sorted(config.rope_parameters.items())}
+    return "rotary, base " + ", ".join(f"{base} ({kind})" for kind, base in bases.items())

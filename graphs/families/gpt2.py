@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import UnsupportedModel
-from ..graph import ComputationGraph
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm
+from ..lifted import MLP, Attention, Block, LiftedModel, Linear
 from ..lifting import family, frozen, head_bias, head_rows, require_activation
+from ._parts import assemble, layer_norm
 
 
 @family(
@@ -31,23 +31,14 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-2 model has cross-attention, which has no place in a decoder."
         )
-    tied = model.lm_head.weight.data_ptr() == body.wte.weight.data_ptr()
-    return LiftedModel(
-        family="gpt2",
-        tokens=frozen(body.wte.weight),
-        positions=frozen(body.wpe.weight),
-        blocks=tuple(_block(config, layer, block) for layer, block in enumerate(body.h)),
-        final_norm=_norm(body.ln_f),
-        unembed=Linear(frozen(model.lm_head.weight)),
-        graph=ComputationGraph(layers=config.n_layer, heads=config.n_head),
-        variants={
-            "norm": "LayerNorm",
-            "positions": f"learned, {config.n_positions}",
-            "attention": f"{config.n_head} heads of {config.n_embd // config.n_head}",
-            "MLP": f"plain, {config.activation_function}",
-            "unembedding": "tied" if tied else "untied",
-        },
-        max_positions=config.n_positions,
+    return assemble(
+        "gpt2",
+        model,
+        body.wte,
+        tuple(_block(config, layer, block) for layer, block in enumerate(body.h)),
+        layer_norm(body.ln_f),
+        positions=f"learned, {config.n_positions}",
+        table=frozen(body.wpe.weight),
     )
 
 
@@ -59,7 +50,7 @@ def _block(config: Any, layer: int, block: Any) -> Block:
     if config.scale_attn_by_inverse_layer_idx:
         scale /= layer + 1
     return Block(
-        attention_norm=_norm(block.ln_1),
+        attention_norm=layer_norm(block.ln_1),
         attention=Attention(
             wq=head_rows(q, heads),
             wk=head_rows(k, heads),
@@ -71,17 +62,13 @@ def _block(config: Any, layer: int, block: Any) -> Block:
             bo=frozen(block.attn.c_proj.bias),
             scale=scale,
         ),
-        mlp_norm=_norm(block.ln_2),
+        mlp_norm=layer_norm(block.ln_2),
         mlp=MLP(
             up=_linear(block.mlp.c_fc),
             down=_linear(block.mlp.c_proj),
             activation=require_activation(config.activation_function),
         ),
     )
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(frozen(module.weight), frozen(module.bias), module.eps, centred=True)
 
 
 def _linear(module: Any) -> Linear:

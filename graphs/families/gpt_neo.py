@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ComputationGraph
-from ..lifted import Block, LiftedModel, Linear
+from ..lifted import Block, LiftedModel
 from ..lifting import family, frozen
-from ._parts import is_tied, layer_norm, plain, separate, words
+from ._parts import assemble, layer_norm, plain, separate
 
 
 @family(
@@ -39,18 +38,12 @@ def describe(model: Any) -> LiftedModel:
         )
         for block, kind in zip(body.h, config.attention_layers, strict=True)
     )
-    return LiftedModel(
-        family="gpt-neo",
-        tokens=frozen(body.wte.weight),
-        positions=frozen(body.wpe.weight),
-        blocks=blocks,
-        final_norm=layer_norm(body.ln_f),
-        unembed=Linear(frozen(model.lm_head.weight)),
-        graph=ComputationGraph(layers=len(blocks), heads=config.num_heads),
-        variants=words(
-            blocks,
-            positions=f"learned, {config.max_position_embeddings}",
-            tied=is_tied(model, body.wte),
-        ),
-        max_positions=config.max_position_embeddings,
+    return assemble(
+        "gpt-neo",
+        model,
+        body.wte,
+        blocks,
+        layer_norm(body.ln_f),
+        positions=f"learned, {config.max_position_embeddings}",
+        table=frozen(body.wpe.weight),
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ComputationGraph
-from ..lifted import Attention, Block, LiftedModel, Linear, Rotary
+from ..lifted import Attention, Block, LiftedModel, Rotary
 from ..lifting import family, frozen, head_rows, optional
-from ._parts import is_tied, layer_norm, plain, rotary, rotary_words, words
+from ._parts import assemble, layer_norm, plain, rotary, rotary_words
 
 
 @family(
@@ -34,22 +33,14 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    parallel = config.use_parallel_residual
-    head = blocks[0].attention.wq.shape[1]
-    return LiftedModel(
-        family="gpt-neox",
-        tokens=frozen(body.embed_in.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=layer_norm(body.final_layer_norm),
-        unembed=Linear(frozen(model.lm_head.weight)),
-        graph=ComputationGraph(layers=len(blocks), heads=heads, parallel=parallel),
-        variants=words(
-            blocks,
-            positions=rotary_words(config, table, head),
-            tied=is_tied(model, body.embed_in),
-            parallel=parallel,
-        ),
+    return assemble(
+        "gpt-neox",
+        model,
+        body.embed_in,
+        blocks,
+        layer_norm(body.final_layer_norm),
+        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        parallel=config.use_parallel_residual,
     )
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ComputationGraph
-from ..lifted import Attention, Block, LiftedModel, Linear
-from ..lifting import family, frozen, optional
-from ._parts import gated, is_tied, rms_norm, rotary, rotary_words, separate, window, words
+from ..lifted import Attention, Block, LiftedModel
+from ..lifting import family
+from ._parts import assemble, gated, rms_norm, rotary, rotary_words, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -105,19 +104,16 @@ def llama_like(
         )
         for layer, block in enumerate(body.layers)
     )
-    first = blocks[0].attention
-    positions = rotary_words(config, table, first.wq.shape[1])
+    positions = rotary_words(config, table, blocks[0].attention.wq.shape[1])
     if not all(with_rotary):
         positions += f", none in {sum(not r for r in with_rotary)} layers"
-    return LiftedModel(
-        family="llama",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=rms_norm(body.norm),
-        unembed=Linear(frozen(model.lm_head.weight), optional(model.lm_head.bias)),
-        graph=ComputationGraph(layers=len(blocks), heads=first.heads, kv_heads=first.kv_heads),
-        variants=words(blocks, positions=positions, tied=is_tied(model, body.embed_tokens)),
+    return assemble(
+        "llama",
+        model,
+        body.embed_tokens,
+        blocks,
+        rms_norm(body.norm),
+        positions=positions,
         embed_scale=embed_scale,
         logit_scale=logit_scale,
     )

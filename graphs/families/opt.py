@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..graph import ComputationGraph
-from ..lifted import Block, LiftedModel, Linear
+from ..lifted import Block, LiftedModel
 from ..lifting import family, frozen
-from ._parts import is_tied, layer_norm, plain, separate, words
+from ._parts import assemble, layer_norm, plain, separate
 
 
 @family(
@@ -42,20 +41,14 @@ def describe(model: Any) -> LiftedModel:
         for block in body.layers
     )
     places = frozen(body.embed_positions.weight)[body.embed_positions.offset :]
-    return LiftedModel(
-        family="opt",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=places,
-        blocks=blocks,
-        final_norm=layer_norm(body.final_layer_norm),
-        unembed=Linear(frozen(model.lm_head.weight)),
-        graph=ComputationGraph(layers=len(blocks), heads=heads),
-        variants=words(
-            blocks,
-            positions=f"learned, {len(places)}",
-            tied=is_tied(model, body.embed_tokens),
-        ),
-        max_positions=len(places),
+    return assemble(
+        "opt",
+        model,
+        body.embed_tokens,
+        blocks,
+        layer_norm(body.final_layer_norm),
+        positions=f"learned, {len(places)}",
+        table=places,
     )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ComputationGraph
 from ..lifted import Block, LiftedModel
-from ..lifting import family, frozen
-from ._parts import is_tied, layer_norm, linear, plain, rotary, rotary_words, separate, words
+from ..lifting import family
+from ._parts import assemble, layer_norm, plain, rotary, rotary_words, separate
 
 
 @family(
@@ -47,21 +46,12 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    first = blocks[0].attention
-    return LiftedModel(
-        family="phi",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=layer_norm(body.final_layernorm),
-        unembed=linear(model.lm_head),
-        graph=ComputationGraph(
-            layers=len(blocks), heads=heads, kv_heads=first.kv_heads, parallel=True
-        ),
-        variants=words(
-            blocks,
-            positions=rotary_words(config, table, first.wq.shape[1]),
-            tied=is_tied(model, body.embed_tokens),
-            parallel=True,
-        ),
+    return assemble(
+        "phi",
+        model,
+        body.embed_tokens,
+        blocks,
+        layer_norm(body.final_layernorm),
+        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        parallel=True,
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..graph import ComputationGraph
 from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Rotary
 from ..lifting import family, frozen, head_rows, optional, require_activation
-from ._parts import is_tied, linear, rms_norm, rotary, rotary_words, words
+from ._parts import assemble, linear, rms_norm, rotary, rotary_words
 
 
 @family(
@@ -36,20 +35,13 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    first = blocks[0].attention
-    return LiftedModel(
-        family="phi3",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=rms_norm(body.norm),
-        unembed=linear(model.lm_head),
-        graph=ComputationGraph(layers=len(blocks), heads=first.heads, kv_heads=first.kv_heads),
-        variants=words(
-            blocks,
-            positions=rotary_words(config, table, first.wq.shape[1]),
-            tied=is_tied(model, body.embed_tokens),
-        ),
+    return assemble(
+        "phi3",
+        model,
+        body.embed_tokens,
+        blocks,
+        rms_norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
     )
 
 

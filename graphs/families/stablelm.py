@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..graph import ComputationGraph
 from ..lifted import Block, LiftedModel
-from ..lifting import family, frozen
-from ._parts import gated, is_tied, layer_norm, linear, rotary, rotary_words, separate, words
+from ..lifting import family
+from ._parts import assemble, gated, layer_norm, rotary, rotary_words, separate
 
 
 @family(
@@ -49,21 +48,12 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    first = blocks[0].attention
-    return LiftedModel(
-        family="stablelm",
-        tokens=frozen(body.embed_tokens.weight),
-        positions=None,
-        blocks=blocks,
-        final_norm=layer_norm(body.norm),
-        unembed=linear(model.lm_head),
-        graph=ComputationGraph(
-            layers=len(blocks), heads=heads, kv_heads=first.kv_heads, parallel=parallel
-        ),
-        variants=words(
-            blocks,
-            positions=rotary_words(config, table, first.wq.shape[1]),
-            tied=is_tied(model, body.embed_tokens),
-            parallel=parallel,
-        ),
+    return assemble(
+        "stablelm",
+        model,
+        body.embed_tokens,
+        blocks,
+        layer_norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        parallel=parallel,
     )
