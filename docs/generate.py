@@ -142,7 +142,7 @@ def commands() -> str:
 
     parts = []
     for name, command in cli.commands.items():
-        context = click.Context(command, info_name=name)
+        context = click.Context(command, info_name=name, **cli.context_settings)
         params = command.get_params(context)
         arguments = " ".join(p.make_metavar(context) for p in params if not is_option(p))
         rows = [

@@ -10,6 +10,7 @@ written every half minute at most, so that quick work is silent.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def clock_time(seconds: float) -> str:
 def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
     """Give a reporter that suits standard error (or another stream)."""
     stream = sys.stderr if stream is None else stream
-    if not stream.isatty():
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Log(stream)
         return
     from rich.console import Console

@@ -42,7 +42,8 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 class Norm:
     """Normalise the last axis, by mean and variance (`centred`) or by the root mean square.
 
-    `weight`, `bias`: [D]. `offset` is added to the weight (1 in models that store weight − 1).
+    `weight`, `bias`: [D]. `offset` is added to the weight (1 in models that store weight − 1), in
+    float32 at least: near 1, bfloat16 has steps of 1/128.
     """
 
     weight: Tensor
@@ -54,13 +55,15 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x, [N, D]."""
         unit, _ = self.unit(x)
-        y = unit.to(x.dtype) * self.scale
+        y = (unit * self.scale).to(x.dtype) if self.offset else unit.to(x.dtype) * self.scale
         return y if self.bias is None else y + self.bias
 
     @property
     def scale(self) -> Tensor:
         """Return the factor of each feature, [D]."""
-        return self.weight + self.offset if self.offset else self.weight
+        if not self.offset:
+            return self.weight
+        return self.weight.to(working_dtype(self.weight.dtype)) + self.offset
 
     def unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x without scale and bias, [N, D], and the factor 1/std that made it so, [N, 1]."""
@@ -177,7 +180,8 @@ class Attention:
             q = self.rotary(q, (cos[:, context.start :], sin[:, context.start :]))
             k = self.rotary(k, (cos, sin))
         q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
-        weight = (q @ k.transpose(-1, -2)).to(working_dtype(q.dtype)) * self.scale
+        wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
+        weight = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
         if self.softcap is not None:
             weight = (weight / self.softcap).tanh() * self.softcap
         weight = weight.masked_fill(context.hidden(self.window), torch.finfo(weight.dtype).min)

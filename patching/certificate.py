@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
     )
     plain = run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
     everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
-    kept_all = max(
+    kept_all = _largest(
         float((full - clean[rows, batch.answer_position]).abs().max()),
         float(everywhere.abs().max()),
     )
@@ -167,7 +168,7 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         size = max(1.0, float(summed.abs().max()))
         for found in (stream, own):
             if found is not None:
-                largest = max(largest, float((found[mask] - summed).abs().max()) / size)
+                largest = _largest(largest, float((found[mask] - summed).abs().max()) / size)
 
     for layer in range(model.graph.layers):
         compare(streams.attention[layer], constants.attention[layer], hidden[layer])
@@ -188,3 +189,8 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         at += 1
     compare(streams.final, constants.final)
     return largest
+
+
+def _largest(a: float, b: float) -> float:
+    """Return the larger number, or NaN if one of them is: NaN must fail the certificate."""
+    return a if math.isnan(a) or a > b else b

@@ -21,6 +21,8 @@ from ..graphs.names import Kind
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 from .trace import Past, Trace, past_of, project, spread
 
+SUMS_KEPT = 8
+
 
 @dataclass(frozen=True)
 class World:
@@ -43,8 +45,10 @@ class World:
     _sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def known_sum(self, senders: tuple[int, ...]) -> Tensor:
-        """Add up deltas of known senders, [B·T·D]; the sum is kept."""
+        """Add up deltas of known senders, [B·T·D]; the latest sums are kept."""
         if senders not in self._sums:
+            if len(self._sums) >= SUMS_KEPT:
+                del self._sums[next(iter(self._sums))]
             span = self.known[senders[0] : senders[-1] + 1]
             whole = len(span) == len(senders)
             self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
@@ -60,6 +64,7 @@ class _Deltas:
 
     def __init__(self, plan: Plan, world: World, circuits: int) -> None:
         like = world.base.values.sources
+        self._circuits = circuits
         self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
         shared = (plan.needed & plan.known).nonzero()[0]
         self._shared = world.known[: int(shared[-1]) + 1] if len(shared) else None
@@ -78,7 +83,8 @@ class _Deltas:
         if slot is None:
             return
         if self._own is None:
-            self._list.append(delta.reshape(delta.shape[0], 1, -1))
+            flat = delta.reshape(delta.shape[0], 1, -1)
+            self._list.append(flat.expand(self._circuits, -1, -1))
         else:
             self._own[:, slot] = delta.reshape(delta.shape[0], -1)
 

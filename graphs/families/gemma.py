@@ -56,8 +56,7 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
     config, body = model.config, model.model
     if getattr(config, "use_bidirectional_attention", None):
         raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
-    capped = getattr(config, "attn_logit_softcapping", None)
-    if capped is not None and config._attn_implementation != "eager":
+    if _softcap(config) is not None and config._attn_implementation != "eager":
         raise UnsupportedModel(
             "the model's soft cap on attention scores is not applied by attention implementation "
             f"'{config._attn_implementation}'; load it with attn_implementation='eager'."
@@ -98,7 +97,7 @@ def _block(
             scale=scalar**-0.5,
             rotary=table,
             window=window(config, layer),
-            softcap=getattr(config, "attn_logit_softcapping", None),
+            softcap=_softcap(config),
             q_norm=_norm(attn.q_norm) if hasattr(attn, "q_norm") else None,
             k_norm=_norm(attn.k_norm) if hasattr(attn, "k_norm") else None,
         ),
@@ -107,6 +106,12 @@ def _block(
         attention_post_norm=_norm(block.post_attention_layernorm) if post else None,
         mlp_post_norm=_norm(block.post_feedforward_layernorm) if post else None,
     )
+
+
+def _softcap(config: Any) -> float | None:
+    """Return the soft cap on attention scores; Gemma 3 may have one in its config, but no use."""
+    cap: float | None = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    return cap
 
 
 def _norm(module: Any) -> Norm:

@@ -89,7 +89,7 @@ def llama_like(
             config.num_key_value_heads,
             scale=module.head_dim**-0.5 if scale is None else scale,
             rotary=table if with_rotary[layer] else None,
-            window=window(config, layer),
+            window=_window(config, layer),
             q_norm=None if q_norm is None else rms_norm(q_norm),
             k_norm=None if k_norm is None else rms_norm(k_norm),
             output_scale=output_scale,
@@ -117,3 +117,13 @@ def llama_like(
         embed_scale=embed_scale,
         logit_scale=logit_scale,
     )
+
+
+def _window(config: Any, layer: int) -> int | None:
+    """Return how far a layer sees: what the model's code reads, whatever else its config says."""
+    if config.model_type in ("llama", "granite"):
+        return None
+    if config.model_type == "mistral":
+        size: int | None = config.sliding_window
+        return size
+    return window(config, layer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 
+import pytest
+
 from edgewise.progress import Bar, Log, reporting
 
 
@@ -56,7 +58,14 @@ def test_a_new_phase_starts_the_clock_anew() -> None:
     assert stream.getvalue() == "2 of 4 passes timed, about 0:30 left\n"
 
 
-def test_a_terminal_shows_a_bar_and_clears_it() -> None:
+def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with reporting(Terminal()) as progress:
+        assert isinstance(progress, Log)
+
+
+def test_a_terminal_shows_a_bar_and_clears_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with reporting(stream) as progress:
         assert isinstance(progress, Bar)
