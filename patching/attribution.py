@@ -33,7 +33,7 @@ from torch import Tensor
 from ..graphs.lifted import Block, Norm
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
-from .runner import Chunk, Progress, Runner, sender_deltas
+from .runner import Chunk, Progress, Runner, refuse_nan, sender_deltas
 from .trace import past_of, project_all, spread, sum_heads
 
 ROWS_AT_ONCE = 128
@@ -65,7 +65,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
         progress: told after every chunk and group of points.
 
     Raises:
-        EdgewiseError: the metric has no gradient, or none at these points.
+        EdgewiseError: the metric has no gradient, or none at these points, or one that is NaN.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
@@ -80,6 +80,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
             done += len(chunk.batch) * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
+    refuse_nan(total[graph.reads], f"an edge's score by the metric '{runner.metric.name}'")
     return Scores(graph, np.where(graph.reads, total / len(runner.pairs), np.nan))
 
 

@@ -23,7 +23,7 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
 from .dense import World, run_masked
 from .plan import make_plan
-from .runner import Chunk, Runner, sender_deltas
+from .runner import Chunk, Runner, refuse_nan, sender_deltas
 from .trace import Trace
 
 
@@ -111,6 +111,7 @@ def patch_paths(
             for i, group in enumerate(groups):
                 stream = _patched_stream(runner, chunk, base, delta, group)
                 after[i] += _loss(runner, chunk, stream[0])
+    refuse_nan(np.append(after, before), f"the metric '{runner.metric.name}'")
     count = len(runner.pairs)
     names = [" + ".join(path.name for path in group) for group in groups]
     return [

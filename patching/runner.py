@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import GraphMismatch, PromptError
+from ..errors import EdgewiseError, GraphMismatch, PromptError
 from ..graphs.circuit import Circuit
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import Ablation, get_ablation
@@ -297,6 +297,7 @@ class Runner:
         for chunk in self.chunks():
             logits = self.chunk_logits(chunk, masks, start_row)
             total += self.metric.loss(logits, chunk.target).double().sum(-1).cpu().numpy()
+        refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
@@ -324,6 +325,8 @@ class Runner:
                     for i, metric in enumerate(chosen):
                         value = function(metric)(logits, chunk.target)
                         total[i, c] += float(value.double().sum())
+        for metric, values in zip(chosen, total, strict=True):
+            refuse_nan(values, f"the metric '{metric.name}'")
         return total / len(self.pairs)
 
     def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
@@ -335,6 +338,21 @@ class Runner:
                     + " (circuit and model)."
                 )
         return np.stack([circuit.kept for circuit in circuits])
+
+
+def refuse_nan(values: np.ndarray, what: str) -> None:
+    """Refuse results that are not numbers, with which no edge can be judged.
+
+    Raises:
+        EdgewiseError: some are; says how many, and what the reason may be.
+    """
+    wrong = int(np.isnan(values).sum())
+    if wrong:
+        raise EdgewiseError(
+            f"{what} is not a number (NaN) in {wrong:,} of {values.size:,} results. In float16 a "
+            "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
+            "given as an expression may have no value there, such as the log of a negative number."
+        )
 
 
 def _check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> None:

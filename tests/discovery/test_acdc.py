@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from edgewise.discovery.registry import get_method
@@ -10,6 +12,7 @@ from edgewise.patching.runner import Runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.errors import EdgewiseError
 from tests.engine import tiny_lift, tiny_pairs
 
 
@@ -112,3 +115,13 @@ def test_progress_ends_at_all_edges() -> None:
         )
         assert seen[-1] == (runner.graph.edge_count,) * 2
         assert sorted(seen) == seen
+
+
+@pytest.mark.parametrize("method", ["acdc", "exact", "eap", "eap-ig"])
+def test_a_loss_that_is_not_a_number_is_refused(method: str) -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric="nll")
+    broken = replace(
+        runner, metric=replace(runner.metric, function=lambda x, _: (-x[..., 0].square()).sqrt())
+    )
+    with pytest.raises(EdgewiseError, match=r"nll.* is not a number \(NaN\)"):
+        get_method(method)(broken)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from edgewise.graphs.lifted import Attention, AttentionContext, Norm
 from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.certificate import certify
 from transformers import (
@@ -139,3 +141,48 @@ def test_every_config_attribute_is_classified(model_type: str) -> None:
 def test_no_attribute_is_both_handled_and_ignored(model_type: str) -> None:
     entry = families()[model_type]
     assert not entry.handled & (entry.ignored | ALWAYS_IGNORED)
+
+
+IGNORED_BY_THE_CODE = {
+    "llama": {"sliding_window": 3},
+    "granite": {"sliding_window": 3},
+    "mistral-window": {"layer_types": ["full_attention", "sliding_attention"]},
+    "gemma3": {"attn_logit_softcapping": 1.5, "attn_implementation": "eager"},
+}
+
+
+@pytest.mark.parametrize("name", IGNORED_BY_THE_CODE)
+def test_settings_a_models_code_does_not_read_do_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, model, options = CONFIGS[name]
+    changed = (config, model, {**options, **IGNORED_BY_THE_CODE[name]})
+    monkeypatch.setitem(CONFIGS, name, changed)
+    certify(tiny_lift(name)).require()
+
+
+def test_a_nan_of_the_model_fails_the_certificate() -> None:
+    lifted = tiny_lift("llama")
+    (norm, *_), poison = lifted.blocks, torch.full((16,), float("nan"))
+    block = replace(norm, mlp_norm=replace(norm.mlp_norm, weight=poison))
+    found = certify(replace(lifted, blocks=(block, *lifted.blocks[1:])))
+    assert math.isnan(found.kept_all)
+    assert math.isnan(found.stream)
+    assert not found.passed
+
+
+def test_a_norm_with_offset_keeps_the_digits_of_its_small_weight() -> None:
+    weight = torch.full((4,), 2.0**-9, dtype=torch.bfloat16)  # 1 + w is 1 in bfloat16
+    norm = Norm(weight, None, 0.0, centred=False, offset=1.0)
+    assert norm.scale.tolist() == [1 + 2.0**-9] * 4
+    out = norm(torch.tensor([3.0, -3.0, 3.0, 3.0], dtype=torch.bfloat16))
+    assert out.dtype is torch.bfloat16
+
+
+def test_attention_scores_beyond_half_precision_are_finite() -> None:
+    q = torch.full((1, 2, 1, 4), 200.0, dtype=torch.float16)
+    one = torch.ones(1, 1, 4, dtype=torch.float16)
+    attention = Attention(one, one, one, one, None, None, None, None, scale=1.0)
+    context = AttentionContext(torch.ones(1, 2, dtype=torch.bool), torch.arange(2)[None])
+    z = attention.mix(q, q, torch.ones_like(q), context)  # scores of 160,000
+    assert torch.equal(z, torch.ones_like(q))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.certificate import certify, original_run
+from edgewise.patching.dense import SUMS_KEPT
 from edgewise.patching.plan import make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
@@ -173,3 +174,25 @@ def test_the_model_is_not_altered() -> None:
         assert torch.equal(parameter, before[name])
         assert parameter.requires_grad == flags[name]
         assert parameter.grad is None
+
+
+def test_a_restart_keeps_few_sums_of_known_senders() -> None:
+    runner = Runner.create(tiny_lift("llama-ungrouped"), tiny_pairs(lengths=(5,)))
+    reads = runner.graph.reads
+    for row in range(1, len(reads)):
+        masks = reads[None].copy()
+        masks[:, row, 0] = False
+        runner.mask_losses(masks, start_row=row)
+    (chunk,) = runner.chunks()
+    assert len(chunk.restart_world._sums) <= SUMS_KEPT
+
+
+def test_circuits_with_equal_first_layers_run_together_with_gradients() -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
+    (chunk,) = runner.chunks()
+    masks = np.stack([random_mask(runner.graph, 0.3, seed) for seed in (0, 1)])
+    first = [port.node.layer == 0 for port in runner.graph.ports]
+    masks[:, first] = runner.graph.reads[first]  # what these ports hold is the same in both
+    with torch.no_grad():
+        wanted = runner.chunk_logits(chunk, masks)
+    torch.testing.assert_close(runner.chunk_logits(chunk, masks), wanted)
