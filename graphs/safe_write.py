@@ -66,22 +66,35 @@ def write_text(path: str | Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
-def check_writable(path: str | Path) -> None:
-    """Refuse, before long work, a path that could not be written at its end.
+def check_writable(path: str | Path, *inputs: str | Path) -> None:
+    """Refuse, before long work, a path that could not be written at its end, or that is an input.
 
     Raises:
-        EdgewiseError: the path is a directory, or its directory is missing or not writable.
+        EdgewiseError: the path is a directory, a device or one of the inputs, or its directory is
+            missing or not writable.
     """
-    _create_temporary(path, _final(path)).unlink()
+    final = _final(path)
+    for given in inputs:
+        if final.exists() and os.path.exists(given) and final.samefile(given):
+            raise EdgewiseError(
+                f"cannot write {path}: it is the input {given}, which would be lost; give another "
+                "name."
+            )
+    _create_temporary(path, final).unlink()
 
 
 def _final(path: str | Path) -> Path:
     """Follow symbolic links, so that a link stays one; refuse what is no place for a file."""
     final = Path(os.path.realpath(path))
     try:
-        if stat.S_ISDIR(final.stat().st_mode):
+        mode = final.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise EdgewiseError(
                 f"cannot write {path}: it is a directory; give a file's name in it."
+            )
+        if not stat.S_ISREG(mode):  # renaming over a device such as /dev/null would destroy it
+            raise EdgewiseError(
+                f"cannot write {path}: it is a device or pipe, not a file; give a file's name."
             )
     except FileNotFoundError:
         if not final.parent.exists():

@@ -29,7 +29,7 @@ def diff(a: str, b: str, output: str | None, as_json: bool) -> None:
     from ..workflow import compare
 
     if output is not None:
-        check_writable(output)
+        check_writable(output, a, b)
     found = compare(read_circuit(a), read_circuit(b), names=(a, b))
     if output is not None:
         write_diff(output, found)

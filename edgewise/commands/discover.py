@@ -130,10 +130,11 @@ def discover(**given: Any) -> None:
         check_task(given["task"], task_settings)
     output = given["output"]
     with_scores = given["scores"] or not (_selects(method) or select.as_dict())
-    check_writable(output)
+    inputs = (given["task"], given["model"])
+    check_writable(output, *inputs)
     sidecar = scores_path(output)
     if with_scores:
-        check_writable(sidecar)
+        check_writable(sidecar, *inputs)
     options.set_threads(given["threads"])
     with reporting() as progress:
         progress.say(f"loading and lifting {given['model']}")

@@ -101,7 +101,10 @@ def compute_options(function: Function) -> Function:
             "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."
         ),
         click.option(
-            "--threads", type=click.IntRange(1), metavar="N", help="Threads torch computes with."
+            "--threads",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Threads torch computes with.",
         ),
         click.option(
             "--allow-pickle",

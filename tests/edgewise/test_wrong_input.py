@@ -255,3 +255,15 @@ def test_mistakes_of_our_own_ask_for_a_report(
     monkeypatch.setattr("edgewise.graphs.lifting.describe", broken)
     message = refused("lift", models["gpt2"])
     assert message.count("\n") == 1 and "EDGEWISE_TRACEBACK=1" in message
+
+
+def test_output_that_is_an_input(refused: Any, models: Any, pairs: Path, circuit: Path) -> None:
+    before = pairs.read_text(), circuit.read_text()
+    line = ["discover", "--model", models["gpt2"], "--task", pairs, "--method", "eap", "--top", "5"]
+    assert "is the input" in refused(*line, "-o", pairs)
+    assert "is the input" in refused("diff", circuit, circuit, "-o", circuit)
+    assert (pairs.read_text(), circuit.read_text()) == before
+
+
+def test_more_threads_than_any_machine_has(refused: Any, line: list[object]) -> None:
+    assert "--threads" in refused(*line, "--method", "eap", "--threads", 10**8, status=USAGE)

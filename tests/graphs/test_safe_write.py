@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,21 @@ def test_checking_changes_nothing(tmp_path: Path) -> None:
     check_writable(tmp_path / "new.json")
     assert names(tmp_path) == ["old.json"]
     assert (tmp_path / "old.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("act", [check_writable, lambda path: write_text(path, "")])
+def test_a_pipe_or_device_is_refused_and_stays(tmp_path: Path, act: Callable[[Path], None]) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(EdgewiseError, match="a device or pipe"):
+        act(tmp_path / "pipe.json")
+    assert (tmp_path / "pipe.json").is_fifo()
+
+
+def test_an_input_is_never_written_over(tmp_path: Path) -> None:
+    given, link = tmp_path / "pairs.jsonl", tmp_path / "link.json"
+    given.write_text("pairs")
+    link.symlink_to(given)
+    for output in (given, link, tmp_path / "." / "pairs.jsonl"):
+        with pytest.raises(EdgewiseError, match=r"is the input .*pairs\.jsonl"):
+            check_writable(output, "ioi", given)
+    check_writable(tmp_path / "new.json", given, tmp_path / "missing.jsonl")
