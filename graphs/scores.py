@@ -48,7 +48,7 @@ class Scores:
         flat = np.where(np.isnan(key), -np.inf, key).ravel()
         order = np.argsort(-flat, kind="stable")[: max(n, 0)]
         kept = np.zeros(flat.shape, dtype=bool)
-        kept[order] = np.isfinite(flat[order])
+        kept[order] = flat[order] > -np.inf
         return Circuit(self.graph, kept.reshape(self.values.shape))
 
     def above(self, threshold: float, *, absolute: bool = True) -> Circuit:

@@ -275,7 +275,7 @@ class _ChunkScores:
         gradient = torch.cat([g for _, g in self.pending])
         # delta is clean − ablated, so the score has the opposite sign
         product = -(gradient @ self.delta[:before].t())
-        self.values[rows, :before] = product.double().cpu().numpy()
+        self.values[rows, :before] = product.cpu().double().numpy()
         self.pending.clear()
 
 

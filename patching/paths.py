@@ -144,7 +144,7 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
 
 
 def _loss(runner: Runner, chunk: Chunk, stream: Tensor) -> float:
-    return float(runner.metric.loss(chunk.logits(stream), chunk.target).double().sum())
+    return float(runner.metric.loss(chunk.logits(stream), chunk.target).cpu().double().sum())
 
 
 def _patched_stream(

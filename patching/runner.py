@@ -296,7 +296,7 @@ class Runner:
         total = np.zeros(len(masks))
         for chunk in self.chunks():
             logits = self.chunk_logits(chunk, masks, start_row)
-            total += self.metric.loss(logits, chunk.target).double().sum(-1).cpu().numpy()
+            total += self.metric.loss(logits, chunk.target).cpu().double().sum(-1).numpy()
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
@@ -324,7 +324,7 @@ class Runner:
                     logits = self.chunk_logits(chunk, masks[c : c + 1])
                     for i, metric in enumerate(chosen):
                         value = function(metric)(logits, chunk.target)
-                        total[i, c] += float(value.double().sum())
+                        total[i, c] += float(value.cpu().double().sum())
         for metric, values in zip(chosen, total, strict=True):
             refuse_nan(values, f"the metric '{metric.name}'")
         return total / len(self.pairs)

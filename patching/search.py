@@ -6,8 +6,10 @@ can take the dense one's place.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
 
 if TYPE_CHECKING:
@@ -42,7 +44,11 @@ class Search(Protocol):
 
 
 class DenseSearch:
-    """Answer each question by a run that restarts at the first changed layer."""
+    """Answer each question by a run that restarts at the first changed layer.
+
+    Raises:
+        EdgewiseError: the full model's loss is not finite.
+    """
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -50,6 +56,11 @@ class DenseSearch:
         self._touched = len(runner.graph.ports)  # the first port that has lost an edge
         self.questions = 0
         self.loss = runner.loss(Circuit.full(runner.graph))
+        if not math.isfinite(self.loss):
+            raise EdgewiseError(
+                f"the metric '{runner.metric.name}' is {self.loss} for the full model, so no "
+                "change of it can be measured; accepted: a metric that is finite on every prompt."
+            )
 
     @property
     def kept(self) -> np.ndarray:

@@ -125,3 +125,13 @@ def test_a_loss_that_is_not_a_number_is_refused(method: str) -> None:
     )
     with pytest.raises(EdgewiseError, match=r"nll.* is not a number \(NaN\)"):
         get_method(method)(broken)
+
+
+@pytest.mark.parametrize("method", ["acdc", "exact"])
+def test_an_infinite_loss_of_the_full_model_is_refused(method: str) -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric="nll")
+    broken = replace(
+        runner, metric=replace(runner.metric, function=lambda x, _: x[..., 0].abs() / 0)
+    )
+    with pytest.raises(EdgewiseError, match=r"nll.* is inf for the full model"):
+        get_method(method)(broken)

@@ -95,3 +95,10 @@ def test_another_shape_and_unknown_edges_are_refused() -> None:
         Scores(GRAPH, np.zeros((2, 2)))
     with pytest.raises(GraphMismatch, match="no port m5"):
         BY_HAND["embed->m5"]
+
+
+def test_an_infinite_score_is_the_largest() -> None:
+    found = scores(0.5, float("inf"), 0.0, 2.0, -0.5, NAN, float("-inf"), -2.0)
+    first, second = (names(Circuit.full(GRAPH))[i] for i in (1, 6))
+    assert names(found.top(2)) == [first, second]
+    assert names(found.top(1, absolute=False)) == [first]
