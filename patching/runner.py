@@ -32,6 +32,7 @@ Progress = Callable[[int, int, str], None]
 """Called with what is done, the total, and a word of what is being done."""
 
 CACHE_BYTES = 2 << 30
+RUN_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -301,11 +302,20 @@ class Runner:
         return total / len(self.pairs)
 
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
-        """Return the logits of masks [C, P, S] on one chunk, [C, B, V]."""
+        """Return the logits of masks [C, P, S] on one chunk, [C, B, V].
+
+        Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
+        other.
+        """
         plan = make_plan(
             self.graph, masks, consistent=self.ablation.consistent, start_row=start_row
         )
         world = chunk.restart_world if start_row else chunk.world
+        streams = len(masks) * max(len(step.sums) for step in plan.layers)
+        if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
+            half = len(masks) // 2
+            halves = (masks[:half], masks[half:])
+            return torch.cat([self.chunk_logits(chunk, part, start_row) for part in halves])
         logits = chunk.logits_with_grad(run_masked(world, plan, len(masks)))
         return logits.expand(len(masks), -1, -1)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.certificate import certify, original_run
-from edgewise.patching.dense import SUMS_KEPT
-from edgewise.patching.plan import make_plan
+from edgewise.patching.dense import SUMS_KEPT, World, run_masked
+from edgewise.patching.plan import Plan, make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
 from hypothesis import given, settings
@@ -196,3 +196,21 @@ def test_circuits_with_equal_first_layers_run_together_with_gradients() -> None:
     with torch.no_grad():
         wanted = runner.chunk_logits(chunk, masks)
     torch.testing.assert_close(runner.chunk_logits(chunk, masks), wanted)
+
+
+def test_circuits_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), batch_size=3)
+    (chunk,) = runner.chunks()
+    masks = np.stack([random_mask(runner.graph, 0.5, seed) for seed in range(5)])
+    masks[:, :3] = runner.graph.reads[:3]
+    together = runner.chunk_logits(chunk, masks, start_row=3)
+    sizes = []
+
+    def counted(world: World, plan: Plan, circuits: int) -> torch.Tensor:
+        sizes.append(circuits)
+        return run_masked(world, plan, circuits)
+
+    monkeypatch.setattr("edgewise.patching.runner.run_masked", counted)
+    monkeypatch.setattr("edgewise.patching.runner.RUN_BYTES", 1)
+    torch.testing.assert_close(runner.chunk_logits(chunk, masks, start_row=3), together)
+    assert sizes == [1] * 5
