@@ -42,7 +42,9 @@ ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and
         "threshold": Option(float, 0.02, "largest rise of the loss an ablated edge may cause"),
         "ports_first": Option(bool, False, "ask about each attention port as a whole first"),
         "absolute": Option(bool, False, "compare the absolute change of the loss"),
-        "candidates": Option(int, 8, "questions asked together; no influence on the result", (), 1),
+        "candidates": Option(
+            int, 8, "questions asked together; no influence on the result", (), 1, 1024
+        ),
     },
 )
 def acdc(

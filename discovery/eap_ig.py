@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     selects=False,
     gradient="path",
     options={
-        "steps": Option(int, 5, "number of gradients that are averaged", (), 1),
+        "steps": Option(int, 5, "number of gradients that are averaged", (), 1, 1000),
         "midpoint": Option(bool, False, "take the middle of each step, not its left end"),
     },
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     summary="measure every edge by ablating it alone",
     selects=False,
     options={
-        "candidates": Option(int, 8, "edges run together; no influence on the result", (), 1),
+        "candidates": Option(int, 8, "edges run together; no influence on the result", (), 1, 1024),
     },
 )
 def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = None) -> Discovery:

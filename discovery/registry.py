@@ -25,6 +25,7 @@ class Option:
     help: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,10 @@ def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:
         raise EdgewiseError(f"{where} is {value!r}; accepted: {kind[option.type]}.")
     if option.choices and value not in option.choices:
         raise unknown(where, value, option.choices)
-    if option.type is float and math.isnan(value):
-        raise EdgewiseError(f"{where} is not a number; accepted: a finite number.")
+    if option.type is float and not math.isfinite(value):
+        raise EdgewiseError(f"{where} is {value}; accepted: a finite number.")
     if option.minimum is not None and value < option.minimum:
         raise EdgewiseError(f"{where} is {value}; accepted: at least {option.minimum:g}.")
+    if option.maximum is not None and value > option.maximum:
+        raise EdgewiseError(f"{where} is {value}; accepted: at most {option.maximum:g}.")
     return value

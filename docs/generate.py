@@ -47,7 +47,6 @@ def first_sentence(thing: Any) -> str:
 def methods() -> str:
     """List the discovery methods."""
     from edgewise.discovery.registry import methods as known
-
     from edgewise.finding import request
 
     rows = []

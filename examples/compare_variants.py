@@ -7,9 +7,9 @@ The models are random, and one has noise added to its last layer; give `open_mod
 import copy
 
 import torch
-from edgewise.visualize import draw
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from edgewise.visualize import draw
 from edgewise.workflow import Selection, compare, discover, evaluate, open_model, open_task
 
 torch.manual_seed(0)

@@ -5,10 +5,10 @@ Expressions are parsed, never evaluated as code; a wrong one is refused with the
 """
 
 import torch
-from edgewise.patching.expressions import expression
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgewise import EdgewiseError
+from edgewise.patching.expressions import expression
 from edgewise.workflow import Selection, discover, evaluate, open_model, open_task
 
 METRIC = "log(p(answer)) - log(p(distractor))"

@@ -4,10 +4,10 @@ Put "smollm2-135m" in the place of `model` and "ioi" in that of "induction" for 
 """
 
 import torch
-from edgewise.visualize import draw
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgewise import write_circuit, write_scores
+from edgewise.visualize import draw
 from edgewise.workflow import Selection, discover, evaluate, open_model, open_task
 
 torch.manual_seed(0)

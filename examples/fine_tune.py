@@ -6,18 +6,18 @@ OUT, and OUT/step-N for every N of --save-at, can be given wherever a MODEL is e
 """
 
 from argparse import ArgumentParser
-from functools import partial
 
 import torch
-from edgewise.graphs.loading import load
-from edgewise.patching.tasks import make_task
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from edgewise.graphs.loading import load
+from edgewise.patching.tasks import make_task
+
 parser = ArgumentParser()
 defaults = {"out": "adapter", "task": "entity-tracking", "steps": 100, "rank": 8, "seed": 1000}
-for name, default in defaults.items():
-    parser.add_argument(f"--{name}", type=type(default), default=default)
+for key, value in defaults.items():
+    parser.add_argument(f"--{key}", type=type(value), default=value)
 parser.add_argument("--save-at", type=int, nargs="*", default=[0], metavar="N")
 args = parser.parse_args()
 torch.manual_seed(args.seed)
@@ -41,20 +41,20 @@ def save(directory, step):  # the adapter in float16, and how often the likelies
     print(f"step {step}: accuracy {torch.cat(right).float().mean():.3f}; {directory}", flush=True)
 
 
-prompts = partial(make_task, args.task, tokenizer=base.tokenizer)
-held = prompts(examples=200, seed=0).pairs
-train = prompts(examples=16 * args.steps, seed=args.seed).pairs
+held, train = (
+    make_task(args.task, tokenizer=base.tokenizer, examples=count, seed=seed).pairs
+    for count, seed in ((200, 0), (16 * args.steps, args.seed))
+)
 assert not {pair.clean for pair in held} & {pair.clean for pair in train}, "take another --seed"
 held_out = [held.batch(range(start, start + 20)) for start in range(0, 200, 20)]
 optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
 for step in range(args.steps):  # the learning rate rises over 10 steps, then falls to 0
     if step in args.save_at:
         save(f"{args.out}/step-{step}", step)
-    rise, fall = (step + 1) / 10, (args.steps - step) / max(1, args.steps - 10)
-    optimizer.param_groups[0]["lr"] = 1e-3 * min(rise, fall)
+    rate = min((step + 1) / 10, (args.steps - step) / max(1, args.steps - 10))
+    optimizer.param_groups[0]["lr"] = 1e-3 * rate
     batch = train.batch(range(16 * step, 16 * step + 16))
-    loss = torch.nn.functional.cross_entropy(logits(batch), batch.answers[:, 0])
     optimizer.zero_grad()
-    loss.backward()
+    torch.nn.functional.cross_entropy(logits(batch), batch.answers[:, 0]).backward()
     optimizer.step()
 save(args.out, args.steps)

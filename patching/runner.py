@@ -212,6 +212,12 @@ class Runner:
             longest = max(len(p.clean) for p in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
+        if ablation == "resample" and all(pair.clean == pair.corrupted for pair in pairs):
+            raise PromptError(
+                f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
+                "so resample ablation changes nothing; accepted: corrupted prompts that differ, or "
+                "another ablation."
+            )
         return Runner(model, pairs, chosen, get_ablation(ablation), batch_size)
 
     @property

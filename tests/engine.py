@@ -7,11 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgewise.graphs.lifted import AttentionContext, LiftedModel
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.names import Kind
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Chunk
 from torch import Tensor
 from transformers import (
     CohereConfig,
@@ -49,6 +44,12 @@ from transformers import (
     StableLmConfig,
     StableLmForCausalLM,
 )
+
+from edgewise.graphs.lifted import AttentionContext, LiftedModel
+from edgewise.graphs.lifting import describe
+from edgewise.graphs.names import Kind
+from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.patching.runner import Chunk
 
 GPT2 = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 LLAMA = {

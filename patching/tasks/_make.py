@@ -25,6 +25,7 @@ from ._vocabulary import Vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_EXAMPLES = 100_000
 _MOST_CANDIDATES = 20_000
 _PER_EXAMPLE = 50
 _AT_ONCE = 64
@@ -280,6 +281,8 @@ def _check(examples: int, seed: int, vocab_size: int | None) -> None:
     for what, value, least in limits:
         if value is not None and value < least:
             raise PromptError(f"{what} is {value}; accepted: a whole number from {least} up.")
+    if examples > MOST_EXAMPLES:
+        raise PromptError(f"examples is {examples}; accepted: at most {MOST_EXAMPLES:,}.")
 
 
 def _no_tokenizer(found: Task) -> str:

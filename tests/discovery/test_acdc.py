@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgewise.discovery.registry import get_method
-from edgewise.graphs.circuit import Circuit
-from edgewise.patching.runner import Runner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.discovery.registry import get_method
 from edgewise.errors import EdgewiseError
+from edgewise.graphs.circuit import Circuit
+from edgewise.patching.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from edgewise.discovery.evaluation import CURVE_SHARES, curve, evaluate, ratio, smallest_faithful
 from edgewise.discovery.registry import get_method
+from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.patching.runner import Runner
-
-from edgewise.errors import GraphMismatch
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
+
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifting import describe
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.runner import Runner
-from transformers import AutoModelForCausalLM
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 SCORES = json.loads((DATA / "scores.json").read_text())

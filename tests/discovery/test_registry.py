@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from edgewise.discovery.registry import get_method, methods
-from edgewise.patching.runner import Runner
 
+from edgewise.discovery.registry import get_method, methods
 from edgewise.errors import EdgewiseError, UnknownName
+from edgewise.patching.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
 
@@ -26,7 +26,9 @@ def test_unknown_names_list_the_right_ones() -> None:
         ("eap-ig", {"steps": 2.5}, "is 2.5; accepted: a whole number"),
         ("eap-ig", {"steps": True}, "is True; accepted: a whole number"),
         ("acdc", {"threshold": "low"}, "is 'low'; accepted: a number"),
-        ("acdc", {"threshold": float("nan")}, "is not a number"),
+        ("acdc", {"threshold": float("nan")}, "is nan; accepted: a finite number"),
+        ("acdc", {"threshold": float("inf")}, "is inf; accepted: a finite number"),
+        ("eap-ig", {"steps": 10**20}, "accepted: at most 1000"),
         ("acdc", {"ports_first": 1}, "is 1; accepted: true or false"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgewise.discovery.registry import methods
 from edgewise.graphs.files import read_circuit, read_diff, read_scores, scores_path
 

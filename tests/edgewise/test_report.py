@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgewise.graphs.files import read_circuit, read_diff, read_scores
 
+from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.markdown import code, escaped, number, plain, ratio_text, table
 from edgewise.run import RunResult, run
 from edgewise.spec import Spec, parse_spec

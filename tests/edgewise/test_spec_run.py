@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.patching.prompts import Pair
 
 from edgewise import run as run_module
 from edgewise.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.fit import first_difference
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.ledger import Ledger, digest, fingerprint
+from edgewise.patching.prompts import Pair
 from edgewise.pictures import share_out
 from edgewise.run import RunResult, run
 from edgewise.spec import Spec, parse_spec, read_spec, run_spec

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.files import read_circuit, write_circuit
 
 from edgewise.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.files import read_circuit, write_circuit
 from edgewise.workflow import (
     Selection,
     Session,

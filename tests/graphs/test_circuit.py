@@ -7,13 +7,13 @@ from collections.abc import Callable
 import networkx
 import numpy as np
 import pytest
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.names import Edge, Kind, Node
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import GraphMismatch, NameSyntaxError
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.names import Edge, Kind, Node
 
 SHAPES = st.builds(
     lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),

@@ -9,13 +9,13 @@ from math import comb
 
 import numpy as np
 import pytest
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.diff import CircuitDiff, Overlap, expected_jaccard
-from edgewise.graphs.graph import ComputationGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import GraphMismatch
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.diff import CircuitDiff, Overlap, expected_jaccard
+from edgewise.graphs.graph import ComputationGraph
 
 TINY = ComputationGraph(layers=2, heads=2)
 SIZES = st.integers(0, 60).flatmap(

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.exchange import read_acdc, read_eap_ig, read_edge_pruning, write_eap_ig
-from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.scores import Scores
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import FileFormatError, GraphMismatch
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.exchange import read_acdc, read_eap_ig, read_edge_pruning, write_eap_ig
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.scores import Scores
 
 TINY = ComputationGraph(layers=2, heads=2)
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.circuit_file import dump_circuit
 from edgewise.graphs.files import (
@@ -29,10 +33,6 @@ from edgewise.graphs.files import (
 )
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
-from hypothesis import given
-from hypothesis import strategies as st
-
-from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch
 
 TINY = ComputationGraph(layers=2, heads=2)
 SHAPES = st.builds(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.names import Edge, Kind, Node, Port
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import GraphMismatch
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.names import Edge, Kind, Node, Port
 
 SHAPES = st.builds(
     lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),

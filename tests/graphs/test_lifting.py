@@ -7,9 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from edgewise.graphs.lifted import Attention, AttentionContext, Norm
-from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
-from edgewise.patching.certificate import certify
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -20,6 +17,9 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from edgewise.errors import CertificateFailed, UnsupportedModel
+from edgewise.graphs.lifted import Attention, AttentionContext, Norm
+from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
+from edgewise.patching.certificate import certify
 from tests.engine import CONFIGS, LLAMA, tiny_lift, tiny_model
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from edgewise.graphs import loading, references
-from edgewise.graphs.loading import from_module, load, load_tokenizer
 
 from edgewise.errors import ModelNotFound, UnknownName, UnsupportedModel
+from edgewise.graphs import loading, references
+from edgewise.graphs.loading import from_module, load, load_tokenizer
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from edgewise.graphs import adapters
-from edgewise.graphs.loading import from_module, load, load_tokenizer
 
 from edgewise.errors import ModelNotFound
+from edgewise.graphs import adapters
+from edgewise.graphs.loading import from_module, load, load_tokenizer
 
 peft = pytest.importorskip("peft")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from edgewise.graphs.names import LETTERS, Edge, Kind, Node, Port
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import NameSyntaxError
+from edgewise.graphs.names import LETTERS, Edge, Kind, Node, Port
 
 NUMBERS = st.integers(0, 10_000)
 BARE = st.sampled_from([Kind.EMBED, Kind.TOK, Kind.POS, Kind.LOGITS]).map(Node)

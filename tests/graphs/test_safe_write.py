@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgewise.graphs.safe_write import check_writable, replacing, write_bytes, write_text
 
 from edgewise.errors import EdgewiseError
+from edgewise.graphs.safe_write import check_writable, replacing, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:

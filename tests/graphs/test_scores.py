@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.scores import Scores
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.errors import GraphMismatch
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.scores import Scores
 
 GRAPH = ComputationGraph(layers=1, heads=1)  # 3 + 2 + 3 edges
 NAN = float("nan")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from edgewise.discovery.registry import get_method
+from edgewise.errors import EdgewiseError
 from edgewise.patching.attribution import attribute
 from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
-
-from edgewise.errors import EdgewiseError
 from tests.engine import CONFIGS, naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
 

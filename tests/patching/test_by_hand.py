@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
@@ -26,7 +28,6 @@ from edgewise.graphs.lifted import MLP, Attention, Block, LiftedModel, Linear
 from edgewise.patching.paths import patch_paths
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.runner import Runner
-from torch import Tensor
 
 
 class Unchanged:

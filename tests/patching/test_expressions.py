@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from edgewise.patching.expression_syntax import MAX_DEPTH, MAX_LENGTH
-from edgewise.patching.expressions import expression
-from edgewise.patching.metrics import METRICS, Target, get_metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.errors import MetricSyntaxError
+from edgewise.patching.expression_syntax import MAX_DEPTH, MAX_LENGTH
+from edgewise.patching.expressions import expression
+from edgewise.patching.metrics import METRICS, Target, get_metric
 
 LOGITS = torch.tensor(
     [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]], dtype=torch.float64

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.certificate import certify, original_run
 from edgewise.patching.dense import SUMS_KEPT, World, run_masked
 from edgewise.patching.plan import Plan, make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.engine import CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
 SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
@@ -162,7 +162,6 @@ def test_a_live_node_without_inputs_runs_only_where_it_can_differ() -> None:
 
 def test_the_model_is_not_altered() -> None:
     from edgewise.graphs.lifting import describe
-
     from tests.engine import tiny_model
 
     model = tiny_model("llama")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.graphs.names import Edge, Node
 from edgewise.patching.paths import Path, patch_paths
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-
-from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
 

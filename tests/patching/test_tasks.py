@@ -11,6 +11,10 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.errors import PromptError, UnknownName
 from edgewise.patching.prompt_files import read_pairs
 from edgewise.patching.tasks import (
     TASKS,
@@ -25,10 +29,6 @@ from edgewise.patching.tasks import (
     task,
 )
 from edgewise.patching.tasks._space import shuffled, walk
-from hypothesis import given
-from hypothesis import strategies as st
-
-from edgewise.errors import PromptError, UnknownName
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in sorted(TASKS)),
@@ -541,9 +541,8 @@ def test_a_walk_takes_every_candidate_once_and_the_spaces_in_turn(
 
 @pytest.fixture(scope="module")
 def real_tokenizer() -> Any:
-    from edgewise.graphs.loading import load_tokenizer
-
     from edgewise.errors import ModelNotFound
+    from edgewise.graphs.loading import load_tokenizer
 
     try:
         return load_tokenizer("smollm2-135m")

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node

@@ -11,6 +11,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from edgewise.errors import EdgewiseError, UnknownName
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.graph import ComputationGraph
@@ -18,8 +20,6 @@ from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
 from edgewise.visualize.dot_layout import find_dot
 from edgewise.visualize.draw import write_atomically
-
-from edgewise.errors import EdgewiseError, UnknownName
 
 GRAPH = ComputationGraph(4, 3)
 

@@ -7,6 +7,9 @@ from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.visualize import dot_layout
@@ -14,8 +17,6 @@ from edgewise.visualize.compose import make_scene
 from edgewise.visualize.ordering import count_crossings, neighbours, order_rows
 from edgewise.visualize.placement import place_rows, separation
 from edgewise.visualize.skeleton import Skeleton, Wire, build, choose_trunks
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def wire(source: int, target: int) -> Wire:

@@ -9,6 +9,10 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError, UnknownName
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.graph import ComputationGraph
@@ -18,10 +22,6 @@ from edgewise.visualize.compose import make_scene
 from edgewise.visualize.dot_layout import find_dot
 from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
 from edgewise.visualize.style import KIND_COLOURS, ONLY_A, ONLY_B, SHARED
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError, UnknownName
 
 SMALL = ComputationGraph(layers=2, heads=2)
 LAYOUTS = [
