@@ -1,7 +1,6 @@
 """Fine-tune smollm2-135m with a LoRA adapter on a built-in task. Run by hand: it takes minutes.
 
     python examples/fine_tune.py --out adapters/entity-tracking --save-at 0 10 20 30 50
-
 OUT, and OUT/step-N for every N of --save-at, can be given wherever a MODEL is expected.
 """
 
