@@ -115,7 +115,7 @@ def discover(**given: Any) -> None:
     from ..finding import Selection, request
     from ..finding import discover as find
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
-    from ..opening import check_task, open_model, open_task
+    from ..opening import check_task, open_task
     from ..progress import reporting
 
     method = given["method"]
@@ -137,16 +137,7 @@ def discover(**given: Any) -> None:
         check_writable(sidecar, *inputs)
     options.set_threads(given["threads"])
     with reporting() as progress:
-        progress.say(f"loading and lifting {given['model']}")
-        session = open_model(
-            given["model"],
-            dtype=given["dtype"] or "float32",
-            device=given["device"],
-            grouped_kv=given["grouped_kv"],
-            split_embedding=given["split_embedding"],
-            allow_pickle=given["allow_pickle"],
-            progress=progress,
-        )
+        session = options.open_session(given, progress)
         progress.say("making prompt pairs")
         pairs, report = open_task(
             session, given["task"], examples=given["examples"], seed=given["seed"],

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import EdgewiseError
+
+if TYPE_CHECKING:
+    from ..opening import Session
+    from ..progress import Reporter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -233,3 +237,19 @@ def _all(function: Function, *decorators: Callable[[Function], Function]) -> Fun
     for decorate in reversed(decorators):
         function = decorate(function)
     return function
+
+
+def open_session(given: Mapping[str, Any], progress: Reporter) -> Session:
+    """Load, lift and certify the model that a command's options name."""
+    from ..opening import open_model
+
+    progress.say(f"loading and lifting {given['model']}")
+    return open_model(
+        given["model"],
+        dtype=given["dtype"] or "float32",
+        device=given["device"],
+        grouped_kv=given["grouped_kv"],
+        split_embedding=given["split_embedding"],
+        allow_pickle=given["allow_pickle"],
+        progress=progress,
+    )

@@ -37,7 +37,7 @@ def patch(**given: Any) -> None:
 
     The effect is the change of the loss: of noising, positive if the path helps.
     """
-    from ..opening import check_task, open_model, open_task
+    from ..opening import check_task, open_task
     from ..progress import reporting
     from ..workflow import patch as measure
 
@@ -47,16 +47,7 @@ def patch(**given: Any) -> None:
         check_task(given["task"], settings)
     options.set_threads(given["threads"])
     with reporting() as progress:
-        progress.say(f"loading and lifting {given['model']}")
-        session = open_model(
-            given["model"],
-            dtype=given["dtype"] or "float32",
-            device=given["device"],
-            grouped_kv=given["grouped_kv"],
-            split_embedding=given["split_embedding"],
-            allow_pickle=given["allow_pickle"],
-            progress=progress,
-        )
+        session = options.open_session(given, progress)
         pairs, _ = open_task(
             session, given["task"], examples=given["examples"], seed=given["seed"],
             bos=given["bos"], options=settings,
