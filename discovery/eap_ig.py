@@ -4,6 +4,9 @@
    implementation's range; `midpoint` takes (k + ½)/m instead).
 2. Average the gradient of the loss at every port over the m runs that start from them.
 3. Score each edge by Σ (a_u − o_u) · (mean gradient), a_u and o_u as in plain EAP.
+
+Under `zero` ablation the first point is an embedding of 0, where an RMSNorm's slope is 1/√eps; its
+gradient then drowns the others. `midpoint` avoids that point.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ RELATIVE_TOLERANCE = {
     torch.bfloat16: 1e-1,
 }
 SAMPLE = 8
+LENGTH, LONGEST_WINDOW = 12, 128
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,15 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
-    """Make random prompt pairs of unequal lengths for any vocabulary."""
+    """Make random prompt pairs of unequal lengths for any vocabulary.
+
+    They are long enough to leave a short attention window, so that its size is checked too.
+    """
     draw = random.Random(seed)
     vocabulary = model.tokens.shape[0]
-    longest = min(12, model.max_positions or 12)
+    windows = [block.attention.window or 0 for block in model.blocks]
+    longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
+    longest = min(longest, model.max_positions or longest)
 
     def tokens(length: int) -> tuple[int, ...]:
         return tuple(draw.randrange(vocabulary) for _ in range(length))

@@ -114,6 +114,18 @@ def test_an_unknown_activation_is_refused_by_name() -> None:
     refused(model, "'laplace'", "silu")
 
 
+def test_the_certificate_sees_a_wrong_window() -> None:
+    for right, wrong in ((3, 4), (19, 20)):
+        model = tiny_model("mistral-window")
+        model.config.sliding_window = right
+        lifted = describe(model)
+        assert certify(lifted).passed
+        blocks = tuple(
+            replace(b, attention=replace(b.attention, window=wrong)) for b in lifted.blocks
+        )
+        assert not certify(replace(lifted, blocks=blocks)).passed
+
+
 @pytest.mark.parametrize("part", ["attention_norm", "mlp", "attention"])
 def test_the_certificate_fails_on_a_wrong_lift(part: str) -> None:
     lifted = tiny_lift("llama", dtype=torch.float32)
