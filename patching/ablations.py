@@ -21,6 +21,7 @@ class Ablation:
         values: from the clean and the corrupted run of the same pairs, what each sender's
             ablated edges carry.
         consistent: a node all of whose inputs are ablated writes exactly its own ablation value.
+        paired: the values are those of the corrupted run, token by token.
         summary: one line for help.
     """
 
@@ -28,18 +29,19 @@ class Ablation:
     values: Callable[[Trace, Trace], Values]
     consistent: bool
     summary: str
+    paired: bool = False
 
 
 ABLATIONS: dict[str, Ablation] = {}
 
 
 def ablation(
-    name: str, *, consistent: bool, summary: str
+    name: str, *, consistent: bool, summary: str, paired: bool = False
 ) -> Callable[[Callable[[Trace, Trace], Values]], Callable[[Trace, Trace], Values]]:
     """Register an ablation by name."""
 
     def register(values: Callable[[Trace, Trace], Values]) -> Callable[[Trace, Trace], Values]:
-        ABLATIONS[name] = Ablation(name, values, consistent, summary)
+        ABLATIONS[name] = Ablation(name, values, consistent, summary, paired)
         return values
 
     return register
@@ -56,7 +58,12 @@ def get_ablation(name: str) -> Ablation:
     return ABLATIONS[name]
 
 
-@ablation("resample", consistent=True, summary="what the sender writes on the corrupted prompt")
+@ablation(
+    "resample",
+    consistent=True,
+    summary="what the sender writes on the corrupted prompt",
+    paired=True,
+)
 def resample(clean: Trace, corrupted: Trace) -> Values:
     """Take each sender's value on the paired corrupted prompt."""
     return corrupted.values

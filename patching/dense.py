@@ -9,7 +9,7 @@ Shapes: C circuits, B examples, T positions, D d_model, h heads that run, K d_he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,16 +111,24 @@ class _Deltas:
         return total.view(circuits, number, *self._shape).to(self._dtype)
 
 
-def run_masked(world: World, plan: Plan, circuits: int) -> Tensor:
-    """Run circuits under a plan and return the stream at `logits`, [C, B, T, D]."""
-    return _MaskedRun(world, plan, circuits).final()
+def run_masked(
+    world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor] | None = None
+) -> Tensor:
+    """Run circuits under a plan and return the stream at `logits`, [C, B, T, D].
+
+    `offsets`: what to add to the streams of single ports, by row, [B, T, D] each; the plan must
+    tell ports apart. The result is differentiable in them.
+    """
+    return _MaskedRun(world, plan, circuits, offsets or {}).final()
 
 
 class _MaskedRun:
     """Walk the layers once; see the module's docstring."""
 
-    def __init__(self, world: World, plan: Plan, circuits: int) -> None:
-        self.world, self.plan, self.circuits = world, plan, circuits
+    def __init__(
+        self, world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor]
+    ) -> None:
+        self.world, self.plan, self.offsets = world, plan, offsets
         self.graph = world.model.graph
         self.deltas = _Deltas(plan, world, circuits)
         self.moved: Tensor | None = None  # current − base stream, [C or 1, B, T, D]
@@ -157,6 +165,9 @@ class _MaskedRun:
             weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
             for i, extra in zip(weighted, self.deltas.add(weights).unbind(1), strict=True):
                 found[i] = found[i] + extra
+        for i, entry in enumerate(entries):
+            if entry.row is not None and entry.row in self.offsets:
+                found[i] = found[i] + self.offsets[entry.row]
         return found
 
     def _stream(self, entry: Sum, base: Tensor, senders: int) -> Tensor:

@@ -92,7 +92,7 @@ def patch_paths(
     Raises:
         EdgewiseError: denoising with an ablation other than resample, or no path.
     """
-    if denoise and runner.ablation.name != "resample":
+    if denoise and not runner.ablation.paired:
         raise EdgewiseError(
             f"denoising puts clean values into the corrupted run; with ablation "
             f"'{runner.ablation.name}' there is none. Use resample."

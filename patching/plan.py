@@ -7,7 +7,7 @@ and which ports hold the same stream and so share their norm and projection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,11 +21,13 @@ CURRENT, BASE = "current", "base"
 class Sum:
     """Tell what a port holds: the current or the base stream plus weighted sender deltas.
 
-    `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added.
+    `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
+    port, where ports are told apart; otherwise ports that hold the same share one sum.
     """
 
     start: str
     weights: np.ndarray | None
+    row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def make_plan(
     consistent: bool,
     start_row: int = 0,
     fixed: frozenset[int] | None = None,
+    apart: bool = False,
 ) -> Plan:
     """Plan a run of the circuits `masks`, bool [circuits, ports, senders].
 
@@ -90,6 +93,8 @@ def make_plan(
         consistent: a node without kept inputs writes its base value (see `Ablation`).
         start_row: senders that only read ports before this row write known values; 0: none.
         fixed: senders with given values (path patching); None: the embedding's senders.
+        apart: run every live node and let no two ports share a stream, so that each port's can
+            be changed or differentiated by itself.
     """
     union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)
@@ -100,13 +105,16 @@ def make_plan(
     else:
         given[list(fixed)] = True
     known |= given
-    moving = _moving(graph, union, live, known, consistent)
+    every = apart or not consistent
+    moving = live.copy() if every else _moving(graph, union, live, known)
     rows = [
         _sum(masks[:, r], graph.reads[r] & moving, on_stream=port.node.kind is not Kind.POST)
         if live_ports[r]
         else None
         for r, port in enumerate(graph.ports)
     ]
+    if apart:
+        rows = [entry and replace(entry, row=r) for r, entry in enumerate(rows)]
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
     used = [s for plan in layers for s in plan.all_sums]
@@ -135,12 +143,9 @@ def _moving(
     kept: np.ndarray,
     live: np.ndarray,
     known: np.ndarray,
-    consistent: bool,
 ) -> np.ndarray:
     """Find the live senders whose value can differ from the base value."""
     moving: np.ndarray = live & known
-    if not consistent:
-        return live.copy()
     for row, feeds in enumerate(graph.feeds):
         if feeds and (kept[row] & moving).any():
             owners = np.array(feeds)
@@ -179,7 +184,8 @@ def _layer(
         for head in heads:
             entry = rows[_attention_row(graph, layer, letter, head)]
             assert entry is not None
-            key = (entry.start, None if entry.weights is None else entry.weights.tobytes())
+            weights = None if entry.weights is None else entry.weights.tobytes()
+            key = (entry.start, weights, entry.row)
             if key not in sums:
                 sums[key] = len(chosen)
                 chosen.append(entry)

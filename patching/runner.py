@@ -39,9 +39,9 @@ RUN_BYTES = 1 << 29
 class Chunk:
     """Hold one batch of pairs and its runs; everything is computed once, when asked for.
 
-    Under `resample`, nothing differs before the first token at which a pair of the batch differs:
-    all runs after the clean one are confined to the window that begins there. T counts the
-    window's positions.
+    Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
+    the batch differs: all runs after the clean one are confined to the window that begins there.
+    T counts the window's positions.
     """
 
     model: LiftedModel
@@ -51,7 +51,7 @@ class Chunk:
     @cached_property
     def start(self) -> int:
         """Return the window's first position."""
-        if self.ablation.name != "resample":
+        if not self.ablation.paired:
             return 0
         differs = (self.batch.clean != self.batch.corrupted).any(0)
         first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
@@ -89,7 +89,7 @@ class Chunk:
     def base(self) -> Trace:
         """Return the run whose values ablated edges carry."""
         with torch.no_grad():
-            if self.ablation.name == "resample":
+            if self.ablation.paired:
                 return self.corrupted
             return Trace(self.model, self.ablation.values(self.clean, self.corrupted))
 
@@ -109,7 +109,7 @@ class Chunk:
         batch = self.batch
         index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         matters = batch.mask & (index <= batch.answer_position[:, None])
-        if self.ablation.name == "resample":
+        if self.ablation.paired:
             matters &= (batch.clean != batch.corrupted).cumsum(1) > 0
         return matters[:, self.start :].flatten().nonzero()[:, 0]
 
@@ -212,13 +212,14 @@ class Runner:
             longest = max(len(p.clean) for p in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
-        if ablation == "resample" and all(pair.clean == pair.corrupted for pair in pairs):
+        chosen_ablation = get_ablation(ablation)
+        if chosen_ablation.paired and all(pair.clean == pair.corrupted for pair in pairs):
             raise PromptError(
                 f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
-                "so resample ablation changes nothing; accepted: corrupted prompts that differ, or "
-                "another ablation."
+                f"so {ablation} ablation changes nothing; accepted: corrupted prompts that differ, "
+                "or another ablation."
             )
-        return Runner(model, pairs, chosen, get_ablation(ablation), batch_size)
+        return Runner(model, pairs, chosen, chosen_ablation, batch_size)
 
     @property
     def graph(self) -> ComputationGraph:

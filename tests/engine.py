@@ -331,17 +331,25 @@ def naive_values(model: LiftedModel, ids: Tensor, context: AttentionContext) -> 
 
 
 def naive_run(
-    model: LiftedModel, ids: Tensor, context: AttentionContext, ablated: list[Tensor], mask: Tensor
+    model: LiftedModel,
+    ids: Tensor,
+    context: AttentionContext,
+    ablated: list[Tensor],
+    mask: Tensor,
+    offsets: dict[int, Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Run a circuit as the definition says: x_p = Σ m o_u + Σ (1 − m) a_u + constants.
 
-    `mask` [ports, senders] may be soft. Returns what senders wrote and the stream at `logits`.
+    `mask` [ports, senders] may be soft; `offsets` are added to ports, by row. Returns what
+    senders wrote and the stream at `logits`.
     """
     graph = model.graph
     wrote: list[Tensor] = list(model.embed(ids, context.position_ids).unbind(0))
 
     def stream(row: int, layer: int) -> Tensor:
         total = torch.zeros_like(wrote[0])
+        if offsets is not None:
+            total = total + offsets[row]
         for column in np.flatnonzero(graph.reads[row]):
             m = mask[row, column]
             total = total + m * wrote[column] + (1 - m) * ablated[column]

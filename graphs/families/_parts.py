@@ -70,6 +70,19 @@ def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> 
     )
 
 
+def rotary_heads(config: Any, module: Any, output: Any, table: Rotary, **rest: Any) -> Attention:
+    """Describe attention with separate projections, rotary positions and the usual scale."""
+    return separate(
+        module,
+        output,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        scale=module.head_dim**-0.5,
+        rotary=table,
+        **rest,
+    )
+
+
 def gated(module: Any, activation: str, **rest: Any) -> MLP:
     """Describe an MLP with modules `gate_proj`, `up_proj` and `down_proj`."""
     return MLP(

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, gated, layer_norm, rotary, rotary_words, separate
+from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words
 
 
 @family(
@@ -28,18 +28,11 @@ def describe(model: Any) -> LiftedModel:
             "the Cohere model has use_qk_norm=True, a norm with a weight of its own for every "
             "head, which is not supported."
         )
-    table, heads = rotary(config, body.rotary_emb, interleaved=True), config.num_attention_heads
+    table = rotary(config, body.rotary_emb, interleaved=True)
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=separate(
-                block.self_attn,
-                block.self_attn.o_proj,
-                heads,
-                config.num_key_value_heads,
-                scale=block.self_attn.head_dim**-0.5,
-                rotary=table,
-            ),
+            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
             mlp_norm=layer_norm(block.input_layernorm),
             mlp=gated(block.mlp, config.hidden_act),
         )

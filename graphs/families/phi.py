@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, layer_norm, plain, rotary, rotary_words, separate
+from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
 
 
 @family(
@@ -22,7 +22,7 @@ from ._parts import assemble, layer_norm, plain, rotary, rotary_words, separate
 def describe(model: Any) -> LiftedModel:
     """Describe a `PhiForCausalLM`."""
     config, body = model.config, model.model
-    table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
+    table = rotary(config, body.rotary_emb)
 
     def norms(module: Any) -> dict[str, Any]:
         if not config.qk_layernorm:
@@ -32,14 +32,8 @@ def describe(model: Any) -> LiftedModel:
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=separate(
-                block.self_attn,
-                block.self_attn.dense,
-                heads,
-                config.num_key_value_heads,
-                scale=block.self_attn.head_dim**-0.5,
-                rotary=table,
-                **norms(block.self_attn),
+            attention=rotary_heads(
+                config, block.self_attn, block.self_attn.dense, table, **norms(block.self_attn)
             ),
             mlp_norm=layer_norm(block.input_layernorm),
             mlp=plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),

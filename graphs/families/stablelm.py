@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, gated, layer_norm, rotary, rotary_words, separate
+from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words
 
 
 @family(
@@ -28,19 +28,12 @@ def describe(model: Any) -> LiftedModel:
             "the StableLM model has qk_layernorm=True, a norm of its own for every head, which is "
             "not supported."
         )
-    table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
+    table = rotary(config, body.rotary_emb)
     parallel = config.use_parallel_residual
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=separate(
-                block.self_attn,
-                block.self_attn.o_proj,
-                heads,
-                config.num_key_value_heads,
-                scale=block.self_attn.head_dim**-0.5,
-                rotary=table,
-            ),
+            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
             mlp_norm=layer_norm(
                 block.input_layernorm if parallel else block.post_attention_layernorm
             ),

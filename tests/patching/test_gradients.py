@@ -1,0 +1,70 @@
+"""Gradients in what ports hold, for any circuit, against the definition of a circuit's run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.errors import EdgewiseError
+from edgewise.graphs.circuit import Circuit
+from edgewise.patching.attribution import attribute
+from edgewise.patching.gradients import port_gradients
+from edgewise.patching.runner import Runner
+from edgewise.patching.trace import at_answers
+from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
+
+SOME = ["gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite"]
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("density", [0.15, 0.5, 1.0])
+def test_gradients_of_any_circuit(name: str, ablation: str, grouped: bool, density: float) -> None:
+    model = tiny_lift(name, grouped_kv=grouped)
+    pairs = tiny_pairs(lengths=(5, 4), shared=ablation == "zero")
+    runner = Runner.create(model, pairs, metric="nll", ablation=ablation)
+    (chunk,) = runner.chunks()
+    circuit = Circuit(model.graph, random_mask(model.graph, density, 3))
+    found = port_gradients(runner, chunk, circuit)
+    zero = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
+    batch = chunk.batch
+    resample = ablation == "resample"
+    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zero
+    shape = (*batch.clean.shape, model.d_model)
+    offsets = {
+        row: torch.zeros(shape, dtype=model.dtype, requires_grad=True)
+        for row in range(len(model.graph.ports))
+    }
+    mask = torch.from_numpy(circuit.kept * 1.0)
+    _, final = naive_run(model, batch.clean, whole(chunk), ablated, mask, offsets)
+    logits = model.logits(at_answers(final, batch.answer_position))
+    loss = runner.metric.loss(logits, chunk.target).sum()
+    expected = torch.autograd.grad(loss, list(offsets.values()), materialize_grads=True)
+    for port, gradient in zip(model.graph.ports, expected, strict=True):
+        window = gradient[:, chunk.start :]
+        if port in found:
+            torch.testing.assert_close(found[port], window, rtol=1e-6, atol=1e-9)
+        else:
+            assert not window.any()
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_full_circuit_has_the_gradients_of_attribution(name: str) -> None:
+    model = tiny_lift(name)
+    runner = Runner.create(model, tiny_pairs(lengths=(6, 4, 5)))
+    (chunk,) = runner.chunks()
+    found = port_gradients(runner, chunk, Circuit.full(model.graph))
+    rows = [-(chunk.delta @ found[port].flatten()) for port in model.graph.ports]
+    scores = torch.stack(rows).numpy() / len(runner.pairs)
+    expected = attribute(runner, [1.0]).values
+    reads = model.graph.reads
+    np.testing.assert_allclose(scores[reads], expected[reads], rtol=1e-4, atol=1e-6)
+
+
+def test_a_metric_without_gradient_is_refused() -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric="accuracy")
+    (chunk,) = runner.chunks()
+    with pytest.raises(EdgewiseError, match="has no gradient"):
+        port_gradients(runner, chunk, Circuit.full(runner.graph))
