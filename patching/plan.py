@@ -63,9 +63,9 @@ class LayerPlan:
 class Plan:
     """Tell what a masked run computes.
 
-    `first`: the first layer with anything to run. `known`: senders [S] whose values are given.
-    `needed`: senders [S] whose delta some port adds by itself. `use_current`: the current stream
-    is read somewhere, so it has to be kept.
+    `known`: senders [S] whose values are given. `moving`: those whose value can differ from the
+    base value. `needed`: those whose delta some port adds by itself. `use_current`: the current
+    stream is read somewhere, so it has to be kept.
     """
 
     layers: tuple[LayerPlan, ...]
