@@ -20,7 +20,8 @@ from edgewise.errors import CertificateFailed, UnsupportedModel
 from edgewise.graphs.lifted import Attention, AttentionContext, Norm
 from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.certificate import certify
-from tests.engine import CONFIGS, LLAMA, tiny_lift, tiny_model
+from tests.configs import CONFIGS, LLAMA
+from tests.engine import tiny_lift, tiny_model
 
 
 @pytest.mark.parametrize("name", CONFIGS)

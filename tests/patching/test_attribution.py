@@ -11,7 +11,8 @@ from edgewise.errors import EdgewiseError
 from edgewise.patching.attribution import attribute
 from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import CONFIGS, naive_run, naive_values, tiny_lift, tiny_pairs, whole
+from tests.configs import CONFIGS
+from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
 
 def mask_loss(runner: Runner, mask: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,8 @@ from edgewise.patching.dense import SUMS_KEPT, World, run_masked
 from edgewise.patching.plan import Plan, make_plan
 from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.trace import at_answers
-from tests.engine import CONFIGS, naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
+from tests.configs import CONFIGS
+from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
 SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
 
