@@ -25,12 +25,14 @@ import numpy as np
 from ..graphs.circuit import Circuit
 from ..graphs.names import LETTERS
 from ..graphs.scores import Scores
+from ..patching.search import rises
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
     from ..patching.runner import Progress, Runner
-    from ..patching.search import Search
+    from ..patching.search import Loss, Search
 
+DENSE = False
 ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and senders descending"
 
 
@@ -57,9 +59,10 @@ def acdc(
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
-    from ..patching.search import DenseSearch
+    from ..patching.search import DenseSearch, IncrementalSearch
 
-    walk = _Walk(DenseSearch(runner), runner, threshold, absolute, candidates, progress)
+    search = IncrementalSearch(runner, threshold) if not DENSE else DenseSearch(runner)
+    walk = _Walk(search, runner, threshold, absolute, candidates, progress)
     graph = runner.graph
     walk.port(len(graph.ports) - 1)
     for layer in reversed(range(graph.layers)):
@@ -102,10 +105,9 @@ class _Walk:
         self.decided = 0
         self.batch = 1
 
-    def falls(self, new: float, old: float) -> bool:
+    def falls(self, new: Loss, old: Loss) -> bool:
         """Decide one question."""
-        rise = abs(new - old) if self.absolute else new - old
-        return rise < self.threshold
+        return not rises(new, old, self.threshold, absolute=self.absolute)
 
     def dead(self, row: int) -> bool:
         """Tell whether the port's owner has no kept edge out."""
@@ -117,14 +119,14 @@ class _Walk:
         if self.dead(row):
             return
         every = self.graph.reads[row]
-        loss = float(self.search.ask(row, every[None])[0])
+        (loss,) = self.search.ask(row, every[None])
         if self.falls(loss, self.search.loss):
             self.search.commit(row, every, loss)
 
     def port(self, row: int) -> None:
         """Decide every edge into a port."""
         if self.dead(row):
-            self.search.commit(row, self.graph.reads[row])
+            self.search.commit(row, self.graph.reads[row], None)
         left = np.flatnonzero(self.search.kept[row])[::-1]
         self.report(int(self.graph.reads[row].sum()) - len(left), row)
         while len(left):
@@ -139,12 +141,11 @@ class _Walk:
             prefixes[i:, sender] = True
         losses = self.search.ask(row, prefixes)
         before = self.search.loss
-        for i, sender in enumerate(edges):
-            loss = float(losses[i])
+        for i, (sender, loss) in enumerate(zip(edges, losses, strict=True)):
             if not self.falls(loss, before):
+                self.scores[row, sender] = loss.value() - before.value()
                 if i:
                     self.search.commit(row, prefixes[i - 1], before)
-                self.scores[row, sender] = loss - before
                 self.batch = max(1, i)
                 return i + 1
             before = loss
@@ -156,7 +157,7 @@ class _Walk:
         """Tell the progress."""
         self.decided += edges
         if self.progress is not None:
-            what = f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss:.4g}"
+            what = f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss.low:.4g}"
             self.progress(self.decided, self.graph.edge_count, what)
 
     def result(self, order: str) -> Discovery:

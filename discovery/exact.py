@@ -42,7 +42,7 @@ def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = No
             asked = senders[start : start + candidates]
             single = np.zeros((len(asked), len(graph.senders)), dtype=bool)
             single[np.arange(len(asked)), asked] = True
-            values[row, asked] = search.ask(row, single) - search.loss
+            values[row, asked] = search.ask(row, single).values() - search.loss.value()
             done += len(asked)
             if progress is not None:
                 progress(done, graph.edge_count, f"edges measured, at {port}")

@@ -177,7 +177,7 @@ class Attention:
         k = k if self.k_norm is None else self.k_norm(k)
         if self.rotary is not None:
             cos, sin = context.rotary(self.rotary, q.dtype)
-            q = self.rotary(q, (cos[:, context.start :], sin[:, context.start :]))
+            q = self.rotary(q, (context.queries(cos), context.queries(sin)))
             k = self.rotary(k, (cos, sin))
         q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
         wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
@@ -210,27 +210,36 @@ class AttentionContext:
     """Hold what attention needs to know of a batch's positions; tables are made once.
 
     `mask`: bool [B, T], True on real tokens. `position_ids`: [B, T]. `start`: queries stand at the
-    positions from here on, the window; keys and values at all positions.
+    positions from here on, the window; keys and values at all positions. `at`: the position of
+    each example's only query, [B], in place of `start`.
     """
 
     mask: Tensor
     position_ids: Tensor
     start: int = 0
+    at: Tensor | None = None
     _hidden: dict[int | None, Tensor] = field(default_factory=dict, repr=False)
     _tables: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
 
     def hidden(self, window: int | None) -> Tensor:
-        """Return bool [B, 1, T − start, T], True where a query must not see a key (column)."""
+        """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""
         if window not in self._hidden:
             index = torch.arange(self.mask.shape[1], device=self.mask.device)
-            gap = index[self.start :, None] - index[None, :]
+            queries = self.queries(index.expand(self.mask.shape))[:, None, :, None]
+            gap = queries - index
             seen = gap >= 0
             if window is not None:
                 seen &= gap < window
             self._hidden[window] = ~(seen & self.mask[:, None, None, :])
         return self._hidden[window]
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Pick the queries' positions from x [B, T, …]."""
+        if self.at is None:
+            return x[:, self.start :]
+        return x[torch.arange(len(x), device=x.device), self.at][:, None]
 
     def rotary(self, rotary: Rotary, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the rotation tables of this batch."""
@@ -353,7 +362,10 @@ class LiftedModel:
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V]."""
-        out = self.unembed(self.final_norm(x))
+        return self.scale_logits(self.unembed(self.final_norm(x)))
+
+    def scale_logits(self, out: Tensor) -> Tensor:
+        """Apply the scale and the soft cap that come behind the unembedding."""
         out = out if self.logit_scale == 1 else out * self.logit_scale
         if self.logit_softcap is not None:
             out = (out / self.logit_softcap).tanh() * self.logit_softcap

@@ -101,6 +101,7 @@ def expression_metric(text: str) -> Metric:
         function=function,
         larger_is_better=declaration.larger_is_better,
         needs_distractors=any("distractor" in name for name in compiled.quantities),
+        tokens_only=all(name.startswith("logit(") for name in compiled.quantities),
     )
 
 

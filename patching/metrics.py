@@ -54,6 +54,7 @@ class Metric:
 
     `differentiable`: gradients with respect to the logits mean something.
     `flat_at_clean`: the gradient is 0 at the clean run, so plain attribution finds nothing.
+    `tokens_only`: the value depends on the logits of answers and distractors alone.
 
     >>> import torch
     >>> target = Target(torch.tensor([[2]]), torch.tensor([[0]]))
@@ -69,6 +70,7 @@ class Metric:
     needs_clean_logits: bool = False
     differentiable: bool = True
     flat_at_clean: bool = False
+    tokens_only: bool = False
 
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to one value per example [..., B].
@@ -146,6 +148,7 @@ def metric(
     needs_clean_logits: bool = False,
     differentiable: bool = True,
     flat_at_clean: bool = False,
+    tokens_only: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a metric; see `Metric` for what the properties mean."""
 
@@ -160,6 +163,7 @@ def metric(
             needs_clean_logits,
             differentiable,
             flat_at_clean,
+            tokens_only,
         )
         return function
 
@@ -198,7 +202,7 @@ def kl(logits: Tensor, target: Target) -> Tensor:
     return (full.exp() * (full - run)).sum(-1)
 
 
-@metric("logit_diff", larger_is_better=True, needs_distractors=True)
+@metric("logit_diff", larger_is_better=True, needs_distractors=True, tokens_only=True)
 def logit_diff(logits: Tensor, target: Target) -> Tensor:
     """Mean logit of the answers minus mean logit of the distractors."""
     return mean_logit(logits, target.answers) - mean_logit(logits, target.distractors)
@@ -216,7 +220,13 @@ def nll(logits: Tensor, target: Target) -> Tensor:
     return -log_prob(logits, target.answers)
 
 
-@metric("accuracy", larger_is_better=True, needs_distractors=True, differentiable=False)
+@metric(
+    "accuracy",
+    larger_is_better=True,
+    needs_distractors=True,
+    differentiable=False,
+    tokens_only=True,
+)
 def accuracy(logits: Tensor, target: Target) -> Tensor:
     """1 where the largest answer logit exceeds the largest distractor logit, else 0."""
     best = [

@@ -1,36 +1,143 @@
 """Searching: ask what ablating more edges of one port would do to the loss, then keep the answer.
 
-Discovery algorithms that decide edge by edge talk to this interface only, so that a faster runner
-can take the dense one's place.
+Discovery algorithms that decide edge by edge talk to this interface only. Two runners are behind it:
+`DenseSearch` restarts a masked run at the first changed layer and is short enough to be seen right;
+`IncrementalSearch` computes only what a question changes, and the loss only as well as is needed to
+decide. Both give the same answers; tests compare them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
+    from .incremental import IncrementalChunk
     from .runner import Runner
+
+MOST_AT_ONCE = 32
+"""Losses that are taken in full together."""
+
+QUESTION_BYTES = 1 << 28
+"""Memory that the questions of one pass may take."""
+
+LOOSE = 0.125
+"""Move the base point of bounds when the current loss is known worse than this share of a decision."""
+
+
+Bounds = tuple[np.ndarray, np.ndarray]
+
+
+class Losses:
+    """Hold the losses of n questions, as bounds that are sharpened when asked for.
+
+    `low`, `high`: float64 [n]; equal where the loss is known. `sharpen`: from questions start to
+    stop, returns better bounds of all.
+    """
+
+    def __init__(
+        self,
+        low: np.ndarray,
+        high: np.ndarray,
+        sharpen: Callable[[int, int], Bounds] | None = None,
+    ) -> None:
+        self.low, self.high = low, high
+        self._sharpen = sharpen
+        self._block, self._next = 1, -MOST_AT_ONCE
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    def __getitem__(self, index: int) -> Loss:
+        return Loss(self, index)
+
+    def __iter__(self) -> Iterator[Loss]:
+        return (self[index] for index in range(len(self)))
+
+    def refine(self, index: int) -> bool:
+        """Know a loss better; return False if it is known already.
+
+        Where many are asked for in a row, the next ones are taken along.
+        """
+        if self.low[index] == self.high[index] or self._sharpen is None:
+            return False
+        near = index <= self._next + self._block
+        self._block = min(MOST_AT_ONCE, 2 * self._block) if near else 2
+        self._next = min(len(self), index + self._block)
+        self.low, self.high = self._sharpen(index, self._next)
+        return True
+
+    def values(self) -> np.ndarray:
+        """Return all losses exactly, float64 [n]."""
+        return np.array([self[i].value() for i in range(len(self))])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Hold one of several losses."""
+
+    losses: Losses
+    index: int
+
+    @property
+    def low(self) -> float:
+        """Return the lower bound."""
+        return float(self.losses.low[self.index])
+
+    @property
+    def high(self) -> float:
+        """Return the upper bound."""
+        return float(self.losses.high[self.index])
+
+    def refine(self) -> bool:
+        """Know the loss better; return False if it is known already."""
+        return self.losses.refine(self.index)
+
+    def value(self) -> float:
+        """Return the loss exactly."""
+        while self.refine():
+            pass
+        return self.low
+
+
+def rises(new: Loss, old: Loss, threshold: float, *, absolute: bool = False) -> bool:
+    """Tell whether a loss rises (or, if `absolute`, changes) by a threshold or more."""
+    while True:
+        least, most = new.low - old.high, new.high - old.low
+        if absolute:
+            least, most = max(least, -most, 0.0), max(most, -least)
+        if least >= threshold or most < threshold:
+            return least >= threshold
+        if not (old.refine() or new.refine()):
+            return least >= threshold
 
 
 class Search(Protocol):
     """Hold a current circuit and its loss, and answer questions about smaller ones."""
 
     questions: int
-    loss: float
 
     @property
     def kept(self) -> np.ndarray:
         """Return the current circuit's mask, bool [ports, senders]."""
         ...
 
-    def ask(self, row: int, candidates: np.ndarray) -> np.ndarray:
-        """Return the loss if the edges of one port were ablated too.
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        ...
+
+    def ask(self, row: int, candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one port were ablated too.
 
         Args:
             row: the port.
@@ -38,9 +145,21 @@ class Search(Protocol):
         """
         ...
 
-    def commit(self, row: int, ablated: np.ndarray, loss: float | None = None) -> None:
-        """Ablate edges of a port, bool [senders]; `loss` is what `ask` said, None: unchanged."""
+    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of a port, bool [senders].
+
+        `loss`: what `ask` said of it; None: a dead port, which changes nothing.
+        """
         ...
+
+    def finish(self, row: int) -> None:
+        """Say that no question about this port will follow soon."""
+        ...
+
+
+def known(losses: np.ndarray) -> Losses:
+    """Wrap losses that are known exactly."""
+    return Losses(losses, losses)
 
 
 class DenseSearch:
@@ -55,28 +174,151 @@ class DenseSearch:
         self._kept = runner.graph.reads.copy()
         self._touched = len(runner.graph.ports)  # the first port that has lost an edge
         self.questions = 0
-        self.loss = runner.loss(Circuit.full(runner.graph))
-        if not math.isfinite(self.loss):
-            raise EdgewiseError(
-                f"the metric '{runner.metric.name}' is {self.loss} for the full model, so no "
-                "change of it can be measured; accepted: a metric that is finite on every prompt."
-            )
+        self._loss = known(full_loss(runner))[0]
 
     @property
     def kept(self) -> np.ndarray:
         """Return the current circuit's mask, bool [ports, senders]."""
         return self._kept
 
-    def ask(self, row: int, candidates: np.ndarray) -> np.ndarray:
-        """Return the loss if the edges of one port were ablated too, [n]."""
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        return self._loss
+
+    def ask(self, row: int, candidates: np.ndarray) -> Losses:
+        """Return the losses if the edges of one port were ablated too."""
         masks = self._kept[None].repeat(len(candidates), axis=0)
         masks[:, row] &= ~candidates
         self.questions += len(candidates)
-        return self._runner.mask_losses(masks, start_row=min(row, self._touched))
+        return known(self._runner.mask_losses(masks, start_row=min(row, self._touched)))
 
-    def commit(self, row: int, ablated: np.ndarray, loss: float | None = None) -> None:
+    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of a port."""
         self._kept[row] &= ~ablated
         self._touched = min(row, self._touched)
-        if loss is not None:
-            self.loss = loss
+        self._loss = self._loss if loss is None else loss
+
+    def finish(self, row: int) -> None:
+        """Do nothing: every run starts from the mask."""
+
+
+class IncrementalSearch:
+    """Answer each question by what it changes; see incremental.py and readout.py.
+
+    Args:
+        runner: the runner whose circuits are searched.
+        resolution: a difference of losses that matters (the threshold of decisions); it tells when
+            bounds are worth renewing.
+
+    Raises:
+        EdgewiseError: the full model's loss is not finite.
+    """
+
+    def __init__(self, runner: Runner, resolution: float = 0.0) -> None:
+        from .incremental import IncrementalChunk
+        from .layout import rows_by_layer
+        from .readout import make_readout
+
+        self._runner, self._resolution = runner, resolution
+        self._kept = runner.graph.reads.copy()
+        self.questions = 0
+        self._loss = known(full_loss(runner))[0]
+        rows = rows_by_layer(runner.graph)
+        chunks = list(runner.chunks())
+        self._states = [IncrementalChunk(chunk, rows) for chunk in chunks]
+        self._readouts = [make_readout(chunk, runner.metric) for chunk in chunks]
+        self._row: int | None = None
+        self._cut = np.zeros(len(runner.graph.senders), dtype=bool)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Return the current circuit's mask, bool [ports, senders]."""
+        return self._kept
+
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        return self._loss
+
+    @property
+    def products(self) -> int:
+        """Count products of one stream per example with the whole unembedding."""
+        return max(readout.products for readout in self._readouts)
+
+    def ask(self, row: int, candidates: np.ndarray) -> Losses:
+        """Return the losses if the edges of one port were ablated too."""
+        import torch
+
+        if row != self._row:
+            self.finish(row)
+        self.questions += len(candidates)
+        with torch.no_grad():
+            ablated = candidates | self._cut
+            return self._read([self._ask_chunk(state, row, ablated) for state in self._states])
+
+    def _ask_chunk(self, state: IncrementalChunk, row: int, ablated: np.ndarray) -> Tensor:
+        import torch
+
+        step = max(1, QUESTION_BYTES // state.question_bytes(row))
+        ablated = ablated & state.layout.kept[row]
+        return torch.cat(
+            [state.ask(row, ablated[i : i + step]) for i in range(0, len(ablated), step)]
+        )
+
+    def _read(self, streams: list[Tensor]) -> Losses:
+        from .runner import refuse_nan
+
+        readings = [r.read(stream) for r, stream in zip(self._readouts, streams, strict=True)]
+        number = len(self._runner.pairs)
+
+        def bounds() -> Bounds:
+            low = np.sum([reading.low for reading in readings], axis=0) / number
+            high = np.sum([reading.high for reading in readings], axis=0) / number
+            refuse_nan(low, f"the metric '{self._runner.metric.name}'")
+            return low, high
+
+        def sharpen(start: int, stop: int) -> Bounds:
+            with torch.no_grad():
+                for reading in readings:
+                    reading.sharpen(start, stop)
+            return bounds()
+
+        import torch
+
+        return Losses(*bounds(), sharpen)
+
+    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of a port."""
+        if loss is not None:  # else nothing that the state holds depends on it
+            self._cut |= ablated & self._kept[row]
+            self._loss = loss
+            if loss.high - loss.low > LOOSE * self._resolution:
+                loss.value()
+        self._kept[row] &= ~ablated
+
+    def finish(self, row: int) -> None:
+        """Compute the state of the current circuit anew if the last port has lost edges."""
+        import torch
+
+        if self._cut.any():
+            with torch.no_grad():
+                for state in self._states:
+                    state.rebuild(self._kept.copy())
+        self._cut[:] = False
+        self._row = row
+
+
+def full_loss(runner: Runner) -> np.ndarray:
+    """Return the full circuit's loss, [1].
+
+    Raises:
+        EdgewiseError: it is not finite.
+    """
+    losses = runner.losses([Circuit.full(runner.graph)])
+    if not math.isfinite(losses[0]):
+        raise EdgewiseError(
+            f"the metric '{runner.metric.name}' is {losses[0]} for the full model, so no "
+            "change of it can be measured; accepted: a metric that is finite on every prompt."
+        )
+    return losses
