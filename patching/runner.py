@@ -41,7 +41,8 @@ class Chunk:
 
     Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
     the batch differs: all runs after the clean one are confined to the window that begins there.
-    T counts the window's positions.
+    T counts the window's positions. In a model that attends in both directions everything can
+    differ, and the window is the whole prompt.
     """
 
     model: LiftedModel
@@ -51,7 +52,7 @@ class Chunk:
     @cached_property
     def start(self) -> int:
         """Return the window's first position."""
-        if not self.ablation.paired:
+        if not self.ablation.paired or not self.model.causal:
             return 0
         differs = (self.batch.clean != self.batch.corrupted).any(0)
         first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
@@ -104,9 +105,12 @@ class Chunk:
         """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
 
         Not: padding, what stands behind the answer position, and, where ablated values come from
-        the corrupted prompt, what stands before its first difference from the clean one.
+        the corrupted prompt, what stands before its first difference from the clean one. In a
+        model that attends in both directions only padding does not matter.
         """
         batch = self.batch
+        if not self.model.causal:
+            return batch.mask.flatten().nonzero()[:, 0]
         index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         matters = batch.mask & (index <= batch.answer_position[:, None])
         if self.ablation.paired:

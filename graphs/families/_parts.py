@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModel
 from ..graph import ComputationGraph
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm, Rotary
+from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
 from ..lifting import frozen, head_bias, head_rows, optional, require_activation
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
 
+GROWING_ROTARY = ("dynamic", "longrope")
+"""Those that choose frequencies by the length of each prompt, as if it were run first and alone."""
+
 
 def layer_norm(module: Any) -> Norm:
-    """Describe a LayerNorm with learned weight."""
+    """Describe a LayerNorm."""
     eps = getattr(module, "eps", None) or module.variance_epsilon
-    if module.weight is None:
-        raise UnsupportedModel("a LayerNorm without weight is not supported.")
-    return Norm(frozen(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
+    return Norm(optional(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
 
 
 def rms_norm(module: Any) -> Norm:
@@ -34,15 +36,34 @@ def linear(module: Any) -> Linear:
     return Linear(frozen(module.weight), optional(module.bias))
 
 
-def rotary(config: Any, module: Any, *, interleaved: bool = False) -> Rotary:
-    """Describe a model's rotary embedding from the table it computed itself."""
-    kind = config.rope_parameters["rope_type"]
-    if kind not in STATIC_ROTARY:
+def rotary(
+    config: Any, module: Any, *, interleaved: bool = False, layers: str | None = None
+) -> Rotary:
+    """Describe a model's rotary embedding from the table it computed itself.
+
+    `layers`: the type of layers that it serves, in models that have a table for each type.
+    """
+    prefix = "" if layers is None else f"{layers}_"
+    scaling = config.rope_parameters if layers is None else config.rope_parameters[layers]
+    kind = scaling["rope_type"]
+    if kind not in STATIC_ROTARY + GROWING_ROTARY:
         raise UnsupportedModel(
-            f"rotary scaling '{kind}' changes with the prompt's length and is not supported; "
-            f"supported: {', '.join(STATIC_ROTARY)}."
+            f"rotary scaling '{kind}' is not known; known: "
+            f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
         )
-    return Rotary(frozen(module.inv_freq), float(module.attention_scaling), interleaved)
+    factor = float(getattr(module, f"{prefix}attention_scaling"))
+    if kind in STATIC_ROTARY:
+        return Rotary(frozen(getattr(module, f"{prefix}inv_freq")), factor, interleaved)
+    table = frozen(getattr(module, f"{prefix}original_inv_freq"))  # the other follows the length
+    base, size = scaling["rope_theta"], 2 * len(table)
+    if kind == "dynamic":
+        growth = Growth(base, scaling["factor"], config.max_position_embeddings)
+        return Rotary(table, factor, interleaved, limit=growth.limit, growth=growth)
+    stretch = torch.tensor(scaling["long_factor"], dtype=torch.float32, device=table.device)
+    steps = torch.arange(0, size, 2, device=table.device).float() / size
+    limit = scaling["original_max_position_embeddings"]
+    long = (1.0 / (stretch * base**steps)).to(table.dtype)
+    return Rotary(table, factor, interleaved, limit=limit, long=long)
 
 
 def window(config: Any, layer: int) -> int | None:
@@ -111,10 +132,10 @@ def words(
     }  # fmt: skip
     kind = "gated" if block.mlp.gate is not None else "plain"
     found = {
-        "norm": "LayerNorm" if block.attention_norm.centred else "RMSNorm",
+        "norm": norm_words(block),
         "positions": positions,
         "block": "parallel" if parallel else "sequential",
-        "attention": f"{attention.heads} heads of {attention.wq.shape[1]}, "
+        "attention": f"{attention.heads} heads of {attention.size}, "
         f"{attention.kv_heads} key/value heads",
         "window": ", ".join(windows),
         "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
@@ -122,8 +143,26 @@ def words(
         "unembedding": "tied" if tied else "untied",
     }
     if attention.q_norm is not None:
-        found["q/k norms"] = "per head"
+        own = isinstance(attention.q_norm, tuple)
+        kind = "per head, with weights of its own" if own else "per head"
+        found["q/k norms"] = "of all heads together" if attention.norm_together else kind
+    if attention.clip is not None:
+        found["clip"] = f"queries, keys and values to ±{attention.clip:g}"
     return found
+
+
+def norm_words(block: Block) -> str:
+    """Say in words which norms a block has, and where."""
+    before = [block.attention_norm, block.mlp_norm]
+    after = [block.attention_post_norm, block.mlp_post_norm]
+    kinds = [n for n in (*before, *after) if n is not None]
+    if not kinds:
+        return "none"
+    kind = "LayerNorm" if kinds[0].centred else "RMSNorm"
+    kind += "" if kinds[0].weight is not None else " without weight"
+    if not any(after):
+        return kind
+    return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"
 
 
 def assemble(
@@ -131,7 +170,7 @@ def assemble(
     model: Any,
     embedding: Any,
     blocks: tuple[Block, ...],
-    final_norm: Norm,
+    final_norm: Norm | None,
     *,
     positions: str,
     table: Tensor | None = None,

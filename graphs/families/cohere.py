@@ -44,7 +44,7 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]) + ", interleaved",
+        positions=rotary_words(config, table, blocks[0].attention.size) + ", interleaved",
         parallel=True,
         logit_scale=config.logit_scale,
     )

@@ -39,7 +39,7 @@ def describe(model: Any) -> LiftedModel:
         body.embed_in,
         blocks,
         layer_norm(body.final_layer_norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
         parallel=config.use_parallel_residual,
     )
 

@@ -104,7 +104,7 @@ def llama_like(
         )
         for layer, block in enumerate(body.layers)
     )
-    positions = rotary_words(config, table, blocks[0].attention.wq.shape[1])
+    positions = rotary_words(config, table, blocks[0].attention.size)
     if not all(with_rotary):
         positions += f", none in {sum(not r for r in with_rotary)} layers"
     return assemble(

@@ -41,7 +41,7 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
     )
 
 

@@ -47,6 +47,6 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
         parallel=parallel,
     )
