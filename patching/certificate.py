@@ -115,11 +115,14 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     """Make random prompt pairs of unequal lengths for any vocabulary.
 
-    They are long enough to leave a short attention window, so that its size is checked too.
+    They are long enough to leave a short attention window, and to pass a short limit beyond which
+    rotary frequencies change, so that these are checked too.
     """
     draw = random.Random(seed)
     vocabulary = model.tokens.shape[0]
+    rotaries = [block.attention.rotary for block in model.blocks]
     windows = [block.attention.window or 0 for block in model.blocks]
+    windows += [rotary.limit or 0 for rotary in rotaries if rotary is not None]
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
 
@@ -140,6 +143,7 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
     assert model.model is not None
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
+        _start_afresh(model, ids)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
         out = model.model(
@@ -154,7 +158,16 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows[:, None], real] = part
+    _start_afresh(model, ids)
     return found[0], found[1:]
+
+
+def _start_afresh(model: LiftedModel, ids: Tensor) -> None:
+    """Run one token: models with dynamic rotary scaling then forget the longer prompts they ran."""
+    rotaries = [block.attention.rotary for block in model.blocks]
+    if any(rotary is not None and rotary.growth is not None for rotary in rotaries):
+        assert model.model is not None
+        model.model(input_ids=ids[:1, :1], use_cache=False)
 
 
 @torch.no_grad()

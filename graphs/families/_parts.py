@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,36 @@ def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> 
     )
 
 
-def rotary_heads(config: Any, module: Any, output: Any, table: Rotary, **rest: Any) -> Attention:
+def fused_heads(fused: Any, output: Any, heads: int, **rest: Any) -> Attention:
+    """Describe attention with one projection that holds q, k and v of each head together."""
+    weight, bias = head_rows(fused.weight, heads), head_bias(fused.bias, heads)  # [H, 3·K, D]
+    size = weight.shape[1] // 3
+    q, k, v = weight.split(size, 1)
+    bq, bk, bv = (None, None, None) if bias is None else bias.split(size, 1)
+    rest.setdefault("scale", size**-0.5)
+    return Attention(
+        wq=q, wk=k, wv=v, wo=head_rows(output.weight.t(), heads),
+        bq=bq, bk=bk, bv=bv, bo=optional(output.bias), **rest,
+    )  # fmt: skip
+
+
+def alibi_slopes(heads: int, like: Tensor) -> Tensor:
+    """Return each head's slope, float32 [H], as the models compute it (Press et al. 2022)."""
+    power = 2 ** math.floor(math.log2(heads))
+
+    def steps(of: int, exponents: Tensor) -> Tensor:
+        base = torch.tensor(2 ** (-(2 ** -(math.log2(of) - 3))), dtype=torch.float32)
+        return torch.pow(base, exponents)
+
+    slopes = steps(power, torch.arange(1, 1 + power))
+    if power != heads:
+        slopes = torch.cat((slopes, steps(2 * power, torch.arange(1, 1 + 2 * (heads - power), 2))))
+    return slopes.to(like.device)
+
+
+def rotary_heads(
+    config: Any, module: Any, output: Any, table: Rotary | None, **rest: Any
+) -> Attention:
     """Describe attention with separate projections, rotary positions and the usual scale."""
     return separate(
         module,
@@ -112,6 +142,17 @@ def gated(module: Any, activation: str, **rest: Any) -> MLP:
         down=linear(module.down_proj),
         activation=require_activation(activation),
         **rest,
+    )
+
+
+def packed_gated(module: Any, activation: str) -> MLP:
+    """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
+    gate, up = frozen(module.gate_up_proj.weight).chunk(2)
+    return MLP(
+        gate=Linear(gate),
+        up=Linear(up),
+        down=linear(module.down_proj),
+        activation=require_activation(activation),
     )
 
 
@@ -174,6 +215,7 @@ def assemble(
     *,
     positions: str,
     table: Tensor | None = None,
+    max_positions: int | None = None,
     parallel: bool = False,
     post_norm: bool = False,
     **rest: Any,
@@ -186,6 +228,7 @@ def assemble(
         blocks, final_norm: what was described of it.
         positions: in words, how positions enter.
         table: learned position embeddings, [positions, D].
+        max_positions: how long a prompt may be, if there is no table.
         parallel, post_norm: the shape of its blocks.
         rest: further fields.
     """
@@ -207,17 +250,22 @@ def assemble(
             blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel
         ),
         positions=table,
-        max_positions=None if table is None else len(table),
+        max_positions=max_positions if table is None else len(table),
         **rest,
     )
 
 
 def rotary_words(config: Any, table: Rotary, head: int) -> str:
     """Say in words how positions enter."""
-    part = 2 * table.frequencies.shape[0]
-    share = "" if part == head else f", first {part} of {head} features"
-    kind, base = (config.rope_parameters[key] for key in ("rope_type", "rope_theta"))
-    return f"rotary ({kind}), base {base:g}{share}"
+    share = "" if table.size == head else f", first {table.size} of {head} features"
+    share += ", interleaved" if table.interleaved else ""
+    scaling = config.rope_parameters
+    if "rope_type" in scaling:
+        return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
+    each = [
+        f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in sorted(scaling.items())
+    ]
+    return f"rotary, base {', '.join(each)}{share}"
 
 
 def is_tied(model: Any, embedding: Any) -> bool:

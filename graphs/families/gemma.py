@@ -73,7 +73,7 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         body.embed_tokens,
         blocks,
         _norm(body.norm),
-        positions=_positions(config, tables, blocks[0].attention.size),
+        positions=rotary_words(config, tables[0], blocks[0].attention.size),
         post_norm=post,
         embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
@@ -122,10 +122,3 @@ def _norm(module: Any) -> Norm:
 def _embed_scale(config: Any, weight: Tensor) -> Tensor:
     """Return √d_model rounded to the weights' type, as the models do."""
     return weight.new_tensor(config.hidden_size**0.5)
-
-
-def _positions(config: Any, tables: list[Rotary], head: int) -> str:
-    if "rope_type" in config.rope_parameters:
-        return rotary_words(config, tables[0], head)
-    bases = {kind: f"{v['rope_theta']:g}" for kind, v in sorted(config.rope_parameters.items())}
-    return "rotary, base " + ", ".join(f"{base} ({kind})" for kind, base in bases.items())
