@@ -116,7 +116,9 @@ class LiftedModel:
     """Describe a whole model; all tensors are views of the model's own and never change.
 
     `tokens`: [V, D]. `positions`: [P, D] or None. `unembed`: [V, D] and bias. `embed_norm`
-    normalises token embeddings; it is part of what the embedding writes.
+    normalises token embeddings; it is part of what the embedding writes. `model` is what was
+    described; for other than Hugging Face models `original` maps token ids [B, T], without padding,
+    to logits [B, T, V] by the model's own code, where there is any.
     `variants` names what was found, in words, for people.
     """
 
@@ -134,6 +136,7 @@ class LiftedModel:
     logit_softcap: float | None = None
     embed_norm: Norm | None = None
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
+    original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def d_model(self) -> int:
