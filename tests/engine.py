@@ -29,6 +29,14 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
     return model.to(dtype)
 
 
+def one_of_each_type() -> dict[str, str]:
+    """Map each model type to the first configuration of it."""
+    found: dict[str, str] = {}
+    for name, (config, _, _) in CONFIGS.items():
+        found.setdefault(config.model_type, name)
+    return found
+
+
 def tiny_lift(
     name: str, seed: int = 0, dtype: torch.dtype = torch.float64, **graph: Any
 ) -> LiftedModel:

@@ -9,16 +9,7 @@ import pytest
 from edgewise import evaluate, get_method
 from edgewise.graphs.lifting import families
 from edgewise.patching.runner import Runner
-from tests.configs import CONFIGS
-from tests.engine import tiny_lift, tiny_pairs
-
-
-def one_of_each_type() -> dict[str, str]:
-    """Map each model type to the first configuration of it."""
-    found: dict[str, str] = {}
-    for name, (config, _, _) in CONFIGS.items():
-        found.setdefault(config.model_type, name)
-    return found
+from tests.engine import one_of_each_type, tiny_lift, tiny_pairs
 
 
 def test_every_supported_type_has_a_configuration() -> None:
