@@ -173,7 +173,10 @@ def _check_claimed(model: Any, lifted: LiftedModel) -> None:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """List all tensors of a nested description."""
+    """List all tensors of a nested description that are the model's own weights.
+
+    Left out are constants that models derive from their config, such as rotary frequencies.
+    """
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
@@ -182,7 +185,7 @@ def tensors_of(value: Any) -> list[Tensor]:
         return [
             t
             for f in fields(value)
-            if f.name != "model"
+            if f.name != "model" and not f.metadata.get("derived")
             for t in tensors_of(getattr(value, f.name))
         ]
     return []

@@ -209,7 +209,8 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     """Read a directory's or a GGUF file's model, complete, on the processor."""
     if source.form is Form.GGUF:
         model = read_gguf(source.path, dtype)
-        model.set_attn_implementation(_attention(model.config.to_dict()))
+        if attention := _attention(model.config.to_dict()):
+            model.set_attn_implementation(attention)
         return model
     config = read_json(source.path / "config.json")
     _check_config(config, source.name)
@@ -237,13 +238,13 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     return model
 
 
-def _attention(config: dict[str, Any]) -> str:
-    """Choose transformers' attention: the fused one, exact in every dtype, where it is complete.
+def _attention(config: dict[str, Any]) -> str | None:
+    """Choose transformers' attention; None is its own choice, the fused one where a class has it.
 
     `eager` takes its softmax in float32 even in a float64 model; but only `eager` applies a soft
     cap to the attention scores.
     """
-    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+    return "eager" if config.get("attn_logit_softcapping") else None
 
 
 def _check_config(config: dict[str, Any], name: str) -> None:

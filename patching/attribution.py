@@ -11,6 +11,8 @@ layer gives all scores. What is saved against a plain implementation:
       ∂loss/∂x_p = r·(g W') − (r/D)·(g · W'x̂)·x̂ .
   Both terms are linear in r·g, so over the points of an integrated gradient the first is summed
   before the product with W', which then costs the same for one point and for fifty.
+  Without a norm only the first term is left, with r = 1. A norm of all heads' queries or keys
+  together couples a port to every head's projection; that is one more term of the second kind.
 * Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
 * A token at which nothing moves (before the first difference of a pair under `resample`; behind
   the answer; padding) adds nothing to any score and is left out of ports' gradients and products.
@@ -30,9 +32,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graphs.lifted import Block, Norm
+from ..graphs.lifted import Block, working_dtype
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
+from .closed_form import Extra, Together, constant, fold, spread_out
 from .runner import Chunk, Progress, Runner, refuse_nan, sender_deltas
 from .trace import past_of, project_all, spread, sum_heads
 
@@ -89,7 +92,7 @@ def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
     model = chunk.model
     block = model.blocks[0]
     inner = block.mlp.up.weight.shape[0] * (4 if block.mlp.gate is not None else 3)
-    heads = 6 * block.attention.wq.shape[:2].numel()
+    heads = 6 * block.attention.heads * block.attention.size
     per_token = model.graph.layers * (4 * model.d_model + inner + heads) * 4
     tokens = chunk.batch.clean[:, chunk.start :].numel()
     at_once = max(1, TAPE_BYTES // (per_token * tokens))
@@ -205,24 +208,57 @@ class _ChunkScores:
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
         grads = dict(zip(LETTERS, found, strict=True))
-        unit, rate = block.attention_norm.unit(tape.x_attention)
+        norm = block.attention_norm
+        if norm is None:
+            unit, rate = tape.x_attention.to(working_dtype(gradient.dtype)), None
+        else:
+            unit, rate = norm.unit(tape.x_attention)
         through = torch.zeros_like(unit)
         for letter in LETTERS:
-            g = grads[letter]
-            weight, _ = attention.projection(letter)
-            folded = fold(block.attention_norm, weight)  # [H or G, d, D]
-            share = 1 if letter == "q" else attention.share
-            merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
-            seen = leaves[letter].detach() - constant(block, letter, attention.heads)
-            if self.graph.grouped_kv and share > 1:
-                self._put_attention(
-                    layer, letter, merged, seen[..., ::share, :], folded, unit, rate
-                )
-            else:
-                self._put_attention(layer, letter, g, seen, folded, unit, rate)
-            through += merged.flatten(-2).to(unit.dtype) @ folded.flatten(0, 1)
-        through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
+            g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
+            through += self._letter(layer, letter, g, seen, tape.x_attention, unit, rate)
+        if rate is not None:
+            through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
         return through.to(gradient.dtype)
+
+    def _letter(
+        self,
+        layer: int,
+        letter: str,
+        g: Tensor,
+        seen: Tensor,
+        stream: Tensor,
+        unit: Tensor,
+        rate: Tensor | None,
+    ) -> Tensor:
+        """Score one letter's ports; return what flows back to the normalised input x̂.
+
+        g: [K·B, T, H, d], the gradient at what every head was given; seen: that itself.
+        """
+        block = self.model.blocks[layer]
+        attention = block.attention
+        folded = fold(block.attention_norm, attention.projection(letter)[0])  # [H or G, d, D]
+        share = 1 if letter == "q" else attention.share
+        merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
+        if share > 1 and self.graph.grouped_kv:
+            g, seen = merged, seen[..., ::share, :]
+        heads = g.shape[-2]
+        norm = attention.norm_of_all(letter)
+        if norm is None:
+            seen = seen - constant(block, letter, heads)
+            self._put_attention(layer, letter, g, seen, folded, unit, rate)
+            return merged.flatten(-2) @ folded.flatten(0, 1)
+        joint = Together.of(block, letter, norm, stream)
+        back, shrink = joint.parts(g)
+        all_seen = joint.raw - constant(block, letter, len(folded))
+        extra = Extra(
+            shrink,
+            joint.unit.flatten(-2) @ folded.flatten(0, 1),
+            shrink * (joint.unit * all_seen).sum((-2, -1))[..., None],
+        )
+        seen = all_seen.repeat_interleave(heads // len(folded), -2)
+        self._put_attention(layer, letter, back, seen, folded, unit, rate, extra)
+        return joint.back(merged).flatten(-2) @ folded.flatten(0, 1)
 
     def _put_attention(
         self,
@@ -232,23 +268,32 @@ class _ChunkScores:
         seen: Tensor,
         folded: Tensor,
         unit: Tensor,
-        rate: Tensor,
+        rate: Tensor | None,
+        extra: Extra | None = None,
     ) -> None:
         """Score one letter's ports.
 
         g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
+        extra: what a norm of all heads together takes off g W'.
         """
         ports = g.shape[-2]
         folded = (
             folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
         )
-        g, seen, rate, unit = (self._select(x) for x in (g, seen, rate, unit))  # [K, n, …]
-        scaled = g * rate[..., None]
-        first = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
-        along = (scaled * seen).sum(-1) / unit.shape[-1]  # [K, n, ports]
-        second = torch.bmm(along.permute(1, 2, 0), unit.transpose(0, 1))  # [n, ports, D]
+        g, seen, unit = (self._select(x) for x in (g, seen, unit))  # [K, n, …]
+        rate = None if rate is None else self._select(rate)  # [K, n, 1]
+        scaled = g if rate is None else g * rate[..., None]
+        total = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
+        along = (scaled * seen).sum(-1)  # [K, n, ports]
+        if extra is not None:
+            factor, vector, share = (self._select(x) for x in extra)
+            factor, share = (x if rate is None else x * rate for x in (factor, share))
+            total -= spread_out(factor, vector)
+            along = along - share
+        if rate is not None:
+            total -= spread_out(along / unit.shape[-1], unit)
         owner = self.graph.attention_owners(layer, letter)[0]
-        self._put(Port(owner, letter), (first - second.transpose(0, 1)) / len(self.points))
+        self._put(Port(owner, letter), total / len(self.points))
 
     def _select(self, x: Tensor) -> Tensor:
         """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
@@ -277,20 +322,3 @@ class _ChunkScores:
         product = -(gradient @ self.delta[:before].t())
         self.values[rows, :before] = product.cpu().double().numpy()
         self.pending.clear()
-
-
-def fold(norm: Norm, weight: Tensor) -> Tensor:
-    """Fold a norm's scale, and its centring, into the projections that read it, [h, d, D]."""
-    weight = weight.to(torch.promote_types(weight.dtype, torch.float32)) * norm.scale
-    return weight - weight.mean(-1, keepdim=True) if norm.centred else weight
-
-
-def constant(block: Block, letter: str, heads: int) -> Tensor:
-    """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d]."""
-    weight, bias = block.attention.projection(letter)
-    total = weight.new_zeros(weight.shape[:2])
-    if block.attention_norm.bias is not None:
-        total = total + weight @ block.attention_norm.bias
-    if bias is not None:
-        total = total + bias
-    return total.repeat_interleave(heads // len(total), 0)

@@ -39,6 +39,9 @@ class Certificate:
             against the original model's hidden states; relative to the stream's largest entry.
         tolerance: what `kept_all` and `kept_none` may be, in logits.
         stream_tolerance: what `stream` may be.
+        compared: whether there was an original model to compare with. If not, `kept_all` and
+            `kept_none` compare circuits' runs with a plain run of the description itself, which
+            shows that the identities hold, not that the description is of the intended model.
     """
 
     kept_all: float
@@ -46,6 +49,7 @@ class Certificate:
     stream: float
     tolerance: float
     stream_tolerance: float
+    compared: bool = True
 
     @property
     def passed(self) -> bool:
@@ -56,9 +60,10 @@ class Certificate:
             and self.stream <= self.stream_tolerance
         )
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the three errors, as circuit files store them."""
-        return {"kept_all": self.kept_all, "kept_none": self.kept_none, "stream": self.stream}
+    def as_dict(self) -> dict[str, float | bool]:
+        """Return the three errors, as circuit files store them; and if there was no original."""
+        errors = {"kept_all": self.kept_all, "kept_none": self.kept_none, "stream": self.stream}
+        return errors if self.compared else {**errors, "compared": False}
 
     def require(self) -> Certificate:
         """Return the certificate if it passed.
@@ -109,17 +114,21 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         stream=_stream_error(chunk, plain, hidden),
         tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
         stream_tolerance=share,
+        compared=model.model is not None or model.original is not None,
     )
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     """Make random prompt pairs of unequal lengths for any vocabulary.
 
-    They are long enough to leave a short attention window, so that its size is checked too.
+    They are long enough to leave a short attention window, and to pass a short limit beyond which
+    rotary frequencies change, so that these are checked too.
     """
     draw = random.Random(seed)
-    vocabulary = model.tokens.shape[0]
+    vocabulary = len(model.tokens)
+    rotaries = [block.attention.rotary for block in model.blocks]
     windows = [block.attention.window or 0 for block in model.blocks]
+    windows += [rotary.limit or 0 for rotary in rotaries if rotary is not None]
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
 
@@ -135,26 +144,47 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
     """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D].
 
     Examples of equal length run together, without padding, on which some models give NaN; what
-    stands at padding is 0.
+    stands at padding is 0. A model without code of its own is run as it is described; there are
+    hidden states of Hugging Face models only.
     """
-    assert model.model is not None
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
+        _start_afresh(model, ids)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
-        out = model.model(
-            input_ids=ids[rows][:, real],
-            attention_mask=torch.ones(len(rows), len(real), dtype=torch.long, device=ids.device),
-            position_ids=batch.position_ids[rows][:, real],
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        parts = [out.logits, *out.hidden_states]
+        parts = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
         if not found:
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows[:, None], real] = part
+    _start_afresh(model, ids)
     return found[0], found[1:]
+
+
+def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
+    """Return the original's logits and hidden states for prompts without padding, [b, n, …]."""
+    ones = torch.ones_like(ids)
+    if model.model is not None:
+        out = model.model(
+            input_ids=ids,
+            attention_mask=ones,
+            position_ids=position_ids,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        return [out.logits, *out.hidden_states]
+    if model.original is not None:
+        return [model.original(ids)]
+    run = run_plain(model, ids, AttentionContext(ones.bool(), position_ids))
+    return [model.logits(run.streams.final)]
+
+
+def _start_afresh(model: LiftedModel, ids: Tensor) -> None:
+    """Run one token: models with dynamic rotary scaling then forget the longer prompts they ran."""
+    rotaries = [block.attention.rotary for block in model.blocks]
+    grows = any(rotary is not None and rotary.growth is not None for rotary in rotaries)
+    if grows and model.model is not None:
+        model.model(input_ids=ids[:1, :1], use_cache=False)
 
 
 @torch.no_grad()
@@ -177,7 +207,8 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
                 largest = _largest(largest, float((found[mask] - summed).abs().max()) / size)
 
     for layer in range(model.graph.layers):
-        compare(streams.attention[layer], constants.attention[layer], hidden[layer])
+        own = hidden[layer] if hidden else None
+        compare(streams.attention[layer], constants.attention[layer], own)
         if model.graph.parallel:
             compare(streams.mlp[layer], constants.mlp[layer])
         heads = single[at : at + model.graph.heads].sum(0)

@@ -194,7 +194,7 @@ class _MaskedRun:
             return
         first = self.graph.sender_index[self.graph.attention_owners(layer, "q")[0]]
         base = self.world.base.streams.attention[layer]
-        normed = [block.attention_norm(x) for x in self._streams(step.sums, base, first)]
+        normed = [block.read(x) for x in self._streams(step.sums, base, first)]
         q, k, v = (
             project_inputs(block, letter, normed, step.inputs[letter], step.heads)
             for letter in "qkv"
@@ -203,7 +203,7 @@ class _MaskedRun:
         past = past_of(block, layer, self.world.past)
         if past is not None and len(heads) < self.graph.heads:
             past = (past[0][..., heads, :], past[1][..., heads, :])
-        z = block.attention.mix(q, k, v, self.world.context, past)
+        z = block.attention.mix(q, k, v, self.world.context, past, heads)
         delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
         if self.plan.use_current and not self.graph.post_norm:
             weight = block.attention.wo
@@ -262,7 +262,12 @@ def project_inputs(
     columns: dict[int, Tensor] = {}
     for index, owners in zip(inputs.sums, inputs.owners, strict=True):
         groups = sorted({head // share for head in owners})
-        part = (normed[index] @ weight[groups].flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
-        part = part if bias is None else part + bias[groups]
+        if block.attention.norm_of_all(letter) is not None:
+            part = project(block, letter, normed[index])[..., groups, :]
+        else:
+            part = (normed[index] @ weight[groups].flatten(0, 1).t()).unflatten(
+                -1, (len(groups), -1)
+            )
+            part = part if bias is None else part + bias[groups]
         columns.update({head: part[..., groups.index(head // share), :] for head in owners})
     return torch.stack(torch.broadcast_tensors(*(columns[head] for head in heads)), -2)

@@ -22,6 +22,7 @@ from .ablations import Ablation, get_ablation
 from .dense import World, run_masked
 from .metrics import Metric, Target, get_metric
 from .plan import make_plan
+from .prompt_checks import check_prompts
 from .prompts import Batch, PromptPairs
 from .trace import Past, Trace, at_answers, run_plain, split
 
@@ -41,7 +42,8 @@ class Chunk:
 
     Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
     the batch differs: all runs after the clean one are confined to the window that begins there.
-    T counts the window's positions.
+    T counts the window's positions. In a model that attends in both directions everything can
+    differ, and the window is the whole prompt.
     """
 
     model: LiftedModel
@@ -51,7 +53,7 @@ class Chunk:
     @cached_property
     def start(self) -> int:
         """Return the window's first position."""
-        if not self.ablation.paired:
+        if not self.ablation.paired or not self.model.causal:
             return 0
         differs = (self.batch.clean != self.batch.corrupted).any(0)
         first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
@@ -104,9 +106,12 @@ class Chunk:
         """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
 
         Not: padding, what stands behind the answer position, and, where ablated values come from
-        the corrupted prompt, what stands before its first difference from the clean one.
+        the corrupted prompt, what stands before its first difference from the clean one. In a
+        model that attends in both directions only padding does not matter.
         """
         batch = self.batch
+        if not self.model.causal:
+            return batch.mask.flatten().nonzero()[:, 0]
         index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         matters = batch.mask & (index <= batch.answer_position[:, None])
         if self.ablation.paired:
@@ -207,7 +212,7 @@ class Runner:
         chosen = get_metric(metric) if isinstance(metric, str) else metric
         if batch_size is not None and batch_size < 1:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
-        _check_prompts(model, pairs, chosen)
+        check_prompts(model, pairs, chosen)
         if batch_size is None:
             longest = max(len(p.clean) for p in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
@@ -229,7 +234,7 @@ class Runner:
     def with_metric(self, metric: str | Metric) -> Runner:
         """Return a runner that shares all runs and measures something else."""
         chosen = get_metric(metric) if isinstance(metric, str) else metric
-        _check_prompts(self.model, self.pairs, chosen)
+        check_prompts(self.model, self.pairs, chosen)
         return replace(self, metric=chosen)
 
     # -- chunks -----------------------------------------------------------------------------
@@ -370,25 +375,3 @@ def refuse_nan(values: np.ndarray, what: str) -> None:
             "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
             "given as an expression may have no value there, such as the log of a negative number."
         )
-
-
-def _check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> None:
-    vocabulary = model.tokens.shape[0]
-    for number, pair in enumerate(pairs, start=1):
-        ids = (*pair.clean, *pair.corrupted, *pair.answers, *pair.distractors)
-        if not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise PromptError(
-                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's "
-                f"vocabulary has ids 0 to {vocabulary - 1}. The prompts were made for another "
-                "tokenizer."
-            )
-        if model.max_positions is not None and len(pair.clean) > model.max_positions:
-            raise PromptError(
-                f"pair {number} of '{pairs.name}' has {len(pair.clean)} tokens; the model takes at "
-                f"most {model.max_positions}."
-            )
-        if metric.needs_distractors and not pair.distractors:
-            raise PromptError(
-                f"metric '{metric.name}' compares answers with distractors, and pair {number} of "
-                f"'{pairs.name}' has no distractor; add some, or use a metric such as nll or kl."
-            )

@@ -81,7 +81,17 @@ def sum_heads(block: Block, z: Tensor) -> Tensor:
 
 
 def project(block: Block, letter: str, normed: Tensor) -> Tensor:
-    """Apply a whole projection: normed [..., D] gives [..., H, K], or [..., G, K] for k, v."""
+    """Apply a whole projection: normed [..., D] gives [..., H, K], or [..., G, K] for k, v.
+
+    A norm of all heads together is applied; norms of single heads are part of attending.
+    """
+    out = project_only(block, letter, normed)
+    norm = block.attention.norm_of_all(letter)
+    return out if norm is None else norm(out.flatten(-2)).view_as(out)
+
+
+def project_only(block: Block, letter: str, normed: Tensor) -> Tensor:
+    """Do the same without any norm."""
     weight, bias = block.attention.projection(letter)
     out: Tensor = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
     return out if bias is None else out + bias
@@ -130,7 +140,7 @@ def run_plain(
 
 def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [..., H, K], keys and values [..., G, K] of one stream."""
-    normed = block.attention_norm(stream)
+    normed = block.read(stream)
     q, k, v = (project(block, letter, normed) for letter in "qkv")
     return q, k, v
 
@@ -139,7 +149,7 @@ def split(run: Trace, start: int) -> tuple[Trace, Past]:
     """Cut a run over all positions into the keys and values before a window, and the window."""
     past = []
     for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
-        normed = block.attention_norm(stream[:, :start])
+        normed = block.read(stream[:, :start])
         past.append((project(block, "k", normed), project(block, "v", normed)))
     old = run.values
     values = Values(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.graphs.lifted import AttentionContext, LiftedModel
+from edgewise.graphs.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.names import Kind
 from edgewise.patching.prompts import Pair, PromptPairs
@@ -27,6 +27,14 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
             spread = 0.3 if parameter.dim() > 1 else 0.5
             parameter.add_(torch.randn_like(parameter) * spread)
     return model.to(dtype)
+
+
+def one_of_each_type() -> dict[str, str]:
+    """Map each model type to the first configuration of it."""
+    found: dict[str, str] = {}
+    for name, (config, _, _) in CONFIGS.items():
+        found.setdefault(config.model_type, name)
+    return found
 
 
 def tiny_lift(
@@ -109,12 +117,14 @@ def naive_run(
                 group = head // attention.share
                 grouped = graph.grouped_kv and letter != "q"
                 kind, index = (Kind.KV, group) if grouped else (Kind.HEAD, head)
-                x = block.attention_norm(stream(rows[kind, layer, index, letter], layer))
+                x = block.read(stream(rows[kind, layer, index, letter], layer))
                 weight, bias = attention.projection(letter)
                 at = head if letter == "q" else group
                 y = x @ weight[at].t() + (0 if bias is None else bias[at])
+                if attention.norm_together and letter != "v":
+                    y = together(attention, letter, x)[..., at, :]
                 inputs.append(y[..., None, :])
-            z = attention.mix(*inputs, context)[..., 0, :]
+            z = attention.mix(*inputs, context, heads=[head])[..., 0, :]
             wrote.append(z @ attention.wo[head] * attention.output_scale)
         if graph.post_norm:
             summed = stream(rows[Kind.POST, layer, None, None], layer)
@@ -123,6 +133,18 @@ def naive_run(
         after = layer if graph.parallel else layer + 1
         wrote.append(block.write(stream(rows[Kind.MLP, layer, None, None], after)))
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))
+
+
+def together(attention: Attention, letter: str, x: Tensor) -> Tensor:
+    """Project one port's own input through every head and divide by the root mean square of all."""
+    weight, bias = attention.projection(letter)
+    y = torch.stack([x @ w.t() for w in weight], -2)  # [B, T, H or G, K]
+    y = y if bias is None else y + bias
+    norm = attention.q_norm if letter == "q" else attention.k_norm
+    assert isinstance(norm, Norm)
+    assert norm.weight is not None
+    size = (y.square().mean((-2, -1), keepdim=True) + norm.eps).sqrt()
+    return y / size * norm.weight.view(y.shape[-2:])
 
 
 def random_mask(graph: Any, density: float, seed: int) -> np.ndarray:

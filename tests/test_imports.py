@@ -29,7 +29,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Modules that compute with tensors, and may load torch when they are imported. All others are
 # light: importing them, with everything they import in turn, loads none of HEAVY.
-TENSOR_MODULES = ("edgewise.graphs.lift*", "edgewise.graphs.families*", "edgewise.patching.*")
+TENSOR_MODULES = (
+    "edgewise.graphs.attention",
+    "edgewise.graphs.families*",
+    "edgewise.graphs.lift*",
+    "edgewise.graphs.norms",
+    "edgewise.graphs.plain",
+    "edgewise.graphs.rotary",
+    "edgewise.patching.*",
+)
 LIGHT_ALL_THE_SAME = (
     "edgewise.patching.tasks*",
     "edgewise.patching.ablations",

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModel
 from ..graph import ComputationGraph
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Norm, Rotary
+from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
 from ..lifting import frozen, head_bias, head_rows, optional, require_activation
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
 
+GROWING_ROTARY = ("dynamic", "longrope")
+"""Those that choose frequencies by the length of each prompt, as if it were run first and alone."""
+
 
 def layer_norm(module: Any) -> Norm:
-    """Describe a LayerNorm with learned weight."""
+    """Describe a LayerNorm."""
     eps = getattr(module, "eps", None) or module.variance_epsilon
-    if module.weight is None:
-        raise UnsupportedModel("a LayerNorm without weight is not supported.")
-    return Norm(frozen(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
+    return Norm(optional(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
 
 
 def rms_norm(module: Any) -> Norm:
@@ -34,15 +37,34 @@ def linear(module: Any) -> Linear:
     return Linear(frozen(module.weight), optional(module.bias))
 
 
-def rotary(config: Any, module: Any, *, interleaved: bool = False) -> Rotary:
-    """Describe a model's rotary embedding from the table it computed itself."""
-    kind = config.rope_parameters["rope_type"]
-    if kind not in STATIC_ROTARY:
+def rotary(
+    config: Any, module: Any, *, interleaved: bool = False, layers: str | None = None
+) -> Rotary:
+    """Describe a model's rotary embedding from the table it computed itself.
+
+    `layers`: the type of layers that it serves, in models that have a table for each type.
+    """
+    prefix = "" if layers is None else f"{layers}_"
+    scaling = config.rope_parameters if layers is None else config.rope_parameters[layers]
+    kind = scaling["rope_type"]
+    if kind not in STATIC_ROTARY + GROWING_ROTARY:
         raise UnsupportedModel(
-            f"rotary scaling '{kind}' changes with the prompt's length and is not supported; "
-            f"supported: {', '.join(STATIC_ROTARY)}."
+            f"rotary scaling '{kind}' is not known; known: "
+            f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
         )
-    return Rotary(frozen(module.inv_freq), float(module.attention_scaling), interleaved)
+    factor = float(getattr(module, f"{prefix}attention_scaling"))
+    if kind in STATIC_ROTARY:
+        return Rotary(frozen(getattr(module, f"{prefix}inv_freq")), factor, interleaved)
+    table = frozen(getattr(module, f"{prefix}original_inv_freq"))  # the other follows the length
+    base, size = scaling["rope_theta"], 2 * len(table)
+    if kind == "dynamic":
+        growth = Growth(base, scaling["factor"], config.max_position_embeddings)
+        return Rotary(table, factor, interleaved, limit=growth.limit, growth=growth)
+    stretch = torch.tensor(scaling["long_factor"], dtype=torch.float32, device=table.device)
+    steps = torch.arange(0, size, 2, device=table.device).float() / size
+    limit = scaling["original_max_position_embeddings"]
+    long = (1.0 / (stretch * base**steps)).to(table.dtype)
+    return Rotary(table, factor, interleaved, limit=limit, long=long)
 
 
 def window(config: Any, layer: int) -> int | None:
@@ -70,7 +92,36 @@ def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> 
     )
 
 
-def rotary_heads(config: Any, module: Any, output: Any, table: Rotary, **rest: Any) -> Attention:
+def fused_heads(fused: Any, output: Any, heads: int, **rest: Any) -> Attention:
+    """Describe attention with one projection that holds q, k and v of each head together."""
+    weight, bias = head_rows(fused.weight, heads), head_bias(fused.bias, heads)  # [H, 3·K, D]
+    size = weight.shape[1] // 3
+    q, k, v = weight.split(size, 1)
+    bq, bk, bv = (None, None, None) if bias is None else bias.split(size, 1)
+    rest.setdefault("scale", size**-0.5)
+    return Attention(
+        wq=q, wk=k, wv=v, wo=head_rows(output.weight.t(), heads),
+        bq=bq, bk=bk, bv=bv, bo=optional(output.bias), **rest,
+    )  # fmt: skip
+
+
+def alibi_slopes(heads: int, like: Tensor) -> Tensor:
+    """Return each head's slope, float32 [H], as the models compute it (Press et al. 2022)."""
+    power = 2 ** math.floor(math.log2(heads))
+
+    def steps(of: int, exponents: Tensor) -> Tensor:
+        base = torch.tensor(2 ** (-(2 ** -(math.log2(of) - 3))), dtype=torch.float32)
+        return torch.pow(base, exponents)
+
+    slopes = steps(power, torch.arange(1, 1 + power))
+    if power != heads:
+        slopes = torch.cat((slopes, steps(2 * power, torch.arange(1, 1 + 2 * (heads - power), 2))))
+    return slopes.to(like.device)
+
+
+def rotary_heads(
+    config: Any, module: Any, output: Any, table: Rotary | None, **rest: Any
+) -> Attention:
     """Describe attention with separate projections, rotary positions and the usual scale."""
     return separate(
         module,
@@ -94,6 +145,17 @@ def gated(module: Any, activation: str, **rest: Any) -> MLP:
     )
 
 
+def packed_gated(module: Any, activation: str) -> MLP:
+    """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
+    gate, up = frozen(module.gate_up_proj.weight).chunk(2)
+    return MLP(
+        gate=Linear(gate),
+        up=Linear(up),
+        down=linear(module.down_proj),
+        activation=require_activation(activation),
+    )
+
+
 def plain(up: Any, down: Any, activation: str) -> MLP:
     """Describe an MLP of two projections."""
     return MLP(up=linear(up), down=linear(down), activation=require_activation(activation))
@@ -111,10 +173,10 @@ def words(
     }  # fmt: skip
     kind = "gated" if block.mlp.gate is not None else "plain"
     found = {
-        "norm": "LayerNorm" if block.attention_norm.centred else "RMSNorm",
+        "norm": norm_words(block),
         "positions": positions,
         "block": "parallel" if parallel else "sequential",
-        "attention": f"{attention.heads} heads of {attention.wq.shape[1]}, "
+        "attention": f"{attention.heads} heads of {attention.size}, "
         f"{attention.kv_heads} key/value heads",
         "window": ", ".join(windows),
         "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
@@ -122,8 +184,27 @@ def words(
         "unembedding": "tied" if tied else "untied",
     }
     if attention.q_norm is not None:
-        found["q/k norms"] = "per head"
+        own = isinstance(attention.q_norm, tuple)
+        kind = "per head, with weights of its own" if own else "per head"
+        found["q/k norms"] = "of all heads together" if attention.norm_together else kind
+    if attention.clip is not None:
+        found["clip"] = f"queries, keys and values to ±{attention.clip:g}"
     return found
+
+
+def norm_words(block: Block) -> str:
+    """Say in words which norms a block has, and where."""
+    before = [block.attention_norm, block.mlp_norm]
+    after = [block.attention_post_norm, block.mlp_post_norm]
+    kinds = [n for n in (*before, *after) if n is not None]
+    if not kinds:
+        return "none"
+    kind = "LayerNorm" if kinds[0].centred else "RMSNorm"
+    kind += "" if kinds[0].weight is not None else " without weight"
+    kind += " (1 + w)" if kinds[0].offset else ""
+    if not any(after):
+        return kind
+    return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"
 
 
 def assemble(
@@ -131,10 +212,11 @@ def assemble(
     model: Any,
     embedding: Any,
     blocks: tuple[Block, ...],
-    final_norm: Norm,
+    final_norm: Norm | None,
     *,
     positions: str,
     table: Tensor | None = None,
+    max_positions: int | None = None,
     parallel: bool = False,
     post_norm: bool = False,
     **rest: Any,
@@ -147,6 +229,7 @@ def assemble(
         blocks, final_norm: what was described of it.
         positions: in words, how positions enter.
         table: learned position embeddings, [positions, D].
+        max_positions: how long a prompt may be, if there is no table.
         parallel, post_norm: the shape of its blocks.
         rest: further fields.
     """
@@ -168,17 +251,22 @@ def assemble(
             blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel
         ),
         positions=table,
-        max_positions=None if table is None else len(table),
+        max_positions=max_positions if table is None else len(table),
         **rest,
     )
 
 
 def rotary_words(config: Any, table: Rotary, head: int) -> str:
     """Say in words how positions enter."""
-    part = 2 * table.frequencies.shape[0]
-    share = "" if part == head else f", first {part} of {head} features"
-    kind, base = (config.rope_parameters[key] for key in ("rope_type", "rope_theta"))
-    return f"rotary ({kind}), base {base:g}{share}"
+    share = "" if table.size == head else f", first {table.size} of {head} features"
+    share += ", interleaved" if table.interleaved else ""
+    scaling = config.rope_parameters
+    if "rope_type" in scaling:
+        return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
+    each = [
+        f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in sorted(scaling.items())
+    ]
+    return f"rotary, base {', '.join(each)}{share}"
 
 
 def is_tied(model: Any, embedding: Any) -> bool:

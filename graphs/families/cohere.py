@@ -1,42 +1,51 @@
-"""Cohere (Command R): one LayerNorm before a parallel block, interleaved rotary, scaled logits."""
+"""Cohere (Command R): one LayerNorm before a parallel block, interleaved rotary, scaled logits.
+
+Queries and keys may be normalised with weights of each head's own. In Cohere 2 (Command R7B) most
+layers see a window; the others know no positions.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...errors import UnsupportedModel
-from ..lifted import Block, LiftedModel
-from ..lifting import family
-from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words
+from ..lifted import Attention, Block, LiftedModel, Norm
+from ..lifting import family, frozen
+from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words, window
 
 
 @family(
     "cohere",
-    model_types=["cohere"],
+    model_types=["cohere", "cohere2"],
     handled="""
         vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
         num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        attention_bias use_qk_norm head_dim
+        attention_bias use_qk_norm head_dim sliding_window layer_types
     """,
     ignored="attention_dropout max_position_embeddings",
 )
 def describe(model: Any) -> LiftedModel:
-    """Describe a `CohereForCausalLM`."""
+    """Describe a `CohereForCausalLM` or a `Cohere2ForCausalLM`."""
     config, body = model.config, model.model
-    if config.use_qk_norm:
-        raise UnsupportedModel(
-            "the Cohere model has use_qk_norm=True, a norm with a weight of its own for every "
-            "head, which is not supported."
-        )
     table = rotary(config, body.rotary_emb, interleaved=True)
+
+    def norms(module: Any) -> dict[str, tuple[Norm, ...]]:
+        if not getattr(config, "use_qk_norm", False):
+            return {}
+        return {"q_norm": _head_norms(module.q_norm), "k_norm": _head_norms(module.k_norm)}
+
+    def attention(layer: int, module: Any) -> Attention:
+        size = window(config, layer)  # in Cohere 2 only the layers with a window see positions
+        turn = table if config.model_type == "cohere" or size is not None else None
+        return rotary_heads(config, module, module.o_proj, turn, window=size, **norms(module))
+
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
+            attention=attention(layer, block.self_attn),
             mlp_norm=layer_norm(block.input_layernorm),
             mlp=gated(block.mlp, config.hidden_act),
         )
-        for block in body.layers
+        for layer, block in enumerate(body.layers)
     )
     return assemble(
         "cohere",
@@ -44,7 +53,12 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]) + ", interleaved",
+        positions=rotary_words(config, table, blocks[0].attention.size),
         parallel=True,
         logit_scale=config.logit_scale,
     )
+
+
+def _head_norms(module: Any) -> tuple[Norm, ...]:
+    eps = module.variance_epsilon
+    return tuple(Norm(row, None, eps, centred=True) for row in frozen(module.weight))

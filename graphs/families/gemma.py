@@ -6,7 +6,6 @@ layers with a window a rotary base of their own.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ...errors import UnsupportedModel
 from ..lifted import Block, LiftedModel, Norm, Rotary
 from ..lifting import family, frozen
-from ._parts import STATIC_ROTARY, assemble, gated, rotary, rotary_words, separate, window
+from ._parts import assemble, gated, rotary, rotary_words, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -48,7 +47,8 @@ def describe_2(model: Any) -> LiftedModel:
 def describe_3(model: Any) -> LiftedModel:
     """Describe a Gemma 3 text model."""
     config, module = model.config, model.model.rotary_emb
-    tables = {kind: _table(config, module, kind) for kind in sorted(set(config.layer_types))}
+    kinds = sorted(set(config.layer_types))
+    tables = {kind: rotary(config, module, layers=kind) for kind in kinds}
     return _gemma(model, [tables[k] for k in config.layer_types], config.hidden_activation)
 
 
@@ -66,19 +66,17 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         _block(config, layer, block, tables[layer], activation, post)
         for layer, block in enumerate(body.layers)
     )
-    lifted = assemble(
+    return assemble(
         "gemma",
         model,
         body.embed_tokens,
         blocks,
         _norm(body.norm),
-        positions=_positions(config, tables, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, tables[0], blocks[0].attention.size),
         post_norm=post,
         embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
     )
-    norm = "RMSNorm (1 + w)" + (", also after attention and MLP" if post else "")
-    return replace(lifted, variants={**lifted.variants, "norm": norm})
 
 
 def _block(
@@ -121,22 +119,3 @@ def _norm(module: Any) -> Norm:
 def _embed_scale(config: Any, weight: Tensor) -> Tensor:
     """Return √d_model rounded to the weights' type, as the models do."""
     return weight.new_tensor(config.hidden_size**0.5)
-
-
-def _table(config: Any, module: Any, kind: str) -> Rotary:
-    """Return the rotary table of one type of layer."""
-    scaling = config.rope_parameters[kind]["rope_type"]
-    if scaling not in STATIC_ROTARY:
-        raise UnsupportedModel(
-            f"rotary scaling '{scaling}' of {kind} layers is not supported; supported: "
-            f"{', '.join(STATIC_ROTARY)}."
-        )
-    frequencies = frozen(getattr(module, f"{kind}_inv_freq"))
-    return Rotary(frequencies, float(getattr(module, f"{kind}_attention_scaling")))
-
-
-def _positions(config: Any, tables: list[Rotary], head: int) -> str:
-    if "rope_type" in config.rope_parameters:
-        return rotary_words(config, tables[0], head)
-    bases = {kind: f"{v['rope_theta']:g}" for kind, v in sorted(config.rope_parameters.items())}
-    return "rotary, base " + ", ".join(f"{base} ({kind})" for kind, base in bases.items())

@@ -1,16 +1,17 @@
 """Llama and its like: RMSNorm, rotary positions, gated MLP, shared keys and values.
 
 Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2; with q/k norms per head Qwen3; with multipliers
-Granite; with layers without rotary positions SmolLM3.
+Granite; with layers without rotary positions SmolLM3; without gate in the MLP Arcee; with a bias
+setting of its own for the output Seed-OSS; with interleaved rotary positions Helium and Ernie 4.5.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Attention, Block, LiftedModel
+from ..lifted import MLP, Attention, Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, gated, rms_norm, rotary, rotary_words, separate, window
+from ._parts import assemble, gated, plain, rms_norm, rotary, rotary_words, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -60,6 +61,28 @@ def describe_granite(model: Any) -> LiftedModel:
     )
 
 
+@family(
+    "llama",
+    model_types=["arcee", "seed_oss"],
+    handled=f"{HANDLED} attention_out_bias",
+    ignored=f"{IGNORED} residual_dropout",
+)
+def describe_biased(model: Any) -> LiftedModel:
+    """Describe an Arcee (MLP without gate) or Seed-OSS model for causal language modelling."""
+    return llama_like(model)
+
+
+@family(
+    "llama",
+    model_types=["helium", "ernie4_5"],
+    handled=f"{HANDLED} use_bias",
+    ignored=IGNORED,
+)
+def describe_interleaved(model: Any) -> LiftedModel:
+    """Describe a Helium or Ernie 4.5 model for causal language modelling."""
+    return llama_like(model, interleaved=True)
+
+
 def llama_like(
     model: Any,
     *,
@@ -67,6 +90,7 @@ def llama_like(
     output_scale: float = 1.0,
     embed_scale: float = 1.0,
     logit_scale: float = 1.0,
+    interleaved: bool = False,
 ) -> LiftedModel:
     """Describe a model whose modules are named as Llama's.
 
@@ -75,9 +99,10 @@ def llama_like(
         scale: of attention weights; default 1/√d_head.
         output_scale: of what heads and MLPs write.
         embed_scale, logit_scale: of the token embedding and the logits.
+        interleaved: neighbouring features turn together.
     """
     config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
+    table = rotary(config, body.rotary_emb, interleaved=interleaved)
     with_rotary = getattr(config, "no_rope_layers", None) or [True] * len(body.layers)
 
     def attention(layer: int, module: Any) -> Attention:
@@ -100,11 +125,11 @@ def llama_like(
             attention_norm=rms_norm(block.input_layernorm),
             attention=attention(layer, block.self_attn),
             mlp_norm=rms_norm(block.post_attention_layernorm),
-            mlp=gated(block.mlp, config.hidden_act, output_scale=output_scale),
+            mlp=_mlp(block.mlp, config.hidden_act, output_scale),
         )
         for layer, block in enumerate(body.layers)
     )
-    positions = rotary_words(config, table, blocks[0].attention.wq.shape[1])
+    positions = rotary_words(config, table, blocks[0].attention.size)
     if not all(with_rotary):
         positions += f", none in {sum(not r for r in with_rotary)} layers"
     return assemble(
@@ -119,9 +144,15 @@ def llama_like(
     )
 
 
+def _mlp(module: Any, activation: str, output_scale: float) -> MLP:
+    if hasattr(module, "gate_proj"):
+        return gated(module, activation, output_scale=output_scale)
+    return plain(module.up_proj, module.down_proj, activation)
+
+
 def _window(config: Any, layer: int) -> int | None:
     """Return how far a layer sees: what the model's code reads, whatever else its config says."""
-    if config.model_type in ("llama", "granite"):
+    if config.model_type not in ("mistral", "qwen2", "qwen3", "smollm3"):
         return None
     if config.model_type == "mistral":
         size: int | None = config.sliding_window

@@ -46,6 +46,6 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         layer_norm(body.final_layernorm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
         parallel=True,
     )

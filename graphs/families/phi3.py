@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear, Rotary
-from ..lifting import family, frozen, head_rows, optional, require_activation
-from ._parts import assemble, linear, rms_norm, rotary, rotary_words
+from ..lifted import Attention, Block, LiftedModel, Rotary
+from ..lifting import family, frozen, head_rows, optional
+from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_words
 
 
 @family(
@@ -31,7 +31,7 @@ def describe(model: Any) -> LiftedModel:
             attention_norm=rms_norm(block.input_layernorm),
             attention=_attention(config, block.self_attn, table),
             mlp_norm=rms_norm(block.post_attention_layernorm),
-            mlp=_mlp(config, block.mlp),
+            mlp=packed_gated(block.mlp, config.hidden_act),
         )
         for block in body.layers
     )
@@ -41,7 +41,7 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
     )
 
 
@@ -61,14 +61,4 @@ def _attention(config: Any, module: Any, table: Rotary) -> Attention:
         scale=size**-0.5,
         rotary=table,
         window=config.sliding_window,
-    )
-
-
-def _mlp(config: Any, module: Any) -> MLP:
-    gate, up = frozen(module.gate_up_proj.weight).chunk(2)
-    return MLP(
-        gate=Linear(gate),
-        up=Linear(up),
-        down=linear(module.down_proj),
-        activation=require_activation(config.hidden_act),
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import UnsupportedModel
-from ..lifted import Block, LiftedModel
+from ..lifted import Block, LiftedModel, Norm
 from ..lifting import family
 from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words
 
@@ -23,17 +22,21 @@ from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_wo
 def describe(model: Any) -> LiftedModel:
     """Describe a `StableLmForCausalLM`."""
     config, body = model.config, model.model
-    if config.qk_layernorm:
-        raise UnsupportedModel(
-            "the StableLM model has qk_layernorm=True, a norm of its own for every head, which is "
-            "not supported."
-        )
     table = rotary(config, body.rotary_emb)
+
+    def norms(module: Any) -> dict[str, tuple[Norm, ...]]:
+        if not config.qk_layernorm:
+            return {}
+        both = {"q_norm": module.q_layernorm, "k_norm": module.k_layernorm}
+        return {name: tuple(layer_norm(n) for n in own.norms) for name, own in both.items()}
+
     parallel = config.use_parallel_residual
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
+            attention=rotary_heads(
+                config, block.self_attn, block.self_attn.o_proj, table, **norms(block.self_attn)
+            ),
             mlp_norm=layer_norm(
                 block.input_layernorm if parallel else block.post_attention_layernorm
             ),
@@ -47,6 +50,6 @@ def describe(model: Any) -> LiftedModel:
         body.embed_tokens,
         blocks,
         layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.wq.shape[1]),
+        positions=rotary_words(config, table, blocks[0].attention.size),
         parallel=parallel,
     )

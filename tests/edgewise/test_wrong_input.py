@@ -74,12 +74,12 @@ def test_a_diff_is_no_circuit(edgewise: Any, refused: Any, circuit: Path) -> Non
 
 
 def test_unsupported_family(refused: Any, tmp_path: Path) -> None:
-    from transformers import BloomConfig, BloomForCausalLM
+    from transformers import CodeGenConfig, CodeGenForCausalLM
 
-    model = BloomForCausalLM(BloomConfig(vocab_size=31, hidden_size=8, n_layer=1, n_head=2))
-    model.save_pretrained(tmp_path / "bloom")
-    message = refused("lift", tmp_path / "bloom")
-    assert "of type 'bloom', which cannot be lifted" in message and "llama" in message
+    config = CodeGenConfig(vocab_size=31, n_embd=16, n_layer=1, n_head=4, rotary_dim=2)
+    CodeGenForCausalLM(config).save_pretrained(tmp_path / "codegen")
+    message = refused("lift", tmp_path / "codegen")
+    assert "of type 'codegen', which cannot be lifted" in message and "llama" in message
 
 
 def text_pairs(path: Path, *rows: dict[str, Any]) -> Path:

@@ -11,7 +11,6 @@ from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     LlamaModel,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -95,18 +94,6 @@ def test_a_hook_is_refused_by_name() -> None:
 
 def test_training_mode_is_refused() -> None:
     refused(tiny_model("gpt2").train(), "training mode", "model.eval()")
-
-
-@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_rotary_variants_that_follow_the_length_are_refused(kind: str) -> None:
-    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}
-    if kind == "longrope":
-        rope |= {
-            "short_factor": [1.0, 1.0], "long_factor": [2.0, 2.0],
-            "original_max_position_embeddings": 8,
-        }  # fmt: skip
-    model = LlamaForCausalLM(LlamaConfig(**{**LLAMA, "rope_parameters": rope})).eval()
-    refused(model, f"'{kind}'", "linear")
 
 
 def test_an_unknown_activation_is_refused_by_name() -> None:

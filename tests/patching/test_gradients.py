@@ -12,9 +12,13 @@ from edgewise.patching.attribution import attribute
 from edgewise.patching.gradients import port_gradients
 from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
+from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
-SOME = ["gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite"]
+SOME = [
+    "gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite", "olmo2",
+    "olmo-clip", "stablelm-norms", "falcon-new-one-norm", "bloom-three-heads", "llama-dynamic",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -61,6 +65,33 @@ def test_the_full_circuit_has_the_gradients_of_attribution(name: str) -> None:
     expected = attribute(runner, [1.0]).values
     reads = model.graph.reads
     np.testing.assert_allclose(scores[reads], expected[reads], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_are_finite_differences(name: str) -> None:
+    model = tiny_lift(name)
+    runner = Runner.create(model, tiny_pairs(lengths=(7, 4)), metric="nll", ablation="zero")
+    (chunk,) = runner.chunks()
+    batch, ports = chunk.batch, len(model.graph.ports)
+    generator = torch.Generator().manual_seed(0)
+    shape = (ports, *batch.clean.shape, model.d_model)
+    direction = torch.randn(shape, generator=generator, dtype=model.dtype)
+    zero = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
+    everything = torch.ones(model.graph.reads.shape, dtype=model.dtype)
+
+    def loss(step: float) -> float:
+        offsets = dict(enumerate(step * direction))
+        _, final = naive_run(model, batch.clean, whole(chunk), zero, everything, offsets)
+        logits = model.logits(at_answers(final, batch.answer_position))
+        return float(runner.metric.loss(logits, chunk.target).sum())
+
+    found = port_gradients(runner, chunk, Circuit.full(model.graph))
+    slope = sum(
+        float((gradient * direction[model.graph.port_index[port]]).sum())
+        for port, gradient in found.items()
+    )
+    step = 1e-6
+    assert slope == pytest.approx((loss(step) - loss(-step)) / (2 * step), rel=1e-5, abs=1e-6)
 
 
 def test_a_metric_without_gradient_is_refused() -> None:

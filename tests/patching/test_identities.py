@@ -17,7 +17,7 @@ from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
-SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows"]
+SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows", "olmo2", "falcon-new-one-norm"]
 
 
 def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor:
@@ -121,7 +121,18 @@ def test_a_restart_is_a_run_from_scratch(name: str, row: int, seed: int) -> None
     np.testing.assert_allclose(restarted, runner.mask_losses(mask[None]), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral-window"])
+PLACES = [
+    "gpt2",
+    "llama",
+    "mistral-window",
+    "bloom",
+    "falcon-sequential",
+    "llama-dynamic",
+    "phi3-long",
+]
+
+
+@pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_padding_changes_nothing(name: str, padding: str) -> None:
     model = tiny_lift(name)

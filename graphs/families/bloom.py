@@ -1,0 +1,63 @@
+"""BLOOM: LayerNorm also behind the embedding, ALiBi, q/k/v packed by head, biases everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import UnsupportedModel
+from ..lifted import Block, LiftedModel
+from ..lifting import family
+from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain
+
+
+@family(
+    "bloom",
+    model_types=["bloom"],
+    handled="""
+        vocab_size hidden_size n_embed n_layer n_head layer_norm_epsilon tie_word_embeddings
+        apply_residual_connection_post_layernorm pretraining_tp slow_but_exact
+    """,
+    ignored="hidden_dropout attention_dropout seq_length masked_softmax_fusion offset_alibi",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `BloomForCausalLM`."""
+    config, body = model.config, model.transformer
+    _refuse(config)
+    slopes = alibi_slopes(config.n_head, body.word_embeddings.weight)
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.input_layernorm),
+            attention=fused_heads(
+                block.self_attention.query_key_value,
+                block.self_attention.dense,
+                config.n_head,
+                slopes=slopes,
+            ),
+            mlp_norm=layer_norm(block.post_attention_layernorm),
+            mlp=plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, "gelu_new"),
+        )
+        for block in body.h
+    )
+    return assemble(
+        "bloom",
+        model,
+        body.word_embeddings,
+        blocks,
+        layer_norm(body.ln_f),
+        positions="ALiBi",
+        embed_norm=layer_norm(body.word_embeddings_layernorm),
+    )
+
+
+def _refuse(config: Any) -> None:
+    """Refuse the variants that have no place in the graph."""
+    if config.apply_residual_connection_post_layernorm:
+        raise UnsupportedModel(
+            "the BLOOM model has apply_residual_connection_post_layernorm=True: its stream passes "
+            "through norms, so it is no sum of senders, and the model cannot be lifted."
+        )
+    if config.pretraining_tp > 1 and config.slow_but_exact:
+        raise UnsupportedModel(
+            f"the BLOOM model has slow_but_exact=True with pretraining_tp={config.pretraining_tp}, "
+            "with which the model's code leaves out biases; set slow_but_exact=False."
+        )

@@ -1,0 +1,49 @@
+"""GLM-4: RMSNorm, interleaved partial rotary, gate and up packed; later also norms after each part.
+
+`glm` is the first release of GLM-4-9B, `glm4` that of April 2025.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lifted import Block, LiftedModel
+from ..lifting import family
+from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_heads, rotary_words
+
+
+@family(
+    "glm",
+    model_types=["glm", "glm4"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+        num_key_value_heads head_dim hidden_act rms_norm_eps rope_parameters attention_bias
+        tie_word_embeddings
+    """,
+    ignored="attention_dropout max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `GlmForCausalLM` or a `Glm4ForCausalLM`."""
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb, interleaved=True)
+    post = config.model_type == "glm4"
+    blocks = tuple(
+        Block(
+            attention_norm=rms_norm(block.input_layernorm),
+            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
+            mlp_norm=rms_norm(block.post_attention_layernorm),
+            mlp=packed_gated(block.mlp, config.hidden_act),
+            attention_post_norm=rms_norm(block.post_self_attn_layernorm) if post else None,
+            mlp_post_norm=rms_norm(block.post_mlp_layernorm) if post else None,
+        )
+        for block in body.layers
+    )
+    return assemble(
+        "glm",
+        model,
+        body.embed_tokens,
+        blocks,
+        rms_norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.size),
+        post_norm=post,
+    )

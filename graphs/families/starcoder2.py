@@ -1,0 +1,48 @@
+"""StarCoder 2: LayerNorm, rotary, grouped heads, a plain MLP, biases, a window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lifted import Block, LiftedModel
+from ..lifting import family
+from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
+
+
+@family(
+    "starcoder2",
+    model_types=["starcoder2"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+        num_key_value_heads hidden_act norm_epsilon rope_parameters sliding_window use_bias
+        tie_word_embeddings head_dim
+    """,
+    ignored="attention_dropout residual_dropout embedding_dropout max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `Starcoder2ForCausalLM`."""
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb)
+    blocks = tuple(
+        Block(
+            attention_norm=layer_norm(block.input_layernorm),
+            attention=rotary_heads(
+                config,
+                block.self_attn,
+                block.self_attn.o_proj,
+                table,
+                window=config.sliding_window,
+            ),
+            mlp_norm=layer_norm(block.post_attention_layernorm),
+            mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.hidden_act),
+        )
+        for block in body.layers
+    )
+    return assemble(
+        "starcoder2",
+        model,
+        body.embed_tokens,
+        blocks,
+        layer_norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.size),
+    )

@@ -1,0 +1,80 @@
+"""Norms, as data. Shape letters: N any leading axes, D the features normalised together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that norms and softmax compute in: at least float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalise the last axis, by mean and variance (`centred`) or by the root mean square.
+
+    `weight`, `bias`: [D], or None. `offset` is added to the weight (1 in models that store
+    weight − 1), in float32 at least: near 1, bfloat16 has steps of 1/128.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    centred: bool
+    offset: float = 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalised x, [N, D]."""
+        unit, _ = self.unit(x)
+        scale = self.scale
+        if scale is None:
+            y = unit.to(x.dtype)
+        else:
+            y = (unit * scale).to(x.dtype) if self.offset else unit.to(x.dtype) * scale
+        return y if self.bias is None else y + self.bias
+
+    @property
+    def scale(self) -> Tensor | None:
+        """Return the factor of each feature, [D]; None stands for 1."""
+        if self.weight is None or not self.offset:
+            return self.weight
+        return self.weight.to(working_dtype(self.weight.dtype)) + self.offset
+
+    def unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x without scale and bias, [N, D], and the factor 1/std that made it so, [N, 1]."""
+        x = x.to(working_dtype(x.dtype))
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        rate = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return x * rate, rate
+
+
+def normalise(norm: Norm | None, x: Tensor) -> Tensor:
+    """Apply a norm to x, [N, D]; None leaves x as it is."""
+    return x if norm is None else norm(x)
+
+
+def normalise_heads(
+    norm: Norm | tuple[Norm, ...] | None, x: Tensor, heads: Sequence[int]
+) -> Tensor:
+    """Normalise each head's features, x [N, h, K]; `heads` says which heads these are.
+
+    One norm serves all heads; of a tuple each head takes its own. They differ in weight and bias.
+    """
+    if not isinstance(norm, tuple):
+        return normalise(norm, x)
+    first = norm[0]
+    weights, biases = ([getattr(norm[h], name) for h in heads] for name in ("weight", "bias"))
+    own = Norm(
+        None if first.weight is None else torch.stack(weights),
+        None if first.bias is None else torch.stack(biases),
+        first.eps,
+        first.centred,
+        first.offset,
+    )
+    return own(x)

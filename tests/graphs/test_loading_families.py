@@ -1,0 +1,19 @@
+"""A directory of every family is loaded with an attention that its class has, and lifts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgewise.graphs.lifting import describe
+from edgewise.graphs.loading import load
+from edgewise.patching.certificate import certify
+from tests.engine import one_of_each_type, tiny_model
+
+
+@pytest.mark.parametrize("name", one_of_each_type().values())
+def test_a_saved_model_lifts(name: str, tmp_path: Path) -> None:
+    tiny_model(name, dtype=torch.float32).save_pretrained(tmp_path)
+    certify(describe(load(tmp_path, device="cpu").model)).require()
