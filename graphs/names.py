@@ -6,7 +6,8 @@
 | `a5.h1` | head 1 of layer 5 |
 | `a5.kv0` | key/value head 0 of layer 5 (graphs with grouped key/values) |
 | `o5` | post-attention norm of layer 5 (models that have one) |
-| `m5` | MLP of layer 5 |
+| `m5` | MLP of layer 5; where the layer has experts, only a port: what its router and they read |
+| `m5.e2`, `m5.shared` | expert 2, and the shared expert, of layer 5: what each writes |
 | `logits` | the stream before the final norm |
 | `a5.h1<q>` | a port: the query input of that head |
 | `m2->a5.h1<q>` | an edge, from a sender to a port |
@@ -32,6 +33,8 @@ class Kind(str, Enum):
     KV = "kv"
     POST = "post"
     MLP = "mlp"
+    EXPERT = "expert"
+    SHARED = "shared"
     LOGITS = "logits"
 
 
@@ -44,9 +47,14 @@ _NODE = re.compile(
     r"|a(?P<kv_layer>\d+)\.kv(?P<kv>\d+)"
     r"|o(?P<post>\d+)"
     r"|m(?P<mlp>\d+)"
+    r"|m(?P<expert_layer>\d+)\.e(?P<expert>\d+)"
+    r"|m(?P<shared>\d+)\.shared"
 )
 _PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
-_NODE_FORMS = "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}"
+_NODE_FORMS = (
+    "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}, "
+    "m{layer}.e{expert}, m{layer}.shared"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,10 @@ class Node:
             return f"o{self.layer}"
         if self.kind is Kind.MLP:
             return f"m{self.layer}"
+        if self.kind is Kind.EXPERT:
+            return f"m{self.layer}.e{self.index}"
+        if self.kind is Kind.SHARED:
+            return f"m{self.layer}.shared"
         return str(self.kind.value)
 
 
@@ -96,6 +108,10 @@ def _parse_node(text: str) -> Node:
         return Node(Kind.KV, int(part["kv_layer"]), int(part["kv"]))
     if part["post"]:
         return Node(Kind.POST, int(part["post"]))
+    if part["expert"]:
+        return Node(Kind.EXPERT, int(part["expert_layer"]), int(part["expert"]))
+    if part["shared"]:
+        return Node(Kind.SHARED, int(part["shared"]))
     return Node(Kind.MLP, int(part["mlp"]))
 
 
@@ -141,6 +157,11 @@ def _parse_port(text: str) -> Port:
         raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
     if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
         raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
+    if node.kind in (Kind.EXPERT, Kind.SHARED):
+        raise NameSyntaxError(
+            f"'{text}' is no port: the experts of a layer, and their router, all read the port "
+            f"m{node.layer}."
+        )
     return Port(node, letter)
 
 
