@@ -41,16 +41,22 @@ class Kind(str, Enum):
 LETTERS = ("q", "k", "v")
 """The inputs of an attention head, in graph order."""
 
-_NODE = re.compile(
-    r"(?P<bare>embed|tok|pos|logits)"
-    r"|a(?P<head_layer>\d+)\.h(?P<head>\d+)"
-    r"|a(?P<kv_layer>\d+)\.kv(?P<kv>\d+)"
-    r"|o(?P<post>\d+)"
-    r"|m(?P<mlp>\d+)"
-    r"|m(?P<expert_layer>\d+)\.e(?P<expert>\d+)"
-    r"|m(?P<shared>\d+)\.shared"
-)
+_FORMS = {
+    Kind.HEAD: "a{}.h{}",
+    Kind.KV: "a{}.kv{}",
+    Kind.POST: "o{}",
+    Kind.MLP: "m{}",
+    Kind.EXPERT: "m{}.e{}",
+    Kind.SHARED: "m{}.shared",
+}
+"""Names of nodes that a layer has: with the layer, and the index where there are several."""
+
+_PATTERNS = {
+    kind: re.compile(form.replace(".", r"\.").replace("{}", r"(\d+)"))
+    for kind, form in _FORMS.items()
+}
 _PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
+_BARE = ("embed", "tok", "pos", "logits")
 _NODE_FORMS = (
     "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}, "
     "m{layer}.e{expert}, m{layer}.shared"
@@ -79,40 +85,20 @@ class Node:
         return _parse_node(text)
 
     def __str__(self) -> str:
-        if self.kind is Kind.HEAD:
-            return f"a{self.layer}.h{self.index}"
-        if self.kind is Kind.KV:
-            return f"a{self.layer}.kv{self.index}"
-        if self.kind is Kind.POST:
-            return f"o{self.layer}"
-        if self.kind is Kind.MLP:
-            return f"m{self.layer}"
-        if self.kind is Kind.EXPERT:
-            return f"m{self.layer}.e{self.index}"
-        if self.kind is Kind.SHARED:
-            return f"m{self.layer}.shared"
-        return str(self.kind.value)
+        form = _FORMS.get(self.kind)
+        return self.kind.value if form is None else form.format(self.layer, self.index)
 
 
 @cache
 def _parse_node(text: str) -> Node:
-    match = _NODE.fullmatch(text.strip())
-    if match is None:
-        raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
-    part = match.groupdict()
-    if part["bare"]:
-        return Node(Kind(part["bare"]))
-    if part["head"]:
-        return Node(Kind.HEAD, int(part["head_layer"]), int(part["head"]))
-    if part["kv"]:
-        return Node(Kind.KV, int(part["kv_layer"]), int(part["kv"]))
-    if part["post"]:
-        return Node(Kind.POST, int(part["post"]))
-    if part["expert"]:
-        return Node(Kind.EXPERT, int(part["expert_layer"]), int(part["expert"]))
-    if part["shared"]:
-        return Node(Kind.SHARED, int(part["shared"]))
-    return Node(Kind.MLP, int(part["mlp"]))
+    name = text.strip()
+    if name in _BARE:
+        return Node(Kind(name))
+    for kind, pattern in _PATTERNS.items():
+        match = pattern.fullmatch(name)
+        if match is not None:
+            return Node(kind, *map(int, match.groups()))
+    raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
 
 
 @dataclass(frozen=True, slots=True)

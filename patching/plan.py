@@ -201,9 +201,7 @@ def _layer(
     columns = slice(own.start, own.stop)
     writers = tuple(int(i) for i in np.flatnonzero(running[columns]))
     post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.post_norm else None
-    return LayerPlan(
-        heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post
-    )
+    return LayerPlan(heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post)
 
 
 def _attention_row(graph: ComputationGraph, layer: int, letter: str, head: int) -> int:

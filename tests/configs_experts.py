@@ -18,7 +18,12 @@ LLAMA = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 24,
 }  # fmt: skip
 # the default implementation of experts, a grouped matrix product, has no float64
-MIXTRAL = {**LLAMA, "experts_implementation": "eager", "num_local_experts": 4, "num_experts_per_tok": 2}
+MIXTRAL = {
+    **LLAMA,
+    "experts_implementation": "eager",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+}
 QWEN = {
     **LLAMA, "experts_implementation": "eager", "num_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 12,

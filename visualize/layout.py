@@ -92,8 +92,9 @@ def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int
 def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     """Give each node its row (rows without a node are left out), and each row its layer.
 
-    An MLP stands above the heads of its layer, experts above the port they read. In tall drawings it stands beside them if none
-    of them feeds it, and in drawings of parallel blocks always.
+    An MLP stands above the heads of its layer, experts above the port they read. In tall drawings
+    an MLP stands beside the heads if none of them feeds it, and in drawings of parallel blocks
+    always.
     """
     graph, nodes = subject.graph, [node for node, _ in subject.nodes]
     fed = {

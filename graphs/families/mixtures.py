@@ -1,7 +1,7 @@
 """Mixtures of experts with Llama's attention: Mixtral, Qwen2-MoE, Qwen3-MoE.
 
-Each expert is a sender; see ../experts.py. Qwen2-MoE has a shared expert too. Both kinds of Qwen can
-have layers with a plain MLP.
+Each expert is a sender; see ../experts.py. Qwen2-MoE has a shared expert too. Both kinds of Qwen
+can have layers with a plain MLP.
 """
 
 from __future__ import annotations
