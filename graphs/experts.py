@@ -71,7 +71,7 @@ class Experts:
         scale = ", weights renormalised" if self.renormalise else ""
         shared = " and a shared one" if self.shared is not None else ""
         return (
-            f"{self.chosen} of {self.count} experts for each token{scale}{shared}; "
+            f"{self.chosen} of {self.count} experts for each token{scale}{shared}, "
             f"gated, {self.activation}"
         )
 

@@ -212,7 +212,7 @@ def _mlp_words(blocks: Sequence[Block]) -> str:
     found = Counter(block.mlp.words for block in blocks)
     if len(found) == 1:
         return blocks[0].mlp.words
-    return "; ".join(f"in {n} layers {words}" for words, n in found.items())
+    return "; ".join(f"{what} ({n} layer{'s' * (n > 1)})" for what, n in found.items())
 
 
 def assemble(
