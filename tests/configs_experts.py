@@ -7,16 +7,16 @@ from typing import Any
 from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
-LLAMA = {
-    "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 24,
-}  # fmt: skip
+from tests.shapes import LLAMA
+
 # the default implementation of experts, a grouped matrix product, has no float64
 MIXTRAL = {
     **LLAMA,
@@ -29,6 +29,9 @@ QWEN = {
     "moe_intermediate_size": 12,
 }  # fmt: skip
 QWEN2 = {**QWEN, "shared_expert_intermediate_size": 20}
+OLMOE = {
+    **LLAMA, "experts_implementation": "eager", "num_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
 LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3}
 
 EXPERT_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -130,5 +133,28 @@ EXPERT_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "num_experts": 5,
             "hidden_act": "gelu",
         },
+    ),
+    "olmoe": (OlmoeConfig, OlmoeForCausalLM, OLMOE),
+    "olmoe-clip-biases": (
+        OlmoeConfig,
+        OlmoeForCausalLM,
+        {
+            **OLMOE,
+            "num_key_value_heads": 1,
+            "clip_qkv": 0.4,
+            "attention_bias": True,
+            "norm_topk_prob": True,
+            "num_experts": 3,
+            "num_experts_per_tok": 1,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 0.1,
+            "hidden_act": "gelu",
+            "intermediate_size": 12,
+        },
+    ),
+    "olmoe-ungrouped": (
+        OlmoeConfig,
+        OlmoeForCausalLM,
+        {**OLMOE, "num_key_value_heads": 4, "num_hidden_layers": 3, "rope_parameters": LINEAR},
     ),
 }

@@ -95,6 +95,7 @@ def llama_like(
     embed_scale: float = 1.0,
     logit_scale: float = 1.0,
     interleaved: bool = False,
+    **rest: Any,
 ) -> LiftedModel:
     """Describe a model whose modules are named as Llama's.
 
@@ -106,6 +107,7 @@ def llama_like(
         output_scale: of what heads and MLPs write.
         embed_scale, logit_scale: of the token embedding and the logits.
         interleaved: neighbouring features turn together.
+        rest: further fields of each layer's attention.
     """
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=interleaved)
@@ -125,6 +127,7 @@ def llama_like(
             q_norm=None if q_norm is None else rms_norm(q_norm),
             k_norm=None if k_norm is None else rms_norm(k_norm),
             output_scale=output_scale,
+            **rest,
         )
 
     blocks = tuple(

@@ -1,11 +1,12 @@
-"""Mixtures of experts with Llama's attention: Mixtral, Qwen2-MoE, Qwen3-MoE.
+"""Mixtures of experts with Llama's attention: Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE.
 
 Each expert is a sender; see ../experts.py. Qwen2-MoE has a shared expert too. Both kinds of Qwen
-can have layers with a plain MLP.
+can have layers with a plain MLP. OLMoE's norms of queries and keys take all heads together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..experts import Experts, SharedExpert
@@ -45,7 +46,22 @@ def describe_qwen(model: Any) -> LiftedModel:
     return _describe(model, "qwen-moe", renormalise=model.config.norm_topk_prob)
 
 
-def _describe(model: Any, name: str, **rest: Any) -> LiftedModel:
+@family(
+    "olmoe",
+    model_types=["olmoe"],
+    handled=f"{HANDLED} norm_topk_prob clip_qkv",
+    ignored=IGNORED,
+)
+def describe_olmoe(model: Any) -> LiftedModel:
+    """Describe an OLMoE model for causal language modelling."""
+    attention = {"norm_together": True, "clip": model.config.clip_qkv}
+    return _describe(model, "olmoe", attention, renormalise=model.config.norm_topk_prob)
+
+
+def _describe(
+    model: Any, name: str, attention: Mapping[str, Any] | None = None, **rest: Any
+) -> LiftedModel:
+    """Describe a model; `attention`, `rest`: further fields of its attention and its experts."""
     activation: str = model.config.hidden_act
 
     def mlp(module: Any) -> MLP | Experts:
@@ -53,7 +69,7 @@ def _describe(model: Any, name: str, **rest: Any) -> LiftedModel:
             return gated(module, activation)
         return experts(module, model.config.num_experts_per_tok, activation, **rest)
 
-    return llama_like(model, name=name, mlp=mlp)
+    return llama_like(model, name=name, mlp=mlp, **(attention or {}))
 
 
 def experts(module: Any, chosen: int, activation: str, **rest: Any) -> Experts:
