@@ -29,6 +29,10 @@ from transformers import (
     HeliumForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    NemotronConfig,
+    NemotronForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
@@ -54,6 +58,7 @@ FALCON = {
     "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
     "ffn_hidden_size": 24, "max_position_embeddings": 24,
 }  # fmt: skip
+MPT = {"vocab_size": 31, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 24}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e3}
 LONG = {
     "rope_type": "longrope", "rope_theta": 1e3, "short_factor": [1.0, 1.5],
@@ -112,7 +117,13 @@ MORE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "falcon-alibi-eager": (
         FalconConfig,
         FalconForCausalLM,
-        {**FALCON, "alibi": True, "attn_implementation": "eager", "num_attention_heads": 2},
+        {  # of more than 8 slopes some are no powers of 2, and bfloat16 rounds them
+            **FALCON,
+            "alibi": True,
+            "attn_implementation": "eager",
+            "hidden_size": 18,
+            "num_attention_heads": 9,
+        },
     ),
     "falcon-new": (
         FalconConfig,
@@ -303,6 +314,39 @@ MORE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Glm4Config,
         Glm4ForCausalLM,
         {**PADDED, "head_dim": 8, "num_key_value_heads": 1, "rms_norm_eps": 0.1},
+    ),
+    "mpt": (MptConfig, MptForCausalLM, MPT),
+    "mpt-three-heads": (
+        MptConfig,
+        MptForCausalLM,
+        {
+            **MPT,
+            "d_model": 18,
+            "n_heads": 3,
+            "attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.4},
+            "layer_norm_epsilon": 0.1,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "nemotron": (NemotronConfig, NemotronForCausalLM, {**LLAMA, "head_dim": 8}),
+    "nemotron-biases": (
+        NemotronConfig,
+        NemotronForCausalLM,
+        {
+            **LLAMA,
+            "head_dim": 4,
+            "num_key_value_heads": 1,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+            "hidden_act": "silu",
+            "norm_eps": 0.1,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e3,
+                "partial_rotary_factor": 1.0,
+            },
+        },
     ),
     "gpt-bigcode": (GPTBigCodeConfig, GPTBigCodeForCausalLM, GPT2),
     "gpt-bigcode-ungrouped": (

@@ -202,6 +202,7 @@ def norm_words(block: Block) -> str:
         return "none"
     kind = "LayerNorm" if kinds[0].centred else "RMSNorm"
     kind += "" if kinds[0].weight is not None else " without weight"
+    kind += " (1 + w)" if kinds[0].offset else ""
     if not any(after):
         return kind
     return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"

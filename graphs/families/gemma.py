@@ -6,7 +6,6 @@ layers with a window a rotary base of their own.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -67,7 +66,7 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         _block(config, layer, block, tables[layer], activation, post)
         for layer, block in enumerate(body.layers)
     )
-    lifted = assemble(
+    return assemble(
         "gemma",
         model,
         body.embed_tokens,
@@ -78,8 +77,6 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
     )
-    norm = lifted.variants["norm"].replace("RMSNorm", "RMSNorm (1 + w)")
-    return replace(lifted, variants={**lifted.variants, "norm": norm})
 
 
 def _block(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log
+from pathlib import Path
 
 import pytest
 import torch
 
 from edgewise.errors import UnsupportedModel
 from edgewise.graphs.experts import Experts
-from edgewise.graphs.lifting import describe
+from edgewise.graphs.lifting import describe, tensors_of
+from edgewise.graphs.loading import load
 from edgewise.patching.certificate import certify
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.engine import tiny_lift, tiny_model
@@ -145,3 +147,14 @@ def test_an_unknown_activation_is_refused_by_name() -> None:
     model.config.hidden_act = "laplace"
     with pytest.raises(UnsupportedModel, match="'laplace'"):
         describe(model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe-first-dense", "olmoe"])
+def test_a_saved_mixture_opens_as_it_was(name: str, dtype: str, tmp_path: Path) -> None:
+    model = tiny_model(name)  # files hold one tensor for each expert; loading packs them
+    model.save_pretrained(tmp_path)
+    loaded = describe(load(tmp_path, dtype=dtype).model)
+    certify(loaded).require()
+    for old, new in zip(tensors_of(describe(model)), tensors_of(loaded), strict=True):
+        torch.testing.assert_close(new, old.to(new.dtype))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from edgewise.discovery.registry import get_method
 from edgewise.errors import EdgewiseError
+from edgewise.graphs.lifted import Norm
 from edgewise.patching.attribution import attribute
 from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
@@ -41,6 +44,21 @@ def test_eap_is_the_derivative_of_the_loss_by_the_mask(
     (slope,) = torch.autograd.grad(mask_loss(runner, full), full)
     expected = np.where(model.graph.reads, -slope.numpy(), np.nan)  # ablating lowers the mask
     np.testing.assert_allclose(scores.values, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_norms_before_and_of_all_heads_together(centred: bool, grouped: bool) -> None:
+    model = tiny_lift("olmo2-ungrouped" if centred else "olmo2", grouped_kv=grouped)
+    weight = torch.linspace(0.5, 2, model.d_model, dtype=model.dtype)
+    norm = Norm(weight, weight.flip(0), 0.01, centred=centred)
+    blocks = tuple(replace(block, attention_norm=norm) for block in model.blocks)
+    runner = Runner.create(replace(model, blocks=blocks), tiny_pairs(), ablation="zero")
+    full = torch.ones(model.graph.reads.shape, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mask_loss(runner, full), full)
+    expected = np.where(model.graph.reads, -slope.numpy(), np.nan)
+    scores = attribute(runner, [1.0]).values
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "qwen2-moe"])

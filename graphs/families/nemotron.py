@@ -1,0 +1,47 @@
+"""Nemotron: LayerNorm as 1 + w, partial rotary, grouped heads, an MLP of squared ReLU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..lifted import Block, LiftedModel, Norm
+from ..lifting import family
+from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
+
+
+@family(
+    "nemotron",
+    model_types=["nemotron"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim
+        num_key_value_heads hidden_act norm_eps rope_parameters attention_bias mlp_bias
+        tie_word_embeddings
+    """,
+    ignored="attention_dropout max_position_embeddings",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `NemotronForCausalLM`."""
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb)
+    blocks = tuple(
+        Block(
+            attention_norm=_norm(block.input_layernorm),
+            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
+            mlp_norm=_norm(block.post_attention_layernorm),
+            mlp=plain(block.mlp.up_proj, block.mlp.down_proj, config.hidden_act),
+        )
+        for block in body.layers
+    )
+    return assemble(
+        "nemotron",
+        model,
+        body.embed_tokens,
+        blocks,
+        _norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.size),
+    )
+
+
+def _norm(module: Any) -> Norm:
+    return replace(layer_norm(module), offset=1.0)
