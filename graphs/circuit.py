@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -123,11 +124,7 @@ class Circuit:
         touched = {self.graph.senders[i] for i in np.flatnonzero(self.kept.any(axis=0))}
         touched |= {self.graph.ports[i].node for i in np.flatnonzero(self.kept.any(axis=1))}
         touched.add(Node(Kind.LOGITS))
-        order = [n for n in self.graph.senders if n in touched]
-        groups = sorted(
-            (n for n in touched if n.kind is Kind.KV), key=lambda n: (n.layer or 0, n.index or 0)
-        )
-        return (*_merge_groups(order, groups), Node(Kind.LOGITS))
+        return tuple(sorted(touched, key=_place))
 
     # -- dead ends --------------------------------------------------------------------------
 
@@ -172,12 +169,14 @@ class Circuit:
         return graph
 
 
-def _merge_groups(order: list[Node], groups: list[Node]) -> list[Node]:
-    """Put key/value group nodes before the heads of their layer."""
-    merged: list[Node] = []
-    rest = list(groups)
-    for node in order:
-        while rest and node.layer is not None and (rest[0].layer or 0) <= node.layer:
-            merged.append(rest.pop(0))
-        merged.append(node)
-    return merged + rest
+_ORDER = (
+    Kind.TOK, Kind.POS, Kind.EMBED, Kind.KV, Kind.HEAD, Kind.POST, Kind.MLP, Kind.EXPERT,
+    Kind.SHARED,
+)  # fmt: skip
+
+
+def _place(node: Node) -> tuple[float, int, int]:
+    """Return a key that sorts nodes topologically; what only reads stands before what it feeds."""
+    if node.kind is Kind.LOGITS:
+        return (math.inf, 0, 0)
+    return (-1 if node.layer is None else node.layer, _ORDER.index(node.kind), node.index or 0)

@@ -26,6 +26,9 @@ VERSION = 1
 SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")
 """The keys of the block `model` that give the graph's shape."""
 
+SPARSE = ("experts", "shared_experts")
+"""Further keys of that block, which only files of models with experts have."""
+
 OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
 
@@ -40,6 +43,7 @@ PROVENANCE = {
 }
 """The blocks that tell where a circuit comes from, with their required keys in file order."""
 
+_ABSENT: dict[str, Any] = {"experts": [], "shared_experts": False}
 _MOST_CELLS = 10**9
 
 
@@ -88,11 +92,11 @@ class CircuitFile:
 
     def _check_shape(self) -> None:
         graph = self.circuit.graph
-        wrong = [
-            f"{key} {self.model[key]} and {getattr(graph, key)}"
-            for key in SHAPE
-            if self.model[key] != getattr(graph, key)
-        ]
+        stated = {key: self.model[key] for key in SHAPE}
+        stated |= {key: self.model.get(key, absent) for key, absent in _ABSENT.items()}
+        true = {key: getattr(graph, key) for key in stated}
+        true["experts"] = list(graph.experts)
+        wrong = [f"{key} {stated[key]} and {true[key]}" for key in true if stated[key] != true[key]]
         if wrong:
             raise GraphMismatch(
                 f"the model's shape is not the circuit's graph's: {', '.join(wrong)}."
@@ -114,7 +118,7 @@ def model_block(
     d_model: int,
 ) -> dict[str, Any]:
     """Build the block `model` from a graph and what the graph does not know."""
-    shape = {key: getattr(graph, key) for key in SHAPE}
+    shape = {key: getattr(graph, key) for key in (*SHAPE, *(SPARSE if graph.experts else ()))}
     known = {"name": name, "revision": revision, "weights_sha256": weights_sha256}
     return ordered({**shape, **known, "family": family, "d_model": d_model}, PROVENANCE["model"])
 
@@ -213,22 +217,26 @@ def read_graph(
 ) -> ComputationGraph:
     """Build the graph a file describes and check it against the file's counts."""
     numbers = {key: model[key] for key in SHAPE[:3]}
+    experts = model.get("experts", [])
     flags = {key: model[key] for key in SHAPE[3:]}
+    flags["shared_experts"] = model.get("shared_experts", False)
     flags |= {key: block.get(key, False) for key in OPTIONS}
     counts = {**numbers, "d_model": model["d_model"], **{key: block[key] for key in COUNTS}}
     wrong = [f"{k} {v!r} (accepted: a number)" for k, v in counts.items() if not _is_count(v)]
     wrong += [
         f"{k} {v!r} (accepted: true, false)" for k, v in flags.items() if v not in (True, False)
     ]
+    if not isinstance(experts, list) or not all(n == 0 or _is_count(n) for n in experts):
+        wrong.append(f"experts {_short(experts)} (accepted: a number for each layer)")
     if wrong:
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
-    cells = (numbers["layers"] * (numbers["heads"] + 2)) * (
+    cells = (numbers["layers"] * (numbers["heads"] + 2) + sum(experts)) * (
         numbers["layers"] * 3 * numbers["heads"]
     )
     if cells > _MOST_CELLS:
         raise FileFormatError(f"{path} describes a graph larger than any this program can hold.")
     try:
-        graph = ComputationGraph(**numbers, **flags)
+        graph = ComputationGraph(**numbers, **flags, experts=tuple(experts))
     except GraphMismatch as error:
         raise FileFormatError(f"{path} describes no graph: {error}") from None
     true = (len(graph.senders), len(graph.ports), graph.edge_count)

@@ -114,14 +114,13 @@ def write_eap_ig(
     """Write a circuit as EAP-IG reads it, as `.json` or `.pt`; edges without a score get 0.
 
     Raises:
-        GraphMismatch: the graph has what EAP-IG does not know: an o node, key/value groups or a
-            split embedding; or the scores are of another graph.
+        GraphMismatch: the graph has what EAP-IG does not know: an o node, key/value groups, a
+            split embedding or experts; or the scores are of another graph.
         EdgewiseError: the file cannot be written there.
     """
     graph = circuit.graph
-    alien = [
-        name for name in ("post_norm", "grouped_kv", "split_embedding") if getattr(graph, name)
-    ]
+    flags = ("post_norm", "grouped_kv", "split_embedding", "experts")
+    alien = [name for name in flags if getattr(graph, name)]
     if alien:
         raise GraphMismatch(f"EAP-IG's format has no graphs with {', '.join(alien)}.")
     if scores is not None and scores.graph != graph:

@@ -27,6 +27,9 @@ class ComputationGraph:
         post_norm: a norm after attention stands between the heads and the stream.
         grouped_kv: one `<k>` and one `<v>` port for each key/value head.
         split_embedding: `tok` and `pos` in place of `embed`.
+        experts: for each layer how many experts it has, 0 where it has a plain MLP; empty if no
+            layer has experts. They are senders of their own and read one port, `m{l}`.
+        shared_experts: layers with experts have a shared one too, another sender.
 
     >>> graph = ComputationGraph(layers=12, heads=12)
     >>> graph.edge_count
@@ -40,15 +43,25 @@ class ComputationGraph:
     post_norm: bool = False
     grouped_kv: bool = False
     split_embedding: bool = False
+    experts: tuple[int, ...] = ()
+    shared_experts: bool = False
 
     def __post_init__(self) -> None:
         if not self.kv_heads:
             object.__setattr__(self, "kv_heads", self.heads)
+        object.__setattr__(self, "experts", tuple(self.experts) if any(self.experts) else ())
         if self.layers < 1 or self.heads < 1 or self.heads % self.kv_heads:
             raise GraphMismatch(
                 f"no graph has {self.layers} layers, {self.heads} heads and {self.kv_heads} "
                 "key/value heads; accepted: at least one of each, heads a multiple of kv_heads."
             )
+        if self.experts and (len(self.experts) != self.layers or min(self.experts) < 0):
+            raise GraphMismatch(
+                f"no graph of {self.layers} layers has experts {list(self.experts)}; accepted: a "
+                "number for each layer, 0 where it has none."
+            )
+        if self.shared_experts and not self.experts:
+            raise GraphMismatch("a graph without experts has no shared experts.")
 
     # -- senders and ports ------------------------------------------------------------------
 
@@ -60,7 +73,24 @@ class ComputationGraph:
             found += [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
             if self.post_norm:
                 found.append(Node(Kind.POST, layer))
-            found.append(Node(Kind.MLP, layer))
+            found += self.mlp_nodes(layer)
+        return tuple(found)
+
+    def mlp_nodes(self, layer: int) -> list[Node]:
+        """List the senders that compute from a layer's port `m{l}`: its MLP, or its experts."""
+        if not self.experts or not self.experts[layer]:
+            return [Node(Kind.MLP, layer)]
+        found = [Node(Kind.EXPERT, layer, expert) for expert in range(self.experts[layer])]
+        return [*found, Node(Kind.SHARED, layer)] if self.shared_experts else found
+
+    @cached_property
+    def mlp_columns(self) -> tuple[range, ...]:
+        """Tell, for each layer, the columns of the senders that compute from its port `m{l}`."""
+        found = []
+        for layer in range(self.layers):
+            nodes = self.mlp_nodes(layer)
+            first = self.sender_index[nodes[0]]
+            found.append(range(first, first + len(nodes)))
         return tuple(found)
 
     @cached_property
@@ -106,6 +136,9 @@ class ComputationGraph:
                 found.append(
                     tuple(self.sender_index[Node(Kind.HEAD, node.layer, h)] for h in heads)
                 )
+            elif node.kind is Kind.MLP:
+                assert node.layer is not None
+                found.append(tuple(self.mlp_columns[node.layer]))
             else:
                 found.append((self.sender_index[node],))
         return tuple(found)
@@ -155,6 +188,8 @@ class ComputationGraph:
         column = self.sender_index.get(edge.sender)
         if row is None or column is None:
             missing = f"port {edge.port}" if row is None else f"sender {edge.sender}"
+            if row is not None and edge.sender.kind is Kind.MLP and self.experts:
+                missing += " (where a layer has experts, they are its senders)"
             raise GraphMismatch(
                 f"edge {edge}: the graph has no {missing}; it has {self.describe()}."
             )
@@ -195,6 +230,9 @@ class ComputationGraph:
         words = [f"{self.layers} layers", f"{self.heads} heads", f"{self.kv_heads} key/value heads"]
         flags = ("parallel", "post_norm", "grouped_kv", "split_embedding")
         words += [name for name in flags if getattr(self, name)]
+        if self.experts:
+            shared = " and a shared one" if self.shared_experts else ""
+            words.append(f"{_counts(self.experts)} experts{shared}")
         return ", ".join(words)
 
     def differences(self, other: ComputationGraph) -> list[str]:
@@ -206,4 +244,13 @@ class ComputationGraph:
         ]
 
 
-_STEP = {Kind.HEAD: 0, Kind.POST: 1, Kind.MLP: 2}
+_STEP = {Kind.HEAD: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2}
+
+
+def _counts(numbers: tuple[int, ...]) -> str:
+    """Say numbers, one for each layer, in words.
+
+    >>> _counts((8, 8)), _counts((0, 4, 4))
+    ('8', '0, 4, 4')
+    """
+    return str(numbers[0]) if len(set(numbers)) == 1 else ", ".join(map(str, numbers))

@@ -7,9 +7,10 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -34,6 +35,9 @@ __all__ = [
     "normalise",
     "working_dtype",
 ]
+
+if TYPE_CHECKING:
+    from .experts import Experts
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -80,19 +84,39 @@ class MLP:
         out = self.down(inner)
         return out if self.output_scale == 1 else out * self.output_scale
 
+    def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""
+        return self(x)[None]
+
+    @property
+    def features(self) -> int:
+        """Count the numbers that a backward pass keeps of one token."""
+        return self.up.weight.shape[0] * (4 if self.gate is not None else 3)
+
+    @property
+    def words(self) -> str:
+        """Say what this is."""
+        return f"{'plain' if self.gate is None else 'gated'}, {self.activation}"
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the bias of the first projection."""
+        return self.up.bias
+
 
 @dataclass(frozen=True)
 class Block:
     """Hold one layer; a norm that is None leaves its input as it is.
 
     `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
-    stream takes it. `mlp_post_norm` is part of the MLP.
+    stream takes it. `mlp_post_norm` is part of the MLP, and has no place beside experts, each of
+    which writes to the stream by itself.
     """
 
     attention_norm: Norm | None
     attention: Attention
     mlp_norm: Norm | None
-    mlp: MLP
+    mlp: MLP | Experts
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
 
@@ -101,8 +125,16 @@ class Block:
         return normalise(self.attention_norm, x)
 
     def write(self, x: Tensor) -> Tensor:
-        """Return what `m{l}` writes when its port holds x, [N, D]."""
+        """Return what the MLP, or all experts together, write when the port holds x, [N, D]."""
         out = self.mlp(normalise(self.mlp_norm, x))
+        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+
+    def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each sender of `m{l}` writes when the port holds x, [n, N, D].
+
+        `only`: which of them, counted within the layer; default: all.
+        """
+        out = self.mlp.outputs(normalise(self.mlp_norm, x), only)
         return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
 
     def write_post(self, x: Tensor) -> Tensor:

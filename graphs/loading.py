@@ -310,6 +310,8 @@ def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(kind)
         model.config.dtype = kind
+    if dtype == "float64" and hasattr(model.config, "num_experts_per_tok"):
+        model.set_experts_implementation("eager")  # the default, a grouped product, has no float64
     if device != "cpu":
         model = model.to(device)
     return model.eval().requires_grad_(False)

@@ -6,7 +6,8 @@
 | `a5.h1` | head 1 of layer 5 |
 | `a5.kv0` | key/value head 0 of layer 5 (graphs with grouped key/values) |
 | `o5` | post-attention norm of layer 5 (models that have one) |
-| `m5` | MLP of layer 5 |
+| `m5` | MLP of layer 5; where the layer has experts, only a port: what its router and they read |
+| `m5.e2`, `m5.shared` | expert 2, and the shared expert, of layer 5: what each writes |
 | `logits` | the stream before the final norm |
 | `a5.h1<q>` | a port: the query input of that head |
 | `m2->a5.h1<q>` | an edge, from a sender to a port |
@@ -32,21 +33,34 @@ class Kind(str, Enum):
     KV = "kv"
     POST = "post"
     MLP = "mlp"
+    EXPERT = "expert"
+    SHARED = "shared"
     LOGITS = "logits"
 
 
 LETTERS = ("q", "k", "v")
 """The inputs of an attention head, in graph order."""
 
-_NODE = re.compile(
-    r"(?P<bare>embed|tok|pos|logits)"
-    r"|a(?P<head_layer>\d+)\.h(?P<head>\d+)"
-    r"|a(?P<kv_layer>\d+)\.kv(?P<kv>\d+)"
-    r"|o(?P<post>\d+)"
-    r"|m(?P<mlp>\d+)"
-)
+_FORMS = {
+    Kind.HEAD: "a{}.h{}",
+    Kind.KV: "a{}.kv{}",
+    Kind.POST: "o{}",
+    Kind.MLP: "m{}",
+    Kind.EXPERT: "m{}.e{}",
+    Kind.SHARED: "m{}.shared",
+}
+"""Names of nodes that a layer has: with the layer, and the index where there are several."""
+
+_PATTERNS = {
+    kind: re.compile(form.replace(".", r"\.").replace("{}", r"(\d+)"))
+    for kind, form in _FORMS.items()
+}
 _PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
-_NODE_FORMS = "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}"
+_BARE = ("embed", "tok", "pos", "logits")
+_NODE_FORMS = (
+    "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}, "
+    "m{layer}.e{expert}, m{layer}.shared"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,32 +85,20 @@ class Node:
         return _parse_node(text)
 
     def __str__(self) -> str:
-        if self.kind is Kind.HEAD:
-            return f"a{self.layer}.h{self.index}"
-        if self.kind is Kind.KV:
-            return f"a{self.layer}.kv{self.index}"
-        if self.kind is Kind.POST:
-            return f"o{self.layer}"
-        if self.kind is Kind.MLP:
-            return f"m{self.layer}"
-        return str(self.kind.value)
+        form = _FORMS.get(self.kind)
+        return self.kind.value if form is None else form.format(self.layer, self.index)
 
 
 @cache
 def _parse_node(text: str) -> Node:
-    match = _NODE.fullmatch(text.strip())
-    if match is None:
-        raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
-    part = match.groupdict()
-    if part["bare"]:
-        return Node(Kind(part["bare"]))
-    if part["head"]:
-        return Node(Kind.HEAD, int(part["head_layer"]), int(part["head"]))
-    if part["kv"]:
-        return Node(Kind.KV, int(part["kv_layer"]), int(part["kv"]))
-    if part["post"]:
-        return Node(Kind.POST, int(part["post"]))
-    return Node(Kind.MLP, int(part["mlp"]))
+    name = text.strip()
+    if name in _BARE:
+        return Node(Kind(name))
+    for kind, pattern in _PATTERNS.items():
+        match = pattern.fullmatch(name)
+        if match is not None:
+            return Node(kind, *map(int, match.groups()))
+    raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,11 @@ def _parse_port(text: str) -> Port:
         raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
     if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
         raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
+    if node.kind in (Kind.EXPERT, Kind.SHARED):
+        raise NameSyntaxError(
+            f"'{text}' is no port: the experts of a layer, and their router, all read the port "
+            f"m{node.layer}."
+        )
     return Port(node, letter)
 
 

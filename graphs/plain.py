@@ -164,6 +164,7 @@ def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list
 def _misfits(block: Block, width: int) -> list[str]:
     """List the weights of a layer that have another shape than they must."""
     a, mlp = block.attention, block.mlp
+    assert isinstance(mlp, MLP)
     if any(w.dim() != 3 for w in (a.wq, a.wk, a.wv, a.wo)):
         return ["wq, wk, wv and wo must be given by head, [heads, d_head, d_model]"]
     heads, groups, size, inner = a.heads, a.kv_heads, a.wk.shape[1], a.wv.shape[1]

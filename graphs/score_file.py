@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EdgewiseError, FileFormatError
+from .circuit_file import SPARSE
 from .graph import ComputationGraph
 from .json_files import listed
 from .safe_write import write_bytes
@@ -63,10 +64,16 @@ def write_scores(
         "method": method,
         "metric": metric,
         "ablation": ablation,
-        "graph": json.dumps(asdict(graph)),
+        "graph": json.dumps(_shape(graph)),
     }
     write_bytes(scores_path(path), _encode(scores.values, metadata))
     return scores_path(path)
+
+
+def _shape(graph: ComputationGraph) -> dict[str, Any]:
+    """Return the graph's fields; those of experts only where it has some."""
+    shape = asdict(graph)
+    return shape if graph.experts else {k: v for k, v in shape.items() if k not in SPARSE}
 
 
 def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:

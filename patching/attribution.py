@@ -90,9 +90,8 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
 def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
     """Cut the points into groups of about equal size whose tapes fit in `TAPE_BYTES`."""
     model = chunk.model
-    block = model.blocks[0]
-    inner = block.mlp.up.weight.shape[0] * (4 if block.mlp.gate is not None else 3)
-    heads = 6 * block.attention.heads * block.attention.size
+    inner = max(block.mlp.features for block in model.blocks)
+    heads = 6 * model.blocks[0].attention.heads * model.blocks[0].attention.size
     per_token = model.graph.layers * (4 * model.d_model + inner + heads) * 4
     tokens = chunk.batch.clean[:, chunk.start :].numel()
     at_once = max(1, TAPE_BYTES // (per_token * tokens))
@@ -188,7 +187,10 @@ class _ChunkScores:
     # -- backward ---------------------------------------------------------------------------
 
     def _mlp(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
-        """Score the MLP's port; return the gradient that flows back through it."""
+        """Score the MLP's port; return the gradient that flows back through it.
+
+        Where the layer has experts the gradient is that of the sum of what they write.
+        """
         (own,) = torch.autograd.grad(tape.write, tape.x_mlp, gradient)
         self._put(Port(Node(Kind.MLP, layer)), self._mean(own)[None])
         return own

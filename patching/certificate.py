@@ -222,8 +222,9 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
             total = total + heads
         if not model.graph.parallel:
             compare(streams.mlp[layer], constants.mlp[layer])
-        total = total + single[at]
-        at += 1
+        columns = model.graph.mlp_columns[layer]
+        total = total + single[columns.start : columns.stop].sum(0)
+        at = columns.stop
     compare(streams.final, constants.final)
     return largest
 

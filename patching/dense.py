@@ -19,7 +19,7 @@ from torch import Tensor
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
 from ..graphs.names import Kind
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
-from .trace import Past, Trace, past_of, project, spread
+from .trace import Past, Trace, past_of, project, spread, together
 
 SUMS_KEPT = 8
 
@@ -218,7 +218,7 @@ class _MaskedRun:
         """Run `o{l}`, which reads the layer's heads and not the stream."""
         if step.post is None:
             return
-        sender = self._mlp_sender(layer) - 1
+        sender = self.graph.mlp_columns[layer].start - 1
         x = self._stream(step.post, self.world.base.streams.post[layer], sender)
         delta = block.write_post(x) - self.world.base.values.post[layer]
         if self.plan.use_current:
@@ -227,23 +227,26 @@ class _MaskedRun:
 
     def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
         assert step.mlp is not None
-        senders = self._mlp_sender(layer)
+        senders = self.graph.mlp_columns[layer].start
         if self.graph.parallel:
             senders -= self.graph.heads
         return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
-
-    def _mlp_sender(self, layer: int) -> int:
-        per_layer = (len(self.graph.senders) - self.world.model.sources) // self.graph.layers
-        return self.world.model.sources + (layer + 1) * per_layer - 1
 
     def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor | None = None) -> None:
         if step.mlp is None:
             return
         x = self._mlp_input(layer, step) if x is None else x
-        delta = block.write(x) - self.world.base.values.mlp[layer]
+        base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]
+        if len(step.writers) == len(base):
+            delta = block.writes(x) - base
+        else:
+            writers = list(step.writers)
+            delta = block.writes(x, writers) - base[writers]
         if self.plan.use_current:
-            self._move(delta)
-        self.deltas.put(self._mlp_sender(layer), delta)
+            self._move(together(delta))
+        first = self.graph.mlp_columns[layer].start
+        for writer, own in zip(step.writers, delta, strict=True):
+            self.deltas.put(first + writer, own)
 
 
 def project_inputs(

@@ -36,5 +36,6 @@ def port_gradients(runner: Runner, chunk: Chunk, circuit: Circuit) -> dict[Port,
     with torch.enable_grad():
         logits = chunk.logits_with_grad(run_masked(chunk.world, plan, 1, offsets))[0]
         loss = runner.metric.loss(logits, chunk.target).sum()
-    found = torch.autograd.grad(loss, list(offsets.values()))
+    # a port whose only live experts no token is sent to is not in the loss: its gradient is 0
+    found = torch.autograd.grad(loss, list(offsets.values()), materialize_grads=True)
     return {graph.ports[row]: gradient for row, gradient in zip(rows, found, strict=True)}

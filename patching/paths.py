@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EdgewiseError, NameSyntaxError
+from ..errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
 from .dense import World, run_masked
@@ -36,6 +36,8 @@ class Path:
     ['a0.h1->a1.h0<k>', 'a1.h0->logits']
     >>> len(Path.parse("a0.*->logits", graph))
     2
+
+    In a layer of experts the step `m{l}` goes on from all of them, the step `m{l}.e{i}` from one.
     """
 
     start: Node
@@ -44,7 +46,7 @@ class Path:
 
     @staticmethod
     def parse(text: str, graph: ComputationGraph) -> list[Path]:
-        """Read a path; `*` for a head stands for each head of that layer, one path for each.
+        """Read a path; `*` stands for each head, or expert, of a layer, one path for each.
 
         Raises:
             NameSyntaxError: not a path; the message shows the form.
@@ -85,7 +87,7 @@ def patch_paths(
 
     Args:
         runner: model, pairs, metric and ablation.
-        paths: paths or their texts; `*` stands for every head of a layer.
+        paths: paths or their texts; `*` stands for every head, or expert, of a layer.
         denoise: put clean values into the corrupted run; default: ablated values into the clean.
         together: patch all paths in one run and return one effect.
 
@@ -121,6 +123,9 @@ def patch_paths(
 
 
 def _expand(step: str, graph: ComputationGraph, *, first: bool) -> list[str]:
+    experts = re.fullmatch(r"m(\d+)\.\*", step)
+    if experts is not None and int(experts[1]) < graph.layers:
+        return [str(node) for node in graph.mlp_nodes(int(experts[1]))]
     match = re.fullmatch(r"a(\d+)\.\*(?:<([qkv])>)?", step)
     if match is None:
         return [step]
@@ -133,14 +138,26 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
     start = Node.parse(steps[0])
     senders, edges = [start], []
     for step in steps[1:]:
-        port = Port.parse(step)
+        port, expert = _port(step)
         edges += [Edge(sender, port) for sender in senders]
         for edge in edges[-len(senders) :]:
             graph.locate(edge)
         senders = [graph.senders[i] for i in graph.feeds[graph.port_index[port]]]
+        if expert is not None:
+            if expert not in senders:
+                raise GraphMismatch(f"the graph has no {expert}; it has {graph.describe()}.")
+            senders = [expert]
         if port.node.kind is Kind.LOGITS and step is not steps[-1]:
             raise NameSyntaxError(f"'{'->'.join(steps)}': logits is the last step of a path.")
     return Path(start, tuple(edges), "->".join(steps))
+
+
+def _port(step: str) -> tuple[Port, Node | None]:
+    """Read a step: a port, or one expert, which stands for the port it reads."""
+    if re.fullmatch(r"m\d+\.\w+", step) is None:
+        return Port.parse(step), None
+    node = Node.parse(step)
+    return Port(Node(Kind.MLP, node.layer)), node
 
 
 def _loss(runner: Runner, chunk: Chunk, stream: Tensor) -> float:

@@ -44,13 +44,15 @@ class LayerPlan:
 
     `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
     letter, in the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, or
-    None when it does not run.
+    None when it does not run. `writers`: of the senders that compute from `m{l}` (its MLP, or its
+    experts) those that run, counted within the layer.
     """
 
     heads: tuple[int, ...]
     sums: tuple[Sum, ...]
     inputs: dict[str, Inputs]
     mlp: Sum | None
+    writers: tuple[int, ...] = ()
     post: Sum | None = None
 
     @property
@@ -192,11 +194,14 @@ def _layer(
             owners.setdefault(sums[key], []).append(head)
         inputs[letter] = Inputs(tuple(owners), tuple(tuple(h) for h in owners.values()))
 
-    def single(node: Node) -> Sum | None:
-        return rows[graph.port_index[Port(node)]] if running[graph.sender_index[node]] else None
+    def single(kind: Kind, columns: slice) -> Sum | None:
+        return rows[graph.port_index[Port(Node(kind, layer))]] if running[columns].any() else None
 
-    post = single(Node(Kind.POST, layer)) if graph.post_norm else None
-    return LayerPlan(heads, tuple(chosen), inputs, single(Node(Kind.MLP, layer)), post)
+    own = graph.mlp_columns[layer]
+    columns = slice(own.start, own.stop)
+    writers = tuple(int(i) for i in np.flatnonzero(running[columns]))
+    post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.post_norm else None
+    return LayerPlan(heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post)
 
 
 def _attention_row(graph: ComputationGraph, layer: int, letter: str, head: int) -> int:

@@ -169,8 +169,9 @@ def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tens
         if model.graph.post_norm:
             out[at] = flat(new.post[layer], old.post[layer])
             at += 1
-        out[at] = flat(new.mlp[layer], old.mlp[layer])
-        at += 1
+        for x, y in zip(new.mlp[layer], old.mlp[layer], strict=True):
+            out[at] = flat(x, y)
+            at += 1
     return out
 
 

@@ -21,8 +21,8 @@ class Values:
     """Hold what each sender writes.
 
     `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
-    output projection (which makes their outputs); `mlp` and, in post-norm models, `post` (what
-    `o{l}` writes): per layer [B, T, D].
+    output projection (which makes their outputs); `mlp`: per layer [n, B, T, D], of the MLP (n is
+    1) or of each expert; `post`, in post-norm models, what `o{l}` writes: per layer [B, T, D].
     """
 
     sources: Tensor
@@ -69,8 +69,13 @@ class Trace:
                 summed = values.post[layer]
             middle = stream + summed
             mlp.append(stream if graph.parallel else middle)
-            stream = middle + values.mlp[layer]
+            stream = middle + together(values.mlp[layer])
         return Streams(tuple(attention), tuple(mlp), stream, tuple(post))
+
+
+def together(writes: Tensor) -> Tensor:
+    """Add up what the senders of one port write, [n, ...] to [...]."""
+    return writes[0] if len(writes) == 1 else writes.sum(0)
 
 
 def sum_heads(block: Block, z: Tensor) -> Tensor:
@@ -131,8 +136,8 @@ def run_plain(
             summed = block.write_post(summed)
             posts.append(summed)
         middle = stream + summed
-        write = block.write(stream if model.graph.parallel else middle)
-        stream = middle + write
+        write = block.writes(stream if model.graph.parallel else middle)
+        stream = middle + together(write)
         zs.append(z)
         writes.append(write)
     return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts)))
@@ -155,7 +160,7 @@ def split(run: Trace, start: int) -> tuple[Trace, Past]:
     values = Values(
         old.sources[:, :, start:].clone(),
         tuple(z[:, start:].clone() for z in old.z),
-        tuple(m[:, start:].clone() for m in old.mlp),
+        tuple(m[:, :, start:].clone() for m in old.mlp),
         tuple(o[:, start:].clone() for o in old.post),
     )
     return Trace(run.model, values), tuple(past)

@@ -41,6 +41,7 @@ from transformers import (
     StableLmForCausalLM,
 )
 
+from tests.configs_experts import EXPERT_CONFIGS
 from tests.more_configs import MORE
 from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, YARN
 
@@ -239,4 +240,5 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         },
     ),
     **MORE,
+    **EXPERT_CONFIGS,
 }

@@ -131,7 +131,7 @@ def naive_run(
             constant = attention.constant
             wrote.append(block.write_post(summed if constant is None else summed + constant))
         after = layer if graph.parallel else layer + 1
-        wrote.append(block.write(stream(rows[Kind.MLP, layer, None, None], after)))
+        wrote += block.writes(stream(rows[Kind.MLP, layer, None, None], after)).unbind(0)
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))
 
 

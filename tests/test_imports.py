@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # light: importing them, with everything they import in turn, loads none of HEAVY.
 TENSOR_MODULES = (
     "edgewise.graphs.attention",
+    "edgewise.graphs.experts",
     "edgewise.graphs.families*",
     "edgewise.graphs.lift*",
     "edgewise.graphs.norms",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
-from ..graphs.names import Node
+from ..graphs.names import Kind, Node
 from .layout import Layout, arrange, links, node_width
 from .legend import build_legend, wrap
 from .routing import gap_heights, wire_path
@@ -238,7 +238,7 @@ class _Builder:
         )
 
     def _links(self) -> tuple[EdgeMark, ...]:
-        """Tie each key/value head to the drawn heads that use it."""
+        """Tie each node that only reads to the drawn senders that compute from it."""
         marks = []
         rows = self.placed.skeleton.vertices
         for low, high in links(self.subject.graph, self.nodes):
@@ -246,7 +246,8 @@ class _Builder:
             x1, y1 = self.x[high], self.y[rows[high].row] + NODE_HEIGHT / 2
             bend = (y0 - y1) / 2
             path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
-            words = f"{self.nodes[low]} gives {self.nodes[high]} its keys and values"
+            what = "keys and values" if self.nodes[low].kind is Kind.KV else "input"
+            words = f"{self.nodes[low]} gives {self.nodes[high]} its {what}"
             marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, DOTS, words))
         return tuple(marks)
 

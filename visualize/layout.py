@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import unknown
 from ..graphs.graph import ComputationGraph
-from ..graphs.names import Kind, Node
+from ..graphs.names import Kind, Node, Port
 from . import skeleton as skeletons
 from .dot_layout import DotFailed, find_dot, order_with_dot
 from .ordering import order_rows
@@ -18,7 +18,7 @@ from .subject import Subject
 
 LAYOUTS = ("auto", "dot", "built-in")
 TALL = 22
-_STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3}
+_STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4, Kind.SHARED: 4}
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,30 @@ def node_width(node: Node) -> float:
 
 
 def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:
-    """List, as numbers of nodes, each key/value head with the drawn heads that use it."""
+    """List, as numbers of nodes, what only reads with the drawn senders that compute from it.
+
+    A key/value head with the heads that use it; an MLP port with the experts that read it.
+    """
     number = {node: i for i, node in enumerate(nodes)}
-    share = graph.heads // graph.kv_heads
     found = []
     for node in nodes:
         if node.kind is Kind.KV:
-            assert node.index is not None
-            users = range(node.index * share, (node.index + 1) * share)
-            heads = (Node(Kind.HEAD, node.layer, h) for h in users)
-            found += [(number[node], number[head]) for head in heads if head in number]
+            port = Port(node, "k")
+        elif node.kind is Kind.MLP and node not in graph.sender_index:
+            port = Port(node)
+        else:
+            continue
+        users = (graph.senders[i] for i in graph.feeds[graph.port_index[port]])
+        found += [(number[node], number[user]) for user in users if user in number]
     return found
 
 
 def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     """Give each node its row (rows without a node are left out), and each row its layer.
 
-    An MLP stands above the heads of its layer. In tall drawings it stands beside them if none
-    of them feeds it, and in drawings of parallel blocks always.
+    An MLP stands above the heads of its layer, experts above the port they read. In tall drawings
+    an MLP stands beside the heads if none of them feeds it, and in drawings of parallel blocks
+    always.
     """
     graph, nodes = subject.graph, [node for node, _ in subject.nodes]
     fed = {

@@ -95,6 +95,8 @@ def _colours(subject: Subject) -> list[_Entry]:
     entries = [_Entry(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
     if any(node.kind is Kind.KV for node, _ in subject.nodes):
         entries.append(_Entry("key/value head used by", colour=FAINT, width=0.8, dashes=DOTS))
+    if any(node.kind in (Kind.EXPERT, Kind.SHARED) for node, _ in subject.nodes):
+        entries.append(_Entry("MLP input read by experts", colour=FAINT, width=0.8, dashes=DOTS))
     return entries
 
 

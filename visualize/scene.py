@@ -89,7 +89,8 @@ class Legend:
 class Scene:
     """Hold everything a backend draws, in this order: bands, links, edges, nodes, texts, legend.
 
-    `links` are not edges of the circuit; they tie a key/value head to the heads that use it.
+    `links` are not edges of the circuit; they tie a key/value head to the heads that use it, and
+    an MLP's port to the experts that read it.
     `edges` come in drawing order, the strongest last. `notes` say what the layout had to do.
     """
 

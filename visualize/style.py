@@ -59,6 +59,8 @@ NODE_STYLES = {
     Kind.HEAD: NodeStyle("pill", "#ffffff", "attention head"),
     Kind.POST: NodeStyle("hexagon", "#eaf5fc", "post-attention norm"),
     Kind.MLP: NodeStyle("box", "#f6e6ef", "MLP"),
+    Kind.EXPERT: NodeStyle("pill", "#f6e6ef", "expert"),
+    Kind.SHARED: NodeStyle("pill", "#ead0e0", "shared expert"),
     Kind.LOGITS: NodeStyle("crown", "#e3e6ea", "logits"),
 }
 

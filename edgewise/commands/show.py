@@ -29,6 +29,8 @@ KINDS = {
     "pos": "position embedding",
     "head": "attention head",
     "kv": "key/value head",
+    "expert": "expert",
+    "shared": "shared expert",
 }
 """Words for the kinds of edges (by the port they end in) and nodes."""
 

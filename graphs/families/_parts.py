@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModel
+from ..experts import Experts
 from ..graph import ComputationGraph
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
 from ..lifting import frozen, head_bias, head_rows, optional, require_activation
@@ -169,9 +171,8 @@ def words(
     windows = sorted({str(b.attention.window or "full") for b in blocks})
     biases: dict[str, Tensor | None] = {
         "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
-        "mlp": block.mlp.up.bias,
+        "mlp": block.mlp.bias,
     }  # fmt: skip
-    kind = "gated" if block.mlp.gate is not None else "plain"
     found = {
         "norm": norm_words(block),
         "positions": positions,
@@ -180,7 +181,7 @@ def words(
         f"{attention.kv_heads} key/value heads",
         "window": ", ".join(windows),
         "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
-        "MLP": f"{kind}, {block.mlp.activation}",
+        "MLP": _mlp_words(blocks),
         "unembedding": "tied" if tied else "untied",
     }
     if attention.q_norm is not None:
@@ -205,6 +206,14 @@ def norm_words(block: Block) -> str:
     if not any(after):
         return kind
     return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"
+
+
+def _mlp_words(blocks: Sequence[Block]) -> str:
+    """Say what the layers' MLPs are, and of how many layers where they are not all alike."""
+    found = Counter(block.mlp.words for block in blocks)
+    if len(found) == 1:
+        return blocks[0].mlp.words
+    return "; ".join(f"{what} ({n} layer{'s' * (n > 1)})" for what, n in found.items())
 
 
 def assemble(
@@ -234,6 +243,7 @@ def assemble(
         rest: further fields.
     """
     first = blocks[0].attention
+    mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
     return LiftedModel(
         family=family,
         tokens=frozen(embedding.weight),
@@ -246,6 +256,8 @@ def assemble(
             kv_heads=first.kv_heads,
             parallel=parallel,
             post_norm=post_norm,
+            experts=tuple(m.count if m else 0 for m in mixtures),
+            shared_experts=any(m.shared is not None for m in mixtures if m),
         ),
         variants=words(
             blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel

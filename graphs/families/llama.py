@@ -7,8 +7,10 @@ setting of its own for the output Seed-OSS; with interleaved rotary positions He
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from ..experts import Experts
 from ..lifted import MLP, Attention, Block, LiftedModel
 from ..lifting import family
 from ._parts import assemble, gated, plain, rms_norm, rotary, rotary_words, separate, window
@@ -86,23 +88,30 @@ def describe_interleaved(model: Any) -> LiftedModel:
 def llama_like(
     model: Any,
     *,
+    name: str = "llama",
+    mlp: Callable[[Any], MLP | Experts] | None = None,
     scale: float | None = None,
     output_scale: float = 1.0,
     embed_scale: float = 1.0,
     logit_scale: float = 1.0,
     interleaved: bool = False,
+    **rest: Any,
 ) -> LiftedModel:
     """Describe a model whose modules are named as Llama's.
 
     Args:
         model: the live model.
+        name: of the family.
+        mlp: describes a layer's MLP module; default: gated.
         scale: of attention weights; default 1/√d_head.
         output_scale: of what heads and MLPs write.
         embed_scale, logit_scale: of the token embedding and the logits.
         interleaved: neighbouring features turn together.
+        rest: further fields of each layer's attention.
     """
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=interleaved)
+    describe_mlp = mlp or (lambda m: _mlp(m, config.hidden_act, output_scale))
     with_rotary = getattr(config, "no_rope_layers", None) or [True] * len(body.layers)
 
     def attention(layer: int, module: Any) -> Attention:
@@ -118,6 +127,7 @@ def llama_like(
             q_norm=None if q_norm is None else rms_norm(q_norm),
             k_norm=None if k_norm is None else rms_norm(k_norm),
             output_scale=output_scale,
+            **rest,
         )
 
     blocks = tuple(
@@ -125,7 +135,7 @@ def llama_like(
             attention_norm=rms_norm(block.input_layernorm),
             attention=attention(layer, block.self_attn),
             mlp_norm=rms_norm(block.post_attention_layernorm),
-            mlp=_mlp(block.mlp, config.hidden_act, output_scale),
+            mlp=describe_mlp(block.mlp),
         )
         for layer, block in enumerate(body.layers)
     )
@@ -133,7 +143,7 @@ def llama_like(
     if not all(with_rotary):
         positions += f", none in {sum(not r for r in with_rotary)} layers"
     return assemble(
-        "llama",
+        name,
         model,
         body.embed_tokens,
         blocks,
@@ -152,9 +162,10 @@ def _mlp(module: Any, activation: str, output_scale: float) -> MLP:
 
 def _window(config: Any, layer: int) -> int | None:
     """Return how far a layer sees: what the model's code reads, whatever else its config says."""
-    if config.model_type not in ("mistral", "qwen2", "qwen3", "smollm3"):
+    types = ("mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
+    if config.model_type not in types:
         return None
-    if config.model_type == "mistral":
+    if config.model_type in ("mistral", "mixtral", "qwen3_moe"):
         size: int | None = config.sliding_window
         return size
     return window(config, layer)

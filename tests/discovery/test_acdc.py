@@ -65,7 +65,7 @@ def plain_acdc(
 
 @settings(max_examples=12, deadline=None)
 @given(
-    name=st.sampled_from(["gpt2", "llama", "llama-multi-query"]),
+    name=st.sampled_from(["gpt2", "llama", "llama-multi-query", "qwen2-moe-first-dense"]),
     threshold=st.sampled_from([1e-4, 0.01, 0.05, 0.2, 1.0]),
     metric=st.sampled_from(["kl", "logit_diff", "nll"]),
     ablation=st.sampled_from(["resample", "zero"]),

@@ -14,14 +14,9 @@ from edgewise.errors import GraphMismatch, NameSyntaxError
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node
+from tests.graph_shapes import shapes
 
-SHAPES = st.builds(
-    lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),
-    st.integers(1, 3),
-    st.integers(1, 2),
-    st.integers(1, 2),
-    *[st.booleans()] * 4,
-)
+SHAPES = shapes(3, 2, 2)
 TINY = ComputationGraph(layers=2, heads=2)
 
 
@@ -38,9 +33,11 @@ def pairs(circuit: Circuit) -> set[tuple[str, str, str]]:
     return {(str(e.sender), str(e.port.node), str(e.port)) for e in circuit.edges}
 
 
-def group_of(graph: ComputationGraph, head: str) -> str | None:
-    """Name the key/value group a head's keys come from, where groups are nodes."""
-    node = Node.parse(head)
+def group_of(graph: ComputationGraph, sender: str) -> str | None:
+    """Name the node that reads for a sender: a head's key/value group, or an expert's port."""
+    node = Node.parse(sender)
+    if node.kind in (Kind.EXPERT, Kind.SHARED):
+        return f"m{node.layer}"
     if not graph.grouped_kv or node.kind is not Kind.HEAD or node.index is None:
         return None
     return f"a{node.layer}.kv{node.index // (graph.heads // graph.kv_heads)}"
@@ -222,3 +219,15 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         Circuit.empty(TINY).with_edges([Edge.parse("m1->m0")])
     with pytest.raises(NameSyntaxError):
         Circuit.full(TINY).without(["m0"])
+
+
+def test_the_port_of_experts_is_a_node_between_its_inputs_and_them() -> None:
+    graph = ComputationGraph(layers=2, heads=2, experts=(2, 0), shared_experts=True)
+    circuit = Circuit.empty(graph).with_edges(
+        ["embed->m0", "a0.h1->m0", "embed->a0.h1<v>", "m0.e1->logits", "m0.shared->m1"]
+    )
+    names = ["embed", "a0.h1", "m0", "m0.e1", "m0.shared", "m1", "logits"]
+    assert [str(node) for node in circuit.nodes] == names
+    assert [str(edge) for edge in (circuit - circuit.prune_dangling()).edges] == ["m0.shared->m1"]
+    alone = Circuit.empty(graph).with_edges(["m0.e1->logits"])  # nothing feeds the expert
+    assert len(alone.prune_dangling()) == 0

@@ -16,6 +16,7 @@ from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff, Overlap, expected_jaccard
 from edgewise.graphs.graph import ComputationGraph
+from tests.graph_shapes import shapes
 
 TINY = ComputationGraph(layers=2, heads=2)
 SIZES = st.integers(0, 60).flatmap(
@@ -177,13 +178,7 @@ def test_summary_worked_out_by_hand() -> None:
     }
 
 
-SHAPES = st.builds(
-    lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),
-    st.integers(1, 3),
-    st.integers(1, 2),
-    st.integers(1, 2),
-    *[st.booleans()] * 4,
-)
+SHAPES = shapes(3, 2, 2)
 
 
 @given(SHAPES, st.integers(0, 10_000), st.integers(0, 10_000))

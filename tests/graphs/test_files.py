@@ -33,15 +33,10 @@ from edgewise.graphs.files import (
 )
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
+from tests.graph_shapes import shapes
 
 TINY = ComputationGraph(layers=2, heads=2)
-SHAPES = st.builds(
-    lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),
-    st.integers(1, 3),
-    st.integers(1, 2),
-    st.integers(1, 2),
-    *[st.booleans()] * 4,
-)
+SHAPES = shapes(3, 2, 2)
 
 
 def circuit_file(
@@ -461,3 +456,49 @@ def test_damaged_diff_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="This is a single circuit"):
         read_diff(path)
     assert isinstance(read_any(path), CircuitFile)
+
+
+# -- models with experts ------------------------------------------------------------------------
+
+SPARSE = ComputationGraph(2, 2, experts=(0, 3), shared_experts=True)
+
+
+def test_files_name_experts_only_where_there_are_some() -> None:
+    assert "experts" not in dump_circuit(circuit_file())
+    model = json.loads(dump_circuit(circuit_file(SPARSE)))["model"]
+    assert (model["experts"], model["shared_experts"]) == ([0, 3], True)
+
+
+def test_scores_files_name_experts_only_where_there_are_some(tmp_path: Path) -> None:
+    for graph, named in ((TINY, False), (SPARSE, True)):
+        values = np.where(graph.reads, 1.0, np.nan).astype(np.float32)
+        how = {"method": "eap", "metric": "kl", "ablation": "zero"}
+        path = write_scores(tmp_path / "c.json", Scores(graph, values), **how)
+        assert (b"shared_experts" in path.read_bytes()) is named
+        assert read_scores(path).scores.graph == graph
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"experts": "many"}, r"experts 'many' \(accepted: a number for each layer\)"),
+        ({"experts": [0, -1]}, r"experts \[0, -1\] \(accepted"),
+        ({"experts": [0, True]}, r"experts \[0, True\] \(accepted"),
+        ({"experts": [3]}, r"no graph of 2 layers has experts \[3\]"),
+        ({"experts": [0, 2]}, r"contradicts itself: it states 10 senders, but its shape has 9"),
+        ({"experts": []}, "without experts has no shared experts"),
+        ({"shared_experts": 3}, r"shared_experts 3 \(accepted: true, false\)"),
+        ({"experts": [0, 10**9]}, "larger than any this program can hold"),
+    ],
+)
+def test_wrong_experts_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    plain = json.loads(dump_circuit(circuit_file(SPARSE)))
+    plain["model"] |= change
+    assert re.search(message, refused(tmp_path, plain))
+
+
+def test_a_models_experts_must_be_the_graphs() -> None:
+    with pytest.raises(GraphMismatch, match=r"experts \[0, 3\] and \[\]"):
+        circuit_file(TINY, model=circuit_file(SPARSE).model)
+    with pytest.raises(GraphMismatch, match=r"experts \[\] and \[0, 3\]"):
+        circuit_file(SPARSE, model=circuit_file().model)

@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 from edgewise.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node, Port
+from tests.graph_shapes import shapes
 
-SHAPES = st.builds(
-    lambda layers, kv, share, *flags: ComputationGraph(layers, kv * share, kv, *flags),
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.integers(1, 3),
-    *[st.booleans()] * 4,
-)
+SHAPES = shapes(4, 3, 3)
 
 
 def walked(graph: ComputationGraph) -> set[str]:
@@ -39,7 +34,9 @@ def walked(graph: ComputationGraph) -> set[str]:
             written += heads
         if not graph.parallel:
             edges |= {f"{sender}->m{layer}" for sender in written}
-        written.append(f"m{layer}")
+        experts = graph.experts[layer] if graph.experts else 0
+        written += [f"m{layer}.e{i}" for i in range(experts)] or [f"m{layer}"]
+        written += [f"m{layer}.shared"] if experts and graph.shared_experts else []
     return edges | {f"{sender}->logits" for sender in written}
 
 
@@ -105,6 +102,41 @@ def test_post_norm_graph_written_out() -> None:
     assert rows["logits"] == [1, 1, 0, 0, 1, 1]
 
 
+def test_experts_are_senders_behind_one_port() -> None:
+    graph = ComputationGraph(layers=2, heads=1, experts=(0, 2), shared_experts=True)
+    senders = ["embed", "a0.h0", "m0", "a1.h0", "m1.e0", "m1.e1", "m1.shared"]
+    assert [str(node) for node in graph.senders] == senders
+    rows = {
+        str(port): graph.reads[row].astype(int).tolist() for row, port in enumerate(graph.ports)
+    }
+    assert [name for name in rows if name.startswith("m")] == ["m0", "m1"]
+    assert rows["m0"] == [1, 1, 0, 0, 0, 0, 0]
+    assert rows["m1"] == [1, 1, 1, 1, 0, 0, 0]
+    assert rows["logits"] == [1] * 7
+    assert graph.feeds[graph.port_index[Port.parse("m1")]] == (4, 5, 6)
+    assert graph.mlp_columns == (range(2, 3), range(4, 7))
+    assert graph.describe().endswith("0, 2 experts and a shared one")
+    assert (
+        ComputationGraph(2, 1, experts=(2, 2)).describe().endswith("1 key/value heads, 2 experts")
+    )
+
+
+def test_experts_of_other_numbers_are_other_graphs() -> None:
+    graph = ComputationGraph(2, 1, experts=(0, 2))
+    assert ComputationGraph(2, 1, experts=(0, 0)) == ComputationGraph(2, 1)
+    assert graph.differences(ComputationGraph(2, 1)) == ["experts (0, 2) and ()"]
+    for experts in ((2,), (2, 2, 2), (2, -1)):
+        with pytest.raises(GraphMismatch, match="accepted: a number for each layer"):
+            ComputationGraph(2, 1, experts=experts)
+    with pytest.raises(GraphMismatch, match="without experts has no shared"):
+        ComputationGraph(2, 1, shared_experts=True)
+
+
+def test_an_edge_from_the_port_of_experts_is_refused_with_the_reason() -> None:
+    with pytest.raises(GraphMismatch, match=r"no sender m1 \(where a layer has experts, they are"):
+        ComputationGraph(2, 1, experts=(0, 2)).locate(Edge.parse("m1->logits"))
+
+
 @given(SHAPES)
 def test_places_and_names_of_edges_are_inverse(graph: ComputationGraph) -> None:
     for row, column in np.argwhere(graph.reads):
@@ -125,6 +157,10 @@ def test_every_port_feeds_the_senders_it_is_an_input_of(graph: ComputationGraph)
                 [port.node.index] * share
             )
             assert {node.layer for node in owners} == {port.node.layer}
+        elif port.node.kind is Kind.MLP and graph.experts and graph.experts[port.node.layer or 0]:
+            names = [f"{port}.e{i}" for i in range(graph.experts[port.node.layer or 0])]
+            names += [f"{port}.shared"] if graph.shared_experts else []
+            assert [str(node) for node in owners] == names
         else:
             assert owners == [port.node]
 

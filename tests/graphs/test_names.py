@@ -14,7 +14,9 @@ BARE = st.sampled_from([Kind.EMBED, Kind.TOK, Kind.POS, Kind.LOGITS]).map(Node)
 HEADS = st.builds(Node, st.just(Kind.HEAD), NUMBERS, NUMBERS)
 GROUPS = st.builds(Node, st.just(Kind.KV), NUMBERS, NUMBERS)
 LAYERED = st.builds(Node, st.sampled_from([Kind.MLP, Kind.POST]), NUMBERS)
-NODES = BARE | HEADS | GROUPS | LAYERED
+EXPERTS = st.builds(Node, st.just(Kind.EXPERT), NUMBERS, NUMBERS)
+SHARED = st.builds(Node, st.just(Kind.SHARED), NUMBERS)
+NODES = BARE | HEADS | GROUPS | LAYERED | EXPERTS | SHARED
 PORTS = (
     st.builds(Port, HEADS, st.sampled_from(LETTERS))
     | st.builds(Port, GROUPS, st.sampled_from(("k", "v")))
@@ -41,7 +43,7 @@ def test_an_edge_reads_back_as_itself(edge: Edge) -> None:
     assert Edge.parse(str(edge).replace("->", " -> ")) == edge
 
 
-@given(st.text("embdtokpslgiahvq0123<>.->", max_size=12))
+@given(st.text("embdtokpslgiahvqr0123<>.->", max_size=12))
 def test_any_text_is_read_exactly_or_refused(text: str) -> None:
     for kind in (Node, Port, Edge):
         try:
@@ -64,6 +66,8 @@ def test_any_text_is_read_exactly_or_refused(text: str) -> None:
         ("a5.kv0", Kind.KV, 5, 0),
         ("o5", Kind.POST, 5, None),
         ("m11", Kind.MLP, 11, None),
+        ("m5.e12", Kind.EXPERT, 5, 12),
+        ("m5.shared", Kind.SHARED, 5, None),
     ],
 )
 def test_nodes_of_the_table(text: str, kind: Kind, layer: int | None, index: int | None) -> None:
@@ -79,7 +83,10 @@ def test_the_kind_of_an_edge_is_its_ports(text: str, kind: str) -> None:
     assert Port.parse(text).kind == kind
 
 
-@pytest.mark.parametrize("text", ["", "a5", "a5.h", "h1", "a5.h1<q>", "m", "m-1", "m1.5", "input"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "a5", "a5.h", "h1", "a5.h1<q>", "m", "m-1", "m1.5", "m1.e", "m1.e1.shared", "input"],
+)
 def test_what_is_no_node_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(NameSyntaxError, match="accepted: embed, tok"):
         Node.parse(text)
@@ -93,6 +100,8 @@ def test_what_is_no_node_is_refused_with_the_forms(text: str) -> None:
         ("a5.kv1<q>", "has these: a5.kv1<k>, a5.kv1<v>"),
         ("m3<q>", "has these: m3"),
         ("embed", "reads nothing"),
+        ("m3.e1", "is no port: the experts of a layer, and their router, all read the port m3"),
+        ("m3.shared", "all read the port m3"),
         ("<q>", "is not a port's name"),
         ("a5.h1<q>>", "is not a port's name"),
     ],

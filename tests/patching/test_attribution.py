@@ -61,7 +61,7 @@ def test_norms_before_and_of_all_heads_together(centred: bool, grouped: bool) ->
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "qwen2-moe"])
 def test_eap_is_the_finite_difference(name: str) -> None:
     model = tiny_lift(name, split_embedding=True)
     runner = Runner.create(model, tiny_pairs(), metric="prob_diff")

@@ -8,6 +8,7 @@ import torch
 
 from edgewise.errors import EdgewiseError
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.names import Edge, Port
 from edgewise.patching.attribution import attribute
 from edgewise.patching.gradients import port_gradients
 from edgewise.patching.runner import Runner
@@ -18,6 +19,7 @@ from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_p
 SOME = [
     "gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite", "olmo2",
     "olmo-clip", "stablelm-norms", "falcon-new-one-norm", "bloom-three-heads", "llama-dynamic",
+    "mixtral-window-tied", "qwen2-moe-first-dense",
 ]  # fmt: skip
 
 
@@ -92,6 +94,21 @@ def test_gradients_are_finite_differences(name: str) -> None:
     )
     step = 1e-6
     assert slope == pytest.approx((loss(step) - loss(-step)) / (2 * step), rel=1e-5, abs=1e-6)
+
+
+def test_a_port_whose_live_expert_no_token_is_sent_to_has_no_gradient() -> None:
+    model = tiny_lift("mixtral-window-tied")
+    runner = Runner.create(model, tiny_pairs(lengths=(1,)))
+    (chunk,) = runner.chunks()
+    graph, port = model.graph, Port.parse("m0")
+    busy = chunk.clean.values.mlp[0].flatten(1).any(1).tolist()
+    assert sum(busy) == 1
+    for expert, sent_to in enumerate(busy):
+        kept = graph.reads.copy()
+        kept[graph.port_index[port] + 1 :] = False
+        kept[graph.locate(Edge.parse(f"m0.e{expert}->logits"))] = True
+        found = port_gradients(runner, chunk, Circuit(graph, kept))
+        assert bool(found[port].any()) == sent_to
 
 
 def test_a_metric_without_gradient_is_refused() -> None:

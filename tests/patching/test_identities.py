@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.names import Kind, Node, Port
 from edgewise.patching.certificate import certify, original_run
 from edgewise.patching.dense import SUMS_KEPT, World, run_masked
 from edgewise.patching.plan import Plan, make_plan
@@ -17,7 +18,10 @@ from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
-SOME = ["gpt2", "llama", "llama-multi-query", "qwen2-some-windows", "olmo2", "falcon-new-one-norm"]
+SOME = [
+    "gpt2", "llama", "llama-multi-query", "qwen2-some-windows", "olmo2", "falcon-new-one-norm",
+    "mixtral", "qwen2-moe",
+]  # fmt: skip
 
 
 def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor:
@@ -129,6 +133,7 @@ PLACES = [
     "falcon-sequential",
     "llama-dynamic",
     "phi3-long",
+    "qwen2-moe-windows",
 ]
 
 
@@ -160,6 +165,39 @@ def test_dead_nodes_are_not_run() -> None:
     plan = make_plan(model.graph, circuit.kept[None], consistent=True)
     assert [step.heads for step in plan.layers] == [(1,), ()]
     assert [step.mlp for step in plan.layers] == [None, None]
+
+
+def test_only_live_experts_run() -> None:
+    model = tiny_lift("qwen2-moe")
+    circuit = Circuit.empty(model.graph).with_edges(
+        ["embed->m0", "m0.e2->logits", "embed->m1", "m1.e0->logits", "m1.shared->logits"]
+    )
+    plan = make_plan(model.graph, circuit.kept[None], consistent=True)
+    assert [step.writers for step in plan.layers] == [(2,), (0, 4)]
+    assert all(step.mlp is not None for step in plan.layers)
+    circuit = circuit.without(["m0.e2->logits"])
+    plan = make_plan(model.graph, circuit.kept[None], consistent=True)
+    assert plan.layers[0].writers == ()
+    assert plan.layers[0].mlp is None
+
+
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+def test_an_expert_can_be_ablated_alone(ablation: str) -> None:
+    model = tiny_lift("mixtral")
+    runner = Runner.create(model, tiny_pairs(lengths=(7, 6)), ablation=ablation, batch_size=2)
+    (chunk,) = runner.chunks()
+    for expert in ("m0.e1", "m1.e3"):
+        column = model.graph.sender_index[Node.parse(expert)]
+        mask = model.graph.reads.copy()
+        mask[:, column] = False
+        found = runner.chunk_logits(chunk, mask[None])[0]
+        torch.testing.assert_close(found, naive_logits(runner, chunk, mask), rtol=1e-9, atol=1e-9)
+        # of all the senders this one only is kept, with everything into it
+        mask = model.graph.reads & (np.arange(len(model.graph.senders)) == column)
+        mask[model.graph.port_index[Port(Node(Kind.MLP, int(expert[1])))]] = True
+        mask &= model.graph.reads
+        found = runner.chunk_logits(chunk, mask[None])[0]
+        torch.testing.assert_close(found, naive_logits(runner, chunk, mask), rtol=1e-9, atol=1e-9)
 
 
 def test_a_live_node_without_inputs_runs_only_where_it_can_differ() -> None:

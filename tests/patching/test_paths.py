@@ -46,8 +46,11 @@ def patched_loss(
     return float(runner.metric.loss(logits, chunk.target).mean())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("start", ["embed", "a0.h1", "m0", "a1.h0"])
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [(name, start) for name in ("gpt2", "llama") for start in ("embed", "a0.h1", "m0", "a1.h0")]
+    + [("qwen2-moe", start) for start in ("embed", "a0.h1", "m0.e1", "m0.shared", "m1.e2")],
+)
 @pytest.mark.parametrize("denoise", [False, True])
 def test_all_routes_together_are_activation_patching(name: str, start: str, denoise: bool) -> None:
     model = tiny_lift(name)
@@ -105,6 +108,40 @@ def test_a_star_ranks_the_heads_of_a_layer() -> None:
     assert found[3].effect == pytest.approx(alone.effect)
     assert len({effect.effect for effect in found}) == 4
     assert len(patch_paths(runner, ["a0.*->a1.*<q>->logits"])) == 16
+
+
+def test_a_path_goes_through_one_expert_or_through_all() -> None:
+    model = tiny_lift("mixtral")
+    runner = Runner.create(model, tiny_pairs(lengths=(6,)), metric="nll", batch_size=1)
+    (chunk,) = runner.chunks()
+    batch, graph = chunk.batch, model.graph
+    clean, other = (naive_values(model, i, whole(chunk)) for i in (batch.clean, batch.corrupted))
+    at = graph.sender_index[Node.parse("a0.h1")]
+    _, final = naive_run(
+        model, batch.clean, whole(chunk), clean, torch.ones(graph.reads.shape, dtype=torch.float64)
+    )
+    stream = sum(clean[: model.graph.heads + 1]) + other[at] - clean[at]
+    writes = model.blocks[0].writes(stream)
+    first = graph.mlp_columns[0].start
+    for text, chosen in (("a0.h1->m0.e2->logits", [2]), ("a0.h1->m0->logits", [0, 1, 2, 3])):
+        end = final + sum(writes[i] - clean[first + i] for i in chosen)
+        logits = model.logits(at_answers(end, batch.answer_position))
+        (effect,) = patch_paths(runner, [text])
+        expected = float(runner.metric.loss(logits, chunk.target).mean())
+        assert effect.loss_after == pytest.approx(expected)
+
+
+def test_a_star_ranks_the_experts_of_a_layer() -> None:
+    runner = Runner.create(tiny_lift("qwen2-moe-first-dense"), tiny_pairs())
+    found = patch_paths(runner, ["m1.*->m2.*->logits"])
+    senders = ["e0", "e1", "e2", "shared"]
+    assert [effect.name for effect in found] == [
+        f"m1.{a}->m2.{b}->logits" for a in senders for b in senders
+    ]
+    assert [effect.name for effect in patch_paths(runner, ["m0.*->logits"])] == ["m0->logits"]
+    for text in ("m1.e3->logits", "m1->m2->logits", "embed->m1.e7->logits", "embed->m0.e0->logits"):
+        with pytest.raises(GraphMismatch, match="the graph has no"):
+            patch_paths(runner, [text])
 
 
 def test_batches_do_not_matter() -> None:

@@ -36,12 +36,19 @@ def random_circuit(graph: ComputationGraph, seed: int, share: float) -> Circuit:
 
 
 graphs = st.builds(
-    lambda layers, heads, grouped, **flags: ComputationGraph(
-        layers, heads, 1 if grouped else heads, grouped_kv=grouped, **flags
+    lambda layers, heads, grouped, experts, **flags: ComputationGraph(
+        layers,
+        heads,
+        1 if grouped else heads,
+        grouped_kv=grouped,
+        experts=experts[:layers],
+        shared_experts=any(experts[:layers]),
+        **flags,
     ),
     st.integers(1, 4),
     st.integers(1, 3),
     st.booleans(),
+    st.just(()) | st.tuples(*[st.integers(0, 3)] * 4),
     parallel=st.booleans(),
     post_norm=st.booleans(),
     split_embedding=st.booleans(),
@@ -173,11 +180,13 @@ def test_parallel_edges_into_a_far_head_stay_apart() -> None:
 
 
 def test_shapes_tell_kinds_of_nodes_apart() -> None:
-    graph = ComputationGraph(2, 2, 1, post_norm=True, grouped_kv=True)
+    graph = ComputationGraph(
+        2, 2, 1, post_norm=True, grouped_kv=True, experts=(0, 2), shared_experts=True
+    )
     scene = make_scene(Circuit.full(graph))
-    shapes = {node.name: node.shape for node in scene.nodes}
-    kinds = ["embed", "a0.h0", "a0.kv0", "o0", "m0", "logits"]
-    assert len({shapes[name] for name in kinds}) == len(kinds)
+    looks = {node.name: (node.shape, node.fill) for node in scene.nodes}
+    kinds = ["embed", "a0.h0", "a0.kv0", "o0", "m0", "m1.e0", "m1.shared", "logits"]
+    assert len({looks[name] for name in kinds}) == len(kinds)
 
 
 def test_key_value_heads_are_tied_to_their_heads_but_not_by_edges() -> None:
@@ -188,6 +197,23 @@ def test_key_value_heads_are_tied_to_their_heads_but_not_by_edges() -> None:
     scene = make_scene(circuit)
     assert [link.tooltip.split()[0::2][:2] for link in scene.links] == [["a0.kv1", "a0.h2"]]
     assert all(link.name == "" for link in scene.links)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_experts_are_tied_to_the_port_they_read(layout: str) -> None:
+    graph = ComputationGraph(2, 2, experts=(0, 4), shared_experts=True)
+    circuit = Circuit.empty(graph).with_edges(
+        ["embed->m0", "m0->m1", "a1.h0->m1", "m1.e2->logits", "m1.shared->logits", "m0->logits"]
+    )
+    scene = make_scene(circuit, layout=layout)
+    check_geometry(scene, circuit)
+    assert [link.tooltip for link in scene.links] == [
+        "m1 gives m1.e2 its input",
+        "m1 gives m1.shared its input",
+    ]
+    y = {node.name: node.y for node in scene.nodes}
+    assert y["m1.e2"] == y["m1.shared"] < y["m1"] < y["a1.h0"]
+    assert "MLP input read by experts" in [text.text for text in scene.legend.texts]
 
 
 def test_empty_circuit_draws_the_logits_and_says_so() -> None:

@@ -1,0 +1,90 @@
+"""Mixtures of experts with Llama's attention: Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE.
+
+Each expert is a sender; see ../experts.py. Qwen2-MoE has a shared expert too. Both kinds of Qwen
+can have layers with a plain MLP. OLMoE's norms of queries and keys take all heads together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..experts import Experts, SharedExpert
+from ..lifted import MLP, LiftedModel
+from ..lifting import family, frozen, require_activation
+from ._parts import gated
+from .llama import HANDLED as LLAMA
+from .llama import IGNORED as LLAMA_IGNORED
+from .llama import llama_like
+
+HANDLED = f"{LLAMA} num_local_experts num_experts num_experts_per_tok"
+IGNORED = f"{LLAMA_IGNORED} output_router_logits router_aux_loss_coef"
+"""The router's losses and its logits as an output do not alter the logits of the model."""
+
+QWEN = "moe_intermediate_size norm_topk_prob mlp_only_layers decoder_sparse_step"
+
+
+@family(
+    "mixtral",
+    model_types=["mixtral"],
+    handled=HANDLED,
+    ignored=f"{IGNORED} router_jitter_noise",  # in training only
+)
+def describe_mixtral(model: Any) -> LiftedModel:
+    """Describe a Mixtral model for causal language modelling."""
+    return _describe(model, "mixtral", renormalise=True, round_weights=False)
+
+
+@family(
+    "qwen-moe",
+    model_types=["qwen2_moe", "qwen3_moe"],
+    handled=f"{HANDLED} {QWEN} qkv_bias shared_expert_intermediate_size",
+    ignored=IGNORED,
+)
+def describe_qwen(model: Any) -> LiftedModel:
+    """Describe a Qwen2-MoE or Qwen3-MoE model for causal language modelling."""
+    return _describe(model, "qwen-moe", renormalise=model.config.norm_topk_prob)
+
+
+@family(
+    "olmoe",
+    model_types=["olmoe"],
+    handled=f"{HANDLED} norm_topk_prob clip_qkv",
+    ignored=IGNORED,
+)
+def describe_olmoe(model: Any) -> LiftedModel:
+    """Describe an OLMoE model for causal language modelling."""
+    attention = {"norm_together": True, "clip": model.config.clip_qkv}
+    return _describe(model, "olmoe", attention, renormalise=model.config.norm_topk_prob)
+
+
+def _describe(
+    model: Any, name: str, attention: Mapping[str, Any] | None = None, **rest: Any
+) -> LiftedModel:
+    """Describe a model; `attention`, `rest`: further fields of its attention and its experts."""
+    activation: str = model.config.hidden_act
+
+    def mlp(module: Any) -> MLP | Experts:
+        if not hasattr(module, "experts"):
+            return gated(module, activation)
+        return experts(module, model.config.num_experts_per_tok, activation, **rest)
+
+    return llama_like(model, name=name, mlp=mlp, **(attention or {}))
+
+
+def experts(module: Any, chosen: int, activation: str, **rest: Any) -> Experts:
+    """Describe a sparse MLP: the modules `gate` (its router), `experts` and `shared_expert`."""
+    gate, up = frozen(module.experts.gate_up_proj).chunk(2, 1)
+    shared = getattr(module, "shared_expert", None)
+    return Experts(
+        router=frozen(module.gate.weight),
+        gate=gate,
+        up=up,
+        down=frozen(module.experts.down_proj),
+        chosen=chosen,
+        activation=require_activation(activation),
+        shared=None
+        if shared is None
+        else SharedExpert(gated(shared, activation), frozen(module.shared_expert_gate.weight)),
+        **rest,
+    )
