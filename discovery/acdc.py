@@ -29,10 +29,10 @@ from ..patching.search import rises
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
+    from ..graphs.graph import ComputationGraph
     from ..patching.runner import Progress, Runner
     from ..patching.search import Loss, Search
 
-DENSE = False
 ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and senders descending"
 
 
@@ -45,7 +45,7 @@ ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and
         "ports_first": Option(bool, False, "ask about each attention port as a whole first"),
         "absolute": Option(bool, False, "compare the absolute change of the loss"),
         "candidates": Option(
-            int, 8, "questions asked together; no influence on the result", (), 1, 1024
+            int, 64, "questions asked together; no influence on the result", (), 1, 1024
         ),
     },
 )
@@ -55,33 +55,37 @@ def acdc(
     threshold: float = 0.02,
     ports_first: bool = False,
     absolute: bool = False,
-    candidates: int = 8,
+    candidates: int = 64,
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
-    from ..patching.search import DenseSearch, IncrementalSearch
+    from ..patching.search import IncrementalSearch
 
-    search = IncrementalSearch(runner, threshold) if not DENSE else DenseSearch(runner)
-    walk = _Walk(search, runner, threshold, absolute, candidates, progress)
-    graph = runner.graph
+    search = IncrementalSearch(runner, threshold)
+    return walk(search, runner.graph, threshold, ports_first, absolute, candidates, progress)
+
+
+def walk(
+    search: Search,
+    graph: ComputationGraph,
+    threshold: float,
+    ports_first: bool = False,
+    absolute: bool = False,
+    candidates: int = 64,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Walk all ports with any search, whose current circuit is the full one."""
+    walk = _Walk(search, graph, threshold, absolute, candidates, progress)
     walk.port(len(graph.ports) - 1)
     for layer in reversed(range(graph.layers)):
-        attention = [
-            graph.port_index[port]
-            for port in graph.ports
-            if port.node.layer == layer and port.letter in LETTERS
-        ]
-        others = [
-            row
-            for row, port in enumerate(graph.ports)
-            if port.node.layer == layer and port.letter is None
-        ]
-        for row in reversed(others):
-            walk.port(row)
+        rows = [i for i, port in enumerate(graph.ports) if port.node.layer == layer][::-1]
+        attention = [row for row in rows if graph.ports[row].letter in LETTERS]
+        for row in rows:
+            if row not in attention:
+                walk.port(row)
         if ports_first:
-            for row in reversed(attention):
-                walk.whole_port(row)
-        for row in reversed(attention):
+            walk.whole_ports(attention)
+        for row in attention:
             walk.port(row)
     return walk.result(ORDER + ("; ports first" if ports_first else ""))
 
@@ -92,13 +96,13 @@ class _Walk:
     def __init__(
         self,
         search: Search,
-        runner: Runner,
+        graph: ComputationGraph,
         threshold: float,
         absolute: bool,
         candidates: int,
         progress: Progress | None,
     ) -> None:
-        self.search, self.graph = search, runner.graph
+        self.search, self.graph = search, graph
         self.threshold, self.absolute, self.most = threshold, absolute, candidates
         self.progress = progress
         self.scores = np.full(self.graph.reads.shape, np.nan, dtype=np.float32)
@@ -114,19 +118,27 @@ class _Walk:
         feeds = list(self.graph.feeds[row])
         return bool(feeds) and not self.search.kept[:, feeds].any()
 
-    def whole_port(self, row: int) -> None:
-        """Ask about a port as a whole."""
-        if self.dead(row):
-            return
-        every = self.graph.reads[row]
-        (loss,) = self.search.ask(row, every[None])
-        if self.falls(loss, self.search.loss):
-            self.search.commit(row, every, loss)
+    def whole_ports(self, rows: list[int]) -> None:
+        """Ask about a layer's attention ports as wholes, in prefixes as for edges."""
+        left = [row for row in rows if not self.dead(row)]
+        while left:
+            every = self.graph.reads[left]
+            prefixes = np.tril(np.ones((len(left), len(left)), dtype=bool))[..., None] & every
+            losses = self.search.ask(left, prefixes)
+            before, fallen = self.search.loss, len(left)
+            for i, loss in enumerate(losses):
+                if not self.falls(loss, before):
+                    fallen = i
+                    break
+                before = loss
+            if fallen:
+                self.search.commit(left[:fallen], every[:fallen], before)
+            left = left[fallen + 1 :]
 
     def port(self, row: int) -> None:
         """Decide every edge into a port."""
         if self.dead(row):
-            self.search.commit(row, self.graph.reads[row], None)
+            self.search.commit((row,), self.graph.reads[row][None], None)
         left = np.flatnonzero(self.search.kept[row])[::-1]
         self.report(int(self.graph.reads[row].sum()) - len(left), row)
         while len(left):
@@ -139,17 +151,17 @@ class _Walk:
         prefixes = np.zeros((len(edges), len(self.graph.senders)), dtype=bool)
         for i, sender in enumerate(edges):
             prefixes[i:, sender] = True
-        losses = self.search.ask(row, prefixes)
+        losses = self.search.ask((row,), prefixes[:, None])
         before = self.search.loss
         for i, (sender, loss) in enumerate(zip(edges, losses, strict=True)):
             if not self.falls(loss, before):
                 self.scores[row, sender] = loss.value() - before.value()
                 if i:
-                    self.search.commit(row, prefixes[i - 1], before)
+                    self.search.commit((row,), prefixes[i - 1][None], before)
                 self.batch = max(1, i)
                 return i + 1
             before = loss
-        self.search.commit(row, prefixes[-1], before)
+        self.search.commit((row,), prefixes[-1][None], before)
         self.batch = min(self.most, 2 * self.batch)
         return len(edges)
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 )
 def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = None) -> Discovery:
     """Measure the effect of ablating every edge alone."""
-    from ..patching.search import DenseSearch
+    from ..patching.search import IncrementalSearch
 
     graph = runner.graph
-    search = DenseSearch(runner)
+    search = IncrementalSearch(runner)
     values = np.full(graph.reads.shape, np.nan)
     done = 0
     for row, port in enumerate(graph.ports):
@@ -42,7 +42,7 @@ def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = No
             asked = senders[start : start + candidates]
             single = np.zeros((len(asked), len(graph.senders)), dtype=bool)
             single[np.arange(len(asked)), asked] = True
-            values[row, asked] = search.ask(row, single).values() - search.loss.value()
+            values[row, asked] = search.ask((row,), single[:, None]).values() - search.loss.value()
             done += len(asked)
             if progress is not None:
                 progress(done, graph.edge_count, f"edges measured, at {port}")

@@ -8,6 +8,7 @@ where their owner's output is read; `<k>` and `<v>` read every position. So a no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -121,7 +122,7 @@ class Layout:
     @cached_property
     def _groups(self) -> tuple[tuple[Group, ...], ...]:
         share = self.graph.heads // self.graph.kv_heads
-        layers = []
+        layers: list[tuple[Group, ...]] = []
         for rows in self.rows:
             first: dict[bytes, list[int]] = {}
             for letter in "qkv":
@@ -156,10 +157,13 @@ class Layout:
             for layer in range(self.graph.layers)
         )
 
-    def classes(self, layer: int, heads: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Part heads that all live ports treat alike: what they write can be added up at once."""
+    def classes(self, senders: Sequence[int]) -> list[tuple[int, ...]]:
+        """Part senders by which live ports keep an edge from them; returns places in `senders`.
+
+        What the senders of one class write can be added up at once.
+        """
         columns = self.kept[self.live_ports]
         found: dict[bytes, list[int]] = {}
-        for head in heads:
-            found.setdefault(columns[:, self.head(layer, head)].tobytes(), []).append(head)
+        for place, sender in enumerate(senders):
+            found.setdefault(columns[:, sender].tobytes(), []).append(place)
         return [tuple(members) for members in found.values()]

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graphs.norms import normalise
 from .metrics import METRICS, Metric, Target, widen
 from .runner import Chunk
 from .trace import at_answers
@@ -99,7 +100,7 @@ class TokenReadout(Readout):
         """Return losses from the logits of the metric's tokens, float64 [n]."""
         model = self.chunk.model
         rows, bias, target = self._rows
-        logits = torch.einsum("nbd,bad->nba", model.final_norm(stream), rows)
+        logits = torch.einsum("nbd,bad->nba", normalise(model.final_norm, stream), rows)
         logits = model.scale_logits(logits if bias is None else logits + bias)
         return self.metric.loss(logits, target).double().sum(-1)
 
@@ -151,7 +152,7 @@ class NormaliserReadout(Readout):
     def normed(self, stream: Tensor) -> Tensor:
         """Return the stream behind the final norm, times what logits are scaled by."""
         model = self.chunk.model
-        y = model.final_norm(stream)
+        y = normalise(model.final_norm, stream)
         return y if model.logit_scale == 1 else y * model.logit_scale
 
     @cached_property

@@ -1,15 +1,15 @@
 """Searching: ask what ablating more edges of one port would do to the loss, then keep the answer.
 
-Discovery algorithms that decide edge by edge talk to this interface only. Two runners are behind it:
-`DenseSearch` restarts a masked run at the first changed layer and is short enough to be seen right;
-`IncrementalSearch` computes only what a question changes, and the loss only as well as is needed to
-decide. Both give the same answers; tests compare them.
+Discovery algorithms that decide edge by edge talk to this interface only. Two runners are behind
+it: `DenseSearch` restarts a masked run at the first changed layer and is short enough to be seen
+right; `IncrementalSearch` computes only what a question changes, and the loss only as well as is
+needed to decide. Both give the same answers; tests compare them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +31,7 @@ QUESTION_BYTES = 1 << 28
 """Memory that the questions of one pass may take."""
 
 LOOSE = 0.125
-"""Move the base point of bounds when the current loss is known worse than this share of a decision."""
+"""Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
 
 
 Bounds = tuple[np.ndarray, np.ndarray]
@@ -136,24 +136,24 @@ class Search(Protocol):
         """Return the current circuit's loss."""
         ...
 
-    def ask(self, row: int, candidates: np.ndarray) -> Losses:
-        """Return the losses if edges of one port were ablated too.
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too.
 
         Args:
-            row: the port.
-            candidates: bool [n, senders], the edges each question ablates.
+            rows: the ports; several must be attention ports of one layer.
+            candidates: bool [n, rows, senders], the edges each question ablates.
         """
         ...
 
-    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of a port, bool [senders].
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports, bool [rows, senders].
 
-        `loss`: what `ask` said of it; None: a dead port, which changes nothing.
+        `loss`: what `ask` said of it; None: dead ports, which change nothing.
         """
         ...
 
-    def finish(self, row: int) -> None:
-        """Say that no question about this port will follow soon."""
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
         ...
 
 
@@ -186,25 +186,33 @@ class DenseSearch:
         """Return the current circuit's loss."""
         return self._loss
 
-    def ask(self, row: int, candidates: np.ndarray) -> Losses:
-        """Return the losses if the edges of one port were ablated too."""
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too."""
         masks = self._kept[None].repeat(len(candidates), axis=0)
-        masks[:, row] &= ~candidates
+        masks[:, list(rows)] &= ~candidates
         self.questions += len(candidates)
-        return known(self._runner.mask_losses(masks, start_row=min(row, self._touched)))
+        start = min(*rows, self._touched)
+        return known(self._runner.mask_losses(masks, start_row=start))
 
-    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of a port."""
-        self._kept[row] &= ~ablated
-        self._touched = min(row, self._touched)
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports."""
+        self._kept[list(rows)] &= ~ablated
+        self._touched = min(*rows, self._touched)
         self._loss = self._loss if loss is None else loss
 
-    def finish(self, row: int) -> None:
-        """Do nothing: every run starts from the mask."""
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+        self._kept = kept.copy()
+        cut = (kept != self._runner.graph.reads).any(1)
+        self._touched = int(cut.argmax()) if cut.any() else len(cut)
+        self._loss = known(self._runner.mask_losses(kept[None]))[0]
 
 
 class IncrementalSearch:
-    """Answer each question by what it changes; see incremental.py and readout.py.
+    """Answer each question by what it changes; see questions.py and readout.py.
+
+    Edges committed to a port are taken away in every later question about it; the state is computed
+    anew when another port is asked about.
 
     Args:
         runner: the runner whose circuits are searched.
@@ -228,8 +236,8 @@ class IncrementalSearch:
         chunks = list(runner.chunks())
         self._states = [IncrementalChunk(chunk, rows) for chunk in chunks]
         self._readouts = [make_readout(chunk, runner.metric) for chunk in chunks]
-        self._row: int | None = None
-        self._cut = np.zeros(len(runner.graph.senders), dtype=bool)
+        self._rows: tuple[int, ...] = ()
+        self._cut = np.zeros_like(self._kept)
 
     @property
     def kept(self) -> np.ndarray:
@@ -243,33 +251,36 @@ class IncrementalSearch:
 
     @property
     def products(self) -> int:
-        """Count products of one stream per example with the whole unembedding."""
+        """Count questions whose loss took the whole unembedding."""
         return max(readout.products for readout in self._readouts)
 
-    def ask(self, row: int, candidates: np.ndarray) -> Losses:
-        """Return the losses if the edges of one port were ablated too."""
-        import torch
-
-        if row != self._row:
-            self.finish(row)
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too."""
+        if tuple(rows) != self._rows:
+            self._renew(tuple(rows))
         self.questions += len(candidates)
-        with torch.no_grad():
-            ablated = candidates | self._cut
-            return self._read([self._ask_chunk(state, row, ablated) for state in self._states])
+        ablated = candidates | self._cut[list(rows)]
+        return self._read([self._ask_chunk(state, rows, ablated) for state in self._states])
 
-    def _ask_chunk(self, state: IncrementalChunk, row: int, ablated: np.ndarray) -> Tensor:
+    def _ask_chunk(
+        self, state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray
+    ) -> Tensor:
         import torch
 
-        step = max(1, QUESTION_BYTES // state.question_bytes(row))
-        ablated = ablated & state.layout.kept[row]
-        return torch.cat(
-            [state.ask(row, ablated[i : i + step]) for i in range(0, len(ablated), step)]
-        )
+        from .questions import ask
+
+        step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
+        with torch.no_grad():
+            parts = [ask(state, rows, ablated[i : i + step]) for i in range(0, len(ablated), step)]
+        return torch.cat(parts)
 
     def _read(self, streams: list[Tensor]) -> Losses:
+        import torch
+
         from .runner import refuse_nan
 
-        readings = [r.read(stream) for r, stream in zip(self._readouts, streams, strict=True)]
+        with torch.no_grad():
+            readings = [r.read(stream) for r, stream in zip(self._readouts, streams, strict=True)]
         number = len(self._runner.pairs)
 
         def bounds() -> Bounds:
@@ -284,29 +295,38 @@ class IncrementalSearch:
                     reading.sharpen(start, stop)
             return bounds()
 
-        import torch
-
         return Losses(*bounds(), sharpen)
 
-    def commit(self, row: int, ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of a port."""
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports."""
+        where = list(rows)
         if loss is not None:  # else nothing that the state holds depends on it
-            self._cut |= ablated & self._kept[row]
+            self._cut[where] |= ablated & self._kept[where]
             self._loss = loss
             if loss.high - loss.low > LOOSE * self._resolution:
                 loss.value()
-        self._kept[row] &= ~ablated
+        self._kept[where] &= ~ablated
 
-    def finish(self, row: int) -> None:
-        """Compute the state of the current circuit anew if the last port has lost edges."""
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+        self._kept = kept.copy()
+        self._cut[:] = True
+        self._renew(())
+        last = len(kept) - 1
+        self._loss = self.ask((last,), np.zeros((1, 1, kept.shape[1]), dtype=bool))[0]
+        self.questions -= 1
+        self._loss.value()
+
+    def _renew(self, rows: tuple[int, ...]) -> None:
+        """Compute the state of the current circuit anew if ports have lost edges."""
         import torch
 
         if self._cut.any():
             with torch.no_grad():
                 for state in self._states:
                     state.rebuild(self._kept.copy())
-        self._cut[:] = False
-        self._row = row
+            self._cut[:] = False
+        self._rows = rows
 
 
 def full_loss(runner: Runner) -> np.ndarray:
