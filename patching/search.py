@@ -30,7 +30,7 @@ MOST_AT_ONCE = 32
 QUESTION_BYTES = 1 << 28
 """Memory that the questions of one pass may take."""
 
-LOOSE = 0.125
+LOOSE = 1.0
 """Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
 
 
