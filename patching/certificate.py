@@ -15,6 +15,7 @@ from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import zero
 from .metrics import METRICS
 from .prompts import Batch, Pair, PromptPairs
+from .rounding import rounding_excess
 from .runner import Chunk, Runner, sender_deltas
 from .trace import Trace, run_plain
 
@@ -42,6 +43,8 @@ class Certificate:
         compared: whether there was an original model to compare with. If not, `kept_all` and
             `kept_none` compare circuits' runs with a plain run of the description itself, which
             shows that the identities hold, not that the description is of the intended model.
+        rounding: in types of 16 bits, how far single blocks are from the original's beyond their
+            own rounding, as a share of what is accepted (see `rounding`); else None.
     """
 
     kept_all: float
@@ -50,6 +53,7 @@ class Certificate:
     tolerance: float
     stream_tolerance: float
     compared: bool = True
+    rounding: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -58,6 +62,7 @@ class Certificate:
             self.kept_all <= self.tolerance
             and self.kept_none <= self.tolerance
             and self.stream <= self.stream_tolerance
+            and (self.rounding is None or self.rounding <= 1)
         )
 
     def as_dict(self) -> dict[str, float | bool]:
@@ -76,10 +81,17 @@ class Certificate:
                 "the lifted model does not compute what the original computes: largest error with "
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
                 f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
-                f"{self.stream_tolerance:.3g}). The model has something its family's description "
-                "misses; no result from it could be trusted."
+                f"{self.stream_tolerance:.3g}){self._blocks_error}. The model has something its "
+                "family's description misses; no result from it could be trusted."
             )
         return self
+
+    @property
+    def _blocks_error(self) -> str:
+        if self.rounding is None:
+            return ""
+        share = "at most 1 accepted"
+        return f", of single blocks beyond their rounding {self.rounding:.3g} ({share})"
 
 
 def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
@@ -115,6 +127,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
         stream_tolerance=share,
         compared=model.model is not None or model.original is not None,
+        rounding=rounding_excess(model, batch, clean, hidden),
     )
 
 
