@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import CertificateFailed
 from ..graphs.circuit import Circuit
+from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import zero
 from .metrics import METRICS
@@ -165,7 +166,8 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
         _start_afresh(model, ids)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
-        parts = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
+        outputs = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
+        parts = [place(part, ids.device) for part in outputs]
         if not found:
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
