@@ -249,7 +249,7 @@ def assemble(
         tokens=frozen(embedding.weight),
         blocks=blocks,
         final_norm=final_norm,
-        unembed=linear(model.lm_head),
+        unembed=linear(model.get_output_embeddings()),
         graph=ComputationGraph(
             layers=len(blocks),
             heads=first.heads,
@@ -283,4 +283,5 @@ def rotary_words(config: Any, table: Rotary, head: int) -> str:
 
 def is_tied(model: Any, embedding: Any) -> bool:
     """Tell whether the unembedding is the embedding."""
-    return bool(model.lm_head.weight.data_ptr() == embedding.weight.data_ptr())
+    head = model.get_output_embeddings()  # `lm_head`; by another name in some versions
+    return bool(head.weight.data_ptr() == embedding.weight.data_ptr())
