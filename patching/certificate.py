@@ -83,7 +83,8 @@ class Certificate:
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
                 f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
                 f"{self.stream_tolerance:.3g}){self._blocks_error}. The model has something its "
-                "family's description misses; no result from it could be trusted."
+                "family's description misses; no result from it could be trusted. (In 16 bits a "
+                "mixture may fail because rounding sends tokens to other experts: use float32.)"
             )
         return self
 

@@ -43,6 +43,7 @@ from transformers import (
 
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.more_configs import MORE
+from tests.other_settings import OTHER
 from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, PADDED, YARN
 
 CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -239,5 +240,6 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         },
     ),
     **MORE,
+    **OTHER,
     **EXPERT_CONFIGS,
 }

@@ -32,3 +32,8 @@ GPT_NEO = {
     "vocab_size": 31, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 3,
     "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 24,
 }  # fmt: skip
+BLOOM = {"vocab_size": 31, "hidden_size": 16, "n_layer": 2, "n_head": 2}
+FALCON = {
+    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "ffn_hidden_size": 24, "max_position_embeddings": 24,
+}  # fmt: skip

@@ -273,11 +273,10 @@ def rotary_words(config: Any, table: Rotary, head: int) -> str:
     share = "" if table.size == head else f", first {table.size} of {head} features"
     share += ", interleaved" if table.interleaved else ""
     scaling = config.rope_parameters
-    if "rope_type" in scaling:
+    of_kinds = sorted((kind, v) for kind, v in scaling.items() if isinstance(v, dict))
+    if not of_kinds:
         return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
-    each = [
-        f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in sorted(scaling.items())
-    ]
+    each = [f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in of_kinds]
     return f"rotary, base {', '.join(each)}{share}"
 
 
