@@ -84,6 +84,11 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "Mixtral",
         {**LLAMA, **SIZES, **MOE, "num_local_experts": 4, "num_experts_per_tok": 2},
     ),
+    "mpt": (
+        "Mpt",
+        {"vocab_size": 37, "d_model": 24, "n_heads": 3, "n_layers": 1, "max_seq_len": 20},
+    ),
+    "nemotron": ("Nemotron", {**LLAMA, **SIZES, **WIDE}),
     "olmo": ("Olmo", {**PADDED, **SIZES, **ACT, **ROPE}),
     "olmo2": ("Olmo2", {**PADDED, **SIZES}),
     "olmo3": (
