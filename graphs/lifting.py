@@ -32,6 +32,7 @@ class Family:
         handled: config attributes the description depends on.
         ignored: config attributes known to have no influence on an evaluation forward pass.
         describe: builds the description from the live model.
+        refuses: settings among the handled ones that `describe` refuses, and why, for people.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Family:
     handled: frozenset[str]
     ignored: frozenset[str]
     describe: Callable[[Any], LiftedModel]
+    refuses: tuple[str, ...] = ()
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -55,7 +57,12 @@ ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 
 
 def family(
-    name: str, *, model_types: Iterable[str], handled: str, ignored: str = ""
+    name: str,
+    *,
+    model_types: Iterable[str],
+    handled: str,
+    ignored: str = "",
+    refuses: Iterable[str] = (),
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
 
@@ -66,6 +73,7 @@ def family(
             frozenset(handled.split()),
             frozenset(ignored.split()),
             describe,
+            tuple(refuses),
         )
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
@@ -168,11 +176,15 @@ def _check_claimed(model: Any, lifted: LiftedModel) -> None:
 
 
 def _check_hooks(model: Any) -> None:
-    """Refuse hooks that may change what modules compute; accelerate's that move data may stay."""
+    """Refuse hooks that may change what modules compute.
+
+    May stay: accelerate's that move data, and those with which transformers itself records hidden
+    states once they were asked for (as every certificate does).
+    """
     hooked = [
         name or type(model).__name__
         for name, module in model.named_modules()
-        if module._forward_hooks
+        if any(map(_may_change, module._forward_hooks.values()))
         or module._forward_pre_hooks
         or not _only_moves(getattr(module, "_hf_hook", None))
     ]
@@ -181,6 +193,11 @@ def _check_hooks(model: Any) -> None:
             f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
             "lifted; remove the hooks first."
         )
+
+
+def _may_change(hook: Any) -> bool:
+    """Tell whether a forward hook is another than one of transformers' that record outputs."""
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
 
 
 def _only_moves(hook: Any) -> bool:
