@@ -69,6 +69,15 @@ def test_dtype_is_the_one_asked_for(saved: Path) -> None:
         assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_float32_widens_what_was_saved_in_bfloat16(tmp_path: Path) -> None:
+    tiny().bfloat16().save_pretrained(tmp_path)
+    half, wide = load(str(tmp_path), dtype="bfloat16"), load(str(tmp_path), dtype="float32")
+    assert {p.dtype for p in wide.model.parameters()} == {torch.float32}
+    for narrow, widened in zip(half.model.parameters(), wide.model.parameters(), strict=True):
+        assert torch.equal(narrow.float(), widened)
+    assert half.weights_sha256 == wide.weights_sha256
+
+
 def test_the_tokenizer_is_read_only_when_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tokenizer(saved)
     read: list[str] = []
