@@ -195,6 +195,12 @@ class LiftedModel:
         return self.tokens.device
 
     @cached_property
+    def spread(self) -> bool:
+        """Tell whether some of the model lies on another device than the stream."""
+        parts = [self.unembed.weight.device, *(block.device for block in self.blocks)]
+        return any(device != self.device for device in parts)
+
+    @cached_property
     def causal(self) -> bool:
         """Tell whether no position is influenced by what stands behind it."""
         return all(block.attention.causal for block in self.blocks)

@@ -117,7 +117,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe": (
         "Qwen3Moe",
         {**LLAMA, **SIZES, **MOE, **ROPE, "head_dim": 8, "num_experts": 4,
-         "num_experts_per_tok": 2, "moe_intermediate_size": 10},
+         "num_experts_per_tok": 2, "moe_intermediate_size": 8},
     ),
     "seed-oss": ("SeedOss", {**PADDED, **SIZES, **ACT, **EPS, **ROPE}),
     "smollm3": (

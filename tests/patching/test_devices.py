@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.discovery.registry import get_method
 from edgewise.graphs import devices
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel
@@ -66,6 +67,18 @@ def test_scores_are_taken_over_two_devices(name: str, ablation: str) -> None:
         for m in (model, spread(model))
     )
     np.testing.assert_allclose(apart.values, alone.values, rtol=1e-9, atol=1e-12)
+
+
+def test_acdc_searches_over_two_devices() -> None:
+    model = tiny_lift("gpt2")
+    alone, apart = (
+        get_method("acdc")(Runner.create(m, tiny_pairs()), threshold=0.05).circuit
+        for m in (model, spread(model))
+    )
+    assert alone is not None
+    assert apart is not None
+    assert np.array_equal(apart.kept, alone.kept)
+    assert 0 < alone.kept.sum() < model.graph.edge_count
 
 
 def test_gradients_of_a_circuit_are_taken_over_two_devices() -> None:
