@@ -59,9 +59,10 @@ def acdc(
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
-    from ..patching.search import IncrementalSearch
+    from ..patching.search import DenseSearch, IncrementalSearch
 
-    search = IncrementalSearch(runner, threshold)
+    spread = runner.model.spread  # what is reused between questions lies on one device
+    search = DenseSearch(runner) if spread else IncrementalSearch(runner, threshold)
     return walk(search, runner.graph, threshold, ports_first, absolute, candidates, progress)
 
 

@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/reference/ anew, from the registries that the program uses.
+"""Write the generated tables of the documents anew, from the registries that the program uses.
 
     python docs/generate.py
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent / "reference"
+FOLDER = Path(__file__).resolve().parent
 PLACE = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -126,11 +126,33 @@ def task_options() -> str:
 
 
 def families() -> str:
-    """List the model types that can be lifted."""
+    """List the model types that can be lifted, with what each follows and refuses."""
+    rows = []
+    for entry in registrations():
+        module = inspect.getmodule(entry.describe)
+        variants = sorted(entry.handled - set(SIZES.split()))
+        refused = "; ".join(entry.refuses)
+        types = ", ".join(map(code, entry.model_types))
+        rows.append((types, first_sentence(module), ", ".join(map(code, variants)), refused))
+    return table(
+        ["`model_type` in config.json", "what it is", "settings followed", "refused"], rows
+    )
+
+
+SIZES = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads n_embd n_head
+    n_layer n_inner n_positions d_model n_heads n_layers ffn_dim num_heads num_layers
+    ffn_hidden_size
+"""
+"""Config attributes that every family follows and no table needs to name."""
+
+
+def registrations() -> list[Any]:
+    """List the registered families, those of one file together."""
     from edgewise.graphs.lifting import families as known
 
-    rows = [(code(model_type), code(family.name)) for model_type, family in known().items()]
-    return table(["`model_type` in config.json", "family"], rows)
+    entries = list(dict.fromkeys(known().values()))
+    return sorted(entries, key=lambda entry: (entry.describe.__module__, entry.model_types))
 
 
 def commands() -> str:
@@ -238,7 +260,7 @@ def renewed(text: str) -> str:
 
 def main() -> None:
     """Write what is out of date and name it."""
-    for path in sorted(FOLDER.glob("*.md")):
+    for path in sorted(FOLDER.rglob("*.md")):
         old = path.read_text(encoding="utf-8")
         new = renewed(old)
         if new != old:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .devices import place
 from .norms import Norm, normalise_heads, working_dtype
 from .rotary import Rotary
 
@@ -102,6 +103,7 @@ class Attention:
         values [B, start, h, K] of the positions before the context's window. `heads`: which these
         are; default: all.
         """
+        context = context.on(q.device)
         chosen = range(self.heads) if heads is None else heads
         if past is not None:
             k, v = (
@@ -134,7 +136,7 @@ class Attention:
         The product is rounded to the slopes' own type, as the models do.
         """
         assert self.slopes is not None
-        slopes = self.slopes.to(context.position_ids.device)[list(heads)]
+        slopes = place(self.slopes, context.position_ids.device)[list(heads)]
         bias = slopes[:, None, None] * context.position_ids[:, None, None]
         return bias.to(dtype) * self.slope_scale
 
@@ -173,6 +175,16 @@ class AttentionContext:
     _tables: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
+    _elsewhere: dict[torch.device, AttentionContext] = field(default_factory=dict, repr=False)
+
+    def on(self, device: torch.device) -> AttentionContext:
+        """Return the same for blocks on another device; this one where it lies there already."""
+        if device == self.mask.device:
+            return self
+        if device not in self._elsewhere:
+            mask, positions = place(self.mask, device), place(self.position_ids, device)
+            self._elsewhere[device] = AttentionContext(mask, positions, self.start)
+        return self._elsewhere[device]
 
     def hidden(self, window: int | None, causal: bool = True) -> Tensor:
         """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .attention import Attention, AttentionContext
+from .devices import place
 from .graph import ComputationGraph
 from .norms import Norm, normalise, working_dtype
 from .rotary import Growth, Rotary
@@ -106,7 +107,7 @@ class MLP:
 
 @dataclass(frozen=True)
 class Block:
-    """Hold one layer; a norm that is None leaves its input as it is.
+    """Hold one layer, on one device; a norm that is None leaves its input as it is.
 
     `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
     stream takes it. `mlp_post_norm` is part of the MLP, and has no place beside experts, each of
@@ -120,27 +121,35 @@ class Block:
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Return where the block's weights lie."""
+        return self.attention.wq.device
+
     def read(self, x: Tensor) -> Tensor:
-        """Return what the heads project when their ports hold x, [N, D]."""
-        return normalise(self.attention_norm, x)
+        """Return what the heads project when their ports hold x, [N, D], where the block lies."""
+        return normalise(self.attention_norm, place(x, self.device))
 
     def write(self, x: Tensor) -> Tensor:
-        """Return what the MLP, or all experts together, write when the port holds x, [N, D]."""
-        out = self.mlp(normalise(self.mlp_norm, x))
-        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+        """Return what the MLP, or all experts together, write when the port holds x, [N, D].
+
+        Like all that is written, it lies where x lies.
+        """
+        out = self.mlp(normalise(self.mlp_norm, place(x, self.device)))
+        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
 
     def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each sender of `m{l}` writes when the port holds x, [n, N, D].
 
         `only`: which of them, counted within the layer; default: all.
         """
-        out = self.mlp.outputs(normalise(self.mlp_norm, x), only)
-        return out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+        out = self.mlp.outputs(normalise(self.mlp_norm, place(x, self.device)), only)
+        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
 
     def write_post(self, x: Tensor) -> Tensor:
         """Return what `o{l}` writes when its port holds x, [N, D]."""
         assert self.attention_post_norm is not None
-        return self.attention_post_norm(x)
+        return place(self.attention_post_norm(place(x, self.device)), x.device)
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,14 @@ class LiftedModel:
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights lie."""
+        """Return where the stream lies: with the token embedding."""
         return self.tokens.device
+
+    @cached_property
+    def spread(self) -> bool:
+        """Tell whether some of the model lies on another device than the stream."""
+        parts = [self.unembed.weight.device, *(block.device for block in self.blocks)]
+        return any(device != self.device for device in parts)
 
     @cached_property
     def causal(self) -> bool:
@@ -201,18 +216,19 @@ class LiftedModel:
         token = token if self.embed_scale == 1 else token * self.embed_scale
         token = normalise(self.embed_norm, token)
         if self.positions is None:
-            place = torch.zeros_like(token) if self.sources == 2 else None
+            position = torch.zeros_like(token) if self.sources == 2 else None
         else:
-            place = self.positions[position_ids]
+            table = self.positions
+            position = place(table[place(position_ids, table.device)], token.device)
         if self.sources == 2:
-            assert place is not None
-            return torch.stack((token, place))
-        return (token if place is None else token + place)[None]
+            assert position is not None
+            return torch.stack((token, position))
+        return (token if position is None else token + position)[None]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Map the stream at the `logits` port, [N, D], to logits, [N, V]."""
-        out = self.unembed(normalise(self.final_norm, x))
-        return self.scale_logits(out)
+        """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""
+        normed = place(normalise(self.final_norm, x), self.unembed.weight.device)
+        return self.scale_logits(place(self.unembed(normed), x.device))
 
     def scale_logits(self, out: Tensor) -> Tensor:
         """Apply the scale and the soft cap that come behind the unembedding."""

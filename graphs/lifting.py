@@ -4,6 +4,8 @@ A family (one file in families/) lists the config attributes it handles and thos
 ignores. Three guards stand against a silently wrong lift: any other attribute that differs from
 its default refuses the model; so does any parameter of the model that the description does not
 use; and a certificate compares the lifted model with the original (patching/certificate.py).
+
+A model may be spread over several devices, each block whole on one; nothing is moved.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Family:
         handled: config attributes the description depends on.
         ignored: config attributes known to have no influence on an evaluation forward pass.
         describe: builds the description from the live model.
+        refuses: settings among the handled ones that `describe` refuses, and why, for people.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Family:
     handled: frozenset[str]
     ignored: frozenset[str]
     describe: Callable[[Any], LiftedModel]
+    refuses: tuple[str, ...] = ()
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -46,14 +50,19 @@ _ALWAYS_IGNORED = """
     output_attentions output_hidden_states return_dict id2label label2id problem_type
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range
     chunk_size_feed_forward is_encoder_decoder keys_to_ignore_at_inference
-    task_specific_params tokenizer_class
+    task_specific_params tokenizer_class ignore_keys_at_rope_validation
 """
 ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 """Config attributes of every family that never influence an evaluation forward pass."""
 
 
 def family(
-    name: str, *, model_types: Iterable[str], handled: str, ignored: str = ""
+    name: str,
+    *,
+    model_types: Iterable[str],
+    handled: str,
+    ignored: str = "",
+    refuses: Iterable[str] = (),
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
 
@@ -64,6 +73,7 @@ def family(
             frozenset(handled.split()),
             frozenset(ignored.split()),
             describe,
+            tuple(refuses),
         )
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
@@ -103,12 +113,15 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
         )
     entry = known[model_type]
     _check_config(entry, config)
+    _check_offloaded(model)
     if model.training:
         raise UnsupportedModel(
             "the model is in training mode, where dropout is active; call model.eval() first."
         )
+    _check_hooks(model)
     lifted = entry.describe(model)
     _check_claimed(model, lifted)
+    _check_devices(lifted)
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
     return replace(lifted, graph=graph, model=model)
 
@@ -160,16 +173,61 @@ def _check_claimed(model: Any, lifted: LiftedModel) -> None:
             f"'{lifted.family}': {', '.join(left[:5])}{' …' if len(left) > 5 else ''}. "
             "Adapters must be merged first; other additions cannot be lifted."
         )
+
+
+def _check_hooks(model: Any) -> None:
+    """Refuse hooks that may change what modules compute.
+
+    May stay: accelerate's that move data, and those with which transformers itself records hidden
+    states once they were asked for (as every certificate does).
+    """
     hooked = [
         name or type(model).__name__
         for name, module in model.named_modules()
-        if module._forward_hooks or module._forward_pre_hooks
+        if any(map(_may_change, module._forward_hooks.values()))
+        or module._forward_pre_hooks
+        or not _only_moves(getattr(module, "_hf_hook", None))
     ]
     if hooked:
         raise UnsupportedModel(
             f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
             "lifted; remove the hooks first."
         )
+
+
+def _may_change(hook: Any) -> bool:
+    """Tell whether a forward hook is another than one of transformers' that record outputs."""
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
+
+
+def _only_moves(hook: Any) -> bool:
+    """Tell whether an accelerate hook does no more than carry a module's inputs to its device."""
+    if type(hook).__name__ == "SequentialHook":
+        return all(_only_moves(part) for part in hook.hooks)
+    return hook is None or type(hook).__name__ == "AlignDevicesHook"
+
+
+def _check_offloaded(model: Any) -> None:
+    """Refuse weights that are not in memory but fetched, by a hook, when their module runs."""
+    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if absent:
+        raise UnsupportedModel(
+            f"{len(absent)} parameters of the model are on the device 'meta', without values: "
+            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}. Parts that a device_map "
+            "offloads to the processor's memory or to disk cannot be lifted; load the model so "
+            "that all of it is on devices that compute (more of them, or a smaller dtype)."
+        )
+
+
+def _check_devices(lifted: LiftedModel) -> None:
+    """Refuse a block that is cut up among devices; derived constants are carried where needed."""
+    for layer, block in enumerate(lifted.blocks):
+        found = sorted({str(tensor.device) for tensor in tensors_of(block)})
+        if len(found) > 1:
+            raise UnsupportedModel(
+                f"layer {layer} of the model lies on {' and '.join(found)}; accepted: a device_map "
+                "that keeps each layer whole on one device."
+            )
 
 
 def tensors_of(value: Any) -> list[Tensor]:

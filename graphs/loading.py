@@ -251,13 +251,15 @@ def _check_config(config: dict[str, Any], name: str) -> None:
     """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
     from .lifting import families
 
-    kinds = config.get("architectures") or []
-    if kinds and not set(kinds) & _causal_classes():
-        reason = "brings its own code" if config.get("auto_map") else "is no causal language model"
+    kinds, own_code = config.get("architectures") or [], config.get("auto_map")
+    if (kinds or own_code) and not set(kinds) & _causal_classes():
+        reason = "is no causal language model"
+        if own_code:
+            reason = "brings its own code (auto_map), which is never run"
         raise ModelNotFound(
-            f"'{name}' {reason}: its config.json names the architecture {', '.join(kinds)}. "
-            "Accepted: decoders with a language-model head that transformers itself knows, such "
-            "as GPT2LMHeadModel or LlamaForCausalLM."
+            f"'{name}' {reason}: its config.json names the architecture "
+            f"{', '.join(kinds) or 'only by that code'}. Accepted: decoders with a language-model "
+            "head that transformers itself knows, such as GPT2LMHeadModel or LlamaForCausalLM."
         )
     if config.get("model_type") not in families():  # before weights of any size are read
         raise UnsupportedModel(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .devices import place
+
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type that norms and softmax compute in: at least float32."""
@@ -35,8 +37,9 @@ class Norm:
         if scale is None:
             y = unit.to(x.dtype)
         else:
+            scale = place(scale, x.device)
             y = (unit * scale).to(x.dtype) if self.offset else unit.to(x.dtype) * scale
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + place(self.bias, x.device)
 
     @property
     def scale(self) -> Tensor | None:

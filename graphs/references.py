@@ -27,6 +27,7 @@ ACCEPTED = (
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _PATIENCE_SECONDS = 10.0
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -130,6 +131,7 @@ def _form(path: Path) -> Form:
     if config.is_file():
         return Form.DIRECTORY
     found = sorted(entry.name for entry in path.iterdir())
+    _refuse_checkpoints(path, found)
     gguf = [name for name in found if name.endswith(".gguf")]
     listing = ", ".join(found[:6]) + (", …" if len(found) > 6 else "") or "nothing"
     hint = f" To load the GGUF file, name it: {path / gguf[0]}." if gguf else ""
@@ -137,6 +139,18 @@ def _form(path: Path) -> Form:
         f"'{path}' holds neither config.json (a model) nor adapter_config.json (an adapter); it "
         f"holds {listing}. Accepted: a directory written by save_pretrained.{hint}"
     )
+
+
+def _refuse_checkpoints(path: Path, found: list[str]) -> None:
+    """Refuse the output directory of a `Trainer` that holds checkpoints, and tell which."""
+    steps = [int(m[1]) for name in found if (m := _CHECKPOINT.fullmatch(name))]
+    names = [f"checkpoint-{step}" for step in sorted(steps)]
+    if names:
+        listing = ", ".join(names if len(names) <= 10 else [*names[:4], "…", *names[-4:]])
+        raise ModelNotFound(
+            f"'{path}' holds no model itself but checkpoints of a training run ({len(names)}): "
+            f"{listing}. Name the one you want: {path / names[-1]}."
+        )
 
 
 def _check_weights(source: Source, allow_pickle: bool) -> None:
@@ -153,12 +167,13 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
         raise ModelNotFound(
             f"'{source.name}' has its weights in {found[0]} only, a pickle, which can run code "
             "when it is read; accepted: safetensors. Convert it (load it where you trust it and "
-            "call save_pretrained), or allow it from Python with load(..., allow_pickle=True)."
+            "call save_pretrained), or allow it with --allow-pickle (in Python "
+            "allow_pickle=True): then tensors are read, and no code is run."
         )
     raise ModelNotFound(
         f"'{source.name}' has no weights in safetensors: looked for {' and '.join(safe)} in "
-        f"'{source.path}'. A model whose weights are pickled (.bin) is read only from Python with "
-        "load(..., allow_pickle=True)."
+        f"'{source.path}'. A model whose weights are pickled (.bin) is read only with "
+        "--allow-pickle (in Python allow_pickle=True)."
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .devices import place
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -55,14 +57,15 @@ class Rotary:
 
     def frequencies_of(self, lengths: Tensor) -> Tensor:
         """Return what prompts of these lengths [B] turn by, [R/2] or [B, 1, R/2]."""
+        usual = place(self.frequencies, lengths.device).float()
         if self.limit is None:
-            return self.frequencies.float()
+            return usual
         if self.growth is not None:
             far = self.growth.frequencies(lengths, self.size)
         else:
             assert self.long is not None
-            far = self.long.float()
-        return torch.where(lengths[:, None] > self.limit, far, self.frequencies.float())[:, None]
+            far = place(self.long, lengths.device).float()
+        return torch.where(lengths[:, None] > self.limit, far, usual)[:, None]
 
     def tables(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cosine and sine, [B, T, 1, R], of positions [B, T] of whole prompts."""

@@ -22,9 +22,9 @@ def weights_sha256(model: PreTrainedModel) -> str:
     unembedding) is left out. 538 MB take about a second.
     """
     found = hashlib.sha256()
-    seen: set[tuple[int, tuple[int, ...]]] = set()
+    seen: set[tuple[str, int, tuple[int, ...]]] = set()
     for name, tensor in sorted(model.state_dict().items()):
-        key = (tensor.data_ptr(), tuple(tensor.shape))
+        key = (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape))
         if key in seen:
             continue
         seen.add(key)

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graphs.devices import place
 from ..graphs.lifted import Block, working_dtype
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
@@ -146,7 +147,7 @@ class _ChunkScores:
             tapes.append(tape)
             with torch.no_grad():
                 out = sum_heads(block, tape.z) if tape.post is None else tape.post
-                stream = stream + out + tape.write
+                stream = stream + place(out, stream.device) + tape.write
         return tapes, stream
 
     def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
@@ -156,7 +157,7 @@ class _ChunkScores:
         with torch.enable_grad():
             z = self._attend(layer, block, q, k, v)
         with torch.no_grad():
-            summed = sum_heads(block, z)
+            summed = place(sum_heads(block, z), stream.device)
         x_post = post = None
         if self.graph.post_norm:
             x_post = summed.detach().requires_grad_()
@@ -206,22 +207,23 @@ class _ChunkScores:
     def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:
         """Score the layer's attention ports; return the gradient that flows back through them."""
         attention = block.attention
-        g_z = attention.scaled(torch.einsum("btd,hkd->bthk", gradient, attention.wo))
+        here, stream = (place(x, block.device) for x in (gradient, tape.x_attention))
+        g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
         grads = dict(zip(LETTERS, found, strict=True))
         norm = block.attention_norm
         if norm is None:
-            unit, rate = tape.x_attention.to(working_dtype(gradient.dtype)), None
+            unit, rate = stream.to(working_dtype(gradient.dtype)), None
         else:
-            unit, rate = norm.unit(tape.x_attention)
+            unit, rate = norm.unit(stream)
         through = torch.zeros_like(unit)
         for letter in LETTERS:
             g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
-            through += self._letter(layer, letter, g, seen, tape.x_attention, unit, rate)
+            through += self._letter(layer, letter, g, seen, stream, unit, rate)
         if rate is not None:
             through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
-        return through.to(gradient.dtype)
+        return through.to(gradient)
 
     def _letter(
         self,
@@ -300,7 +302,7 @@ class _ChunkScores:
     def _select(self, x: Tensor) -> Tensor:
         """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
         apart: Tensor = x.flatten(0, 1).unflatten(0, (len(self.points), -1))
-        return apart[:, self.tokens]
+        return apart[:, place(self.tokens, x.device)]
 
     def _mean(self, gradient: Tensor) -> Tensor:
         """Average over the points, [K·B, T, D] to [n, D]."""

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..errors import CertificateFailed
 from ..graphs.circuit import Circuit
+from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import zero
 from .metrics import METRICS
 from .prompts import Batch, Pair, PromptPairs
+from .rounding import rounding_excess
 from .runner import Chunk, Runner, sender_deltas
 from .trace import Trace, run_plain
 
@@ -42,6 +44,8 @@ class Certificate:
         compared: whether there was an original model to compare with. If not, `kept_all` and
             `kept_none` compare circuits' runs with a plain run of the description itself, which
             shows that the identities hold, not that the description is of the intended model.
+        rounding: in types of 16 bits, how far single blocks are from the original's beyond their
+            own rounding, as a share of what is accepted (see `rounding`); else None.
     """
 
     kept_all: float
@@ -50,6 +54,7 @@ class Certificate:
     tolerance: float
     stream_tolerance: float
     compared: bool = True
+    rounding: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -58,6 +63,7 @@ class Certificate:
             self.kept_all <= self.tolerance
             and self.kept_none <= self.tolerance
             and self.stream <= self.stream_tolerance
+            and (self.rounding is None or self.rounding <= 1)
         )
 
     def as_dict(self) -> dict[str, float | bool]:
@@ -76,10 +82,18 @@ class Certificate:
                 "the lifted model does not compute what the original computes: largest error with "
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
                 f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
-                f"{self.stream_tolerance:.3g}). The model has something its family's description "
-                "misses; no result from it could be trusted."
+                f"{self.stream_tolerance:.3g}){self._blocks_error}. The model has something its "
+                "family's description misses; no result from it could be trusted. (In 16 bits a "
+                "mixture may fail because rounding sends tokens to other experts: use float32.)"
             )
         return self
+
+    @property
+    def _blocks_error(self) -> str:
+        if self.rounding is None:
+            return ""
+        share = "at most 1 accepted"
+        return f", of single blocks beyond their rounding {self.rounding:.3g} ({share})"
 
 
 def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
@@ -115,6 +129,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
         stream_tolerance=share,
         compared=model.model is not None or model.original is not None,
+        rounding=rounding_excess(model, batch, clean, hidden),
     )
 
 
@@ -152,7 +167,8 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
         _start_afresh(model, ids)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
-        parts = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
+        outputs = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
+        parts = [place(part, ids.device) for part in outputs]
         if not found:
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
 from ..graphs.names import Kind
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
@@ -208,11 +209,12 @@ class _MaskedRun:
         if self.plan.use_current and not self.graph.post_norm:
             weight = block.attention.wo
             weight = weight if len(heads) == len(weight) else weight[heads]
-            self._move(block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1)))
-        for place, head in enumerate(heads):
+            moved = block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
+            self._move(place(moved, base.device))
+        for at, head in enumerate(heads):
             if self.deltas.wants(first + head):
-                out = block.attention.scaled(delta[..., place, :] @ block.attention.wo[head])
-                self.deltas.put(first + head, out)
+                out = block.attention.scaled(delta[..., at, :] @ block.attention.wo[head])
+                self.deltas.put(first + head, place(out, base.device))
 
     def _post(self, layer: int, block: Block, step: LayerPlan) -> None:
         """Run `o{l}`, which reads the layer's heads and not the stream."""

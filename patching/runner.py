@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import EdgewiseError, GraphMismatch, PromptError
 from ..graphs.circuit import Circuit
+from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import Ablation, get_ablation
 from .dense import World, run_masked
@@ -154,7 +155,10 @@ def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tens
 
     def flat(x: Tensor, y: Tensor) -> Tensor:  # [B, T, …] to [n, …]
         x, y = x.flatten(0, 1), y.flatten(0, 1)
-        return x - y if tokens is None else x[tokens] - y[tokens]
+        if tokens is None:
+            return x - y
+        here = place(tokens, x.device)
+        return x[here] - y[here]
 
     parts = [flat(x, y) for x, y in zip(new.sources, old.sources, strict=True)]
     dtype = torch.promote_types(parts[0].dtype, torch.float32)

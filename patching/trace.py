@@ -13,6 +13,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
 
 
@@ -63,7 +64,7 @@ class Trace:
         graph, values = self.model.graph, self.values
         for layer, block in enumerate(self.model.blocks):
             attention.append(stream)
-            summed = sum_heads(block, values.z[layer])
+            summed = place(sum_heads(block, values.z[layer]), stream.device)
             if graph.post_norm:
                 post.append(summed)
                 summed = values.post[layer]
@@ -131,7 +132,7 @@ def run_plain(
         q, k, v = project_all(block, stream)
         before = past_of(block, layer, past)
         z = block.attention.mix(q, spread(block, k), spread(block, v), context, before)
-        summed = sum_heads(block, z)
+        summed = place(sum_heads(block, z), stream.device)
         if model.graph.post_norm:
             summed = block.write_post(summed)
             posts.append(summed)

@@ -43,7 +43,8 @@ from transformers import (
 
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.more_configs import MORE
-from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, YARN
+from tests.other_settings import OTHER
+from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, PADDED, YARN
 
 CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2),
@@ -116,14 +117,13 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "smollm3": (
         SmolLM3Config,
         SmolLM3ForCausalLM,
-        {**LLAMA, "no_rope_layers": [1, 0], "pad_token_id": 0},
+        {**PADDED, "no_rope_layers": [1, 0]},
     ),
     "smollm3-windows": (
         SmolLM3Config,
         SmolLM3ForCausalLM,
         {
-            **LLAMA,
-            "pad_token_id": 0,
+            **PADDED,
             "no_rope_layers": [0, 1],
             "use_sliding_window": True,
             "sliding_window": 2,
@@ -144,12 +144,12 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             "hidden_act": "gelu_new",
         },
     ),
-    "phi": (PhiConfig, PhiForCausalLM, LLAMA),
+    "phi": (PhiConfig, PhiForCausalLM, PADDED),
     "phi-norms": (
         PhiConfig,
         PhiForCausalLM,
         {
-            **LLAMA,
+            **PADDED,
             "num_key_value_heads": 4,
             "qk_layernorm": True,
             "hidden_act": "relu",
@@ -160,17 +160,17 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
             },
         },
     ),
-    "phi3": (Phi3Config, Phi3ForCausalLM, {**LLAMA, "pad_token_id": 0}),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {**PADDED}),
     "phi3-window": (
         Phi3Config,
         Phi3ForCausalLM,
-        {**LLAMA, "pad_token_id": 0, "sliding_window": 3, "tie_word_embeddings": True},
+        {**PADDED, "sliding_window": 3, "tie_word_embeddings": True},
     ),
-    "stablelm": (StableLmConfig, StableLmForCausalLM, {**LLAMA, "hidden_size": 32}),
+    "stablelm": (StableLmConfig, StableLmForCausalLM, {**PADDED, "hidden_size": 32}),
     "stablelm-parallel": (
         StableLmConfig,
         StableLmForCausalLM,
-        {**LLAMA, "hidden_size": 32, "use_parallel_residual": True, "use_qkv_bias": True},
+        {**PADDED, "hidden_size": 32, "use_parallel_residual": True, "use_qkv_bias": True},
     ),
     "cohere": (CohereConfig, CohereForCausalLM, {**LLAMA, "logit_scale": 0.25}),
     "cohere-biases": (
@@ -240,5 +240,6 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         },
     ),
     **MORE,
+    **OTHER,
     **EXPERT_CONFIGS,
 }

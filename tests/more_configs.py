@@ -49,15 +49,9 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from tests.shapes import GPT2, LLAMA, YARN
+from tests.shapes import BLOOM, FALCON, GPT2, LLAMA, PADDED, YARN
 
-PADDED = {**LLAMA, "pad_token_id": 0}
 GPTJ = {**GPT2, "rotary_dim": 4}
-BLOOM = {"vocab_size": 31, "hidden_size": 16, "n_layer": 2, "n_head": 2}
-FALCON = {
-    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "ffn_hidden_size": 24, "max_position_embeddings": 24,
-}  # fmt: skip
 MPT = {"vocab_size": 31, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 24}
 DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e3}
 LONG = {

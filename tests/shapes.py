@@ -7,6 +7,7 @@ LLAMA = {
     "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 24,
 }  # fmt: skip
+PADDED = {**LLAMA, "pad_token_id": 0}  # where the default lies outside so small a vocabulary
 YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
@@ -30,4 +31,9 @@ OPT = {
 GPT_NEO = {
     "vocab_size": 31, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 3,
     "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 24,
+}  # fmt: skip
+BLOOM = {"vocab_size": 31, "hidden_size": 16, "n_layer": 2, "n_head": 2}
+FALCON = {
+    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "ffn_hidden_size": 24, "max_position_embeddings": 24,
 }  # fmt: skip

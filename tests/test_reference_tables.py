@@ -1,4 +1,4 @@
-"""The generated tables of docs/reference/ are those the program's registries give."""
+"""The generated tables of the documents are those the program's registries give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = sorted((DOCS / "reference").glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
 @pytest.fixture(scope="module")

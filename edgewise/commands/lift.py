@@ -69,6 +69,7 @@ def _document(session: Session) -> dict[str, Any]:
             **certificate.as_dict(),
             "tolerance": certificate.tolerance,
             "stream_tolerance": certificate.stream_tolerance,
+            "rounding": certificate.rounding,
             "passed": certificate.passed,
         },
     }
@@ -98,6 +99,8 @@ def _print(session: Session) -> None:
         ("no edge kept: logits of the corrupted prompt", certificate.kept_none, tolerance),
         ("each port: sum of its senders (relative)", certificate.stream, stream),
     ]
+    if certificate.rounding is not None:
+        checks.append(("each block alone, beyond its rounding", certificate.rounding, 1.0))
     rows = [(name, f"{e:.2g}", f"{t:.2g}", _verdict(e <= t)) for name, e, t in checks]
     show.table(("identity", "largest error", "accepted", ""), rows, title="certificate")
     show.line()

@@ -249,7 +249,7 @@ def assemble(
         tokens=frozen(embedding.weight),
         blocks=blocks,
         final_norm=final_norm,
-        unembed=linear(model.lm_head),
+        unembed=linear(model.get_output_embeddings()),
         graph=ComputationGraph(
             layers=len(blocks),
             heads=first.heads,
@@ -273,14 +273,14 @@ def rotary_words(config: Any, table: Rotary, head: int) -> str:
     share = "" if table.size == head else f", first {table.size} of {head} features"
     share += ", interleaved" if table.interleaved else ""
     scaling = config.rope_parameters
-    if "rope_type" in scaling:
+    of_kinds = sorted((kind, v) for kind, v in scaling.items() if isinstance(v, dict))
+    if not of_kinds:
         return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
-    each = [
-        f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in sorted(scaling.items())
-    ]
+    each = [f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in of_kinds]
     return f"rotary, base {', '.join(each)}{share}"
 
 
 def is_tied(model: Any, embedding: Any) -> bool:
     """Tell whether the unembedding is the embedding."""
-    return bool(model.lm_head.weight.data_ptr() == embedding.weight.data_ptr())
+    head = model.get_output_embeddings()  # `lm_head`; by another name in some versions
+    return bool(head.weight.data_ptr() == embedding.weight.data_ptr())

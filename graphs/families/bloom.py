@@ -18,6 +18,10 @@ from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain
         apply_residual_connection_post_layernorm pretraining_tp slow_but_exact
     """,
     ignored="hidden_dropout attention_dropout seq_length masked_softmax_fusion offset_alibi",
+    refuses=[
+        "`apply_residual_connection_post_layernorm=True`: the stream passes through norms",
+        "`slow_but_exact=True` with `pretraining_tp` above 1: transformers leaves out biases",
+    ],
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `BloomForCausalLM`."""

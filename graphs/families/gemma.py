@@ -25,9 +25,20 @@ SINCE_2 = f"""
     attn_logit_softcapping
 """
 IGNORED = "attention_dropout max_position_embeddings"
+BOTH_WAYS = "`use_bidirectional_attention`: attention in both directions"
+UNCAPPED = (
+    "`attn_logit_softcapping` where attention is not `eager`: other implementations leave it out "
+    "(edgewise itself loads such models with `eager`)"
+)
 
 
-@family("gemma", model_types=["gemma"], handled=HANDLED, ignored=IGNORED)
+@family(
+    "gemma",
+    model_types=["gemma"],
+    handled=HANDLED,
+    ignored=IGNORED,
+    refuses=[BOTH_WAYS],
+)
 def describe(model: Any) -> LiftedModel:
     """Describe a first-generation Gemma model."""
     table = rotary(model.config, model.model.rotary_emb)
@@ -35,7 +46,13 @@ def describe(model: Any) -> LiftedModel:
     return _gemma(model, [table] * layers, model.config.hidden_act)
 
 
-@family("gemma", model_types=["gemma2"], handled=SINCE_2, ignored=IGNORED)
+@family(
+    "gemma",
+    model_types=["gemma2"],
+    handled=SINCE_2,
+    ignored=IGNORED,
+    refuses=[BOTH_WAYS, UNCAPPED],
+)
 def describe_2(model: Any) -> LiftedModel:
     """Describe a Gemma 2 model."""
     table = rotary(model.config, model.model.rotary_emb)
@@ -43,7 +60,13 @@ def describe_2(model: Any) -> LiftedModel:
     return _gemma(model, [table] * layers, model.config.hidden_activation)
 
 
-@family("gemma", model_types=["gemma3_text"], handled=SINCE_2, ignored=IGNORED)
+@family(
+    "gemma",
+    model_types=["gemma3_text"],
+    handled=SINCE_2,
+    ignored=IGNORED,
+    refuses=[BOTH_WAYS],
+)
 def describe_3(model: Any) -> LiftedModel:
     """Describe a Gemma 3 text model."""
     config, module = model.config, model.model.rotary_emb

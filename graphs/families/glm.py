@@ -18,7 +18,7 @@ from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_heads, rota
     handled="""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
         num_key_value_heads head_dim hidden_act rms_norm_eps rope_parameters attention_bias
-        tie_word_embeddings
+        tie_word_embeddings partial_rotary_factor
     """,
     ignored="attention_dropout max_position_embeddings",
 )

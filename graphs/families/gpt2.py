@@ -23,6 +23,7 @@ from ._parts import assemble, layer_norm
         attn_pdrop embd_pdrop resid_pdrop reorder_and_upcast_attn summary_activation
         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj n_ctx
     """,
+    refuses=["`add_cross_attention=True`: the graph has no second stream to attend to"],
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `GPT2LMHeadModel`."""

@@ -21,6 +21,7 @@ from ._parts import assemble, fused_heads, layer_norm, plain
         attn_pdrop embd_pdrop resid_pdrop attention_softmax_in_fp32
         scale_attention_softmax_in_fp32
     """,
+    refuses=["`add_cross_attention=True`: the graph has no second stream to attend to"],
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `GPTBigCodeForCausalLM`."""

@@ -16,7 +16,7 @@ from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_wo
     handled="""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim
         num_key_value_heads hidden_act norm_eps rope_parameters attention_bias mlp_bias
-        tie_word_embeddings
+        tie_word_embeddings partial_rotary_factor
     """,
     ignored="attention_dropout max_position_embeddings",
 )

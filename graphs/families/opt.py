@@ -19,6 +19,11 @@ from ._parts import assemble, layer_norm, plain, separate
         enable_bias layer_norm_elementwise_affine tie_word_embeddings _remove_final_layer_norm
     """,
     ignored="dropout attention_dropout layerdrop init_std",
+    refuses=[
+        "`do_layer_norm_before=False`, `_remove_final_layer_norm=True`, a `word_embed_proj_dim` "
+        "that is not `hidden_size` (OPT-350m): its stream passes through norms and projections",
+        "`layer_norm_elementwise_affine=False`: no published model has it",
+    ],
 )
 def describe(model: Any) -> LiftedModel:
     """Describe an `OPTForCausalLM`."""

@@ -15,7 +15,7 @@ from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_wo
     handled="""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
         num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        qk_layernorm head_dim
+        partial_rotary_factor qk_layernorm head_dim
     """,
     ignored="attention_dropout embd_pdrop resid_pdrop max_position_embeddings",
 )

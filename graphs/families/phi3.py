@@ -15,7 +15,7 @@ from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_words
     handled="""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
         num_key_value_heads hidden_act rms_norm_eps tie_word_embeddings rope_parameters
-        sliding_window head_dim
+        partial_rotary_factor sliding_window head_dim
     """,
     ignored="""
         attention_dropout embd_pdrop resid_pdrop max_position_embeddings

@@ -15,7 +15,7 @@ from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_wo
     handled="""
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
         num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        use_qkv_bias qk_layernorm use_parallel_residual head_dim
+        partial_rotary_factor use_qkv_bias qk_layernorm use_parallel_residual head_dim
     """,
     ignored="attention_dropout hidden_dropout max_position_embeddings",
 )

@@ -92,6 +92,14 @@ def test_a_hook_is_refused_by_name() -> None:
     refused(model, "transformer.h.0.mlp", "hooks")
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "bloom"])
+def test_a_model_is_lifted_again_after_its_hidden_states_were_recorded(name: str) -> None:
+    model = tiny_model(name, dtype=torch.float32)
+    for _ in range(2):
+        assert certify(describe(model)).passed
+        model(torch.tensor([[1, 2]]), output_hidden_states=True)
+
+
 def test_training_mode_is_refused() -> None:
     refused(tiny_model("gpt2").train(), "training mode", "model.eval()")
 

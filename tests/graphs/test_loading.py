@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,43 +10,7 @@ import torch
 from edgewise.errors import ModelNotFound, UnknownName, UnsupportedModel
 from edgewise.graphs import loading, references
 from edgewise.graphs.loading import from_module, load, load_tokenizer
-
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
-
-
-def tiny(family: str = "llama", *, tied: bool = True, seed: int = 0) -> Any:
-    """Build a random model of two layers and 32 tokens."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    if family == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=32, n_positions=16, n_embd=8, n_layer=2, n_head=2)
-        ).eval()
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=tied,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS).logits
-
-
-def save_tokenizer(directory: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(directory)
+from tests.saved import edit, logits, rewrite, save_tokenizer, tiny
 
 
 @pytest.fixture
@@ -57,21 +18,6 @@ def saved(tmp_path: Path) -> Path:
     path = tmp_path / "model"
     tiny().save_pretrained(path)
     return path
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text())
-    value.update(changes)
-    path.write_text(json.dumps(value))
-
-
-def rewrite(path: Path, change: Any) -> None:
-    """Change the tensors of a safetensors file."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 # -- what is loaded is what was saved ------------------------------------------------------------
@@ -121,6 +67,15 @@ def test_dtype_is_the_one_asked_for(saved: Path) -> None:
         assert {p.dtype for p in model.parameters()} == {getattr(torch, name)}
         assert model.model.rotary_emb.inv_freq.dtype == torch.float32  # rounding it moves positions
         assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_float32_widens_what_was_saved_in_bfloat16(tmp_path: Path) -> None:
+    tiny().bfloat16().save_pretrained(tmp_path)
+    half, wide = load(str(tmp_path), dtype="bfloat16"), load(str(tmp_path), dtype="float32")
+    assert {p.dtype for p in wide.model.parameters()} == {torch.float32}
+    for narrow, widened in zip(half.model.parameters(), wide.model.parameters(), strict=True):
+        assert torch.equal(narrow.float(), widened)
+    assert half.weights_sha256 == wide.weights_sha256
 
 
 def test_the_tokenizer_is_read_only_when_used(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,9 +150,7 @@ def test_pickled_weights_need_permission(saved: Path) -> None:
     model = tiny()
     torch.save(model.state_dict(), saved / "pytorch_model.bin")
     (saved / "model.safetensors").unlink()
-    with pytest.raises(
-        ModelNotFound, match=r"pytorch_model\.bin only, a pickle.*allow_pickle=True"
-    ):
+    with pytest.raises(ModelNotFound, match=r"pytorch_model\.bin only, a pickle.*--allow-pickle"):
         load(str(saved))
     assert torch.equal(logits(load(str(saved), allow_pickle=True).model), logits(model))
 
@@ -267,9 +220,24 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
         architectures=["Own"],
         auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"},
     )
-    with pytest.raises(ModelNotFound, match="brings its own code"):
+    with pytest.raises(ModelNotFound, match=r"brings its own code \(auto_map\), .* never run.*Own"):
         load(str(saved))
     edit(saved / "config.json", architectures=None)
+    with pytest.raises(ModelNotFound, match="brings its own code"):
+        load(str(saved))
+    edit(saved / "config.json", model_type="llama")
+    with pytest.raises(ModelNotFound, match="brings its own code"):
+        load(str(saved))
+
+
+def test_transformers_own_class_is_taken_where_a_model_brings_code_too(saved: Path) -> None:
+    (saved / "evil.py").write_text("raise SystemExit('ran')")
+    edit(saved / "config.json", auto_map={"AutoModelForCausalLM": "evil.M"})
+    assert torch.equal(logits(load(str(saved)).model), logits(tiny()))
+
+
+def test_an_unknown_type_is_refused_before_weights_are_read(saved: Path) -> None:
+    edit(saved / "config.json", model_type="own", architectures=None)
     with pytest.raises(UnsupportedModel, match="of type 'own', which cannot be lifted"):
         load(str(saved))
 
@@ -333,35 +301,3 @@ def test_a_damaged_tokenizer_is_refused(saved: Path) -> None:
     (saved / "tokenizer.json").write_text("{")
     with pytest.raises(ModelNotFound, match=r"tokenizer of .* cannot be loaded"):
         load_tokenizer(str(saved))
-
-
-# -- the hub, from its cache ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the hub unreachable and its cache an own directory; return the cache."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def test_without_network_an_unknown_name_is_refused(hub: Path) -> None:
-    with pytest.raises(ModelNotFound, match="hub cannot be reached") as caught:
-        load("someone/model@main")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ModelNotFound, match="did you mean 'smollm2-135m'"):
-        load("smolm2-135m")
-
-
-def test_a_cached_hub_model_loads_offline_with_its_commit(hub: Path, saved: Path) -> None:
-    commit, home = "c0ffee" + "0" * 34, hub / "models--someone--model"
-    shutil.copytree(saved, home / "snapshots" / commit)
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(commit)
-    for reference in ("someone/model", "someone/model@main", f"someone/model@{commit}"):
-        loaded = load(reference)
-        assert (loaded.name, loaded.revision) == ("someone/model", commit)
-    assert torch.equal(logits(loaded.model), logits(tiny()))

@@ -285,6 +285,44 @@ def test_variants_of_lora_merge_too(base: Any, home: Path, settings: dict[str, A
     )
 
 
+def test_ia3_merges_too(base: Any, home: Path) -> None:
+    config = peft.IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    )
+    wrapped = peft.get_peft_model(copy.deepcopy(base), config).eval()
+    torch.manual_seed(2)
+    for name, parameter in wrapped.named_parameters():
+        if "ia3" in name:
+            parameter.data.uniform_(0.2, 2.0)
+    write(wrapped, home / "ia3", home / "base")
+    loaded = load(str(home / "ia3"))
+    torch.testing.assert_close(logits(loaded.model), logits(wrapped))
+    assert (logits(wrapped) - logits(base)).abs().max() > 1e-3
+    assert loaded.adapter is not None
+    assert (loaded.adapter.kind, loaded.adapter.rank) == ("IA3", None)
+
+
+def test_a_trainer_checkpoint_that_holds_an_adapter_merges(base: Any, home: Path) -> None:
+    checkpoint = home / "out" / "checkpoint-500"
+    write(adapt(base), checkpoint, home / "base")
+    for name in ("optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth"):
+        (checkpoint / name).write_bytes(b"never read")
+    (checkpoint / "trainer_state.json").write_text("{}")
+    loaded = load(str(checkpoint))
+    torch.testing.assert_close(logits(loaded.model), logits(adapt(base)))
+    assert loaded.title == "base + checkpoint-500"
+    with pytest.raises(ModelNotFound, match=r"training run \(1\): checkpoint-500"):
+        load(str(home / "out"))
+
+
+def test_loading_an_adapter_leaves_a_live_base_alone(base: Any, home: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    load(str(home / "lora"))
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.state_dict().items())
+
+
 def test_an_adapter_with_a_whole_module_of_its_own_merges(base: Any, home: Path) -> None:
     wrapped = adapt(base, modules_to_save=["norm"])
     with torch.no_grad():
