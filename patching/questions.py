@@ -2,8 +2,8 @@
 
 1. Edges T are taken away from a port p: its stream becomes x_p − Σ_{u in T} (o_u − a_u), and only
    what p feeds is computed from it (for `<q>` one head's query and attention).
-2. The change of what the owner writes is added to every live port that keeps an edge from it, and so
-   on in topological order, once each, up to `logits`.
+2. The change of what the owner writes is added to every live port that keeps an edge from it, and
+   so on in topological order, once each, up to `logits`.
 
 Nothing else is computed: no dead node, no node that the change does not reach, no position that is
 not read. Ports that keep the same edges hold the same stream and share its norm and projection;

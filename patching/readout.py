@@ -2,15 +2,15 @@
 
 * A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
 * `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
-  normaliser. The normaliser is bounded from both sides by M tokens in full and the rest in bulk, and
-  taken in full only where the bounds do not decide.
+  normaliser. The normaliser is bounded from both sides by M tokens in full and the rest in bulk,
+  and taken in full only where the bounds do not decide.
 * Any other metric gets all logits.
 
 The bounds. Let y be the normalised stream, y₀ that of a base point, d = y − y₀, p₀ the base point's
-probabilities, w_v the rows of the unembedding. Then log Σ exp(w_v·y) − log Σ exp(w_v·y₀) is the log of
-Σ_v p₀(v) exp(w_v·d). The M likeliest tokens' terms are added up as they are. Of the rest, the tail of
-mass t, with weights p₀/t and mean row w̄, Jensen's inequality gives t·exp(w̄·d) from below. From above:
-with a centre c, X_v = (w_v − c)·d and r_v = |w_v − c| |d| ≥ |X_v| (Cauchy-Schwarz),
+probabilities, w_v the rows of the unembedding. Then log Σ exp(w_v·y) − log Σ exp(w_v·y₀) is the log
+of Σ_v p₀(v) exp(w_v·d). The M likeliest tokens' terms are added up as they are. Of the rest, the
+tail of mass t, with weights p₀/t and mean row w̄, Jensen's inequality gives t·exp(w̄·d) from below.
+From above: with a centre c, X_v = (w_v − c)·d and r_v = |w_v − c| |d| ≥ |X_v| (Cauchy-Schwarz),
 
     exp(X) = 1 + X + (exp(X) − 1 − X) ≤ 1 + X + (exp(r) − 1 − r),
 
@@ -242,7 +242,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Base:
-    """Hold a base point: y₀ [B, D], its log-normaliser [B], its head's `log_p` [B, M], its tails."""
+    """Hold a base point: y₀ [B, D], its log-normaliser [B], `log_p` [B, M] of its head, its tails."""
 
     head: Head
     y: Tensor
