@@ -59,10 +59,9 @@ def acdc(
     progress: Progress | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
-    from ..patching.search import DenseSearch, IncrementalSearch
+    from ..patching.search import make_search
 
-    spread = runner.model.spread  # what is reused between questions lies on one device
-    search = DenseSearch(runner) if spread else IncrementalSearch(runner, threshold)
+    search = make_search(runner, threshold)
     return walk(search, runner.graph, threshold, ports_first, absolute, candidates, progress)
 
 

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 )
 def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = None) -> Discovery:
     """Measure the effect of ablating every edge alone."""
-    from ..patching.search import IncrementalSearch
+    from ..patching.search import make_search
 
     graph = runner.graph
-    search = IncrementalSearch(runner)
+    search = make_search(runner)
     values = np.full(graph.reads.shape, np.nan)
     done = 0
     for row, port in enumerate(graph.ports):

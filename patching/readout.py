@@ -242,7 +242,10 @@ class Tail:
 
 @dataclass(frozen=True)
 class Base:
-    """Hold a base point: y₀ [B, D], its log-normaliser [B], `log_p` [B, M] of its head, its tails."""
+    """Hold a base point: y₀ [B, D], its log-normaliser [B], its head and what is behind it.
+
+    `log_p`: [B, M], of the head's tokens. `tails`: by how many of them are added up one by one.
+    """
 
     head: Head
     y: Tensor

@@ -329,6 +329,15 @@ class IncrementalSearch:
         self._rows = rows
 
 
+def make_search(runner: Runner, resolution: float = 0.0) -> Search:
+    """Return the fastest search for a runner; see `IncrementalSearch` for `resolution`.
+
+    What is reused between questions lies on one device: a model that is spread over several is
+    searched by whole runs.
+    """
+    return DenseSearch(runner) if runner.model.spread else IncrementalSearch(runner, resolution)
+
+
 def full_loss(runner: Runner) -> np.ndarray:
     """Return the full circuit's loss, [1].
 
