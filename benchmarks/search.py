@@ -3,10 +3,10 @@
     python benchmarks/search.py [--work acdc] [--metric kl] [--corruption third-name] [--ports-first]
     python benchmarks/search.py --work exact --model gpt2-small-shape --metric logit_diff
 
-Everything is timed in one process with one thread count; the forward pass, of the same batch of clean
-prompts with the original transformers model, is timed before and after. Printed are the seconds of
-the search without loading, the same in forward passes, the questions, how many of them took the whole
-vocabulary, the circuit's size and the peak memory beside that of the forward pass alone.
+Everything is timed in one process with one thread count; the forward pass, of the same batch of
+clean prompts with the original transformers model, is timed before and after. Printed are the
+seconds of the search without loading, the same in forward passes, the questions, how many of them
+took the whole vocabulary, the circuit's size and the peak memory beside that of the forward pass.
 """
 
 from __future__ import annotations

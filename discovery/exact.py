@@ -3,8 +3,8 @@
 1. For each port, from the first: for each edge into it, run the full circuit without this edge.
 2. Its score is loss(full without the edge) − loss(full).
 
-Runs restart at the port's layer and several edges of a port run together, but each edge still
-costs a good part of a forward pass: use it on small models, or to check estimates.
+Only what an edge changes is computed again, several edges of a port at a time (see
+patching/questions.py); an edge into an early layer still costs a good part of a forward pass.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     summary="measure every edge by ablating it alone",
     selects=False,
     options={
-        "candidates": Option(int, 8, "edges run together; no influence on the result", (), 1, 1024),
+        "candidates": Option(
+            int, 32, "edges run together; no influence on the result", (), 1, 1024
+        ),
     },
 )
-def exact(runner: Runner, *, candidates: int = 8, progress: Progress | None = None) -> Discovery:
+def exact(runner: Runner, *, candidates: int = 32, progress: Progress | None = None) -> Discovery:
     """Measure the effect of ablating every edge alone."""
     from ..patching.search import make_search
 

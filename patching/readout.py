@@ -61,6 +61,9 @@ class Reading:
     def sharpen(self, start: int, stop: int) -> None:
         """Know the losses of questions `start` to `stop` better, and perhaps those behind them."""
 
+    def know(self, start: int, stop: int) -> None:
+        """Know the losses of questions `start` to `stop` exactly."""
+
 
 class Readout:
     """Read losses with all logits; `products` counts questions that took the whole unembedding."""
@@ -305,10 +308,14 @@ class BoundedReading(Reading):
             self.coarse = len(self.y)
             self._bound(start, SIZES[-1])
             return
-        self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
+        self.know(start, stop)
         if stop < len(self.y):
             self._bound(stop, SIZES[0])
             self.coarse = stop
+
+    def know(self, start: int, stop: int) -> None:
+        """Take questions in full, all together."""
+        self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
 
     def _bound(self, start: int, size: int) -> None:
         low, high = self.readout.bounds(self.y[start:], size)

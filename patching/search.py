@@ -9,7 +9,7 @@ needed to decide. Both give the same answers; tests compare them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .incremental import IncrementalChunk
+    from .readout import Reading
     from .runner import Runner
 
 MOST_AT_ONCE = 32
@@ -37,21 +38,28 @@ LOOSE = 1.0
 Bounds = tuple[np.ndarray, np.ndarray]
 
 
+class Source(Protocol):
+    """Give better bounds of n losses."""
+
+    def sharpen(self, start: int, stop: int) -> Bounds:
+        """Know some of the losses better; return the bounds of all."""
+        ...
+
+    def know(self, start: int, stop: int) -> Bounds:
+        """Know some of the losses exactly; return the bounds of all."""
+        ...
+
+
 class Losses:
     """Hold the losses of n questions, as bounds that are sharpened when asked for.
 
-    `low`, `high`: float64 [n]; equal where the loss is known. `sharpen`: from questions start to
-    stop, returns better bounds of all.
+    `low`, `high`: float64 [n]; equal where the loss is known. `source`: where they come from; None
+    if all are known.
     """
 
-    def __init__(
-        self,
-        low: np.ndarray,
-        high: np.ndarray,
-        sharpen: Callable[[int, int], Bounds] | None = None,
-    ) -> None:
+    def __init__(self, low: np.ndarray, high: np.ndarray, source: Source | None = None) -> None:
         self.low, self.high = low, high
-        self._sharpen = sharpen
+        self._source = source
         self._block, self._next = 1, -MOST_AT_ONCE
 
     def __len__(self) -> int:
@@ -68,17 +76,19 @@ class Losses:
 
         Where many are asked for in a row, the next ones are taken along.
         """
-        if self.low[index] == self.high[index] or self._sharpen is None:
+        if self.low[index] == self.high[index] or self._source is None:
             return False
         near = index <= self._next + self._block
         self._block = min(MOST_AT_ONCE, 2 * self._block) if near else 2
         self._next = min(len(self), index + self._block)
-        self.low, self.high = self._sharpen(index, self._next)
+        self.low, self.high = self._source.sharpen(index, self._next)
         return True
 
     def values(self) -> np.ndarray:
         """Return all losses exactly, float64 [n]."""
-        return np.array([self[i].value() for i in range(len(self))])
+        if self._source is not None and not np.array_equal(self.low, self.high):
+            self.low, self.high = self._source.know(0, len(self))
+        return self.low
 
 
 @dataclass(frozen=True)
@@ -277,25 +287,10 @@ class IncrementalSearch:
     def _read(self, streams: list[Tensor]) -> Losses:
         import torch
 
-        from .runner import refuse_nan
-
+        pairs = zip(self._readouts, streams, strict=True)
         with torch.no_grad():
-            readings = [r.read(stream) for r, stream in zip(self._readouts, streams, strict=True)]
-        number = len(self._runner.pairs)
-
-        def bounds() -> Bounds:
-            low = np.sum([reading.low for reading in readings], axis=0) / number
-            high = np.sum([reading.high for reading in readings], axis=0) / number
-            refuse_nan(low, f"the metric '{self._runner.metric.name}'")
-            return low, high
-
-        def sharpen(start: int, stop: int) -> Bounds:
-            with torch.no_grad():
-                for reading in readings:
-                    reading.sharpen(start, stop)
-            return bounds()
-
-        return Losses(*bounds(), sharpen)
+            source = _Readings(self._runner, [readout.read(stream) for readout, stream in pairs])
+        return Losses(*source.bounds(), source)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports."""
@@ -327,6 +322,39 @@ class IncrementalSearch:
                     state.rebuild(self._kept.copy())
             self._cut[:] = False
         self._rows = rows
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """Average the readings of all chunks."""
+
+    runner: Runner
+    readings: list[Reading]
+
+    def bounds(self) -> Bounds:
+        from .runner import refuse_nan
+
+        number = len(self.runner.pairs)
+        low = np.sum([reading.low for reading in self.readings], axis=0) / number
+        high = np.sum([reading.high for reading in self.readings], axis=0) / number
+        refuse_nan(low, f"the metric '{self.runner.metric.name}'")
+        return low, high
+
+    def sharpen(self, start: int, stop: int) -> Bounds:
+        import torch
+
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.sharpen(start, stop)
+        return self.bounds()
+
+    def know(self, start: int, stop: int) -> Bounds:
+        import torch
+
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.know(start, stop)
+        return self.bounds()
 
 
 def make_search(runner: Runner, resolution: float = 0.0) -> Search:
