@@ -1,6 +1,6 @@
 """Measure searches: ACDC and exact effects, in forward passes of the bare model.
 
-    python benchmarks/search.py [--work acdc] [--metric kl] [--corruption third-name] [--ports-first]
+    python benchmarks/search.py [--metric kl] [--corruption third-name] [--ports-first]
     python benchmarks/search.py --work exact --model gpt2-small-shape --metric logit_diff
 
 Everything is timed in one process with one thread count; the forward pass, of the same batch of
@@ -21,6 +21,7 @@ import torch
 
 from edgewise.discovery.acdc import walk
 from edgewise.discovery.exact import exact
+from edgewise.discovery.registry import Discovery
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.loading import load
 from edgewise.patching.prompts import Pair, PromptPairs
@@ -67,8 +68,8 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def main() -> None:
-    """Run one search."""
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", choices=["acdc", "exact"], default="acdc")
     parser.add_argument("--model", default="smollm2-135m")
@@ -82,7 +83,29 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="search by whole runs")
     parser.add_argument("--candidates", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def search(options: argparse.Namespace, runner: Runner) -> tuple[Discovery, int | None]:
+    """Search; return what was found and how many questions took the whole vocabulary."""
+    if options.work == "exact":
+        return exact(runner), None
+    found: Search = (
+        DenseSearch(runner) if options.dense else IncrementalSearch(runner, options.threshold)
+    )
+    result = walk(
+        found,
+        runner.graph,
+        options.threshold,
+        ports_first=options.ports_first,
+        candidates=options.candidates,
+    )
+    return result, found.products if isinstance(found, IncrementalSearch) else None
+
+
+def main() -> None:
+    """Run one search."""
+    options = parse()
     torch.set_num_threads(options.threads)
     model, pairs = subject(options)
     lifted = describe(model)
@@ -99,23 +122,7 @@ def main() -> None:
     memory = peak()
     start = time.perf_counter()
     runner = Runner.create(lifted, pairs, metric=options.metric)
-    products = None
-    if options.work == "exact":
-        found = exact(runner)
-    else:
-        search: Search
-        if options.dense:
-            search = DenseSearch(runner)
-        else:
-            search = fast = IncrementalSearch(runner, options.threshold)
-        found = walk(
-            search,
-            runner.graph,
-            options.threshold,
-            ports_first=options.ports_first,
-            candidates=options.candidates,
-        )
-        products = None if options.dense else fast.products
+    found, products = search(options, runner)
     seconds = time.perf_counter() - start
     memory_after = peak()
     forwards += [forward_seconds() for _ in range(7)]
