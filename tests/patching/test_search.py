@@ -80,7 +80,9 @@ class Both:
     def restart(self) -> None:
         """Go on from any circuit, a smaller or a larger one."""
         kept = random_mask(
-            self.graph, self.generator.choice([0.1, 0.4, 0.8, 1.0]), int(self.generator.integers(99))
+            self.graph,
+            self.generator.choice([0.1, 0.4, 0.8, 1.0]),
+            int(self.generator.integers(99)),
         )
         if self.generator.random() < 0.3:
             kept |= self.searches[0].kept
