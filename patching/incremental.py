@@ -100,6 +100,10 @@ class IncrementalChunk:
             return streams.post[node.layer]
         return streams.attention[node.layer]
 
+    def base_stream(self, row: int, wide: bool) -> Tensor:
+        """Return what a port holds when every edge into it is ablated, [B, T, D]."""
+        return self.fit(self._of_run(row, base=True), wide).to(self.dtype)
+
     def stream(self, row: int, wide: bool) -> Tensor:
         """Return what a port holds in the current circuit, [B, T, D]."""
         held = self._stream.get(row)
@@ -141,7 +145,7 @@ class IncrementalChunk:
 
     def _summed(self, row: int, kept: np.ndarray, wide: bool) -> Tensor:
         """Add up a port's stream from its kept edges, [B, T, D]."""
-        total = self.fit(self._of_run(row, base=True), wide).to(self.dtype)
+        total = self.base_stream(row, wide)
         senders = kept.nonzero()[0]
         if len(senders):
             total = total + self.deltas(senders, wide).sum(0).view_as(total)

@@ -71,8 +71,11 @@ def _start(state: IncrementalChunk, row: int, ablated: np.ndarray) -> Start:
     if not len(senders):
         return Start(row, x.expand(len(ablated), *x.shape), index)
     weights = torch.from_numpy(ablated[:, senders]).to(x)
-    moved = (weights @ state.deltas(senders, wide)).view(len(ablated), *x.shape)
-    return Start(row, x - moved, index)
+    streams = x - (weights @ state.deltas(senders, wide)).view(len(ablated), *x.shape)
+    empty = np.flatnonzero((ablated == state.layout.kept[row]).all(1)).tolist()
+    if empty:  # exactly the base: a norm would blow up what rounding leaves of zero
+        streams[empty] = state.base_stream(row, wide)
+    return Start(row, streams, index)
 
 
 class _Question:

@@ -22,6 +22,7 @@ Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,8 @@ ROWS = 4096
 BINS = 64
 TINY = 1e-30
 INFINITE = 1e30
+LEAST = 1e-25
+"""A sum of terms that is smaller has lost some of them in float32."""
 HEAVY_TAIL = 0.03
 """Mass outside the head from which another head is chosen."""
 ROUNDING = 4e-6
@@ -229,18 +232,20 @@ class Tail:
     @staticmethod
     def of(mass: Tensor, total: Tensor, bins: Tensor) -> Tail:
         """Take a mass [B], the rows' weighted sum [B, D] and the mass by bin [B, bins]."""
-        safe = mass.clamp(min=TINY)
-        return Tail(safe.log(), total / safe[:, None], bins / safe[:, None])
+        return Tail(mass.log(), total / mass[:, None], bins / mass[:, None])
 
     def bounds(self, d: Tensor, head: Head) -> tuple[Tensor, Tensor]:
         """Bound the log of the terms' sum for steps d [B, n, D], [B, n] each."""
         along = torch.bmm(d, self.mean[..., None]).squeeze(-1)  # w̄·d
         centre = d @ head.centre
         r = d.norm(dim=-1)[..., None] * head.edges  # [B, n, bins]
-        extra = torch.bmm((torch.expm1(r) - r).clamp(max=INFINITE), self.shares[..., None])
+        extra = (torch.expm1(r) - r).nan_to_num().clamp(max=INFINITE)
+        extra = torch.bmm(extra, self.shares[..., None])
         above = centre + torch.log1p((along - centre + extra.squeeze(-1)).clamp(min=1e-6 - 1))
+        above = torch.maximum(above, along).masked_fill(r[..., -1] > math.log(INFINITE), math.inf)
         mass = self.log_mass[:, None]
-        return mass + along, mass + torch.maximum(above, along)
+        sure = mass > math.log(1e12 * floor(mass.dtype))  # else it may consist of floors
+        return (mass + along).masked_fill(~sure, -math.inf), mass + above
 
 
 @dataclass(frozen=True)
@@ -261,14 +266,15 @@ class Base:
         """Take y, [B, D], with all its logits, as the base point."""
         normaliser = logits.logsumexp(-1)
         log_p = logits.gather(-1, head.ids) - normaliser[:, None]
-        p = (logits - normaliser[:, None]).exp_().scatter_(-1, head.ids, 0.0)
+        p = (logits - normaliser[:, None]).exp_().clamp_(min=floor(y.dtype))
+        p = p.scatter_(-1, head.ids, 0.0)
         mass, total = p.sum(-1), weighted(p, weight)
         bins = torch.zeros(len(y), len(head.edges), dtype=y.dtype, device=y.device)
         bins.index_add_(1, head.bins, p)
         stop, tails = log_p.shape[1], {}
         for size in reversed([s for s in SIZES if s < stop]):
             tails[stop] = Tail.of(mass, total, bins)
-            p = log_p[:, size:stop].exp()
+            p = log_p[:, size:stop].exp().clamp_(min=floor(y.dtype))
             mass = mass + p.sum(-1)
             total = total + torch.bmm(p[:, None], head.rows[:, size:stop]).squeeze(1)
             bins = bins.scatter_add(1, head.bins[head.ids[:, size:stop]], p)
@@ -286,7 +292,8 @@ class Base:
         size = min(size, max(self.tails))
         d = (y - self.y).transpose(0, 1)  # [B, n, D]
         rows = self.head.rows[:, :size].transpose(1, 2)
-        top = torch.baddbmm(self.log_p[:, None, :size], d, rows).exp_().sum(-1).log()  # [B, n]
+        top = torch.baddbmm(self.log_p[:, None, :size], d, rows).exp_().sum(-1)  # [B, n]
+        top = top.log().masked_fill(top < LEAST, math.nan)
         below, above = self.tails[size].bounds(d, self.head)
         low = torch.logaddexp(top, below).nan_to_num(-INFINITE, posinf=-INFINITE)
         high = torch.logaddexp(top, above).nan_to_num(INFINITE, posinf=INFINITE)
@@ -333,6 +340,11 @@ def make_readout(chunk: Chunk, metric: Metric) -> Readout:
     if bounded and chunk.model.logit_softcap is None and vocabulary > 4 * SIZES[-1]:
         return NormaliserReadout(chunk, metric)
     return Readout(chunk, metric)
+
+
+def floor(dtype: torch.dtype) -> float:
+    """Return the least probability of a token, far enough above zero to divide by."""
+    return 1e8 * torch.finfo(dtype).tiny
 
 
 def as_array(x: Tensor) -> np.ndarray:

@@ -297,6 +297,8 @@ class IncrementalSearch:
         where = list(rows)
         if loss is not None:  # else nothing that the state holds depends on it
             self._cut[where] |= ablated & self._kept[where]
+            if not set(rows) <= set(self._rows):
+                self._rows = ()  # what was asked last reads a state that is no longer current
             self._loss = loss
             if loss.high - loss.low > LOOSE * self._resolution:
                 loss.value()
