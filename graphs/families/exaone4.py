@@ -1,6 +1,6 @@
-"""EXAONE 4: norms only behind attention, MLP, queries and keys; no rotary where all is seen.
+"""EXAONE 4: norms only behind attention, MLP, queries and keys; rotary only beside windows.
 
-Layers with a window have rotary positions, and so do all if the model has no windows.
+Where the model has no windows, all layers have rotary positions.
 """
 
 from __future__ import annotations
@@ -48,15 +48,12 @@ def describe(model: Any) -> LiftedModel:
         )
         for layer, block in enumerate(body.layers)
     )
-    positions = rotary_words(config, table, blocks[0].attention.size)
-    if not all(turns):
-        positions += f", none in {turns.count(False)} layers"
     return assemble(
         "exaone4",
         model,
         body.embed_tokens,
         blocks,
         rms_norm(body.norm),
-        positions=positions,
+        positions=rotary_words(config, table, blocks[0].attention.size, turns.count(False)),
         post_norm=True,
     )
