@@ -15,6 +15,8 @@ from transformers import (
     CohereForCausalLM,
     Ernie4_5Config,
     Ernie4_5ForCausalLM,
+    Exaone4Config,
+    Exaone4ForCausalLM,
     FalconConfig,
     FalconForCausalLM,
     Glm4Config,
@@ -49,7 +51,7 @@ from transformers import (
     Starcoder2ForCausalLM,
 )
 
-from tests.shapes import BLOOM, FALCON, GPT2, LLAMA, PADDED, YARN
+from tests.shapes import BLOOM, FALCON, GPT2, LLAMA, LLAMA3, PADDED, YARN
 
 GPTJ = {**GPT2, "rotary_dim": 4}
 MPT = {"vocab_size": 31, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 24}
@@ -174,6 +176,18 @@ MORE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Olmo3Config,
         Olmo3ForCausalLM,
         {**LLAMA, "layer_types": ["full_attention"] * 2, "attention_bias": True},
+    ),
+    "exaone4": (Exaone4Config, Exaone4ForCausalLM, {**LLAMA, **KINDS}),
+    "exaone4-full": (
+        Exaone4Config,
+        Exaone4ForCausalLM,
+        {
+            **LLAMA,
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            "rope_parameters": LLAMA3,
+            "head_dim": 6,
+        },
     ),
     "cohere-norms": (
         CohereConfig,

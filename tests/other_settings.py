@@ -33,6 +33,11 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {**PADDED, **SIZES, **ACT, **ROPE, **WIDE, "layer_norm_eps": 0.05},
     ),
     "ernie": ("Ernie4_5", {**PADDED, **SIZES, **ACT, **EPS, **ROPE}),
+    "exaone4": (
+        "Exaone4",
+        {**LLAMA, **SIZES, **ACT, **EPS, **ROPE, **TIED, **WIDE, "sliding_window": 2,
+         "layer_types": ["sliding_attention"]},
+    ),
     "falcon": (
         "Falcon",
         {**FALCON, "vocab_size": 37, "hidden_size": 24, "ffn_hidden_size": 20,

@@ -268,10 +268,11 @@ def assemble(
     )
 
 
-def rotary_words(config: Any, table: Rotary, head: int) -> str:
-    """Say in words how positions enter."""
+def rotary_words(config: Any, table: Rotary, head: int, without: int = 0) -> str:
+    """Say in words how positions enter; `without`: in how many layers they do not."""
     share = "" if table.size == head else f", first {table.size} of {head} features"
     share += ", interleaved" if table.interleaved else ""
+    share += f", none in {without} layer{'s' * (without > 1)}" if without else ""
     scaling = config.rope_parameters
     of_kinds = sorted((kind, v) for kind, v in scaling.items() if isinstance(v, dict))
     if not of_kinds:

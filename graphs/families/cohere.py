@@ -47,13 +47,14 @@ def describe(model: Any) -> LiftedModel:
         )
         for layer, block in enumerate(body.layers)
     )
+    without = sum(block.attention.rotary is None for block in blocks)
     return assemble(
         "cohere",
         model,
         body.embed_tokens,
         blocks,
         layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
+        positions=rotary_words(config, table, blocks[0].attention.size, without),
         parallel=True,
         logit_scale=config.logit_scale,
     )

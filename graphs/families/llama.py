@@ -139,16 +139,14 @@ def llama_like(
         )
         for layer, block in enumerate(body.layers)
     )
-    positions = rotary_words(config, table, blocks[0].attention.size)
-    if not all(with_rotary):
-        positions += f", none in {sum(not r for r in with_rotary)} layers"
+    without = sum(not turns for turns in with_rotary)
     return assemble(
         name,
         model,
         body.embed_tokens,
         blocks,
         rms_norm(body.norm),
-        positions=positions,
+        positions=rotary_words(config, table, blocks[0].attention.size, without),
         embed_scale=embed_scale,
         logit_scale=logit_scale,
     )

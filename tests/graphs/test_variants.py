@@ -137,6 +137,7 @@ def test_variants_of_bloom_are_refused(settings: dict[str, object], words: str) 
     [
         ("olmo", "LayerNorm without weight", None),
         ("olmo2", "RMSNorm, only after attention and MLP", "of all heads together"),
+        ("exaone4", "RMSNorm, only after attention and MLP", "per head"),
         ("glm4", "RMSNorm, also after attention and MLP", None),
         ("gemma2", "RMSNorm (1 + w), also after attention and MLP", None),
         ("stablelm-norms", "LayerNorm", "per head, with weights of its own"),
@@ -147,3 +148,16 @@ def test_norms_are_named(name: str, norm: str, heads: str | None) -> None:
     found = tiny_lift(name).variants
     assert found["norm"] == norm
     assert found.get("q/k norms") == heads
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("exaone4", "base 10000, none in 1 layer"),
+        ("exaone4-full", "base 10000"),
+        ("cohere2", "interleaved, none in 1 layer"),
+        ("smollm3", "none in 1 layer"),
+    ],
+)
+def test_layers_without_rotary_positions_are_counted(name: str, end: str) -> None:
+    assert tiny_lift(name).variants["positions"].endswith(end)

@@ -1,0 +1,59 @@
+"""EXAONE 4: norms only behind attention, MLP, queries and keys; rotary only beside windows.
+
+Where the model has no windows, all layers have rotary positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..lifted import Block, LiftedModel
+from ..lifting import family
+from ._parts import assemble, gated, rms_norm, rotary, rotary_heads, rotary_words, window
+
+
+@family(
+    "exaone4",
+    model_types=["exaone4"],
+    handled="""
+        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim
+        num_key_value_heads hidden_act rms_norm_eps rope_parameters tie_word_embeddings
+        sliding_window layer_types
+    """,
+    ignored="attention_dropout max_position_embeddings sliding_window_pattern",
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe an `Exaone4ForCausalLM`."""
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb)
+    turns = [
+        config.sliding_window is None or kind == "sliding_attention" for kind in config.layer_types
+    ]
+    blocks = tuple(
+        Block(
+            attention_norm=None,
+            attention=rotary_heads(
+                config,
+                block.self_attn,
+                block.self_attn.o_proj,
+                table if turns[layer] else None,
+                window=window(config, layer),
+                q_norm=rms_norm(block.self_attn.q_norm),
+                k_norm=rms_norm(block.self_attn.k_norm),
+            ),
+            mlp_norm=None,
+            mlp=gated(block.mlp, config.hidden_act),
+            attention_post_norm=rms_norm(block.post_attention_layernorm),
+            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
+        )
+        for layer, block in enumerate(body.layers)
+    )
+    return assemble(
+        "exaone4",
+        model,
+        body.embed_tokens,
+        blocks,
+        rms_norm(body.norm),
+        positions=rotary_words(config, table, blocks[0].attention.size, turns.count(False)),
+        post_norm=True,
+    )
