@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ FAMILIES = ["gpt2", "llama", "gptj", "granite", "cohere", "phi"]  # biases, scal
 WORDS = 600
 
 
-@lru_cache(maxsize=None)
+@cache
 def big(name: str, words: int, peak: float, common: float) -> Any:
     """Make a model with many words, whose logits are `peak` wide and have `common` in common."""
     config_class, model_class, options = CONFIGS[name]
