@@ -141,7 +141,7 @@ class NormaliserReadout(Readout):
         self.products += len(y)
         logits = times(y, self.weight)
         logits = logits if self._bias is None else logits + self._bias
-        losses = logits.logsumexp(-1) + self._rest(y)
+        losses = self.metric.loss(logits, self.chunk.target)  # no difference of large numbers
         self._settled = y[-1], logits[-1].clone()
         return as_array(losses.double().sum(-1))
 

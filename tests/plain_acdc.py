@@ -43,7 +43,7 @@ def plain_acdc(
                         circuit, current = circuit.without(whole), current + rise
         for row in rows:
             for column in np.flatnonzero(circuit.kept[row])[::-1]:
-                edge = graph.edge_at(row, column)
+                edge = graph.edge_at(row, int(column))
                 if dead(row):
                     circuit = circuit.without([edge])
                     continue

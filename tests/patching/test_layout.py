@@ -100,7 +100,8 @@ def changed(layout: Layout) -> tuple[set[int], set[int]]:
 @given(layouts())
 def test_touched_nodes_are_those_behind_a_missing_edge(layout: Layout) -> None:
     ports, senders = layout.touched
-    assert (set(np.flatnonzero(ports)), set(np.flatnonzero(senders))) == changed(layout)
+    listed = [set(np.flatnonzero(mask).tolist()) for mask in (ports, senders)]
+    assert listed == list(changed(layout))
 
 
 @pytest.mark.parametrize("graph", SHAPES, ids=lambda graph: graph.describe())
@@ -155,7 +156,7 @@ def test_classes_part_senders_by_their_live_readers(layout: Layout, draw: random
 
 @pytest.mark.parametrize("graph", SHAPES, ids=lambda graph: graph.describe())
 def test_rows_by_layer_lists_every_port_but_logits(graph: ComputationGraph) -> None:
-    found = []
+    found: list[int] = []
     for layer, rows in enumerate(rows_by_layer(graph)):
         for letter, some in rows.attention.items():
             assert all(str(graph.ports[row]).startswith(f"a{layer}.") for row in some)

@@ -81,7 +81,7 @@ def case(model: Any, metric: str, words: int = WORDS, dtype: torch.dtype = torch
     for one in (own, copy.deepcopy(own).double()):
         lifted: LiftedModel = describe(one)
         chunks.append(next(iter(Runner.create(lifted, pairs, metric=metric).chunks())))
-    return Case(*chunks, get_metric(metric))
+    return Case(chunks[0], chunks[1], get_metric(metric))
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def base(chunk: Chunk) -> Tensor:
     """Return the clean streams at the answers, [B, D]."""
     final = chunk.clean.streams.final
     at = chunk.batch.answer_position - chunk.start
-    return final[torch.arange(len(final)), at]
+    found: Tensor = final[torch.arange(len(final)), at]
+    return found
 
 
 def steps(chunk: Chunk, sizes: list[float], seed: int) -> Tensor:
@@ -104,9 +105,8 @@ def steps(chunk: Chunk, sizes: list[float], seed: int) -> Tensor:
     start = base(chunk).double()
     noise = torch.randn(len(sizes), *start.shape, generator=generator, dtype=torch.float64)
     noise = noise * start.norm(dim=-1)[:, None] / start.shape[-1] ** 0.5
-    return (start + torch.tensor(sizes, dtype=torch.float64)[:, None, None] * noise).to(
-        chunk.model.dtype
-    )
+    far = start + torch.tensor(sizes, dtype=torch.float64)[:, None, None] * noise
+    return far.to(chunk.model.dtype)
 
 
 def check(reading: Reading, exact: np.ndarray, slack: np.ndarray) -> None:
@@ -196,6 +196,47 @@ def test_bounds_are_near_for_near_streams(name: str, metric: str) -> None:
         assert np.array_equal(before.low[:2], before.high[:2])
         np.testing.assert_allclose(before.low[:2], asked.losses(streams)[:2], atol=1e-12)
         assert read.products == 3
+
+
+def test_bounds_hold_where_nothing_is_to_spare() -> None:
+    """Let rows be ±w and steps go along w: the bound's only loss is then of third order."""
+    model = copy.deepcopy(big("llama", WORDS, 1.0, 0.0))
+    start = base(case(model, "kl").chunk)
+    scale = model.model.norm.weight.detach()
+    y = start * scale
+    across = torch.linalg.svd(torch.cat((y, start / scale)))[2][-1]  # at right angles to all four
+    sign = torch.ones(WORDS, dtype=torch.float64)
+    sign[1::2] = -1
+    with torch.no_grad():
+        model.lm_head.weight.copy_(sign[:, None] * across)
+        asked = case(model, "kl")
+        size = torch.tensor([0.01, 0.03, 0.1, 0.3], dtype=torch.float64)[:, None, None]
+        streams = start + size * start.square().mean(-1, keepdim=True).sqrt() * across / scale
+        for metric in ("kl", "nll"):
+            asked = case(model, metric)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(readout, "SIZES", (8, 64))
+                patch.setattr(readout, "ROUNDING", 0.0)
+                reading = make_readout(asked.chunk, asked.metric).read(streams)
+            check(reading, asked.losses(streams), asked.slack(streams))
+            gap = reading.high - asked.losses(streams)
+            assert (gap < 2 * size.flatten().numpy() ** 3).all()
+
+
+@pytest.mark.usefixtures("small_heads")
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_small_divergences_keep_their_digits_in_float32(name: str) -> None:
+    """A normaliser minus the clean one would leave 1e-6 of anything; thresholds may be 1e-4."""
+    asked = case(big(name, WORDS, 6.0, 1.0), "kl", dtype=torch.float32)
+    read = make_readout(asked.chunk, asked.metric)
+    with torch.no_grad():
+        streams = steps(asked.chunk, [3e-4] * 8, 1)
+        exact = asked.losses(streams)
+        assert 1e-7 < exact.max() < 1e-5
+        reading = read.read(streams)
+        for _ in range(2):
+            reading.sharpen(0, len(streams))
+        np.testing.assert_allclose(reading.low, exact, rtol=0, atol=4e-7)
 
 
 def test_the_real_sizes() -> None:
