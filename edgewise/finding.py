@@ -166,7 +166,11 @@ def discover(
         journal.begin(journal_request(session, runner, asked))
         before = journal.seconds
     start = _now(session)
-    found = chosen(runner, progress, journal, **asked.options)
+    try:
+        found = chosen(runner, progress, journal, **asked.options)
+    finally:
+        if journal is not None:
+            journal.close()
     seconds = before + _now(session) - start
     circuit = found.circuit
     if circuit is None:

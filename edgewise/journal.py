@@ -94,7 +94,7 @@ class JournalFile:
             ) from error
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, which stays; a result is not written yet."""
         if self._file is not None:
             self._file.close()
 

@@ -202,9 +202,6 @@ def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
         if journal is not None and journal.begun:
             click.echo(f"\n{journal.path} is kept: --resume goes on from it.", err=True)
         raise
-    finally:
-        if journal is not None:
-            journal.close()
 
 
 def _selects(method: str) -> bool:
