@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..graphs.norms import normalise
-from .metrics import METRICS, Metric, Target, widen
+from .metrics import METRICS, Metric, Target
 from .runner import Chunk
 from .trace import at_answers
 
@@ -216,10 +216,12 @@ class NormaliserReadout(Readout):
 
             return of_answers
         assert target.clean_logits is not None
-        log_p = widen(target.clean_logits).log_softmax(-1).to(self.dtype)
+        # Sums over the vocabulary that every loss contains: their rounding would stay in all of them.
+        log_p = target.clean_logits.double().log_softmax(-1)
         p = log_p.exp()
-        vector = weighted(p, self.weight)  # [B, D]
-        constant = (p * log_p).sum(-1) - (0.0 if self._bias is None else p @ self._bias)
+        vector = weighted(p, self.weight).to(self.dtype)  # [B, D]
+        constant = (p * log_p).sum(-1) - (0.0 if self._bias is None else p @ self._bias.double())
+        constant = constant.to(self.dtype)
         return lambda y: constant - (y * vector).sum(-1)
 
 
