@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EdgewiseError, unknown
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..graphs.scores import Scores
     from ..patching.metrics import Metric
     from ..patching.runner import Progress, Runner
+    from .journal import Journal
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,15 @@ class Discovery:
         circuit: the circuit, if the method selects one itself.
         questions: how many candidate ablations were evaluated.
         order: in which order edges were decided, for searches.
+        notes: what else a file should say of it: of searches `loss_search`, the circuit's loss as
+            the search has it, and `vocabulary_products`, the questions that took all logits.
     """
 
     scores: Scores
     circuit: Circuit | None = None
     questions: int = 0
     order: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Method:
     """Name a method.
 
     `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it takes
-    the metric's gradient, `clean` (only there), `path` or, if it takes none, empty.
+    the metric's gradient, `clean` (only there), `path` or, if it takes none, empty. `resumable`: it
+    takes a journal of its decisions, from which it goes on after it was stopped.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Method:
     selects: bool
     function: Callable[..., Discovery]
     gradient: str = ""
+    resumable: bool = False
 
     def check_metric(self, metric: Metric) -> None:
         """Refuse a metric whose gradient the method needs and that has none.
@@ -85,10 +91,34 @@ class Method:
         }
 
     def __call__(
-        self, runner: Runner, progress: Progress | None = None, **options: Any
+        self,
+        runner: Runner,
+        progress: Progress | None = None,
+        journal: Journal | None = None,
+        **options: Any,
     ) -> Discovery:
-        """Run the method."""
-        return self.function(runner, progress=progress, **self.check(options))
+        """Run the method.
+
+        Raises:
+            EdgewiseError: a journal for a method that takes none.
+        """
+        more = {} if journal is None else {"journal": journal}
+        if more:
+            self.check_resumable()
+        return self.function(runner, progress=progress, **more, **self.check(options))
+
+    def check_resumable(self) -> None:
+        """Refuse to go on where a run was stopped if the method cannot.
+
+        Raises:
+            EdgewiseError: names the methods that can.
+        """
+        if not self.resumable:
+            able = ", ".join(name for name, one in methods().items() if one.resumable)
+            raise EdgewiseError(
+                f"method '{self.name}' keeps no journal, so it cannot be resumed; accepted: "
+                f"{able}. Start it anew."
+            )
 
 
 METHODS: dict[str, Method] = {}
@@ -101,11 +131,14 @@ def method(
     selects: bool,
     options: Mapping[str, Option] | None = None,
     gradient: str = "",
+    resumable: bool = False,
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        METHODS[name] = Method(name, summary, dict(options or {}), selects, function, gradient)
+        METHODS[name] = Method(
+            name, summary, dict(options or {}), selects, function, gradient, resumable
+        )
         return function
 
     return register

@@ -50,6 +50,14 @@ class SpecError(EdgewiseError):
     """An experiment's declaration is wrong."""
 
 
+class JournalMismatch(EdgewiseError):
+    """A journal was written by another request, so a walk cannot go on from it."""
+
+
+class DriftError(EdgewiseError):
+    """A search's loss is not that of the circuit it ended with."""
+
+
 class MetricSyntaxError(EdgewiseError):
     """A metric expression cannot be parsed."""
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import EdgewiseError
+from .errors import DriftError, EdgewiseError
 from .opening import Progress, Session, make_runner
 
 if TYPE_CHECKING:
     from .discovery.evaluation import Evaluation
+    from .discovery.registry import Discovery
     from .graphs.circuit import Circuit
     from .graphs.files import CircuitFile, ScoresFile
     from .graphs.scores import Scores
+    from .journal import JournalFile
     from .patching.prompts import PromptPairs
     from .patching.runner import Runner
 
@@ -128,6 +130,7 @@ def discover(
     options: Mapping[str, Any] | None = None,
     select: Selection | None = None,
     progress: Progress | None = None,
+    journal: JournalFile | None = None,
 ) -> Found:
     """Find a circuit, measure it, and note everything that led to it.
 
@@ -140,9 +143,13 @@ def discover(
         options: the method's own.
         select: of a scoring method, which edges are kept; default: all, with their scores.
         progress: told what is done.
+        journal: where a method that can be resumed writes what it has decided (others leave it
+            alone); the caller removes it when the result is safe.
 
     Raises:
-        EdgewiseError: the request makes no sense, or no edge would be kept; says what to do.
+        EdgewiseError: the request makes no sense, or no edge would be kept, or the journal is of
+            another request; says what to do.
+        DriftError: the search's loss is not the circuit's.
     """
     from .discovery.evaluation import evaluate as measure
     from .discovery.registry import get_method
@@ -153,13 +160,23 @@ def discover(
         session, pairs, metric=asked.metric, ablation=ablation, batch_size=batch_size
     )
     _check_size(asked.select, runner)
+    chosen, before = get_method(method), 0.0
+    journal = journal if chosen.resumable else None
+    if journal is not None:
+        journal.begin(journal_request(session, runner, asked))
+        before = journal.seconds
     start = _now(session)
-    found = get_method(method)(runner, progress, **asked.options)
-    seconds = _now(session) - start
+    try:
+        found = chosen(runner, progress, journal, **asked.options)
+    finally:
+        if journal is not None:
+            journal.close()
+    seconds = before + _now(session) - start
     circuit = found.circuit
     if circuit is None:
         circuit = selected(runner, found.scores, asked.select, progress)
     evaluation = measure(runner, circuit)
+    check_drift(found, evaluation, session.loaded.dtype)
     _refuse_empty(circuit, asked, found.scores, evaluation)
     file = CircuitFile(
         circuit=circuit,
@@ -174,6 +191,7 @@ def discover(
             "order": found.order,
             "seconds": seconds,
             "questions": found.questions,
+            **found.notes,
             "forward_equivalents": seconds / forward_seconds(session, runner, progress),
             **_circumstances(session, runner),
         },
@@ -183,6 +201,52 @@ def discover(
     )
     scores = ScoresFile(found.scores, method, asked.metric, ablation)
     return Found(file, scores, evaluation)
+
+
+def journal_request(session: Session, runner: Runner, asked: Request) -> dict[str, Any]:
+    """Return everything that a walk's decisions, and the last digits of its numbers, depend on."""
+    import torch
+
+    circumstances = _circumstances(session, runner)
+    versions = circumstances.pop("versions")
+    return {
+        "method": asked.method,
+        **asked.options,
+        "metric": asked.metric,
+        "ablation": asked.ablation,
+        "weights_sha256": session.model_block["weights_sha256"],
+        "family": session.lifted.family,
+        "graph": repr(runner.graph),
+        "pairs_sha256": runner.pairs.sha256,
+        **circumstances,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        **{name: versions[name] for name in ("edgewise", "torch")},
+    }
+
+
+DRIFT = {"float16": 0.02, "bfloat16": 0.1}
+"""How far the search's loss may be from the circuit's, in parts of one plus the largest loss."""
+
+
+def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
+    """Refuse a circuit whose loss is not what the search took it for.
+
+    Raises:
+        DriftError: both losses, and how far apart they may be.
+    """
+    if "loss_search" not in found.notes:
+        return
+    searched, measured = found.notes["loss_search"], evaluation.loss_circuit
+    losses = (evaluation.loss_full, evaluation.loss_empty, measured)
+    allowed = DRIFT.get(dtype, 1e-4) * (1 + max(map(abs, losses)))
+    if not abs(searched - measured) <= allowed:
+        raise DriftError(
+            f"the search ended at a loss of {searched:.6g}, but the circuit it found measures "
+            f"{measured:.6g} when it is run as a whole; in {dtype} they may differ by "
+            f"{allowed:.2g}. The search's numbers have drifted, so its decisions cannot be trusted "
+            "and no circuit is written. Use a wider --dtype; if it is float32 already, please "
+            "report this."
+        )
 
 
 def selected(

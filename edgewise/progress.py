@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SILENCE_SECONDS = 30.0
+
+RECENT_SECONDS = 120.0
+"""The time left is told from the pace of this last while."""
 
 
 class Reporter:
@@ -74,29 +78,33 @@ class Log(Reporter):
     >>> log(0, 100, "edges decided")
     >>> log(10, 100, "edges decided")
     >>> log(25, 100, "edges decided")
-    25 of 100 edges decided, about 2:00 left
+    25 of 100 edges decided, about 2:00 left at this pace
     """
 
     def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
-        self._total = -1
-        self._first = self._start = self._last = 0.0
-        self._done = 0
+        self._total, self._done, self._last = -1, 0, 0.0
+        self._recent: deque[tuple[float, int]] = deque()
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Write a line if the last one is long ago."""
         now = self._clock()
         if total != self._total or done < self._done:
-            self._total, self._start, self._first = total, now, done
+            self._total = total
+            self._recent.clear()
             self._last = max(self._last, now) if self._last else now
         self._done = done
+        self._recent.append((now, done))
+        while len(self._recent) > 2 and now - self._recent[1][0] >= RECENT_SECONDS:
+            self._recent.popleft()
         if now - self._last < SILENCE_SECONDS or done == total:
             return
         self._last = now
-        moved = done - self._first
+        start, first = self._recent[0]
         left = ""
-        if moved > 0:
-            left = f", about {clock_time((now - self._start) / moved * (total - done))} left"
+        if done > first:
+            seconds = (now - start) / (done - first) * (total - done)
+            left = f", about {clock_time(seconds)} left at this pace"
         self._stream.write(f"{done:,} of {total:,} {what}{left}\n")
         self._stream.flush()
 
@@ -138,8 +146,12 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
         TextColumn("{task.fields[left]}"),
         TextColumn("{task.description}", markup=False),
     )
-    console = Console(file=stream)
-    with Bars(
-        *columns, console=console, transient=True, speed_estimate_period=120.0, refresh_per_second=4
-    ) as bars:
+    bars = Bars(
+        *columns,
+        console=Console(file=stream),
+        transient=True,
+        speed_estimate_period=RECENT_SECONDS,
+        refresh_per_second=4,
+    )
+    with bars:
         yield Bar(bars)

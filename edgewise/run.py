@@ -162,6 +162,7 @@ class _Job:
 
         def work() -> None:
             from .finding import Selection, discover
+            from .journal import JournalFile, journal_path
 
             session = self.session(model)
             for metric in self.spec.evaluation.metrics:
@@ -170,7 +171,8 @@ class _Job:
                 base = read_circuit(self.ledger.folder / circuit_name(self.spec.base))
                 own = partial(open_as_declared, session, self.spec.task)
                 check_variant((self.spec.base.name, model.name), base, session, self.pairs, own)
-            asked = self.spec.discovery
+            asked, path = self.spec.discovery, self.ledger.path(name)
+            journal = JournalFile(journal_path(path), resume=True, or_anew=True)
             found = discover(
                 session,
                 self.pairs,
@@ -181,14 +183,12 @@ class _Job:
                 options=asked.options,
                 select=Selection(asked.top, asked.above, asked.faithfulness),
                 progress=self.telling(model),
+                journal=journal,
             )
-            scores = found.scores
-            path = self.ledger.path(name)
-            write_scores(
-                path, scores.scores, method=scores.method, metric=scores.metric,
-                ablation=scores.ablation,
-            )  # fmt: skip
+            about = {key: getattr(found.scores, key) for key in ("method", "metric", "ablation")}
+            write_scores(path, found.scores.scores, **about)
             write_circuit(path, found.file)
+            journal.remove()
 
         self.step(f"circuit of {model.name}", inputs, [sidecar, name], work)
 

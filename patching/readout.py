@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..graphs.norms import normalise
-from .metrics import METRICS, Metric, Target, widen
+from .metrics import METRICS, Metric, Target
 from .runner import Chunk
 from .trace import at_answers
 
@@ -80,6 +80,23 @@ class Readout:
         losses = as_array(self.full(stream))
         return Reading(losses, losses)
 
+    @property
+    def heavy(self) -> bool:
+        """Tell whether another head should be chosen at the next anchor."""
+        return False
+
+    def back(self) -> bool:
+        """Take the last anchor as base point again; return False if it was given up."""
+        return True
+
+    def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
+        """Return the loss of a stream, [1, B, D], exactly, and keep it as base point to go back to.
+
+        Bounds then depend on the anchor's stream and head alone, not on what was asked before.
+        `new_head`: choose another head at it.
+        """
+        return as_array(self.full(stream))
+
     def full(self, stream: Tensor) -> Tensor:
         """Return losses from all the logits that the metric needs, float64 [n]."""
         self.products += len(stream)
@@ -119,9 +136,27 @@ class NormaliserReadout(Readout):
         model = chunk.model
         self.weight = model.unembed.weight
         self.dtype = torch.promote_types(model.dtype, torch.float32)
-        self._base: Base | None = None
+        self._anchor: Base | None = None
+        self._base: Base
+        self._settled: tuple[Tensor, Tensor | None]
         clean = at_answers(chunk.clean.streams.final, chunk.batch.answer_position - chunk.start)
-        self.settle(self.normed(clean[None]))
+        self.anchor(clean[None], new_head=True)
+
+    def back(self) -> bool:
+        """Take the last anchor as base point again; return False if it was given up."""
+        if self._anchor is None:
+            return False
+        self._base, self._settled = self._anchor, (self._anchor.y, None)
+        return True
+
+    def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
+        """Return the loss of a stream exactly, and keep it as base point to go back to."""
+        losses = self.settle(self.normed(stream))
+        y, logits = self._settled
+        assert logits is not None  # settle has just set them
+        head = Head.of(logits, self.weight) if new_head or not self._anchor else self._anchor.head
+        self._base = self._anchor = Base.at(y, logits, self.weight, head)
+        return losses
 
     def read(self, stream: Tensor) -> Reading:
         """Bound the losses of streams at the answer positions, [n, B, D]."""
@@ -148,12 +183,18 @@ class NormaliserReadout(Readout):
     @property
     def base(self) -> Base:
         """Return the last base point; made when it is needed."""
-        if self._base is None or self._base.y is not self._settled[0]:
-            y, logits = self._settled
-            if self._base is None or self._base.heavy:
-                self._head = Head.of(logits, self.weight)
-            self._base = Base.at(y, logits, self.weight, self._head)
+        y, logits = self._settled
+        if self._base.y is not y and logits is not None:
+            head = self._base.head
+            if self._base.heavy:
+                head, self._anchor = Head.of(logits, self.weight), None
+            self._base = Base.at(y, logits, self.weight, head)
         return self._base
+
+    @property
+    def heavy(self) -> bool:
+        """Tell whether another head should be chosen at the next anchor."""
+        return self._anchor is None or self._anchor.heavy
 
     def normed(self, stream: Tensor) -> Tensor:
         """Return the stream behind the final norm, times what logits are scaled by."""
@@ -181,10 +222,12 @@ class NormaliserReadout(Readout):
 
             return of_answers
         assert target.clean_logits is not None
-        log_p = widen(target.clean_logits).log_softmax(-1).to(self.dtype)
+        # Sums over the vocabulary that every loss contains: their rounding would stay in all.
+        log_p = target.clean_logits.double().log_softmax(-1)
         p = log_p.exp()
-        vector = weighted(p, self.weight)  # [B, D]
-        constant = (p * log_p).sum(-1) - (0.0 if self._bias is None else p @ self._bias)
+        vector = weighted(p, self.weight).to(self.dtype)  # [B, D]
+        constant = (p * log_p).sum(-1) - (0.0 if self._bias is None else p @ self._bias.double())
+        constant = constant.to(self.dtype)
         return lambda y: constant - (y * vector).sum(-1)
 
 

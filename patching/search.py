@@ -9,14 +9,16 @@ needed to decide. Both give the same answers; tests compare them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
+from .losses import Bounds, Loss, Losses, known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from .readout import Reading
     from .runner import Runner
 
-MOST_AT_ONCE = 32
-"""Losses that are taken in full together."""
-
 QUESTION_BYTES = 1 << 28
 """Memory that the questions of one pass may take."""
 
@@ -35,100 +34,36 @@ LOOSE = 1.0
 """Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
 
 
-Bounds = tuple[np.ndarray, np.ndarray]
+class Mark(str, Enum):
+    """Tell what became the base point of bounds when a search was marked."""
 
-
-class Source(Protocol):
-    """Give better bounds of n losses."""
-
-    def sharpen(self, start: int, stop: int) -> Bounds:
-        """Know some of the losses better; return the bounds of all."""
-        ...
-
-    def know(self, start: int, stop: int) -> Bounds:
-        """Know some of the losses exactly; return the bounds of all."""
-        ...
-
-
-class Losses:
-    """Hold the losses of n questions, as bounds that are sharpened when asked for.
-
-    `low`, `high`: float64 [n]; equal where the loss is known. `source`: where they come from; None
-    if all are known.
-    """
-
-    def __init__(self, low: np.ndarray, high: np.ndarray, source: Source | None = None) -> None:
-        self.low, self.high = low, high
-        self._source = source
-        self._block, self._next = 1, -MOST_AT_ONCE
-
-    def __len__(self) -> int:
-        return len(self.low)
-
-    def __getitem__(self, index: int) -> Loss:
-        return Loss(self, index)
-
-    def __iter__(self) -> Iterator[Loss]:
-        return (self[index] for index in range(len(self)))
-
-    def refine(self, index: int) -> bool:
-        """Know a loss better; return False if it is known already.
-
-        Where many are asked for in a row, the next ones are taken along.
-        """
-        if self.low[index] == self.high[index] or self._source is None:
-            return False
-        near = index <= self._next + self._block
-        self._block = min(MOST_AT_ONCE, 2 * self._block) if near else 2
-        self._next = min(len(self), index + self._block)
-        self.low, self.high = self._source.sharpen(index, self._next)
-        return True
-
-    def values(self) -> np.ndarray:
-        """Return all losses exactly, float64 [n]."""
-        if self._source is not None and not np.array_equal(self.low, self.high):
-            self.low, self.high = self._source.know(0, len(self))
-        return self.low
+    SAME = "same"
+    MOVED = "moved"
+    """The marked circuit."""
+    RENEWED = "renewed"
+    """The marked circuit, with another head of the vocabulary."""
 
 
 @dataclass(frozen=True)
-class Loss:
-    """Hold one of several losses."""
+class Trail:
+    """Hold what a marked search's numbers follow from.
 
-    losses: Losses
-    index: int
+    `kept`: the mask at the last mark. `base`, `head`: those at the last mark that moved the base
+    point, and at the last that renewed its head; None: the full circuit's. `questions`, `products`:
+    how many there were.
+    """
 
-    @property
-    def low(self) -> float:
-        """Return the lower bound."""
-        return float(self.losses.low[self.index])
+    kept: np.ndarray
+    base: np.ndarray | None = None
+    head: np.ndarray | None = None
+    questions: int = 0
+    products: int = 0
 
-    @property
-    def high(self) -> float:
-        """Return the upper bound."""
-        return float(self.losses.high[self.index])
-
-    def refine(self) -> bool:
-        """Know the loss better; return False if it is known already."""
-        return self.losses.refine(self.index)
-
-    def value(self) -> float:
-        """Return the loss exactly."""
-        while self.refine():
-            pass
-        return self.low
-
-
-def rises(new: Loss, old: Loss, threshold: float, *, absolute: bool = False) -> bool:
-    """Tell whether a loss rises (or, if `absolute`, changes) by a threshold or more."""
-    while True:
-        least, most = new.low - old.high, new.high - old.low
-        if absolute:
-            least, most = max(least, -most, 0.0), max(most, -least)
-        if least >= threshold or most < threshold:
-            return least >= threshold
-        if not (old.refine() or new.refine()):
-            return least >= threshold
+    def marked(self, kept: np.ndarray, mark: Mark, questions: int, products: int) -> Trail:
+        """Return the trail after another mark."""
+        base = self.base if mark is Mark.SAME else kept
+        head = kept if mark is Mark.RENEWED else self.head
+        return Trail(kept, base, head, questions, products)
 
 
 class Search(Protocol):
@@ -166,10 +101,18 @@ class Search(Protocol):
         """Make another circuit the current one and measure it."""
         ...
 
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        ...
 
-def known(losses: np.ndarray) -> Losses:
-    """Wrap losses that are known exactly."""
-    return Losses(losses, losses)
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the trail of marks alone."""
+        ...
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        ...
 
 
 class DenseSearch:
@@ -216,6 +159,21 @@ class DenseSearch:
         cut = (kept != self._runner.graph.reads).any(1)
         self._touched = int(cut.argmax()) if cut.any() else len(cut)
         self._loss = known(self._runner.mask_losses(kept[None]))[0]
+
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        return self.questions
+
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the mask alone."""
+        self.restart(self._kept)
+        return Mark.SAME
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        self.restart(trail.kept)
+        self.questions = trail.questions
 
 
 class IncrementalSearch:
@@ -306,13 +264,61 @@ class IncrementalSearch:
 
     def restart(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and measure it."""
-        self._kept = kept.copy()
-        self._cut[:] = True
-        self._renew(())
+        self._rebuild(kept)
         last = len(kept) - 1
         self._loss = self.ask((last,), np.zeros((1, 1, kept.shape[1]), dtype=bool))[0]
         self.questions -= 1
         self._loss.value()
+
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the trail of marks alone.
+
+        The loss becomes that of the state as it is computed anew. The base point of bounds becomes
+        the last mark's again if it still bounds this loss well enough, else this circuit.
+        """
+        self._renew(())
+        went = [readout.back() for readout in self._readouts]
+        if all(went):
+            self._loss = self._read(self._streams())[0]
+            if self._loss.high - self._loss.low <= LOOSE * self._resolution:
+                return Mark.SAME
+        renew = any(readout.heavy for readout in self._readouts)
+        self._anchor(renew)
+        return Mark.RENEWED if renew else Mark.MOVED
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        if trail.head is not None:
+            self._rebuild(trail.head)
+            self._anchor(True)
+        if trail.base is not None and trail.base is not trail.head:
+            self._rebuild(trail.base)
+            self._anchor(False)
+        self._rebuild(trail.kept)
+        if trail.base is not trail.kept:
+            self._loss = self._read(self._streams())[0]
+        self.questions = trail.questions
+        for readout in self._readouts:
+            readout.products = trail.products
+
+    def _streams(self) -> list[Tensor]:
+        """Return the current circuit's streams at `logits`, [1, B, D] of each chunk."""
+        last = len(self._kept) - 1
+        return [state.stream(last, False).squeeze(-2)[None] for state in self._states]
+
+    def _anchor(self, renew: bool) -> None:
+        """Take the loss in full, with the current circuit as base point of later bounds."""
+        import torch
+
+        with torch.no_grad():
+            pairs = zip(self._readouts, self._streams(), strict=True)
+            losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
+        self._loss = known(losses / len(self._runner.pairs))[0]
+
+    def _rebuild(self, kept: np.ndarray) -> None:
+        self._kept = kept.copy()
+        self._cut[:] = True
+        self._renew(())
 
     def _renew(self, rows: tuple[int, ...]) -> None:
         """Compute the state of the current circuit anew if ports have lost edges."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..discovery.registry import Method, Option
     from ..finding import Found
+    from ..journal import JournalFile
     from ..opening import Session
     from ..patching.tasks import TaskReport
 
@@ -103,6 +106,11 @@ def _type(option: Option) -> Any:
 @click.option(
     "--scores", is_flag=True, help="Write all scores too, to NAME.scores.safetensors beside it."
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="[acdc] Go on from the journal that a stopped run left beside the output.",
+)
 @click.option("-o", "--output", required=True, metavar="NAME.json", help="The circuit's file.")
 @options.json_option
 def discover(**given: Any) -> None:
@@ -111,7 +119,11 @@ def discover(**given: Any) -> None:
     acdc searches and keeps what its threshold lets it keep. The other methods score edges; say with
     --top, --above or --faithfulness which to keep. Without any, the file holds every edge with its
     score, and the scores are written beside it.
+
+    While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
+    stopped, the same command with --resume goes on and ends in the same circuit.
     """
+    from ..discovery.registry import get_method
     from ..finding import Selection, request
     from ..finding import discover as find
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
@@ -128,6 +140,8 @@ def discover(**given: Any) -> None:
             options=own, select=select,
         )  # fmt: skip
         check_task(given["task"], task_settings)
+        if given["resume"]:
+            get_method(method).check_resumable()
     output = given["output"]
     with_scores = given["scores"] or not (_selects(method) or select.as_dict())
     inputs = (given["task"], given["model"])
@@ -135,8 +149,9 @@ def discover(**given: Any) -> None:
     sidecar = scores_path(output)
     if with_scores:
         check_writable(sidecar, *inputs)
+    journal = _journal(output, given["resume"], *inputs) if get_method(method).resumable else None
     options.set_threads(given["threads"])
-    with reporting() as progress:
+    with _kept_on_interrupt(journal), reporting() as progress:
         session = options.open_session(given, progress)
         progress.say("making prompt pairs")
         pairs, report = open_task(
@@ -147,6 +162,7 @@ def discover(**given: Any) -> None:
         found = find(
             session, pairs, method=method, metric=asked.metric, ablation=asked.ablation,
             batch_size=given["batch_size"], options=own, select=select, progress=progress,
+            journal=journal,
         )  # fmt: skip
     if with_scores:
         scores = found.scores
@@ -154,11 +170,38 @@ def discover(**given: Any) -> None:
             output, scores.scores, method=method, metric=scores.metric, ablation=scores.ablation
         )
     write_circuit(output, found.file)
+    if journal is not None:
+        journal.remove()
     written = sidecar if with_scores else None
     if given["as_json"]:
         show.emit(_document(found, output, written, report))
     else:
         _print(found, session, output, written, report)
+
+
+def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
+    """Prepare the journal beside the output, and say what becomes of one that is there."""
+    from ..graphs.files import check_writable
+    from ..journal import JournalFile, journal_path
+
+    path = journal_path(output)
+    check_writable(path, *inputs)
+    if resume and not path.exists():
+        click.echo(f"There is no journal {path}; starting from the beginning.", err=True)
+    if path.exists() and not resume:
+        click.echo(f"Overwriting {path}; --resume would go on from it.", err=True)
+    return JournalFile(path, resume=resume)
+
+
+@contextmanager
+def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
+    """Say how to go on when Ctrl-C stops a walk."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal is not None and journal.begun:
+            click.echo(f"\n{journal.path} is kept: --resume goes on from it.", err=True)
+        raise
 
 
 def _selects(method: str) -> bool:

@@ -35,9 +35,19 @@ def test_a_log_tells_the_time_left() -> None:
     for done in (0, 10, 20, 30, 40):
         log(done, 100, "edges decided")
     assert stream.getvalue().splitlines() == [
-        "20 of 100 edges decided, about 4:00 left",
-        "40 of 100 edges decided, about 3:00 left",
+        "20 of 100 edges decided, about 4:00 left at this pace",
+        "40 of 100 edges decided, about 3:00 left at this pace",
     ]
+
+
+def test_the_time_left_is_told_from_the_recent_pace() -> None:
+    stream, clock = io.StringIO(), seconds(0, 100, 200, 300, 400)
+    log = Log(stream, clock=lambda: next(clock))
+    for done in (0, 50, 60, 70, 80):
+        log(done, 100, "edges decided")
+    assert (
+        stream.getvalue().splitlines()[-1].endswith("edges decided, about 3:20 left at this pace")
+    )
 
 
 def test_a_step_that_does_not_move_has_no_time_left() -> None:
@@ -55,7 +65,7 @@ def test_a_new_phase_starts_the_clock_anew() -> None:
     log(100, 100, "edges decided")
     log(0, 4, "passes timed")
     log(2, 4, "passes timed")
-    assert stream.getvalue() == "2 of 4 passes timed, about 0:30 left\n"
+    assert stream.getvalue() == "2 of 4 passes timed, about 0:30 left at this pace\n"
 
 
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

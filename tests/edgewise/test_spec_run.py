@@ -350,6 +350,36 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 # -- refusals -----------------------------------------------------------------------------------
 
 
+def test_a_stopped_walk_goes_on_from_its_journal(
+    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgewise.journal import JournalFile
+
+    found = parse_spec(
+        f'[[models]]\nsource = "{spec.base.source}"\nname = "base"\n'
+        f'[task]\nfile = "{spec.task.file}"\n[discovery]\nmethod = "acdc"\nthreshold = 0.05\n'
+    )
+    steps: list[str] = []
+    append = JournalFile.append
+
+    def stop(self: JournalFile, entry: Any) -> None:
+        append(self, entry)
+        steps.append(entry["step"])
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(JournalFile, "append", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(found, tmp_path / "stopped")
+    journal = tmp_path / "stopped" / "circuits" / "base.journal.jsonl"
+    assert len(journal.read_text().splitlines()) == 4
+    continued = run(found, tmp_path / "stopped").circuits["base"]
+    assert len(steps) == len(set(steps)) > 3
+    assert not journal.exists()
+    whole = run(found, tmp_path / "whole").circuits["base"]
+    assert without_times(continued) == without_times(whole)
+
+
 def test_a_directory_that_no_run_made_is_left_alone(spec: Spec, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.md").write_text("precious")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching import readout
+from edgewise.patching.losses import Losses, rises
 from edgewise.patching.runner import Runner
-from edgewise.patching.search import DenseSearch, IncrementalSearch, Losses, Search, rises
+from edgewise.patching.search import DenseSearch, IncrementalSearch, Search
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
 NAMES = ["gpt2", "llama", "llama-multi-query", "gptj", "olmo2", "gemma2-caps", "qwen2-moe"]
@@ -150,22 +151,32 @@ def test_a_search_leaves_the_graph_and_other_searches_alone() -> None:
 # -- deciding by bounds ---------------------------------------------------------------------------
 
 
+class Blurred:
+    """Give wide bounds of losses, which shrink to the values in a few steps."""
+
+    def __init__(self, values: np.ndarray, generator: np.random.Generator) -> None:
+        self.values, self.width = values, np.ones(len(values))
+        self.spread = generator.random((2, len(values))) * generator.choice([1e-3, 0.1, 2.0])
+        self.steps = int(generator.integers(1, 4))
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.width * self.spread
+        return self.values - low, self.values + high
+
+    def sharpen(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        self.steps -= 1
+        self.width[start:stop] = 0 if self.steps <= 0 else self.width[start:stop] / 2
+        return self.bounds()
+
+    def know(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        self.width[start:stop] = 0
+        return self.bounds()
+
+
 def blurred(values: np.ndarray, generator: np.random.Generator) -> Losses:
-    """Hold losses as wide bounds that shrink to the values in a few steps."""
-    spread = generator.random((2, len(values))) * generator.choice([1e-3, 0.1, 2.0])
-    left = {"steps": int(generator.integers(1, 4))}
-
-    def bounds() -> tuple[np.ndarray, np.ndarray]:
-        return values - low * spread[0], values + low * spread[1]
-
-    low = np.ones(len(values))
-
-    def sharpen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        left["steps"] -= 1
-        low[start:stop] = 0 if left["steps"] <= 0 else low[start:stop] / 2
-        return bounds()
-
-    return Losses(*bounds(), sharpen)
+    """Hold losses as wide bounds."""
+    source = Blurred(values, generator)
+    return Losses(*source.bounds(), source)
 
 
 @settings(max_examples=300, deadline=None)

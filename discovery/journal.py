@@ -1,0 +1,94 @@
+"""The journal of a walk: what was decided, step by step, so that a stopped walk can go on.
+
+An entry is written when a step (a port, or a layer's ports as wholes) is decided and the search has
+been marked; every later number follows from the entries alone. So a walk that replays them, and
+restores the search to its last mark, goes on as if it had never stopped, to the last bit. Nothing
+here touches a file: a journal is whatever has entries and takes more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import FileFormatError
+from ..patching.search import Mark
+
+COUNTS = ("batch", "questions", "products")
+
+
+class Journal(Protocol):
+    """Hold the entries of an earlier session, and take new ones."""
+
+    @property
+    def entries(self) -> Sequence[Mapping[str, Any]]:
+        """Return what was decided before."""
+        ...
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Keep one more entry; it must outlive the process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold what one step decided.
+
+    Args:
+        step: a port's name, or the name of a layer's step.
+        kept: the senders whose edges were kept, with the rise of the loss that kept them, as exact
+            floats; of ports asked as wholes, those that were kept, with None.
+        batch: how many questions are asked together next.
+        questions, products: how many there were so far.
+        mark: how the search was marked behind the step.
+    """
+
+    step: str
+    kept: Mapping[str, float | None]
+    batch: int
+    questions: int
+    products: int
+    mark: Mark
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, from which JSON gives back the same floats."""
+        return {
+            "step": self.step,
+            "kept": [[name, rise] for name, rise in self.kept.items()],
+            "batch": self.batch,
+            "questions": self.questions,
+            "products": self.products,
+            "mark": self.mark.value,
+        }
+
+    @staticmethod
+    def read(entry: Mapping[str, Any], number: int) -> Entry:
+        """Read plain values; further keys are of no concern.
+
+        Raises:
+            FileFormatError: something is missing or of a wrong type.
+        """
+        try:
+            kept = {str(name): None if x is None else float(x) for name, x in entry["kept"]}
+            batch, questions, products = (int(entry[key]) for key in COUNTS)
+            return Entry(str(entry["step"]), kept, batch, questions, products, Mark(entry["mark"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"entry {number} of the journal cannot be read ({error!r}), so the walk cannot go "
+                "on from it; start anew without --resume."
+            ) from None
+
+
+def read_entries(journal: Journal | None) -> Iterator[Entry]:
+    """Read a journal's entries one by one."""
+    for number, entry in enumerate(journal.entries if journal else (), start=1):
+        yield Entry.read(entry, number)
+
+
+def misfit(entry: Entry, expected: str) -> FileFormatError:
+    """Build the error for an entry that cannot follow those before it."""
+    return FileFormatError(
+        f"the journal has '{entry.step}' where the walk reaches '{expected}', or names what is not "
+        "there, so the walk cannot go on from it; start anew without --resume."
+    )
