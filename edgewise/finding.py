@@ -176,8 +176,13 @@ def discover(
     if circuit is None:
         circuit = selected(runner, found.scores, asked.select, progress)
     evaluation = measure(runner, circuit)
-    check_drift(found, evaluation, session.loaded.dtype)
-    _refuse_empty(circuit, asked, found.scores, evaluation)
+    try:
+        check_drift(found, evaluation, session.loaded.dtype)
+        _refuse_empty(circuit, asked, found.scores, evaluation)
+    except EdgewiseError:
+        if journal is not None:
+            journal.remove()  # going on from it would end here again
+        raise
     file = CircuitFile(
         circuit=circuit,
         model=session.model_block,
