@@ -2,7 +2,8 @@
 
 Faithfulness is f(C) = (m(C) − m(∅)) / (m(full) − m(∅)), means over the data set first, the ratio
 second, never clamped; ∅ keeps no edge under the same ablation. Completeness is the same of the
-complement of C and should be near 0.
+complement of C and should be near 0. Minimality is, for each kept edge, by how much the loss rises
+without it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
+from ..graphs.scores import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from ..graphs.scores import Scores
+    from ..graphs.graph import ComputationGraph
     from ..patching.metrics import Metric
     from ..patching.runner import Progress, Runner
+    from ..patching.search import Losses, Search
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes of the Mechanistic Interpretability Benchmark's curves, as shares of all edges."""
@@ -147,7 +151,7 @@ def curve(
     Source: Mueller et al. 2025 (Mechanistic Interpretability Benchmark).
     """
     sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
-    ends = _ends(runner)
+    ends = measured_ends(runner)
     signed, absolute = [], []
     for i, size in enumerate(sizes):
         signed.append(_faithfulness(runner, scores.top(size, absolute=False), ends))
@@ -161,10 +165,26 @@ def curve(
     return Curve(tuple(sizes), tuple(signed), tuple(absolute), cpr, cmd)
 
 
-def _ends(runner: Runner) -> tuple[float, float]:
+def measured_ends(runner: Runner) -> tuple[float, float]:
     """Measure the full and the empty circuit."""
     full, empty = runner.measure([Circuit.full(runner.graph), Circuit.empty(runner.graph)])[0]
     return float(full), float(empty)
+
+
+def different_ends(runner: Runner) -> tuple[float, float]:
+    """Measure the full and the empty circuit, between which faithfulness is a place.
+
+    Raises:
+        EdgewiseError: they measure the same.
+    """
+    full, empty = measured_ends(runner)
+    if full == empty:
+        raise EdgewiseError(
+            f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "
+            "circuit, so faithfulness means nothing; accepted: a metric, or prompts, that tell "
+            "the two apart, or another selection (top, above)."
+        )
+    return full, empty
 
 
 def _faithfulness(runner: Runner, circuit: Circuit, ends: tuple[float, float]) -> float | None:
@@ -179,9 +199,12 @@ def smallest_faithful(
     Doubles n until the floor is reached, then halves the interval. Faithfulness need not rise with
     every edge, so a smaller n may exist that this search steps over; the returned circuit is
     measured to reach the floor, and the one with an edge less is measured not to.
+
+    Raises:
+        EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
     """
     total = runner.graph.edge_count
-    ends = _ends(runner)
+    ends = different_ends(runner)
     low, high, asked = 0, 1, 0
 
     def reached(n: int) -> bool:
@@ -203,3 +226,61 @@ def smallest_faithful(
 def _area(values: np.ndarray, shares: Sequence[float]) -> float:
     """Integrate by trapezoids on the linear axis of shares."""
     return float(((values[1:] + values[:-1]) / 2 * np.diff(shares)).sum())
+
+
+# -- minimality ----------------------------------------------------------------------------------
+
+
+def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
+    """Measure by how much the loss rises without each kept edge; other edges have no score.
+
+    An edge whose score is not positive does not help: without it the loss is as small or smaller.
+
+    Raises:
+        GraphMismatch: the circuit was made for another graph than the model's.
+    """
+    from ..patching.search import IncrementalSearch
+
+    runner.require_graph(circuit.graph)
+    search = IncrementalSearch(runner)
+    search.restart(circuit.kept)
+    return effects_of_leaving_out(search, runner.graph, progress)
+
+
+def effects_of_leaving_out(
+    search: Search, graph: ComputationGraph, progress: Progress | None = None
+) -> Scores:
+    """Measure by how much the loss rises without each edge of the search's current circuit.
+
+    Edges into a port without a way to `logits` have the effect 0, without a question.
+    """
+    kept, loss = search.kept, search.loss.value()
+    values = np.where(kept, 0.0, np.nan)
+    live = kept & graph.live(kept)[0][:, None]
+    done, total = int(kept.sum() - live.sum()), int(kept.sum())
+    for row, senders, losses in leave_out(search, graph):
+        values[row, senders] = losses.values() - loss
+        done += len(senders)
+        if progress is not None:
+            progress(done, total, f"edges left out one by one, at {graph.ports[row]}")
+    return Scores(graph, values)
+
+
+def leave_out(
+    search: Search, graph: ComputationGraph, among: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray, Losses]]:
+    """Ask about the search's current circuit without each edge, for all edges of a port together.
+
+    Args:
+        search, graph: the search and its graph.
+        among: bool [ports, senders], the edges asked about; default: all kept ones.
+
+    Yields:
+        the row of a port with a way to `logits`, the senders [n] of its kept edges, and the losses.
+    """
+    kept = search.kept if among is None else search.kept & among
+    for row in np.flatnonzero(kept.any(1) & graph.live(search.kept)[0]).tolist():
+        (senders,) = np.nonzero(kept[row])
+        single = np.zeros((len(senders), kept.shape[1]), dtype=bool)
+        single[np.arange(len(senders)), senders] = True
+        yield row, senders, search.ask((row,), single[:, None])

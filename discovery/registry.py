@@ -55,7 +55,8 @@ class Method:
 
     `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it takes
     the metric's gradient, `clean` (only there), `path` or, if it takes none, empty. `resumable`: it
-    takes a journal of its decisions, from which it goes on after it was stopped.
+    takes a journal of its decisions, from which it goes on after it was stopped. `starts`: it can
+    start from given scores.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Method:
     function: Callable[..., Discovery]
     gradient: str = ""
     resumable: bool = False
+    starts: bool = False
 
     def check_metric(self, metric: Metric) -> None:
         """Refuse a metric whose gradient the method needs and that has none.
@@ -90,21 +92,39 @@ class Method:
             for key, option in self.options.items()
         }
 
+    def check_start(self) -> None:
+        """Refuse scores to start from unless the method can use them.
+
+        Raises:
+            EdgewiseError: names the methods that can.
+        """
+        if not self.starts:
+            able = ", ".join(name for name, one in methods().items() if one.starts)
+            raise EdgewiseError(
+                f"method '{self.name}' cannot start from scores; accepted: no scores, or a method "
+                f"that can ({able})."
+            )
+
     def __call__(
         self,
         runner: Runner,
         progress: Progress | None = None,
         journal: Journal | None = None,
+        start: Scores | None = None,
         **options: Any,
     ) -> Discovery:
-        """Run the method.
+        """Run the method; `start`: scores to start from.
 
         Raises:
-            EdgewiseError: a journal for a method that takes none.
+            EdgewiseError: a journal or a start for a method that takes none.
         """
-        more = {} if journal is None else {"journal": journal}
-        if more:
+        more: dict[str, Any] = {}
+        if journal is not None:
             self.check_resumable()
+            more["journal"] = journal
+        if start is not None:
+            self.check_start()
+            more["start"] = start
         return self.function(runner, progress=progress, **more, **self.check(options))
 
     def check_resumable(self) -> None:
@@ -132,13 +152,13 @@ def method(
     options: Mapping[str, Option] | None = None,
     gradient: str = "",
     resumable: bool = False,
+    starts: bool = False,
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        METHODS[name] = Method(
-            name, summary, dict(options or {}), selects, function, gradient, resumable
-        )
+        own = dict(options or {})
+        METHODS[name] = Method(name, summary, own, selects, function, gradient, resumable, starts)
         return function
 
     return register

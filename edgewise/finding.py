@@ -11,7 +11,7 @@ from .opening import Progress, Session, make_runner
 
 if TYPE_CHECKING:
     from .discovery.evaluation import Evaluation
-    from .discovery.registry import Discovery
+    from .discovery.registry import Discovery, Method
     from .graphs.circuit import Circuit
     from .graphs.files import CircuitFile, ScoresFile
     from .graphs.scores import Scores
@@ -73,6 +73,42 @@ class Found:
     evaluation: Evaluation
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Hold scores that a method starts from, and what a circuit file says of them."""
+
+    scores: Scores
+    about: Mapping[str, Any]
+
+
+def read_start(path: str) -> Start:
+    """Read what a method starts from: a file of scores, or the kept edges of a circuit.
+
+    Kept edges that have no score in the circuit's file stand before all others.
+
+    Raises:
+        FileFormatError: the file is neither, or something in it is wrong.
+    """
+    import numpy as np
+
+    from .graphs.files import read_circuit, read_scores, scores_path
+    from .graphs.scores import Scores
+
+    if str(scores_path(path)) == str(path):
+        file = read_scores(path)
+        scores, names = file.scores, (file.method, file.metric, file.ablation)
+    else:
+        circuit = read_circuit(path)
+        values = np.nan if circuit.edge_scores is None else circuit.edge_scores
+        kept = circuit.circuit.kept
+        values = np.where(kept & np.isnan(values), np.inf, values)
+        scores = Scores(circuit.circuit.graph, np.where(kept, values, np.nan))
+        found = circuit.discovery
+        names = (found["method"], found["metric"], found["ablation"])
+    about = dict(zip(("method", "metric", "ablation"), names, strict=True))
+    return Start(scores, {**about, "edges": int((~np.isnan(scores.values)).sum())})
+
+
 @dataclass(frozen=True)
 class Request:
     """Hold a discovery's method, options and selection, checked; nothing heavy is needed for it."""
@@ -84,6 +120,11 @@ class Request:
     select: Selection
 
 
+def default_metric(method: Method) -> str:
+    """Return what a method measures unless told otherwise: searches `kl`, scores `logit_diff`."""
+    return "kl" if method.selects else "logit_diff"
+
+
 def request(
     method: str,
     *,
@@ -91,6 +132,7 @@ def request(
     ablation: str = "resample",
     options: Mapping[str, Any] | None = None,
     select: Selection | None = None,
+    start: Start | None = None,
 ) -> Request:
     """Check what a discovery asks for, before a model is loaded, and fill in the defaults.
 
@@ -99,7 +141,8 @@ def request(
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
-        EdgewiseError: an option's value makes no sense, or the method selects edges itself.
+        EdgewiseError: an option's value makes no sense, the method selects edges itself, or cannot
+            start from scores.
     """
     from .discovery.registry import get_method
     from .patching.ablations import get_ablation
@@ -107,8 +150,12 @@ def request(
 
     chosen, select = get_method(method), select or Selection()
     values = chosen.check(options or {})
-    metric = metric or ("kl" if chosen.selects else "logit_diff")
-    chosen.check_metric(get_metric(metric))
+    metric = metric or default_metric(chosen)
+    known_metric = get_metric(metric)
+    if start is None:
+        chosen.check_metric(known_metric)
+    else:
+        chosen.check_start()
     get_ablation(ablation)
     if chosen.selects and select.as_dict():
         name = next(iter(select.as_dict()))
@@ -129,6 +176,7 @@ def discover(
     batch_size: int | None = None,
     options: Mapping[str, Any] | None = None,
     select: Selection | None = None,
+    start: Start | None = None,
     progress: Progress | None = None,
     journal: JournalFile | None = None,
 ) -> Found:
@@ -142,6 +190,7 @@ def discover(
         batch_size: examples run at once; default: as many as fit.
         options: the method's own.
         select: of a scoring method, which edges are kept; default: all, with their scores.
+        start: scores that the method `refine` starts from; default: its own.
         progress: told what is done.
         journal: where a method that can be resumed writes what it has decided (others leave it
             alone); the caller removes it when the result is safe.
@@ -155,7 +204,9 @@ def discover(
     from .discovery.registry import get_method
     from .graphs.files import CircuitFile, ScoresFile
 
-    asked = request(method, metric=metric, ablation=ablation, options=options, select=select)
+    asked = request(
+        method, metric=metric, ablation=ablation, options=options, select=select, start=start
+    )
     runner = make_runner(
         session, pairs, metric=asked.metric, ablation=ablation, batch_size=batch_size
     )
@@ -165,13 +216,14 @@ def discover(
     if journal is not None:
         journal.begin(journal_request(session, runner, asked))
         before = journal.seconds
-    start = _now(session)
+    begun = _now(session)
     try:
-        found = chosen(runner, progress, journal, **asked.options)
+        scores = None if start is None else start.scores
+        found = chosen(runner, progress, journal, scores, **asked.options)
     finally:
         if journal is not None:
             journal.close()
-    seconds = before + _now(session) - start
+    seconds = before + _now(session) - begun
     circuit = found.circuit
     if circuit is None:
         circuit = selected(runner, found.scores, asked.select, progress)
@@ -191,6 +243,7 @@ def discover(
             "method": method,
             **asked.options,
             **asked.select.as_dict(),
+            **({} if start is None else {"start": start.about}),
             "metric": asked.metric,
             "ablation": ablation,
             "order": found.order,
@@ -204,8 +257,8 @@ def discover(
         measures=measures(evaluation),
         edge_scores=found.scores.values,
     )
-    scores = ScoresFile(found.scores, method, asked.metric, ablation)
-    return Found(file, scores, evaluation)
+    beside = ScoresFile(found.scores, method, asked.metric, ablation)
+    return Found(file, beside, evaluation)
 
 
 def journal_request(session: Session, runner: Runner, asked: Request) -> dict[str, Any]:
@@ -271,13 +324,6 @@ def selected(
         return scores.above(select.above)
     if select.faithfulness is None:
         return Circuit.full(scores.graph)
-    full, empty = runner.measure([Circuit.full(scores.graph), Circuit.empty(scores.graph)])[0]
-    if full == empty:
-        raise EdgewiseError(
-            f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "
-            "circuit, so faithfulness means nothing; accepted: a metric, or prompts, that tell "
-            "the two apart, or another selection (top, above)."
-        )
     return smallest_faithful(runner, scores, select.faithfulness, progress)
 
 
@@ -363,6 +409,11 @@ def _refuse_empty(circuit: Circuit, asked: Request, scores: Scores, evaluation: 
         raise EdgewiseError(
             f"above {asked.select.above:g} keeps no edge: the largest |score| is {largest:.4g}; "
             "choose a smaller value, or select by top or faithfulness."
+        )
+    if "threshold" not in asked.options:
+        raise EdgewiseError(
+            f"method '{asked.method}' keeps no edge: those left had no way from the embedding to "
+            "the logits; ask for more edges."
         )
     rise = evaluation.loss_empty - evaluation.loss_full
     raise EdgewiseError(

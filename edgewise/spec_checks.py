@@ -207,7 +207,11 @@ def _discovery(table: Table) -> DiscoverySpec:
 
 
 def _default_metric(method: str | None) -> str:
-    return "kl" if method == "acdc" else "logit_diff"
+    from .discovery.registry import methods
+    from .finding import default_metric
+
+    known = methods().get(method or "")
+    return default_metric(known) if known is not None else "logit_diff"
 
 
 def _positive(table: Table, key: str, accepted: str) -> float | None:

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import EdgewiseError
-from .finding import Found, Request, Selection, discover, request, task_block
+from .finding import (
+    Found,
+    Request,
+    Selection,
+    Start,
+    discover,
+    read_start,
+    request,
+    task_block,
+)
 from .opening import (
     EXAMPLES,
     Progress,
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from .discovery.evaluation import Curve, Evaluation
     from .graphs.circuit import Circuit
     from .graphs.files import CircuitFile, DiffFile
+    from .graphs.names import Edge
     from .graphs.scores import Scores
     from .patching.paths import PathEffect
     from .patching.prompts import PromptPairs
@@ -47,6 +57,7 @@ __all__ = [
     "Request",
     "Selection",
     "Session",
+    "Start",
     "check_task",
     "compare",
     "discover",
@@ -57,6 +68,7 @@ __all__ = [
     "open_model",
     "open_task",
     "patch",
+    "read_start",
     "request",
     "stored_model",
     "stored_task",
@@ -66,15 +78,41 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Hold what was measured of a circuit, and the curve over sizes if it was asked for."""
+    """Hold what was measured of a circuit, and what else was asked for.
+
+    Args:
+        evaluation: the measures.
+        curve: faithfulness over sizes.
+        minimality: by how much the loss rises without each kept edge.
+    """
 
     evaluation: Evaluation
     curve: Curve | None = None
+    minimality: Scores | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        curve = {} if self.curve is None else {"curve": self.curve.as_dict()}
-        return {**self.evaluation.as_dict(), **curve}
+        found = self.evaluation.as_dict()
+        if self.curve is not None:
+            found["curve"] = self.curve.as_dict()
+        if self.minimality is not None:
+            rises = self.rises
+            useless = sum(rise <= 0 for _, rise in rises)
+            edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in rises]
+            found["minimality"] = {"useless": useless, "edges": edges}
+        return found
+
+    @property
+    def rises(self) -> list[tuple[Edge, float]]:
+        """List the kept edges with the loss's rise without them, the least needed first."""
+        import numpy as np
+
+        if self.minimality is None:
+            return []
+        values, graph = self.minimality.values, self.minimality.graph
+        order = np.argsort(values, axis=None, kind="stable")[: int((~np.isnan(values)).sum())]
+        places = zip(*np.unravel_index(order, values.shape), strict=True)
+        return [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
 
 
 def evaluate(
@@ -87,11 +125,13 @@ def evaluate(
     batch_size: int | None = None,
     scores: Scores | None = None,
     curve: bool = False,
+    minimality: bool = False,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Measure a circuit in the session's model, which need not be the one it was found in.
 
-    Metric and ablation default to those of the circuit's file; a curve needs scores of all edges.
+    Metric and ablation default to those of the circuit's file; a curve needs scores of all edges;
+    minimality takes a question for each kept edge.
 
     Raises:
         GraphMismatch: the circuit's graph is not the model's.
@@ -99,6 +139,7 @@ def evaluate(
     """
     from .discovery.evaluation import curve as measure_curve
     from .discovery.evaluation import evaluate as measure
+    from .discovery.evaluation import minimality as measure_minimality
     from .graphs.files import CircuitFile
 
     stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
@@ -111,9 +152,11 @@ def evaluate(
     )
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
     evaluation = measure(runner, whole)
-    if not curve:
-        return Evaluated(evaluation)
-    return Evaluated(evaluation, measure_curve(runner, _complete(scores), progress=progress))
+    return Evaluated(
+        evaluation,
+        measure_curve(runner, _complete(scores), progress=progress) if curve else None,
+        measure_minimality(runner, whole, progress) if minimality else None,
+    )
 
 
 def patch(

@@ -242,6 +242,19 @@ class Runner:
         check_prompts(self.model, self.pairs, chosen)
         return replace(self, metric=chosen)
 
+    def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
+        """Refuse what was made for another graph than the model's.
+
+        Raises:
+            GraphMismatch: says in what they differ.
+        """
+        if graph != self.graph:
+            raise GraphMismatch(
+                f"{what} does not fit the model's graph: "
+                + "; ".join(graph.differences(self.graph))
+                + f" ({what.removeprefix('the ')} and model)."
+            )
+
     # -- chunks -----------------------------------------------------------------------------
 
     @cached_property
@@ -358,12 +371,7 @@ class Runner:
 
     def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
         for circuit in circuits:
-            if circuit.graph != self.graph:
-                raise GraphMismatch(
-                    "the circuit does not fit the model's graph: "
-                    + "; ".join(circuit.graph.differences(self.graph))
-                    + " (circuit and model)."
-                )
+            self.require_graph(circuit.graph)
         return np.stack([circuit.kept for circuit in circuits])
 
 

@@ -90,7 +90,7 @@ def _type(option: Option) -> Any:
     type=options.Known("NAME", _method),
     help="How to find the circuit; the methods are listed below.",
 )
-@options.measure_options("kl for acdc, logit_diff for scoring methods", "resample")
+@options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
 @click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|.")
 @click.option(
     "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
@@ -100,6 +100,12 @@ def _type(option: Option) -> Any:
     type=float,
     metavar="F",
     help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
+)
+@click.option(
+    "--from",
+    "start",
+    metavar="FILE",
+    help="[refine] Start from this circuit's edges, or from a file of scores, not from EAP-IG's.",
 )
 @options.graph_options
 @options.compute_options
@@ -116,15 +122,15 @@ def _type(option: Option) -> Any:
 def discover(**given: Any) -> None:
     """Find the circuit of a task in a model.
 
-    acdc searches and keeps what its threshold lets it keep. The other methods score edges; say with
-    --top, --above or --faithfulness which to keep. Without any, the file holds every edge with its
-    score, and the scores are written beside it.
+    acdc and refine search, and keep what their options let them keep. The other methods score
+    edges; say with --top, --above or --faithfulness which to keep. Without any, the file holds
+    every edge with its score, and the scores are written beside it.
 
     While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
     stopped, the same command with --resume goes on and ends in the same circuit.
     """
     from ..discovery.registry import get_method
-    from ..finding import Selection, request
+    from ..finding import Selection, read_start, request
     from ..finding import discover as find
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..opening import check_task, open_task
@@ -133,18 +139,19 @@ def discover(**given: Any) -> None:
     method = given["method"]
     task_settings = options.settings(given["task_settings"])
     own = _given_options(given, method)
+    start = None if given["start"] is None else read_start(given["start"])
     with options.usage():
         select = Selection(given["top"], given["above"], given["faithfulness"])
         asked = request(
             method, metric=given["metric"], ablation=given["ablation"] or "resample",
-            options=own, select=select,
+            options=own, select=select, start=start,
         )  # fmt: skip
         check_task(given["task"], task_settings)
         if given["resume"]:
             get_method(method).check_resumable()
     output = given["output"]
     with_scores = given["scores"] or not (_selects(method) or select.as_dict())
-    inputs = (given["task"], given["model"])
+    inputs = [given["task"], given["model"], *([given["start"]] if start else [])]
     check_writable(output, *inputs)
     sidecar = scores_path(output)
     if with_scores:
@@ -161,8 +168,8 @@ def discover(**given: Any) -> None:
         progress.say(method)
         found = find(
             session, pairs, method=method, metric=asked.metric, ablation=asked.ablation,
-            batch_size=given["batch_size"], options=own, select=select, progress=progress,
-            journal=journal,
+            batch_size=given["batch_size"], options=own, select=select, start=start,
+            progress=progress, journal=journal,
         )  # fmt: skip
     if with_scores:
         scores = found.scores

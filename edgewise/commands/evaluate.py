@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ..graphs.scores import Scores
     from ..opening import Progress, Session
     from ..patching.prompts import PromptPairs
+    from ..workflow import Evaluated
+
+LEAST = 10
+"""How many of the least needed edges are printed."""
 
 
 @click.command(short_help="Measure a circuit: faithfulness, completeness, edges by kind.")
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
 @options.task_options(required=False)
 @options.measure_options("that of the circuit", "that of the circuit")
 @click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
+@click.option(
+    "--minimality",
+    is_flag=True,
+    help="By how much the loss rises without each kept edge, and which edges do not help.",
+)
 @options.compute_options
 @options.json_option
 def evaluate(circuit: str, **given: Any) -> None:
@@ -63,7 +72,8 @@ def evaluate(circuit: str, **given: Any) -> None:
         progress.say("measuring")
         found = measure(
             session, file, pairs, metric=given["metric"], ablation=given["ablation"],
-            batch_size=given["batch_size"], scores=scores, curve=given["curve"], progress=progress,
+            batch_size=given["batch_size"], scores=scores, curve=given["curve"],
+            minimality=given["minimality"], progress=progress,
         )  # fmt: skip
     for text in notes:
         show.note(text)
@@ -88,6 +98,8 @@ def evaluate(circuit: str, **given: Any) -> None:
     show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
     if found.curve is not None:
         _print_curve(found.curve)
+    if found.minimality is not None:
+        _print_minimality(found)
 
 
 def _open(
@@ -178,3 +190,11 @@ def _print_curve(curve: Curve) -> None:
         columns, [(f"{size:,}", *rest) for size, *rest in rows], title="faithfulness by size"
     )
     show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])
+
+
+def _print_minimality(found: Evaluated) -> None:
+    rises = found.rises
+    useless = sum(rise <= 0 for _, rise in rises)
+    rows = [(str(edge), rise) for edge, rise in rises[:LEAST]]
+    show.table(("least needed edges", "rise of the loss without it"), rows, title="minimality")
+    show.facts([("do not help", f"{useless:,} of {len(rises):,} edges")])

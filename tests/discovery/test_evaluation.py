@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgewise.discovery.evaluation import CURVE_SHARES, curve, evaluate, ratio, smallest_faithful
+from edgewise.discovery.evaluation import (
+    CURVE_SHARES,
+    curve,
+    evaluate,
+    minimality,
+    ratio,
+    smallest_faithful,
+)
 from edgewise.discovery.registry import get_method
 from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
@@ -88,3 +95,37 @@ def test_the_smallest_faithful_circuit_is_on_the_edge(runner: Runner) -> None:
 def test_an_unreachable_floor_gives_the_full_circuit(runner: Runner) -> None:
     scores = Scores(runner.graph, np.where(runner.graph.reads, 1.0, np.nan))
     assert smallest_faithful(runner, scores, 1e9) == Circuit.full(runner.graph)
+
+
+@pytest.mark.parametrize("metric", ["kl", "logit_diff"])
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt-neox"])
+def test_minimality_is_the_rise_without_each_edge(name: str, ablation: str, metric: str) -> None:
+    runner = Runner.create(tiny_lift(name), tiny_pairs(), metric=metric, ablation=ablation)
+    circuit = Circuit(runner.graph, random_mask(runner.graph, 0.7, 1))
+    seen: list[tuple[int, int]] = []
+    found = minimality(runner, circuit, lambda done, total, _: seen.append((done, total)))
+    assert (~np.isnan(found.values) == circuit.kept).all()
+    loss = runner.loss(circuit)
+    edges = list(circuit.edges)
+    rises = runner.losses([circuit.without([edge]) for edge in edges]) - loss
+    np.testing.assert_allclose([found[edge] for edge in edges], rises, atol=1e-6)
+    assert np.count_nonzero(rises) > 5
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(edges), len(edges))
+
+
+def test_an_edge_without_a_way_to_the_logits_is_not_needed(runner: Runner) -> None:
+    circuit = Circuit.empty(runner.graph).with_edges(["embed->m0", "embed->logits"])
+    found = minimality(runner, circuit)
+    assert found["embed->m0"] == 0
+    assert found["embed->logits"] != 0
+
+
+def test_minimality_of_no_edge_is_nothing(runner: Runner) -> None:
+    assert np.isnan(minimality(runner, Circuit.empty(runner.graph)).values).all()
+
+
+def test_minimality_of_a_circuit_of_another_graph_is_refused(runner: Runner) -> None:
+    with pytest.raises(GraphMismatch, match="layers 3 and 2"):
+        minimality(runner, Circuit.full(ComputationGraph(layers=3, heads=4, kv_heads=2)))

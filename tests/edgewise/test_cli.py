@@ -172,6 +172,39 @@ def test_a_curve_needs_scores(edgewise: Any, circuit: Path) -> None:
     assert "discover --scores" in edgewise("evaluate", circuit, "--curve", status=1).stderr
 
 
+def test_evaluate_with_minimality(edgewise: Any, circuit: Path) -> None:
+    found = json.loads(edgewise("evaluate", circuit, "--minimality", "--json").stdout)
+    rises = [rise for *_, rise in found["minimality"]["edges"]]
+    names = [f"{sender}->{port}" for sender, port, _ in found["minimality"]["edges"]]
+    assert sorted(names) == sorted(edges(circuit))
+    assert rises == sorted(rises)
+    assert found["minimality"]["useless"] == sum(rise <= 0 for rise in rises)
+    text = edgewise("evaluate", circuit, "--minimality").stdout
+    assert f"{found['minimality']['useless']} of {len(rises)} edges" in text
+
+
+def test_refine_starts_from_scores_or_a_circuit(
+    edgewise: Any, models: Any, pairs: Path, circuit: Path
+) -> None:
+    common = ["discover", "--model", models["llama"], "--task", pairs, "--method", "refine"]
+    edgewise(*common, "--edges", 8, "-o", "own.json")
+    assert len(read_circuit("own.json").circuit) <= 8
+    assert "start" not in read_circuit("own.json").discovery
+    start = read_circuit("own.json")
+    edgewise(*common, "--edges", 5, "--from", "own.json", "-o", "less.json", "--scores")
+    less = read_circuit("less.json")
+    assert len(less.circuit) <= 5
+    assert not len(less.circuit - start.circuit)
+    assert less.discovery["start"] == {
+        "method": "refine", "metric": "kl", "ablation": "resample", "edges": len(start.circuit),
+    }  # fmt: skip
+    edgewise(*common, "--edges", 3, "--from", scores_path("less.json"), "-o", "least.json")
+    assert len(read_circuit("least.json").circuit) <= 3
+    common[-1] = "acdc"
+    result = edgewise(*common, "--from", "own.json", "-o", "x.json", status=2)
+    assert "method 'acdc' cannot start from scores" in result.stderr
+
+
 def test_evaluate_in_another_dtype_says_so(edgewise: Any, circuit: Path) -> None:
     result = edgewise("evaluate", circuit, "--dtype", "bfloat16", "--json")
     assert json.loads(result.stdout)["notes"] == [

@@ -1,0 +1,318 @@
+"""Refine: remove edges greedily by their exact effect, from what cheap scores propose.
+
+Given scores of edges (EAP-IG's, unless others are given) and the wanted number n:
+
+1. Take as many edges of largest |score| as leave 3n when dangling ones are pruned: the pool. With
+   a faithfulness floor, double n for this step until the pools of n and of 3n reach the floor.
+2. Measure the loss without each edge of the current circuit. Until a tenth of the circuit
+   is gone, this is done again only for the least harmful ones of the last time.
+3. Remove the k least harmful edges and what dangles then, and measure the loss. If it rose by more
+   than these k rises add up to (and a quarter), or the floor is missed, or fewer than n edges are
+   left, put them back and halve k. A single edge is always removed unless the floor forbids
+   it, which ends the removal. After a removal that needed no halving, k is doubled.
+4. Repeat from 2 until at most n edges are kept.
+5. Measure the loss with each ablated edge of the pool between nodes of the circuit. Put back the k
+   that lower it most (at first up to a quarter of the circuit), remove edges as before, and keep
+   the result if it is better: fewer edges over n, or a smaller loss; otherwise halve k. Do this
+   `sweeps` times, or until nothing is better.
+6. The scores are the rises of the loss without each kept edge (minimality).
+
+Every loss after step 1 is measured, none is estimated. Nothing is random; ties go to the earlier
+edge in the graph. An edge that dangles when another is removed goes with it, so fewer than n edges
+may be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import EdgewiseError
+from ..graphs.circuit import Circuit
+from .eap_ig import eap_ig
+from .evaluation import different_ends, effects_of_leaving_out, leave_out
+from .registry import Discovery, Option, method
+
+if TYPE_CHECKING:
+    from ..graphs.scores import Scores
+    from ..patching.runner import Progress, Runner
+    from ..patching.search import Losses, Search
+
+POOL = 3
+"""How many times the wanted edges removal starts from."""
+
+SLACK = 0.25
+"""By what share a block may raise the loss more than its edges do one by one."""
+
+SHORT_LIST = 32
+"""Of how many of the least harmful edges the effects are measured anew after every removal."""
+
+STALE = 0.1
+"""What share of the circuit is removed before the effects of all edges are measured anew."""
+
+ROUNDING = 1e-5
+"""How far above the floor a circuit must be, as a share of the way from empty to full."""
+
+ORDER = "least harmful edges first; ablated edges put back where that lowers the loss"
+
+Ranked = tuple[int, int, float]
+"""An edge by row and sender, and the loss without or with it."""
+
+Asked = tuple[int, np.ndarray, "Losses"]
+"""A port's row, the senders [n] of some edges into it, and the losses of a question for each."""
+
+
+@method(
+    "refine",
+    summary="remove edges greedily and exactly from the best of EAP-IG's or of given scores",
+    selects=True,
+    gradient="path",
+    starts=True,
+    options={
+        "edges": Option(int, 200, "most edges to keep, unless the floor forbids it", (), 1),
+        "floor": Option(float, 0.0, "stop before faithfulness falls below it; 0: never", (), 0, 1),
+        "sweeps": Option(int, 2, "how often ablated edges may be put back", (), 0, 100),
+    },
+)
+def refine(
+    runner: Runner,
+    *,
+    edges: int = 200,
+    floor: float = 0.0,
+    sweeps: int = 2,
+    start: Scores | None = None,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Find a circuit of few edges; scores are what the loss rises by without each of them.
+
+    Args:
+        runner: the runner.
+        edges, floor, sweeps: see the options.
+        start: scores of some or all edges in place of EAP-IG's; edges without one are left out.
+        progress: told what is done.
+
+    Raises:
+        EdgewiseError: a floor is asked for and the full model is not better than the empty circuit,
+            or no scored edge has a way from the embedding to the logits.
+        GraphMismatch: the scores were made for another graph than the model's.
+    """
+    from ..patching.search import IncrementalSearch
+
+    if start is not None:
+        runner.require_graph(start.graph, "the start")
+    scores = eap_ig(runner, progress=progress).scores if start is None else start
+    return search_from(IncrementalSearch(runner), runner, scores, edges, floor, sweeps, progress)
+
+
+def search_from(
+    search: Search,
+    runner: Runner,
+    scores: Scores,
+    edges: int,
+    floor: float = 0.0,
+    sweeps: int = 2,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Refine with any search."""
+    job = _Refinement(search, edges, _largest_loss(runner, floor), progress)
+    found = job.improve(job.shrink(job.begin(scores)), sweeps)
+    job.move_to(found)
+    return Discovery(
+        effects_of_leaving_out(search, runner.graph), found.circuit, search.questions, ORDER
+    )
+
+
+def _largest_loss(runner: Runner, floor: float) -> float:
+    """Return the loss that reaches a faithfulness."""
+    if not floor:
+        return np.inf
+    sign = -1.0 if runner.metric.larger_is_better else 1.0
+    full, empty = (sign * value for value in different_ends(runner))
+    if full > empty:
+        raise EdgewiseError(
+            f"the full model's loss ({runner.metric.name}) is {full:.4g} and that of the empty "
+            f"circuit is smaller, {empty:.4g}, so a floor of faithfulness means nothing; accepted: "
+            "a metric, or prompts, that the full model is better at, or no floor."
+        )
+    return empty + (floor + ROUNDING) * (full - empty)
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Hold a circuit without dangling edges and its loss."""
+
+    circuit: Circuit
+    loss: float
+
+    def __len__(self) -> int:
+        return len(self.circuit)
+
+
+class _Refinement:
+    """Hold the search, whose current circuit changes, and what is wanted."""
+
+    def __init__(self, search: Search, wanted: int, most: float, progress: Progress | None) -> None:
+        self.search, self.wanted, self.most = search, wanted, most
+        self.progress = progress
+        self.pool: Circuit
+        self.removed = 0
+
+    # -- the current circuit ----------------------------------------------------------------
+
+    def measure(self, circuit: Circuit) -> _Step:
+        """Make a circuit without its dangling edges the current one."""
+        pruned = circuit.prune_dangling()
+        self.search.restart(pruned.kept)
+        return _Step(pruned, self.search.loss.value())
+
+    def move_to(self, step: _Step) -> None:
+        """Make a measured circuit the current one again."""
+        if not np.array_equal(self.search.kept, step.circuit.kept):
+            self.search.restart(step.circuit.kept)
+
+    # -- steps ------------------------------------------------------------------------------
+
+    def begin(self, scores: Scores) -> _Step:
+        """Choose the pool."""
+        n, known = self.wanted, int((~np.isnan(scores.values)).sum())
+        while True:
+            step = self.measure(pool(scores, POOL * n))
+            enough = self.most == np.inf or (
+                step.loss <= self.most and self.measure(pool(scores, n)).loss <= self.most
+            )
+            if enough or POOL * n >= known:
+                break
+            n *= 2
+        if not len(step):
+            raise EdgewiseError(
+                f"none of the {known:,} scored edges has a way from the embedding to the logits; "
+                "accepted: scores of more edges."
+            )
+        self.pool = step.circuit
+        self.move_to(step)
+        return step
+
+    def shrink(self, now: _Step) -> _Step:
+        """Remove the least harmful edges until as few are kept as wanted, or the floor is near."""
+        block, due, short = 1, len(now), now.circuit.kept
+        while len(now) > self.wanted:
+            self.report(now)
+            self.move_to(now)
+            block = min(block, len(now) - self.wanted)
+            every = len(now) <= due or (now.circuit.kept & short).sum() < block
+            among = now.circuit.kept if every else short
+            count = max(SHORT_LIST, 2 * block) if every else block
+            least = smallest(leave_out(self.search, now.circuit.graph, among), count)
+            smaller, taken = self.without(now, least[:block])
+            if smaller is None and every:
+                break
+            if every:
+                due, short = int((1 - STALE) * len(now)), self.mask(least)
+            if smaller is None:
+                due = len(now)
+                continue
+            block, now = 2 * taken if taken == block else taken, smaller
+        return now
+
+    def mask(self, edges: Sequence[Ranked]) -> np.ndarray:
+        """Return the mask of some edges, bool [ports, senders]."""
+        mask = np.zeros_like(self.search.kept)
+        mask[[row for row, _, _ in edges], [sender for _, sender, _ in edges]] = True
+        return mask
+
+    def without(self, now: _Step, least: Sequence[Ranked]) -> tuple[_Step | None, int]:
+        """Remove as many of some edges as can go together; return how many these are."""
+        taken = len(least)
+        while taken:
+            some = least[:taken]
+            circuit = Circuit(now.circuit.graph, now.circuit.kept & ~self.mask(some))
+            smaller = self.measure(circuit)
+            foreseen = sum(loss - now.loss for _, _, loss in some)
+            allowed = now.loss + foreseen + SLACK * abs(foreseen)
+            fits = smaller.loss <= allowed and len(smaller) >= self.wanted
+            if smaller.loss <= self.most and (fits or taken == 1):
+                return smaller, taken
+            taken //= 2
+        return None, 0
+
+    def improve(self, best: _Step, sweeps: int) -> _Step:
+        """Put ablated edges back where the circuit is better for it."""
+        for _ in range(sweeps):
+            found = smallest(self.put_back(best), max(1, len(best) // 4))
+            gains = [edge for edge in found if edge[2] < best.loss]
+            better = best
+            while gains and better is best:
+                more = Circuit(best.circuit.graph, best.circuit.kept | self.mask(gains))
+                other = self.shrink(self.measure(more))
+                if self.rank(other) < self.rank(best):
+                    better = other
+                gains = gains[: len(gains) // 2]
+            if better is best:
+                break
+            best = better
+        return best
+
+    def rank(self, step: _Step) -> tuple[int, float]:
+        """Return a key that is smaller for better circuits."""
+        return max(len(step), self.wanted), step.loss
+
+    def put_back(self, now: _Step) -> Iterator[Asked]:
+        """Measure the circuit with each ablated edge of the pool, one at a time, by port."""
+        graph, kept = now.circuit.graph, now.circuit.kept
+        ports, _ = now.circuit.live()
+        fed = np.array([node.layer is None for node in graph.senders])
+        for row, feeds in enumerate(graph.feeds):
+            if kept[row].any():
+                fed[list(feeds)] = True
+        for row in np.flatnonzero(ports).tolist():
+            (senders,) = np.nonzero(self.pool.kept[row] & ~kept[row] & fed)
+            if not len(senders):
+                continue
+            larger = kept.copy()
+            larger[row, senders] = True
+            self.search.restart(larger)
+            others = np.zeros((len(senders), kept.shape[1]), dtype=bool)
+            others[:, senders] = ~np.eye(len(senders), dtype=bool)
+            yield row, senders, self.search.ask((row,), others[:, None])
+
+    def report(self, now: _Step) -> None:
+        """Tell the progress."""
+        self.removed = max(self.removed, len(self.pool) - len(now))
+        if self.progress is not None:
+            what = f"edges removed, {len(now):,} kept, loss {now.loss:.4g}"
+            self.progress(self.removed, len(self.pool) - self.wanted, what)
+
+
+def pool(scores: Scores, n: int) -> Circuit:
+    """Keep as many edges of largest |score| as leave n when dangling ones are pruned."""
+    low, high = 0, int((~np.isnan(scores.values)).sum())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if len(scores.top(middle).prune_dangling()) < n:
+            low = middle
+        else:
+            high = middle
+    return scores.top(high).prune_dangling()
+
+
+def smallest(asked: Iterator[Asked], count: int) -> list[Ranked]:
+    """Return row, sender and exact loss of the questions with the smallest losses, in order.
+
+    Losses are sharpened only as far as it takes to know which are the smallest.
+    """
+    parts = list(asked)
+    if not parts:
+        return []
+    place = [(part, i) for part, (_, senders, _) in enumerate(parts) for i in range(len(senders))]
+    while True:
+        low = np.concatenate([losses.low for _, _, losses in parts])
+        first = np.argsort(low, kind="stable")[:count].tolist()
+        unknown = False
+        for part, i in (place[at] for at in first):
+            unknown |= parts[part][2].refine(i)
+        if not unknown:
+            return [(parts[part][0], int(parts[part][1][i]), float(low[at]))
+                    for at, (part, i) in ((at, place[at]) for at in first)]  # fmt: skip
