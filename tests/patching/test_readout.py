@@ -106,7 +106,8 @@ def steps(chunk: Chunk, sizes: list[float], seed: int) -> Tensor:
     noise = torch.randn(len(sizes), *start.shape, generator=generator, dtype=torch.float64)
     noise = noise * start.norm(dim=-1)[:, None] / start.shape[-1] ** 0.5
     far = start + torch.tensor(sizes, dtype=torch.float64)[:, None, None] * noise
-    return far.to(chunk.model.dtype)
+    streams: Tensor = far.to(chunk.model.dtype)
+    return streams
 
 
 def check(reading: Reading, exact: np.ndarray, slack: np.ndarray) -> None:
