@@ -36,7 +36,7 @@ def plain_acdc(
     for rows in order:
         if ports_first and graph.ports[rows[0]].letter:
             for row in rows:
-                whole = [graph.edge_at(row, c) for c in np.flatnonzero(circuit.kept[row])]
+                whole = [graph.edge_at(row, int(c)) for c in np.flatnonzero(circuit.kept[row])]
                 if not dead(row):
                     falls, rise = ask(circuit.without(whole))
                     if falls:

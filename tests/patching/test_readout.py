@@ -106,7 +106,8 @@ def steps(chunk: Chunk, sizes: list[float], seed: int) -> Tensor:
     noise = torch.randn(len(sizes), *start.shape, generator=generator, dtype=torch.float64)
     noise = noise * start.norm(dim=-1)[:, None] / start.shape[-1] ** 0.5
     far = start + torch.tensor(sizes, dtype=torch.float64)[:, None, None] * noise
-    return far.to(chunk.model.dtype)
+    streams: Tensor = far.to(chunk.model.dtype)
+    return streams
 
 
 def check(reading: Reading, exact: np.ndarray, slack: np.ndarray) -> None:
@@ -221,6 +222,39 @@ def test_bounds_hold_where_nothing_is_to_spare() -> None:
             check(reading, asked.losses(streams), asked.slack(streams))
             gap = reading.high - asked.losses(streams)
             assert (gap < 2 * size.flatten().numpy() ** 3).all()
+
+
+def test_all_logits_may_fall_together() -> None:
+    """Move every logit by up to 200: terms of the head then leave float32's range."""
+    model = copy.deepcopy(big("llama", WORDS, 6.0, 0.0))
+    asked = case(model, "kl", dtype=torch.float32)
+    y = base(asked.chunk) * model.model.norm.weight.detach()
+    away = torch.linalg.svd(y.double())[2][-1]
+    with torch.no_grad():
+        model.lm_head.weight.add_(100 * away)
+        for dtype in (torch.float32, torch.float64):
+            asked = case(model, "kl", dtype=dtype)
+            start = base(asked.chunk)
+            shifts = torch.linspace(-1, 1, 21)[:, None, None].to(dtype)
+            streams = start + shifts * start.norm(dim=-1, keepdim=True) * away.to(dtype)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(readout, "SIZES", (8, 64))
+                reading = make_readout(asked.chunk, asked.metric).read(streams)
+                check(reading, asked.losses(streams), asked.slack(streams))
+                reading.sharpen(0, 1)
+                check(reading, asked.losses(streams), asked.slack(streams))
+
+
+@pytest.mark.usefixtures("small_heads")
+def test_bounds_are_near_where_almost_nothing_is_outside_the_head() -> None:
+    asked = case(big("llama", WORDS, 100.0, 0.0), "kl", dtype=torch.float32)
+    logits = asked.exact.target.clean_logits
+    assert logits is not None
+    p = logits.softmax(-1).sort(-1, descending=True).values
+    assert float(p[:, 64:].sum(-1).max()) < 1e-40  # nothing at all in float32
+    with torch.no_grad():
+        reading = make_readout(asked.chunk, asked.metric).read(steps(asked.chunk, [1e-4], 1))
+    assert float(reading.high[0] - reading.low[0]) < 1e-4
 
 
 @pytest.mark.usefixtures("small_heads")
