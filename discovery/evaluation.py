@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..graphs.graph import ComputationGraph
+    from ..patching.losses import Losses
     from ..patching.metrics import Metric
     from ..patching.runner import Progress, Runner
-    from ..patching.search import Losses, Search
+    from ..patching.search import Search
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes of the Mechanistic Interpretability Benchmark's curves, as shares of all edges."""
@@ -239,10 +240,10 @@ def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = Non
     Raises:
         GraphMismatch: the circuit was made for another graph than the model's.
     """
-    from ..patching.search import IncrementalSearch
+    from ..patching.search import make_search
 
     runner.require_graph(circuit.graph)
-    search = IncrementalSearch(runner)
+    search = make_search(runner)
     search.restart(circuit.kept)
     return effects_of_leaving_out(search, runner.graph, progress)
 

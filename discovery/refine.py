@@ -38,8 +38,9 @@ from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
     from ..graphs.scores import Scores
+    from ..patching.losses import Losses
     from ..patching.runner import Progress, Runner
-    from ..patching.search import Losses, Search
+    from ..patching.search import Search
 
 POOL = 3
 """How many times the wanted edges removal starts from."""
@@ -99,12 +100,12 @@ def refine(
             or no scored edge has a way from the embedding to the logits.
         GraphMismatch: the scores were made for another graph than the model's.
     """
-    from ..patching.search import IncrementalSearch
+    from ..patching.search import make_search
 
     if start is not None:
         runner.require_graph(start.graph, "the start")
     scores = eap_ig(runner, progress=progress).scores if start is None else start
-    return search_from(IncrementalSearch(runner), runner, scores, edges, floor, sweeps, progress)
+    return search_from(make_search(runner), runner, scores, edges, floor, sweeps, progress)
 
 
 def search_from(
@@ -120,9 +121,9 @@ def search_from(
     job = _Refinement(search, edges, _largest_loss(runner, floor), progress)
     found = job.improve(job.shrink(job.begin(scores)), sweeps)
     job.move_to(found)
-    return Discovery(
-        effects_of_leaving_out(search, runner.graph), found.circuit, search.questions, ORDER
-    )
+    scores = effects_of_leaving_out(search, runner.graph)
+    notes = {"loss_search": found.loss, "vocabulary_products": search.products}
+    return Discovery(scores, found.circuit, search.questions, ORDER, notes)
 
 
 def _largest_loss(runner: Runner, floor: float) -> float:

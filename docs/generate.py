@@ -46,8 +46,8 @@ def first_sentence(thing: Any) -> str:
 
 def methods() -> str:
     """List the discovery methods."""
+    from edgewise.asking import request
     from edgewise.discovery.registry import methods as known
-    from edgewise.finding import request
 
     rows = []
     for name, method in known().items():
@@ -71,7 +71,9 @@ def method_options() -> str:
 
 def default(value: object) -> str:
     """Write a default as a spec does."""
-    return code({True: "true", False: "false"}.get(value, value) if value is not None else "none")
+    if isinstance(value, bool):
+        return code(str(value).lower())
+    return code("none" if value is None else value)
 
 
 def metrics() -> str:

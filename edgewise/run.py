@@ -161,7 +161,8 @@ class _Job:
         }
 
         def work() -> None:
-            from .finding import Selection, discover
+            from .asking import Selection
+            from .finding import discover
             from .journal import JournalFile, journal_path
 
             session = self.session(model)

@@ -207,8 +207,8 @@ def _discovery(table: Table) -> DiscoverySpec:
 
 
 def _default_metric(method: str | None) -> str:
+    from .asking import default_metric
     from .discovery.registry import methods
-    from .finding import default_metric
 
     known = methods().get(method or "")
     return default_metric(known) if known is not None else "logit_diff"

@@ -15,17 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .asking import Request, Selection, Start, read_start, request
 from .errors import EdgewiseError
-from .finding import (
-    Found,
-    Request,
-    Selection,
-    Start,
-    discover,
-    read_start,
-    request,
-    task_block,
-)
+from .finding import Found, discover, task_block
 from .opening import (
     EXAMPLES,
     Progress,

@@ -129,8 +129,8 @@ def discover(**given: Any) -> None:
     While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
     stopped, the same command with --resume goes on and ends in the same circuit.
     """
+    from ..asking import Selection, read_start, request
     from ..discovery.registry import get_method
-    from ..finding import Selection, read_start, request
     from ..finding import discover as find
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..opening import check_task, open_task
