@@ -158,7 +158,9 @@ def _moving(
 def _sum(kept: np.ndarray, moving: np.ndarray, *, on_stream: bool) -> Sum:
     """Choose the cheaper form of a port's stream: kept bool [C, S], moving bool [S].
 
-    A port that does not read the stream (`o{l}`) adds up its few senders onto the base.
+    A port that does not read the stream (`o{l}`) adds up its few senders onto the base. So does one
+    into which some circuit keeps nothing: it must hold the base exactly, since a norm behind it
+    would blow up what rounding leaves of a stream of zeros.
     """
     on = kept & moving
     off = ~kept & moving
@@ -168,7 +170,7 @@ def _sum(kept: np.ndarray, moving: np.ndarray, *, on_stream: bool) -> Sum:
         return Sum(CURRENT, None)
     if not on.any():
         return Sum(BASE, None)
-    if off.sum() < on.sum():
+    if off.sum() < on.sum() and on.any(axis=1).all():
         return Sum(CURRENT, -off.astype(np.float32))
     return Sum(BASE, on.astype(np.float32))
 

@@ -263,3 +263,16 @@ def test_circuits_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("edgewise.patching.runner.RUN_BYTES", 1)
     torch.testing.assert_close(runner.chunk_logits(chunk, masks, start_row=3), together)
     assert sizes == [1] * 5
+
+
+@pytest.mark.parametrize("name", ["qwen3", "helium"])
+def test_a_port_that_keeps_nothing_is_exactly_ablated_beside_others(name: str) -> None:
+    model = tiny_lift(name, dtype=torch.float32)
+    runner = Runner.create(model, tiny_pairs(1, (6, 5, 4)), metric="nll", ablation="zero")
+    row = runner.graph.port_index[Port.parse("a1.h2<q>")]
+    masks = runner.graph.reads[None].repeat(2, axis=0)
+    masks[0, row] = False
+    masks[1, row, 0] = False
+    together = runner.mask_losses(masks)
+    apart = [runner.mask_losses(mask[None])[0] for mask in masks]
+    assert together == pytest.approx(apart, abs=1e-5)
