@@ -60,11 +60,12 @@ class Losses:
         self.low, self.high = self._source.sharpen(index, self._next)
         return True
 
-    def values(self) -> np.ndarray:
-        """Return all losses exactly, float64 [n]."""
-        if self._source is not None and not np.array_equal(self.low, self.high):
-            self.low, self.high = self._source.know(0, len(self))
-        return self.low
+    def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return losses exactly, all or those from start to stop, float64."""
+        some = slice(start, stop)
+        if self._source is not None and not np.array_equal(self.low[some], self.high[some]):
+            self.low, self.high = self._source.know(start, len(self) if stop is None else stop)
+        return self.low[some]
 
 
 @dataclass(frozen=True)

@@ -171,13 +171,13 @@ class NormaliserReadout(Readout):
             as_array((high + rest).double().sum(-1)) + slack,
         )
 
-    def settle(self, y: Tensor) -> np.ndarray:
-        """Return the losses at normalised streams, [n, B, D], and take the last as base point."""
+    def settle(self, y: Tensor, base: int = -1) -> np.ndarray:
+        """Return the losses at normalised streams, [n, B, D]; take one of them as base point."""
         self.products += len(y)
         logits = times(y, self.weight)
         logits = logits if self._bias is None else logits + self._bias
         losses = self.metric.loss(logits, self.chunk.target)  # no difference of large numbers
-        self._settled = y[-1], logits[-1].clone()
+        self._settled = y[base], logits[base].clone()
         return as_array(losses.double().sum(-1))
 
     @property
@@ -358,14 +358,15 @@ class BoundedReading(Reading):
             self.coarse = len(self.y)
             self._bound(start, SIZES[-1])
             return
-        self.know(start, stop)
+        self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
         if stop < len(self.y):
             self._bound(stop, SIZES[0])
             self.coarse = stop
 
     def know(self, start: int, stop: int) -> None:
-        """Take questions in full, all together."""
-        self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
+        """Take questions in full, all together; the first one becomes the base point."""
+        losses = self.readout.settle(self.y[start:stop], base=0)
+        self.low[start:stop] = self.high[start:stop] = losses
 
     def _bound(self, start: int, size: int) -> None:
         low, high = self.readout.bounds(self.y[start:], size)
