@@ -35,12 +35,12 @@ from ..graphs.norms import normalise
 from .metrics import METRICS, Metric, Target
 from .runner import Chunk
 from .trace import at_answers
+from .unembedding import ROWS, times, weighted
 
 SIZES = (512, 4096)
 """Sizes of the head: bounds are first taken with the small one."""
 
 HEAD_BYTES = 1 << 28
-ROWS = 4096
 BINS = 64
 TINY = 1e-30
 INFINITE = 1e30
@@ -222,7 +222,7 @@ class NormaliserReadout(Readout):
 
             return of_answers
         assert target.clean_logits is not None
-        # Sums over the vocabulary that every loss contains: their rounding would stay in all.
+        # What is summed here is in every loss, and its rounding would be too.
         log_p = target.clean_logits.double().log_softmax(-1)
         p = log_p.exp()
         vector = weighted(p, self.weight).to(self.dtype)  # [B, D]
@@ -394,18 +394,3 @@ def as_array(x: Tensor) -> np.ndarray:
     """Return a tensor's values as a new array."""
     values: np.ndarray = x.cpu().numpy().copy()
     return values
-
-
-def times(y: Tensor, weight: Tensor) -> Tensor:
-    """Multiply y [..., D] with all rows [V, D] in the type of y, [..., V]."""
-    if weight.dtype == y.dtype:
-        return y @ weight.t()
-    return torch.cat([y @ rows.to(y.dtype).t() for rows in weight.split(ROWS)], -1)
-
-
-def weighted(p: Tensor, weight: Tensor) -> Tensor:
-    """Add up rows [V, D] with weights p [..., V] in the type of p, [..., D]."""
-    if weight.dtype == p.dtype:
-        return p @ weight
-    parts = zip(p.split(ROWS, -1), weight.split(ROWS), strict=True)
-    return torch.stack([part @ rows.to(p.dtype) for part, rows in parts]).sum(0)
