@@ -2,7 +2,7 @@
 
 In: the path of a GGUF file, quantised or not. Out: a transformers model with exact dequantised
 weights in float32. The reading is transformers' own (`gguf_file=`); this module adds the checks
-it lacks: a tensor that it knows no place for is dropped silently, and here refused.
+it lacks: a tensor or a setting that it knows no place for is dropped silently, and here refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
+from .gguf_metadata import refuse_lost_metadata
 from .quiet import quiet
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
             "GGUF file of a decoder language model that transformers can convert."
         ) from error
     _refuse_unread_tensors(path, model, info)
+    refuse_lost_metadata(path, model.config)
     _tidy(model.config)
     return model
 
