@@ -8,6 +8,7 @@ it lacks: a tensor or a setting that it knows no place for is dropped silently, 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -122,6 +123,10 @@ def require_gguf(path: Path) -> None:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Shorten another library's error message to one line that ends in a period."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if "weights_only" in text:  # torch's advice would be to run the code
+        wanted = re.search(r"\bGLOBAL (\S+)", text)
+        what = f" but asks for {wanted[1]}" if wanted else ""
+        text = f"The pickle does not hold tensors only{what}; a pickle's code is never run."
     text = text if len(text) <= limit else text[:limit].rstrip() + " …"
     return text if text.endswith((".", "!", "…")) else text + "."
 

@@ -128,7 +128,8 @@ def _same(value: Any, wanted: Any) -> bool:
 
 
 def _head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = getattr(config, "head_dim", None)
+    return int(own or config.hidden_size // config.num_attention_heads)
 
 
 def _rotary(config: Any, name: str, kind: str = "full_attention") -> Any:

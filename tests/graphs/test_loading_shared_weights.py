@@ -155,6 +155,14 @@ def test_a_pickled_adapter_must_be_complete_too(tmp_path: Path, change: Any, rea
         load(str(tmp_path / "lora"), allow_pickle=True)
 
 
+def test_a_pickled_adapter_that_runs_code_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, target_modules=["q_proj"])
+    pickle(tmp_path / "lora", lambda tensors: {**tensors, "more": Path("x")})
+    with pytest.raises(ModelNotFound, match=r"asks for pathlib\.\w+; .* never run") as caught:
+        load(str(tmp_path / "lora"), allow_pickle=True)
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_whole_module_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
