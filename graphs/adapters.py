@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
 from .gguf_files import one_line
@@ -17,7 +17,12 @@ from .quiet import quiet
 from .references import read_json
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+
+
+_ROUNDING = 1e-4
+"""Largest difference in logits of merged and unmerged, relative to the largest (or to 1)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     from peft import PeftModel
 
     where = f"adapter '{directory}' cannot be merged into '{base_name}'"
+    own = {id(parameter) for parameter in base.parameters()}
     try:
         with quiet():
             wrapped = PeftModel.from_pretrained(base, str(directory), torch_device="cpu")
@@ -80,9 +86,15 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     _refuse_partial(wrapped, directory, where)
     try:
         with quiet():
-            merged = wrapped.merge_and_unload(safe_merge=True)
+            wanted = _logits(wrapped.eval())
+            untied = _untie(wrapped, own)
+            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+            if untied & {id(merged.get_output_embeddings()), id(merged.get_input_embeddings())}:
+                merged.config.tie_word_embeddings = False
+            found = _logits(merged.eval())
     except Exception as error:
         raise ModelNotFound(f"{where}: {one_line(error)}") from error
+    _refuse_another_function(wanted, found, where)
     return merged
 
 
@@ -104,21 +116,83 @@ def require_peft(directory: Path) -> None:
 def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
     """Check that the file's tensors are exactly those the adapter consists of.
 
-    PEFT only warns of tensors that are missing, and ignores those it has no place for.
+    PEFT only warns of tensors that are missing, and ignores those it has no place for. Beside the
+    adapter's own tensors a file may hold all those of the two embedding layers.
     """
     from peft import get_peft_model_state_dict
+
+    found = _stored_names(directory)
+    with quiet():
+        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+        extended = set(get_peft_model_state_dict(wrapped, save_embedding_layers=True))
+    if found & (extended - wanted):
+        wanted = extended
+    for kind, names in (("lacks", wanted - found), ("has no place for", found - wanted)):
+        if names:
+            verb = "it lacks" if kind == "lacks" else "the base model has no place for"
+            raise ModelNotFound(
+                f"{where}: {verb} {len(names)} tensors, such as {min(names)}. Accepted: a "
+                "complete adapter for exactly this base model."
+            )
+
+
+def _stored_names(directory: Path) -> set[str]:
+    """List the tensors of an adapter's file; a pickled one is read without running code."""
+    import torch
     from safetensors import safe_open
 
     file = directory / "adapter_model.safetensors"
-    if not file.is_file():  # a pickled adapter the caller allowed: PEFT's own checks must do
-        return
-    with safe_open(file, framework="pt") as stored, quiet():
-        found = set(stored.keys())
-        embeddings = any("embed_tokens" in name or "lm_head" in name for name in found)
-        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings))
-    for kind, names in (("lacks", wanted - found), ("has no place for", found - wanted)):
-        if names:
-            raise ModelNotFound(
-                f"{where}: it {kind} {len(names)} tensors, such as {min(names)}. Accepted: a "
-                "complete adapter for exactly this base model."
-            )
+    if file.is_file():
+        with safe_open(file, framework="pt") as stored:
+            return set(stored.keys())
+    pickled = torch.load(directory / "adapter_model.bin", map_location="cpu", weights_only=True)
+    return {str(name) for name in pickled}
+
+
+def _untie(wrapped: Any, own: set[int]) -> set[int]:
+    """Give each of several modules that share an adapted weight of the base a copy of its own.
+
+    Merging adds to the weight itself, and so would change every module that shares it: the other
+    embedding of a tied pair, or the layers of a `layer_replication`. Returns the ids of the
+    modules concerned; `own` has those of the base's parameters.
+    """
+    import torch
+
+    owners: dict[int, dict[int, tuple[str, torch.nn.Module, str]]] = {}
+    for path, module in wrapped.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in own:
+                owners.setdefault(id(parameter), {})[id(module)] = (path, module, leaf)
+    concerned: set[int] = set()
+    for places in owners.values():
+        inside = {part for path, _, _ in places.values() for part in path.split(".")}
+        if len(places) > 1 and inside & {"base_layer", "original_module"}:
+            concerned |= set(places)
+            for _, module, leaf in list(places.values())[1:]:
+                held = getattr(module, leaf)
+                setattr(module, leaf, torch.nn.Parameter(held.detach().clone(), False))
+    return concerned
+
+
+def _logits(model: Any) -> torch.Tensor:
+    """Compute logits [1, token, vocabulary] of a few random tokens."""
+    import torch
+
+    size = model.get_input_embeddings().weight.shape[0]
+    length = min(24, getattr(model.config, "max_position_embeddings", None) or 24)
+    tokens = torch.randint(0, size, (1, length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits.float()
+
+
+def _refuse_another_function(wanted: torch.Tensor, found: torch.Tensor, where: str) -> None:
+    """Check that the merged model computes what PEFT's own, unmerged, does."""
+    same = wanted.shape == found.shape
+    error = float((wanted - found).abs().max()) if same else float("inf")
+    if not error <= _ROUNDING * max(1.0, float(wanted.abs().max())):
+        raise ModelNotFound(
+            f"{where}: the merged model's logits differ from those of PEFT's unmerged model by "
+            f"{error:.3g} on random tokens, so this kind of adapter cannot be written into the "
+            "weights. Accepted: adapters whose merged model computes the same function."
+        )

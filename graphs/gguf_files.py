@@ -2,12 +2,13 @@
 
 In: the path of a GGUF file, quantised or not. Out: a transformers model with exact dequantised
 weights in float32. The reading is transformers' own (`gguf_file=`); this module adds the checks
-it lacks: a tensor that it knows no place for is dropped silently, and here refused.
+it lacks: a tensor or a setting that it knows no place for is dropped silently, and here refused.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
+from .gguf_metadata import refuse_lost_metadata
 from .quiet import quiet
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
             "GGUF file of a decoder language model that transformers can convert."
         ) from error
     _refuse_unread_tensors(path, model, info)
+    refuse_lost_metadata(path, model.config)
     _tidy(model.config)
     return model
 
@@ -120,6 +123,10 @@ def require_gguf(path: Path) -> None:
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Shorten another library's error message to one line that ends in a period."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if "weights_only" in text:  # torch's advice would be to run the code
+        wanted = re.search(r"\bGLOBAL (\S+)", text)
+        what = f" but asks for {wanted[1]}" if wanted else ""
+        text = f"The pickle does not hold tensors only{what}; a pickle's code is never run."
     text = text if len(text) <= limit else text[:limit].rstrip() + " …"
     return text if text.endswith((".", "!", "…")) else text + "."
 

@@ -50,7 +50,7 @@ _ALWAYS_IGNORED = """
     output_attentions output_hidden_states return_dict id2label label2id problem_type
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range
     chunk_size_feed_forward is_encoder_decoder keys_to_ignore_at_inference
-    task_specific_params tokenizer_class ignore_keys_at_rope_validation
+    task_specific_params tokenizer_class ignore_keys_at_rope_validation auto_map
 """
 ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 """Config attributes of every family that never influence an evaluation forward pass."""

@@ -182,6 +182,12 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
 
 def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights: bool) -> Source:
     """Fetch a hub model's files (or find them in the hub's cache) and resolve its commit."""
+    before, at, asked = reference.rpartition("@")
+    if at and before and Path(before).expanduser().exists():
+        raise ModelNotFound(
+            f"'{before}' is on this machine, and revision '{asked}' applies to Hugging Face names "
+            "only; leave the revision out."
+        )
     name, at, asked = reference.partition("@")
     if _HUB_NAME.fullmatch(name) is None or name.endswith(".gguf") or (at and not asked):
         raise ModelNotFound(f"model '{reference}' does not exist on this machine{_near(reference)}")

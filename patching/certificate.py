@@ -46,6 +46,8 @@ class Certificate:
             shows that the identities hold, not that the description is of the intended model.
         rounding: in types of 16 bits, how far single blocks are from the original's beyond their
             own rounding, as a share of what is accepted (see `rounding`); else None.
+        not_finite: names of weights that hold NaN or infinite numbers; looked for only where an
+            error is NaN.
     """
 
     kept_all: float
@@ -55,6 +57,7 @@ class Certificate:
     stream_tolerance: float
     compared: bool = True
     rounding: float | None = None
+    not_finite: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,6 +80,8 @@ class Certificate:
         Raises:
             CertificateFailed: it did not; the message gives the errors and the tolerance.
         """
+        if self.not_finite:
+            raise CertificateFailed(f"{self.weights_error}. No result from it could be trusted.")
         if not self.passed:
             raise CertificateFailed(
                 "the lifted model does not compute what the original computes: largest error with "
@@ -87,6 +92,13 @@ class Certificate:
                 "mixture may fail because rounding sends tokens to other experts: use float32.)"
             )
         return self
+
+    @property
+    def weights_error(self) -> str:
+        """Tell which weights are at fault; empty if they are all finite or were not looked at."""
+        names, rest = self.not_finite[:3], ", …" if len(self.not_finite) > 3 else ""
+        found = f"{len(self.not_finite)} of the model's tensors hold numbers that are not finite"
+        return f"{found} ({', '.join(names)}{rest})" if names else ""
 
     @property
     def _blocks_error(self) -> str:
@@ -122,15 +134,26 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
     )
     kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
     share = RELATIVE_TOLERANCE[model.dtype]
+    stream = _stream_error(chunk, plain, hidden)
+    broken = not math.isfinite(kept_all + kept_none + stream)
     return Certificate(
         kept_all=kept_all,
         kept_none=kept_none,
-        stream=_stream_error(chunk, plain, hidden),
+        stream=stream,
         tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
         stream_tolerance=share,
         compared=model.model is not None or model.original is not None,
         rounding=rounding_excess(model, batch, clean, hidden),
+        not_finite=_not_finite(model) if broken else (),
     )
+
+
+def _not_finite(model: LiftedModel) -> tuple[str, ...]:
+    """Name the original's weights that hold NaN or infinite numbers."""
+    if model.model is None:
+        return ()
+    named = model.model.named_parameters()
+    return tuple(name for name, weight in named if not bool(weight.isfinite().all()))
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:

@@ -105,6 +105,8 @@ def _print(session: Session) -> None:
     show.table(("identity", "largest error", "accepted", ""), rows, title="certificate")
     show.line()
     show.line(f"certificate: {_verdict(certificate.passed)}")
+    if certificate.weights_error:
+        show.line(f"{certificate.weights_error}.")
 
 
 def _verdict(passed: bool) -> str:

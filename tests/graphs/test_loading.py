@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise.errors import ModelNotFound, UnknownName, UnsupportedModel
+from edgewise.errors import CertificateFailed, ModelNotFound, UnknownName, UnsupportedModel
 from edgewise.graphs import loading, references
+from edgewise.graphs.lifting import describe
 from edgewise.graphs.loading import from_module, load, load_tokenizer
+from edgewise.patching.certificate import certify
 from tests.saved import edit, logits, rewrite, save_tokenizer, tiny
 
 
@@ -158,8 +160,29 @@ def test_pickled_weights_need_permission(saved: Path) -> None:
 def test_a_pickle_that_runs_code_is_refused_even_with_permission(saved: Path) -> None:
     (saved / "model.safetensors").unlink()
     torch.save({"lm_head.weight": Path("x")}, saved / "pytorch_model.bin")
-    with pytest.raises(ModelNotFound, match="cannot be loaded"):
+    with pytest.raises(ModelNotFound, match=r"asks for pathlib\.\w+; .* never run") as caught:
         load(str(saved), allow_pickle=True)
+    assert "weights_only" not in str(caught.value)  # torch advises to run the code
+
+
+def test_a_pickle_must_be_complete_too(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    held = tiny().state_dict()
+    del held["model.layers.1.mlp.up_proj.weight"]
+    torch.save(held, saved / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match=r"1 missing keys \(model\.layers\.1\.mlp\.up_proj"):
+        load(str(saved), allow_pickle=True)
+
+
+def test_weights_that_are_not_finite_are_named(saved: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+
+    rewrite(saved / "model.safetensors", spoil)
+    certificate = certify(describe(load(str(saved)).model))
+    assert certificate.not_finite == ("model.layers.1.mlp.up_proj.weight",)
+    with pytest.raises(CertificateFailed, match=r"^1 of the model's tensors .*1\.mlp\.up_proj"):
+        certificate.require()
 
 
 def test_a_missing_tensor_is_refused(saved: Path) -> None:
@@ -233,7 +256,9 @@ def test_a_models_own_code_is_never_run(saved: Path) -> None:
 def test_transformers_own_class_is_taken_where_a_model_brings_code_too(saved: Path) -> None:
     (saved / "evil.py").write_text("raise SystemExit('ran')")
     edit(saved / "config.json", auto_map={"AutoModelForCausalLM": "evil.M"})
-    assert torch.equal(logits(load(str(saved)).model), logits(tiny()))
+    model = load(str(saved)).model
+    assert torch.equal(logits(model), logits(tiny()))
+    assert certify(describe(model)).passed
 
 
 def test_an_unknown_type_is_refused_before_weights_are_read(saved: Path) -> None:
@@ -276,6 +301,8 @@ def test_what_cannot_be_a_name_is_refused_without_the_network(
 def test_a_revision_is_for_hub_names_only(saved: Path) -> None:
     with pytest.raises(ModelNotFound, match="applies to Hugging Face names only"):
         load(str(saved), revision="main")
+    with pytest.raises(ModelNotFound, match="revision 'main' applies to Hugging Face names only"):
+        load(f"{saved}@main")
     with pytest.raises(ModelNotFound, match="without a revision"):
         load("smollm2-135m@main")
     with pytest.raises(ModelNotFound, match="give one of them"):

@@ -24,7 +24,9 @@ HEADS, KV_HEADS, WIDTH, HIDDEN = 2, 1, 8, 12
 WORDS = ["<|endoftext|>", "a", "b", "Ġ", "Ġa", "ab", "c", "d"]
 
 
-def write_gguf(path: Path, *, extra: str | None = None) -> dict[str, np.ndarray[Any, Any]]:
+def write_gguf(
+    path: Path, *, extra: str | None = None, scaling: float | None = None
+) -> dict[str, np.ndarray[Any, Any]]:
     """Write a random Llama of one layer as a GGUF file; return its tensors as the file has them."""
     random = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {
@@ -53,6 +55,9 @@ def write_gguf(path: Path, *, extra: str | None = None) -> dict[str, np.ndarray[
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(WORDS))
+    if scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(WORDS)
     writer.add_token_merges(["Ġ a", "a b"])
@@ -183,6 +188,14 @@ def test_two_conversions_at_once_both_succeed(
 def test_a_tensor_transformers_would_drop_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf", extra="rope_freqs.weight")
     with pytest.raises(ModelNotFound, match=r"12 tensors.*rope_freqs\.weight"):
+        load(str(tmp_path / "tiny.gguf"))
+
+
+def test_a_setting_that_transformers_loses_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", scaling=4.0)
+    with pytest.raises(
+        ModelNotFound, match=r"says rope\.scaling\.factor=4\.0, rope\.scaling\.type"
+    ):
         load(str(tmp_path / "tiny.gguf"))
 
 
