@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,18 @@ def test_gpt_neos_window_is_the_one_it_was_built_with() -> None:
         own = AttentionContext(torch.ones_like(tokens).bool(), torch.arange(230)[None])
         logits = lifted.logits(run_plain(lifted, tokens, own).streams.final)
         torch.testing.assert_close(logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("edits", [{"max_position_embeddings": 200}, {"rope_type": "default"}])
+def test_rotary_settings_edited_after_the_model_was_built_are_refused(
+    edits: dict[str, Any],
+) -> None:
+    model = tiny_model("llama-dynamic")
+    if "rope_type" in edits:
+        model.config.rope_parameters = {**model.config.rope_parameters, **edits}
+    else:
+        model.config.max_position_embeddings = edits["max_position_embeddings"]
+    refused(model, "but the model was built with 'dynamic' and", "before it is built")
 
 
 @pytest.mark.parametrize("name", ["qwen2-some-windows", "gemma3", "olmo3", "exaone4", "cohere2"])
