@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UnsupportedModel
+from .config_reads import inert
 from .lifted import ACTIVATIONS, LiftedModel
 
 
@@ -51,9 +52,13 @@ _ALWAYS_IGNORED = """
     bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id initializer_range
     chunk_size_feed_forward is_encoder_decoder keys_to_ignore_at_inference
     task_specific_params tokenizer_class ignore_keys_at_rope_validation auto_map
+    gradient_checkpointing
 """
 ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 """Config attributes of every family that never influence an evaluation forward pass."""
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+"""The kinds of attention that `layer_types` of a config may name."""
 
 
 def family(
@@ -112,7 +117,8 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
         )
     entry = known[model_type]
-    _check_config(entry, config)
+    inert_keys = _check_config(entry, model)
+    _check_layer_types(entry, config)
     _check_offloaded(model)
     if model.training:
         raise UnsupportedModel(
@@ -123,7 +129,10 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     _check_claimed(model, lifted)
     _check_devices(lifted)
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
-    return replace(lifted, graph=graph, model=model)
+    variants = dict(lifted.variants)
+    if inert_keys:
+        variants["ignored config keys"] = ", ".join(sorted(inert_keys))
+    return replace(lifted, graph=graph, model=model, variants=variants)
 
 
 def require_activation(name: str) -> str:
@@ -144,7 +153,9 @@ def frozen(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def _check_config(entry: Family, config: Any) -> None:
+def _check_config(entry: Family, model: Any) -> set[str]:
+    """Refuse settings that the family does not know; return those that no code can read."""
+    config = model.config
     default = type(config)().to_dict()
     known = entry.handled | entry.ignored | ALWAYS_IGNORED
     strange = {
@@ -152,11 +163,25 @@ def _check_config(entry: Family, config: Any) -> None:
         for key, value in config.to_dict().items()
         if key not in known and value != default.get(key) and not key.startswith("_")
     }
-    if strange:
-        listed = ", ".join(f"{key}={value!r}" for key, value in sorted(strange.items()))
+    unread = inert(model, strange) if strange else set()
+    if len(strange) > len(unread):
+        listed = ", ".join(f"{k}={v!r}" for k, v in sorted(strange.items()) if k not in unread)
         raise UnsupportedModel(
             f"the {config.model_type} configuration sets {listed}, which the family "
             f"'{entry.name}' does not understand, so the model cannot be lifted exactly."
+        )
+    return unread
+
+
+def _check_layer_types(entry: Family, config: Any) -> None:
+    """Refuse layers whose attention is of a kind that no family describes."""
+    kinds = (
+        set(getattr(config, "layer_types", None) or ()) if "layer_types" in entry.handled else set()
+    )
+    if strange := kinds - set(LAYER_TYPES):
+        raise UnsupportedModel(
+            f"the {config.model_type} configuration names the layer type "
+            f"{' and '.join(map(repr, sorted(strange)))}; known: {', '.join(LAYER_TYPES)}."
         )
 
 

@@ -54,6 +54,7 @@ def rotary(
             f"rotary scaling '{kind}' is not known; known: "
             f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
         )
+    _check_built(config, module, kind, layers)
     factor = float(getattr(module, f"{prefix}attention_scaling"))
     if kind in STATIC_ROTARY:
         return Rotary(frozen(getattr(module, f"{prefix}inv_freq")), factor, interleaved)
@@ -67,6 +68,17 @@ def rotary(
     limit = scaling["original_max_position_embeddings"]
     long = (1.0 / (stretch * base**steps)).to(table.dtype)
     return Rotary(table, factor, interleaved, limit=limit, long=long)
+
+
+def _check_built(config: Any, module: Any, kind: str, layers: str | None) -> None:
+    """Refuse a config that was edited after its rotary embedding was built from it."""
+    built = module.rope_type if layers is None else module.rope_type[layers]
+    limit, now = module.original_max_seq_len, config.max_position_embeddings
+    if built != kind or (kind == "dynamic" and limit != now):
+        raise UnsupportedModel(
+            f"the config says rotary scaling '{kind}' and {now} positions, but the model was built "
+            f"with '{built}' and {limit}; set its config before it is built, not afterwards."
+        )
 
 
 def window(config: Any, layer: int) -> int | None:

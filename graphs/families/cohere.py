@@ -12,19 +12,34 @@ from ..lifted import Attention, Block, LiftedModel, Norm
 from ..lifting import family, frozen
 from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words, window
 
+HANDLED = """
+    vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
+    num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
+    attention_bias head_dim
+"""
+IGNORED = "attention_dropout max_position_embeddings"
+
+
+@family("cohere", model_types=["cohere"], handled=f"{HANDLED} use_qk_norm", ignored=IGNORED)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `CohereForCausalLM`."""
+    return _cohere(model, [None] * len(model.model.layers), turns_without_window=True)
+
 
 @family(
     "cohere",
-    model_types=["cohere", "cohere2"],
-    handled="""
-        vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        attention_bias use_qk_norm head_dim sliding_window layer_types
-    """,
-    ignored="attention_dropout max_position_embeddings",
+    model_types=["cohere2"],
+    handled=f"{HANDLED} sliding_window layer_types",
+    ignored=IGNORED,
 )
-def describe(model: Any) -> LiftedModel:
-    """Describe a `CohereForCausalLM` or a `Cohere2ForCausalLM`."""
+def describe_2(model: Any) -> LiftedModel:
+    """Describe a `Cohere2ForCausalLM`."""
+    sizes = [window(model.config, layer) for layer in range(len(model.model.layers))]
+    return _cohere(model, sizes, turns_without_window=False)
+
+
+def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) -> LiftedModel:
+    """Describe a model whose layers see `sizes` tokens; those with a window have positions."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=True)
 
@@ -34,8 +49,8 @@ def describe(model: Any) -> LiftedModel:
         return {"q_norm": _head_norms(module.q_norm), "k_norm": _head_norms(module.k_norm)}
 
     def attention(layer: int, module: Any) -> Attention:
-        size = window(config, layer)  # in Cohere 2 only the layers with a window see positions
-        turn = table if config.model_type == "cohere" or size is not None else None
+        size = sizes[layer]
+        turn = table if turns_without_window or size is not None else None
         return rotary_heads(config, module, module.o_proj, turn, window=size, **norms(module))
 
     blocks = tuple(

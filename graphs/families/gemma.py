@@ -17,12 +17,12 @@ from ._parts import assemble, gated, rotary, rotary_words, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-    num_key_value_heads head_dim hidden_act hidden_activation rms_norm_eps rope_parameters
+    num_key_value_heads head_dim rms_norm_eps rope_parameters
     attention_bias tie_word_embeddings use_bidirectional_attention
 """
 SINCE_2 = f"""
-    {HANDLED} query_pre_attn_scalar sliding_window layer_types final_logit_softcapping
-    attn_logit_softcapping
+    {HANDLED} hidden_activation query_pre_attn_scalar sliding_window layer_types
+    final_logit_softcapping attn_logit_softcapping
 """
 IGNORED = "attention_dropout max_position_embeddings"
 BOTH_WAYS = "`use_bidirectional_attention`: attention in both directions"
@@ -35,8 +35,8 @@ UNCAPPED = (
 @family(
     "gemma",
     model_types=["gemma"],
-    handled=HANDLED,
-    ignored=IGNORED,
+    handled=f"{HANDLED} hidden_act",
+    ignored=f"{IGNORED} hidden_activation",
     refuses=[BOTH_WAYS],
 )
 def describe(model: Any) -> LiftedModel:
@@ -50,7 +50,7 @@ def describe(model: Any) -> LiftedModel:
     "gemma",
     model_types=["gemma2"],
     handled=SINCE_2,
-    ignored=IGNORED,
+    ignored=f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS, UNCAPPED],
 )
 def describe_2(model: Any) -> LiftedModel:
@@ -64,7 +64,7 @@ def describe_2(model: Any) -> LiftedModel:
     "gemma",
     model_types=["gemma3_text"],
     handled=SINCE_2,
-    ignored=IGNORED,
+    ignored=f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS],
 )
 def describe_3(model: Any) -> LiftedModel:

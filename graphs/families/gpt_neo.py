@@ -31,12 +31,12 @@ def describe(model: Any) -> LiftedModel:
                 config.num_heads,
                 config.num_heads,
                 scale=1.0,
-                window=config.window_size if kind == "local" else None,
+                window=_window(block.attn.attention, layer, config),
             ),
             mlp_norm=layer_norm(block.ln_2),
             mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
         )
-        for block, kind in zip(body.h, config.attention_layers, strict=True)
+        for layer, block in enumerate(body.h)
     )
     return assemble(
         "gpt-neo",
@@ -47,3 +47,15 @@ def describe(model: Any) -> LiftedModel:
         positions=f"learned, {config.max_position_embeddings}",
         table=frozen(body.wpe.weight),
     )
+
+
+def _window(module: Any, layer: int, config: Any) -> int | None:
+    """Return how far a layer sees: by the mask it made when it was built, if it has one.
+
+    The config may have been edited since, which alters nothing.
+    """
+    mask = getattr(module, "bias", None)  # [1, 1, positions, positions]
+    if mask is None:
+        return config.window_size if config.attention_layers[layer] == "local" else None
+    seen = int(mask[0, 0, -1].sum())  # by the last position
+    return None if seen == mask.shape[-1] else seen

@@ -17,15 +17,34 @@ from ._parts import assemble, gated, plain, rms_norm, rotary, rotary_words, sepa
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-    num_key_value_heads hidden_act rms_norm_eps rope_parameters rope_theta rope_scaling head_dim
-    attention_bias mlp_bias tie_word_embeddings sliding_window use_sliding_window
-    max_window_layers layer_types
+    num_key_value_heads hidden_act rms_norm_eps rope_parameters rope_theta head_dim
+    tie_word_embeddings
 """
+BIASES = "attention_bias mlp_bias"
+WINDOWS = "sliding_window use_sliding_window max_window_layers layer_types"
 IGNORED = "attention_dropout max_position_embeddings pretraining_tp"
+ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
+"""What only the code of other types reads, where every layer has the one window of the config."""
 
 
 @family(
-    "llama", model_types=["llama", "mistral", "qwen2", "qwen3"], handled=HANDLED, ignored=IGNORED
+    "llama",
+    model_types=["llama"],
+    handled=f"{HANDLED} {BIASES}",
+    ignored=f"{IGNORED} {WINDOWS}",
+)
+@family(
+    "llama",
+    model_types=["mistral"],
+    handled=f"{HANDLED} sliding_window",
+    ignored=f"{IGNORED} {ONE_WINDOW}",
+)
+@family("llama", model_types=["qwen2"], handled=f"{HANDLED} {WINDOWS}", ignored=IGNORED)
+@family(
+    "llama",
+    model_types=["qwen3"],
+    handled=f"{HANDLED} attention_bias {WINDOWS}",
+    ignored=IGNORED,
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a Llama, Mistral, Qwen2 or Qwen3 model for causal language modelling."""
@@ -35,8 +54,8 @@ def describe(model: Any) -> LiftedModel:
 @family(
     "llama",
     model_types=["smollm3"],
-    handled=f"{HANDLED} no_rope_layers",
-    ignored=f"{IGNORED} no_rope_layer_interval",
+    handled=f"{HANDLED} {BIASES} no_rope_layers sliding_window use_sliding_window layer_types",
+    ignored=f"{IGNORED} no_rope_layer_interval max_window_layers",
 )
 def describe_smollm3(model: Any) -> LiftedModel:
     """Describe a SmolLM3 model for causal language modelling."""
@@ -47,9 +66,10 @@ def describe_smollm3(model: Any) -> LiftedModel:
     "llama",
     model_types=["granite"],
     handled=f"""
-        {HANDLED} embedding_multiplier logits_scaling residual_multiplier attention_multiplier
+        {HANDLED} {BIASES}
+        embedding_multiplier logits_scaling residual_multiplier attention_multiplier
     """,
-    ignored=IGNORED,
+    ignored=f"{IGNORED} {WINDOWS}",
 )
 def describe_granite(model: Any) -> LiftedModel:
     """Describe a Granite model for causal language modelling."""
@@ -65,9 +85,15 @@ def describe_granite(model: Any) -> LiftedModel:
 
 @family(
     "llama",
-    model_types=["arcee", "seed_oss"],
-    handled=f"{HANDLED} attention_out_bias",
-    ignored=f"{IGNORED} residual_dropout",
+    model_types=["arcee"],
+    handled=f"{HANDLED} {BIASES}",
+    ignored=f"{IGNORED} {WINDOWS}",
+)
+@family(
+    "llama",
+    model_types=["seed_oss"],
+    handled=f"{HANDLED} {BIASES} attention_out_bias",
+    ignored=f"{IGNORED} {WINDOWS} residual_dropout",
 )
 def describe_biased(model: Any) -> LiftedModel:
     """Describe an Arcee (MLP without gate) or Seed-OSS model for causal language modelling."""
@@ -76,9 +102,15 @@ def describe_biased(model: Any) -> LiftedModel:
 
 @family(
     "llama",
-    model_types=["helium", "ernie4_5"],
+    model_types=["helium"],
+    handled=f"{HANDLED} {BIASES}",
+    ignored=f"{IGNORED} {WINDOWS}",
+)
+@family(
+    "llama",
+    model_types=["ernie4_5"],
     handled=f"{HANDLED} use_bias",
-    ignored=IGNORED,
+    ignored=f"{IGNORED} {WINDOWS}",
 )
 def describe_interleaved(model: Any) -> LiftedModel:
     """Describe a Helium or Ernie 4.5 model for causal language modelling."""

@@ -15,9 +15,9 @@ from ..lifting import family, frozen, require_activation
 from ._parts import gated
 from .llama import HANDLED as LLAMA
 from .llama import IGNORED as LLAMA_IGNORED
-from .llama import llama_like
+from .llama import ONE_WINDOW, WINDOWS, llama_like
 
-HANDLED = f"{LLAMA} num_local_experts num_experts num_experts_per_tok"
+HANDLED = f"{LLAMA} num_experts num_experts_per_tok"
 IGNORED = f"{LLAMA_IGNORED} output_router_logits router_aux_loss_coef"
 """The router's losses and its logits as an output do not alter the logits of the model."""
 
@@ -27,8 +27,8 @@ QWEN = "moe_intermediate_size norm_topk_prob mlp_only_layers decoder_sparse_step
 @family(
     "mixtral",
     model_types=["mixtral"],
-    handled=HANDLED,
-    ignored=f"{IGNORED} router_jitter_noise",  # in training only
+    handled=f"{LLAMA} num_local_experts num_experts_per_tok sliding_window",
+    ignored=f"{IGNORED} {ONE_WINDOW} router_jitter_noise",  # the jitter: in training only
 )
 def describe_mixtral(model: Any) -> LiftedModel:
     """Describe a Mixtral model for causal language modelling."""
@@ -37,9 +37,15 @@ def describe_mixtral(model: Any) -> LiftedModel:
 
 @family(
     "qwen-moe",
-    model_types=["qwen2_moe", "qwen3_moe"],
-    handled=f"{HANDLED} {QWEN} qkv_bias shared_expert_intermediate_size",
+    model_types=["qwen2_moe"],
+    handled=f"{HANDLED} {QWEN} {WINDOWS} qkv_bias shared_expert_intermediate_size",
     ignored=IGNORED,
+)
+@family(
+    "qwen-moe",
+    model_types=["qwen3_moe"],
+    handled=f"{HANDLED} {QWEN} attention_bias sliding_window use_sliding_window num_local_experts",
+    ignored=f"{IGNORED} max_window_layers layer_types",
 )
 def describe_qwen(model: Any) -> LiftedModel:
     """Describe a Qwen2-MoE or Qwen3-MoE model for causal language modelling."""
@@ -49,8 +55,8 @@ def describe_qwen(model: Any) -> LiftedModel:
 @family(
     "olmoe",
     model_types=["olmoe"],
-    handled=f"{HANDLED} norm_topk_prob clip_qkv",
-    ignored=IGNORED,
+    handled=f"{HANDLED} attention_bias norm_topk_prob clip_qkv",
+    ignored=f"{IGNORED} {WINDOWS}",
 )
 def describe_olmoe(model: Any) -> LiftedModel:
     """Describe an OLMoE model for causal language modelling."""

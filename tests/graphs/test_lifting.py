@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -19,8 +23,10 @@ from edgewise.errors import CertificateFailed, UnsupportedModel
 from edgewise.graphs.lifted import Attention, AttentionContext, Norm
 from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.certificate import certify
+from edgewise.patching.trace import run_plain
 from tests.configs import CONFIGS, LLAMA
 from tests.engine import tiny_lift, tiny_model
+from tests.shapes import GPT_NEO
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -76,8 +82,8 @@ def test_a_model_without_head_is_refused() -> None:
 
 def test_an_unknown_attribute_is_refused_by_name() -> None:
     model = tiny_model("llama")
-    model.config.logit_scale_of_tomorrow = 2.0
-    refused(model, "logit_scale_of_tomorrow=2.0", "'llama'")
+    model.config.attention_chunk_size = 16  # Llama declares none, but masks read it
+    refused(model, "attention_chunk_size=16", "'llama'")
 
 
 def test_a_parameter_without_a_place_is_refused_by_name() -> None:
@@ -120,6 +126,41 @@ def test_the_certificate_sees_a_wrong_window() -> None:
             replace(b, attention=replace(b.attention, window=wrong)) for b in lifted.blocks
         )
         assert not certify(replace(lifted, blocks=blocks)).passed
+
+
+def test_gpt_neos_window_is_the_one_it_was_built_with() -> None:
+    config = GPTNeoConfig(**{**GPT_NEO, "window_size": 200, "max_position_embeddings": 260})
+    for edits in ({"window_size": 240}, {"attention_layers": ["local", "local"]}):
+        torch.manual_seed(0)
+        model = GPTNeoForCausalLM(copy.deepcopy(config)).double().eval()
+        for name, value in edits.items():  # the certificate's prompts are shorter than the window
+            setattr(model.config, name, value)
+        lifted = describe(model)
+        assert [block.attention.window for block in lifted.blocks] == [None, 200]
+        assert certify(lifted).passed
+        tokens = torch.randint(0, 31, (1, 230), generator=torch.Generator().manual_seed(3))
+        own = AttentionContext(torch.ones_like(tokens).bool(), torch.arange(230)[None])
+        logits = lifted.logits(run_plain(lifted, tokens, own).streams.final)
+        torch.testing.assert_close(logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("edits", [{"max_position_embeddings": 200}, {"rope_type": "default"}])
+def test_rotary_settings_edited_after_the_model_was_built_are_refused(
+    edits: dict[str, Any],
+) -> None:
+    model = tiny_model("llama-dynamic")
+    if "rope_type" in edits:
+        model.config.rope_parameters = {**model.config.rope_parameters, **edits}
+    else:
+        model.config.max_position_embeddings = edits["max_position_embeddings"]
+    refused(model, "but the model was built with 'dynamic' and", "before it is built")
+
+
+@pytest.mark.parametrize("name", ["qwen2-some-windows", "gemma3", "olmo3", "exaone4", "cohere2"])
+def test_an_unknown_layer_type_is_refused_by_name(name: str) -> None:
+    model = tiny_model(name)
+    model.config.layer_types = ["chunked_attention", *model.config.layer_types[1:]]
+    refused(model, "'chunked_attention'", "full_attention, sliding_attention")
 
 
 @pytest.mark.parametrize("part", ["attention_norm", "mlp", "attention"])
