@@ -106,6 +106,36 @@ def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> 
     )
 
 
+def normed_behind(
+    model: Any, tables: Sequence[Rotary | None], **attention: Any
+) -> tuple[Block, ...]:
+    """Describe blocks with norms only behind queries, keys, attention and MLP.
+
+    `tables`: each layer's rotary table, if it turns. `attention`: what else holds of all layers.
+    """
+    config = model.config
+    return tuple(
+        Block(
+            attention_norm=None,
+            attention=rotary_heads(
+                config,
+                block.self_attn,
+                block.self_attn.o_proj,
+                table,
+                window=window(config, layer),
+                q_norm=rms_norm(block.self_attn.q_norm),
+                k_norm=rms_norm(block.self_attn.k_norm),
+                **attention,
+            ),
+            mlp_norm=None,
+            mlp=gated(block.mlp, config.hidden_act),
+            attention_post_norm=rms_norm(block.post_attention_layernorm),
+            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
+        )
+        for layer, (block, table) in enumerate(zip(model.model.layers, tables, strict=True))
+    )
+
+
 def fused_heads(fused: Any, output: Any, heads: int, **rest: Any) -> Attention:
     """Describe attention with one projection that holds q, k and v of each head together."""
     weight, bias = head_rows(fused.weight, heads), head_bias(fused.bias, heads)  # [H, 3·K, D]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, gated, rms_norm, rotary, rotary_heads, rotary_words, window
+from ._parts import assemble, normed_behind, rms_norm, rotary, rotary_words
 
 
 @family(
@@ -29,25 +29,7 @@ def describe(model: Any) -> LiftedModel:
     turns = [
         config.sliding_window is None or kind == "sliding_attention" for kind in config.layer_types
     ]
-    blocks = tuple(
-        Block(
-            attention_norm=None,
-            attention=rotary_heads(
-                config,
-                block.self_attn,
-                block.self_attn.o_proj,
-                table if turns[layer] else None,
-                window=window(config, layer),
-                q_norm=rms_norm(block.self_attn.q_norm),
-                k_norm=rms_norm(block.self_attn.k_norm),
-            ),
-            mlp_norm=None,
-            mlp=gated(block.mlp, config.hidden_act),
-            attention_post_norm=rms_norm(block.post_attention_layernorm),
-            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
-        )
-        for layer, block in enumerate(body.layers)
-    )
+    blocks = normed_behind(model, [table if turn else None for turn in turns])
     return assemble(
         "exaone4",
         model,

@@ -10,7 +10,15 @@ from typing import Any
 
 from ..lifted import Block, LiftedModel, Norm, Rotary
 from ..lifting import family
-from ._parts import assemble, gated, rms_norm, rotary, rotary_heads, rotary_words, window
+from ._parts import (
+    assemble,
+    gated,
+    normed_behind,
+    rms_norm,
+    rotary,
+    rotary_heads,
+    rotary_words,
+)
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -63,26 +71,7 @@ def describe_3(model: Any) -> LiftedModel:
 
 def _since_2(model: Any, tables: list[Rotary]) -> LiftedModel:
     config, body = model.config, model.model
-    blocks = tuple(
-        Block(
-            attention_norm=None,
-            attention=rotary_heads(
-                config,
-                block.self_attn,
-                block.self_attn.o_proj,
-                tables[layer],
-                window=window(config, layer),
-                q_norm=rms_norm(block.self_attn.q_norm),
-                k_norm=rms_norm(block.self_attn.k_norm),
-                norm_together=True,
-            ),
-            mlp_norm=None,
-            mlp=gated(block.mlp, config.hidden_act),
-            attention_post_norm=rms_norm(block.post_attention_layernorm),
-            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
-        )
-        for layer, block in enumerate(body.layers)
-    )
+    blocks = normed_behind(model, tables, norm_together=True)
     return assemble(
         "olmo",
         model,
