@@ -78,25 +78,25 @@ class Layout:
                 np.maximum(senders, self.kept[row] * np.int8(level), out=senders)
         return ports, senders
 
-    @property
+    @cached_property
     def live_ports(self) -> np.ndarray:
         """Tell which ports have a kept path to `logits`, bool [P]."""
         live: np.ndarray = self._need[0] > 0
         return live
 
-    @property
+    @cached_property
     def live(self) -> np.ndarray:
         """Tell which senders have a kept path to `logits`, bool [S]."""
         live: np.ndarray = self._need[1] > 0
         return live
 
-    @property
+    @cached_property
     def wide_port(self) -> np.ndarray:
         """Tell which ports read every position, bool [P]."""
         wide: np.ndarray = self._need[0] > 1
         return wide
 
-    @property
+    @cached_property
     def wide(self) -> np.ndarray:
         """Tell which senders are read at every position, bool [S]."""
         wide: np.ndarray = self._need[1] > 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..errors import EdgewiseError, PromptError, unknown
@@ -43,6 +44,12 @@ class Target:
     def from_batch(batch: Batch, clean_logits: Tensor | None = None) -> Target:
         """Take the answers and distractors of a batch."""
         return Target(batch.answers, batch.distractors, clean_logits)
+
+    @cached_property
+    def clean_log_probs(self) -> Tensor:
+        """Return the log of the full model's probabilities, [B, V], float32 at least."""
+        assert self.clean_logits is not None  # Metric.check
+        return widen(self.clean_logits).log_softmax(-1)
 
 
 Function = Callable[["Tensor", Target], "Tensor"]
@@ -196,8 +203,7 @@ def get_metric(text: str) -> Metric:
 @metric("kl", larger_is_better=False, needs_clean_logits=True, flat_at_clean=True)
 def kl(logits: Tensor, target: Target) -> Tensor:
     """KL divergence of this run from the full model, summed over the vocabulary."""
-    assert target.clean_logits is not None  # Metric.check
-    full = widen(target.clean_logits).log_softmax(-1)  # [B, V]
+    full = target.clean_log_probs  # [B, V]
     run = widen(logits).log_softmax(-1)  # [..., B, V]
     return (full.exp() * (full - run)).sum(-1)
 

@@ -54,17 +54,21 @@ def ask(state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray) -> Te
         rows: the ports; several must be attention ports of one layer.
         ablated: bool [n, R, S]; only edges that the current circuit keeps count.
     """
-    starts = [_start(state, row, ablated[:, i]) for i, row in enumerate(rows)]
+    several = len(rows) > 1
+    starts = [_start(state, row, ablated[:, i], several) for i, row in enumerate(rows)]
     return _Question(state, starts, len(ablated)).answer()
 
 
-def _start(state: IncrementalChunk, row: int, ablated: np.ndarray) -> Start:
-    """Take edges away from a port's stream; equal questions about it are computed once."""
+def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool) -> Start:
+    """Take edges away from a port's stream.
+
+    Where `several` ports are asked about, questions that treat this one alike are computed once.
+    """
     ablated = ablated & state.layout.kept[row]
-    distinct, of = np.unique(ablated, axis=0, return_inverse=True)
     index = None
-    if len(distinct) < len(ablated):
-        ablated, index = distinct, torch.from_numpy(of).to(state.at.device)
+    if several:
+        ablated, of = np.unique(ablated, axis=0, return_inverse=True)
+        index = torch.from_numpy(of).to(state.at.device)
     wide = bool(state.layout.wide_port[row])
     x = state.stream(row, wide)
     (senders,) = np.nonzero(ablated.any(0))

@@ -40,6 +40,9 @@ from .unembedding import ROWS, times, weighted
 SIZES = (512, 4096)
 """Sizes of the head: bounds are first taken with the small one."""
 
+AHEAD = 64
+"""Questions that are bounded with the large head together."""
+
 HEAD_BYTES = 1 << 28
 BINS = 64
 TINY = 1e-30
@@ -355,12 +358,12 @@ class BoundedReading(Reading):
     def sharpen(self, start: int, stop: int) -> None:
         """Bound questions with the large head, or take them in full if that was done before."""
         if start >= self.coarse:
-            self.coarse = len(self.y)
-            self._bound(start, SIZES[-1])
+            self.coarse = min(start + AHEAD, len(self.y))
+            self._bound(start, self.coarse, SIZES[-1])
             return
         self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
         if stop < len(self.y):
-            self._bound(stop, SIZES[0])
+            self._bound(stop, len(self.y), SIZES[0])
             self.coarse = stop
 
     def know(self, start: int, stop: int) -> None:
@@ -368,10 +371,11 @@ class BoundedReading(Reading):
         losses = self.readout.settle(self.y[start:stop], base=0)
         self.low[start:stop] = self.high[start:stop] = losses
 
-    def _bound(self, start: int, size: int) -> None:
-        low, high = self.readout.bounds(self.y[start:], size)
-        np.maximum(self.low[start:], low, out=self.low[start:])
-        np.minimum(self.high[start:], high, out=self.high[start:])
+    def _bound(self, start: int, stop: int, size: int) -> None:
+        some = slice(start, stop)
+        low, high = self.readout.bounds(self.y[some], size)
+        np.maximum(self.low[some], low, out=self.low[some])
+        np.minimum(self.high[some], high, out=self.high[some])
 
 
 def make_readout(chunk: Chunk, metric: Metric) -> Readout:
