@@ -388,7 +388,8 @@ def test_interrupting_leaves_no_half_file(models: Any, pairs: Path, tmp_path: Pa
     folder = tmp_path / "out"
     folder.mkdir()
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # some shells ignore it
         "from edgewise import finding\n"
         "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
         "finding.discover = wait\n"

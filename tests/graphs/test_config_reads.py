@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from edgewise.errors import UnsupportedModel
 from edgewise.graphs import config_reads
 from edgewise.graphs.config_reads import reads_in, reads_of, shared_modules
-from edgewise.graphs.lifting import describe, families
+from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families
 from edgewise.patching.certificate import certify
 from tests.engine import tiny_model
 
@@ -73,7 +73,7 @@ def test_published_keys_that_no_code_reads_are_ignored(name: str) -> None:
     assert torch.equal(model(tokens).logits, plain(tokens).logits)
     entry = families()[model.config.model_type]
     shown = lifted.variants.get("ignored config keys", "")
-    known = entry.ignored | {"gradient_checkpointing"}
+    known = entry.ignored | ALWAYS_IGNORED
     assert shown == ", ".join(sorted(set(PUBLISHED[name]) - known))
 
 
