@@ -15,6 +15,7 @@ import torch
 from edgewise.errors import ModelNotFound
 from edgewise.graphs import adapters
 from edgewise.graphs.loading import from_module, load, load_tokenizer
+from tests.saved import tiny
 
 peft = pytest.importorskip("peft")
 
@@ -27,19 +28,7 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 @pytest.fixture(scope="module")
 def base() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).eval()
+    return tiny()
 
 
 def adapt(base: Any, **settings: Any) -> Any:
