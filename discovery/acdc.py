@@ -261,8 +261,7 @@ class _Walk:
         before = self.search.loss
         for i, (sender, loss) in enumerate(zip(edges, losses, strict=True)):
             if not self.falls(loss, before):
-                both = losses.values(i - 1, i + 1) if i else (before.value(), loss.value())
-                self.scores[row, sender] = both[1] - both[0]
+                self.scores[row, sender] = losses.rise(i)
                 if i:
                     self.search.commit((row,), prefixes[i - 1][None], before)
                 self.batch = max(1, i)

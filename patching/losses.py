@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 MOST_AT_ONCE = 32
 """Losses that are taken in full together."""
 
-Bounds = tuple[np.ndarray, np.ndarray]
+
+class Bounds(NamedTuple):
+    """Bound n losses, and by how much each exceeds the one before it; float64 [n].
+
+    Equal where a loss, or a rise, is known. What comes before the first is the loss of the circuit
+    that the questions start from.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    rise_low: np.ndarray
+    rise_high: np.ndarray
+
+
+def exactly(losses: np.ndarray) -> Bounds:
+    """Bound losses that are known; by how much the first one rises is not."""
+    rise = np.diff(losses)
+    low, high = (np.concatenate(([sign * np.inf], rise)) for sign in (-1, 1))
+    return Bounds(losses, losses, low, high)
 
 
 class Source(Protocol):
-    """Give better bounds of n losses."""
+    """Give better bounds of n losses.
+
+    `leads`: what the circuit's loss is that the questions start from is among what can be known,
+    as number −1.
+    """
+
+    leads: bool
 
     def sharpen(self, start: int, stop: int) -> Bounds:
         """Know some of the losses better; return the bounds of all."""
@@ -29,14 +53,26 @@ class Source(Protocol):
 class Losses:
     """Hold the losses of n questions, as bounds that are sharpened when asked for.
 
-    `low`, `high`: float64 [n]; equal where the loss is known. `source`: where they come from; None
-    if all are known.
+    `source`: where they come from; None if all are known. `before`: the loss of the circuit that
+    the questions start from.
     """
 
-    def __init__(self, low: np.ndarray, high: np.ndarray, source: Source | None = None) -> None:
-        self.low, self.high = low, high
-        self._source = source
+    def __init__(
+        self, bounds: Bounds, source: Source | None = None, before: Loss | None = None
+    ) -> None:
+        self.bounds, self.before = bounds, before
+        self.source = source
         self._block, self._next = 1, -MOST_AT_ONCE
+
+    @property
+    def low(self) -> np.ndarray:
+        """Return what the losses are at least, [n]."""
+        return self.bounds.low
+
+    @property
+    def high(self) -> np.ndarray:
+        """Return what the losses are at most, [n]."""
+        return self.bounds.high
 
     def __len__(self) -> int:
         return len(self.low)
@@ -48,24 +84,46 @@ class Losses:
         return (self[index] for index in range(len(self)))
 
     def refine(self, index: int) -> bool:
-        """Know a loss better; return False if it is known already.
+        """Know a loss better; return False if it is known already."""
+        return self.low[index] != self.high[index] and self._sharpen(index)
 
-        Where many are asked for in a row, the next ones are taken along.
-        """
-        if self.low[index] == self.high[index] or self._source is None:
+    def refine_rise(self, index: int) -> bool:
+        """Know better how much a loss exceeds the one before; return False if it is known."""
+        _, _, low, high = self.bounds
+        if low[index] == high[index]:
+            return False
+        if index or (self.source is not None and self.source.leads):
+            return self._sharpen(index)
+        return self.refine(0) or (self.before is not None and self.before.refine())
+
+    def _sharpen(self, index: int) -> bool:
+        """Know a loss better; where many are asked for in a row, the next ones are taken along."""
+        if self.source is None:
             return False
         near = index <= self._next + self._block
         self._block = min(MOST_AT_ONCE, 2 * self._block) if near else 2
         self._next = min(len(self), index + self._block)
-        self.low, self.high = self._source.sharpen(index, self._next)
+        self.bounds = self.source.sharpen(index, self._next)
         return True
 
     def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return losses exactly, all or those from start to stop, float64."""
         some = slice(start, stop)
-        if self._source is not None and not np.array_equal(self.low[some], self.high[some]):
-            self.low, self.high = self._source.know(start, len(self) if stop is None else stop)
+        if self.source is not None and not np.array_equal(self.low[some], self.high[some]):
+            self.bounds = self.source.know(start, len(self) if stop is None else stop)
         return self.low[some]
+
+    def rise(self, index: int) -> float:
+        """Return by how much a loss exceeds the one before."""
+        _, _, low, high = self.bounds
+        if low[index] != high[index] and self.source is not None and self.source.leads:
+            self.bounds = self.source.know(index - 1, index + 1)
+            return float(self.bounds.rise_low[index])
+        if low[index] == high[index]:
+            return float(low[index])
+        before = self[index - 1] if index else self.before
+        assert before is not None  # who asks for the first one's rise has given it
+        return self[index].value() - before.value()
 
 
 @dataclass(frozen=True)
@@ -95,19 +153,39 @@ class Loss:
             pass
         return self.low
 
+    def follows(self, other: Loss) -> bool:
+        """Tell whether another loss is the one before."""
+        if self.index:
+            return other.losses is self.losses and other.index == self.index - 1
+        return other is self.losses.before
+
+    def rise(self, old: Loss) -> tuple[float, float]:
+        """Bound by how much this exceeds another loss."""
+        least, most = self.low - old.high, self.high - old.low
+        if not self.follows(old):
+            return least, most
+        _, _, low, high = self.losses.bounds
+        return max(least, float(low[self.index])), min(most, float(high[self.index]))
+
+    def refine_rise(self, old: Loss) -> bool:
+        """Know better how much this exceeds another loss; return False if it is known."""
+        if self.follows(old):
+            return self.losses.refine_rise(self.index)
+        return old.refine() or self.refine()
+
 
 def rises(new: Loss, old: Loss, threshold: float, *, absolute: bool = False) -> bool:
     """Tell whether a loss rises (or, if `absolute`, changes) by a threshold or more."""
     while True:
-        least, most = new.low - old.high, new.high - old.low
+        least, most = new.rise(old)
         if absolute:
             least, most = max(least, -most, 0.0), max(most, -least)
         if least >= threshold or most < threshold:
             return least >= threshold
-        if not (old.refine() or new.refine()):
+        if not new.refine_rise(old):
             return least >= threshold
 
 
-def known(losses: np.ndarray) -> Losses:
+def known(losses: np.ndarray, before: Loss | None = None) -> Losses:
     """Wrap losses that are known exactly."""
-    return Losses(losses, losses)
+    return Losses(exactly(losses), before=before)

@@ -6,25 +6,14 @@
   and taken in full only where the bounds do not decide.
 * Any other metric gets all logits.
 
-The bounds. Let y be the normalised stream, y₀ that of a base point, d = y − y₀, p₀ the base point's
-probabilities, w_v the rows of the unembedding. Then log Σ exp(w_v·y) − log Σ exp(w_v·y₀) is the log
-of Σ_v p₀(v) exp(w_v·d). The M likeliest tokens' terms are added up as they are. Of the rest, the
-tail of mass t, with weights p₀/t and mean row w̄, Jensen's inequality gives t·exp(w̄·d) from below.
-From above: with a centre c, X_v = (w_v − c)·d and r_v = |w_v − c| |d| ≥ |X_v| (Cauchy-Schwarz),
-
-    exp(X) = 1 + X + (exp(X) − 1 − X) ≤ 1 + X + (exp(r) − 1 − r),
-
-so the tail is at most t·exp(c·d)·(1 + (w̄ − c)·d + E[exp(r) − 1 − r]); the mean over tokens is taken
-over bins of |w_v − c|, each counted at its upper edge.
+vocabulary.py has the bounds.
 
 Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -32,25 +21,19 @@ import torch
 from torch import Tensor
 
 from ..graphs.norms import normalise
+from .losses import Bounds, exactly
 from .metrics import METRICS, Metric, Target
-from .runner import Chunk
+from .runner import Chunk, Runner, refuse_nan
 from .trace import at_answers
-from .unembedding import ROWS, times, weighted
+from .unembedding import times, weighted
+from .vocabulary import INFINITE, Base, Head
 
-SIZES = (512, 4096)
+SIZES = (512, 8192)
 """Sizes of the head: bounds are first taken with the small one."""
 
 AHEAD = 64
 """Questions that are bounded with the large head together."""
 
-HEAD_BYTES = 1 << 28
-BINS = 64
-TINY = 1e-30
-INFINITE = 1e30
-LEAST = 1e-25
-"""A sum of terms that is smaller has lost some of them in float32."""
-HEAVY_TAIL = 0.03
-"""Mass outside the head from which another head is chosen."""
 ROUNDING = 4e-6
 """What bounds in float32 are widened by."""
 
@@ -58,17 +41,35 @@ ROUNDING = 4e-6
 class Reading:
     """Hold what is known of the losses of n questions on one chunk: sums over its examples.
 
-    `low`, `high`: bounds, float64 [n]; equal where the loss is known.
+    `bounds`: float64 [n] each; the first rise is that above the current circuit's loss.
     """
 
-    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
-        self.low, self.high = low, high
+    leads = False
+    """Whether the current circuit's loss can be known here too, as that of question −1."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
+        return self._bounds
+
+    @property
+    def low(self) -> np.ndarray:
+        """Return what the losses are at least, [n]."""
+        return self.bounds.low
+
+    @property
+    def high(self) -> np.ndarray:
+        """Return what the losses are at most, [n]."""
+        return self.bounds.high
 
     def sharpen(self, start: int, stop: int) -> None:
         """Know the losses of questions `start` to `stop` better, and perhaps those behind them."""
 
     def know(self, start: int, stop: int) -> None:
-        """Know the losses of questions `start` to `stop` exactly."""
+        """Know the losses of questions `start` to `stop` exactly; −1 is the current circuit."""
 
 
 class Readout:
@@ -78,10 +79,12 @@ class Readout:
         self.chunk, self.metric = chunk, metric
         self.products = 0
 
-    def read(self, stream: Tensor) -> Reading:
-        """Read the losses of streams at the answer positions, [n, B, D]."""
-        losses = as_array(self.full(stream))
-        return Reading(losses, losses)
+    def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
+        """Read the losses of streams at the answer positions, [n, B, D].
+
+        `current`: the current circuit's, [1, B, D], where rises above its loss are asked for.
+        """
+        return Reading(exactly(as_array(self.full(stream))))
 
     @property
     def heavy(self) -> bool:
@@ -134,8 +137,9 @@ class TokenReadout(Readout):
 class NormaliserReadout(Readout):
     """Read `kl` or `nll`: the log of the normaliser plus a part without the vocabulary."""
 
-    def __init__(self, chunk: Chunk, metric: Metric) -> None:
+    def __init__(self, chunk: Chunk, metric: Metric, patience: float = 0.0) -> None:
         super().__init__(chunk, metric)
+        self.patience = patience * len(chunk.batch)
         model = chunk.model
         self.weight = model.unembed.weight
         self.dtype = torch.promote_types(model.dtype, torch.float32)
@@ -154,33 +158,42 @@ class NormaliserReadout(Readout):
 
     def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
         """Return the loss of a stream exactly, and keep it as base point to go back to."""
-        losses = self.settle(self.normed(stream))
+        losses = self.settle(self.normed(stream), base=0)
         y, logits = self._settled
         assert logits is not None  # settle has just set them
-        head = Head.of(logits, self.weight) if new_head or not self._anchor else self._anchor.head
+        old = None if new_head or self._anchor is None else self._anchor.head
+        head = Head.of(logits, self.weight, SIZES) if old is None else old
         self._base = self._anchor = Base.at(y, logits, self.weight, head)
         return losses
 
-    def read(self, stream: Tensor) -> Reading:
+    def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
         """Bound the losses of streams at the answer positions, [n, B, D]."""
-        return BoundedReading(self, self.normed(stream))
+        if current is not None:
+            stream = torch.cat((current, stream))
+        return BoundedReading(self, self.normed(stream), current is not None)
 
-    def bounds(self, y: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Bound the losses at normalised streams, [n, B, D], with a head of some size."""
-        low, high = self.base.bounds(y, size)
-        rest, slack = self._rest(y), ROUNDING * len(self.chunk.batch)
-        return (
-            as_array((low + rest).double().sum(-1)) - slack,
-            as_array((high + rest).double().sum(-1)) + slack,
+    def bounds(self, y: Tensor, *, fine: bool) -> Bounds:
+        """Bound the losses at normalised streams, [n, B, D], with the small or the large head.
+
+        There is a rise for all but the first of them.
+        """
+        found, rest = self.base.bounds(y, fine), self._rest(y)
+        rise = rest[1:] - rest[:-1]
+        slack = ROUNDING * len(self.chunk.batch)
+        low, high, rise_low, rise_high = (
+            as_array((part + more).double().sum(-1))
+            for part, more in zip(found, (rest, rest, rise, rise), strict=True)
         )
+        return Bounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
 
-    def settle(self, y: Tensor, base: int = -1) -> np.ndarray:
-        """Return the losses at normalised streams, [n, B, D]; take one of them as base point."""
+    def settle(self, y: Tensor, base: int | None = None) -> np.ndarray:
+        """Return the losses at normalised streams, [n, B, D]; `base`: which becomes base point."""
         self.products += len(y)
         logits = times(y, self.weight)
         logits = logits if self._bias is None else logits + self._bias
         losses = self.metric.loss(logits, self.chunk.target)  # no difference of large numbers
-        self._settled = y[base], logits[base].clone()
+        if base is not None:
+            self._settled = y[base], logits[base].clone()
         return as_array(losses.double().sum(-1))
 
     @property
@@ -190,7 +203,7 @@ class NormaliserReadout(Readout):
         if self._base.y is not y and logits is not None:
             head = self._base.head
             if self._base.heavy:
-                head, self._anchor = Head.of(logits, self.weight), None
+                head, self._anchor = Head.of(logits, self.weight, SIZES), None
             self._base = Base.at(y, logits, self.weight, head)
         return self._base
 
@@ -234,165 +247,98 @@ class NormaliserReadout(Readout):
         return lambda y: constant - (y * vector).sum(-1)
 
 
-@dataclass(frozen=True)
-class Head:
-    """Hold which tokens are added up one by one, and how far the other rows are from a centre.
+class BoundedReading(Reading):
+    """Hold bounds: with a small head first, with a large one and in full where they do not do.
 
-    `ids`: [B, M], the likeliest first. `rows`: [B, M, D]. `centre`: [D]. `bins`: [V], the bin of
-    each row's distance from the centre; `edges`: [bins], their upper edges.
+    The rows of `y` are the current circuit, if it was given, and the questions.
     """
 
-    ids: Tensor
-    rows: Tensor
-    centre: Tensor
-    bins: Tensor
-    edges: Tensor
-
-    @staticmethod
-    def of(logits: Tensor, weight: Tensor) -> Head:
-        """Choose the likeliest tokens of logits [B, V] for unembedding rows [V, D]."""
-        room = HEAD_BYTES // (len(logits) * weight.shape[1] * logits.element_size())
-        size = max(1, min(SIZES[-1], room, logits.shape[-1] - 1))
-        ids = logits.topk(size, -1).indices
-        tail = logits.softmax(-1).scatter(-1, ids, 0.0).mean(0)
-        centre = weighted(tail, weight) / tail.sum().clamp(min=TINY)
-        parts = weight.split(ROWS)
-        distance = torch.cat([(rows.to(tail.dtype) - centre).norm(dim=-1) for rows in parts])
-        edges = torch.linspace(0, float(distance.max()) * (1 + 1e-6), BINS + 1).to(distance)[1:]
-        rows = weight[ids].to(logits.dtype)
-        return Head(ids, rows, centre, torch.bucketize(distance, edges), edges)
-
-
-@dataclass(frozen=True)
-class Tail:
-    """Hold the tokens behind the first M of a head: what their terms are bounded by.
-
-    `log_mass`: [B], the log of their probability; `mean`: [B, D], their mean row; `shares`:
-    [B, bins], how their probability is spread over distances from the centre.
-    """
-
-    log_mass: Tensor
-    mean: Tensor
-    shares: Tensor
-
-    @staticmethod
-    def of(mass: Tensor, total: Tensor, bins: Tensor) -> Tail:
-        """Take a mass [B], the rows' weighted sum [B, D] and the mass by bin [B, bins]."""
-        return Tail(mass.log(), total / mass[:, None], bins / mass[:, None])
-
-    def bounds(self, d: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        """Bound the log of the terms' sum for steps d [B, n, D], [B, n] each."""
-        along = torch.bmm(d, self.mean[..., None]).squeeze(-1)  # w̄·d
-        centre = d @ head.centre
-        r = d.norm(dim=-1)[..., None] * head.edges  # [B, n, bins]
-        extra = (torch.expm1(r) - r).nan_to_num().clamp(max=INFINITE)
-        extra = torch.bmm(extra, self.shares[..., None])
-        above = centre + torch.log1p((along - centre + extra.squeeze(-1)).clamp(min=1e-6 - 1))
-        above = torch.maximum(above, along).masked_fill(r[..., -1] > math.log(INFINITE), math.inf)
-        mass = self.log_mass[:, None]
-        sure = mass > math.log(1e12 * floor(mass.dtype))  # else it may consist of floors
-        return (mass + along).masked_fill(~sure, -math.inf), mass + above
-
-
-@dataclass(frozen=True)
-class Base:
-    """Hold a base point: y₀ [B, D], its log-normaliser [B], its head and what is behind it.
-
-    `log_p`: [B, M], of the head's tokens. `tails`: by how many of them are added up one by one.
-    """
-
-    head: Head
-    y: Tensor
-    log_normaliser: Tensor
-    log_p: Tensor
-    tails: dict[int, Tail]
-
-    @staticmethod
-    def at(y: Tensor, logits: Tensor, weight: Tensor, head: Head) -> Base:
-        """Take y, [B, D], with all its logits, as the base point."""
-        normaliser = logits.logsumexp(-1)
-        log_p = logits.gather(-1, head.ids) - normaliser[:, None]
-        p = (logits - normaliser[:, None]).exp_().clamp_(min=floor(y.dtype))
-        p = p.scatter_(-1, head.ids, 0.0)
-        mass, total = p.sum(-1), weighted(p, weight)
-        bins = torch.zeros(len(y), len(head.edges), dtype=y.dtype, device=y.device)
-        bins.index_add_(1, head.bins, p)
-        stop, tails = log_p.shape[1], {}
-        for size in reversed([s for s in SIZES if s < stop]):
-            tails[stop] = Tail.of(mass, total, bins)
-            p = log_p[:, size:stop].exp().clamp_(min=floor(y.dtype))
-            mass = mass + p.sum(-1)
-            total = total + torch.bmm(p[:, None], head.rows[:, size:stop]).squeeze(1)
-            bins = bins.scatter_add(1, head.bins[head.ids[:, size:stop]], p)
-            stop = size
-        tails[stop] = Tail.of(mass, total, bins)
-        return Base(head, y, normaliser, log_p, tails)
+    def __init__(self, readout: NormaliserReadout, y: Tensor, leads: bool) -> None:
+        self.readout, self.y, self.leads, self.first = readout, y, leads, int(leads)
+        n = len(y)
+        self.rows = Bounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
+        self.coarse = 0  # questions from here on have been bounded with the small head only
+        self._bound(0, n, fine=False)
 
     @property
-    def heavy(self) -> bool:
-        """Tell whether so much is outside the head that another one should be chosen."""
-        return float(self.tails[max(self.tails)].log_mass.exp().mean()) > HEAVY_TAIL
-
-    def bounds(self, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Bound the log-normaliser at y [n, B, D] from below and above, [n, B]."""
-        size = min(size, max(self.tails))
-        d = (y - self.y).transpose(0, 1)  # [B, n, D]
-        rows = self.head.rows[:, :size].transpose(1, 2)
-        top = torch.baddbmm(self.log_p[:, None, :size], d, rows).exp_().sum(-1)  # [B, n]
-        top = top.log().masked_fill(top < LEAST, math.nan)
-        below, above = self.tails[size].bounds(d, self.head)
-        low = torch.logaddexp(top, below).nan_to_num(-INFINITE, posinf=-INFINITE)
-        high = torch.logaddexp(top, above).nan_to_num(INFINITE, posinf=INFINITE)
-        normaliser = self.log_normaliser[:, None]
-        return (low + normaliser).t(), (high + normaliser).t()
-
-
-class BoundedReading(Reading):
-    """Hold bounds: with a small head first, with a large one and in full where they do not do."""
-
-    def __init__(self, readout: NormaliserReadout, y: Tensor) -> None:
-        super().__init__(*readout.bounds(y, SIZES[0]))
-        self.readout, self.y = readout, y
-        self.coarse = 0  # questions from here on have been bounded with the small head only
+    def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
+        return Bounds(*(part[self.first :] for part in self.rows))
 
     def sharpen(self, start: int, stop: int) -> None:
         """Bound questions with the large head, or take them in full if that was done before."""
+        begin, end = max(0, start + self.first - 1), stop + self.first
         if start >= self.coarse:
-            self.coarse = min(start + AHEAD, len(self.y))
-            self._bound(start, self.coarse, SIZES[-1])
-            return
-        self.low[start:stop] = self.high[start:stop] = self.readout.settle(self.y[start:stop])
-        if stop < len(self.y):
-            self._bound(stop, len(self.y), SIZES[0])
+            self.coarse = min(start + AHEAD, len(self.y) - self.first)
+            self._bound(begin, self.coarse + self.first, fine=True)
+        elif self._settle(begin, end, last=True) and end < len(self.y):
+            self._bound(end - 1, len(self.y), fine=False)
             self.coarse = stop
 
     def know(self, start: int, stop: int) -> None:
-        """Take questions in full, all together; the first one becomes the base point."""
-        losses = self.readout.settle(self.y[start:stop], base=0)
-        self.low[start:stop] = self.high[start:stop] = losses
+        """Take questions in full, all together."""
+        self._settle(start + self.first, stop + self.first, last=False)
 
-    def _bound(self, start: int, stop: int, size: int) -> None:
-        some = slice(start, stop)
-        low, high = self.readout.bounds(self.y[some], size)
-        np.maximum(self.low[some], low, out=self.low[some])
-        np.minimum(self.high[some], high, out=self.high[some])
+    def _settle(self, begin: int, end: int, *, last: bool) -> bool:
+        """Take rows in full; tell whether one of them became the base point."""
+        low, high, rise_low, rise_high = self.rows
+        wide = bool((high[begin:end] - low[begin:end]).max() > self.readout.patience)
+        base = (end - begin - 1 if last else 0) if wide else None
+        low[begin:end] = high[begin:end] = self.readout.settle(self.y[begin:end], base)
+        rise = low[begin + 1 : end] - low[begin : end - 1]
+        rise_low[begin + 1 : end] = rise_high[begin + 1 : end] = rise
+        return wide
+
+    def _bound(self, begin: int, end: int, *, fine: bool) -> None:
+        low, high, rise_low, rise_high = self.rows
+        found = self.readout.bounds(self.y[begin:end], fine=fine)
+        some, rest = slice(begin, end), slice(begin + 1, end)
+        np.maximum(low[some], found.low, out=low[some])
+        np.minimum(high[some], found.high, out=high[some])
+        np.maximum(rise_low[rest], found.rise_low, out=rise_low[rest])
+        np.minimum(rise_high[rest], found.rise_high, out=rise_high[rest])
 
 
-def make_readout(chunk: Chunk, metric: Metric) -> Readout:
-    """Choose the cheapest readout that is exact for a metric."""
+class Readings:
+    """Average the readings of all chunks; `streams`: what was read, [n, B, D] of each."""
+
+    def __init__(self, runner: Runner, readings: list[Reading], streams: list[Tensor]) -> None:
+        self.runner, self.readings, self.streams = runner, readings, streams
+        self.leads = all(reading.leads for reading in readings)
+
+    def bounds(self) -> Bounds:
+        number = len(self.runner.pairs)
+        parts = zip(*(reading.bounds for reading in self.readings), strict=True)
+        found = Bounds(*(np.sum(part, axis=0) / number for part in parts))
+        refuse_nan(found.low, f"the metric '{self.runner.metric.name}'")
+        return found
+
+    def sharpen(self, start: int, stop: int) -> Bounds:
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.sharpen(start, stop)
+        return self.bounds()
+
+    def know(self, start: int, stop: int) -> Bounds:
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.know(start, stop)
+        return self.bounds()
+
+
+def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout:
+    """Choose the cheapest readout that is exact for a metric.
+
+    `patience`: bounds move to a nearer base point where a mean loss is known worse than this.
+    """
     known = METRICS.get(metric.name)
     if metric.tokens_only:
         return TokenReadout(chunk, metric)
     bounded = metric.name in ("kl", "nll") and known is not None and metric == known
     vocabulary = chunk.model.unembed.weight.shape[0]
-    if bounded and chunk.model.logit_softcap is None and vocabulary > 4 * SIZES[-1]:
-        return NormaliserReadout(chunk, metric)
+    if bounded and chunk.model.logit_softcap is None and vocabulary > 2 * SIZES[-1]:
+        return NormaliserReadout(chunk, metric, patience)
     return Readout(chunk, metric)
-
-
-def floor(dtype: torch.dtype) -> float:
-    """Return the least probability of a token, far enough above zero to divide by."""
-    return 1e8 * torch.finfo(dtype).tiny
 
 
 def as_array(x: Tensor) -> np.ndarray:

@@ -18,13 +18,12 @@ import numpy as np
 
 from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
-from .losses import Bounds, Loss, Losses, known
+from .losses import Loss, Losses, known
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .incremental import IncrementalChunk
-    from .readout import Reading
     from .runner import Runner
 
 QUESTION_BYTES = 1 << 28
@@ -145,7 +144,7 @@ class DenseSearch:
         masks[:, list(rows)] &= ~candidates
         self.questions += len(candidates)
         start = min(*rows, self._touched)
-        return known(self._runner.mask_losses(masks, start_row=start))
+        return known(self._runner.mask_losses(masks, start_row=start), before=self._loss)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports."""
@@ -203,9 +202,11 @@ class IncrementalSearch:
         rows = rows_by_layer(runner.graph)
         chunks = list(runner.chunks())
         self._states = [IncrementalChunk(chunk, rows) for chunk in chunks]
-        self._readouts = [make_readout(chunk, runner.metric) for chunk in chunks]
+        patience = LOOSE * resolution
+        self._readouts = [make_readout(chunk, runner.metric, patience) for chunk in chunks]
         self._rows: tuple[int, ...] = ()
         self._cut = np.zeros_like(self._kept)
+        self._at = self._streams()
 
     @property
     def kept(self) -> np.ndarray:
@@ -242,13 +243,18 @@ class IncrementalSearch:
             parts = [ask(state, rows, ablated[i : i + step]) for i in range(0, len(ablated), step)]
         return torch.cat(parts)
 
-    def _read(self, streams: list[Tensor]) -> Losses:
+    def _read(self, streams: list[Tensor], current: bool = True) -> Losses:
+        """Read losses of streams [n, B, D]; `current`: rises above the current circuit's matter."""
         import torch
 
-        pairs = zip(self._readouts, streams, strict=True)
+        from .readout import Readings
+
+        now = self._at if current else [None] * len(streams)
+        triples = zip(self._readouts, streams, now, strict=True)
         with torch.no_grad():
-            source = _Readings(self._runner, [readout.read(stream) for readout, stream in pairs])
-        return Losses(*source.bounds(), source)
+            readings = [readout.read(stream, at) for readout, stream, at in triples]
+        source = Readings(self._runner, readings, streams)
+        return Losses(source.bounds(), source, self._loss)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports."""
@@ -257,18 +263,34 @@ class IncrementalSearch:
             self._cut[where] |= ablated & self._kept[where]
             if not set(rows) <= set(self._rows):
                 self._rows = ()  # what was asked last reads a state that is no longer current
-            self._loss = loss
-            if loss.high - loss.low > LOOSE * self._resolution:
-                loss.value()
+            self._move(loss)
         self._kept[where] &= ~ablated
+
+    def _move(self, loss: Loss) -> None:
+        """Stand at a question that was asked: its loss, and what it leaves at `logits`."""
+        if loss is self._loss:
+            return
+        from .readout import Readings
+
+        source = loss.losses.source
+        if isinstance(source, Readings):
+            self._at = [stream[loss.index : loss.index + 1] for stream in source.streams]
+        else:
+            self._at = self._streams()
+        self._loss = loss
 
     def restart(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and measure it."""
         self._rebuild(kept)
-        last = len(kept) - 1
-        self._loss = self.ask((last,), np.zeros((1, 1, kept.shape[1]), dtype=bool))[0]
-        self.questions -= 1
+        self._measure()
         self._loss.value()
+
+    def _measure(self) -> None:
+        """Stand at the state's circuit, with bounds of its loss."""
+        self._at = self._streams()
+        self._loss = self._read(self._at, current=False)[0]
+        if not self._well_known():
+            self._loss.refine()
 
     def mark(self) -> Mark:
         """Settle what is held, so that every later number follows from the trail of marks alone.
@@ -279,12 +301,15 @@ class IncrementalSearch:
         self._renew(())
         went = [readout.back() for readout in self._readouts]
         if all(went):
-            self._loss = self._read(self._streams())[0]
-            if self._loss.high - self._loss.low <= LOOSE * self._resolution:
+            self._measure()
+            if self._well_known():
                 return Mark.SAME
         renew = any(readout.heavy for readout in self._readouts)
         self._anchor(renew)
         return Mark.RENEWED if renew else Mark.MOVED
+
+    def _well_known(self) -> bool:
+        return self._loss.high - self._loss.low <= LOOSE * self._resolution
 
     def restore(self, trail: Trail) -> None:
         """Stand where a search stood when it was marked, to the last bit."""
@@ -296,7 +321,7 @@ class IncrementalSearch:
             self._anchor(False)
         self._rebuild(trail.kept)
         if trail.base is not trail.kept:
-            self._loss = self._read(self._streams())[0]
+            self._measure()
         self.questions = trail.questions
         for readout in self._readouts:
             readout.products = trail.products
@@ -310,8 +335,9 @@ class IncrementalSearch:
         """Take the loss in full, with the current circuit as base point of later bounds."""
         import torch
 
+        self._at = self._streams()
         with torch.no_grad():
-            pairs = zip(self._readouts, self._streams(), strict=True)
+            pairs = zip(self._readouts, self._at, strict=True)
             losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
         self._loss = known(losses / len(self._runner.pairs))[0]
 
@@ -330,39 +356,6 @@ class IncrementalSearch:
                     state.rebuild(self._kept.copy())
             self._cut[:] = False
         self._rows = rows
-
-
-@dataclass(frozen=True)
-class _Readings:
-    """Average the readings of all chunks."""
-
-    runner: Runner
-    readings: list[Reading]
-
-    def bounds(self) -> Bounds:
-        from .runner import refuse_nan
-
-        number = len(self.runner.pairs)
-        low = np.sum([reading.low for reading in self.readings], axis=0) / number
-        high = np.sum([reading.high for reading in self.readings], axis=0) / number
-        refuse_nan(low, f"the metric '{self.runner.metric.name}'")
-        return low, high
-
-    def sharpen(self, start: int, stop: int) -> Bounds:
-        import torch
-
-        with torch.no_grad():
-            for reading in self.readings:
-                reading.sharpen(start, stop)
-        return self.bounds()
-
-    def know(self, start: int, stop: int) -> Bounds:
-        import torch
-
-        with torch.no_grad():
-            for reading in self.readings:
-                reading.know(start, stop)
-        return self.bounds()
 
 
 def make_search(runner: Runner, resolution: float = 0.0) -> Search:

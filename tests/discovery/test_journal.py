@@ -17,7 +17,7 @@ from edgewise.discovery.pace import question_bound
 from edgewise.discovery.registry import Discovery, get_method
 from edgewise.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.patching import readout
+from edgewise.patching import readout, vocabulary
 from edgewise.patching.runner import Runner
 from edgewise.patching.search import DenseSearch, IncrementalSearch, Mark
 from tests.engine import tiny_lift, tiny_pairs
@@ -47,7 +47,7 @@ def same(a: Discovery, b: Discovery) -> None:
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let models of 31 tokens bound their normaliser, with heads of 2 and 6 tokens."""
     monkeypatch.setattr(readout, "SIZES", (2, 6))
-    monkeypatch.setattr(readout, "HEAVY_TAIL", 0.5)
+    monkeypatch.setattr(vocabulary, "HEAVY_TAIL", 0.5)
 
 
 def make_runner(name: str, metric: str, batch_size: int | None = None, seed: int = 0) -> Runner:

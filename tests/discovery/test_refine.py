@@ -18,7 +18,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.scores import Scores
-from edgewise.patching.losses import Losses, known
+from edgewise.patching.losses import Bounds, Losses, known
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.runner import Runner
 from edgewise.patching.search import DenseSearch, IncrementalSearch
@@ -242,15 +242,21 @@ def test_the_smallest_losses_are_exact_and_little_is_sharpened() -> None:
     def bounded(values: np.ndarray) -> Losses:
         low, high = values - draw.random(len(values)) / 4, values + draw.random(len(values)) / 4
 
+        def bounds() -> Bounds:
+            nothing = np.full(len(values), np.inf)
+            return Bounds(low.copy(), high.copy(), -nothing, nothing)
+
         class Source:
-            def sharpen(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            leads = False
+
+            def sharpen(self, start: int, stop: int) -> Bounds:
                 sharpened.extend(range(start, stop))
                 low[start:stop] = high[start:stop] = values[start:stop]
-                return low.copy(), high.copy()
+                return bounds()
 
             know = sharpen
 
-        return Losses(low.copy(), high.copy(), Source())
+        return Losses(bounds(), Source())
 
     parts = [(row, np.arange(10), bounded(truth[10 * row : 10 * row + 10])) for row in range(4)]
     found = smallest(iter(parts), 5)

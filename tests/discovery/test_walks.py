@@ -14,8 +14,9 @@ from edgewise.errors import ModelNotFound
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.loading import load
 from edgewise.patching import readout
+from edgewise.patching.metrics import Metric
 from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
+from edgewise.patching.runner import Chunk, Runner
 from edgewise.patching.search import DenseSearch, IncrementalSearch
 from tests.configs import CONFIGS
 from tests.engine import one_of_each_type, tiny_lift, tiny_pairs
@@ -79,8 +80,12 @@ def test_the_number_of_candidates_changes_nothing(metric: str) -> None:
 
 def without_bounds(runner: Runner, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Discovery:
     """Run ACDC with all logits of every question."""
+
+    def with_all_logits(chunk: Chunk, metric: Metric, _: float) -> readout.Readout:
+        return readout.Readout(chunk, metric)
+
     with monkeypatch.context() as patch:
-        patch.setattr(readout, "make_readout", readout.Readout)
+        patch.setattr(readout, "make_readout", with_all_logits)
         assert type(IncrementalSearch(runner)._readouts[0]) is readout.Readout
         return get_method("acdc")(runner, **options)
 

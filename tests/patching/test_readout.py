@@ -110,8 +110,18 @@ def steps(chunk: Chunk, sizes: list[float], seed: int) -> Tensor:
     return streams
 
 
-def check(reading: Reading, exact: np.ndarray, slack: np.ndarray) -> None:
-    """Refuse bounds that are none."""
+def check(
+    reading: Reading, exact: np.ndarray, slack: np.ndarray, before: np.ndarray | None = None
+) -> None:
+    """Refuse bounds that are none; `before`: the loss that the first one rises from, [1]."""
+    _, _, low, high = reading.bounds
+    assert not np.isnan(low).any()
+    assert not np.isnan(high).any()
+    rise = np.diff(exact) if before is None else np.diff(exact, prepend=before)
+    skip = int(before is None)
+    both = slack[1:] + slack[:-1] if before is None else 2 * slack
+    assert (low[skip:] <= rise + both).all(), (low[skip:] - rise, both)
+    assert (high[skip:] >= rise - both).all(), (rise - high[skip:], both)
     assert not np.isnan(reading.low).any()
     assert not np.isnan(reading.high).any()
     assert (reading.low <= exact + slack).all(), (reading.low - exact, slack)
@@ -145,10 +155,12 @@ def bounds_hold(asked: Case, sizes: list[float], blocks: list[tuple[int, int]], 
         read = make_readout(asked.chunk, asked.metric)
         assert type(read) is readout.NormaliserReadout
         first, second = (steps(asked.chunk, sizes, seed + i) for i in (0, 1))
-        readings = [(s, read.read(s), asked.losses(s), asked.slack(s)) for s in (first, second)]
+        at = base(asked.chunk)[None]
+        before = asked.losses(at)
+        readings = [(s, read.read(s, at), asked.losses(s), asked.slack(s)) for s in (first, second)]
         for start, length in [*blocks, (0, len(sizes))]:
             for _, reading, exact, slack in readings:
-                check(reading, exact, slack)
+                check(reading, exact, slack, before)
             start = min(start, len(sizes) - 1)
             _, reading, _, _ = readings[(start + length) % 2]
             reading.sharpen(start, min(len(sizes), start + length))
@@ -157,8 +169,9 @@ def bounds_hold(asked: Case, sizes: list[float], blocks: list[tuple[int, int]], 
         for _, reading, exact, slack in readings:
             for _ in range(2):
                 reading.sharpen(0, len(sizes))
-            check(reading, exact, slack)
+            check(reading, exact, slack, before)
             assert np.array_equal(reading.low, reading.high)
+            assert np.array_equal(reading.bounds.rise_low, reading.bounds.rise_high)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

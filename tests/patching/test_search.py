@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching import readout
-from edgewise.patching.losses import Losses, rises
+from edgewise.patching.losses import Bounds, Losses, rises
 from edgewise.patching.runner import Runner
 from edgewise.patching.search import DenseSearch, IncrementalSearch, Search
 from tests.engine import random_mask, tiny_lift, tiny_pairs
@@ -152,31 +152,63 @@ def test_a_search_leaves_the_graph_and_other_searches_alone() -> None:
 
 
 class Blurred:
-    """Give wide bounds of losses, which shrink to the values in a few steps."""
+    """Give wide bounds of losses and of their rises, which shrink to the values in a few steps.
 
-    def __init__(self, values: np.ndarray, generator: np.random.Generator) -> None:
+    `before`: the loss that the first one rises from; None: it is not known here.
+    """
+
+    def __init__(
+        self, values: np.ndarray, generator: np.random.Generator, before: float | None = None
+    ) -> None:
+        self.leads = before is not None
         self.values, self.width = values, np.ones(len(values))
-        self.spread = generator.random((2, len(values))) * generator.choice([1e-3, 0.1, 2.0])
+        self.rise = np.diff(values, prepend=np.inf if before is None else before)
+        self.spread = generator.random((4, len(values))) * generator.choice([1e-3, 0.1, 2.0])
         self.steps = int(generator.integers(1, 4))
 
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = self.width * self.spread
-        return self.values - low, self.values + high
+    def bounds(self) -> Bounds:
+        low, high, less, more = self.width * self.spread
+        exact = (self.width == 0) & (self.leads | (np.arange(len(self.width)) > 0))
+        less, more = (np.where(exact, 0, part) for part in (less, more))
+        rise_low, rise_high = self.rise - less, self.rise + more
+        if not self.leads:
+            rise_low[0], rise_high[0] = -np.inf, np.inf
+        return Bounds(self.values - low, self.values + high, rise_low, rise_high)
 
-    def sharpen(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def sharpen(self, start: int, stop: int) -> Bounds:
         self.steps -= 1
         self.width[start:stop] = 0 if self.steps <= 0 else self.width[start:stop] / 2
         return self.bounds()
 
-    def know(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        self.width[start:stop] = 0
+    def know(self, start: int, stop: int) -> Bounds:
+        self.width[max(0, start) : stop] = 0
         return self.bounds()
 
 
 def blurred(values: np.ndarray, generator: np.random.Generator) -> Losses:
     """Hold losses as wide bounds."""
     source = Blurred(values, generator)
-    return Losses(*source.bounds(), source)
+    return Losses(source.bounds(), source)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 10**6), absolute=st.booleans(), leads=st.booleans())
+def test_decisions_along_a_chain_are_those_by_values(
+    seed: int, absolute: bool, leads: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    values = (generator.integers(-8, 9, size=7) / 8).astype(float)  # exact, often ties
+    threshold = float(generator.choice([0.0, 0.125, 0.5, -0.125]))
+    start = blurred(values[:1], generator)[0]
+    source = Blurred(values[1:], generator, values[0] if leads else None)
+    losses, before = Losses(source.bounds(), source, start), start
+    for i, loss in enumerate(losses):
+        rise = values[i + 1] - values[i]
+        changed = abs(rise) if absolute else rise
+        assert rises(loss, before, threshold, absolute=absolute) == (changed >= threshold)
+        if generator.random() < 0.3:
+            assert losses.rise(i) == rise
+        before = loss
 
 
 @settings(max_examples=300, deadline=None)
