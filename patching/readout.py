@@ -307,6 +307,7 @@ class Readings:
         self.leads = all(reading.leads for reading in readings)
 
     def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
         number = len(self.runner.pairs)
         parts = zip(*(reading.bounds for reading in self.readings), strict=True)
         found = Bounds(*(np.sum(part, axis=0) / number for part in parts))
@@ -314,12 +315,14 @@ class Readings:
         return found
 
     def sharpen(self, start: int, stop: int) -> Bounds:
+        """Know the losses of questions `start` to `stop` better; return all bounds."""
         with torch.no_grad():
             for reading in self.readings:
                 reading.sharpen(start, stop)
         return self.bounds()
 
     def know(self, start: int, stop: int) -> Bounds:
+        """Know the losses of questions `start` to `stop` exactly; return all bounds."""
         with torch.no_grad():
             for reading in self.readings:
                 reading.know(start, stop)
