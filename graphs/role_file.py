@@ -191,9 +191,18 @@ def _row_problem(row: Any, models: list[Any]) -> str | None:
         return str(error).rstrip(".")
     if node.kind is not Kind.HEAD:
         return f"{node} is no attention head"
-    shape = models[number]["model"]
+    return _node_problem(node, models[number]["model"]) or _values_problem(node, row)
+
+
+def _node_problem(node: Node, shape: Mapping[str, Any]) -> str | None:
+    if node.kind is not Kind.HEAD:
+        return f"{node} is no attention head"
     if (node.layer or 0) >= shape["layers"] or (node.index or 0) >= shape["heads"]:
         return f"{node} is not in a model of {shape['layers']} layers and {shape['heads']} heads"
+    return None
+
+
+def _values_problem(node: Node, row: Mapping[str, Any]) -> str | None:
     for key, accepted in (("scores", SCORES), ("spans", SPANS)):
         values = row[key]
         if not isinstance(values, Mapping) or set(values) != set(accepted):
