@@ -105,14 +105,21 @@ def random_blocks(
             f"{lead + 2 * LEAST} positions or more."
         )
     draw = random.Random(seed)
-    shortest = max(LEAST, longest // 3)
-    lengths = [shortest + i * (longest - shortest + 1) // sequences for i in range(sequences)]
+    lengths = _lengths(max(LEAST, longest // 3), longest, sequences)
     found = []
     for length in lengths:
         tokens = draw.sample(usable, length + alone)
         block = tokens[alone:]
         found.append((*start, *tokens[:alone], *block, *block))
     return RandomBlocks(tuple(found), tuple(lengths), lead, bool(start), len(usable), seed)
+
+
+def _lengths(shortest: int, longest: int, number: int) -> list[int]:
+    """Spread lengths evenly; a few of them reach from end to end, a single one is the longest."""
+    steps = longest - shortest
+    if number > steps:
+        return [shortest + i * (steps + 1) // number for i in range(number)]
+    return sorted(longest - i * steps // max(1, number - 1) for i in range(number))
 
 
 def model_blocks(

@@ -238,11 +238,9 @@ def _print(found: RolesFile, *, every: bool) -> None:
 def _facts(name: str, one: ModelRoles) -> Iterator[tuple[str, object]]:
     total = one.layers * one.model["heads"]
     of = f"the {total} heads" if len(one.heads) == total else f"{len(one.heads)} of {total} heads"
-    if name:
-        yield name, one.circuit or one.model["name"]
-    elif one.circuit:
-        yield "circuit", one.circuit
-    yield "model", f"{one.model['name']}, {of}"
+    if one.circuit:
+        yield name or "circuit", one.circuit
+    yield "model" if one.circuit or not name else name, f"{one.model['name']}, {of}"
     if one.task is not None:
         used = f"{one.measures['examples']} pairs used"
         value = f"mean logit difference {one.measures['logit_difference']:.4g}"
@@ -300,4 +298,4 @@ def _print_heads(one: ModelRoles, title: str, *, every: bool) -> None:
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00

@@ -290,6 +290,11 @@ def test_all_lengths_come_equally_often() -> None:
     assert list(blocks.notes()) == []
 
 
+@pytest.mark.parametrize(("sequences", "lengths"), [(1, (40,)), (2, (13, 40)), (3, (13, 27, 40))])
+def test_few_lengths_reach_from_end_to_end(sequences: int, lengths: tuple[int, ...]) -> None:
+    assert random_blocks(range(100), sequences=sequences).lengths == lengths
+
+
 def test_short_models_are_noted() -> None:
     blocks = random_blocks(range(100), positions=9)
     assert set(blocks.lengths) == {4}
