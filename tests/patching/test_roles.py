@@ -235,6 +235,34 @@ def test_scores_of_some_heads_are_those_of_all(name: str) -> None:
         assert one.spans == pytest.approx(every[one.node].spans)
 
 
+def test_attention_in_both_directions() -> None:
+    parts = {"wq": zeros(1, P, WIDTH), "wk": zeros(1, P, WIDTH), "wv": features(TOKEN)[None]}
+    block = plain_block(**parts, wo=features(FREE)[None])
+    causal = model(block)
+    lifted = plain_model(
+        tokens=causal.tokens, positions=causal.positions, blocks=[block],
+        unembed=causal.unembed.weight, causal=False,
+    )  # fmt: skip
+    pairs = PromptPairs((Pair((9, 1, 5, 2), (9, 3, 5, 2), (5,), (1,), answer_position=0),))
+    found = on_task(lifted, pairs)["a0.h0"]
+    assert found.spans == {
+        "first": 0.25, "answer": 0.25, "distractor": 0.25, "changed": None, "last": None,
+        "rest": 0.25,
+    }  # fmt: skip
+    assert found.scores["attended"] == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_types_give_about_the_same(dtype: torch.dtype) -> None:
+    exact, rounded = (
+        measure(lifted, model_blocks(lifted), tiny_pairs()).heads
+        for lifted in (tiny_lift("gemma2"), tiny_lift("gemma2", dtype=dtype))
+    )
+    for one, other in zip(rounded, exact, strict=True):
+        for key in ON_TOKENS:
+            assert one.scores[key] == pytest.approx(other.scores[key], abs=0.05)
+
+
 def test_a_head_that_is_not_there() -> None:
     lifted = model(layer(NOTHING))
     with pytest.raises(GraphMismatch, match=r"no head a3\.h0; it has 1 layers"):
