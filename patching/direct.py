@@ -3,7 +3,7 @@
 Logits are a linear function of what senders write once the final norm's factor (and that of a norm
 behind attention) is kept as it was in the run; what the senders and the constants add then sums up
 to the logits, before a soft cap. Source: Elhage et al. 2021, A Mathematical Framework for
-Transformer Circuits ("direct effect on logits"); Wang et al. 2023, section 3.1.
+Transformer Circuits ("direct effect on logits").
 
 Shapes: N any leading axes, h heads, B examples, D d_model, V logits.
 """

@@ -16,8 +16,8 @@ At the answer position t of a task's clean prompts:
   `direct_share`: the same as a share of the model's own difference; None if that is not positive.
 * `copy`: let s be the position that t attends to most, the first position left out. The head is
   made to attend to s alone; `copy` is the share of prompts in which the token at s is then among
-  the 5 largest of the logits that the head adds. This is the copy score of Wang et al. 2023
-  (section 3.3), on the head's actual values at s in place of the names behind the first MLP.
+  the 5 largest of the logits that the head adds. This is the copy score of Wang et al. 2023,
+  taken on the head's actual values at s in place of the names behind the first MLP.
   `anti_copy`: among the 5 smallest, as of their negative name movers.
 * `attended`: the mean weight that t gives to s.
 * spans: the mean weight that t gives to parts of the prompt; each position counts once, for the
@@ -318,10 +318,13 @@ class _AnswerRun:
 
 
 def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
-    """Tell whether a token is among the largest, and the smallest, logits [B, V]; [2, B]."""
+    """Tell whether a token is among the largest, and the smallest, logits [B, V]; [2, B].
+
+    Of equal logits none is ahead: a head that writes nothing copies nothing.
+    """
     known = token < logits.shape[-1]
     own = logits.gather(-1, token.clamp(max=logits.shape[-1] - 1)[:, None])
-    larger, smaller = (logits > own).sum(-1), (logits < own).sum(-1)
-    hits = torch.stack(((larger < TOP) & known, (smaller < TOP) & known))
+    at_least, at_most = (logits >= own).sum(-1), (logits <= own).sum(-1)  # itself included
+    hits = torch.stack(((at_least <= TOP) & known, (at_most <= TOP) & known))
     found: np.ndarray = hits.double().cpu().numpy()
     return found

@@ -206,3 +206,9 @@ def test_another_seed_gives_other_tokens(session: Any) -> None:
     first, same, other = (package.head_roles(session, sequences=2, seed=seed) for seed in (0, 0, 1))
     assert [h.scores for h in first.heads] == [h.scores for h in same.heads]
     assert [h.scores for h in first.heads] != [h.scores for h in other.heads]
+
+
+def test_a_model_that_knows_few_words(edgewise: Any, models: Any) -> None:
+    found = document(edgewise("roles", "--model", models["words"], *FEW, "--json"))
+    tokens = found["models"][0]["tokens"]
+    assert (tokens["vocabulary"], tokens["longest"], tokens["first"]) == (16, 11, "random")

@@ -22,7 +22,7 @@ from edgewise.graphs.lifted import Block, LiftedModel, Norm
 from edgewise.graphs.names import Node
 from edgewise.graphs.roles import ON_TOKENS, SPANS
 from edgewise.patching.random_tokens import LONGEST, RandomBlocks, model_blocks, random_blocks
-from edgewise.patching.roles import measure, spans_of, token_scores
+from edgewise.patching.roles import _extreme, measure, spans_of, token_scores
 from tests.engine import tiny_lift, tiny_model, tiny_pairs
 
 V, P = 12, 24
@@ -155,7 +155,8 @@ def test_a_head_that_copies_and_one_that_suppresses() -> None:
     assert [name for name, _ in copying.roles] == ["previous token", "copying"]
     assert copying.label == "previous token 1.00, copying 1.00"
     assert "copy suppression" in dict(against.roles) and "copying" not in dict(against.roles)
-    assert nothing.scores["direct"] == 0 and nothing.role is None
+    assert nothing.scores["direct"] == nothing.scores["copy"] == nothing.scores["anti_copy"] == 0
+    assert nothing.role is None
 
 
 def test_the_first_position_is_not_what_a_head_copies() -> None:
@@ -356,3 +357,11 @@ def test_a_tokenizer_gives_words_and_its_start(byte_tokenizer: Any, word_tokeniz
     plain = model_blocks(wide, word_tokenizer, sequences=4)
     assert {one[0] for one in plain.sequences} == {word_tokenizer.bos_token_id}
     assert plain.vocabulary == len(word_tokenizer) - 3
+
+
+def test_the_fifth_counts_and_the_sixth_does_not() -> None:
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0]]).expand(4, -1)
+    hits = _extreme(logits, torch.tensor([4, 5, 0, 10]))
+    assert hits.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0]]  # token 10 has no logit
+    tied = _extreme(torch.zeros(1, 10), torch.tensor([3]))
+    assert tied.tolist() == [[0], [0]]  # as of a head that writes nothing
