@@ -18,11 +18,13 @@ from torch import Tensor
 
 from edgewise import Pair, PromptPairs, plain_block, plain_model
 from edgewise.errors import GraphMismatch, PromptError
-from edgewise.graphs.lifted import Block, LiftedModel, Norm
+from edgewise.graphs.lifted import AttentionContext, Block, LiftedModel, Norm
 from edgewise.graphs.names import Node
 from edgewise.graphs.roles import ON_TOKENS, SPANS
+from edgewise.patching.direct import frozen
 from edgewise.patching.random_tokens import LONGEST, RandomBlocks, model_blocks, random_blocks
 from edgewise.patching.roles import _extreme, measure, spans_of, token_scores
+from edgewise.patching.trace import project_all, run_plain, spread
 from tests.engine import tiny_lift, tiny_model, tiny_pairs
 
 V, P = 12, 24
@@ -365,3 +367,52 @@ def test_the_fifth_counts_and_the_sixth_does_not() -> None:
     assert hits.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0]]  # token 10 has no logit
     tied = _extreme(torch.zeros(1, 10), torch.tensor([3]))
     assert tied.tolist() == [[0], [0]]  # as of a head that writes nothing
+
+
+# -- against the definitions, one prompt and head at a time -------------------------------------
+
+
+def alone(lifted: LiftedModel, pair: Pair, node: Node) -> dict[str, float]:
+    """Measure one head on one prompt: what it copies by hiding every position but one from it."""
+    layer, head = node.layer or 0, node.index or 0
+    block, t = lifted.blocks[layer], pair.answer_position
+    ids, length = torch.tensor([pair.clean]), len(pair.clean)
+    positions = torch.arange(length)[None]
+    context = AttentionContext(torch.ones(1, length, dtype=torch.bool), positions)
+    run = run_plain(lifted, ids, context)
+    q, k, v = project_all(block, run.streams.attention[layer])
+    k, v = spread(block, k), spread(block, v)
+    weights = block.attention.pattern(q, k, context)[0, head, t]
+    s = max(range(1, t + 1), key=lambda i: float(weights[i])) if t else 0
+    only = AttentionContext(torch.arange(length)[None] == s, positions)
+
+    def logits(seen: AttentionContext) -> Tensor:
+        z = block.attention.mix(q, k, v, seen)[0, t, head]
+        x = z @ block.attention.wo[head] * block.attention.output_scale
+        if block.attention_post_norm is not None:
+            x = frozen(block.attention_post_norm, run.streams.post[layer][0, t], x)
+        x = frozen(lifted.final_norm, run.streams.final[0, t], x)
+        return lifted.unembed.weight @ x * lifted.logit_scale
+
+    copied, written = logits(only), logits(context)
+    order = copied.argsort(descending=True).tolist()
+    answers, against = list(pair.answers), list(pair.distractors)
+    return {
+        "copy": float(pair.clean[s] in order[:5]),
+        "anti_copy": float(pair.clean[s] in order[-5:]),
+        "attended": float(weights[s]),
+        "direct": float(written[answers].mean() - written[against].mean()),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama", "llama-multi-query", "gemma2-caps", "granite", "gpt-neo", "olmo-clip"]
+)
+def test_scores_are_what_their_definitions_say(name: str) -> None:
+    lifted = tiny_lift(name, seed=1)
+    pairs = tiny_pairs(seed=2, lengths=(6, 9, 4, 7, 8, 5))
+    for found in measure(lifted, model_blocks(lifted), pairs).heads:
+        each = [alone(lifted, pair, found.node) for pair in pairs]
+        for key in each[0]:
+            mean = np.mean([one[key] for one in each])
+            assert found.scores[key] == pytest.approx(mean, abs=1e-9), (str(found.node), key)
