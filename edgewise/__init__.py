@@ -39,6 +39,7 @@ _PUBLIC = {
     "draw": "visualize.draw",
     "evaluate": "discovery.evaluation",
     "get_method": "discovery.registry",
+    "head_roles": "heads",
     "load": "graphs.loading",
     "make_task": "patching.tasks",
     "open_model": "workflow",
@@ -46,10 +47,12 @@ _PUBLIC = {
     "patch_paths": "patching.paths",
     "read_circuit": "graphs.files",
     "read_pairs": "patching.prompt_files",
+    "read_roles": "graphs.files",
     "read_scores": "graphs.files",
     "read_spec": "spec",
     "run_spec": "spec",
     "write_circuit": "graphs.files",
+    "write_roles": "graphs.files",
     "write_scores": "graphs.files",
 }
 """Where each public name lives; it is imported when first used."""
@@ -69,6 +72,7 @@ __all__ = [
     "EdgewiseError",
     "evaluate",
     "get_method",
+    "head_roles",
     "LiftedModel",
     "load",
     "LoadedModel",
@@ -85,6 +89,7 @@ __all__ = [
     "PromptPairs",
     "read_circuit",
     "read_pairs",
+    "read_roles",
     "read_scores",
     "read_spec",
     "run_spec",
@@ -92,6 +97,7 @@ __all__ = [
     "Scores",
     "Selection",
     "write_circuit",
+    "write_roles",
     "write_scores",
 ]
 

@@ -22,6 +22,7 @@ from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.lift import lift
 from .commands.patch import patch
+from .commands.roles import roles
 from .commands.run import run
 from .commands.tasks import tasks
 from .errors import EdgewiseError
@@ -136,7 +137,7 @@ def cli() -> None:
     """Discover, evaluate, compare and draw circuits of transformers."""
 
 
-for _command in (lift, tasks, discover, patch, evaluate, diff, draw, run):
+for _command in (lift, tasks, discover, patch, evaluate, diff, roles, draw, run):
     cli.add_command(_command)
 
 

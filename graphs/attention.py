@@ -103,23 +103,35 @@ class Attention:
         values [B, start, h, K] of the positions before the context's window. `heads`: which these
         are; default: all.
         """
-        context = context.on(q.device)
-        chosen = range(self.heads) if heads is None else heads
         if past is not None:
             k, v = (
                 torch.cat((old.expand(*new.shape[:-3], -1, -1, -1), new), -3)
                 for old, new in zip(past, (k, v), strict=True)
             )
+        weight = self.pattern(q, k, context, heads)
+        v = (v if self.clip is None else v.clamp(-self.clip, self.clip)).transpose(-2, -3)
+        return (weight.to(v.dtype) @ v).transpose(-2, -3)
+
+    def pattern(
+        self, q: Tensor, k: Tensor, context: AttentionContext, heads: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return how queries weigh keys, [..., B, h, queries, keys]; each row sums up to 1.
+
+        q: [..., B, queries, h, K] at the context's queries; k: [..., B, keys, h, K]; both as
+        projected, of the same h heads (default: all). The type is float32 at least.
+        """
+        context = context.on(q.device)
+        chosen = range(self.heads) if heads is None else heads
         if not self.norm_together:
             q = normalise_heads(self.q_norm, q, chosen)
             k = normalise_heads(self.k_norm, k, [head // self.share for head in chosen])
         if self.clip is not None:
-            q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
+            q, k = (x.clamp(-self.clip, self.clip) for x in (q, k))
         if self.rotary is not None:
             cos, sin = context.rotary(self.rotary, q.dtype)
             q = self.rotary(q, (context.queries(cos), context.queries(sin)))
             k = self.rotary(k, (cos, sin))
-        q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # [..., B, h, T, K]
+        q, k = (x.transpose(-2, -3) for x in (q, k))  # [..., B, h, T, K]
         wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
         weight = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
         if self.slopes is not None:
@@ -127,8 +139,7 @@ class Attention:
         if self.softcap is not None:
             weight = (weight / self.softcap).tanh() * self.softcap
         hidden = context.hidden(self.window, self.causal)
-        weight = weight.masked_fill(hidden, torch.finfo(weight.dtype).min)
-        return (weight.softmax(-1).to(v.dtype) @ v).transpose(-2, -3)
+        return weight.masked_fill(hidden, torch.finfo(weight.dtype).min).softmax(-1)
 
     def _slant(self, context: AttentionContext, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return what ALiBi adds to the scores of these heads, [B, h, 1, T].
@@ -183,7 +194,8 @@ class AttentionContext:
             return self
         if device not in self._elsewhere:
             mask, positions = place(self.mask, device), place(self.position_ids, device)
-            self._elsewhere[device] = AttentionContext(mask, positions, self.start)
+            at = None if self.at is None else place(self.at, device)
+            self._elsewhere[device] = AttentionContext(mask, positions, self.start, at)
         return self._elsewhere[device]
 
     def hidden(self, window: int | None, causal: bool = True) -> Tensor:

@@ -5,6 +5,7 @@
 | `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
 | `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
 | `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
+| `NAME.json` | `edgewise/roles` | `read_roles`, `write_roles`, `RolesFile` |
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from .circuit_file import (
 )
 from .diff_file import DiffFile, diff_files, diff_from_document, read_diff, unlike, write_diff
 from .json_files import read_document
+from .role_file import RolesFile, read_roles, write_roles
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
 
 __all__ = [
     "CircuitFile",
     "DiffFile",
+    "RolesFile",
     "ScoresFile",
     "check_writable",
     "diff_files",
@@ -34,11 +37,13 @@ __all__ = [
     "read_any",
     "read_circuit",
     "read_diff",
+    "read_roles",
     "read_scores",
     "scores_path",
     "unlike",
     "write_circuit",
     "write_diff",
+    "write_roles",
     "write_scores",
 ]
 

@@ -151,6 +151,17 @@ def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
+def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
+    """Return how the context's queries weigh all positions, [B, H, queries, T], of one stream.
+
+    stream: [B, T, D], what the attention ports of the layer hold at all positions.
+    """
+    normed = block.read(stream)
+    context = context.on(normed.device)
+    q = project(block, "q", context.queries(normed))
+    return block.attention.pattern(q, spread(block, project(block, "k", normed)), context)
+
+
 def split(run: Trace, start: int) -> tuple[Trace, Past]:
     """Cut a run over all positions into the keys and values before a window, and the window."""
     past = []

@@ -15,6 +15,8 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.patching.attribution import attribute
 from edgewise.patching.gradients import port_gradients
+from edgewise.patching.random_tokens import model_blocks
+from edgewise.patching.roles import measure
 from edgewise.patching.runner import Runner
 from tests.devices import Machine, moved
 from tests.engine import random_mask, tiny_lift, tiny_pairs
@@ -107,3 +109,15 @@ def test_tensors_of_two_devices_do_not_meet_in_the_double() -> None:
 def test_nothing_is_moved_on_one_device() -> None:
     x = torch.ones(2)
     assert devices.place(x, x.device) is x
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_are_measured_over_two_devices(name: str) -> None:
+    model, pairs = tiny_lift(name), tiny_pairs(lengths=(5, 7, 6))
+    blocks = model_blocks(model, sequences=3)
+    alone, apart = (measure(m, blocks, pairs) for m in (model, spread(model)))
+    assert apart.difference == pytest.approx(alone.difference)
+    for one, other in zip(apart.heads, alone.heads, strict=True):
+        for key, value in {**other.scores, **other.spans}.items():
+            found = {**one.scores, **one.spans}[key]
+            assert found == (value if value is None else pytest.approx(value, abs=1e-12))

@@ -1,0 +1,65 @@
+"""Attention patterns: of every lifted family, exactly those that mix the values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgewise.graphs.lifted import AttentionContext, LiftedModel
+from edgewise.graphs.lifting import describe
+from edgewise.patching.trace import patterns, project, run_plain, spread
+from tests.configs import CONFIGS
+from tests.engine import tiny_lift, tiny_model
+
+
+def padded(model: LiftedModel, length: int = 9) -> tuple[Tensor, AttentionContext]:
+    """Make two prompts, the second of which is shorter."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(model.tokens), (2, length), generator=draw)
+    mask = torch.arange(length) < torch.tensor([length, length - 3])[:, None]
+    return ids, AttentionContext(mask, torch.arange(length).expand(2, -1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_patterns_mix_the_values(name: str) -> None:
+    model = tiny_lift(name)
+    ids, context = padded(model)
+    run = run_plain(model, ids, context)
+    at = torch.tensor([7, 4])
+    alone = AttentionContext(context.mask, context.position_ids, at=at)
+    for layer, block in enumerate(model.blocks):
+        stream = run.streams.attention[layer]
+        found = patterns(block, stream, context)  # [B, H, T, T]
+        real = context.mask[:, None, :, None].expand(*found.shape[:3], 1)
+        assert (found.sum(-1, keepdim=True)[real] - 1).abs().max() < 1e-6
+        assert found.masked_fill(~context.hidden(None), 0).masked_fill(~real, 0).abs().max() == 0
+        v = spread(block, project(block, "v", block.read(stream)))
+        clip = block.attention.clip
+        v = v if clip is None else v.clamp(-clip, clip)
+        mixed = torch.einsum("bhqt,bthk->bqhk", found.to(v.dtype), v)
+        difference = (mixed - run.values.z[layer])[context.mask].abs().max()
+        assert difference <= 1e-10 * run.values.z[layer].abs().max()
+        single = patterns(block, stream, alone)[:, :, 0]  # [B, H, T]
+        picked = found[torch.arange(2), :, at]
+        torch.testing.assert_close(single, picked, rtol=1e-10, atol=1e-12)
+
+
+OWN = [name for name in CONFIGS if not name.startswith("falcon")]
+"""Falcon, asked for its weights, attends without a mask or without ALiBi."""
+
+
+@pytest.mark.parametrize("name", OWN)
+@torch.no_grad()
+def test_patterns_are_the_original_models(name: str) -> None:
+    original = tiny_model(name)
+    original.set_attn_implementation("eager")
+    model = describe(original)
+    ids = torch.randint(31, (2, 8), generator=torch.Generator().manual_seed(1))
+    mask, positions = torch.ones(2, 8, dtype=torch.bool), torch.arange(8).expand(2, -1)
+    context = AttentionContext(mask, positions)
+    run = run_plain(model, ids, context)
+    attentions = original(ids, output_attentions=True).attentions
+    for layer, (block, theirs) in enumerate(zip(model.blocks, attentions, strict=True)):
+        ours = patterns(block, run.streams.attention[layer], context)
+        torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0, atol=2e-5)
