@@ -5,6 +5,7 @@
 | `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
 | `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
 | `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
+| `NAME.json` | `edgewise/transplant` | `read_transplant`, `write_transplant`, `TransplantFile` |
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from .diff_file import DiffFile, diff_files, diff_from_document, read_diff, unli
 from .json_files import read_document
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
+from .transplant_file import TransplantFile, read_transplant, write_transplant
 
 __all__ = [
     "CircuitFile",
     "DiffFile",
     "ScoresFile",
+    "TransplantFile",
     "check_writable",
     "diff_files",
     "model_block",
@@ -35,11 +38,13 @@ __all__ = [
     "read_circuit",
     "read_diff",
     "read_scores",
+    "read_transplant",
     "scores_path",
     "unlike",
     "write_circuit",
     "write_diff",
     "write_scores",
+    "write_transplant",
 ]
 
 

@@ -50,6 +50,7 @@ def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> di
 
 _HINTS = {
     "edgewise/diff": " This is a diff of two circuits: draw it, or give one of the two circuits.",
+    "edgewise/transplant": " This is what `edgewise transplant` measured.",
     "edgewise/circuit": " This is a single circuit: compare two with `edgewise diff`.",
 }
 

@@ -19,11 +19,9 @@ import numpy as np
 
 from ..errors import EdgewiseError
 from ..graphs.names import Node
+from .donation import column_of
 from .runner import Progress
-from .transplant import Transplant, column_of, nodes_mask
-
-BEAM = 32
-"""How many of the best singles a greedy step tries."""
+from .transplant import Transplant, nodes_mask
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def greedy(
     *,
     steps: int,
     share: float | None = None,
-    beam: int = BEAM,
+    beam: int | None = None,
     progress: Progress | None = None,
 ) -> list[Carried]:
     """Choose nodes one after the other, each time the one that carries most with the others.
@@ -70,14 +68,14 @@ def greedy(
         singles: what `single_effects` found.
         steps: choose at most so many nodes.
         share: stop when this share of the gain is carried.
-        beam: try so many of the best singles in each step.
+        beam: try so many of the best singles in each step; default: all.
         progress: told what is done.
 
     Raises:
         EdgewiseError: `steps` or `beam` is less than 1.
     """
     for name, number in (("steps", steps), ("beam", beam)):
-        if number < 1:
+        if number is not None and number < 1:
             raise EdgewiseError(f"{name} is {number}; accepted: a whole number from 1 up.")
     graph = transplant.graph
     candidates = [one.node for one in singles[:beam]]

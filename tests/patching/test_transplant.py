@@ -15,16 +15,11 @@ from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.names import Edge, Kind, Node
+from edgewise.patching.donation import quiet_runner, record
 from edgewise.patching.metrics import get_metric
 from edgewise.patching.runner import Chunk
 from edgewise.patching.trace import at_answers
-from edgewise.patching.transplant import (
-    Transplant,
-    edges_mask,
-    nodes_mask,
-    quiet_runner,
-    record,
-)
+from edgewise.patching.transplant import Transplant, edges_mask, nodes_mask
 from edgewise.patching.transplant_ranking import greedy, single_effects
 from tests.configs import CONFIGS
 from tests.engine import (
@@ -342,7 +337,7 @@ def test_only_wanted_layers_are_kept() -> None:
 
 
 def test_much_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewise.patching.transplant.WARN_BYTES", 1000)
+    monkeypatch.setattr("edgewise.patching.donation.WARN_BYTES", 1000)
     runner = quiet_runner(tiny_lift("gpt2"), tiny_pairs(), "logit_diff")
     with pytest.warns(UserWarning, match="fewer examples, or fewer nodes"):
         record(runner)
