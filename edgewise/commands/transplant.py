@@ -22,6 +22,8 @@ DIRECTIONS = {
     "a-into-b": "A into B: A's values in B's run; what loses the gain",
 }
 
+VERBS = {"b-into-a": "carried", "a-into-b": "lost"}
+
 
 def _direction(text: str) -> str:
     from ..errors import unknown
@@ -166,18 +168,19 @@ def _circuits(given: Mapping[str, Any]) -> tuple[dict[str, Circuit], dict[str, b
 
 def _print(found: TransplantFile) -> None:
     show.facts(_facts(found))
+    verb = VERBS[found.transplant["direction"]]
     alone = {node: share for node, _, share in found.singles}
     if found.singles:
         rows = [(str(node), f"{value:.4f}", percent(s)) for node, value, s in found.singles]
         metric, count = found.transplant["metric"], len(rows)
         title = f"single nodes, the first {SHOWN} of {count}" if count > SHOWN else "single nodes"
-        show.table(("node", metric, "carried"), rows[:SHOWN], title)
+        show.table(("node", metric, verb), rows[:SHOWN], title)
     if found.greedy:
         steps = [
             (f"+ {node}", f"{value:.4f}", percent(share), percent(alone[node]))
             for node, value, share in found.greedy
         ]
-        columns = ("node", found.transplant["metric"], "carried together", "alone")
+        columns = ("node", found.transplant["metric"], f"{verb} together", "alone")
         show.table(columns, steps, "one after the other")
 
 
@@ -185,29 +188,36 @@ def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     from .evaluate import shown_task
 
     measures, metric = found.measures, found.transplant["metric"]
+    direction = found.transplant["direction"]
     for name in ("a", "b"):
         title = getattr(found, name)["model"]["name"]
         yield name.upper(), f"{title}: {metric} {measures[name]:.4g}"
     yield "task", shown_task(found.task)
-    yield "direction", DIRECTIONS[found.transplant["direction"]]
+    yield "direction", DIRECTIONS[direction]
     yield "gain", f"{measures['gain']:+.4g}" + ("" if measures["carried"] is not None else ": none")
-    yield "all nodes", f"{metric} {measures['everything']:.4g}, {carried(measures['carried'])}"
+    yield (
+        "all nodes",
+        f"{metric} {measures['everything']:.4g}, {of_the_gain(measures['carried'], direction)}",
+    )
     if found.edges is not None:
         chosen = found.chosen
         nodes = f"{', '.join(chosen['nodes'])}: " if chosen["nodes"] else ""
         yield "chosen", f"{nodes}{len(found.edges):,} edges"
-        yield "with them", f"{metric} {chosen['value']:.4g}, {carried(chosen['carried'])}"
+        yield (
+            "with them",
+            f"{metric} {chosen['value']:.4g}, {of_the_gain(chosen['carried'], direction)}",
+        )
 
 
-def carried(share: float | None) -> str:
-    """Say which share of the gain is carried.
+def of_the_gain(share: float | None, direction: str) -> str:
+    """Say which share of the gain is carried, or lost.
 
-    >>> carried(0.314), carried(None)
-    ('31.4% of the gain', 'there is no gain to carry: both models measure the same')
+    >>> of_the_gain(0.314, "b-into-a"), of_the_gain(0.5, "a-into-b")
+    ('31.4% of the gain carried', '50.0% of the gain lost')
     """
     if share is None:
         return "there is no gain to carry: both models measure the same"
-    return f"{percent(share)} of the gain"
+    return f"{percent(share)} of the gain {VERBS[direction]}"
 
 
 def percent(share: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_a_known_change_is_found(edgewise: Any, models: Any, variant: Path, pair
     lines = [line.split() for line in result.stdout.splitlines()]
     assert [row[0] for row in lines if row[2:] == ["100.0%"]] == ["m1"]
     assert sum(row[:2] == ["+", "m1"] for row in lines) == 1  # nothing else adds to it
-    assert "B into A" in result.stdout and "100.0% of the gain" in result.stdout
+    assert "B into A" in result.stdout and "100.0% of the gain carried" in result.stdout
     assert "written: t.json" in result.stdout
     file = read_transplant("t.json")
     assert str(file.singles[0][0]) == "m1"
@@ -135,6 +136,35 @@ def test_equal_models_have_no_gain(edgewise: Any, models: Any, pairs: Path) -> N
     assert "there is no gain to carry: both models measure the same" in result.stdout
     failed = edgewise(*line, status=1)
     assert "there is no gain that a node could carry; use another task or metric" in failed.stderr
+
+
+def test_what_is_lost_is_said(edgewise: Any, models: Any, variant: Path, pairs: Path) -> None:
+    result = edgewise(
+        "transplant", models["llama"], variant, "--task", pairs, "--direction", "a-into-b",
+        "--nodes", "m1",
+    )  # fmt: skip
+    assert "A into B" in result.stdout
+    assert "100.0% of the gain lost" in result.stdout
+    value = float(result.stdout.partition("with them")[2].split()[1].rstrip(","))
+    a = float(result.stdout.partition(": logit_diff ")[2].split()[0])
+    assert value == pytest.approx(a, abs=1e-3)
+
+
+def test_the_donor_is_closed_before_the_receiver_is_opened(
+    models: Any, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[weakref.ref[Any]] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        assert all(old() is None for old in opened)
+        session = open_model(*given, **named)
+        opened.append(weakref.ref(session.loaded.model))
+        return session
+
+    monkeypatch.setattr("edgewise.transplanting.open_model", noted)
+    refs = [str(models[name]) for name in ("llama", "tuned")]
+    transplant(refs[0], refs[1], str(pairs), Choice(greedy=1))
+    assert len(opened) == 2
 
 
 def test_a_rerun_gives_the_same(edgewise: Any, models: Any, pairs: Path) -> None:
