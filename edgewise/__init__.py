@@ -14,6 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Choice": "transplanting",
     "Circuit": "graphs.circuit",
     "CircuitDiff": "graphs.diff",
     "CircuitFile": "graphs.files",
@@ -50,16 +51,20 @@ _PUBLIC = {
     "read_roles": "graphs.files",
     "read_scores": "graphs.files",
     "read_spec": "spec",
+    "read_transplant": "graphs.files",
     "run_spec": "spec",
+    "transplant": "transplanting",
     "write_circuit": "graphs.files",
     "write_roles": "graphs.files",
     "write_scores": "graphs.files",
+    "write_transplant": "graphs.files",
 }
 """Where each public name lives; it is imported when first used."""
 
 __all__ = [
     "__version__",
     "certify",
+    "Choice",
     "Circuit",
     "CircuitDiff",
     "CircuitFile",
@@ -92,13 +97,16 @@ __all__ = [
     "read_roles",
     "read_scores",
     "read_spec",
+    "read_transplant",
     "run_spec",
     "Runner",
     "Scores",
     "Selection",
+    "transplant",
     "write_circuit",
     "write_roles",
     "write_scores",
+    "write_transplant",
 ]
 
 

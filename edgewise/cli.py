@@ -25,6 +25,7 @@ from .commands.patch import patch
 from .commands.roles import roles
 from .commands.run import run
 from .commands.tasks import tasks
+from .commands.transplant import transplant
 from .errors import EdgewiseError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -137,7 +138,7 @@ def cli() -> None:
     """Discover, evaluate, compare and draw circuits of transformers."""
 
 
-for _command in (lift, tasks, discover, patch, evaluate, diff, roles, draw, run):
+for _command in (lift, tasks, discover, patch, evaluate, diff, transplant, roles, draw, run):
     cli.add_command(_command)
 
 

@@ -118,7 +118,7 @@ def discover(
             "questions": found.questions,
             **found.notes,
             "forward_equivalents": seconds / forward_seconds(session, runner, progress),
-            **_circumstances(session, runner),
+            **circumstances(session, runner),
         },
         certificate=session.certificate.as_dict(),
         measures=measures(evaluation),
@@ -132,8 +132,8 @@ def journal_request(session: Session, runner: Runner, asked: Request) -> dict[st
     """Return everything that a walk's decisions, and the last digits of its numbers, depend on."""
     import torch
 
-    circumstances = _circumstances(session, runner)
-    versions = circumstances.pop("versions")
+    around = circumstances(session, runner)
+    versions = around.pop("versions")
     return {
         "method": asked.method,
         **asked.options,
@@ -143,7 +143,7 @@ def journal_request(session: Session, runner: Runner, asked: Request) -> dict[st
         "family": session.lifted.family,
         "graph": repr(runner.graph),
         "pairs_sha256": runner.pairs.sha256,
-        **circumstances,
+        **around,
         "processor": torch.backends.cpu.get_cpu_capability(),
         **{name: versions[name] for name in ("edgewise", "torch")},
     }
@@ -290,7 +290,7 @@ def _refuse_empty(circuit: Circuit, asked: Request, scores: Scores, evaluation: 
     )
 
 
-def _circumstances(session: Session, runner: Runner) -> dict[str, Any]:
+def circumstances(session: Session, runner: Runner) -> dict[str, Any]:
     """Return what else numbers and times depend on."""
     import platform
 

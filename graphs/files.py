@@ -6,6 +6,7 @@
 | `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
 | `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
 | `NAME.json` | `edgewise/roles` | `read_roles`, `write_roles`, `RolesFile` |
+| `NAME.json` | `edgewise/transplant` | `read_transplant`, `write_transplant`, `TransplantFile` |
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from .json_files import read_document
 from .role_file import RolesFile, read_roles, write_roles
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
+from .transplant_file import TransplantFile, read_transplant, write_transplant
 
 __all__ = [
     "CircuitFile",
     "DiffFile",
     "RolesFile",
     "ScoresFile",
+    "TransplantFile",
     "check_writable",
     "diff_files",
     "model_block",
@@ -39,12 +42,14 @@ __all__ = [
     "read_diff",
     "read_roles",
     "read_scores",
+    "read_transplant",
     "scores_path",
     "unlike",
     "write_circuit",
     "write_diff",
     "write_roles",
     "write_scores",
+    "write_transplant",
 ]
 
 

@@ -51,6 +51,7 @@ def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> di
 _HINTS = {
     "edgewise/diff": " This is a diff of two circuits: draw it, or give one of the two circuits.",
     "edgewise/roles": " This is what was measured of heads; give the circuit it is of.",
+    "edgewise/transplant": " This is what `edgewise transplant` measured.",
     "edgewise/circuit": " This is a single circuit: compare two with `edgewise diff`.",
 }
 

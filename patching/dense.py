@@ -36,6 +36,7 @@ class World:
         known: [S', B·T·D] deltas (value − base value) of the first S' senders; those that the plan
             calls known are used.
         past: keys and values before the window that the run is confined to.
+        extras: [G, B·T·D] values from outside that the plan adds to ports.
     """
 
     model: LiftedModel
@@ -43,6 +44,7 @@ class World:
     base: Trace
     known: Tensor
     past: Past | None = None
+    extras: Tensor | None = None
     _sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def known_sum(self, senders: tuple[int, ...]) -> Tensor:
@@ -54,6 +56,15 @@ class World:
             whole = len(span) == len(senders)
             self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
         return self._sums[senders]
+
+    def extra_sums(self, weights: np.ndarray) -> Tensor:
+        """Add up values from outside: weights [C, n, G] give [C, n, B, T, D]."""
+        assert self.extras is not None
+        like = self.base.values.sources
+        used = np.flatnonzero(weights.any((0, 1)))
+        chosen = self.extras if len(used) == len(self.extras) else self.extras[used.tolist()]
+        total = torch.from_numpy(weights[:, :, used]).to(chosen).flatten(0, 1) @ chosen
+        return total.view(*weights.shape[:2], *like.shape[1:]).to(like.dtype)
 
 
 class _Deltas:
@@ -166,6 +177,11 @@ class _MaskedRun:
             weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
             for i, extra in zip(weighted, self.deltas.add(weights).unbind(1), strict=True):
                 found[i] = found[i] + extra
+        outside = [i for i, entry in enumerate(entries) if entry.extra is not None]
+        if outside:
+            weights = np.stack([e for i in outside if (e := entries[i].extra) is not None], axis=1)
+            for i, more in zip(outside, self.world.extra_sums(weights).unbind(1), strict=True):
+                found[i] = found[i] + more
         for i, entry in enumerate(entries):
             if entry.row is not None and entry.row in self.offsets:
                 found[i] = found[i] + self.offsets[entry.row]

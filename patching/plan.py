@@ -22,12 +22,14 @@ class Sum:
     """Tell what a port holds: the current or the base stream plus weighted sender deltas.
 
     `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
-    port, where ports are told apart; otherwise ports that hold the same share one sum.
+    port, where ports are told apart; otherwise ports that hold the same share one sum. `extra`:
+    [circuits, extras] with entries 0, 1: what is added from outside (see `make_plan`), or None.
     """
 
     start: str
     weights: np.ndarray | None
     row: int | None = None
+    extra: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def make_plan(
     start_row: int = 0,
     fixed: frozenset[int] | None = None,
     apart: bool = False,
+    extra: np.ndarray | None = None,
 ) -> Plan:
     """Plan a run of the circuits `masks`, bool [circuits, ports, senders].
 
@@ -97,6 +100,7 @@ def make_plan(
         fixed: senders with given values (path patching); None: the embedding's senders.
         apart: run every live node and let no two ports share a stream, so that each port's can
             be changed or differentiated by itself.
+        extra: which of some values from outside each port adds, bool [circuits, ports, extras].
     """
     union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)
@@ -108,7 +112,10 @@ def make_plan(
         given[list(fixed)] = True
     known |= given
     every = apart or not consistent
-    moving = live.copy() if every else _moving(graph, union, live, known)
+    shifted = np.zeros(len(graph.ports), dtype=bool)
+    if extra is not None:
+        shifted |= extra.any((0, 2))
+    moving = live.copy() if every else _moving(graph, union, live, known, shifted)
     rows = [
         _sum(masks[:, r], graph.reads[r] & moving, on_stream=port.node.kind is not Kind.POST)
         if live_ports[r]
@@ -117,6 +124,11 @@ def make_plan(
     ]
     if apart:
         rows = [entry and replace(entry, row=r) for r, entry in enumerate(rows)]
+    if extra is not None:
+        rows = [
+            replace(entry, extra=extra[:, r].astype(np.float32)) if entry and shifted[r] else entry
+            for r, entry in enumerate(rows)
+        ]
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
     used = [s for plan in layers for s in plan.all_sums]
@@ -145,11 +157,15 @@ def _moving(
     kept: np.ndarray,
     live: np.ndarray,
     known: np.ndarray,
+    shifted: np.ndarray,
 ) -> np.ndarray:
-    """Find the live senders whose value can differ from the base value."""
+    """Find the live senders whose value can differ from the base value.
+
+    `shifted`: bool [ports], those that something from outside is added to.
+    """
     moving: np.ndarray = live & known
     for row, feeds in enumerate(graph.feeds):
-        if feeds and (kept[row] & moving).any():
+        if feeds and (shifted[row] or (kept[row] & moving).any()):
             owners = np.array(feeds)
             moving[owners] |= live[owners]
     return moving
@@ -189,7 +205,8 @@ def _layer(
             entry = rows[_attention_row(graph, layer, letter, head)]
             assert entry is not None
             weights = None if entry.weights is None else entry.weights.tobytes()
-            key = (entry.start, weights, entry.row)
+            extra = None if entry.extra is None else entry.extra.tobytes()
+            key = (entry.start, weights, entry.row, extra)
             if key not in sums:
                 sums[key] = len(chosen)
                 chosen.append(entry)

@@ -48,7 +48,9 @@ LIGHT_ALL_THE_SAME = (
 HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}
 MODEL_PACKAGES = {"torch", "transformers", "peft"}
-COMMANDS = ("lift", "tasks", "discover", "patch", "evaluate", "diff", "roles", "draw", "run")
+COMMANDS = (
+    "lift", "tasks", "discover", "patch", "evaluate", "diff", "transplant", "roles", "draw", "run",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

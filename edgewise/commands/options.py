@@ -33,7 +33,8 @@ class Known(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
-def _metric(text: str) -> object:
+def metric_of(text: str) -> object:
+    """Return the metric of a name or expression."""
     from ..patching.metrics import get_metric
 
     return get_metric(text)
@@ -189,7 +190,7 @@ def measure_options(metric: str | None, ablation: str | None) -> Callable[[Funct
             function,
             click.option(
                 "--metric",
-                type=Known("NAME|EXPRESSION", _metric),
+                type=Known("NAME|EXPRESSION", metric_of),
                 help="kl, logit_diff, prob_diff, nll, accuracy, or an expression such as "
                 f"'logit(answer) - logit(distractor)'; default {metric}.",
             ),

@@ -14,10 +14,12 @@ from edgewise.graphs import devices
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.patching.attribution import attribute
+from edgewise.patching.donation import quiet_runner, record
 from edgewise.patching.gradients import port_gradients
 from edgewise.patching.random_tokens import model_blocks
 from edgewise.patching.roles import measure
 from edgewise.patching.runner import Runner
+from edgewise.patching.transplant import Transplant
 from tests.devices import Machine, moved
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
@@ -81,6 +83,21 @@ def test_acdc_searches_over_two_devices() -> None:
     assert apart is not None
     assert np.array_equal(apart.kept, alone.kept)
     assert 0 < alone.kept.sum() < model.graph.edge_count
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def test_values_are_transplanted_over_two_devices(name: str, metric: str) -> None:
+    donor, receiver = (tiny_lift(name, seed) for seed in (1, 0))
+    pairs = tiny_pairs(lengths=(5, 7, 6))
+    masks = np.stack([random_mask(receiver.graph, density, 1) for density in (0, 0.3, 1)])
+    models = [(donor, receiver), (spread(donor), receiver), (donor, spread(receiver))]
+    found = []
+    for one, other in [*models, (spread(donor), spread(receiver))]:
+        donation = record(quiet_runner(one, pairs, metric))
+        both = Transplant.create(other, pairs, donation)
+        found.append([both.receiver, both.donor, both.everything, *both.measure(masks)])
+    np.testing.assert_allclose(found[1:], [found[0]] * 3, rtol=1e-9, atol=1e-12)
 
 
 def test_gradients_of_a_circuit_are_taken_over_two_devices() -> None:

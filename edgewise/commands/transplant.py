@@ -1,0 +1,229 @@
+"""`edgewise transplant`: what parts of one model carry of its gain over another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, show
+
+if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
+    from ..graphs.files import TransplantFile
+    from ..transplanting import Choice
+
+SHOWN = 15
+"""How many of the single nodes are printed."""
+
+DIRECTIONS = {
+    "b-into-a": "B into A: B's values in A's run; what carries the gain",
+    "a-into-b": "A into B: A's values in B's run; what loses the gain",
+}
+
+VERBS = {"b-into-a": "carried", "a-into-b": "lost"}
+
+
+def _direction(text: str) -> str:
+    from ..errors import unknown
+
+    if text not in DIRECTIONS:
+        raise unknown("direction", text, DIRECTIONS)
+    return text
+
+
+@click.command(short_help="Put one model's activations into another: what carries its gain.")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@options.task_options(required=True)
+@click.option(
+    "--metric",
+    type=options.Known("NAME|EXPRESSION", options.metric_of),
+    default="logit_diff",
+    help="As in `edgewise evaluate`; kl compares with the model that gives. Default logit_diff.",
+)
+@click.option("--nodes", metavar="NAMES", help="Nodes that take the values, as in a5.h1,m7.")
+@click.option(
+    "--edges",
+    multiple=True,
+    metavar="EDGE",
+    help="Edges, such as 'a0.h1->a2.h3<q>', quoted for the shell. Repeat for more.",
+)
+@click.option("--circuit", metavar="CIRCUIT.json", help="The edges of a circuit.")
+@click.option(
+    "--greedy",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Rank single nodes, then add up to N, each time the one that carries most.",
+)
+@click.option(
+    "--share", type=float, metavar="S", help="Stop adding when this share is carried, as in 0.9."
+)
+@click.option(
+    "--beam",
+    type=click.IntRange(1),
+    metavar="M",
+    help="Of the single nodes the M best are tried in each greedy step; default 32.",
+)
+@click.option("--among", metavar="CIRCUIT.json", help="Rank the nodes of this circuit only.")
+@click.option(
+    "--direction",
+    type=options.Known("NAME", _direction),
+    default="b-into-a",
+    help="b-into-a (default), or a-into-b: A's values in B's run.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), metavar="N", help="Examples run at once; default: "
+    "as many as fit in memory.",
+)  # fmt: skip
+@click.option("-o", "--output", metavar="FILE.json", help="Write everything that was measured.")
+@options.graph_options
+@options.compute_options
+@options.json_option
+def transplant(a: str, b: str, **given: Any) -> None:
+    """Run A on a task with the activations that chosen nodes or edges have in B.
+
+    A and B are models of one shape, such as a model and a fine-tuned variant of it; they get the
+    same prompts. What is carried is the share of B's gain over A that A has with them. Without
+    a choice all nodes are ranked, each alone.
+    """
+    from ..graphs.files import check_writable, write_transplant
+    from ..opening import check_task
+    from ..progress import reporting
+    from ..transplanting import transplant as measure
+
+    settings = options.settings(given["task_settings"])
+    with options.usage():
+        check_task(given["task"], settings)
+        _choice(given, {})
+    circuits, graph = _circuits(given)
+    choice = _choice(given, circuits)
+    if given["output"] is not None:
+        inputs = [given[key] for key in ("circuit", "among") if given[key] is not None]
+        check_writable(given["output"], *inputs)
+    options.set_threads(given["threads"])
+    with reporting() as progress:
+        progress.say(f"comparing {a} and {b}")
+        found = measure(
+            a, b, given["task"], choice, direction=given["direction"], metric=given["metric"],
+            examples=given["examples"], seed=given["seed"], bos=given["bos"], options=settings,
+            batch_size=given["batch_size"], progress=progress, dtype=given["dtype"] or "float32",
+            device=given["device"], allow_pickle=given["allow_pickle"], **graph,
+        )  # fmt: skip
+    if given["output"] is not None:
+        write_transplant(given["output"], found)
+    if given["as_json"]:
+        from ..graphs.transplant_file import ROWS
+
+        show.emit({**found.as_dict(), "written": given["output"]}, rows=ROWS)
+        return
+    _print(found)
+    if given["output"] is not None:
+        show.line()
+        show.line(f"written: {given['output']}")
+
+
+def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:
+    """Return what is chosen; what contradicts itself is refused."""
+    from ..errors import EdgewiseError
+    from ..transplanting import BEAM, Choice
+
+    if given["beam"] is not None and given["greedy"] is None:
+        raise EdgewiseError("--beam is of --greedy; give that too.")
+    edges = [name for text in given["edges"] for name in _names("edges", text)]
+    return Choice(
+        nodes=() if given["nodes"] is None else _names("nodes", given["nodes"]),
+        edges=tuple(edges),
+        greedy=given["greedy"],
+        share=given["share"],
+        beam=given["beam"] or BEAM,
+        **circuits,
+    )
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    from ..errors import EdgewiseError
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise EdgewiseError(f"--{option} names none; accepted: names with commas between them.")
+    return names
+
+
+def _circuits(given: Mapping[str, Any]) -> tuple[dict[str, Circuit], dict[str, bool]]:
+    """Read the circuits that are given, and return the graph's options: theirs, if there is one."""
+    from ..graphs.files import read_circuit
+
+    graph = {key: given[key] for key in ("grouped_kv", "split_embedding")}
+    circuits = {
+        key: read_circuit(given[key]).circuit
+        for key in ("circuit", "among")
+        if given[key] is not None
+    }
+    for found in circuits.values():
+        graph = {name: getattr(found.graph, name) for name in graph}
+    return circuits, graph
+
+
+def _print(found: TransplantFile) -> None:
+    show.facts(_facts(found))
+    verb = VERBS[found.transplant["direction"]]
+    alone = {node: share for node, _, share in found.singles}
+    if found.singles:
+        rows = [(str(node), f"{value:.4f}", percent(s)) for node, value, s in found.singles]
+        metric, count = found.transplant["metric"], len(rows)
+        title = f"single nodes, the first {SHOWN} of {count}" if count > SHOWN else "single nodes"
+        show.table(("node", metric, verb), rows[:SHOWN], title)
+    if found.greedy:
+        steps = [
+            (f"+ {node}", f"{value:.4f}", percent(share), percent(alone[node]))
+            for node, value, share in found.greedy
+        ]
+        columns = ("node", found.transplant["metric"], f"{verb} together", "alone")
+        show.table(columns, steps, "one after the other")
+
+
+def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
+    from .evaluate import shown_task
+
+    measures, metric = found.measures, found.transplant["metric"]
+    direction = found.transplant["direction"]
+    for name in ("a", "b"):
+        title = getattr(found, name)["model"]["name"]
+        yield name.upper(), f"{title}: {metric} {measures[name]:.4g}"
+    yield "task", shown_task(found.task)
+    yield "direction", DIRECTIONS[direction]
+    yield "gain", f"{measures['gain']:+.4g}" + ("" if measures["carried"] is not None else ": none")
+    yield (
+        "all nodes",
+        f"{metric} {measures['everything']:.4g}, {of_the_gain(measures['carried'], direction)}",
+    )
+    if found.edges is not None:
+        chosen = found.chosen
+        nodes = f"{', '.join(chosen['nodes'])}: " if chosen["nodes"] else ""
+        yield "chosen", f"{nodes}{len(found.edges):,} edges"
+        yield (
+            "with them",
+            f"{metric} {chosen['value']:.4g}, {of_the_gain(chosen['carried'], direction)}",
+        )
+
+
+def of_the_gain(share: float | None, direction: str) -> str:
+    """Say which share of the gain is carried, or lost.
+
+    >>> of_the_gain(0.314, "b-into-a"), of_the_gain(0.5, "a-into-b")
+    ('31.4% of the gain carried', '50.0% of the gain lost')
+    """
+    if share is None:
+        return "there is no gain to carry: both models measure the same"
+    return f"{percent(share)} of the gain {VERBS[direction]}"
+
+
+def percent(share: float | None) -> str:
+    """Write a share, which can be negative or more than all.
+
+    >>> percent(0.314), percent(-1.5), percent(None)
+    ('31.4%', '-150.0%', '-')
+    """
+    return "-" if share is None else f"{100 * share:.1f}%"
