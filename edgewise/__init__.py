@@ -48,9 +48,12 @@ _PUBLIC = {
     "read_pairs": "patching.prompt_files",
     "read_scores": "graphs.files",
     "read_spec": "spec",
+    "read_timeline": "graphs.files",
     "run_spec": "spec",
+    "timeline": "checkpoints",
     "write_circuit": "graphs.files",
     "write_scores": "graphs.files",
+    "write_timeline": "graphs.files",
 }
 """Where each public name lives; it is imported when first used."""
 
@@ -87,12 +90,15 @@ __all__ = [
     "read_pairs",
     "read_scores",
     "read_spec",
+    "read_timeline",
     "run_spec",
     "Runner",
     "Scores",
     "Selection",
+    "timeline",
     "write_circuit",
     "write_scores",
+    "write_timeline",
 ]
 
 

@@ -24,6 +24,7 @@ from .commands.lift import lift
 from .commands.patch import patch
 from .commands.run import run
 from .commands.tasks import tasks
+from .commands.timeline import timeline
 from .errors import EdgewiseError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -136,7 +137,7 @@ def cli() -> None:
     """Discover, evaluate, compare and draw circuits of transformers."""
 
 
-for _command in (lift, tasks, discover, patch, evaluate, diff, draw, run):
+for _command in (lift, tasks, discover, patch, evaluate, diff, timeline, draw, run):
     cli.add_command(_command)
 
 

@@ -5,13 +5,14 @@
 | `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
 | `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
 | `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
+| `NAME.json` | `edgewise/timeline` | `read_timeline`, `write_timeline`, `TimelineFile` |
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import circuit_file, diff_file
+from . import circuit_file, diff_file, timeline_file
 from .circuit_file import (
     CircuitFile,
     circuit_from_document,
@@ -23,23 +24,28 @@ from .diff_file import DiffFile, diff_files, diff_from_document, read_diff, unli
 from .json_files import read_document
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
+from .timeline_file import TimelineFile, read_timeline, timeline_from_document, write_timeline
 
 __all__ = [
     "CircuitFile",
     "DiffFile",
     "ScoresFile",
+    "TimelineFile",
     "check_writable",
     "diff_files",
     "model_block",
     "read_any",
     "read_circuit",
     "read_diff",
+    "read_drawable",
     "read_scores",
+    "read_timeline",
     "scores_path",
     "unlike",
     "write_circuit",
     "write_diff",
     "write_scores",
+    "write_timeline",
 ]
 
 
@@ -57,3 +63,20 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
     if document["format"] == circuit_file.FORMAT:
         return circuit_from_document(path, document)
     return diff_from_document(path, document)
+
+
+def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
+    """Read a circuit, diff or timeline file, whichever it is.
+
+    Raises:
+        FileFormatError: none of these, or something in it is wrong.
+    """
+    modules = (circuit_file, diff_file, timeline_file)
+    document = read_document(
+        path, "a circuit, diff or timeline file", {one.FORMAT: one.VERSION for one in modules}
+    )
+    if document["format"] == timeline_file.FORMAT:
+        return timeline_from_document(path, document)
+    if document["format"] == diff_file.FORMAT:
+        return diff_from_document(path, document)
+    return circuit_from_document(path, document)
