@@ -32,12 +32,12 @@ for projection in projections:
     projection.register_forward_pre_hook(lambda module, given: heads.update({module: given[0]}))
 
 
-def sequences():  # BOS, then distinct tokens over and over; and which tokens are repeats
+def sequences():  # BOS, distinct tokens over and over; and which follow a token seen before
     period = torch.randint(6, 23, (BATCH, 1))
     distinct = torch.rand(BATCH, VOCABULARY - 1).argsort(-1) + 1
     place = torch.arange(LENGTH - 1)
     tokens = distinct.gather(1, place % period)
-    return torch.nn.functional.pad(tokens, (1, 0)), place[1:] >= period
+    return torch.nn.functional.pad(tokens, (1, 0)), place[1:] > period
 
 
 def activity():  # concave, so that one head does what several could, and the others fall silent
