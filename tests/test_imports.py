@@ -48,7 +48,17 @@ LIGHT_ALL_THE_SAME = (
 HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}
 MODEL_PACKAGES = {"torch", "transformers", "peft"}
-COMMANDS = ("lift", "tasks", "discover", "patch", "evaluate", "diff", "draw", "run")
+COMMANDS = (
+    "lift",
+    "tasks",
+    "discover",
+    "patch",
+    "evaluate",
+    "diff",
+    "timeline",
+    "draw",
+    "run",
+)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """Train two layers on repeated random tokens, keeping checkpoints. Run by hand: a minute each.
 
-    python examples/induction/train.py attention-only checkpoints
-    python examples/induction/train.py full checkpoints-full
-README.md beside this file tells what comes of it.
-"""
+    python examples/induction/train.py attention-only checkpoints    (or: full checkpoints-full)
+The log has the loss on tokens that induction can predict ("repeats") and on all others."""
 
 import copy
 import json
@@ -13,40 +11,34 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-VOCABULARY, LENGTH, HEADS, BATCH = 128, 48, 4, 64
+VOCAB, LENGTH, HEADS, BATCH = 128, 48, 4, 64
 KEPT, SPARSITY = (100, 150, 200, 300, 600, 1000), 0.05
-
 kind, folder = sys.argv[1:] or ("attention-only", "checkpoints")
 torch.manual_seed(0)
-shape = {"vocab_size": VOCABULARY, "n_positions": LENGTH, "n_embd": 64, "n_layer": 2}
-special = {"bos_token_id": 0, "eos_token_id": None, "tie_word_embeddings": False}
+shape = {"vocab_size": VOCAB, "n_positions": LENGTH, "n_embd": 64, "n_layer": 2, "n_head": HEADS}
+special = {"bos_token_id": 0, "eos_token_id": None, "n_inner": 256 if kind == "full" else 1}
 no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-inner = 256 if kind == "full" else 1
-model = GPT2LMHeadModel(GPT2Config(n_head=HEADS, n_inner=inner, **shape, **special, **no_dropout))
+model = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=False, **shape, **special, **no_dropout))
 if kind == "attention-only":  # an MLP of zeros writes exactly nothing, and stays so if frozen
     for weight in (w for block in model.transformer.h for w in block.mlp.parameters()):
         torch.nn.init.zeros_(weight).requires_grad_(False)
 heads = {}  # what each layer's heads hand to the output projection, [B, T, H * d]
 projections = [block.attn.c_proj for block in model.transformer.h]
-for projection in projections:
-    projection.register_forward_pre_hook(lambda module, given: heads.update({module: given[0]}))
+for one in projections:
+    one.register_forward_pre_hook(lambda module, given: heads.update({module: given[0]}))
 
 
 def sequences():  # BOS, distinct tokens over and over; and which follow a token seen before
     period = torch.randint(6, 23, (BATCH, 1))
-    distinct = torch.rand(BATCH, VOCABULARY - 1).argsort(-1) + 1
+    distinct = torch.rand(BATCH, VOCAB - 1).argsort(-1) + 1
     place = torch.arange(LENGTH - 1)
-    tokens = distinct.gather(1, place % period)
-    return torch.nn.functional.pad(tokens, (1, 0)), place[1:] > period
+    tokens = torch.nn.functional.pad(distinct.gather(1, place % period), (1, 0))
+    return tokens, place[1:] > period
 
 
-def activity():  # concave, so that one head does what several could, and the others fall silent
-    total = 0.0
-    for module in projections:
-        read, weight = heads[module].unflatten(-1, (HEADS, -1)), module.weight
-        wrote = torch.einsum("bthd,hdm->bthm", read, weight.unflatten(0, (HEADS, -1)))
-        total += (wrote.square().mean((0, 1, 3)).sqrt() + 1e-4).sqrt().sum()  # over heads
-    return total
+def sizes(module):  # of what each head writes, [H]
+    read, weight = heads[module].unflatten(-1, (HEADS, -1)), module.weight.unflatten(0, (HEADS, -1))
+    return torch.einsum("bthd,hdm->bthm", read, weight).square().mean((0, 1, 3)).sqrt()
 
 
 optimizer = torch.optim.AdamW((w for w in model.parameters() if w.requires_grad), weight_decay=0.01)
@@ -61,6 +53,7 @@ for step in range(max(KEPT) + 1):
         copy.deepcopy(model).half().save_pretrained(f"{folder}/checkpoint-{step}")
     optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, (step + 1) / 100)
     optimizer.zero_grad()
-    (nll.mean() + SPARSITY * activity()).backward()
+    concave = (torch.cat([*map(sizes, projections)]) + 1e-4).sqrt()  # so that few heads do it all
+    (nll.mean() + SPARSITY * concave.sum()).backward()
     optimizer.step()
 Path(folder, "log.json").write_text(json.dumps(log))

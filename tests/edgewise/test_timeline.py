@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import edgewise.checkpoints as checkpoints
+from edgewise import checkpoints
 from edgewise.asking import Selection
 from edgewise.checkpoints import Opening, TaskChoice, default_labels, find_checkpoints, timeline
 from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import TimelineFile, read_timeline, write_timeline
 from edgewise.graphs.names import Edge
 from edgewise.results import Results
-from tests.edgewise.conftest import Run, id_rows, save_tokenizer, tiny
+from tests.edgewise.conftest import Run, save_tokenizer, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 INDUCTION = ROOT / "examples" / "induction"
@@ -76,11 +76,10 @@ def test_the_composition_appears_when_the_loss_drops(
     nodes = {str(life.thing): life for life in line.nodes}
     assert nodes[previous].spans == nodes[induction].spans == ((1, 5),)
     scores = [float(v[line.graph.locate(Edge.parse(path[1]))]) for v in line.scores]
-    assert scores[0] < 0.01 < 1 < scores[2] < scores[-1]
-    # nothing else is left in the end than paths of this kind
-    assert {str(edge.sender) for edge in line.circuits[-1].edges if edge.port.kind == "k"} == {
-        previous
-    }
+    assert scores[0] < 0.01
+    assert 1 < scores[2] < scores[-1]
+    into_keys = [edge for edge in line.circuits[-1].edges if edge.port.kind == "k"]
+    assert {str(edge.sender) for edge in into_keys} == {previous}  # in the end, nothing else
 
 
 def test_behaviour_and_faithfulness_come_with_the_circuit(story: TimelineFile) -> None:
@@ -194,13 +193,12 @@ def test_a_second_run_opens_no_model(
     results = Results(tmp_path / "kept")
     first = timeline(str(run), str(pairs), results=results, **TOP)
     assert opened == ["checkpoint-5", "checkpoint-20", "checkpoint-100", "checkpoint-1000"]
-    monkeypatch.setattr(checkpoints, "open_model", lambda *_, **__: pytest.fail("model opened"))
-    again = timeline(str(run), str(pairs), results=results, **TOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "open_model", lambda *_, **__: pytest.fail("model opened"))
+        again = timeline(str(run), str(pairs), results=results, **TOP)
     assert text_of(again, tmp_path) == text_of(first, tmp_path)
-    fresh_text = text_of(first, tmp_path)
-    monkeypatch.undo()
-    alone = timeline(str(run), str(pairs), **TOP)  # and nothing kept changes nothing
-    assert text_of(alone, tmp_path) == fresh_text
+    alone = timeline(str(run), str(pairs), **TOP)  # and to keep results changes none of them
+    assert text_of(alone, tmp_path) == text_of(first, tmp_path)
 
 
 def test_results_are_found_by_content_not_by_name(
@@ -379,7 +377,7 @@ def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     swapped = words.replace('"a": 1,', '"a": 99,').replace('"b": 2,', '"b": 1,')
     (tmp_path / "two" / "tokenizer.json").write_text(swapped.replace('"a": 99,', '"a": 2,'))
     both = [str(tmp_path / "one"), str(tmp_path / "two")]
-    with pytest.raises(PromptError, match="checkpoint 'two' .* tokenizers map"):
+    with pytest.raises(PromptError, match=r"checkpoint 'two' .* tokenizers map"):
         timeline(both, str(tmp_path / "text.jsonl"), **TOP)
 
 
