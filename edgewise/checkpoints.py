@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .graphs.files import CircuitFile, TimelineFile
     from .journal import JournalFile
     from .patching.prompts import PromptPairs
+    from .patching.runner import Runner
 
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
@@ -94,7 +95,7 @@ def timeline(
     names = list(labels) if labels is not None else default_labels(references)
     check_labels(names, len(references))
     asked = request(method, metric=metric, ablation=ablation, options=options, select=select)
-    _refuse_no_selection(asked)
+    check_selects(asked)
     choice = task if isinstance(task, TaskChoice) else TaskChoice(task)
     check_task(choice.task, choice.options)
     job = _Job(asked, choice, _metrics(asked, measure), opening or Opening(), batch_size, results)
@@ -193,6 +194,8 @@ class _Job:
 
         session = open_model(reference, **asdict(self.opening), progress=progress)
         self.check(session, first, names)
+        for metric in self.metrics:
+            self.runner(session, metric)  # refused now, not after the search
         found = discover(
             session,
             self.pairs,
@@ -208,14 +211,24 @@ class _Job:
         )
         return Kept(found.file, found.scores.scores, self.measure(session, found.file))
 
+    def runner(self, session: Session, metric: str) -> Runner:
+        """Return a runner on the pairs; refuses a metric that does not fit them."""
+        from .opening import make_runner
+
+        return make_runner(
+            session,
+            self.pairs,
+            metric=metric,
+            ablation=self.asked.ablation,
+            batch_size=self.batch_size,
+        )
+
     def measure(self, session: Session, file: CircuitFile) -> dict[str, Any]:
         """Measure a circuit by every metric."""
         from .discovery.evaluation import evaluate_by
-        from .opening import make_runner
         from .patching.metrics import get_metric
 
-        asked = {"metric": self.asked.metric, "ablation": self.asked.ablation}
-        runner = make_runner(session, self.pairs, **asked, batch_size=self.batch_size)
+        runner = self.runner(session, self.asked.metric)
         metrics = [get_metric(name) for name in self.metrics]
         measured = evaluate_by(runner, file.circuit, metrics)
         return {
@@ -299,6 +312,21 @@ def default_labels(references: Sequence[str]) -> list[str]:
     return [f"{number}: {last}" for number, last in enumerate(lasts, start=1)]
 
 
+def check_selects(asked: Request) -> None:
+    """Refuse to keep every edge at every checkpoint: nothing would appear or vanish.
+
+    Raises:
+        EdgewiseError: says how edges can be selected.
+    """
+    from .discovery.registry import get_method
+
+    if not (get_method(asked.method).selects or asked.select.as_dict()):
+        raise EdgewiseError(
+            f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
+            "which to keep: top (so many), above (|score| at least), or faithfulness."
+        )
+
+
 # -- steps ---------------------------------------------------------------------------------------
 
 
@@ -309,17 +337,6 @@ def _metrics(asked: Request, more: Sequence[str]) -> list[str]:
     for name in more:
         get_metric(name)
     return list(dict.fromkeys([asked.metric, *more]))
-
-
-def _refuse_no_selection(asked: Request) -> None:
-    """Refuse to keep every edge at every checkpoint: nothing would appear or vanish."""
-    from .discovery.registry import get_method
-
-    if not (get_method(asked.method).selects or asked.select.as_dict()):
-        raise EdgewiseError(
-            f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
-            "which to keep: top (so many), above (|score| at least), or faithfulness."
-        )
 
 
 def _refuse_other_shape(

@@ -72,8 +72,8 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     Results are kept by content: what was found once, on the same weights, prompts and options, is
     not done again, and a stopped run goes on with the checkpoints that are missing.
     """
-    from ..asking import Selection
-    from ..checkpoints import Opening, TaskChoice, find_checkpoints
+    from ..asking import Selection, request
+    from ..checkpoints import Opening, TaskChoice, check_selects, find_checkpoints
     from ..checkpoints import timeline as follow
     from ..graphs.files import check_writable, write_timeline
     from ..opening import check_task
@@ -85,6 +85,8 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     own = given_options(given, method)
     with options.usage():
         select = Selection(given["top"], given["above"], given["faithfulness"])
+        asked = {"metric": given["metric"], "ablation": given["ablation"] or "resample"}
+        check_selects(request(method, **asked, options=own, select=select))
         check_task(given["task"], settings)
     references = find_checkpoints(models)
     output = given["output"]
@@ -99,8 +101,7 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     )  # fmt: skip
     with reporting() as progress:
         found = follow(
-            references, task, method=method, metric=given["metric"],
-            ablation=given["ablation"] or "resample", options=own, select=select,
+            references, task, method=method, **asked, options=own, select=select,
             measure=given["measure"], labels=_labels(given["labels"]), opening=opening,
             batch_size=given["batch_size"], results=results, progress=progress,
         )  # fmt: skip
