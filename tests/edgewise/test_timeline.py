@@ -360,11 +360,18 @@ def test_another_shape_is_refused_by_name(
         timeline(both, str(pairs), results=results, **TOP)
 
 
-def test_another_width_is_refused_by_name(run: Path, pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_another_width_is_refused_by_name(
+    kept: bool, run: Path, pairs: Path, tmp_path: Path
+) -> None:
     tiny("gpt2", n_embd=8).save_pretrained(tmp_path / "thin")
+    results = Results(tmp_path / "kept") if kept else None
+    if kept:
+        thin = [str(tmp_path / "thin")] * 2
+        timeline(thin, str(pairs), results=results, labels=["a", "b"], **TOP)
     both = [str(run / "checkpoint-5"), str(tmp_path / "thin")]
-    with pytest.raises(GraphMismatch, match="d_model 16 and 8"):
-        timeline(both, str(pairs), **TOP)
+    with pytest.raises(GraphMismatch, match=r"'thin' .*d_model 16 and 8"):
+        timeline(both, str(pairs), results=results, **TOP)
 
 
 def test_another_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
