@@ -225,13 +225,12 @@ def open_vocabulary(reference: str) -> tuple[Any, int | None]:
     from .graphs.loading import load_tokenizer
     from .graphs.references import Form, find, has_tokenizer, read_json
 
-    source = find(reference, weights=False)
-    if source.form is Form.GGUF:
-        return load_tokenizer(reference), None
-    base = source
+    source = base = find(reference, weights=False)
     if source.form is Form.ADAPTER:
         name, revision = base_reference(source.path)
         base = find(name, revision=revision, weights=False)
+    if base.form is Form.GGUF:
+        return load_tokenizer(reference), None
     size = read_json(base.path / "config.json").get("vocab_size")
     if not (has_tokenizer(source.path) or has_tokenizer(base.path)):
         return None, size
