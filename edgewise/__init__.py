@@ -51,13 +51,16 @@ _PUBLIC = {
     "read_roles": "graphs.files",
     "read_scores": "graphs.files",
     "read_spec": "spec",
+    "read_timeline": "graphs.files",
     "read_transplant": "graphs.files",
     "run_spec": "spec",
+    "timeline": "checkpoints",
     "transplant": "transplanting",
     "write_circuit": "graphs.files",
     "write_roles": "graphs.files",
     "write_scores": "graphs.files",
     "write_transplant": "graphs.files",
+    "write_timeline": "graphs.files",
 }
 """Where each public name lives; it is imported when first used."""
 
@@ -98,15 +101,18 @@ __all__ = [
     "read_scores",
     "read_spec",
     "read_transplant",
+    "read_timeline",
     "run_spec",
     "Runner",
     "Scores",
     "Selection",
     "transplant",
+    "timeline",
     "write_circuit",
     "write_roles",
     "write_scores",
     "write_transplant",
+    "write_timeline",
 ]
 
 

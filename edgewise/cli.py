@@ -26,6 +26,7 @@ from .commands.roles import roles
 from .commands.run import run
 from .commands.tasks import tasks
 from .commands.transplant import transplant
+from .commands.timeline import timeline
 from .errors import EdgewiseError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -138,7 +139,9 @@ def cli() -> None:
     """Discover, evaluate, compare and draw circuits of transformers."""
 
 
-for _command in (lift, tasks, discover, patch, evaluate, diff, transplant, roles, draw, run):
+for _command in (
+    lift, tasks, discover, patch, evaluate, diff, timeline, transplant, roles, draw, run,
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -46,6 +46,7 @@ def discover(
     start: Start | None = None,
     progress: Progress | None = None,
     journal: JournalFile | None = None,
+    allow_empty: bool = False,
 ) -> Found:
     """Find a circuit, measure it, and note everything that led to it.
 
@@ -61,6 +62,7 @@ def discover(
         progress: told what is done.
         journal: where a method that can be resumed writes what it has decided (others leave it
             alone); the caller removes it when the result is safe.
+        allow_empty: give a circuit without edges, in place of an error, where none is kept.
 
     Raises:
         EdgewiseError: the request makes no sense, or no edge would be kept, or the journal is of
@@ -97,7 +99,8 @@ def discover(
     evaluation = measure(runner, circuit)
     try:
         check_drift(found, evaluation, session.loaded.dtype)
-        _refuse_empty(circuit, asked, found.scores, evaluation)
+        if not allow_empty:
+            _refuse_empty(circuit, asked, found.scores, evaluation)
     except EdgewiseError:
         if journal is not None:
             journal.remove()  # going on from it would end here again

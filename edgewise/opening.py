@@ -166,10 +166,40 @@ def open_task(
         UnknownName: no such task or option.
         PromptError: the pairs cannot be made or read.
     """
+    vocabulary, tokenizer = session.lifted.tokens.shape[0], session.loaded.tokenizer
+    return _pairs(task, tokenizer, vocabulary, examples, seed, bos, options)
+
+
+def open_pairs(
+    reference: str,
+    task: str,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    bos: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> PromptPairs:
+    """Make a task's prompt pairs for a model as `open_task` does, without reading its weights.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        UnknownName, PromptError: as `open_task`.
+    """
+    return _pairs(task, *open_vocabulary(reference), examples, seed, bos, options)[0]
+
+
+def _pairs(
+    task: str,
+    tokenizer: Any,
+    vocabulary: int | None,
+    examples: int | None,
+    seed: int,
+    bos: bool | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[PromptPairs, TaskReport | None]:
     from .patching.prompt_files import read_pairs
 
     check_task(task, options)
-    vocabulary, tokenizer = session.lifted.tokens.shape[0], session.loaded.tokenizer
     if not is_file(task):
         made = make_pairs(
             task, tokenizer, vocabulary, examples=examples, seed=seed, bos=bos, options=options
@@ -191,15 +221,19 @@ def open_vocabulary(reference: str) -> tuple[Any, int | None]:
     Raises:
         ModelNotFound: there is no such model.
     """
+    from .graphs.adapters import base_reference
     from .graphs.loading import load_tokenizer
     from .graphs.references import Form, find, has_tokenizer, read_json
 
-    source = find(reference, weights=False)
-    size = None
-    if source.form is Form.DIRECTORY:
-        size = read_json(source.path / "config.json").get("vocab_size")
-        if not has_tokenizer(source.path):
-            return None, size
+    source = base = find(reference, weights=False)
+    if source.form is Form.ADAPTER:
+        name, revision = base_reference(source.path)
+        base = find(name, revision=revision, weights=False)
+    if base.form is Form.GGUF:
+        return load_tokenizer(reference), None
+    size = read_json(base.path / "config.json").get("vocab_size")
+    if not (has_tokenizer(source.path) or has_tokenizer(base.path)):
+        return None, size
     return load_tokenizer(reference), size
 
 

@@ -7,13 +7,14 @@
 | `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
 | `NAME.json` | `edgewise/roles` | `read_roles`, `write_roles`, `RolesFile` |
 | `NAME.json` | `edgewise/transplant` | `read_transplant`, `write_transplant`, `TransplantFile` |
+| `NAME.json` | `edgewise/timeline` | `read_timeline`, `write_timeline`, `TimelineFile` |
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import circuit_file, diff_file
+from . import circuit_file, diff_file, timeline_file
 from .circuit_file import (
     CircuitFile,
     circuit_from_document,
@@ -27,6 +28,7 @@ from .role_file import RolesFile, read_roles, write_roles
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
 from .transplant_file import TransplantFile, read_transplant, write_transplant
+from .timeline_file import TimelineFile, read_timeline, timeline_from_document, write_timeline
 
 __all__ = [
     "CircuitFile",
@@ -34,6 +36,7 @@ __all__ = [
     "RolesFile",
     "ScoresFile",
     "TransplantFile",
+    "TimelineFile",
     "check_writable",
     "diff_files",
     "model_block",
@@ -43,6 +46,9 @@ __all__ = [
     "read_roles",
     "read_scores",
     "read_transplant",
+    "read_drawable",
+    "read_scores",
+    "read_timeline",
     "scores_path",
     "unlike",
     "write_circuit",
@@ -50,6 +56,7 @@ __all__ = [
     "write_roles",
     "write_scores",
     "write_transplant",
+    "write_timeline",
 ]
 
 
@@ -67,3 +74,20 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
     if document["format"] == circuit_file.FORMAT:
         return circuit_from_document(path, document)
     return diff_from_document(path, document)
+
+
+def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
+    """Read a circuit, diff or timeline file, whichever it is.
+
+    Raises:
+        FileFormatError: none of these, or something in it is wrong.
+    """
+    modules = (circuit_file, diff_file, timeline_file)
+    document = read_document(
+        path, "a circuit, diff or timeline file", {one.FORMAT: one.VERSION for one in modules}
+    )
+    if document["format"] == timeline_file.FORMAT:
+        return timeline_from_document(path, document)
+    if document["format"] == diff_file.FORMAT:
+        return diff_from_document(path, document)
+    return circuit_from_document(path, document)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FOLDER = ROOT / "examples"
+EXAMPLES = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("*/*.py")])
 LONGEST = 59  # lines
 
 
@@ -25,19 +26,21 @@ def docstring(path: Path) -> str:
 BY_HAND = [path for path in EXAMPLES if "run by hand" in docstring(path).lower()]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(FOLDER).as_posix())
 def test_example_is_short_and_explained(path: Path) -> None:
     assert docstring(path), "say what the example shows"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in EXAMPLES if p not in BY_HAND], ids=lambda path: path.name
+    "path",
+    [p for p in EXAMPLES if p not in BY_HAND],
+    ids=lambda path: path.relative_to(FOLDER).as_posix(),
 )
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = subprocess.run(
-        [sys.executable, f"examples/{path.name}"],
+        [sys.executable, f"examples/{path.relative_to(FOLDER).as_posix()}"],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,

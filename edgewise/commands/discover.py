@@ -138,7 +138,7 @@ def discover(**given: Any) -> None:
 
     method = given["method"]
     task_settings = options.settings(given["task_settings"])
-    own = _given_options(given, method)
+    own = given_options(given, method)
     start = None if given["start"] is None else read_start(given["start"])
     with options.usage():
         select = Selection(given["top"], given["above"], given["faithfulness"])
@@ -217,7 +217,7 @@ def _selects(method: str) -> bool:
     return get_method(method).selects
 
 
-def _given_options(given: dict[str, Any], method: str) -> dict[str, Any]:
+def given_options(given: dict[str, Any], method: str) -> dict[str, Any]:
     """Return the method's options that were given; others' are wrong usage."""
     from ..discovery.registry import get_method, methods
 

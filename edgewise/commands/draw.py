@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .timeline import draw_strip
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile
@@ -17,8 +18,8 @@ MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
 
 
-@click.command(short_help="Draw a circuit or a diff to SVG, PNG, PDF or DOT.")
-@click.argument("file", metavar="CIRCUIT.json|DIFF.json")
+@click.command(short_help="Draw a circuit, diff or timeline to SVG, PNG, PDF or DOT.")
+@click.argument("file", metavar="CIRCUIT.json|DIFF.json|TIMELINE.json")
 @click.option(
     "-o", "--output", required=True, metavar="FILE", help="Ends in .svg, .png, .pdf or .dot."
 )
@@ -39,13 +40,13 @@ MANY_EDGES = 2000
 def draw(
     file: str, output: str, top: int | None, title: str | None, layout: str, as_json: bool
 ) -> None:
-    """Draw the circuit or diff of a file.
+    """Draw the circuit, diff or timeline of a file.
 
-    Layers run upward; colours tell q, k and v edges apart, or what only one circuit has; an edge's
-    width follows its score.
+    Layers run upward; colours tell q, k and v edges apart, or what only one circuit has, or, of a
+    timeline, what is new and what is there for the last time; an edge's width follows its score.
     """
     from ..errors import EdgewiseError, unknown
-    from ..graphs.files import CircuitFile, check_writable, read_any
+    from ..graphs.files import CircuitFile, TimelineFile, check_writable, read_drawable
     from ..progress import reporting
     from ..visualize.draw import accepted_suffixes
 
@@ -53,10 +54,12 @@ def draw(
         error = unknown("ending of a drawing's name", Path(output).suffix, accepted_suffixes())
         raise click.UsageError(str(error))
     check_writable(output)
-    found = read_any(file)
-    edges = (
-        len(found.circuit) if isinstance(found, CircuitFile) else len(found.diff.a | found.diff.b)
-    )
+    found = read_drawable(file)
+    if isinstance(found, TimelineFile):
+        union = found.timeline.union
+    else:
+        union = found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
+    edges = len(union)
     if top is None and edges > MANY_EDGES:
         raise EdgewiseError(
             f"{file} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
@@ -64,7 +67,11 @@ def draw(
         )
     with reporting() as progress:
         progress.say(f"drawing {edges if top is None else min(edges, top):,} edges")
-        drawn = _draw(found, output, edges if top is None else top, title, layout)
+        most = edges if top is None else top
+        if isinstance(found, TimelineFile):
+            drawn = draw_strip(found, output, most, title, layout)
+        else:
+            drawn = _draw(found, output, most, title, layout)
     if as_json:
         show.emit({"drawing": output, "edges": drawn, "edges_total": edges})
     else:

@@ -1,0 +1,263 @@
+"""`edgewise timeline`: one task's circuit at every checkpoint, and when each edge was in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, show
+from .discover import DiscoverCommand, given_options
+
+if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
+    from ..graphs.files import TimelineFile
+    from ..graphs.timeline import Change, Life, Timeline
+    from ..results import Results
+
+LISTED = 10
+"""How many of the longest-living, and of the newest, edges are printed."""
+
+
+def _method(text: str) -> object:
+    from ..discovery.registry import get_method
+
+    return get_method(text)
+
+
+@click.command(cls=DiscoverCommand, short_help="Follow a task's circuit over checkpoints.")
+@click.argument("models", metavar="MODEL…", nargs=-1, required=True)
+@options.task_options(required=True)
+@click.option(
+    "--method",
+    required=True,
+    type=options.Known("NAME", _method),
+    help="How to find the circuits; the methods are listed below.",
+)
+@options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
+@click.option(
+    "--measure",
+    multiple=True,
+    metavar="METRIC",
+    help="Measure the circuits by this metric too; repeat for more.",
+)
+@click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|.")
+@click.option(
+    "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
+)
+@click.option(
+    "--faithfulness",
+    type=float,
+    metavar="F",
+    help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
+)
+@click.option(
+    "--labels", metavar="A,B,…", help="What the checkpoints are called; default: their steps."
+)
+@options.graph_options
+@options.compute_options
+@click.option(
+    "--cache", metavar="DIR", help="Keep results here; default: the user's cache directory."
+)
+@click.option("--no-cache", is_flag=True, help="Keep no results, and use none.")
+@click.option("-o", "--output", metavar="TIMELINE.json", help="Write it, for `edgewise draw`.")
+@options.json_option
+def timeline(models: tuple[str, ...], **given: Any) -> None:
+    """Find a task's circuit at every checkpoint, on the same prompts.
+
+    MODEL… are two or more models of one shape, in order of time (directories, NAME@REVISION,
+    adapters), or one directory that holds checkpoint-N or step-N directories.
+
+    Results are kept by content: what was found once, on the same weights, prompts and options, is
+    not done again, and a stopped run goes on with the checkpoints that are missing.
+    """
+    from ..asking import Selection, request
+    from ..checkpoints import Opening, TaskChoice, check_selects, find_checkpoints
+    from ..checkpoints import timeline as follow
+    from ..graphs.files import check_writable, write_timeline
+    from ..opening import check_task
+    from ..progress import reporting
+
+    if given["cache"] and given["no_cache"]:
+        raise click.UsageError("--cache and --no-cache are given together; accepted: one of them.")
+    settings, method = options.settings(given["task_settings"]), given["method"]
+    own = given_options(given, method)
+    with options.usage():
+        select = Selection(given["top"], given["above"], given["faithfulness"])
+        asked = {"metric": given["metric"], "ablation": given["ablation"] or "resample"}
+        check_selects(request(method, **asked, options=own, select=select))
+        check_task(given["task"], settings)
+    references = find_checkpoints(models)
+    output = given["output"]
+    if output is not None:
+        check_writable(output, given["task"], *references)
+    results = None if given["no_cache"] else _results(given["cache"])
+    options.set_threads(given["threads"])
+    task = TaskChoice(given["task"], given["examples"], given["seed"], given["bos"], settings)
+    opening = Opening(
+        given["dtype"] or "float32", given["device"], given["grouped_kv"],
+        given["split_embedding"], given["allow_pickle"],
+    )  # fmt: skip
+    with reporting() as progress:
+        found = follow(
+            references, task, method=method, **asked, options=own, select=select,
+            measure=given["measure"], labels=_labels(given["labels"]), opening=opening,
+            batch_size=given["batch_size"], results=results, progress=progress,
+        )  # fmt: skip
+    if output is not None:
+        write_timeline(output, found)
+    if given["as_json"]:
+        _emit(found, output)
+        return
+    _print(found)
+    if output is not None:
+        show.line()
+        show.line(f"written: {output}")
+
+
+def _results(folder: str | None) -> Results | None:
+    """Open the folder of kept results; do without one if the default cannot be used."""
+    from ..errors import EdgewiseError
+    from ..results import Results
+
+    try:
+        return Results(folder)
+    except EdgewiseError as error:
+        if folder is not None:
+            raise
+        show.note(f"{error} Going on without.")
+        return None
+
+
+def _labels(text: str | None) -> list[str] | None:
+    return None if text is None else [label.strip() for label in text.split(",")]
+
+
+def _emit(found: TimelineFile, output: str | None) -> None:
+    from ..graphs.timeline_file import ROWS, timeline_document
+
+    document = timeline_document(found)
+    head = {key: document.pop(key) for key in ("format", "version")}
+    show.emit({**head, "timeline": output, **document}, rows=ROWS)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _print(found: TimelineFile) -> None:
+    from .evaluate import shown_task
+
+    line, asked = found.timeline, found.discovery
+    selection = [
+        f"{key} {asked[key]:g}" for key in ("top", "above", "faithfulness") if key in asked
+    ]
+    show.facts(
+        [
+            ("task", shown_task(found.task)),
+            ("method", ", ".join([asked["method"], *selection])),
+            ("measured", f"{', '.join(found.metrics)}, {asked['ablation']} ablation"),
+            ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
+        ]
+    )
+    show.table(("checkpoint", *_measured_columns(found)), _measured_rows(found), "what it does")
+    show.table(_CHANGE, _change_rows(line), "what it is made of, beside the checkpoint before")
+    show.table(_LIFE, _life_rows(line, line.longest(LISTED)), "edges that live longest")
+    newest = line.newest(LISTED)
+    if newest:
+        show.table(_LIFE, _life_rows(line, newest), "edges that appeared last")
+
+
+_OVERLAP = ("Jaccard", "corrected", "weighted", "to first")
+_CHANGE = ("checkpoint", "edges", "born", "died", *_OVERLAP, "nodes", "born", "died", "Jaccard")
+_LIFE = ("edge", "alive at", "largest |score|", "last score")
+
+
+def _measured_columns(found: TimelineFile) -> list[str]:
+    columns = []
+    for metric in found.metrics:
+        columns += [f"{metric}: full", "circuit", "no edge", "faithfulness"]
+    return columns
+
+
+def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
+    from ..graphs.timeline_file import VALUES
+
+    for label, head in zip(found.timeline.labels, found.checkpoints, strict=True):
+        cells: list[object] = [label]
+        for metric in found.metrics:
+            *values, ratio = (head["measures"][metric][name] for name in VALUES)
+            cells += [*values, "-" if ratio is None else f"{ratio or 0.0:.3f}"]
+        yield cells
+
+
+def _change_rows(line: Timeline) -> Iterable[list[object]]:
+    nodes = [sum(i in life for life in line.nodes) for i in range(len(line))]
+    for i, label in enumerate(line.labels):
+        circuit = line.circuits[i]
+        if not i:
+            yield [label, len(circuit), *["-"] * 6, nodes[i], *["-"] * 3]
+            continue
+        change = line.to_last(i)
+        edges, weighted = change.edges, change.weighted
+        yield [
+            label, len(circuit), edges.only_b, edges.only_a, *_indices(change),
+            "-" if weighted is None else f"{weighted:.3f}",
+            f"{line.to_first(i).edges.jaccard:.3f}",
+            nodes[i], change.nodes.only_b, change.nodes.only_a, f"{change.nodes.jaccard:.3f}",
+        ]  # fmt: skip
+
+
+def _indices(change: Change) -> list[str]:
+    corrected = change.edges.corrected
+    return [f"{change.edges.jaccard:.3f}", "-" if corrected is None else f"{corrected:.3f}"]
+
+
+def _life_rows(line: Timeline, lives: Iterable[Life]) -> Iterable[list[object]]:
+    for life in lives:
+        place = line.graph.locate(life.thing)  # type: ignore[arg-type]
+        last = float(line.scores[-1][place])
+        yield [str(life.thing), spans_text(line, life), float(line.peaks[place]), last]
+
+
+def spans_text(line: Timeline, life: Life) -> str:
+    """Write when a thing is alive, by labels."""
+    return ", ".join(
+        line.labels[first] if first == last else f"{line.labels[first]} to {line.labels[last]}"
+        for first, last in life.spans
+    )
+
+
+# -- the picture ---------------------------------------------------------------------------------
+
+
+def draw_strip(found: TimelineFile, output: str, top: int, title: str | None, layout: str) -> int:
+    """Draw a timeline's strongest edges to a file; return how many were drawn."""
+    from ..pictures import most_that_fit, strongest
+    from ..visualize.timeline import Curve, draw_timeline
+
+    line, asked = found.timeline, found.discovery
+
+    def connected(count: int) -> Circuit:
+        return strongest(line.union, line.peaks, count).prune_dangling()
+
+    shown = line.union
+    if len(shown) > top:
+        shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
+    metric = asked["metric"]
+    curves = [
+        Curve("of the full model", found.values(metric, "full")),
+        Curve("of the circuit", found.values(metric, "circuit"), "#0072b2"),
+        Curve("without any edge", found.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
+    ]
+    usual = f"{found.task['name']} over {len(line)} checkpoints, {asked['method']}"
+    caption = (
+        f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
+        f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "
+        "checkpoint. Edges run upward."
+    )
+    draw_timeline(
+        line, output, shown=shown, curves=curves, axis=metric,
+        title=usual if title is None else title, caption=caption, layout=layout,
+    )  # fmt: skip
+    return len(shown)

@@ -1,0 +1,281 @@
+"""Circuits of one model at several times: what appears, what stays, what vanishes.
+
+A *thing* (an edge or a node) is alive at a checkpoint if that checkpoint's circuit has it. It is
+*born* at a checkpoint where it is alive and was not at the one before, and *dies* at one where it
+is not alive and was at the one before; the first checkpoint's things are born before the record
+begins. Its *spans* are its unbroken runs of checkpoints.
+
+Overlap of two checkpoints is the Jaccard index and its chance-corrected form (see `diff`), and the
+weighted overlap of their scores, Σ min(|a|, |b|) / Σ max(|a|, |b|) over edges (Ruzicka's
+similarity), where an edge outside a circuit has the score 0, and scores of unlike sign have nothing
+in common: 1 is equality of all scores, 0 is nothing shared. It tells edges at a cut, which come and
+go with little weight, from a circuit that is rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from itertools import pairwise
+
+import numpy as np
+
+from ..errors import EdgewiseError, GraphMismatch
+from .circuit import Circuit
+from .diff import CircuitDiff, Overlap
+from .graph import ComputationGraph
+from .names import Edge, Kind, Node
+
+
+@dataclass(frozen=True)
+class Life:
+    """Hold when a thing is alive: `spans` are runs of checkpoints, (first, last), in order.
+
+    >>> life = Life("m0", ((1, 2), (4, 4)))
+    >>> life.born, life.last, life.length, life.returns, 3 in life
+    (1, 4, 3, 1, False)
+    """
+
+    thing: Edge | Node | str
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def born(self) -> int:
+        """Return the first checkpoint that has it."""
+        return self.spans[0][0]
+
+    @property
+    def last(self) -> int:
+        """Return the last checkpoint that has it."""
+        return self.spans[-1][1]
+
+    @property
+    def length(self) -> int:
+        """Count the checkpoints that have it."""
+        return sum(last - first + 1 for first, last in self.spans)
+
+    @property
+    def returns(self) -> int:
+        """Count how often it was gone and came again."""
+        return len(self.spans) - 1
+
+    def __contains__(self, checkpoint: object) -> bool:
+        return isinstance(checkpoint, int) and any(a <= checkpoint <= b for a, b in self.spans)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Hold what two checkpoints share: edges, nodes (A is the earlier one), weighted overlap.
+
+    `weighted` is None where neither has an edge with a score other than 0.
+    """
+
+    edges: Overlap
+    nodes: Overlap
+    weighted: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return everything under its name; `died` and `born` are what only one of the two has."""
+        named = {}
+        for name, overlap in (("edges", self.edges), ("nodes", self.nodes)):
+            counts = {"shared": overlap.shared, "died": overlap.only_a, "born": overlap.only_b}
+            indices = {"jaccard": overlap.jaccard, "corrected_jaccard": overlap.corrected}
+            named[name] = {**counts, **indices}
+        return {**named, "weighted_overlap": self.weighted}
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """Hold the circuits of several checkpoints, in order of time, on equal graphs.
+
+    Args:
+        labels: what each checkpoint is called; all different.
+        circuits: one for each.
+        scores: float32 [ports, senders] for each, NaN where there is none; of all edges, in the
+            circuit or not, as far as they were measured. Default: no scores.
+
+    >>> graph = ComputationGraph(layers=1, heads=1)
+    >>> empty = Circuit.empty(graph)
+    >>> early, late = empty.with_edges(["embed->m0"]), empty.with_edges(["m0->logits"])
+    >>> line = Timeline(("0", "10", "20"), (empty, early, early | late))
+    >>> [(str(life.thing), life.spans) for life in line.edges]
+    [('embed->m0', ((1, 2),)), ('m0->logits', ((2, 2),))]
+    >>> [str(edge) for edge in line.born(2).edges], line.to_last(2).edges.jaccard
+    (['m0->logits'], 0.5)
+
+    Raises:
+        EdgewiseError: no checkpoint, or as many labels as there are circuits are not given, or one
+            is given twice.
+        GraphMismatch: a checkpoint's graph is not the first one's; names it.
+    """
+
+    labels: tuple[str, ...]
+    circuits: tuple[Circuit, ...]
+    scores: tuple[np.ndarray, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "circuits", "scores"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_labels(self.labels, len(self.circuits))
+        for label, circuit in zip(self.labels[1:], self.circuits[1:], strict=True):
+            unequal = self.graph.differences(circuit.graph)
+            if unequal:
+                raise GraphMismatch(
+                    f"checkpoint '{label}' cannot be compared with '{self.labels[0]}': their "
+                    f"graphs differ in {'; '.join(unequal)}."
+                )
+        shape = self.graph.reads.shape
+        scores = self.scores or (np.full(shape, np.nan),) * len(self)
+        if [np.shape(values) for values in scores] != [shape] * len(self):
+            raise GraphMismatch(f"scores do not fit {len(self)} circuits of shape {shape}.")
+        frozen = tuple(np.array(values, dtype=np.float32) for values in scores)
+        for values in frozen:
+            values.setflags(write=False)
+        object.__setattr__(self, "scores", frozen)
+
+    def __len__(self) -> int:
+        return len(self.circuits)
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Return the graph of all circuits."""
+        return self.circuits[0].graph
+
+    # -- what is ever, and always, there --------------------------------------------------------
+
+    @cached_property
+    def union(self) -> Circuit:
+        """Keep the edges that any checkpoint has."""
+        return reduce(Circuit.__or__, self.circuits)
+
+    @cached_property
+    def core(self) -> Circuit:
+        """Keep the edges that every checkpoint has."""
+        return reduce(Circuit.__and__, self.circuits)
+
+    @cached_property
+    def edges(self) -> tuple[Life, ...]:
+        """List the lives of all edges that any checkpoint has, in graph order."""
+        alive = np.stack([circuit.kept for circuit in self.circuits])
+        return tuple(
+            Life(self.graph.edge_at(row, column), spans_of(alive[:, row, column]))
+            for row, column in np.argwhere(self.union.kept)
+        )
+
+    @cached_property
+    def nodes(self) -> tuple[Life, ...]:
+        """List the lives of all nodes but `logits` that any checkpoint has, in graph order."""
+        sets = [_nodes(circuit) for circuit in self.circuits]
+        return tuple(
+            Life(node, spans_of([node in alive for alive in sets]))
+            for node in self.union.nodes
+            if node.kind is not Kind.LOGITS
+        )
+
+    # -- from one checkpoint to another ---------------------------------------------------------
+
+    def born(self, i: int) -> Circuit:
+        """Keep the edges of checkpoint i that the one before lacks; of the first, none."""
+        now = self.circuits[i]
+        return now - (self.circuits[i - 1] if i else now)
+
+    def died(self, i: int) -> Circuit:
+        """Keep the edges that checkpoint i lacks and the one before has; of the first, none."""
+        now = self.circuits[i]
+        return (self.circuits[i - 1] if i else now) - now
+
+    def change(self, i: int, j: int) -> Change:
+        """Compare checkpoint i with checkpoint j, the later one."""
+        summary = CircuitDiff(self.circuits[i], self.circuits[j]).summary()
+        weights = [self._weights(k) for k in (i, j)]
+        return Change(summary.edges, summary.nodes, weighted_overlap(*weights))
+
+    def to_last(self, i: int) -> Change:
+        """Compare checkpoint i with the one before; the first with itself."""
+        return self.change(max(i - 1, 0), i)
+
+    def to_first(self, i: int) -> Change:
+        """Compare checkpoint i with the first."""
+        return self.change(0, i)
+
+    def _weights(self, i: int) -> np.ndarray:
+        return np.where(self.circuits[i].kept, np.nan_to_num(self.scores[i]), 0.0)
+
+    # -- which matter ---------------------------------------------------------------------------
+
+    def peak(self, thing: Edge) -> float:
+        """Return an edge's largest |score| where a circuit has it, 0 without scores."""
+        return float(self.peaks[self.graph.locate(thing)])
+
+    @cached_property
+    def peaks(self) -> np.ndarray:
+        """Return every edge's largest |score| where a circuit has it, float64 [ports, senders]."""
+        found: np.ndarray = np.max([np.abs(self._weights(i)) for i in range(len(self))], axis=0)
+        return found
+
+    def longest(self, most: int) -> list[Life]:
+        """List the edges alive at most checkpoints; among equals the larger |score| first."""
+        return self._ranked(lambda life: (-life.length, -self._peak(life)), most)
+
+    def newest(self, most: int) -> list[Life]:
+        """List the edges that first appear latest; among equals the larger |score| first.
+
+        Those of the first checkpoint did not appear, so they are not among them.
+        """
+        appeared = self._ranked(lambda life: (-life.born, -self._peak(life)), len(self.edges))
+        return [life for life in appeared if life.born][:most]
+
+    def _ranked(self, key: Callable[[Life], tuple[float, float]], most: int) -> list[Life]:
+        return sorted(self.edges, key=key)[:most]
+
+    def _peak(self, life: Life) -> float:
+        assert isinstance(life.thing, Edge)
+        return self.peak(life.thing)
+
+
+def check_labels(labels: Sequence[str], count: int) -> None:
+    """Refuse labels that do not name so many checkpoints, each by its own.
+
+    Raises:
+        EdgewiseError: says which.
+    """
+    if not count:
+        raise EdgewiseError("a timeline needs at least one checkpoint.")
+    if len(labels) != count:
+        raise EdgewiseError(
+            f"{len(labels)} labels are given for {count} checkpoints; accepted: one for each."
+        )
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise EdgewiseError(
+            f"the label '{twice[0]}' is given twice; accepted: labels that are all different."
+        )
+
+
+def spans_of(alive: Sequence[bool] | np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Return the unbroken runs of True, as (first, last).
+
+    >>> spans_of([True, False, True, True])
+    ((0, 0), (2, 3))
+    """
+    padded = [False, *map(bool, alive), False]
+    turns = [i for i, (before, after) in enumerate(pairwise(padded)) if before != after]
+    return tuple((first, after - 1) for first, after in zip(turns[::2], turns[1::2], strict=True))
+
+
+def weighted_overlap(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return Σ min(|a|, |b|) / Σ max(|a|, |b|), where unlike signs share nothing.
+
+    None where everything is 0.
+
+    >>> weighted_overlap(np.array([1.0, 2.0, -1.0]), np.array([3.0, 1.0, 1.0]))
+    0.3333333333333333
+    """
+    large = float(np.maximum(np.abs(a), np.abs(b)).sum(dtype=np.float64))
+    small = np.where(np.sign(a) == np.sign(b), np.minimum(np.abs(a), np.abs(b)), 0.0)
+    return float(small.sum(dtype=np.float64)) / large if large else None
+
+
+def _nodes(circuit: Circuit) -> set[Node]:
+    return set(circuit.nodes)
