@@ -169,15 +169,21 @@ def patch(
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 
-def compare(a: CircuitFile, b: CircuitFile, *, names: tuple[str, str] = ("A", "B")) -> DiffFile:
-    """Compare two circuits on equal graphs.
+def compare(
+    a: CircuitFile,
+    b: CircuitFile,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    scores: tuple[Scores | None, Scores | None] = (None, None),
+) -> DiffFile:
+    """Compare two circuits on equal graphs; `scores`: of all edges of each, where they are known.
 
     Raises:
         GraphMismatch: the graphs differ; says in what.
     """
     from .graphs.files import diff_files
 
-    return diff_files(a, b, names=names)
+    return diff_files(a, b, names=names, scores=scores)
 
 
 def _complete(scores: Scores | None) -> Scores:
