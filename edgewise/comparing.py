@@ -1,0 +1,207 @@
+"""Look closer at a diff with its two models: the noise floor, and every circuit in either model.
+
+Each model is opened once, and one is in memory at a time. Prompts are made with A's tokenizer; B's,
+if it has one, must make the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .cross import RANDOM, CrossPlan, cross_block, measure_all
+from .errors import PromptError
+from .fit import first_difference, open_for, weights_notes
+from .noise_floor import LEVEL, check_level, floor_block
+from .opening import Progress, Session, make_runner, open_task, stored_model, stored_task
+from .repeating import (
+    PromptSets,
+    Recipe,
+    Repeats,
+    check_repetitions,
+    common_recipe,
+    prompt_sets,
+    repeat,
+)
+
+if TYPE_CHECKING:
+    from .graphs.files import CircuitFile, DiffFile
+    from .patching.prompts import PromptPairs
+
+Source: TypeAlias = "str | Session | None"
+"""A model: what a user types for it, an open one, or None for the one a circuit's file names."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Say what to find out with the models, and how to compute.
+
+    Args:
+        repetitions: of the noise floor, in each model; None: no noise floor.
+        level: of q-values.
+        cross: run the circuits in both models, and this many random ones; None: do not.
+        dtype: default: that of the circuit.
+        device, batch_size, allow_pickle: see `open_model` and `make_runner`.
+    """
+
+    repetitions: int | None = None
+    level: float = LEVEL
+    cross: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+    allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+        if self.repetitions is not None:
+            check_repetitions(self.repetitions)
+
+
+def cross_asked(asked: bool) -> int | None:
+    """Return how many random circuits a cross-evaluation runs, None for no cross-evaluation."""
+    return RANDOM if asked else None
+
+
+def look_closer(
+    found: DiffFile,
+    files: tuple[CircuitFile, CircuitFile],
+    asked: Asked,
+    models: tuple[Source, Source] = (None, None),
+    progress: Progress | None = None,
+) -> tuple[DiffFile, list[str]]:
+    """Add a noise floor and a cross-evaluation to a diff.
+
+    Args:
+        found: the diff of the two files.
+        files: the circuits.
+        asked: what to do.
+        models: references or open sessions in place of the models the files name.
+        progress: told what is done.
+
+    Returns:
+        The diff with the blocks `noise_floor` and `cross`, and notes on what a reader should know.
+
+    Raises:
+        EdgewiseError: the circuits were found in different ways; says in what.
+        PromptError: there are too few prompts, or the tokenizers make different ones.
+        GraphMismatch: a model is not of its circuit's shape.
+    """
+    if asked.repetitions is None and asked.cross is None:
+        return found, []
+    recipe = common_recipe(*files)
+    plan = None if asked.cross is None else CrossPlan.of(found.diff, asked.cross)
+    work = _Work(files, asked, recipe, plan)
+    for side in (0, 1):
+        work.in_model(side, models[side], _naming("AB"[side], progress))
+    floor = crossed = None
+    if work.sets is not None:
+        floor = floor_block(
+            found.diff, (work.repeats[0], work.repeats[1]), recipe, work.sets, asked.level
+        )
+    if plan is not None:
+        assert work.pairs is not None
+        about = {
+            "ablation": recipe.ablation,
+            "examples": len(work.pairs),
+            "sha256": work.pairs.sha256,
+        }
+        crossed = cross_block(
+            plan, work.measured, metric=recipe.metric, names=work.names, about=about
+        )
+    return found.with_extra(noise_floor=floor, cross=crossed), work.notes
+
+
+class _Work:
+    """Do in each model what was asked; hold prompts and results, but no model."""
+
+    def __init__(
+        self,
+        files: tuple[CircuitFile, CircuitFile],
+        asked: Asked,
+        recipe: Recipe,
+        plan: CrossPlan | None,
+    ) -> None:
+        self.files, self.asked, self.recipe, self.plan = files, asked, recipe, plan
+        self.sets: PromptSets | None = None
+        self.pairs: PromptPairs | None = None
+        self.repeats: list[Repeats] = []
+        self.measured: list[dict[str, list[float]]] = []
+        self.names: list[str] = []
+        self.notes: list[str] = []
+
+    def in_model(self, side: int, source: Source, progress: Progress | None) -> None:
+        """Open one model, do everything in it, and let it go."""
+        asked, file = self.asked, self.files[side]
+        if isinstance(source, Session):
+            session = source
+        else:
+            session = open_for(
+                file,
+                source or stored_model(file),
+                dtype=asked.dtype,
+                device=asked.device,
+                allow_pickle=asked.allow_pickle,
+                progress=progress,
+            )
+            self.notes += weights_notes(file, session, same_model=source is None)
+        self.names.append(session.loaded.title)
+        if side == 0:
+            self.make_prompts(session)
+        else:
+            self.check_prompts(session)
+        if self.sets is not None:
+            self.repeats.append(
+                repeat(
+                    session, self.recipe, self.sets[side],
+                    batch_size=asked.batch_size, progress=progress,
+                )
+            )  # fmt: skip
+        if self.plan is not None:
+            assert self.pairs is not None
+            runner = make_runner(
+                session, self.pairs, metric=self.recipe.metric, ablation=self.recipe.ablation,
+                batch_size=asked.batch_size,
+            )  # fmt: skip
+            self.measured.append(measure_all(runner, self.plan, progress))
+
+    def make_prompts(self, session: Session) -> None:
+        """Make all prompts, for both models."""
+        if self.asked.repetitions is not None:
+            self.sets = prompt_sets(session, self.files, self.asked.repetitions)
+        self.pairs = open_task(session, **stored_task(self.files[0]))[0]
+        for name, file in zip("AB", self.files, strict=True):
+            if self.pairs.sha256 != file.task["sha256"]:
+                self.notes.append(
+                    f"the prompt pairs of circuit A's task '{self.pairs.name}', made anew, are not "
+                    f"those circuit {name} was found on (their hash differs)."
+                )
+
+    def check_prompts(self, session: Session) -> None:
+        """Refuse a second model whose tokenizer makes other prompts than the first one's.
+
+        Raises:
+            PromptError: says where they differ.
+        """
+        if session.loaded.tokenizer is None or self.pairs is None:
+            return
+        own = open_task(session, **stored_task(self.files[0]))[0]
+        difference = first_difference(self.pairs.pairs, own.pairs)
+        if difference:
+            raise PromptError(
+                "the two models cannot be compared: their tokenizers map the task's prompts "
+                f"differently: {difference}. Give the pairs as token ids that both understand."
+            )
+
+
+def _naming(name: str, progress: Progress | None) -> Progress | None:
+    """Return a progress callback that says in which model."""
+    if progress is None:
+        return None
+    told: Callable[[int, int, str], Any] = progress
+
+    def named(done: int, total: int, what: str) -> None:
+        told(done, total, f"model {name}: {what}")
+
+    return named
