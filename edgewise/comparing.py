@@ -171,12 +171,17 @@ class _Work:
         if self.asked.repetitions is not None:
             self.sets = prompt_sets(session, self.files, self.asked.repetitions)
         self.pairs = open_task(session, **stored_task(self.files[0]))[0]
-        for name, file in zip("AB", self.files, strict=True):
-            if self.pairs.sha256 != file.task["sha256"]:
-                self.notes.append(
-                    f"the prompt pairs of circuit A's task '{self.pairs.name}', made anew, are not "
-                    f"those circuit {name} was found on (their hash differs)."
-                )
+        first, second = (file.task["sha256"] for file in self.files)
+        if self.pairs.sha256 != first:
+            self.notes.append(
+                f"the prompt pairs of task '{self.pairs.name}', made anew, are not those circuit A "
+                "was found on (their hash differs): the task's file, words or tokenizer have "
+                "changed."
+            )
+        if self.plan is not None and first != second:
+            self.notes.append(
+                "the two circuits were found on different prompts; both are run on those of A."
+            )
 
     def check_prompts(self, session: Session) -> None:
         """Refuse a second model whose tokenizer makes other prompts than the first one's.

@@ -205,13 +205,15 @@ class Floor:
         """Say what the noise floor allows to say, in a few sentences."""
         a, b = names
         beyond = f"changed beyond the noise floor (q < {self.level:g})"
-        lines = [
-            f"{_edges(self.rows[place])} only in {name}; of these {len(self.changed(place)):,} "
-            f"{beyond}"
-            for place, name in (("only_a", a), ("only_b", b))
-        ]
-        shared = f"{_edges(self.rows['shared'])} shared; the score of "
-        lines.append(f"{shared}{len(self.changed('shared')):,} {beyond}")
+        lines = []
+        for place, where, of in (
+            ("only_a", f"only in {a}", "of these"),
+            ("only_b", f"only in {b}", "of these"),
+            ("shared", "shared", "the scores of"),
+        ):
+            number = len(self.changed(place))
+            counted = f"; {of} {number:,} {beyond}" if self.rows[place] else ""
+            lines.append(f"{_edges(self.rows[place])} {where}{counted}")
         outside = len(self.changed("outside"))
         if outside:
             lines.append(f"{_edges(range(outside))} in neither circuit {beyond}")

@@ -115,8 +115,9 @@ def common_recipe(a: CircuitFile, b: CircuitFile) -> Recipe:
 
 
 def _task_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """List in what two tasks differ beside the seed; files are equal if their pairs are."""
-    keys = ["examples", "bos", "options", "sha256" if "file" in a or "file" in b else "name"]
+    """List in what two tasks differ beside the seed; two files may hold different pairs."""
+    files = ("file" in a, "file" in b)
+    keys = ["bos"] if all(files) else ["name", "file", "examples", "bos", "options"]
     return [f"task.{k} {a.get(k)} and {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
 
 
@@ -163,17 +164,19 @@ def prompt_sets(
 ) -> PromptSets:
     """Make, with a model's tokenizer, the prompts of both models' repetitions.
 
-    A built-in task makes them from seeds that neither circuit was found with; the pairs of a file
-    are split.
+    A built-in task makes them from seeds that neither circuit was found with; the pairs of a file,
+    or of two different files together, are split.
 
     Raises:
-        PromptError: a file has too few pairs, or the task makes the same pairs from every seed.
+        PromptError: there are too few pairs, or the task makes the same pairs from every seed.
     """
-    task = stored_task(files[0])
-    if is_file(task["task"]):
-        return split_pairs(open_task(session, **task)[0], repetitions)
+    tasks = [stored_task(file) for file in files]
+    if is_file(tasks[0]["task"]):
+        first, second = (open_task(session, **task)[0] for task in tasks)
+        pooled = tuple(dict.fromkeys((*first.pairs, *second.pairs)))
+        return split_pairs(replace(first, pairs=pooled), repetitions)
     used = [int(file.task["seed"] or 0) for file in files]
-    return made_sets(session, task, repetitions, first_seed=1 + max(used))
+    return made_sets(session, tasks[0], repetitions, first_seed=1 + max(used))
 
 
 def made_sets(

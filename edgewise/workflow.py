@@ -51,6 +51,7 @@ __all__ = [
     "Selection",
     "Session",
     "Start",
+    "beside_scores",
     "check_task",
     "compare",
     "discover",
@@ -193,6 +194,19 @@ def compare(
     from .graphs.files import diff_files
 
     return diff_files(a, b, names=names, scores=scores)
+
+
+def beside_scores(path: str, file: CircuitFile) -> Scores | None:
+    """Return the scores in the sidecar of a circuit's file, None if there is no sidecar.
+
+    Raises:
+        FileFormatError: it is damaged or of another graph.
+    """
+    from .graphs.files import read_scores, scores_path
+
+    if not scores_path(path).is_file():
+        return None
+    return read_scores(path, file.circuit.graph).scores
 
 
 def _complete(scores: Scores | None) -> Scores:
