@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .discovery.registry import Discovery
     from .graphs.files import CircuitFile
     from .graphs.graph import ComputationGraph
+    from .patching.metrics import Metric
     from .patching.prompts import PromptPairs
     from .patching.runner import Runner
 
@@ -84,6 +85,16 @@ class Recipe:
         if not get_method(self.method).selects:
             return self.method, dict(self.options)
         return "eap-ig", {"midpoint": not get_ablation(self.ablation).paired}
+
+    def check_metric(self, metric: Metric) -> None:
+        """Refuse a metric by which edges cannot be scored to be tested.
+
+        Raises:
+            EdgewiseError: the scores take its gradient, and it has none.
+        """
+        from .discovery.registry import get_method
+
+        get_method(self.scored_by[0]).check_metric(metric)
 
     def differences(self, other: Recipe) -> list[str]:
         """List in words what differs; options that cannot matter are left out."""
@@ -280,7 +291,7 @@ def once(
 
     method = get_method(recipe.method)
     name, options = recipe.scored_by
-    get_method(name).check_metric(runner.metric)
+    recipe.check_metric(runner.metric)
     found: Discovery = method(runner, progress, **recipe.options)
     if found.circuit is not None:
         scores = get_method(name)(runner, progress, **options).scores
