@@ -6,12 +6,12 @@ if it has one, must make the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .cross import RANDOM, CrossPlan, cross_block, measure_all
-from .errors import PromptError
+from .errors import EdgewiseError, PromptError
 from .fit import first_difference, open_for, weights_notes
 from .noise_floor import LEVEL, check_level, floor_block
 from .opening import Progress, Session, make_runner, open_task, stored_model, stored_task
@@ -23,6 +23,7 @@ from .repeating import (
     common_recipe,
     prompt_sets,
     repeat,
+    task_differences,
 )
 
 if TYPE_CHECKING:
@@ -90,27 +91,47 @@ def look_closer(
     """
     if asked.repetitions is None and asked.cross is None:
         return found, []
-    recipe = common_recipe(*files)
+    recipe = None if asked.repetitions is None else common_recipe(*files)
+    measure = _common_measure(files)
     plan = None if asked.cross is None else CrossPlan.of(found.diff, asked.cross)
-    work = _Work(files, asked, recipe, plan)
+    work = _Work(files, asked, recipe, plan, measure)
     for side in (0, 1):
         work.in_model(side, models[side], _naming("AB"[side], progress))
     floor = crossed = None
-    if work.sets is not None:
+    if work.sets is not None and recipe is not None:
         floor = floor_block(
             found.diff, (work.repeats[0], work.repeats[1]), recipe, work.sets, asked.level
         )
     if plan is not None:
         assert work.pairs is not None
         about = {
-            "ablation": recipe.ablation,
+            "ablation": measure["ablation"],
             "examples": len(work.pairs),
             "sha256": work.pairs.sha256,
         }
         crossed = cross_block(
-            plan, work.measured, metric=recipe.metric, names=work.names, about=about
+            plan, work.measured, metric=measure["metric"], names=work.names, about=about
         )
     return found.with_extra(noise_floor=floor, cross=crossed), work.notes
+
+
+def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> dict[str, str]:
+    """Return the metric and ablation both circuits were found with.
+
+    Raises:
+        EdgewiseError: they differ, or one task is a file and the other is not.
+    """
+    keys = ("metric", "ablation")
+    a, b = ({key: str(file.discovery[key]) for key in keys} for file in files)
+    unequal = [f"{key} {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
+    unequal += task_differences(files[0].task, files[1].task, keys=("name", "bos", "options"))
+    if unequal:
+        raise EdgewiseError(
+            f"the two circuits cannot be held against each other in their models: they were found "
+            f"on different tasks or measures ({'; '.join(unequal)}); accepted: circuits of one "
+            "task, found with one metric and one ablation."
+        )
+    return a
 
 
 class _Work:
@@ -120,10 +141,12 @@ class _Work:
         self,
         files: tuple[CircuitFile, CircuitFile],
         asked: Asked,
-        recipe: Recipe,
+        recipe: Recipe | None,
         plan: CrossPlan | None,
+        measure: Mapping[str, str],
     ) -> None:
         self.files, self.asked, self.recipe, self.plan = files, asked, recipe, plan
+        self.measure = measure
         self.sets: PromptSets | None = None
         self.pairs: PromptPairs | None = None
         self.repeats: list[Repeats] = []
@@ -151,7 +174,7 @@ class _Work:
             self.make_prompts(session)
         else:
             self.check_prompts(session)
-        if self.sets is not None:
+        if self.sets is not None and self.recipe is not None:
             self.repeats.append(
                 repeat(
                     session, self.recipe, self.sets[side],
@@ -160,10 +183,7 @@ class _Work:
             )  # fmt: skip
         if self.plan is not None:
             assert self.pairs is not None
-            runner = make_runner(
-                session, self.pairs, metric=self.recipe.metric, ablation=self.recipe.ablation,
-                batch_size=asked.batch_size,
-            )  # fmt: skip
+            runner = make_runner(session, self.pairs, **self.measure, batch_size=asked.batch_size)
             self.measured.append(measure_all(runner, self.plan, progress))
 
     def make_prompts(self, session: Session) -> None:

@@ -115,7 +115,7 @@ def common_recipe(a: CircuitFile, b: CircuitFile) -> Recipe:
         EdgewiseError: they were found in different ways, or on different tasks; says in what.
     """
     recipe, other = Recipe.of(a.discovery), Recipe.of(b.discovery)
-    unequal = recipe.differences(other) + _task_differences(a.task, b.task)
+    unequal = recipe.differences(other) + task_differences(a.task, b.task)
     if unequal:
         raise EdgewiseError(
             f"the two circuits were found in different ways ({'; '.join(unequal)}), so their "
@@ -125,11 +125,17 @@ def common_recipe(a: CircuitFile, b: CircuitFile) -> Recipe:
     return recipe
 
 
-def _task_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def task_differences(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    keys: Sequence[str] = ("name", "bos", "options", "examples"),
+) -> list[str]:
     """List in what two tasks differ beside the seed; two files may hold different pairs."""
     files = ("file" in a, "file" in b)
-    keys = ["bos"] if all(files) else ["name", "file", "examples", "bos", "options"]
-    return [f"task.{k} {a.get(k)} and {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
+    if all(files):
+        keys = ("bos",)
+    unequal = [f"task.{k} {a.get(k)} and {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
+    return unequal + ["a file of pairs and a built-in task"] * (files[0] != files[1])
 
 
 # -- prompts -------------------------------------------------------------------------------------
