@@ -92,7 +92,7 @@ def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarra
 
     >>> a, b = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([[7.0, 5.0], [8.0, 5.0]])
     >>> welch(a, b).round(4).tolist()
-    [0.006, 1.0]
+    [0.0063, 1.0]
 
     Raises:
         EdgewiseError: fewer than two rows on one side.

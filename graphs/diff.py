@@ -229,8 +229,8 @@ def overlap_p_value(possible: int, a: int, b: int, shared: int) -> float:
 
     Exact: the upper tail of the hypergeometric distribution. Too small for a float it is 0.
 
-    >>> overlap_p_value(4, 2, 2, 1), overlap_p_value(0, 0, 0, 0)
-    (0.8333333333333334, 1.0)
+    >>> round(overlap_p_value(4, 2, 2, 1), 4), overlap_p_value(0, 0, 0, 0)
+    (0.8333, 1.0)
 
     Raises:
         ValueError: a size is negative or exceeds N.
