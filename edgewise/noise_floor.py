@@ -184,7 +184,9 @@ class Floor:
             return None
         try:
             rows = sorted((FloorRow(*row) for row in block["edges"]), key=lambda row: row.q)
-            float(block["level"]), dict(block["jaccard"])
+            float(block["level"])
+            for key in ("within_a", "within_b", "between", "p"):
+                np.array(block["jaccard"][key], dtype=float)
             places = {name: tuple(_of_place(found.diff, rows, name)) for name in PLACES}
         except (TypeError, KeyError, ValueError, EdgewiseError) as error:
             raise FileFormatError(

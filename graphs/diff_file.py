@@ -50,6 +50,9 @@ FORMAT = "edgewise/diff"
 VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
 
+NESTED = ("noise_floor.edges",)
+"""Lists within further blocks that are written one item a line."""
+
 
 @dataclass(frozen=True, eq=False)
 class DiffFile:
@@ -185,7 +188,7 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         **ordered(file.extra, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
-    write_text(path, dump_document(document, rows=PARTS))
+    write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
 
 
 def _ordered_head(head: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def diff(a: str, b: str, **given: Any) -> None:
         write_diff(output, found)
     others = unlike(found.a, found.b)
     if given["as_json"]:
-        lists = ["shared", "only_a", "only_b", "changes"]
+        lists = ["shared", "only_a", "only_b", "changes", "noise_floor.edges"]
         show.emit({**_document(found, others, output), "notes": notes}, rows=lists)
         return
     if others:

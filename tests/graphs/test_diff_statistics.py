@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from math import comb
 
@@ -22,6 +23,7 @@ from edgewise.graphs.diff_statistics import (
     weighted_overlap,
 )
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.json_files import dump_document
 
 TINY = ComputationGraph(layers=1, heads=1)
 SIZES = st.integers(0, 60).flatmap(
@@ -152,3 +154,13 @@ def test_scores_of_another_graph_are_refused() -> None:
     a = Circuit.full(TINY)
     with pytest.raises(GraphMismatch, match="layers 1 and 2"):
         _all_scores(CircuitDiff(a, a), (Scores(other, np.zeros(other.reads.shape)), None))
+
+
+def test_rows_within_a_block_stand_one_a_line() -> None:
+    document = {"noise_floor": {"level": 0.05, "edges": [["a", "b"], ["c", "d"]]}, "rows": []}
+    text = dump_document(document, rows=("rows", "noise_floor.edges"))
+    assert json.loads(text) == document
+    assert '      ["a", "b"],\n      ["c", "d"]\n' in text
+    assert json.loads(dump_document({"noise_floor": {}}, rows=("noise_floor.edges",))) == {
+        "noise_floor": {}
+    }
