@@ -215,11 +215,24 @@ class Floor:
         ):
             number = len(self.changed(place))
             counted = f"; {of} {number:,} {beyond}" if self.rows[place] else ""
-            lines.append(f"{_edges(self.rows[place])} {where}{counted}")
+            lines.append(f"{_edges(self.rows[place])} {where}{counted}{self._directions(place, b)}")
         outside = len(self.changed("outside"))
         if outside:
-            lines.append(f"{_edges(range(outside))} in neither circuit {beyond}")
+            directions = self._directions("outside", b)
+            lines.append(f"{_edges(range(outside))} in neither circuit {beyond}{directions}")
         return lines
+
+    def _directions(self, place: str, b: str) -> str:
+        """Say how many of a place's changed edges are stronger and weaker in B, by |score|.
+
+        Where circuits keep the strongest edges, one that others overtook is lost although its own
+        effect has grown.
+        """
+        changed = self.changed(place)
+        stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
+        if not changed:
+            return ""
+        return f": {stronger:,} stronger in {b}, {len(changed) - stronger:,} weaker"
 
     def likeness(self) -> Iterator[tuple[str, float, float, float, int]]:
         """Yield pairs of repetitions' mean, least and largest Jaccard index, and how many pairs."""

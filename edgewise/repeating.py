@@ -306,10 +306,12 @@ def once(
 
 
 def _numbered(progress: Progress | None, number: int, total: int) -> Progress | None:
+    """Return a callback that counts one repetition's work as a part of that of all."""
     if progress is None:
         return None
 
     def told(done: int, of: int, what: str) -> None:
-        progress(done, of, f"repetition {number} of {total}: {what}")
+        before = (number - 1) * of
+        progress(before + done, total * of, f"{what}, repetition {number} of {total}")
 
     return told

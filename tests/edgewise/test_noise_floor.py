@@ -17,7 +17,8 @@ from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch, Promp
 from edgewise.finding import discover
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
-from edgewise.graphs.files import CircuitFile, diff_files, read_circuit, read_diff
+from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circuit, read_diff
+from edgewise.graphs.graph import ComputationGraph
 from edgewise.noise_floor import PLACES, Floor, floor_block, noise_floor
 from edgewise.opening import Session, open_model, open_task
 from edgewise.patching.prompt_files import write_pairs
@@ -101,7 +102,10 @@ def test_a_head_that_was_cut_vanishes_and_nothing_else(
     assert vanished == {f"embed->a0.h{head}<v>", f"a0.h{head}->logits"}
     assert not [row for place in PLACES if place != "only_a" for row in floor.changed(place)]
     assert len(floor.rows["shared"]) == 2  # those of the other head, which has its own job
-    assert "2 edges only in A; of these 2 changed beyond the noise floor (q < 0.05)" in shown
+    assert (
+        "2 edges only in A; of these 2 changed beyond the noise floor (q < 0.05): 0 stronger in B, 2 weaker"
+        in " ".join(shown.split())
+    )
 
 
 def test_a_cut_head_is_found_again_and_again(two_jobs: dict[str, Path]) -> None:
@@ -135,10 +139,17 @@ def test_the_same_model_loaded_again_has_no_difference_at_all(two_jobs: dict[str
         assert (survival_a, mean_a, p, q) == (survival_b, mean_b, 1.0, 1.0)
 
 
+def diff_of(block: dict[str, Any]) -> DiffFile:
+    """Put a noise floor beside the two circuits of `by_hand`."""
+    graph = ComputationGraph(layers=1, heads=1)
+    a = Circuit.empty(graph).with_edges(["embed->logits"])
+    none = np.full(graph.reads.shape, np.nan)
+    diff = CircuitDiff(a, a.with_edges(["embed->m0"]))
+    return DiffFile(diff, {}, {}, none, none, {"noise_floor": block})
+
+
 def by_hand(shift: float) -> dict[str, Any]:
     """Make a noise floor whose every number is known: one layer, one head."""
-    from edgewise.graphs.graph import ComputationGraph
-
     graph = ComputationGraph(layers=1, heads=1)
     scores = np.where(graph.reads, 1.0, np.nan) + np.array([-0.1, 0.0, 0.1])[:, None, None]
     moved = scores.copy()
@@ -170,6 +181,15 @@ def test_a_noise_floor_by_hand() -> None:
     assert (block["seeds_a"], block["seeds_b"], block["examples"]) == ([1, 2, 3], [4, 5, 6], 4)
     assert block["edges_tested"] == 8
     assert block["jaccard"]["within_a"] == [1.0] * 3
+    floor = Floor.of(diff_of(block))
+    assert floor is not None
+    assert floor.sentences(("x", "y")) == [
+        "0 edges only in x",
+        "1 edge only in y; of these 1 changed beyond the noise floor (q < 0.05): "
+        "1 stronger in y, 0 weaker",
+        "1 edge shared; the scores of 0 changed beyond the noise floor (q < 0.05)",
+    ]
+    assert next(floor.likeness()) == ("two repetitions in A", 1.0, 1.0, 1.0, 3)
     assert block["jaccard"]["within_b"] == pytest.approx([7 / 8, 7 / 8, 1.0])
 
 
@@ -331,10 +351,11 @@ def test_the_python_function_says_the_same(
         edgewise("diff", "base.json", "cut0.json", "--noise-floor", 3, "--cross", "--json").stdout
     )
     files = read_circuit("base.json"), read_circuit("cut0.json")
-    told: list[str] = []
-    block = noise_floor(*files, 3, progress=lambda done, total, what: told.append(what))
+    told: list[tuple[int, int, str]] = []
+    block = noise_floor(*files, 3, progress=lambda *report: told.append(report))
     assert json.loads(json.dumps(block)) == shown["noise_floor"]
-    assert any(what.startswith("model B: repetition 3 of 3: ") for what in told)
+    last = [report for report in told if "model B" in report[2]][-1]
+    assert last == (90, 90, "model B: gradients taken, repetition 3 of 3")
     assert shown["scores"]["over"] == "all edges"
     assert shown["cross"]["models"] == ["base", "cut0"]
     assert shown["notes"] == []
