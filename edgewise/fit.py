@@ -1,4 +1,4 @@
-"""Do the models of one experiment fit together: equal graphs, and equal prompts for the task?"""
+"""Do circuits, models and prompts fit together: equal graphs, weights, and prompts for the task?"""
 
 from __future__ import annotations
 
@@ -6,13 +6,66 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import GraphMismatch, PromptError
-from .opening import Session, open_task
+from .opening import Progress, Session, open_model, open_task
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile
     from .patching.prompts import Pair, PromptPairs
     from .patching.tasks import TaskReport
     from .spec import TaskSpec
+
+
+def open_for(
+    file: CircuitFile,
+    reference: str,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Session:
+    """Open a model to run a file's circuit in, with the circuit's graph options.
+
+    Raises:
+        GraphMismatch: the model is not of the circuit's shape.
+    """
+    graph = file.circuit.graph
+    session = open_model(
+        reference,
+        dtype=dtype or file.discovery.get("dtype") or "float32",
+        device=device,
+        grouped_kv=graph.grouped_kv,
+        split_embedding=graph.split_embedding,
+        allow_pickle=allow_pickle,
+        progress=progress,
+    )
+    unequal = graph.differences(session.graph)
+    if unequal:
+        raise GraphMismatch(
+            f"the circuit was found in '{file.model['name']}' and cannot be run in '{reference}': "
+            f"their graphs differ in {'; '.join(unequal)} (circuit and model). Accepted: a model "
+            "of the circuit's shape."
+        )
+    return session
+
+
+def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> list[str]:
+    """Say in what the model is not the one the circuit was found in."""
+    stored, found = file.model["weights_sha256"], session.loaded.weights_sha256
+    if stored is None or stored == found:
+        return []
+    dtypes = file.discovery.get("dtype"), session.loaded.dtype
+    if same_model and dtypes[0] not in (None, dtypes[1]):
+        return [f"the circuit was found in {dtypes[0]} and is measured in {dtypes[1]}."]
+    if same_model:
+        return [
+            f"the weights of '{session.loaded.name}' are not those the circuit was found in: the "
+            "model has changed since."
+        ]
+    return [
+        f"the circuit was found in '{file.model['name']}' and is measured in "
+        f"'{session.loaded.name}', whose weights differ."
+    ]
 
 
 def open_as_declared(session: Session, task: TaskSpec) -> tuple[PromptPairs, TaskReport | None]:

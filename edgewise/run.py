@@ -1,9 +1,10 @@
 """Carry out a spec: prompts, circuits, evaluation, diffs, images and a report, nothing twice.
 
 1. Make the prompt pairs, once, with the first model's tokenizer.
-2. For each model: find its circuit, and measure it. Only here a model is loaded, and only if one
-   of the two is not finished; one model is in memory at a time.
-3. Compare each variant's circuit with the first model's.
+2. For each model: find its circuit, measure it, and (if asked for) find it again on other prompts.
+   A model is loaded only if one of these is not finished; one is in memory at a time.
+3. Compare each variant's circuit with the first model's (see `run_compare`); if asked for, run both
+   in both models.
 4. Draw circuits and diffs. 5. Write the report.
 
 Every step knows its inputs by content (see `ledger`) and is skipped if they have not changed.
@@ -11,10 +12,9 @@ Every step knows its inputs by content (see `ledger`) and is skipped if they hav
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,14 @@ from .graphs.files import (
     read_scores,
     scores_path,
     write_circuit,
-    write_diff,
     write_scores,
 )
 from .graphs.json_files import dump_document
 from .graphs.safe_write import write_text
-from .ledger import Ledger, digest, file_sha256, fingerprint
-from .opening import Progress, Session, make_runner, open_model
+from .ledger import Ledger, file_sha256
+from .opening import Progress, make_runner
 from .pictures import make_picture
+from .run_compare import Comparing
 from .run_files import (
     EVALUATION,
     PROMPTS,
@@ -48,7 +48,7 @@ from .run_files import (
 from .spec import ModelSpec, Spec
 
 if TYPE_CHECKING:
-    from .patching.prompts import PromptPairs
+    pass
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> Run
     Raises:
         EdgewiseError: the directory cannot be used, or a step failed; finished files stay.
     """
-    job = _Job(spec, Ledger(output), progress)
+    job = _Run(spec, Ledger(output), progress)
     job.copy_spec()
     job.make_prompts()
+    job.make_repetition_prompts()
     for model in spec.models:
         job.find_circuit(model)
         job.measure(model)
+        job.repeat(model)
     job.tidy_evaluation()
+    job.run_across()
     for model in spec.variants:
         job.compare(model)
     job.draw()
@@ -102,17 +105,8 @@ def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> Run
     return job.result()
 
 
-class _Job:
-    """Hold a run's spec, its ledger and the model that is open."""
-
-    def __init__(self, spec: Spec, ledger: Ledger, progress: Progress | None) -> None:
-        self.spec, self.ledger, self.progress = spec, ledger, progress
-        self.made: list[str] = []
-        self.kept: list[str] = []
-        self._open: tuple[str, Session] | None = None
-        self._fingerprints: dict[str, list[str]] = {}
-
-    # -- steps ----------------------------------------------------------------------------------
+class _Run(Comparing):
+    """Carry out the steps of a run."""
 
     def copy_spec(self) -> None:
         """Write the spec with its defaults; its paths start from the output directory."""
@@ -225,21 +219,6 @@ class _Job:
 
         self.step(f"evaluation of {model.name}", inputs, [f"{EVALUATION}#{model.name}"], work)
 
-    def compare(self, model: ModelSpec) -> None:
-        """Compare a variant's circuit with the first model's."""
-        base = self.spec.base
-        names = (circuit_name(base), circuit_name(model))
-        target = diff_name(base, model)
-
-        def work() -> None:
-            from .workflow import compare
-
-            files = [read_circuit(self.ledger.folder / name) for name in names]
-            write_diff(self.ledger.path(target), compare(files[0], files[1], names=names))
-
-        inputs = {"files": self.ledger.sha256(*names), "names": names}
-        self.step(f"diff of {base.name} and {model.name}", inputs, [target], work)
-
     def draw(self) -> None:
         """Draw every circuit and every diff."""
         for model in self.spec.models:
@@ -310,96 +289,3 @@ class _Job:
             made=tuple(self.made),
             kept=tuple(self.kept),
         )
-
-    # -- what steps share -----------------------------------------------------------------------
-
-    def step(
-        self, name: str, inputs: Mapping[str, Any], files: Sequence[str], work: Callable[[], None]
-    ) -> None:
-        """Do a step unless it is finished, and note that it is."""
-        from . import __version__
-
-        key = digest({"edgewise": __version__, **inputs})
-        if self.ledger.done(name, key):
-            self.kept.append(name)
-            return
-        for file in files:
-            self.ledger.path(file.partition("#")[0])
-        work()
-        self.ledger.record(name, key, files)
-        self.made.append(name)
-
-    def fingerprint(self, model: ModelSpec) -> list[str]:
-        """Identify a model without loading it."""
-        if model.source not in self._fingerprints:
-            self._fingerprints[model.source] = fingerprint(model.source)
-        return self._fingerprints[model.source]
-
-    def session(self, model: ModelSpec) -> Session:
-        """Open a model; the one that was open before is let go."""
-        if self._open is None or self._open[0] != model.name:
-            self._open = None
-            compute, graph = self.spec.compute, self.spec.graph
-            told = self.telling(model)
-            told(0, 1, "loading the model")
-            session = open_model(
-                model.source,
-                dtype=compute.dtype,
-                device=compute.device,
-                grouped_kv=graph.grouped_kv,
-                split_embedding=graph.split_embedding,
-                progress=told,
-            )
-            self._open = (model.name, session)
-        return self._open[1]
-
-    def telling(self, model: ModelSpec) -> Progress:
-        """Return a progress callback that names the model."""
-
-        def told(done: int, total: int, what: str) -> None:
-            if self.progress is not None:
-                self.progress(done, total, f"{model.name}: {what}")
-
-        return told
-
-    @cached_property
-    def about_task(self) -> dict[str, Any]:
-        """Return what was noted of the prompt pairs."""
-        found: dict[str, Any] = json.loads((self.ledger.folder / TASK).read_text("utf-8"))
-        return found
-
-    @property
-    def task_name(self) -> str:
-        """Return the task's name."""
-        return str(self.about_task["name"])
-
-    @cached_property
-    def pairs(self) -> PromptPairs:
-        """Return the prompt pairs every model gets."""
-        from .patching.prompt_files import read_pairs
-
-        about = self.about_task
-        noted = {key: about[key] for key in ("name", "seed", "bos_prepended", "origin")}
-        return replace(read_pairs(self.ledger.folder / PROMPTS), **noted)
-
-    # -- the evaluation file --------------------------------------------------------------------
-
-    def evaluations(self) -> dict[str, Any]:
-        """Return what was measured so far, by model."""
-        try:
-            document = json.loads((self.ledger.folder / EVALUATION).read_text("utf-8"))
-            return dict(document["models"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-
-    def write_evaluation(self, models: Mapping[str, Any]) -> None:
-        """Write what was measured, in the spec's order."""
-        known = {m.name: models[m.name] for m in self.spec.models if m.name in models}
-        document = {"format": "edgewise/evaluation", "version": 1, "models": known}
-        write_text(self.ledger.path(EVALUATION), dump_document(document, rows=()))
-
-    def tidy_evaluation(self) -> None:
-        """Take models that are no longer in the spec out of the evaluation."""
-        found = self.evaluations()
-        if list(found) != [model.name for model in self.spec.models]:
-            self.write_evaluation(found)

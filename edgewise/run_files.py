@@ -13,6 +13,8 @@ TASK = "task.json"
 EVALUATION = "evaluation.json"
 REPORT = "report.md"
 SPEC = "spec.toml"
+REPETITION_PROMPTS = "repetitions/prompts.jsonl"
+REPETITION_SEEDS = "repetitions/prompts.json"
 
 
 def circuit_name(model: ModelSpec) -> str:
@@ -23,6 +25,16 @@ def circuit_name(model: ModelSpec) -> str:
 def diff_name(base: ModelSpec, model: ModelSpec) -> str:
     """Name a variant's diff file."""
     return f"diffs/{base.name}_vs_{model.name}.json"
+
+
+def repeats_name(model: ModelSpec) -> str:
+    """Name the file of a model's repetitions."""
+    return f"repetitions/{model.name}.safetensors"
+
+
+def cross_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
+    """Name the file of what two models' circuits measure in one of them."""
+    return f"cross/{base.name}_vs_{variant.name}_in_{model.name}.json"
 
 
 def image_names(spec: Spec, source: str) -> list[str]:

@@ -29,6 +29,11 @@
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
     curve = false                     # faithfulness by size, CPR and CMD
 
+    [comparison]                      # optional
+    noise_floor = 8                   # find each circuit so often again, on other prompts
+    level = 0.05                      # of q-values: the share of false changes that is accepted
+    cross = true                      # run both circuits of a diff in both models
+
     [drawing]                         # optional
     formats = ["svg", "png"]          # of the images, default svg; [] draws nothing
     top = 120                         # the strongest edges of a circuit, so that it stays readable
@@ -118,6 +123,15 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True)
+class ComparisonSpec:
+    """Say what stands beside each diff: repetitions in each model, circuits run in both."""
+
+    noise_floor: int | None = None
+    level: float = 0.05
+    cross: bool = False
+
+
+@dataclass(frozen=True)
 class DrawingSpec:
     """Say what to draw: endings of image files (none: no images) and how many edges at most."""
 
@@ -147,6 +161,7 @@ class Spec:
     drawing: DrawingSpec = DrawingSpec()
     compute: ComputeSpec = ComputeSpec()
     graph: GraphSpec = GraphSpec()
+    comparison: ComparisonSpec = ComparisonSpec()
     description: str = ""
 
     @property
@@ -171,6 +186,7 @@ class Spec:
             "graph": asdict(self.graph),
             "discovery": discovery,
             "evaluation": asdict(self.evaluation),
+            "comparison": asdict(self.comparison),
             "drawing": asdict(self.drawing),
             "compute": asdict(self.compute),
         }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import EdgewiseError, SpecError, unknown
 from .opening import CHOICES_OF_PAIRS, EXAMPLES, check_task
 from .spec import (
+    ComparisonSpec,
     ComputeSpec,
     DiscoverySpec,
     DrawingSpec,
@@ -60,6 +61,7 @@ def check_spec(
         graph=GraphSpec(graph.flag("grouped_kv", False), graph.flag("split_embedding", False)),
         discovery=discovery,
         evaluation=evaluation,
+        comparison=_comparison(top.table("comparison"), discovery),
         drawing=_drawing(top.table("drawing")),
         compute=_compute(top.table("compute")),
     )
@@ -283,6 +285,28 @@ def _evaluation(table: Table, discovery: DiscoverySpec) -> EvaluationSpec:
             f"evaluation.curve is true, but method '{method.name}' does not score every edge; "
             "leave it out, or choose a method that does, such as eap-ig."
         )
+    table.finish()
+    return spec
+
+
+def _comparison(table: Table, discovery: DiscoverySpec) -> ComparisonSpec:
+    from .discovery.registry import methods
+    from .repeating import LEAST_REPETITIONS
+    from .run_compare import recipe_of
+
+    default = ComparisonSpec()
+    level = table.number("level", default.level, "a number between 0 and 1")
+    if not 0 < level < 1:
+        table.problems.add(f"{table.where('level')} is {level:g}; accepted: between 0 and 1.")
+    spec = ComparisonSpec(
+        table.whole("noise_floor", None, minimum=LEAST_REPETITIONS),
+        level,
+        table.flag("cross", default.cross),
+    )
+    metric = _known_metric(discovery.metric)
+    if spec.noise_floor is not None and metric is not None and discovery.method in methods():
+        where = table.where("noise_floor")
+        table.problems.attempt(where, None, recipe_of(discovery).check_metric, metric)
     table.finish()
     return spec
 

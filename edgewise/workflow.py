@@ -34,6 +34,7 @@ from .opening import (
 
 if TYPE_CHECKING:
     from .discovery.evaluation import Curve, Evaluation
+    from .discovery.random_circuits import Baseline
     from .graphs.circuit import Circuit
     from .graphs.files import CircuitFile, DiffFile
     from .graphs.names import Edge
@@ -50,6 +51,7 @@ __all__ = [
     "Selection",
     "Session",
     "Start",
+    "beside_scores",
     "check_task",
     "compare",
     "discover",
@@ -76,17 +78,21 @@ class Evaluated:
         evaluation: the measures.
         curve: faithfulness over sizes.
         minimality: by how much the loss rises without each kept edge.
+        random: where it stands among random circuits.
     """
 
     evaluation: Evaluation
     curve: Curve | None = None
     minimality: Scores | None = None
+    random: Baseline | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         found = self.evaluation.as_dict()
         if self.curve is not None:
             found["curve"] = self.curve.as_dict()
+        if self.random is not None:
+            found["random"] = self.random.as_dict()
         if self.minimality is not None:
             rises = self.rises
             useless = sum(rise <= 0 for _, rise in rises)
@@ -118,12 +124,14 @@ def evaluate(
     scores: Scores | None = None,
     curve: bool = False,
     minimality: bool = False,
+    random: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Measure a circuit in the session's model, which need not be the one it was found in.
 
     Metric and ablation default to those of the circuit's file; a curve needs scores of all edges;
-    minimality takes a question for each kept edge.
+    minimality takes a question for each kept edge; `random` circuits of as many edges of each kind
+    say what faithfulness that many edges have anyhow.
 
     Raises:
         GraphMismatch: the circuit's graph is not the model's.
@@ -132,6 +140,7 @@ def evaluate(
     from .discovery.evaluation import curve as measure_curve
     from .discovery.evaluation import evaluate as measure
     from .discovery.evaluation import minimality as measure_minimality
+    from .discovery.random_circuits import baseline
     from .graphs.files import CircuitFile
 
     stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
@@ -148,6 +157,7 @@ def evaluate(
         evaluation,
         measure_curve(runner, _complete(scores), progress=progress) if curve else None,
         measure_minimality(runner, whole, progress) if minimality else None,
+        baseline(runner, whole, random, progress=progress) if random else None,
     )
 
 
@@ -169,15 +179,34 @@ def patch(
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 
-def compare(a: CircuitFile, b: CircuitFile, *, names: tuple[str, str] = ("A", "B")) -> DiffFile:
-    """Compare two circuits on equal graphs.
+def compare(
+    a: CircuitFile,
+    b: CircuitFile,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    scores: tuple[Scores | None, Scores | None] = (None, None),
+) -> DiffFile:
+    """Compare two circuits on equal graphs; `scores`: of all edges of each, where they are known.
 
     Raises:
         GraphMismatch: the graphs differ; says in what.
     """
     from .graphs.files import diff_files
 
-    return diff_files(a, b, names=names)
+    return diff_files(a, b, names=names, scores=scores)
+
+
+def beside_scores(path: str, file: CircuitFile) -> Scores | None:
+    """Return the scores in the sidecar of a circuit's file, None if there is no sidecar.
+
+    Raises:
+        FileFormatError: it is damaged or of another graph.
+    """
+    from .graphs.files import read_scores, scores_path
+
+    if not scores_path(path).is_file():
+        return None
+    return read_scores(path, file.circuit.graph).scores
 
 
 def _complete(scores: Scores | None) -> Scores:

@@ -4,6 +4,7 @@ Overlap is the Jaccard index J = |A ∩ B| / |A ∪ B|, and its chance-corrected
 (J − E[J]) / (1 − E[J]), where E[J] is the expectation for two circuits of the same sizes drawn
 uniformly from the N possible edges (or nodes): 0 is what chance gives, 1 is equality. The overlap
 X of two random sets of sizes a and b is hypergeometric, so E[J] = Σ_x P(X = x) · x / (a + b − x).
+The p-value of an overlap is P(X >= shared): how often chance shares at least as much.
 
 Conventions: two empty sets are equal, J = 1. Where chance leaves no choice (E[J] = 1: both empty,
 or both everything) there is no corrected form: None.
@@ -66,11 +67,17 @@ class Overlap:
             return None
         return (self.jaccard - self.expected) / (1 - self.expected)
 
+    @property
+    def p_value(self) -> float:
+        """Return the probability that random sets of the same sizes share at least as much."""
+        return overlap_p_value(self.possible, self.a, self.b, self.shared)
+
     def to_dict(self) -> dict[str, Any]:
         """Return counts and indices under their names."""
         indices = {"jaccard": self.jaccard, "expected_jaccard": self.expected}
         counts = {**asdict(self), "only_a": self.only_a, "only_b": self.only_b}
-        return {**counts, **indices, "corrected_jaccard": self.corrected}
+        more = {"corrected_jaccard": self.corrected, "p_value": self.p_value}
+        return {**counts, **indices, **more}
 
 
 @dataclass(frozen=True)
@@ -209,15 +216,47 @@ def expected_jaccard(possible: int, a: int, b: int) -> float:
     Raises:
         ValueError: a size is negative or exceeds N.
     """
+    overlap, log_weight = _hypergeometric(possible, a, b)
+    if a + b == 0:
+        return 1.0
+    weight = np.exp(log_weight - log_weight.max())
+    return math.fsum(weight * overlap / (a + b - overlap)) / math.fsum(weight)
+
+
+@lru_cache(maxsize=4096)
+def overlap_p_value(possible: int, a: int, b: int, shared: int) -> float:
+    """Return P(X >= shared), X the overlap of uniformly random subsets of sizes a and b of N.
+
+    Exact: the upper tail of the hypergeometric distribution. Too small for a float it is 0.
+
+    >>> round(overlap_p_value(4, 2, 2, 1), 4), overlap_p_value(0, 0, 0, 0)
+    (0.8333, 1.0)
+
+    Raises:
+        ValueError: a size is negative or exceeds N.
+    """
+    overlap, log_weight = _hypergeometric(possible, a, b)
+    tail = log_weight[overlap >= shared]
+    if not len(tail):
+        return 0.0
+    if len(tail) == len(log_weight):
+        return 1.0
+    return min(1.0, math.exp(_log_sum(tail) - _log_sum(log_weight)))
+
+
+def _log_sum(logs: np.ndarray) -> float:
+    """Return log Σ exp."""
+    most = float(logs.max())
+    return most + math.log(math.fsum(np.exp(logs - most)))
+
+
+def _hypergeometric(possible: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return every possible overlap x, [n], and log P(X = x) but for a constant, [n]."""
     if not (0 <= a <= possible and 0 <= b <= possible):
         raise ValueError(f"no subsets of sizes {a} and {b} of {possible} things")
     least, most = max(0, a + b - possible), min(a, b)
-    if a + b == 0:
-        return 1.0
     overlap = np.arange(least, most + 1, dtype=np.float64)
     # P(x + 1) / P(x), summed up as logarithms so that nothing under- or overflows
     ratios = (a - overlap[:-1]) * (b - overlap[:-1])
     ratios /= (overlap[:-1] + 1) * (possible - a - b + overlap[:-1] + 1)
-    log_weight = np.concatenate([[0.0], np.cumsum(np.log(ratios))])
-    weight = np.exp(log_weight - log_weight.max())
-    return math.fsum(weight * overlap / (a + b - overlap)) / math.fsum(weight)
+    return overlap, np.concatenate([[0.0], np.cumsum(np.log(ratios))])

@@ -11,16 +11,17 @@ The format is `edgewise/diff`, version 1:
       "shared": [["m2", "a5.h1<q>", 0.0123, 0.0131], …], "only_a": [… null], "only_b": [null …]
     }
 
-Each edge carries its score in A and in B. Unknown top-level keys (a noise floor, a
-cross-evaluation) are kept and written back.
+Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
+`diff_statistics`); unknown top-level keys (a noise floor, a cross-evaluation) are kept and written
+back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,12 +38,20 @@ from .circuit_file import (
     read_rows,
 )
 from .diff import CircuitDiff
+from .diff_statistics import ScoreComparison, changes, compare_scores
 from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
 from .safe_write import write_text
+
+if TYPE_CHECKING:
+    from .names import Edge
+    from .scores import Scores
 
 FORMAT = "edgewise/diff"
 VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
+
+NESTED = ("noise_floor.edges",)
+"""Lists within further blocks that are written one item a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +76,38 @@ class DiffFile:
         for name in ("a", "b", "extra"):
             object.__setattr__(self, name, to_plain(getattr(self, name), name))
 
+    @property
+    def scores(self) -> ScoreComparison:
+        """Return how alike the scores are; of an older file, as far as its kept edges tell."""
+        block = self.extra.get("scores")
+        if isinstance(block, Mapping):
+            return ScoreComparison.from_dict(block)
+        return compare_scores(self.diff, (self.scores_a, self.scores_b))
 
-def diff_files(a: CircuitFile, b: CircuitFile, *, names: tuple[str, str] = ("A", "B")) -> DiffFile:
-    """Compare two circuit files; `names` are their paths or labels.
+    @property
+    def changes(self) -> list[tuple[Edge, float, float, float]]:
+        """List shared edges with their score in A, in B, and the change, the largest first."""
+        return changes(self.diff, self.scores_a, self.scores_b)
+
+    def with_extra(self, **blocks: Mapping[str, Any] | None) -> DiffFile:
+        """Return the same with further top-level blocks; None is left out."""
+        given = {key: block for key, block in blocks.items() if block is not None}
+        return replace(self, extra={**self.extra, **given})
+
+
+def diff_files(
+    a: CircuitFile,
+    b: CircuitFile,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    scores: tuple[Scores | None, Scores | None] = (None, None),
+) -> DiffFile:
+    """Compare two circuit files.
+
+    Args:
+        a, b: the files.
+        names: their paths or labels.
+        scores: of all edges of each; with both, the rank correlation is over all edges.
 
     Raises:
         GraphMismatch: the graphs differ, or the models' width; the message lists all differences.
@@ -83,17 +121,33 @@ def diff_files(a: CircuitFile, b: CircuitFile, *, names: tuple[str, str] = ("A",
         )
         raise GraphMismatch(
             f"{both} cannot be compared: their graphs differ in {'; '.join(differences)}. Compare "
-            "circuits of one model, or of models of one shape, found with the same graph options."
+            "circuits of one model, or of models of one shape, found with the same graph options; "
+            f"`edgewise roles {names[0]} {names[1]}` compares what the heads of two unlike "
+            "circuits do."
         )
     assert a.edge_scores is not None
     assert b.edge_scores is not None
+    diff, kept = CircuitDiff(a.circuit, b.circuit), (a.edge_scores, b.edge_scores)
+    compared = compare_scores(diff, kept, _all_scores(diff, scores))
     return DiffFile(
-        diff=CircuitDiff(a.circuit, b.circuit),
+        diff=diff,
         a={"file": names[0], **a.provenance},
         b={"file": names[1], **b.provenance},
         scores_a=a.edge_scores,
         scores_b=b.edge_scores,
+        extra={"scores": compared.to_dict()},
     )
+
+
+def _all_scores(
+    diff: CircuitDiff, scores: tuple[Scores | None, Scores | None]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return both sides' scores of all edges if both are known; refuse those of another graph."""
+    for one in scores:
+        if one is not None:
+            diff.a & Circuit.empty(one.graph)
+    first, second = scores
+    return None if first is None or second is None else (first.values, second.values)
 
 
 def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -134,7 +188,7 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         **ordered(file.extra, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
-    write_text(path, dump_document(document, rows=PARTS))
+    write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
 
 
 def _ordered_head(head: Mapping[str, Any]) -> dict[str, Any]:

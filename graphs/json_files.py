@@ -145,6 +145,8 @@ def listed(problems: list[str], most: int = 3) -> str:
 def dump_document(document: Mapping[str, Any], rows: Collection[str]) -> str:
     """Return the text of a document; the lists named in `rows` (plain already) one item a line.
 
+    A list within a block is named with its block, as in `noise_floor.edges`.
+
     >>> print(dump_document({"a": {"x": float("nan")}, "edges": [["m0", 1.0]]}, {"edges"}), end="")
     {
       "a": {
@@ -163,6 +165,9 @@ def dump_document(document: Mapping[str, Any], rows: Collection[str]) -> str:
         if key in rows and value:
             items = ",\n".join(f"    {_ROW.encode(item)}" for item in value)
             parts.append(f"  {_ROW.encode(key)}: [\n{items}\n  ]")
+        elif inner := [name[len(key) + 1 :] for name in rows if name.startswith(f"{key}.")]:
+            block = dump_document(to_plain(value, key), inner).rstrip("\n").replace("\n", "\n  ")
+            parts.append(f"  {_ROW.encode(key)}: {block}")
         else:
             block = _BLOCK.encode(to_plain(value, key)).replace("\n", "\n  ")
             parts.append(f"  {_ROW.encode(key)}: {block}")

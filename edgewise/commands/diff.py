@@ -2,49 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
+from .diff_show import p_text, print_cross, print_floor, print_scores
 
 if TYPE_CHECKING:
     from ..graphs.diff import DiffSummary, Overlap
-    from ..graphs.files import DiffFile
+    from ..graphs.files import CircuitFile, DiffFile
 
-COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected")
+COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 
 
 @click.command(short_help="Compare two circuits on equal graphs.")
 @click.argument("a", metavar="A.json")
 @click.argument("b", metavar="B.json")
+@click.option(
+    "--noise-floor",
+    type=click.IntRange(2),
+    metavar="R",
+    help="Repeat the discovery R times in each model on other prompts, and tell which edges "
+    "changed by more than prompts make them change.",
+)
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    metavar="Q",
+    help="The share of false changes that is accepted; default 0.05.",
+)
+@click.option(
+    "--cross",
+    is_flag=True,
+    help="Run both circuits, what they share and their union in both models.",
+)
+@click.option("--model-a", metavar="MODEL", help="The model of A; default: the one its file names.")
+@click.option("--model-b", metavar="MODEL", help="The model of B; default: the one its file names.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Examples run at once; default: as many as fit in memory.",
+)
+@options.compute_options
 @click.option("-o", "--output", metavar="DIFF.json", help="Write the diff, for `edgewise draw`.")
 @options.json_option
-def diff(a: str, b: str, output: str | None, as_json: bool) -> None:
+def diff(a: str, b: str, **given: Any) -> None:
     """Compare the circuits of two files.
 
-    Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0.
+    Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0; p is
+    how often random circuits of these sizes share as much. Models are loaded for --noise-floor and
+    --cross only.
     """
     from ..graphs.files import check_writable, read_circuit, unlike, write_diff
-    from ..workflow import compare
+    from ..workflow import beside_scores, compare
 
+    output = given["output"]
+    _check_models(given)
     if output is not None:
         check_writable(output, a, b)
-    found = compare(read_circuit(a), read_circuit(b), names=(a, b))
+    files = (read_circuit(a), read_circuit(b))
+    scores = (beside_scores(a, files[0]), beside_scores(b, files[1]))
+    found = compare(*files, names=(a, b), scores=scores)
+    found, notes = _closer(found, files, given)
     if output is not None:
         write_diff(output, found)
     others = unlike(found.a, found.b)
-    if as_json:
-        show.emit(_document(found, others, output), rows=["shared", "only_a", "only_b"])
+    if given["as_json"]:
+        lists = ["shared", "only_a", "only_b", "changes", "noise_floor.edges"]
+        show.emit({**_document(found, others, output), "notes": notes}, rows=lists)
         return
     if others:
         show.note(
             f"the circuits were found differently, which may show in the diff: {'; '.join(others)}."
         )
+    for text in notes:
+        show.note(text)
     _print(found)
+    print_scores(found)
+    print_floor(found)
+    print_cross(found)
     if output is not None:
         show.line()
         show.line(f"written: {output}")
+
+
+def _check_models(given: Mapping[str, Any]) -> None:
+    """Refuse options that nothing asks for."""
+    needed = given["noise_floor"] is not None or given["cross"]
+    for name in ("model_a", "model_b", "batch_size", "dtype", "threads"):
+        if given[name] is not None and not needed:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for --noise-floor or --cross; give one of them.")
+
+
+def _closer(
+    found: DiffFile, files: tuple[CircuitFile, CircuitFile], given: Mapping[str, Any]
+) -> tuple[DiffFile, list[str]]:
+    """Add what needs the models, if it is asked for."""
+    if given["noise_floor"] is None and not given["cross"]:
+        return found, []
+    from ..comparing import Asked, cross_asked, look_closer
+    from ..progress import reporting
+
+    options.set_threads(given["threads"])
+    asked = Asked(
+        repetitions=given["noise_floor"],
+        level=given["level"],
+        cross=cross_asked(given["cross"]),
+        **{key: given[key] for key in ("dtype", "device", "batch_size", "allow_pickle")},
+    )
+    with reporting() as progress:
+        progress.say("loading and lifting model A")
+        return look_closer(found, files, asked, (given["model_a"], given["model_b"]), progress)
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:
@@ -52,13 +125,18 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 
     scores = (found.scores_a, found.scores_b)
     parts = {"shared": found.diff.shared, "only_a": found.diff.only_a, "only_b": found.diff.only_b}
+    blocks = {key: found.extra[key] for key in ("noise_floor", "cross") if key in found.extra}
+    changes = [[str(edge.sender), str(edge.port), *rest] for edge, *rest in found.changes]
     return {
         "a": found.a,
         "b": found.b,
         "diff": output,
         "unlike": others,
         "statistics": found.diff.summary().to_dict(),
+        "scores": found.scores.to_dict(),
+        **blocks,
         **{name: edge_rows(circuit, *scores) for name, circuit in parts.items()},
+        "changes": changes,
     }
 
 
@@ -98,4 +176,5 @@ def _cells(overlap: Overlap) -> list[str]:
     counts = (overlap.shared, overlap.only_a, overlap.only_b)
     empty = not (overlap.a or overlap.b)
     jaccard = "-" if empty else f"{overlap.jaccard:.3f}"
-    return [*(f"{count:,}" for count in counts), jaccard, corrected]
+    chance = "-" if not overlap.a or not overlap.b else p_text(overlap.p_value)
+    return [*(f"{count:,}" for count in counts), jaccard, corrected, chance]

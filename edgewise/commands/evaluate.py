@@ -11,6 +11,7 @@ from . import options, show
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Curve, Evaluation
+    from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..graphs.scores import Scores
     from ..opening import Progress, Session
@@ -32,6 +33,12 @@ LEAST = 10
     is_flag=True,
     help="By how much the loss rises without each kept edge, and which edges do not help.",
 )
+@click.option(
+    "--random",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Faithfulness of K random circuits of as many edges of each kind, and the percentile.",
+)
 @options.compute_options
 @options.json_option
 def evaluate(circuit: str, **given: Any) -> None:
@@ -39,6 +46,7 @@ def evaluate(circuit: str, **given: Any) -> None:
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
+    from ..fit import weights_notes
     from ..graphs.files import read_circuit
     from ..opening import check_task, stored_model, stored_task
     from ..progress import reporting
@@ -62,7 +70,7 @@ def evaluate(circuit: str, **given: Any) -> None:
     with reporting() as progress:
         progress.say(f"loading and lifting {reference}")
         session, pairs = _open(reference, file, {**asked, **changed}, given, progress)
-        notes = differences(file, session, pairs, same_model=given["model"] is None)
+        notes = weights_notes(file, session, same_model=given["model"] is None)
         same_pairs = given["task"] is None and not changed
         if same_pairs and not notes and pairs.sha256 != file.task["sha256"]:
             notes.append(
@@ -73,7 +81,7 @@ def evaluate(circuit: str, **given: Any) -> None:
         found = measure(
             session, file, pairs, metric=given["metric"], ablation=given["ablation"],
             batch_size=given["batch_size"], scores=scores, curve=given["curve"],
-            minimality=given["minimality"], progress=progress,
+            minimality=given["minimality"], random=given["random"], progress=progress,
         )  # fmt: skip
     for text in notes:
         show.note(text)
@@ -91,6 +99,7 @@ def evaluate(circuit: str, **given: Any) -> None:
             ("task", shown_task({"name": pairs.name, "examples": len(pairs), "seed": pairs.seed})),
             ("measured", f"{evaluation.metric}, {ablation} ablation"),
             *outcome(evaluation),
+            *_beside_random(found.random),
         ]
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
@@ -110,48 +119,18 @@ def _open(
     progress: Progress,
 ) -> tuple[Session, PromptPairs]:
     """Open the model with the circuit's graph options, refuse another shape, make the pairs."""
-    from ..errors import GraphMismatch
-    from ..opening import open_model, open_task
+    from ..fit import open_for
+    from ..opening import open_task
 
-    graph = file.circuit.graph
-    session = open_model(
+    session = open_for(
+        file,
         reference,
-        dtype=given["dtype"] or file.discovery.get("dtype") or "float32",
+        dtype=given["dtype"],
         device=given["device"],
-        grouped_kv=graph.grouped_kv,
-        split_embedding=graph.split_embedding,
         allow_pickle=given["allow_pickle"],
         progress=progress,
     )
-    unequal = graph.differences(session.graph)
-    if unequal:
-        raise GraphMismatch(
-            f"the circuit was found in '{file.model['name']}' and cannot be run in '{reference}': "
-            f"their graphs differ in {'; '.join(unequal)} (circuit and model). Accepted: a model "
-            "of the circuit's shape."
-        )
     return session, open_task(session, **asked)[0]
-
-
-def differences(
-    file: CircuitFile, session: Session, pairs: PromptPairs, *, same_model: bool
-) -> list[str]:
-    """Say in what the model is not the one the circuit was found in."""
-    stored, found = file.model["weights_sha256"], session.loaded.weights_sha256
-    if stored is None or stored == found:
-        return []
-    dtypes = file.discovery.get("dtype"), session.loaded.dtype
-    if same_model and dtypes[0] not in (None, dtypes[1]):
-        return [f"the circuit was found in {dtypes[0]} and is measured in {dtypes[1]}."]
-    if same_model:
-        return [
-            f"the weights of '{session.loaded.name}' are not those the circuit was found in: the "
-            "model has changed since."
-        ]
-    return [
-        f"the circuit was found in '{file.model['name']}' and is measured in "
-        f"'{session.loaded.name}', whose weights differ."
-    ]
 
 
 def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
@@ -163,6 +142,19 @@ def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
     yield "no edge", f"{metric} {evaluation.value_empty:.4g}"
     yield "faithfulness", _ratio(evaluation.faithfulness)
     yield "completeness", _ratio(evaluation.completeness)
+
+
+def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
+    """Yield where the circuit stands among random ones."""
+    if found is None:
+        return
+    values = sorted(found.faithfulness)
+    middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+    yield (
+        f"{len(values):,} random ones",
+        f"faithfulness {values[0]:.3f} to {values[-1]:.3f}, median {middle:.3f}",
+    )
+    yield "percentile", f"{found.percentile:.0f}: the share of random circuits less faithful"
 
 
 def shown_task(task: Mapping[str, Any]) -> str:

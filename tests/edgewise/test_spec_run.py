@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgewise import run as run_module
+from edgewise import job as job_module
 from edgewise.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.fit import first_difference
 from edgewise.graphs.circuit import Circuit
@@ -81,7 +81,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("a model was loaded")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "open_model", refuse)
+        patched.setattr(job_module, "open_model", refuse)
         yield
 
 

@@ -1,0 +1,123 @@
+"""Random circuits of a given size, as a baseline of faithfulness.
+
+A circuit is held against circuits that keep, of every kind of port (q, k, v, MLP, logits), the same
+number of edges, drawn uniformly. Its percentile says how many of them it beats: a circuit that does
+not stand far above them is no better found than drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import EdgewiseError
+from ..graphs.circuit import Circuit
+from .evaluation import different_ends, ratio
+
+if TYPE_CHECKING:
+    from ..graphs.graph import ComputationGraph
+    from ..patching.runner import Progress, Runner
+
+
+def random_circuit(
+    graph: ComputationGraph, counts_by_kind: Mapping[str, int], seed: int
+) -> Circuit:
+    """Draw a circuit that keeps a given number of edges of every kind of port.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> graph = ComputationGraph(layers=2, heads=2)
+    >>> circuit = random_circuit(graph, {"q": 3, "mlp": 1}, seed=0)
+    >>> graph.count_by_kind(circuit.kept)
+    {'q': 3, 'k': 0, 'v': 0, 'mlp': 1, 'logits': 0}
+
+    Raises:
+        EdgewiseError: the graph has no such kind, or fewer edges of it.
+    """
+    draw = np.random.default_rng(seed)
+    kinds = np.array([port.kind for port in graph.ports])
+    kept = np.zeros(graph.reads.size, dtype=bool)
+    total = graph.count_by_kind()
+    for kind, count in sorted(counts_by_kind.items()):
+        if not 0 <= count <= total.get(kind, 0):
+            raise EdgewiseError(
+                f"no random circuit keeps {count} edges into ports of kind {kind}; accepted: 0 to "
+                f"{total.get(kind, 0)}."
+            )
+        places = np.flatnonzero(graph.reads & (kinds == kind)[:, None])
+        kept[draw.choice(places, size=count, replace=False)] = True
+    return Circuit(graph, kept.reshape(graph.reads.shape))
+
+
+def random_circuits(
+    graph: ComputationGraph, counts_by_kind: Mapping[str, int], number: int, seed: int = 0
+) -> list[Circuit]:
+    """Draw several circuits; a longer list begins with the shorter one of the same seed."""
+    return [random_circuit(graph, counts_by_kind, seed + i) for i in range(number)]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Hold the faithfulness of random circuits beside that of the circuit they stand for.
+
+    Args:
+        faithfulness: of each random circuit.
+        percentile: the share, in percent, of random circuits of smaller faithfulness; equal ones
+            count half.
+        seed: of the first draw; the others follow it.
+    """
+
+    faithfulness: tuple[float, ...]
+    percentile: float
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        values = list(self.faithfulness)
+        return {
+            "circuits": len(values),
+            "seed": self.seed,
+            "percentile": self.percentile,
+            "faithfulness": values,
+        }
+
+
+def percentile(value: float, among: tuple[float, ...]) -> float:
+    """Return the share of numbers below a value in percent, equal ones counted half.
+
+    >>> percentile(0.5, (0.1, 0.5, 0.9, 0.2))
+    62.5
+    """
+    below = sum(other < value for other in among) + sum(other == value for other in among) / 2
+    return 100 * below / len(among)
+
+
+def baseline(
+    runner: Runner,
+    circuit: Circuit,
+    number: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Baseline:
+    """Measure random circuits of a circuit's number of edges of each kind, and where it stands.
+
+    Raises:
+        EdgewiseError: no circuit is asked for, or full and empty circuit measure the same.
+        GraphMismatch: the circuit was made for another graph than the model's.
+    """
+    if number < 1:
+        raise EdgewiseError(f"{number} random circuits say nothing; accepted: 1 or more.")
+    runner.require_graph(circuit.graph)
+    ends = different_ends(runner)
+    drawn = random_circuits(circuit.graph, circuit.graph.count_by_kind(circuit.kept), number, seed)
+    found = []
+    for i, one in enumerate([circuit, *drawn]):
+        value = ratio(float(runner.measure([one])[0, 0]), *ends)
+        assert value is not None  # the ends differ
+        found.append(value)
+        if progress is not None:
+            progress(i, number, "random circuits measured")
+    own, *others = found
+    return Baseline(tuple(others), percentile(own, tuple(others)), seed)

@@ -1,0 +1,206 @@
+"""Which edges' scores differ between two models by more than prompts make them differ?
+
+Discovery is repeated R_a times in model A and R_b times in model B, each time on prompts of its
+own. Each repetition scores every edge, so the question is asked of every edge of the graph:
+
+1. Welch's t-test (Welch 1947) of the edge's scores in A against those in B: the two may vary
+   unequally. t = (mean_b − mean_a) / √(v_a / R_a + v_b / R_b), v the sample variances, with the
+   degrees of freedom of Welch and Satterthwaite; p is two-sided.
+2. The variances have a floor: scores are float32 sums, so differences below `ROUNDING` of the
+   largest score are no differences. Equal scores, and none at all, give p = 1.
+3. Benjamini-Hochberg q-values (Benjamini & Hochberg 1995) over all edges: of the edges with
+   q < level, no more than a share `level` is expected to be there by chance.
+
+No edge is selected by its score before the test: a test of the strongest edges only, on the
+numbers that made them the strongest, would find changes where there are none.
+
+Beside it, `label_permutation` asks of whole circuits whether two groups of repetitions are less
+alike between than within. Shapes: R repetitions, P ports, S senders.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import EdgewiseError
+from ..graphs.graph import ComputationGraph
+
+ROUNDING = 2.0**-20
+"""Standard deviations have this floor, in parts of the largest |score|: 16 units of float32."""
+
+MOST_SPLITS = 20_000
+"""So many ways to split repetitions into two groups are enumerated; of more, as many are drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeTest:
+    """Hold a test of every edge, float64 [P, S], NaN where no edge exists."""
+
+    mean_a: np.ndarray
+    mean_b: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+
+
+def compare_edges(graph: ComputationGraph, a: np.ndarray, b: np.ndarray) -> EdgeTest:
+    """Test, for every edge, whether its scores differ between two groups of repetitions.
+
+    Args:
+        graph: the graph all scores are on.
+        a, b: [R_a, P, S] and [R_b, P, S], a score for every edge.
+
+    Raises:
+        EdgewiseError: fewer than two repetitions, another shape, or an edge without a score.
+    """
+    x, y = _rows(graph, a), _rows(graph, b)
+    p = welch(x, y)
+    found = (x.mean(0), y.mean(0), p, q_values(p))
+    return EdgeTest(*(_spread(graph, values) for values in found))
+
+
+def _rows(graph: ComputationGraph, scores: np.ndarray) -> np.ndarray:
+    """Return the scores of the edges alone, float64 [R, E]."""
+    if scores.ndim != 3 or scores.shape[1:] != graph.reads.shape:
+        raise EdgewiseError(
+            f"scores of shape {list(scores.shape)} cannot be tested; accepted: [repetitions, "
+            f"{graph.reads.shape[0]}, {graph.reads.shape[1]}]."
+        )
+    found: np.ndarray = scores[:, graph.reads].astype(np.float64)
+    if not np.isfinite(found).all():
+        raise EdgewiseError(
+            "edges without a score cannot be tested; accepted: scores of all edges, as eap-ig "
+            "gives them."
+        )
+    return found
+
+
+def _spread(graph: ComputationGraph, values: np.ndarray) -> np.ndarray:
+    whole = np.full(graph.reads.shape, np.nan)
+    whole[graph.reads] = values
+    return whole
+
+
+def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarray:
+    """Return two-sided p-values of Welch's t-test for every column of [R_a, E] and [R_b, E].
+
+    A standard deviation is at least `rounding` times the largest absolute number of the two.
+
+    >>> a, b = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([[7.0, 5.0], [8.0, 5.0]])
+    >>> welch(a, b).round(4).tolist()
+    [0.0063, 1.0]
+
+    Raises:
+        EdgewiseError: fewer than two rows on one side.
+    """
+    from scipy.special import stdtr
+
+    if min(len(a), len(b)) < 2:
+        raise EdgewiseError(
+            f"{len(a)} and {len(b)} repetitions cannot be tested; accepted: two or more of each."
+        )
+    difference = b.mean(0) - a.mean(0)
+    floor = (rounding * max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))) ** 2
+    share_a, share_b = (np.maximum(x.var(0, ddof=1), floor) / len(x) for x in (a, b))
+    error = share_a + share_b
+    same = (difference == 0) | (error == 0)
+    error = np.where(same, 1.0, error)
+    share_a, share_b = (np.where(same, 1.0, share) / error for share in (share_a, share_b))
+    freedom = 1 / (share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1))
+    p = 2 * stdtr(freedom, -np.abs(difference) / np.sqrt(error))
+    return np.where(same, 1.0, np.minimum(p, 1.0))
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Return Benjamini-Hochberg q-values of p-values [n]: min over p_j >= p_i of p_j · n / rank_j.
+
+    >>> q_values(np.array([0.01, 0.04, 0.03, 0.5])).round(4).tolist()
+    [0.04, 0.0533, 0.0533, 0.5]
+    """
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    found = np.empty(len(p))
+    found[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return found
+
+
+# -- whole circuits ------------------------------------------------------------------------------
+
+
+def jaccard_matrix(kept: np.ndarray) -> np.ndarray:
+    """Return the Jaccard index of every two masks of [R, P, S], float64 [R, R]; 1 if both empty."""
+    flat = kept.reshape(len(kept), -1).astype(np.float64)
+    shared = flat @ flat.T
+    sizes = np.diag(shared)
+    union = sizes[:, None] + sizes[None, :] - shared
+    return np.where(union == 0, 1.0, shared / np.where(union == 0, 1.0, union))
+
+
+@dataclass(frozen=True)
+class LabelTest:
+    """Hold likenesses within A, within B and between, and the p-value of the difference."""
+
+    within_a: list[float]
+    within_b: list[float]
+    between: list[float]
+    p: float
+
+
+def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> LabelTest:
+    """Test whether two groups are less alike between than within.
+
+    The statistic is the mean likeness of pairs within a group minus that of pairs between; p is
+    the share of all ways to split the repetitions into groups of these sizes (the given one among
+    them) whose statistic is as large. Of more than `MOST_SPLITS` ways, so many are drawn, and
+    p = (1 + number as large) / (1 + number drawn).
+
+    Args:
+        likeness: [n, n], symmetric; the diagonal is not used.
+        first: how many of the first rows are the first group.
+        seed: of the draws.
+
+    >>> alike = np.array([[1, .9, .1, .1], [.9, 1, .1, .1], [.1, .1, 1, .8], [.1, .1, .8, 1]])
+    >>> round(label_permutation(alike, 2).p, 4)
+    0.3333
+    """
+    number = len(likeness)
+    given = np.arange(number) < first
+    own = _statistic(likeness, given)
+    splits = math.comb(number, first)
+    exact = splits <= MOST_SPLITS
+    as_large = sum(
+        _statistic(likeness, group) >= own - 1e-12
+        for group in (_every_split(number, first) if exact else _drawn(number, first, seed))
+    )
+    p = as_large / splits if exact else (1 + as_large) / (1 + MOST_SPLITS)
+    within_a, within_b, between = (
+        likeness[rows][:, columns][pick].tolist()
+        for rows, columns, pick in (
+            (given, given, np.triu_indices(first, 1)),
+            (~given, ~given, np.triu_indices(number - first, 1)),
+            (given, ~given, np.ones((first, number - first), dtype=bool)),
+        )
+    )
+    return LabelTest(within_a, within_b, between, float(p))
+
+
+def _statistic(likeness: np.ndarray, group: np.ndarray) -> float:
+    apart = group[:, None] != group[None, :]
+    other = ~apart & ~np.eye(len(group), dtype=bool)
+    return float(likeness[other].mean() - likeness[apart].mean())
+
+
+def _every_split(number: int, first: int) -> Iterator[np.ndarray]:
+    for chosen in itertools.combinations(range(number), first):
+        yield np.isin(np.arange(number), chosen)
+
+
+def _drawn(number: int, first: int, seed: int) -> Iterator[np.ndarray]:
+    draw = np.random.default_rng(seed)
+    start = np.arange(number) < first
+    for _ in range(MOST_SPLITS):
+        yield draw.permutation(start)

@@ -1,0 +1,218 @@
+"""The steps of a run that compare: repetitions in each model, circuits run in both, the diffs.
+
+Repetitions of the first model use the first R sets of prompts, those of every variant the other R,
+so that each variant's are independent of the first model's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from .asking import Selection
+from .cross import RANDOM, CrossPlan, cross_block, measure_all
+from .graphs.diff import CircuitDiff
+from .graphs.files import read_circuit, read_scores, write_diff
+from .graphs.json_files import dump_document
+from .graphs.safe_write import write_text
+from .job import Job
+from .noise_floor import floor_block
+from .opening import make_runner
+from .repeating import PromptSets, Recipe, made_sets, repeat, split_pairs
+from .repeats_file import read_repeats, write_repeats
+from .run_files import REPETITION_PROMPTS as PROMPTS
+from .run_files import REPETITION_SEEDS as SEEDS
+from .run_files import circuit_name, cross_name, diff_name, repeats_name
+from .spec import DiscoverySpec, ModelSpec
+
+if TYPE_CHECKING:
+    from .graphs.files import CircuitFile
+
+
+def recipe_of(asked: DiscoverySpec) -> Recipe:
+    """Return how a spec finds circuits, to repeat it."""
+    select = Selection(asked.top, asked.above, asked.faithfulness)
+    return Recipe(asked.method, asked.options, asked.metric, asked.ablation, select)
+
+
+class Comparing(Job):
+    """Add the steps that compare."""
+
+    def make_repetition_prompts(self) -> None:
+        """Make the prompts of all repetitions with the first model's tokenizer."""
+        number, task = self.spec.comparison.noise_floor, self.spec.task
+        if number is None:
+            return
+        inputs = {
+            "prompts": self.pairs.sha256,
+            "repetitions": number,
+            "task": {**asdict(task), "file": task.file is not None},
+            "model": self.fingerprint(self.spec.base),
+        }
+
+        def work() -> None:
+            from .patching.prompt_files import write_pairs
+
+            if task.file is not None:
+                sets = split_pairs(self.pairs, number)
+            else:
+                again: dict[str, Any] = {"task": task.name, "options": task.options}
+                again |= {"examples": task.examples, "bos": task.bos}
+                first = 1 + (task.seed or 0)
+                sets = made_sets(self.session(self.spec.base), again, number, first_seed=first)
+            everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
+            about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
+            write_pairs(self.ledger.path(PROMPTS), replace(self.pairs, pairs=everything))
+            write_text(self.ledger.path(SEEDS), dump_document(about, rows=()))
+
+        self.step("prompts of the repetitions", inputs, [PROMPTS, SEEDS], work)
+
+    def repetition_prompts(self) -> PromptSets:
+        """Read the prompts of all repetitions."""
+        from .patching.prompt_files import read_pairs
+
+        about = json.loads((self.ledger.folder / SEEDS).read_text("utf-8"))
+        pairs = read_pairs(self.ledger.folder / PROMPTS).pairs
+        size, half = about["examples"], self.spec.comparison.noise_floor or 0
+        sets = tuple(
+            replace(self.pairs, pairs=pairs[i : i + size]) for i in range(0, len(pairs), size)
+        )
+        seeds = (tuple(about[key]) for key in ("seeds_a", "seeds_b"))
+        return PromptSets(sets[:half], sets[half:], *seeds)
+
+    def repeat(self, model: ModelSpec) -> None:
+        """Repeat the discovery in a model."""
+        if self.spec.comparison.noise_floor is None:
+            return
+        side = int(model != self.spec.base)
+        inputs = {
+            "model": self.fingerprint(model),
+            "prompts": self.ledger.sha256(PROMPTS, SEEDS),
+            "side": side,
+            "graph": asdict(self.spec.graph),
+            "discovery": asdict(self.spec.discovery),
+            "compute": asdict(self.spec.compute),
+        }
+
+        def work() -> None:
+            found = repeat(
+                self.session(model),
+                recipe_of(self.spec.discovery),
+                self.repetition_prompts()[side],
+                batch_size=self.spec.compute.batch_size,
+                progress=self.telling(model),
+            )
+            write_repeats(self.ledger.path(repeats_name(model)), found)
+
+        self.step(f"repetitions of {model.name}", inputs, [repeats_name(model)], work)
+
+    def run_across(self) -> None:
+        """Run the circuits of every diff in both of its models, each model opened once."""
+        if not self.spec.comparison.cross:
+            return
+        base = self.spec.base
+        for model in reversed(self.spec.variants):  # the last one may still be open
+            self.run_in(model, model)
+        for model in self.spec.variants:
+            self.run_in(base, model)
+
+    def run_in(self, model: ModelSpec, variant: ModelSpec) -> None:
+        """Run the circuits of one diff in one of its models."""
+        base, target = self.spec.base, cross_name(self.spec.base, variant, model)
+        circuits = self.ledger.sha256(circuit_name(base), circuit_name(variant))
+        inputs = {
+            "circuits": circuits,
+            "model": self.fingerprint(model),
+            "prompts": self.pairs.sha256,
+            "random": RANDOM,
+            "compute": asdict(self.spec.compute),
+        }
+
+        def work() -> None:
+            asked, session = self.spec.discovery, self.session(model)
+            runner = make_runner(
+                session, self.pairs, metric=asked.metric, ablation=asked.ablation,
+                batch_size=self.spec.compute.batch_size,
+            )  # fmt: skip
+            plan = CrossPlan.of(CircuitDiff(*(file.circuit for file in self.sides(variant))))
+            measured = measure_all(runner, plan, self.telling(model))
+            write_text(self.ledger.path(target), dump_document(measured, rows=()))
+
+        name = f"circuits of {base.name} and {variant.name} run in {model.name}"
+        self.step(name, inputs, [target], work)
+
+    def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
+        """Read the two circuits of a diff."""
+        folder, base = self.ledger.folder, self.spec.base
+        return read_circuit(folder / circuit_name(base)), read_circuit(
+            folder / circuit_name(variant)
+        )
+
+    def compare(self, model: ModelSpec) -> None:
+        """Compare a variant's circuit with the first model's."""
+        base, asked = self.spec.base, self.spec.comparison
+        names = (circuit_name(base), circuit_name(model))
+        target = diff_name(base, model)
+        further = []
+        if asked.noise_floor is not None:
+            further += [SEEDS, repeats_name(base), repeats_name(model)]
+        if asked.cross:
+            further += [cross_name(base, model, one) for one in (base, model)]
+
+        def work() -> None:
+            from .workflow import compare
+
+            files = self.sides(model)
+            scores = [
+                read_scores(self.ledger.folder / name, file.circuit.graph).scores
+                for name, file in zip(names, files, strict=True)
+            ]
+            found = compare(*files, names=names, scores=(scores[0], scores[1]))
+            blocks = {
+                "noise_floor": self.noise_floor(model, found.diff),
+                "cross": self.cross(model, found.diff),
+            }
+            write_diff(self.ledger.path(target), found.with_extra(**blocks))
+
+        inputs = {
+            "files": self.ledger.sha256(*names, *further),
+            "names": names,
+            "comparison": asdict(asked),
+        }
+        self.step(f"diff of {base.name} and {model.name}", inputs, [target], work)
+
+    def noise_floor(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
+        """Put a diff's noise floor together from the repetitions."""
+        asked = self.spec.comparison
+        if asked.noise_floor is None:
+            return None
+        a, b = (
+            read_repeats(self.ledger.folder / repeats_name(one), diff.a.graph)
+            for one in (self.spec.base, model)
+        )
+        recipe = recipe_of(self.spec.discovery)
+        return floor_block(diff, (a, b), recipe, self.repetition_prompts(), asked.level)
+
+    def cross(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
+        """Put a diff's cross-evaluation together from what was measured in both models."""
+        if not self.spec.comparison.cross:
+            return None
+        both = (self.spec.base, model)
+        measured: list[Mapping[str, Any]] = [
+            json.loads(
+                (self.ledger.folder / cross_name(self.spec.base, model, one)).read_text("utf-8")
+            )
+            for one in both
+        ]
+        asked = self.spec.discovery
+        about = {
+            "ablation": asked.ablation,
+            "examples": len(self.pairs),
+            "sha256": self.pairs.sha256,
+        }
+        names = [one.name for one in both]
+        return cross_block(
+            CrossPlan.of(diff), measured, metric=asked.metric, names=names, about=about
+        )

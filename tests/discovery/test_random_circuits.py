@@ -1,0 +1,90 @@
+"""Random circuits: counts by kind, uniformity, and where a circuit stands among them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgewise.discovery.random_circuits import (
+    baseline,
+    percentile,
+    random_circuit,
+    random_circuits,
+)
+from edgewise.errors import EdgewiseError, GraphMismatch
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.plain import plain_block, plain_model
+from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.patching.runner import Runner
+from tests.graph_shapes import shapes
+
+TINY = ComputationGraph(layers=2, heads=2)
+
+
+@given(shapes(), st.data(), st.integers(0, 5))
+def test_as_many_edges_of_each_kind(
+    graph: ComputationGraph, data: st.DataObject, seed: int
+) -> None:
+    counts = {kind: data.draw(st.integers(0, n)) for kind, n in graph.count_by_kind().items()}
+    circuit = random_circuit(graph, counts, seed)
+    assert graph.count_by_kind(circuit.kept) == counts
+    assert circuit == random_circuit(graph, dict(reversed(counts.items())), seed)
+
+
+def test_every_edge_of_a_kind_is_as_likely() -> None:
+    drawn = random_circuits(TINY, {"q": 3, "logits": 1}, 3000)
+    shares = np.mean([one.kept for one in drawn], axis=0)
+    total = TINY.count_by_kind()
+    for row, port in enumerate(TINY.ports):
+        expected = {"q": 3, "logits": 1}.get(port.kind, 0) / total[port.kind]
+        np.testing.assert_allclose(shares[row][TINY.reads[row]], expected, atol=0.04)
+
+
+def test_too_many_edges_are_refused() -> None:
+    with pytest.raises(EdgewiseError, match="999 edges into ports of kind q; accepted: 0 to "):
+        random_circuit(TINY, {"q": 999}, 0)
+    with pytest.raises(EdgewiseError, match="kind post; accepted: 0 to 0"):
+        random_circuit(TINY, {"post": 1}, 0)
+
+
+def test_percentile_by_hand() -> None:
+    assert percentile(0.5, (0.1, 0.2, 0.9, 1.0)) == 50.0
+    assert percentile(1.0, (0.0, 1.0)) == 75.0
+    assert percentile(-1.0, (0.0, 1.0)) == 0.0
+
+
+def runner() -> Runner:
+    """Run a model in which only `embed->logits` matters: it predicts the token it reads."""
+    zero = torch.zeros(1, 2, 4)
+    block = plain_block(wq=zero, wk=zero, wv=zero, wo=zero)
+    model = plain_model(tokens=torch.eye(4), blocks=[block], unembed=torch.eye(4))
+    pairs = PromptPairs((Pair((0, 1), (0, 2), (1,), (2,)),))
+    return Runner.create(model, pairs, metric="logit_diff")
+
+
+def test_where_a_circuit_stands_by_hand() -> None:
+    measured = runner()
+    graph = measured.graph
+    needed = Circuit.empty(graph).with_edges(["embed->logits"])
+    found = baseline(measured, needed, 60)
+    # one of the three edges into logits is drawn: faithfulness 1 if it is the needed one, else 0
+    assert set(found.faithfulness) == {0.0, 1.0}
+    ones = sum(found.faithfulness)
+    assert 10 < ones < 30
+    assert found.percentile == pytest.approx(100 * (60 - ones + ones / 2) / 60)
+    useless = baseline(measured, Circuit.empty(graph).with_edges(["m0->logits"]), 60)
+    assert useless.faithfulness == found.faithfulness
+    assert useless.percentile == pytest.approx(100 * (60 - ones) / 2 / 60)
+    assert found.as_dict()["circuits"] == 60
+
+
+def test_a_baseline_that_cannot_be() -> None:
+    measured = runner()
+    with pytest.raises(EdgewiseError, match="0 random circuits say nothing"):
+        baseline(measured, Circuit.full(measured.graph), 0)
+    with pytest.raises(GraphMismatch):
+        baseline(measured, Circuit.full(TINY), 1)

@@ -1,0 +1,228 @@
+"""Every circuit in either model: the numbers are those of `evaluate`, in files and in runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise import job as job_module
+from edgewise.comparing import Asked, look_closer
+from edgewise.cross import RANDOM
+from edgewise.discovery.evaluation import evaluate
+from edgewise.discovery.random_circuits import random_circuits
+from edgewise.errors import PromptError, SpecError
+from edgewise.finding import discover
+from edgewise.graphs.files import CircuitFile, diff_files, read_diff
+from edgewise.noise_floor import Floor
+from edgewise.opening import Session, open_model, open_task
+from edgewise.run import run
+from edgewise.spec import Spec, parse_spec
+from edgewise.workflow import Selection, make_runner
+from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer
+
+KEPT = Selection(top=12)
+
+
+@pytest.fixture
+def sessions(models: dict[str, Path]) -> tuple[Session, Session]:
+    return open_model(str(models["llama"])), open_model(str(models["tuned"]))
+
+
+def find(session: Session, pairs: Path, top: int = 12, **more: Any) -> CircuitFile:
+    chosen = open_task(session, str(pairs))[0]
+    select = Selection(top=top)
+    return discover(session, chosen, method="eap", select=select, **more).file
+
+
+def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
+    files = find(sessions[0], pairs), find(sessions[1], pairs, top=20)
+    found, notes = look_closer(diff_files(*files), files, Asked(cross=3), sessions)
+    block, diff = found.extra["cross"], found.diff
+    circuits = {"A": diff.a, "B": diff.b, "both": diff.shared, "either": diff.a | diff.b}
+    assert [row["circuit"] for row in block["rows"]] == list(circuits)
+    assert [row["edges"] for row in block["rows"]] == [len(one) for one in circuits.values()]
+    for side, session in enumerate(sessions):
+        runner = make_runner(session, open_task(session, str(pairs))[0], metric="logit_diff")
+        for row in block["rows"]:
+            true = evaluate(runner, circuits[row["circuit"]])
+            assert row["value"][side] == pytest.approx(true.value_circuit, abs=1e-6)
+            assert row["faithfulness"][side] == pytest.approx(true.faithfulness, abs=1e-6)
+        assert block["full"][side] == pytest.approx(true.value_full, abs=1e-6)
+        assert block["empty"][side] == pytest.approx(true.value_empty, abs=1e-6)
+        counts = [diff.a.graph.count_by_kind(one.kept) for one in (diff.a, diff.b)]
+        most = {kind: max(count[kind] for count in counts) for kind in counts[0]}
+        drawn = random_circuits(diff.a.graph, most, 3)
+        assert block["random"]["edges"] == len(drawn[0]) == sum(most.values())
+        assert block["random"]["faithfulness"][side] == pytest.approx(
+            [evaluate(runner, one).faithfulness for one in drawn], abs=1e-6
+        )
+    assert (block["metric"], block["examples"], notes) == ("logit_diff", 6, [])
+
+
+def test_the_command_prints_and_writes_them(
+    edgewise: Any, circuit: Path, models: dict[str, Path], pairs: Path
+) -> None:
+    edgewise(
+        "discover", "--model", models["tuned"], "--task", pairs, "--method", "eap-ig",
+        "--top", 12, "-o", "tuned.json",
+    )  # fmt: skip
+    shown = edgewise("diff", circuit, "tuned.json", "--cross", "-o", "d.json").stdout
+    block = read_diff("d.json").extra["cross"]
+    assert f"{RANDOM} random ones, least faithful" in shown
+    assert f"{block['rows'][0]['faithfulness'][1]:.4g}" in shown
+    assert "function in model A (llama) and B (tuned)" in shown
+    assert "over the " in shown  # one side has no scores file
+    again = json.loads(edgewise("diff", circuit, "tuned.json", "--cross", "--json").stdout)
+    assert again["cross"] == block
+    assert [row[:2] for row in again["changes"]] != []
+    assert "noise_floor" not in again
+
+
+def test_different_prompts_are_pointed_out(sessions: Any, pairs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in id_rows(5, seed=3)))
+    files = find(sessions[0], pairs), find(sessions[1], other)
+    _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
+    assert notes == [
+        "the two circuits were found on different prompts; both are run on those of A."
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(6, seed=9)))
+    _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
+    assert "made anew, are not those circuit A was found on" in notes[0]
+
+
+def test_a_tokenizer_that_reads_otherwise_is_refused(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    words = open_model(str(models["words"]))
+    text = tmp_path / "text.jsonl"
+    rows = [
+        {"clean": f"a {w} b", "corrupted": f"a {v} b", "answers": [w], "distractors": [v]}
+        for w, v in itertools.pairwise(WORDS[3:10])
+    ]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = find(words, text, top=5)
+    WORDS.reverse()
+    try:
+        save_tokenizer(tmp_path)
+    finally:
+        WORDS.reverse()
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    reads_otherwise = open_model(words.loaded.model, tokenizer=other)
+    with pytest.raises(PromptError, match="tokenizers map the task's prompts differently"):
+        look_closer(diff_files(file, file), (file, file), Asked(cross=1), (words, reads_otherwise))
+
+
+def test_random_circuits_beside_an_evaluation(edgewise: Any, circuit: Path) -> None:
+    found = json.loads(edgewise("evaluate", circuit, "--random", 7, "--json").stdout)
+    random, own = found["random"], found["faithfulness"]
+    assert (random["circuits"], len(random["faithfulness"])) == (7, 7)
+    below = sum(value < own for value in random["faithfulness"])
+    assert random["percentile"] == pytest.approx(100 * below / 7)
+    shown = edgewise("evaluate", circuit, "--random", 7).stdout
+    assert "7 random ones" in shown
+    assert f"{random['percentile']:.0f}: the share" in shown
+
+
+# -- declared ------------------------------------------------------------------------------------
+
+
+def declared(models: dict[str, Path], pairs: Path, comparison: str = "", **more: str) -> Spec:
+    return parse_spec(
+        f"""
+        [[models]]
+        source = "{models["llama"]}"
+        name = "base"
+        [[models]]
+        source = "{models["tuned"]}"
+        name = "tuned"
+        [[models]]
+        source = "{models["llama"]}"
+        name = "same"
+        [task]
+        file = "{pairs}"
+        [discovery]
+        method = "{more.get("method", "eap")}"
+        {more.get("select", "top = 12")}
+        [comparison]
+        {comparison}
+        [drawing]
+        formats = []
+        """
+    )
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in id_rows(26)))
+    return path
+
+
+def test_a_declared_experiment_has_them_and_does_nothing_twice(
+    models: dict[str, Path], many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    spec = declared(models, many, "noise_floor = 3\ncross = true")
+    first = run(spec, out)
+    found = read_diff(out / "diffs/base_vs_tuned.json")
+    floor = Floor.of(found)
+    assert floor is not None
+    assert (floor.block["repetitions"], floor.block["examples"]) == (3, 4)
+    assert found.extra["scores"]["over"] == "all edges"
+    assert found.extra["cross"]["models"] == ["base", "tuned"]
+    same = read_diff(out / "diffs/base_vs_same.json")
+    rows = same.extra["cross"]["rows"]
+    assert all(row["value"][0] == row["value"][1] for row in rows)
+
+    files = tuple(find(open_model(str(models[name])), many) for name in ("llama", "tuned"))
+    asked = Asked(repetitions=3, cross=RANDOM)
+    by_hand, _ = look_closer(diff_files(*files), (files[0], files[1]), asked)
+    assert by_hand.extra["noise_floor"] == found.extra["noise_floor"]
+    for key in ("rows", "random", "full", "empty"):
+        assert by_hand.extra["cross"][key] == found.extra["cross"][key]
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(job_module, "open_model", refuse)
+    again = run(spec, out)
+    assert (again.made, again.kept) == ((), first.made)
+    stricter = run(declared(models, many, "noise_floor = 3\ncross = true\nlevel = 0.01"), out)
+    assert stricter.made == (
+        "diff of base and tuned", "diff of base and same", "report",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("comparison", "more", "message"),
+    [
+        ("noise_floor = 1", {}, "comparison.noise_floor is 1; accepted: a whole number from 2 up"),
+        ("level = 1.5", {}, "comparison.level is 1.5; accepted: between 0 and 1"),
+        ("cros = true", {}, "did you mean 'cross'"),
+        (
+            "noise_floor = 2",
+            {"method": "acdc", "select": 'metric = "accuracy"'},
+            "comparison.noise_floor: metric 'accuracy' has no gradient",
+        ),
+    ],
+)
+def test_wrong_declarations_are_refused(
+    models: dict[str, Path], pairs: Path, comparison: str, more: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        declared(models, pairs, comparison, **more)
+
+
+def test_too_few_pairs_are_refused_before_the_search(
+    models: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PromptError, match="Accepted: 16 pairs"):
+        run(declared(models, pairs, "noise_floor = 2"), tmp_path / "out")
+    assert not (tmp_path / "out" / "circuits").exists()

@@ -1,0 +1,393 @@
+"""The noise floor: a model does not differ from itself, and a head that was cut does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from edgewise.comparing import Asked, look_closer
+from edgewise.discovery.registry import get_method
+from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
+from edgewise.finding import discover
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circuit, read_diff
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.noise_floor import PLACES, Floor, floor_block, noise_floor
+from edgewise.opening import Session, open_model, open_task
+from edgewise.patching.prompt_files import write_pairs
+from edgewise.repeating import (
+    PromptSets,
+    Recipe,
+    Repeats,
+    common_recipe,
+    made_sets,
+    once,
+    repeat,
+    split_pairs,
+)
+from edgewise.repeats_file import read_repeats, write_repeats
+from edgewise.workflow import Selection, make_runner
+from tests.edgewise.asking_model import answering, ask, without_head
+
+TOP = Recipe("eap-ig", {"steps": 5, "midpoint": False}, "logit_diff", "resample", Selection(top=20))
+
+
+@pytest.fixture(scope="session")
+def whole() -> Session:
+    """Open a trained model of two layers with four heads each and MLPs: 110 edges."""
+    return open_model(answering(2, 4, steps=150))
+
+
+@pytest.fixture(scope="session")
+def two_jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Save a trained model whose two heads have a job each, and copies without one of them."""
+    folder = tmp_path_factory.mktemp("jobs")
+    model = answering(1, 2, steps=400, jobs=True)
+    found = {"base": model, **{f"cut{head}": without_head(model, 0, head) for head in (0, 1)}}
+    for name, one in found.items():
+        one.save_pretrained(folder / name)
+    return {name: folder / name for name in found}
+
+
+# -- done means ----------------------------------------------------------------------------------
+
+
+def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
+    """Two circuits of one model on other prompts, each repeated on fresh prompts: 100 times."""
+    repetitions, examples, claims, lone = 4, 8, 0, 0
+    for number in range(100):
+        sets = [
+            ask(examples, 1 + (2 * repetitions + 2) * number + i)
+            for i in range(2 * repetitions + 2)
+        ]
+        a, b = (
+            Circuit(whole.graph, once(make_runner(whole, one, metric="logit_diff"), TOP)[1])
+            for one in sets[:2]
+        )
+        prompts = PromptSets(tuple(sets[2 : 2 + repetitions]), tuple(sets[2 + repetitions :]))
+        repeats = repeat(whole, TOP, prompts.a), repeat(whole, TOP, prompts.b)
+        block = floor_block(CircuitDiff(a, b), repeats, TOP, prompts)
+        claims += any(row[-1] < block["level"] for row in block["edges"])
+        lone += len(a - b) + len(b - a)
+    assert lone > 100  # prompts alone make edges come and go in the circuits
+    assert claims <= 10
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_head_that_was_cut_vanishes_and_nothing_else(
+    edgewise: Any, two_jobs: dict[str, Path], tmp_path: Path, head: int
+) -> None:
+    """From the command line, with models, prompts and circuits in files."""
+    write_pairs(tmp_path / "ask.jsonl", ask(160, seed=0))
+    for name in ("base", f"cut{head}"):
+        edgewise(
+            "discover", "--model", two_jobs[name], "--task", "ask.jsonl", "--method", "eap-ig",
+            "--above", 0.5, "-o", f"{name}.json",
+        )  # fmt: skip
+    shown = edgewise(
+        "diff", "base.json", f"cut{head}.json", "--noise-floor", 5, "-o", "d.json"
+    ).stdout
+    found = read_diff("d.json")
+    floor = Floor.of(found)
+    assert floor is not None
+    vanished = {row.edge for row in floor.changed("only_a")}
+    assert vanished == {str(edge) for edge in found.diff.only_a.edges}
+    assert vanished == {f"embed->a0.h{head}<v>", f"a0.h{head}->logits"}
+    assert not [row for place in PLACES if place != "only_a" for row in floor.changed(place)]
+    assert len(floor.rows["shared"]) == 2  # those of the other head, which has its own job
+    assert "2 edges only in A; of these 2 changed beyond the noise floor (q < 0.05)" in shown
+    assert ": 0 stronger in B, 2 weaker" in shown
+
+
+def test_a_cut_head_is_found_again_and_again(two_jobs: dict[str, Path]) -> None:
+    base, cut = open_model(str(two_jobs["base"])), open_model(str(two_jobs["cut0"]))
+    recipe = Recipe(TOP.method, TOP.options, TOP.metric, TOP.ablation, Selection(above=0.5))
+    only = 0
+    for number in range(20):
+        sets = [ask(16, 5000 + 10 * number + i) for i in range(10)]
+        prompts = PromptSets(tuple(sets[:5]), tuple(sets[5:]))
+        repeats = repeat(base, recipe, prompts.a), repeat(cut, recipe, prompts.b)
+        diff = CircuitDiff(*(Circuit(base.graph, one.kept[0]) for one in repeats))
+        rows = floor_block(diff, repeats, recipe, prompts)["edges"]
+        changed = {f"{row[0]}->{row[1]}" for row in rows if row[-1] < 0.05}
+        assert changed >= {"embed->a0.h0<v>", "a0.h0->logits"}
+        only += all("a0.h0" in edge for edge in changed)
+    assert only >= 17
+
+
+# -- identities ----------------------------------------------------------------------------------
+
+
+def test_the_same_model_loaded_again_has_no_difference_at_all(two_jobs: dict[str, Path]) -> None:
+    sets = [ask(8, seed) for seed in range(3)]
+    first, again = (repeat(open_model(str(two_jobs["base"])), TOP, sets) for _ in range(2))
+    np.testing.assert_array_equal(first.scores, again.scores)
+    np.testing.assert_array_equal(first.kept, again.kept)
+    circuit = Circuit(first.graph, first.kept[0])
+    prompts = PromptSets(tuple(sets), tuple(sets))
+    block = floor_block(CircuitDiff(circuit, circuit), (first, again), TOP, prompts)
+    for _, _, survival_a, survival_b, mean_a, mean_b, p, q in block["edges"]:
+        assert (survival_a, mean_a, p, q) == (survival_b, mean_b, 1.0, 1.0)
+
+
+def diff_of(block: dict[str, Any]) -> DiffFile:
+    """Put a noise floor beside the two circuits of `by_hand`."""
+    graph = ComputationGraph(layers=1, heads=1)
+    a = Circuit.empty(graph).with_edges(["embed->logits"])
+    none = np.full(graph.reads.shape, np.nan)
+    diff = CircuitDiff(a, a.with_edges(["embed->m0"]))
+    return DiffFile(diff, {}, {}, none, none, {"noise_floor": block})
+
+
+def by_hand(shift: float) -> dict[str, Any]:
+    """Make a noise floor whose every number is known: one layer, one head."""
+    graph = ComputationGraph(layers=1, heads=1)
+    scores = np.where(graph.reads, 1.0, np.nan) + np.array([-0.1, 0.0, 0.1])[:, None, None]
+    moved = scores.copy()
+    row, sender = graph.locate(next(Circuit.empty(graph).with_edges(["embed->m0"]).edges))
+    moved[:, row, sender] += shift
+    kept = np.repeat(graph.reads[None], 3, 0)
+    fewer = kept.copy()
+    fewer[0, row, sender] = False
+    a = Circuit.empty(graph).with_edges(["embed->logits"])
+    b = a.with_edges(["embed->m0"])
+    pairs = ask(4, 0)
+    sets = PromptSets((pairs,) * 3, (pairs,) * 3, (1, 2, 3), (4, 5, 6))
+    repeats = Repeats(graph, scores, kept), Repeats(graph, moved, fewer)
+    return floor_block(CircuitDiff(a, b), repeats, TOP, sets)
+
+
+def test_a_noise_floor_by_hand() -> None:
+    block = by_hand(10.0)
+    rows = {f"{row[0]}->{row[1]}": row[2:] for row in block["edges"]}
+    assert list(rows) == ["embed->m0", "embed->logits"]
+    survival_a, survival_b, mean_a, mean_b, p, q = rows["embed->m0"]
+    assert (survival_a, survival_b) == (1.0, pytest.approx(2 / 3))
+    assert (mean_a, mean_b) == (pytest.approx(1.0), pytest.approx(11.0))
+    # t = 10 / √(.01/3 + .01/3), 4 degrees of freedom, among 8 edges
+    t = 10 / np.sqrt(0.02 / 3)
+    assert p == pytest.approx(2 * scipy.stats.t.sf(t, 4), rel=1e-6)
+    assert q == pytest.approx(8 * p)
+    assert rows["embed->logits"][-2:] == [1.0, 1.0]
+    assert (block["seeds_a"], block["seeds_b"], block["examples"]) == ([1, 2, 3], [4, 5, 6], 4)
+    assert block["edges_tested"] == 8
+    assert block["jaccard"]["within_a"] == [1.0] * 3
+    floor = Floor.of(diff_of(block))
+    assert floor is not None
+    assert floor.sentences(("x", "y")) == [
+        "0 edges only in x",
+        "1 edge only in y; of these 1 changed beyond the noise floor (q < 0.05): "
+        "1 stronger in y, 0 weaker",
+        "1 edge shared; the scores of 0 changed beyond the noise floor (q < 0.05)",
+    ]
+    assert next(floor.likeness()) == ("two repetitions in A", 1.0, 1.0, 1.0, 3)
+    assert block["jaccard"]["within_b"] == pytest.approx([7 / 8, 7 / 8, 1.0])
+
+
+# -- the recipe ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def circuits(whole: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that finds a circuit of the trained model on a file of pairs."""
+    monkeypatch.chdir(tmp_path)
+
+    def find(name: str = "ask.jsonl", seed: int = 0, count: int = 32, **more: Any) -> CircuitFile:
+        write_pairs(name, ask(count, seed))
+        asked: dict[str, Any] = {"method": "eap-ig", "select": Selection(top=20), **more}
+        return discover(whole, open_task(whole, name)[0], **asked).file
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"select": Selection(top=30)}, r"\(top 20 and 30\)"),
+        ({"options": {"steps": 3}}, r"\(steps 5 and 3\)"),
+        ({"metric": "nll"}, r"\(metric logit_diff and nll\)"),
+        ({"method": "eap"}, r"\(method eap-ig and eap; steps 5 and None; midpoint"),
+    ],
+)
+def test_circuits_found_in_different_ways_are_refused(
+    circuits: Callable[..., CircuitFile], more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EdgewiseError, match="found in different ways " + message):
+        common_recipe(circuits(), circuits(**more))
+
+
+def test_a_circuit_that_started_from_given_scores_is_refused(
+    circuits: Callable[..., CircuitFile],
+) -> None:
+    file = circuits()
+    started = {**file.discovery, "method": "refine", "start": {"method": "eap-ig"}}
+    with pytest.raises(EdgewiseError, match="'refine' started from scores"):
+        Recipe.of(started)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "select"),
+    [
+        ("eap", {}, Selection(top=10)),
+        ("exact", {}, Selection(above=0.5)),
+        ("eap-ig", {}, Selection(faithfulness=0.8)),
+        ("acdc", {"threshold": 0.05}, Selection()),
+        ("refine", {"edges": 10}, Selection()),
+    ],
+)
+def test_a_repetition_on_the_same_prompts_is_the_discovery(
+    whole: Session, circuits: Callable[..., CircuitFile], method: str, options: Any, select: Any
+) -> None:
+    file = circuits(count=6, method=method, options=options, select=select)
+    recipe = Recipe.of(file.discovery)
+    runner = make_runner(whole, ask(6, 0), metric=recipe.metric)
+    scores, kept = once(runner, recipe)
+    assert Circuit(whole.graph, kept) == file.circuit
+    assert not np.isnan(scores[whole.graph.reads]).any()
+    searched = get_method(method).selects
+    assert recipe.scored_by[0] == ("eap-ig" if searched else method)
+    assert recipe.metric == ("kl" if searched else "logit_diff")
+    if not searched:
+        np.testing.assert_array_equal(np.where(file.circuit.kept, scores, np.nan), file.edge_scores)
+
+
+def test_a_metric_without_a_gradient_cannot_be_tested(whole: Session) -> None:
+    recipe = Recipe("acdc", get_method("acdc").check({}), "accuracy", "resample", Selection())
+    with pytest.raises(EdgewiseError, match="'accuracy' has no gradient"):
+        repeat(whole, recipe, [ask(4, 0)])
+
+
+# -- prompts -------------------------------------------------------------------------------------
+
+
+def test_pairs_are_split_into_disjoint_groups() -> None:
+    pairs = ask(50, 0)
+    sets = split_pairs(pairs, 6)
+    groups = [*sets.a, *sets.b]
+    assert [len(group) for group in groups] == [4] * 12
+    assert len({pair for group in groups for pair in group}) == 48
+    assert sets == split_pairs(pairs, 6)
+    assert (sets.seeds_a, sets.examples, sets[1]) == ((), 4, sets.b)
+
+
+@pytest.mark.parametrize(
+    ("count", "repetitions", "accepted"),
+    [
+        (39, 5, "Accepted: 40 pairs, or at most 4 repetitions of these 39, or a built-in task"),
+        (15, 2, "Accepted: 16 pairs, or a built-in task"),
+    ],
+)
+def test_too_few_pairs_are_refused(count: int, repetitions: int, accepted: str) -> None:
+    with pytest.raises(PromptError, match=accepted):
+        split_pairs(ask(count, 0), repetitions)
+
+
+def test_one_repetition_is_refused() -> None:
+    with pytest.raises(EdgewiseError, match="1 repetitions are too few"):
+        split_pairs(ask(50, 0), 1)
+
+
+def test_a_built_in_task_makes_new_pairs(models: dict[str, Path]) -> None:
+    session = open_model(str(models["llama"]))
+    task = {"task": "induction", "examples": 4, "options": {"period": 5, "repeat": 2}}
+    sets = made_sets(session, task, 2, first_seed=7)
+    assert (sets.seeds_a, sets.seeds_b) == ((7, 8), (9, 10))
+    assert [one.seed for one in (*sets.a, *sets.b)] == [7, 8, 9, 10]
+    assert len({one.sha256 for one in (*sets.a, *sets.b)}) == 4
+
+
+def test_two_files_are_pooled(whole: Session, circuits: Callable[..., CircuitFile]) -> None:
+    files = circuits("one.jsonl", 1, count=12), circuits("two.jsonl", 2, count=12)
+    asked = Asked(repetitions=3)
+    found, notes = look_closer(diff_files(*files), files, asked, (whole, whole))
+    assert (found.extra["noise_floor"]["examples"], notes) == (4, [])
+
+
+# -- files and messages --------------------------------------------------------------------------
+
+
+def test_repetitions_are_written_and_read(whole: Session, tmp_path: Path) -> None:
+    repeats = repeat(whole, TOP, [ask(4, 0), ask(4, 1)])
+    path = tmp_path / "r.safetensors"
+    write_repeats(path, repeats)
+    read = read_repeats(path, whole.graph)
+    np.testing.assert_array_equal(read.scores, repeats.scores)
+    np.testing.assert_array_equal(read.kept, repeats.kept)
+    before = path.read_bytes()
+    write_repeats(path, read)
+    assert path.read_bytes() == before
+    path.write_bytes(before[:100])
+    with pytest.raises(FileFormatError, match="make it again"):
+        read_repeats(path, whole.graph)
+
+
+def test_a_damaged_noise_floor_is_refused(circuits: Callable[..., CircuitFile]) -> None:
+    found = diff_files(circuits(), circuits())
+    assert Floor.of(found) is None
+    for block in ({}, {"edges": [["x"]]}, {"edges": [], "level": "?", "jaccard": {}}):
+        with pytest.raises(FileFormatError, match="noise_floor cannot be read"):
+            Floor.of(found.with_extra(noise_floor=block))
+
+
+def test_the_python_function_says_the_same(
+    edgewise: Any, two_jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "ask.jsonl", ask(40, seed=0))
+    for name in ("base", "cut0"):
+        edgewise(
+            "discover", "--model", two_jobs[name], "--task", "ask.jsonl", "--method", "eap-ig",
+            "--top", 4, "--scores", "-o", f"{name}.json",
+        )  # fmt: skip
+    shown = json.loads(
+        edgewise("diff", "base.json", "cut0.json", "--noise-floor", 3, "--cross", "--json").stdout
+    )
+    files = read_circuit("base.json"), read_circuit("cut0.json")
+    told: list[tuple[int, int, str]] = []
+    block = noise_floor(*files, 3, progress=lambda *report: told.append(report))
+    assert json.loads(json.dumps(block)) == shown["noise_floor"]
+    last = [report for report in told if "model B" in report[2]][-1]
+    assert last == (90, 90, "model B: gradients taken, repetition 3 of 3")
+    assert shown["scores"]["over"] == "all edges"
+    assert shown["cross"]["models"] == ["base", "cut0"]
+    assert shown["notes"] == []
+
+
+def test_another_model_in_place_of_one_is_pointed_out(
+    edgewise: Any, two_jobs: dict[str, Path], models: dict[str, Path], tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "ask.jsonl", ask(16, seed=0))
+    edgewise(
+        "discover", "--model", two_jobs["base"], "--task", "ask.jsonl", "--method", "eap-ig",
+        "--top", 4, "-o", "c.json",
+    )  # fmt: skip
+    closer = ("diff", "c.json", "c.json", "--noise-floor", 2)
+    assert "whose weights differ" in edgewise(*closer, "--model-b", two_jobs["cut0"]).stderr
+    wrong = edgewise(*closer, "--model-b", models["gpt2"], status=1)
+    assert "cannot be run in" in wrong.stderr
+    assert (
+        "is for --noise-floor or --cross"
+        in edgewise("diff", "c.json", "c.json", "--model-b", "x", status=2).stderr
+    )
+    assert "too few" in edgewise("diff", "c.json", "c.json", "--noise-floor", 3, status=1).stderr
+
+
+def test_circuits_of_unlike_shapes_are_sent_to_the_roles(
+    edgewise: Any, models: dict[str, Path], pairs: Path
+) -> None:
+    for name in ("llama", "deeper"):
+        edgewise(
+            "discover", "--model", models[name], "--task", pairs, "--method", "eap", "--top", 5,
+            "-o", f"{name}.json",
+        )  # fmt: skip
+    shown = edgewise("diff", "llama.json", "deeper.json", "--noise-floor", 2, status=1).stderr
+    assert "edgewise roles llama.json deeper.json" in " ".join(shown.split())
+    files = read_circuit("llama.json"), read_circuit("deeper.json")
+    with pytest.raises(GraphMismatch):
+        noise_floor(*files, 2)
