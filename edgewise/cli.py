@@ -25,8 +25,8 @@ from .commands.patch import patch
 from .commands.roles import roles
 from .commands.run import run
 from .commands.tasks import tasks
-from .commands.transplant import transplant
 from .commands.timeline import timeline
+from .commands.transplant import transplant
 from .errors import EdgewiseError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130

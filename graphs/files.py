@@ -27,36 +27,35 @@ from .json_files import read_document
 from .role_file import RolesFile, read_roles, write_roles
 from .safe_write import check_writable
 from .score_file import ScoresFile, read_scores, scores_path, write_scores
-from .transplant_file import TransplantFile, read_transplant, write_transplant
 from .timeline_file import TimelineFile, read_timeline, timeline_from_document, write_timeline
+from .transplant_file import TransplantFile, read_transplant, write_transplant
 
 __all__ = [
     "CircuitFile",
     "DiffFile",
     "RolesFile",
     "ScoresFile",
-    "TransplantFile",
     "TimelineFile",
+    "TransplantFile",
     "check_writable",
     "diff_files",
     "model_block",
     "read_any",
     "read_circuit",
     "read_diff",
+    "read_drawable",
     "read_roles",
     "read_scores",
-    "read_transplant",
-    "read_drawable",
-    "read_scores",
     "read_timeline",
+    "read_transplant",
     "scores_path",
     "unlike",
     "write_circuit",
     "write_diff",
     "write_roles",
     "write_scores",
-    "write_transplant",
     "write_timeline",
+    "write_transplant",
 ]
 
 

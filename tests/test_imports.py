@@ -49,18 +49,9 @@ HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}
 MODEL_PACKAGES = {"torch", "transformers", "peft"}
 COMMANDS = (
-    "lift", "tasks", "discover", "patch", "evaluate", "diff", "timeline", "transplant", "roles", "draw", "run",
+    "lift", "tasks", "discover", "patch", "evaluate", "diff", "timeline", "transplant", "roles",
+    "draw", "run",
 )  # fmt: skip
-    "lift",
-    "tasks",
-    "discover",
-    "patch",
-    "evaluate",
-    "diff",
-    "timeline",
-    "draw",
-    "run",
-)
 
 
 @dataclass(frozen=True)
