@@ -208,9 +208,9 @@ def _differences(
     file: CircuitFile, session: Session, pairs: Any, given: Mapping[str, Any], *, same_model: bool
 ) -> list[str]:
     """Say in what model and pairs are not those of the circuit."""
-    from .evaluate import differences
+    from ..fit import weights_notes
 
-    notes = differences(file, session, pairs, same_model=same_model)
+    notes = weights_notes(file, session, same_model=same_model)
     asked = [given[key] for key in ("task", "examples", "seed", "bos")]
     if not notes and asked == [None] * 4 and pairs.sha256 != file.task["sha256"]:
         notes.append(
