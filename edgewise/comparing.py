@@ -1,4 +1,4 @@
-"""Look closer at a diff with its two models: the noise floor, and every circuit in either model.
+"""Look closer at a diff with its two models: noise floor, circuits in either model, head roles.
 
 Each model is opened once, and one is in memory at a time. Prompts are made with A's tokenizer; B's,
 if it has one, must make the same.
@@ -6,13 +6,14 @@ if it has one, must make the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .cross import RANDOM, CrossPlan, cross_block, measure_all
 from .errors import EdgewiseError, PromptError
 from .fit import first_difference, open_for, weights_notes
+from .heads import circuit_heads, role_rows
 from .noise_floor import LEVEL, check_level, floor_block
 from .opening import Progress, Session, make_runner, open_task, stored_model, stored_task
 from .repeating import (
@@ -28,6 +29,7 @@ from .repeating import (
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile, DiffFile
+    from .graphs.names import Node
     from .patching.prompts import PromptPairs
 
 Source: TypeAlias = "str | Session | None"
@@ -42,6 +44,7 @@ class Asked:
         repetitions: of the noise floor, in each model; None: no noise floor.
         level: of q-values.
         cross: run the circuits in both models, and this many random ones; None: do not.
+        roles: measure in both models what the circuits' heads do.
         dtype: default: that of the circuit.
         device, batch_size, allow_pickle: see `open_model` and `make_runner`.
     """
@@ -49,6 +52,7 @@ class Asked:
     repetitions: int | None = None
     level: float = LEVEL
     cross: int | None = None
+    roles: bool = False
     dtype: str | None = None
     device: str = "auto"
     batch_size: int | None = None
@@ -72,7 +76,7 @@ def look_closer(
     models: tuple[Source, Source] = (None, None),
     progress: Progress | None = None,
 ) -> tuple[DiffFile, list[str]]:
-    """Add a noise floor and a cross-evaluation to a diff.
+    """Add a noise floor, a cross-evaluation and head roles to a diff.
 
     Args:
         found: the diff of the two files.
@@ -82,19 +86,20 @@ def look_closer(
         progress: told what is done.
 
     Returns:
-        The diff with the blocks `noise_floor` and `cross`, and notes on what a reader should know.
+        The diff with the blocks `noise_floor`, `cross` and `roles`, and notes for its reader.
 
     Raises:
         EdgewiseError: the circuits were found in different ways; says in what.
         PromptError: there are too few prompts, or the tokenizers make different ones.
         GraphMismatch: a model is not of its circuit's shape.
     """
-    if asked.repetitions is None and asked.cross is None:
+    if asked.repetitions is None and asked.cross is None and not asked.roles:
         return found, []
     recipe = None if asked.repetitions is None else common_recipe(*files)
     measure = _common_measure(files)
+    heads = circuit_heads(found.diff.a | found.diff.b) if asked.roles else []
     plan = None if asked.cross is None else CrossPlan.of(found.diff, asked.cross)
-    work = _Work(files, asked, recipe, plan, measure)
+    work = _Work(files, asked, recipe, plan, measure, heads)
     for side in (0, 1):
         work.in_model(side, models[side], _naming("AB"[side], progress))
     floor = crossed = None
@@ -112,7 +117,8 @@ def look_closer(
         crossed = cross_block(
             plan, work.measured, metric=measure["metric"], names=work.names, about=about
         )
-    return found.with_extra(noise_floor=floor, cross=crossed), work.notes
+    roles = {"a": work.roles[0], "b": work.roles[1]} if asked.roles else None
+    return found.with_extra(noise_floor=floor, cross=crossed, roles=roles), work.notes
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> dict[str, str]:
@@ -144,13 +150,15 @@ class _Work:
         recipe: Recipe | None,
         plan: CrossPlan | None,
         measure: Mapping[str, str],
+        heads: Sequence[Node],
     ) -> None:
         self.files, self.asked, self.recipe, self.plan = files, asked, recipe, plan
-        self.measure = measure
+        self.measure, self.heads = measure, heads
         self.sets: PromptSets | None = None
         self.pairs: PromptPairs | None = None
         self.repeats: list[Repeats] = []
         self.measured: list[dict[str, list[float]]] = []
+        self.roles: list[list[dict[str, Any]]] = []
         self.names: list[str] = []
         self.notes: list[str] = []
 
@@ -185,6 +193,9 @@ class _Work:
             assert self.pairs is not None
             runner = make_runner(session, self.pairs, **self.measure, batch_size=asked.batch_size)
             self.measured.append(measure_all(runner, self.plan, progress))
+        if self.asked.roles:
+            assert self.pairs is not None
+            self.roles.append(role_rows(session, self.pairs, self.heads, progress))
 
     def make_prompts(self, session: Session) -> None:
         """Make all prompts, for both models."""
@@ -198,9 +209,9 @@ class _Work:
                 "was found on (their hash differs): the task's file, words or tokenizer have "
                 "changed."
             )
-        if self.plan is not None and first != second:
+        if (self.plan is not None or self.asked.roles) and first != second:
             self.notes.append(
-                "the two circuits were found on different prompts; both are run on those of A."
+                "the two circuits were found on different prompts; those of A are used for both."
             )
 
     def check_prompts(self, session: Session) -> None:

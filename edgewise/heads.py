@@ -8,9 +8,9 @@ found.labels["a5.h1"]
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import EdgewiseError
 from .graphs.circuit import Circuit
@@ -81,6 +81,16 @@ def circuit_heads(circuit: Circuit | CircuitFile) -> list[Node]:
     """List the heads of a circuit, in graph order."""
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
     return [node for node in whole.nodes if node.kind is Kind.HEAD]
+
+
+def role_rows(
+    session: Session,
+    pairs: PromptPairs,
+    heads: Sequence[Node],
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of some heads as a diff file holds them; none for no heads."""
+    return head_roles(session, pairs, heads=heads, progress=progress).rows if heads else []
 
 
 def _nodes(heads: Heads) -> list[Node] | None:

@@ -1,4 +1,4 @@
-"""The steps of a run that compare: repetitions in each model, circuits run in both, the diffs.
+"""The steps of a run that compare: repetitions, circuits and head roles in both models, diffs.
 
 Repetitions of the first model use the first R sets of prompts, those of every variant the other R,
 so that each variant's are independent of the first model's.
@@ -17,6 +17,7 @@ from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
 from .graphs.json_files import dump_document
 from .graphs.safe_write import write_text
+from .heads import circuit_heads, role_rows
 from .job import Job
 from .noise_floor import floor_block
 from .opening import make_runner
@@ -24,7 +25,7 @@ from .repeating import PromptSets, Recipe, made_sets, repeat, split_pairs
 from .repeats_file import read_repeats, write_repeats
 from .run_files import REPETITION_PROMPTS as PROMPTS
 from .run_files import REPETITION_SEEDS as SEEDS
-from .run_files import circuit_name, cross_name, diff_name, repeats_name
+from .run_files import circuit_name, cross_name, diff_name, repeats_name, roles_name
 from .spec import DiscoverySpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -110,16 +111,40 @@ class Comparing(Job):
 
     def run_across(self) -> None:
         """Run the circuits of every diff in both of its models, each model opened once."""
-        if not self.spec.comparison.cross:
-            return
         base = self.spec.base
         for model in reversed(self.spec.variants):  # the last one may still be open
             self.run_in(model, model)
+            self.roles_in(model, model)
         for model in self.spec.variants:
             self.run_in(base, model)
+            self.roles_in(base, model)
+
+    def roles_in(self, model: ModelSpec, variant: ModelSpec) -> None:
+        """Measure what the heads of one diff's circuits do in one of its models."""
+        if not self.spec.comparison.roles:
+            return
+        base, target = self.spec.base, roles_name(self.spec.base, variant, model)
+        inputs = {
+            "circuits": self.ledger.sha256(circuit_name(base), circuit_name(variant)),
+            "model": self.fingerprint(model),
+            "prompts": self.pairs.sha256,
+            "compute": asdict(self.spec.compute),
+        }
+
+        def work() -> None:
+            a, b = (file.circuit for file in self.sides(variant))
+            rows = role_rows(
+                self.session(model), self.pairs, circuit_heads(a | b), self.telling(model)
+            )
+            write_text(self.ledger.path(target), dump_document({"heads": rows}, rows=("heads",)))
+
+        name = f"head roles of {base.name} and {variant.name} in {model.name}"
+        self.step(name, inputs, [target], work)
 
     def run_in(self, model: ModelSpec, variant: ModelSpec) -> None:
         """Run the circuits of one diff in one of its models."""
+        if not self.spec.comparison.cross:
+            return
         base, target = self.spec.base, cross_name(self.spec.base, variant, model)
         circuits = self.ledger.sha256(circuit_name(base), circuit_name(variant))
         inputs = {
@@ -160,6 +185,8 @@ class Comparing(Job):
             further += [SEEDS, repeats_name(base), repeats_name(model)]
         if asked.cross:
             further += [cross_name(base, model, one) for one in (base, model)]
+        if asked.roles:
+            further += [roles_name(base, model, one) for one in (base, model)]
 
         def work() -> None:
             from .workflow import compare
@@ -173,6 +200,7 @@ class Comparing(Job):
             blocks = {
                 "noise_floor": self.noise_floor(model, found.diff),
                 "cross": self.cross(model, found.diff),
+                "roles": self.roles(model),
             }
             write_diff(self.ledger.path(target), found.with_extra(**blocks))
 
@@ -194,6 +222,14 @@ class Comparing(Job):
         )
         recipe = recipe_of(self.spec.discovery)
         return floor_block(diff, (a, b), recipe, self.repetition_prompts(), asked.level)
+
+    def roles(self, model: ModelSpec) -> dict[str, Any] | None:
+        """Put together what the heads do in both models."""
+        if not self.spec.comparison.roles:
+            return None
+        names = [roles_name(self.spec.base, model, one) for one in (self.spec.base, model)]
+        texts = [(self.ledger.folder / name).read_text("utf-8") for name in names]
+        return {side: json.loads(text)["heads"] for side, text in zip("ab", texts, strict=True)}
 
     def cross(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
         """Put a diff's cross-evaluation together from what was measured in both models."""

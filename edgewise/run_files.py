@@ -37,6 +37,11 @@ def cross_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
     return f"cross/{base.name}_vs_{variant.name}_in_{model.name}.json"
 
 
+def roles_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
+    """Name the file of what the heads of two models' circuits do in one of them."""
+    return f"roles/{base.name}_vs_{variant.name}_in_{model.name}.json"
+
+
 def image_names(spec: Spec, source: str) -> list[str]:
     """Name the images of a circuit or diff file."""
     return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]

@@ -33,6 +33,7 @@
     noise_floor = 8                   # find each circuit so often again, on other prompts
     level = 0.05                      # of q-values: the share of false changes that is accepted
     cross = true                      # run both circuits of a diff in both models
+    roles = true                      # measure in both what the circuits' heads do
 
     [drawing]                         # optional
     formats = ["svg", "png"]          # of the images, default svg; [] draws nothing
@@ -129,6 +130,7 @@ class ComparisonSpec:
     noise_floor: int | None = None
     level: float = 0.05
     cross: bool = False
+    roles: bool = False
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,7 @@ def _comparison(table: Table, discovery: DiscoverySpec) -> ComparisonSpec:
         table.whole("noise_floor", None, minimum=LEAST_REPETITIONS),
         level,
         table.flag("cross", default.cross),
+        table.flag("roles", default.roles),
     )
     metric = _known_metric(discovery.metric)
     if spec.noise_floor is not None and metric is not None and discovery.method in methods():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .diff_show import p_text, print_cross, print_floor, print_scores
+from .diff_show import p_text, print_cross, print_floor, print_roles, print_scores
 
 if TYPE_CHECKING:
     from ..graphs.diff import DiffSummary, Overlap
@@ -39,6 +39,11 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
     is_flag=True,
     help="Run both circuits, what they share and their union in both models.",
 )
+@click.option(
+    "--roles",
+    is_flag=True,
+    help="Measure in both models what the heads of the circuits do.",
+)
 @click.option("--model-a", metavar="MODEL", help="The model of A; default: the one its file names.")
 @click.option("--model-b", metavar="MODEL", help="The model of B; default: the one its file names.")
 @click.option(
@@ -54,8 +59,8 @@ def diff(a: str, b: str, **given: Any) -> None:
     """Compare the circuits of two files.
 
     Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0; p is
-    how often random circuits of these sizes share as much. Models are loaded for --noise-floor and
-    --cross only.
+    how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
+    --cross and --roles only.
     """
     from ..graphs.files import check_writable, read_circuit, unlike, write_diff
     from ..workflow import beside_scores, compare
@@ -85,6 +90,7 @@ def diff(a: str, b: str, **given: Any) -> None:
     print_scores(found)
     print_floor(found)
     print_cross(found)
+    print_roles(found)
     if output is not None:
         show.line()
         show.line(f"written: {output}")
@@ -92,18 +98,20 @@ def diff(a: str, b: str, **given: Any) -> None:
 
 def _check_models(given: Mapping[str, Any]) -> None:
     """Refuse options that nothing asks for."""
-    needed = given["noise_floor"] is not None or given["cross"]
+    needed = given["noise_floor"] is not None or given["cross"] or given["roles"]
     for name in ("model_a", "model_b", "batch_size", "dtype", "threads"):
         if given[name] is not None and not needed:
             option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} is for --noise-floor or --cross; give one of them.")
+            raise click.UsageError(
+                f"{option} is for --noise-floor, --cross or --roles; give one of them."
+            )
 
 
 def _closer(
     found: DiffFile, files: tuple[CircuitFile, CircuitFile], given: Mapping[str, Any]
 ) -> tuple[DiffFile, list[str]]:
     """Add what needs the models, if it is asked for."""
-    if given["noise_floor"] is None and not given["cross"]:
+    if given["noise_floor"] is None and not given["cross"] and not given["roles"]:
         return found, []
     from ..comparing import Asked, cross_asked, look_closer
     from ..progress import reporting
@@ -113,6 +121,7 @@ def _closer(
         repetitions=given["noise_floor"],
         level=given["level"],
         cross=cross_asked(given["cross"]),
+        roles=given["roles"],
         **{key: given[key] for key in ("dtype", "device", "batch_size", "allow_pickle")},
     )
     with reporting() as progress:
@@ -125,7 +134,9 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 
     scores = (found.scores_a, found.scores_b)
     parts = {"shared": found.diff.shared, "only_a": found.diff.only_a, "only_b": found.diff.only_b}
-    blocks = {key: found.extra[key] for key in ("noise_floor", "cross") if key in found.extra}
+    blocks = {
+        key: found.extra[key] for key in ("noise_floor", "cross", "roles") if key in found.extra
+    }
     changes = [[str(edge.sender), str(edge.port), *rest] for edge, *rest in found.changes]
     return {
         "a": found.a,

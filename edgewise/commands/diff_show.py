@@ -124,3 +124,23 @@ def print_cross(found: DiffFile) -> None:
     columns = ("edges", "f in A", "f in B", f"{metric} in A", f"{metric} in B")
     a, b = block["models"]
     show.table(("circuit", *columns), rows, title=f"function in model A ({a}) and B ({b})")
+
+
+def print_roles(found: DiffFile) -> None:
+    """Print what the circuits' heads do in either model, if it was measured."""
+    block = found.extra.get("roles")
+    if block is None:
+        return
+    a, b = ({row["head"]: row for row in block[side]} for side in ("a", "b"))
+    inside = [{str(node) for node in circuit.nodes} for circuit in (found.diff.a, found.diff.b)]
+    rows = []
+    for head in a:
+        if a[head]["label"] or b[head]["label"]:
+            where = "".join(name for name, one in zip("AB", inside, strict=True) if head in one)
+            rows.append((head, where, a[head]["label"] or "-", b[head]["label"] or "-"))
+    title = f"roles: {len(rows)} of {len(a)} heads have one in A or B"
+    if rows:
+        show.table(("head", "in", "role in A", "role in B"), rows, title, left=(0, 1, 2, 3))
+    else:
+        show.line()
+        show.line(title)

@@ -66,14 +66,19 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     _print(found)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table after an empty line; the first column is text, the others stand right."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str = "",
+    left: Sequence[int] = (0,),
+) -> None:
+    """Print a table after an empty line; the columns `left` are text, the others stand right."""
     from rich import box
     from rich.table import Table
 
     found = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(columns):
-        found.add_column(name, justify="right" if number else "left", overflow="fold")
+        found.add_column(name, justify="left" if number in left else "right", overflow="fold")
     for row in rows:
         found.add_row(*(cell if isinstance(cell, str) else number_text(cell) for cell in row))
     line()

@@ -17,6 +17,7 @@ from edgewise.discovery.random_circuits import random_circuits
 from edgewise.errors import PromptError, SpecError
 from edgewise.finding import discover
 from edgewise.graphs.files import CircuitFile, diff_files, read_diff
+from edgewise.heads import circuit_heads, head_roles
 from edgewise.noise_floor import Floor
 from edgewise.opening import Session, open_model, open_task
 from edgewise.run import run
@@ -88,7 +89,7 @@ def test_different_prompts_are_pointed_out(sessions: Any, pairs: Path, tmp_path:
     files = find(sessions[0], pairs), find(sessions[1], other)
     _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
     assert notes == [
-        "the two circuits were found on different prompts; both are run on those of A."
+        "the two circuits were found on different prompts; those of A are used for both."
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(6, seed=9)))
     _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
@@ -130,6 +131,30 @@ def test_random_circuits_beside_an_evaluation(edgewise: Any, circuit: Path) -> N
     assert f"{random['percentile']:.0f}: the share" in shown
 
 
+def test_a_diff_tells_what_the_heads_do_in_both_models(
+    edgewise: Any, models: dict[str, Path], pairs: Path
+) -> None:
+    for name in ("llama", "tuned"):
+        edgewise(
+            "discover", "--model", models[name], "--task", pairs, "--method", "eap", "--top", 12,
+            "-o", f"{name}.json",
+        )  # fmt: skip
+    shown = edgewise("diff", "llama.json", "tuned.json", "--roles", "-o", "d.json").stdout
+    found = read_diff("d.json")
+    heads = [str(node) for node in circuit_heads(found.diff.a | found.diff.b)]
+    assert heads
+    assert [row["head"] for row in found.extra["roles"]["a"]] == heads
+    assert [row["head"] for row in found.extra["roles"]["b"]] == heads
+    session = open_model(str(models["tuned"]))
+    alone = head_roles(session, open_task(session, str(pairs))[0], heads=heads)
+    assert found.extra["roles"]["b"] == json.loads(json.dumps(alone.rows))
+    named = [row["head"] for row in alone.rows if row["label"]]
+    assert f" of {len(heads)} heads have one in A or B" in shown
+    assert all(head in shown for head in named)
+    printed = json.loads(edgewise("diff", "llama.json", "tuned.json", "--roles", "--json").stdout)
+    assert printed["roles"] == found.extra["roles"]
+
+
 # -- declared ------------------------------------------------------------------------------------
 
 
@@ -169,7 +194,8 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     models: dict[str, Path], many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    spec = declared(models, many, "noise_floor = 3\ncross = true")
+    asked_for = "noise_floor = 3\ncross = true\nroles = true\n"
+    spec = declared(models, many, asked_for)
     first = run(spec, out)
     found = read_diff(out / "diffs/base_vs_tuned.json")
     floor = Floor.of(found)
@@ -182,11 +208,13 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     assert all(row["value"][0] == row["value"][1] for row in rows)
 
     files = tuple(find(open_model(str(models[name])), many) for name in ("llama", "tuned"))
-    asked = Asked(repetitions=3, cross=RANDOM)
+    asked = Asked(repetitions=3, cross=RANDOM, roles=True)
     by_hand, _ = look_closer(diff_files(*files), (files[0], files[1]), asked)
     assert by_hand.extra["noise_floor"] == found.extra["noise_floor"]
     for key in ("rows", "random", "full", "empty"):
         assert by_hand.extra["cross"][key] == found.extra["cross"][key]
+    assert by_hand.extra["roles"] == found.extra["roles"]
+    assert same.extra["roles"]["a"] == same.extra["roles"]["b"]
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was loaded")
@@ -194,7 +222,9 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     monkeypatch.setattr(job_module, "open_model", refuse)
     again = run(spec, out)
     assert (again.made, again.kept) == ((), first.made)
-    stricter = run(declared(models, many, "noise_floor = 3\ncross = true\nlevel = 0.01"), out)
+    stricter = run(
+        declared(models, many, "noise_floor = 3\ncross = true\nroles = true\nlevel = 0.01"), out
+    )
     assert stricter.made == (
         "diff of base and tuned", "diff of base and same", "report",
     )  # fmt: skip
