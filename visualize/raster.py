@@ -42,7 +42,7 @@ def _draw(axes: Axes, scene: Scene) -> None:
     """Add all marks in drawing order."""
     from matplotlib.patches import Rectangle
 
-    for b in scene.bands:
+    for b in (*scene.bands, *scene.cells):
         axes.add_patch(Rectangle((b.x, b.y), b.width, b.height, facecolor=b.fill, linewidth=0))
     for mark in (*scene.links, *scene.edges, *scene.legend.lines):
         _edge(axes, mark)
