@@ -254,6 +254,7 @@ class _Run(Comparing):
                     scores=picture.scores,
                     names=names,
                     whole=picture.whole,
+                    fade=picture.fade,
                     title=title,
                     caption=picture.caption,
                     layout=asked.layout,
