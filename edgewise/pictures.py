@@ -70,8 +70,9 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
     All three get a part of the picture (`SHARES`), or else what changed, being mostly weak, would
-    not be seen beside what did not. Where a noise floor was measured, the edges that changed beyond
-    it come before stronger ones, and the others are faded by how often repetitions keep them.
+    not be seen beside what did not. Where a noise floor was measured, edges of one circuit that
+    changed beyond it come before stronger ones, and what did not is faded by how often repetitions
+    keep it.
     """
     from .noise_floor import Floor
 
@@ -82,7 +83,8 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     if fade is not None:
         first = float(np.nan_to_num(largest).max()) + 1.0
         for edge in fade.changed:
-            largest[diff.a.graph.locate(edge)] += first
+            if edge not in diff.shared:
+                largest[diff.a.graph.locate(edge)] += first
     parts = (diff.shared, diff.only_a, diff.only_b)
     sizes = [len(part) for part in parts]
 

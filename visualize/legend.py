@@ -136,7 +136,7 @@ def _widths(subject: Subject) -> list[_Entry]:
                     f"{subject.largest * fraction:.2g}",
                     colour=FAINT,
                     width=edge_width(fraction),
-                    opacity=edge_opacity(fraction),
+                    opacity=edge_opacity(fraction) if subject.level is None else 1.0,
                 )
             )
     if any(line.negative for line in subject.lines):
