@@ -53,8 +53,9 @@ def floor_part(file: DiffFile, names: Names) -> str:
             f"{block['examples']} pairs of its own.",
             _likeness(floor, file.diff.summary().edges.jaccard, (a, b)),
             "\n".join(f"* {sentence}." for sentence in floor.sentences((a, b))),
-            f"Tested: {escaped(str(block.get('test', 'not stated')))}. Of edges that pass at "
-            f"q < {floor.level:g}, a share of {floor.level:g} is expected to pass by chance.",
+            f"Tested (A is {a}, B is {b}): {escaped(str(block.get('test', 'not stated')))}. Of the "
+            f"edges that pass at q < {floor.level:g}, at most a share of {floor.level:g} is "
+            "expected to pass by chance.",
             *(_changed(floor, place, words, (a, b)) for place, words in places.items()),
         ]
     )
@@ -190,12 +191,20 @@ def _cross_sentence(block: Mapping[str, Any], names: Names, model: int, floor: F
 def _meaning(own: float, other: float, drawn: Sequence[float], floor: Floor | None) -> str:
     """Say what follows for the edges in which two circuits differ, and no more."""
     if drawn and max(own, other) <= max(drawn):
-        return "Neither does better than chance there, so nothing follows for their edges."
+        return "A random circuit does as well there, so nothing follows for their edges."
+    low = " Neither keeps half, so both leave out most of what the model does."
+    return _verdict(own, other, floor) + (low if max(own, other) < 0.5 else "")
+
+
+def _verdict(own: float, other: float, floor: Floor | None) -> str:
+    """Say whether it matters which of two circuits is run."""
     points = round(100 * abs(own - other))
     if abs(own - other) < MATTERS:
         return "There the edges in which the two circuits differ matter little."
     better = "its own" if own > other else "the other model's"
-    words = f"There {better} circuit keeps {points} points more, so the edges matter"
+    words = (
+        f"There {better} circuit keeps {points} points more: the edges in which they differ matter"
+    )
     if floor is None:
         return f"{words}; whether the models differ in them is not known without a noise floor."
     if not floor.changed("only_a") and not floor.changed("only_b"):
