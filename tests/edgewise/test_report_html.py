@@ -1,4 +1,4 @@
-"""The report as a page: everything of report.md is in it, escaped, and nothing comes from outside."""
+"""The report as a page: all of report.md is in it, escaped, and nothing comes from outside."""
 
 from __future__ import annotations
 
