@@ -34,7 +34,7 @@ def make_overlap_matrix(
     >>> same, other = Overlap(9, 2, 2, 2), Overlap(9, 2, 2, 1)
     >>> scene = make_overlap_matrix(["a", "b"], [[same, other], [other, same]])
     >>> [cell.tooltip for cell in scene.cells if cell.name][1]
-    'a and b  Jaccard 0.3333  corrected 0.1892  shared 1 of 3'
+    'a and b  Jaccard 0.3333  corrected 0.2088  shared 1 of 3'
     """
     count = len(names)
     if not count or [len(row) for row in overlaps] != [count] * count:

@@ -35,9 +35,9 @@ LABEL_HELP = "What a circuit is called, once for each; default: its model, or it
     "kind",
     type=click.Choice(["edges", "heat-map", "overlap"]),
     default="edges",
-    help="edges: the circuit, diff or timeline itself. heat-map: node scores by layer and head, of a diff, "
-    "of one or two circuit files (their kept edges) or scores files (all edges). overlap: how "
-    "alike every two of several circuits are.",
+    help="edges: the circuit, diff or timeline itself. heat-map: node scores by layer and head, of "
+    "a diff, of one or two circuit files (their kept edges) or scores files (all edges). overlap: "
+    "how alike every two of several circuits are.",
 )
 @click.option(
     "--top",
