@@ -189,21 +189,25 @@ def _cross_sentence(block: Mapping[str, Any], names: Names, model: int, floor: F
 
 
 def _meaning(own: float, other: float, drawn: Sequence[float], floor: Floor | None) -> str:
-    """Say what follows for the edges in which two circuits differ, and no more."""
-    if drawn and max(own, other) <= max(drawn):
+    """Say what follows for the edges in which two circuits differ, and no more.
+
+    The nearer a circuit's faithfulness is to 1, from either side, the better it does.
+    """
+    nearest = min(abs(1 - own), abs(1 - other))
+    if drawn and min(abs(1 - value) for value in drawn) <= nearest:
         return "A random circuit does as well there, so nothing follows for their edges."
-    low = " Neither keeps half, so both leave out most of what the model does."
-    return _verdict(own, other, floor) + (low if max(own, other) < 0.5 else "")
+    far = " Neither comes within half of the whole model, so both miss much of what it does."
+    return _verdict(own, other, floor) + (far if nearest > 0.5 else "")
 
 
 def _verdict(own: float, other: float, floor: Floor | None) -> str:
     """Say whether it matters which of two circuits is run."""
-    points = round(100 * abs(own - other))
     if abs(own - other) < MATTERS:
         return "There the edges in which the two circuits differ matter little."
-    better = "its own" if own > other else "the other model's"
+    better = "its own" if abs(1 - own) <= abs(1 - other) else "the other model's"
     words = (
-        f"There {better} circuit keeps {points} points more: the edges in which they differ matter"
+        f"There the two circuits lie {round(100 * abs(own - other))} points apart, {better} nearer "
+        "to the whole model: the edges in which they differ matter"
     )
     if floor is None:
         return f"{words}; whether the models differ in them is not known without a noise floor."

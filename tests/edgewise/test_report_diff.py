@@ -104,9 +104,15 @@ def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
         ((0.9, 0.3), (0.2, 0.8), None, "is not known without a noise floor."),
         ((0.9, 0.3), (0.2, 0.8), {}, "told of two single circuits, not of the models."),
         ((0.9, 0.3), (0.2, 0.8), {"m0->logits": 0.01}, "in which they differ matter."),
-        ((0.9, 0.8), (0.2, 0.3), {"m0->logits": 0.01}, "the other model's circuit keeps 50 points"),
+        (
+            (0.9, 0.8),
+            (0.2, 0.3),
+            {"m0->logits": 0.01},
+            "lie 50 points apart, the other model's nearer",
+        ),
         ((0.1, 0.1), (0.05, 0.05), None, "A random circuit does as well there"),
-        ((0.4, 0.3), (0.3, 0.4), None, "Neither keeps half"),
+        ((0.9, 1.6), (0.9, 0.9), {"m0->logits": 0.01}, "lie 70 points apart, its own nearer"),
+        ((0.4, 0.3), (0.3, 0.4), None, "Neither comes within half"),
     ],
 )
 def test_what_swapped_circuits_allow_to_say(
