@@ -21,6 +21,11 @@ def table(
     return "\n".join([line(head), line(aligned), *(line(row) for row in rows)])
 
 
+def paragraphs(parts: Iterable[str]) -> str:
+    """Put an empty line between parts; empty ones are left out."""
+    return "\n\n".join(part for part in parts if part)
+
+
 def link(name: str) -> str:
     """Link a file of the same directory."""
     return f"[{name}]({name})"

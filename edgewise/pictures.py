@@ -19,6 +19,8 @@ from .graphs.scores import Scores
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile, DiffFile
+    from .noise_floor import Floor, FloorRow
+    from .visualize.subject import Fade
 
 SHARES = (0.4, 0.3, 0.3)
 """How many of a diff picture's edges are the strongest shared ones, those only in A, only in B."""
@@ -26,12 +28,16 @@ SHARES = (0.4, 0.3, 0.3)
 
 @dataclass(frozen=True)
 class Picture:
-    """Hold what `visualize.draw` takes; `whole` is the diff of which the subject shows a part."""
+    """Hold what `visualize.draw` takes.
+
+    `whole` is the diff of which the subject shows a part, `fade` how stable its edges are.
+    """
 
     subject: Circuit | CircuitDiff
     scores: Scores | tuple[Scores, Scores]
     caption: str
     whole: CircuitDiff | None = None
+    fade: Fade | None = None
 
 
 def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
@@ -64,11 +70,21 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
     All three get a part of the picture (`SHARES`), or else what changed, being mostly weak, would
-    not be seen beside what did not.
+    not be seen beside what did not. Where a noise floor was measured, edges of one circuit that
+    changed beyond it come before stronger ones, and what did not is faded by how often repetitions
+    keep it.
     """
-    diff = file.diff
+    from .noise_floor import Floor
+
+    diff, floor = file.diff, Floor.of(file)
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
     largest = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
+    fade = None if floor is None else fade_of(floor)
+    if fade is not None:
+        first = float(np.nan_to_num(largest).max()) + 1.0
+        for edge in fade.changed:
+            if edge not in diff.shared:
+                largest[diff.a.graph.locate(edge)] += first
     parts = (diff.shared, diff.only_a, diff.only_b)
     sizes = [len(part) for part in parts]
 
@@ -89,7 +105,39 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
         for part, place in zip(parts, places, strict=True)
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    return Picture(subject, scores, f"{words}: {told}. {_READING}", diff)
+    stable = "" if floor is None else f" {_fade_words(floor, subject)}"
+    return Picture(subject, scores, f"{words}: {told}. {_READING}{stable}", diff, fade)
+
+
+def fade_of(floor: Floor) -> Fade:
+    """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
+    from .graphs.names import Edge
+    from .visualize.subject import Fade
+
+    pick: dict[str, Callable[[FloorRow], float]] = {
+        "shared": lambda row: min(row.survival_a, row.survival_b),
+        "only_a": lambda row: row.survival_a,
+        "only_b": lambda row: row.survival_b,
+    }
+    survival = {
+        Edge.parse(row.edge): float(share(row))
+        for place, share in pick.items()
+        for row in floor.rows[place]
+    }
+    changed = frozenset(Edge.parse(row.edge) for place in pick for row in floor.changed(place))
+    return Fade(survival, changed, floor.level)
+
+
+def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
+    """Say what the opacity of a diff's edges means."""
+    changed = fade_of(floor).changed
+    drawn = sum(edge in changed for edge in (subject.a | subject.b).edges)
+    return (
+        f"Faint edges are those that few of {floor.block['repetitions']} repeated discoveries keep "
+        "in the model whose circuit has them (of shared edges, in the one that keeps them less "
+        f"often). Solid edges changed beyond the noise floor (q < {floor.level:g} after "
+        f"Benjamini and Hochberg): {drawn:,} of {len(changed):,} such edges are drawn."
+    )
 
 
 def most_that_fit(size: Callable[[int], int], most: int, total: int) -> int:

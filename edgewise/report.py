@@ -1,65 +1,52 @@
-"""The report of a run: report.md, made from the files of its output directory alone.
+"""The report of a run: report.md and report.html, made from its output directory's files alone.
 
-Sentences are made from the numbers and claim nothing beyond them: what a difference between two
-circuits would be by chance is not measured by a run, and the report says so.
+Sentences are made from the numbers and claim nothing beyond them. Diffs are told in `report_diff`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .graphs.files import read_circuit, read_diff, read_scores, unlike
+from .graphs.files import read_circuit, read_diff
 from .graphs.safe_write import write_text
-from .markdown import code, codes, escaped, link, number, plain, ratio_text, table
+from .markdown import code, codes, escaped, link, number, paragraphs, plain, ratio_text, table
+from .report_data import KINDS, Results, images
+from .report_diff import diff_finding, diff_section
+from .report_html import to_page
 from .run_files import (
     EVALUATION,
     PROMPTS,
     REPORT,
+    REPORT_PAGE,
     SPEC,
     TASK,
     circuit_name,
     diff_name,
+    heat_map_names,
     image_names,
+    overlap_names,
 )
 
 if TYPE_CHECKING:
-    from .graphs.diff import Overlap
-    from .graphs.files import CircuitFile, DiffFile
-    from .graphs.names import Edge
+    from .graphs.files import CircuitFile
     from .spec import Spec
 
 STRONGEST = 10
-CHANGED = 15
-KINDS = {"q": "`<q>`", "k": "`<k>`", "v": "`<v>`", "post": "`o`", "mlp": "MLP", "logits": "logits"}
-EMBEDDABLE = ("png", "svg")
-
-
-@dataclass(frozen=True)
-class _Results:
-    """Hold what a run's directory holds."""
-
-    spec: Spec
-    folder: Path
-    task: Mapping[str, Any]
-    circuits: Mapping[str, CircuitFile]
-    diffs: Mapping[str, DiffFile]
-    evaluations: Mapping[str, Any]
 
 
 def write_report(spec: Spec, folder: Path) -> None:
-    """Write report.md of a finished run, all or nothing.
+    """Write report.md and report.html of a finished run, each all or nothing.
 
     Raises:
         FileFormatError: one of the run's files is missing or damaged.
     """
     base = spec.base
-    results = _Results(
+    results = Results(
         spec,
         folder,
         json.loads((folder / TASK).read_text(encoding="utf-8")),
@@ -67,33 +54,35 @@ def write_report(spec: Spec, folder: Path) -> None:
         {m.name: read_diff(folder / diff_name(base, m)) for m in spec.variants},
         json.loads((folder / EVALUATION).read_text(encoding="utf-8"))["models"],
     )
-    write_text(folder / REPORT, make_report(results))
+    text = make_report(results)
+    write_text(folder / REPORT, text)
+    write_text(folder / REPORT_PAGE, to_page(text, title=spec.name, folder=folder))
 
 
-def make_report(results: _Results) -> str:
+def make_report(results: Results) -> str:
     """Return the report's text."""
     parts = [_head(results), _what(results), _models(results), _circuits(results)]
     parts += [_circuit(results, name) for name in results.circuits]
-    parts += [_diff(results, name) for name in results.diffs]
+    parts += [diff_section(results, name) for name in results.diffs]
     parts.append(_files(results))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return paragraphs(parts) + "\n"
 
 
 # -- what was run -------------------------------------------------------------------------------
 
 
-def _head(results: _Results) -> str:
+def _head(results: Results) -> str:
     spec = results.spec
     lines = [f"# {escaped(spec.name)}"]
     if spec.description:
         lines.append(escaped(spec.description))
     findings = [_finding(results, name) for name in results.circuits]
-    findings += [_diff_finding(results, name) for name in results.diffs]
+    findings += [diff_finding(results, name) for name in results.diffs]
     lines.append("\n".join(f"* {finding}" for finding in findings))
     return "\n\n".join(lines)
 
 
-def _finding(results: _Results, name: str) -> str:
+def _finding(results: Results, name: str) -> str:
     file, metric = results.circuits[name], results.spec.discovery.metric
     kept, total = len(file.circuit), file.circuit.graph.edge_count
     measures = file.measures
@@ -108,17 +97,7 @@ def _finding(results: _Results, name: str) -> str:
     )
 
 
-def _diff_finding(results: _Results, name: str) -> str:
-    overlap, base = results.diffs[name].diff.summary().edges, results.spec.base.name
-    a, b = escaped(base), escaped(name)
-    return (
-        f"**{a}** and **{b}** share {overlap.shared:,} edges; {overlap.only_a:,} are only in {a}, "
-        f"{overlap.only_b:,} only in {b} (Jaccard {overlap.jaccard:.3f}, by chance "
-        f"{overlap.expected:.3f})."
-    )
-
-
-def _what(results: _Results) -> str:
+def _what(results: Results) -> str:
     spec, task = results.spec, results.task
     asked = spec.discovery
     first = next(iter(results.circuits.values()))
@@ -156,7 +135,7 @@ def _versions(discovery: Mapping[str, Any]) -> str:
     return f"{discovery.get('dtype')} on {discovery.get('device')}; {versions}"
 
 
-def _models(results: _Results) -> str:
+def _models(results: Results) -> str:
     rows = []
     for model in results.spec.models:
         file = results.circuits[model.name]
@@ -186,7 +165,7 @@ def _models(results: _Results) -> str:
 # -- circuits -----------------------------------------------------------------------------------
 
 
-def _circuits(results: _Results) -> str:
+def _circuits(results: Results) -> str:
     parts = ["## Circuits", _sizes(results)]
     parts += [_metric_table(results, i) for i in range(len(results.spec.evaluation.metrics))]
     parts.append(
@@ -194,11 +173,11 @@ def _circuits(results: _Results) -> str:
         "circuit's complement; a circuit that holds all that matters has 1 and 0. Empty is the "
         "model with every edge ablated."
     )
-    parts += [_by_kind(results), _curves(results)]
-    return "\n\n".join(part for part in parts if part)
+    parts += [_by_kind(results), _curves(results), _overlaps(results)]
+    return paragraphs(parts)
 
 
-def _sizes(results: _Results) -> str:
+def _sizes(results: Results) -> str:
     rows = []
     for name, file in results.circuits.items():
         kept, total = len(file.circuit), file.circuit.graph.edge_count
@@ -217,7 +196,7 @@ def _sizes(results: _Results) -> str:
     return table(head, rows, right=1)
 
 
-def _metric_table(results: _Results, index: int) -> str:
+def _metric_table(results: Results, index: int) -> str:
     rows = []
     for name in results.circuits:
         found = results.evaluations[name]["metrics"][index]
@@ -229,7 +208,7 @@ def _metric_table(results: _Results, index: int) -> str:
     return table([code(metric), "faithfulness", "completeness", *values], rows, right=1)
 
 
-def _by_kind(results: _Results) -> str:
+def _by_kind(results: Results) -> str:
     counts = {
         name: file.circuit.graph.count_by_kind(file.circuit.kept)
         for name, file in results.circuits.items()
@@ -247,7 +226,7 @@ def _by_kind(results: _Results) -> str:
     return table(["edges into", "in the model", *names], rows, right=1)
 
 
-def _curves(results: _Results) -> str:
+def _curves(results: Results) -> str:
     curves = {n: found["curve"] for n, found in results.evaluations.items() if "curve" in found}
     if not curves:
         return ""
@@ -266,18 +245,28 @@ def _curves(results: _Results) -> str:
     return f"{words}\n\n" + table(["edges", *map(escaped, curves)], rows, right=0)
 
 
-def _circuit(results: _Results, name: str) -> str:
-    file = results.circuits[name]
+def _overlaps(results: Results) -> str:
+    """Show how alike every two circuits are, where there are three or more."""
+    names = overlap_names(results.spec)
+    if not names:
+        return ""
+    shown = images(names, "overlap of every two circuits")
+    return f"How alike the edges of every two circuits are:\n\n{shown}"
+
+
+def _circuit(results: Results, name: str) -> str:
+    file, source = results.circuits[name], results.circuit_file(name)
     graph, scores = file.circuit.graph, file.edge_scores
     assert scores is not None  # CircuitFile.__post_init__
     order = np.argsort(-np.nan_to_num(np.abs(scores), nan=-1.0), axis=None, kind="stable")
     places = [np.unravel_index(i, scores.shape) for i in order[: min(STRONGEST, len(file.circuit))]]
     rows = [(f"`{graph.edge_at(*place)}`", number(float(scores[place]))) for place in places]
     word = "rise of the loss that kept the edge" if _searched(file) else "score"
-    return "\n\n".join(
+    return paragraphs(
         [
             f"### The circuit of {escaped(name)}",
-            _images(results, circuit_name_of(results, name), f"the circuit of {name}"),
+            images(image_names(results.spec, source), f"the circuit of {name}"),
+            images(heat_map_names(results.spec, source), f"node scores of {name}"),
             f"The {len(rows)} strongest edges:",
             table(["edge", word], rows, right=1),
             "A positive score means that ablating the edge raises the loss: it helps.",
@@ -289,91 +278,10 @@ def _searched(file: CircuitFile) -> bool:
     return file.discovery.get("order") is not None
 
 
-def circuit_name_of(results: _Results, name: str) -> str:
-    """Return the circuit file of a model by its name."""
-    return next(circuit_name(model) for model in results.spec.models if model.name == name)
-
-
-# -- diffs --------------------------------------------------------------------------------------
-
-
-def _diff(results: _Results, name: str) -> str:
-    base, file = results.spec.base.name, results.diffs[name]
-    summary = file.diff.summary()
-    source = next(diff_name(results.spec.base, m) for m in results.spec.variants if m.name == name)
-    other = unlike(file.a, file.b)
-    in_all = {"edges": summary.edges, "nodes": summary.nodes}
-    by_layer = {
-        "logits" if layer is None else f"{layer}": overlap
-        for layer, overlap in summary.edges_by_layer.items()
-    }
-    by_kind = {KINDS.get(kind, kind): overlap for kind, overlap in summary.edges_by_kind.items()}
-    names = (base, name)
-    parts = [
-        f"## {escaped(base)} and {escaped(name)}",
-        _images(results, source, f"{base} and {name}"),
-        f"Beside the model, these differ: {'; '.join(other)}." if other else "",
-        _overlaps("", names, in_all),
-        "Corrected is Jaccard rescaled so that 0 is what two random circuits of these sizes share "
-        "on average and 1 is equality. **No noise floor was measured**: how much two discoveries "
-        "on one model differ with other prompts is not known here, so part or all of the "
-        "difference may be chance. Nor was it measured how one model's circuit works in the other.",
-        _overlaps("edges into", names, by_kind),
-        _overlaps("edges into layer", names, by_layer),
-        _changes(results, name),
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _overlaps(what: str, names: tuple[str, str], overlaps: Mapping[str, Overlap]) -> str:
-    rows = [
-        (
-            key,
-            *(f"{n:,}" for n in (overlap.shared, overlap.only_a, overlap.only_b)),
-            f"{overlap.jaccard:.3f}",
-            ratio_text(overlap.corrected),
-        )
-        for key, overlap in overlaps.items()
-        if overlap.a or overlap.b
-    ]
-    only = [f"only {escaped(name)}" for name in names]
-    return table([what, "shared", *only, "Jaccard", "corrected"], rows, right=1)
-
-
-def _changes(results: _Results, name: str) -> str:
-    """List the edges whose score changed most, of all edges that have one in both models."""
-    base, file = results.spec.base.name, results.diffs[name]
-    graph = file.diff.a.graph
-    a, b = (
-        read_scores(results.folder / circuit_name_of(results, who), graph).scores.values
-        for who in (base, name)
-    )
-    change = np.nan_to_num(np.abs(b - a), nan=-1.0)
-    order = np.argsort(-change, axis=None, kind="stable")[:CHANGED]
-    rows = []
-    for place in (np.unravel_index(i, a.shape) for i in order):
-        if change[place] <= 0:
-            break
-        values = (float(a[place]), float(b[place]), float(b[place] - a[place]))
-        edge = graph.edge_at(*place)
-        rows.append((f"`{edge}`", *map(number, values), _membership(file, edge, (base, name))))
-    if not rows:
-        return "No edge has a score in both models that differs."
-    scores = (f"score in {escaped(base)}", f"in {escaped(name)}", "change")
-    words = "The edges whose score changed most, in the circuits or not:"
-    return f"{words}\n\n" + table(["edge", *scores, "in the circuit of"], rows, right=1, left=(4,))
-
-
-def _membership(file: DiffFile, edge: Edge, names: tuple[str, str]) -> str:
-    both = zip(names, (file.diff.a, file.diff.b), strict=True)
-    inside = [escaped(name) for name, circuit in both if edge in circuit]
-    return "both" if len(inside) == 2 else (inside or ["neither"])[0]
-
-
 # -- files -----------------------------------------------------------------------------------
 
 
-def _files(results: _Results) -> str:
+def _files(results: Results) -> str:
     spec = results.spec
     rows = [
         ("the experiment, with its defaults", link(SPEC)),
@@ -385,14 +293,3 @@ def _files(results: _Results) -> str:
         diffs = ", ".join(link(diff_name(spec.base, model)) for model in spec.variants)
         rows.append(("diffs", diffs))
     return "## Files\n\n" + table(["", ""], rows)
-
-
-def _images(results: _Results, source: str, words: str) -> str:
-    """Embed one format of an image and link the others."""
-    names = image_names(results.spec, source)
-    shown = [n for ending in EMBEDDABLE for n in names if n.endswith(f".{ending}")][:1]
-    parts = [f"![{escaped(words)}]({name})" for name in shown]
-    others = [name for name in names if name not in shown]
-    if others:
-        parts.append(f"Also as {', '.join(link(name) for name in others)}.")
-    return "\n\n".join(parts)

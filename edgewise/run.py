@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .fit import check_variant, open_as_declared, sample
 from .graphs.files import (
@@ -37,6 +37,7 @@ from .run_files import (
     EVALUATION,
     PROMPTS,
     REPORT,
+    REPORT_PAGE,
     SPEC,
     TASK,
     all_images,
@@ -45,10 +46,8 @@ from .run_files import (
     image_names,
     relocated,
 )
+from .run_maps import draw_maps
 from .spec import ModelSpec, Spec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class RunResult:
     """Tell what a run's directory holds, by model's name, and which steps this run did.
 
     Args:
-        output, report, evaluation: the directory and two of its files.
+        output, report, page, evaluation: the directory and three of its files; `page` is the
+            report as HTML with its pictures in it.
         circuits, diffs: paths by the model's name (of a diff, the variant's).
         images: all pictures.
         made, kept: the steps carried out now, and those that were finished before.
@@ -64,6 +64,7 @@ class RunResult:
 
     output: Path
     report: Path
+    page: Path
     evaluation: Path
     circuits: Mapping[str, Path]
     diffs: Mapping[str, Path]
@@ -73,7 +74,7 @@ class RunResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        paths = {key: str(getattr(self, key)) for key in ("output", "report", "evaluation")}
+        paths = {key: str(getattr(self, key)) for key in ("output", "report", "page", "evaluation")}
         tables = {
             key: {name: str(path) for name, path in getattr(self, key).items()}
             for key in ("circuits", "diffs")
@@ -220,13 +221,14 @@ class _Run(Comparing):
         self.step(f"evaluation of {model.name}", inputs, [f"{EVALUATION}#{model.name}"], work)
 
     def draw(self) -> None:
-        """Draw every circuit and every diff."""
+        """Draw every circuit and every diff, and node scores and overlaps."""
         for model in self.spec.models:
             self.picture(circuit_name(model), f"{self.task_name} in {model.name}", ("A", "B"))
         base = self.spec.base
         for model in self.spec.variants:
             title = f"{self.task_name} in {base.name} and {model.name}"
             self.picture(diff_name(base, model), title, (base.name, model.name))
+        draw_maps(self)
 
     def picture(self, source: str, title: str, names: tuple[str, str]) -> None:
         """Draw one circuit or diff in every format."""
@@ -238,7 +240,7 @@ class _Run(Comparing):
             "file": self.ledger.sha256(source),
             "title": title,
             "names": names,
-            "drawing": asdict(asked),
+            "drawing": {key: getattr(asked, key) for key in ("formats", "top", "layout")},
         }
 
         def work() -> None:
@@ -254,6 +256,7 @@ class _Run(Comparing):
                     scores=picture.scores,
                     names=names,
                     whole=picture.whole,
+                    fade=picture.fade,
                     title=title,
                     caption=picture.caption,
                     layout=asked.layout,
@@ -266,6 +269,7 @@ class _Run(Comparing):
         models, base = self.spec.models, self.spec.base
         names = [TASK, EVALUATION, *(circuit_name(model) for model in models)]
         names += [diff_name(base, model) for model in self.spec.variants]
+        names += all_images(self.spec)
         document = relocated(self.spec, self.ledger.folder).to_document()
         inputs = {"files": self.ledger.sha256(*names), "spec": document}
 
@@ -274,7 +278,7 @@ class _Run(Comparing):
 
             write_report(self.spec, self.ledger.folder)
 
-        self.step("report", inputs, [REPORT], work)
+        self.step("report", inputs, [REPORT, REPORT_PAGE], work)
 
     def result(self) -> RunResult:
         """Say what there is."""
@@ -282,6 +286,7 @@ class _Run(Comparing):
         return RunResult(
             output=folder,
             report=folder / REPORT,
+            page=folder / REPORT_PAGE,
             evaluation=folder / EVALUATION,
             circuits={model.name: folder / circuit_name(model) for model in self.spec.models},
             diffs={model.name: folder / diff_name(base, model) for model in self.spec.variants},

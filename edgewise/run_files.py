@@ -12,6 +12,7 @@ PROMPTS = "prompts.jsonl"
 TASK = "task.json"
 EVALUATION = "evaluation.json"
 REPORT = "report.md"
+REPORT_PAGE = "report.html"
 SPEC = "spec.toml"
 REPETITION_PROMPTS = "repetitions/prompts.jsonl"
 REPETITION_SEEDS = "repetitions/prompts.json"
@@ -47,11 +48,40 @@ def image_names(spec: Spec, source: str) -> list[str]:
     return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]
 
 
+def heat_map_sources(spec: Spec) -> list[str]:
+    """Name the files whose node scores are drawn: the diffs, or the circuit of a single model."""
+    if not spec.drawing.heat_map:
+        return []
+    diffs = [diff_name(spec.base, model) for model in spec.variants]
+    return diffs or [circuit_name(spec.base)]
+
+
+def heat_map_names(spec: Spec, source: str) -> list[str]:
+    """Name the images of the node scores of a circuit or diff file, none if it gets none."""
+    if source not in heat_map_sources(spec):
+        return []
+    return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in _endings(spec)]
+
+
+def overlap_names(spec: Spec) -> list[str]:
+    """Name the images of how alike every two circuits are, if there are three or more."""
+    if not spec.drawing.overlap or len(spec.models) < 3:
+        return []
+    return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec)]
+
+
+def _endings(spec: Spec) -> list[str]:
+    """List the formats of pictures that show no graph, which have no DOT."""
+    return [ending for ending in spec.drawing.formats if ending != "dot"]
+
+
 def all_images(spec: Spec) -> list[str]:
     """Name every image of a run."""
     sources = [circuit_name(model) for model in spec.models]
     sources += [diff_name(spec.base, model) for model in spec.variants]
-    return [name for source in sources for name in image_names(spec, source)]
+    found = [name for source in sources for name in image_names(spec, source)]
+    found += [name for source in heat_map_sources(spec) for name in heat_map_names(spec, source)]
+    return found + overlap_names(spec)
 
 
 def relocated(spec: Spec, folder: Path) -> Spec:

@@ -39,6 +39,8 @@
     formats = ["svg", "png"]          # of the images, default svg; [] draws nothing
     top = 120                         # the strongest edges of a circuit, so that it stays readable
     layout = "auto"
+    heat_map = true                   # node scores by layer and head, of two models side by side
+    overlap = true                    # how alike every two circuits are, of three models or more
 
     [compute]                         # optional
     device = "auto"
@@ -135,11 +137,13 @@ class ComparisonSpec:
 
 @dataclass(frozen=True)
 class DrawingSpec:
-    """Say what to draw: endings of image files (none: no images) and how many edges at most."""
+    """Say what to draw: endings of image files (none: no images), how many edges at most, maps."""
 
     formats: tuple[str, ...] = ("svg",)
     top: int = 120
     layout: str = "auto"
+    heat_map: bool = True
+    overlap: bool = True
 
 
 @dataclass(frozen=True)

@@ -330,6 +330,8 @@ def _drawing(table: Table) -> DrawingSpec:
         tuple(formats),
         table.whole("top", default.top, minimum=1, maximum=MOST_EDGES),
         table.text("layout", default.layout, choices=("auto", "dot", "built-in")),
+        table.flag("heat_map", default.heat_map),
+        table.flag("overlap", default.overlap),
     )
     table.finish()
     return spec
@@ -341,7 +343,7 @@ def _require_matplotlib(table: Table) -> None:
     if find_spec("matplotlib") is None:
         table.problems.add(
             "drawing.formats: png and pdf need matplotlib, which is not installed; install it "
-            'with pip install "edgewise[draw]", or draw svg or dot.'
+            'with pip install "edgewise[draw]", or draw svg, html or dot.'
         )
 
 

@@ -42,6 +42,21 @@ class Scores:
             self.values[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)]
         )
 
+    def by_sender(self, *, absolute: bool = False) -> np.ndarray:
+        """Sum the (absolute) scores of each sender's edges, float64 [senders]; NaN if it has none.
+
+        Signed, and of all edges, this is the sender's own attribution where scores are linear in
+        what a sender writes, as those of EAP and EAP-IG are.
+
+        >>> graph = ComputationGraph(layers=1, heads=1)
+        >>> values = np.where(graph.reads, -0.5, np.nan)
+        >>> Scores(graph, values).by_sender()[-1], Scores(graph, values).by_sender(absolute=True)[0]
+        (np.float64(-0.5), np.float64(2.5))
+        """
+        values = (np.abs(self.values) if absolute else self.values).astype(np.float64)
+        sums = np.nansum(values, axis=0)
+        return np.where(np.isnan(values).all(axis=0), np.nan, sums)
+
     def top(self, n: int, *, absolute: bool = True) -> Circuit:
         """Keep the n edges of largest (absolute) score; ties go to the earlier edge."""
         key = np.abs(self.values) if absolute else self.values

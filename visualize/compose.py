@@ -7,7 +7,7 @@ from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.names import Kind, Node
 from .layout import Layout, arrange, links, node_width
-from .legend import build_legend, wrap
+from .legend import build_legend, least_width, wrap
 from .routing import gap_heights, wire_path
 from .scene import Band, EdgeMark, NodeMark, Scene, Text
 from .style import (
@@ -21,10 +21,9 @@ from .style import (
     SMALL_FONT,
     STRIPE,
     TITLE_FONT,
-    edge_opacity,
     edge_width,
 )
-from .subject import EdgeScores, Line, Subject, read_circuit, read_diff
+from .subject import EdgeScores, Fade, Line, Subject, read_circuit, read_diff
 
 PairOfScores = tuple[EdgeScores | None, EdgeScores | None]
 _MARGIN, _LABELS, _LAYER_GAP, _TITLE_LINE = 12.0, 44.0, 3.0, 17.0
@@ -39,6 +38,7 @@ def make_scene(
     scores: EdgeScores | PairOfScores | None = None,
     names: tuple[str, str] = ("A", "B"),
     whole: CircuitDiff | None = None,
+    fade: Fade | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -51,6 +51,7 @@ def make_scene(
         scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
         names: what a diff's two circuits are called.
         whole: of a diff, the one it is a part of, which then says who has a node.
+        fade: of a diff, how stable its edges are, and which changed significantly.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `auto`, `dot` or `built-in`.
@@ -64,7 +65,7 @@ def make_scene(
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
-    drawn = read_subject(subject, scores, names, whole)
+    drawn = read_subject(subject, scores, names, whole, fade)
     if len(drawn.lines) > MOST_EDGES:
         raise EdgewiseError(
             f"{len(drawn.lines):,} edges cannot be drawn readably; accepted: at most "
@@ -81,6 +82,7 @@ def read_subject(
     scores: EdgeScores | PairOfScores | None,
     names: tuple[str, str],
     whole: CircuitDiff | None = None,
+    fade: Fade | None = None,
 ) -> Subject:
     """Read a circuit or a diff with its scores.
 
@@ -93,7 +95,7 @@ def read_subject(
                 f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
                 "scores of A and of B (either may be None)."
             )
-        return read_diff(subject, scores, names, whole)
+        return read_diff(subject, scores, names, whole, fade)
     if isinstance(subject, Circuit):
         if isinstance(scores, tuple):
             raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
@@ -115,9 +117,10 @@ class _Builder:
         shift = _MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
         self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
-        self.width = max(self.right + _MARGIN, 430.0)
+        own = self.right + _MARGIN
+        self.width = max(own, 430.0, least_width(subject, _MARGIN))
         middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
-        move = middle - (min(self.x) + max(self.x)) / 2 if self.width == 430.0 else 0.0
+        move = middle - (min(self.x) + max(self.x)) / 2 if self.width > own else 0.0
         self.x = [x + move for x in self.x]
         # bold letters are a little wider
         self.heading = wrap(title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
@@ -211,15 +214,15 @@ class _Builder:
         return tuple(marks)
 
     def _edges(self) -> tuple[EdgeMark, ...]:
-        """Draw weak edges first; in a diff what is shared comes before what is not."""
+        """Draw weak edges first; in a diff what is shared first and what surely changed last."""
         marks = [
             (self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)
         ]
         return tuple(mark for _, _, mark in sorted(marks, key=lambda m: m[:2]))
 
     @staticmethod
-    def _rank(line: Line) -> tuple[bool, float]:
-        return (line.group > 0, line.strength or 0.0)
+    def _rank(line: Line) -> tuple[bool, bool, float]:
+        return (line.changed, line.group > 0, line.strength or 0.0)
 
     def _edge(self, number: int, line: Line) -> EdgeMark:
         skeleton = self.placed.skeleton
@@ -232,7 +235,7 @@ class _Builder:
             wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends),
             line.colour,
             round(edge_width(line.strength), 2),
-            round(edge_opacity(line.strength), 2),
+            round(line.opacity, 2),
             DASHES if line.negative else (),
             line.tooltip,
         )

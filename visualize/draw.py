@@ -15,9 +15,10 @@ from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from .compose import PairOfScores, make_scene, read_subject
 from .dot import to_dot
+from .html import to_html
 from .raster import render
 from .scene import Scene
-from .subject import EdgeScores
+from .subject import EdgeScores, Fade
 from .svg import to_svg
 
 
@@ -33,13 +34,14 @@ FORMATS: dict[str, Format] = {
     ".svg": Format("vector image", lambda scene, file: _text(file, to_svg(scene))),
     ".png": Format("pixel image", lambda scene, file: render(scene, file, "png")),
     ".pdf": Format("vector page", lambda scene, file: render(scene, file, "pdf")),
+    ".html": Format("page that tells names", lambda scene, file: _text(file, to_html(scene))),
 }
 """The kinds of file made from a scene, by ending. DOT is made from the circuit itself."""
 
 
-def accepted_suffixes() -> tuple[str, ...]:
-    """List the endings that `draw` understands."""
-    return (*FORMATS, ".dot")
+def accepted_suffixes(*, scene: bool = False) -> tuple[str, ...]:
+    """List the endings that `draw` understands; `scene`: those of pictures that are no graph."""
+    return tuple(FORMATS) if scene else (".svg", ".png", ".pdf", ".dot", ".html")
 
 
 def draw(
@@ -49,6 +51,7 @@ def draw(
     scores: EdgeScores | PairOfScores | None = None,
     names: tuple[str, str] = ("A", "B"),
     whole: CircuitDiff | None = None,
+    fade: Fade | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -58,10 +61,11 @@ def draw(
 
     Args:
         subject: what to draw.
-        path: where to; `.svg`, `.png`, `.pdf` or `.dot`.
+        path: where to; `.svg`, `.png`, `.pdf`, `.dot` or `.html`.
         scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
         names: what a diff's two circuits are called.
         whole: of a diff, the one it is a part of, which then says who has a node.
+        fade: of a diff, how stable its edges are, and which changed significantly.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
@@ -85,16 +89,30 @@ def draw(
     if suffix not in accepted_suffixes():
         raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())
     if suffix == ".dot":
-        drawn = read_subject(subject, scores, names, whole)
+        drawn = read_subject(subject, scores, names, whole, fade)
         words = drawn.caption if caption is None else caption
         text = to_dot(drawn, title=title, caption=words)
         return write_atomically(target, lambda file: _text(file, text))
     scene = make_scene(
-        subject, scores=scores, names=names, whole=whole, title=title, caption=caption,
-        layout=layout, timeout=timeout,
+        subject, scores=scores, names=names, whole=whole, fade=fade, title=title,
+        caption=caption, layout=layout, timeout=timeout,
     )  # fmt: skip
     for note in scene.notes:
         warnings.warn(note, stacklevel=2)
+    return write_scene(scene, target)
+
+
+def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
+    """Write a drawing that is made already, to a file of the kind its ending names.
+
+    Raises:
+        UnknownName: the ending is none of the accepted ones.
+        EdgewiseError: the file cannot be written, or matplotlib is needed and missing.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in FORMATS:
+        raise unknown("ending of this drawing's file name", suffix, FORMATS)
     return write_atomically(target, lambda file: FORMATS[suffix].write(scene, file))
 
 

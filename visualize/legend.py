@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ..graphs.names import Kind
@@ -15,6 +16,7 @@ from .style import (
     SMALL_FONT,
     edge_opacity,
     edge_width,
+    stable_opacity,
     text_width,
 )
 from .subject import Subject
@@ -46,12 +48,7 @@ def build_legend(
     lines: list[EdgeMark] = []
     texts: list[Text] = []
     y = top
-    blocks = {
-        "nodes": _shapes(subject),
-        "edges" if subject.letters else "edges into": _colours(subject),
-        "|score|": _widths(subject),
-    }
-    for heading, entries in blocks.items():
+    for heading, entries in _blocks(subject).items():
         for i, row in enumerate(_fill(entries, width - 2 * left - _HEADING)):
             x = left + _HEADING
             if not i:
@@ -68,18 +65,47 @@ def build_legend(
     return Legend(tuple(nodes), tuple(lines), tuple(texts)), y - _LINE / 2
 
 
-def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
-    """Break a text into lines of at most the given width.
+def least_width(subject: Subject, left: float) -> float:
+    """Return the width that the longest entry of the legend needs."""
+    lengths = [entry.length for entries in _blocks(subject).values() for entry in entries]
+    return 2 * left + _HEADING + max(lengths, default=0.0)
 
-    >>> wrap("one two three", 40)
-    ['one two', 'three']
+
+def _blocks(subject: Subject) -> dict[str, list[_Entry]]:
+    """List the legend's entries under their headings."""
+    return {
+        "nodes": _shapes(subject),
+        "edges" if subject.letters else "edges into": _colours(subject),
+        "|score|": _widths(subject),
+        "stability": _stabilities(subject),
+    }
+
+
+def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
+    """Break a text into lines of at most the given width; a long name breaks within itself.
+
+    >>> wrap("one two three", 40), wrap("one-two", 24)
+    (['one two', 'three'], ['one-', 'two'])
     """
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}", size) <= width:
             lines[-1] += f" {word}"
         else:
-            lines.append(word)
+            lines += _broken(word, width, size)
+    return lines
+
+
+def _broken(word: str, width: float, size: float) -> list[str]:
+    """Break a word that is too long for a line, where it has a sign such as - or / if it can."""
+    parts = re.findall(r"[^-_/.@]*[-_/.@]+|[^-_/.@]+", word)
+    lines = [""]
+    for part in parts:
+        whole = text_width(part, size) <= width
+        for piece in [part] if whole else part:
+            if lines[-1] and text_width(lines[-1] + piece, size) > width:
+                lines.append("")
+            lines[-1] += piece
     return lines
 
 
@@ -110,12 +136,24 @@ def _widths(subject: Subject) -> list[_Entry]:
                     f"{subject.largest * fraction:.2g}",
                     colour=FAINT,
                     width=edge_width(fraction),
-                    opacity=edge_opacity(fraction),
+                    opacity=edge_opacity(fraction) if subject.level is None else 1.0,
                 )
             )
     if any(line.negative for line in subject.lines):
         entries.append(_Entry("negative", colour=FAINT, width=1.6, dashes=DASHES))
     return entries
+
+
+def _stabilities(subject: Subject) -> list[_Entry]:
+    """List sample opacities: how often repeated discoveries keep an edge, and what changed."""
+    if subject.level is None:
+        return []
+    faded = [
+        _Entry(f"kept in {share:.0%}", colour=FAINT, opacity=stable_opacity(share, changed=False))
+        for share in (0.0, 0.5, 1.0)
+    ]
+    words = f"solid: changed, q < {subject.level:g}"
+    return [*faded, _Entry(words, opacity=stable_opacity(1.0, changed=True))]
 
 
 def _fill(entries: list[_Entry], width: float) -> list[list[_Entry]]:

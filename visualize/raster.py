@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import EdgewiseError
-from .scene import EdgeMark, NodeMark, PathData, Scene, Text, outline
+from .scene import Band, Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import PAPER
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def _draw(axes: Axes, scene: Scene) -> None:
     """Add all marks in drawing order."""
     from matplotlib.patches import Rectangle
 
-    for b in scene.bands:
+    rectangles: list[Band | Cell] = [*scene.bands, *scene.cells]
+    for b in rectangles:
         axes.add_patch(Rectangle((b.x, b.y), b.width, b.height, facecolor=b.fill, linewidth=0))
     for mark in (*scene.links, *scene.edges, *scene.legend.lines):
         _edge(axes, mark)

@@ -43,6 +43,22 @@ class Band:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """Hold a filled rectangle that stands for a value; x and y are its top left corner.
+
+    `name` is what it stands for, empty for a sample in a legend.
+    """
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+    tooltip: str = ""
+
+
+@dataclass(frozen=True)
 class NodeMark:
     """Hold a node's outline and label; x and y are its centre."""
 
@@ -87,7 +103,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold everything a backend draws, in this order: bands, links, edges, nodes, texts, legend.
+    """Hold everything a backend draws: bands, cells, links, edges, nodes, texts, legend, in order.
 
     `links` are not edges of the circuit; they tie a key/value head to the heads that use it, and
     an MLP's port to the experts that read it.
@@ -104,6 +120,7 @@ class Scene:
     texts: tuple[Text, ...]
     legend: Legend
     notes: tuple[str, ...] = ()
+    cells: tuple[Cell, ...] = ()
 
 
 def outline(mark: NodeMark) -> PathData:

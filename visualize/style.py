@@ -85,6 +85,14 @@ def edge_width(strength: float | None) -> float:
     return PLAIN if strength is None else THIN + (THICK - THIN) * strength**0.5
 
 
+def stable_opacity(survival: float, *, changed: bool) -> float:
+    """Turn the share of repeated discoveries that keep an edge into an opacity.
+
+    What changed significantly is solid; nothing else comes near that.
+    """
+    return 1.0 if changed else 0.08 + 0.42 * survival
+
+
 def edge_opacity(strength: float | None) -> float:
     """Turn |score| as a fraction of the largest into an opacity."""
     return 0.8 if strength is None else 0.5 + 0.45 * strength**0.5

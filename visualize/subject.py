@@ -13,7 +13,16 @@ from ..graphs.diff import CircuitDiff
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..graphs.scores import Scores
-from .style import INK, KIND_COLOURS, KIND_WORDS, ONLY_A, ONLY_B, SHARED
+from .style import (
+    INK,
+    KIND_COLOURS,
+    KIND_WORDS,
+    ONLY_A,
+    ONLY_B,
+    SHARED,
+    edge_opacity,
+    stable_opacity,
+)
 
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""
@@ -22,8 +31,28 @@ _KINDS = tuple(KIND_COLOURS)
 
 
 @dataclass(frozen=True)
+class Fade:
+    """Say how stable a diff's edges are, as measured by repeating both discoveries.
+
+    Args:
+        survival: of an edge, the share (0 to 1) of a model's repetitions that keep it, in the
+            model whose circuit has it; of a shared edge the smaller of both. Edges that are not
+            here count as never kept.
+        changed: the edges that differ significantly between the models.
+        level: the false discovery rate at which they do.
+    """
+
+    survival: Mapping[Edge, float]
+    changed: frozenset[Edge]
+    level: float
+
+
+@dataclass(frozen=True)
 class Line:
-    """Hold one kept edge: `strength` is |score| over the largest, None without a score."""
+    """Hold one kept edge: `strength` is |score| over the largest, None without a score.
+
+    `survival` is the share of repeated discoveries that keep it, None where none were made.
+    """
 
     edge: Edge
     group: int
@@ -31,6 +60,15 @@ class Line:
     strength: float | None
     negative: bool
     tooltip: str
+    survival: float | None = None
+    changed: bool = False
+
+    @property
+    def opacity(self) -> float:
+        """Return how opaque the line is: by its stability if that is known, else by its score."""
+        if self.survival is None:
+            return edge_opacity(self.strength)
+        return stable_opacity(self.survival, changed=self.changed)
 
     def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
         """Return what sets lines of one trunk apart.
@@ -53,7 +91,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Subject:
-    """Hold what is drawn, in graph order; `largest` is the largest |score|, 0 without scores."""
+    """Hold what is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
+
+    `level` is the false discovery rate at which lines are marked as changed, None if unknown.
+    """
 
     graph: ComputationGraph
     lines: tuple[Line, ...]
@@ -62,6 +103,7 @@ class Subject:
     largest: float
     caption: str
     letters: bool
+    level: float | None = None
 
 
 def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
@@ -93,10 +135,12 @@ def read_diff(
     scores: tuple[EdgeScores | None, EdgeScores | None] | None = None,
     names: tuple[str, str] = ("A", "B"),
     whole: CircuitDiff | None = None,
+    fade: Fade | None = None,
 ) -> Subject:
     """Colour the union's edges by who has them; width follows the larger |score| of those.
 
-    `whole`: the diff that this one is a part of, which then says who has a node.
+    `whole`: the diff that this one is a part of, which then says who has a node. `fade`: how
+    stable each edge is, which its opacity then follows.
     """
     graph = diff.a.graph
     of_a, of_b = scores or (None, None)
@@ -114,8 +158,11 @@ def read_diff(
         value = max((v for _, v in found), key=abs, default=None)
         told = "".join(f"  score in {name} {v:.4g}" for name, v in found)
         strength, negative = _strength(value, largest)
-        tooltip = f"{edge}  {words[group]}{told}"
-        lines.append(Line(edge, group, colours[group], strength, negative, tooltip))
+        survival, changed, stable = _stability(edge, fade)
+        tooltip = f"{edge}  {words[group]}{told}{stable}"
+        lines.append(
+            Line(edge, group, colours[group], strength, negative, tooltip, survival, changed)
+        )
     in_a, in_b = (set(circuit.nodes) for circuit in ((whole or diff).a, (whole or diff).b))
     nodes = tuple(
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
@@ -128,7 +175,17 @@ def read_diff(
         if len(union)
         else "Neither circuit keeps an edge; only the logits are drawn."
     )
-    return Subject(graph, tuple(lines), nodes, groups, largest, caption, True)
+    level = None if fade is None else fade.level
+    return Subject(graph, tuple(lines), nodes, groups, largest, caption, True, level)
+
+
+def _stability(edge: Edge, fade: Fade | None) -> tuple[float | None, bool, str]:
+    """Return an edge's survival, whether it changed, and both in words."""
+    if fade is None:
+        return None, False, ""
+    survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
+    words = f"  kept in {survival:.0%} of the repetitions"
+    return survival, changed, words + (f"  changed, q < {fade.level:g}" if changed else "")
 
 
 def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float]:

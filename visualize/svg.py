@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
-from .scene import EdgeMark, NodeMark, PathData, Scene, Text, outline
+from .scene import Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import FONTS, PAPER
 
 
-def to_svg(scene: Scene) -> str:
-    """Render a scene; nodes and edges carry their names as tooltips."""
+def to_svg(scene: Scene, *, inline: bool = False) -> str:
+    """Render a scene; nodes, edges and cells carry their names as tooltips.
+
+    `inline`: for use within a page of HTML, without the XML declaration.
+    """
     size = f'width="{_n(scene.width)}pt" height="{_n(scene.height)}pt"'
     parts = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
+        *([] if inline else ['<?xml version="1.0" encoding="UTF-8"?>']),
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
         f'viewBox="0 0 {_n(scene.width)} {_n(scene.height)}" '
         f'font-family="{FONTS}" role="img">',
@@ -23,6 +26,7 @@ def to_svg(scene: Scene) -> str:
             f'fill="{b.fill}"/>'
             for b in scene.bands
         ]),
+        *_group("cells", [_cell(cell) for cell in scene.cells]),
         *_group("links", [_edge(mark) for mark in scene.links], 'fill="none"'),
         *_group("edges", [_edge(mark) for mark in scene.edges], 'fill="none"'),
         *_group("nodes", [_node(mark) for mark in scene.nodes]),
@@ -69,6 +73,12 @@ def _edge(mark: EdgeMark) -> str:
         f'<path d="{_path(mark.path)}" stroke="{mark.colour}" stroke-width="{_n(mark.width)}" '
         f'stroke-opacity="{_n(mark.opacity)}"{dashes}{name}>{_tooltip(mark.tooltip)}</path>'
     )
+
+
+def _cell(cell: Cell) -> str:
+    name = f" data-cell={quoteattr(cell.name)}" if cell.name else ""
+    size = f'width="{_n(cell.width)}" height="{_n(cell.height)}" fill="{cell.fill}"'
+    return f'<rect x="{_n(cell.x)}" y="{_n(cell.y)}" {size}{name}>{_tooltip(cell.tooltip)}</rect>'
 
 
 def _node(mark: NodeMark) -> str:

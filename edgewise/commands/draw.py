@@ -1,4 +1,4 @@
-"""`edgewise draw`: a circuit or a diff as an image."""
+"""`edgewise draw`: circuits and diffs as images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, show
+from . import draw_maps, options, show
 from .timeline import draw_strip
 
 if TYPE_CHECKING:
@@ -18,10 +18,26 @@ MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
 
 
-@click.command(short_help="Draw a circuit, diff or timeline to SVG, PNG, PDF or DOT.")
-@click.argument("file", metavar="CIRCUIT.json|DIFF.json|TIMELINE.json")
+LABEL_HELP = "What a circuit is called, once for each; default: its model, or its file."
+
+
+@click.command(short_help="Draw circuits, a diff or a timeline to SVG, PNG, PDF, HTML, DOT.")
+@click.argument("files", metavar="CIRCUIT.json|DIFF.json|TIMELINE.json …", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", help="Ends in .svg, .png, .pdf or .dot."
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="Ends in .svg, .png, .pdf, .html or (edges only) .dot.",
+)
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["edges", "heat-map", "overlap"]),
+    default="edges",
+    help="edges: the circuit, diff or timeline itself. heat-map: node scores by layer and head, of "
+    "a diff, of one or two circuit files (their kept edges) or scores files (all edges). overlap: "
+    "how alike every two of several circuits are.",
 )
 @click.option(
     "--top",
@@ -36,24 +52,84 @@ MANY_EDGES = 2000
     default="auto",
     help="Who places the nodes; auto: Graphviz's dot where the machine has it, else built-in.",
 )
+@click.option("--label", "labels", multiple=True, metavar="NAME", help=LABEL_HELP)
+@click.option("--absolute", is_flag=True, help="Heat map: add up absolute scores.")
+@click.option(
+    "--order",
+    type=click.Choice(["given", "clustered"]),
+    default="given",
+    help="Overlap: clustered puts alike circuits together.",
+)
 @options.json_option
 def draw(
-    file: str, output: str, top: int | None, title: str | None, layout: str, as_json: bool
+    files: tuple[str, ...],
+    output: str,
+    kind: str,
+    top: int | None,
+    title: str | None,
+    layout: str,
+    labels: tuple[str, ...],
+    absolute: bool,
+    order: str,
+    as_json: bool,
 ) -> None:
-    """Draw the circuit, diff or timeline of a file.
+    """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.
 
     Layers run upward; colours tell q, k and v edges apart, or what only one circuit has, or, of a
     timeline, what is new and what is there for the last time; an edge's width follows its score.
+    Where a diff has a noise floor, faint edges are unstable and solid ones changed significantly.
     """
-    from ..errors import EdgewiseError, unknown
-    from ..graphs.files import CircuitFile, TimelineFile, check_writable, read_drawable
-    from ..progress import reporting
+    from ..graphs.files import check_writable
+
+    _check_request(kind, files, output, absolute, order, labels)
+    check_writable(output, *files)
+    if kind == "heat-map":
+        draw_maps.tell(draw_maps.heat_map(files, output, labels, title, absolute), as_json)
+    elif kind == "overlap":
+        draw_maps.tell(draw_maps.overlap(files, output, labels, title, order), as_json)
+    else:
+        _draw_edges(files[0], output, top, title, layout, as_json)
+
+
+def _check_request(
+    kind: str,
+    files: tuple[str, ...],
+    output: str,
+    absolute: bool,
+    order: str,
+    labels: tuple[str, ...],
+) -> None:
+    """Refuse an ending that this drawing cannot have, and options of another kind of drawing."""
+    from ..errors import unknown
     from ..visualize.draw import accepted_suffixes
 
-    if Path(output).suffix.lower() not in accepted_suffixes():
-        error = unknown("ending of a drawing's name", Path(output).suffix, accepted_suffixes())
+    accepted = accepted_suffixes(scene=kind != "edges")
+    if Path(output).suffix.lower() not in accepted:
+        error = unknown("ending of a drawing's name", Path(output).suffix, accepted)
         raise click.UsageError(str(error))
-    check_writable(output)
+    if kind == "edges" and len(files) > 1:
+        raise click.UsageError(
+            f"{len(files)} files were given; one circuit or diff is drawn at a time. Compare two "
+            "with `edgewise diff`, or several with --as overlap."
+        )
+    for given, option, of in (
+        (absolute, "--absolute", "heat-map"),
+        (order != "given", "--order", "overlap"),
+    ):
+        if given and kind != of:
+            raise click.UsageError(f"{option} belongs to --as {of}.")
+    if labels and kind == "edges":
+        raise click.UsageError("--label belongs to --as heat-map and --as overlap.")
+
+
+def _draw_edges(
+    file: str, output: str, top: int | None, title: str | None, layout: str, as_json: bool
+) -> None:
+    """Draw a circuit's, a diff's or a timeline's edges and print what was drawn."""
+    from ..errors import EdgewiseError
+    from ..graphs.files import CircuitFile, TimelineFile, read_drawable
+    from ..progress import reporting
+
     found = read_drawable(file)
     if isinstance(found, TimelineFile):
         union = found.timeline.union
@@ -104,6 +180,7 @@ def _draw(
         scores=picture.scores,
         names=names,
         whole=picture.whole,
+        fade=picture.fade,
         title=usual if title is None else title,
         caption=picture.caption,
         layout=layout,

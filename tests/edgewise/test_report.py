@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -156,7 +157,8 @@ def test_every_link_and_picture_is_there(result: tuple[Spec, RunResult]) -> None
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert {"images/base.png", "images/base_vs_my_variant.png", "spec.toml"} <= set(links)
     assert all((done.output / link).is_file() for link in links)
-    assert text.count("![") == 3
+    assert "images/heat-maps/base_vs_my_variant.png" in links
+    assert text.count("![") == 4
 
 
 def test_every_table_is_whole(result: tuple[Spec, RunResult]) -> None:
@@ -188,3 +190,20 @@ def test_parts_of_markdown() -> None:
     assert [ratio_text(None), ratio_text(0.9), number(None), number(1234.5)] == [
         "–", "0.900", "–", "1234",
     ]  # fmt: skip
+
+
+def test_the_page_holds_what_the_report_says(result: tuple[Spec, RunResult]) -> None:
+    _, done = result
+    page, text = done.page.read_text(), done.report.read_text()
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    told = [html.unescape(found) for found in re.findall(r"<h\d>(.*?)</h\d>", page)]
+    assert told == [heading.replace("\\", "") for heading in headings]
+    assert page.count("<svg") == 4  # the SVG of every picture, in place of the PNG
+    assert page.count("<figure>") == 4 and "<img" not in page
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    rows = [line[1:-1] for line in text.splitlines() if line.startswith("|")]
+    rows = [row for row in rows if not re.fullmatch(r"[ |:-]*---[ |:-]*", row)]
+    heads = len(re.findall(r"<th(?: [^>]*)?>", page))
+    assert len(cells) + heads == sum(len(re.split(r"(?<!\\)\|", row)) for row in rows)
+    for link in re.findall(r'href="([^"]+)"', page):
+        assert (done.output / link).is_file()

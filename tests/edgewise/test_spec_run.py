@@ -32,6 +32,7 @@ STEPS = (
     "images of base",
     "images of tuned",
     "images of base_vs_tuned",
+    "heat map of base_vs_tuned",
     "report",
 )
 Make = Callable[..., Spec]
@@ -105,12 +106,14 @@ def test_a_run_makes_everything_that_is_declared(spec: Spec, tmp_path: Path) -> 
          "circuits/tuned.scores.safetensors", "diffs/base_vs_tuned.json", "evaluation.json",
          *(f"images/{name}.{kind}" for name in ("base", "tuned", "base_vs_tuned")
            for kind in ("dot", "svg")),
-         "prompts.jsonl", "report.md", "run.json", "spec.toml", "task.json"]
+         "images/heat-maps/base_vs_tuned.svg",
+         "prompts.jsonl", "report.html", "report.md", "run.json", "spec.toml", "task.json"]
     )  # fmt: skip
     assert result.report == out / "report.md"
     assert result.circuits == {name: out / f"circuits/{name}.json" for name in ("base", "tuned")}
     assert result.diffs == {"tuned": out / "diffs/base_vs_tuned.json"}
-    assert [path.is_file() for path in result.images] == [True] * 6
+    assert result.page == out / "report.html"
+    assert [path.is_file() for path in result.images] == [True] * 7
     assert json.loads(json.dumps(result.as_dict()))["diffs"]["tuned"].endswith("tuned.json")
 
 
@@ -165,7 +168,7 @@ def test_two_runs_agree_but_for_measured_times(spec: Spec, tmp_path: Path) -> No
         assert without_times(one.circuits[name]) == without_times(two.circuits[name])
     left, right = contents(one.output), contents(two.output)
     equal = [name for name in left if left[name][1] == right[name][1]]
-    timed = {"circuits/base.json", "circuits/tuned.json", "report.md", "run.json"}
+    timed = {"circuits/base.json", "circuits/tuned.json", "report.md", "report.html", "run.json"}
     timed |= {"diffs/base_vs_tuned.json"}
     assert set(left) - set(equal) <= timed
 
@@ -175,6 +178,25 @@ def test_one_model_needs_no_diff(spec: Spec, tmp_path: Path) -> None:
     result = run(alone, tmp_path / "out")
     assert result.made == ("prompts", "circuit of base", "evaluation of base", "report")
     assert (result.diffs, result.images) == ({}, ())
+
+
+def test_one_model_has_a_heat_map_and_three_have_overlaps(
+    spec: Spec, tmp_path: Path, models: dict[str, Path]
+) -> None:
+    plain = replace(spec.drawing, formats=("svg",))
+    one = run(replace(spec, models=spec.models[:1], drawing=plain), tmp_path / "one")
+    assert one.images[-1] == one.output / "images/heat-maps/base.svg"
+    third = replace(spec.models[1], name="third")
+    three = run(replace(spec, models=(*spec.models, third), drawing=plain), tmp_path / "three")
+    assert [path.relative_to(three.output).as_posix() for path in three.images[-3:]] == [
+        "images/heat-maps/base_vs_tuned.svg", "images/heat-maps/base_vs_third.svg",
+        "images/overlaps/circuits.svg",
+    ]  # fmt: skip
+    assert all(path.is_file() for path in three.images)
+    assert "tuned and third  Jaccard 1  corrected 1" in three.images[-1].read_text()
+    assert "(images/overlaps/circuits.svg)" in three.report.read_text()
+    none = replace(spec, drawing=replace(plain, heat_map=False, overlap=False))
+    assert len(run(replace(none, models=(*spec.models, third)), tmp_path / "three").images) == 5
 
 
 def test_a_curve_and_a_searching_method(spec: Spec, tmp_path: Path) -> None:
@@ -240,7 +262,7 @@ def changed(spec: Spec, what: str) -> Spec:
     ("what", "kept"),
     [
         ("description", STEPS[:-1]),
-        ("drawing", STEPS[:6]),
+        ("drawing", (*STEPS[:6], "heat map of base_vs_tuned")),
         ("metrics", tuple(s for s in STEPS[:-1] if not s.startswith("evaluation"))),
         ("steps", ("prompts",)),
         ("examples", ()),
@@ -297,7 +319,9 @@ def test_changed_weights_and_changed_pairs_count(
         ("circuits/tuned.scores.safetensors", {"circuit of tuned"}),
         ("images/base.svg", {"images of base"}),
         ("evaluation.json", {"evaluation of base", "evaluation of tuned"}),
+        ("images/heat-maps/base_vs_tuned.svg", {"heat map of base_vs_tuned"}),
         ("report.md", {"report"}),
+        ("report.html", {"report"}),
         ("run.json", set(STEPS)),
     ],
 )

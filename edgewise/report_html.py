@@ -1,0 +1,118 @@
+"""A report in Markdown as a single page of HTML, with its pictures in it; needs nothing else.
+
+Pictures are inlined: as SVG where the same picture is there as SVG, else as data. Text is never
+taken for HTML. The page holds no script and forbids itself to load anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; background: #ffffff; color: #1f2328; line-height: 1.55;
+  font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+p, li { max-width: 46rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; }
+h2 { font-size: 1.4rem; margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid #d8dee4; }
+h3 { font-size: 1.1rem; margin-top: 2rem; }
+code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  font-size: 0.88em; background: #f3f5f7; border-radius: 4px; }
+code { padding: 0.1em 0.3em; overflow-wrap: anywhere; }
+pre { padding: 0.8em 1em; white-space: pre-wrap; }
+pre code { padding: 0; background: none; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #d8dee4; text-align: left;
+  vertical-align: top; }
+th { border-bottom: 2px solid #b6bfc8; }
+.right { text-align: right; white-space: nowrap; }
+figure { margin: 1.5rem 0; }
+figure svg, figure img { max-width: 100%; height: auto; }
+figcaption { color: #59636e; font-size: 0.85rem; }
+a { color: #0969da; }
+"""
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def to_page(text: str, *, title: str, folder: Path) -> str:
+    """Turn a report into a page; pictures are read from the report's folder.
+
+    >>> page = to_page("# A <b>\\n\\n| x |\\n| --- |\\n| 1 |\\n", title="A", folder=Path())
+    >>> "<h1>A &lt;b&gt;</h1>" in page, "<td>1</td>" in page
+    (True, True)
+    """
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    pictures = {"folder": folder}
+    for name, rule in _RULES.items():
+        parser.add_render_rule(name, rule)
+    _align(tokens)
+    _unwrap_pictures(tokens)
+    body = parser.renderer.render(tokens, parser.options, pictures)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def _align(tokens: Sequence[Token]) -> None:
+    """Replace the style of right-aligned cells by a class."""
+    for token in tokens:
+        if token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
+            token.attrs["class"] = "right"
+
+
+def _unwrap_pictures(tokens: Sequence[Token]) -> None:
+    """Take away the paragraph around a picture that stands alone."""
+    for i, token in enumerate(tokens[1:-1], start=1):
+        inner = token.children or []
+        if token.type == "inline" and [one.type for one in inner] == ["image"]:
+            for around in (tokens[i - 1], tokens[i + 1]):
+                around.hidden = True
+
+
+def _image(
+    self: Any, tokens: Sequence[Token], place: int, options: Any, about: dict[str, Any]
+) -> str:
+    """Put a picture of the folder into the page; without one, its words."""
+    token = tokens[place]
+    words = escape(token.content.replace("\\", ""))
+    path = about["folder"] / str(token.attrs["src"])
+    drawn = path.with_suffix(".svg")
+    if drawn.is_file():
+        text = drawn.read_text(encoding="utf-8")
+        picture = re.sub(r"^<\?xml[^>]*\?>\s*", "", text)
+    elif path.is_file() and path.suffix in TYPES:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        picture = f'<img alt="{words}" src="data:{TYPES[path.suffix]};base64,{data}">\n'
+    else:
+        return f"<p>({words}: no picture)</p>\n"
+    return f"<figure>\n{picture}<figcaption>{words}</figcaption>\n</figure>\n"
+
+
+def _table_open(*_: Any) -> str:
+    return '<div class="table">\n<table>\n'
+
+
+def _table_close(*_: Any) -> str:
+    return "</table>\n</div>\n"
+
+
+_RULES = {"image": _image, "table_open": _table_open, "table_close": _table_close}

@@ -1,0 +1,185 @@
+"""What a report says of a diff: with and without a noise floor, cross-evaluation and roles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgewise.errors import FileFormatError
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.circuit_file import CircuitFile, model_block
+from edgewise.graphs.files import DiffFile, diff_files
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.pictures import diff_picture
+from edgewise.report_diff import what_changed
+from edgewise.report_measured import cross_part, floor_part, roles_part
+
+GRAPH = ComputationGraph(layers=2, heads=2)
+NAMES = ("base", "my_model")
+
+
+def circuit_file(edges: dict[str, float]) -> CircuitFile:
+    circuit = Circuit.empty(GRAPH).with_edges(edges)
+    scores = np.full(GRAPH.reads.shape, np.nan)
+    for edge in circuit.edges:
+        scores[GRAPH.locate(edge)] = edges[str(edge)]
+    model = model_block(
+        GRAPH, name="m", revision=None, weights_sha256=None, family="gpt2", d_model=8
+    )
+    task = {"name": "t", "sha256": None, "examples": 4, "seed": 0}
+    found = {"method": "eap", "metric": "logit_diff", "ablation": "resample"}
+    proof = {"kept_all": 0.0, "kept_none": 0.0, "stream": 0.0}
+    return CircuitFile(circuit, model, task, found, proof, edge_scores=scores)
+
+
+@pytest.fixture
+def diff() -> DiffFile:
+    """Compare two circuits: one edge shared, two appear, one vanishes."""
+    a = circuit_file({"embed->m0": 2.0, "m0->logits": 1.0})
+    b = circuit_file({"embed->m0": 3.0, "embed->m1": 0.5, "m1->logits": -0.25})
+    return diff_files(a, b)
+
+
+def floor_of(q: dict[str, float], p: float = 0.01) -> dict[str, Any]:
+    rows = [
+        ["embed", "m0", 1.0, 0.5, 2.0, 3.0, 0.5, q.get("embed->m0", 0.9)],
+        ["m0", "logits", 0.75, 0.25, 1.0, 0.25, 0.001, q.get("m0->logits", 0.9)],
+        ["embed", "m1", 0.0, 1.0, 0.0, 0.5, 0.001, q.get("embed->m1", 0.9)],
+        ["m1", "logits", 0.25, 0.5, 0.0, -0.25, 0.2, q.get("m1->logits", 0.9)],
+    ]
+    jaccard = {"within_a": [0.8, 0.9, 0.6], "within_b": [0.7], "between": [0.2, 0.4], "p": p}
+    return {
+        "repetitions": 4, "examples": 8, "level": 0.05, "test": "a test", "jaccard": jaccard,
+        "edges": rows,
+    }  # fmt: skip
+
+
+def cross_of(a: tuple[float, float], b: tuple[float, float], best: float) -> dict[str, Any]:
+    """Make a block; `a` and `b` are the faithfulness of circuits A and B in both models."""
+    rows = [
+        {"circuit": name, "edges": 2, "value": [1.0, 2.0], "faithfulness": list(found)}
+        for name, found in (("A", a), ("B", b), ("both", (0.0, 0.0)), ("either", (1.0, 1.0)))
+    ]
+    drawn = {"circuits": 2, "edges": 3, "faithfulness": [[-0.001, best], [0.0, best]]}
+    ends = {"full": [3.0, 3.0], "empty": [0.0, 0.0]}
+    return {"metric": "logit_diff", "models": ["x", "y"], "rows": rows, "random": drawn, **ends}
+
+
+def test_what_changed_is_told_in_numbers(diff: DiffFile) -> None:
+    words = what_changed(diff, NAMES)
+    assert "2 edges appear in the circuit, 1 vanish and 1 stay (Jaccard 0.250" in words
+    assert "1 nodes appear, 0 vanish and 2 stay" in words
+    assert "From base to my\\_model" in words
+    assert "rank correlation" not in words  # a single shared edge has none
+
+
+def test_the_floor_is_told_with_survival(diff: DiffFile) -> None:
+    found = diff.with_extra(noise_floor=floor_of({"embed->m1": 0.002, "embed->m0": 0.04}))
+    text = floor_part(found, NAMES)
+    assert "repeated 4 times in each model, each time on 8 pairs" in text
+    assert "overlap by 0.800 (median), two in my\\_model by 0.700, one of each by 0.300" in text
+    assert "differ by more than other prompts" in text
+    assert "* 1 edge only in base; of these 0 changed beyond the noise floor" in text
+    assert "* 2 edges only in my\\_model; of these 1 changed" in text
+    appeared = text[text.index("Appeared in my\\_model") : text.index("In both circuits")]
+    assert "| `embed->m1` | 0% | 100% | 0 | 0.5 | 0.001 | 0.002 |" in appeared
+    assert "m1->logits" not in appeared
+    assert "Vanished" not in text
+    assert "| `embed->m0` | 100% | 50% | 2 | 3 |" in text
+
+
+def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
+    text = floor_part(diff.with_extra(noise_floor=floor_of({}, p=0.4)), NAMES)
+    assert "not shown to differ by more than other prompts" in text
+    assert "Appeared" not in text and "Vanished" not in text
+    assert text.count("of these 0 changed beyond the noise floor") == 2
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "q", "sentence"),
+    [
+        ((0.95, 0.97), (0.97, 0.95), None, "in which the two circuits differ matter little."),
+        ((0.9, 0.3), (0.2, 0.8), None, "is not known without a noise floor."),
+        ((0.9, 0.3), (0.2, 0.8), {}, "told of two single circuits, not of the models."),
+        ((0.9, 0.3), (0.2, 0.8), {"m0->logits": 0.01}, "in which they differ matter."),
+        (
+            (0.9, 0.8),
+            (0.2, 0.3),
+            {"m0->logits": 0.01},
+            "lie 50 points apart, the other model's nearer",
+        ),
+        ((0.1, 0.1), (0.05, 0.05), None, "A random circuit does as well there"),
+        ((0.9, 1.6), (0.9, 0.9), {"m0->logits": 0.01}, "lie 70 points apart, its own nearer"),
+        ((0.4, 0.3), (0.3, 0.4), None, "Neither comes within half"),
+    ],
+)
+def test_what_swapped_circuits_allow_to_say(
+    diff: DiffFile,
+    a: tuple[float, float],
+    b: tuple[float, float],
+    q: dict[str, float] | None,
+    sentence: str,
+) -> None:
+    blocks = {"cross": cross_of(a, b, best=0.1), "noise_floor": None if q is None else floor_of(q)}
+    text = cross_part(diff.with_extra(**blocks), NAMES)
+    second = text[text.index("In **my\\_model**") :]
+    assert f"the circuit of base keeps {100 * a[1]:.0f}% of the difference" in second
+    assert f"own {100 * b[1]:.0f}%; 2 random circuits keep 0% to 10%" in second
+    assert sentence in second
+    assert f"| circuit of base | 2 | {a[0]:.3f} | {a[1]:.3f} | 1 | 2 |" in text
+    assert "| their union | 2 | 1.000 |" in text
+
+
+def test_roles_that_changed_are_listed(diff: DiffFile) -> None:
+    def row(head: str, role: str | None, label: str = "") -> dict[str, Any]:
+        return {"head": head, "role": role, "label": label}
+
+    roles = {
+        "a": [row("a0.h0", "previous token", "previous token .91"), row("a0.h1", None)],
+        "b": [row("a0.h0", None), row("a0.h1", None), row("a1.h0", "induction")],
+    }
+    text = roles_part(diff.with_extra(roles=roles), NAMES)
+    assert "Of 2 heads measured in both models, 1 have another role" in text
+    assert "| `a0.h0` | previous token .91 | none |" in text
+    assert "a0.h1" not in text and "a1.h0" not in text
+
+
+def test_without_measurements_the_parts_are_empty(diff: DiffFile) -> None:
+    assert [part(diff, NAMES) for part in (floor_part, cross_part, roles_part)] == ["", "", ""]
+
+
+@pytest.mark.parametrize("key", ["noise_floor", "cross", "roles"])
+def test_damaged_blocks_are_told(diff: DiffFile, key: str) -> None:
+    part = {"noise_floor": floor_part, "cross": cross_part, "roles": roles_part}[key]
+    with pytest.raises(FileFormatError, match=f"block {key} cannot be read"):
+        part(diff.with_extra(**{key: {"rows": [], "edges": [[1]]}}), NAMES)
+
+
+def test_the_picture_fades_what_is_not_stable(diff: DiffFile) -> None:
+    picture = diff_picture(
+        diff.with_extra(noise_floor=floor_of({"embed->m1": 0.002})), NAMES, top=10
+    )
+    assert picture.fade is not None
+    shares = {str(edge): share for edge, share in picture.fade.survival.items()}
+    assert shares == {"embed->m0": 0.5, "m0->logits": 0.75, "embed->m1": 1.0, "m1->logits": 0.5}
+    assert [str(edge) for edge in picture.fade.changed] == ["embed->m1"]
+    assert "few of 4 repeated discoveries" in picture.caption
+    assert "(q < 0.05 after Benjamini and Hochberg): 1 of 1 such edges are drawn" in picture.caption
+    assert diff_picture(diff, NAMES, top=10).fade is None
+
+
+def test_changed_edges_of_one_circuit_are_drawn_first() -> None:
+    edges = {"embed->logits": 9.0, "a0.h0->logits": 8.0, "embed->a0.h0<v>": 7.0, "m0->logits": 0.1}
+    edges |= {"embed->m0": 0.1}
+    diff = diff_files(circuit_file(edges), circuit_file({"embed->m1": 1.0}))
+    block = floor_of({})
+    block["edges"] = [
+        ["m0", "logits", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01],
+        ["embed", "m0", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01],
+    ]
+    shown = diff_picture(diff.with_extra(noise_floor=block), NAMES, top=2).subject
+    assert "m0->logits" in {str(edge) for edge in shown.a.edges}
+    plain = diff_picture(diff, NAMES, top=2).subject
+    assert "m0->logits" not in {str(edge) for edge in plain.a.edges}

@@ -1,0 +1,58 @@
+"""A scene as one page of HTML: its SVG, and a line that names what the mouse points at.
+
+The page needs nothing from elsewhere. Without scripts the SVG's own tooltips do the same.
+"""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import escape
+
+from .scene import Scene
+from .style import FONTS
+from .svg import to_svg
+
+STYLE = f"""
+body {{ margin: 0; font: 14px {FONTS}; color: #1a1a1a; background: #ffffff; }}
+main {{ padding: 8px 8px 48px; text-align: center; }}
+svg {{ max-width: 100%; height: auto; }}
+#told {{ position: fixed; bottom: 0; left: 0; right: 0; min-height: 1.4em; padding: 8px 16px;
+  background: #1a1a1a; color: #ffffff; font-size: 14px; }}
+[data-edge] {{ pointer-events: stroke; cursor: default; }}
+svg.pointed [data-edge]:not(.near, .wide) {{ stroke-opacity: 0.06; }}
+[data-edge].near {{ stroke-opacity: 1; }}
+[data-cell]:hover {{ stroke: #1a1a1a; stroke-width: 1; }}
+"""
+
+SCRIPT = """
+const picture = document.querySelector("main svg"), told = document.getElementById("told");
+const edges = [...picture.querySelectorAll("[data-edge]")], rest = told.textContent;
+for (const edge of edges) {  // thin lines are hard to point at
+  const wide = edge.cloneNode(true);
+  wide.setAttribute("stroke-width", "6");
+  wide.setAttribute("stroke-opacity", "0");
+  wide.classList.add("wide");
+  edges[0].before(wide);
+}
+const ends = (name) => name.replace(/<.*>/, "").split("->");
+picture.addEventListener("mouseover", (event) => {
+  const mark = event.target.closest("[data-edge], [data-node], [data-cell]");
+  const { edge, node } = mark ? mark.dataset : {};
+  const near = (name) => name === edge || ends(name).includes(node);
+  told.textContent = mark ? mark.querySelector("title").textContent : rest;
+  picture.classList.toggle("pointed", Boolean(edge || node));
+  for (const one of edges) one.classList.toggle("near", Boolean(mark) && near(one.dataset.edge));
+});
+"""
+
+
+def to_html(scene: Scene) -> str:
+    """Render a scene as a page; pointing at an edge, node or cell shows its name and score."""
+    title = escape("".join(c for c in scene.title if c >= " "))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<main>\n{to_svg(scene, inline=True)}</main>\n"
+        '<div id="told" role="status">Point at a mark to read its name and score.</div>\n'
+        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
