@@ -100,19 +100,19 @@ __all__ = [
     "read_roles",
     "read_scores",
     "read_spec",
-    "read_transplant",
     "read_timeline",
+    "read_transplant",
     "run_spec",
     "Runner",
     "Scores",
     "Selection",
-    "transplant",
     "timeline",
+    "transplant",
     "write_circuit",
     "write_roles",
     "write_scores",
-    "write_transplant",
     "write_timeline",
+    "write_transplant",
 ]
 
 

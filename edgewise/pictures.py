@@ -7,8 +7,8 @@ or node is in both circuits of a diff or in one is always told from the whole ci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,8 @@ SHARES = (0.4, 0.3, 0.3)
 class Picture:
     """Hold what `visualize.draw` takes.
 
-    `whole` is the diff of which the subject shows a part, `fade` how stable its edges are.
+    `whole` is the diff of which the subject shows a part, `fade` how stable its edges are,
+    `labels` what heads do, by their names.
     """
 
     subject: Circuit | CircuitDiff
@@ -38,6 +39,7 @@ class Picture:
     caption: str
     whole: CircuitDiff | None = None
     fade: Fade | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
@@ -106,7 +108,31 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
     stable = "" if floor is None else f" {_fade_words(floor, subject)}"
-    return Picture(subject, scores, f"{words}: {told}. {_READING}{stable}", diff, fade)
+    labels = role_changes(file)
+    stable += f" {_ROLES}" if labels else ""
+    return Picture(subject, scores, f"{words}: {told}. {_READING}{stable}", diff, fade, labels)
+
+
+def role_changes(file: DiffFile) -> dict[str, str]:
+    """Say of the heads of a diff what they do in A and in B, where that was measured.
+
+    A head with one role in both models has both scores, such as 'induction .91 / .85'.
+    """
+    from .graphs.roles import labels
+
+    block = file.extra.get("roles")
+    if block is None:
+        return {}
+    a, b = (labels(block[side], most=1) for side in ("a", "b"))
+    found = {}
+    for head in (row["head"] for row in block["a"]):
+        first, second = a.get(head, ""), b.get(head, "")
+        role, _, score = second.rpartition(" ")
+        if first.rpartition(" ")[0] == role and role:
+            found[head] = f"{first} / {score}"
+        elif first or second:
+            found[head] = f"{first or 'none'} → {second or 'none'}"
+    return found
 
 
 def fade_of(floor: Floor) -> Fade:
@@ -181,6 +207,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
     return counts
 
 
+_ROLES = "Above heads: their measured role in either model."
 _READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 
 

@@ -257,6 +257,7 @@ class _Run(Comparing):
                     names=names,
                     whole=picture.whole,
                     fade=picture.fade,
+                    labels=picture.labels,
                     title=title,
                     caption=picture.caption,
                     layout=asked.layout,

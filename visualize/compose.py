@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
@@ -15,6 +18,8 @@ from .style import (
     DOTS,
     FAINT,
     INK,
+    LABEL_FONT,
+    LABEL_ROOM,
     NODE_FONT,
     NODE_HEIGHT,
     NODE_STYLES,
@@ -39,6 +44,7 @@ def make_scene(
     names: tuple[str, str] = ("A", "B"),
     whole: CircuitDiff | None = None,
     fade: Fade | None = None,
+    labels: Mapping[str, str] | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -52,6 +58,7 @@ def make_scene(
         names: what a diff's two circuits are called.
         whole: of a diff, the one it is a part of, which then says who has a node.
         fade: of a diff, how stable its edges are, and which changed significantly.
+        labels: what is written above nodes, by their names, such as head roles.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `auto`, `dot` or `built-in`.
@@ -65,7 +72,7 @@ def make_scene(
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
-    drawn = read_subject(subject, scores, names, whole, fade)
+    drawn = read_subject(subject, scores, names, whole, fade, labels)
     if len(drawn.lines) > MOST_EDGES:
         raise EdgewiseError(
             f"{len(drawn.lines):,} edges cannot be drawn readably; accepted: at most "
@@ -83,8 +90,9 @@ def read_subject(
     names: tuple[str, str],
     whole: CircuitDiff | None = None,
     fade: Fade | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Subject:
-    """Read a circuit or a diff with its scores.
+    """Read a circuit or a diff with its scores, and what is written above its nodes.
 
     Raises:
         EdgewiseError: neither of both, or a diff with one set of scores in place of two.
@@ -95,14 +103,22 @@ def read_subject(
                 f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
                 "scores of A and of B (either may be None)."
             )
-        return read_diff(subject, scores, names, whole, fade)
+        return _labelled(read_diff(subject, scores, names, whole, fade), labels)
     if isinstance(subject, Circuit):
         if isinstance(scores, tuple):
             raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
-        return read_circuit(subject, scores)
+        return _labelled(read_circuit(subject, scores), labels)
     raise EdgewiseError(
         f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
     )
+
+
+def _labelled(subject: Subject, labels: Mapping[str, str] | None) -> Subject:
+    """Add what is written above the nodes that are drawn."""
+    if not labels:
+        return subject
+    found = {node: labels[str(node)] for node, _ in subject.nodes if labels.get(str(node))}
+    return replace(subject, labels=found)
 
 
 class _Builder:
@@ -130,6 +146,7 @@ class _Builder:
     def _row_middles(self) -> list[float]:
         """Stack the rows from the top down, the last row first."""
         gaps = gap_heights(self.placed.skeleton, self.x)
+        self.room = LABEL_ROOM if self.subject.labels else 0.0
         layers = self.placed.layers
         y = [0.0] * len(layers)
         at = self.top + NODE_HEIGHT / 2
@@ -137,7 +154,7 @@ class _Builder:
             y[row] = round(at, 2)
             if row:
                 border = _LAYER_GAP if layers[row] != layers[row - 1] else 0.0
-                at += NODE_HEIGHT + gaps[row - 1] + border
+                at += NODE_HEIGHT + gaps[row - 1] + border + self.room
         return y
 
     def scene(self, caption: str) -> Scene:
@@ -159,7 +176,7 @@ class _Builder:
             links=self._links(),
             edges=self._edges(),
             nodes=self._nodes(),
-            texts=(*heading, *labels, *self._letters()),
+            texts=(*heading, *labels, *self._letters(), *self._labels()),
             legend=legend,
             notes=self.placed.notes,
         )
@@ -208,10 +225,14 @@ class _Builder:
                     stroke,
                     stroke,
                     NODE_FONT,
-                    f"{node}  {style.words}",
+                    self._tooltip(node),
                 )
             )
         return tuple(marks)
+
+    def _tooltip(self, node: Node) -> str:
+        words = (str(node), NODE_STYLES[node.kind].words, self.subject.labels.get(node, ""))
+        return "  ".join(filter(None, words))
 
     def _edges(self) -> tuple[EdgeMark, ...]:
         """Draw weak edges first; in a diff what is shared first and what surely changed last."""
@@ -268,3 +289,14 @@ class _Builder:
                 y = self.y[self.placed.skeleton.vertices[i].row] + NODE_HEIGHT / 2 + 3.6
                 found[str(port)] = Text(round(x, 2), round(y, 2), port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
+
+    def _labels(self) -> tuple[Text, ...]:
+        """Write labels above their nodes."""
+        found = []
+        for i, node in enumerate(self.nodes):
+            if node in self.subject.labels:
+                middle = self.y[self.placed.skeleton.vertices[i].row]
+                y = round(middle - NODE_HEIGHT / 2 - LABEL_ROOM / 2, 2)
+                words = self.subject.labels[node]
+                found.append(Text(round(self.x[i], 2), y, words, LABEL_FONT, INK, halo=True))
+        return tuple(found)

@@ -44,7 +44,8 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     rows = dict(zip(nodes, rows_of(subject)[0], strict=True))
     ranks: dict[int, list[str]] = defaultdict(list)
     for node, stroke in subject.nodes:
-        lines.append(f"  {quote(str(node))} [{_node_attributes(node, stroke)}];")
+        attributes = _node_attributes(node, stroke, subject.labels.get(node))
+        lines.append(f"  {quote(str(node))} [{attributes}];")
         ranks[rows[node]].append(quote(str(node)))
     lines += [f"  {{rank=same; {' '.join(f'{n};' for n in names)}}}" for names in ranks.values()]
     for low, high in links(subject.graph, nodes):
@@ -56,9 +57,10 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _node_attributes(node: Node, stroke: str) -> str:
+def _node_attributes(node: Node, stroke: str, label: str | None) -> str:
     style = NODE_STYLES[node.kind]
-    return (
+    words = "" if label is None else f"label={quote(f'{node}' + chr(10) + label)}, "
+    return words + (
         f'shape={_SHAPES[style.shape]}, fillcolor="{style.fill}", color="{stroke}", '
         f'fontcolor="{stroke}", tooltip={quote(f"{node}  {style.words}")}'
     )

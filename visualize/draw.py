@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,6 +52,7 @@ def draw(
     names: tuple[str, str] = ("A", "B"),
     whole: CircuitDiff | None = None,
     fade: Fade | None = None,
+    labels: Mapping[str, str] | None = None,
     title: str = "",
     caption: str | None = None,
     layout: str = "auto",
@@ -66,6 +67,7 @@ def draw(
         names: what a diff's two circuits are called.
         whole: of a diff, the one it is a part of, which then says who has a node.
         fade: of a diff, how stable its edges are, and which changed significantly.
+        labels: what is written above nodes, by their names, such as head roles.
         title: printed above, if not empty.
         caption: printed below; by default the numbers of edges and nodes.
         layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
@@ -89,13 +91,13 @@ def draw(
     if suffix not in accepted_suffixes():
         raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())
     if suffix == ".dot":
-        drawn = read_subject(subject, scores, names, whole, fade)
+        drawn = read_subject(subject, scores, names, whole, fade, labels)
         words = drawn.caption if caption is None else caption
         text = to_dot(drawn, title=title, caption=words)
         return write_atomically(target, lambda file: _text(file, text))
     scene = make_scene(
-        subject, scores=scores, names=names, whole=whole, fade=fade, title=title,
-        caption=caption, layout=layout, timeout=timeout,
+        subject, scores=scores, names=names, whole=whole, fade=fade, labels=labels,
+        title=title, caption=caption, layout=layout, timeout=timeout,
     )  # fmt: skip
     for note in scene.notes:
         warnings.warn(note, stacklevel=2)

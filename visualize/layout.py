@@ -13,7 +13,7 @@ from .dot_layout import DotFailed, find_dot, order_with_dot
 from .ordering import order_rows
 from .placement import place_rows
 from .skeleton import Skeleton
-from .style import NODE_FONT, NODE_PAD, edge_width, text_width
+from .style import LABEL_FONT, NODE_FONT, NODE_PAD, edge_width, text_width
 from .subject import Subject
 
 LAYOUTS = ("auto", "dot", "built-in")
@@ -58,7 +58,7 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
         for line in subject.lines
     ]
     skeleton = skeletons.build(
-        rows, [node_width(n) for n in nodes], wires, links(subject.graph, nodes)
+        rows, [room(subject, node) for node in nodes], wires, links(subject.graph, nodes)
     )
     order, notes = _order(skeleton, layout, timeout)
     x = place_rows(skeleton, order)
@@ -68,6 +68,12 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
 def node_width(node: Node) -> float:
     """Return the width that a node's label needs."""
     return round(text_width(str(node), NODE_FONT) + 2 * NODE_PAD, 1)
+
+
+def room(subject: Subject, node: Node) -> float:
+    """Return the width that a node takes with what is written above it."""
+    label = text_width(subject.labels.get(node, ""), LABEL_FONT)
+    return round(max(node_width(node), label + 2), 1)
 
 
 def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:

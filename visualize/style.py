@@ -35,6 +35,7 @@ SHARED, ONLY_A, ONLY_B = "#8c8c8c", "#0072b2", "#d55e00"
 FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 NODE_FONT, NODE_HEIGHT, NODE_PAD = 10.5, 16.0, 5.5
 SMALL_FONT, TITLE_FONT = 8.5, 13.0
+LABEL_FONT, LABEL_ROOM = 6.5, 7.5
 
 THIN, THICK, PLAIN = 0.6, 3.4, 1.0
 """Width of the weakest, the strongest, and an unscored edge."""

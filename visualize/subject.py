@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..errors import EdgewiseError, GraphMismatch
@@ -94,6 +94,7 @@ class Subject:
     """Hold what is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
     `level` is the false discovery rate at which lines are marked as changed, None if unknown.
+    `labels` are written above nodes.
     """
 
     graph: ComputationGraph
@@ -104,6 +105,7 @@ class Subject:
     caption: str
     letters: bool
     level: float | None = None
+    labels: Mapping[Node, str] = field(default_factory=dict)
 
 
 def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:

@@ -60,6 +60,12 @@ LABEL_HELP = "What a circuit is called, once for each; default: its model, or it
     default="given",
     help="Overlap: clustered puts alike circuits together.",
 )
+@click.option(
+    "--roles",
+    metavar="ROLES.json",
+    help="Write above each head of a circuit what `edgewise roles` found; a diff made with --roles "
+    "needs no file.",
+)
 @options.json_option
 def draw(
     files: tuple[str, ...],
@@ -71,6 +77,7 @@ def draw(
     labels: tuple[str, ...],
     absolute: bool,
     order: str,
+    roles: str | None,
     as_json: bool,
 ) -> None:
     """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.
@@ -82,13 +89,15 @@ def draw(
     from ..graphs.files import check_writable
 
     _check_request(kind, files, output, absolute, order, labels)
-    check_writable(output, *files)
+    if roles is not None and kind != "edges":
+        raise click.UsageError("--roles belongs to --as edges.")
+    check_writable(output, *files, *([] if roles is None else [roles]))
     if kind == "heat-map":
         draw_maps.tell(draw_maps.heat_map(files, output, labels, title, absolute), as_json)
     elif kind == "overlap":
         draw_maps.tell(draw_maps.overlap(files, output, labels, title, order), as_json)
     else:
-        _draw_edges(files[0], output, top, title, layout, as_json)
+        _draw_edges(files[0], output, top, title, layout, roles, as_json)
 
 
 def _check_request(
@@ -123,7 +132,13 @@ def _check_request(
 
 
 def _draw_edges(
-    file: str, output: str, top: int | None, title: str | None, layout: str, as_json: bool
+    file: str,
+    output: str,
+    top: int | None,
+    title: str | None,
+    layout: str,
+    roles: str | None,
+    as_json: bool,
 ) -> None:
     """Draw a circuit's, a diff's or a timeline's edges and print what was drawn."""
     from ..errors import EdgewiseError
@@ -131,6 +146,12 @@ def _draw_edges(
     from ..progress import reporting
 
     found = read_drawable(file)
+    if roles is not None and not isinstance(found, CircuitFile):
+        raise EdgewiseError(
+            f"--roles is for a circuit, and {file} is none. Of a diff, measure the roles in both "
+            "models: `edgewise diff A.json B.json --roles -o diff.json`, then draw that."
+        )
+    named = {} if roles is None or not isinstance(found, CircuitFile) else _roles(found, roles)
     if isinstance(found, TimelineFile):
         union = found.timeline.union
     else:
@@ -147,7 +168,7 @@ def _draw_edges(
         if isinstance(found, TimelineFile):
             drawn = draw_strip(found, output, most, title, layout)
         else:
-            drawn = _draw(found, output, most, title, layout)
+            drawn = _draw(found, output, most, title, layout, named)
     if as_json:
         show.emit({"drawing": output, "edges": drawn, "edges_total": edges})
     else:
@@ -158,7 +179,12 @@ def _draw_edges(
 
 
 def _draw(
-    found: CircuitFile | DiffFile, output: str, top: int, title: str | None, layout: str
+    found: CircuitFile | DiffFile,
+    output: str,
+    top: int,
+    title: str | None,
+    layout: str,
+    roles: Mapping[str, str],
 ) -> int:
     """Draw a file's circuit or diff, or its strongest edges; return how many edges were drawn."""
     from ..graphs.circuit import Circuit
@@ -181,12 +207,35 @@ def _draw(
         names=names,
         whole=picture.whole,
         fade=picture.fade,
+        labels=picture.labels or roles,
         title=usual if title is None else title,
         caption=picture.caption,
         layout=layout,
     )
     shown = picture.subject
     return len(shown) if isinstance(shown, Circuit) else len(shown.a | shown.b)
+
+
+def _roles(found: CircuitFile, path: str) -> dict[str, str]:
+    """Read what the heads of a circuit's model do.
+
+    Raises:
+        EdgewiseError: the file is of other models.
+    """
+    from ..errors import EdgewiseError
+    from ..graphs.files import read_roles
+    from ..graphs.roles import labels
+
+    models = read_roles(path).models
+    wanted = found.model["weights_sha256"]
+    for one in models:
+        if one.model["weights_sha256"] == wanted:
+            return labels(one.rows, most=1)
+    names = ", ".join(str(one.model["name"]) for one in models)
+    raise EdgewiseError(
+        f"{path} has the head roles of {names}, whose weights are not those of the circuit's model "
+        f"({found.model['name']}); accepted: roles measured in that model."
+    )
 
 
 def _names(found: DiffFile) -> tuple[str, str]:
