@@ -235,15 +235,15 @@ class _Builder:
         return "  ".join(filter(None, words))
 
     def _edges(self) -> tuple[EdgeMark, ...]:
-        """Draw weak edges first; in a diff what is shared first and what surely changed last."""
+        """Draw weak edges first; in a diff shared ones, or, if that is known, unstable ones."""
         marks = [
             (self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)
         ]
         return tuple(mark for _, _, mark in sorted(marks, key=lambda m: m[:2]))
 
     @staticmethod
-    def _rank(line: Line) -> tuple[bool, bool, float]:
-        return (line.changed, line.group > 0, line.strength or 0.0)
+    def _rank(line: Line) -> tuple[bool, float, bool, float]:
+        return (line.changed, line.survival or 0.0, line.group > 0, line.strength or 0.0)
 
     def _edge(self, number: int, line: Line) -> EdgeMark:
         skeleton = self.placed.skeleton
@@ -254,7 +254,7 @@ class _Builder:
         return EdgeMark(
             str(line.edge),
             wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends),
-            line.colour,
+            line.shade,
             round(edge_width(line.strength), 2),
             round(line.opacity, 2),
             DASHES if line.negative else (),

@@ -66,17 +66,10 @@ def _node_attributes(node: Node, stroke: str, label: str | None) -> str:
     )
 
 
-def _colour(line: Line) -> str:
-    """Return a line's colour, with its opacity where that says how stable the edge is."""
-    if line.survival is None:
-        return line.colour
-    return f"{line.colour}{round(255 * line.opacity):02x}"
-
-
 def _edge(line: Line, span: int, letters: bool) -> str:
     port = line.edge.port
     attributes = [
-        f'color="{_colour(line)}"',
+        f'color="{line.shade}"',
         f"penwidth={edge_width(line.strength):.2f}",
         f"minlen={span}",
         f"tooltip={quote(line.tooltip)}",

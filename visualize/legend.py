@@ -16,7 +16,7 @@ from .style import (
     SMALL_FONT,
     edge_opacity,
     edge_width,
-    stable_opacity,
+    stable_colour,
     text_width,
 )
 from .subject import Subject
@@ -145,15 +145,15 @@ def _widths(subject: Subject) -> list[_Entry]:
 
 
 def _stabilities(subject: Subject) -> list[_Entry]:
-    """List sample opacities: how often repeated discoveries keep an edge, and what changed."""
+    """List sample shades: how often repeated discoveries keep an edge, and what changed."""
     if subject.level is None:
         return []
     faded = [
-        _Entry(f"kept in {share:.0%}", colour=FAINT, opacity=stable_opacity(share, changed=False))
+        _Entry(f"kept in {share:.0%}", colour=stable_colour(INK, share, changed=False))
         for share in (0.0, 0.5, 1.0)
     ]
     words = f"solid: changed, q < {subject.level:g}"
-    return [*faded, _Entry(words, opacity=stable_opacity(1.0, changed=True))]
+    return [*faded, _Entry(words, colour=stable_colour(INK, 1.0, changed=True))]
 
 
 def _fill(entries: list[_Entry], width: float) -> list[list[_Entry]]:

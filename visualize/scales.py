@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .scene import Cell, Text
-from .style import FAINT, INK, ONLY_A, ONLY_B, PAPER, SMALL_FONT
+from .style import FAINT, INK, ONLY_A, ONLY_B, PAPER, SMALL_FONT, mix, parts
 
 ABSENT, GRID = "#e6e6e6", "#cfcfcf"
 BAR, BAR_HEIGHT, _STEPS = 200.0, 9.0, 50
@@ -46,8 +46,8 @@ class Scale:
         middle, full = (self.low or self.high) if place < 0 else self.high
         size = abs(place)
         if size < 0.5:
-            return _mix(PAPER, middle, 2 * size)
-        return _mix(middle, full, 2 * size - 1)
+            return mix(PAPER, middle, 2 * size)
+        return mix(middle, full, 2 * size - 1)
 
     def value(self, place: float) -> float:
         """Return the value at a place of the legend bar."""
@@ -85,14 +85,5 @@ def is_dark(colour: str) -> bool:
     >>> is_dark("#00517f"), is_dark("#ffffff")
     (True, False)
     """
-    red, green, blue = _parts(colour)
+    red, green, blue = parts(colour)
     return 0.299 * red + 0.587 * green + 0.114 * blue < 140
-
-
-def _mix(a: str, b: str, share: float) -> str:
-    mixed = (round(p + (q - p) * share) for p, q in zip(_parts(a), _parts(b), strict=True))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
-
-
-def _parts(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

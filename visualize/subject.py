@@ -21,7 +21,7 @@ from .style import (
     ONLY_B,
     SHARED,
     edge_opacity,
-    stable_opacity,
+    stable_colour,
 )
 
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
@@ -65,10 +65,15 @@ class Line:
 
     @property
     def opacity(self) -> float:
-        """Return how opaque the line is: by its stability if that is known, else by its score."""
+        """Return how opaque the line is: by its score, unless its stability is shown instead."""
+        return edge_opacity(self.strength) if self.survival is None else 1.0
+
+    @property
+    def shade(self) -> str:
+        """Return the colour, faded by how stable the line is if that is known."""
         if self.survival is None:
-            return edge_opacity(self.strength)
-        return stable_opacity(self.survival, changed=self.changed)
+            return self.colour
+        return stable_colour(self.colour, self.survival, changed=self.changed)
 
     def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
         """Return what sets lines of one trunk apart.
@@ -142,7 +147,7 @@ def read_diff(
     """Colour the union's edges by who has them; width follows the larger |score| of those.
 
     `whole`: the diff that this one is a part of, which then says who has a node. `fade`: how
-    stable each edge is, which its opacity then follows.
+    stable each edge is, by which it then is faded.
     """
     graph = diff.a.graph
     of_a, of_b = scores or (None, None)

@@ -108,7 +108,7 @@ def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
             (0.9, 0.8),
             (0.2, 0.3),
             {"m0->logits": 0.01},
-            "lie 50 points apart, the other model's nearer",
+            "apart, the other model's nearer",
         ),
         ((0.1, 0.1), (0.05, 0.05), None, "A random circuit does as well there"),
         ((0.9, 1.6), (0.9, 0.9), {"m0->logits": 0.01}, "lie 70 points apart, its own nearer"),

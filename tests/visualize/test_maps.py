@@ -25,7 +25,7 @@ from edgewise.visualize.legend import wrap
 from edgewise.visualize.overlap import make_overlap_matrix
 from edgewise.visualize.scales import DIFFERENCE, SCORE, Scale
 from edgewise.visualize.scene import Cell, Scene, Text
-from edgewise.visualize.style import text_width
+from edgewise.visualize.style import ONLY_A, ONLY_B, PAPER, SHARED, mix, parts, text_width
 from edgewise.visualize.subject import Fade
 
 LONG = "HuggingFaceTB/SmolLM2-135M-Instruct@93efa2f097d58c2a74874c7e644dbc9b0cee75a2"
@@ -166,22 +166,21 @@ def faded(sample: Callable, changed: int = 1) -> tuple[CircuitDiff, Fade]:
     return diff, Fade(survival, frozenset(edges[:changed]), 0.05)
 
 
-def test_opacity_follows_stability_and_changed_edges_are_solid(sample: Callable) -> None:
+def test_shades_follow_stability_and_changed_edges_are_solid(sample: Callable) -> None:
     diff, fade = faded(sample)
-    marks = {
-        mark.name: mark
-        for mark in make_scene(diff, fade=fade, layout="built-in").edges
-        if mark.name
-    }
-    rest = sorted(
-        (s, marks[str(e)].opacity) for e, s in fade.survival.items() if e not in fade.changed
-    )
-    assert [opacity for _, opacity in rest] == sorted(opacity for _, opacity in rest)
-    assert rest[0][1] < 0.15 and rest[-1][1] <= 0.5
-    solid = [name for name, mark in marks.items() if mark.opacity == 1.0]
-    assert solid == [str(edge) for edge in fade.changed] == list(marks)[-1:]
-    assert "changed, q < 0.05" in marks[solid[0]].tooltip
-    assert "kept in 0% of the repetitions" in marks[solid[0]].tooltip
+    marks = {m.name: m for m in make_scene(diff, fade=fade, layout="built-in").edges if m.name}
+    assert {mark.opacity for mark in marks.values()} == {1.0}
+    stable = {e: share for e, share in fade.survival.items() if e not in fade.changed}
+    for colour, part in ((SHARED, diff.shared), (ONLY_A, diff.only_a), (ONLY_B, diff.only_b)):
+        ink = 3 * 255 - sum(parts(colour))
+        for edge in (edge for edge in part.edges if edge in stable):
+            paleness = (3 * 255 - sum(parts(marks[str(edge)].colour))) / ink
+            assert paleness == pytest.approx(0.08 + 0.42 * stable[edge], abs=0.01)
+    (changed,) = fade.changed
+    mark = marks[str(changed)]
+    assert mark.colour in (SHARED, ONLY_A, ONLY_B) and list(marks)[-1] == mark.name
+    assert "changed, q < 0.05" in mark.tooltip
+    assert "kept in 0% of the repetitions" in mark.tooltip
 
 
 def test_the_legend_says_what_fading_means(sample: Callable) -> None:
@@ -190,8 +189,9 @@ def test_the_legend_says_what_fading_means(sample: Callable) -> None:
     assert "stability" in words and "solid: changed, q < 0.05" in words
     plain = make_scene(diff, layout="built-in")
     assert "stability" not in [text.text for text in plain.legend.texts]
-    unknown = Fade({}, frozenset(), 0.05)
-    assert {m.opacity for m in make_scene(diff, fade=unknown, layout="built-in").edges} == {0.08}
+    unknown = make_scene(diff, fade=Fade({}, frozenset(), 0.05), layout="built-in")
+    pale = {mix(PAPER, colour, 0.08) for colour in (SHARED, ONLY_A, ONLY_B)}
+    assert {mark.colour for mark in unknown.edges if mark.name} == pale
 
 
 def test_long_names_fit_the_legend_of_a_diff(sample: Callable) -> None:
@@ -202,12 +202,15 @@ def test_long_names_fit_the_legend_of_a_diff(sample: Callable) -> None:
         assert left >= 0 and right <= scene.width, text
 
 
-def test_dot_has_the_opacity(sample: Callable, tmp_path: Path) -> None:
+def test_dot_has_the_shades(sample: Callable, tmp_path: Path) -> None:
     diff, fade = faded(sample)
     text = draw(diff, tmp_path / "d.dot", fade=fade).read_text()
-    edge = next(iter(fade.changed))
-    line = next(one for one in text.splitlines() if f'tooltip="{edge}  ' in one)
-    assert 'ff", penwidth' in line
+    shades = {m.name: m.colour for m in make_scene(diff, fade=fade, layout="built-in").edges}
+    lines = [line for line in text.splitlines() if " -> " in line and "edgetooltip" in line]
+    assert len(lines) == len(diff.a | diff.b)
+    for line in lines:
+        name = line.split('edgetooltip="')[1].split("  ")[0]
+        assert f'color="{shades[name]}"' in line
 
 
 # -- files --------------------------------------------------------------------------------------
