@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgewise.graphs.files import read_circuit, read_scores
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.files import DiffFile, read_circuit, read_scores
+from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
+from edgewise.pictures import role_changes
 
 from .conftest import Run
 
@@ -117,3 +122,47 @@ def test_unequal_graphs_are_refused(
         found = edgewise("draw", circuit, "deeper.json", "--as", kind, "-o", "m.svg", status=1)
         assert "layers 2 and 3" in found.output and "deeper" in found.output
     assert not (tmp_path / "m.svg").exists()
+
+
+# -- head roles -----------------------------------------------------------------------------------
+
+
+def test_roles_stand_above_a_circuits_heads(
+    edgewise: Run, circuit: Path, tuned: Path, tmp_path: Path
+) -> None:
+    edgewise("roles", circuit, "--sequences", 4, "-o", "roles.json")
+    rows = json.loads(Path("roles.json").read_text())
+    rows["heads"][0]["scores"]["induction"] = 0.875  # names are made anew from scores
+    Path("roles.json").write_text(json.dumps(rows))
+    edgewise("draw", circuit, "--roles", "roles.json", "-o", "x.svg")
+    assert "induction .88" in Path("x.svg").read_text()
+    wrong = edgewise("draw", tuned, "--roles", "roles.json", "-o", "y.svg", status=1).output
+    assert "not those of the circuit's model" in wrong
+    assert not Path("y.svg").exists()
+    edgewise("diff", circuit, tuned, "-o", "d.json")
+    wrong = edgewise("draw", "d.json", "--roles", "roles.json", "-o", "y.svg", status=1).output
+    assert "edgewise diff A.json B.json --roles" in wrong
+    wrong = edgewise(
+        "draw", circuit, "--roles", "roles.json", "--as", "heat-map", "-o", "y.svg", status=2
+    ).output
+    assert "--roles belongs to --as edges" in wrong
+
+
+def test_roles_of_a_diff_tell_what_changed() -> None:
+    graph = ComputationGraph(2, 2)
+    circuit = Circuit.empty(graph).with_edges(["embed->a0.h1<v>", "a0.h1->logits"])
+
+    def row(head: str, *roles: tuple[str, float]) -> dict[str, Any]:
+        return {"head": head, "roles": [list(one) for one in roles]}
+
+    a = [row("a0.h0", ("induction", 0.88)), row("a0.h1", ("copying", 0.75)), row("a1.h0")]
+    b = [row("a0.h0", ("induction", 0.9)), row("a0.h1"), row("a1.h0", ("previous token", 0.5))]
+    scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
+    file = DiffFile(
+        CircuitDiff(circuit, circuit), {}, {}, scores, scores, {"roles": {"a": a, "b": b}}
+    )
+    assert role_changes(file) == {
+        "a0.h0": "induction .88 / .90",
+        "a0.h1": "copying .75 → none",
+        "a1.h0": "none → previous token .50",
+    }
