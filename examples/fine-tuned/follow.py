@@ -45,7 +45,7 @@ for edge in top[:10]:
     values = (f"{scores[line.graph.locate(edge)]:6.2f}" for scores in line.scores)
     print(f"{edge!s:16} {' '.join(values)}")
 
-shown = Circuit.empty(line.graph).with_edges(top[:60]).prune_dangling()
+shown = Circuit.empty(line.graph).with_edges(top[:40]).prune_dangling()
 curves = [
     Curve("of the full model", full),
     Curve("of the circuit", found.values("logit_diff", "circuit"), "#0072b2"),
