@@ -1,17 +1,17 @@
 """Follow a circuit along fine-tuning. Run by hand, after the first command of the README: minutes.
 
     python examples/fine-tuned/follow.py checkpoints
-CHECKPOINTS is what `fine_tune.py --out` was given. Writes fine-tuned.json and fine-tuned.svg.
+CHECKPOINTS is what `fine_tune.py --out` was given. Writes fine-tuned.json, for
+`edgewise draw`.
 """
 
 import sys
 from pathlib import Path
 
-from edgewise import Circuit, Selection, timeline, write_timeline
+from edgewise import Selection, timeline, write_timeline
 from edgewise.checkpoints import TaskChoice
 from edgewise.graphs.diff_statistics import rank_correlation
 from edgewise.results import Results
-from edgewise.visualize.timeline import Curve, draw_timeline
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints")
 steps = sorted(folder.glob("step-[1-9]*"), key=lambda path: int(path.name[5:]))
@@ -44,11 +44,3 @@ print("\nthe end's largest scores, at every checkpoint:")
 for edge in top[:10]:
     values = (f"{scores[line.graph.locate(edge)]:6.2f}" for scores in line.scores)
     print(f"{edge!s:16} {' '.join(values)}")
-
-shown = Circuit.empty(line.graph).with_edges(top[:40]).prune_dangling()
-curves = [
-    Curve("of the full model", full),
-    Curve("of the circuit", found.values("logit_diff", "circuit"), "#0072b2"),
-    Curve("without any edge", found.values("logit_diff", "empty"), "#8a8a8a", (4.0, 2.2)),
-]
-draw_timeline(line, "fine-tuned.svg", shown=shown, curves=curves, axis="logit difference")
