@@ -193,9 +193,14 @@ def _faithfulness(runner: Runner, circuit: Circuit, ends: tuple[float, float]) -
 
 
 def smallest_faithful(
-    runner: Runner, scores: Scores, floor: float, progress: Progress | None = None
+    runner: Runner,
+    scores: Scores,
+    floor: float,
+    progress: Progress | None = None,
+    *,
+    absolute: bool = True,
 ) -> Circuit:
-    """Find a small n whose top-n circuit, by absolute score, reaches a faithfulness.
+    """Find a small n whose top-n circuit, by absolute or signed score, reaches a faithfulness.
 
     Doubles n until the floor is reached, then halves the interval. Faithfulness need not rise with
     every edge, so a smaller n may exist that this search steps over; the returned circuit is
@@ -213,7 +218,7 @@ def smallest_faithful(
         asked += 1
         if progress is not None:
             progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
-        found = _faithfulness(runner, scores.top(n), ends)
+        found = _faithfulness(runner, scores.top(n, absolute=absolute), ends)
         return found is not None and found >= floor
 
     while high < total and not reached(high):
@@ -221,7 +226,7 @@ def smallest_faithful(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
-    return scores.top(high)
+    return scores.top(high, absolute=absolute)
 
 
 def _area(values: np.ndarray, shares: Sequence[float]) -> float:

@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """Say which edges of a scoring method are kept: at most one of these.
+    """Say which edges of a scoring method are kept: at most one of the first three.
 
     Args:
         top: this many of largest |score|.
         above: those whose |score| is at least this.
         faithfulness: as few of largest |score| as reach this faithfulness.
+        signed: by the scores themselves, not |score|: edges that work against the task come last.
 
     Raises:
-        EdgewiseError: two are given, or a value makes no sense.
+        EdgewiseError: two are given, or `signed` alone, or a value makes no sense.
     """
 
     top: int | None = None
     above: float | None = None
     faithfulness: float | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
-        given = self.as_dict()
+        given = [key for key in self.as_dict() if key != "signed"]
+        if self.signed and not given:
+            raise EdgewiseError(
+                "signed says which scores count as large, but nothing says how many edges to keep; "
+                "accepted: top, above or faithfulness beside it."
+            )
         if len(given) > 1:
             raise EdgewiseError(
                 f"{' and '.join(given)} are given together; accepted: one way to select edges."
@@ -51,7 +58,7 @@ class Selection:
         >>> Selection(top=200).as_dict()
         {'top': 200}
         """
-        return {key: value for key, value in vars(self).items() if value is not None}
+        return {k: v for k, v in vars(self).items() if v is not None and v is not False}
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,13 +188,14 @@ def selected(
     from .discovery.evaluation import smallest_faithful
     from .graphs.circuit import Circuit
 
+    absolute = not select.signed
     if select.top is not None:
-        return scores.top(select.top)
+        return scores.top(select.top, absolute=absolute)
     if select.above is not None:
-        return scores.above(select.above)
+        return scores.above(select.above, absolute=absolute)
     if select.faithfulness is None:
         return Circuit.full(scores.graph)
-    return smallest_faithful(runner, scores, select.faithfulness, progress)
+    return smallest_faithful(runner, scores, select.faithfulness, progress, absolute=absolute)
 
 
 def task_block(pairs: PromptPairs) -> dict[str, Any]:
@@ -275,9 +276,11 @@ def _refuse_empty(circuit: Circuit, asked: Request, scores: Scores, evaluation: 
     if asked.select.above is not None:
         import numpy as np
 
-        largest = float(np.nanmax(np.abs(scores.values)))
+        signed = asked.select.signed
+        largest = float(np.nanmax(scores.values if signed else np.abs(scores.values)))
         raise EdgewiseError(
-            f"above {asked.select.above:g} keeps no edge: the largest |score| is {largest:.4g}; "
+            f"above {asked.select.above:g} keeps no edge: the largest "
+            f"{'score' if signed else '|score|'} is {largest:.4g}; "
             "choose a smaller value, or select by top or faithfulness."
         )
     if "threshold" not in asked.options:

@@ -156,7 +156,6 @@ class _Run(Comparing):
         }
 
         def work() -> None:
-            from .asking import Selection
             from .finding import discover
             from .journal import JournalFile, journal_path
 
@@ -177,7 +176,7 @@ class _Run(Comparing):
                 ablation=asked.ablation,
                 batch_size=self.spec.compute.batch_size,
                 options=asked.options,
-                select=Selection(asked.top, asked.above, asked.faithfulness),
+                select=asked.select,
                 progress=self.telling(model),
                 journal=journal,
             )

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from .asking import Selection
 from .cross import RANDOM, CrossPlan, cross_block, measure_all
 from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 
 def recipe_of(asked: DiscoverySpec) -> Recipe:
     """Return how a spec finds circuits, to repeat it."""
-    select = Selection(asked.top, asked.above, asked.faithfulness)
-    return Recipe(asked.method, asked.options, asked.metric, asked.ablation, select)
+    return Recipe(asked.method, asked.options, asked.metric, asked.ablation, asked.select)
 
 
 class Comparing(Job):

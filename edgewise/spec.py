@@ -24,6 +24,7 @@
     metric = "logit_diff"             # a name or an expression
     ablation = "resample"
     faithfulness = 0.9                # which edges to keep by their scores: this, or top, or above
+    signed = false                    # true: largest score, not largest absolute score
 
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
@@ -57,6 +58,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .asking import Selection
 from .opening import EXAMPLES
 from .spec_tables import dump_toml, parse_toml, read_toml
 
@@ -95,7 +97,7 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class DiscoverySpec:
-    """Name a method, all its options, and which scored edges to keep (at most one of three)."""
+    """Name a method, all its options, and which scored edges to keep (see `asking.Selection`)."""
 
     method: str
     metric: str
@@ -104,16 +106,24 @@ class DiscoverySpec:
     top: int | None = None
     above: float | None = None
     faithfulness: float | None = None
+    signed: bool = False
+
+    @property
+    def select(self) -> Selection:
+        """Return which scored edges are kept, as discovery takes it."""
+        return Selection(self.top, self.above, self.faithfulness, self.signed)
 
     @property
     def selection(self) -> str:
         """Say in words which edges are kept."""
+        kind = "score" if self.signed else "absolute score"
         if self.top is not None:
-            return f"the {self.top:,} edges of largest absolute score"
+            return f"the {self.top:,} edges of largest {kind}"
         if self.above is not None:
-            return f"the edges of absolute score {self.above:g} or more"
+            return f"the edges of {kind} {self.above:g} or more"
         if self.faithfulness is not None:
-            return f"the fewest strongest edges found to reach faithfulness {self.faithfulness:g}"
+            few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
+            return f"the {few} found to reach faithfulness {self.faithfulness:g}"
         return "the edges the method keeps"
 
 

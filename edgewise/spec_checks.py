@@ -192,11 +192,12 @@ def _discovery(table: Table) -> DiscoverySpec:
     top = table.whole("top", None, minimum=1)
     above = _positive(table, "above", "a number above 0")
     faithfulness = _positive(table, "faithfulness", "a number above 0, up to 1, such as 0.9")
+    signed = table.flag("signed", False)
     options: dict[str, Any] = {}
     if method is None:
         _finish_unsure(table, [key for other in known.values() for key in other.options])
     else:
-        _check_selection(table, method.name, method.selects)
+        _check_selection(table, method.name, method.selects, signed)
         known_metric = _known_metric(metric)
         if known_metric is not None:
             table.problems.attempt("discovery.metric", None, method.check_metric, known_metric)
@@ -205,7 +206,7 @@ def _discovery(table: Table) -> DiscoverySpec:
             read = table.problems.attempt("discovery", {}, method.check, given)
             options[key] = read.get(key, option.default)
         table.finish(lambda key: _of_another_method(key, method.name))
-    return DiscoverySpec(name or "", metric, ablation, options, top, above, faithfulness)
+    return DiscoverySpec(name or "", metric, ablation, options, top, above, faithfulness, signed)
 
 
 def _default_metric(method: str | None) -> str:
@@ -225,9 +226,10 @@ def _positive(table: Table, key: str, accepted: str) -> float | None:
     return value
 
 
-def _check_selection(table: Table, method: str, selects: bool) -> None:
+def _check_selection(table: Table, method: str, selects: bool, signed: bool) -> None:
     given = [key for key in ("top", "above", "faithfulness") if key in table]
-    if selects and given:
+    if selects and (given or signed):
+        given = given or ["signed"]
         table.problems.add(
             f"discovery.{given[0]} chooses edges by their scores, but method '{method}' decides "
             "itself which edges to keep; leave it out."
@@ -290,9 +292,9 @@ def _evaluation(table: Table, discovery: DiscoverySpec) -> EvaluationSpec:
 
 
 def _comparison(table: Table, discovery: DiscoverySpec) -> ComparisonSpec:
+    from .asking import Selection
     from .discovery.registry import methods
-    from .repeating import LEAST_REPETITIONS
-    from .run_compare import recipe_of
+    from .repeating import LEAST_REPETITIONS, Recipe
 
     default = ComparisonSpec()
     level = table.number("level", default.level, "a number between 0 and 1")
@@ -306,8 +308,10 @@ def _comparison(table: Table, discovery: DiscoverySpec) -> ComparisonSpec:
     )
     metric = _known_metric(discovery.metric)
     if spec.noise_floor is not None and metric is not None and discovery.method in methods():
+        method, ablation = discovery.method, discovery.ablation
+        recipe = Recipe(method, discovery.options, discovery.metric, ablation, Selection())
         where = table.where("noise_floor")
-        table.problems.attempt(where, None, recipe_of(discovery).check_metric, metric)
+        table.problems.attempt(where, None, recipe.check_metric, metric)
     table.finish()
     return spec
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.spec import read_spec
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples"
 EXAMPLES = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("*/*.py")])
@@ -23,6 +25,7 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
+EXPERIMENTS = sorted(FOLDER.rglob("*.toml"))
 BY_HAND = [path for path in EXAMPLES if "run by hand" in docstring(path).lower()]
 
 
@@ -30,6 +33,13 @@ BY_HAND = [path for path in EXAMPLES if "run by hand" in docstring(path).lower()
 def test_example_is_short_and_explained(path: Path) -> None:
     assert docstring(path), "say what the example shows"
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_experiment_is_declared_rightly(path: Path) -> None:
+    spec = read_spec(path)
+    assert spec.name != path.stem, "give it a name"
+    assert spec.description
 
 
 @pytest.mark.parametrize(

@@ -91,16 +91,7 @@ def _type(option: Option) -> Any:
     help="How to find the circuit; the methods are listed below.",
 )
 @options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
-@click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|.")
-@click.option(
-    "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
-)
-@click.option(
-    "--faithfulness",
-    type=float,
-    metavar="F",
-    help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
-)
+@options.selection_options
 @click.option(
     "--from",
     "start",
@@ -141,7 +132,7 @@ def discover(**given: Any) -> None:
     own = given_options(given, method)
     start = None if given["start"] is None else read_start(given["start"])
     with options.usage():
-        select = Selection(given["top"], given["above"], given["faithfulness"])
+        select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
         asked = request(
             method, metric=given["metric"], ablation=given["ablation"] or "resample",
             options=own, select=select, start=start,

@@ -134,6 +134,28 @@ def graph_options(function: Function) -> Function:
     )
 
 
+def selection_options(function: Function) -> Function:
+    """Add which edges of a scoring method are kept."""
+    return _all(
+        function,
+        click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|."),
+        click.option(
+            "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
+        ),
+        click.option(
+            "--faithfulness",
+            type=float,
+            metavar="F",
+            help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
+        ),
+        click.option(
+            "--signed",
+            is_flag=True,
+            help="Select by the scores themselves: edges that work against the task come last.",
+        ),
+    )
+
+
 def task_options(*, required: bool) -> Callable[[Function], Function]:
     """Add the task and how its prompt pairs are made."""
 

@@ -42,16 +42,7 @@ def _method(text: str) -> object:
     metavar="METRIC",
     help="Measure the circuits by this metric too; repeat for more.",
 )
-@click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|.")
-@click.option(
-    "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
-)
-@click.option(
-    "--faithfulness",
-    type=float,
-    metavar="F",
-    help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
-)
+@options.selection_options
 @click.option(
     "--labels", metavar="A,B,…", help="What the checkpoints are called; default: their steps."
 )
@@ -84,7 +75,7 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     settings, method = options.settings(given["task_settings"]), given["method"]
     own = given_options(given, method)
     with options.usage():
-        select = Selection(given["top"], given["above"], given["faithfulness"])
+        select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
         asked = {"metric": given["metric"], "ablation": given["ablation"] or "resample"}
         check_selects(request(method, **asked, options=own, select=select))
         check_task(given["task"], settings)
@@ -152,6 +143,7 @@ def _print(found: TimelineFile) -> None:
     selection = [
         f"{key} {asked[key]:g}" for key in ("top", "above", "faithfulness") if key in asked
     ]
+    selection += ["by signed score"] * bool(asked.get("signed"))
     show.facts(
         [
             ("task", shown_task(found.task)),

@@ -372,7 +372,7 @@ def test_another_model_in_place_of_one_is_pointed_out(
     wrong = edgewise(*closer, "--model-b", models["gpt2"], status=1)
     assert "cannot be run in" in wrong.stderr
     assert (
-        "is for --noise-floor or --cross"
+        "is for --noise-floor, --cross or --roles"
         in edgewise("diff", "c.json", "c.json", "--model-b", "x", status=2).stderr
     )
     assert "too few" in edgewise("diff", "c.json", "c.json", "--noise-floor", 3, status=1).stderr

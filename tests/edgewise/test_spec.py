@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgewise.asking import Selection
 from edgewise.errors import SpecError
 from edgewise.spec import DiscoverySpec, ModelSpec, Spec, parse_spec, read_spec
 
@@ -71,7 +72,8 @@ def test_everything_can_be_said() -> None:
             models={"name": '"base"'},
             task={"examples": "8", "seed": "3", "corruption": '"abc"', "bos": "true"},
             graph={"grouped_kv": "true"},
-            discovery={"top": None, "faithfulness": "0.9", "steps": "3", "ablation": '"zero"',
+            discovery={"top": None, "faithfulness": "0.9", "signed": "true", "steps": "3",
+                       "ablation": '"zero"',
                        "metric": '"log(p(answer)) - log(p(distractor))"'},
             evaluation={"metrics": '["kl", "accuracy"]', "curve": "true"},
             drawing={"formats": '["svg", "dot"]', "top": "30", "layout": '"built-in"'},
@@ -80,6 +82,8 @@ def test_everything_can_be_said() -> None:
     )  # fmt: skip
     assert spec.task.options == {"corruption": "abc"}
     assert spec.discovery.metric == "log(p(answer)) - log(p(distractor))"
+    assert spec.discovery.select == Selection(faithfulness=0.9, signed=True)
+    assert "largest score found" in spec.discovery.selection
     assert spec.evaluation.metrics == ("kl", "accuracy")
     assert spec.compute.batch_size == 4
     assert parse_spec(spec.to_toml()) == spec
@@ -197,6 +201,19 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "no selection": (toml(discovery={"top": None}), ["nothing says how many", "top", "above"]),
     "two selections": (toml(discovery={"above": "1"}), ["top and above are both given"]),
+    "two selections, repeated": (
+        toml(discovery={"above": "1"}, comparison={"noise_floor": "3"}),
+        ["top and above are both given"],
+    ),
+    "signed alone": (
+        toml(discovery={"top": None, "signed": "true"}),
+        ["nothing says how many"],
+    ),
+    "signed is no number": (toml(discovery={"signed": "1"}), ["discovery.signed", "true or false"]),
+    "signed acdc": (
+        toml(discovery={"method": '"acdc"', "top": None, "signed": "true"}),
+        ["discovery.signed", "'acdc' decides itself"],
+    ),
     "acdc selects": (
         toml(discovery={"method": '"acdc"'}),
         ["discovery.top", "'acdc' decides itself"],

@@ -16,7 +16,13 @@ from edgewise import checkpoints
 from edgewise.asking import Selection
 from edgewise.checkpoints import Opening, TaskChoice, default_labels, find_checkpoints, timeline
 from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
-from edgewise.graphs.files import TimelineFile, read_timeline, write_timeline
+from edgewise.graphs.files import (
+    TimelineFile,
+    read_circuit,
+    read_scores,
+    read_timeline,
+    write_timeline,
+)
 from edgewise.graphs.names import Edge
 from edgewise.results import Results
 from tests.edgewise.conftest import Run, save_tokenizer, tiny
@@ -218,6 +224,7 @@ def test_results_are_found_by_content_not_by_name(
 
 CHANGES: dict[str, dict[str, Any]] = {
     "selection": {"select": Selection(top=8)},
+    "sign": {"select": Selection(top=9, signed=True)},
     "method": {"method": "eap", "options": {}},
     "an option": {"options": {"steps": 3}},
     "metric": {"metric": "prob_diff"},
@@ -438,6 +445,25 @@ def test_the_command_writes_prints_and_draws(
     assert drawn["edges"] <= 6 < drawn["edges_total"] == len(found.timeline.union)
     refused = edgewise("draw", "line.json", "-o", "strip.dot", status=1).output
     assert "Accepted: .svg, .png, .pdf" in refused
+
+
+def test_the_commands_select_by_signed_scores(
+    edgewise: Run, run: Path, pairs: Path, tmp_path: Path
+) -> None:
+    asked = ("--task", pairs, "--method", "eap-ig", "--steps", 2, "--top", 16, "--signed")
+    shown = edgewise("timeline", run, *asked, "--no-cache", "-o", "line.json").output
+    assert "top 16, by signed score" in shown
+    last = find_checkpoints(str(run))[-1]
+    edgewise("discover", "--model", last, *asked, "-o", "last.json", "--scores")
+    line, alone = read_timeline(tmp_path / "line.json"), read_circuit(tmp_path / "last.json")
+    scores = read_scores(tmp_path / "last.scores.safetensors").scores
+    assert line.timeline.circuits[-1] == alone.circuit == scores.top(16, absolute=False)
+    assert alone.circuit != scores.top(16)
+    assert line.discovery["signed"] is alone.discovery["signed"] is True
+    assert (
+        "nothing says how many"
+        in edgewise("timeline", run, *asked[:-3], "--signed", status=2).output
+    )
 
 
 def test_the_command_keeps_nothing_if_told_so(

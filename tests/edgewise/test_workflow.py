@@ -10,7 +10,8 @@ import pytest
 
 from edgewise.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.files import read_circuit, write_circuit
+from edgewise.graphs.files import CircuitFile, read_circuit, write_circuit
+from edgewise.repeating import Recipe
 from edgewise.workflow import (
     Selection,
     Session,
@@ -118,6 +119,40 @@ def test_selections(session: Session) -> None:
         [Circuit.full(session.graph), fewer, Circuit.empty(session.graph)]
     )[0]
     assert (less - empty) / (full - empty) < 0.9
+
+
+def test_a_signed_selection_prefers_edges_that_help(session: Session) -> None:
+    pairs, _ = induction(session)
+
+    def found(**asked: Any) -> CircuitFile:
+        select = Selection(signed=True, **asked)
+        return discover(session, pairs, method="exact", select=select).file
+
+    scores = discover(session, pairs, method="exact").scores.scores
+    helpful = int((scores.values > 0).sum())
+    half = float(np.nanmedian(scores.values[scores.values > 0]))
+    assert 10 < helpful < session.graph.edge_count
+    top = found(top=10)
+    assert top.circuit == scores.top(10, absolute=False) != scores.top(10)
+    assert (scores.values[top.circuit.kept] > 0).all()
+    assert (top.discovery["top"], top.discovery["signed"]) == (10, True)
+    assert Recipe.of(top.discovery).select == Selection(top=10, signed=True)
+    above = found(above=half).circuit
+    assert above == scores.above(half, absolute=False)
+    assert len(above) < len(scores.above(half))
+    faithful = found(faithfulness=0.9)
+    assert faithful.circuit == scores.top(len(faithful.circuit), absolute=False)
+    assert faithful.measures["faithfulness"] >= 0.9
+
+
+def test_signed_selections_say_what_is_missing(session: Session) -> None:
+    with pytest.raises(EdgewiseError, match="top, above or faithfulness beside it"):
+        Selection(signed=True)
+    with pytest.raises(EdgewiseError, match="top and above are given together"):
+        Selection(top=3, above=1, signed=True)
+    with pytest.raises(EdgewiseError, match="largest score is"):
+        select = Selection(above=1e9, signed=True)
+        discover(session, induction(session)[0], method="eap-ig", select=select)
 
 
 def test_stored_measures_are_those_of_the_circuit(session: Session) -> None:
