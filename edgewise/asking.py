@@ -37,7 +37,7 @@ class Selection:
         if self.signed and not given:
             raise EdgewiseError(
                 "signed says which scores count as large, but nothing says how many edges to keep; "
-                "accepted: top, above or faithfulness beside it."
+                "accepted: top, above or faithfulness beside it, of a method that scores all edges."
             )
         if len(given) > 1:
             raise EdgewiseError(
