@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .cross import RANDOM, CrossPlan, cross_block, measure_all
 from .errors import EdgewiseError, PromptError
 from .fit import first_difference, open_for, weights_notes
-from .heads import circuit_heads, role_rows
+from .heads import circuit_heads, role_notes, role_rows, roles_block
 from .noise_floor import LEVEL, check_level, floor_block
 from .opening import Progress, Session, make_runner, open_task, stored_model, stored_task
 from .repeating import (
@@ -117,7 +117,8 @@ def look_closer(
         crossed = cross_block(
             plan, work.measured, metric=measure["metric"], names=work.names, about=about
         )
-    roles = {"a": work.roles[0], "b": work.roles[1]} if asked.roles else None
+    roles = roles_block(work.roles[0], work.roles[1]) if asked.roles else None
+    work.notes += role_notes(roles or {})
     return found.with_extra(noise_floor=floor, cross=crossed, roles=roles), work.notes
 
 
@@ -158,7 +159,7 @@ class _Work:
         self.pairs: PromptPairs | None = None
         self.repeats: list[Repeats] = []
         self.measured: list[dict[str, list[float]]] = []
-        self.roles: list[list[dict[str, Any]]] = []
+        self.roles: list[tuple[list[dict[str, Any]], list[str]]] = []
         self.names: list[str] = []
         self.notes: list[str] = []
 
@@ -182,6 +183,9 @@ class _Work:
             self.make_prompts(session)
         else:
             self.check_prompts(session)
+        if self.asked.roles:  # first, as it is quick and not every model's heads can be measured
+            assert self.pairs is not None
+            self.roles.append(role_rows(session, self.pairs, self.heads, progress))
         if self.sets is not None and self.recipe is not None:
             self.repeats.append(
                 repeat(
@@ -193,9 +197,6 @@ class _Work:
             assert self.pairs is not None
             runner = make_runner(session, self.pairs, **self.measure, batch_size=asked.batch_size)
             self.measured.append(measure_all(runner, self.plan, progress))
-        if self.asked.roles:
-            assert self.pairs is not None
-            self.roles.append(role_rows(session, self.pairs, self.heads, progress))
 
     def make_prompts(self, session: Session) -> None:
         """Make all prompts, for both models."""

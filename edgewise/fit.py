@@ -108,7 +108,7 @@ def check_variant(
         raise GraphMismatch(
             f"{where}: their graphs differ in {'; '.join(differences)} ({names[0]} and "
             f"{names[1]}). Variants must have the first model's shape; give this one a spec of "
-            "its own."
+            "its own, and compare what the heads of two circuits do with `edgewise roles`."
         )
     if session.loaded.tokenizer is None:
         return

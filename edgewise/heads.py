@@ -8,7 +8,7 @@ found.labels["a5.h1"]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +88,28 @@ def role_rows(
     pairs: PromptPairs,
     heads: Sequence[Node],
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
-    """Return the rows of some heads as a diff file holds them; none for no heads."""
-    return head_roles(session, pairs, heads=heads, progress=progress).rows if heads else []
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of some heads as a diff file holds them, and what limits what they say."""
+    if not heads:
+        return [], []
+    found = head_roles(session, pairs, heads=heads, progress=progress)
+    return found.rows, list(found.notes)
+
+
+def roles_block(
+    a: tuple[list[dict[str, Any]], list[str]], b: tuple[list[dict[str, Any]], list[str]]
+) -> dict[str, Any]:
+    """Put what `role_rows` returned in both models together, as a diff file's block `roles`."""
+    return {"a": a[0], "b": b[0], "notes": {"a": a[1], "b": b[1]}}
+
+
+def role_notes(block: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> list[str]:
+    """Say what limits the roles of a diff, each note once, with the models it is of."""
+    found: dict[str, list[str]] = {}
+    for side, name in zip("ab", names, strict=True):
+        for note in block.get("notes", {}).get(side, ()):
+            found.setdefault(str(note), []).append(name)
+    return [f"roles in {' and '.join(where)}: {note}" for note, where in found.items()]
 
 
 def _nodes(heads: Heads) -> list[Node] | None:

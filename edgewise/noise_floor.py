@@ -13,6 +13,7 @@ The block `noise_floor` of a diff file holds it all as plain values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -185,6 +186,7 @@ class Floor:
         try:
             rows = sorted((FloorRow(*row) for row in block["edges"]), key=lambda row: row.q)
             float(block["level"])
+            _least_p(block)
             for key in ("within_a", "within_b", "between", "p"):
                 np.array(block["jaccard"][key], dtype=float)
             places = {name: tuple(_of_place(found.diff, rows, name)) for name in PLACES}
@@ -198,6 +200,11 @@ class Floor:
     def level(self) -> float:
         """Return the level of q-values."""
         return float(self.block["level"])
+
+    @property
+    def least_p(self) -> float:
+        """Return the least p-value that dealing this many repetitions out to two groups allows."""
+        return _least_p(self.block)
 
     def changed(self, place: str) -> tuple[FloorRow, ...]:
         """List the edges of a place that changed beyond the noise floor."""
@@ -244,6 +251,11 @@ class Floor:
         for key, name in names.items():
             values = np.array(self.block["jaccard"][key], dtype=float)
             yield name, values.mean(), values.min(), values.max(), len(values)
+
+
+def _least_p(block: Mapping[str, Any]) -> float:
+    repetitions = int(block["repetitions"])
+    return 2 / math.comb(2 * repetitions, repetitions)
 
 
 def _of_place(diff: CircuitDiff, rows: Sequence[FloorRow], place: str) -> Iterator[FloorRow]:

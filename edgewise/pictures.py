@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import FileFormatError
 from .graphs.circuit import Circuit
 from .graphs.diff import CircuitDiff
 from .graphs.scores import Scores
@@ -117,15 +118,24 @@ def role_changes(file: DiffFile) -> dict[str, str]:
     """Say of the heads of a diff what they do in A and in B, where that was measured.
 
     A head with one role in both models has both scores, such as 'induction .91 / .85'.
+
+    Raises:
+        FileFormatError: the block cannot be read.
     """
     from .graphs.roles import labels
 
     block = file.extra.get("roles")
     if block is None:
         return {}
-    a, b = (labels(block[side], most=1) for side in ("a", "b"))
+    try:
+        a, b = (labels(block[side], most=1) for side in ("a", "b"))
+        heads = [str(row["head"]) for row in block["a"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(
+            f"the diff's block roles cannot be read ({error!r}); make the diff again."
+        ) from None
     found = {}
-    for head in (row["head"] for row in block["a"]):
+    for head in heads:
         first, second = a.get(head, ""), b.get(head, "")
         role, _, score = second.rpartition(" ")
         if first.rpartition(" ")[0] == role and role:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .graphs.files import read_scores, unlike
-from .markdown import escaped, number, paragraphs, ratio_text, table
+from .markdown import codes, escaped, number, paragraphs, ratio_text, table
 from .noise_floor import Floor
 from .report_data import KINDS, Results, images
 from .report_measured import cross_part, floor_part, roles_part
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .graphs.names import Edge
 
 CHANGED = 15
+"""How many edges of changed score are listed."""
+
+NAMED = 40
+"""How many nodes that only one circuit has are named."""
 
 NO_FLOOR = (
     "**No noise floor was measured**: how much two discoveries on one model differ with other "
@@ -71,6 +75,7 @@ def diff_section(results: Results, name: str) -> str:
             images(image_names(results.spec, source), f"{base} and {name}"),
             f"Beside the model, these differ: {'; '.join(other)}." if other else "",
             what_changed(file, names),
+            which_nodes(file, names),
             _overlaps("", names, in_all),
             "Corrected is Jaccard rescaled so that 0 is what two random circuits of these sizes "
             f"share on average and 1 is equality. {_unmeasured(file)}".rstrip(),
@@ -92,10 +97,8 @@ def what_changed(file: DiffFile, names: tuple[str, str]) -> str:
     edges, nodes, alike = summary.edges, summary.nodes, file.scores
     corrected = ratio_text(edges.corrected)
     words = (
-        f"From {a} to {b}, {edges.only_b:,} edges appear in the circuit, {edges.only_a:,} vanish "
-        f"and {edges.shared:,} stay (Jaccard {edges.jaccard:.3f}, corrected for chance "
-        f"{corrected}); {nodes.only_b:,} nodes appear, {nodes.only_a:,} vanish and "
-        f"{nodes.shared:,} stay."
+        f"From {a} to {b}, {_moves(edges, 'edge', ' in the circuit')} (Jaccard "
+        f"{edges.jaccard:.3f}, corrected for chance {corrected}); {_moves(nodes, 'node')}."
     )
     if alike.spearman is not None:
         over = {"all edges": "all", "some edges": "those"}.get(alike.over, "the shared")
@@ -111,6 +114,28 @@ def what_changed(file: DiffFile, names: tuple[str, str]) -> str:
             "(1 would be equality)."
         )
     return words
+
+
+def _moves(overlap: Overlap, noun: str, where: str = "") -> str:
+    """Say how many edges or nodes appear, vanish and stay."""
+
+    def told(count: int, one: str, many: str) -> str:
+        return f"{count:,} {one if count == 1 else many}"
+
+    appear = told(overlap.only_b, f"{noun} appears", f"{noun}s appear")
+    vanish = told(overlap.only_a, "vanishes", "vanish")
+    return f"{appear}{where}, {vanish} and {told(overlap.shared, 'stays', 'stay')}"
+
+
+def which_nodes(file: DiffFile, names: tuple[str, str]) -> str:
+    """Name the nodes that only one of two circuits has."""
+    parts = []
+    for key, name in zip(("only_a", "only_b"), names, strict=True):
+        nodes = [str(node) for node in file.diff.nodes[key]]
+        more = f" and {len(nodes) - NAMED:,} more" if len(nodes) > NAMED else ""
+        if nodes:
+            parts.append(f"Nodes only in {escaped(name)}: {codes(nodes[:NAMED])}{more}.")
+    return " ".join(parts)
 
 
 def _unmeasured(file: DiffFile) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .cross import ROWS
 from .errors import FileFormatError
+from .heads import role_notes
 from .markdown import code, escaped, number, paragraphs, ratio_text, table
 from .noise_floor import Floor
 
@@ -86,6 +87,11 @@ def _likeness(floor: Floor, own: float, names: Names) -> str:
         else "so as sets of edges the circuits of the two models are not shown to differ by more "
         "than other prompts make circuits of one model differ"
     )
+    if p >= floor.level and floor.least_p >= floor.level:
+        verdict += (
+            f" ({floor.block['repetitions']} repetitions cannot show it: their least p is "
+            f"{floor.least_p:.2g})"
+        )
     return paragraphs(
         [
             table(["Jaccard index of", "median", "least", "most", "pairs"], rows, right=1),
@@ -174,7 +180,7 @@ def _cross_sentence(block: Mapping[str, Any], names: Names, model: int, floor: F
     """Say of one model how the other's circuit does there, beside its own and random ones."""
     here, there = (escaped(names[i]) for i in (model, 1 - model))
     by_circuit = {row["circuit"]: row["faithfulness"][model] for row in block["rows"]}
-    own, other = (float(by_circuit["AB"[i]]) for i in (model, 1 - model))
+    own, other, both = (float(by_circuit[key]) for key in ("AB"[model], "BA"[model], "both"))
     drawn = [float(value) for value in block["random"]["faithfulness"][model]]
     beside = (
         f"; {len(drawn)} random circuits keep {_percent(min(drawn))} to {_percent(max(drawn))}"
@@ -184,11 +190,13 @@ def _cross_sentence(block: Mapping[str, Any], names: Names, model: int, floor: F
     return (
         f"In **{here}**, the circuit of {there} keeps {_percent(other)} of the difference between "
         f"all edges and none, {here}'s own {_percent(own)}{beside}. "
-        f"{_meaning(own, other, drawn, floor)}"
+        f"{_meaning(own, other, both, drawn, floor)}"
     )
 
 
-def _meaning(own: float, other: float, drawn: Sequence[float], floor: Floor | None) -> str:
+def _meaning(
+    own: float, other: float, both: float, drawn: Sequence[float], floor: Floor | None
+) -> str:
     """Say what follows for the edges in which two circuits differ, and no more.
 
     The nearer a circuit's faithfulness is to 1, from either side, the better it does.
@@ -197,13 +205,23 @@ def _meaning(own: float, other: float, drawn: Sequence[float], floor: Floor | No
     if drawn and min(abs(1 - value) for value in drawn) <= nearest:
         return "A random circuit does as well there, so nothing follows for their edges."
     far = " Neither comes within half of the whole model, so both miss much of what it does."
-    return _verdict(own, other, floor) + (far if nearest > 0.5 else "")
+    return _verdict(own, other, both, floor) + (far if nearest > 0.5 else "")
 
 
-def _verdict(own: float, other: float, floor: Floor | None) -> str:
-    """Say whether it matters which of two circuits is run."""
+def _verdict(own: float, other: float, both: float, floor: Floor | None) -> str:
+    """Say whether it matters which of two circuits is run, and what they keep without the rest.
+
+    Two circuits that do equally well may each need what the other lacks; only if what they share
+    does as well do the edges in which they differ matter little.
+    """
     if abs(own - other) < MATTERS:
-        return "There the edges in which the two circuits differ matter little."
+        if max(abs(own - both), abs(other - both)) < MATTERS:
+            return "There the edges in which the two circuits differ matter little."
+        return (
+            "There the two circuits do about equally well, but what they share keeps "
+            f"{_percent(both)}: the edges in which they differ matter, and those of either circuit "
+            "do about as much."
+        )
     better = "its own" if abs(1 - own) <= abs(1 - other) else "the other model's"
     words = (
         f"There the two circuits lie {round(100 * abs(own - other))} points apart, {better} nearer "
@@ -251,7 +269,8 @@ def roles_part(file: DiffFile, names: Names) -> str:
         "is for; a value near the threshold may pass it by chance."
     )
     found = table(["head", f"in {a}", f"in {b}"], rows) if rows else ""
-    return paragraphs(["### What heads do", words, found])
+    limits = "\n".join(f"* {escaped(note)}" for note in role_notes(block, names))
+    return paragraphs(["### What heads do", words, found, limits])
 
 
 def _role(row: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
 from .graphs.json_files import dump_document
 from .graphs.safe_write import write_text
-from .heads import circuit_heads, role_rows
+from .heads import circuit_heads, role_rows, roles_block
 from .job import Job
 from .noise_floor import floor_block
 from .opening import make_runner
@@ -131,10 +131,13 @@ class Comparing(Job):
 
         def work() -> None:
             a, b = (file.circuit for file in self.sides(variant))
-            rows = role_rows(
+            rows, notes = role_rows(
                 self.session(model), self.pairs, circuit_heads(a | b), self.telling(model)
             )
-            write_text(self.ledger.path(target), dump_document({"heads": rows}, rows=("heads",)))
+            write_text(
+                self.ledger.path(target),
+                dump_document({"heads": rows, "notes": notes}, rows=("heads",)),
+            )
 
         name = f"head roles of {base.name} and {variant.name} in {model.name}"
         self.step(name, inputs, [target], work)
@@ -227,7 +230,8 @@ class Comparing(Job):
             return None
         names = [roles_name(self.spec.base, model, one) for one in (self.spec.base, model)]
         texts = [(self.ledger.folder / name).read_text("utf-8") for name in names]
-        return {side: json.loads(text)["heads"] for side, text in zip("ab", texts, strict=True)}
+        a, b = ((one["heads"], one.get("notes", [])) for one in map(json.loads, texts))
+        return roles_block(a, b)
 
     def cross(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
         """Put a diff's cross-evaluation together from what was measured in both models."""

@@ -151,6 +151,26 @@ class CircuitDiff:
         """Keep the edges only B has."""
         return self.b - self.a
 
+    @cached_property
+    def nodes(self) -> Mapping[str, tuple[Node, ...]]:
+        """Sort the circuits' nodes, but for `logits`, into `shared`, `only_a` and `only_b`.
+
+        >>> graph = ComputationGraph(layers=1, heads=1)
+        >>> a = Circuit.empty(graph).with_edges(["embed->m0", "m0->logits"])
+        >>> diff = CircuitDiff(a, Circuit.empty(graph).with_edges(["embed->logits"]))
+        >>> {name: [str(node) for node in nodes] for name, nodes in diff.nodes.items()}
+        {'shared': ['embed'], 'only_a': ['m0'], 'only_b': []}
+        """
+        a, b = (
+            [node for node in circuit.nodes if node.kind is not Kind.LOGITS]
+            for circuit in (self.a, self.b)
+        )
+        return {
+            "shared": tuple(node for node in a if node in set(b)),
+            "only_a": tuple(node for node in a if node not in set(b)),
+            "only_b": tuple(node for node in b if node not in set(a)),
+        }
+
     def summary(self) -> DiffSummary:
         """Count the overlap of edges and nodes, in all, by kind and by layer."""
         graph = self.a.graph

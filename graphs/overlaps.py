@@ -38,7 +38,8 @@ def pairwise_overlaps(
         raise GraphMismatch(
             f"the circuits' edges cannot be compared: from the graph of {called[0]} differ "
             f"{', '.join(unlike)} (its value first). Compare circuits of one model, or of models "
-            "of one shape, found with the same graph options."
+            "of one shape, found with the same graph options; `edgewise roles` compares what the "
+            "heads of unlike circuits do."
         )
     return [[_edge_overlap(CircuitDiff(a, b)) for b in circuits] for a in circuits]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .diff_show import p_text, print_cross, print_floor, print_roles, print_scores
+from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
 
 if TYPE_CHECKING:
     from ..graphs.diff import DiffSummary, Overlap
@@ -30,9 +30,8 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @click.option(
     "--level",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
     metavar="Q",
-    help="The share of false changes that is accepted; default 0.05.",
+    help="The share of false changes that --noise-floor accepts; default 0.05.",
 )
 @click.option(
     "--cross",
@@ -87,6 +86,7 @@ def diff(a: str, b: str, **given: Any) -> None:
     for text in notes:
         show.note(text)
     _print(found)
+    print_lone(found)
     print_scores(found)
     print_floor(found)
     print_cross(found)
@@ -105,6 +105,8 @@ def _check_models(given: Mapping[str, Any]) -> None:
             raise click.UsageError(
                 f"{option} is for --noise-floor, --cross or --roles; give one of them."
             )
+    if given["level"] is not None and given["noise_floor"] is None:
+        raise click.UsageError("--level is for --noise-floor; give that too.")
 
 
 def _closer(
@@ -114,12 +116,13 @@ def _closer(
     if given["noise_floor"] is None and not given["cross"] and not given["roles"]:
         return found, []
     from ..comparing import Asked, cross_asked, look_closer
+    from ..noise_floor import LEVEL
     from ..progress import reporting
 
     options.set_threads(given["threads"])
     asked = Asked(
         repetitions=given["noise_floor"],
-        level=given["level"],
+        level=LEVEL if given["level"] is None else given["level"],
         cross=cross_asked(given["cross"]),
         roles=given["roles"],
         **{key: given[key] for key in ("dtype", "device", "batch_size", "allow_pickle")},
@@ -146,6 +149,7 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
         "statistics": found.diff.summary().to_dict(),
         "scores": found.scores.to_dict(),
         **blocks,
+        "nodes": {name: [str(node) for node in nodes] for name, nodes in found.diff.nodes.items()},
         **{name: edge_rows(circuit, *scores) for name, circuit in parts.items()},
         "changes": changes,
     }

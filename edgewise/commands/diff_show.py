@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import show
 
 if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
     from ..graphs.files import DiffFile
+    from ..graphs.names import Node
     from ..noise_floor import Floor
 
 MOST_CHANGES = 5
 """How many shared edges are printed with the change of their score."""
 
 MOST_ROWS = 12
-"""How many edges of each place are printed with what the repetitions say of them."""
+"""How many edges of each place are printed."""
+
+MOST_NODES = 30
+"""How many nodes that only one circuit has are printed."""
 
 
 def p_text(value: float) -> str:
@@ -26,6 +33,39 @@ def p_text(value: float) -> str:
     if value == 0:
         return "<1e-300"
     return f"{value:.2g}" if value < 0.9995 else "1"
+
+
+def print_lone(found: DiffFile) -> None:
+    """Print by name the nodes that only one circuit has, and its strongest edges.
+
+    Beside a noise floor such edges are printed with what the repetitions say of them instead.
+    """
+    nodes, sides = found.diff.nodes, (("A", "only_a"), ("B", "only_b"))
+    if nodes["only_a"] or nodes["only_b"]:
+        show.line()
+        show.facts((f"nodes only in {name}", _names(nodes[key])) for name, key in sides)
+    if "noise_floor" in found.extra:
+        return
+    for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
+        lone: Circuit = getattr(found.diff, key)
+        rows = [(str(edge), _score(scores[lone.graph.locate(edge)])) for edge in lone.edges]
+        rows.sort(key=lambda row: -abs(row[1] or 0.0))
+        if rows:
+            show.table((f"edges only in {name}{_of(rows)}", "score"), rows[:MOST_ROWS])
+
+
+def _names(nodes: Sequence[Node]) -> str:
+    more = f" and {len(nodes) - MOST_NODES:,} more" if len(nodes) > MOST_NODES else ""
+    return (" ".join(str(node) for node in nodes[:MOST_NODES]) or "none") + more
+
+
+def _score(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _of(rows: Sequence[object]) -> str:
+    """Say how many rows of a table are printed, if not all are."""
+    return f", {MOST_ROWS} of {len(rows):,}" if len(rows) > MOST_ROWS else ""
 
 
 def print_scores(found: DiffFile) -> None:
@@ -69,8 +109,15 @@ def print_floor(found: DiffFile) -> None:
     rows = [(name, *numbers) for name, *numbers, _ in floor.likeness()]
     own = found.diff.summary().edges.jaccard
     show.table(("Jaccard of circuits", "mean", "least", "most"), [*rows, ("this diff", own)])
+    least = floor.least_p
+    bound = (
+        f"; {block['repetitions']} repetitions cannot give less than {p_text(least)}"
+        if least >= floor.level
+        else ""
+    )
     show.line(
-        f"likeness within a model exceeds that between: p = {p_text(float(block['jaccard']['p']))}"
+        "likeness within a model exceeds that between: "
+        f"p = {p_text(float(block['jaccard']['p']))}{bound}"
     )
     for place, words in PLACES.items():
         _print_edges(floor, place, words)
@@ -95,9 +142,8 @@ def _print_edges(floor: Floor, place: str, words: str) -> None:
         )
         for row in rows[:MOST_ROWS]
     ]
-    more = f", {MOST_ROWS} of {len(rows):,}" if len(rows) > MOST_ROWS else ""
     columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
-    show.table((f"{words}{more}", *columns), shown)
+    show.table((f"{words}{_of(rows)}", *columns), shown)
 
 
 def print_cross(found: DiffFile) -> None:

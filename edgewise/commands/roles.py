@@ -269,9 +269,10 @@ def _print_comparison(found: RolesFile, names: Sequence[str]) -> None:
         for name, heads in zip(names, one["heads"], strict=True)
         if heads
     ]
-    show.line()
-    show.line("which, with their relative depth")
-    show.facts(lists)
+    if lists:
+        show.line()
+        show.line("which, with their relative depth")
+        show.facts(lists)
 
 
 def _print_heads(one: ModelRoles, title: str, *, every: bool) -> None:

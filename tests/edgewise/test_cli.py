@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgewise.discovery.registry import methods
+from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.files import read_circuit, read_diff, read_scores, scores_path
 
 TIMES = ("seconds", "forward_equivalents")
@@ -47,6 +48,12 @@ def test_discover_evaluate_diff_draw(edgewise: Any, models: Any, pairs: Path, mo
     result = edgewise("diff", "a.json", "b.json", "-o", "d.json", "--json")
     assert json.loads(result.stdout)["statistics"]["edges"]["shared"] == shared
     assert len(read_diff("d.json").diff.shared) == shared
+    nodes = [
+        {str(node) for node in read_circuit(one).circuit.nodes} for one in ("a.json", "b.json")
+    ]
+    told = json.loads(result.stdout)["nodes"]
+    assert set(told["only_b"]) == nodes[1] - nodes[0]
+    assert set(told["shared"]) == (nodes[0] & nodes[1]) - {"logits"}
 
     for source in ("a.json", "d.json"):
         for suffix in ("svg", "dot"):
@@ -297,6 +304,12 @@ def test_diff_notes_what_else_differs(
         "-o", "tuned.json",
     )  # fmt: skip
     result = edgewise("diff", circuit, "tuned.json")
+    diff = CircuitDiff(read_circuit(circuit).circuit, read_circuit("tuned.json").circuit)
+    assert len(diff.only_b) and diff.nodes["only_a"]
+    for edge in (*diff.only_a.edges, *diff.only_b.edges):
+        assert re.search(rf"^{re.escape(str(edge))} ", result.stdout, re.MULTILINE)
+    names = " ".join(str(node) for node in diff.nodes["only_a"])
+    assert f"nodes only in A  {names}\n" in result.stdout
     assert "discovery.method eap-ig and eap" in result.stderr
     assert "corrected" in result.stdout
     assert re.search(r"^all +\d+", result.stdout, re.MULTILINE)

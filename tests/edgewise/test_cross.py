@@ -23,7 +23,7 @@ from edgewise.opening import Session, open_model, open_task
 from edgewise.run import run
 from edgewise.spec import Spec, parse_spec
 from edgewise.workflow import Selection, make_runner
-from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer
+from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer, tiny
 
 KEPT = Selection(top=12)
 
@@ -139,7 +139,9 @@ def test_a_diff_tells_what_the_heads_do_in_both_models(
             "discover", "--model", models[name], "--task", pairs, "--method", "eap", "--top", 12,
             "-o", f"{name}.json",
         )  # fmt: skip
-    shown = edgewise("diff", "llama.json", "tuned.json", "--roles", "-o", "d.json").stdout
+    result = edgewise("diff", "llama.json", "tuned.json", "--roles", "-o", "d.json")
+    shown = result.stdout
+    assert "Warning: roles in A and B: the vocabulary has 31 tokens" in result.stderr
     found = read_diff("d.json")
     heads = [str(node) for node in circuit_heads(found.diff.a | found.diff.b)]
     assert heads
@@ -148,11 +150,32 @@ def test_a_diff_tells_what_the_heads_do_in_both_models(
     session = open_model(str(models["tuned"]))
     alone = head_roles(session, open_task(session, str(pairs))[0], heads=heads)
     assert found.extra["roles"]["b"] == json.loads(json.dumps(alone.rows))
+    assert found.extra["roles"]["notes"]["b"] == list(alone.notes)
+    assert any("5 in 31 tokens count as copied" in note for note in alone.notes)
     named = [row["head"] for row in alone.rows if row["label"]]
     assert f" of {len(heads)} heads have one in A or B" in shown
     assert all(head in shown for head in named)
     printed = json.loads(edgewise("diff", "llama.json", "tuned.json", "--roles", "--json").stdout)
     assert printed["roles"] == found.extra["roles"]
+
+
+def test_heads_that_cannot_be_measured_are_told_before_long_work(
+    edgewise: Any, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny("gpt2", n_positions=8).save_pretrained(tmp_path / "short")
+    edgewise(
+        "discover", "--model", "short", "--task", many, "--method", "eap", "--top", 12,
+        "-o", "short.json",
+    )  # fmt: skip
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("repetitions began")
+
+    monkeypatch.setattr("edgewise.comparing.repeat", refuse)
+    asked = ("--roles", "--noise-floor", 2, "-o", "d.json")
+    found = edgewise("diff", "short.json", "short.json", *asked, status=1)
+    assert "9 positions or more" in found.stderr
+    assert not (tmp_path / "d.json").exists()
 
 
 # -- declared ------------------------------------------------------------------------------------

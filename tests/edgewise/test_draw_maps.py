@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgewise.errors import FileFormatError
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.files import DiffFile, read_circuit, read_scores
@@ -166,3 +167,7 @@ def test_roles_of_a_diff_tell_what_changed() -> None:
         "a0.h1": "copying .75 → none",
         "a1.h0": "none → previous token .50",
     }
+    for damaged in ({"a": a}, 3, {"a": [{"head": "a0.h0"}], "b": b}):
+        broken = DiffFile(CircuitDiff(circuit, circuit), {}, {}, scores, scores, {"roles": damaged})
+        with pytest.raises(FileFormatError, match="block roles cannot be read"):
+            role_changes(broken)

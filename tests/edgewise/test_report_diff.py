@@ -13,7 +13,7 @@ from edgewise.graphs.circuit_file import CircuitFile, model_block
 from edgewise.graphs.files import DiffFile, diff_files
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.pictures import diff_picture
-from edgewise.report_diff import what_changed
+from edgewise.report_diff import what_changed, which_nodes
 from edgewise.report_measured import cross_part, floor_part, roles_part
 
 GRAPH = ComputationGraph(layers=2, heads=2)
@@ -56,11 +56,13 @@ def floor_of(q: dict[str, float], p: float = 0.01) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cross_of(a: tuple[float, float], b: tuple[float, float], best: float) -> dict[str, Any]:
-    """Make a block; `a` and `b` are the faithfulness of circuits A and B in both models."""
+def cross_of(
+    a: tuple[float, float], b: tuple[float, float], best: float, both: float = 0.0
+) -> dict[str, Any]:
+    """Make a block; `a`, `b` and `both`: the faithfulness of A, B and what they share."""
     rows = [
         {"circuit": name, "edges": 2, "value": [1.0, 2.0], "faithfulness": list(found)}
-        for name, found in (("A", a), ("B", b), ("both", (0.0, 0.0)), ("either", (1.0, 1.0)))
+        for name, found in (("A", a), ("B", b), ("both", (both, both)), ("either", (1.0, 1.0)))
     ]
     drawn = {"circuits": 2, "edges": 3, "faithfulness": [[-0.001, best], [0.0, best]]}
     ends = {"full": [3.0, 3.0], "empty": [0.0, 0.0]}
@@ -69,8 +71,9 @@ def cross_of(a: tuple[float, float], b: tuple[float, float], best: float) -> dic
 
 def test_what_changed_is_told_in_numbers(diff: DiffFile) -> None:
     words = what_changed(diff, NAMES)
-    assert "2 edges appear in the circuit, 1 vanish and 1 stay (Jaccard 0.250" in words
-    assert "1 nodes appear, 0 vanish and 2 stay" in words
+    assert "2 edges appear in the circuit, 1 vanishes and 1 stays (Jaccard 0.250" in words
+    assert "1 node appears, 0 vanish and 2 stay" in words
+    assert which_nodes(diff, NAMES) == "Nodes only in my\\_model: `m1`."
     assert "From base to my\\_model" in words
     assert "rank correlation" not in words  # a single shared edge has none
 
@@ -100,7 +103,8 @@ def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "q", "sentence"),
     [
-        ((0.95, 0.97), (0.97, 0.95), None, "in which the two circuits differ matter little."),
+        ((0.95, 0.97), (0.97, 0.95), None, "what they share keeps 0%: the edges in which"),
+        ((0.95, 0.97), (0.97, 0.95), {}, "those of either circuit do about as much."),
         ((0.9, 0.3), (0.2, 0.8), None, "is not known without a noise floor."),
         ((0.9, 0.3), (0.2, 0.8), {}, "told of two single circuits, not of the models."),
         ((0.9, 0.3), (0.2, 0.8), {"m0->logits": 0.01}, "in which they differ matter."),
@@ -130,6 +134,28 @@ def test_what_swapped_circuits_allow_to_say(
     assert sentence in second
     assert f"| circuit of base | 2 | {a[0]:.3f} | {a[1]:.3f} | 1 | 2 |" in text
     assert "| their union | 2 | 1.000 |" in text
+
+
+def test_edges_matter_little_only_if_what_is_shared_does_as_well(diff: DiffFile) -> None:
+    alike = cross_of((0.95, 0.97), (0.97, 0.95), best=0.1, both=0.94)
+    text = cross_part(diff.with_extra(cross=alike), NAMES)
+    assert text.count("in which the two circuits differ matter little.") == 2
+
+
+def test_repetitions_too_few_to_show_a_difference_are_pointed_out(diff: DiffFile) -> None:
+    few = {**floor_of({}, p=0.1), "repetitions": 3}
+    text = floor_part(diff.with_extra(noise_floor=few), NAMES)
+    assert "(3 repetitions cannot show it: their least p is 0.1)" in text
+    assert "cannot show it" not in floor_part(
+        diff.with_extra(noise_floor=floor_of({}, p=0.4)), NAMES
+    )
+
+
+def test_what_limits_roles_is_told_once_with_its_models(diff: DiffFile) -> None:
+    notes = {"a": ["too short", "unable"], "b": ["too short"]}
+    text = roles_part(diff.with_extra(roles={"a": [], "b": [], "notes": notes}), NAMES)
+    assert "* roles in base and my\\_model: too short" in text
+    assert "* roles in base: unable" in text
 
 
 def test_roles_that_changed_are_listed(diff: DiffFile) -> None:

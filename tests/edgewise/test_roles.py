@@ -76,6 +76,8 @@ def test_models_of_different_shapes(edgewise: Any, models: Any, pairs: Path) -> 
     depths = {row["head"]: row["depth"] for row in found["heads"] if row["model"] == 1}
     assert depths["a0.h0"] == 0 and depths["a1.h3"] == 0.5 and depths["a2.h1"] == 1
     text = edgewise(*asked, *FEW, "--all").stdout
+    named = any(one["role"] for one in found["comparison"])
+    assert ("which, with their relative depth" in text) == named
     assert "heads by role" in text and "B as in A" in text and "heads of B" in text
 
 

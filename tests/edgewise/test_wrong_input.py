@@ -227,6 +227,13 @@ def test_circuits_of_different_models(
     )  # fmt: skip
     message = refused("diff", circuit, "deeper.json")
     assert "cannot be compared" in message and "layers 2 and 3" in message
+    overlap = refused("draw", circuit, "deeper.json", "--as", "overlap", "-o", "o.svg")
+    assert "layers 2 and 3" in overlap and "edgewise roles" in overlap
+
+
+def test_a_level_without_a_noise_floor(refused: Any, circuit: Path) -> None:
+    message = refused("diff", circuit, circuit, "--level", "0.1", status=USAGE)
+    assert "--level is for --noise-floor" in message
 
 
 def test_output_that_cannot_be_written_is_refused_at_once(
