@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .errors import EdgewiseError, FileFormatError
+from .errors import EdgewiseError
+from .graphs.diff_file import reading_block
 
 if TYPE_CHECKING:
     from .comparing import Source
@@ -183,17 +184,13 @@ class Floor:
         block = found.extra.get("noise_floor")
         if block is None:
             return None
-        try:
+        with reading_block("noise_floor"):
             rows = sorted((FloorRow(*row) for row in block["edges"]), key=lambda row: row.q)
             float(block["level"])
             _least_p(block)
             for key in ("within_a", "within_b", "between", "p"):
                 np.array(block["jaccard"][key], dtype=float)
             places = {name: tuple(_of_place(found.diff, rows, name)) for name in PLACES}
-        except (TypeError, KeyError, ValueError, EdgewiseError) as error:
-            raise FileFormatError(
-                f"the diff's block noise_floor cannot be read ({error}); make the diff again."
-            ) from None
         return Floor(block, places)
 
     @property

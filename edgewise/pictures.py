@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import FileFormatError
 from .graphs.circuit import Circuit
 from .graphs.diff import CircuitDiff
+from .graphs.diff_file import reading_block
 from .graphs.scores import Scores
 
 if TYPE_CHECKING:
@@ -127,13 +127,9 @@ def role_changes(file: DiffFile) -> dict[str, str]:
     block = file.extra.get("roles")
     if block is None:
         return {}
-    try:
+    with reading_block("roles"):
         a, b = (labels(block[side], most=1) for side in ("a", "b"))
         heads = [str(row["head"]) for row in block["a"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(
-            f"the diff's block roles cannot be read ({error!r}); make the diff again."
-        ) from None
     found = {}
     for head in heads:
         first, second = a.get(head, ""), b.get(head, "")

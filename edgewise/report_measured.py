@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cross import ROWS
-from .errors import FileFormatError
+from .graphs.diff_file import reading_block
 from .heads import role_notes
 from .markdown import code, escaped, number, paragraphs, ratio_text, table
 from .noise_floor import Floor
@@ -134,7 +134,7 @@ def cross_part(file: DiffFile, names: Names) -> str:
     block = file.extra.get("cross")
     if block is None:
         return ""
-    try:
+    with reading_block("cross"):
         return paragraphs(
             [
                 "### Function",
@@ -142,10 +142,6 @@ def cross_part(file: DiffFile, names: Names) -> str:
                 *(_cross_sentence(block, names, model, Floor.of(file)) for model in (0, 1)),
             ]
         )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise FileFormatError(
-            f"the diff's block cross cannot be read ({error!r}); make the diff again."
-        ) from None
 
 
 def _cross_table(block: Mapping[str, Any], names: Names) -> str:
@@ -253,15 +249,11 @@ def roles_part(file: DiffFile, names: Names) -> str:
     block = file.extra.get("roles")
     if block is None:
         return ""
-    try:
+    with reading_block("roles"):
         sides = [{str(row["head"]): row for row in block[side]} for side in ("a", "b")]
         both = [head for head in sides[0] if head in sides[1]]
         changed = [h for h in both if sides[0][h]["role"] != sides[1][h]["role"]]
         rows = [[code(head), *(_role(side[head]) for side in sides)] for head in changed]
-    except (KeyError, TypeError) as error:
-        raise FileFormatError(
-            f"the diff's block roles cannot be read ({error!r}); make the diff again."
-        ) from None
     a, b = (escaped(name) for name in names)
     words = (
         f"Of {len(both):,} heads measured in both models, {len(changed):,} have another role in "

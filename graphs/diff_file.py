@@ -18,14 +18,15 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FileFormatError, GraphMismatch
+from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from .circuit import Circuit
 from .circuit_file import (
     COUNTS,
@@ -148,6 +149,23 @@ def _all_scores(
             diff.a & Circuit.empty(one.graph)
     first, second = scores
     return None if first is None or second is None else (first.values, second.values)
+
+
+@contextmanager
+def reading_block(name: str) -> Iterator[None]:
+    """Say of a further block of a diff file, read inside, that it is damaged if it is.
+
+    Raises:
+        FileFormatError: names the block and what is wrong.
+    """
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError, EdgewiseError) as error:
+        raise FileFormatError(
+            f"the diff's block {name} cannot be read ({error!r}); make the diff again."
+        ) from None
 
 
 def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -30,6 +30,14 @@ def _method(text: str) -> object:
     return get_method(text)
 
 
+method_option = click.option(
+    "--method",
+    required=True,
+    type=options.Known("NAME", _method),
+    help="How to find circuits; the methods are listed below.",
+)
+
+
 class DiscoverCommand(click.Command):
     """A command with an option for each option of each discovery method."""
 
@@ -84,12 +92,7 @@ def _type(option: Option) -> Any:
 @click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
 @click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
 @options.task_options(required=True)
-@click.option(
-    "--method",
-    required=True,
-    type=options.Known("NAME", _method),
-    help="How to find the circuit; the methods are listed below.",
-)
+@method_option
 @options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
 @options.selection_options
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .discover import DiscoverCommand, given_options
+from .discover import DiscoverCommand, given_options, method_option
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -20,21 +20,10 @@ LISTED = 10
 """How many of the longest-living, and of the newest, edges are printed."""
 
 
-def _method(text: str) -> object:
-    from ..discovery.registry import get_method
-
-    return get_method(text)
-
-
 @click.command(cls=DiscoverCommand, short_help="Follow a task's circuit over checkpoints.")
 @click.argument("models", metavar="MODEL…", nargs=-1, required=True)
 @options.task_options(required=True)
-@click.option(
-    "--method",
-    required=True,
-    type=options.Known("NAME", _method),
-    help="How to find the circuits; the methods are listed below.",
-)
+@method_option
 @options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
 @click.option(
     "--measure",
