@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import GraphMismatch
+from .bits import booleans, integers
 from .names import LETTERS, Edge, Kind, Node, Port
 
 
@@ -112,6 +113,27 @@ class ComputationGraph:
         return [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
 
     @cached_property
+    def attention_rows(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """Tell, for each layer and letter, the row of the port that each query head reads."""
+        found = []
+        for layer in range(self.layers):
+            rows: dict[str, tuple[int, ...]] = {}
+            for letter in LETTERS:
+                owners = self.attention_owners(layer, letter)
+                share = self.heads // len(owners)
+                rows[letter] = tuple(
+                    self.port_index[Port(owners[head // share], letter)]
+                    for head in range(self.heads)
+                )
+            found.append(rows)
+        return tuple(found)
+
+    @cached_property
+    def first_heads(self) -> tuple[int, ...]:
+        """Return the column of each layer's first head."""
+        return tuple(self.sender_index[Node(Kind.HEAD, layer, 0)] for layer in range(self.layers))
+
+    @cached_property
     def sender_index(self) -> dict[Node, int]:
         """Map each sender to its column."""
         return {node: i for i, node in enumerate(self.senders)}
@@ -120,6 +142,11 @@ class ComputationGraph:
     def port_index(self) -> dict[Port, int]:
         """Map each port to its row."""
         return {port: i for i, port in enumerate(self.ports)}
+
+    @cached_property
+    def feed_bits(self) -> tuple[int, ...]:
+        """Return the same as `feeds`, each port's senders as the bits of an integer."""
+        return tuple(sum(1 << sender for sender in senders) for senders in self.feeds)
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
@@ -214,14 +241,14 @@ class ComputationGraph:
 
     def live(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the ports, bool [P], and senders, bool [S], with a kept path to `logits`."""
-        senders = np.zeros(len(self.senders), dtype=bool)
+        senders, held = 0, integers(kept)
         ports = np.zeros(len(self.ports), dtype=bool)
         for row in range(len(self.ports) - 1, -1, -1):
-            feeds = self.feeds[row]
-            ports[row] = not feeds or any(senders[i] for i in feeds)
-            if ports[row]:
-                senders |= kept[row]
-        return ports, senders
+            feeds = self.feed_bits[row]
+            if not feeds or senders & feeds:
+                ports[row] = True
+                senders |= held[row]
+        return ports, booleans(senders, len(self.senders))
 
     # -- comparing shapes -------------------------------------------------------------------
 

@@ -81,7 +81,11 @@ class MLP:
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the MLP writes, [N, D]."""
         act = ACTIVATIONS[self.activation]
-        inner = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            inner = act(self.up(x))
+        else:
+            inner, up = act(self.gate(x)), self.up(x)
+            inner = inner * up if torch.is_grad_enabled() else inner.mul_(up)
         out = self.down(inner)
         return out if self.output_scale == 1 else out * self.output_scale
 

@@ -38,7 +38,8 @@ class Norm:
             y = unit.to(x.dtype)
         else:
             scale = place(scale, x.device)
-            y = (unit * scale).to(x.dtype) if self.offset else unit.to(x.dtype) * scale
+            unit = unit if self.offset else unit.to(x.dtype)
+            y = scaled(unit, scale).to(x.dtype)
         return y if self.bias is None else y + place(self.bias, x.device)
 
     @property
@@ -53,8 +54,18 @@ class Norm:
         x = x.to(working_dtype(x.dtype))
         if self.centred:
             x = x - x.mean(-1, keepdim=True)
-        rate = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        if torch.is_grad_enabled():
+            square = x.square().mean(-1, keepdim=True)
+        else:  # reads x once
+            square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        rate = torch.rsqrt(square + self.eps)
         return x * rate, rate
+
+
+def scaled(unit: Tensor, scale: Tensor) -> Tensor:
+    """Multiply the features of a tensor that nobody else holds, in place where it can be."""
+    in_place = not torch.is_grad_enabled() and unit.dtype == scale.dtype
+    return unit.mul_(scale) if in_place else unit * scale
 
 
 def normalise(norm: Norm | None, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
@@ -23,6 +24,9 @@ from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 from .trace import Past, Trace, past_of, project, spread, together
 
 SUMS_KEPT = 8
+
+SUMMED = (torch.float32, torch.float64)
+"""Types in which few deltas are added up without a matrix product."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,23 @@ class _Deltas:
         like = world.base.values.sources
         self._circuits = circuits
         self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
-        shared = (plan.needed & plan.known).nonzero()[0]
-        self._shared = world.known[: int(shared[-1]) + 1] if len(shared) else None
-        self._mine = (plan.needed & plan.known).astype(np.float32)
-        own = [int(i) for i in (plan.needed & plan.moving & ~plan.known).nonzero()[0]]
+        held = not torch.is_grad_enabled()
+        shared = plan.needed & plan.known
+        if held and circuits == 1:  # known senders then need no sum of their own
+            shared = np.zeros_like(shared)
+        (columns,) = shared.nonzero()
+        self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
+        self._mine = shared.astype(np.float32)
+        own = [int(i) for i in (plan.needed & plan.moving & ~shared).nonzero()[0]]
         self.own_senders = own
         self._slot = {sender: i for i, sender in enumerate(own)}
         self._list: list[Tensor] = []
         self._own: Tensor | None = None
-        if own and not torch.is_grad_enabled():
+        if own and held:
             self._own = like.new_empty(circuits, len(own), like[0].numel())
+            for sender in own:
+                if plan.known[sender]:
+                    self._own[:, self._slot[sender]] = world.known[sender]
 
     def put(self, sender: int, delta: Tensor) -> None:
         """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
@@ -112,15 +123,38 @@ class _Deltas:
             part = (weights * self._mine)[:, :, : len(self._shared)]
             flat = torch.from_numpy(part).to(self._shared).flatten(0, 1)
             total = (flat @ self._shared).view(circuits, number, -1)
-        used = np.flatnonzero((weights[:, :, self.own_senders] != 0).any((0, 1)))
+        mine = weights[:, :, self.own_senders]
+        used = np.flatnonzero((mine != 0).any((0, 1)))
         if len(used):
-            last = int(used[-1]) + 1  # later slots are not written yet
-            own = torch.cat(self._list[:last], 1) if self._own is None else self._own[:, :last]
-            part = torch.from_numpy(weights[:, :, self.own_senders[:last]]).to(own)
-            mine = part @ own.expand(circuits, -1, -1)
-            total = mine if total is None else total + mine
+            more = self._weighed(mine[:, :, : int(used[-1]) + 1])  # later slots are not written yet
+            total = more if total is None else total + more
         assert total is not None
         return total.view(circuits, number, *self._shape).to(self._dtype)
+
+    def _weighed(self, weights: np.ndarray) -> Tensor:
+        """Add up the deltas of the first slots with weights [C, n, slots], [C, n, N].
+
+        Few of many are added up one by one, others by a matrix product.
+        """
+        circuits, number, slots = weights.shape
+        own = self._own
+        if own is None:
+            stacked = torch.cat(self._list[:slots], 1)
+        elif np.count_nonzero(weights) <= circuits * slots and own.dtype in SUMMED:
+            circuit, _, slot = places = weights.nonzero()
+            sizes = np.count_nonzero(weights, axis=2).ravel()
+            index, starts, each = (
+                torch.from_numpy(x).to(own.device)
+                for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes, weights[places])
+            )
+            each = each.to(own.dtype)
+            flat = functional.embedding_bag(
+                index, own.flatten(0, 1), starts, mode="sum", per_sample_weights=each
+            )
+            return flat.view(circuits, number, -1)
+        else:
+            stacked = own[:, :slots]
+        return torch.from_numpy(weights).to(stacked) @ stacked.expand(circuits, -1, -1)
 
 
 def run_masked(
@@ -209,28 +243,35 @@ class _MaskedRun:
     def _attention(self, layer: int, block: Block, step: LayerPlan) -> None:
         if not step.heads:
             return
-        first = self.graph.sender_index[self.graph.attention_owners(layer, "q")[0]]
+        first = self.graph.first_heads[layer]
         base = self.world.base.streams.attention[layer]
-        normed = [block.read(x) for x in self._streams(step.sums, base, first)]
+        normed = self._normed(block, self._streams(step.sums, base, first))
         q, k, v = (
             project_inputs(block, letter, normed, step.inputs[letter], step.heads)
             for letter in "qkv"
         )
         heads = list(step.heads)
-        past = past_of(block, layer, self.world.past)
-        if past is not None and len(heads) < self.graph.heads:
-            past = (past[0][..., heads, :], past[1][..., heads, :])
+        past = past_of(block, layer, self.world.past, heads)
         z = block.attention.mix(q, k, v, self.world.context, past, heads)
         delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
-        if self.plan.use_current and not self.graph.post_norm:
+        if layer <= self.plan.current_until and not self.graph.post_norm:
             weight = block.attention.wo
             weight = weight if len(heads) == len(weight) else weight[heads]
             moved = block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
             self._move(place(moved, base.device))
-        for at, head in enumerate(heads):
+        own = delta.movedim(-2, 0).flatten(1, -2)  # [h, C·B·T, K]
+        for head, z_of in zip(heads, own, strict=True):
             if self.deltas.wants(first + head):
-                out = block.attention.scaled(delta[..., at, :] @ block.attention.wo[head])
-                self.deltas.put(first + head, place(out, base.device))
+                out = block.attention.scaled(z_of @ block.attention.wo[head])
+                out = place(out, base.device).view(*delta.shape[:-2], -1)
+                self.deltas.put(first + head, out)
+
+    def _normed(self, block: Block, streams: list[Tensor]) -> list[Tensor]:
+        """Normalise what the ports of a layer's heads hold, those of like shape together."""
+        shapes = {x.shape for x in streams}
+        if len(streams) == 1 or len(shapes) > 1:
+            return [block.read(x) for x in streams]
+        return list(block.read(torch.stack(streams)).unbind())
 
     def _post(self, layer: int, block: Block, step: LayerPlan) -> None:
         """Run `o{l}`, which reads the layer's heads and not the stream."""
@@ -239,7 +280,7 @@ class _MaskedRun:
         sender = self.graph.mlp_columns[layer].start - 1
         x = self._stream(step.post, self.world.base.streams.post[layer], sender)
         delta = block.write_post(x) - self.world.base.values.post[layer]
-        if self.plan.use_current:
+        if layer <= self.plan.current_until:
             self._move(delta)
         self.deltas.put(sender, delta)
 
@@ -260,7 +301,7 @@ class _MaskedRun:
         else:
             writers = list(step.writers)
             delta = block.writes(x, writers) - base[writers]
-        if self.plan.use_current:
+        if layer <= self.plan.current_until:
             self._move(together(delta))
         first = self.graph.mlp_columns[layer].start
         for writer, own in zip(step.writers, delta, strict=True):
@@ -276,7 +317,7 @@ def project_inputs(
     """
     weight, bias = block.attention.projection(letter)
     share = 1 if letter == "q" else block.attention.share
-    if len(inputs.sums) == 1:
+    if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
         whole = whole if share == 1 else spread(block, whole)
         return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
@@ -285,10 +326,18 @@ def project_inputs(
         groups = sorted({head // share for head in owners})
         if block.attention.norm_of_all(letter) is not None:
             part = project(block, letter, normed[index])[..., groups, :]
+        elif groups[-1] - groups[0] < len(groups):  # no copy of the weights
+            some = slice(groups[0], groups[-1] + 1)
+            part = part_of(normed[index], weight[some], None if bias is None else bias[some])
         else:
-            part = (normed[index] @ weight[groups].flatten(0, 1).t()).unflatten(
-                -1, (len(groups), -1)
-            )
-            part = part if bias is None else part + bias[groups]
+            part = part_of(normed[index], weight[groups], None if bias is None else bias[groups])
         columns.update({head: part[..., groups.index(head // share), :] for head in owners})
     return torch.stack(torch.broadcast_tensors(*(columns[head] for head in heads)), -2)
+
+
+def part_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Project x [..., D] with the weights [g, K, D] of some heads, [..., g, K]."""
+    out: Tensor = functional.linear(
+        x, weight.flatten(0, 1), None if bias is None else bias.flatten()
+    )
+    return out.unflatten(-1, weight.shape[:2])

@@ -20,7 +20,7 @@ from ..graphs.lifted import AttentionContext, Block
 from ..graphs.names import Kind
 from .layout import Group, Layout, Rows
 from .runner import Chunk
-from .trace import project
+from .trace import past_of, project
 
 Projection = tuple[Tensor, int]
 """Queries, keys or values [n or 1, B, T, h, K] of some heads, and which of them is meant."""
@@ -234,20 +234,9 @@ class IncrementalChunk:
             else:
                 current = [self._current(layer, letter, h, wide or letter != "q") for h in heads]
                 inputs.append(torch.stack(current, -2)[None])
-        past = self._past(layer, heads)
+        past = past_of(block, layer, self.chunk.past, heads)
         q, k, v = inputs
         return block.attention.mix(q, k, v, self.contexts[wide], past, heads).to(self.dtype)
-
-    def _past(self, layer: int, heads: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
-        """Return keys and values before the window, for each of some query heads."""
-        if self.chunk.past is None:
-            return None
-        share = self.model.blocks[layer].attention.share
-        groups = [head // share for head in heads]
-        keys, values = self.chunk.past[layer]
-        if groups == list(range(keys.shape[-2])):
-            return keys, values
-        return keys[..., groups, :], values[..., groups, :]
 
     def _current(self, layer: int, letter: str, head: int, wide: bool) -> Tensor:
         """Return one head's query, key or value in the current circuit, [B, T, K]."""

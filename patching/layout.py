@@ -147,15 +147,7 @@ class Layout:
 
     def head(self, layer: int, head: int) -> int:
         """Return the column of a head's sender."""
-        return self.first_head[layer] + head
-
-    @cached_property
-    def first_head(self) -> tuple[int, ...]:
-        """Return the column of each layer's first head."""
-        return tuple(
-            self.graph.sender_index[self.graph.attention_owners(layer, "q")[0]]
-            for layer in range(self.graph.layers)
-        )
+        return self.graph.first_heads[layer] + head
 
     def classes(self, senders: Sequence[int]) -> list[tuple[int, ...]]:
         """Part senders by which live ports keep an edge from them; returns places in `senders`.

@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..graphs.bits import booleans, integers
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Kind, Node, Port
 
 CURRENT, BASE = "current", "base"
+
+SPARSE = 8
+"""Circuits that keep less than one of so many edges of their live ports only use the base."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ class Plan:
     """Tell what a masked run computes.
 
     `known`: senders [S] whose values are given. `moving`: those whose value can differ from the
-    base value. `needed`: those whose delta some port adds by itself. `use_current`: the current
-    stream is read somewhere, so it has to be kept.
+    base value. `needed`: those whose delta some port adds by itself. `current_until`: the last
+    layer in which the current stream is read (the number of layers stands for `logits`), so that it
+    has to be kept up to there; −1: nowhere.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -77,7 +82,7 @@ class Plan:
     needed: np.ndarray
     known: np.ndarray
     moving: np.ndarray
-    use_current: bool
+    current_until: int
 
 
 def make_plan(
@@ -116,12 +121,7 @@ def make_plan(
     if extra is not None:
         shifted |= extra.any((0, 2))
     moving = live.copy() if every else _moving(graph, union, live, known, shifted)
-    rows = [
-        _sum(masks[:, r], graph.reads[r] & moving, on_stream=port.node.kind is not Kind.POST)
-        if live_ports[r]
-        else None
-        for r, port in enumerate(graph.ports)
-    ]
+    rows = _sums(graph, masks, live_ports, moving)
     if apart:
         rows = [entry and replace(entry, row=r) for r, entry in enumerate(rows)]
     if extra is not None:
@@ -138,8 +138,9 @@ def make_plan(
     for entry in (*used, logits):
         if entry.weights is not None:
             needed |= (entry.weights != 0).any(axis=0)
-    use_current = any(entry.start == CURRENT for entry in (*used, logits))
-    return Plan(layers, logits, needed, known, moving, use_current)
+    readers = [i for i, p in enumerate(layers) if any(s.start == CURRENT for s in p.all_sums)]
+    current_until = len(layers) if logits.start == CURRENT else max(readers, default=-1)
+    return Plan(layers, logits, needed, known, moving, current_until)
 
 
 def _known(graph: ComputationGraph, start_row: int) -> np.ndarray:
@@ -164,37 +165,51 @@ def _moving(
     `shifted`: bool [ports], those that something from outside is added to.
     """
     moving: np.ndarray = live & known
-    for row, feeds in enumerate(graph.feeds):
-        if feeds and (shifted[row] or (kept[row] & moving).any()):
-            owners = np.array(feeds)
-            moving[owners] |= live[owners]
-    return moving
+    held = integers(kept)
+    found = integers(moving[None])[0]
+    of_live = integers(live[None])[0]
+    for row, feeds in enumerate(graph.feed_bits):
+        if feeds and (shifted[row] or held[row] & found):
+            found |= feeds & of_live
+    return booleans(found, len(moving))
 
 
-def _sum(kept: np.ndarray, moving: np.ndarray, *, on_stream: bool) -> Sum:
-    """Choose the cheaper form of a port's stream: kept bool [C, S], moving bool [S].
+def _sums(
+    graph: ComputationGraph, masks: np.ndarray, live: np.ndarray, moving: np.ndarray
+) -> list[Sum | None]:
+    """Choose the cheaper form of each live port's stream: masks bool [C, P, S], moving bool [S].
 
     A port that does not read the stream (`o{l}`) adds up its few senders onto the base. So does one
     into which some circuit keeps nothing: it must hold the base exactly, since a norm behind it
-    would blow up what rounding leaves of a stream of zeros.
+    would blow up what rounding leaves of a stream of zeros. Where few edges are kept in all, the
+    current stream, to which every running node would be added, is not kept.
     """
-    on = kept & moving
-    off = ~kept & moving
-    if not on_stream:
-        return Sum(BASE, on.astype(np.float32) if on.any() else None)
-    if not off.any():
-        return Sum(CURRENT, None)
-    if not on.any():
-        return Sum(BASE, None)
-    if off.sum() < on.sum() and on.any(axis=1).all():
-        return Sum(CURRENT, -off.astype(np.float32))
-    return Sum(BASE, on.astype(np.float32))
+    reads = graph.reads & moving
+    on, off = masks & reads, ~masks & reads
+    kept, cut = on.sum((0, 2)), off.sum((0, 2))
+    everywhere = on.any(2).all(0)
+    few = SPARSE * kept[live].sum() < (kept + cut)[live].sum()
+    found: list[Sum | None] = []
+    for row, port in enumerate(graph.ports):
+        if not live[row]:
+            found.append(None)
+        elif not cut[row] and not few and port.node.kind is not Kind.POST:
+            found.append(Sum(CURRENT, None))
+        elif not kept[row]:
+            found.append(Sum(BASE, None))
+        elif few or port.node.kind is Kind.POST:
+            found.append(Sum(BASE, on[:, row].astype(np.float32)))
+        elif cut[row] < kept[row] and everywhere[row]:
+            found.append(Sum(CURRENT, -off[:, row].astype(np.float32)))
+        else:
+            found.append(Sum(BASE, on[:, row].astype(np.float32)))
+    return found
 
 
 def _layer(
     graph: ComputationGraph, layer: int, rows: list[Sum | None], running: np.ndarray
 ) -> LayerPlan:
-    first = graph.sender_index[graph.attention_owners(layer, "q")[0]]
+    first = graph.first_heads[layer]
     heads = tuple(int(h) for h in np.flatnonzero(running[first : first + graph.heads]))
     sums: dict[object, int] = {}
     chosen: list[Sum] = []
@@ -202,7 +217,7 @@ def _layer(
     for letter in "qkv" if heads else "":
         owners: dict[int, list[int]] = {}
         for head in heads:
-            entry = rows[_attention_row(graph, layer, letter, head)]
+            entry = rows[graph.attention_rows[layer][letter][head]]
             assert entry is not None
             weights = None if entry.weights is None else entry.weights.tobytes()
             extra = None if entry.extra is None else entry.extra.tobytes()
@@ -221,9 +236,3 @@ def _layer(
     writers = tuple(int(i) for i in np.flatnonzero(running[columns]))
     post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.post_norm else None
     return LayerPlan(heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post)
-
-
-def _attention_row(graph: ComputationGraph, layer: int, letter: str, head: int) -> int:
-    owners = graph.attention_owners(layer, letter)
-    owner = owners[head * len(owners) // graph.heads]
-    return graph.port_index[Port(owner, letter)]

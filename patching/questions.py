@@ -177,7 +177,7 @@ class _Question:
     def _project(self, layer: int, start: Start, changed: Projections) -> None:
         """Project an asked port's streams for the heads that read it."""
         letter = self.state.graph.ports[start.row].letter or ""
-        first = self.layout.first_head[layer]
+        first = self.state.graph.first_heads[layer]
         heads = tuple(sender - first for sender in self.state.live_of(start.row))
         found: Projections = {"q": {}, "k": {}, "v": {}}
         group = Group(self.layout.kept[start.row], (start.row,), {letter: heads})

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..graphs.norms import normalise
 from .losses import Bounds, exactly
-from .metrics import METRICS, Metric, Target
+from .metrics import METRICS, Metric
 from .runner import Chunk, Runner, refuse_nan
 from .trace import at_answers
 from .unembedding import times, weighted
@@ -113,25 +113,10 @@ class Readout:
 class TokenReadout(Readout):
     """Read a metric that only needs the logits of answers and distractors."""
 
-    @cached_property
-    def _rows(self) -> tuple[Tensor, Tensor | None, Target]:
-        target, unembed = self.chunk.target, self.chunk.model.unembed
-        ids = torch.cat((target.answers, target.distractors), -1)
-        place = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids)
-        place = place.masked_fill(ids < 0, -1)
-        answers = target.answers.shape[-1]
-        bias = None if unembed.bias is None else unembed.bias[ids.clamp(min=0)]
-        small = Target(place[:, :answers], place[:, answers:], None)
-        rows = unembed.weight[ids.clamp(min=0)]
-        return rows.to(torch.promote_types(rows.dtype, torch.float32)), bias, small
-
     def full(self, stream: Tensor) -> Tensor:
         """Return losses from the logits of the metric's tokens, float64 [n]."""
-        model = self.chunk.model
-        rows, bias, target = self._rows
-        logits = torch.einsum("nbd,bad->nba", normalise(model.final_norm, stream), rows)
-        logits = model.scale_logits(logits if bias is None else logits + bias)
-        return self.metric.loss(logits, target).double().sum(-1)
+        few = self.chunk.few_tokens
+        return self.metric.loss(few.logits(stream), few.target).double().sum(-1)
 
 
 class NormaliserReadout(Readout):

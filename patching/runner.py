@@ -21,6 +21,7 @@ from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import Ablation, get_ablation
 from .dense import World, run_masked
+from .few_tokens import FewTokens
 from .metrics import Metric, Target, get_metric
 from .plan import make_plan
 from .prompt_checks import check_prompts
@@ -135,6 +136,23 @@ class Chunk:
         """Return what metrics compare with."""
         logits = self.logits(self.clean.streams.final)
         return Target(self.batch.answers, self.batch.distractors, logits)
+
+    @cached_property
+    def few_tokens(self) -> FewTokens:
+        """Return what maps the stream at the answers to the logits of their tokens alone."""
+        return FewTokens.of(self.model, Target.from_batch(self.batch))
+
+    def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
+        """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
+        if all(metric.tokens_only for metric in metrics):
+            few = self.few_tokens
+            answers = at_answers(stream, self.batch.answer_position - self.start)
+            logits, target = few.logits(answers), few.target
+        else:
+            logits, target = self.logits_with_grad(stream), self.target
+        return [
+            metric.loss(logits, target) if losses else metric(logits, target) for metric in metrics
+        ]
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:
@@ -304,11 +322,11 @@ class Runner:
         self, circuits: Sequence[Circuit], metrics: Sequence[Metric] | None = None
     ) -> np.ndarray:
         """Return the mean of each metric for each circuit, float64 [metrics, circuits]."""
-        return self._mean(circuits, lambda m: m.function, metrics)
+        return self._mean(circuits, [self.metric] if metrics is None else metrics, losses=False)
 
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
-        losses: np.ndarray = self._mean(circuits, lambda m: m.loss, None)[0]
+        losses: np.ndarray = self._mean(circuits, [self.metric], losses=True)[0]
         return losses
 
     def loss(self, circuit: Circuit) -> float:
@@ -326,13 +344,35 @@ class Runner:
         """
         total = np.zeros(len(masks))
         for chunk in self.chunks():
-            logits = self.chunk_logits(chunk, masks, start_row)
-            total += self.metric.loss(logits, chunk.target).cpu().double().sum(-1).numpy()
+            (found,) = self._read(chunk, masks, [self.metric], True, start_row)
+            total += found.cpu().double().sum(-1).numpy()
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
-        """Return the logits of masks [C, P, S] on one chunk, [C, B, V].
+        """Return the logits of masks [C, P, S] on one chunk, [C, B, V]; see `mask_losses`."""
+        parts = self._streams(chunk, masks, start_row)
+        return torch.cat([chunk.logits_with_grad(x).expand(n, -1, -1) for n, x in parts])
+
+    def _read(
+        self,
+        chunk: Chunk,
+        masks: np.ndarray,
+        metrics: Sequence[Metric],
+        losses: bool,
+        start_row: int = 0,
+    ) -> list[Tensor]:
+        """Return values or losses of metrics, of masks [C, P, S] on one chunk, [C, B] each."""
+        parts = [
+            [value.expand(n, -1) for value in chunk.read(stream, metrics, losses)]
+            for n, stream in self._streams(chunk, masks, start_row)
+        ]
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
+
+    def _streams(
+        self, chunk: Chunk, masks: np.ndarray, start_row: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the stream at `logits`, [n or 1, B, T, D], of n masks at a time.
 
         Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
         other.
@@ -344,28 +384,23 @@ class Runner:
         streams = len(masks) * max(len(step.sums) for step in plan.layers)
         if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
             half = len(masks) // 2
-            halves = (masks[:half], masks[half:])
-            return torch.cat([self.chunk_logits(chunk, part, start_row) for part in halves])
-        logits = chunk.logits_with_grad(run_masked(world, plan, len(masks)))
-        return logits.expand(len(masks), -1, -1)
+            for part in (masks[:half], masks[half:]):
+                yield from self._streams(chunk, part, start_row)
+            return
+        yield len(masks), run_masked(world, plan, len(masks))
 
     def _mean(
-        self,
-        circuits: Sequence[Circuit],
-        function: Callable[[Metric], Callable[[Tensor, Target], Tensor]],
-        metrics: Sequence[Metric] | None,
+        self, circuits: Sequence[Circuit], metrics: Sequence[Metric], *, losses: bool
     ) -> np.ndarray:
-        chosen = [self.metric] if metrics is None else list(metrics)
         masks = self._masks(circuits)
-        total = np.zeros((len(chosen), len(circuits)))
+        total = np.zeros((len(metrics), len(circuits)))
         with torch.no_grad():
             for chunk in self.chunks():
                 for c in range(len(masks)):
-                    logits = self.chunk_logits(chunk, masks[c : c + 1])
-                    for i, metric in enumerate(chosen):
-                        value = function(metric)(logits, chunk.target)
+                    found = self._read(chunk, masks[c : c + 1], metrics, losses)
+                    for i, value in enumerate(found):
                         total[i, c] += float(value.cpu().double().sum())
-        for metric, values in zip(chosen, total, strict=True):
+        for metric, values in zip(metrics, total, strict=True):
             refuse_nan(values, f"the metric '{metric.name}'")
         return total / len(self.pairs)
 

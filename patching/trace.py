@@ -8,6 +8,7 @@ Shapes: B examples, T positions, D d_model, H heads, G key/value heads, K d_head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,9 +109,18 @@ def spread(block: Block, x: Tensor) -> Tensor:
     return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
 
 
-def past_of(block: Block, layer: int, past: Past | None) -> tuple[Tensor, Tensor] | None:
-    """Return a layer's past keys and values for each query head, [B, start, H, K]."""
-    return None if past is None else (spread(block, past[layer][0]), spread(block, past[layer][1]))
+def past_of(
+    block: Block, layer: int, past: Past | None, heads: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Return a layer's past keys and values for each query head, or for some, [B, start, h, K]."""
+    if past is None:
+        return None
+    keys, values = past[layer]
+    chosen = range(block.attention.heads) if heads is None else heads
+    groups = [head // block.attention.share for head in chosen]
+    if groups == list(range(keys.shape[-2])):
+        return keys, values
+    return keys[..., groups, :], values[..., groups, :]
 
 
 def run_plain(
