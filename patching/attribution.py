@@ -36,8 +36,9 @@ from ..graphs.devices import place
 from ..graphs.lifted import Block, working_dtype
 from ..graphs.names import LETTERS, Kind, Node, Port
 from ..graphs.scores import Scores
+from .chunk import Chunk, sender_deltas
 from .closed_form import Extra, Together, constant, fold, spread_out
-from .runner import Chunk, Progress, Runner, refuse_nan, sender_deltas
+from .runner import Progress, Runner, refuse_nan
 from .trace import past_of, project_all, spread, sum_heads
 
 ROWS_AT_ONCE = 128

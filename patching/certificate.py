@@ -14,10 +14,11 @@ from ..graphs.circuit import Circuit
 from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, LiftedModel
 from .ablations import zero
+from .chunk import Chunk, sender_deltas
 from .metrics import METRICS
 from .prompts import Batch, Pair, PromptPairs
 from .rounding import rounding_excess
-from .runner import Chunk, Runner, sender_deltas
+from .runner import Runner
 from .trace import Trace, run_plain
 
 RELATIVE_TOLERANCE = {

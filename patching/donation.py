@@ -21,9 +21,10 @@ from ..graphs.devices import place
 from ..graphs.graph import ComputationGraph
 from ..graphs.lifted import LiftedModel
 from ..graphs.names import Kind, Node
+from .chunk import Chunk
 from .metrics import Metric, Target
 from .prompts import PromptPairs
-from .runner import Chunk, Runner, refuse_nan
+from .runner import Runner, refuse_nan
 from .trace import Values, at_answers
 
 WARN_BYTES = 2 << 30

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..graphs.circuit import Circuit
 from ..graphs.names import Port
+from .chunk import Chunk
 from .dense import run_masked
 from .plan import make_plan
-from .runner import Chunk, Runner
+from .runner import Runner
 
 
 def port_gradients(runner: Runner, chunk: Chunk, circuit: Circuit) -> dict[Port, Tensor]:

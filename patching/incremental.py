@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..graphs.lifted import AttentionContext, Block
 from ..graphs.names import Kind
+from .chunk import Chunk
 from .layout import Group, Layout, Rows
-from .runner import Chunk
 from .trace import past_of, project
 
 Projection = tuple[Tensor, int]

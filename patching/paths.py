@@ -21,9 +21,10 @@ from torch import Tensor
 from ..errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
+from .chunk import Chunk, sender_deltas
 from .dense import World, run_masked
 from .plan import make_plan
-from .runner import Chunk, Runner, refuse_nan, sender_deltas
+from .runner import Runner, refuse_nan
 from .trace import Trace
 
 

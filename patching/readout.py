@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ..graphs.norms import normalise
+from .chunk import Chunk
 from .losses import Bounds, exactly
 from .metrics import METRICS, Metric
-from .runner import Chunk, Runner, refuse_nan
+from .runner import Runner, refuse_nan
 from .trace import at_answers
 from .unembedding import times, weighted
 from .vocabulary import INFINITE, Base, Head

@@ -37,6 +37,7 @@ from ..graphs.devices import place
 from ..graphs.graph import ComputationGraph
 from ..graphs.lifted import LiftedModel
 from ..graphs.names import Edge, Node
+from .chunk import Chunk
 from .dense import World, run_masked
 from .donation import (
     Donation,
@@ -50,7 +51,7 @@ from .donation import (
 )
 from .plan import make_plan
 from .prompts import PromptPairs
-from .runner import RUN_BYTES, Chunk, Runner, refuse_nan
+from .runner import RUN_BYTES, Runner, refuse_nan
 from .trace import at_answers
 
 SAME = 1e-6

@@ -12,8 +12,8 @@ from torch import Tensor
 from edgewise.graphs.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.names import Kind
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Chunk
 from tests.configs import CONFIGS
 
 

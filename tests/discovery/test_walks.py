@@ -14,9 +14,10 @@ from edgewise.errors import ModelNotFound
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.loading import load
 from edgewise.patching import readout
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.metrics import Metric
 from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.runner import Runner
 from edgewise.patching.search import DenseSearch, IncrementalSearch
 from tests.configs import CONFIGS
 from tests.engine import one_of_each_type, tiny_lift, tiny_pairs

@@ -25,9 +25,10 @@ from edgewise.errors import CertificateFailed, PromptError, UnsupportedModel
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lifted import LiftedModel, Norm
 from edgewise.patching.certificate import certify
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.gradients import port_gradients
 from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.runner import Runner
 from tests.engine import random_mask, tiny_model, tiny_pairs
 from tests.patching.test_attribution import mask_loss
 from tests.patching.test_identities import naive_logits

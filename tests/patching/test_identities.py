@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.names import Kind, Node, Port
 from edgewise.patching.certificate import certify, original_run
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.dense import SUMS_KEPT, World, run_masked
 from edgewise.patching.plan import Plan, make_plan
-from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.runner import Runner
 from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole

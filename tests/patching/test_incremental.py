@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from edgewise.graphs.lifting import describe
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.incremental import IncrementalChunk
 from edgewise.patching.layout import rows_by_layer
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.questions import ask
-from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import random_mask, tiny_lift, tiny_model, tiny_pairs
 

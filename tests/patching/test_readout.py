@@ -18,10 +18,11 @@ from torch import Tensor
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.graphs.lifting import describe
 from edgewise.patching import readout
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.metrics import get_metric
 from edgewise.patching.prompts import Pair, PromptPairs
 from edgewise.patching.readout import Reading, Readout, TokenReadout, make_readout
-from edgewise.patching.runner import Chunk, Runner
+from edgewise.patching.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_pairs
 

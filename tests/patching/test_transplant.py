@@ -15,9 +15,9 @@ from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.lifted import LiftedModel
 from edgewise.graphs.lifting import describe
 from edgewise.graphs.names import Edge, Kind, Node
+from edgewise.patching.chunk import Chunk
 from edgewise.patching.donation import quiet_runner, record
 from edgewise.patching.metrics import get_metric
-from edgewise.patching.runner import Chunk
 from edgewise.patching.trace import at_answers
 from edgewise.patching.transplant import Transplant, edges_mask, nodes_mask
 from tests.configs import CONFIGS
