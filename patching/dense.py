@@ -90,7 +90,7 @@ class _Deltas:
         self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
         self._mine = shared.astype(np.float32)
         own = [int(i) for i in (plan.needed & plan.moving & ~shared).nonzero()[0]]
-        self.own_senders = own
+        self._columns = np.array(own, dtype=np.intp)
         self._slot = {sender: i for i, sender in enumerate(own)}
         self._list: list[Tensor] = []
         self._own: Tensor | None = None
@@ -123,38 +123,47 @@ class _Deltas:
             part = (weights * self._mine)[:, :, : len(self._shared)]
             flat = torch.from_numpy(part).to(self._shared).flatten(0, 1)
             total = (flat @ self._shared).view(circuits, number, -1)
-        mine = weights[:, :, self.own_senders]
-        used = np.flatnonzero((mine != 0).any((0, 1)))
-        if len(used):
-            more = self._weighed(mine[:, :, : int(used[-1]) + 1])  # later slots are not written yet
+        mine = weights[:, :, self._columns]
+        places = mine.nonzero()
+        if len(places[0]):
+            more = self._weighed(mine, places)
             total = more if total is None else total + more
         assert total is not None
         return total.view(circuits, number, *self._shape).to(self._dtype)
 
-    def _weighed(self, weights: np.ndarray) -> Tensor:
-        """Add up the deltas of the first slots with weights [C, n, slots], [C, n, N].
+    def _weighed(self, weights: np.ndarray, places: tuple[np.ndarray, ...]) -> Tensor:
+        """Add up deltas with weights [C, n, slots], [C, n, N].
 
         Few of many are added up one by one, others by a matrix product.
+
+        Args:
+            weights: the weights.
+            places: where they are not 0: circuits, sums and slots.
         """
-        circuits, number, slots = weights.shape
+        circuits, number, _ = weights.shape
+        circuit, which, slot = places
+        written = int(slot.max()) + 1  # later slots are not written yet
         own = self._own
         if own is None:
-            stacked = torch.cat(self._list[:slots], 1)
-        elif np.count_nonzero(weights) <= circuits * slots and own.dtype in SUMMED:
-            circuit, _, slot = places = weights.nonzero()
-            sizes = np.count_nonzero(weights, axis=2).ravel()
+            stacked = torch.cat(self._list[:written], 1)
+        elif len(slot) <= circuits * written and own.dtype in SUMMED:
+            sizes = np.bincount(circuit * number + which, minlength=circuits * number)
             index, starts, each = (
                 torch.from_numpy(x).to(own.device)
                 for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes, weights[places])
             )
-            each = each.to(own.dtype)
             flat = functional.embedding_bag(
-                index, own.flatten(0, 1), starts, mode="sum", per_sample_weights=each
+                index,
+                own.flatten(0, 1),
+                starts,
+                mode="sum",
+                per_sample_weights=each.to(own.dtype),
             )
             return flat.view(circuits, number, -1)
         else:
-            stacked = own[:, :slots]
-        return torch.from_numpy(weights).to(stacked) @ stacked.expand(circuits, -1, -1)
+            stacked = own[:, :written]
+        part = torch.from_numpy(weights[:, :, :written]).to(stacked)
+        return part @ stacked.expand(circuits, -1, -1)
 
 
 def run_masked(
@@ -202,9 +211,10 @@ class _MaskedRun:
     def _streams(self, entries: Sequence[Sum], base: Tensor, senders: int) -> list[Tensor]:
         """Return what ports hold, [C or 1, B, T, D] each; `senders` write before them."""
         start = base[None]
+        current = start
         if any(entry.start == CURRENT for entry in entries):
             self._catch_up(senders)
-        current = start if self.moved is None else start + self.moved
+            current = start if self.moved is None else start + self.moved
         found = [current if entry.start == CURRENT else start for entry in entries]
         weighted = [i for i, entry in enumerate(entries) if entry.weights is not None]
         if weighted:
@@ -245,7 +255,7 @@ class _MaskedRun:
             return
         first = self.graph.first_heads[layer]
         base = self.world.base.streams.attention[layer]
-        normed = self._normed(block, self._streams(step.sums, base, first))
+        normed = self._normed(block, step.sums, base, first)
         q, k, v = (
             project_inputs(block, letter, normed, step.inputs[letter], step.heads)
             for letter in "qkv"
@@ -266,12 +276,15 @@ class _MaskedRun:
                 out = place(out, base.device).view(*delta.shape[:-2], -1)
                 self.deltas.put(first + head, out)
 
-    def _normed(self, block: Block, streams: list[Tensor]) -> list[Tensor]:
-        """Normalise what the ports of a layer's heads hold, those of like shape together."""
-        shapes = {x.shape for x in streams}
-        if len(streams) == 1 or len(shapes) > 1:
-            return [block.read(x) for x in streams]
-        return list(block.read(torch.stack(streams)).unbind())
+    def _normed(
+        self, block: Block, entries: Sequence[Sum], base: Tensor, senders: int
+    ) -> list[Tensor]:
+        """Normalise what the ports of a layer's heads hold, where it can be all together."""
+        plain = all(e.start != CURRENT and e.weights is not None for e in entries)
+        if self.offsets or not plain or any(e.extra is not None for e in entries):
+            return [block.read(x) for x in self._streams(entries, base, senders)]
+        weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
+        return list(block.read(base + self.deltas.add(weights)).unbind(1))
 
     def _post(self, layer: int, block: Block, step: LayerPlan) -> None:
         """Run `o{l}`, which reads the layer's heads and not the stream."""
