@@ -21,9 +21,12 @@ from ..graphs.devices import place
 from ..graphs.lifted import AttentionContext, Block, LiftedModel
 from ..graphs.names import Kind
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
-from .trace import Past, Trace, past_of, project, spread, together
+from .trace import Past, Trace, past_of, project, project_heads, spread, together
 
 SUMS_KEPT = 8
+
+FEW = 2
+"""Known senders (the embedding's) that are added up like others."""
 
 SUMMED = (torch.float32, torch.float64)
 """Types in which few deltas are added up without a matrix product."""
@@ -84,7 +87,7 @@ class _Deltas:
         self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
         held = not torch.is_grad_enabled()
         shared = plan.needed & plan.known
-        if held and circuits == 1:  # known senders then need no sum of their own
+        if held and circuits == 1 and shared.sum() <= FEW:  # they need no sum of their own
             shared = np.zeros_like(shared)
         (columns,) = shared.nonzero()
         self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
@@ -328,7 +331,6 @@ def project_inputs(
 
     `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
     """
-    weight, bias = block.attention.projection(letter)
     share = 1 if letter == "q" else block.attention.share
     if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
@@ -336,21 +338,6 @@ def project_inputs(
         return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
     columns: dict[int, Tensor] = {}
     for index, owners in zip(inputs.sums, inputs.owners, strict=True):
-        groups = sorted({head // share for head in owners})
-        if block.attention.norm_of_all(letter) is not None:
-            part = project(block, letter, normed[index])[..., groups, :]
-        elif groups[-1] - groups[0] < len(groups):  # no copy of the weights
-            some = slice(groups[0], groups[-1] + 1)
-            part = part_of(normed[index], weight[some], None if bias is None else bias[some])
-        else:
-            part = part_of(normed[index], weight[groups], None if bias is None else bias[groups])
-        columns.update({head: part[..., groups.index(head // share), :] for head in owners})
+        part, places = project_heads(block, letter, normed[index], owners)
+        columns.update({h: part[..., at, :] for h, at in zip(owners, places, strict=True)})
     return torch.stack(torch.broadcast_tensors(*(columns[head] for head in heads)), -2)
-
-
-def part_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Project x [..., D] with the weights [g, K, D] of some heads, [..., g, K]."""
-    out: Tensor = functional.linear(
-        x, weight.flatten(0, 1), None if bias is None else bias.flatten()
-    )
-    return out.unflatten(-1, weight.shape[:2])

@@ -20,7 +20,7 @@ from ..graphs.lifted import AttentionContext, Block
 from ..graphs.names import Kind
 from .chunk import Chunk
 from .layout import Group, Layout, Rows
-from .trace import past_of, project
+from .trace import past_of, project_heads
 
 Projection = tuple[Tensor, int]
 """Queries, keys or values [n or 1, B, T, h, K] of some heads, and which of them is meant."""
@@ -287,24 +287,6 @@ class IncrementalChunk:
         inner = max(block.mlp.features for block in self.model.blocks)
         heads = 3 * self.graph.heads * self.model.blocks[0].attention.size
         return 4 * tokens * (6 * width + 3 * inner + heads)
-
-
-def project_heads(
-    block: Block, letter: str, normed: Tensor, heads: list[int]
-) -> tuple[Tensor, list[int]]:
-    """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
-    share = 1 if letter == "q" else block.attention.share
-    if block.attention.norm_of_all(letter) is not None:
-        return project(block, letter, normed), [head // share for head in heads]
-    weight, bias = block.attention.projection(letter)
-    groups = sorted({head // share for head in heads})
-    if len(groups) == 1:
-        at = slice(groups[0], groups[0] + 1)
-        weight, bias = weight[at], None if bias is None else bias[at]
-    elif len(groups) < len(weight):
-        weight, bias = weight[groups], None if bias is None else bias[groups]
-    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
-    return out if bias is None else out + bias, [groups.index(head // share) for head in heads]
 
 
 def gathered(parts: list[Projection]) -> Tensor:

@@ -104,6 +104,24 @@ def project_only(block: Block, letter: str, normed: Tensor) -> Tensor:
     return out if bias is None else out + bias
 
 
+def project_heads(
+    block: Block, letter: str, normed: Tensor, heads: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
+    share = 1 if letter == "q" else block.attention.share
+    if block.attention.norm_of_all(letter) is not None:
+        return project(block, letter, normed), [head // share for head in heads]
+    weight, bias = block.attention.projection(letter)
+    groups = sorted({head // share for head in heads})
+    if groups[-1] - groups[0] < len(groups):  # views, no copies
+        at = slice(groups[0], groups[-1] + 1)
+        weight, bias = weight[at], None if bias is None else bias[at]
+    else:
+        weight, bias = weight[groups], None if bias is None else bias[groups]
+    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
+    return out if bias is None else out + bias, [groups.index(head // share) for head in heads]
+
+
 def spread(block: Block, x: Tensor) -> Tensor:
     """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
     return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
