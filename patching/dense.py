@@ -149,7 +149,7 @@ class _Deltas:
         own = self._own
         if own is None:
             stacked = torch.cat(self._list[:written], 1)
-        elif len(slot) <= circuits * written and own.dtype in SUMMED:
+        elif len(slot) <= circuits * written and own.dtype in SUMMED and own.device.type != "mps":
             sizes = np.bincount(circuit * number + which, minlength=circuits * number)
             index, starts, each = (
                 torch.from_numpy(x).to(own.device)
