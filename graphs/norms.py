@@ -38,8 +38,8 @@ class Norm:
             y = unit.to(x.dtype)
         else:
             scale = place(scale, x.device)
-            unit = unit if self.offset else unit.to(x.dtype)
-            y = scaled(unit, scale).to(x.dtype)
+            y = scaled(unit if self.offset else unit.to(x.dtype), scale)
+            y = y.to(x.dtype) if self.offset else y
         return y if self.bias is None else y + place(self.bias, x.device)
 
     @property

@@ -125,15 +125,20 @@ class Chunk:
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
-        if all(metric.tokens_only for metric in metrics):
-            few = self.few_tokens
-            answers = at_answers(stream, self.batch.answer_position - self.start)
-            logits, target = few.logits(answers), few.target
-        else:
-            logits, target = self.logits_with_grad(stream), self.target
-        return [
-            metric.loss(logits, target) if losses else metric(logits, target) for metric in metrics
-        ]
+        found = []
+        every: Tensor | None = None
+        few: Tensor | None = None
+        for metric in metrics:
+            if metric.reads_few:
+                if few is None:
+                    answers = at_answers(stream, self.batch.answer_position - self.start)
+                    few = self.few_tokens.logits(answers)
+                logits, target = few, self.few_tokens.target
+            else:
+                every = self.logits_with_grad(stream) if every is None else every
+                logits, target = every, self.target
+            found.append(metric.loss(logits, target) if losses else metric(logits, target))
+        return found
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:

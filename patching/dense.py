@@ -1,7 +1,7 @@
 """The dense runner: one pass over the layers for one or more circuits, under a plan.
 
 At a port p the stream is  x_p = base + Σ_{u kept} (o_u − a_u)  or, equally,
-x_p = current + Σ_{u ablated} (a_u − o_u); the plan picks the shorter sum. `base` is what the
+x_p = current + Σ_{u ablated} (a_u − o_u); the plan picks the cheaper sum. `base` is what the
 stream holds when every edge is ablated, `current` the sum of what all senders write in this run.
 
 Shapes: C circuits, B examples, T positions, D d_model, h heads that run, K d_head.
@@ -26,10 +26,14 @@ from .trace import Past, Trace, past_of, project, project_heads, spread, togethe
 SUMS_KEPT = 8
 
 FEW = 2
-"""Known senders (the embedding's) that are added up like others."""
+"""In runs of one circuit, up to so many known senders are kept beside others, and have no sum of
+their own."""
 
 SUMMED = (torch.float32, torch.float64)
 """Types in which few deltas are added up without a matrix product."""
+
+WIDEST = 1 << 20
+"""Numbers of a delta up to which that is faster; each size costs some compiling, once."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ class World:
 class _Deltas:
     """Collect the senders' deltas and add them up with weights.
 
-    Known senders are shared by all circuits, [n, N]; the rest have one value for each, [C, n, N];
-    N is B·T·D.
+    Known senders are shared by all circuits, [n, N]; the rest (and few known ones, in runs of one
+    circuit) have one value for each, [C, n, N]; N is B·T·D.
     """
 
     def __init__(self, plan: Plan, world: World, circuits: int) -> None:
@@ -96,6 +100,8 @@ class _Deltas:
         self._columns = np.array(own, dtype=np.intp)
         self._slot = {sender: i for i, sender in enumerate(own)}
         self._list: list[Tensor] = []
+        few = like.dtype in SUMMED and like.device.type != "mps"
+        self._one_by_one = few and like[0].numel() <= WIDEST
         self._own: Tensor | None = None
         if own and held:
             self._own = like.new_empty(circuits, len(own), like[0].numel())
@@ -137,7 +143,7 @@ class _Deltas:
     def _weighed(self, weights: np.ndarray, places: tuple[np.ndarray, ...]) -> Tensor:
         """Add up deltas with weights [C, n, slots], [C, n, N].
 
-        Few of many are added up one by one, others by a matrix product.
+        They are added up one by one if fewer are wanted than a matrix product would read.
 
         Args:
             weights: the weights.
@@ -149,7 +155,7 @@ class _Deltas:
         own = self._own
         if own is None:
             stacked = torch.cat(self._list[:written], 1)
-        elif len(slot) <= circuits * written and own.dtype in SUMMED and own.device.type != "mps":
+        elif len(slot) <= circuits * written and self._one_by_one:
             sizes = np.bincount(circuit * number + which, minlength=circuits * number)
             index, starts, each = (
                 torch.from_numpy(x).to(own.device)

@@ -44,6 +44,7 @@ class FewTokens:
     def logits(self, stream: Tensor) -> Tensor:
         """Map the stream at the answer positions, [..., B, D], to logits, [..., B, n]."""
         y = normalise(self.model.final_norm, stream)
-        logits = (self.rows @ y.to(self.rows.dtype)[..., None]).squeeze(-1)
+        y = y.to(self.rows.dtype)
+        logits = torch.einsum("...bd,bad->...ba", y, self.rows)  # copies no rows
         logits = logits if self.bias is None else logits + self.bias
         return self.model.scale_logits(logits.to(stream.dtype))

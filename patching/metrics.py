@@ -61,7 +61,8 @@ class Metric:
 
     `differentiable`: gradients with respect to the logits mean something.
     `flat_at_clean`: the gradient is 0 at the clean run, so plain attribution finds nothing.
-    `tokens_only`: the value depends on the logits of answers and distractors alone.
+    `tokens_only`: the value depends on the logits of answers and distractors alone; the function is
+    then given these alone, with a target that counts them from 0.
 
     >>> import torch
     >>> target = Target(torch.tensor([[2]]), torch.tensor([[0]]))
@@ -136,6 +137,11 @@ class Metric:
                 f"the metric {self.name} compares with the full model's logits on the clean "
                 "prompts, but clean_logits is None; pass them in the Target."
             )
+
+    @property
+    def reads_few(self) -> bool:
+        """Tell whether the logits of answers and distractors are all that is needed."""
+        return self.tokens_only and not self.needs_clean_logits
 
     @property
     def description(self) -> str:

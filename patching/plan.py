@@ -1,7 +1,7 @@
 """What one masked run has to compute, decided before it computes anything.
 
 From the kept masks of one or more circuits the plan says which nodes run at all, what each live
-port adds up (few kept edges onto the ablated stream, or few ablated edges off the current one),
+port adds up (kept edges onto the ablated stream, or ablated edges off the current one),
 and which ports hold the same stream and so share their norm and projection.
 """
 
@@ -18,7 +18,8 @@ from ..graphs.names import Kind, Node, Port
 CURRENT, BASE = "current", "base"
 
 SPARSE = 8
-"""Circuits that keep less than one of so many edges of their live ports only use the base."""
+"""Circuits that keep fewer than one of so many moving edges into their live ports only use the base
+stream; edges from senders that cannot move do not count."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,9 @@ def _sums(
     current stream, to which every running node would be added, is not kept.
     """
     reads = graph.reads & moving
-    on, off = masks & reads, ~masks & reads
-    kept, cut = on.sum((0, 2)), off.sum((0, 2))
+    on = masks & reads
+    kept = on.sum((0, 2))
+    cut = len(masks) * reads.sum(1) - kept
     everywhere = on.any(2).all(0)
     few = SPARSE * kept[live].sum() < (kept + cut)[live].sum()
     found: list[Sum | None] = []
@@ -200,7 +202,8 @@ def _sums(
         elif few or port.node.kind is Kind.POST:
             found.append(Sum(BASE, on[:, row].astype(np.float32)))
         elif cut[row] < kept[row] and everywhere[row]:
-            found.append(Sum(CURRENT, -off[:, row].astype(np.float32)))
+            off = ~masks[:, row] & reads[row]
+            found.append(Sum(CURRENT, -off.astype(np.float32)))
         else:
             found.append(Sum(BASE, on[:, row].astype(np.float32)))
     return found

@@ -321,7 +321,7 @@ def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout
     `patience`: bounds move to a nearer base point where a mean loss is known worse than this.
     """
     known = METRICS.get(metric.name)
-    if metric.tokens_only:
+    if metric.reads_few:
         return TokenReadout(chunk, metric)
     bounded = metric.name in ("kl", "nll") and known is not None and metric == known
     vocabulary = chunk.model.unembed.weight.shape[0]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.patching.metrics import get_metric
+from edgewise.graphs.circuit import Circuit
+from edgewise.patching.metrics import Metric, Target, get_metric
+from edgewise.patching.readout import Readout, make_readout
 from edgewise.patching.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import random_mask, tiny_lift, tiny_pairs
@@ -39,3 +41,35 @@ def test_the_whole_vocabulary_is_not_computed(monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(again.mask_losses(mask), wanted)
     with pytest.raises(AssertionError):
         again.with_metric("kl").mask_losses(mask)
+
+
+def test_a_metric_that_compares_with_the_clean_run_gets_all_logits() -> None:
+    def gap(logits: torch.Tensor, target: Target) -> torch.Tensor:
+        assert target.clean_logits is not None
+        rows = torch.arange(len(target.answers))
+        first = target.answers[:, 0]
+        return logits[..., rows, first] - target.clean_logits[rows, first]
+
+    both = Metric("gap", gap, larger_is_better=True, needs_clean_logits=True, tokens_only=True)
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric=both)
+    full = random_mask(runner.graph, 1.0, 0)[None]
+    np.testing.assert_allclose(runner.mask_losses(full), 0, atol=1e-12)
+    (chunk,) = runner.chunks()
+    assert type(make_readout(chunk, both)) is Readout
+
+
+def test_a_metric_gives_the_same_number_in_any_company() -> None:
+    runner = Runner.create(tiny_lift("llama", dtype=torch.float32), tiny_pairs())
+    circuit = Circuit(runner.graph, random_mask(runner.graph, 0.4, 0))
+    metrics = [get_metric(name) for name in ("kl", "logit_diff", "accuracy")]
+    together = runner.measure([circuit], metrics)
+    alone = [runner.measure([circuit], [metric])[0] for metric in metrics]
+    np.testing.assert_array_equal(together, np.stack(alone))
+
+
+def test_one_stream_is_read_like_several() -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
+    (chunk,) = runner.chunks()
+    streams = torch.randn(3, len(chunk.batch), chunk.model.d_model, dtype=torch.float64)
+    several = chunk.few_tokens.logits(streams)
+    torch.testing.assert_close(chunk.few_tokens.logits(streams[1]), several[1])
