@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.patching.layout import Layout, rows_by_layer
+from edgewise.patching.plan import make_plan
+from tests.engine import random_mask
 
 SHAPES = [
     ComputationGraph(3, 2),
@@ -165,3 +167,17 @@ def test_rows_by_layer_lists_every_port_but_logits(graph: ComputationGraph) -> N
         assert [str(graph.ports[row])[0] for row in rows.others] == ["o", "m"][-len(rows.others) :]
         found += rows.others
     assert sorted(found) == list(range(len(graph.ports) - 1))
+
+
+def test_the_current_stream_is_kept_only_while_somebody_reads_it() -> None:
+    graph = ComputationGraph(layers=8, heads=4)
+    full = make_plan(graph, graph.reads[None], consistent=True)
+    assert full.current_until == graph.layers  # `logits` reads it
+    few = random_mask(graph, 0.05, 0)
+    assert few.sum() > 20
+    plan = make_plan(graph, few[None], consistent=True)
+    assert plan.current_until == -1  # each port adds up its few edges instead
+    some = graph.reads.copy()
+    behind = [port.node.layer is None or port.node.layer > 5 for port in graph.ports]
+    some[behind] = few[behind]
+    assert make_plan(graph, some[None], consistent=True).current_until == 5
