@@ -16,9 +16,9 @@ import torch
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import load
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import load
+from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 
 COLUMNS = (

@@ -21,10 +21,10 @@ import torch
 
 from edgewise.discovery.acdc import walk
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.lifting import describe
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import IncrementalSearch
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.incremental.state.search import IncrementalSearch
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 
 BASE = {"layers": 8, "examples": 8, "length": 16}
 GRID = {"layers": [2, 4, 8, 16, 32, 48], "examples": [2, 8, 32], "length": [8, 16, 64]}

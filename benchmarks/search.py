@@ -22,11 +22,11 @@ import torch
 from edgewise.discovery.acdc import walk
 from edgewise.discovery.exact import exact
 from edgewise.discovery.registry import Discovery
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import load
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import DenseSearch, IncrementalSearch, Search
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import load
+from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 
 

@@ -21,10 +21,10 @@ import torch
 
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import load
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import load
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 
 

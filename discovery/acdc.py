@@ -29,17 +29,17 @@ import numpy as np
 from ..graphs.circuit import Circuit
 from ..graphs.names import LETTERS
 from ..graphs.scores import Scores
-from ..patching.losses import rises
-from ..patching.search import Trail
+from ..patching.incremental.losses import rises
+from ..patching.incremental.search import Trail
 from .journal import Entry, misfit, read_entries
 from .pace import Pace, question_bound
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
-    from ..patching.losses import Loss
-    from ..patching.runner import Progress, Runner
-    from ..patching.search import Search
+    from ..patching.incremental.losses import Loss
+    from ..patching.incremental.search import Search
+    from ..patching.run.runner import Progress, Runner
     from .journal import Journal
 
 ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and senders descending"
@@ -70,7 +70,7 @@ def acdc(
     journal: Journal | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
-    from ..patching.search import make_search
+    from ..patching.incremental.search import make_search
 
     search, graph = make_search(runner, threshold), runner.graph
     return walk(search, graph, threshold, ports_first, absolute, candidates, progress, journal)

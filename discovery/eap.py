@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .registry import Discovery, method
 
 if TYPE_CHECKING:
-    from ..patching.runner import Progress, Runner
+    from ..patching.run.runner import Progress, Runner
 
 
 @method(
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the gradient at the clean run."""
-    from ..patching.attribution import attribute
+    from ..patching.gradients.attribution import attribute
 
     return Discovery(attribute(runner, [1.0], progress), questions=0)
 
@@ -39,6 +39,6 @@ def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
 )
 def clean_corrupted(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the mean of the two gradients."""
-    from ..patching.attribution import attribute
+    from ..patching.gradients.attribution import attribute
 
     return Discovery(attribute(runner, [0.0, 1.0], progress), questions=0)

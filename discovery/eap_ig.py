@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
-    from ..patching.runner import Progress, Runner
+    from ..patching.run.runner import Progress, Runner
 
 
 @method(
@@ -33,7 +33,7 @@ def eap_ig(
     runner: Runner, *, steps: int = 5, midpoint: bool = False, progress: Progress | None = None
 ) -> Discovery:
     """Score every edge with the averaged gradient."""
-    from ..patching.attribution import attribute
+    from ..patching.gradients.attribution import attribute
 
     shift = 0.5 if midpoint else 0.0
     points = [(k + shift) / steps for k in range(steps)]

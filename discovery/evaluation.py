@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
 from ..graphs.scores import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..graphs.graph import ComputationGraph
-    from ..patching.losses import Losses
-    from ..patching.metrics import Metric
-    from ..patching.runner import Progress, Runner
-    from ..patching.search import Search
+    from ..patching.incremental.losses import Losses
+    from ..patching.incremental.search import Search
+    from ..patching.metrics.registry import Metric
+    from ..patching.run.runner import Progress, Runner
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes of the Mechanistic Interpretability Benchmark's curves, as shares of all edges."""
@@ -245,7 +245,7 @@ def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = Non
     Raises:
         GraphMismatch: the circuit was made for another graph than the model's.
     """
-    from ..patching.search import make_search
+    from ..patching.incremental.search import make_search
 
     runner.require_graph(circuit.graph)
     search = make_search(runner)

@@ -17,7 +17,7 @@ from ..graphs.scores import Scores
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
-    from ..patching.runner import Progress, Runner
+    from ..patching.run.runner import Progress, Runner
 
 
 @method(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 def exact(runner: Runner, *, candidates: int = 32, progress: Progress | None = None) -> Discovery:
     """Measure the effect of ablating every edge alone."""
-    from ..patching.search import make_search
+    from ..patching.incremental.search import make_search
 
     graph = runner.graph
     search = make_search(runner)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import FileFormatError
-from ..patching.search import Mark
+from ..graphs.errors import FileFormatError
+from ..patching.incremental.search import Mark
 
 COUNTS = ("batch", "questions", "products")
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
 from .evaluation import different_ends, ratio
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
-    from ..patching.runner import Progress, Runner
+    from ..patching.run.runner import Progress, Runner
 
 
 def random_circuit(

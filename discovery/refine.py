@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
 from .eap_ig import eap_ig
 from .evaluation import different_ends, effects_of_leaving_out, leave_out
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
     from ..graphs.scores import Scores
-    from ..patching.losses import Losses
-    from ..patching.runner import Progress, Runner
-    from ..patching.search import Search
+    from ..patching.incremental.losses import Losses
+    from ..patching.incremental.search import Search
+    from ..patching.run.runner import Progress, Runner
 
 POOL = 3
 """How many times the wanted edges removal starts from."""
@@ -100,7 +100,7 @@ def refine(
             or no scored edge has a way from the embedding to the logits.
         GraphMismatch: the scores were made for another graph than the model's.
     """
-    from ..patching.search import make_search
+    from ..patching.incremental.search import make_search
 
     if start is not None:
         runner.require_graph(start.graph, "the start")

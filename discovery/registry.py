@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EdgewiseError, unknown
+from ..graphs.errors import EdgewiseError, unknown
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.scores import Scores
-    from ..patching.metrics import Metric
-    from ..patching.runner import Progress, Runner
+    from ..patching.metrics.registry import Metric
+    from ..patching.run.runner import Progress, Runner
     from .journal import Journal
 
 

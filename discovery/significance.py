@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import EdgewiseError
+from ..graphs.errors import EdgewiseError
 from ..graphs.graph import ComputationGraph
 
 ROUNDING = 2.0**-20

@@ -46,8 +46,8 @@ def first_sentence(thing: Any) -> str:
 
 def methods() -> str:
     """List the discovery methods."""
-    from edgewise.asking import request
     from edgewise.discovery.registry import methods as known
+    from edgewise.experiment.asking import request
 
     rows = []
     for name, method in known().items():
@@ -78,7 +78,7 @@ def default(value: object) -> str:
 
 def metrics() -> str:
     """List the metrics."""
-    from edgewise.patching.metrics import METRICS
+    from edgewise.patching.metrics.registry.registry import METRICS
 
     rows = []
     for name, metric in METRICS.items():
@@ -151,7 +151,7 @@ SIZES = """
 
 def registrations() -> list[Any]:
     """List the registered families, those of one file together."""
-    from edgewise.graphs.lifting import families as known
+    from edgewise.graphs.lift.lifting import families as known
 
     entries = list(dict.fromkeys(known().values()))
     return sorted(entries, key=lambda entry: (entry.describe.__module__, entry.model_types))
@@ -201,7 +201,7 @@ def required(option: Any) -> str:
 
 def spec() -> str:
     """Show the spec that the module's docstring explains."""
-    from edgewise import spec as module
+    from edgewise.experiment import spec as module
 
     blocks = re.findall(r"(?:^    .*\n|^\n)+", module.__doc__ or "", re.MULTILINE)
     longest = max(blocks, key=len)
@@ -236,7 +236,7 @@ def workflow() -> str:
 
 def errors() -> str:
     """List the exception classes."""
-    from edgewise import errors as module
+    from edgewise.graphs import errors as module
 
     rows = [
         (code(name), first_sentence(thing))

@@ -27,7 +27,7 @@ from .commands.run import run
 from .commands.tasks import tasks
 from .commands.timeline import timeline
 from .commands.transplant import transplant
-from .errors import EdgewiseError
+from .graphs.errors import EdgewiseError
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .graphs.json_files import dump_document
-from .graphs.safe_write import write_text
-from .ledger import Ledger, digest, fingerprint
-from .opening import Progress, Session, open_model
-from .run_files import EVALUATION, PROMPTS, TASK
-from .spec import ModelSpec, Spec
+from .experiment.spec import ModelSpec, Spec
+from .graphs.files.atomic import write_text
+from .graphs.files.json_files import dump_document
+from .session import Progress, Session, open_model
+from .store.ledger import Ledger, digest, fingerprint
+from .store.names import EVALUATION, PROMPTS, TASK
 
 if TYPE_CHECKING:
-    from .patching.prompts import PromptPairs
+    from .patching.prompts.pairs import PromptPairs
 
 
 class Job:
@@ -92,7 +92,7 @@ class Job:
     @cached_property
     def pairs(self) -> PromptPairs:
         """Return the prompt pairs every model gets."""
-        from .patching.prompt_files import read_pairs
+        from .patching.prompts.pair_files import read_pairs
 
         about = self.about_task
         noted = {key: about[key] for key in ("name", "seed", "bos_prepended", "origin")}

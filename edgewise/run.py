@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .fit import check_variant, open_as_declared, sample
+from .experiment.spec import ModelSpec, Spec
 from .graphs.files import (
     read_any,
     read_circuit,
@@ -27,13 +27,15 @@ from .graphs.files import (
     write_circuit,
     write_scores,
 )
-from .graphs.json_files import dump_document
-from .graphs.safe_write import write_text
-from .ledger import Ledger, file_sha256
-from .opening import Progress, make_runner
-from .pictures import make_picture
+from .graphs.files.atomic import write_text
+from .graphs.files.json_files import dump_document
+from .report.pictures import make_picture
 from .run_compare import Comparing
-from .run_files import (
+from .run_maps import draw_maps
+from .session import Progress, make_runner
+from .steps.fit import check_variant, open_as_declared, sample
+from .store.ledger import Ledger, file_sha256
+from .store.names import (
     EVALUATION,
     PROMPTS,
     REPORT,
@@ -46,8 +48,6 @@ from .run_files import (
     image_names,
     relocated,
 )
-from .run_maps import draw_maps
-from .spec import ModelSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Run(Comparing):
         inputs = {"task": task, "model": self.fingerprint(self.spec.base)}
 
         def work() -> None:
-            from .patching.prompt_files import write_pairs
+            from .patching.prompts.pair_files import write_pairs
 
             session = self.session(self.spec.base)
             pairs, left_out = open_as_declared(session, self.spec.task)
@@ -156,8 +156,8 @@ class _Run(Comparing):
         }
 
         def work() -> None:
-            from .finding import discover
-            from .journal import JournalFile, journal_path
+            from .steps.discover import discover
+            from .store.journal import JournalFile, journal_path
 
             session = self.session(model)
             for metric in self.spec.evaluation.metrics:
@@ -190,7 +190,7 @@ class _Run(Comparing):
     def measure(self, model: ModelSpec) -> None:
         """Measure a model's circuit by every metric, and its curve if that is asked for."""
         from .discovery.evaluation import curve, evaluate_by
-        from .patching.metrics import get_metric
+        from .patching.metrics.registry import get_metric
 
         path = self.ledger.path(circuit_name(model))
         inputs = {
@@ -274,7 +274,7 @@ class _Run(Comparing):
         inputs = {"files": self.ledger.sha256(*names), "spec": document}
 
         def work() -> None:
-            from .report import write_report
+            from .report.report import write_report
 
             write_report(self.spec, self.ledger.folder)
 

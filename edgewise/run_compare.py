@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from .cross import RANDOM, CrossPlan, cross_block, measure_all
+from .experiment.spec import DiscoverySpec, ModelSpec
 from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
-from .graphs.json_files import dump_document
-from .graphs.safe_write import write_text
-from .heads import circuit_heads, role_rows, roles_block
+from .graphs.files.atomic import write_text
+from .graphs.files.json_files import dump_document
 from .job import Job
-from .noise_floor import floor_block
-from .opening import make_runner
-from .repeating import PromptSets, Recipe, made_sets, repeat, split_pairs
-from .repeats_file import read_repeats, write_repeats
-from .run_files import REPETITION_PROMPTS as PROMPTS
-from .run_files import REPETITION_SEEDS as SEEDS
-from .run_files import circuit_name, cross_name, diff_name, repeats_name, roles_name
-from .spec import DiscoverySpec, ModelSpec
+from .session import make_runner
+from .steps.cross_evaluation import RANDOM, CrossPlan, cross_block, measure_all
+from .steps.head_roles import circuit_heads, role_rows, roles_block
+from .steps.noise_floor import floor_block
+from .steps.repeat import PromptSets, Recipe, made_sets, repeat, split_pairs
+from .store.names import REPETITION_PROMPTS as PROMPTS
+from .store.names import REPETITION_SEEDS as SEEDS
+from .store.names import circuit_name, cross_name, diff_name, repeats_name, roles_name
+from .store.repeats_file import read_repeats, write_repeats
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile
@@ -52,7 +52,7 @@ class Comparing(Job):
         }
 
         def work() -> None:
-            from .patching.prompt_files import write_pairs
+            from .patching.prompts.pair_files import write_pairs
 
             if task.file is not None:
                 sets = split_pairs(self.pairs, number)
@@ -70,7 +70,7 @@ class Comparing(Job):
 
     def repetition_prompts(self) -> PromptSets:
         """Read the prompts of all repetitions."""
-        from .patching.prompt_files import read_pairs
+        from .patching.prompts.pair_files import read_pairs
 
         about = json.loads((self.ledger.folder / SEEDS).read_text("utf-8"))
         pairs = read_pairs(self.ledger.folder / PROMPTS).pairs

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .graphs.files import read_circuit, read_scores, scores_path
-from .run_files import circuit_name, diff_name, heat_map_names, overlap_names
+from .store.names import circuit_name, diff_name, heat_map_names, overlap_names
 
 if TYPE_CHECKING:
+    from .experiment.spec import ModelSpec
     from .job import Job
-    from .spec import ModelSpec
     from .visualize.scene import Scene
 
 
@@ -35,7 +35,7 @@ def _heat_map(job: Job, source: str, models: list[ModelSpec]) -> None:
     sources = [scores_path(circuit_name(model)).as_posix() for model in models]
 
     def make() -> Scene:
-        from .maps import ScoredSide, draw_heat_map
+        from .report.maps import ScoredSide, draw_heat_map
 
         sides = [
             ScoredSide(name, read_scores(job.ledger.folder / file).scores, kept=False)
@@ -55,7 +55,7 @@ def _overlap(job: Job) -> None:
     sources = [circuit_name(model) for model in job.spec.models]
 
     def make() -> Scene:
-        from .maps import draw_overlap
+        from .report.maps import draw_overlap
 
         circuits = {
             model.name: read_circuit(job.ledger.folder / file).circuit

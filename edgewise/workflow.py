@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .asking import Request, Selection, Start, read_start, request
-from .errors import EdgewiseError
-from .finding import Found, discover, task_block
-from .opening import (
+from .experiment.asking import Request, Selection, Start, read_start, request
+from .graphs.errors import EdgewiseError
+from .session import (
     EXAMPLES,
     Progress,
     Session,
@@ -31,6 +30,7 @@ from .opening import (
     stored_model,
     stored_task,
 )
+from .steps.discover import Found, discover, task_block
 
 if TYPE_CHECKING:
     from .discovery.evaluation import Curve, Evaluation
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .graphs.names import Edge
     from .graphs.scores import Scores
     from .patching.paths import PathEffect
-    from .patching.prompts import PromptPairs
+    from .patching.prompts.pairs import PromptPairs
 
 __all__ = [
     "EXAMPLES",

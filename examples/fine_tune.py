@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from edgewise.graphs.loading import load
+from edgewise.graphs.load.loading import load
 from edgewise.patching.tasks import make_task
 
 parser = ArgumentParser()

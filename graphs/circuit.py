@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import GraphMismatch
+from .errors import GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge, Kind, Node
 

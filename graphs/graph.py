@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..errors import GraphMismatch
-from .bits import booleans, integers
+from .bitsets import booleans, integers
+from .errors import GraphMismatch
 from .names import LETTERS, Edge, Kind, Node, Port
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-from ..errors import NameSyntaxError
+from .errors import NameSyntaxError
 
 
 class Kind(str, Enum):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import EdgewiseError, GraphMismatch
 from .circuit import Circuit
 from .diff import CircuitDiff, Overlap
+from .errors import EdgewiseError, GraphMismatch
 
 
 def pairwise_overlaps(

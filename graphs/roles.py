@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ..errors import EdgewiseError
-from .json_files import to_plain
+from .errors import EdgewiseError
+from .files.json_files import to_plain
 from .names import Kind, Node
 
 ON_TOKENS = ("previous", "duplicate", "induction")

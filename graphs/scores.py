@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import GraphMismatch
 from .circuit import Circuit
+from .errors import GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge
 

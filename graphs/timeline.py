@@ -21,9 +21,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..errors import EdgewiseError, GraphMismatch
 from .circuit import Circuit
 from .diff import CircuitDiff, Overlap
+from .errors import EdgewiseError, GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge, Kind, Node
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import unknown
+from ..graphs.errors import unknown
 
 if TYPE_CHECKING:
-    from .trace import Trace, Values
+    from .run.trace import Trace, Values
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def resample(clean: Trace, corrupted: Trace) -> Values:
 @ablation("zero", consistent=False, summary="nothing: the sender's share of the stream is 0")
 def zero(clean: Trace, corrupted: Trace) -> Values:
     """Take zero for every sender; the stream's constants stay."""
-    from .trace import Values
+    from .run.trace import Values
 
     old = clean.values
     return Values(

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EdgewiseError, GraphMismatch, NameSyntaxError
+from ..graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
-from .chunk import Chunk, sender_deltas
-from .dense import World, run_masked
-from .plan import make_plan
-from .runner import Runner, refuse_nan
-from .trace import Trace
+from .run.chunk import Chunk, sender_deltas
+from .run.masked_run import World, run_masked
+from .run.plan import make_plan
+from .run.runner import Runner, refuse_nan
+from .run.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgewise.graphs.lifted import Attention, AttentionContext, LiftedModel, Norm
-from edgewise.graphs.lifting import describe
+from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel, Norm
+from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Kind
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.chunk import Chunk
 from tests.configs import CONFIGS
 
 

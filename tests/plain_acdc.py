@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.patching.runner import Runner
+from edgewise.patching.run.runner import Runner
 
 
 def plain_acdc(

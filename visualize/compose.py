@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..errors import EdgewiseError
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
+from ..graphs.errors import EdgewiseError
 from ..graphs.names import Kind, Node
-from .layout import Layout, arrange, links, node_width
+from .layout.layout import Layout, arrange, links, node_width
+from .layout.routing import gap_heights, wire_path
 from .legend import build_legend, least_width, wrap
-from .routing import gap_heights, wire_path
 from .scene import Band, EdgeMark, NodeMark, Scene, Text
 from .style import (
     DASHES,

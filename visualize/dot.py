@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ..graphs.names import Node
-from .layout import links, rows_of
+from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
 from .subject import Line, Subject
 

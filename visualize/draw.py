@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import EdgewiseError, unknown
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
+from ..graphs.errors import EdgewiseError, unknown
 from .compose import PairOfScores, make_scene, read_subject
 from .dot import to_dot
 from .html import to_html

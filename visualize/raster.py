@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import EdgewiseError
+from ..graphs.errors import EdgewiseError
 from .scene import Band, Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import PAPER
 

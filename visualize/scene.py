@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..errors import EdgewiseError
+from ..graphs.errors import EdgewiseError
 
 Command: TypeAlias = tuple[str, tuple[float, ...]]
 """One path command: M or L with x, y; C with two control points and the end; Z with nothing."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..errors import EdgewiseError, GraphMismatch
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
+from ..graphs.errors import EdgewiseError, GraphMismatch
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..graphs.scores import Scores

@@ -115,9 +115,9 @@ def _closer(
     """Add what needs the models, if it is asked for."""
     if given["noise_floor"] is None and not given["cross"] and not given["roles"]:
         return found, []
-    from ..comparing import Asked, cross_asked, look_closer
-    from ..noise_floor import LEVEL
     from ..progress import reporting
+    from ..steps.compare import Asked, cross_asked, look_closer
+    from ..steps.noise_floor import LEVEL
 
     options.set_threads(given["threads"])
     asked = Asked(
@@ -133,7 +133,7 @@ def _closer(
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:
-    from ..graphs.circuit_file import edge_rows
+    from ..graphs.files.circuit import edge_rows
 
     scores = (found.scores_a, found.scores_b)
     parts = {"shared": found.diff.shared, "only_a": found.diff.only_a, "only_b": found.diff.only_b}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import DiffFile
     from ..graphs.names import Node
-    from ..noise_floor import Floor
+    from ..steps.noise_floor import Floor
 
 MOST_CHANGES = 5
 """How many shared edges are printed with the change of their score."""
@@ -93,7 +93,7 @@ def print_scores(found: DiffFile) -> None:
 
 def print_floor(found: DiffFile) -> None:
     """Print what the noise floor says, if it was measured."""
-    from ..noise_floor import PLACES, Floor
+    from ..steps.noise_floor import PLACES, Floor
 
     floor = Floor.of(found)
     if floor is None:
@@ -148,7 +148,7 @@ def _print_edges(floor: Floor, place: str, words: str) -> None:
 
 def print_cross(found: DiffFile) -> None:
     """Print the faithfulness of the circuits in both models, if it was measured."""
-    from ..cross import ROWS
+    from ..steps.cross_evaluation import ROWS
 
     block = found.extra.get("cross")
     if block is None:

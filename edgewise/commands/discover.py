@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import unknown
+from ..graphs.errors import unknown
 from . import options, show
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..discovery.registry import Method, Option
-    from ..finding import Found
-    from ..journal import JournalFile
-    from ..opening import Session
     from ..patching.tasks import TaskReport
+    from ..session import Session
+    from ..steps.discover import Found
+    from ..store.journal import JournalFile
 
 PREFIX = "method_option_"
 
@@ -123,12 +123,12 @@ def discover(**given: Any) -> None:
     While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
     stopped, the same command with --resume goes on and ends in the same circuit.
     """
-    from ..asking import Selection, read_start, request
     from ..discovery.registry import get_method
-    from ..finding import discover as find
+    from ..experiment.asking import Selection, read_start, request
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
-    from ..opening import check_task, open_task
     from ..progress import reporting
+    from ..session import check_task, open_task
+    from ..steps.discover import discover as find
 
     method = given["method"]
     task_settings = options.settings(given["task_settings"])
@@ -183,7 +183,7 @@ def discover(**given: Any) -> None:
 def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
     """Prepare the journal beside the output, and say what becomes of one that is there."""
     from ..graphs.files import check_writable
-    from ..journal import JournalFile, journal_path
+    from ..store.journal import JournalFile, journal_path
 
     path = journal_path(output)
     check_writable(path, *inputs)

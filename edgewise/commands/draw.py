@@ -109,7 +109,7 @@ def _check_request(
     labels: tuple[str, ...],
 ) -> None:
     """Refuse an ending that this drawing cannot have, and options of another kind of drawing."""
-    from ..errors import unknown
+    from ..graphs.errors import unknown
     from ..visualize.draw import accepted_suffixes
 
     accepted = accepted_suffixes(scene=kind != "edges")
@@ -141,7 +141,7 @@ def _draw_edges(
     as_json: bool,
 ) -> None:
     """Draw a circuit's, a diff's or a timeline's edges and print what was drawn."""
-    from ..errors import EdgewiseError
+    from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, TimelineFile, read_drawable
     from ..progress import reporting
 
@@ -189,7 +189,7 @@ def _draw(
     """Draw a file's circuit or diff, or its strongest edges; return how many edges were drawn."""
     from ..graphs.circuit import Circuit
     from ..graphs.files import CircuitFile
-    from ..pictures import circuit_picture, diff_picture
+    from ..report.pictures import circuit_picture, diff_picture
     from ..visualize.draw import draw as render
 
     names = ("A", "B")
@@ -222,7 +222,7 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
     Raises:
         EdgewiseError: the file is of other models.
     """
-    from ..errors import EdgewiseError
+    from ..graphs.errors import EdgewiseError
     from ..graphs.files import read_roles
     from ..graphs.roles import labels
 

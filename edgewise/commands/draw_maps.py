@@ -11,14 +11,14 @@ import click
 from . import show
 
 if TYPE_CHECKING:
-    from ..maps import ScoredSide
+    from ..report.maps import ScoredSide
 
 
 def heat_map(
     files: Sequence[str], output: str, labels: Sequence[str], title: str | None, absolute: bool
 ) -> dict[str, Any]:
     """Draw node scores; return what to print as JSON."""
-    from ..maps import draw_heat_map
+    from ..report.maps import draw_heat_map
     from ..visualize.draw import write_scene
 
     sides = _sides(files, labels)
@@ -34,7 +34,7 @@ def _sides(files: Sequence[str], labels: Sequence[str]) -> list[ScoredSide]:
     """Read a diff file, or one or two circuit or scores files."""
     from ..graphs.files import DiffFile, read_any, read_scores
     from ..graphs.scores import Scores
-    from ..maps import ScoredSide, diff_sides, label_files
+    from ..report.maps import ScoredSide, diff_sides, label_files
 
     if len(files) > 2:
         raise click.UsageError(f"a heat map takes one or two files or a diff, not {len(files)}.")
@@ -64,7 +64,7 @@ def overlap(
 ) -> dict[str, Any]:
     """Draw the overlaps of every two circuits; return what to print as JSON."""
     from ..graphs.files import read_circuit
-    from ..maps import draw_overlap, label_files
+    from ..report.maps import draw_overlap, label_files
     from ..visualize.draw import write_scene
 
     if len(files) < 2:
@@ -89,7 +89,7 @@ def overlap(
 
 def _check_widths(names: Sequence[str], widths: Sequence[int]) -> None:
     """Refuse models of unequal width, whose edges carry different things."""
-    from ..errors import GraphMismatch
+    from ..graphs.errors import GraphMismatch
 
     if len(set(widths)) > 1:
         listed = ", ".join(f"{name} {w}" for name, w in zip(names, widths, strict=True))

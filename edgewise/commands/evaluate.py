@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..graphs.scores import Scores
-    from ..opening import Progress, Session
-    from ..patching.prompts import PromptPairs
+    from ..patching.prompts.pairs import PromptPairs
+    from ..session import Progress, Session
     from ..workflow import Evaluated
 
 LEAST = 10
@@ -46,10 +46,10 @@ def evaluate(circuit: str, **given: Any) -> None:
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
-    from ..fit import weights_notes
     from ..graphs.files import read_circuit
-    from ..opening import check_task, stored_model, stored_task
     from ..progress import reporting
+    from ..session import check_task, stored_model, stored_task
+    from ..steps.fit import weights_notes
     from ..workflow import evaluate as measure
 
     settings = options.settings(given["task_settings"])
@@ -119,8 +119,8 @@ def _open(
     progress: Progress,
 ) -> tuple[Session, PromptPairs]:
     """Open the model with the circuit's graph options, refuse another shape, make the pairs."""
-    from ..fit import open_for
-    from ..opening import open_task
+    from ..session import open_task
+    from ..steps.fit import open_for
 
     session = open_for(
         file,

@@ -9,7 +9,7 @@ import click
 from . import options, show
 
 if TYPE_CHECKING:
-    from ..opening import Session
+    from ..session import Session
 
 
 @click.command(short_help="Show a model's graph and prove that its lift is exact.")
@@ -35,8 +35,8 @@ def lift(
     directory, or smollm2-135m. The certificate compares the lifted model with the original on
     random tokens; exit status 1 if it fails.
     """
-    from ..opening import open_model
     from ..progress import reporting
+    from ..session import open_model
 
     options.set_threads(threads)
     with reporting() as progress:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..errors import EdgewiseError
+from ..graphs.errors import EdgewiseError
 
 if TYPE_CHECKING:
-    from ..opening import Session
     from ..progress import Reporter
+    from ..session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ class Known(click.ParamType):  # type: ignore[type-arg]
 
 def metric_of(text: str) -> object:
     """Return the metric of a name or expression."""
-    from ..patching.metrics import get_metric
+    from ..patching.metrics.registry import get_metric
 
     return get_metric(text)
 
@@ -47,14 +47,14 @@ def _ablation(text: str) -> object:
 
 
 def _task(text: str) -> object:
-    from ..opening import check_task
+    from ..session import check_task
 
     check_task(text)
     return text
 
 
 def _dtype(text: str) -> object:
-    from ..errors import unknown
+    from ..graphs.errors import unknown
 
     accepted = ("float32", "float64", "bfloat16", "float16")
     if text not in accepted:
@@ -264,7 +264,7 @@ def _all(function: Function, *decorators: Callable[[Function], Function]) -> Fun
 
 def open_session(given: Mapping[str, Any], progress: Reporter) -> Session:
     """Load, lift and certify the model that a command's options name."""
-    from ..opening import open_model
+    from ..session import open_model
 
     progress.say(f"loading and lifting {given['model']}")
     return open_model(

@@ -37,8 +37,8 @@ def patch(**given: Any) -> None:
 
     The effect is the change of the loss: of noising, positive if the path helps.
     """
-    from ..opening import check_task, open_task
     from ..progress import reporting
+    from ..session import check_task, open_task
     from ..workflow import patch as measure
 
     settings = options.settings(given["task_settings"])
@@ -75,7 +75,7 @@ def patch(**given: Any) -> None:
         asked = {"metric": metric, "ablation": ablation, "direction": direction}
         show.emit({**heads, **asked, "paths": effects}, rows=["paths"])
         return
-    from ..patching.metrics import get_metric
+    from ..patching.metrics.registry import get_metric
     from .evaluate import shown_task
 
     loss = f"-{metric}" if get_metric(metric).larger_is_better else metric

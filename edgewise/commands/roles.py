@@ -13,7 +13,7 @@ from . import options, show
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
     from ..graphs.roles import ModelRoles
-    from ..opening import Progress, Session
+    from ..session import Progress, Session
 
 COLUMNS = {
     "previous": "previous",
@@ -56,7 +56,7 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
     circuits or models, which may be of different shapes, their heads stand side by side by role.
     """
     from ..graphs.files import RolesFile, check_writable, write_roles
-    from ..graphs.role_file import dump_roles
+    from ..graphs.files.roles import dump_roles
     from ..progress import reporting
 
     settings = options.settings(given["task_settings"])
@@ -110,7 +110,7 @@ def _check_tasks(
     subjects: Sequence[Subject], task: str | None, settings: Mapping[str, str]
 ) -> None:
     """Refuse a task that does not exist before a model is loaded."""
-    from ..opening import check_task, stored_task
+    from ..session import check_task, stored_task
 
     if task is not None:
         with options.usage():
@@ -133,8 +133,8 @@ def _measure(
     """Open one model, make its pairs, and measure its heads."""
     from dataclasses import replace
 
-    from ..heads import EXAMPLES, head_roles
-    from ..opening import open_task, stored_model
+    from ..session import open_task, stored_model
+    from ..steps.head_roles import EXAMPLES, head_roles
 
     reference = model if file is None else model or stored_model(file)
     assert reference is not None
@@ -166,8 +166,8 @@ def _open(
     progress: Progress,
 ) -> Session:
     """Load and lift a model; refuse one of another shape than the circuit."""
-    from ..errors import GraphMismatch
-    from ..opening import open_model
+    from ..graphs.errors import GraphMismatch
+    from ..session import open_model
 
     graph = None if file is None else file.circuit.graph
     stored = None if file is None else file.discovery.get("dtype")
@@ -194,8 +194,8 @@ def _task(
     file: CircuitFile | None, given: Mapping[str, Any], settings: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Return the arguments of `open_task`: the task given, else the circuit's; None without any."""
-    from ..heads import EXAMPLES
-    from ..opening import is_file, stored_task
+    from ..session import is_file, stored_task
+    from ..steps.head_roles import EXAMPLES
 
     changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
     if given["task"] is not None:
@@ -208,7 +208,7 @@ def _differences(
     file: CircuitFile, session: Session, pairs: Any, given: Mapping[str, Any], *, same_model: bool
 ) -> list[str]:
     """Say in what model and pairs are not those of the circuit."""
-    from ..fit import weights_notes
+    from ..steps.fit import weights_notes
 
     notes = weights_notes(file, session, same_model=same_model)
     asked = [given[key] for key in ("task", "examples", "seed", "bos")]

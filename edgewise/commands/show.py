@@ -112,7 +112,7 @@ def number_text(value: object) -> str:
 
 def emit(document: Mapping[str, Any], rows: Sequence[str] = ()) -> None:
     """Print a JSON object; the lists named in `rows` one item a line."""
-    from ..graphs.json_files import dump_document
+    from ..graphs.files.json_files import dump_document
 
     click.echo(dump_document(document, rows), nl=False)
 
@@ -124,7 +124,7 @@ def kind(name: str) -> str:
 
 def graph_fields(graph: ComputationGraph) -> dict[str, Any]:
     """Return a graph's size and options as plain values."""
-    from ..graphs.circuit_file import graph_block
+    from ..graphs.files.circuit import graph_block
 
     return {**graph_block(graph, {}), "edges_by_kind": graph.count_by_kind()}
 

@@ -43,8 +43,8 @@ def tasks(
     With --model the pairs are made for that model's tokenizer, and what had to be left out is
     counted: words that are not one token, pairs that do not align.
     """
-    from ..opening import check_task
     from ..patching.tasks import describe_tasks, preview
+    from ..session import check_task
 
     if name is None:
         if model or task_settings:
@@ -85,7 +85,7 @@ def _list(as_json: bool) -> None:
 
 def _make(name: str, model: str, examples: int, seed: int, given: dict[str, str]) -> TaskResult:
     """Make pairs for a model's tokenizer; its weights are not needed."""
-    from ..opening import make_pairs, open_vocabulary
+    from ..session import make_pairs, open_vocabulary
 
     tokenizer, size = open_vocabulary(model)
     return make_pairs(name, tokenizer, size, examples=examples, seed=seed, options=given)

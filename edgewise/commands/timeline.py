@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Change, Life, Timeline
-    from ..results import Results
+    from ..store.results import Results
 
 LISTED = 10
 """How many of the longest-living, and of the newest, edges are printed."""
@@ -52,12 +52,12 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     Results are kept by content: what was found once, on the same weights, prompts and options, is
     not done again, and a stopped run goes on with the checkpoints that are missing.
     """
-    from ..asking import Selection, request
-    from ..checkpoints import Opening, TaskChoice, check_selects, find_checkpoints
-    from ..checkpoints import timeline as follow
+    from ..experiment.asking import Selection, request
     from ..graphs.files import check_writable, write_timeline
-    from ..opening import check_task
     from ..progress import reporting
+    from ..session import check_task
+    from ..steps.timeline import Opening, TaskChoice, check_selects, find_checkpoints
+    from ..steps.timeline import timeline as follow
 
     if given["cache"] and given["no_cache"]:
         raise click.UsageError("--cache and --no-cache are given together; accepted: one of them.")
@@ -98,8 +98,8 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
 
 def _results(folder: str | None) -> Results | None:
     """Open the folder of kept results; do without one if the default cannot be used."""
-    from ..errors import EdgewiseError
-    from ..results import Results
+    from ..graphs.errors import EdgewiseError
+    from ..store.results import Results
 
     try:
         return Results(folder)
@@ -115,7 +115,7 @@ def _labels(text: str | None) -> list[str] | None:
 
 
 def _emit(found: TimelineFile, output: str | None) -> None:
-    from ..graphs.timeline_file import ROWS, timeline_document
+    from ..graphs.files.timeline import ROWS, timeline_document
 
     document = timeline_document(found)
     head = {key: document.pop(key) for key in ("format", "version")}
@@ -162,7 +162,7 @@ def _measured_columns(found: TimelineFile) -> list[str]:
 
 
 def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
-    from ..graphs.timeline_file import VALUES
+    from ..graphs.files.timeline import VALUES
 
     for label, head in zip(found.timeline.labels, found.checkpoints, strict=True):
         cells: list[object] = [label]
@@ -214,8 +214,8 @@ def spans_text(line: Timeline, life: Life) -> str:
 
 def draw_strip(found: TimelineFile, output: str, top: int, title: str | None, layout: str) -> int:
     """Draw a timeline's strongest edges to a file; return how many were drawn."""
-    from ..pictures import most_that_fit, strongest
-    from ..visualize.timeline import Curve, draw_timeline
+    from ..report.pictures import most_that_fit, strongest
+    from ..visualize.charts.timeline import Curve, draw_timeline
 
     line, asked = found.timeline, found.discovery
 

@@ -12,7 +12,7 @@ from . import options, show
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import TransplantFile
-    from ..transplanting import Choice
+    from ..steps.transplant import Choice
 
 SHOWN = 15
 """How many of the single nodes are printed."""
@@ -26,7 +26,7 @@ VERBS = {"b-into-a": "carried", "a-into-b": "lost"}
 
 
 def _direction(text: str) -> str:
-    from ..errors import unknown
+    from ..graphs.errors import unknown
 
     if text not in DIRECTIONS:
         raise unknown("direction", text, DIRECTIONS)
@@ -89,9 +89,9 @@ def transplant(a: str, b: str, **given: Any) -> None:
     a choice all nodes are ranked, each alone.
     """
     from ..graphs.files import check_writable, write_transplant
-    from ..opening import check_task
     from ..progress import reporting
-    from ..transplanting import transplant as measure
+    from ..session import check_task
+    from ..steps.transplant import transplant as measure
 
     settings = options.settings(given["task_settings"])
     with options.usage():
@@ -114,7 +114,7 @@ def transplant(a: str, b: str, **given: Any) -> None:
     if given["output"] is not None:
         write_transplant(given["output"], found)
     if given["as_json"]:
-        from ..graphs.transplant_file import ROWS
+        from ..graphs.files.transplant import ROWS
 
         show.emit({**found.as_dict(), "written": given["output"]}, rows=ROWS)
         return
@@ -126,8 +126,8 @@ def transplant(a: str, b: str, **given: Any) -> None:
 
 def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:
     """Return what is chosen; what contradicts itself is refused."""
-    from ..errors import EdgewiseError
-    from ..transplanting import BEAM, Choice
+    from ..graphs.errors import EdgewiseError
+    from ..steps.transplant import BEAM, Choice
 
     if given["beam"] is not None and given["greedy"] is None:
         raise EdgewiseError("--beam is of --greedy; give that too.")
@@ -143,7 +143,7 @@ def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:
-    from ..errors import EdgewiseError
+    from ..graphs.errors import EdgewiseError
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.checkpoints import TaskChoice
 from edgewise.graphs.diff_statistics import rank_correlation
-from edgewise.results import Results
+from edgewise.steps.timeline import TaskChoice
+from edgewise.store.results import Results
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints")
 steps = sorted(folder.glob("step-[1-9]*"), key=lambda path: int(path.name[5:]))

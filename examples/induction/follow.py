@@ -6,7 +6,7 @@ Writes induction.json (for `edgewise draw` and others) and induction.svg into th
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.visualize.timeline import Curve, draw_timeline
+from edgewise.visualize.charts.timeline import Curve, draw_timeline
 
 here = Path(__file__).resolve().parent
 found = timeline(

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ...errors import PromptError, unknown
-from ..prompts import Pair, PromptPairs
-from ..tokens import Tokens
+from ...graphs.errors import PromptError, unknown
+from ..prompts.pairs import Pair, PromptPairs
+from ..prompts.tokens import Tokens
 from ._registry import TASKS, Task
 from ._space import Candidate, Space, walk
 from ._vocabulary import Vocabulary

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import UnknownName, unknown
+from ...graphs.errors import UnknownName, unknown
 from ._space import Space
 
 TaskFunction = Callable[..., Iterable[Space]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from ..tokens import Tokens
+from ..prompts.tokens import Tokens
 from ._words import words
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
-from ...errors import PromptError
+from ...graphs.errors import PromptError
 from ._registry import task
 from ._space import Candidate, Pick, Space
 from ._vocabulary import Vocabulary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from ...errors import PromptError
+from ...graphs.errors import PromptError
 from ._registry import task
 from ._space import Candidate, Pick, Space
 from ._vocabulary import Vocabulary

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.discovery.registry import get_method
-from edgewise.errors import EdgewiseError
 from edgewise.graphs.circuit import Circuit
-from edgewise.patching.runner import Runner
+from edgewise.graphs.errors import EdgewiseError
+from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
 

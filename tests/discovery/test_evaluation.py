@@ -14,11 +14,11 @@ from edgewise.discovery.evaluation import (
     smallest_faithful,
 )
 from edgewise.discovery.registry import get_method
-from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
-from edgewise.patching.runner import Runner
+from edgewise.patching.run.runner import Runner
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from edgewise import evaluate, get_method
-from edgewise.graphs.lifting import families
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.lifting import families
+from edgewise.patching.run.runner import Runner
 from tests.engine import one_of_each_type, tiny_lift, tiny_pairs
 
 

@@ -14,12 +14,12 @@ from edgewise.discovery.random_circuits import (
     random_circuit,
     random_circuits,
 )
-from edgewise.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.plain import plain_block, plain_model
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.plain import plain_block, plain_model
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 from tests.graph_shapes import shapes
 
 TINY = ComputationGraph(layers=2, heads=2)

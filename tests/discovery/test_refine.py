@@ -15,13 +15,13 @@ from edgewise import plain_block, plain_model
 from edgewise.discovery.evaluation import effects_of_leaving_out, evaluate
 from edgewise.discovery.refine import _Refinement, pool, refine, search_from, smallest
 from edgewise.discovery.registry import get_method
-from edgewise.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.scores import Scores
-from edgewise.patching.losses import Bounds, Losses, known
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import DenseSearch, IncrementalSearch
+from edgewise.patching.incremental.state.losses import Bounds, Losses, known
+from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
 

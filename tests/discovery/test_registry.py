@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edgewise.discovery.registry import get_method, methods
-from edgewise.errors import EdgewiseError, UnknownName
-from edgewise.patching.runner import Runner
+from edgewise.graphs.errors import EdgewiseError, UnknownName
+from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
 

@@ -20,7 +20,7 @@ from edgewise.discovery.significance import (
     q_values,
     welch,
 )
-from edgewise.errors import EdgewiseError
+from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.graph import ComputationGraph
 
 TINY = ComputationGraph(layers=1, heads=1)

@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgewise.discovery.registry import get_method
-from edgewise.graphs.lifting import describe
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import IncrementalSearch
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.incremental.state.search import IncrementalSearch
+from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_pairs
 
 

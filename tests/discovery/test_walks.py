@@ -10,15 +10,15 @@ import torch
 
 from edgewise.discovery.acdc import walk
 from edgewise.discovery.registry import Discovery, get_method
-from edgewise.errors import ModelNotFound
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import load
-from edgewise.patching import readout
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.metrics import Metric
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import DenseSearch, IncrementalSearch
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import load
+from edgewise.patching.incremental.state import readout
+from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch
+from edgewise.patching.metrics.registry.registry import Metric
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import one_of_each_type, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc

@@ -234,7 +234,7 @@ def test_lift_prints_graph_variants_and_certificate(edgewise: Any, models: Any) 
 def test_lift_fails_if_the_certificate_does(
     edgewise: Any, models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewise.patching import certificate
+    from edgewise.patching.run import certificate
 
     wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1)
     monkeypatch.setattr(certificate, "certify", lambda *_: wrong)

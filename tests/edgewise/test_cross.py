@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 
 from edgewise import job as job_module
-from edgewise.comparing import Asked, look_closer
-from edgewise.cross import RANDOM
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.random_circuits import random_circuits
-from edgewise.errors import PromptError, SpecError
-from edgewise.finding import discover
+from edgewise.experiment.spec import Spec, parse_spec
+from edgewise.graphs.errors import PromptError, SpecError
 from edgewise.graphs.files import CircuitFile, diff_files, read_diff
-from edgewise.heads import circuit_heads, head_roles
-from edgewise.noise_floor import Floor
-from edgewise.opening import Session, open_model, open_task
 from edgewise.run import run
-from edgewise.spec import Spec, parse_spec
+from edgewise.session import Session, open_model, open_task
+from edgewise.steps.compare import Asked, look_closer
+from edgewise.steps.cross_evaluation import RANDOM
+from edgewise.steps.discover import discover
+from edgewise.steps.head_roles import circuit_heads, head_roles
+from edgewise.steps.noise_floor import Floor
 from edgewise.workflow import Selection, make_runner
 from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer, tiny
 
@@ -171,7 +171,7 @@ def test_heads_that_cannot_be_measured_are_told_before_long_work(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("repetitions began")
 
-    monkeypatch.setattr("edgewise.comparing.repeat", refuse)
+    monkeypatch.setattr("edgewise.steps.compare.repeat", refuse)
     asked = ("--roles", "--noise-floor", 2, "-o", "d.json")
     found = edgewise("diff", "short.json", "short.json", *asked, status=1)
     assert "9 positions or more" in found.stderr

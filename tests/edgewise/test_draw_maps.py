@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.errors import FileFormatError
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import FileFormatError
 from edgewise.graphs.files import DiffFile, read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
-from edgewise.pictures import role_changes
+from edgewise.report.report.pictures import role_changes
 
 from .conftest import Run
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from edgewise.comparing import Asked, look_closer
 from edgewise.discovery.registry import get_method
-from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
-from edgewise.finding import discover
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
 from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circuit, read_diff
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.noise_floor import PLACES, Floor, floor_block, noise_floor
-from edgewise.opening import Session, open_model, open_task
-from edgewise.patching.prompt_files import write_pairs
-from edgewise.repeating import (
+from edgewise.patching.prompts.pairs.pair_files import write_pairs
+from edgewise.session import Session, open_model, open_task
+from edgewise.steps.compare import Asked, look_closer
+from edgewise.steps.discover import discover
+from edgewise.steps.noise_floor import PLACES, Floor, floor_block, noise_floor
+from edgewise.steps.repeat import (
     PromptSets,
     Recipe,
     Repeats,
@@ -32,7 +32,7 @@ from edgewise.repeating import (
     repeat,
     split_pairs,
 )
-from edgewise.repeats_file import read_repeats, write_repeats
+from edgewise.store.repeats_file import read_repeats, write_repeats
 from edgewise.workflow import Selection, make_runner
 from tests.edgewise.asking_model import answering, ask, without_head
 

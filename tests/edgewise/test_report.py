@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgewise.experiment.spec import Spec, parse_spec
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.markdown import code, escaped, number, plain, ratio_text, table
+from edgewise.report.report.markdown import code, escaped, number, plain, ratio_text, table
 from edgewise.run import RunResult, run
-from edgewise.spec import Spec, parse_spec
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise import finding
 from edgewise.discovery.registry import Discovery
-from edgewise.errors import DriftError, EdgewiseError, JournalMismatch
+from edgewise.graphs.errors import DriftError, EdgewiseError, JournalMismatch
 from edgewise.graphs.files import read_circuit, scores_path
-from edgewise.journal import JournalFile, journal_path
+from edgewise.steps import discover as finding
+from edgewise.store.journal import JournalFile, journal_path
 
 JOURNAL = Path("a.journal.jsonl")
 
@@ -71,7 +71,7 @@ def stopped(edgewise: Any, command: list[object], one_thread: None, monkeypatch:
 SLOW = """
 import sys, time
 from edgewise import finding
-from edgewise.journal import JournalFile
+from edgewise.store.journal import JournalFile
 append, measure = JournalFile.append, finding.check_drift
 def slow(self, entry):
     append(self, entry)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import edgewise as package
-from edgewise.errors import EdgewiseError, GraphMismatch
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.files import read_circuit, read_roles
 from edgewise.graphs.roles import ON_TASK, ON_TOKENS
-from edgewise.heads import circuit_heads
+from edgewise.steps.head_roles import circuit_heads
 from tests.edgewise.conftest import id_rows, tiny
 
 FEW = ("--sequences", 4)

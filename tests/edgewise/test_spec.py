@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgewise.asking import Selection
-from edgewise.errors import SpecError
-from edgewise.spec import DiscoverySpec, ModelSpec, Spec, parse_spec, read_spec
+from edgewise.experiment.asking import Selection
+from edgewise.experiment.spec import DiscoverySpec, ModelSpec, Spec, parse_spec, read_spec
+from edgewise.graphs.errors import SpecError
 
 WHOLE: dict[str, dict[str, Any]] = {
     "models": {"source": '"smollm2-135m"'},
@@ -117,7 +117,8 @@ def test_reading_a_spec_loads_nothing_heavy(tmp_path: Path) -> None:
     file = tmp_path / "spec.toml"
     file.write_text(toml(discovery={"setps": "3"}))
     code = (
-        "import sys\nfrom edgewise.errors import SpecError\nfrom edgewise.spec import read_spec\n"
+        "import sys\nfrom edgewise.errors import SpecError\n"
+        "from edgewise.experiment.spec import read_spec\n"
         f"try: read_spec({str(file)!r})\nexcept SpecError: pass\nelse: raise SystemExit('read')\n"
         "sys.exit(','.join({'torch', 'transformers', 'matplotlib'} & set(sys.modules)) or 0)"
     )

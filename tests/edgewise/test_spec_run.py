@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from edgewise import job as job_module
-from edgewise.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
-from edgewise.fit import first_difference
+from edgewise.experiment.spec import Spec, parse_spec, read_spec, run_spec
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.ledger import Ledger, digest, fingerprint
-from edgewise.patching.prompts import Pair
-from edgewise.pictures import share_out
+from edgewise.patching.prompts.pairs.pairs import Pair
+from edgewise.report.report.pictures import share_out
 from edgewise.run import RunResult, run
-from edgewise.spec import Spec, parse_spec, read_spec, run_spec
+from edgewise.steps.fit import first_difference
+from edgewise.store.ledger import Ledger, digest, fingerprint
 
 STEPS = (
     "prompts",
@@ -377,7 +377,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 def test_a_stopped_walk_goes_on_from_its_journal(
     spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgewise.journal import JournalFile
+    from edgewise.store.journal import JournalFile
 
     found = parse_spec(
         f'[[models]]\nsource = "{spec.base.source}"\nname = "base"\n'
@@ -525,7 +525,7 @@ def test_shares_of_a_diff_picture_never_exceed_what_there_is() -> None:
 
 
 def test_pictures_are_limited_and_say_so(spec: Spec, tmp_path: Path) -> None:
-    from edgewise.pictures import circuit_picture, diff_picture
+    from edgewise.report.report.pictures import circuit_picture, diff_picture
 
     result: RunResult = run(
         replace(spec, drawing=replace(spec.drawing, formats=())), tmp_path / "o"

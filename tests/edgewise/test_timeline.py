@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise import checkpoints
-from edgewise.asking import Selection
-from edgewise.checkpoints import Opening, TaskChoice, default_labels, find_checkpoints, timeline
-from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
+from edgewise.experiment.asking import Selection
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,
     read_circuit,
@@ -24,7 +22,9 @@ from edgewise.graphs.files import (
     write_timeline,
 )
 from edgewise.graphs.names import Edge
-from edgewise.results import Results
+from edgewise.steps import timeline as checkpoints
+from edgewise.steps.timeline import Opening, TaskChoice, default_labels, find_checkpoints, timeline
+from edgewise.store.results import Results
 from tests.edgewise.conftest import Run, save_tokenizer, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import edgewise as public
-from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import read_transplant
 from edgewise.graphs.names import Node
-from edgewise.opening import open_model, open_task
-from edgewise.patching.donation import quiet_runner, record
-from edgewise.patching.transplant import Transplant, nodes_mask
-from edgewise.transplanting import Choice, transplant
+from edgewise.patching.transplant.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.transplant.transplant import Transplant, nodes_mask
+from edgewise.session import open_model, open_task
+from edgewise.steps.transplant import Choice, transplant
 from edgewise.workflow import evaluate
 from tests.edgewise.conftest import save_tokenizer, tiny
 
@@ -161,7 +161,7 @@ def test_the_donor_is_closed_before_the_receiver_is_opened(
         opened.append(weakref.ref(session.loaded.model))
         return session
 
-    monkeypatch.setattr("edgewise.transplanting.open_model", noted)
+    monkeypatch.setattr("edgewise.steps.transplant.open_model", noted)
     refs = [str(models[name]) for name in ("llama", "tuned")]
     transplant(refs[0], refs[1], str(pairs), Choice(greedy=1))
     assert len(opened) == 2

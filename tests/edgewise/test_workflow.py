@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
 from edgewise.graphs.files import CircuitFile, read_circuit, write_circuit
-from edgewise.repeating import Recipe
+from edgewise.steps.repeat import Recipe
 from edgewise.workflow import (
     Selection,
     Session,
@@ -53,7 +53,7 @@ def test_a_live_model_gives_the_same_circuit(models: dict[str, Path], session: S
 
 
 def test_a_failed_certificate_is_refused(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.patching import certificate
+    from edgewise.patching.run import certificate
 
     wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1)
     monkeypatch.setattr(certificate, "certify", lambda *_: wrong)

@@ -259,7 +259,7 @@ def test_mistakes_of_our_own_ask_for_a_report(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr("edgewise.graphs.lifting.describe", broken)
+    monkeypatch.setattr("edgewise.graphs.lift.lifting.describe", broken)
     message = refused("lift", models["gpt2"])
     assert message.count("\n") == 1 and "EDGEWISE_TRACEBACK=1" in message
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.graphs.bits import booleans, integers
+from edgewise.graphs.bitsets import booleans, integers
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 999))

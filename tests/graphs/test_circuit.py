@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import GraphMismatch, NameSyntaxError
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import GraphMismatch, NameSyntaxError
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node
 from tests.graph_shapes import shapes

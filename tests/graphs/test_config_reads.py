@@ -9,11 +9,11 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from edgewise.errors import UnsupportedModel
-from edgewise.graphs import config_reads
-from edgewise.graphs.config_reads import reads_in, reads_of, shared_modules
-from edgewise.graphs.lifting import ALWAYS_IGNORED, describe, families
-from edgewise.patching.certificate import certify
+from edgewise.graphs.errors import UnsupportedModel
+from edgewise.graphs.lift import config_reads
+from edgewise.graphs.lift.config_reads import reads_in, reads_of, shared_modules
+from edgewise.graphs.lift.lifting import ALWAYS_IGNORED, describe, families
+from edgewise.patching.run.certificate import certify
 from tests.engine import tiny_model
 
 PUBLISHED: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgewise.errors import UnsupportedModel
-from edgewise.graphs.lifting import describe, families
+from edgewise.graphs.errors import UnsupportedModel
+from edgewise.graphs.lift.lifting import describe, families
 from tests.configs import CONFIGS
 
 REFUSED: dict[tuple[str, str], Any] = {

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff, Overlap, expected_jaccard
+from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from tests.graph_shapes import shapes
 

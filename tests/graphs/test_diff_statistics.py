@@ -12,7 +12,6 @@ import scipy.stats
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff, Overlap, overlap_p_value
 from edgewise.graphs.diff_statistics import (
@@ -22,8 +21,9 @@ from edgewise.graphs.diff_statistics import (
     rank_correlation,
     weighted_overlap,
 )
+from edgewise.graphs.errors import GraphMismatch
+from edgewise.graphs.files.json_files import dump_document
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.json_files import dump_document
 
 TINY = ComputationGraph(layers=1, heads=1)
 SIZES = st.integers(0, 60).flatmap(
@@ -149,7 +149,7 @@ def test_an_edge_without_a_score_leaves_the_weighted_overlap_open() -> None:
 
 
 def test_scores_of_another_graph_are_refused() -> None:
-    from edgewise.graphs.diff_file import _all_scores
+    from edgewise.graphs.files.diff import _all_scores
     from edgewise.graphs.scores import Scores
 
     other = ComputationGraph(layers=2, heads=1)

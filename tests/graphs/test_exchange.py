@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import FileFormatError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.exchange import read_acdc, read_eap_ig, read_edge_pruning, write_eap_ig
+from edgewise.graphs.errors import FileFormatError, GraphMismatch
+from edgewise.graphs.files.exchange import read_acdc, read_eap_ig, read_edge_pruning, write_eap_ig
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 

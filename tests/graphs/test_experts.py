@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise.errors import UnsupportedModel
-from edgewise.graphs.experts import Experts
-from edgewise.graphs.lifting import describe, tensors_of
-from edgewise.graphs.loading import load
-from edgewise.patching.certificate import certify
+from edgewise.graphs.errors import UnsupportedModel
+from edgewise.graphs.lift.experts import Experts
+from edgewise.graphs.lift.lifting import describe, tensors_of
+from edgewise.graphs.load.loading import load
+from edgewise.patching.run.certificate import certify
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.engine import tiny_lift, tiny_model
 

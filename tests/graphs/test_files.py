@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.circuit_file import dump_circuit
+from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.files import (
     CircuitFile,
     DiffFile,
@@ -31,6 +30,7 @@ from edgewise.graphs.files import (
     write_diff,
     write_scores,
 )
+from edgewise.graphs.files.circuit import dump_circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from tests.graph_shapes import shapes

@@ -10,9 +10,9 @@ import os
 import pytest
 import torch
 
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import LoadedModel, load
-from edgewise.patching.certificate import certify
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import LoadedModel, load
+from edgewise.patching.run.certificate import certify
 
 PATH = os.environ.get("EDGEWISE_GEMMA3", "")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgewise.errors import ModelNotFound
-from edgewise.graphs.gguf_metadata import refuse_lost_metadata
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.load.gguf_metadata import refuse_lost_metadata
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("accelerate")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import GraphMismatch
+from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind, Node, Port
 from tests.graph_shapes import shapes

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise.errors import CertificateFailed, ModelNotFound, UnknownName, UnsupportedModel
-from edgewise.graphs import loading, references
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import from_module, load, load_tokenizer
-from edgewise.patching.certificate import certify
+from edgewise.graphs.errors import CertificateFailed, ModelNotFound, UnknownName, UnsupportedModel
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load import loading, references
+from edgewise.graphs.load.loading import from_module, load, load_tokenizer
+from edgewise.patching.run.certificate import certify
 from tests.saved import edit, logits, rewrite, save_tokenizer, tiny
 
 
@@ -59,7 +59,7 @@ def test_the_hash_is_of_the_values_and_not_of_how_they_are_held(saved: Path) -> 
 
 def test_the_hash_ignores_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = from_module(tiny()).weights_sha256
-    monkeypatch.setattr("edgewise.graphs.weights._CHUNK", 7)
+    monkeypatch.setattr("edgewise.graphs.load.weights._CHUNK", 7)
     assert from_module(tiny()).weights_sha256 == whole
 
 

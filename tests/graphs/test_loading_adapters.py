@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.errors import ModelNotFound
-from edgewise.graphs import adapters
-from edgewise.graphs.loading import from_module, load, load_tokenizer
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.load import adapters
+from edgewise.graphs.load.loading import from_module, load, load_tokenizer
 from tests.saved import tiny
 
 peft = pytest.importorskip("peft")
@@ -128,7 +128,7 @@ def test_a_base_beside_or_inside_is_found(home: Path, monkeypatch: pytest.Monkey
 
 def test_the_built_in_alias_can_be_a_base(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "edgewise.graphs.references.smollm2_directory", lambda progress=None: home / "base"
+        "edgewise.graphs.load.references.smollm2_directory", lambda progress=None: home / "base"
     )
     edit(home / "lora", base_model_name_or_path="smollm2-135m")
     loaded = load(str(home / "lora"))

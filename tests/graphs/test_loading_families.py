@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.loading import load
-from edgewise.patching.certificate import certify
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.load.loading import load
+from edgewise.patching.run.certificate import certify
 from tests.engine import one_of_each_type, tiny_model
 
 

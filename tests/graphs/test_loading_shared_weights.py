@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.errors import ModelNotFound
-from edgewise.graphs import adapters
-from edgewise.graphs.loading import load
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.load import adapters
+from edgewise.graphs.load.loading import load
 from tests.saved import logits, tiny
 
 peft = pytest.importorskip("peft")

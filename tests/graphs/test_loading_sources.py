@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.errors import ModelNotFound
-from edgewise.graphs.loading import load
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.load.loading import load
 from tests.saved import edit, logits, tiny
 
 # -- checkpoints of a Trainer --------------------------------------------------------------------

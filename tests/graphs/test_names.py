@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import NameSyntaxError
+from edgewise.graphs.errors import NameSyntaxError
 from edgewise.graphs.names import LETTERS, Edge, Kind, Node, Port
 
 NUMBERS = st.integers(0, 10_000)

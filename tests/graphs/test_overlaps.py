@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgewise.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.overlaps import clustered_order, pairwise_overlaps
 from edgewise.graphs.scores import Scores

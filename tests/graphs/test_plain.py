@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from edgewise import describe, evaluate, get_method, plain_block, plain_model
-from edgewise.errors import CertificateFailed, PromptError, UnsupportedModel
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.lifted import LiftedModel, Norm
-from edgewise.patching.certificate import certify
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.gradients import port_gradients
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
+from edgewise.graphs.errors import CertificateFailed, PromptError, UnsupportedModel
+from edgewise.graphs.lift.lifted import LiftedModel, Norm
+from edgewise.patching.gradients.port_gradients.port_gradients import port_gradients
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.certificate import certify
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
 from tests.engine import random_mask, tiny_model, tiny_pairs
 from tests.patching.test_attribution import mask_loss
 from tests.patching.test_identities import naive_logits

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import EdgewiseError, FileFormatError
+from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files import RolesFile, read_circuit, read_roles, write_roles
 from edgewise.graphs.roles import (
     NEAR,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.errors import EdgewiseError
-from edgewise.graphs.safe_write import check_writable, replacing, write_bytes, write_text
+from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.files.atomic import check_writable, replacing, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:

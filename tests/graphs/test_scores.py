@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import GraphMismatch
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.errors import ModelNotFound
-from edgewise.graphs import gguf_files, smollm2
-from edgewise.graphs.gguf_files import convert_gguf
-from edgewise.graphs.loading import load, load_tokenizer
+from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.load import builtin as smollm2
+from edgewise.graphs.load import gguf_files
+from edgewise.graphs.load.gguf_files import convert_gguf
+from edgewise.graphs.load.loading import load, load_tokenizer
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
@@ -141,7 +142,7 @@ def test_a_gguf_file_gives_its_own_tensors(tmp_path: Path) -> None:
 def test_a_live_model_from_a_gguf_file_is_taken(tiny: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from edgewise.graphs.loading import from_module
+    from edgewise.graphs.load.loading import from_module
 
     live = AutoModelForCausalLM.from_pretrained(tiny.parent, gguf_file=tiny.name)
     assert from_module(live).weights_sha256 == load(str(tiny)).weights_sha256

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.errors import UnsupportedModel
-from edgewise.graphs.lifting import _check_devices, describe
-from edgewise.patching.certificate import certify
+from edgewise.graphs.errors import UnsupportedModel
+from edgewise.graphs.lift.lifting import _check_devices, describe
+from edgewise.patching.run.certificate import certify
 from tests.devices import Machine, moved
 from tests.engine import tiny_lift, tiny_model
 

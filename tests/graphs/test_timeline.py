@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.files import TimelineFile, model_block, read_timeline, write_timeline
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edgewise.errors import UnsupportedModel
-from edgewise.graphs.families._parts import alibi_slopes
-from edgewise.graphs.lifted import Attention, AttentionContext, Growth, Norm, Rotary
-from edgewise.graphs.lifting import describe
-from edgewise.graphs.norms import normalise_heads
-from edgewise.patching.certificate import certify
+from edgewise.graphs.errors import UnsupportedModel
+from edgewise.graphs.lift.families._parts import alibi_slopes
+from edgewise.graphs.lift.lifted import Attention, AttentionContext, Growth, Norm, Rotary
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.lift.norms import normalise_heads
+from edgewise.patching.run.certificate import certify
 from tests.engine import tiny_lift, tiny_model
 from tests.shapes import LLAMA
 

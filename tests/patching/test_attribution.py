@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from edgewise.discovery.registry import get_method
-from edgewise.errors import EdgewiseError
-from edgewise.graphs.lifted import Norm
-from edgewise.patching.attribution import attribute
-from edgewise.patching.runner import Runner
-from edgewise.patching.trace import at_answers
+from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.lift.lifted import Norm
+from edgewise.patching.gradients.port_gradients.attribution import attribute
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
@@ -100,7 +100,7 @@ def test_batches_do_not_matter(method: str) -> None:
 
 
 def test_points_in_groups_are_points_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.patching import attribution
+    from edgewise.patching.gradients.port_gradients import attribution
 
     runner = Runner.create(tiny_lift("llama"), tiny_pairs(lengths=(4, 6, 5)))
     points = [0.0, 0.1, 0.4, 0.6, 0.9]

@@ -24,10 +24,10 @@ from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.lifted import MLP, Attention, Block, LiftedModel, Linear
+from edgewise.graphs.lift.lifted import MLP, Attention, Block, LiftedModel, Linear
 from edgewise.patching.paths import patch_paths
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.runner import Runner
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
 
 
 class Unchanged:

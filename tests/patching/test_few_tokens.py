@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.patching.metrics import Metric, Target, get_metric
-from edgewise.patching.readout import Readout, make_readout
-from edgewise.patching.runner import Runner
+from edgewise.patching.incremental.state.readout import Readout, make_readout
+from edgewise.patching.metrics.registry.registry import Metric, Target, get_metric
+from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
@@ -37,7 +37,7 @@ def test_the_whole_vocabulary_is_not_computed(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError("all logits were asked for")
 
-    monkeypatch.setattr("edgewise.graphs.lifted.LiftedModel.logits", refuse)
+    monkeypatch.setattr("edgewise.graphs.lift.lifted.LiftedModel.logits", refuse)
     np.testing.assert_array_equal(again.mask_losses(mask), wanted)
     with pytest.raises(AssertionError):
         again.with_metric("kl").mask_losses(mask)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.errors import EdgewiseError
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.names import Edge, Port
-from edgewise.patching.attribution import attribute
-from edgewise.patching.gradients import port_gradients
-from edgewise.patching.runner import Runner
-from edgewise.patching.trace import at_answers
+from edgewise.patching.gradients.port_gradients.attribution import attribute
+from edgewise.patching.gradients.port_gradients.port_gradients import port_gradients
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.names import Kind, Node, Port
-from edgewise.patching.certificate import certify, original_run
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.dense import SUMS_KEPT, World, run_masked
-from edgewise.patching.plan import Plan, make_plan
-from edgewise.patching.runner import Runner
-from edgewise.patching.trace import at_answers
+from edgewise.patching.run.certificate import certify, original_run
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.masked_run import SUMS_KEPT, World, run_masked
+from edgewise.patching.run.plan import Plan, make_plan
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
 
@@ -212,7 +212,7 @@ def test_a_live_node_without_inputs_runs_only_where_it_can_differ() -> None:
 
 
 def test_the_model_is_not_altered() -> None:
-    from edgewise.graphs.lifting import describe
+    from edgewise.graphs.lift.lifting import describe
     from tests.engine import tiny_model
 
     model = tiny_model("llama")
@@ -260,8 +260,8 @@ def test_circuits_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch)
         sizes.append(circuits)
         return run_masked(world, plan, circuits)
 
-    monkeypatch.setattr("edgewise.patching.runner.run_masked", counted)
-    monkeypatch.setattr("edgewise.patching.runner.RUN_BYTES", 1)
+    monkeypatch.setattr("edgewise.patching.run.runner.run_masked", counted)
+    monkeypatch.setattr("edgewise.patching.run.runner.RUN_BYTES", 1)
     torch.testing.assert_close(runner.chunk_logits(chunk, masks, start_row=3), together)
     assert sizes == [1] * 5
 

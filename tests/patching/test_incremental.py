@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.graphs.lifting import describe
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.incremental import IncrementalChunk
-from edgewise.patching.layout import rows_by_layer
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.questions import ask
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.incremental.state.candidates import ask
+from edgewise.patching.incremental.state.liveness import rows_by_layer
+from edgewise.patching.incremental.state.state import IncrementalChunk
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import random_mask, tiny_lift, tiny_model, tiny_pairs
 

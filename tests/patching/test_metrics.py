@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import PromptError, UnknownName
-from edgewise.patching.metrics import METRICS, Metric, Target, get_metric, metric
-from edgewise.patching.prompts import Pair, PromptPairs
+from edgewise.graphs.errors import PromptError, UnknownName
+from edgewise.patching.metrics.registry.registry import METRICS, Metric, Target, get_metric, metric
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
 
 LOGITS = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]])
 TARGET = Target(torch.tensor([[3, -1], [2, 3]]), torch.tensor([[0, 1], [1, -1]]), LOGITS)
@@ -212,7 +212,7 @@ def test_names_are_found_with_space_around() -> None:
 
 
 def test_registering_a_new_metric_makes_it_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewise.patching.metrics.METRICS", dict(METRICS))
+    monkeypatch.setattr("edgewise.patching.metrics.registry.METRICS", dict(METRICS))
 
     @metric("top", larger_is_better=True)
     def top(logits: torch.Tensor, target: Target) -> torch.Tensor:
@@ -235,7 +235,7 @@ def test_every_metric_describes_itself(name: str) -> None:
 
 def test_importing_metrics_loads_neither_torch_nor_sympy() -> None:
     code = (
-        "import sys, edgewise.patching.metrics, edgewise.patching.expressions;"
+        "import sys, edgewise.patching.metrics.registry, edgewise.patching.metrics.expressions;"
         "sys.exit(len({'torch', 'sympy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.lifted import LiftedModel
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
+from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.names import Edge, Node
-from edgewise.patching.chunk import Chunk
 from edgewise.patching.paths import Path, patch_paths
-from edgewise.patching.runner import Runner
-from edgewise.patching.trace import at_answers
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.run.trace import at_answers
 from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.graphs.lifted import AttentionContext, LiftedModel
-from edgewise.graphs.lifting import describe
-from edgewise.patching.trace import patterns, project, run_plain, spread
+from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.run.trace import patterns, project, run_plain, spread
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_model
 

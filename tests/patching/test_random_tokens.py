@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import PromptError
-from edgewise.graphs.lifting import describe
-from edgewise.patching.random_tokens import LONGEST, RandomBlocks, model_blocks, random_blocks
+from edgewise.graphs.errors import PromptError
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.heads.random_tokens import LONGEST, RandomBlocks, model_blocks, random_blocks
 from tests.engine import tiny_lift, tiny_model
 
 

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgewise.graphs.lifted import LiftedModel
-from edgewise.graphs.lifting import describe
-from edgewise.patching import readout
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.metrics import get_metric
-from edgewise.patching.prompts import Pair, PromptPairs
-from edgewise.patching.readout import Reading, Readout, TokenReadout, make_readout
-from edgewise.patching.runner import Runner
+from edgewise.graphs.lift.lifted import LiftedModel
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.incremental.state import readout
+from edgewise.patching.incremental.state.readout import Reading, Readout, TokenReadout, make_readout
+from edgewise.patching.metrics.registry.registry import get_metric
+from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_pairs
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from edgewise import Pair, PromptPairs, plain_block, plain_model
-from edgewise.errors import GraphMismatch, PromptError
-from edgewise.graphs.lifted import AttentionContext, Block, LiftedModel, Norm
+from edgewise.graphs.errors import GraphMismatch, PromptError
+from edgewise.graphs.lift.lifted import AttentionContext, Block, LiftedModel, Norm
 from edgewise.graphs.names import Node
 from edgewise.graphs.roles import ON_TOKENS, SPANS
-from edgewise.patching.direct import frozen
-from edgewise.patching.random_tokens import model_blocks, random_blocks
-from edgewise.patching.roles import _extreme, measure, spans_of, token_scores
-from edgewise.patching.trace import project_all, run_plain, spread
+from edgewise.patching.heads.direct import frozen
+from edgewise.patching.heads.random_tokens import model_blocks, random_blocks
+from edgewise.patching.heads.roles import _extreme, measure, spans_of, token_scores
+from edgewise.patching.run.trace import project_all, run_plain, spread
 from tests.engine import tiny_lift, tiny_pairs
 
 V, P = 12, 24

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from edgewise.errors import CertificateFailed
-from edgewise.graphs.lifted import LiftedModel
-from edgewise.patching.certificate import certify
-from edgewise.patching.rounding import HALF_TYPES, widened
+from edgewise.graphs.errors import CertificateFailed
+from edgewise.graphs.lift.lifted import LiftedModel
+from edgewise.patching.run.certificate import certify
+from edgewise.patching.run.rounding import HALF_TYPES, widened
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.patching import readout
-from edgewise.patching.losses import Bounds, Losses, rises
-from edgewise.patching.runner import Runner
-from edgewise.patching.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.incremental.state import readout
+from edgewise.patching.incremental.state.losses import Bounds, Losses, rises
+from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.run.runner import Runner
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
 NAMES = ["gpt2", "llama", "llama-multi-query", "gptj", "olmo2", "gemma2-caps", "qwen2-moe"]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.errors import PromptError, UnknownName
-from edgewise.patching.prompt_files import read_pairs
+from edgewise.graphs.errors import PromptError, UnknownName
+from edgewise.patching.prompts.pairs.pair_files import read_pairs
 from edgewise.patching.tasks import (
     TASKS,
     Candidate,
@@ -541,8 +541,8 @@ def test_a_walk_takes_every_candidate_once_and_the_spaces_in_turn(
 
 @pytest.fixture(scope="module")
 def real_tokenizer() -> Any:
-    from edgewise.errors import ModelNotFound
-    from edgewise.graphs.loading import load_tokenizer
+    from edgewise.graphs.errors import ModelNotFound
+    from edgewise.graphs.load.loading import load_tokenizer
 
     try:
         return load_tokenizer("smollm2-135m")

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.errors import EdgewiseError, GraphMismatch, PromptError
-from edgewise.graphs.lifted import LiftedModel
-from edgewise.graphs.lifting import describe
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from edgewise.graphs.lift.lifted import LiftedModel
+from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Edge, Kind, Node
-from edgewise.patching.chunk import Chunk
-from edgewise.patching.donation import quiet_runner, record
-from edgewise.patching.metrics import get_metric
-from edgewise.patching.trace import at_answers
-from edgewise.patching.transplant import Transplant, edges_mask, nodes_mask
+from edgewise.patching.metrics.registry.registry import get_metric
+from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.trace import at_answers
+from edgewise.patching.transplant.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.transplant.transplant import Transplant, edges_mask, nodes_mask
 from tests.configs import CONFIGS
 from tests.engine import (
     naive_run,
@@ -53,7 +53,7 @@ def naive(transplant: Transplant, donor: LiftedModel, chosen: np.ndarray) -> flo
 
 
 def mean(transplant: Transplant, chunk: Chunk, logits: torch.Tensor, donor: LiftedModel) -> float:
-    from edgewise.patching.metrics import Target
+    from edgewise.patching.metrics.registry.registry import Target
 
     metric = transplant.runner.metric
     theirs = naive_logits(donor, chunk) if metric.needs_clean_logits else None
@@ -289,12 +289,12 @@ def test_choices_together_are_choices_alone(name: str, monkeypatch: pytest.Monke
     together = transplant.measure(masks)
     alone = [transplant.measure(mask[None])[0] for mask in masks]
     assert together == pytest.approx(alone, rel=1e-9)
-    monkeypatch.setattr("edgewise.patching.transplant.RUN_BYTES", 1)
+    monkeypatch.setattr("edgewise.patching.transplant.transplant.RUN_BYTES", 1)
     assert transplant.measure(masks) == pytest.approx(alone, rel=1e-9)
 
 
 def test_only_what_a_choice_reaches_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.patching import transplant as module
+    from edgewise.patching.transplant.transplant import transplant as module
 
     plans = []
 
@@ -336,7 +336,7 @@ def test_only_wanted_layers_are_kept() -> None:
 
 
 def test_much_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewise.patching.donation.WARN_BYTES", 1000)
+    monkeypatch.setattr("edgewise.patching.transplant.donor.WARN_BYTES", 1000)
     runner = quiet_runner(tiny_lift("gpt2"), tiny_pairs(), "logit_diff")
     with pytest.warns(UserWarning, match="fewer examples, or fewer nodes"):
         record(runner)

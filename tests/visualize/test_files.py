@@ -12,14 +12,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgewise.errors import EdgewiseError, UnknownName
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
-from edgewise.visualize.dot_layout import find_dot
 from edgewise.visualize.draw import write_atomically
+from edgewise.visualize.layout.layout.dot_layout import find_dot
 
 GRAPH = ComputationGraph(4, 3)
 
@@ -202,6 +202,6 @@ def test_missing_matplotlib_is_told(
 def test_a_failed_dot_is_a_warning(
     circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewise.visualize.layout.find_dot", lambda: None)
+    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: None)
     with pytest.warns(UserWarning, match="built-in layout was used"):
         draw(circuit, tmp_path / "c.svg", layout="dot")

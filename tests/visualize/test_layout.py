@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.visualize import dot_layout
 from edgewise.visualize.compose import make_scene
-from edgewise.visualize.ordering import count_crossings, neighbours, order_rows
-from edgewise.visualize.placement import place_rows, separation
-from edgewise.visualize.skeleton import Skeleton, Wire, build, choose_trunks
+from edgewise.visualize.layout.layout import dot_layout
+from edgewise.visualize.layout.layout.ordering import count_crossings, neighbours, order_rows
+from edgewise.visualize.layout.layout.placement import place_rows, separation
+from edgewise.visualize.layout.layout.skeleton import Skeleton, Wire, build, choose_trunks
 
 
 def wire(source: int, target: int) -> Wire:
@@ -119,7 +119,7 @@ def fake_dot(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     program = folder / "dot"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("edgewise.visualize.layout.find_dot", lambda: str(program))
+    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: str(program))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_misbehaving_dot_gives_way_to_the_built_in_layout(
 
 
 def test_without_dot_auto_is_silent_and_dot_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewise.visualize.layout.find_dot", lambda: None)
+    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: None)
     assert make_scene(CIRCUIT, layout="auto").notes == ()
     (note,) = make_scene(CIRCUIT, layout="dot").notes
     assert "not found" in note

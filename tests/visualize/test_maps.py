@@ -13,17 +13,17 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from edgewise.errors import EdgewiseError, UnknownName
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge
 from edgewise.graphs.overlaps import pairwise_overlaps
 from edgewise.visualize import make_scene, to_svg
+from edgewise.visualize.charts.heat_map import Panel, make_heat_map, panels_of
+from edgewise.visualize.charts.overlap import make_overlap_matrix
+from edgewise.visualize.charts.scales import DIFFERENCE, SCORE, Scale
 from edgewise.visualize.draw import draw, write_scene
-from edgewise.visualize.heat_map import Panel, make_heat_map, panels_of
 from edgewise.visualize.legend import wrap
-from edgewise.visualize.overlap import make_overlap_matrix
-from edgewise.visualize.scales import DIFFERENCE, SCORE, Scale
 from edgewise.visualize.scene import Cell, Scene, Text
 from edgewise.visualize.style import ONLY_A, ONLY_B, PAPER, SHARED, mix, parts, text_width
 from edgewise.visualize.subject import Fade
@@ -266,7 +266,7 @@ import numpy as np
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.overlaps import clustered_order, pairwise_overlaps
 from edgewise.graphs.scores import Scores
-from edgewise.maps import ScoredSide, draw_heat_map, draw_overlap
+from edgewise.report.maps import ScoredSide, draw_heat_map, draw_overlap
 from edgewise.visualize.draw import write_scene
 graph, generator = ComputationGraph(3, 3), np.random.default_rng(0)
 scores = [Scores(graph, generator.standard_normal(graph.reads.shape)) for _ in range(4)]

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.errors import EdgewiseError, GraphMismatch, NameSyntaxError, UnknownName
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Node
 from edgewise.graphs.scores import Scores
 from edgewise.visualize.compose import make_scene
-from edgewise.visualize.dot_layout import find_dot
+from edgewise.visualize.layout.layout.dot_layout import find_dot
 from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
 from edgewise.visualize.style import KIND_COLOURS, ONLY_A, ONLY_B, SHARED
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.errors import EdgewiseError, UnknownName
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge
 from edgewise.graphs.timeline import Timeline
-from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
-from edgewise.visualize.svg import to_svg
-from edgewise.visualize.timeline import (
+from edgewise.visualize.charts.timeline import (
     ABSENT,
     LEAVING,
     NEW,
@@ -26,6 +24,8 @@ from edgewise.visualize.timeline import (
     draw_timeline,
     make_timeline_scene,
 )
+from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
+from edgewise.visualize.svg import to_svg
 
 GRAPH = ComputationGraph(layers=2, heads=2)
 EMPTY = Circuit.empty(GRAPH)

@@ -1,0 +1,1 @@
+"""What was found, in words and pictures: the report of a run."""

@@ -1,0 +1,221 @@
+"""Which edges of a circuit or a diff a readable picture shows, and the caption that says so.
+
+A circuit of thousands of edges is a black page, so a picture shows the strongest ones, as many as
+are asked for without those that would dangle, leading nowhere within the picture. Whether an edge
+or node is in both circuits of a diff or in one is always told from the whole circuits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..graphs.circuit import Circuit
+from ..graphs.diff import CircuitDiff
+from ..graphs.files.diff import reading_block
+from ..graphs.scores import Scores
+
+if TYPE_CHECKING:
+    from ..graphs.files import CircuitFile, DiffFile
+    from ..steps.noise_floor import Floor, FloorRow
+    from ..visualize.subject import Fade
+
+SHARES = (0.4, 0.3, 0.3)
+"""How many of a diff picture's edges are the strongest shared ones, those only in A, only in B."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Hold what `visualize.draw` takes.
+
+    `whole` is the diff of which the subject shows a part, `fade` how stable its edges are,
+    `labels` what heads do, by their names.
+    """
+
+    subject: Circuit | CircuitDiff
+    scores: Scores | tuple[Scores, Scores]
+    caption: str
+    whole: CircuitDiff | None = None
+    fade: Fade | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
+    """Choose what a picture of a circuit, or of a diff of circuits called so, shows."""
+    from ..graphs.files import CircuitFile
+
+    if isinstance(file, CircuitFile):
+        return circuit_picture(file, top)
+    return diff_picture(file, names, top)
+
+
+def circuit_picture(file: CircuitFile, top: int) -> Picture:
+    """Show a circuit's strongest edges that connect, at most `top` of them."""
+    circuit, scores = file.circuit, file.edge_scores
+    assert scores is not None  # CircuitFile.__post_init__
+    of = f"the circuit's {len(circuit):,} edges ({circuit.graph.edge_count:,} in the model)"
+    if len(circuit) <= top:
+        shown, words = circuit, f"All of {of}"
+    else:
+        count = most_that_fit(
+            lambda n: len(strongest(circuit, scores, n).prune_dangling()), top, len(circuit)
+        )
+        shown = strongest(circuit, scores, count).prune_dangling()
+        words = f"The {count:,} strongest of {of}{_without(count - len(shown))}"
+    drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
+    return Picture(shown, Scores(circuit.graph, scores), f"{words}. {drawn}. {_READING}")
+
+
+def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
+    """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
+
+    All three get a part of the picture (`SHARES`), or else what changed, being mostly weak, would
+    not be seen beside what did not. Where a noise floor was measured, edges of one circuit that
+    changed beyond it come before stronger ones, and what did not is faded by how often repetitions
+    keep it.
+    """
+    from ..steps.noise_floor import Floor
+
+    diff, floor = file.diff, Floor.of(file)
+    scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
+    largest = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
+    fade = None if floor is None else fade_of(floor)
+    if fade is not None:
+        first = float(np.nan_to_num(largest).max()) + 1.0
+        for edge in fade.changed:
+            if edge not in diff.shared:
+                largest[diff.a.graph.locate(edge)] += first
+    parts = (diff.shared, diff.only_a, diff.only_b)
+    sizes = [len(part) for part in parts]
+
+    def union(total: int) -> Circuit:
+        counts = zip(parts, share_out(total, sizes), strict=True)
+        a, b, c = (strongest(part, largest, count) for part, count in counts)
+        return a | b | c
+
+    if sum(sizes) <= top:
+        shown, words = union(top), "All edges"
+    else:
+        count = most_that_fit(lambda n: len(union(n).prune_dangling()), top, sum(sizes))
+        shown = union(count).prune_dangling()
+        words = f"The strongest edges of each kind{_without(count - len(shown))}"
+    places = ("shared", f"only in {names[0]}", f"only in {names[1]}")
+    told = ", ".join(
+        f"{len(part & shown):,} of {len(part):,} {place}"
+        for part, place in zip(parts, places, strict=True)
+    )
+    subject = CircuitDiff(shown & diff.a, shown & diff.b)
+    stable = "" if floor is None else f" {_fade_words(floor, subject)}"
+    labels = role_changes(file)
+    stable += f" {_ROLES}" if labels else ""
+    return Picture(subject, scores, f"{words}: {told}. {_READING}{stable}", diff, fade, labels)
+
+
+def role_changes(file: DiffFile) -> dict[str, str]:
+    """Say of the heads of a diff what they do in A and in B, where that was measured.
+
+    A head with one role in both models has both scores, such as 'induction .91 / .85'.
+
+    Raises:
+        FileFormatError: the block cannot be read.
+    """
+    from ..graphs.roles import labels
+
+    block = file.extra.get("roles")
+    if block is None:
+        return {}
+    with reading_block("roles"):
+        a, b = (labels(block[side], most=1) for side in ("a", "b"))
+        heads = [str(row["head"]) for row in block["a"]]
+    found = {}
+    for head in heads:
+        first, second = a.get(head, ""), b.get(head, "")
+        role, _, score = second.rpartition(" ")
+        if first.rpartition(" ")[0] == role and role:
+            found[head] = f"{first} / {score}"
+        elif first or second:
+            found[head] = f"{first or 'none'} → {second or 'none'}"
+    return found
+
+
+def fade_of(floor: Floor) -> Fade:
+    """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
+    from ..graphs.names import Edge
+    from ..visualize.subject import Fade
+
+    pick: dict[str, Callable[[FloorRow], float]] = {
+        "shared": lambda row: min(row.survival_a, row.survival_b),
+        "only_a": lambda row: row.survival_a,
+        "only_b": lambda row: row.survival_b,
+    }
+    survival = {
+        Edge.parse(row.edge): float(share(row))
+        for place, share in pick.items()
+        for row in floor.rows[place]
+    }
+    changed = frozenset(Edge.parse(row.edge) for place in pick for row in floor.changed(place))
+    return Fade(survival, changed, floor.level)
+
+
+def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
+    """Say what the opacity of a diff's edges means."""
+    changed = fade_of(floor).changed
+    drawn = sum(edge in changed for edge in (subject.a | subject.b).edges)
+    return (
+        f"Faint edges are those that few of {floor.block['repetitions']} repeated discoveries keep "
+        "in the model whose circuit has them (of shared edges, in the one that keeps them less "
+        f"often). Solid edges changed beyond the noise floor (q < {floor.level:g} after "
+        f"Benjamini and Hochberg): {drawn:,} of {len(changed):,} such edges are drawn."
+    )
+
+
+def most_that_fit(size: Callable[[int], int], most: int, total: int) -> int:
+    """Find the largest n up to `total` with size(n) ≤ most, for a size that grows with n.
+
+    >>> most_that_fit(lambda n: n // 2, 10, 1000)
+    21
+    """
+    low, high = min(most, total), total + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= most else (low, middle)
+    return low
+
+
+def strongest(circuit: Circuit, scores: np.ndarray, most: int) -> Circuit:
+    """Keep a circuit's edges of largest absolute score; edges without a score come last.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> full = Circuit.full(ComputationGraph(layers=1, heads=1))
+    >>> scores = np.where(full.kept, 1.0, np.nan)
+    >>> len(strongest(full, scores, 3))
+    3
+    """
+    key = np.where(circuit.kept, np.nan_to_num(np.abs(scores), nan=-1.0), -np.inf).ravel()
+    order = np.argsort(-key, kind="stable")[: min(most, len(circuit))]
+    kept = np.zeros(key.shape, dtype=bool)
+    kept[order] = True
+    return Circuit(circuit.graph, kept.reshape(circuit.kept.shape))
+
+
+def share_out(total: int, available: Sequence[int]) -> list[int]:
+    """Divide a number of edges by `SHARES`; what one part cannot use goes to the others.
+
+    >>> share_out(100, [1000, 1000, 1000]), share_out(100, [1000, 10, 0])
+    ([40, 30, 30], [90, 10, 0])
+    """
+    counts = [min(round(total * share), n) for share, n in zip(SHARES, available, strict=True)]
+    for i in (1, 2, 0):
+        counts[i] += min(total - sum(counts), available[i] - counts[i])
+    return counts
+
+
+_ROLES = "Above heads: their measured role in either model."
+_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
+
+
+def _without(dangling: int) -> str:
+    return f", without {dangling:,} that lead nowhere among them" if dangling else ""

@@ -1,0 +1,339 @@
+"""Open what everything starts from: a model, lifted and certified, and its prompt pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from .graphs.load.builtin import ALIAS
+
+if TYPE_CHECKING:
+    from .graphs.files import CircuitFile
+    from .graphs.graph import ComputationGraph
+    from .graphs.lift.lifted import LiftedModel
+    from .graphs.load.loading import LoadedModel
+    from .patching.prompts.pairs import PromptPairs
+    from .patching.run.certificate import Certificate
+    from .patching.run.runner import Runner
+    from .patching.tasks import TaskReport, TaskResult
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, the total, and a word of what is being done."""
+
+EXAMPLES = 64
+"""How many pairs a built-in task makes if nothing is said."""
+
+CHOICES_OF_PAIRS = ("length", "groups")
+"""Options that every built-in task has: pairs of this many tokens only, of these templates only."""
+
+
+# -- the model -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Hold a loaded model, its description, and the proof that the two compute the same."""
+
+    loaded: LoadedModel
+    lifted: LiftedModel
+    certificate: Certificate
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Return the graph whose circuits can be found and run."""
+        return self.lifted.graph
+
+    @cached_property
+    def model_block(self) -> dict[str, Any]:
+        """Return what a circuit file says of the model: where it is from, family and shape."""
+        from .graphs.files import model_block
+
+        origin = self.loaded.provenance
+        shape = {key: origin.pop(key) for key in ("name", "revision", "weights_sha256")}
+        family, width = self.lifted.family, self.lifted.d_model
+        return {**model_block(self.graph, **shape, family=family, d_model=width), **origin}
+
+
+def open_model(
+    reference: Any,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    grouped_kv: bool = False,
+    split_embedding: bool = False,
+    allow_pickle: bool = False,
+    require_certificate: bool = True,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+) -> Session:
+    """Load a model, lift it, and certify the lift.
+
+    Args:
+        reference: what a user types for MODEL, a `LoadedModel`, or a live transformers model; a
+            live one is taken as it is, with `tokenizer` for its prompts.
+        dtype, device, allow_pickle: see `graphs.loading.load`.
+        grouped_kv: one port for each key/value head.
+        split_embedding: `tok` and `pos` in place of `embed`.
+        require_certificate: refuse a lift that does not compute what the model computes.
+        progress: told of downloads and conversions.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, CertificateFailed: says why.
+    """
+    from .graphs.lift.lifting import describe
+    from .graphs.load import loading
+    from .patching.run.certificate import certify
+
+    if isinstance(reference, loading.LoadedModel):
+        loaded = reference
+    elif isinstance(reference, str | os.PathLike):
+        loaded = loading.load(
+            reference, dtype=dtype, device=device, allow_pickle=allow_pickle, progress=progress
+        )
+    else:
+        loaded = loading.from_module(reference, tokenizer)
+    lifted = describe(loaded.model, grouped_kv=grouped_kv, split_embedding=split_embedding)
+    certificate = certify(lifted)
+    return Session(loaded, lifted, certificate.require() if require_certificate else certificate)
+
+
+# -- the task ------------------------------------------------------------------------------------
+
+
+def is_file(task: str) -> bool:
+    """Tell whether a task's name means a file of prompt pairs.
+
+    >>> is_file("pairs.jsonl"), is_file("ioi")
+    (True, False)
+    """
+    from .patching.tasks import TASKS
+
+    return task not in TASKS and (task.endswith(".jsonl") or Path(task).is_file())
+
+
+def check_task(task: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a task that does not exist, or options it does not have, before anything is loaded.
+
+    Raises:
+        UnknownName: with the nearest match and what is accepted.
+        PromptError: the file cannot be read.
+    """
+    if is_file(task):
+        if options:
+            raise UnknownName(
+                f"the prompt pairs of '{task}' come from a file, which has no options; options "
+                f"such as {next(iter(options))} belong to built-in tasks."
+            )
+        try:
+            Path(task).open("rb").close()
+        except OSError as error:
+            raise PromptError(
+                f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a JSON Lines "
+                "file, or the name of a built-in task."
+            ) from None
+        return
+    _task_options(task, options or {})
+
+
+def open_task(
+    session: Session,
+    task: str,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    bos: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[PromptPairs, TaskReport | None]:
+    """Make a built-in task's prompt pairs for the session's model, or read them from a file.
+
+    Args:
+        session: the model, whose tokenizer and vocabulary count.
+        task: a built-in task's name, or a JSON Lines file.
+        examples: how many pairs; default 64 of a built-in task, all of a file, or its first ones.
+        seed: fixes which pairs a built-in task makes.
+        bos: force a beginning-of-sequence token or none; default: what the tokenizer does.
+        options: the built-in task's own, and `length` and `groups`.
+
+    Returns:
+        The pairs, and what was left out (None for a file, of which nothing is ever left out).
+
+    Raises:
+        UnknownName: no such task or option.
+        PromptError: the pairs cannot be made or read.
+    """
+    vocabulary, tokenizer = session.lifted.tokens.shape[0], session.loaded.tokenizer
+    return _pairs(task, tokenizer, vocabulary, examples, seed, bos, options)
+
+
+def open_pairs(
+    reference: str,
+    task: str,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    bos: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> PromptPairs:
+    """Make a task's prompt pairs for a model as `open_task` does, without reading its weights.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        UnknownName, PromptError: as `open_task`.
+    """
+    return _pairs(task, *open_vocabulary(reference), examples, seed, bos, options)[0]
+
+
+def _pairs(
+    task: str,
+    tokenizer: Any,
+    vocabulary: int | None,
+    examples: int | None,
+    seed: int,
+    bos: bool | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[PromptPairs, TaskReport | None]:
+    from .patching.prompts.pair_files import read_pairs
+
+    check_task(task, options)
+    if not is_file(task):
+        made = make_pairs(
+            task, tokenizer, vocabulary, examples=examples, seed=seed, bos=bos, options=options
+        )
+        return made.pairs, made.report
+    pairs = read_pairs(task, tokenizer, bos=bos, vocab_size=vocabulary)
+    if examples is not None:
+        if examples < 1:
+            raise PromptError(f"examples is {examples}; accepted: a whole number from 1 up.")
+        pairs = replace(pairs, pairs=pairs.pairs[:examples])
+    return replace(pairs, origin={"file": task, "bos": bos}), None
+
+
+def open_vocabulary(reference: str) -> tuple[Any, int | None]:
+    """Return a model's tokenizer, None if it has none, and its vocabulary's size if it is known.
+
+    The weights are neither fetched nor read.
+
+    Raises:
+        ModelNotFound: there is no such model.
+    """
+    from .graphs.load.adapters import base_reference
+    from .graphs.load.loading import load_tokenizer
+    from .graphs.load.references import Form, find, has_tokenizer, read_json
+
+    source = base = find(reference, weights=False)
+    if source.form is Form.ADAPTER:
+        name, revision = base_reference(source.path)
+        base = find(name, revision=revision, weights=False)
+    if base.form is Form.GGUF:
+        return load_tokenizer(reference), None
+    size = read_json(base.path / "config.json").get("vocab_size")
+    if not (has_tokenizer(source.path) or has_tokenizer(base.path)):
+        return None, size
+    return load_tokenizer(reference), size
+
+
+def make_pairs(
+    task: str,
+    tokenizer: Any,
+    vocab_size: int | None,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    bos: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TaskResult:
+    """Make a built-in task's pairs, which remember how to be made again."""
+    from .patching.tasks import make_task
+
+    own, choice = _task_options(task, options or {})
+    made = make_task(
+        task,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        examples=EXAMPLES if examples is None else examples,
+        seed=seed,
+        bos=bos,
+        **choice,
+        **own,
+    )
+    origin = {"options": {**made.options, **choice}, "bos": bos}
+    return replace(made, pairs=replace(made.pairs, origin=origin))
+
+
+def _task_options(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check a built-in task's options; return the task's own, and those of every task."""
+    from .patching.tasks import TASKS, get_task
+
+    if task not in TASKS:
+        accepted = [*TASKS, "a file of prompt pairs (.jsonl)"]
+        raise unknown("task", task, accepted)
+    own = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
+    get_task(task).read_options(own)
+    choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}
+    if "length" in choice:
+        text = str(choice["length"])
+        if not text.isdecimal() or int(text) < 1:
+            raise PromptError(
+                f"length is '{text}'; accepted: the number of tokens of the prompts to keep."
+            )
+        choice["length"] = int(text)
+    if isinstance(choice.get("groups"), str):
+        choice["groups"] = [group.strip() for group in choice["groups"].split(",")]
+    return own, choice
+
+
+def make_runner(
+    session: Session,
+    pairs: PromptPairs,
+    *,
+    metric: str,
+    ablation: str = "resample",
+    batch_size: int | None = None,
+) -> Runner:
+    """Return a runner of the session's model on prompt pairs.
+
+    Raises:
+        UnknownName, MetricSyntaxError, PromptError: the three do not fit together; says why.
+    """
+    from .patching.run.runner import Runner
+
+    return Runner.create(
+        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
+    )
+
+
+# -- the same again ------------------------------------------------------------------------------
+
+
+def stored_model(file: CircuitFile) -> str:
+    """Return the reference that loads the model a circuit was found in.
+
+    Raises:
+        EdgewiseError: the file does not say.
+    """
+    name, revision = file.model["name"], file.model["revision"]
+    if not name:
+        raise EdgewiseError("the circuit's file names no model; say which one to use.")
+    remote = revision and not Path(name).expanduser().exists() and name != ALIAS
+    return f"{name}@{revision}" if remote else str(name)
+
+
+def stored_task(file: CircuitFile) -> dict[str, Any]:
+    """Return the arguments of `open_task` that make a circuit's prompt pairs again.
+
+    Raises:
+        EdgewiseError: the file does not say.
+    """
+    block = file.task
+    task = block.get("file") or block["name"]
+    if not task:
+        raise EdgewiseError("the circuit's file names no task; say which one to use.")
+    again = {"task": task, "bos": block.get("bos"), "examples": block["examples"]}
+    if "file" in block:
+        return again
+    return {**again, "seed": block["seed"] or 0, "options": block.get("options") or {}}

@@ -1,0 +1,1 @@
+"""What is done with opened models: discover, evaluate, repeat, compare, follow, transplant."""

@@ -1,0 +1,158 @@
+"""Do circuits, models and prompts fit together: equal graphs, weights, and prompts for the task?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..graphs.errors import GraphMismatch, PromptError
+from ..session import Progress, Session, open_model, open_task
+
+if TYPE_CHECKING:
+    from ..experiment.spec import TaskSpec
+    from ..graphs.files import CircuitFile
+    from ..patching.prompts.pairs import Pair, PromptPairs
+    from ..patching.tasks import TaskReport
+
+
+def open_for(
+    file: CircuitFile,
+    reference: str,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Session:
+    """Open a model to run a file's circuit in, with the circuit's graph options.
+
+    Raises:
+        GraphMismatch: the model is not of the circuit's shape.
+    """
+    graph = file.circuit.graph
+    session = open_model(
+        reference,
+        dtype=dtype or file.discovery.get("dtype") or "float32",
+        device=device,
+        grouped_kv=graph.grouped_kv,
+        split_embedding=graph.split_embedding,
+        allow_pickle=allow_pickle,
+        progress=progress,
+    )
+    unequal = graph.differences(session.graph)
+    if unequal:
+        raise GraphMismatch(
+            f"the circuit was found in '{file.model['name']}' and cannot be run in '{reference}': "
+            f"their graphs differ in {'; '.join(unequal)} (circuit and model). Accepted: a model "
+            "of the circuit's shape."
+        )
+    return session
+
+
+def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> list[str]:
+    """Say in what the model is not the one the circuit was found in."""
+    stored, found = file.model["weights_sha256"], session.loaded.weights_sha256
+    if stored is None or stored == found:
+        return []
+    dtypes = file.discovery.get("dtype"), session.loaded.dtype
+    if same_model and dtypes[0] not in (None, dtypes[1]):
+        return [f"the circuit was found in {dtypes[0]} and is measured in {dtypes[1]}."]
+    if same_model:
+        return [
+            f"the weights of '{session.loaded.name}' are not those the circuit was found in: the "
+            "model has changed since."
+        ]
+    return [
+        f"the circuit was found in '{file.model['name']}' and is measured in "
+        f"'{session.loaded.name}', whose weights differ."
+    ]
+
+
+def open_as_declared(session: Session, task: TaskSpec) -> tuple[PromptPairs, TaskReport | None]:
+    """Make a declared task's pairs as a model's own tokenizer has them; see `open_task`."""
+    return open_task(
+        session,
+        task.file or task.name,
+        examples=task.examples,
+        seed=task.seed or 0,
+        bos=task.bos,
+        options=task.options,
+    )
+
+
+def check_variant(
+    names: tuple[str, str],
+    base: CircuitFile,
+    session: Session,
+    pairs: PromptPairs,
+    own_pairs: Callable[[], tuple[PromptPairs, TaskReport | None]],
+) -> None:
+    """Refuse a variant whose circuit could not be compared with the first model's.
+
+    Args:
+        names: what the first model and the variant are called.
+        base: the first model's circuit.
+        session: the variant.
+        pairs: the prompt pairs every model gets.
+        own_pairs: makes the same task's pairs with the variant's tokenizer, if it has one.
+
+    Raises:
+        GraphMismatch: its graph is not the first model's.
+        PromptError: its tokenizer makes other prompts.
+    """
+    where = f"model '{names[1]}' cannot be compared with '{names[0]}'"
+    differences = base.circuit.graph.differences(session.graph)
+    if base.model["d_model"] != session.lifted.d_model:
+        differences.append(f"d_model {base.model['d_model']} and {session.lifted.d_model}")
+    if differences:
+        raise GraphMismatch(
+            f"{where}: their graphs differ in {'; '.join(differences)} ({names[0]} and "
+            f"{names[1]}). Variants must have the first model's shape; give this one a spec of "
+            "its own, and compare what the heads of two circuits do with `edgewise roles`."
+        )
+    if session.loaded.tokenizer is None:
+        return
+    why = "their tokenizers map the task's prompts differently"
+    try:
+        own, _ = own_pairs()
+    except PromptError as error:
+        raise PromptError(f"{where}: {why}: {error}") from error
+    difference = first_difference(pairs.pairs, own.pairs)
+    if difference:
+        raise PromptError(
+            f"{where}: {why}: {difference}. Circuits are compared on equal prompts only; give the "
+            "pairs as token ids that both understand, or leave the model out."
+        )
+
+
+def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | None:
+    """Say where two lists of pairs differ first, None if they are equal."""
+    for number, (a, b) in enumerate(zip(expected, found, strict=False), start=1):
+        if a.answer_position != b.answer_position and len(a.clean) == len(b.clean):
+            places = f"{a.answer_position} and {b.answer_position}"
+            return f"the answer of pair {number} stands at position {places}"
+        for what in ("clean", "corrupted", "answers", "distractors"):
+            one, other = getattr(a, what), getattr(b, what)
+            if len(one) != len(other):
+                return f"{what} of pair {number} has {len(one)} and {len(other)} tokens"
+            for at, (x, y) in enumerate(zip(one, other, strict=True), start=1):
+                if x != y:
+                    return f"{what} of pair {number} has token {x} and {y} at place {at}"
+    if len(expected) != len(found):
+        return f"there are {len(expected)} and {len(found)} pairs"
+    return None
+
+
+def sample(session: Session, pair: Pair) -> dict[str, Any]:
+    """Return one pair as people read it; ids where there is no tokenizer."""
+    tokenizer = session.loaded.tokenizer
+
+    def text(ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids)) if tokenizer is None else str(tokenizer.decode(list(ids)))
+
+    return {
+        "clean": text(pair.clean),
+        "corrupted": text(pair.corrupted),
+        "answers": [text([token]) for token in pair.answers],
+        "distractors": [text([token]) for token in pair.distractors],
+    }

@@ -1,0 +1,146 @@
+"""Head roles: what each head of a circuit, or of a model, measurably does.
+
+session = open_model("smollm2-135m")
+pairs, _ = open_task(session, "ioi", examples=32)
+found = head_roles(session, pairs)
+found.labels["a5.h1"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
+from ..graphs.files.circuit import CircuitFile
+from ..graphs.names import Kind, Node
+from ..graphs.roles import HeadRoles, ModelRoles
+
+if TYPE_CHECKING:
+    from ..patching.prompts.pairs import PromptPairs
+    from ..session import Progress, Session
+
+EXAMPLES = 32
+"""How many of the pairs are used; a mean over more hardly changes."""
+
+Heads = Circuit | CircuitFile | Iterable[Node | str] | None
+
+
+def head_roles(
+    session: Session,
+    pairs: PromptPairs | None = None,
+    *,
+    heads: Heads = None,
+    examples: int = EXAMPLES,
+    sequences: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ModelRoles:
+    """Measure what heads attend to and write; `patching.roles` defines every score.
+
+    Args:
+        session: the model.
+        pairs: the task, for what heads do at its answer; default: none, random tokens only.
+        heads: a circuit, whose heads are meant, or heads or their names; default: all.
+        examples: the most pairs to use; the first ones.
+        sequences: how many sequences of random tokens.
+        seed: decides the random tokens.
+        progress: told how far it is.
+
+    Raises:
+        GraphMismatch: the model has no such head.
+        PromptError: pairs do not fit the model, or it has too few tokens or positions.
+    """
+    from ..patching.heads.random_tokens import model_blocks
+    from ..patching.heads.roles import measure
+    from .discover import task_block
+
+    if examples < 1:
+        raise EdgewiseError(f"examples is {examples}; accepted: a whole number from 1 up.")
+    blocks = model_blocks(session.lifted, session.loaded.tokenizer, sequences=sequences, seed=seed)
+    used = None if pairs is None else replace(pairs, pairs=pairs.pairs[:examples])
+    found = measure(session.lifted, blocks, used, heads=_nodes(heads), progress=progress)
+    notes = list(blocks.notes())
+    measures = {}
+    if used is not None and found.difference is not None:
+        measures = {"logit_difference": found.difference, "examples": len(used)}
+        notes += _task_notes(session, used, found.difference)
+    return ModelRoles(
+        heads=found.heads,
+        model=session.model_block,
+        tokens=blocks.as_dict(),
+        task=None if pairs is None else task_block(pairs),
+        measures=measures,
+        notes=tuple(notes),
+    )
+
+
+def circuit_heads(circuit: Circuit | CircuitFile) -> list[Node]:
+    """List the heads of a circuit, in graph order."""
+    whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+    return [node for node in whole.nodes if node.kind is Kind.HEAD]
+
+
+def role_rows(
+    session: Session,
+    pairs: PromptPairs,
+    heads: Sequence[Node],
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of some heads as a diff file holds them, and what limits what they say."""
+    if not heads:
+        return [], []
+    found = head_roles(session, pairs, heads=heads, progress=progress)
+    return found.rows, list(found.notes)
+
+
+def roles_block(
+    a: tuple[list[dict[str, Any]], list[str]], b: tuple[list[dict[str, Any]], list[str]]
+) -> dict[str, Any]:
+    """Put what `role_rows` returned in both models together, as a diff file's block `roles`."""
+    return {"a": a[0], "b": b[0], "notes": {"a": a[1], "b": b[1]}}
+
+
+def role_notes(block: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> list[str]:
+    """Say what limits the roles of a diff, each note once, with the models it is of."""
+    found: dict[str, list[str]] = {}
+    for side, name in zip("ab", names, strict=True):
+        for note in block.get("notes", {}).get(side, ()):
+            found.setdefault(str(note), []).append(name)
+    return [f"roles in {' and '.join(where)}: {note}" for note, where in found.items()]
+
+
+def _nodes(heads: Heads) -> list[Node] | None:
+    """Return the heads that are meant."""
+    if heads is None:
+        return None
+    if isinstance(heads, Circuit | CircuitFile):
+        return circuit_heads(heads)
+    given = [Node.parse(head) if isinstance(head, str) else head for head in heads]
+    return [HeadRoles.of(node, {}).node for node in given]
+
+
+def _task_notes(session: Session, pairs: PromptPairs, difference: float) -> list[str]:
+    """Say what limits the values measured on a task."""
+    from ..patching.heads.roles import TOP
+
+    notes = []
+    if any(not pair.distractors for pair in pairs):
+        notes.append(
+            "some pairs have no distractors; the mean over all logits takes their place in direct "
+            "attributions."
+        )
+    if difference <= 0:
+        notes.append(
+            f"the model does not prefer the answers (mean logit difference {difference:.3g}), so "
+            "no shares of it are given and no head is called copying."
+        )
+    vocabulary = len(session.lifted.unembed.weight)
+    if vocabulary < 20 * TOP:
+        notes.append(
+            f"the vocabulary has {vocabulary} tokens, so that by chance alone {TOP} in "
+            f"{vocabulary} tokens count as copied."
+        )
+    return notes

@@ -1,0 +1,305 @@
+"""Transplants: what parts of one model carry of its gain over another, on the same prompts.
+
+    found = transplant("smollm2-135m", "adapters/boxes", "entity-tracking", Choice(greedy=5))
+    write_transplant("transplant.json", found)
+
+The donor is opened, what its senders write is recorded, and it is closed before the receiver is
+opened, so that one model's weights are in memory at a time. See patching/transplant.py for what
+is measured.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown
+from ..graphs.files.transplant import DIRECTIONS, TransplantFile
+from ..graphs.names import Edge, Node
+from ..session import Progress, Session, check_task, open_model, open_task, open_vocabulary
+from .discover import circumstances, task_block
+from .fit import first_difference
+
+if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
+    from ..graphs.graph import ComputationGraph
+    from ..patching.prompts.pairs import PromptPairs
+    from ..patching.transplant.donor import Donation
+    from ..patching.transplant.ranking import Carried
+    from ..patching.transplant.transplant import Transplant
+
+BEAM = 32
+"""How many of the best single nodes a greedy step tries."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Say what takes the donor's values: nodes, edges, a circuit's edges; or rank nodes.
+
+    Args:
+        nodes: names of nodes, each with all its edges.
+        edges: names of edges.
+        circuit: whose edges.
+        greedy: having ranked single nodes, add up to so many one after the other.
+        share: stop adding when this share of the gain is carried.
+        among: rank the nodes of this circuit only.
+        beam: try so many of the best single nodes in each greedy step.
+
+    >>> Choice(nodes=("a0.h1", "m1")).ranks, Choice(greedy=3).ranks, Choice().ranks
+    (False, True, True)
+
+    Raises:
+        EdgewiseError: two of them contradict each other, or a number makes no sense.
+        NameSyntaxError: a name cannot be read.
+    """
+
+    nodes: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
+    circuit: Circuit | None = None
+    greedy: int | None = None
+    share: float | None = None
+    among: Circuit | None = None
+    beam: int = BEAM
+
+    def __post_init__(self) -> None:
+        parts = {"nodes": self.nodes, "edges": self.edges, "circuit": self.circuit}
+        given = [name for name, value in parts.items() if value]
+        ranking = {"greedy": self.greedy, "share": self.share, "among": self.among}
+        ranked = [name for name, value in ranking.items() if value is not None]
+        if len(given) > 1 or (given and ranked):
+            raise EdgewiseError(
+                f"{' and '.join([*given, *ranked])} are given together; accepted: one of nodes, "
+                "edges and circuit, or a ranking (greedy, share, among)."
+            )
+        if self.share is not None and self.greedy is None:
+            raise EdgewiseError("share says when greedy stops; give greedy too.")
+        for name, number in (("greedy", self.greedy), ("beam", self.beam)):
+            if number is not None and number < 1:
+                raise EdgewiseError(f"{name} is {number}; accepted: a whole number from 1 up.")
+        for node in self.nodes:
+            Node.parse(node)
+        for edge in self.edges:
+            Edge.parse(edge)
+
+    @property
+    def ranks(self) -> bool:
+        """Tell whether nodes are ranked, no parts being chosen."""
+        return not (self.nodes or self.edges or self.circuit)
+
+    def senders(self, graph: ComputationGraph) -> list[Node]:
+        """List the nodes whose values are needed, in graph order.
+
+        Raises:
+            GraphMismatch: a name is not in the graph, or a circuit is of another graph.
+        """
+        from ..patching.transplant.donor import column_of
+
+        self._check(graph)
+        if self.circuit is not None:
+            sending = {edge.sender for edge in self.circuit.edges}
+            return [node for node in graph.senders if node in sending]
+        if self.among is not None:
+            touched = set(self.among.nodes)
+            return [node for node in graph.senders if node in touched]
+        if self.ranks:
+            return list(graph.senders)
+        nodes = [Node.parse(name) for name in self.nodes]
+        edges = [Edge.parse(name) for name in self.edges]
+        for edge in edges:
+            graph.locate(edge)
+        columns = {column_of(graph, node) for node in (*nodes, *(edge.sender for edge in edges))}
+        return [graph.senders[u] for u in sorted(columns)]
+
+    def _check(self, graph: ComputationGraph) -> None:
+        for name, circuit in (("circuit", self.circuit), ("among", self.among)):
+            differences = [] if circuit is None else circuit.graph.differences(graph)
+            if differences:
+                raise GraphMismatch(
+                    f"{name} does not fit the models' graph: {'; '.join(differences)} (circuit "
+                    "and models). Accepted: a circuit found in a model of this shape with the same "
+                    "graph options."
+                )
+
+    def edges_of(self, graph: ComputationGraph) -> Circuit:
+        """Return the chosen edges."""
+        from ..graphs.circuit import Circuit
+        from ..patching.transplant.transplant import edges_mask, nodes_mask
+
+        if self.circuit is not None:
+            return self.circuit
+        if self.nodes:
+            return Circuit(graph, nodes_mask(graph, map(Node.parse, self.nodes)))
+        return Circuit(graph, edges_mask(graph, map(Edge.parse, self.edges)))
+
+
+def transplant(
+    a: Any,
+    b: Any,
+    task: str,
+    choice: Choice | None = None,
+    *,
+    direction: str = "b-into-a",
+    metric: str = "logit_diff",
+    examples: int | None = None,
+    seed: int = 0,
+    bos: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    **opening: Any,
+) -> TransplantFile:
+    """Measure what parts of one model carry of its gain over another of the same shape.
+
+    Args:
+        a, b: what a user types for MODEL, or open sessions.
+        task, examples, seed, bos, options: see `open_task`; both models must get the same prompts.
+        choice: which parts; default: rank all nodes, each alone.
+        direction: `b-into-a`, B's values in A's run: what carries the gain; or `a-into-b`, A's
+            values in B's run: what loses it.
+        metric: what is measured.
+        batch_size: examples run at once; default: as many as fit.
+        progress: told what is done.
+        opening: see `open_model`; not for open sessions.
+
+    Raises:
+        GraphMismatch: the models differ in shape, or the choice is not in their graph.
+        PromptError: their tokenizers make other prompts.
+        EdgewiseError: the models measure the same, so that nodes cannot be ranked.
+    """
+    from ..patching.metrics.registry import get_metric
+    from ..patching.transplant.donor import quiet_runner, record
+    from ..patching.transplant.transplant import Transplant
+
+    choice = choice or Choice()
+    if direction not in DIRECTIONS:
+        raise unknown("direction", direction, DIRECTIONS)
+    get_metric(metric)
+    check_task(task, options)
+    asked: dict[str, Any] = {"examples": examples, "seed": seed, "bos": bos, "options": options}
+    models = (a, b) if direction == "a-into-b" else (b, a)
+
+    def pairs_of(session: Session, other: Any) -> PromptPairs:
+        return open_task(_able_to_read(session, other), task, **asked)[0]
+
+    donor = _open(models[0], opening, progress)
+    runner = quiet_runner(donor.lifted, pairs_of(donor, models[1]), metric, batch_size)
+    wanted = choice.senders(donor.graph)
+    begun = time.perf_counter()
+    donation = record(runner, wanted)
+    seconds = time.perf_counter() - begun
+    blocks = [donor.model_block]
+    del donor, runner
+    gc.collect()  # before the next model is read
+
+    receiver = _open(models[1], opening, progress)
+    _check_fit(models, donation, receiver)
+    _check_prompts(models, donation.pairs, pairs_of(receiver, models[0]))
+    begun = time.perf_counter()
+    both = Transplant.create(receiver.lifted, donation.pairs, donation)
+    found = _measured(both, choice, wanted, progress)
+    seconds += time.perf_counter() - begun
+    blocks.append(receiver.model_block)
+    ends = (both.donor, both.receiver)
+    if direction == "b-into-a":
+        blocks.reverse()
+        ends = (both.receiver, both.donor)
+    limits = {"beam": choice.beam, "share": choice.share} if choice.greedy is not None else {}
+    return TransplantFile(
+        graph=both.graph,
+        a={"model": blocks[0]},
+        b={"model": blocks[1]},
+        task=task_block(donation.pairs),
+        transplant={
+            "direction": direction,
+            "metric": metric,
+            **limits,
+            "seconds": seconds,
+            **circumstances(receiver, both.runner),
+        },
+        measures={
+            "a": ends[0],
+            "b": ends[1],
+            "gain": ends[1] - ends[0],
+            "everything": both.everything,
+            "carried": both.carried(both.everything),
+        },
+        **found,
+    )
+
+
+def _open(model: Any, opening: Mapping[str, Any], progress: Progress | None) -> Session:
+    return model if isinstance(model, Session) else open_model(model, **opening, progress=progress)
+
+
+def _able_to_read(session: Session, other: Any) -> Session:
+    """Lend a model without a tokenizer the other's."""
+    if session.loaded.tokenizer is not None:
+        return session
+    if isinstance(other, Session):
+        tokenizer = other.loaded.tokenizer
+    elif isinstance(other, str):
+        tokenizer, _ = open_vocabulary(other)
+    else:
+        return session
+    return replace(session, loaded=replace(session.loaded, read_tokenizer=lambda: tokenizer))
+
+
+def _check_fit(models: tuple[Any, Any], donation: Donation, receiver: Session) -> None:
+    """Refuse two models of unlike shape."""
+    differences = donation.graph.differences(receiver.graph)
+    if donation.d_model != receiver.lifted.d_model:
+        differences.append(f"d_model {donation.d_model} and {receiver.lifted.d_model}")
+    if differences:
+        names = " and ".join(_name(model) for model in models)
+        raise GraphMismatch(
+            f"nothing can be transplanted between {names}: they differ in "
+            f"{'; '.join(differences)}. Accepted: two models of one shape, such as a model and "
+            "what fine-tuning made of it."
+        )
+
+
+def _check_prompts(models: tuple[Any, Any], one: PromptPairs, other: PromptPairs) -> None:
+    """Refuse two models that get other prompts for the same task."""
+    difference = first_difference(one.pairs, other.pairs)
+    if difference:
+        names = " and ".join(_name(model) for model in models)
+        raise PromptError(
+            f"{names} get different prompts for this task, their tokenizers or vocabularies "
+            f"differ: {difference}. Values can be exchanged on equal prompts only; give the pairs "
+            "as token ids that both understand."
+        )
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, Session):
+        return f"'{model.loaded.title}'"
+    return f"'{model}'" if isinstance(model, str) else "a live model"
+
+
+def _measured(
+    both: Transplant, choice: Choice, wanted: list[Node], progress: Progress | None
+) -> dict[str, Any]:
+    """Measure what was chosen, or rank nodes; return it as arguments of `TransplantFile`."""
+    from ..patching.transplant.ranking import greedy, single_effects
+
+    if not choice.ranks:
+        edges = choice.edges_of(both.graph)
+        (value,) = both.measure(edges.kept[None])
+        carried = both.carried(value)
+        chosen = {"nodes": list(choice.nodes), "value": value, "carried": carried}
+        return {"chosen": chosen, "edges": edges}
+    singles = single_effects(both, wanted, progress)
+    steps: list[Carried] = []
+    if choice.greedy is not None:
+        steps = greedy(
+            both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam,
+            progress=progress,
+        )  # fmt: skip
+    return {"singles": _rows(singles), "greedy": _rows(steps)}
+
+
+def _rows(found: list[Carried]) -> tuple[tuple[Node, float, float | None], ...]:
+    return tuple((one.node, one.value, one.share) for one in found)

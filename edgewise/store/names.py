@@ -1,0 +1,100 @@
+"""Names of the files in a run's output directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from ..experiment.spec import ModelSpec, Spec
+
+PROMPTS = "prompts.jsonl"
+TASK = "task.json"
+EVALUATION = "evaluation.json"
+REPORT = "report.md"
+REPORT_PAGE = "report.html"
+SPEC = "spec.toml"
+REPETITION_PROMPTS = "repetitions/prompts.jsonl"
+REPETITION_SEEDS = "repetitions/prompts.json"
+
+
+def circuit_name(model: ModelSpec) -> str:
+    """Name a model's circuit file."""
+    return f"circuits/{model.name}.json"
+
+
+def diff_name(base: ModelSpec, model: ModelSpec) -> str:
+    """Name a variant's diff file."""
+    return f"diffs/{base.name}_vs_{model.name}.json"
+
+
+def repeats_name(model: ModelSpec) -> str:
+    """Name the file of a model's repetitions."""
+    return f"repetitions/{model.name}.safetensors"
+
+
+def cross_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
+    """Name the file of what two models' circuits measure in one of them."""
+    return f"cross/{base.name}_vs_{variant.name}_in_{model.name}.json"
+
+
+def roles_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
+    """Name the file of what the heads of two models' circuits do in one of them."""
+    return f"roles/{base.name}_vs_{variant.name}_in_{model.name}.json"
+
+
+def image_names(spec: Spec, source: str) -> list[str]:
+    """Name the images of a circuit or diff file."""
+    return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]
+
+
+def heat_map_sources(spec: Spec) -> list[str]:
+    """Name the files whose node scores are drawn: the diffs, or the circuit of a single model."""
+    if not spec.drawing.heat_map:
+        return []
+    diffs = [diff_name(spec.base, model) for model in spec.variants]
+    return diffs or [circuit_name(spec.base)]
+
+
+def heat_map_names(spec: Spec, source: str) -> list[str]:
+    """Name the images of the node scores of a circuit or diff file, none if it gets none."""
+    if source not in heat_map_sources(spec):
+        return []
+    return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in _endings(spec)]
+
+
+def overlap_names(spec: Spec) -> list[str]:
+    """Name the images of how alike every two circuits are, if there are three or more."""
+    if not spec.drawing.overlap or len(spec.models) < 3:
+        return []
+    return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec)]
+
+
+def _endings(spec: Spec) -> list[str]:
+    """List the formats of pictures that show no graph, which have no DOT."""
+    return [ending for ending in spec.drawing.formats if ending != "dot"]
+
+
+def all_images(spec: Spec) -> list[str]:
+    """Name every image of a run."""
+    sources = [circuit_name(model) for model in spec.models]
+    sources += [diff_name(spec.base, model) for model in spec.variants]
+    found = [name for source in sources for name in image_names(spec, source)]
+    found += [name for source in heat_map_sources(spec) for name in heat_map_names(spec, source)]
+    return found + overlap_names(spec)
+
+
+def relocated(spec: Spec, folder: Path) -> Spec:
+    """Return the spec with its local paths written from another folder."""
+
+    def moved(path: str) -> str:
+        if not Path(path).exists():
+            return path
+        try:
+            return Path(os.path.relpath(path, folder)).as_posix()
+        except ValueError:  # on another drive
+            return Path(path).resolve().as_posix()
+
+    models = tuple(replace(model, source=moved(model.source)) for model in spec.models)
+    file = None if spec.task.file is None else moved(spec.task.file)
+    return replace(spec, models=models, task=replace(spec.task, file=file))

@@ -1,0 +1,94 @@
+"""Read and write circuits, scores and diffs: the file modules' functions in one place.
+
+| file | format | functions |
+| --- | --- | --- |
+| `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
+| `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
+| `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
+| `NAME.json` | `edgewise/roles` | `read_roles`, `write_roles`, `RolesFile` |
+| `NAME.json` | `edgewise/transplant` | `read_transplant`, `write_transplant`, `TransplantFile` |
+| `NAME.json` | `edgewise/timeline` | `read_timeline`, `write_timeline`, `TimelineFile` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import circuit as circuit_file
+from . import diff as diff_file
+from . import timeline as timeline_file
+from .atomic import check_writable
+from .circuit import (
+    CircuitFile,
+    circuit_from_document,
+    model_block,
+    read_circuit,
+    write_circuit,
+)
+from .diff import DiffFile, diff_files, diff_from_document, read_diff, unlike, write_diff
+from .json_files import read_document
+from .roles import RolesFile, read_roles, write_roles
+from .scores import ScoresFile, read_scores, scores_path, write_scores
+from .timeline import TimelineFile, read_timeline, timeline_from_document, write_timeline
+from .transplant import TransplantFile, read_transplant, write_transplant
+
+__all__ = [
+    "CircuitFile",
+    "DiffFile",
+    "RolesFile",
+    "ScoresFile",
+    "TimelineFile",
+    "TransplantFile",
+    "check_writable",
+    "diff_files",
+    "model_block",
+    "read_any",
+    "read_circuit",
+    "read_diff",
+    "read_drawable",
+    "read_roles",
+    "read_scores",
+    "read_timeline",
+    "read_transplant",
+    "scores_path",
+    "unlike",
+    "write_circuit",
+    "write_diff",
+    "write_roles",
+    "write_scores",
+    "write_timeline",
+    "write_transplant",
+]
+
+
+def read_any(path: str | Path) -> CircuitFile | DiffFile:
+    """Read a circuit file or a diff file, whichever it is.
+
+    Raises:
+        FileFormatError: neither, or something in it is wrong.
+    """
+    formats = {
+        circuit_file.FORMAT: circuit_file.VERSION,
+        diff_file.FORMAT: diff_file.VERSION,
+    }
+    document = read_document(path, "a circuit or diff file", formats)
+    if document["format"] == circuit_file.FORMAT:
+        return circuit_from_document(path, document)
+    return diff_from_document(path, document)
+
+
+def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
+    """Read a circuit, diff or timeline file, whichever it is.
+
+    Raises:
+        FileFormatError: none of these, or something in it is wrong.
+    """
+    modules = (circuit_file, diff_file, timeline_file)
+    document = read_document(
+        path, "a circuit, diff or timeline file", {one.FORMAT: one.VERSION for one in modules}
+    )
+    if document["format"] == timeline_file.FORMAT:
+        return timeline_from_document(path, document)
+    if document["format"] == diff_file.FORMAT:
+        return diff_from_document(path, document)
+    return circuit_from_document(path, document)

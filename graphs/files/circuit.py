@@ -1,0 +1,326 @@
+"""Circuit files: a circuit with its scores and everything that led to it, as JSON.
+
+The format is `edgewise/circuit`, version 1. Blocks may hold keys beyond the required ones; those,
+and unknown top-level keys, are kept and written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..circuit import Circuit
+from ..errors import EdgewiseError, FileFormatError, GraphMismatch, NameSyntaxError
+from ..graph import ComputationGraph
+from ..names import Node, Port
+from .atomic import write_text
+from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+
+FORMAT = "edgewise/circuit"
+VERSION = 1
+
+SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")
+"""The keys of the block `model` that give the graph's shape."""
+
+SPARSE = ("experts", "shared_experts")
+"""Further keys of that block, which only files of models with experts have."""
+
+OPTIONS = ("grouped_kv", "split_embedding")
+"""The keys of the block `graph` that give the graph's options."""
+
+COUNTS = ("senders", "ports", "edges")
+
+PROVENANCE = {
+    "model": ("name", "revision", "weights_sha256", "family", *SHAPE[:3], "d_model", *SHAPE[3:]),
+    "task": ("name", "sha256", "examples", "seed"),
+    "discovery": ("method", "metric", "ablation"),
+    "certificate": ("kept_all", "kept_none", "stream"),
+    "measures": (),
+}
+"""The blocks that tell where a circuit comes from, with their required keys in file order."""
+
+_ABSENT: dict[str, Any] = {"experts": [], "shared_experts": False}
+_MOST_CELLS = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitFile:
+    """Hold what a circuit file holds.
+
+    Args:
+        circuit: the graph and the kept edges.
+        model, task, discovery, certificate, measures: plain blocks; `PROVENANCE` lists the keys
+            each must have. The model's shape must be the graph's.
+        edge_scores: float32 [ports, senders], NaN where an edge has no score; only the scores of
+            kept edges are kept.
+        extra: unknown top-level keys, and under `graph` unknown keys of that block.
+
+    Raises:
+        EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.
+        GraphMismatch: the scores or the model's shape do not fit the circuit's graph.
+    """
+
+    circuit: Circuit
+    model: Mapping[str, Any]
+    task: Mapping[str, Any]
+    discovery: Mapping[str, Any]
+    certificate: Mapping[str, Any]
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    edge_scores: np.ndarray | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lacking = missing_keys(vars(self), PROVENANCE)
+        if lacking:
+            raise EdgewiseError(
+                f"the circuit cannot be saved: these are missing: {', '.join(lacking)}."
+            )
+        for block in (*PROVENANCE, "extra"):
+            object.__setattr__(self, block, to_plain(getattr(self, block), block))
+        self._check_shape()
+        shape = self.circuit.kept.shape
+        scores = np.full(shape, np.nan) if self.edge_scores is None else self.edge_scores
+        if np.shape(scores) != shape:
+            raise GraphMismatch(f"scores of shape {np.shape(scores)} do not fit a mask of {shape}.")
+        scores = np.where(self.circuit.kept, scores, np.nan).astype(np.float32)
+        scores.setflags(write=False)
+        object.__setattr__(self, "edge_scores", scores)
+
+    def _check_shape(self) -> None:
+        graph = self.circuit.graph
+        stated = {key: self.model[key] for key in SHAPE}
+        stated |= {key: self.model.get(key, absent) for key, absent in _ABSENT.items()}
+        true = {key: getattr(graph, key) for key in stated}
+        true["experts"] = list(graph.experts)
+        wrong = [f"{key} {stated[key]} and {true[key]}" for key in true if stated[key] != true[key]]
+        if wrong:
+            raise GraphMismatch(
+                f"the model's shape is not the circuit's graph's: {', '.join(wrong)}."
+            )
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return the blocks that tell where the circuit comes from."""
+        return {block: getattr(self, block) for block in PROVENANCE}
+
+
+def model_block(
+    graph: ComputationGraph,
+    *,
+    name: str,
+    revision: str | None,
+    weights_sha256: str | None,
+    family: str,
+    d_model: int,
+) -> dict[str, Any]:
+    """Build the block `model` from a graph and what the graph does not know."""
+    shape = {key: getattr(graph, key) for key in (*SHAPE, *(SPARSE if graph.experts else ()))}
+    known = {"name": name, "revision": revision, "weights_sha256": weights_sha256}
+    return ordered({**shape, **known, "family": family, "d_model": d_model}, PROVENANCE["model"])
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def write_circuit(path: str | Path, file: CircuitFile) -> None:
+    """Write a circuit file, all or nothing; equal circuits give equal bytes.
+
+    Raises:
+        EdgewiseError: the file cannot be written there.
+    """
+    write_text(path, dump_circuit(file))
+
+
+def dump_circuit(file: CircuitFile) -> str:
+    """Return a circuit file's text."""
+    scores = file.edge_scores
+    assert scores is not None  # CircuitFile.__post_init__
+    extra = {key: value for key, value in ordered(file.extra, ()).items() if key != "graph"}
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": ordered(file.model, PROVENANCE["model"]),
+        "graph": graph_block(file.circuit.graph, file.extra.get("graph", {})),
+        **{
+            block: ordered(getattr(file, block), PROVENANCE[block])
+            for block in list(PROVENANCE)[1:]
+        },
+        **extra,
+        "edges": edge_rows(file.circuit, scores),
+    }
+    return dump_document(document, rows={"edges"})
+
+
+def graph_block(graph: ComputationGraph, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the block `graph`: options, then counts."""
+    counts = (len(graph.senders), len(graph.ports), graph.edge_count)
+    options = {key: getattr(graph, key) for key in OPTIONS}
+    return {**options, **dict(zip(COUNTS, counts, strict=True)), **ordered(extra, ())}
+
+
+def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
+    """List the kept edges in graph order as [sender, port, score, …], None where it is NaN."""
+    senders = [str(node) for node in circuit.graph.senders]
+    ports = [str(port) for port in circuit.graph.ports]
+    rows, columns = np.nonzero(circuit.kept)
+    texts = [values[rows, columns].astype(np.float32).astype(str) for values in scores]
+    return [
+        [senders[column], ports[row], *map(_number, numbers)]
+        for row, column, *numbers in zip(rows.tolist(), columns.tolist(), *texts, strict=True)
+    ]
+
+
+def _number(text: str) -> float | None:
+    """Read the shortest decimal of a float32; None if it is not finite."""
+    return None if text in ("nan", "inf", "-inf") else float(text)
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_circuit(path: str | Path) -> CircuitFile:
+    """Read and check a circuit file.
+
+    Raises:
+        FileFormatError: says what is wrong: missing, cut off, another format, a newer version,
+            missing keys (all of them), counts or edges that do not fit the shape.
+    """
+    return circuit_from_document(path, read_document(path, "a circuit file", {FORMAT: VERSION}))
+
+
+def circuit_from_document(path: str | Path, document: dict[str, Any]) -> CircuitFile:
+    """Check a parsed circuit file; errors name the path."""
+    graph_keys = (OPTIONS[0], *COUNTS)
+    lacking = missing_keys(document, {**PROVENANCE, "graph": graph_keys})
+    lacking += [] if "edges" in document else ["edges"]
+    if lacking:
+        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
+    graph = read_graph(path, document["model"], document["graph"])
+    kept, (scores,) = read_rows(path, graph, "edges", document["edges"], scores=1)
+    known = {"format", "version", "edges", "graph", *PROVENANCE}
+    extra = {key: value for key, value in document.items() if key not in known}
+    more = {k: v for k, v in document["graph"].items() if k not in (*OPTIONS, *COUNTS)}
+    return CircuitFile(
+        circuit=Circuit(graph, kept),
+        **{block: document[block] for block in PROVENANCE},
+        edge_scores=scores,
+        extra={**extra, "graph": more} if more else extra,
+    )
+
+
+def read_graph(
+    path: str | Path, model: Mapping[str, Any], block: Mapping[str, Any]
+) -> ComputationGraph:
+    """Build the graph a file describes and check it against the file's counts."""
+    numbers = {key: model[key] for key in SHAPE[:3]}
+    experts = model.get("experts", [])
+    flags = {key: model[key] for key in SHAPE[3:]}
+    flags["shared_experts"] = model.get("shared_experts", False)
+    flags |= {key: block.get(key, False) for key in OPTIONS}
+    counts = {**numbers, "d_model": model["d_model"], **{key: block[key] for key in COUNTS}}
+    wrong = [f"{k} {v!r} (accepted: a number)" for k, v in counts.items() if not _is_count(v)]
+    wrong += [
+        f"{k} {v!r} (accepted: true, false)" for k, v in flags.items() if v not in (True, False)
+    ]
+    if not isinstance(experts, list) or not all(n == 0 or _is_count(n) for n in experts):
+        wrong.append(f"experts {_short(experts)} (accepted: a number for each layer)")
+    if wrong:
+        raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
+    cells = (numbers["layers"] * (numbers["heads"] + 2) + sum(experts)) * (
+        numbers["layers"] * 3 * numbers["heads"]
+    )
+    if cells > _MOST_CELLS:
+        raise FileFormatError(f"{path} describes a graph larger than any this program can hold.")
+    try:
+        graph = ComputationGraph(**numbers, **flags, experts=tuple(experts))
+    except GraphMismatch as error:
+        raise FileFormatError(f"{path} describes no graph: {error}") from None
+    true = (len(graph.senders), len(graph.ports), graph.edge_count)
+    wrong = [
+        f"{block[key]} {key}, but its shape has {count}"
+        for key, count in zip(COUNTS, true, strict=True)
+        if block[key] != count
+    ]
+    if wrong:
+        raise FileFormatError(f"{path} contradicts itself: it states {'; '.join(wrong)}.")
+    return graph
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_CELLS
+
+
+def read_rows(
+    path: str | Path, graph: ComputationGraph, key: str, rows: Any, *, scores: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read rows [sender, port, score, …] to a bool mask and float32 scores [ports, senders].
+
+    Raises:
+        FileFormatError: names the first rows at fault (counted from 1) and what is wrong.
+    """
+    if not isinstance(rows, list):
+        raise FileFormatError(f"{path}: {key} is no list; accepted: [[sender, port, score], …].")
+    kept = np.zeros(graph.reads.shape, dtype=bool)
+    values = [np.full(kept.shape, np.nan, dtype=np.float32) for _ in range(scores)]
+    senders = {str(node): i for i, node in enumerate(graph.senders)}
+    ports = {str(port): i for i, port in enumerate(graph.ports)}
+    problems = []
+    for number, row in enumerate(rows, start=1):
+        problem = _row_problem(row, scores)
+        if problem is None:
+            at = (ports.get(row[1], -1), senders.get(row[0], -1))
+            problem = _edge_problem(graph, row, at, kept)
+        if problem is not None:
+            problems.append(f"entry {number}, {problem}")
+            continue
+        kept[at] = True
+        for value, score in zip(values, row[2:], strict=True):
+            value[at] = np.nan if score is None else score
+    if problems:
+        raise FileFormatError(f"{path}: {key} cannot be read: {listed(problems)}.")
+    return kept, values
+
+
+def _row_problem(row: Any, scores: int) -> str | None:
+    form = "[sender, port" + ", score" * scores + "]"
+    if not isinstance(row, list) or len(row) != 2 + scores:
+        return f"{_short(row)}: accepted: {form}"
+    if not all(isinstance(name, str) for name in row[:2]):
+        return f"{_short(row)}: sender and port must be names"
+    for score in row[2:]:
+        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+            return f"{_short(row)}: a score is a number or null, found {_short(score)}"
+        if score is not None and not abs(score) < 3.4e38:
+            return f"{_short(row)}: the score is not a finite float32"
+    return None
+
+
+def _edge_problem(
+    graph: ComputationGraph, row: list[str], at: tuple[int, int], kept: np.ndarray
+) -> str | None:
+    if min(at) < 0:
+        return f"{row[0]}->{row[1]}: " + _name_problem(graph, row[:2])
+    if not graph.reads[at]:
+        return f"{row[0]}->{row[1]}: no such edge, {row[0]} does not write before {row[1]} reads"
+    return f"{row[0]}->{row[1]}: stands twice" if kept[at] else None
+
+
+def _name_problem(graph: ComputationGraph, names: Iterable[str]) -> str:
+    sender, port = names
+    try:
+        if Node.parse(sender) not in graph.sender_index:
+            return f"the graph has no sender {sender}; it has {graph.describe()}"
+        if Port.parse(port) not in graph.port_index:
+            return f"the graph has no port {port}; it has {graph.describe()}"
+    except NameSyntaxError as error:
+        return str(error).rstrip(".")
+    return f"write it as {Node.parse(sender)}->{Port.parse(port)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

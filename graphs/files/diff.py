@@ -1,0 +1,257 @@
+"""Diff files: two circuits on equal graphs side by side, as JSON.
+
+The format is `edgewise/diff`, version 1:
+
+    {
+      "format": "edgewise/diff", "version": 1,
+      "graph": {"grouped_kv": false, "senders": 301, "ports": 841, "edges": 123211},
+      "a": {"file": "base.json", "model": {…}, "task": {…}, "discovery": {…}, …},
+      "b": {"file": "tuned.json", …},
+      "statistics": {"edges": {"shared": 120, "jaccard": 0.6, …}, "edges_by_kind": {…}, …},
+      "shared": [["m2", "a5.h1<q>", 0.0123, 0.0131], …], "only_a": [… null], "only_b": [null …]
+    }
+
+Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
+`diff_statistics`); unknown top-level keys (a noise floor, a cross-evaluation) are kept and written
+back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..circuit import Circuit
+from ..diff import CircuitDiff
+from ..diff_statistics import ScoreComparison, changes, compare_scores
+from ..errors import EdgewiseError, FileFormatError, GraphMismatch
+from .atomic import write_text
+from .circuit import (
+    COUNTS,
+    OPTIONS,
+    PROVENANCE,
+    CircuitFile,
+    edge_rows,
+    graph_block,
+    read_graph,
+    read_rows,
+)
+from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+
+if TYPE_CHECKING:
+    from ..names import Edge
+    from ..scores import Scores
+
+FORMAT = "edgewise/diff"
+VERSION = 1
+PARTS = ("shared", "only_a", "only_b")
+
+NESTED = ("noise_floor.edges",)
+"""Lists within further blocks that are written one item a line."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiffFile:
+    """Hold what a diff file holds.
+
+    Args:
+        diff: the two circuits.
+        a, b: where each comes from: `file` and the blocks of its circuit file.
+        scores_a, scores_b: float32 [ports, senders], NaN where an edge has no score.
+        extra: unknown top-level keys.
+    """
+
+    diff: CircuitDiff
+    a: Mapping[str, Any]
+    b: Mapping[str, Any]
+    scores_a: np.ndarray
+    scores_b: np.ndarray
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("a", "b", "extra"):
+            object.__setattr__(self, name, to_plain(getattr(self, name), name))
+
+    @property
+    def scores(self) -> ScoreComparison:
+        """Return how alike the scores are; of an older file, as far as its kept edges tell."""
+        block = self.extra.get("scores")
+        if isinstance(block, Mapping):
+            return ScoreComparison.from_dict(block)
+        return compare_scores(self.diff, (self.scores_a, self.scores_b))
+
+    @property
+    def changes(self) -> list[tuple[Edge, float, float, float]]:
+        """List shared edges with their score in A, in B, and the change, the largest first."""
+        return changes(self.diff, self.scores_a, self.scores_b)
+
+    def with_extra(self, **blocks: Mapping[str, Any] | None) -> DiffFile:
+        """Return the same with further top-level blocks; None is left out."""
+        given = {key: block for key, block in blocks.items() if block is not None}
+        return replace(self, extra={**self.extra, **given})
+
+
+def diff_files(
+    a: CircuitFile,
+    b: CircuitFile,
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    scores: tuple[Scores | None, Scores | None] = (None, None),
+) -> DiffFile:
+    """Compare two circuit files.
+
+    Args:
+        a, b: the files.
+        names: their paths or labels.
+        scores: of all edges of each; with both, the rank correlation is over all edges.
+
+    Raises:
+        GraphMismatch: the graphs differ, or the models' width; the message lists all differences.
+    """
+    differences = a.circuit.graph.differences(b.circuit.graph)
+    if a.model["d_model"] != b.model["d_model"]:
+        differences.append(f"d_model {a.model['d_model']} and {b.model['d_model']}")
+    if differences:
+        both = " and ".join(
+            f"{name} ({f.model['name']})" for name, f in zip(names, (a, b), strict=True)
+        )
+        raise GraphMismatch(
+            f"{both} cannot be compared: their graphs differ in {'; '.join(differences)}. Compare "
+            "circuits of one model, or of models of one shape, found with the same graph options; "
+            f"`edgewise roles {names[0]} {names[1]}` compares what the heads of two unlike "
+            "circuits do."
+        )
+    assert a.edge_scores is not None
+    assert b.edge_scores is not None
+    diff, kept = CircuitDiff(a.circuit, b.circuit), (a.edge_scores, b.edge_scores)
+    compared = compare_scores(diff, kept, _all_scores(diff, scores))
+    return DiffFile(
+        diff=diff,
+        a={"file": names[0], **a.provenance},
+        b={"file": names[1], **b.provenance},
+        scores_a=a.edge_scores,
+        scores_b=b.edge_scores,
+        extra={"scores": compared.to_dict()},
+    )
+
+
+def _all_scores(
+    diff: CircuitDiff, scores: tuple[Scores | None, Scores | None]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return both sides' scores of all edges if both are known; refuse those of another graph."""
+    for one in scores:
+        if one is not None:
+            diff.a & Circuit.empty(one.graph)
+    first, second = scores
+    return None if first is None or second is None else (first.values, second.values)
+
+
+@contextmanager
+def reading_block(name: str) -> Iterator[None]:
+    """Say of a further block of a diff file, read inside, that it is damaged if it is.
+
+    Raises:
+        FileFormatError: names the block and what is wrong.
+    """
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except (KeyError, TypeError, IndexError, ValueError, EdgewiseError) as error:
+        raise FileFormatError(
+            f"the diff's block {name} cannot be read ({error!r}); make the diff again."
+        ) from None
+
+
+def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """List in words what else differs between two circuits' provenance than the model.
+
+    For a warning beside a diff: circuits found on different tasks, or by different methods, differ
+    for that reason too.
+
+    >>> blocks = {"task": {"name": "ioi"}, "discovery": {"metric": "kl"}}
+    >>> unlike(blocks, {"task": {"name": "sva"}, "discovery": {"metric": "kl"}})
+    ['task.name ioi and sva']
+    """
+    keys = {
+        "task": ("name", "sha256", "examples"),
+        "discovery": ("method", "metric", "ablation", "threshold", "top", "order", "dtype"),
+    }
+    return [
+        f"{block}.{key} {a[block].get(key)} and {b[block].get(key)}"
+        for block, names in keys.items()
+        for key in names
+        if a[block].get(key) != b[block].get(key)
+    ]
+
+
+def write_diff(path: str | Path, file: DiffFile) -> None:
+    """Write a diff file, all or nothing; equal diffs give equal bytes.
+
+    Raises:
+        EdgewiseError: the file cannot be written there.
+    """
+    scores = (file.scores_a, file.scores_b)
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "graph": graph_block(file.diff.a.graph, {}),
+        **{name: _ordered_head(getattr(file, name)) for name in ("a", "b")},
+        "statistics": file.diff.summary().to_dict(),
+        **ordered(file.extra, ()),
+        **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
+    }
+    write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
+
+
+def _ordered_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = {
+        key: ordered(value, PROVENANCE[key]) if key in PROVENANCE else value
+        for key, value in head.items()
+    }
+    return {key: blocks[key] for key in ("file", *PROVENANCE) if key in blocks} | blocks
+
+
+def read_diff(path: str | Path) -> DiffFile:
+    """Read and check a diff file; its statistics are computed anew.
+
+    Raises:
+        FileFormatError: says what is wrong.
+    """
+    return diff_from_document(path, read_document(path, "a diff file", {FORMAT: VERSION}))
+
+
+def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
+    """Check a parsed diff file; errors name the path."""
+    lacking = missing_keys(
+        document, {"graph": (OPTIONS[0], *COUNTS), "a": ("model",), "b": ("model",)}
+    )
+    lacking += [part for part in PARTS if part not in document]
+    for name in ("a", "b"):
+        if isinstance(document.get(name), dict):
+            inner = missing_keys(document[name], {"model": PROVENANCE["model"]})
+            lacking += [f"{name}.{key}" for key in inner if f"{name}.{key}" not in lacking]
+    if lacking:
+        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
+    graph = read_graph(path, document["a"]["model"], document["graph"])
+    read = {part: read_rows(path, graph, part, document[part], scores=2) for part in PARTS}
+    masks = {part: mask for part, (mask, _) in read.items()}
+    twice = (masks["shared"] & (masks["only_a"] | masks["only_b"])) | (
+        masks["only_a"] & masks["only_b"]
+    )
+    if twice.any():
+        edge = graph.edge_at(*np.argwhere(twice)[0])
+        raise FileFormatError(f"{path} contradicts itself: {edge} stands in two of its lists.")
+    scores = [np.full(graph.reads.shape, np.nan, dtype=np.float32) for _ in range(2)]
+    for mask, found in read.values():
+        for whole, part in zip(scores, found, strict=True):
+            whole[mask] = part[mask]
+    a, b = (Circuit(graph, masks["shared"] | masks[only]) for only in ("only_a", "only_b"))
+    known = {"format", "version", "graph", "a", "b", "statistics", *PARTS}
+    extra = {key: value for key, value in document.items() if key not in known}
+    return DiffFile(CircuitDiff(a, b), document["a"], document["b"], scores[0], scores[1], extra)

@@ -1,0 +1,329 @@
+"""Circuits of other tools: EAP-IG's graphs, ACDC's and Edge-Pruning's edge lists.
+
+| tool | file | here |
+| --- | --- | --- |
+| EAP-IG | `.json`: names; `.pt`: matrices [senders, ports] | `read_eap_ig`, `write_eap_ig` |
+| ACDC | `blocks.0.hook_mlp_out[:] -> blocks.1.hook_resid_post[:]` | `read_acdc` |
+| Edge-Pruning | `edges.json`: `[["a0.h1", "a2.h3.q"], …]` | `read_edge_pruning` |
+
+These formats know no key/value groups, no provenance and no certificate, so they give a `Circuit`
+and not a circuit file. Scores come as they are: EAP-IG's have the sign of this project, but its
+gradient methods divide by the number of examples twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..circuit import Circuit
+from ..errors import EdgewiseError, FileFormatError, GraphMismatch
+from ..graph import ComputationGraph
+from ..names import Edge, Kind, Node, Port
+from ..scores import Scores
+from .atomic import replacing, write_text
+from .json_files import listed, missing_keys, parse_json, read_text
+
+_CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp"}
+
+# -- EAP-IG -------------------------------------------------------------------------------------
+
+
+def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
+    """Read a graph saved by EAP-IG; a `.pt` file is read without running anything in it.
+
+    Args:
+        path: a `.json` or `.pt` file.
+        kv_heads: the model's key/value heads, which the file does not tell; default: the heads.
+
+    Raises:
+        FileFormatError: says what is wrong.
+    """
+    if Path(path).suffix == ".pt":
+        return _eap_ig_from_tensors(path, _load_tensors(path), kv_heads)
+    what = "an EAP-IG graph"
+    document = _object(path, parse_json(path, read_text(path, what), what, allow_nan=True))
+    graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values()), "edges": ()}, kv_heads)
+    kept, values = np.zeros_like(graph.reads), np.full(graph.reads.shape, np.nan)
+    problems = []
+    for name, entry in document["edges"].items():
+        try:
+            at = graph.locate(Edge.parse(re.sub(r"^input->", "embed->", name)))
+            kept[at] = bool(entry["in_graph"])
+            values[at] = entry["score"]
+        except (EdgewiseError, KeyError, TypeError, ValueError) as error:
+            problems.append(f"'{name}': {error}".rstrip("."))
+    if problems:
+        raise FileFormatError(f"{path} cannot be read as an EAP-IG graph: {listed(problems)}.")
+    return Circuit(graph, kept), Scores(graph, values)
+
+
+def _eap_ig_from_tensors(
+    path: str | Path, document: dict[str, Any], kv_heads: int
+) -> tuple[Circuit, Scores]:
+    matrices = ("edges_scores", "edges_in_graph")
+    graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values())}, kv_heads, matrices)
+    shape = graph.reads.T.shape
+    wrong = [key for key in matrices if getattr(document[key], "shape", None) != shape]
+    if wrong:
+        raise FileFormatError(f"{path}: {wrong[0]} is no tensor of shape {list(shape)}.")
+    scores, kept = (document[key].float().numpy().T for key in matrices)
+    return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, scores)
+
+
+def _eap_ig_graph(
+    path: str | Path,
+    document: dict[str, Any],
+    required: Mapping[str, tuple[str, ...]],
+    kv_heads: int,
+    matrices: tuple[str, ...] = (),
+) -> ComputationGraph:
+    lacking = missing_keys(document, required) + [key for key in matrices if key not in document]
+    if lacking:
+        raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
+    try:
+        shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
+        return ComputationGraph(**shape, kv_heads=kv_heads)
+    except (GraphMismatch, TypeError) as error:
+        raise FileFormatError(f"{path} describes no graph: {error}") from None
+
+
+def _load_tensors(path: str | Path) -> dict[str, Any]:
+    import torch
+
+    if not Path(path).is_file():
+        raise FileFormatError(f"{path} does not exist; expected an EAP-IG graph.")
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its archive and tensor readers raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise FileFormatError(
+            f"{path} is damaged, or holds more than plain tensors, which is never run: {reason}"
+        ) from None
+    return _object(path, document)
+
+
+def write_eap_ig(
+    path: str | Path, circuit: Circuit, scores: Scores | None = None, *, d_model: int
+) -> None:
+    """Write a circuit as EAP-IG reads it, as `.json` or `.pt`; edges without a score get 0.
+
+    Raises:
+        GraphMismatch: the graph has what EAP-IG does not know: an o node, key/value groups, a
+            split embedding or experts; or the scores are of another graph.
+        EdgewiseError: the file cannot be written there.
+    """
+    graph = circuit.graph
+    flags = ("post_norm", "grouped_kv", "split_embedding", "experts")
+    alien = [name for name in flags if getattr(graph, name)]
+    if alien:
+        raise GraphMismatch(f"EAP-IG's format has no graphs with {', '.join(alien)}.")
+    if scores is not None and scores.graph != graph:
+        raise GraphMismatch("the scores are of another graph than the circuit.")
+    values = np.zeros(graph.reads.shape, np.float32) if scores is None else scores.values
+    values = np.nan_to_num(values, nan=0.0)
+    cfg = {theirs: getattr(graph, ours) for ours, theirs in _CFG.items()} | {"d_model": d_model}
+    touched = set(circuit.nodes)
+    if Path(path).suffix == ".pt":
+        _write_tensors(path, circuit, values, cfg, touched)
+        return
+    nodes = [*graph.senders, Node(Kind.LOGITS)]
+    edges = {
+        f"{_eap_ig_name(graph.senders[column])}->{graph.ports[row]}": {
+            "score": float(values[row, column]),
+            "in_graph": bool(circuit.kept[row, column]),
+        }
+        for row, column in np.argwhere(graph.reads)
+    }
+    document = {
+        "cfg": cfg,
+        "nodes": {_eap_ig_name(node): {"in_graph": node in touched} for node in nodes},
+        "edges": edges,
+    }
+    write_text(path, json.dumps(document, allow_nan=False))
+
+
+def _write_tensors(
+    path: str | Path, circuit: Circuit, values: np.ndarray, cfg: dict[str, Any], touched: set[Node]
+) -> None:
+    import torch
+
+    graph = circuit.graph
+    document = {
+        "cfg": cfg,
+        "src_nodes": [_eap_ig_name(node) for node in graph.senders],
+        "dst_nodes": [str(port) for port in graph.ports],
+        "edges_scores": torch.tensor(values.T.copy()),
+        "edges_in_graph": torch.tensor(circuit.kept.T.copy()),
+        "nodes_in_graph": torch.tensor([node in touched for node in graph.senders]),
+    }
+    with replacing(path) as temporary:
+        torch.save(document, temporary)
+
+
+def _eap_ig_name(node: Node) -> str:
+    return "input" if node.kind is Kind.EMBED else str(node)
+
+
+# -- ACDC ---------------------------------------------------------------------------------------
+
+_HOOK = re.compile(r"\s*(?P<hook>[\w.]+)\s*\[(?P<index>[^\]]*)\]\s*")
+_SENDER_HOOKS = {
+    r"hook_embed": "tok",
+    r"hook_pos_embed": "pos",
+    r"blocks\.0\.hook_resid_pre": "embed",
+    r"blocks\.(\d+)\.attn\.hook_result": "a{0}.h{head}",
+    r"blocks\.(\d+)\.hook_mlp_out": "m{0}",
+}
+_PORT_HOOKS = {
+    r"blocks\.(\d+)\.hook_([qkv])_input": "a{0}.h{head}<{1}>",
+    r"blocks\.(\d+)\.hook_(?:mlp_in|resid_mid)": "m{0}",
+    r"blocks\.\d+\.hook_resid_post": "logits",
+}
+_DIRECT_HOOKS = {r"blocks\.(\d+)\.attn\.hook_([qkv])": "a{0}.h{head}<{1}>"}
+
+
+def read_acdc(path: str | Path, graph: ComputationGraph) -> Circuit:
+    """Read an edge list of the ACDC authors' program.
+
+    Lines `parent[index] -> child[index]`, a JSON list of such lines, or JSON rows as its
+    `save_edges` has them, [[child, index, parent, index], effect]. Steps inside a head or an MLP
+    are no edges here. If the list has the heads' direct edges (`hook_q_input -> attn.hook_q`), a
+    port without its own is at its ablated value: all its edges are left out.
+
+    Raises:
+        FileFormatError: names the entries that cannot be read.
+    """
+    edges, direct, problems = [], set(), []
+    for number, (parent, child) in enumerate(_acdc_pairs(path), start=1):
+        sender, port = _from_hook(parent, _SENDER_HOOKS), _from_hook(child, _PORT_HOOKS)
+        inner = _from_hook(child, _DIRECT_HOOKS)
+        if sender and port:
+            edges.append(f"{sender}->{port}")
+        elif inner and _from_hook(parent, _PORT_HOOKS) == inner:
+            direct.add(Port.parse(inner))
+        elif not _is_inside(parent, child):
+            problems.append(f"entry {number}, '{parent} -> {child}'")
+    if problems:
+        raise FileFormatError(
+            f"{path} is no edge list of ACDC: {listed(problems)}; accepted: parent[index] -> "
+            "child[index], with hook names such as blocks.0.attn.hook_result[:, :, 3]."
+        )
+    circuit = _circuit(path, graph, edges)
+    if not direct:
+        return circuit
+    whole = [port.letter is None or port in direct for port in graph.ports]
+    return Circuit(graph, circuit.kept & np.array(whole)[:, None])
+
+
+def _acdc_pairs(path: str | Path) -> Iterator[tuple[str, str]]:
+    """Yield (parent, child) as `hook[index]` from lines, JSON lines or JSON rows."""
+    text = read_text(path, "an edge list of ACDC")
+    is_json = text.lstrip().startswith("[")
+    rows = parse_json(path, text, "an edge list of ACDC") if is_json else text.splitlines()
+    for row in rows:
+        if isinstance(row, str):
+            if row.strip():
+                parent, _, child = row.partition("->")
+                yield parent.strip(), child.strip()
+            continue
+        inner = row[0] if isinstance(row, list) and row and isinstance(row[0], list) else row
+        if not isinstance(inner, list) or len(inner) != 4:
+            yield str(row), "?"
+            continue
+        yield _hook_text(*inner[2:]), _hook_text(*inner[:2])
+
+
+def _hook_text(hook: Any, index: Any) -> str:
+    parts = index if isinstance(index, list) else [index]
+    return f"{hook}[{', '.join(':' if part is None else str(part) for part in parts)}]"
+
+
+def _from_hook(text: str, forms: Mapping[str, str]) -> str | None:
+    """Translate a hook and its index to a name, None if it is none of the forms."""
+    match = _HOOK.fullmatch(text)
+    if match is None:
+        return None
+    head = match["index"].split(",")[-1].strip()
+    for form, name in forms.items():
+        found = re.fullmatch(form, match["hook"])
+        if found and ("{head}" not in name or head.isdigit()):
+            return name.format(*found.groups(), head=head)
+    return None
+
+
+def _is_inside(parent: str, child: str) -> bool:
+    """Tell a step inside a head or an MLP: it starts at a port or ends at a sender."""
+    starts = _from_hook(parent, _PORT_HOOKS) or _from_hook(parent, _DIRECT_HOOKS)
+    return starts is not None and _from_hook(child, _SENDER_HOOKS) is not None
+
+
+# -- Edge-Pruning -------------------------------------------------------------------------------
+
+_WRITERS = {"embeds": "embed", "tok_embeds": "tok", "pos_embeds": "pos"}
+
+
+def read_edge_pruning(path: str | Path, graph: ComputationGraph) -> Circuit:
+    """Read the `edges.json` of Edge-Pruning.
+
+    A file made without embedding nodes lists no edge of the embedding because all are kept; so
+    they are kept here. Its Llama circuits have one `k` and `v` for each key/value head: give a
+    graph with `grouped_kv`. GPT-2 circuits with embedding nodes need `split_embedding`.
+
+    Raises:
+        FileFormatError: names the entries that cannot be read.
+    """
+    what = "an edge list of Edge-Pruning"
+    rows = parse_json(path, read_text(path, what), what)
+    form = 'accepted: [["a0.h1", "a2.h3.q"], ["m2", "resid_post"], …]'
+    if not isinstance(rows, list) or not all(_is_pair(row) for row in rows):
+        raise FileFormatError(f"{path} is not {what}; {form}.")
+    rows = [row for row in rows if not row[0].endswith((".q", ".k", ".v"))]  # inside a head
+    edges = [f"{_WRITERS.get(row[0], row[0])}->{_reader(row[1], graph)}" for row in rows]
+    circuit = _circuit(path, graph, edges)
+    sources = np.array([node.layer is None for node in graph.senders])
+    if circuit.kept[:, sources].any():
+        return circuit
+    return Circuit(graph, circuit.kept | (graph.reads & sources[None, :]))
+
+
+def _is_pair(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == 2 and all(isinstance(name, str) for name in row)
+
+
+def _reader(name: str, graph: ComputationGraph) -> str:
+    if name == "resid_post":
+        return "logits"
+    node, dot, letter = name.rpartition(".")
+    if not dot or letter not in ("q", "k", "v"):
+        return name
+    grouped = graph.grouped_kv and letter != "q"
+    return f"{node.replace('.h', '.kv') if grouped else node}<{letter}>"
+
+
+# -- shared -------------------------------------------------------------------------------------
+
+
+def _circuit(path: str | Path, graph: ComputationGraph, edges: list[str]) -> Circuit:
+    """Keep the named edges; errors name the path and the first edges at fault."""
+    problems, found = [], []
+    for name in edges:
+        try:
+            graph.locate(Edge.parse(name))
+            found.append(name)
+        except EdgewiseError as error:
+            problems.append(str(error).rstrip("."))
+    if problems:
+        raise FileFormatError(f"{path} does not fit the graph: {listed(problems)}.")
+    return Circuit.empty(graph).with_edges(found)
+
+
+def _object(path: str | Path, document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
+    return document

@@ -1,0 +1,218 @@
+"""Roles files: what was measured of the heads of one or more models, as JSON.
+
+The format is `edgewise/roles`, version 1:
+
+    {
+      "format": "edgewise/roles", "version": 1,
+      "rules": {"induction": {"score": "induction", "threshold": 0.4, "share": 0.0}, …},
+      "models": [{"circuit": "ioi.json", "model": {…}, "tokens": {…}, "task": {…},
+                  "measures": {…}, "notes": […], "heads": 34}, …],
+      "comparison": [{"role": "induction", "heads": [[["a5.h1", 0.17]], …], "matched": [1, …]}, …],
+      "heads": [{"model": 0, "head": "a5.h1", "depth": 0.1724, "role": "induction",
+                 "label": "induction .91", "roles": [["induction", 0.91]],
+                 "scores": {"previous": 0.02, …}, "spans": {"first": 0.5, …}}, …]
+    }
+
+`model` of a row counts the models from 0. Names and the comparison follow from scores, and are
+computed anew when a file is read. Unknown top-level keys are kept and written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import EdgewiseError, FileFormatError, NameSyntaxError
+from ..names import Kind, Node
+from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, compare_roles
+from .atomic import write_text
+from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+
+FORMAT = "edgewise/roles"
+VERSION = 1
+BLOCKS = ("model", "tokens", "task", "measures")
+_ROW = ("model", "head", "scores", "spans")
+
+
+@dataclass(frozen=True, eq=False)
+class RolesFile:
+    """Hold what a roles file holds: models in order, and unknown top-level keys.
+
+    Raises:
+        EdgewiseError: no model, or a value JSON cannot hold.
+    """
+
+    models: tuple[ModelRoles, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise EdgewiseError("a roles file needs a model; accepted: one or more.")
+        object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "extra", to_plain(self.extra, "extra"))
+
+    @property
+    def comparison(self) -> list[dict[str, Any]]:
+        """Return the models' heads side by side by role; empty for a single model."""
+        return compare_roles(self.models) if len(self.models) > 1 else []
+
+
+def write_roles(path: str | Path, file: RolesFile) -> None:
+    """Write a roles file, all or nothing; equal values give equal bytes.
+
+    Raises:
+        EdgewiseError: the file cannot be written there.
+    """
+    write_text(path, dump_roles(file))
+
+
+def dump_roles(file: RolesFile, more: Mapping[str, Any] | None = None) -> str:
+    """Return a roles file's text; `more` are further top-level keys, before the heads."""
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "rules": {name: asdict(rule) for name, rule in RULES.items()},
+        "models": [_model(one) for one in file.models],
+        "comparison": to_plain(file.comparison, "comparison"),
+        **ordered(file.extra, ()),
+        **(more or {}),
+        "heads": [
+            {"model": number, **to_plain(row, str(row["head"]))}
+            for number, one in enumerate(file.models)
+            for row in one.rows
+        ],
+    }
+    return dump_document(document, rows={"comparison", "heads"})
+
+
+def _model(one: ModelRoles) -> dict[str, Any]:
+    blocks = {key: getattr(one, key) for key in BLOCKS}
+    return {
+        "circuit": one.circuit,
+        **{key: block if block is None else dict(block) for key, block in blocks.items()},
+        "notes": list(one.notes),
+        "heads": len(one.heads),
+    }
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_roles(path: str | Path) -> RolesFile:
+    """Read and check a roles file.
+
+    Raises:
+        FileFormatError: says what is wrong, of rows at fault the first with their numbers.
+    """
+    document = read_document(path, "a roles file", {FORMAT: VERSION})
+    models, rows = document.get("models"), document.get("heads")
+    if not isinstance(models, list) or not isinstance(rows, list) or not models:
+        raise FileFormatError(f"{path} is incomplete; needed: the lists models and heads.")
+    lacking = [
+        f"models[{number}].{key}" for number, one in enumerate(models) for key in _lacking(one)
+    ]
+    if lacking:
+        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
+    heads = _read_rows(path, models, rows)
+    wrong = [
+        f"model {number} has {len(found)} heads, its entry says {one.get('heads')}"
+        for number, (one, found) in enumerate(zip(models, heads, strict=True))
+        if one.get("heads") != len(found)
+    ]
+    if wrong:
+        raise FileFormatError(f"{path} contradicts itself: {'; '.join(wrong)}.")
+    known = {"format", "version", "rules", "models", "comparison", "heads"}
+    return RolesFile(
+        tuple(_read_model(one, found) for one, found in zip(models, heads, strict=True)),
+        {key: value for key, value in document.items() if key not in known},
+    )
+
+
+def _lacking(one: Any) -> list[str]:
+    """List what a model's entry lacks, or has of another kind."""
+    if not isinstance(one, Mapping):
+        return ["(an object)"]
+    lacking = missing_keys(one, {"model": ("name", "layers", "heads"), "tokens": ()})
+    shape = one["model"] if isinstance(one.get("model"), Mapping) else {}
+    counts = [key for key in ("layers", "heads") if key in shape and not _is_count(shape[key])]
+    optional = ("task", "measures")
+    wrong = [key for key in optional if not isinstance(one.get(key, {}), Mapping | None)]
+    return [*lacking, *(f"model.{key} (a number)" for key in counts), *wrong]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _read_model(one: Mapping[str, Any], heads: Sequence[HeadRoles]) -> ModelRoles:
+    return ModelRoles(
+        heads=tuple(heads),
+        model=one["model"],
+        tokens=one["tokens"],
+        task=one.get("task"),
+        measures=one.get("measures") or {},
+        circuit=one.get("circuit"),
+        notes=tuple(map(str, one.get("notes") or ())),
+    )
+
+
+def _read_rows(path: str | Path, models: list[Any], rows: list[Any]) -> list[list[HeadRoles]]:
+    """Read the rows to a list of heads for each model."""
+    found: list[list[HeadRoles]] = [[] for _ in models]
+    seen: set[tuple[int, Node]] = set()
+    problems = []
+    for number, row in enumerate(rows, start=1):
+        problem = _row_problem(row, models)
+        if problem is None:
+            node = Node.parse(row["head"])
+            if (row["model"], node) in seen:
+                problem = f"{node} of model {row['model']} stands twice"
+            seen.add((row["model"], node))
+        if problem is not None:
+            problems.append(f"entry {number}: {problem}")
+            continue
+        found[row["model"]].append(HeadRoles.of(row["head"], row["scores"], row["spans"]))
+    if problems:
+        raise FileFormatError(f"{path}: heads cannot be read: {listed(problems)}.")
+    return found
+
+
+def _row_problem(row: Any, models: list[Any]) -> str | None:
+    if not isinstance(row, Mapping) or any(key not in row for key in _ROW):
+        return f"accepted: an object with {', '.join(_ROW)}"
+    number = row["model"]
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(models):
+        return f"model is {number!r}; accepted: 0 to {len(models) - 1}"
+    try:
+        node = Node.parse(str(row["head"]))
+    except NameSyntaxError as error:
+        return str(error).rstrip(".")
+    if node.kind is not Kind.HEAD:
+        return f"{node} is no attention head"
+    return _node_problem(node, models[number]["model"]) or _values_problem(node, row)
+
+
+def _node_problem(node: Node, shape: Mapping[str, Any]) -> str | None:
+    if node.kind is not Kind.HEAD:
+        return f"{node} is no attention head"
+    if (node.layer or 0) >= shape["layers"] or (node.index or 0) >= shape["heads"]:
+        return f"{node} is not in a model of {shape['layers']} layers and {shape['heads']} heads"
+    return None
+
+
+def _values_problem(node: Node, row: Mapping[str, Any]) -> str | None:
+    for key, accepted in (("scores", SCORES), ("spans", SPANS)):
+        values = row[key]
+        if not isinstance(values, Mapping) or set(values) != set(accepted):
+            return f"{key} of {node}; accepted: an object with {', '.join(accepted)}"
+        wrong = [name for name, value in values.items() if not _is_value(value)]
+        if wrong:
+            return f"{wrong[0]} of {node} is {values[wrong[0]]!r}; accepted: a number or null"
+    return None
+
+
+def _is_value(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or number

@@ -1,0 +1,177 @@
+"""Scores sidecars: `NAME.scores.safetensors` beside `NAME.json`.
+
+One float32 tensor `scores` [ports, senders], NaN where no edge exists or none was measured, and
+string metadata: `senders` and `ports` (JSON lists in that order), `method`, `metric`, `ablation`,
+and `graph` (the shape as a JSON object, so that the sidecar can be read alone).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import EdgewiseError, FileFormatError
+from ..graph import ComputationGraph
+from ..scores import Scores
+from .atomic import write_bytes
+from .circuit import SPARSE
+from .json_files import listed
+
+SUFFIX = ".scores.safetensors"
+
+
+@dataclass(frozen=True)
+class ScoresFile:
+    """Hold scores and what they are scores of."""
+
+    scores: Scores
+    method: str
+    metric: str
+    ablation: str
+
+
+def scores_path(path: str | Path) -> Path:
+    """Return where the sidecar of a circuit file stands.
+
+    >>> scores_path("runs/ioi.json").as_posix(), scores_path("a.scores.safetensors").as_posix()
+    ('runs/ioi.scores.safetensors', 'a.scores.safetensors')
+    """
+    given = Path(path)
+    if given.name.endswith(SUFFIX):
+        return given
+    stem = given.name[: -len(".json")] if given.suffix == ".json" else given.name
+    return given.with_name(stem + SUFFIX)
+
+
+def write_scores(
+    path: str | Path, scores: Scores, *, method: str, metric: str, ablation: str
+) -> Path:
+    """Write the sidecar of a circuit file (or at its own path), all or nothing; return where.
+
+    Raises:
+        EdgewiseError: the file cannot be written there, or a score is infinite.
+    """
+    if np.isinf(scores.values).any():
+        raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
+    graph = scores.graph
+    metadata = {
+        "senders": json.dumps([str(node) for node in graph.senders]),
+        "ports": json.dumps([str(port) for port in graph.ports]),
+        "method": method,
+        "metric": metric,
+        "ablation": ablation,
+        "graph": json.dumps(_shape(graph)),
+    }
+    write_bytes(scores_path(path), _encode(scores.values, metadata))
+    return scores_path(path)
+
+
+def _shape(graph: ComputationGraph) -> dict[str, Any]:
+    """Return the graph's fields; those of experts only where it has some."""
+    shape = asdict(graph)
+    return shape if graph.experts else {k: v for k, v in shape.items() if k not in SPARSE}
+
+
+def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
+    """Return the bytes of a safetensors file; the library's own order of metadata is random."""
+    content = np.ascontiguousarray(values, dtype="<f4").tobytes()
+    tensor = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(content)]}
+    header = json.dumps({"__metadata__": metadata, "scores": tensor}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content
+
+
+def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> ScoresFile:
+    """Read and check the sidecar of a circuit file (or at its own path).
+
+    Args:
+        path: the circuit's file or the sidecar.
+        graph: the graph the scores must fit; by default the one the sidecar names.
+
+    Raises:
+        FileFormatError: missing, damaged, or names, shape or NaN pattern do not fit the graph.
+    """
+    file = scores_path(path)
+    values, metadata = _load(file)
+    lacking = [k for k in ("senders", "ports", "method", "metric", "ablation") if k not in metadata]
+    if lacking:
+        raise FileFormatError(f"{file} is no scores file; its metadata lacks {', '.join(lacking)}.")
+    graph = graph if graph is not None else _graph(file, metadata)
+    _check_names(file, "senders", metadata, [str(node) for node in graph.senders])
+    _check_names(file, "ports", metadata, [str(port) for port in graph.ports])
+    _check_values(file, values, graph)
+    return ScoresFile(
+        Scores(graph, values), metadata["method"], metadata["metric"], metadata["ablation"]
+    )
+
+
+def _load(file: Path) -> tuple[np.ndarray, dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise FileFormatError(f"{file} does not exist; `discover --scores` writes scores.")
+    try:
+        with safe_open(file, framework="np") as opened:
+            names = list(opened.keys())
+            if names != ["scores"]:
+                raise FileFormatError(
+                    f"{file} is no scores file: it holds the tensors {listed(names) or '(none)'}; "
+                    "accepted: exactly one, scores."
+                )
+            return opened.get_tensor("scores"), dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise FileFormatError(
+            f"{file} is damaged or no safetensors file ({error}); make the scores again."
+        ) from None
+
+
+def _graph(file: Path, metadata: dict[str, str]) -> ComputationGraph:
+    try:
+        shape: dict[str, Any] = json.loads(metadata["graph"])
+        return ComputationGraph(**shape)
+    except KeyError:
+        raise FileFormatError(
+            f"{file} does not say its graph; read it with its circuit's."
+        ) from None
+    except (ValueError, TypeError, EdgewiseError) as error:
+        raise FileFormatError(f"{file}: its graph cannot be read: {error}.") from None
+
+
+def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[str]) -> None:
+    try:
+        found = json.loads(metadata[key])
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise FileFormatError(f"{file}: its {key} cannot be read; accepted: a JSON list of names.")
+    if found != expected:
+        first = next(
+            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
+            min(len(found), len(expected)),
+        )
+        names = [str(names[first]) if first < len(names) else "none" for names in (found, expected)]
+        raise FileFormatError(
+            f"{file} is of another graph: it has {len(found)} {key} for {len(expected)}, and "
+            f"number {first + 1} is {names[0]} where {names[1]} is expected."
+        )
+
+
+def _check_values(file: Path, values: np.ndarray, graph: ComputationGraph) -> None:
+    if values.dtype != np.float32 or values.shape != graph.reads.shape:
+        raise FileFormatError(
+            f"{file}: scores are {values.dtype} of shape {list(values.shape)}; accepted: float32 "
+            f"of shape {list(graph.reads.shape)} [ports, senders]."
+        )
+    wrong = ~np.isnan(values) & ~graph.reads
+    if wrong.any():
+        raise FileFormatError(
+            f"{file}: {int(wrong.sum())} scores stand where no edge exists (first: "
+            f"{graph.edge_at(*np.argwhere(wrong)[0])}); accepted there: NaN."
+        )
+    if np.isinf(values).any():
+        edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
+        raise FileFormatError(f"{file}: the score of {edge} is infinite.")

@@ -1,0 +1,268 @@
+"""Timeline files: the circuits of several checkpoints, and when each edge was in them, as JSON.
+
+The format is `edgewise/timeline`, version 1:
+
+    {
+      "format": "edgewise/timeline", "version": 1,
+      "graph": {"grouped_kv": false, "senders": 11, "ports": 27, "edges": 162},
+      "task": {"name": …, "sha256": …, …},
+      "discovery": {"method": "eap-ig", "above": 0.5, "metric": "logit_diff", …},
+      "checkpoints": [
+        {"label": "100", "reference": "runs/checkpoint-100", "model": {…}, "certificate": {…},
+         "measures": {"logit_diff": {"full": …, "circuit": …, "empty": …, "faithfulness": …}},
+         "edges": 12, "nodes": 7,
+         "to_last": {"edges": {"shared": 8, "died": 1, "born": 4, "jaccard": …,
+           "corrected_jaccard": …}, "nodes": {…}, "weighted_overlap": …} or null (the first),
+         "to_first": {…}}, …],
+      "nodes": [["a0.h1", [[2, 5]]], …],
+      "edges": [["a0.h1", "a1.h2<k>", [[2, 5]], [0.0, 0.1, 1.3, 2.2, 2.4, 2.5]], …]
+    }
+
+A row of `nodes` or `edges` is a thing that any checkpoint's circuit has, with its spans: runs of
+checkpoints that have it, as first and last, counted from 0. An edge also has its score at every
+checkpoint, in the circuit there or not, null where it was not measured. What follows from the
+edges (numbers of edges and nodes, `to_last`, `to_first`, `nodes`) is computed anew on reading.
+Unknown top-level keys are kept and written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..circuit import Circuit
+from ..errors import EdgewiseError, FileFormatError
+from ..graph import ComputationGraph
+from ..timeline import Timeline
+from .atomic import write_text
+from .circuit import (
+    COUNTS,
+    OPTIONS,
+    PROVENANCE,
+    graph_block,
+    read_graph,
+    read_rows,
+)
+from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+
+FORMAT = "edgewise/timeline"
+VERSION = 1
+ROWS = ("nodes", "edges")
+HEAD = ("label", "reference", "model", "certificate", "measures")
+VALUES = ("full", "circuit", "empty", "faithfulness")
+"""What is stored of every metric at a checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class TimelineFile:
+    """Hold what a timeline file holds.
+
+    Args:
+        timeline: labels, circuits and scores.
+        checkpoints: of each checkpoint, the blocks `reference`, `model`, `certificate` and
+            `measures` (by metric, `VALUES`; the metric of the discovery first).
+        task, discovery: what all checkpoints were asked, as in circuit files.
+        extra: unknown top-level keys.
+
+    Raises:
+        EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.
+    """
+
+    timeline: Timeline
+    checkpoints: tuple[Mapping[str, Any], ...]
+    task: Mapping[str, Any]
+    discovery: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lacking = missing_keys(vars(self), {key: PROVENANCE[key] for key in ("task", "discovery")})
+        lacking += _lacking(self.checkpoints)
+        if len(self.checkpoints) != len(self.timeline):
+            lacking.append(f"checkpoints ({len(self.timeline)}, not {len(self.checkpoints)})")
+        if lacking:
+            raise EdgewiseError(f"the timeline cannot be saved; missing: {', '.join(lacking)}.")
+        for name in ("task", "discovery", "extra"):
+            object.__setattr__(self, name, to_plain(getattr(self, name), name))
+        plain = tuple(to_plain(one, "checkpoints") for one in self.checkpoints)
+        object.__setattr__(self, "checkpoints", plain)
+
+    @property
+    def metrics(self) -> list[str]:
+        """List the metrics measured at every checkpoint, that of the discovery first."""
+        own = self.discovery["metric"]
+        others = [name for name in self.checkpoints[0]["measures"] if name != own]
+        return [own, *others]
+
+    def values(self, metric: str, what: str) -> list[float | None]:
+        """Return one of `VALUES` of a metric at every checkpoint."""
+        return [one["measures"].get(metric, {}).get(what) for one in self.checkpoints]
+
+
+def _lacking(checkpoints: Any) -> list[str]:
+    """List, as `checkpoints[i].key`, what the blocks lack."""
+    found = []
+    for i, one in enumerate(checkpoints):
+        keys = [key for key in HEAD[1:] if key not in one]
+        inner = {"model": PROVENANCE["model"], "certificate": PROVENANCE["certificate"]}
+        keys += missing_keys(one, {key: inner[key] for key in inner if key in one})
+        if "measures" in one:
+            keys += _lacking_measures(one["measures"])
+        found += [f"checkpoints[{i}].{key}" for key in keys]
+    return found
+
+
+def _lacking_measures(measures: Any) -> list[str]:
+    if not isinstance(measures, Mapping):
+        return ["measures (an object)"]
+    return [f"measures.{k}" for k in missing_keys(measures, dict.fromkeys(measures, VALUES))]
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def write_timeline(path: str | Path, file: TimelineFile) -> None:
+    """Write a timeline file, all or nothing; equal timelines give equal bytes.
+
+    Raises:
+        EdgewiseError: the file cannot be written there.
+    """
+    write_text(path, dump_document(timeline_document(file), rows=ROWS))
+
+
+def timeline_document(file: TimelineFile) -> dict[str, Any]:
+    """Return a timeline file's content as plain values."""
+    line = file.timeline
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "graph": graph_block(line.graph, {}),
+        "task": ordered(file.task, PROVENANCE["task"]),
+        "discovery": ordered(file.discovery, PROVENANCE["discovery"]),
+        **ordered(file.extra, ()),
+        "checkpoints": [_checkpoint(file, i) for i in range(len(line))],
+        "nodes": [[str(life.thing), [list(span) for span in life.spans]] for life in line.nodes],
+        "edges": _edge_rows(line),
+    }
+
+
+def _checkpoint(file: TimelineFile, i: int) -> dict[str, Any]:
+    line, head = file.timeline, file.checkpoints[i]
+    return {
+        "label": line.labels[i],
+        "reference": head["reference"],
+        "model": ordered(head["model"], PROVENANCE["model"]),
+        "certificate": ordered(head["certificate"], PROVENANCE["certificate"]),
+        "measures": {
+            metric: ordered(head["measures"][metric], VALUES)
+            for metric in file.metrics
+            if metric in head["measures"]
+        },
+        **ordered({key: value for key, value in head.items() if key not in HEAD}, ()),
+        "edges": len(line.circuits[i]),
+        "nodes": sum(i in life for life in line.nodes),
+        "to_last": line.to_last(i).to_dict() if i else None,
+        "to_first": line.to_first(i).to_dict() if i else None,
+    }
+
+
+def _edge_rows(line: Timeline) -> list[list[Any]]:
+    rows = []
+    places = np.argwhere(line.union.kept)
+    for life, (row, column) in zip(line.edges, places, strict=True):
+        numbers = [str(values[row, column]) for values in line.scores]
+        scores = [None if text in ("nan", "inf", "-inf") else float(text) for text in numbers]
+        names = (str(line.graph.senders[column]), str(line.graph.ports[row]))
+        rows.append([*names, [list(span) for span in life.spans], scores])
+    return rows
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_timeline(path: str | Path) -> TimelineFile:
+    """Read and check a timeline file.
+
+    Raises:
+        FileFormatError: says what is wrong: missing, cut off, another format, a newer version,
+            missing keys (all of them), spans or scores that do not fit the checkpoints.
+    """
+    return timeline_from_document(path, read_document(path, "a timeline file", {FORMAT: VERSION}))
+
+
+def timeline_from_document(path: str | Path, document: dict[str, Any]) -> TimelineFile:
+    """Check a parsed timeline file; errors name the path."""
+    keys = {key: PROVENANCE[key] for key in ("task", "discovery")}
+    lacking = missing_keys(document, {"graph": (OPTIONS[0], *COUNTS), **keys})
+    heads = document.get("checkpoints")
+    if not (isinstance(heads, list) and heads and all(isinstance(one, dict) for one in heads)):
+        lacking.append("checkpoints (a list of objects, one at least)")
+    else:
+        lacking += [f"checkpoints[{i}].label" for i, one in enumerate(heads) if "label" not in one]
+        lacking += _lacking(heads)
+    lacking += [] if isinstance(document.get("edges"), list) else ["edges (a list)"]
+    if lacking:
+        raise FileFormatError(f"{path} is incomplete; missing: {listed(lacking, 8)}.")
+    assert isinstance(heads, list)
+    graph = read_graph(path, heads[0]["model"], document["graph"])
+    alive, scores = _read_edges(path, graph, document["edges"], len(heads))
+    labels = tuple(str(one["label"]) for one in heads)
+    try:
+        line = Timeline(labels, tuple(Circuit(graph, kept) for kept in alive), tuple(scores))
+    except EdgewiseError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    known = {"format", "version", "graph", "task", "discovery", "checkpoints", *ROWS}
+    derived = ("label", "edges", "nodes", "to_last", "to_first")
+    return TimelineFile(
+        timeline=line,
+        checkpoints=tuple({k: v for k, v in one.items() if k not in derived} for one in heads),
+        task=document["task"],
+        discovery=document["discovery"],
+        extra={key: value for key, value in document.items() if key not in known},
+    )
+
+
+def _read_edges(
+    path: str | Path, graph: ComputationGraph, rows: list[Any], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return who is alive, bool [checkpoints, ports, senders], and scores of that shape."""
+    problems = [
+        f"entry {number}, {problem}"
+        for number, row in enumerate(rows, start=1)
+        if (problem := _row_problem(row, count))
+    ]
+    if problems:
+        raise FileFormatError(f"{path}: edges cannot be read: {listed(problems)}.")
+    flat = [[sender, port, *scores] for sender, port, _, scores in rows]
+    union, scores = read_rows(path, graph, "edges", flat, scores=count)
+    senders = {str(node): i for i, node in enumerate(graph.senders)}
+    ports = {str(port): i for i, port in enumerate(graph.ports)}
+    alive = np.zeros((count, *union.shape), dtype=bool)
+    for sender, port, spans, _ in rows:
+        for first, last in spans:
+            alive[first : last + 1, ports[port], senders[sender]] = True
+    return alive, np.stack(scores)
+
+
+def _row_problem(row: Any, count: int) -> str | None:
+    """Say what is wrong with the spans and scores of a row; names are checked elsewhere."""
+    form = "[sender, port, [[first, last], …], [score, …]]"
+    if not (isinstance(row, list) and len(row) == 4 and all(isinstance(x, list) for x in row[2:])):
+        return f"{str(row)[:60]}: accepted: {form}"
+    spans, scores = row[2:]
+    name = f"{row[0]}->{row[1]}"
+    if len(scores) != count:
+        return f"{name}: {len(scores)} scores for {count} checkpoints"
+    before = -2
+    for span in spans:
+        if not (
+            isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
+        ):
+            return f"{name}: {str(span)[:60]} is no span; accepted: [first, last]"
+        if not before + 1 < span[0] <= span[1] < count:
+            return f"{name}: the spans {spans} do not stand in order within {count} checkpoints"
+        before = span[1]
+    return None if spans else f"{name}: no checkpoint has it"

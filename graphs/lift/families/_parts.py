@@ -1,0 +1,329 @@
+"""What several families share: norms, projections, rotary tables, and the final assembly."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UnsupportedModel
+from ...graph import ComputationGraph
+from ..experts import Experts
+from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
+from ..lifting import frozen, head_bias, head_rows, optional, require_activation
+
+STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
+"""Rotary variants whose frequencies do not depend on the prompt's length."""
+
+GROWING_ROTARY = ("dynamic", "longrope")
+"""Those that choose frequencies by the length of each prompt, as if it were run first and alone."""
+
+
+def layer_norm(module: Any) -> Norm:
+    """Describe a LayerNorm."""
+    eps = getattr(module, "eps", None) or module.variance_epsilon
+    return Norm(optional(module.weight), optional(getattr(module, "bias", None)), eps, centred=True)
+
+
+def rms_norm(module: Any) -> Norm:
+    """Describe an RMSNorm."""
+    return Norm(frozen(module.weight), None, module.variance_epsilon, centred=False)
+
+
+def linear(module: Any) -> Linear:
+    """Describe an `nn.Linear`."""
+    return Linear(frozen(module.weight), optional(module.bias))
+
+
+def rotary(
+    config: Any, module: Any, *, interleaved: bool = False, layers: str | None = None
+) -> Rotary:
+    """Describe a model's rotary embedding from the table it computed itself.
+
+    `layers`: the type of layers that it serves, in models that have a table for each type.
+    """
+    prefix = "" if layers is None else f"{layers}_"
+    scaling = config.rope_parameters if layers is None else config.rope_parameters[layers]
+    kind = scaling["rope_type"]
+    if kind not in STATIC_ROTARY + GROWING_ROTARY:
+        raise UnsupportedModel(
+            f"rotary scaling '{kind}' is not known; known: "
+            f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
+        )
+    _check_built(config, module, kind, layers)
+    factor = float(getattr(module, f"{prefix}attention_scaling"))
+    if kind in STATIC_ROTARY:
+        return Rotary(frozen(getattr(module, f"{prefix}inv_freq")), factor, interleaved)
+    table = frozen(getattr(module, f"{prefix}original_inv_freq"))  # the other follows the length
+    base, size = scaling["rope_theta"], 2 * len(table)
+    if kind == "dynamic":
+        growth = Growth(base, scaling["factor"], config.max_position_embeddings)
+        return Rotary(table, factor, interleaved, limit=growth.limit, growth=growth)
+    stretch = torch.tensor(scaling["long_factor"], dtype=torch.float32, device=table.device)
+    steps = torch.arange(0, size, 2, device=table.device).float() / size
+    limit = scaling["original_max_position_embeddings"]
+    long = (1.0 / (stretch * base**steps)).to(table.dtype)
+    return Rotary(table, factor, interleaved, limit=limit, long=long)
+
+
+def _check_built(config: Any, module: Any, kind: str, layers: str | None) -> None:
+    """Refuse a config that was edited after its rotary embedding was built from it."""
+    built = module.rope_type if layers is None else module.rope_type[layers]
+    limit, now = module.original_max_seq_len, config.max_position_embeddings
+    if built != kind or (kind == "dynamic" and limit != now):
+        raise UnsupportedModel(
+            f"the config says rotary scaling '{kind}' and {now} positions, but the model was built "
+            f"with '{built}' and {limit}; set its config before it is built, not afterwards."
+        )
+
+
+def window(config: Any, layer: int) -> int | None:
+    """Return how far a layer sees, from `sliding_window` and `layer_types`."""
+    size: int | None = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if size is None or (types is not None and types[layer] == "full_attention"):
+        return None
+    return size
+
+
+def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> Attention:
+    """Describe attention with modules `q_proj`, `k_proj`, `v_proj` and an output projection."""
+    q, k, v = module.q_proj, module.k_proj, module.v_proj
+    return Attention(
+        wq=head_rows(q.weight, heads),
+        wk=head_rows(k.weight, groups),
+        wv=head_rows(v.weight, groups),
+        wo=head_rows(output.weight.t(), heads),
+        bq=head_bias(q.bias, heads),
+        bk=head_bias(k.bias, groups),
+        bv=head_bias(v.bias, groups),
+        bo=optional(output.bias),
+        **rest,
+    )
+
+
+def normed_behind(
+    model: Any, tables: Sequence[Rotary | None], **attention: Any
+) -> tuple[Block, ...]:
+    """Describe blocks with norms only behind queries, keys, attention and MLP.
+
+    `tables`: each layer's rotary table, if it turns. `attention`: what else holds of all layers.
+    """
+    config = model.config
+    return tuple(
+        Block(
+            attention_norm=None,
+            attention=rotary_heads(
+                config,
+                block.self_attn,
+                block.self_attn.o_proj,
+                table,
+                window=window(config, layer),
+                q_norm=rms_norm(block.self_attn.q_norm),
+                k_norm=rms_norm(block.self_attn.k_norm),
+                **attention,
+            ),
+            mlp_norm=None,
+            mlp=gated(block.mlp, config.hidden_act),
+            attention_post_norm=rms_norm(block.post_attention_layernorm),
+            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
+        )
+        for layer, (block, table) in enumerate(zip(model.model.layers, tables, strict=True))
+    )
+
+
+def fused_heads(fused: Any, output: Any, heads: int, **rest: Any) -> Attention:
+    """Describe attention with one projection that holds q, k and v of each head together."""
+    weight, bias = head_rows(fused.weight, heads), head_bias(fused.bias, heads)  # [H, 3·K, D]
+    size = weight.shape[1] // 3
+    q, k, v = weight.split(size, 1)
+    bq, bk, bv = (None, None, None) if bias is None else bias.split(size, 1)
+    rest.setdefault("scale", size**-0.5)
+    return Attention(
+        wq=q, wk=k, wv=v, wo=head_rows(output.weight.t(), heads),
+        bq=bq, bk=bk, bv=bv, bo=optional(output.bias), **rest,
+    )  # fmt: skip
+
+
+def alibi_slopes(heads: int, like: Tensor) -> Tensor:
+    """Return each head's slope, float32 [H], as the models compute it (Press et al. 2022)."""
+    power = 2 ** math.floor(math.log2(heads))
+
+    def steps(of: int, exponents: Tensor) -> Tensor:
+        base = torch.tensor(2 ** (-(2 ** -(math.log2(of) - 3))), dtype=torch.float32)
+        return torch.pow(base, exponents)
+
+    slopes = steps(power, torch.arange(1, 1 + power))
+    if power != heads:
+        slopes = torch.cat((slopes, steps(2 * power, torch.arange(1, 1 + 2 * (heads - power), 2))))
+    return slopes.to(like.device)
+
+
+def rotary_heads(
+    config: Any, module: Any, output: Any, table: Rotary | None, **rest: Any
+) -> Attention:
+    """Describe attention with separate projections, rotary positions and the usual scale."""
+    return separate(
+        module,
+        output,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        scale=module.head_dim**-0.5,
+        rotary=table,
+        **rest,
+    )
+
+
+def gated(module: Any, activation: str, **rest: Any) -> MLP:
+    """Describe an MLP with modules `gate_proj`, `up_proj` and `down_proj`."""
+    return MLP(
+        gate=linear(module.gate_proj),
+        up=linear(module.up_proj),
+        down=linear(module.down_proj),
+        activation=require_activation(activation),
+        **rest,
+    )
+
+
+def packed_gated(module: Any, activation: str) -> MLP:
+    """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
+    gate, up = frozen(module.gate_up_proj.weight).chunk(2)
+    return MLP(
+        gate=Linear(gate),
+        up=Linear(up),
+        down=linear(module.down_proj),
+        activation=require_activation(activation),
+    )
+
+
+def plain(up: Any, down: Any, activation: str) -> MLP:
+    """Describe an MLP of two projections."""
+    return MLP(up=linear(up), down=linear(down), activation=require_activation(activation))
+
+
+def words(
+    blocks: Sequence[Block], *, positions: str, tied: bool, parallel: bool = False
+) -> dict[str, str]:
+    """Say in words what was found in a model."""
+    block, attention = blocks[0], blocks[0].attention
+    windows = sorted({str(b.attention.window or "full") for b in blocks})
+    biases: dict[str, Tensor | None] = {
+        "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
+        "mlp": block.mlp.bias,
+    }  # fmt: skip
+    found = {
+        "norm": norm_words(block),
+        "positions": positions,
+        "block": "parallel" if parallel else "sequential",
+        "attention": f"{attention.heads} heads of {attention.size}, "
+        f"{attention.kv_heads} key/value heads",
+        "window": ", ".join(windows),
+        "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
+        "MLP": _mlp_words(blocks),
+        "unembedding": "tied" if tied else "untied",
+    }
+    if attention.q_norm is not None:
+        own = isinstance(attention.q_norm, tuple)
+        kind = "per head, with weights of its own" if own else "per head"
+        found["q/k norms"] = "of all heads together" if attention.norm_together else kind
+    if attention.clip is not None:
+        found["clip"] = f"queries, keys and values to ±{attention.clip:g}"
+    return found
+
+
+def norm_words(block: Block) -> str:
+    """Say in words which norms a block has, and where."""
+    before = [block.attention_norm, block.mlp_norm]
+    after = [block.attention_post_norm, block.mlp_post_norm]
+    kinds = [n for n in (*before, *after) if n is not None]
+    if not kinds:
+        return "none"
+    kind = "LayerNorm" if kinds[0].centred else "RMSNorm"
+    kind += "" if kinds[0].weight is not None else " without weight"
+    kind += " (1 + w)" if kinds[0].offset else ""
+    if not any(after):
+        return kind
+    return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"
+
+
+def _mlp_words(blocks: Sequence[Block]) -> str:
+    """Say what the layers' MLPs are, and of how many layers where they are not all alike."""
+    found = Counter(block.mlp.words for block in blocks)
+    if len(found) == 1:
+        return blocks[0].mlp.words
+    return "; ".join(f"{what} ({n} layer{'s' * (n > 1)})" for what, n in found.items())
+
+
+def assemble(
+    family: str,
+    model: Any,
+    embedding: Any,
+    blocks: tuple[Block, ...],
+    final_norm: Norm | None,
+    *,
+    positions: str,
+    table: Tensor | None = None,
+    max_positions: int | None = None,
+    parallel: bool = False,
+    post_norm: bool = False,
+    **rest: Any,
+) -> LiftedModel:
+    """Put a description together; `rest` are further fields of `LiftedModel`.
+
+    Args:
+        family: its name.
+        model, embedding: the live model and its token embedding.
+        blocks, final_norm: what was described of it.
+        positions: in words, how positions enter.
+        table: learned position embeddings, [positions, D].
+        max_positions: how long a prompt may be, if there is no table.
+        parallel, post_norm: the shape of its blocks.
+        rest: further fields.
+    """
+    first = blocks[0].attention
+    mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
+    return LiftedModel(
+        family=family,
+        tokens=frozen(embedding.weight),
+        blocks=blocks,
+        final_norm=final_norm,
+        unembed=linear(model.get_output_embeddings()),
+        graph=ComputationGraph(
+            layers=len(blocks),
+            heads=first.heads,
+            kv_heads=first.kv_heads,
+            parallel=parallel,
+            post_norm=post_norm,
+            experts=tuple(m.count if m else 0 for m in mixtures),
+            shared_experts=any(m.shared is not None for m in mixtures if m),
+        ),
+        variants=words(
+            blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel
+        ),
+        positions=table,
+        max_positions=max_positions if table is None else len(table),
+        **rest,
+    )
+
+
+def rotary_words(config: Any, table: Rotary, head: int, without: int = 0) -> str:
+    """Say in words how positions enter; `without`: in how many layers they do not."""
+    share = "" if table.size == head else f", first {table.size} of {head} features"
+    share += ", interleaved" if table.interleaved else ""
+    share += f", none in {without} layer{'s' * (without > 1)}" if without else ""
+    scaling = config.rope_parameters
+    of_kinds = sorted((kind, v) for kind, v in scaling.items() if isinstance(v, dict))
+    if not of_kinds:
+        return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
+    each = [f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in of_kinds]
+    return f"rotary, base {', '.join(each)}{share}"
+
+
+def is_tied(model: Any, embedding: Any) -> bool:
+    """Tell whether the unembedding is the embedding."""
+    head = model.get_output_embeddings()  # `lm_head`; by another name in some versions
+    return bool(head.weight.data_ptr() == embedding.weight.data_ptr())

@@ -1,0 +1,242 @@
+"""A lifted model: its blocks described as data, with weights that are views of the model's own.
+
+Each part can compute alone, so that single heads and MLPs can be rerun. Shape letters:
+N any leading axes, D d_model, H query heads, G key/value heads, K d_head, T positions,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..graph import ComputationGraph
+from .attention import Attention, AttentionContext
+from .devices import place
+from .norms import Norm, normalise, working_dtype
+from .rotary import Growth, Rotary
+
+__all__ = [
+    "ACTIVATIONS",
+    "Attention",
+    "AttentionContext",
+    "Block",
+    "Growth",
+    "LiftedModel",
+    "Linear",
+    "MLP",
+    "Norm",
+    "Rotary",
+    "normalise",
+    "working_dtype",
+]
+
+if TYPE_CHECKING:
+    from .experts import Experts
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu2": lambda x: functional.relu(x).square(),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+"""Activation functions by the names that model configurations use."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Map features: `weight` [out, in], `bias` [out]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x · weightᵀ + bias."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Hold one layer's MLP: down(act(up(x))), or down(act(gate(x)) · up(x)) if gated."""
+
+    up: Linear
+    down: Linear
+    activation: str
+    gate: Linear | None = None
+    output_scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map normalised features [N, D] to what the MLP writes, [N, D]."""
+        act = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            inner = act(self.up(x))
+        else:
+            inner, up = act(self.gate(x)), self.up(x)
+            inner = inner * up if torch.is_grad_enabled() else inner.mul_(up)
+        out = self.down(inner)
+        return out if self.output_scale == 1 else out * self.output_scale
+
+    def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""
+        return self(x)[None]
+
+    @property
+    def features(self) -> int:
+        """Count the numbers that a backward pass keeps of one token."""
+        return self.up.weight.shape[0] * (4 if self.gate is not None else 3)
+
+    @property
+    def words(self) -> str:
+        """Say what this is."""
+        return f"{'plain' if self.gate is None else 'gated'}, {self.activation}"
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the bias of the first projection."""
+        return self.up.bias
+
+
+@dataclass(frozen=True)
+class Block:
+    """Hold one layer, on one device; a norm that is None leaves its input as it is.
+
+    `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
+    stream takes it. `mlp_post_norm` is part of the MLP, and has no place beside experts, each of
+    which writes to the stream by itself.
+    """
+
+    attention_norm: Norm | None
+    attention: Attention
+    mlp_norm: Norm | None
+    mlp: MLP | Experts
+    attention_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the block's weights lie."""
+        return self.attention.wq.device
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return what the heads project when their ports hold x, [N, D], where the block lies."""
+        return normalise(self.attention_norm, place(x, self.device))
+
+    def write(self, x: Tensor) -> Tensor:
+        """Return what the MLP, or all experts together, write when the port holds x, [N, D].
+
+        Like all that is written, it lies where x lies.
+        """
+        out = self.mlp(normalise(self.mlp_norm, place(x, self.device)))
+        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
+
+    def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each sender of `m{l}` writes when the port holds x, [n, N, D].
+
+        `only`: which of them, counted within the layer; default: all.
+        """
+        out = self.mlp.outputs(normalise(self.mlp_norm, place(x, self.device)), only)
+        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
+
+    def write_post(self, x: Tensor) -> Tensor:
+        """Return what `o{l}` writes when its port holds x, [N, D]."""
+        assert self.attention_post_norm is not None
+        return place(self.attention_post_norm(place(x, self.device)), x.device)
+
+
+@dataclass(frozen=True)
+class LiftedModel:
+    """Describe a whole model; all tensors are views of the model's own and never change.
+
+    `tokens`: [V, D]. `positions`: [P, D] or None. `unembed`: [V, D] and bias. `embed_norm`
+    normalises token embeddings; it is part of what the embedding writes. `model` is what was
+    described; for other than Hugging Face models `original` maps token ids [B, T], without padding,
+    to logits [B, T, V] by the model's own code, where there is any.
+    `variants` names what was found, in words, for people.
+    """
+
+    family: str
+    tokens: Tensor
+    positions: Tensor | None
+    blocks: tuple[Block, ...]
+    final_norm: Norm | None
+    unembed: Linear
+    graph: ComputationGraph
+    variants: dict[str, str]
+    max_positions: int | None = None
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
+    embed_norm: Norm | None = None
+    model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
+    original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def d_model(self) -> int:
+        """Return the width of the stream."""
+        return self.tokens.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+        return self.tokens.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the stream lies: with the token embedding."""
+        return self.tokens.device
+
+    @cached_property
+    def spread(self) -> bool:
+        """Tell whether some of the model lies on another device than the stream."""
+        parts = [self.unembed.weight.device, *(block.device for block in self.blocks)]
+        return any(device != self.device for device in parts)
+
+    @cached_property
+    def causal(self) -> bool:
+        """Tell whether no position is influenced by what stands behind it."""
+        return all(block.attention.causal for block in self.blocks)
+
+    @cached_property
+    def sources(self) -> int:
+        """Count the senders that come from the embedding: `embed`, or `tok` and `pos`."""
+        return 2 if self.graph.split_embedding else 1
+
+    def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return what the embedding senders write, [sources, B, T, D], for ids [B, T]."""
+        token = self.tokens[ids]
+        token = token if self.embed_scale == 1 else token * self.embed_scale
+        token = normalise(self.embed_norm, token)
+        if self.positions is None:
+            position = torch.zeros_like(token) if self.sources == 2 else None
+        else:
+            table = self.positions
+            position = place(table[place(position_ids, table.device)], token.device)
+        if self.sources == 2:
+            assert position is not None
+            return torch.stack((token, position))
+        return (token if position is None else token + position)[None]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""
+        normed = place(normalise(self.final_norm, x), self.unembed.weight.device)
+        return self.scale_logits(place(self.unembed(normed), x.device))
+
+    def scale_logits(self, out: Tensor) -> Tensor:
+        """Apply the scale and the soft cap that come behind the unembedding."""
+        out = out if self.logit_scale == 1 else out * self.logit_scale
+        if self.logit_softcap is not None:
+            out = (out / self.logit_softcap).tanh() * self.logit_softcap
+        return out

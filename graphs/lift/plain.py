@@ -1,0 +1,208 @@
+"""Models that are no Hugging Face classes, such as hand-built and compiled transformers.
+
+They are described by their weights, head by head. Shape letters: V vocabulary, P positions,
+D d_model, H heads, G key/value heads (most have as many as heads), K d_head, M inner width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UnsupportedModel
+from ..graph import ComputationGraph
+from .lifted import ACTIVATIONS, MLP, Attention, Block, LiftedModel, Linear, Norm
+from .lifting import tensors_of
+
+
+def plain_block(
+    *,
+    wq: Tensor,
+    wk: Tensor,
+    wv: Tensor,
+    wo: Tensor,
+    bq: Tensor | None = None,
+    bk: Tensor | None = None,
+    bv: Tensor | None = None,
+    bo: Tensor | None = None,
+    scale: float | None = None,
+    up: Tensor | None = None,
+    down: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    activation: str = "relu",
+    attention_norm: Norm | None = None,
+    mlp_norm: Norm | None = None,
+    **attention: Any,
+) -> Block:
+    """Describe a layer: attention by head, then an MLP  down·act(up·x + up_bias) + down_bias.
+
+    A head's query is wq·x + bq, and it writes woᵀ·z, where z is its mixture of values; attention
+    weights are softmax(scale · q·k). A layer without `up` and `down` has an MLP of inner width 0:
+    its node `m{l}` exists and writes 0, or `down_bias`. A layer without attention is one whose
+    `wo` is 0.
+
+    Args:
+        wq, wk, wv, wo: [H, K, D], or [G, K, D] for `wk` and `wv`.
+        bq, bk, bv: [H, K] or [G, K].
+        bo: [D], added to the sum of the heads.
+        scale: of attention scores; default 1/√K.
+        up, down: [M, D] and [D, M].
+        up_bias, down_bias: [M] and [D].
+        activation: a name in `graphs.lifted.ACTIVATIONS`.
+        attention_norm, mlp_norm: norms before attention and before the MLP; default: none.
+        attention: further fields of `graphs.lifted.Attention`, such as `rotary` or `window`.
+    """
+    if up is None or down is None:
+        width = wo.shape[-1]
+        up, up_bias = wo.new_zeros(0, width), None
+        down = wo.new_zeros(width, 0)
+    return Block(
+        attention_norm=attention_norm,
+        attention=Attention(
+            wq=wq, wk=wk, wv=wv, wo=wo, bq=bq, bk=bk, bv=bv, bo=bo,
+            scale=wq.shape[-2] ** -0.5 if scale is None else scale, **attention,
+        ),
+        mlp_norm=mlp_norm,
+        mlp=MLP(up=Linear(up, up_bias), down=Linear(down, down_bias), activation=activation),
+    )  # fmt: skip
+
+
+def plain_model(
+    *,
+    tokens: Tensor,
+    blocks: Sequence[Block],
+    unembed: Tensor,
+    positions: Tensor | None = None,
+    unembed_bias: Tensor | None = None,
+    final_norm: Norm | None = None,
+    causal: bool = True,
+    parallel: bool = False,
+    grouped_kv: bool = False,
+    split_embedding: bool = False,
+    original: Callable[[Tensor], Tensor] | None = None,
+    name: str = "plain",
+) -> LiftedModel:
+    """Describe a model by its weights; they are used as they are, not copied.
+
+    Args:
+        tokens: [V, D].
+        blocks: the layers, as `plain_block` makes them.
+        unembed: [V', D]; a row for each logit, of which there may be more or fewer than tokens.
+        positions: [P, D], added to the token embeddings; no prompt may be longer than P.
+        unembed_bias: [V'].
+        final_norm: the norm before the unembedding; default: none.
+        causal: no position sees a later one; False: every position sees all.
+        parallel: attention and MLP of a layer read the same stream.
+        grouped_kv: one port for each key/value head.
+        split_embedding: `tok` and `pos` in place of `embed`.
+        original: the model's own code, from token ids [B, T] to logits [B, T, V'], for the
+            certificate to compare with.
+        name: the family's name in circuit files.
+
+    Raises:
+        UnsupportedModel: the parts do not fit together; all that is wrong is listed.
+    """
+    wrong = _problems(blocks, {"tokens": tokens, "unembed": unembed, "positions": positions})
+    if not causal and any(block.attention.window is not None for block in blocks):
+        wrong.append("attention in both directions has no window")
+    if wrong:
+        raise UnsupportedModel(f"the model cannot be described: {'; '.join(wrong)}.")
+    first = blocks[0]
+    model = LiftedModel(
+        family=name,
+        tokens=tokens,
+        positions=positions,
+        blocks=tuple(replace(b, attention=replace(b.attention, causal=causal)) for b in blocks),
+        final_norm=final_norm,
+        unembed=Linear(unembed, unembed_bias),
+        graph=ComputationGraph(
+            layers=len(blocks), heads=first.attention.heads, kv_heads=first.attention.kv_heads,
+            parallel=parallel, post_norm=first.attention_post_norm is not None,
+            grouped_kv=grouped_kv, split_embedding=split_embedding,
+        ),
+        variants={"attention": "causal" if causal else "in both directions"},
+        max_positions=None if positions is None else len(positions),
+        original=original,
+    )  # fmt: skip
+    frozen: LiftedModel = _frozen(model)
+    return frozen
+
+
+def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list[str]:
+    """List in words what does not fit together."""
+    if not blocks:
+        return ["it has no layers; accepted: one or more"]
+    tokens = tables["tokens"]
+    assert tokens is not None
+    width = tokens.shape[-1]
+    wrong = [
+        f"{name} has shape {list(table.shape)}; accepted: [·, {width}]"
+        for name, table in tables.items()
+        if table is not None and (table.dim() != 2 or table.shape[-1] != width)
+    ]
+    for layer, block in enumerate(blocks):
+        wrong += [f"layer {layer}: {problem}" for problem in _misfits(block, width)]
+    kinds = {
+        (b.attention.heads, b.attention.kv_heads, b.attention_post_norm is None) for b in blocks
+    }
+    if len(kinds) > 1:
+        wrong.append("the layers differ in their heads or in having a norm behind attention")
+    types = {
+        str(t.dtype)
+        for t in (tokens, *tensors_of(tuple(blocks)), *tables.values())
+        if t is not None
+    }
+    if len(types) > 1:
+        wrong.append(f"the weights have types {', '.join(sorted(types))}; accepted: one type")
+    return wrong
+
+
+def _misfits(block: Block, width: int) -> list[str]:
+    """List the weights of a layer that have another shape than they must."""
+    a, mlp = block.attention, block.mlp
+    assert isinstance(mlp, MLP)
+    if any(w.dim() != 3 for w in (a.wq, a.wk, a.wv, a.wo)):
+        return ["wq, wk, wv and wo must be given by head, [heads, d_head, d_model]"]
+    heads, groups, size, inner = a.heads, a.kv_heads, a.wk.shape[1], a.wv.shape[1]
+    must: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "wq": (a.wq, (heads, size, width)),
+        "wk": (a.wk, (groups, size, width)),
+        "wv": (a.wv, (groups, inner, width)),
+        "wo": (a.wo, (heads, inner, width)),
+        "bq": (a.bq, (heads, size)),
+        "bk": (a.bk, (groups, size)),
+        "bv": (a.bv, (groups, inner)),
+        "bo": (a.bo, (width,)),
+        "up": (mlp.up.weight, (len(mlp.up.weight), width)),
+        "down": (mlp.down.weight, (width, len(mlp.up.weight))),
+        "up_bias": (mlp.up.bias, (len(mlp.up.weight),)),
+        "down_bias": (mlp.down.bias, (width,)),
+    }
+    wrong = [
+        f"{name} has shape {list(tensor.shape)}; accepted: {list(shape)}"
+        for name, (tensor, shape) in must.items()
+        if tensor is not None and tuple(tensor.shape) != shape
+    ]
+    if heads % groups:
+        wrong.append(f"{heads} query heads cannot share {groups} key/value heads")
+    if mlp.activation not in ACTIVATIONS:
+        wrong.append(
+            f"the activation '{mlp.activation}' is not known; known: {', '.join(ACTIVATIONS)}"
+        )
+    return wrong
+
+
+def _frozen(value: Any) -> Any:
+    """Return the same description with weights that record no gradient."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, tuple):
+        return tuple(_frozen(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type | ComputationGraph):
+        changed = {f.name: _frozen(getattr(value, f.name)) for f in fields(value) if f.init}
+        return replace(value, **changed)
+    return value

@@ -1,0 +1,375 @@
+"""Load the model a reference names, whole and unaltered, or refuse it with the reason.
+
+In: what a user types for MODEL, or a live module. Out: a `LoadedModel`: a transformers causal
+language model in evaluation mode with frozen parameters, its tokenizer, and its provenance. A
+checkpoint that lacks a tensor, or has one the model has no place for, is refused: transformers
+would fill the gap with random numbers and go on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelNotFound, UnsupportedModel, unknown
+from .adapters import AdapterInfo, base_reference, describe_adapter, merge
+from .builtin import Progress
+from .gguf_files import gguf_tokenizer, one_line, read_gguf
+from .quiet import quiet
+from .references import Form, Source, find, has_tokenizer, read_json
+from .weights import weights_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+"""The floating-point types a model can be loaded in."""
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """Hold a causal language model and where it came from.
+
+    `name` loads the same model again (for a live module it is only a label); `revision` is the
+    hub's commit where it is known. `adapter` tells what was merged in, if anything.
+    """
+
+    model: PreTrainedModel = field(repr=False)
+    name: str
+    revision: str | None = None
+    path: Path | None = None
+    dtype: str = "float32"
+    adapter: AdapterInfo | None = None
+    read_tokenizer: Callable[[], Any] = field(default=lambda: None, repr=False)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Load the tokenizer at the first use; None if the model comes without one."""
+        return self.read_tokenizer()
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash the weights at the first use; see `weights.weights_sha256`."""
+        return weights_sha256(self.model)
+
+    @property
+    def title(self) -> str:
+        """Return a short name for reports, such as `smollm2-135m + entity-tracking`."""
+        if self.adapter is None:
+            return Path(self.name).name if self.path and Path(self.name).exists() else self.name
+        return f"{Path(self.adapter.base).name} + {self.adapter.name}"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Return name, revision, hash and (if any) adapter as JSON values."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "revision": self.revision,
+            "weights_sha256": self.weights_sha256,
+        }
+        if self.adapter is not None:
+            record["adapter"] = {
+                "name": self.adapter.name,
+                "kind": self.adapter.kind,
+                "rank": self.adapter.rank,
+                "base": self.adapter.base,
+                "base_revision": self.adapter.base_revision,
+            }
+        return record
+
+
+def load(
+    reference: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Load a causal language model by its reference (see `references`).
+
+    `dtype`: float32, float64, bfloat16 or float16. `device`: cpu, cuda, cuda:N, mps, or auto
+    (cuda if there is one, else cpu). An adapter is merged in float32 and then converted, so that
+    the variant's weights do not depend on `dtype` beyond its rounding.
+
+    Raises:
+        ModelNotFound: the model cannot be obtained, read, or is no complete causal model.
+        UnsupportedModel: it is of a family that cannot be lifted.
+        UnknownName: dtype or device is not one of the accepted ones.
+    """
+    dtype = _check_dtype(dtype)
+    device = _check_device(device)
+    source = find(
+        os.fspath(reference), revision=revision, allow_pickle=allow_pickle, progress=progress
+    )
+    adapter = None
+    if source.form is Form.ADAPTER:
+        base = _find_base(source, allow_pickle, progress)
+        model = merge(_read(base, "float32", allow_pickle), source.path, base.name)
+        adapter = describe_adapter(source.path, base.name, base.revision)
+    else:
+        base = source
+        model = _read(source, dtype, allow_pickle)
+    model = _place(model, dtype, device)
+    tokenizer_source = source if has_tokenizer(source.path) else base
+    return LoadedModel(
+        model=model,
+        name=source.name,
+        revision=source.revision,
+        path=source.path,
+        dtype=dtype,
+        adapter=adapter,
+        read_tokenizer=lambda: _read_tokenizer(tokenizer_source),
+    )
+
+
+def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = None) -> Any:
+    """Load only the tokenizer of a reference (an adapter's own, else its base's).
+
+    Raises:
+        ModelNotFound: there is no such model, or it comes without a tokenizer.
+    """
+    reference = os.fspath(reference)
+    source = find(reference, revision=revision, weights=False)
+    if source.form is Form.ADAPTER and not has_tokenizer(source.path):
+        name, base_revision = base_reference(source.path)
+        source = find(name, revision=base_revision, weights=False)
+    tokenizer = _read_tokenizer(source)
+    if tokenizer is None:
+        raise ModelNotFound(
+            f"'{reference}' comes without a tokenizer: '{source.path}' holds none of its usual "
+            "files (tokenizer.json and others). Give prompts as token ids, or add the tokenizer."
+        )
+    return tokenizer
+
+
+def from_module(
+    model: PreTrainedModel, tokenizer: Any = None, name: str | None = None
+) -> LoadedModel:
+    """Take a live transformers model as it is; it is neither copied nor altered.
+
+    Raises:
+        ModelNotFound: it is no transformers causal language model, carries an unmerged PEFT
+            adapter, is quantised, or is in training mode.
+    """
+    kind = type(model).__name__
+    if type(model).__module__.partition(".")[0] == "peft" or hasattr(model, "peft_config"):
+        raise ModelNotFound(
+            f"the model is a {kind} with an unmerged PEFT adapter, whose parts the graph does not "
+            "know. Merge a copy and pass that: copy.deepcopy(model).merge_and_unload(); or save "
+            "the adapter with save_pretrained and name its directory."
+        )
+    if kind not in _causal_classes():
+        raise ModelNotFound(
+            f"the model is a {type(model).__module__}.{kind}; accepted: a causal language model "
+            "of transformers, as AutoModelForCausalLM.from_pretrained returns it."
+        )
+    held = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
+    _refuse_quantised(model.config.to_dict(), held - set(DTYPES), f"the live {kind}")
+    if model.training:
+        raise ModelNotFound(
+            f"the {kind} is in training mode, where dropout may change its output from run to "
+            "run; call model.eval() first (it is left as it is here)."
+        )
+    label = name or str(getattr(model.config, "name_or_path", "") or kind)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return LoadedModel(model, label, dtype=dtype, read_tokenizer=lambda: tokenizer)
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -> Source:
+    """Find the model an adapter was trained on."""
+    name, revision = base_reference(adapter.path)
+    try:
+        base = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
+    except ModelNotFound as error:
+        raise ModelNotFound(
+            f"adapter '{adapter.name}' was trained on '{name}' (base_model_name_or_path in its "
+            f"adapter_config.json), which cannot be used: {error}"
+        ) from error
+    if base.form is Form.ADAPTER:
+        raise ModelNotFound(
+            f"adapter '{adapter.name}' names '{name}' as its base, which is itself an adapter; "
+            "merge that one and save the result first."
+        )
+    return base
+
+
+def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
+    """Read a directory's or a GGUF file's model, complete, on the processor."""
+    if source.form is Form.GGUF:
+        model = read_gguf(source.path, dtype)
+        if attention := _attention(model.config.to_dict()):
+            model.set_attn_implementation(attention)
+        return model
+    config = read_json(source.path / "config.json")
+    _check_config(config, source.name)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(source.path),
+                dtype=getattr(torch, dtype),
+                attn_implementation=_attention(config),
+                use_safetensors=None if allow_pickle else True,
+                weights_only=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # whatever transformers makes of damaged files
+        raise ModelNotFound(
+            f"model '{source.name}' cannot be loaded from '{source.path}': {one_line(error)} "
+            "Accepted: a complete directory as save_pretrained writes it."
+        ) from error
+    _refuse_partial(info, source)
+    return model
+
+
+def _attention(config: dict[str, Any]) -> str | None:
+    """Choose transformers' attention; None is its own choice, the fused one where a class has it.
+
+    `eager` takes its softmax in float32 even in a float64 model; but only `eager` applies a soft
+    cap to the attention scores.
+    """
+    return "eager" if config.get("attn_logit_softcapping") else None
+
+
+def _check_config(config: dict[str, Any], name: str) -> None:
+    """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
+    from ..lift.lifting import families
+
+    kinds, own_code = config.get("architectures") or [], config.get("auto_map")
+    if (kinds or own_code) and not set(kinds) & _causal_classes():
+        reason = "is no causal language model"
+        if own_code:
+            reason = "brings its own code (auto_map), which is never run"
+        raise ModelNotFound(
+            f"'{name}' {reason}: its config.json names the architecture "
+            f"{', '.join(kinds) or 'only by that code'}. Accepted: decoders with a language-model "
+            "head that transformers itself knows, such as GPT2LMHeadModel or LlamaForCausalLM."
+        )
+    if config.get("model_type") not in families():  # before weights of any size are read
+        raise UnsupportedModel(
+            f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
+            f"supported types: {', '.join(families())}."
+        )
+    _refuse_quantised(config, set(), f"'{name}'")
+
+
+def _refuse_quantised(config: dict[str, Any], packed: set[str], what: str) -> None:
+    """Refuse weights that are no plain matrices, by their config or by the types they are in.
+
+    A config that says `gguf` may belong to a model whose weights were unpacked on loading.
+    """
+    quantised = config.get("quantization_config") or {}
+    kind = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised
+    if packed or (quantised and kind != "gguf"):
+        raise ModelNotFound(
+            f"{what} has quantised weights ({', '.join(sorted(packed)) or kind}), which are not "
+            f"plain matrices. Accepted: weights in {', '.join(DTYPES)}; use the unquantised "
+            "checkpoint, or a GGUF file."
+        )
+
+
+def _refuse_partial(info: dict[str, Any], source: Source) -> None:
+    """Refuse a checkpoint that does not match the model tensor for tensor."""
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    for kind in kinds:
+        names = sorted(str(name) for name in info.get(kind) or ())
+        if names:
+            listing = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise ModelNotFound(
+                f"the checkpoint of '{source.name}' does not match its config.json: "
+                f"{len(names)} {kind.replace('_', ' ')} ({listing}), so the model would be another "
+                "than the one that was saved. Accepted: exactly the tensors the architecture "
+                f"has. Check '{source.path}' for missing or foreign files."
+            )
+
+
+def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
+    """Freeze a model of our own and bring it to its dtype and device.
+
+    Parameters only: `Module.to(dtype)` would round the rotary frequencies as well, which
+    transformers keeps in float32 whatever the model's dtype.
+    """
+    import torch
+
+    kind = getattr(torch, dtype)
+    if model.dtype != kind:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(kind)
+        model.config.dtype = kind
+    if dtype == "float64" and hasattr(model.config, "num_experts_per_tok"):
+        model.set_experts_implementation("eager")  # the default, a grouped product, has no float64
+    if device != "cpu":
+        model = model.to(device)
+    return model.eval().requires_grad_(False)
+
+
+def _read_tokenizer(source: Source) -> Any:
+    """Load a source's tokenizer, or None if it has none."""
+    if source.form is Form.GGUF:
+        return gguf_tokenizer(source.path)
+    if not has_tokenizer(source.path):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(
+                str(source.path), local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # whatever transformers makes of damaged files
+        raise ModelNotFound(
+            f"the tokenizer of '{source.name}' cannot be loaded from '{source.path}': "
+            f"{one_line(error)}"
+        ) from error
+
+
+def _causal_classes() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+
+
+def _check_dtype(dtype: str) -> str:
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return dtype
+
+
+def _check_device(device: str) -> str:
+    """Resolve `auto`, and refuse a device that is not there."""
+    if _DEVICE.fullmatch(str(device)) is None:
+        raise unknown("device", str(device), ["auto", "cpu", "cuda", "cuda:N", "mps"])
+    import torch
+
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if here else "cpu"
+    kind, _, number = device.partition(":")
+    present = {
+        "cpu": True,
+        "cuda": int(number or 0) < here,
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present[kind]:
+        raise ModelNotFound(
+            f"device '{device}' is not on this machine, where torch {torch.__version__} sees "
+            f"{here} CUDA devices; use --device cpu or auto."
+        )
+    return device

@@ -1,0 +1,329 @@
+"""Gradients at every port of the full model, and the edge scores they give, all at once.
+
+For an edge u→p the attribution is Σ (a_u − o_u) · ∂loss/∂x_p over positions and features. One
+taped forward pass and one backward pass give ∂loss/∂x_p of every port; one matrix product per
+layer gives all scores. What is saved against a plain implementation:
+
+* Each block is a tape of its own. Parameters are constants, so no gradient of theirs exists.
+* A port's gradient passes its projection W and its norm. With x̂ the normalised input, r the
+  norm's factor 1/std, W' the projection times the norm's weight (its rows centred if the norm
+  centres) and g the gradient at the projection's output,
+      ∂loss/∂x_p = r·(g W') − (r/D)·(g · W'x̂)·x̂ .
+  Both terms are linear in r·g, so over the points of an integrated gradient the first is summed
+  before the product with W', which then costs the same for one point and for fifty.
+  Without a norm only the first term is left, with r = 1. A norm of all heads' queries or keys
+  together couples a port to every head's projection; that is one more term of the second kind.
+* Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
+* A token at which nothing moves (before the first difference of a pair under `resample`; behind
+  the answer; padding) adds nothing to any score and is left out of ports' gradients and products.
+
+Shapes: K points, B examples, T positions, n tokens at which something moves, D d_model, H heads,
+d d_head, S senders.
+Source: Syed et al. 2023 (attribution patching of edges); Hanna et al. 2024 (integrated gradients).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import Block, working_dtype
+from ...graphs.names import LETTERS, Kind, Node, Port
+from ...graphs.scores import Scores
+from ..run.chunk import Chunk, sender_deltas
+from ..run.runner import Progress, Runner, refuse_nan
+from ..run.trace import past_of, project_all, spread, sum_heads
+from .closed_form import Extra, Together, constant, fold, spread_out
+
+ROWS_AT_ONCE = 128
+TAPE_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class _Tape:
+    """Hold one layer's leaves and what was computed from them, [K·B, T, …]."""
+
+    x_attention: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    z: Tensor
+    x_mlp: Tensor
+    write: Tensor
+    x_post: Tensor | None = None
+    post: Tensor | None = None
+
+
+def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
+    """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
+
+    Args:
+        runner: model, pairs, metric and ablation.
+        points: for each gradient, how much of the clean embedding it is taken at: 1 is the clean
+            run, 0 the run from the ablated embedding.
+        progress: told after every chunk and group of points.
+
+    Raises:
+        EdgewiseError: the metric has no gradient, or none at these points, or one that is NaN.
+    """
+    runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
+    graph = runner.graph
+    total = np.zeros(graph.reads.shape)
+    done = 0
+    for chunk in runner.chunks():
+        with torch.no_grad():
+            delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
+        for group in _groups(chunk, points):
+            share = len(group) / len(points)
+            total += share * _ChunkScores(runner, chunk, group, delta).scores()
+            done += len(chunk.batch) * len(group)
+            if progress is not None:
+                progress(done, len(runner.pairs) * len(points), "gradients taken")
+    refuse_nan(total[graph.reads], f"an edge's score by the metric '{runner.metric.name}'")
+    return Scores(graph, np.where(graph.reads, total / len(runner.pairs), np.nan))
+
+
+def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
+    """Cut the points into groups of about equal size whose tapes fit in `TAPE_BYTES`."""
+    model = chunk.model
+    inner = max(block.mlp.features for block in model.blocks)
+    heads = 6 * model.blocks[0].attention.heads * model.blocks[0].attention.size
+    per_token = model.graph.layers * (4 * model.d_model + inner + heads) * 4
+    tokens = chunk.batch.clean[:, chunk.start :].numel()
+    at_once = max(1, TAPE_BYTES // (per_token * tokens))
+    number = -(-len(points) // at_once)
+    cuts = [len(points) * i // number for i in range(number + 1)]
+    return [list(points[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+class _ChunkScores:
+    """Run forward and backward once over one chunk; scores are summed over its examples.
+
+    `delta`: [S, n·D], clean − ablated value of every sender at the moving tokens.
+    """
+
+    def __init__(
+        self, runner: Runner, chunk: Chunk, points: Sequence[float], delta: Tensor
+    ) -> None:
+        self.runner, self.chunk, self.model = runner, chunk, runner.model
+        self.graph = runner.graph
+        self.points = list(points)
+        self.values = np.zeros(self.graph.reads.shape)
+        self.batch = len(chunk.batch)
+        self.tokens, self.delta = chunk.moving_tokens, delta
+        self.pending: list[tuple[int, Tensor]] = []
+
+    def scores(self) -> np.ndarray:
+        """Return the summed scores, [P, S]."""
+        tapes, final = self._forward()
+        gradient = self._loss_gradient(final)
+        self._put(Port(Node(Kind.LOGITS)), self._mean(gradient)[None])
+        for layer in reversed(range(len(tapes))):
+            block = self.model.blocks[layer]
+            through_mlp = self._mlp(layer, tapes[layer], gradient)
+            into_heads = gradient if self.graph.parallel else gradient + through_mlp
+            if self.graph.post_norm:
+                into_heads = self._post(layer, tapes[layer], into_heads)
+            through_heads = self._attention(layer, block, tapes[layer], into_heads)
+            gradient = gradient + through_mlp + through_heads
+            tapes.pop()
+        self._flush()
+        return self.values
+
+    # -- forward ----------------------------------------------------------------------------
+
+    def _forward(self) -> tuple[list[_Tape], Tensor]:
+        chunk, model = self.chunk, self.model
+        clean, base = (t.values.sources.sum(0) for t in (chunk.clean, chunk.base))
+        stream = torch.cat([base + point * (clean - base) for point in self.points])
+        tapes = []
+        for layer, block in enumerate(model.blocks):
+            tape = self._tape(layer, block, stream)
+            tapes.append(tape)
+            with torch.no_grad():
+                out = sum_heads(block, tape.z) if tape.post is None else tape.post
+                stream = stream + place(out, stream.device) + tape.write
+        return tapes, stream
+
+    def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
+        with torch.no_grad():
+            q, k, v = project_all(block, stream)
+            q, k, v = (x.detach().requires_grad_() for x in (q, spread(block, k), spread(block, v)))
+        with torch.enable_grad():
+            z = self._attend(layer, block, q, k, v)
+        with torch.no_grad():
+            summed = place(sum_heads(block, z), stream.device)
+        x_post = post = None
+        if self.graph.post_norm:
+            x_post = summed.detach().requires_grad_()
+            with torch.enable_grad():
+                post = block.write_post(x_post)
+            summed = post.detach()
+        leaf = (stream if self.graph.parallel else stream + summed).detach().requires_grad_()
+        with torch.enable_grad():
+            write = block.write(leaf)
+        return _Tape(stream, q, k, v, z, leaf, write, x_post, post)
+
+    def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend with the points as an axis of their own, so that the batch's tables fit."""
+        q, k, v = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
+        past = past_of(block, layer, self.chunk.past)
+        z: Tensor = block.attention.mix(q, k, v, self.chunk.context, past)
+        return z.flatten(0, 1)
+
+    def _loss_gradient(self, final: Tensor) -> Tensor:
+        """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
+        leaf = final.detach().unflatten(0, (len(self.points), self.batch)).requires_grad_()
+        with torch.enable_grad():
+            logits = self.chunk.logits_with_grad(leaf)
+            loss = self.runner.metric.loss(logits, self.chunk.target).sum()
+        gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
+        return gradient.flatten(0, 1)
+
+    # -- backward ---------------------------------------------------------------------------
+
+    def _mlp(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
+        """Score the MLP's port; return the gradient that flows back through it.
+
+        Where the layer has experts the gradient is that of the sum of what they write.
+        """
+        (own,) = torch.autograd.grad(tape.write, tape.x_mlp, gradient)
+        self._put(Port(Node(Kind.MLP, layer)), self._mean(own)[None])
+        return own
+
+    def _post(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
+        """Score the port of `o{l}`; return the gradient of the sum of the layer's heads."""
+        assert tape.post is not None
+        assert tape.x_post is not None
+        (own,) = torch.autograd.grad(tape.post, tape.x_post, gradient)
+        self._put(Port(Node(Kind.POST, layer)), self._mean(own)[None])
+        return own
+
+    def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:
+        """Score the layer's attention ports; return the gradient that flows back through them."""
+        attention = block.attention
+        here, stream = (place(x, block.device) for x in (gradient, tape.x_attention))
+        g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
+        leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
+        found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
+        grads = dict(zip(LETTERS, found, strict=True))
+        norm = block.attention_norm
+        if norm is None:
+            unit, rate = stream.to(working_dtype(gradient.dtype)), None
+        else:
+            unit, rate = norm.unit(stream)
+        through = torch.zeros_like(unit)
+        for letter in LETTERS:
+            g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
+            through += self._letter(layer, letter, g, seen, stream, unit, rate)
+        if rate is not None:
+            through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
+        return through.to(gradient)
+
+    def _letter(
+        self,
+        layer: int,
+        letter: str,
+        g: Tensor,
+        seen: Tensor,
+        stream: Tensor,
+        unit: Tensor,
+        rate: Tensor | None,
+    ) -> Tensor:
+        """Score one letter's ports; return what flows back to the normalised input x̂.
+
+        g: [K·B, T, H, d], the gradient at what every head was given; seen: that itself.
+        """
+        block = self.model.blocks[layer]
+        attention = block.attention
+        folded = fold(block.attention_norm, attention.projection(letter)[0])  # [H or G, d, D]
+        share = 1 if letter == "q" else attention.share
+        merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
+        if share > 1 and self.graph.grouped_kv:
+            g, seen = merged, seen[..., ::share, :]
+        heads = g.shape[-2]
+        norm = attention.norm_of_all(letter)
+        if norm is None:
+            seen = seen - constant(block, letter, heads)
+            self._put_attention(layer, letter, g, seen, folded, unit, rate)
+            return merged.flatten(-2) @ folded.flatten(0, 1)
+        joint = Together.of(block, letter, norm, stream)
+        back, shrink = joint.parts(g)
+        all_seen = joint.raw - constant(block, letter, len(folded))
+        extra = Extra(
+            shrink,
+            joint.unit.flatten(-2) @ folded.flatten(0, 1),
+            shrink * (joint.unit * all_seen).sum((-2, -1))[..., None],
+        )
+        seen = all_seen.repeat_interleave(heads // len(folded), -2)
+        self._put_attention(layer, letter, back, seen, folded, unit, rate, extra)
+        return joint.back(merged).flatten(-2) @ folded.flatten(0, 1)
+
+    def _put_attention(
+        self,
+        layer: int,
+        letter: str,
+        g: Tensor,
+        seen: Tensor,
+        folded: Tensor,
+        unit: Tensor,
+        rate: Tensor | None,
+        extra: Extra | None = None,
+    ) -> None:
+        """Score one letter's ports.
+
+        g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
+        extra: what a norm of all heads together takes off g W'.
+        """
+        ports = g.shape[-2]
+        folded = (
+            folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
+        )
+        g, seen, unit = (self._select(x) for x in (g, seen, unit))  # [K, n, …]
+        rate = None if rate is None else self._select(rate)  # [K, n, 1]
+        scaled = g if rate is None else g * rate[..., None]
+        total = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
+        along = (scaled * seen).sum(-1)  # [K, n, ports]
+        if extra is not None:
+            factor, vector, share = (self._select(x) for x in extra)
+            factor, share = (x if rate is None else x * rate for x in (factor, share))
+            total -= spread_out(factor, vector)
+            along = along - share
+        if rate is not None:
+            total -= spread_out(along / unit.shape[-1], unit)
+        owner = self.graph.attention_owners(layer, letter)[0]
+        self._put(Port(owner, letter), total / len(self.points))
+
+    def _select(self, x: Tensor) -> Tensor:
+        """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
+        apart: Tensor = x.flatten(0, 1).unflatten(0, (len(self.points), -1))
+        return apart[:, place(self.tokens, x.device)]
+
+    def _mean(self, gradient: Tensor) -> Tensor:
+        """Average over the points, [K·B, T, D] to [n, D]."""
+        return self._select(gradient).mean(0)
+
+    def _put(self, first: Port, gradient: Tensor) -> None:
+        """Score all edges into successive ports, gradient [ports, n, D] of a summed loss."""
+        row = self.graph.port_index[first]
+        self.pending.append((row, gradient.flatten(1).to(self.delta)))
+        if sum(len(g) for _, g in self.pending) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Take the scores of the ports put aside: rows of one matrix product."""
+        if not self.pending:
+            return
+        rows = np.concatenate([np.arange(row, row + len(g)) for row, g in self.pending])
+        before = int(self.graph.reads[rows].any(0).nonzero()[0].max()) + 1
+        gradient = torch.cat([g for _, g in self.pending])
+        # delta is clean − ablated, so the score has the opposite sign
+        product = -(gradient @ self.delta[:before].t())
+        self.values[rows, :before] = product.cpu().double().numpy()
+        self.pending.clear()

@@ -1,0 +1,91 @@
+"""How gradients pass the norms before and behind an attention projection, in closed form.
+
+patching/attribution.py says how scores are made of it. Shapes: K points, B examples, T positions,
+n tokens, D d_model, H heads, G key/value heads, d d_head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...graphs.lift.lifted import Block, Norm
+from ..run.trace import project_only
+
+
+class Extra(NamedTuple):
+    """Hold what a norm of all heads together takes off a port's g W'.
+
+    That is a factor of each port times one vector; `share` is its product with x̂. [K·B, T, …]:
+    ports, D and ports.
+    """
+
+    factor: Tensor
+    vector: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Together:
+    """Differentiate a norm of all heads' queries, or keys, together.
+
+    With y all heads' projections, u = y·ρ normalised, s the norm's weight and g the gradient at
+    s∘u, the gradient at y is  ρ·(s∘g − u·(s∘g · u)/(H·d)).  A head that is alone in having its
+    own input has g = 0 for all others. raw, unit: [K·B, T, H or G, d]; rate: [K·B, T, 1].
+    """
+
+    raw: Tensor
+    unit: Tensor
+    rate: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def of(block: Block, letter: str, norm: Norm, stream: Tensor) -> Together:
+        """Project and normalise again what the forward pass did."""
+        with torch.no_grad():
+            raw = project_only(block, letter, block.read(stream))
+            unit, rate = norm.unit(raw.flatten(-2))
+            ones = unit.new_ones(unit.shape[-1])
+            scale = ones if norm.scale is None else norm.scale
+            return Together(raw, unit.view_as(raw), rate, scale.view(raw.shape[-2:]))
+
+    def back(self, g: Tensor) -> Tensor:
+        """Return the gradient at y of a gradient g of all heads' parts, the same shape."""
+        back, shrink = self.parts(g)
+        return back - self.unit * shrink.sum(-1)[..., None, None]
+
+    def parts(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ρ·s∘g and, for each head's part of g alone, ρ·(s∘g · u)/(H·d)."""
+        share = g.shape[-2] // self.raw.shape[-2]
+        unit, scale = (x.repeat_interleave(share, -2) for x in (self.unit, self.scale))
+        back = g * scale * self.rate[..., None]
+        return back, (back * unit).sum(-1) / self.scale.numel()
+
+
+def spread_out(factor: Tensor, vector: Tensor) -> Tensor:
+    """Multiply a factor [K, n, ports] by a vector [K, n, D], add up the points: [ports, n, D]."""
+    return torch.bmm(factor.permute(1, 2, 0), vector.transpose(0, 1)).transpose(0, 1)
+
+
+def fold(norm: Norm | None, weight: Tensor) -> Tensor:
+    """Fold a norm's scale, and its centring, into the projections that read it, [h, d, D]."""
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if norm is None:
+        return weight
+    weight = weight if norm.scale is None else weight * norm.scale
+    return weight - weight.mean(-1, keepdim=True) if norm.centred else weight
+
+
+def constant(block: Block, letter: str, heads: int) -> Tensor:
+    """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d]."""
+    weight, bias = block.attention.projection(letter)
+    total = weight.new_zeros(weight.shape[:2])
+    norm = block.attention_norm
+    if norm is not None and norm.bias is not None:
+        total = total + weight @ norm.bias
+    if bias is not None:
+        total = total + bias
+    return total.repeat_interleave(heads // len(total), 0)

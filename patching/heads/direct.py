@@ -1,0 +1,120 @@
+"""Direct logit attribution: what a sender adds to the logits by itself.
+
+Logits are a linear function of what senders write once the final norm's factor (and that of a norm
+behind attention) is kept as it was in the run; what the senders and the constants add then sums up
+to the logits, before a soft cap. Source: Elhage et al. 2021, A Mathematical Framework for
+Transformer Circuits ("direct effect on logits").
+
+Shapes: N any leading axes, h heads, B examples, D d_model, V logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import Block, LiftedModel
+from ...graphs.lift.norms import Norm, working_dtype
+from ..incremental.unembedding import times
+
+
+def frozen(norm: Norm | None, at: Tensor, x: Tensor) -> Tensor:
+    """Return what a part x of `at` contributes to the normalised `at`, [N, D].
+
+    Parts that sum up to `at` contribute, together with the norm's bias, what the norm gives.
+    """
+    if norm is None:
+        return x
+    _, rate = norm.unit(at)
+    x = x.to(rate.dtype)
+    if norm.centred:
+        x = x - x.mean(-1, keepdim=True)
+    scale = norm.scale
+    return x * rate if scale is None else x * rate * place(scale, x.device)
+
+
+def to_stream(block: Block, summed: Tensor | None, x: Tensor) -> Tensor:
+    """Return what heads' outputs x [h, B, D] add to the stream.
+
+    summed: [B, D], what the layer's norm behind attention reads; not needed without such a norm.
+    """
+    if block.attention_post_norm is None:
+        return x
+    assert summed is not None
+    return frozen(block.attention_post_norm, place(summed, x.device), x)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Map what is written at one position of each example to logits.
+
+    `final`: the stream at `logits` there, [B, D]. `answers`, `distractors`: ids, [B, A] and
+    [B, A'], padded with -1.
+    """
+
+    model: LiftedModel
+    final: Tensor
+    answers: Tensor
+    distractors: Tensor
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Return what x [h, B, D] contributes to the normalised stream, [h, B, D]."""
+        dtype = working_dtype(self.final.dtype)
+        x = frozen(self.model.final_norm, self.final.to(dtype), place(x, self.final.device))
+        return x.to(dtype)
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """Return the logits that contributions [N, D] make, [N, V], before a soft cap."""
+        weight = self.model.unembed.weight
+        return times(place(normed, weight.device), weight) * self.model.logit_scale
+
+    def difference(self, normed: Tensor) -> Tensor:
+        """Return the mean logit of the answers minus that of the distractors, [h, B].
+
+        Where a pair has no distractors, the mean over all logits takes their place.
+        """
+        return torch.einsum("hbd,bd->hb", normed, self._direction)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """Return the model's own difference, [B], before a soft cap."""
+        normed = self.final if self.model.final_norm is None else self.model.final_norm(self.final)
+        found = (normed.to(self._direction.dtype) * self._direction).sum(-1)
+        return found if self._bias is None else found + self._bias
+
+    @cached_property
+    def _direction(self) -> Tensor:
+        """Return the unembedding's direction from distractors to answers, [B, D]."""
+        direction = _contrast(self.model.unembed.weight, self.answers, self.distractors)
+        dtype = working_dtype(self.final.dtype)
+        return place(direction.to(dtype), self.final.device) * self.model.logit_scale
+
+    @cached_property
+    def _bias(self) -> Tensor | None:
+        bias = self.model.unembed.bias
+        if bias is None:
+            return None
+        found = _contrast(bias[:, None], self.answers, self.distractors)[:, 0]
+        return place(found, self.final.device) * self.model.logit_scale
+
+
+def _contrast(rows: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:
+    """Return the mean row of the answers minus that of the distractors: rows [V, D] to [B, D]."""
+    lacking = (distractors < 0).all(-1)
+    against = _mean_rows(rows, distractors)
+    if bool(lacking.any()):
+        whole = rows.to(working_dtype(rows.dtype)).mean(0)
+        against = torch.where(place(lacking, rows.device)[:, None], whole, against)
+    return _mean_rows(rows, answers) - against
+
+
+def _mean_rows(rows: Tensor, ids: Tensor) -> Tensor:
+    """Average rows [V, D] over ids [B, A], of which -1 does not count; [B, D]."""
+    ids = place(ids, rows.device)
+    chosen = rows[ids.clamp(min=0)].to(working_dtype(rows.dtype))  # [B, A, D]
+    real = (ids >= 0).to(chosen.dtype)[..., None]
+    return (chosen * real).sum(1) / real.sum(1).clamp(min=1)

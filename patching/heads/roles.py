@@ -1,0 +1,330 @@
+"""Measured roles of attention heads; no score is more than the number its definition says.
+
+On random tokens (see `random_tokens`), mean attention weights, averaged over the query positions
+of a sequence, then over sequences:
+
+* `previous`: from a token of the first copy to the token before it, the sequence's first tokens
+  left out, on which heads often rest (Elhage et al. 2021; Olsson et al. 2022).
+* `duplicate`: from a token of the second copy to the same token in the first (Wang et al. 2023).
+* `induction`: from a token of the second copy to the token behind its first occurrence, "prefix
+  matching" (Olsson et al. 2022).
+
+At the answer position t of a task's clean prompts:
+
+* `direct`: what the head's output adds to the logit of the answers minus that of the distractors,
+  mean over prompts, norms frozen as in the run (direct logit attribution; see `direct`).
+  `direct_share`: the same as a share of the model's own difference; None if that is not positive.
+* `copy`: let s be the position that t attends to most, the first position left out. The head is
+  made to attend to s alone; `copy` is the share of prompts in which the token at s is then among
+  the 5 largest of the logits that the head adds. This is the copy score of Wang et al. 2023,
+  taken on the head's actual values at s in place of the names behind the first MLP.
+  `anti_copy`: among the 5 smallest, as of their negative name movers.
+* `attended`: the mean weight that t gives to s.
+* spans: the mean weight that t gives to parts of the prompt; each position counts once, for the
+  first that fits of: `first` position; `last`, t itself; `answer`, `distractor`: tokens that are an
+  answer or distractor; `changed`: the corrupted prompt has another token; `rest`.
+
+Shapes: B examples, T positions, D d_model, H heads, h wanted heads, K d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.errors import GraphMismatch
+from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ...graphs.names import Kind, Node
+from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
+from ..metrics.registry import METRICS
+from ..prompts.checks import check_prompts
+from ..prompts.pairs import Batch, PromptPairs
+from ..run.trace import Trace, at_answers, patterns, project, run_plain
+from .direct import Direct, to_stream
+from .random_tokens import RandomBlocks
+
+Progress = Callable[[int, int, str], None]
+
+TOP = 5
+"""Among how many of the largest logits a copied token must be."""
+
+RUN_BYTES = 1 << 28
+_ORDER = ("first", "last", "answer", "distractor", "changed", "rest")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hold the heads' scores and, with a task, the model's own mean logit difference."""
+
+    heads: tuple[HeadRoles, ...]
+    difference: float | None = None
+
+
+def measure(
+    model: LiftedModel,
+    blocks: RandomBlocks,
+    pairs: PromptPairs | None = None,
+    *,
+    heads: Sequence[Node] | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Measure heads (default: all) on random tokens and, if there are any, on prompt pairs.
+
+    Raises:
+        GraphMismatch: the model has no such head.
+        PromptError: the prompts do not fit the model.
+    """
+    wanted = _wanted(model, heads)
+    if pairs is not None:
+        check_prompts(model, pairs, METRICS["nll"])
+    on_tokens = token_scores(model, blocks, progress)
+    task = None if pairs is None else task_scores(model, pairs, wanted, progress)
+    found = []
+    for number, node in enumerate(wanted):
+        at = (node.layer or 0, node.index or 0)
+        scores: dict[str, float | None]
+        scores = {key: float(on_tokens[key][at]) for key in ON_TOKENS}
+        spans: dict[str, float | None] = {}
+        if task is not None:
+            scores |= {key: task.scores[key][number] for key in ON_TASK}
+            spans = {
+                key: float(task.weights[at][i]) if task.present[i] else None
+                for i, key in enumerate(SPANS)
+            }
+        found.append(HeadRoles.of(node, scores, spans))
+    return Measured(tuple(found), None if task is None else task.difference)
+
+
+def _wanted(model: LiftedModel, heads: Sequence[Node] | None) -> list[Node]:
+    """Return heads in graph order, each once."""
+    every = [node for node in model.graph.senders if node.kind is Kind.HEAD]
+    if heads is None:
+        return every
+    missing = [str(node) for node in heads if node not in set(every)]
+    if missing:
+        raise GraphMismatch(
+            f"the model has no head {', '.join(missing)}; it has {model.graph.describe()}."
+        )
+    return [node for node in every if node in set(heads)]
+
+
+# -- on random tokens ---------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def token_scores(
+    model: LiftedModel, blocks: RandomBlocks, progress: Progress | None = None
+) -> dict[str, np.ndarray]:
+    """Return `previous`, `duplicate` and `induction` of every head, float64 [layers, H] each."""
+    shape = (len(blocks.sequences), len(model.blocks), model.graph.heads)
+    found = {key: np.zeros(shape) for key in ON_TOKENS}
+    longest = max(len(sequence) for sequence in blocks.sequences)
+    for some in _batches(model, len(blocks.sequences), longest):
+        ids, context = _padded(model, [blocks.sequences[i] for i in some])
+        run = run_plain(model, ids, context)
+        for layer, block in enumerate(model.blocks):
+            pattern = patterns(block, run.streams.attention[layer], context).cpu()  # [B, H, T, T]
+            for row, sequence in enumerate(some):
+                for key, (t, s) in _targets(blocks.lead, blocks.lengths[sequence]).items():
+                    found[key][sequence, layer] = pattern[row][:, t, s].double().mean(-1).numpy()
+        if progress is not None:
+            progress(some[-1] + 1, len(blocks.sequences), "random tokens")
+    return {key: values.mean(0) for key, values in found.items()}
+
+
+def _targets(lead: int, length: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return, for each score, the queries and the key of each, for a block of this length."""
+    first = torch.arange(lead, lead + length)
+    second = first + length
+    return {
+        "previous": (first[1:], first[:-1]),
+        "duplicate": (second, first),
+        "induction": (second, first + 1),
+    }
+
+
+def _padded(
+    model: LiftedModel, sequences: Sequence[Sequence[int]]
+) -> tuple[Tensor, AttentionContext]:
+    """Stack sequences, padded at the right."""
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = True
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    ids, mask, positions = (x.to(model.device) for x in (ids, mask, positions))
+    return ids, AttentionContext(mask, positions)
+
+
+def _batches(model: LiftedModel, count: int, length: int) -> Iterator[range]:
+    """Divide examples so that what one run keeps, about 6 D a token and layer, fits in memory."""
+    each = length * model.d_model * len(model.blocks) * 6 * model.tokens.element_size()
+    size = max(1, min(16, RUN_BYTES // each))
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+# -- on a task ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _TaskScores:
+    """Hold means over prompts.
+
+    `scores`: for each of `ON_TASK` one value for each wanted head; `weights`: [layers, H, spans];
+    `present`: which spans any prompt has.
+    """
+
+    scores: dict[str, list[float | None]]
+    weights: np.ndarray
+    present: np.ndarray
+    difference: float
+
+
+@torch.no_grad()
+def task_scores(
+    model: LiftedModel, pairs: PromptPairs, heads: Sequence[Node], progress: Progress | None = None
+) -> _TaskScores:
+    """Return what is measured at the answer position of the clean prompts."""
+    longest = max(len(pair.clean) for pair in pairs)
+    sums = {key: np.zeros(len(heads)) for key in ON_TASK if key != "direct_share"}
+    weights = np.zeros((len(model.blocks), model.graph.heads, len(SPANS)))
+    present, total = np.zeros(len(SPANS), dtype=bool), 0.0
+    for some in _batches(model, len(pairs), longest):
+        run = _AnswerRun(model, pairs.batch(some, device=str(model.device)))
+        spans = spans_of(run.batch)
+        present |= spans.any(0).any(-1)
+        total += float(run.direct.total.double().sum())
+        for layer in range(len(model.blocks)):
+            weights[layer] += np.einsum("bht,bst->hs", run.pattern(layer), spans)
+            columns = [i for i, node in enumerate(heads) if node.layer == layer]
+            if columns:
+                own = [heads[i].index or 0 for i in columns]
+                for key, values in run.measure(layer, own).items():
+                    sums[key][columns] += values.sum(-1)
+        if progress is not None:
+            progress(some[-1] + 1, len(pairs), "prompts")
+    difference = total / len(pairs)
+    scores: dict[str, list[float | None]]
+    scores = {key: [float(x) for x in values / len(pairs)] for key, values in sums.items()}
+    share = (sums["direct"] / len(pairs) / difference).tolist() if difference > 0 else None
+    scores["direct_share"] = [None] * len(heads) if share is None else share
+    return _TaskScores(scores, weights / len(pairs), present, difference)
+
+
+def spans_of(batch: Batch) -> np.ndarray:
+    """Tell which span each position of the clean prompts belongs to, bool [B, spans, T]."""
+    mask, clean = batch.mask, batch.clean
+    index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    start = mask.long().argmax(-1, keepdim=True)
+    fits = {
+        "first": index == start,
+        "last": index == batch.answer_position[:, None],
+        "answer": (clean[:, :, None] == batch.answers[:, None]).any(-1),
+        "distractor": (clean[:, :, None] == batch.distractors[:, None]).any(-1),
+        "changed": clean != batch.corrupted,
+        "rest": torch.ones_like(mask),
+    }
+    free, found = mask, {}
+    for name in _ORDER:
+        found[name] = fits[name] & free
+        free = free & ~fits[name]
+    spans: np.ndarray = torch.stack([found[name] for name in SPANS], 1).cpu().numpy()
+    return spans
+
+
+class _AnswerRun:
+    """Hold one batch's clean run, seen from the answer positions."""
+
+    def __init__(self, model: LiftedModel, batch: Batch) -> None:
+        self.model, self.batch = model, batch
+        self.at = batch.answer_position
+        self.run: Trace = run_plain(
+            model, batch.clean, AttentionContext(batch.mask, batch.position_ids)
+        )
+        self.context = AttentionContext(batch.mask, batch.position_ids, at=self.at)
+        final = at_answers(self.run.streams.final, self.at)
+        self.direct = Direct(model, final, batch.answers, batch.distractors)
+        self._patterns: dict[int, np.ndarray] = {}
+
+    def pattern(self, layer: int) -> np.ndarray:
+        """Return how the answer positions weigh all positions, float64 [B, H, T]."""
+        if layer not in self._patterns:
+            block, stream = self.model.blocks[layer], self.run.streams.attention[layer]
+            found = patterns(block, stream, self.context)[:, :, 0]
+            self._patterns[layer] = found.double().cpu().numpy()
+        return self._patterns[layer]
+
+    def measure(self, layer: int, heads: list[int]) -> dict[str, np.ndarray]:
+        """Return each score of some heads of a layer on each prompt, float64 [h, B]."""
+        attention = self.model.blocks[layer].attention
+        z = self.run.values.z[layer]  # [B, T, H, K]
+        rows = torch.arange(len(z), device=z.device)
+        z = z[rows, self.at.to(z.device)][:, heads].transpose(0, 1)  # [h, B, K]
+        written = self.direct.normed(self._to_stream(layer, attention.outputs(z, heads)))
+        attended, weight = self._attended(layer, heads)
+        copied = self._copies(layer, heads, attended)
+        return {
+            "direct": self.direct.difference(written).double().cpu().numpy(),
+            "attended": weight,
+            "copy": copied[0],
+            "anti_copy": copied[1],
+        }
+
+    def _to_stream(self, layer: int, x: Tensor) -> Tensor:
+        summed = None
+        if self.model.graph.post_norm:
+            summed = at_answers(self.run.streams.post[layer], self.at)
+        return to_stream(self.model.blocks[layer], summed, x)
+
+    def _attended(self, layer: int, heads: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions attended to most, behind the first, [h, B], and their weight."""
+        pattern = self.pattern(layer)[:, heads].transpose(1, 0, 2)  # [h, B, T]
+        attention = self.model.blocks[layer].attention
+        hidden = self.context.hidden(attention.window, attention.causal)[:, 0, 0].cpu().numpy()
+        start = self.batch.mask.long().argmax(-1).cpu().numpy()
+        seen = np.where(hidden, -2.0, pattern)
+        rows = np.arange(len(start))
+        seen[:, rows, start] = np.where(
+            hidden[rows, start], -2.0, -1.0
+        )  # only if there is no other
+        at: np.ndarray = seen.argmax(-1)
+        return at, np.take_along_axis(pattern, at[..., None], -1)[..., 0]
+
+    def _copies(
+        self, layer: int, heads: list[int], attended: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tell whether heads that attend there alone raise, or lower, the token most, [h, B]."""
+        block = self.model.blocks[layer]
+        attention = block.attention
+        v = project(block, "v", block.read(self.run.streams.attention[layer]))  # [B, T, G, K]
+        v = v if attention.clip is None else v.clamp(-attention.clip, attention.clip)
+        rows = torch.arange(len(v), device=v.device)
+        found = np.zeros((2, *attended.shape))
+        for number, head in enumerate(heads):
+            at = torch.from_numpy(attended[number]).to(v.device)
+            value = v[rows, at, head // attention.share][None]  # [1, B, K]
+            written = self._to_stream(layer, attention.outputs(value, [head]))
+            logits = self.direct.logits(self.direct.normed(written)[0])  # [B, V]
+            token = self.batch.clean[rows.to(self.at.device), at.to(self.at.device)]
+            found[:, number] = _extreme(logits, token.to(logits.device))
+        return found[0], found[1]
+
+
+def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
+    """Tell whether a token is among the largest, and the smallest, logits [B, V]; [2, B].
+
+    Of equal logits none is ahead: a head that writes nothing copies nothing.
+    """
+    known = token < logits.shape[-1]
+    own = logits.gather(-1, token.clamp(max=logits.shape[-1] - 1)[:, None])
+    at_least, at_most = (logits >= own).sum(-1), (logits <= own).sum(-1)  # itself included
+    hits = torch.stack(((at_least <= TOP) & known, (at_most <= TOP) & known))
+    found: np.ndarray = hits.double().cpu().numpy()
+    return found

@@ -1,0 +1,1 @@
+"""Runs after a small change, from what is known before it: exact searches."""

@@ -1,0 +1,336 @@
+"""From the stream at `logits` to losses, without the whole vocabulary where it is not needed.
+
+* A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
+* `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
+  normaliser. The normaliser is bounded from both sides by M tokens in full and the rest in bulk,
+  and taken in full only where the bounds do not decide.
+* Any other metric gets all logits.
+
+vocabulary.py has the bounds.
+
+Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.lift.norms import normalise
+from ..metrics.registry import METRICS, Metric
+from ..run.chunk import Chunk
+from ..run.runner import Runner, refuse_nan
+from ..run.trace import at_answers
+from .losses import Bounds, exactly
+from .normaliser import INFINITE, Base, Head
+from .unembedding import times, weighted
+
+SIZES = (512, 8192)
+"""Sizes of the head: bounds are first taken with the small one."""
+
+AHEAD = 64
+"""Questions that are bounded with the large head together."""
+
+ROUNDING = 4e-6
+"""What bounds in float32 are widened by."""
+
+
+class Reading:
+    """Hold what is known of the losses of n questions on one chunk: sums over its examples.
+
+    `bounds`: float64 [n] each; the first rise is that above the current circuit's loss.
+    """
+
+    leads = False
+    """Whether the current circuit's loss can be known here too, as that of question −1."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
+        return self._bounds
+
+    @property
+    def low(self) -> np.ndarray:
+        """Return what the losses are at least, [n]."""
+        return self.bounds.low
+
+    @property
+    def high(self) -> np.ndarray:
+        """Return what the losses are at most, [n]."""
+        return self.bounds.high
+
+    def sharpen(self, start: int, stop: int) -> None:
+        """Know the losses of questions `start` to `stop` better, and perhaps those behind them."""
+
+    def know(self, start: int, stop: int) -> None:
+        """Know the losses of questions `start` to `stop` exactly; −1 is the current circuit."""
+
+
+class Readout:
+    """Read losses with all logits; `products` counts questions that took the whole unembedding."""
+
+    def __init__(self, chunk: Chunk, metric: Metric) -> None:
+        self.chunk, self.metric = chunk, metric
+        self.products = 0
+
+    def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
+        """Read the losses of streams at the answer positions, [n, B, D].
+
+        `current`: the current circuit's, [1, B, D], where rises above its loss are asked for.
+        """
+        return Reading(exactly(as_array(self.full(stream))))
+
+    @property
+    def heavy(self) -> bool:
+        """Tell whether another head should be chosen at the next anchor."""
+        return False
+
+    def back(self) -> bool:
+        """Take the last anchor as base point again; return False if it was given up."""
+        return True
+
+    def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
+        """Return the loss of a stream, [1, B, D], exactly, and keep it as base point to go back to.
+
+        Bounds then depend on the anchor's stream and head alone, not on what was asked before.
+        `new_head`: choose another head at it.
+        """
+        return as_array(self.full(stream))
+
+    def full(self, stream: Tensor) -> Tensor:
+        """Return losses from all the logits that the metric needs, float64 [n]."""
+        self.products += len(stream)
+        logits = self.chunk.model.logits(stream.to(self.chunk.model.dtype))
+        return self.metric.loss(logits, self.chunk.target).double().sum(-1)
+
+
+class TokenReadout(Readout):
+    """Read a metric that only needs the logits of answers and distractors."""
+
+    def full(self, stream: Tensor) -> Tensor:
+        """Return losses from the logits of the metric's tokens, float64 [n]."""
+        few = self.chunk.few_tokens
+        return self.metric.loss(few.logits(stream), few.target).double().sum(-1)
+
+
+class NormaliserReadout(Readout):
+    """Read `kl` or `nll`: the log of the normaliser plus a part without the vocabulary."""
+
+    def __init__(self, chunk: Chunk, metric: Metric, patience: float = 0.0) -> None:
+        super().__init__(chunk, metric)
+        self.patience = patience * len(chunk.batch)
+        model = chunk.model
+        self.weight = model.unembed.weight
+        self.dtype = torch.promote_types(model.dtype, torch.float32)
+        self._anchor: Base | None = None
+        self._base: Base
+        self._settled: tuple[Tensor, Tensor | None]
+        clean = at_answers(chunk.clean.streams.final, chunk.batch.answer_position - chunk.start)
+        self.anchor(clean[None], new_head=True)
+
+    def back(self) -> bool:
+        """Take the last anchor as base point again; return False if it was given up."""
+        if self._anchor is None:
+            return False
+        self._base, self._settled = self._anchor, (self._anchor.y, None)
+        return True
+
+    def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
+        """Return the loss of a stream exactly, and keep it as base point to go back to."""
+        losses = self.settle(self.normed(stream), base=0)
+        y, logits = self._settled
+        assert logits is not None  # settle has just set them
+        old = None if new_head or self._anchor is None else self._anchor.head
+        head = Head.of(logits, self.weight, SIZES) if old is None else old
+        self._base = self._anchor = Base.at(y, logits, self.weight, head)
+        return losses
+
+    def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
+        """Bound the losses of streams at the answer positions, [n, B, D]."""
+        if current is not None:
+            stream = torch.cat((current, stream))
+        return BoundedReading(self, self.normed(stream), current is not None)
+
+    def bounds(self, y: Tensor, *, fine: bool) -> Bounds:
+        """Bound the losses at normalised streams, [n, B, D], with the small or the large head.
+
+        There is a rise for all but the first of them.
+        """
+        found, rest = self.base.bounds(y, fine), self._rest(y)
+        rise = rest[1:] - rest[:-1]
+        slack = ROUNDING * len(self.chunk.batch)
+        low, high, rise_low, rise_high = (
+            as_array((part + more).double().sum(-1))
+            for part, more in zip(found, (rest, rest, rise, rise), strict=True)
+        )
+        return Bounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
+
+    def settle(self, y: Tensor, base: int | None = None) -> np.ndarray:
+        """Return the losses at normalised streams, [n, B, D]; `base`: which becomes base point."""
+        self.products += len(y)
+        logits = times(y, self.weight)
+        logits = logits if self._bias is None else logits + self._bias
+        losses = self.metric.loss(logits, self.chunk.target)  # no difference of large numbers
+        if base is not None:
+            self._settled = y[base], logits[base].clone()
+        return as_array(losses.double().sum(-1))
+
+    @property
+    def base(self) -> Base:
+        """Return the last base point; made when it is needed."""
+        y, logits = self._settled
+        if self._base.y is not y and logits is not None:
+            head = self._base.head
+            if self._base.heavy:
+                head, self._anchor = Head.of(logits, self.weight, SIZES), None
+            self._base = Base.at(y, logits, self.weight, head)
+        return self._base
+
+    @property
+    def heavy(self) -> bool:
+        """Tell whether another head should be chosen at the next anchor."""
+        return self._anchor is None or self._anchor.heavy
+
+    def normed(self, stream: Tensor) -> Tensor:
+        """Return the stream behind the final norm, times what logits are scaled by."""
+        model = self.chunk.model
+        y = normalise(model.final_norm, stream)
+        return y if model.logit_scale == 1 else y * model.logit_scale
+
+    @cached_property
+    def _bias(self) -> Tensor | None:
+        model = self.chunk.model
+        return None if model.unembed.bias is None else model.unembed.bias * model.logit_scale
+
+    @cached_property
+    def _rest(self) -> Callable[[Tensor], Tensor]:
+        """Return the function from y [n, B, D] to the loss without the normaliser, [n, B]."""
+        target = self.chunk.target
+        if self.metric.name == "nll":
+            ids = target.answers
+            rows = self.weight[ids.clamp(min=0)].to(self.dtype)
+            bias = 0.0 if self._bias is None else self._bias[ids.clamp(min=0)]
+
+            def of_answers(y: Tensor) -> Tensor:
+                logits = torch.einsum("nbd,bad->nba", y, rows) + bias
+                return -logits.masked_fill(ids < 0, float("-inf")).logsumexp(-1)
+
+            return of_answers
+        assert target.clean_logits is not None
+        # What is summed here is in every loss, and its rounding would be too.
+        log_p = target.clean_logits.double().log_softmax(-1)
+        p = log_p.exp()
+        vector = weighted(p, self.weight).to(self.dtype)  # [B, D]
+        constant = (p * log_p).sum(-1) - (0.0 if self._bias is None else p @ self._bias.double())
+        constant = constant.to(self.dtype)
+        return lambda y: constant - (y * vector).sum(-1)
+
+
+class BoundedReading(Reading):
+    """Hold bounds: with a small head first, with a large one and in full where they do not do.
+
+    The rows of `y` are the current circuit, if it was given, and the questions.
+    """
+
+    def __init__(self, readout: NormaliserReadout, y: Tensor, leads: bool) -> None:
+        self.readout, self.y, self.leads, self.first = readout, y, leads, int(leads)
+        n = len(y)
+        self.rows = Bounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
+        self.coarse = 0  # questions from here on have been bounded with the small head only
+        self._bound(0, n, fine=False)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
+        return Bounds(*(part[self.first :] for part in self.rows))
+
+    def sharpen(self, start: int, stop: int) -> None:
+        """Bound questions with the large head, or take them in full if that was done before."""
+        begin, end = max(0, start + self.first - 1), stop + self.first
+        if start >= self.coarse:
+            self.coarse = min(start + AHEAD, len(self.y) - self.first)
+            self._bound(begin, self.coarse + self.first, fine=True)
+        elif self._settle(begin, end, last=True) and end < len(self.y):
+            self._bound(end - 1, len(self.y), fine=False)
+            self.coarse = stop
+
+    def know(self, start: int, stop: int) -> None:
+        """Take questions in full, all together."""
+        self._settle(start + self.first, stop + self.first, last=False)
+
+    def _settle(self, begin: int, end: int, *, last: bool) -> bool:
+        """Take rows in full; tell whether one of them became the base point."""
+        low, high, rise_low, rise_high = self.rows
+        wide = bool((high[begin:end] - low[begin:end]).max() > self.readout.patience)
+        base = (end - begin - 1 if last else 0) if wide else None
+        low[begin:end] = high[begin:end] = self.readout.settle(self.y[begin:end], base)
+        rise = low[begin + 1 : end] - low[begin : end - 1]
+        rise_low[begin + 1 : end] = rise_high[begin + 1 : end] = rise
+        return wide
+
+    def _bound(self, begin: int, end: int, *, fine: bool) -> None:
+        low, high, rise_low, rise_high = self.rows
+        found = self.readout.bounds(self.y[begin:end], fine=fine)
+        some, rest = slice(begin, end), slice(begin + 1, end)
+        np.maximum(low[some], found.low, out=low[some])
+        np.minimum(high[some], found.high, out=high[some])
+        np.maximum(rise_low[rest], found.rise_low, out=rise_low[rest])
+        np.minimum(rise_high[rest], found.rise_high, out=rise_high[rest])
+
+
+class Readings:
+    """Average the readings of all chunks; `streams`: what was read, [n, B, D] of each."""
+
+    def __init__(self, runner: Runner, readings: list[Reading], streams: list[Tensor]) -> None:
+        self.runner, self.readings, self.streams = runner, readings, streams
+        self.leads = all(reading.leads for reading in readings)
+
+    def bounds(self) -> Bounds:
+        """Return the questions' bounds."""
+        number = len(self.runner.pairs)
+        parts = zip(*(reading.bounds for reading in self.readings), strict=True)
+        found = Bounds(*(np.sum(part, axis=0) / number for part in parts))
+        refuse_nan(found.low, f"the metric '{self.runner.metric.name}'")
+        return found
+
+    def sharpen(self, start: int, stop: int) -> Bounds:
+        """Know the losses of questions `start` to `stop` better; return all bounds."""
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.sharpen(start, stop)
+        return self.bounds()
+
+    def know(self, start: int, stop: int) -> Bounds:
+        """Know the losses of questions `start` to `stop` exactly; return all bounds."""
+        with torch.no_grad():
+            for reading in self.readings:
+                reading.know(start, stop)
+        return self.bounds()
+
+
+def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout:
+    """Choose the cheapest readout that is exact for a metric.
+
+    `patience`: bounds move to a nearer base point where a mean loss is known worse than this.
+    """
+    known = METRICS.get(metric.name)
+    if metric.reads_few:
+        return TokenReadout(chunk, metric)
+    bounded = metric.name in ("kl", "nll") and known is not None and metric == known
+    vocabulary = chunk.model.unembed.weight.shape[0]
+    if bounded and chunk.model.logit_softcap is None and vocabulary > 2 * SIZES[-1]:
+        return NormaliserReadout(chunk, metric, patience)
+    return Readout(chunk, metric)
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """Return a tensor's values as a new array."""
+    values: np.ndarray = x.cpu().numpy().copy()
+    return values

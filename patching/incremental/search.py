@@ -1,0 +1,382 @@
+"""Searching: ask what ablating more edges of one port would do to the loss, then keep the answer.
+
+Discovery algorithms that decide edge by edge talk to this interface only. Two runners are behind
+it: `DenseSearch` restarts a masked run at the first changed layer and is short enough to be seen
+right; `IncrementalSearch` computes only what a question changes, and the loss only as well as is
+needed to decide. Both give the same answers; tests compare them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError
+from .losses import Loss, Losses, known
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..run.runner import Runner
+    from .state import IncrementalChunk
+
+QUESTION_BYTES = 1 << 28
+"""Memory that the questions of one pass may take."""
+
+LOOSE = 1.0
+"""Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
+
+
+class Mark(str, Enum):
+    """Tell what became the base point of bounds when a search was marked."""
+
+    SAME = "same"
+    MOVED = "moved"
+    """The marked circuit."""
+    RENEWED = "renewed"
+    """The marked circuit, with another head of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Trail:
+    """Hold what a marked search's numbers follow from.
+
+    `kept`: the mask at the last mark. `base`, `head`: those at the last mark that moved the base
+    point, and at the last that renewed its head; None: the full circuit's. `questions`, `products`:
+    how many there were.
+    """
+
+    kept: np.ndarray
+    base: np.ndarray | None = None
+    head: np.ndarray | None = None
+    questions: int = 0
+    products: int = 0
+
+    def marked(self, kept: np.ndarray, mark: Mark, questions: int, products: int) -> Trail:
+        """Return the trail after another mark."""
+        base = self.base if mark is Mark.SAME else kept
+        head = kept if mark is Mark.RENEWED else self.head
+        return Trail(kept, base, head, questions, products)
+
+
+class Search(Protocol):
+    """Hold a current circuit and its loss, and answer questions about smaller ones."""
+
+    questions: int
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Return the current circuit's mask, bool [ports, senders]."""
+        ...
+
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        ...
+
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too.
+
+        Args:
+            rows: the ports; several must be attention ports of one layer.
+            candidates: bool [n, rows, senders], the edges each question ablates.
+        """
+        ...
+
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports, bool [rows, senders].
+
+        `loss`: what `ask` said of it; None: dead ports, which change nothing.
+        """
+        ...
+
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+        ...
+
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        ...
+
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the trail of marks alone."""
+        ...
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        ...
+
+
+class DenseSearch:
+    """Answer each question by a run that restarts at the first changed layer.
+
+    Raises:
+        EdgewiseError: the full model's loss is not finite.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._kept = runner.graph.reads.copy()
+        self._touched = len(runner.graph.ports)  # the first port that has lost an edge
+        self.questions = 0
+        self._loss = known(full_loss(runner))[0]
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Return the current circuit's mask, bool [ports, senders]."""
+        return self._kept
+
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        return self._loss
+
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too."""
+        masks = self._kept[None].repeat(len(candidates), axis=0)
+        masks[:, list(rows)] &= ~candidates
+        self.questions += len(candidates)
+        start = min(*rows, self._touched)
+        return known(self._runner.mask_losses(masks, start_row=start), before=self._loss)
+
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports."""
+        self._kept[list(rows)] &= ~ablated
+        self._touched = min(*rows, self._touched)
+        self._loss = self._loss if loss is None else loss
+
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+        self._kept = kept.copy()
+        cut = (kept != self._runner.graph.reads).any(1)
+        self._touched = int(cut.argmax()) if cut.any() else len(cut)
+        self._loss = known(self._runner.mask_losses(kept[None]))[0]
+
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        return self.questions
+
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the mask alone."""
+        self.restart(self._kept)
+        return Mark.SAME
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        self.restart(trail.kept)
+        self.questions = trail.questions
+
+
+class IncrementalSearch:
+    """Answer each question by what it changes; see questions.py and readout.py.
+
+    Edges committed to a port are taken away in every later question about it; the state is computed
+    anew when another port is asked about.
+
+    Args:
+        runner: the runner whose circuits are searched.
+        resolution: a difference of losses that matters (the threshold of decisions); it tells when
+            bounds are worth renewing.
+
+    Raises:
+        EdgewiseError: the full model's loss is not finite.
+    """
+
+    def __init__(self, runner: Runner, resolution: float = 0.0) -> None:
+        from .liveness import rows_by_layer
+        from .readout import make_readout
+        from .state import IncrementalChunk
+
+        self._runner, self._resolution = runner, resolution
+        self._kept = runner.graph.reads.copy()
+        self.questions = 0
+        self._loss = known(full_loss(runner))[0]
+        rows = rows_by_layer(runner.graph)
+        chunks = list(runner.chunks())
+        self._states = [IncrementalChunk(chunk, rows) for chunk in chunks]
+        patience = LOOSE * resolution
+        self._readouts = [make_readout(chunk, runner.metric, patience) for chunk in chunks]
+        self._rows: tuple[int, ...] = ()
+        self._cut = np.zeros_like(self._kept)
+        self._at = self._streams()
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Return the current circuit's mask, bool [ports, senders]."""
+        return self._kept
+
+    @property
+    def loss(self) -> Loss:
+        """Return the current circuit's loss."""
+        return self._loss
+
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        return max(readout.products for readout in self._readouts)
+
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too."""
+        if tuple(rows) != self._rows:
+            self._renew(tuple(rows))
+        self.questions += len(candidates)
+        ablated = candidates | self._cut[list(rows)]
+        return self._read([self._ask_chunk(state, rows, ablated) for state in self._states])
+
+    def _ask_chunk(
+        self, state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray
+    ) -> Tensor:
+        import torch
+
+        from .candidates import ask
+
+        step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
+        with torch.no_grad():
+            parts = [ask(state, rows, ablated[i : i + step]) for i in range(0, len(ablated), step)]
+        return torch.cat(parts)
+
+    def _read(self, streams: list[Tensor], current: bool = True) -> Losses:
+        """Read losses of streams [n, B, D]; `current`: rises above the current circuit's matter."""
+        import torch
+
+        from .readout import Readings
+
+        now = self._at if current else [None] * len(streams)
+        triples = zip(self._readouts, streams, now, strict=True)
+        with torch.no_grad():
+            readings = [readout.read(stream, at) for readout, stream, at in triples]
+        source = Readings(self._runner, readings, streams)
+        return Losses(source.bounds(), source, self._loss)
+
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports."""
+        where = list(rows)
+        if loss is not None:  # else nothing that the state holds depends on it
+            self._cut[where] |= ablated & self._kept[where]
+            if not set(rows) <= set(self._rows):
+                self._rows = ()  # what was asked last reads a state that is no longer current
+            self._move(loss)
+        self._kept[where] &= ~ablated
+
+    def _move(self, loss: Loss) -> None:
+        """Stand at a question that was asked: its loss, and what it leaves at `logits`."""
+        if loss is self._loss:
+            return
+        from .readout import Readings
+
+        source = loss.losses.source
+        if isinstance(source, Readings):
+            self._at = [stream[loss.index : loss.index + 1] for stream in source.streams]
+        else:
+            self._at = self._streams()
+        self._loss = loss
+
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+        self._rebuild(kept)
+        self._measure()
+        self._loss.value()
+
+    def _measure(self) -> None:
+        """Stand at the state's circuit, with bounds of its loss."""
+        self._at = self._streams()
+        self._loss = self._read(self._at, current=False)[0]
+        if not self._well_known():
+            self._loss.refine()
+
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the trail of marks alone.
+
+        The loss becomes that of the state as it is computed anew. The base point of bounds becomes
+        the last mark's again if it still bounds this loss well enough, else this circuit.
+        """
+        self._renew(())
+        went = [readout.back() for readout in self._readouts]
+        if all(went):
+            self._measure()
+            if self._well_known():
+                return Mark.SAME
+        renew = any(readout.heavy for readout in self._readouts)
+        self._anchor(renew)
+        return Mark.RENEWED if renew else Mark.MOVED
+
+    def _well_known(self) -> bool:
+        return self._loss.high - self._loss.low <= LOOSE * self._resolution
+
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+        if trail.head is not None:
+            self._rebuild(trail.head)
+            self._anchor(True)
+        if trail.base is not None and trail.base is not trail.head:
+            self._rebuild(trail.base)
+            self._anchor(False)
+        self._rebuild(trail.kept)
+        if trail.base is not trail.kept:
+            self._measure()
+        self.questions = trail.questions
+        for readout in self._readouts:
+            readout.products = trail.products
+
+    def _streams(self) -> list[Tensor]:
+        """Return the current circuit's streams at `logits`, [1, B, D] of each chunk."""
+        last = len(self._kept) - 1
+        return [state.stream(last, False).squeeze(-2)[None] for state in self._states]
+
+    def _anchor(self, renew: bool) -> None:
+        """Take the loss in full, with the current circuit as base point of later bounds."""
+        import torch
+
+        self._at = self._streams()
+        with torch.no_grad():
+            pairs = zip(self._readouts, self._at, strict=True)
+            losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
+        self._loss = known(losses / len(self._runner.pairs))[0]
+
+    def _rebuild(self, kept: np.ndarray) -> None:
+        self._kept = kept.copy()
+        self._cut[:] = True
+        self._renew(())
+
+    def _renew(self, rows: tuple[int, ...]) -> None:
+        """Compute the state of the current circuit anew if ports have lost edges."""
+        import torch
+
+        if self._cut.any():
+            with torch.no_grad():
+                for state in self._states:
+                    state.rebuild(self._kept.copy())
+            self._cut[:] = False
+        self._rows = rows
+
+
+def make_search(runner: Runner, resolution: float = 0.0) -> Search:
+    """Return the fastest search for a runner; see `IncrementalSearch` for `resolution`.
+
+    What is reused between questions lies on one device: a model that is spread over several is
+    searched by whole runs.
+    """
+    return DenseSearch(runner) if runner.model.spread else IncrementalSearch(runner, resolution)
+
+
+def full_loss(runner: Runner) -> np.ndarray:
+    """Return the full circuit's loss, [1].
+
+    Raises:
+        EdgewiseError: it is not finite.
+    """
+    losses = runner.losses([Circuit.full(runner.graph)])
+    if not math.isfinite(losses[0]):
+        raise EdgewiseError(
+            f"the metric '{runner.metric.name}' is {losses[0]} for the full model, so no "
+            "change of it can be measured; accepted: a metric that is finite on every prompt."
+        )
+    return losses

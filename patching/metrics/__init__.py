@@ -1,0 +1,1 @@
+"""Metrics: named ones, and expressions."""

@@ -1,0 +1,1 @@
+"""Prompt pairs: in memory, in files, as tokens."""

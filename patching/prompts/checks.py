@@ -1,0 +1,46 @@
+"""Do prompt pairs fit a model and a metric?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...graphs.errors import PromptError
+
+if TYPE_CHECKING:
+    from ...graphs.lift.lifted import LiftedModel
+    from ..metrics.registry import Metric
+    from .pairs import PromptPairs
+
+
+def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> None:
+    """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs.
+
+    Raises:
+        PromptError: they do; names the pair.
+    """
+    vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
+    for number, pair in enumerate(pairs, start=1):
+        ids = (*pair.clean, *pair.corrupted)
+        if vocabulary == outputs:
+            ids += (*pair.answers, *pair.distractors)
+        elif max(pair.answers + pair.distractors) >= outputs:
+            raise PromptError(
+                f"pair {number} of '{pairs.name}' has answer or distractor id "
+                f"{max(pair.answers + pair.distractors)}; the model has logits 0 to {outputs - 1}."
+            )
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise PromptError(
+                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's "
+                f"vocabulary has ids 0 to {vocabulary - 1}. The prompts were made for another "
+                "tokenizer."
+            )
+        if model.max_positions is not None and len(pair.clean) > model.max_positions:
+            raise PromptError(
+                f"pair {number} of '{pairs.name}' has {len(pair.clean)} tokens; the model takes at "
+                f"most {model.max_positions}."
+            )
+        if metric.needs_distractors and not pair.distractors:
+            raise PromptError(
+                f"metric '{metric.name}' compares answers with distractors, and pair {number} of "
+                f"'{pairs.name}' has no distractor; add some, or use a metric such as nll or kl."
+            )

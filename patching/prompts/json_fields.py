@@ -1,0 +1,82 @@
+"""One line of JSON read as an object, and its fields checked by kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...graphs.errors import PromptError
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """Read one JSON object; a key given twice is refused."""
+    twice: list[str] = []
+
+    def collect(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for key, value in items:
+            if key in row:
+                twice.append(key)
+            row[key] = value
+        return row
+
+    try:
+        row = json.loads(line.lstrip("\ufeff"), object_pairs_hook=collect)
+    except (ValueError, RecursionError) as error:
+        why = (
+            f"{error.msg} at column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else str(error)
+        )
+        raise PromptError(
+            f"is not JSON ({why}): {shorten(line.strip())}; accepted: one JSON object."
+        ) from None
+    if not isinstance(row, dict):
+        raise PromptError(f"is {found(row)}; accepted: one JSON object.")
+    if twice:
+        raise PromptError(f"the key '{twice[0]}' is given twice; accepted: once.")
+    return row
+
+
+def list_of(key: str, value: object, kind: type, what: str, *, empty: bool) -> tuple[Any, ...]:
+    """Check a field that must be a list of texts or of whole numbers; `empty` allows none."""
+    if not isinstance(value, list):
+        raise PromptError(f"'{key}' is {found(value)}; accepted: a list of {what}.")
+    for item in value:
+        if not isinstance(item, kind) or isinstance(item, bool):
+            raise PromptError(f"'{key}' holds {found(item)}; accepted: a list of {what}.")
+        if isinstance(item, str):
+            text_of(key, item)
+    if not value and not empty:
+        raise PromptError(f"'{key}' is empty; accepted: at least one of its {what}.")
+    return tuple(value)
+
+
+def text_of(key: str, value: object) -> str:
+    """Check a field that must be a text."""
+    if not isinstance(value, str):
+        raise PromptError(f"'{key}' is {found(value)}; accepted: a text.")
+    if not value:
+        raise PromptError(f"'{key}' holds an empty text; accepted: at least one character.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PromptError(
+            f"'{key}' holds half of a surrogate pair ({shorten(ascii(value))}); accepted: text "
+            "that is valid Unicode."
+        ) from None
+    return value
+
+
+def found(value: object) -> str:
+    """Name a JSON value as its writer would."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    return shorten(json.dumps(value))
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Return a text that is not too long for a message."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,152 @@
+"""Text to token ids, with the special tokens a model expects; answers that are one token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...graphs.errors import PromptError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SPACE_MARKS = ("Ġ", "▁")
+
+
+class Tokens:
+    """Encode prompts and answers with one tokenizer and one decision about BOS.
+
+    A prompt gets the special tokens that the tokenizer itself adds. `bos=True` prepends the
+    beginning-of-sequence token where the tokenizer does not, `bos=False` removes it.
+    `prefix` and `suffix` are the special tokens around every prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> None:
+        self._tokenizer: Any = tokenizer
+        self._single: dict[str, int | None] = {}
+        added, self.suffix = self._added_tokens()
+        start: int | None = getattr(self._tokenizer, "bos_token_id", None)
+        if bos and start is None:
+            raise PromptError(
+                "bos=True asks for a beginning-of-sequence token, but this tokenizer has none; "
+                "accepted: bos=False, or none for what the tokenizer does."
+            )
+        has = start is not None and added[:1] == (start,)
+        self._drop = 1 if has and bos is False else 0
+        self.prefix: tuple[int, ...] = added[self._drop :]
+        self._prepend: tuple[int, ...] = ()
+        if bos and not has and start is not None:
+            self._prepend = (start,)
+            self.prefix = (start, *added)
+        self.bos_prepended: bool = start is not None and self.prefix[:1] == (start,)
+        self._unknown: int | None = getattr(self._tokenizer, "unk_token_id", None)
+        if self._unknown in (start, getattr(self._tokenizer, "eos_token_id", None)):
+            self._unknown = None  # GPT-2 names one token for all; nothing is unknown to its bytes
+        marked = self._tokens(self.encode("a"))
+        self._anchor = "\n" if marked[:1] and marked[0].startswith("▁") else ""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, without special tokens."""
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a prompt, special tokens included."""
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of several prompts, special tokens included."""
+        rows = self._tokenizer(list(texts))["input_ids"]
+        return [(*self._prepend, *row[self._drop :]) for row in rows]
+
+    def wrap(self, ids: Iterable[int]) -> tuple[int, ...]:
+        """Return a prompt of ids with the special tokens around it."""
+        return (*self.prefix, *ids, *self.suffix)
+
+    def last(self, prompt: Sequence[int]) -> int:
+        """Return the position of the last token of the text: before any special tokens after it."""
+        return len(prompt) - 1 - len(self.suffix)
+
+    def single(self, text: str) -> int | None:
+        """Return the id of a text that is one known token, standing alone; None if it is not."""
+        if text not in self._single:
+            ids = self._alone(text)
+            one = len(ids) == 1 and not self.has_unknown(ids)
+            self._single[text] = ids[0] if one else None
+        return self._single[text]
+
+    def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
+        """Return the ids of an answer after a prompt: one id if it is a single known token.
+
+        What counts is the token that continues the prompt; where prompt and answer would merge
+        into other tokens, the answer as it stands alone.
+        """
+        before, both = self.encode(prompt), self.encode(prompt + answer)
+        if len(both) == len(before) + 1 and both[:-1] == before:
+            return both[-1:]
+        return self._alone(answer)
+
+    def has_unknown(self, ids: Sequence[int]) -> bool:
+        """Tell whether ids hold the token that stands for anything not in the vocabulary."""
+        return self._unknown is not None and self._unknown in ids
+
+    def show(self, ids: Sequence[int]) -> list[str]:
+        """Return each id as readable text, spaces included.
+
+        Bytes that are no text by themselves are shown as the vocabulary writes them.
+        """
+        marked = self._tokens(ids)
+        shown: list[str] = []
+        for mark, one in zip(marked, ids, strict=True):
+            text: str = self._tokenizer.decode([one])
+            if "\ufffd" in text:
+                text = mark
+            elif mark.startswith(_SPACE_MARKS) and not text.startswith(" "):
+                text = f" {text}"
+            shown.append(text)
+        return shown
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return ids as one text, special tokens included."""
+        return str(self._tokenizer.decode(list(ids)))
+
+    def ordinary(self, vocab_size: int | None = None, *, most: int = 4000) -> tuple[int, ...]:
+        """Return the ids of up to `most` plain lower-case words with a space before them.
+
+        The lowest ids come first; tokenizers learn frequent words first, and rare pieces of words
+        make even good models hesitate. A vocabulary without such marks gives all its tokens that
+        are not special.
+        """
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        special = set(self._tokenizer.all_special_ids)
+        usable = sorted(
+            (one, mark)
+            for mark, one in vocabulary.items()
+            if one not in special and (vocab_size is None or one < vocab_size)
+        )
+        words = tuple(one for one, mark in usable if _is_word(mark))
+        return words[:most] if len(words) >= 100 else tuple(one for one, _ in usable)
+
+    def _alone(self, text: str) -> tuple[int, ...]:
+        """Encode a text by itself; a space that the tokenizer would invent before it is avoided."""
+        anchor = self.encode(self._anchor) if self._anchor else ()
+        return self.encode(self._anchor + text)[len(anchor) :]
+
+    def _tokens(self, ids: Sequence[int]) -> list[str]:
+        return [str(t) for t in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def _added_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Find the special tokens which the tokenizer puts before and after a text."""
+        body = self.encode("a")
+        full = tuple(self._tokenizer("a")["input_ids"])
+        for start in range(len(full) - len(body) + 1):
+            if full[start : start + len(body)] == body:
+                return full[:start], full[start + len(body) :]
+        raise PromptError(
+            "the tokenizer changes a text when it adds special tokens, so prompts and answers "
+            "cannot be matched; accepted: special tokens before or after the text."
+        )
+
+
+def _is_word(mark: str) -> bool:
+    word = mark[1:]
+    return mark.startswith(_SPACE_MARKS) and len(word) >= 3 and word.isascii() and word.islower()

@@ -1,0 +1,183 @@
+"""One batch of pairs, its clean and corrupted runs and its ablation values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ..ablations import Ablation
+from ..metrics.registry import Metric, Target
+from ..prompts.pairs import Batch
+from .few_tokens import FewTokens
+from .masked_run import World
+from .trace import Past, Trace, at_answers, run_plain, split
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Hold one batch of pairs and its runs; everything is computed once, when asked for.
+
+    Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
+    the batch differs: all runs after the clean one are confined to the window that begins there.
+    T counts the window's positions. In a model that attends in both directions everything can
+    differ, and the window is the whole prompt.
+    """
+
+    model: LiftedModel
+    batch: Batch
+    ablation: Ablation
+
+    @cached_property
+    def start(self) -> int:
+        """Return the window's first position."""
+        if not self.ablation.paired or not self.model.causal:
+            return 0
+        differs = (self.batch.clean != self.batch.corrupted).any(0)
+        first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
+        return min(first, int(self.batch.answer_position.min()))
+
+    @cached_property
+    def context(self) -> AttentionContext:
+        """Return the attention masks and rotation tables of the window."""
+        return AttentionContext(self.batch.mask, self.batch.position_ids, self.start)
+
+    @cached_property
+    def _clean(self) -> tuple[Trace, Past | None]:
+        whole = AttentionContext(self.batch.mask, self.batch.position_ids)
+        with torch.no_grad():
+            run = run_plain(self.model, self.batch.clean, whole)
+            return split(run, self.start) if self.start else (run, None)
+
+    @property
+    def clean(self) -> Trace:
+        """Return the run of the clean prompts."""
+        return self._clean[0]
+
+    @property
+    def past(self) -> Past | None:
+        """Return the keys and values before the window; None if it begins at 0."""
+        return self._clean[1]
+
+    @cached_property
+    def corrupted(self) -> Trace:
+        """Return the run of the corrupted prompts."""
+        with torch.no_grad():
+            return run_plain(self.model, self.batch.corrupted, self.context, self.past)
+
+    @cached_property
+    def base(self) -> Trace:
+        """Return the run whose values ablated edges carry."""
+        with torch.no_grad():
+            if self.ablation.paired:
+                return self.corrupted
+            return Trace(self.model, self.ablation.values(self.clean, self.corrupted))
+
+    @cached_property
+    def delta(self) -> Tensor:
+        """Return what every sender writes on the clean run minus its ablation value, [S, B·T·D]."""
+        with torch.no_grad():
+            return sender_deltas(self.clean, self.base).flatten(1)
+
+    @cached_property
+    def moving_tokens(self) -> Tensor:
+        """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
+
+        Not: padding, what stands behind the answer position, and, where ablated values come from
+        the corrupted prompt, what stands before its first difference from the clean one. In a
+        model that attends in both directions only padding does not matter.
+        """
+        batch = self.batch
+        if not self.model.causal:
+            return batch.mask.flatten().nonzero()[:, 0]
+        index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        matters = batch.mask & (index <= batch.answer_position[:, None])
+        if self.ablation.paired:
+            matters &= (batch.clean != batch.corrupted).cumsum(1) > 0
+        return matters[:, self.start :].flatten().nonzero()[:, 0]
+
+    @cached_property
+    def world(self) -> World:
+        """Return what masked runs of this chunk start from."""
+        sources = (self.clean.values.sources - self.base.values.sources).flatten(1)
+        return World(self.model, self.context, self.base, sources, self.past)
+
+    @cached_property
+    def restart_world(self) -> World:
+        """Return the same, with every sender's clean delta known, to restart in any layer."""
+        return replace(self.world, known=self.delta, _sums={})
+
+    @cached_property
+    def target(self) -> Target:
+        """Return what metrics compare with."""
+        logits = self.logits(self.clean.streams.final)
+        return Target(self.batch.answers, self.batch.distractors, logits)
+
+    @cached_property
+    def few_tokens(self) -> FewTokens:
+        """Return what maps the stream at the answers to the logits of their tokens alone."""
+        return FewTokens.of(self.model, Target.from_batch(self.batch))
+
+    def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
+        """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
+        found = []
+        every: Tensor | None = None
+        few: Tensor | None = None
+        for metric in metrics:
+            if metric.reads_few:
+                if few is None:
+                    answers = at_answers(stream, self.batch.answer_position - self.start)
+                    few = self.few_tokens.logits(answers)
+                logits, target = few, self.few_tokens.target
+            else:
+                every = self.logits_with_grad(stream) if every is None else every
+                logits, target = every, self.target
+            found.append(metric.loss(logits, target) if losses else metric(logits, target))
+        return found
+
+    @torch.no_grad()
+    def logits(self, stream: Tensor) -> Tensor:
+        """Map the stream at `logits`, [..., B, T, D], to logits at the answers, [..., B, V]."""
+        return self.logits_with_grad(stream)
+
+    def logits_with_grad(self, stream: Tensor) -> Tensor:
+        """Do the same, recording gradients."""
+        return self.model.logits(at_answers(stream, self.batch.answer_position - self.start))
+
+
+def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:
+    """Subtract what every sender writes in two runs, [S, n, D], float32 at least.
+
+    `tokens`: indices into B·T of the n tokens wanted; default: all.
+    """
+    model, new, old = run.model, run.values, base.values
+
+    def flat(x: Tensor, y: Tensor) -> Tensor:  # [B, T, …] to [n, …]
+        x, y = x.flatten(0, 1), y.flatten(0, 1)
+        if tokens is None:
+            return x - y
+        here = place(tokens, x.device)
+        return x[here] - y[here]
+
+    parts = [flat(x, y) for x, y in zip(new.sources, old.sources, strict=True)]
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    out = parts[0].new_empty((len(model.graph.senders), *parts[0].shape), dtype=dtype)
+    at = len(parts)
+    out[:at] = torch.stack(parts)
+    for layer, block in enumerate(model.blocks):
+        heads = block.attention.heads
+        z = flat(new.z[layer], old.z[layer]).transpose(0, 1)  # [H, n, K]
+        out[at : at + heads] = block.attention.outputs(z)
+        at += heads
+        if model.graph.post_norm:
+            out[at] = flat(new.post[layer], old.post[layer])
+            at += 1
+        for x, y in zip(new.mlp[layer], old.mlp[layer], strict=True):
+            out[at] = flat(x, y)
+            at += 1
+    return out

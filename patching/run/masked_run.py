@@ -1,0 +1,349 @@
+"""The dense runner: one pass over the layers for one or more circuits, under a plan.
+
+At a port p the stream is  x_p = base + Σ_{u kept} (o_u − a_u)  or, equally,
+x_p = current + Σ_{u ablated} (a_u − o_u); the plan picks the cheaper sum. `base` is what the
+stream holds when every edge is ablated, `current` the sum of what all senders write in this run.
+
+Shapes: C circuits, B examples, T positions, D d_model, h heads that run, K d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
+from ...graphs.names import Kind
+from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
+from .trace import Past, Trace, past_of, project, project_heads, spread, together
+
+SUMS_KEPT = 8
+
+FEW = 2
+"""In runs of one circuit, up to so many known senders are kept beside others, and have no sum of
+their own."""
+
+SUMMED = (torch.float32, torch.float64)
+"""Types in which few deltas are added up without a matrix product."""
+
+WIDEST = 1 << 20
+"""Numbers of a delta up to which that is faster; each size costs some compiling, once."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Hold what a masked run starts from.
+
+    Args:
+        model: the lifted model.
+        context: the batch's masks and positions.
+        base: the run whose values ablated edges carry.
+        known: [S', B·T·D] deltas (value − base value) of the first S' senders; those that the plan
+            calls known are used.
+        past: keys and values before the window that the run is confined to.
+        extras: [G, B·T·D] values from outside that the plan adds to ports.
+    """
+
+    model: LiftedModel
+    context: AttentionContext
+    base: Trace
+    known: Tensor
+    past: Past | None = None
+    extras: Tensor | None = None
+    _sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    def known_sum(self, senders: tuple[int, ...]) -> Tensor:
+        """Add up deltas of known senders, [B·T·D]; the latest sums are kept."""
+        if senders not in self._sums:
+            if len(self._sums) >= SUMS_KEPT:
+                del self._sums[next(iter(self._sums))]
+            span = self.known[senders[0] : senders[-1] + 1]
+            whole = len(span) == len(senders)
+            self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
+        return self._sums[senders]
+
+    def extra_sums(self, weights: np.ndarray) -> Tensor:
+        """Add up values from outside: weights [C, n, G] give [C, n, B, T, D]."""
+        assert self.extras is not None
+        like = self.base.values.sources
+        used = np.flatnonzero(weights.any((0, 1)))
+        chosen = self.extras if len(used) == len(self.extras) else self.extras[used.tolist()]
+        total = torch.from_numpy(weights[:, :, used]).to(chosen).flatten(0, 1) @ chosen
+        return total.view(*weights.shape[:2], *like.shape[1:]).to(like.dtype)
+
+
+class _Deltas:
+    """Collect the senders' deltas and add them up with weights.
+
+    Known senders are shared by all circuits, [n, N]; the rest (and few known ones, in runs of one
+    circuit) have one value for each, [C, n, N]; N is B·T·D.
+    """
+
+    def __init__(self, plan: Plan, world: World, circuits: int) -> None:
+        like = world.base.values.sources
+        self._circuits = circuits
+        self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
+        held = not torch.is_grad_enabled()
+        shared = plan.needed & plan.known
+        if held and circuits == 1 and shared.sum() <= FEW:  # they need no sum of their own
+            shared = np.zeros_like(shared)
+        (columns,) = shared.nonzero()
+        self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
+        self._mine = shared.astype(np.float32)
+        own = [int(i) for i in (plan.needed & plan.moving & ~shared).nonzero()[0]]
+        self._columns = np.array(own, dtype=np.intp)
+        self._slot = {sender: i for i, sender in enumerate(own)}
+        self._list: list[Tensor] = []
+        few = like.dtype in SUMMED and like.device.type != "mps"
+        self._one_by_one = few and like[0].numel() <= WIDEST
+        self._own: Tensor | None = None
+        if own and held:
+            self._own = like.new_empty(circuits, len(own), like[0].numel())
+            for sender in own:
+                if plan.known[sender]:
+                    self._own[:, self._slot[sender]] = world.known[sender]
+
+    def put(self, sender: int, delta: Tensor) -> None:
+        """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
+        slot = self._slot.get(sender)
+        if slot is None:
+            return
+        if self._own is None:
+            flat = delta.reshape(delta.shape[0], 1, -1)
+            self._list.append(flat.expand(self._circuits, -1, -1))
+        else:
+            self._own[:, slot] = delta.reshape(delta.shape[0], -1)
+
+    def wants(self, sender: int) -> bool:
+        """Tell whether a sender's delta is needed by itself."""
+        return sender in self._slot
+
+    def add(self, weights: np.ndarray) -> Tensor:
+        """Weigh and add deltas: weights [C, n, S] give n streams a circuit, [C, n, B, T, D]."""
+        circuits, number = weights.shape[:2]
+        total: Tensor | None = None
+        if self._shared is not None:
+            part = (weights * self._mine)[:, :, : len(self._shared)]
+            flat = torch.from_numpy(part).to(self._shared).flatten(0, 1)
+            total = (flat @ self._shared).view(circuits, number, -1)
+        mine = weights[:, :, self._columns]
+        places = mine.nonzero()
+        if len(places[0]):
+            more = self._weighed(mine, places)
+            total = more if total is None else total + more
+        assert total is not None
+        return total.view(circuits, number, *self._shape).to(self._dtype)
+
+    def _weighed(self, weights: np.ndarray, places: tuple[np.ndarray, ...]) -> Tensor:
+        """Add up deltas with weights [C, n, slots], [C, n, N].
+
+        They are added up one by one if fewer are wanted than a matrix product would read.
+
+        Args:
+            weights: the weights.
+            places: where they are not 0: circuits, sums and slots.
+        """
+        circuits, number, _ = weights.shape
+        circuit, which, slot = places
+        written = int(slot.max()) + 1  # later slots are not written yet
+        own = self._own
+        if own is None:
+            stacked = torch.cat(self._list[:written], 1)
+        elif len(slot) <= circuits * written and self._one_by_one:
+            sizes = np.bincount(circuit * number + which, minlength=circuits * number)
+            index, starts, each = (
+                torch.from_numpy(x).to(own.device)
+                for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes, weights[places])
+            )
+            flat = functional.embedding_bag(
+                index,
+                own.flatten(0, 1),
+                starts,
+                mode="sum",
+                per_sample_weights=each.to(own.dtype),
+            )
+            return flat.view(circuits, number, -1)
+        else:
+            stacked = own[:, :written]
+        part = torch.from_numpy(weights[:, :, :written]).to(stacked)
+        return part @ stacked.expand(circuits, -1, -1)
+
+
+def run_masked(
+    world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor] | None = None
+) -> Tensor:
+    """Run circuits under a plan and return the stream at `logits`, [C, B, T, D].
+
+    `offsets`: what to add to the streams of single ports, by row, [B, T, D] each; the plan must
+    tell ports apart. The result is differentiable in them.
+    """
+    return _MaskedRun(world, plan, circuits, offsets or {}).final()
+
+
+class _MaskedRun:
+    """Walk the layers once; see the module's docstring."""
+
+    def __init__(
+        self, world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor]
+    ) -> None:
+        self.world, self.plan, self.offsets = world, plan, offsets
+        self.graph = world.model.graph
+        self.deltas = _Deltas(plan, world, circuits)
+        self.moved: Tensor | None = None  # current − base stream, [C or 1, B, T, D]
+        self.merged = -1  # the known senders up to here are in `moved`
+        kinds = np.array([sender.kind is not Kind.HEAD for sender in self.graph.senders])
+        self.on_stream = kinds if self.graph.post_norm else np.ones_like(kinds)
+
+    def final(self) -> Tensor:
+        for layer, step in enumerate(self.plan.layers):
+            block = self.world.model.blocks[layer]
+            if not self.graph.parallel:
+                self._attention(layer, block, step)
+                self._post(layer, block, step)
+                self._mlp(layer, block, step)
+            else:
+                write = None if step.mlp is None else self._mlp_input(layer, step)
+                self._attention(layer, block, step)
+                self._mlp(layer, block, step, write)
+        return self._stream(
+            self.plan.logits, self.world.base.streams.final, len(self.graph.senders)
+        )
+
+    # -- the stream -------------------------------------------------------------------------
+
+    def _streams(self, entries: Sequence[Sum], base: Tensor, senders: int) -> list[Tensor]:
+        """Return what ports hold, [C or 1, B, T, D] each; `senders` write before them."""
+        start = base[None]
+        current = start
+        if any(entry.start == CURRENT for entry in entries):
+            self._catch_up(senders)
+            current = start if self.moved is None else start + self.moved
+        found = [current if entry.start == CURRENT else start for entry in entries]
+        weighted = [i for i, entry in enumerate(entries) if entry.weights is not None]
+        if weighted:
+            weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
+            for i, extra in zip(weighted, self.deltas.add(weights).unbind(1), strict=True):
+                found[i] = found[i] + extra
+        outside = [i for i, entry in enumerate(entries) if entry.extra is not None]
+        if outside:
+            weights = np.stack([e for i in outside if (e := entries[i].extra) is not None], axis=1)
+            for i, more in zip(outside, self.world.extra_sums(weights).unbind(1), strict=True):
+                found[i] = found[i] + more
+        for i, entry in enumerate(entries):
+            if entry.row is not None and entry.row in self.offsets:
+                found[i] = found[i] + self.offsets[entry.row]
+        return found
+
+    def _stream(self, entry: Sum, base: Tensor, senders: int) -> Tensor:
+        return self._streams([entry], base, senders)[0]
+
+    def _catch_up(self, senders: int) -> None:
+        """Add the deltas of known senders that come before to the current stream."""
+        known = self.plan.known & self.plan.moving & self.on_stream
+        new = [i for i in range(self.merged + 1, senders) if known[i]]
+        self.merged = max(self.merged, senders - 1)
+        if not new:
+            return
+        shape = self.world.base.values.sources.shape[1:]
+        total = self.world.known_sum(tuple(new)).to(self.world.base.values.sources.dtype)
+        self._move(total.view(1, *shape))
+
+    def _move(self, delta: Tensor) -> None:
+        self.moved = delta if self.moved is None else self.moved + delta
+
+    # -- one layer --------------------------------------------------------------------------
+
+    def _attention(self, layer: int, block: Block, step: LayerPlan) -> None:
+        if not step.heads:
+            return
+        first = self.graph.first_heads[layer]
+        base = self.world.base.streams.attention[layer]
+        normed = self._normed(block, step.sums, base, first)
+        q, k, v = (
+            project_inputs(block, letter, normed, step.inputs[letter], step.heads)
+            for letter in "qkv"
+        )
+        heads = list(step.heads)
+        past = past_of(block, layer, self.world.past, heads)
+        z = block.attention.mix(q, k, v, self.world.context, past, heads)
+        delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
+        if layer <= self.plan.current_until and not self.graph.post_norm:
+            weight = block.attention.wo
+            weight = weight if len(heads) == len(weight) else weight[heads]
+            moved = block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
+            self._move(place(moved, base.device))
+        own = delta.movedim(-2, 0).flatten(1, -2)  # [h, C·B·T, K]
+        for head, z_of in zip(heads, own, strict=True):
+            if self.deltas.wants(first + head):
+                out = block.attention.scaled(z_of @ block.attention.wo[head])
+                out = place(out, base.device).view(*delta.shape[:-2], -1)
+                self.deltas.put(first + head, out)
+
+    def _normed(
+        self, block: Block, entries: Sequence[Sum], base: Tensor, senders: int
+    ) -> list[Tensor]:
+        """Normalise what the ports of a layer's heads hold, where it can be all together."""
+        plain = all(e.start != CURRENT and e.weights is not None for e in entries)
+        if self.offsets or not plain or any(e.extra is not None for e in entries):
+            return [block.read(x) for x in self._streams(entries, base, senders)]
+        weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
+        return list(block.read(base + self.deltas.add(weights)).unbind(1))
+
+    def _post(self, layer: int, block: Block, step: LayerPlan) -> None:
+        """Run `o{l}`, which reads the layer's heads and not the stream."""
+        if step.post is None:
+            return
+        sender = self.graph.mlp_columns[layer].start - 1
+        x = self._stream(step.post, self.world.base.streams.post[layer], sender)
+        delta = block.write_post(x) - self.world.base.values.post[layer]
+        if layer <= self.plan.current_until:
+            self._move(delta)
+        self.deltas.put(sender, delta)
+
+    def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
+        assert step.mlp is not None
+        senders = self.graph.mlp_columns[layer].start
+        if self.graph.parallel:
+            senders -= self.graph.heads
+        return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
+
+    def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor | None = None) -> None:
+        if step.mlp is None:
+            return
+        x = self._mlp_input(layer, step) if x is None else x
+        base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]
+        if len(step.writers) == len(base):
+            delta = block.writes(x) - base
+        else:
+            writers = list(step.writers)
+            delta = block.writes(x, writers) - base[writers]
+        if layer <= self.plan.current_until:
+            self._move(together(delta))
+        first = self.graph.mlp_columns[layer].start
+        for writer, own in zip(step.writers, delta, strict=True):
+            self.deltas.put(first + writer, own)
+
+
+def project_inputs(
+    block: Block, letter: str, normed: list[Tensor], inputs: Inputs, heads: tuple[int, ...]
+) -> Tensor:
+    """Project each head's own normalised input, [C, B, T, h, K] in the order of `heads`.
+
+    `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
+    """
+    share = 1 if letter == "q" else block.attention.share
+    if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
+        whole = project(block, letter, normed[inputs.sums[0]])
+        whole = whole if share == 1 else spread(block, whole)
+        return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
+    columns: dict[int, Tensor] = {}
+    for index, owners in zip(inputs.sums, inputs.owners, strict=True):
+        part, places = project_heads(block, letter, normed[index], owners)
+        columns.update({h: part[..., at, :] for h, at in zip(owners, places, strict=True)})
+    return torch.stack(torch.broadcast_tensors(*(columns[head] for head in heads)), -2)

@@ -1,0 +1,241 @@
+"""What one masked run has to compute, decided before it computes anything.
+
+From the kept masks of one or more circuits the plan says which nodes run at all, what each live
+port adds up (kept edges onto the ablated stream, or ablated edges off the current one),
+and which ports hold the same stream and so share their norm and projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...graphs.bitsets import booleans, integers
+from ...graphs.graph import ComputationGraph
+from ...graphs.names import Kind, Node, Port
+
+CURRENT, BASE = "current", "base"
+
+SPARSE = 8
+"""Circuits that keep fewer than one of so many moving edges into their live ports only use the base
+stream; edges from senders that cannot move do not count."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Tell what a port holds: the current or the base stream plus weighted sender deltas.
+
+    `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
+    port, where ports are told apart; otherwise ports that hold the same share one sum. `extra`:
+    [circuits, extras] with entries 0, 1: what is added from outside (see `make_plan`), or None.
+    """
+
+    start: str
+    weights: np.ndarray | None
+    row: int | None = None
+    extra: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Tell what the ports of one letter of a layer hold: for each sum, the owners that read it."""
+
+    sums: tuple[int, ...]
+    owners: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Tell what to run in one layer.
+
+    `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
+    letter, in the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, or
+    None when it does not run. `writers`: of the senders that compute from `m{l}` (its MLP, or its
+    experts) those that run, counted within the layer.
+    """
+
+    heads: tuple[int, ...]
+    sums: tuple[Sum, ...]
+    inputs: dict[str, Inputs]
+    mlp: Sum | None
+    writers: tuple[int, ...] = ()
+    post: Sum | None = None
+
+    @property
+    def all_sums(self) -> tuple[Sum, ...]:
+        """List what every port of the layer holds."""
+        return (*self.sums, *(s for s in (self.post, self.mlp) if s is not None))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tell what a masked run computes.
+
+    `known`: senders [S] whose values are given. `moving`: those whose value can differ from the
+    base value. `needed`: those whose delta some port adds by itself. `current_until`: the last
+    layer in which the current stream is read (the number of layers stands for `logits`), so that it
+    has to be kept up to there; −1: nowhere.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    logits: Sum
+    needed: np.ndarray
+    known: np.ndarray
+    moving: np.ndarray
+    current_until: int
+
+
+def make_plan(
+    graph: ComputationGraph,
+    masks: np.ndarray,
+    *,
+    consistent: bool,
+    start_row: int = 0,
+    fixed: frozenset[int] | None = None,
+    apart: bool = False,
+    extra: np.ndarray | None = None,
+) -> Plan:
+    """Plan a run of the circuits `masks`, bool [circuits, ports, senders].
+
+    Args:
+        graph: the graph of the masks.
+        masks: the kept edges of each circuit.
+        consistent: a node without kept inputs writes its base value (see `Ablation`).
+        start_row: senders that only read ports before this row write known values; 0: none.
+        fixed: senders with given values (path patching); None: the embedding's senders.
+        apart: run every live node and let no two ports share a stream, so that each port's can
+            be changed or differentiated by itself.
+        extra: which of some values from outside each port adds, bool [circuits, ports, extras].
+    """
+    union: np.ndarray = np.asarray(masks.any(axis=0))
+    live_ports, live = graph.live(union)
+    known = _known(graph, start_row)
+    given = np.zeros(len(graph.senders), dtype=bool)
+    if fixed is None:
+        given[: 2 if graph.split_embedding else 1] = True
+    else:
+        given[list(fixed)] = True
+    known |= given
+    every = apart or not consistent
+    shifted = np.zeros(len(graph.ports), dtype=bool)
+    if extra is not None:
+        shifted |= extra.any((0, 2))
+    moving = live.copy() if every else _moving(graph, union, live, known, shifted)
+    rows = _sums(graph, masks, live_ports, moving)
+    if apart:
+        rows = [entry and replace(entry, row=r) for r, entry in enumerate(rows)]
+    if extra is not None:
+        rows = [
+            replace(entry, extra=extra[:, r].astype(np.float32)) if entry and shifted[r] else entry
+            for r, entry in enumerate(rows)
+        ]
+    running = moving & ~known
+    layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
+    used = [s for plan in layers for s in plan.all_sums]
+    logits = rows[-1]
+    assert logits is not None
+    needed = np.zeros(len(graph.senders), dtype=bool)
+    for entry in (*used, logits):
+        if entry.weights is not None:
+            needed |= (entry.weights != 0).any(axis=0)
+    readers = [i for i, p in enumerate(layers) if any(s.start == CURRENT for s in p.all_sums)]
+    current_until = len(layers) if logits.start == CURRENT else max(readers, default=-1)
+    return Plan(layers, logits, needed, known, moving, current_until)
+
+
+def _known(graph: ComputationGraph, start_row: int) -> np.ndarray:
+    """Find the senders all of whose ports come before a row (none if the row is 0)."""
+    known = np.zeros(len(graph.senders), dtype=bool)
+    if start_row:
+        known[:] = True
+        for feeds in graph.feeds[start_row:]:
+            known[list(feeds)] = False
+    return known
+
+
+def _moving(
+    graph: ComputationGraph,
+    kept: np.ndarray,
+    live: np.ndarray,
+    known: np.ndarray,
+    shifted: np.ndarray,
+) -> np.ndarray:
+    """Find the live senders whose value can differ from the base value.
+
+    `shifted`: bool [ports], those that something from outside is added to.
+    """
+    moving: np.ndarray = live & known
+    held = integers(kept)
+    found = integers(moving[None])[0]
+    of_live = integers(live[None])[0]
+    for row, feeds in enumerate(graph.feed_bits):
+        if feeds and (shifted[row] or held[row] & found):
+            found |= feeds & of_live
+    return booleans(found, len(moving))
+
+
+def _sums(
+    graph: ComputationGraph, masks: np.ndarray, live: np.ndarray, moving: np.ndarray
+) -> list[Sum | None]:
+    """Choose the cheaper form of each live port's stream: masks bool [C, P, S], moving bool [S].
+
+    A port that does not read the stream (`o{l}`) adds up its few senders onto the base. So does one
+    into which some circuit keeps nothing: it must hold the base exactly, since a norm behind it
+    would blow up what rounding leaves of a stream of zeros. Where few edges are kept in all, the
+    current stream, to which every running node would be added, is not kept.
+    """
+    reads = graph.reads & moving
+    on = masks & reads
+    kept = on.sum((0, 2))
+    cut = len(masks) * reads.sum(1) - kept
+    everywhere = on.any(2).all(0)
+    few = SPARSE * kept[live].sum() < (kept + cut)[live].sum()
+    found: list[Sum | None] = []
+    for row, port in enumerate(graph.ports):
+        if not live[row]:
+            found.append(None)
+        elif not cut[row] and not few and port.node.kind is not Kind.POST:
+            found.append(Sum(CURRENT, None))
+        elif not kept[row]:
+            found.append(Sum(BASE, None))
+        elif few or port.node.kind is Kind.POST:
+            found.append(Sum(BASE, on[:, row].astype(np.float32)))
+        elif cut[row] < kept[row] and everywhere[row]:
+            off = ~masks[:, row] & reads[row]
+            found.append(Sum(CURRENT, -off.astype(np.float32)))
+        else:
+            found.append(Sum(BASE, on[:, row].astype(np.float32)))
+    return found
+
+
+def _layer(
+    graph: ComputationGraph, layer: int, rows: list[Sum | None], running: np.ndarray
+) -> LayerPlan:
+    first = graph.first_heads[layer]
+    heads = tuple(int(h) for h in np.flatnonzero(running[first : first + graph.heads]))
+    sums: dict[object, int] = {}
+    chosen: list[Sum] = []
+    inputs: dict[str, Inputs] = {}
+    for letter in "qkv" if heads else "":
+        owners: dict[int, list[int]] = {}
+        for head in heads:
+            entry = rows[graph.attention_rows[layer][letter][head]]
+            assert entry is not None
+            weights = None if entry.weights is None else entry.weights.tobytes()
+            extra = None if entry.extra is None else entry.extra.tobytes()
+            key = (entry.start, weights, entry.row, extra)
+            if key not in sums:
+                sums[key] = len(chosen)
+                chosen.append(entry)
+            owners.setdefault(sums[key], []).append(head)
+        inputs[letter] = Inputs(tuple(owners), tuple(tuple(h) for h in owners.values()))
+
+    def single(kind: Kind, columns: slice) -> Sum | None:
+        return rows[graph.port_index[Port(Node(kind, layer))]] if running[columns].any() else None
+
+    own = graph.mlp_columns[layer]
+    columns = slice(own.start, own.stop)
+    writers = tuple(int(i) for i in np.flatnonzero(running[columns]))
+    post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.post_norm else None
+    return LayerPlan(heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post)

@@ -1,0 +1,264 @@
+"""The runner: what is the loss, or a metric, of this circuit on these prompt pairs?
+
+It holds the lifted model, the pairs in chunks of like length, and for each chunk the clean run
+and the ablation values. Everything asked of it is an average over all examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from ...graphs.lift.lifted import LiftedModel
+from ..ablations import Ablation, get_ablation
+from ..metrics.registry import Metric, get_metric
+from ..prompts.checks import check_prompts
+from ..prompts.pairs import PromptPairs
+from .chunk import Chunk
+from .masked_run import run_masked
+from .plan import make_plan
+
+if TYPE_CHECKING:
+    from ...graphs.graph import ComputationGraph
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, the total, and a word of what is being done."""
+
+CACHE_BYTES = 2 << 30
+RUN_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Evaluate circuits of a lifted model on prompt pairs.
+
+    Args:
+        model: the lifted model.
+        pairs: the prompt pairs.
+        metric: what the loss is made of, a `Metric` or its name or expression.
+        ablation: what ablated edges carry.
+        batch_size: examples run at once; default: as many as fit a quarter gigabyte.
+    """
+
+    model: LiftedModel
+    pairs: PromptPairs
+    metric: Metric
+    ablation: Ablation
+    batch_size: int
+    _cache: dict[int, Chunk] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def create(
+        model: LiftedModel,
+        pairs: PromptPairs,
+        *,
+        metric: str | Metric = "logit_diff",
+        ablation: str = "resample",
+        batch_size: int | None = None,
+    ) -> Runner:
+        """Check that model, pairs and metric fit together and return a runner.
+
+        Raises:
+            PromptError: the prompts are too long for the model, hold ids it has not, or lack
+                what the metric needs.
+            UnknownName: no such metric or ablation.
+        """
+        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        if batch_size is not None and batch_size < 1:
+            raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
+        check_prompts(model, pairs, chosen)
+        if batch_size is None:
+            longest = max(len(p.clean) for p in pairs)
+            row = len(model.graph.senders) * longest * model.d_model * 4
+            batch_size = max(1, min(len(pairs), (1 << 28) // row))
+        chosen_ablation = get_ablation(ablation)
+        if chosen_ablation.paired and all(pair.clean == pair.corrupted for pair in pairs):
+            raise PromptError(
+                f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
+                f"so {ablation} ablation changes nothing; accepted: corrupted prompts that differ, "
+                "or another ablation."
+            )
+        return Runner(model, pairs, chosen, chosen_ablation, batch_size)
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Return the graph whose circuits can be run."""
+        return self.model.graph
+
+    def with_metric(self, metric: str | Metric) -> Runner:
+        """Return a runner that shares all runs and measures something else."""
+        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        check_prompts(self.model, self.pairs, chosen)
+        return replace(self, metric=chosen)
+
+    def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
+        """Refuse what was made for another graph than the model's.
+
+        Raises:
+            GraphMismatch: says in what they differ.
+        """
+        if graph != self.graph:
+            raise GraphMismatch(
+                f"{what} does not fit the model's graph: "
+                + "; ".join(graph.differences(self.graph))
+                + f" ({what.removeprefix('the ')} and model)."
+            )
+
+    # -- chunks -----------------------------------------------------------------------------
+
+    @cached_property
+    def _rows(self) -> list[list[int]]:
+        """Cut the examples into chunks, sorted by length and by where a pair first differs."""
+
+        def key(i: int) -> tuple[int, int, int]:
+            pair = self.pairs.pairs[i]
+            both = zip(pair.clean, pair.corrupted, strict=True)
+            first = next((t for t, (a, b) in enumerate(both) if a != b), len(pair.clean))
+            return len(pair.clean), first, i
+
+        order = sorted(range(len(self.pairs)), key=key)
+        return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+
+    @cached_property
+    def _cacheable(self) -> bool:
+        """Tell whether the runs of all chunks fit the memory set aside for them."""
+        tokens = sum(len(p.clean) for p in self.pairs)
+        per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
+        return tokens * per_token < CACHE_BYTES
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks; kept between calls if they fit in memory."""
+        for index, rows in enumerate(self._rows):
+            chunk = self._cache.get(index)
+            if chunk is None:
+                batch = self.pairs.batch(rows, device=str(self.model.device))
+                chunk = Chunk(self.model, batch, self.ablation)
+                if self._cacheable:
+                    self._cache[index] = chunk
+            yield chunk
+
+    # -- questions --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, circuits: Sequence[Circuit]) -> Tensor:
+        """Return logits at the answer positions, [circuits, examples, V], in the pairs' order."""
+        masks = self._masks(circuits)
+        found: list[Tensor] = []
+        for chunk in self.chunks():
+            found.append(self.chunk_logits(chunk, masks))
+        order = torch.tensor([i for rows in self._rows for i in rows]).argsort()
+        return torch.cat(found, 1)[:, order.to(found[0].device)]
+
+    def measure(
+        self, circuits: Sequence[Circuit], metrics: Sequence[Metric] | None = None
+    ) -> np.ndarray:
+        """Return the mean of each metric for each circuit, float64 [metrics, circuits]."""
+        return self._mean(circuits, [self.metric] if metrics is None else metrics, losses=False)
+
+    def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
+        losses: np.ndarray = self._mean(circuits, [self.metric], losses=True)[0]
+        return losses
+
+    def loss(self, circuit: Circuit) -> float:
+        """Return the mean loss of one circuit."""
+        return float(self.losses([circuit])[0])
+
+    @torch.no_grad()
+    def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
+        """Return the mean loss of each mask, float64 [masks].
+
+        Args:
+            masks: bool [masks, ports, senders].
+            start_row: the first port whose row differs from the full circuit; what comes before
+                is not computed again.
+        """
+        total = np.zeros(len(masks))
+        for chunk in self.chunks():
+            (found,) = self._read(chunk, masks, [self.metric], True, start_row)
+            total += found.cpu().double().sum(-1).numpy()
+        refuse_nan(total, f"the metric '{self.metric.name}'")
+        return total / len(self.pairs)
+
+    def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
+        """Return the logits of masks [C, P, S] on one chunk, [C, B, V]; see `mask_losses`."""
+        parts = self._streams(chunk, masks, start_row)
+        return torch.cat([chunk.logits_with_grad(x).expand(n, -1, -1) for n, x in parts])
+
+    def _read(
+        self,
+        chunk: Chunk,
+        masks: np.ndarray,
+        metrics: Sequence[Metric],
+        losses: bool,
+        start_row: int = 0,
+    ) -> list[Tensor]:
+        """Return values or losses of metrics, of masks [C, P, S] on one chunk, [C, B] each."""
+        parts = [
+            [value.expand(n, -1) for value in chunk.read(stream, metrics, losses)]
+            for n, stream in self._streams(chunk, masks, start_row)
+        ]
+        return [torch.cat(values) for values in zip(*parts, strict=True)]
+
+    def _streams(
+        self, chunk: Chunk, masks: np.ndarray, start_row: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the stream at `logits`, [n or 1, B, T, D], of n masks at a time.
+
+        Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
+        other.
+        """
+        plan = make_plan(
+            self.graph, masks, consistent=self.ablation.consistent, start_row=start_row
+        )
+        world = chunk.restart_world if start_row else chunk.world
+        streams = len(masks) * max(len(step.sums) for step in plan.layers)
+        if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
+            half = len(masks) // 2
+            for part in (masks[:half], masks[half:]):
+                yield from self._streams(chunk, part, start_row)
+            return
+        yield len(masks), run_masked(world, plan, len(masks))
+
+    def _mean(
+        self, circuits: Sequence[Circuit], metrics: Sequence[Metric], *, losses: bool
+    ) -> np.ndarray:
+        masks = self._masks(circuits)
+        total = np.zeros((len(metrics), len(circuits)))
+        with torch.no_grad():
+            for chunk in self.chunks():
+                for c in range(len(masks)):
+                    found = self._read(chunk, masks[c : c + 1], metrics, losses)
+                    for i, value in enumerate(found):
+                        total[i, c] += float(value.cpu().double().sum())
+        for metric, values in zip(metrics, total, strict=True):
+            refuse_nan(values, f"the metric '{metric.name}'")
+        return total / len(self.pairs)
+
+    def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        for circuit in circuits:
+            self.require_graph(circuit.graph)
+        return np.stack([circuit.kept for circuit in circuits])
+
+
+def refuse_nan(values: np.ndarray, what: str) -> None:
+    """Refuse results that are not numbers, with which no edge can be judged.
+
+    Raises:
+        EdgewiseError: some are; says how many, and what the reason may be.
+    """
+    wrong = int(np.isnan(values).sum())
+    if wrong:
+        raise EdgewiseError(
+            f"{what} is not a number (NaN) in {wrong:,} of {values.size:,} results. In float16 a "
+            "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
+            "given as an expression may have no value there, such as the log of a negative number."
+        )

@@ -1,0 +1,212 @@
+"""What every sender writes in one run, and the stream it adds up to.
+
+Runs can be confined to a window, the last T positions: keys and values of the positions before it
+are then taken from another run (`Past`), which is exact when both runs agree there.
+
+Shapes: B examples, T positions, D d_model, H heads, G key/value heads, K d_head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
+
+
+@dataclass(frozen=True)
+class Values:
+    """Hold what each sender writes.
+
+    `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
+    output projection (which makes their outputs); `mlp`: per layer [n, B, T, D], of the MLP (n is
+    1) or of each expert; `post`, in post-norm models, what `o{l}` writes: per layer [B, T, D].
+    """
+
+    sources: Tensor
+    z: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+    post: tuple[Tensor, ...] = ()
+
+
+Past = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of the positions before a window, per layer [B, start, G, K] each."""
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Hold what ports read: before attention, before the MLP (per layer), and at the end.
+
+    `post`: in post-norm models the sum of each layer's heads and its constant.
+    """
+
+    attention: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+    final: Tensor
+    post: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Hold a run's values and streams."""
+
+    model: LiftedModel
+    values: Values
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Add up the senders and constants before each port, [B, T, D] each."""
+        stream = self.values.sources.sum(0)
+        attention, mlp, post = [], [], []
+        graph, values = self.model.graph, self.values
+        for layer, block in enumerate(self.model.blocks):
+            attention.append(stream)
+            summed = place(sum_heads(block, values.z[layer]), stream.device)
+            if graph.post_norm:
+                post.append(summed)
+                summed = values.post[layer]
+            middle = stream + summed
+            mlp.append(stream if graph.parallel else middle)
+            stream = middle + together(values.mlp[layer])
+        return Streams(tuple(attention), tuple(mlp), stream, tuple(post))
+
+
+def together(writes: Tensor) -> Tensor:
+    """Add up what the senders of one port write, [n, ...] to [...]."""
+    return writes[0] if len(writes) == 1 else writes.sum(0)
+
+
+def sum_heads(block: Block, z: Tensor) -> Tensor:
+    """Add up the heads' outputs and the projection's bias, [..., D]."""
+    out = block.attention.merge(z)
+    constant = block.attention.constant
+    return out if constant is None else out + constant
+
+
+def project(block: Block, letter: str, normed: Tensor) -> Tensor:
+    """Apply a whole projection: normed [..., D] gives [..., H, K], or [..., G, K] for k, v.
+
+    A norm of all heads together is applied; norms of single heads are part of attending.
+    """
+    out = project_only(block, letter, normed)
+    norm = block.attention.norm_of_all(letter)
+    return out if norm is None else norm(out.flatten(-2)).view_as(out)
+
+
+def project_only(block: Block, letter: str, normed: Tensor) -> Tensor:
+    """Do the same without any norm."""
+    weight, bias = block.attention.projection(letter)
+    out: Tensor = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
+    return out if bias is None else out + bias
+
+
+def project_heads(
+    block: Block, letter: str, normed: Tensor, heads: Sequence[int]
+) -> tuple[Tensor, list[int]]:
+    """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
+    share = 1 if letter == "q" else block.attention.share
+    if block.attention.norm_of_all(letter) is not None:
+        return project(block, letter, normed), [head // share for head in heads]
+    weight, bias = block.attention.projection(letter)
+    groups = sorted({head // share for head in heads})
+    if groups[-1] - groups[0] < len(groups):  # views, no copies
+        at = slice(groups[0], groups[-1] + 1)
+        weight, bias = weight[at], None if bias is None else bias[at]
+    else:
+        weight, bias = weight[groups], None if bias is None else bias[groups]
+    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
+    return out if bias is None else out + bias, [groups.index(head // share) for head in heads]
+
+
+def spread(block: Block, x: Tensor) -> Tensor:
+    """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
+    return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
+
+
+def past_of(
+    block: Block, layer: int, past: Past | None, heads: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Return a layer's past keys and values for each query head, or for some, [B, start, h, K]."""
+    if past is None:
+        return None
+    keys, values = past[layer]
+    chosen = range(block.attention.heads) if heads is None else heads
+    groups = [head // block.attention.share for head in chosen]
+    if groups == list(range(keys.shape[-2])):
+        return keys, values
+    return keys[..., groups, :], values[..., groups, :]
+
+
+def run_plain(
+    model: LiftedModel, ids: Tensor, context: AttentionContext, past: Past | None = None
+) -> Trace:
+    """Run the whole model on token ids [B, all positions]; keep what senders write in the window.
+
+    Args:
+        model: the lifted model.
+        ids: the tokens.
+        context: masks and positions; `start` of it is where the window begins.
+        past: keys and values before the window; needed if it does not begin at 0.
+    """
+    window = slice(context.start, None)
+    sources = model.embed(ids[:, window], context.position_ids[:, window])
+    stream = sources.sum(0)
+    zs, writes, posts = [], [], []
+    for layer, block in enumerate(model.blocks):
+        q, k, v = project_all(block, stream)
+        before = past_of(block, layer, past)
+        z = block.attention.mix(q, spread(block, k), spread(block, v), context, before)
+        summed = place(sum_heads(block, z), stream.device)
+        if model.graph.post_norm:
+            summed = block.write_post(summed)
+            posts.append(summed)
+        middle = stream + summed
+        write = block.writes(stream if model.graph.parallel else middle)
+        stream = middle + together(write)
+        zs.append(z)
+        writes.append(write)
+    return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts)))
+
+
+def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [..., H, K], keys and values [..., G, K] of one stream."""
+    normed = block.read(stream)
+    q, k, v = (project(block, letter, normed) for letter in "qkv")
+    return q, k, v
+
+
+def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
+    """Return how the context's queries weigh all positions, [B, H, queries, T], of one stream.
+
+    stream: [B, T, D], what the attention ports of the layer hold at all positions.
+    """
+    normed = block.read(stream)
+    context = context.on(normed.device)
+    q = project(block, "q", context.queries(normed))
+    return block.attention.pattern(q, spread(block, project(block, "k", normed)), context)
+
+
+def split(run: Trace, start: int) -> tuple[Trace, Past]:
+    """Cut a run over all positions into the keys and values before a window, and the window."""
+    past = []
+    for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
+        normed = block.read(stream[:, :start])
+        past.append((project(block, "k", normed), project(block, "v", normed)))
+    old = run.values
+    values = Values(
+        old.sources[:, :, start:].clone(),
+        tuple(z[:, start:].clone() for z in old.z),
+        tuple(m[:, :, start:].clone() for m in old.mlp),
+        tuple(o[:, start:].clone() for o in old.post),
+    )
+    return Trace(run.model, values), tuple(past)
+
+
+def at_answers(x: Tensor, position: Tensor) -> Tensor:
+    """Pick each example's answer position: x [..., B, T, D], position [B], gives [..., B, D]."""
+    index = position.view(*[1] * (x.dim() - 3), -1, 1, 1).expand(*x.shape[:-2], 1, x.shape[-1])
+    return x.gather(-2, index).squeeze(-2)

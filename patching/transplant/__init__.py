@@ -1,0 +1,1 @@
+"""One model's values in another model's run."""

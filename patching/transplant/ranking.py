@@ -1,0 +1,115 @@
+"""Which nodes carry most of what a donor gains over a receiver?
+
+1. Singles: each candidate alone takes the donor's value (see `transplant.py`); candidates are
+   ranked by the share of the gain they carry.
+2. Greedy: the `beam` best singles are the candidates of every step. Each is tried together with
+   what is chosen already, and the one with the largest share is added, until so many nodes are
+   chosen, or a share is reached, or no candidate raises the share.
+
+Ties go to the node that comes first in the graph. Candidates of one layer run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from ...graphs.errors import EdgewiseError
+from ...graphs.names import Node
+from ..run.runner import Progress
+from .donor import column_of
+from .transplant import Transplant, nodes_mask
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Hold what the receiver measures with a node's value, and the share of the gain that is.
+
+    Of a greedy step: with this node and all that were chosen before it.
+    """
+
+    node: Node
+    value: float
+    share: float
+
+
+def single_effects(
+    transplant: Transplant, nodes: Iterable[Node] | None = None, progress: Progress | None = None
+) -> list[Carried]:
+    """Measure nodes one at a time (default: all), and rank them by the share each carries alone.
+
+    Raises:
+        EdgewiseError: the two models measure the same, so there is no gain.
+        GraphMismatch: the graph has no such sender.
+    """
+    graph = transplant.graph
+    chosen = graph.senders if nodes is None else tuple(nodes)
+    columns = sorted({column_of(graph, node) for node in chosen})
+    found = _extended(transplant, (), [graph.senders[u] for u in columns], progress, "single nodes")
+    return sorted(found, key=lambda one: -one.share)
+
+
+def greedy(
+    transplant: Transplant,
+    singles: Sequence[Carried],
+    *,
+    steps: int,
+    share: float | None = None,
+    beam: int | None = None,
+    progress: Progress | None = None,
+) -> list[Carried]:
+    """Choose nodes one after the other, each time the one that carries most with the others.
+
+    Args:
+        transplant: donor and receiver.
+        singles: what `single_effects` found.
+        steps: choose at most so many nodes.
+        share: stop when this share of the gain is carried.
+        beam: try so many of the best singles in each step; default: all.
+        progress: told what is done.
+
+    Raises:
+        EdgewiseError: `steps` or `beam` is less than 1.
+    """
+    for name, number in (("steps", steps), ("beam", beam)):
+        if number is not None and number < 1:
+            raise EdgewiseError(f"{name} is {number}; accepted: a whole number from 1 up.")
+    graph = transplant.graph
+    candidates = [one.node for one in singles[:beam]]
+    best = list(singles[:1])
+    while best and len(best) < min(steps, len(candidates)):
+        if share is not None and best[-1].share >= share:
+            break
+        chosen = [one.node for one in best]
+        rest = [node for node in candidates if node not in chosen]
+        rest.sort(key=lambda node: graph.sender_index[node])
+        words = f"candidates of step {len(best) + 1}"
+        tried = _extended(transplant, chosen, rest, progress, words)
+        step = max(tried, key=lambda one: one.share)  # of equal ones the first
+        if step.share <= best[-1].share:
+            break
+        best.append(step)
+    return best
+
+
+def _extended(
+    transplant: Transplant,
+    chosen: Sequence[Node],
+    nodes: Sequence[Node],
+    progress: Progress | None,
+    words: str,
+) -> list[Carried]:
+    """Measure what is chosen together with each of some nodes, which are in graph order."""
+    base = nodes_mask(transplant.graph, chosen)
+    found: list[Carried] = []
+    for _, group in groupby(nodes, key=lambda node: node.layer):
+        layer = list(group)
+        masks = np.stack([base | nodes_mask(transplant.graph, [node]) for node in layer])
+        for node, value in zip(layer, transplant.measure(masks), strict=True):
+            found.append(Carried(node, value, transplant.require_share(value)))
+        if progress is not None:
+            progress(len(found), len(nodes), words)
+    return found

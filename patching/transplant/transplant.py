@@ -1,0 +1,233 @@
+"""Cross-model patching: some edges or nodes take the values of another model's run.
+
+On the same clean prompts the *receiver* runs with, for each chosen edge u→p, what u wrote in the
+clean run of the *donor* (Prakash et al. 2024, cross-model activation patching; here by edges):
+
+    x_p = Σ_{u→p not chosen} o_u  +  Σ_{u→p chosen} o_u^donor  +  the receiver's constants
+
+where o_u is what u writes in this very run. A chosen node is a sender all of whose edges are
+chosen. Values cross, weights do not: the stream's constants (biases of output projections), the
+final norm and the unembedding stay the receiver's, so the values of all nodes together give the
+donor's logits only if those are equal in both models.
+
+What the chosen parts carry is  (m(receiver with them) − m(receiver)) / (m(donor) − m(receiver)),
+dataset means first, the ratio second, never clamped; shares of several parts need not add up.
+Metrics that compare with the full model, such as `kl`, compare with the donor.
+
+For the dense runner the receiver's clean run is the base, and o_u^donor − o_u^clean is added to the
+ports from outside: what no chosen value reaches is not computed again, and values that are the same
+in both models change nothing, exactly.
+
+Shapes: B examples, T positions, D d_model, S senders, G chosen senders, C choices, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from ...graphs.graph import ComputationGraph
+from ...graphs.lift.devices import place
+from ...graphs.lift.lifted import LiftedModel
+from ...graphs.names import Edge, Node
+from ..prompts.pairs import PromptPairs
+from ..run.chunk import Chunk
+from ..run.masked_run import World, run_masked
+from ..run.plan import make_plan
+from ..run.runner import RUN_BYTES, Runner, refuse_nan
+from ..run.trace import at_answers
+from .donor import (
+    Donation,
+    Part,
+    column_of,
+    quiet_runner,
+    stream_device,
+    summed,
+    target_of,
+    written,
+)
+
+SAME = 1e-6
+"""Two models whose metrics are nearer than this share of them measure the same."""
+
+
+def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
+    """Choose every edge out of some nodes, bool [ports, senders]."""
+    chosen = np.zeros_like(graph.reads)
+    for node in nodes:
+        column = column_of(graph, node)
+        chosen[:, column] = graph.reads[:, column]
+    return chosen
+
+
+def edges_mask(graph: ComputationGraph, edges: Iterable[Edge]) -> np.ndarray:
+    """Choose some edges, bool [ports, senders]."""
+    chosen = np.zeros_like(graph.reads)
+    for edge in edges:
+        chosen[graph.locate(edge)] = True
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Transplant:
+    """Measure a receiver with parts of a donor.
+
+    Args:
+        runner: the receiver on the donation's prompts, with its metric; see `create`.
+        donation: what the donor wrote.
+    """
+
+    runner: Runner
+    donation: Donation
+
+    @staticmethod
+    def create(model: LiftedModel, pairs: PromptPairs, donation: Donation) -> Transplant:
+        """Check that receiver and donation fit together.
+
+        Raises:
+            GraphMismatch: the two models differ in shape.
+            PromptError: the prompts are not the donor's.
+            EdgewiseError: the metric compares all logits, and the vocabularies differ.
+        """
+        differences = donation.graph.differences(model.graph)
+        if donation.d_model != model.d_model:
+            differences.append(f"d_model {donation.d_model} and {model.d_model}")
+        if differences:
+            raise GraphMismatch(
+                "nothing can be transplanted between these models: they differ in "
+                f"{'; '.join(differences)} (donor and receiver). Accepted: two models of one shape."
+            )
+        if pairs.sha256 != donation.pairs.sha256:
+            raise PromptError(
+                "the receiver's prompts are not those the donor ran on; give both the same pairs."
+            )
+        seen = donation.parts[0].logits
+        if seen is not None and seen.shape[-1] != len(model.unembed.weight):
+            raise EdgewiseError(
+                f"metric '{donation.metric.name}' compares all logits, and the donor has "
+                f"{seen.shape[-1]:,}, the receiver {len(model.unembed.weight):,}; use a metric of "
+                "single tokens, such as logit_diff."
+            )
+        runner = quiet_runner(model, pairs, donation.metric, donation.batch_size)
+        return Transplant(runner, donation)
+
+    @property
+    def graph(self) -> ComputationGraph:
+        """Return the graph of both models."""
+        return self.donation.graph
+
+    @cached_property
+    def receiver(self) -> float:
+        """Return the receiver's own metric."""
+        return self._mean(lambda chunk, _: chunk.logits(chunk.clean.streams.final)[None])[0]
+
+    @property
+    def donor(self) -> float:
+        """Return the donor's metric."""
+        return self.donation.value
+
+    @cached_property
+    def everything(self) -> float:
+        """Return the receiver's metric with the values of all the donor's nodes."""
+
+        def run(chunk: Chunk, part: Part) -> Tensor:
+            position = chunk.batch.answer_position
+            own = at_answers(chunk.clean.streams.final, position)
+            given = place(part.stream, own.device) - summed(chunk)
+            return chunk.model.logits(own + given)[None]
+
+        return self._mean(run)[0]
+
+    def carried(self, value: float) -> float | None:
+        """Return which share of the gain a value is; None if the two models measure the same."""
+        if math.isclose(self.donor, self.receiver, rel_tol=SAME):
+            return None
+        return (value - self.receiver) / (self.donor - self.receiver)
+
+    def require_share(self, value: float) -> float:
+        """Return the same where there must be a gain.
+
+        Raises:
+            EdgewiseError: the two models measure the same.
+        """
+        share = self.carried(value)
+        if share is None:
+            raise EdgewiseError(
+                f"both models measure {self.runner.metric.name} {self.receiver:.6g} on these "
+                "prompts, so there is no gain that a node could carry; use another task or metric."
+            )
+        return share
+
+    @torch.no_grad()
+    def measure(self, chosen: np.ndarray) -> list[float]:
+        """Return the metric's mean with the donor's values on each choice of edges.
+
+        Args:
+            chosen: bool [C, ports, senders].
+
+        Raises:
+            EdgewiseError: the donor was recorded without a sender that is asked for.
+        """
+        assert not (chosen & ~self.graph.reads).any()
+        senders = [int(u) for u in np.flatnonzero(chosen.any((0, 1)))]
+        lacking = sorted(set(senders) - self.donation.wanted)
+        if lacking:
+            names = ", ".join(str(self.graph.senders[u]) for u in lacking)
+            raise EdgewiseError(f"the donor was recorded without {names}; record these nodes too.")
+
+        def run(chunk: Chunk, part: Part) -> Tensor:
+            given = self._given(chunk, part, senders)
+            extra = chosen[:, :, senders] & given.any(1).cpu().numpy()
+            return self._logits(chunk, given, self.graph.reads & ~chosen, extra)
+
+        return self._mean(run)
+
+    def _mean(self, run: Callable[[Chunk, Part], Tensor]) -> list[float]:
+        """Average the metric of logits [C, B, V] over all chunks."""
+        total: np.ndarray | float = 0.0
+        metric = self.runner.metric
+        with torch.no_grad():
+            for chunk, part in zip(self.runner.chunks(), self.donation.parts, strict=True):
+                logits = run(chunk, part)
+                value = metric(logits, target_of(chunk, metric, part.logits))
+                total = total + value.cpu().double().sum(-1).numpy()
+        means = np.asarray(total) / len(self.runner.pairs)
+        refuse_nan(means, f"the metric '{metric.name}'")
+        return [float(mean) for mean in means]
+
+    def _given(self, chunk: Chunk, part: Part, senders: Sequence[int]) -> Tensor:
+        """Return what the donor's senders wrote minus what the receiver's did, [G, B·T·D]."""
+        own = {
+            layer: (block.attention.wo, block.attention.output_scale)
+            for layer, block in enumerate(chunk.model.blocks)
+        }
+        values, device = chunk.clean.values, stream_device(chunk)
+        rows = []
+        for sender in senders:
+            theirs = written(self.graph, sender, part.values, self.donation.projections, own)
+            ours = written(self.graph, sender, values, own, own)
+            rows.append((place(theirs, device) - place(ours, device)).flatten())
+        wide = torch.promote_types(values.sources.dtype, torch.float32)
+        count = values.sources[0].numel()
+        empty = torch.zeros(0, count, dtype=wide, device=device)
+        return torch.stack(rows) if rows else empty
+
+    def _logits(self, chunk: Chunk, given: Tensor, kept: np.ndarray, extra: np.ndarray) -> Tensor:
+        """Run choices of edges, in parts if they do not fit in `RUN_BYTES`; [C, B, V]."""
+        plan = make_plan(self.graph, kept, consistent=True, fixed=frozenset(), extra=extra)
+        nothing = given[:0]
+        world = World(chunk.model, chunk.context, chunk.clean, nothing, chunk.past, given)
+        streams = len(kept) * max(1, *(len(step.sums) for step in plan.layers))
+        if len(kept) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
+            half = len(kept) // 2
+            parts = ((kept[:half], extra[:half]), (kept[half:], extra[half:]))
+            return torch.cat([self._logits(chunk, given, *part) for part in parts])
+        logits = chunk.logits(run_masked(world, plan, len(kept)))
+        return logits.expand(len(kept), -1, -1)

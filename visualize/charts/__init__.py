@@ -1,0 +1,1 @@
+"""Drawings that show no graph: heat maps, overlaps, timelines."""

@@ -1,0 +1,220 @@
+"""Node scores by layer and head: one panel for each circuit, and one for their difference.
+
+Layers run upward as in the other drawings, heads to the right; the MLP of a layer (or its experts
+together) has the last column, a post-attention norm the one before, and the embedding a cell of
+its own below layer 0. Panels of scores share a colour scale; the difference has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graphs.errors import EdgewiseError
+from ...graphs.graph import ComputationGraph
+from ...graphs.names import Kind, Node
+from ..legend import wrap
+from ..scene import Band, Cell, Legend, Scene, Text
+from ..style import FAINT, INK, SMALL_FONT, TITLE_FONT, text_width
+from .scales import ABSENT, BAR, DIFFERENCE, GRID, SCALE_HEIGHT, SCORE, Scale, legend_bar
+
+_MARGIN, _GUTTER, _FIRST, _BETWEEN, _SPLIT = 12.0, 22.0, 46.0, 16.0, 5.0
+_TICK, _LINE, _LEAST, _THIN = 7.5, 12.0, 110.0, 0.6
+_STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Hold one grid: what stands above it, and float values [senders], NaN where a node has none.
+
+    `difference`: it shows differences of scores, which have a colour scale of their own.
+    """
+
+    title: str
+    values: np.ndarray
+    difference: bool = False
+
+
+def panels_of(
+    names: Sequence[str], values: Sequence[np.ndarray], difference: str = ""
+) -> list[Panel]:
+    """Make a panel of each circuit's node scores, and of two circuits one more of B − A.
+
+    In the difference a node that only one of both has counts as 0 in the other.
+    """
+    panels = [Panel(name, scores) for name, scores in zip(names, values, strict=True)]
+    if len(values) == 2:
+        a, b = values
+        change = np.nan_to_num(b) - np.nan_to_num(a)
+        neither = np.isnan(a) & np.isnan(b)
+        words = difference or f"{names[1]} − {names[0]}"
+        panels.append(Panel(words, np.where(neither, np.nan, change), difference=True))
+    return panels
+
+
+def make_heat_map(
+    graph: ComputationGraph, panels: Sequence[Panel], *, title: str = "", caption: str = ""
+) -> Scene:
+    """Turn node scores into a drawing's values.
+
+    Raises:
+        EdgewiseError: no panel, or values that do not fit the graph's senders.
+
+    >>> graph = ComputationGraph(layers=1, heads=2)
+    >>> scene = make_heat_map(graph, [Panel("A", np.array([0.5, -1.0, 1.0, np.nan]))])
+    >>> [(cell.name, cell.fill) for cell in scene.cells if cell.name][1:]
+    [('a0.h0', '#762a83'), ('a0.h1', '#1b7837'), ('m0', '#e6e6e6')]
+    """
+    wrong = [p.values.shape for p in panels if p.values.shape != (len(graph.senders),)]
+    if not panels or wrong:
+        raise EdgewiseError(
+            f"a heat map of {len(panels)} panels with values of shape {wrong[:1] or None} cannot "
+            f"be drawn; accepted: one or more, each of shape [{len(graph.senders)}], the senders."
+        )
+    return _Builder(graph, panels, title).scene(caption)
+
+
+class _Builder:
+    """Hold the grid's measures while its marks are made."""
+
+    def __init__(self, graph: ComputationGraph, panels: Sequence[Panel], title: str) -> None:
+        self.graph, self.panels, self.title = graph, panels, title
+        self.cell = max(7.0, min(22.0, 300.0 / graph.heads))
+        self.row = max(7.0, min(15.0, 440.0 / graph.layers))
+        self.extra = ["o"] * graph.post_norm + ["experts" if graph.experts else "MLP"]
+        widths = [max(self.cell, text_width(word, _TICK) + 5) for word in self.extra]
+        starts = [graph.heads * self.cell + _SPLIT]
+        for width in widths:
+            starts.append(starts[-1] + width)
+        self.extras = list(zip(starts, widths, strict=False))
+        self.grid = max(starts[-1], _LEAST)
+        self.scales = [self._scale(difference) for difference in (False, True)]
+        self.lefts = [
+            _MARGIN + _FIRST + i * (self.grid + _GUTTER + _BETWEEN) for i in range(len(panels))
+        ]
+        self.width = max(self.lefts[-1] + self.grid + _MARGIN, 430.0)
+
+    def _scale(self, difference: bool) -> Scale:
+        """Make the scale that all panels of one kind share."""
+        found = [p.values for p in self.panels if p.difference == difference]
+        sizes = [float(np.nanmax(np.abs(v))) for v in found if not np.isnan(v).all()]
+        return Scale(max(sizes, default=0.0), *(DIFFERENCE if difference else SCORE))
+
+    def scene(self, caption: str) -> Scene:
+        """Make all marks."""
+        heading = wrap(self.title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
+        texts = [
+            Text(self.width / 2, _MARGIN + (i + 0.4) * 17, words, TITLE_FONT, INK, bold=True)
+            for i, words in enumerate(heading)
+        ]
+        names = [wrap(panel.title, self.grid / 1.1, SMALL_FONT) for panel in self.panels]
+        lines = max(map(len, names))
+        at = _MARGIN + len(heading) * 17 + (6 if heading else 0)
+        top = at + lines * _LINE + 14
+        cells: list[Cell] = []
+        for i, (panel, words) in enumerate(zip(self.panels, names, strict=True)):
+            first = at + (lines - len(words)) * _LINE
+            texts += [
+                Text(self.lefts[i], first + (n + 0.5) * _LINE, word, SMALL_FONT, INK, "start", True)
+                for n, word in enumerate(words)
+            ]
+            texts += self._ticks(i, top)
+            cells += self._cells(panel, self.lefts[i], top)
+        bottom = top + (self.graph.layers + 1) * self.row + _SPLIT
+        bars, legend, height = self._legend(bottom + 18, caption)
+        return Scene(
+            width=round(self.width, 1), height=round(height + _MARGIN, 1),
+            title=self.title or caption, bands=_grid(cells), links=(), edges=(), nodes=(),
+            texts=tuple(texts), legend=legend, cells=(*cells, *bars),
+        )  # fmt: skip
+
+    def _place(self, node: Node) -> tuple[float, float, float]:
+        """Return a node's left edge, row counted from the top layer, and width, in a panel."""
+        if node.layer is None:
+            column = 1 if node.kind is Kind.POS else 0
+            width = max(self.cell, 14.0)
+            return column * width, self.graph.layers * self.row + _SPLIT, width
+        y = (self.graph.layers - 1 - node.layer) * self.row
+        if node.kind is Kind.HEAD:
+            return (node.index or 0) * self.cell, y, self.cell
+        x, width = self.extras[0 if node.kind is Kind.POST else -1]
+        return x, y, width
+
+    def _cells(self, panel: Panel, left: float, top: float) -> list[Cell]:
+        """Make a panel's cells; the experts of a layer are one."""
+        scale = self.scales[panel.difference]
+        found: dict[tuple[float, float, float], list[int]] = {}
+        for i, node in enumerate(self.graph.senders):
+            found.setdefault(self._place(node), []).append(i)
+        marks = []
+        for (x, y, width), members in found.items():
+            values = panel.values[members]
+            value = math.nan if np.isnan(values).all() else float(np.nansum(values))
+            node = self.graph.senders[members[0]]
+            name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
+            told = "no score" if math.isnan(value) else f"{value:.4g}"
+            marks.append(
+                Cell(
+                    name, round(left + x, 2), round(top + y, 2), round(width - _THIN, 2),
+                    round(self.row - _THIN, 2), scale.colour(value),
+                    f"{name}  {panel.title}  {told}",
+                )
+            )  # fmt: skip
+        return marks
+
+    def _ticks(self, panel: int, top: float) -> list[Text]:
+        """Number heads above a panel and layers at its left, as many as there is room for."""
+        left, graph, above = self.lefts[panel], self.graph, top - 7
+        room = text_width(str(graph.heads - 1), _TICK) + 3
+        step = _step(room, self.cell, graph.heads)
+        texts = [
+            Text(round(left + (h + 0.5) * self.cell, 2), above, str(h), _TICK, FAINT)
+            for h in range(0, graph.heads, step)
+        ]
+        for word, (x, width) in zip(self.extra, self.extras, strict=True):
+            texts.append(Text(round(left + x + width / 2, 2), above, word, _TICK, FAINT))
+        for layer in range(0, graph.layers, _step(10.0, self.row, graph.layers)):
+            y = round(top + (graph.layers - layer - 0.5) * self.row, 2)
+            words = f"{layer}" if panel else f"layer {layer}"
+            texts.append(Text(left - 4, y, words, _TICK, FAINT, "end"))
+        y = round(top + (graph.layers + 0.5) * self.row + _SPLIT, 2)
+        embed = "tok, pos" if graph.split_embedding else "embed"
+        if not panel:
+            texts.append(Text(left - 4, above, "head", _TICK, FAINT, "end"))
+            texts.append(Text(left - 4, y, embed, _TICK, FAINT, "end"))
+        return texts
+
+    def _legend(self, top: float, caption: str) -> tuple[list[Cell], Legend, float]:
+        """Place the scales, what grey means, and the caption."""
+        kinds = dict.fromkeys(panel.difference for panel in self.panels)
+        bars, texts, y = [], [], top
+        for difference in kinds:
+            words = "difference" if difference else "score"
+            cells, numbers = legend_bar(self.scales[difference], words, _MARGIN + 66, y)
+            bars += cells
+            texts += numbers
+            y += SCALE_HEIGHT
+        if any(np.isnan(panel.values).any() for panel in self.panels):
+            x = _MARGIN + 66 + BAR + 30
+            bars.append(Cell("", x, top - 4.5, 14.0, 9.0, ABSENT))
+            texts.append(Text(x + 19, top, "no score", SMALL_FONT, INK, "start"))
+        for words in wrap(caption, self.width - 2 * _MARGIN):
+            texts.append(Text(_MARGIN, y, words, SMALL_FONT, FAINT, "start"))
+            y += _LINE + 1
+        return bars, Legend(texts=tuple(texts)), y - _LINE / 2
+
+
+def _grid(cells: Sequence[Cell]) -> tuple[Band, ...]:
+    """Put what shows as thin lines behind the cells, or white ones would not be seen."""
+    return tuple(
+        Band(c.x - _THIN, c.y - _THIN, c.width + 2 * _THIN, c.height + 2 * _THIN, GRID)
+        for c in cells
+    )
+
+
+def _step(room: float, size: float, count: int) -> int:
+    """Choose how many cells apart numbers stand, so that none overlap."""
+    return next((step for step in _STEPS if step * size >= room), count)

@@ -1,0 +1,111 @@
+"""A matrix of overlaps: the Jaccard index of every two of N circuits, and corrected for chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...graphs.diff import Overlap
+from ...graphs.errors import EdgewiseError
+from ..legend import wrap
+from ..scene import Cell, Legend, Scene, Text
+from ..style import FAINT, INK, PAPER, SMALL_FONT, TITLE_FONT, text_width
+from .scales import ABSENT, BAR, RISING, SCALE_HEIGHT, Scale, is_dark, legend_bar
+
+_MARGIN, _CELL, _ROW, _LINE, _WIDEST = 12.0, 36.0, 27.0, 11.0, 220.0
+READING = (
+    "In each cell the Jaccard index of the two circuits' edges, below it the same corrected for "
+    "chance: 0 is what random circuits of these sizes share on average, 1 is equality. On the "
+    "diagonal the numbers of edges."
+)
+
+
+def make_overlap_matrix(
+    names: Sequence[str],
+    overlaps: Sequence[Sequence[Overlap]],
+    *,
+    title: str = "",
+    caption: str = READING,
+) -> Scene:
+    """Turn the overlaps of N circuits, [i][j], into a drawing's values.
+
+    Raises:
+        EdgewiseError: the overlaps are not N by N.
+
+    >>> same, other = Overlap(9, 2, 2, 2), Overlap(9, 2, 2, 1)
+    >>> scene = make_overlap_matrix(["a", "b"], [[same, other], [other, same]])
+    >>> [cell.tooltip for cell in scene.cells if cell.name][1]
+    'a and b  Jaccard 0.3333  corrected 0.2088  shared 1 of 3'
+    """
+    count = len(names)
+    if not count or [len(row) for row in overlaps] != [count] * count:
+        raise EdgewiseError(
+            f"a matrix of {[len(row) for row in overlaps]} overlaps does not fit {count} names; "
+            "accepted: as many rows and columns as names."
+        )
+    labels = [wrap(name, _WIDEST, SMALL_FONT) for name in names]
+    gutter = max(text_width(line, SMALL_FONT) for lines in labels for line in lines)
+    row = max(_ROW, max(map(len, labels)) * _LINE + 4)
+    numbered = _MARGIN + text_width(f"{count}", SMALL_FONT)
+    left = numbered + gutter + 16
+    width = max(left + count * _CELL + _MARGIN, 430.0)
+    heading = wrap(title, (width - 2 * _MARGIN) / 1.1, TITLE_FONT)
+    texts = [
+        Text(width / 2, _MARGIN + (i + 0.4) * 17, words, TITLE_FONT, INK, bold=True)
+        for i, words in enumerate(heading)
+    ]
+    top = _MARGIN + len(heading) * 17 + 18
+    scale = Scale(1.0, None, RISING, root=False)
+    cells: list[Cell] = []
+    for i, lines in enumerate(labels):
+        middle = top + (i + 0.5) * row
+        first = middle - (len(lines) - 1) * _LINE / 2
+        texts += [
+            Text(numbered + 8, first + n * _LINE, words, SMALL_FONT, INK, "start")
+            for n, words in enumerate(lines)
+        ]
+        texts.append(Text(numbered, middle, f"{i + 1}", SMALL_FONT, FAINT, "end"))
+        texts.append(Text(left + (i + 0.5) * _CELL, top - 8, f"{i + 1}", SMALL_FONT, FAINT))
+        for j, overlap in enumerate(overlaps[i]):
+            fill = ABSENT if i == j else scale.colour(overlap.jaccard)
+            told = _told(names[i], names[j], overlap, alone=i == j)
+            at = (left + j * _CELL, top + i * row)
+            name = f"{i + 1},{j + 1}"
+            cells.append(Cell(name, *at, _CELL - 0.8, row - 0.8, fill, told))
+            texts += _numbers(overlap, at[0] + _CELL / 2, middle, fill, alone=i == j)
+    y = top + count * row + 18
+    bars, numbers = legend_bar(scale, "Jaccard", _MARGIN + 52, y)
+    lines = wrap(caption, width - 2 * _MARGIN)
+    notes = [
+        Text(_MARGIN, y + SCALE_HEIGHT + i * 13, words, SMALL_FONT, FAINT, "start")
+        for i, words in enumerate(lines)
+    ]
+    bottom = y + SCALE_HEIGHT + len(lines) * 13 - 6 + _MARGIN
+    return Scene(
+        width=round(max(width, _MARGIN + 52 + BAR + 30), 1), height=round(bottom, 1),
+        title=title or caption, bands=(), links=(), edges=(), nodes=(), texts=tuple(texts),
+        legend=Legend(texts=(*numbers, *notes)), cells=(*cells, *bars),
+    )  # fmt: skip
+
+
+def _told(a: str, b: str, overlap: Overlap, *, alone: bool) -> str:
+    """Say what a cell shows."""
+    if alone:
+        return f"{a}  {overlap.a:,} edges"
+    union = overlap.a + overlap.b - overlap.shared
+    corrected = "none" if overlap.corrected is None else f"{overlap.corrected:.4g}"
+    return (
+        f"{a} and {b}  Jaccard {overlap.jaccard:.4g}  corrected {corrected}  shared "
+        f"{overlap.shared:,} of {union:,}"
+    )
+
+
+def _numbers(overlap: Overlap, x: float, y: float, fill: str, *, alone: bool) -> list[Text]:
+    """Print a cell's numbers."""
+    colour = PAPER if is_dark(fill) else INK
+    if alone:
+        return [Text(x, y, f"{overlap.a:,}", 7.5, colour)]
+    below = "–" if overlap.corrected is None else f"{overlap.corrected:.2f}".replace("-", "−")
+    return [
+        Text(x, y - 5, f"{overlap.jaccard:.2f}", 8.5, colour, bold=True),
+        Text(x, y + 6, below, 7.0, colour),
+    ]

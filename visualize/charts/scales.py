@@ -1,0 +1,89 @@
+"""Colour scales for values: diverging around 0, and rising from 0 to 1, with their legend bars."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..scene import Cell, Text
+from ..style import FAINT, INK, ONLY_A, ONLY_B, PAPER, SMALL_FONT, mix, parts
+
+ABSENT, GRID = "#e6e6e6", "#cfcfcf"
+BAR, BAR_HEIGHT, _STEPS = 200.0, 9.0, 50
+SCALE_HEIGHT = 30.0
+"""Points that a legend bar takes with the numbers below it."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Turn values into colours: 0 is white, `largest` in size is the full colour.
+
+    Args:
+        largest: the largest |value|.
+        low, high: a middle and a full colour, for values below and above 0.
+        root: colours follow the square root of |value|, so that weak values are seen beside
+            strong ones.
+
+    >>> scale = Scale(2.0, DIFFERENCE[0], DIFFERENCE[1])
+    >>> scale.colour(0.0), scale.colour(2.0), scale.colour(-2.0), scale.colour(float("nan"))
+    ('#ffffff', '#d55e00', '#0072b2', '#e6e6e6')
+    """
+
+    largest: float
+    low: tuple[str, str] | None
+    high: tuple[str, str]
+    root: bool = True
+
+    def colour(self, value: float) -> str:
+        """Return a value's colour; grey for NaN."""
+        if math.isnan(value):
+            return ABSENT
+        share = min(abs(value) / self.largest, 1.0) if self.largest else 0.0
+        return self.at(math.copysign(share**0.5 if self.root else share, value))
+
+    def at(self, place: float) -> str:
+        """Return the colour at a place of the legend bar, from -1 (or 0) to 1."""
+        middle, full = (self.low or self.high) if place < 0 else self.high
+        size = abs(place)
+        if size < 0.5:
+            return mix(PAPER, middle, 2 * size)
+        return mix(middle, full, 2 * size - 1)
+
+    def value(self, place: float) -> float:
+        """Return the value at a place of the legend bar."""
+        size = place**2 if self.root else abs(place)
+        return math.copysign(size * self.largest, place) if place else 0.0
+
+
+SCORE = (("#c2a5cf", "#762a83"), ("#9fd3a4", "#1b7837"))
+DIFFERENCE = (("#86bcdc", ONLY_A), ("#f0ae7f", ONLY_B))
+RISING = ("#86bcdc", "#00517f")
+
+
+def legend_bar(scale: Scale, words: str, x: float, y: float) -> tuple[list[Cell], list[Text]]:
+    """Place a scale's bar right of its words, with numbers below; y is the bar's middle."""
+    least = -1.0 if scale.low is not None else 0.0
+    top, width = y - BAR_HEIGHT / 2, BAR / _STEPS
+    cells = [
+        Cell(
+            "", round(x + i * width, 2), top, width, BAR_HEIGHT,
+            scale.at(least + (1 - least) * (i + 0.5) / _STEPS),
+        )
+        for i in range(_STEPS)
+    ]  # fmt: skip
+    texts = [Text(x - 8, y, words, SMALL_FONT, FAINT, "end")]
+    for i in range(5):
+        place = least + (1 - least) * i / 4
+        number = f"{scale.value(place):.2g}".replace("-", "−", 1)
+        texts.append(Text(round(x + BAR * i / 4, 2), y + 12, number, 7.5, INK))
+    return cells, texts
+
+
+def is_dark(colour: str) -> bool:
+    """Tell whether text on a colour must be white.
+
+    >>> is_dark("#00517f"), is_dark("#ffffff")
+    (True, False)
+    """
+    red, green, blue = parts(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140

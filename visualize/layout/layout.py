@@ -1,0 +1,151 @@
+"""The layout of a subject: which row each node is in, and where every vertex stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...graphs.errors import unknown
+from ...graphs.graph import ComputationGraph
+from ...graphs.names import Kind, Node, Port
+from ..style import LABEL_FONT, NODE_FONT, NODE_PAD, edge_width, text_width
+from ..subject import Subject
+from . import skeleton as skeletons
+from .dot_layout import DotFailed, find_dot, order_with_dot
+from .ordering import order_rows
+from .placement import place_rows
+from .skeleton import Skeleton
+
+LAYOUTS = ("auto", "dot", "built-in")
+TALL = 22
+_STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4, Kind.SHARED: 4}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Hold a skeleton, every vertex's x, each row's layer (None: embedding or logits), notes."""
+
+    skeleton: Skeleton
+    x: tuple[float, ...]
+    layers: tuple[int | None, ...]
+    notes: tuple[str, ...]
+
+
+def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) -> Layout:
+    """Put the subject's nodes in rows and everything in its place.
+
+    Args:
+        subject: what is drawn.
+        layout: `dot`, `built-in`, or `auto`: `dot` where the machine has it.
+        timeout: seconds that `dot` may take; then the built-in layout does it.
+
+    Raises:
+        UnknownName: no such layout.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    nodes = [node for node, _ in subject.nodes]
+    rows, layers = rows_of(subject)
+    number = {node: i for i, node in enumerate(nodes)}
+    wires = [
+        skeletons.Wire(
+            number[line.edge.sender],
+            number[line.edge.port.node],
+            line.strand(joined=False, by_kind=not subject.letters),
+            line.strand(joined=True, by_kind=not subject.letters),
+            edge_width(line.strength),
+        )
+        for line in subject.lines
+    ]
+    skeleton = skeletons.build(
+        rows, [room(subject, node) for node in nodes], wires, links(subject.graph, nodes)
+    )
+    order, notes = _order(skeleton, layout, timeout)
+    x = place_rows(skeleton, order)
+    return Layout(skeleton, tuple(_spread(skeleton, x)), tuple(layers), notes)
+
+
+def node_width(node: Node) -> float:
+    """Return the width that a node's label needs."""
+    return round(text_width(str(node), NODE_FONT) + 2 * NODE_PAD, 1)
+
+
+def room(subject: Subject, node: Node) -> float:
+    """Return the width that a node takes with what is written above it."""
+    label = text_width(subject.labels.get(node, ""), LABEL_FONT)
+    return round(max(node_width(node), label + 2), 1)
+
+
+def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:
+    """List, as numbers of nodes, what only reads with the drawn senders that compute from it.
+
+    A key/value head with the heads that use it; an MLP port with the experts that read it.
+    """
+    number = {node: i for i, node in enumerate(nodes)}
+    found = []
+    for node in nodes:
+        if node.kind is Kind.KV:
+            port = Port(node, "k")
+        elif node.kind is Kind.MLP and node not in graph.sender_index:
+            port = Port(node)
+        else:
+            continue
+        users = (graph.senders[i] for i in graph.feeds[graph.port_index[port]])
+        found += [(number[node], number[user]) for user in users if user in number]
+    return found
+
+
+def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
+    """Give each node its row (rows without a node are left out), and each row its layer.
+
+    An MLP stands above the heads of its layer, experts above the port they read. In tall drawings
+    an MLP stands beside the heads if none of them feeds it, and in drawings of parallel blocks
+    always.
+    """
+    graph, nodes = subject.graph, [node for node, _ in subject.nodes]
+    fed = {
+        line.edge.port.node.layer
+        for line in subject.lines
+        if line.edge.port.node.kind is Kind.MLP
+        and line.edge.sender.layer == line.edge.port.node.layer
+    }
+
+    def key(node: Node, compact: bool) -> tuple[int, int]:
+        if node.layer is None:
+            return (graph.layers if node.kind is Kind.LOGITS else -1, 0)
+        beside = (compact or graph.parallel) and not graph.post_norm and node.layer not in fed
+        return (node.layer, _STEPS[Kind.HEAD if node.kind is Kind.MLP and beside else node.kind])
+
+    keys = [key(node, False) for node in nodes]
+    if len(set(keys)) > TALL:
+        keys = [key(node, True) for node in nodes]
+    levels = sorted(set(keys))
+    row = {k: i for i, k in enumerate(levels)}
+    layers = [layer if 0 <= layer < graph.layers else None for layer, _ in levels]
+    return [row[k] for k in keys], layers
+
+
+def _order(
+    skeleton: Skeleton, layout: str, timeout: float
+) -> tuple[list[list[int]], tuple[str, ...]]:
+    """Let `dot` or the built-in layout order the rows; say so if `dot` could not."""
+    notes: tuple[str, ...] = ()
+    program = find_dot() if layout != "built-in" else None
+    if program is not None:
+        try:
+            return order_with_dot(skeleton, program, timeout=timeout), notes
+        except DotFailed as failure:
+            notes = (f"Graphviz's dot {failure}; the built-in layout was used instead.",)
+    elif layout == "dot":
+        notes = ("Graphviz's dot was not found; the built-in layout was used instead.",)
+    return order_rows(skeleton), notes
+
+
+def _spread(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
+    """Widen a drawing that would come out as a narrow tower; distances only grow."""
+    left, right = min(x), max(x)
+    rough_height = len(skeleton.rows) * 40.0
+    factor = 1.0
+    if right > left:
+        factor = min(2.5, max(1.0, 0.6 * rough_height / (right - left)))
+    return [round((value - left) * factor, 2) for value in x]
