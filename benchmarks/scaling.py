@@ -23,7 +23,7 @@ from edgewise.discovery.acdc import walk
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
 from edgewise.patching.incremental.state.search import IncrementalSearch
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 
 BASE = {"layers": 8, "examples": 8, "length": 16}

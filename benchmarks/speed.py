@@ -23,7 +23,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 

@@ -78,7 +78,7 @@ def default(value: object) -> str:
 
 def metrics() -> str:
     """List the metrics."""
-    from edgewise.patching.metrics.registry.registry import METRICS
+    from edgewise.patching.metrics.registry import METRICS
 
     rows = []
     for name, metric in METRICS.items():

@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edgewise import EdgewiseError
-from edgewise.patching.metrics.registry.expressions import expression
+from edgewise.patching.metrics.expressions import expression
 from edgewise.workflow import Selection, discover, evaluate, open_model, open_task
 
 METRIC = "log(p(answer)) - log(p(distractor))"

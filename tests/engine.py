@@ -12,7 +12,7 @@ from torch import Tensor
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Kind
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from tests.configs import CONFIGS
 

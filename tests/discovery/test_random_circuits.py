@@ -18,7 +18,7 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.lift.plain import plain_block, plain_model
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.graph_shapes import shapes
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 
 DATA = Path(__file__).parents[1] / "data" / "reference"

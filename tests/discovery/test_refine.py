@@ -18,9 +18,9 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.scores import Scores
-from edgewise.patching.incremental.state.losses import Bounds, Losses, known
-from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.incremental.losses import Bounds, Losses, known
+from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.incremental.state.search import IncrementalSearch
+from edgewise.patching.incremental.search import IncrementalSearch
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_pairs
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 
 BOS, FILLERS, CLASS_A, CLASS_B = 0, range(1, 16), range(16, 24), range(24, 32)
 ASK_A, ASK_B, VOCABULARY, LENGTH = 32, 33, 34, 8

@@ -15,7 +15,7 @@ from edgewise.graphs.errors import FileFormatError
 from edgewise.graphs.files import DiffFile, read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
-from edgewise.report.report.pictures import role_changes
+from edgewise.report.pictures import role_changes
 
 from .conftest import Run
 

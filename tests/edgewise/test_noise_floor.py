@@ -17,7 +17,7 @@ from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
 from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circuit, read_diff
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.patching.prompts.pairs.pair_files import write_pairs
+from edgewise.patching.prompts.pair_files import write_pairs
 from edgewise.session import Session, open_model, open_task
 from edgewise.steps.compare import Asked, look_closer
 from edgewise.steps.discover import discover

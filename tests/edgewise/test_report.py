@@ -13,7 +13,7 @@ import pytest
 
 from edgewise.experiment.spec import Spec, parse_spec
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.report.report.markdown import code, escaped, number, plain, ratio_text, table
+from edgewise.report.markdown import code, escaped, number, plain, ratio_text, table
 from edgewise.run import RunResult, run
 
 

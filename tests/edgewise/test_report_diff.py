@@ -12,9 +12,9 @@ from edgewise.graphs.errors import FileFormatError
 from edgewise.graphs.files import DiffFile, diff_files
 from edgewise.graphs.files.circuit import CircuitFile, model_block
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.report.report.diff import what_changed, which_nodes
-from edgewise.report.report.measured import cross_part, floor_part, roles_part
-from edgewise.report.report.pictures import diff_picture
+from edgewise.report.diff import what_changed, which_nodes
+from edgewise.report.measured import cross_part, floor_part, roles_part
+from edgewise.report.pictures import diff_picture
 
 GRAPH = ComputationGraph(layers=2, heads=2)
 NAMES = ("base", "my_model")

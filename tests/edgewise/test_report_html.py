@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.report.report.page import to_page
+from edgewise.report.page import to_page
 
 MARKDOWN = """# A \\<b\\> & \\*c\\*
 

@@ -16,8 +16,8 @@ from edgewise.experiment.spec import Spec, parse_spec, read_spec, run_spec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.patching.prompts.pairs.pairs import Pair
-from edgewise.report.report.pictures import share_out
+from edgewise.patching.prompts.pairs import Pair
+from edgewise.report.pictures import share_out
 from edgewise.run import RunResult, run
 from edgewise.steps.fit import first_difference
 from edgewise.store.ledger import Ledger, digest, fingerprint
@@ -525,7 +525,7 @@ def test_shares_of_a_diff_picture_never_exceed_what_there_is() -> None:
 
 
 def test_pictures_are_limited_and_say_so(spec: Spec, tmp_path: Path) -> None:
-    from edgewise.report.report.pictures import circuit_picture, diff_picture
+    from edgewise.report.pictures import circuit_picture, diff_picture
 
     result: RunResult = run(
         replace(spec, drawing=replace(spec.drawing, formats=())), tmp_path / "o"

@@ -14,8 +14,8 @@ import edgewise as public
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import read_transplant
 from edgewise.graphs.names import Node
-from edgewise.patching.transplant.transplant.donor import quiet_runner, record
-from edgewise.patching.transplant.transplant.transplant import Transplant, nodes_mask
+from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.transplant import Transplant, nodes_mask
 from edgewise.session import open_model, open_task
 from edgewise.steps.transplant import Choice, transplant
 from edgewise.workflow import evaluate

@@ -24,8 +24,8 @@ from edgewise import describe, evaluate, get_method, plain_block, plain_model
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import CertificateFailed, PromptError, UnsupportedModel
 from edgewise.graphs.lift.lifted import LiftedModel, Norm
-from edgewise.patching.gradients.port_gradients.port_gradients import port_gradients
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.gradients.port_gradients import port_gradients
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.certificate import certify
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner

@@ -11,7 +11,7 @@ import torch
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifted import Norm
-from edgewise.patching.gradients.port_gradients.attribution import attribute
+from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS

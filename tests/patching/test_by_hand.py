@@ -26,7 +26,7 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.lift.lifted import MLP, Attention, Block, LiftedModel, Linear
 from edgewise.patching.paths import patch_paths
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 
 

@@ -13,13 +13,13 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift import devices
 from edgewise.graphs.lift.lifted import LiftedModel
-from edgewise.patching.gradients.port_gradients.attribution import attribute
-from edgewise.patching.gradients.port_gradients.port_gradients import port_gradients
+from edgewise.patching.gradients.attribution import attribute
+from edgewise.patching.gradients.port_gradients import port_gradients
 from edgewise.patching.heads.random_tokens import model_blocks
 from edgewise.patching.heads.roles import measure
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.transplant.transplant.donor import quiet_runner, record
-from edgewise.patching.transplant.transplant.transplant import Transplant
+from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.transplant import Transplant
 from tests.devices import Machine, moved
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 

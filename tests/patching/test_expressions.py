@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.errors import MetricSyntaxError
-from edgewise.patching.metrics.registry.expression_syntax import MAX_DEPTH, MAX_LENGTH
-from edgewise.patching.metrics.registry.expressions import expression
-from edgewise.patching.metrics.registry.registry import METRICS, Target, get_metric
+from edgewise.patching.metrics.expression_syntax import MAX_DEPTH, MAX_LENGTH
+from edgewise.patching.metrics.expressions import expression
+from edgewise.patching.metrics.registry import METRICS, Target, get_metric
 
 LOGITS = torch.tensor(
     [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]], dtype=torch.float64

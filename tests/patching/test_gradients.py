@@ -9,8 +9,8 @@ import torch
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.names import Edge, Port
-from edgewise.patching.gradients.port_gradients.attribution import attribute
-from edgewise.patching.gradients.port_gradients.port_gradients import port_gradients
+from edgewise.patching.gradients.attribution import attribute
+from edgewise.patching.gradients.port_gradients import port_gradients
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.incremental.state.candidates import ask
-from edgewise.patching.incremental.state.liveness import rows_by_layer
-from edgewise.patching.incremental.state.state import IncrementalChunk
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.incremental.candidates import ask
+from edgewise.patching.incremental.liveness import rows_by_layer
+from edgewise.patching.incremental.state import IncrementalChunk
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.patching.incremental.state.liveness import Layout, rows_by_layer
+from edgewise.patching.incremental.liveness import Layout, rows_by_layer
 from edgewise.patching.run.plan import make_plan
 from tests.engine import random_mask
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.errors import PromptError, UnknownName
-from edgewise.patching.metrics.registry.registry import METRICS, Metric, Target, get_metric, metric
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.metrics.registry import METRICS, Metric, Target, get_metric, metric
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 
 LOGITS = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]])
 TARGET = Target(torch.tensor([[3, -1], [2, 3]]), torch.tensor([[0, 1], [1, -1]]), LOGITS)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.errors import EdgewiseError, PromptError
-from edgewise.patching.prompts.pairs.pair_files import read_pairs, write_pairs
-from edgewise.patching.prompts.pairs.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pair_files import read_pairs, write_pairs
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 
 GOOD_TEXT = {
     "clean": "When Mary and John went to the store, John gave a drink to",

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.errors import PromptError, UnknownName
-from edgewise.patching.prompts.pairs.pair_files import read_pairs
+from edgewise.patching.prompts.pair_files import read_pairs
 from edgewise.patching.tasks import (
     TASKS,
     Candidate,

@@ -15,11 +15,11 @@ from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Edge, Kind, Node
-from edgewise.patching.metrics.registry.registry import get_metric
+from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.trace import at_answers
-from edgewise.patching.transplant.transplant.donor import quiet_runner, record
-from edgewise.patching.transplant.transplant.transplant import Transplant, edges_mask, nodes_mask
+from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.transplant import Transplant, edges_mask, nodes_mask
 from tests.configs import CONFIGS
 from tests.engine import (
     naive_run,
@@ -53,7 +53,7 @@ def naive(transplant: Transplant, donor: LiftedModel, chosen: np.ndarray) -> flo
 
 
 def mean(transplant: Transplant, chunk: Chunk, logits: torch.Tensor, donor: LiftedModel) -> float:
-    from edgewise.patching.metrics.registry.registry import Target
+    from edgewise.patching.metrics.registry import Target
 
     metric = transplant.runner.metric
     theirs = naive_logits(donor, chunk) if metric.needs_clean_logits else None

@@ -9,8 +9,8 @@ import torch
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Node
-from edgewise.patching.transplant.transplant.ranking import greedy, single_effects
-from edgewise.patching.transplant.transplant.transplant import nodes_mask
+from edgewise.patching.transplant.ranking import greedy, single_effects
+from edgewise.patching.transplant.transplant import nodes_mask
 from tests.engine import tiny_lift, tiny_model
 from tests.patching.test_transplant import opened
 

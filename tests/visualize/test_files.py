@@ -19,7 +19,7 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
 from edgewise.visualize.draw import write_atomically
-from edgewise.visualize.layout.layout.dot_layout import find_dot
+from edgewise.visualize.layout.dot_layout import find_dot
 
 GRAPH = ComputationGraph(4, 3)
 

@@ -19,7 +19,7 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Node
 from edgewise.graphs.scores import Scores
 from edgewise.visualize.compose import make_scene
-from edgewise.visualize.layout.layout.dot_layout import find_dot
+from edgewise.visualize.layout.dot_layout import find_dot
 from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
 from edgewise.visualize.style import KIND_COLOURS, ONLY_A, ONLY_B, SHARED
 
