@@ -268,7 +268,7 @@ def test_the_checker_catches(name: str, source: str, complaint: str) -> None:
     ("name", "source"),
     [
         ("edgewise.graphs.a", "from .errors import GraphMismatch\nfrom .names import Edge"),
-        ("edgewise.graphs.a", "from .. import __version__, errors"),
+        ("edgewise.graphs.a", "from .. import __version__"),
         ("edgewise.graphs.lift.families.a", "from ...errors import X\nfrom ..lifted import Block"),
         ("edgewise.patching.a", "from ..graphs.circuit import Circuit\nimport torch"),
         ("edgewise.discovery.a", "from ..patching import runner\nfrom ..graphs import scores"),

@@ -17,9 +17,9 @@ from edgewise.discovery.pace import question_bound
 from edgewise.discovery.registry import Discovery, get_method
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.patching.incremental import normaliser as vocabulary
+from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Mark
-from edgewise.patching.incremental.state import normaliser as vocabulary
-from edgewise.patching.incremental.state import readout
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 

@@ -13,8 +13,8 @@ from edgewise.discovery.registry import Discovery, get_method
 from edgewise.graphs.errors import ModelNotFound
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
+from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
-from edgewise.patching.incremental.state import readout
 from edgewise.patching.metrics.registry import Metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk

@@ -403,7 +403,7 @@ def test_interrupting_leaves_no_half_file(models: Any, pairs: Path, tmp_path: Pa
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # some shells ignore it
-        "from edgewise import finding\n"
+        "from edgewise.steps import discover as finding\n"
         "def wait(*a, **k):\n    print('ready', flush=True); time.sleep(60)\n"
         "finding.discover = wait\n"
         "from edgewise.cli import main\n"

@@ -70,7 +70,7 @@ def stopped(edgewise: Any, command: list[object], one_thread: None, monkeypatch:
 
 SLOW = """
 import sys, time
-from edgewise import finding
+from edgewise.steps import discover as finding
 from edgewise.store.journal import JournalFile
 append, measure = JournalFile.append, finding.check_drift
 def slow(self, entry):

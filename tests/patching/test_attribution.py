@@ -100,7 +100,7 @@ def test_batches_do_not_matter(method: str) -> None:
 
 
 def test_points_in_groups_are_points_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.patching.gradients.port_gradients import attribution
+    from edgewise.patching.gradients import attribution
 
     runner = Runner.create(tiny_lift("llama"), tiny_pairs(lengths=(4, 6, 5)))
     points = [0.0, 0.1, 0.4, 0.6, 0.9]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.readout import Reading, Readout, TokenReadout, make_readout
-from edgewise.patching.incremental.state import readout
 from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
+from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.losses import Bounds, Losses, rises
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
-from edgewise.patching.incremental.state import readout
 from edgewise.patching.run.runner import Runner
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 

@@ -294,7 +294,7 @@ def test_choices_together_are_choices_alone(name: str, monkeypatch: pytest.Monke
 
 
 def test_only_what_a_choice_reaches_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgewise.patching.transplant.transplant import transplant as module
+    from edgewise.patching.transplant import transplant as module
 
     plans = []
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.visualize.compose import make_scene
-from edgewise.visualize.layout.layout import dot_layout
+from edgewise.visualize.layout import dot_layout
 from edgewise.visualize.layout.ordering import count_crossings, neighbours, order_rows
 from edgewise.visualize.layout.placement import place_rows, separation
 from edgewise.visualize.layout.skeleton import Skeleton, Wire, build, choose_trunks
