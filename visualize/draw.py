@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import BinaryIO
 
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
-from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.errors import unknown
+from ..graphs.files.atomic import replacing
 from .compose import PairOfScores, make_scene, read_subject
 from .dot import to_dot
 from .html import to_html
@@ -82,7 +82,8 @@ def draw(
 
     >>> from edgewise.graphs.graph import ComputationGraph
     >>> circuit = Circuit.empty(ComputationGraph(1, 1)).with_edges(["embed->m0", "m0->logits"])
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     draw(circuit, f"{folder}/circuit.svg").name
     'circuit.svg'
     """
@@ -94,7 +95,7 @@ def draw(
         drawn = read_subject(subject, scores, names, whole, fade, labels)
         words = drawn.caption if caption is None else caption
         text = to_dot(drawn, title=title, caption=words)
-        return write_atomically(target, lambda file: _text(file, text))
+        return write_file(target, lambda file: _text(file, text))
     scene = make_scene(
         subject, scores=scores, names=names, whole=whole, fade=fade, labels=labels,
         title=title, caption=caption, layout=layout, timeout=timeout,
@@ -115,39 +116,18 @@ def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise unknown("ending of this drawing's file name", suffix, FORMATS)
-    return write_atomically(target, lambda file: FORMATS[suffix].write(scene, file))
+    return write_file(target, lambda file: FORMATS[suffix].write(scene, file))
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Write a file under a temporary name beside its place, then rename it.
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Let a writer fill a file, all or nothing.
 
     Raises:
-        EdgewiseError: the folder does not exist or cannot be written to.
+        EdgewiseError: the file cannot be written there; says why.
     """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from None
-        raise
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        write(file)
     return path
-
-
-def _unwritable(path: Path, error: OSError) -> EdgewiseError:
-    return EdgewiseError(
-        f"the drawing '{path}' cannot be written: {error.strerror or error}. Give a path in an "
-        "existing folder that you may write to."
-    )
 
 
 def _text(file: BinaryIO, text: str) -> None:

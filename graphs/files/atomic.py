@@ -1,19 +1,31 @@
 """Write files so that a stopped or failed run never leaves half of one.
 
 Content goes to a temporary file in the same directory, is flushed to the disk, and takes the
-real name in one step. Whatever happens before that, the old file stays and the temporary goes.
+real name in one step. Whatever happens before that, the old file stays and the temporary goes;
+where the process was killed, the next one that writes there removes it.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import EdgewiseError
+
+STALE_SECONDS = 24 * 3600.0
+"""The age at which a temporary counts as left behind, whoever wrote it."""
+
+TEMPORARY = re.compile(r"\.edgewise-(?:(\d+)-([0-9a-f]{6})-)?[0-9a-f]{12}(?:\..*)?")
+"""The names of temporaries: process, machine, a random part; the first two are newer."""
 
 
 @contextmanager
@@ -108,12 +120,49 @@ def _final(path: str | Path) -> Path:
 
 
 def _create_temporary(path: str | Path, final: Path) -> Path:
-    temporary = final.with_name(f".edgewise-{secrets.token_hex(6)}{final.suffix[:20]}")
+    sweep(final.parent)
+    name = f".edgewise-{os.getpid()}-{_here()}-{secrets.token_hex(6)}{final.suffix[:20]}"
+    temporary = final.with_name(name)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise _cannot(path, error) from error
     return temporary
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries of processes that ended without removing them."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            named = TEMPORARY.fullmatch(entry.name)
+            if named and _is_stale(entry, *named.groups()):
+                with suppress(OSError):
+                    os.unlink(entry)
+
+
+def _is_stale(entry: os.DirEntry[str], process: str | None, machine: str | None) -> bool:
+    """Tell whether nobody writes a temporary any more: its process is gone, or it is a day old."""
+    with suppress(OSError):
+        if not entry.is_file(follow_symlinks=False):
+            return False
+        if machine == _here() and os.name == "posix":  # elsewhere, signal 0 ends a process
+            try:
+                os.kill(int(process or 0), 0)
+            except ProcessLookupError:
+                return True
+            except (OverflowError, PermissionError):
+                return False
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS
+    return False
+
+
+def _here() -> str:
+    """Name what process numbers are counted in: the machine, and on it the container."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
 
 
 def _flush(file: Path) -> None:
@@ -123,6 +172,6 @@ def _flush(file: Path) -> None:
 
 def _cannot(path: str | Path, error: OSError) -> EdgewiseError:
     reason = error.strerror or str(error)
-    return EdgewiseError(
-        f"cannot write {path}: {reason[:1].lower()}{reason[1:]}; choose a place you can write to."
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    todo = "make room there, or choose another place" if full else "choose a place you can write to"
+    return EdgewiseError(f"cannot write {path}: {reason[:1].lower()}{reason[1:]}; {todo}.")

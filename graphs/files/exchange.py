@@ -13,6 +13,7 @@ gradient methods divide by the number of examples twice.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from ..graph import ComputationGraph
 from ..names import Edge, Kind, Node, Port
 from ..scores import Scores
-from .atomic import replacing, write_text
+from .atomic import write_bytes, write_text
 from .json_files import listed, missing_keys, parse_json, read_text
 
 _CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp"}
@@ -162,8 +163,9 @@ def _write_tensors(
         "edges_in_graph": torch.tensor(circuit.kept.T.copy()),
         "nodes_in_graph": torch.tensor([node in touched for node in graph.senders]),
     }
-    with replacing(path) as temporary:
-        torch.save(document, temporary)
+    content = io.BytesIO()
+    torch.save(document, content)  # to a path, it reports a full disk as no other writer does
+    write_bytes(path, content.getvalue())
 
 
 def _eap_ig_name(node: Node) -> str:

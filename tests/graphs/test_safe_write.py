@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +140,54 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
         with pytest.raises(EdgewiseError, match=r"is the input .*pairs\.jsonl"):
             check_writable(output, "ioi", given)
     check_writable(tmp_path / "new.json", given, tmp_path / "missing.jsonl")
+
+
+# -- killed ---------------------------------------------------------------------------------------
+
+HALF = """
+import sys, time
+from edgewise.graphs.files.atomic import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_text("half of it")
+    print(temporary.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_leaves_goes_with_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old")
+    program = [sys.executable, "-c", HALF, str(tmp_path / "a.json")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = process.stdout.readline().strip()
+        write_text(tmp_path / "b.json", "while it lives")
+        assert names(tmp_path) == sorted([left, "a.json", "b.json"])
+        process.kill()
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert names(tmp_path) == sorted([left, "a.json", "b.json"])
+    write_text(tmp_path / "b.json", "after it died")
+    assert names(tmp_path) == ["a.json", "b.json"]
+
+
+@pytest.mark.parametrize("name", [".edgewise-0123456789ab.json", ".edgewise-1-ffffff-0123456789ab"])
+def test_temporaries_of_unknown_processes_go_after_a_day(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    check_writable(tmp_path / "a.json")
+    assert names(tmp_path) == [name]
+    day_before = time.time() - 25 * 3600
+    os.utime(tmp_path / name, (day_before, day_before))
+    check_writable(tmp_path / "a.json")
+    assert names(tmp_path) == []
+
+
+def test_files_of_others_are_never_swept(tmp_path: Path) -> None:
+    others = [".edgewise-notes.json", ".edgewise-0123456789abc", "x.edgewise-0123456789ab"]
+    for name in others:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".edgewise-0123456789ab.d").mkdir()
+    (tmp_path / ".edgewise-0123456789ab.link").symlink_to(tmp_path / others[0])
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    before = names(tmp_path)
+    write_text(tmp_path / "a.json", "")
+    assert names(tmp_path) == sorted([*before, "a.json"])

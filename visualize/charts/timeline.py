@@ -26,7 +26,7 @@ from ...graphs.names import Edge, Node
 from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
-from ..draw import FORMATS, write_atomically
+from ..draw import FORMATS, write_file
 from ..legend import wrap
 from ..scene import Band, EdgeMark, Legend, NodeMark, PathData, Scene, Text
 from ..style import (
@@ -116,7 +116,7 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: A
     scene = make_timeline_scene(timeline, **options)
     for note in scene.notes:
         warnings.warn(note, stacklevel=2)
-    return write_atomically(target, lambda file: FORMATS[suffix].write(scene, file))
+    return write_file(target, lambda file: FORMATS[suffix].write(scene, file))
 
 
 class _Strip:
