@@ -1,88 +1,33 @@
-"""What two circuits on equal graphs share, what only one of them has, and how much that is.
+"""What two circuits on equal graphs share, what only one of them has, and how alike they are.
 
-Overlap is the Jaccard index J = |A ∩ B| / |A ∪ B|, and its chance-corrected form
-(J − E[J]) / (1 − E[J]), where E[J] is the expectation for two circuits of the same sizes drawn
-uniformly from the N possible edges (or nodes): 0 is what chance gives, 1 is equality. The overlap
-X of two random sets of sizes a and b is hypergeometric, so E[J] = Σ_x P(X = x) · x / (a + b − x).
-The p-value of an overlap is P(X >= shared): how often chance shares at least as much.
-
-Conventions: two empty sets are equal, J = 1. Where chance leaves no choice (E[J] = 1: both empty,
-or both everything) there is no corrected form: None.
+How alike the scores are, arrays [ports, senders] with NaN where an edge has none, is told by the
+weighted overlap of the kept edges (see `overlap`) and by rank correlations: Spearman's ρ, in which
+equal scores share their mean rank, over all edges that have a score on both sides; of the scores as
+they are, and of their absolute values, where the sign of an effect does not count. Where a number
+means nothing (fewer than two edges, no variation, a kept edge without a score) it is None.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from .circuit import Circuit
 from .graph import ComputationGraph
-from .names import Kind, Node, Port
+from .names import Edge, Kind, Node, Port
+from .overlap import Overlap, weighted_overlap
 
-
-@dataclass(frozen=True)
-class Overlap:
-    """Count two subsets of N possible things (edges or nodes).
-
-    >>> overlap = Overlap(possible=10, a=4, b=3, shared=2)
-    >>> overlap.only_a, overlap.only_b, overlap.jaccard, round(overlap.corrected or 0, 3)
-    (2, 1, 0.4, 0.222)
-    """
-
-    possible: int
-    a: int
-    b: int
-    shared: int
-
-    @property
-    def only_a(self) -> int:
-        """Count what only A has."""
-        return self.a - self.shared
-
-    @property
-    def only_b(self) -> int:
-        """Count what only B has."""
-        return self.b - self.shared
-
-    @property
-    def jaccard(self) -> float:
-        """Return |A ∩ B| / |A ∪ B|; 1 if both are empty."""
-        union = self.a + self.b - self.shared
-        return self.shared / union if union else 1.0
-
-    @property
-    def expected(self) -> float:
-        """Return the Jaccard index expected of random sets of the same sizes."""
-        return expected_jaccard(self.possible, self.a, self.b)
-
-    @property
-    def corrected(self) -> float | None:
-        """Return the chance-corrected Jaccard index, None where chance leaves no choice."""
-        if (not self.a and not self.b) or min(self.a, self.b) == self.possible:
-            return None
-        return (self.jaccard - self.expected) / (1 - self.expected)
-
-    @property
-    def p_value(self) -> float:
-        """Return the probability that random sets of the same sizes share at least as much."""
-        return overlap_p_value(self.possible, self.a, self.b, self.shared)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return counts and indices under their names."""
-        indices = {"jaccard": self.jaccard, "expected_jaccard": self.expected}
-        counts = {**asdict(self), "only_a": self.only_a, "only_b": self.only_b}
-        more = {"corrected_jaccard": self.corrected, "p_value": self.p_value}
-        return {**counts, **indices, **more}
+Key = TypeVar("Key", bound=Hashable)
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
 class DiffSummary:
-    """Hold the overlap of two circuits: in all, by kind (q, k, v, post, mlp, logits), by layer.
+    """Count what two circuits share: in all, by kind (q, k, v, post, mlp, logits), by layer.
 
     An edge has the kind and layer of the port it ends in; `logits` has the layer None. A node has
     its own; its kinds are those of `Kind` (embed, head, mlp, …). `logits` is always in a circuit,
@@ -96,28 +41,19 @@ class DiffSummary:
     nodes_by_kind: Mapping[str, Overlap]
     nodes_by_layer: Mapping[int | None, Overlap]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain mappings, layers as text, `null` for None."""
-
-        def table(overlaps: Mapping[Any, Overlap]) -> dict[str, Any]:
-            return {
-                "none" if key is None else str(key): overlap.to_dict()
-                for key, overlap in overlaps.items()
-            }
-
+    def to_dict(self) -> dict[str, object]:
+        """Return everything as plain mappings, layers as text, `none` for None."""
         return {
-            "edges": self.edges.to_dict(),
-            "edges_by_kind": table(self.edges_by_kind),
-            "edges_by_layer": table(self.edges_by_layer),
-            "nodes": self.nodes.to_dict(),
-            "nodes_by_kind": table(self.nodes_by_kind),
-            "nodes_by_layer": table(self.nodes_by_layer),
+            name: found.to_dict()
+            if isinstance(found, Overlap)
+            else {"none" if key is None else str(key): one.to_dict() for key, one in found.items()}
+            for name, found in vars(self).items()
         }
 
 
 @dataclass(frozen=True)
 class CircuitDiff:
-    """Hold two circuits on equal graphs.
+    """Set two circuits on equal graphs side by side.
 
     >>> graph = ComputationGraph(layers=1, heads=1)
     >>> a = Circuit.empty(graph).with_edges(["embed->m0", "m0->logits"])
@@ -191,7 +127,7 @@ class CircuitDiff:
             },
         )
 
-    def _edges_by(self, key: Callable[[Port], Any]) -> dict[Any, Overlap]:
+    def _edges_by(self, key: Callable[[Port], Key]) -> dict[Key, Overlap]:
         ports = self.a.graph.ports
         groups = _grouped(range(len(ports)), lambda row: key(ports[row]))
         return {name: self._edges(rows) for name, rows in groups.items()}
@@ -216,67 +152,108 @@ def _node_overlap(possible: Iterable[Node], a: set[Node], b: set[Node]) -> Overl
     return Overlap(len(among), len(among & a), len(among & b), len(among & a & b))
 
 
-def _grouped(things: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+def _grouped(things: Iterable[Thing], key: Callable[[Thing], Key]) -> dict[Key, list[Thing]]:
     """Group things by a key, in order of first appearance."""
-    groups: dict[Any, list[Any]] = {}
+    groups: dict[Key, list[Thing]] = {}
     for thing in things:
         groups.setdefault(key(thing), []).append(thing)
     return groups
 
 
-@lru_cache(maxsize=4096)
-def expected_jaccard(possible: int, a: int, b: int) -> float:
-    """Return E[|A ∩ B| / |A ∪ B|] of uniformly random subsets of sizes a and b of N things.
+# -- scores --------------------------------------------------------------------------------------
 
-    Exact: the sum over the hypergeometric distribution of the overlap, 1 if both are empty.
 
-    >>> expected_jaccard(2, 1, 1)
+@dataclass(frozen=True)
+class ScoreComparison:
+    """Say how alike two sides' scores are.
+
+    Args:
+        over: which edges the rank correlation is over: `all edges` if both sides have scores of
+            every edge, `some edges` if not of every one, `shared edges` if only kept edges have.
+        edges: how many these are.
+        spearman, spearman_absolute: the rank correlation of scores and of |scores|.
+        weighted_overlap: of the two circuits.
+    """
+
+    over: str
+    edges: int
+    spearman: float | None
+    spearman_absolute: float | None
+    weighted_overlap: float | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return everything under its name."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(block: Mapping[str, object]) -> ScoreComparison:
+        """Read what `to_dict` returned; what is missing is None or 0."""
+        found = [block.get(name) for name in ("spearman", "spearman_absolute", "weighted_overlap")]
+        numbers = [float(one) if isinstance(one, (int, float)) else None for one in found]
+        edges = block.get("edges")
+        return ScoreComparison(
+            str(block.get("over", "shared edges")),
+            edges if isinstance(edges, int) else 0,
+            *numbers,
+        )
+
+
+def compare_scores(
+    diff: CircuitDiff,
+    kept: tuple[np.ndarray, np.ndarray],
+    everything: tuple[np.ndarray, np.ndarray] | None = None,
+) -> ScoreComparison:
+    """Compare the scores of two circuits.
+
+    Args:
+        diff: the two circuits.
+        kept: the scores of each one's kept edges.
+        everything: the scores of all edges of both, if both are known.
+    """
+    a, b = kept if everything is None else everything
+    both = ~np.isnan(a) & ~np.isnan(b)
+    count = int(both.sum())
+    over = "shared edges"
+    if everything is not None:
+        over = "all edges" if count == diff.a.graph.edge_count else "some edges"
+    x, y = a[both], b[both]
+    return ScoreComparison(
+        over=over,
+        edges=count,
+        spearman=rank_correlation(x, y),
+        spearman_absolute=rank_correlation(np.abs(x), np.abs(y)),
+        weighted_overlap=weighted_overlap(
+            *(np.where(c.kept, s, 0.0) for c, s in zip((diff.a, diff.b), kept, strict=True))
+        ),
+    )
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return Spearman's ρ of two rows of numbers, None if one of them does not vary.
+
+    >>> round(rank_correlation(np.array([0.1, 0.2, 5.0]), np.array([1.0, 3.0, 2.0])), 4)
     0.5
-
-    Raises:
-        ValueError: a size is negative or exceeds N.
     """
-    overlap, log_weight = _hypergeometric(possible, a, b)
-    if a + b == 0:
-        return 1.0
-    weight = np.exp(log_weight - log_weight.max())
-    return math.fsum(weight * overlap / (a + b - overlap)) / math.fsum(weight)
+    from scipy.stats import spearmanr
+
+    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+        return None
+    return float(np.clip(spearmanr(a, b).statistic, -1, 1))
 
 
-@lru_cache(maxsize=4096)
-def overlap_p_value(possible: int, a: int, b: int, shared: int) -> float:
-    """Return P(X >= shared), X the overlap of uniformly random subsets of sizes a and b of N.
+def changes(
+    diff: CircuitDiff, a: np.ndarray, b: np.ndarray
+) -> list[tuple[Edge, float, float, float]]:
+    """List shared edges with their score in A and B and the change B − A, the largest first.
 
-    Exact: the upper tail of the hypergeometric distribution. Too small for a float it is 0.
-
-    >>> round(overlap_p_value(4, 2, 2, 1), 4), overlap_p_value(0, 0, 0, 0)
-    (0.8333, 1.0)
-
-    Raises:
-        ValueError: a size is negative or exceeds N.
+    Edges without a score on one side are left out; equal changes stay in graph order.
     """
-    overlap, log_weight = _hypergeometric(possible, a, b)
-    tail = log_weight[overlap >= shared]
-    if not len(tail):
-        return 0.0
-    if len(tail) == len(log_weight):
-        return 1.0
-    return min(1.0, math.exp(_log_sum(tail) - _log_sum(log_weight)))
-
-
-def _log_sum(logs: np.ndarray) -> float:
-    """Return log Σ exp."""
-    most = float(logs.max())
-    return most + math.log(math.fsum(np.exp(logs - most)))
-
-
-def _hypergeometric(possible: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return every possible overlap x, [n], and log P(X = x) but for a constant, [n]."""
-    if not (0 <= a <= possible and 0 <= b <= possible):
-        raise ValueError(f"no subsets of sizes {a} and {b} of {possible} things")
-    least, most = max(0, a + b - possible), min(a, b)
-    overlap = np.arange(least, most + 1, dtype=np.float64)
-    # P(x + 1) / P(x), summed up as logarithms so that nothing under- or overflows
-    ratios = (a - overlap[:-1]) * (b - overlap[:-1])
-    ratios /= (overlap[:-1] + 1) * (possible - a - b + overlap[:-1] + 1)
-    return overlap, np.concatenate([[0.0], np.cumsum(np.log(ratios))])
+    known = diff.shared.kept & ~np.isnan(a) & ~np.isnan(b)
+    places = np.argwhere(known)
+    before, after = a[known].astype(np.float64), b[known].astype(np.float64)
+    change = after - before
+    graph = diff.a.graph
+    return [
+        (graph.edge_at(*places[i]), float(before[i]), float(after[i]), float(change[i]))
+        for i in np.argsort(-np.abs(change), kind="stable")
+    ]

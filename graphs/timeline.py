@@ -5,11 +5,9 @@ A *thing* (an edge or a node) is alive at a checkpoint if that checkpoint's circ
 is not alive and was at the one before; the first checkpoint's things are born before the record
 begins. Its *spans* are its unbroken runs of checkpoints.
 
-Overlap of two checkpoints is the Jaccard index and its chance-corrected form (see `diff`), and the
-weighted overlap of their scores, Σ min(|a|, |b|) / Σ max(|a|, |b|) over edges (Ruzicka's
-similarity), where an edge outside a circuit has the score 0, and scores of unlike sign have nothing
-in common: 1 is equality of all scores, 0 is nothing shared. It tells edges at a cut, which come and
-go with little weight, from a circuit that is rebuilt.
+Overlap of two checkpoints is the Jaccard index, its chance-corrected form and the weighted overlap
+(see `overlap`), the same numbers as in a diff of their circuits. The last tells edges at a cut,
+which come and go with little weight, from a circuit that is rebuilt.
 """
 
 from __future__ import annotations
@@ -22,10 +20,11 @@ from itertools import pairwise
 import numpy as np
 
 from .circuit import Circuit
-from .diff import CircuitDiff, Overlap
+from .diff import CircuitDiff
 from .errors import EdgewiseError, GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge, Kind, Node
+from .overlap import Overlap, weighted_overlap
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Life:
 class Change:
     """Hold what two checkpoints share: edges, nodes (A is the earlier one), weighted overlap.
 
-    `weighted` is None where neither has an edge with a score other than 0.
+    `weighted` is None where a kept edge has no score.
     """
 
     edges: Overlap
@@ -188,7 +187,7 @@ class Timeline:
     def change(self, i: int, j: int) -> Change:
         """Compare checkpoint i with checkpoint j, the later one."""
         summary = CircuitDiff(self.circuits[i], self.circuits[j]).summary()
-        weights = [self._weights(k) for k in (i, j)]
+        weights = [np.where(self.circuits[k].kept, self.scores[k], 0.0) for k in (i, j)]
         return Change(summary.edges, summary.nodes, weighted_overlap(*weights))
 
     def to_last(self, i: int) -> Change:
@@ -262,19 +261,6 @@ def spans_of(alive: Sequence[bool] | np.ndarray) -> tuple[tuple[int, int], ...]:
     padded = [False, *map(bool, alive), False]
     turns = [i for i, (before, after) in enumerate(pairwise(padded)) if before != after]
     return tuple((first, after - 1) for first, after in zip(turns[::2], turns[1::2], strict=True))
-
-
-def weighted_overlap(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Return Σ min(|a|, |b|) / Σ max(|a|, |b|), where unlike signs share nothing.
-
-    None where everything is 0.
-
-    >>> weighted_overlap(np.array([1.0, 2.0, -1.0]), np.array([3.0, 1.0, 1.0]))
-    0.3333333333333333
-    """
-    large = float(np.maximum(np.abs(a), np.abs(b)).sum(dtype=np.float64))
-    small = np.where(np.sign(a) == np.sign(b), np.minimum(np.abs(a), np.abs(b)), 0.0)
-    return float(small.sum(dtype=np.float64)) / large if large else None
 
 
 def _nodes(circuit: Circuit) -> set[Node]:

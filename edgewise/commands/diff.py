@@ -11,8 +11,9 @@ from . import options, show
 from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
 
 if TYPE_CHECKING:
-    from ..graphs.diff import DiffSummary, Overlap
+    from ..graphs.diff import DiffSummary
     from ..graphs.files import CircuitFile, DiffFile
+    from ..graphs.overlap import Overlap
 
 COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 

@@ -20,9 +20,9 @@ from .markdown import codes, escaped, number, paragraphs, ratio_text, table
 from .measured import cross_part, floor_part, roles_part
 
 if TYPE_CHECKING:
-    from ..graphs.diff import Overlap
     from ..graphs.files import DiffFile
     from ..graphs.names import Edge
+    from ..graphs.overlap import Overlap
 
 CHANGED = 15
 """How many edges of changed score are listed."""

@@ -16,8 +16,8 @@ from ..graphs.errors import EdgewiseError, GraphMismatch
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
-    from ..graphs.diff import Overlap
     from ..graphs.files import DiffFile
+    from ..graphs.overlap import Overlap
     from ..graphs.scores import Scores
     from ..visualize.scene import Scene
 
@@ -96,7 +96,7 @@ def draw_overlap(
         EdgewiseError: a single circuit.
         GraphMismatch: the graphs differ; all that are unlike the first are named.
     """
-    from ..graphs.overlaps import clustered_order, pairwise_overlaps
+    from ..graphs.overlap import clustered_order, pairwise_overlaps
     from ..visualize.charts.overlap import make_overlap_matrix
 
     names = list(circuits)

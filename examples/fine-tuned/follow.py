@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.graphs.diff_statistics import rank_correlation
+from edgewise.graphs.diff import rank_correlation
 from edgewise.steps.timeline import TaskChoice
 from edgewise.store.results import Results
 

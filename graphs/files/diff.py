@@ -12,7 +12,7 @@ The format is `edgewise/diff`, version 1:
     }
 
 Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
-`diff_statistics`); unknown top-level keys (a noise floor, a cross-evaluation) are kept and written
+`graphs.diff`); unknown top-level keys (a noise floor, a cross-evaluation) are kept and written
 back.
 """
 
@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..circuit import Circuit
-from ..diff import CircuitDiff
-from ..diff_statistics import ScoreComparison, changes, compare_scores
+from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from .atomic import write_text
 from .circuit import (

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.diff import CircuitDiff, Overlap, expected_jaccard
+from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.overlap import Overlap, expected_jaccard
 from tests.graph_shapes import shapes
 
 TINY = ComputationGraph(layers=2, heads=2)

@@ -9,7 +9,7 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.overlaps import clustered_order, pairwise_overlaps
+from edgewise.graphs.overlap import clustered_order, pairwise_overlaps
 from edgewise.graphs.scores import Scores
 
 GRAPH = ComputationGraph(layers=2, heads=2)

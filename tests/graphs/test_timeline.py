@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.diff import CircuitDiff, compare_scores
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.files import TimelineFile, model_block, read_timeline, write_timeline
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Kind
-from edgewise.graphs.timeline import Life, Timeline, spans_of, weighted_overlap
+from edgewise.graphs.overlap import weighted_overlap
+from edgewise.graphs.timeline import Life, Timeline, spans_of
 
 TINY = ComputationGraph(layers=1, heads=1)
 EMPTY = Circuit.empty(TINY)
@@ -92,7 +93,8 @@ def test_overlaps_with_itself_are_whole(found: Timeline) -> None:
     for i, circuit in enumerate(found.circuits):
         change = found.change(i, i)
         assert change.edges.jaccard == change.nodes.jaccard == 1.0
-        assert change.weighted == (1.0 if len(circuit) else None)
+        scored = not np.isnan(found.scores[i][circuit.kept]).any()
+        assert change.weighted == (1.0 if scored else None)
 
 
 WEIGHTS = st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=8)
@@ -109,13 +111,18 @@ def test_weighted_overlap_is_symmetric_and_between_0_and_1(
 
 
 @given(timelines())
-def test_without_weights_the_weighted_overlap_is_jaccard(found: Timeline) -> None:
-    ones = (np.ones(TINY.reads.shape),) * len(found)
-    same = Timeline(found.labels, found.circuits, ones)
+def test_a_timeline_and_a_diff_of_the_same_circuits_agree(found: Timeline) -> None:
     for i in range(1, len(found)):
-        change = same.to_last(i)
-        if change.weighted is not None:
-            assert change.weighted == pytest.approx(change.edges.jaccard)
+        change, diff = found.to_last(i), CircuitDiff(*found.circuits[i - 1 : i + 1])
+        kept = [
+            np.where(circuit.kept, scores, np.nan)
+            for circuit, scores in zip((diff.a, diff.b), found.scores[i - 1 : i + 1], strict=True)
+        ]
+        assert change.weighted == compare_scores(diff, (kept[0], kept[1])).weighted_overlap
+        assert change.edges == diff.summary().edges
+        ones = Timeline(("a", "b"), (diff.a, diff.b), (np.ones(TINY.reads.shape),) * 2).change(0, 1)
+        if len(diff.a) == len(diff.b):  # equal weights everywhere
+            assert ones.weighted == pytest.approx(change.edges.jaccard)
 
 
 # -- by hand ------------------------------------------------------------------------------------
@@ -139,10 +146,11 @@ def test_by_hand() -> None:
     assert (lives[A].born, lives[A].length, lives[A].returns) == (0, 3, 1)
     assert lives[B].spans == ((1, 3),)
     assert lives[C].spans == ((2, 2),)
-    assert found.to_last(1).weighted == pytest.approx(1 / 5)  # (1) / (2 + 3)
-    assert found.to_last(2).weighted == 0.0  # B changed its sign
-    assert found.to_last(3).weighted == 0.0
-    assert found.change(1, 3).weighted == pytest.approx((2 + 3) / (4 + 3))
+    # weights of A, B, C: (1, 0, 0), (2/5, 3/5, 0), (0, 1/3, 2/3), (4/7, 3/7, 0)
+    assert found.to_last(1).weighted == pytest.approx((2 / 5) / (1 + 3 / 5))
+    assert found.to_last(2).weighted == pytest.approx((1 / 3) / (2 / 5 + 3 / 5 + 2 / 3))
+    assert found.to_last(3).weighted == pytest.approx((1 / 3) / (4 / 7 + 3 / 7 + 2 / 3))
+    assert found.change(1, 3).weighted == pytest.approx((2 / 5 + 3 / 7) / (4 / 7 + 3 / 5))
     assert [str(life.thing) for life in found.longest(2)] == [A, B]  # of equals the stronger
     assert [str(life.thing) for life in found.newest(9)] == [C, B]  # A was there from the start
     assert {str(x.thing): x.spans for x in found.nodes} == {

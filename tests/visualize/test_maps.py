@@ -17,7 +17,7 @@ from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge
-from edgewise.graphs.overlaps import pairwise_overlaps
+from edgewise.graphs.overlap import pairwise_overlaps
 from edgewise.visualize import make_scene, to_svg
 from edgewise.visualize.charts.heat_map import Panel, make_heat_map, panels_of
 from edgewise.visualize.charts.overlap import make_overlap_matrix
@@ -264,7 +264,7 @@ PROGRAM = """
 import sys
 import numpy as np
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.overlaps import clustered_order, pairwise_overlaps
+from edgewise.graphs.overlap import clustered_order, pairwise_overlaps
 from edgewise.graphs.scores import Scores
 from edgewise.report.maps import ScoredSide, draw_heat_map, draw_overlap
 from edgewise.visualize.draw import write_scene

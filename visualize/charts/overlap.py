@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...graphs.diff import Overlap
 from ...graphs.errors import EdgewiseError
+from ...graphs.overlap import Overlap
 from ..legend import wrap
 from ..scene import Cell, Legend, Scene, Text
 from ..style import FAINT, INK, PAPER, SMALL_FONT, TITLE_FONT, text_width

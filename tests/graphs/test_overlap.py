@@ -13,17 +13,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.diff import CircuitDiff, Overlap, overlap_p_value
-from edgewise.graphs.diff_statistics import (
+from edgewise.graphs.diff import (
+    CircuitDiff,
     ScoreComparison,
     changes,
     compare_scores,
     rank_correlation,
-    weighted_overlap,
 )
 from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.files.json_files import dump_document
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.overlap import Overlap, overlap_p_value, weighted_overlap
 
 TINY = ComputationGraph(layers=1, heads=1)
 SIZES = st.integers(0, 60).flatmap(
@@ -84,6 +84,9 @@ def test_the_weighted_overlap_by_hand() -> None:
     # weights .5 .5 0 and .25 .25 .5: minima .25 .25 0, maxima .5 .5 .5
     found = weighted_overlap(np.array([2.0, -2.0, 0.0]), np.array([-1.0, 1.0, 2.0]))
     assert found == pytest.approx(0.5 / 1.5)
+    # weights .25 .5 .25 and .6 .2 .2: minima .25 .2 .2, maxima .6 .5 .25
+    found = weighted_overlap(np.array([1.0, 2.0, -1.0]), np.array([3.0, 1.0, 1.0]))
+    assert found == pytest.approx(0.65 / 1.35)
     assert weighted_overlap(np.array([1.0, 2.0]), np.array([-10.0, 20.0])) == pytest.approx(1.0)
     assert weighted_overlap(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 0.0
     assert weighted_overlap(np.zeros(2), np.zeros(2)) == 1.0
