@@ -22,7 +22,7 @@ was decided alone. A journal of these decisions lets a stopped walk go on to the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -49,23 +49,18 @@ ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and
     "acdc",
     summary="remove edges one by one while the loss rises by less than a threshold",
     selects=True,
-    resumable=True,
-    options={
-        "threshold": Option(float, 0.02, "largest rise of the loss an ablated edge may cause"),
-        "ports_first": Option(bool, False, "ask about each attention port as a whole first"),
-        "absolute": Option(bool, False, "compare the absolute change of the loss"),
-        "candidates": Option(
-            int, 64, "questions asked together; no influence on the result", (), 1, 1024
-        ),
-    },
 )
 def acdc(
     runner: Runner,
     *,
-    threshold: float = 0.02,
-    ports_first: bool = False,
-    absolute: bool = False,
-    candidates: int = 64,
+    threshold: Annotated[
+        float, Option("largest rise of the loss an ablated edge may cause")
+    ] = 0.02,
+    ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False,
+    absolute: Annotated[bool, Option("compare the absolute change of the loss")] = False,
+    candidates: Annotated[
+        int, Option("questions asked together; no influence on the result", 1, 1024)
+    ] = 64,
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Discovery:

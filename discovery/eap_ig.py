@@ -11,7 +11,7 @@ gradient then drowns the others. `midpoint` avoids that point.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from .registry import Discovery, Option, method
 
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     summary="score all edges with gradients averaged between the ablated and the clean input",
     selects=False,
     gradient="path",
-    options={
-        "steps": Option(int, 5, "number of gradients that are averaged", (), 1, 1000),
-        "midpoint": Option(bool, False, "take the middle of each step, not its left end"),
-    },
+    scores_for_searches=True,
+    unpaired={"midpoint": True},
 )
 def eap_ig(
-    runner: Runner, *, steps: int = 5, midpoint: bool = False, progress: Progress | None = None
+    runner: Runner,
+    *,
+    steps: Annotated[int, Option("number of gradients that are averaged", 1, 1000)] = 5,
+    midpoint: Annotated[bool, Option("take the middle of each step, not its left end")] = False,
+    progress: Progress | None = None,
 ) -> Discovery:
     """Score every edge with the averaged gradient."""
     from ..patching.gradients.attribution import attribute

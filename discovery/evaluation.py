@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
     from ..patching.incremental.losses import Losses
     from ..patching.incremental.search import Search
-    from ..patching.metrics.registry import Metric
+    from ..patching.metrics.metric import Metric
     from ..patching.run.runner import Progress, Runner
 
 CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

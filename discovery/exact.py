@@ -9,7 +9,7 @@ patching/questions.py); an edge into an early layer still costs a good part of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -20,17 +20,15 @@ if TYPE_CHECKING:
     from ..patching.run.runner import Progress, Runner
 
 
-@method(
-    "exact",
-    summary="measure every edge by ablating it alone",
-    selects=False,
-    options={
-        "candidates": Option(
-            int, 32, "edges run together; no influence on the result", (), 1, 1024
-        ),
-    },
-)
-def exact(runner: Runner, *, candidates: int = 32, progress: Progress | None = None) -> Discovery:
+@method("exact", summary="measure every edge by ablating it alone", selects=False)
+def exact(
+    runner: Runner,
+    *,
+    candidates: Annotated[
+        int, Option("edges run together; no influence on the result", 1, 1024)
+    ] = 32,
+    progress: Progress | None = None,
+) -> Discovery:
     """Measure the effect of ablating every edge alone."""
     from ..patching.incremental.search import make_search
 

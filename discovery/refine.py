@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -71,19 +71,15 @@ Asked = tuple[int, np.ndarray, "Losses"]
     summary="remove edges greedily and exactly from the best of EAP-IG's or of given scores",
     selects=True,
     gradient="path",
-    starts=True,
-    options={
-        "edges": Option(int, 200, "most edges to keep, unless the floor forbids it", (), 1),
-        "floor": Option(float, 0.0, "stop before faithfulness falls below it; 0: never", (), 0, 1),
-        "sweeps": Option(int, 2, "how often ablated edges may be put back", (), 0, 100),
-    },
 )
 def refine(
     runner: Runner,
     *,
-    edges: int = 200,
-    floor: float = 0.0,
-    sweeps: int = 2,
+    edges: Annotated[int, Option("most edges to keep, unless the floor forbids it", 1)] = 200,
+    floor: Annotated[
+        float, Option("stop before faithfulness falls below it; 0: never", 0, 1)
+    ] = 0.0,
+    sweeps: Annotated[int, Option("how often ablated edges may be put back", 0, 100)] = 2,
     start: Scores | None = None,
     progress: Progress | None = None,
 ) -> Discovery:

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from ..graphs.errors import EdgewiseError, unknown
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.scores import Scores
-    from ..patching.metrics.registry import Metric
+    from ..patching.ablations import Ablation
+    from ..patching.metrics.metric import Metric
     from ..patching.run.runner import Progress, Runner
     from .journal import Journal
 
 
 @dataclass(frozen=True)
 class Option:
-    """Declare one option of a method: its type (int, float, bool, str), default and help."""
+    """Say what an option of a method means, and which values it takes.
 
-    type: type
-    default: Any
+    It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
+    from which `type` and `default` are read too.
+    """
+
     help: str
-    choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    type: type = str
+    default: bool | int | float | str = ""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """Hold what a method found.
+    """What a method found.
 
     Args:
         scores: a score for every edge, or (searches) for each edge that was measured.
@@ -51,22 +60,51 @@ class Discovery:
 
 @dataclass(frozen=True)
 class Method:
-    """Name a method.
+    """A registered method, with everything that help, documents and other steps say of it.
 
-    `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it takes
-    the metric's gradient, `clean` (only there), `path` or, if it takes none, empty. `resumable`: it
-    takes a journal of its decisions, from which it goes on after it was stopped. `starts`: it can
-    start from given scores.
+    Args:
+        name, summary: its name, and one line for help.
+        function: takes a runner, `progress`, and the options as keywords; one that takes `journal`
+            can be stopped and resumed, one that takes `start` can start from given scores.
+        selects: it returns a circuit; otherwise scores to choose from.
+        gradient: where it takes the metric's gradient: `clean` (only there), `path`, or empty.
+        scores_for_searches: its scores stand in where a search gives none to all edges.
+        unpaired: options that suit ablations whose values are not those of a corrupted prompt.
     """
 
     name: str
     summary: str
-    options: Mapping[str, Option]
-    selects: bool
     function: Callable[..., Discovery]
+    selects: bool
     gradient: str = ""
-    resumable: bool = False
-    starts: bool = False
+    scores_for_searches: bool = False
+    unpaired: Mapping[str, object] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """Read the options from the function's signature."""
+        return _options(self.function)
+
+    @cached_property
+    def resumable(self) -> bool:
+        """Tell whether it keeps a journal, from which it goes on after it was stopped."""
+        return "journal" in inspect.signature(self.function).parameters
+
+    @cached_property
+    def starts(self) -> bool:
+        """Tell whether it can start from given scores."""
+        return "start" in inspect.signature(self.function).parameters
+
+    @property
+    def default_metric(self) -> str:
+        """Name what it measures unless told otherwise."""
+        from ..patching.metrics.registry import default_metric
+
+        return default_metric(searching=self.selects)
+
+    def suited(self, ablation: Ablation) -> dict[str, object]:
+        """Return the options that suit an ablation."""
+        return {} if ablation.paired else dict(self.unpaired)
 
     def check_metric(self, metric: Metric) -> None:
         """Refuse a metric whose gradient the method needs and that has none.
@@ -149,16 +187,16 @@ def method(
     *,
     summary: str,
     selects: bool,
-    options: Mapping[str, Option] | None = None,
     gradient: str = "",
-    resumable: bool = False,
-    starts: bool = False,
+    scores_for_searches: bool = False,
+    unpaired: Mapping[str, object] | None = None,
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
-    """Register a discovery method by name."""
+    """Register a discovery method by name; see `Method` for what the properties mean."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        own = dict(options or {})
-        METHODS[name] = Method(name, summary, own, selects, function, gradient, resumable, starts)
+        METHODS[name] = Method(
+            name, summary, function, selects, gradient, scores_for_searches, unpaired or {}
+        )
         return function
 
     return register
@@ -185,6 +223,33 @@ def get_method(name: str) -> Method:
     if name not in known:
         raise unknown("method", name, known)
     return known[name]
+
+
+def scoring_method() -> Method:
+    """Return the method whose scores stand in where a search gives none to all edges."""
+    return next(one for one in methods().values() if one.scores_for_searches)
+
+
+def metric_defaults() -> str:
+    """Say which metric is the default of which methods."""
+    searches = [one for one in methods().values() if one.selects]
+    names = " and ".join(one.name for one in searches)
+    scores = scoring_method().default_metric
+    return f"{searches[0].default_metric} for {names}, {scores} for scoring methods"
+
+
+def _options(function: Callable[..., Discovery]) -> dict[str, Option]:
+    """Read what keyword parameters annotated with an `Option` accept, and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    told = {p.name: p.annotation for p in parameters if "Option(" in str(p.annotation)}
+    carrier = SimpleNamespace(__annotations__=told)  # other names may be there for type checks only
+    hints = get_type_hints(carrier, vars(sys.modules[function.__module__]), include_extras=True)
+    found = {}
+    for parameter in parameters:
+        if parameter.name in hints:
+            kind, option = get_args(hints[parameter.name])
+            found[parameter.name] = replace(option, type=kind, default=parameter.default)
+    return found
 
 
 def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:

@@ -47,12 +47,11 @@ def first_sentence(thing: Any) -> str:
 def methods() -> str:
     """List the discovery methods."""
     from edgewise.discovery.registry import methods as known
-    from edgewise.experiment.asking import request
 
     rows = []
     for name, method in known().items():
         kind = "a circuit" if method.selects else "scores"
-        rows.append((code(name), sentence(method.summary), kind, code(request(name).metric)))
+        rows.append((code(name), sentence(method.summary), kind, code(method.default_metric)))
     return table(["method", "what it does", "gives", "default metric"], rows)
 
 
@@ -78,10 +77,10 @@ def default(value: object) -> str:
 
 def metrics() -> str:
     """List the metrics."""
-    from edgewise.patching.metrics.registry import METRICS
+    from edgewise.patching.metrics.registry import metrics as known
 
     rows = []
-    for name, metric in METRICS.items():
+    for name, metric in known().items():
         needs = "distractors" if metric.needs_distractors else ""
         gradient = "none" if not metric.differentiable else "yes"
         gradient = "0 at the clean run" if metric.flat_at_clean else gradient

@@ -110,7 +110,7 @@ class Request:
 
 def default_metric(method: Method) -> str:
     """Return what a method measures unless told otherwise: searches `kl`, scores `logit_diff`."""
-    return "kl" if method.selects else "logit_diff"
+    return method.default_metric
 
 
 def request(

@@ -28,7 +28,7 @@ from .spec import (
 from .toml import Problems, Table
 
 if TYPE_CHECKING:
-    from ..patching.metrics.registry import Metric
+    from ..patching.metrics.metric import Metric
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 

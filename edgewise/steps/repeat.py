@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..discovery.registry import Discovery
     from ..graphs.files import CircuitFile
     from ..graphs.graph import ComputationGraph
-    from ..patching.metrics.registry import Metric
+    from ..patching.metrics.metric import Metric
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.norms import normalise
-from ..metrics.registry import METRICS, Metric
+from ..metrics.metric import Metric
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
 from ..run.trace import at_answers
@@ -213,7 +213,7 @@ class NormaliserReadout(Readout):
     def _rest(self) -> Callable[[Tensor], Tensor]:
         """Return the function from y [n, B, D] to the loss without the normaliser, [n, B]."""
         target = self.chunk.target
-        if self.metric.name == "nll":
+        if self.metric.rest == "answers":
             ids = target.answers
             rows = self.weight[ids.clamp(min=0)].to(self.dtype)
             bias = 0.0 if self._bias is None else self._bias[ids.clamp(min=0)]
@@ -320,12 +320,10 @@ def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout
 
     `patience`: bounds move to a nearer base point where a mean loss is known worse than this.
     """
-    known = METRICS.get(metric.name)
     if metric.reads_few:
         return TokenReadout(chunk, metric)
-    bounded = metric.name in ("kl", "nll") and known is not None and metric == known
     vocabulary = chunk.model.unembed.weight.shape[0]
-    if bounded and chunk.model.logit_softcap is None and vocabulary > 2 * SIZES[-1]:
+    if metric.rest and chunk.model.logit_softcap is None and vocabulary > 2 * SIZES[-1]:
         return NormaliserReadout(chunk, metric, patience)
     return Readout(chunk, metric)
 

@@ -20,7 +20,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from .expression_syntax import Atom, Declaration, Number, Tree, parse, refuse
-from .registry import Metric, Target, log_prob, mean_logit
+from .metric import Metric, Target, log_prob, mean_logit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,179 +8,53 @@
 | `nll` | −log Σ p(answers) | smaller |
 | `accuracy` | 1 where the largest answer logit exceeds the largest distractor logit | larger |
 
-A metric may also be written down as an expression (`expressions.py`). All arithmetic is done in
-float32 at least. A new metric is one function under the decorator `metric`.
+A metric may also be written down as an expression (`expressions.py`). A new metric is one function
+under the decorator `metric`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
-from ...graphs.errors import EdgewiseError, PromptError, unknown
+from ...graphs.errors import unknown
+from .expressions import expression_metric
+from .metric import METRICS, Function, Metric, Target, log_prob, mean_logit, pick, widen
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..prompts.pairs import Batch
-
-
-@dataclass(frozen=True)
-class Target:
-    """Hold what a metric compares logits with; B examples, V tokens in the vocabulary.
-
-    `answers`: int64 [B, A], `distractors`: int64 [B, A'], both padded with -1.
-    `clean_logits`: [B, V], the full model's logits on the clean prompts, for metrics that ask.
-    """
-
-    answers: Tensor
-    distractors: Tensor
-    clean_logits: Tensor | None = None
-
-    @staticmethod
-    def from_batch(batch: Batch, clean_logits: Tensor | None = None) -> Target:
-        """Take the answers and distractors of a batch."""
-        return Target(batch.answers, batch.distractors, clean_logits)
-
-    @cached_property
-    def clean_log_probs(self) -> Tensor:
-        """Return the log of the full model's probabilities, [B, V], float32 at least."""
-        assert self.clean_logits is not None  # Metric.check
-        return widen(self.clean_logits).log_softmax(-1)
+    from typing_extensions import Required, Unpack
 
 
-Function = Callable[["Tensor", Target], "Tensor"]
+class Properties(TypedDict, total=False):
+    """What a metric says of itself; see `Metric`."""
+
+    larger_is_better: Required[bool]
+    needs_distractors: bool
+    needs_clean_logits: bool
+    differentiable: bool
+    flat_at_clean: bool
+    tokens_only: bool
+    rest: str
+    default_for: str
 
 
-@dataclass(frozen=True)
-class Metric:
-    """Hold a metric's function, [..., B, V] logits to [..., B] values, and its direction.
-
-    `differentiable`: gradients with respect to the logits mean something.
-    `flat_at_clean`: the gradient is 0 at the clean run, so plain attribution finds nothing.
-    `tokens_only`: the value depends on the logits of answers and distractors alone; the function is
-    then given these alone, with a target that counts them from 0.
-
-    >>> import torch
-    >>> target = Target(torch.tensor([[2]]), torch.tensor([[0]]))
-    >>> logits = torch.tensor([[1.0, 0.0, 4.0]])
-    >>> METRICS["logit_diff"](logits, target), METRICS["logit_diff"].loss(logits, target)
-    (tensor([3.]), tensor([-3.]))
-    """
-
-    name: str
-    function: Function
-    larger_is_better: bool
-    needs_distractors: bool = False
-    needs_clean_logits: bool = False
-    differentiable: bool = True
-    flat_at_clean: bool = False
-    tokens_only: bool = False
-
-    def __call__(self, logits: Tensor, target: Target) -> Tensor:
-        """Map logits [..., B, V] to one value per example [..., B].
-
-        Raises:
-            PromptError: the target lacks what this metric needs, or does not fit the logits.
-        """
-        self.check(target)
-        _check_fit(self.name, logits, target)
-        return self.function(logits, target)
-
-    def loss(self, logits: Tensor, target: Target) -> Tensor:
-        """Map logits [..., B, V] to one loss per example [..., B]; larger is worse."""
-        value = self(logits, target)
-        return -value if self.larger_is_better else value
-
-    def require_gradient(self, *, at_clean_only: bool) -> None:
-        """Refuse to be differentiated where there is no gradient.
-
-        Raises:
-            EdgewiseError: the metric has none, or it is 0 at the clean run and asked only there.
-        """
-        if not self.differentiable:
-            raise EdgewiseError(
-                f"metric '{self.name}' has no gradient, so edges cannot be attributed with it; "
-                "use a differentiable one such as logit_diff, prob_diff, nll or (with eap-ig) kl."
-            )
-        if self.flat_at_clean and at_clean_only:
-            raise EdgewiseError(
-                f"the gradient of '{self.name}' is 0 at the clean run, where the two "
-                "distributions are equal, so plain EAP gives every edge the score 0; use eap-ig, "
-                "or another metric."
-            )
-
-    def check(self, target: Target) -> None:
-        """Refuse a target that lacks what this metric needs.
-
-        Raises:
-            PromptError: names the metric and the first pairs (counted from 1) at fault.
-        """
-        needed = {"answer": target.answers}
-        if self.needs_distractors:
-            needed["distractor"] = target.distractors
-        for what, ids in needed.items():
-            lacking = (~(ids >= 0).any(-1)).nonzero()[:, 0].tolist()
-            if lacking:
-                named = ", ".join(str(i + 1) for i in lacking[:5])
-                more = ", …" if len(lacking) > 5 else ""
-                raise PromptError(
-                    f"the metric {self.name} needs at least one {what} in every pair, but "
-                    f"{len(lacking)} of {len(ids)} have none (pair {named}{more}); add {what}s to "
-                    f"the pairs{_alternatives(what)}."
-                )
-        if self.needs_clean_logits and target.clean_logits is None:
-            raise PromptError(
-                f"the metric {self.name} compares with the full model's logits on the clean "
-                "prompts, but clean_logits is None; pass them in the Target."
-            )
-
-    @property
-    def reads_few(self) -> bool:
-        """Tell whether the logits of answers and distractors are all that is needed."""
-        return self.tokens_only and not self.needs_clean_logits
-
-    @property
-    def description(self) -> str:
-        """Return the first sentence of the function's docstring."""
-        return (self.function.__doc__ or "").strip().partition("\n")[0]
-
-
-METRICS: dict[str, Metric] = {}
-"""The registered metrics by name, in the order of definition."""
-
-
-def metric(
-    name: str,
-    *,
-    larger_is_better: bool,
-    needs_distractors: bool = False,
-    needs_clean_logits: bool = False,
-    differentiable: bool = True,
-    flat_at_clean: bool = False,
-    tokens_only: bool = False,
-) -> Callable[[Function], Function]:
+def metric(name: str, **properties: Unpack[Properties]) -> Callable[[Function], Metric]:
     """Register a function as a metric; see `Metric` for what the properties mean."""
 
-    def register(function: Function) -> Function:
+    def register(function: Function) -> Metric:
         if name in METRICS:
             raise ValueError(f"a metric named {name} is registered already")
-        METRICS[name] = Metric(
-            name,
-            function,
-            larger_is_better,
-            needs_distractors,
-            needs_clean_logits,
-            differentiable,
-            flat_at_clean,
-            tokens_only,
-        )
-        return function
+        METRICS[name] = Metric(name, function, **properties)
+        return METRICS[name]
 
     return register
+
+
+def metrics() -> dict[str, Metric]:
+    """Map the names of all registered metrics to them."""
+    return dict(METRICS)
 
 
 def get_metric(text: str) -> Metric:
@@ -198,15 +72,26 @@ def get_metric(text: str) -> Metric:
     if re.fullmatch(r"\s*([^\W\d][\w-]*)?\s*", text):
         example = "an expression such as 'logit(answer) - logit(distractor)'"
         raise unknown("metric", text.strip(), [*METRICS, example])
-    from .expressions import expression_metric
-
     return expression_metric(text)
+
+
+def default_metric(*, searching: bool) -> str:
+    """Name what searches, or methods that score, measure unless told otherwise."""
+    wanted = "searches" if searching else "scores"
+    return next(name for name, one in METRICS.items() if one.default_for == wanted)
 
 
 # -- the metrics --------------------------------------------------------------------------------
 
 
-@metric("kl", larger_is_better=False, needs_clean_logits=True, flat_at_clean=True)
+@metric(
+    "kl",
+    larger_is_better=False,
+    needs_clean_logits=True,
+    flat_at_clean=True,
+    rest="full model",
+    default_for="searches",
+)
 def kl(logits: Tensor, target: Target) -> Tensor:
     """KL divergence of this run from the full model, summed over the vocabulary."""
     full = target.clean_log_probs  # [B, V]
@@ -214,7 +99,13 @@ def kl(logits: Tensor, target: Target) -> Tensor:
     return (full.exp() * (full - run)).sum(-1)
 
 
-@metric("logit_diff", larger_is_better=True, needs_distractors=True, tokens_only=True)
+@metric(
+    "logit_diff",
+    larger_is_better=True,
+    needs_distractors=True,
+    tokens_only=True,
+    default_for="scores",
+)
 def logit_diff(logits: Tensor, target: Target) -> Tensor:
     """Mean logit of the answers minus mean logit of the distractors."""
     return mean_logit(logits, target.answers) - mean_logit(logits, target.distractors)
@@ -226,7 +117,7 @@ def prob_diff(logits: Tensor, target: Target) -> Tensor:
     return log_prob(logits, target.answers).exp() - log_prob(logits, target.distractors).exp()
 
 
-@metric("nll", larger_is_better=False)
+@metric("nll", larger_is_better=False, rest="answers")
 def nll(logits: Tensor, target: Target) -> Tensor:
     """Negative log of the total probability of the answers."""
     return -log_prob(logits, target.answers)
@@ -242,61 +133,6 @@ def nll(logits: Tensor, target: Target) -> Tensor:
 def accuracy(logits: Tensor, target: Target) -> Tensor:
     """1 where the largest answer logit exceeds the largest distractor logit, else 0."""
     best = [
-        _pick(logits, ids, float("-inf")).amax(-1) for ids in (target.answers, target.distractors)
+        pick(logits, ids, float("-inf")).amax(-1) for ids in (target.answers, target.distractors)
     ]
     return (best[0] > best[1]).to(best[0].dtype)
-
-
-# -- parts, shared with expressions -------------------------------------------------------------
-
-
-def widen(values: Tensor) -> Tensor:
-    """Return the values in float32 at least."""
-    import torch
-
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def mean_logit(logits: Tensor, ids: Tensor) -> Tensor:
-    """Average the logits [..., B, V] of the real ids [B, A] to [..., B]."""
-    return _pick(logits, ids, 0.0).sum(-1) / (ids >= 0).sum(-1)
-
-
-def log_prob(logits: Tensor, ids: Tensor) -> Tensor:
-    """Return the log of the summed probability of the real ids [B, A] under logits [..., B, V]."""
-    return _pick(logits, ids, float("-inf")).logsumexp(-1) - widen(logits).logsumexp(-1)
-
-
-def _pick(logits: Tensor, ids: Tensor, padding: float) -> Tensor:
-    """Gather the ids [B, A] from logits [..., B, V], with a constant where an id is -1."""
-    index = ids.clamp(min=0).expand(*logits.shape[:-1], ids.shape[-1])  # [..., B, A]
-    return widen(logits.gather(-1, index)).masked_fill(ids < 0, padding)
-
-
-def _alternatives(what: str) -> str:
-    if what == "answer":
-        return ""
-    free = [name for name, known in METRICS.items() if not known.needs_distractors]
-    return f" or choose a metric that needs none: {', '.join(free)}"
-
-
-def _check_fit(name: str, logits: Tensor, target: Target) -> None:
-    """Refuse targets of another batch or with tokens outside the vocabulary."""
-    examples, vocabulary = logits.shape[-2], logits.shape[-1]
-    if len(target.answers) != examples or len(target.distractors) != examples:
-        raise PromptError(
-            f"the metric {name} got logits for {examples} examples, but answers for "
-            f"{len(target.answers)} and distractors for {len(target.distractors)}."
-        )
-    clean = target.clean_logits
-    if clean is not None and clean.shape != logits.shape[-2:]:
-        raise PromptError(
-            f"the metric {name} got logits of shape {tuple(logits.shape)}, but clean_logits of "
-            f"shape {tuple(clean.shape)}; accepted: [{examples}, {vocabulary}]."
-        )
-    for what, ids in (("answer", target.answers), ("distractor", target.distractors)):
-        if ids.numel() and int(ids.max()) >= vocabulary:
-            raise PromptError(
-                f"{what} token {int(ids.max())} is outside the model's vocabulary of {vocabulary} "
-                "tokens; were the pairs made for another tokenizer?"
-            )

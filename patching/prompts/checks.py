@@ -8,7 +8,7 @@ from ...graphs.errors import PromptError
 
 if TYPE_CHECKING:
     from ...graphs.lift.lifted import LiftedModel
-    from ..metrics.registry import Metric
+    from ..metrics.metric import Metric
     from .pairs import PromptPairs
 
 

@@ -14,7 +14,7 @@ from ...graphs.errors import CertificateFailed
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..ablations import zero
-from ..metrics.registry import METRICS
+from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from .chunk import Chunk, sender_deltas
 from .rounding import rounding_excess
@@ -117,7 +117,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         pairs: prompts to compare on (the first few are used); default: generated tokens.
     """
     pairs = generated_pairs(model) if pairs is None else PromptPairs(pairs.pairs[:SAMPLE])
-    runner = Runner.create(model, pairs, metric=METRICS["nll"], batch_size=len(pairs))
+    runner = Runner.create(model, pairs, metric=nll, batch_size=len(pairs))
     (chunk,) = runner.chunks()
     batch = chunk.batch
     clean, hidden = original_run(model, batch.clean, batch)

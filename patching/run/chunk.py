@@ -12,7 +12,7 @@ from torch import Tensor
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..ablations import Ablation
-from ..metrics.registry import Metric, Target
+from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
 from .few_tokens import FewTokens
 from .masked_run import World

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.norms import normalise, working_dtype
-from ..metrics.registry import Target
+from ..metrics.metric import Target
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.lift.lifted import LiftedModel
 from ..ablations import Ablation, get_ablation
-from ..metrics.registry import Metric, get_metric
+from ..metrics.metric import Metric
+from ..metrics.registry import default_metric, get_metric
 from ..prompts.checks import check_prompts
 from ..prompts.pairs import PromptPairs
 from .chunk import Chunk
@@ -60,7 +61,7 @@ class Runner:
         model: LiftedModel,
         pairs: PromptPairs,
         *,
-        metric: str | Metric = "logit_diff",
+        metric: str | Metric | None = None,
         ablation: str = "resample",
         batch_size: int | None = None,
     ) -> Runner:
@@ -71,6 +72,7 @@ class Runner:
                 what the metric needs.
             UnknownName: no such metric or ablation.
         """
+        metric = metric or default_metric(searching=False)
         chosen = get_metric(metric) if isinstance(metric, str) else metric
         if batch_size is not None and batch_size < 1:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")

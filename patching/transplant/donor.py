@@ -21,7 +21,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.names import Kind, Node
-from ..metrics.registry import Metric, Target
+from ..metrics.metric import Metric, Target
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan

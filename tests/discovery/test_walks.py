@@ -15,7 +15,7 @@ from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
 from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
-from edgewise.patching.metrics.registry import Metric
+from edgewise.patching.metrics.metric import Metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner

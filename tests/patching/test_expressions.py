@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from edgewise.graphs.errors import MetricSyntaxError
 from edgewise.patching.metrics.expression_syntax import MAX_DEPTH, MAX_LENGTH
 from edgewise.patching.metrics.expressions import expression
-from edgewise.patching.metrics.registry import METRICS, Target, get_metric
+from edgewise.patching.metrics.metric import METRICS, Target
+from edgewise.patching.metrics.registry import get_metric
 
 LOGITS = torch.tensor(
     [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]], dtype=torch.float64

@@ -8,7 +8,8 @@ import torch
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.incremental.readout import Readout, make_readout
-from edgewise.patching.metrics.registry import Metric, Target, get_metric
+from edgewise.patching.metrics.metric import Metric, Target
+from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import random_mask, tiny_lift, tiny_pairs

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.errors import PromptError, UnknownName
-from edgewise.patching.metrics.registry import METRICS, Metric, Target, get_metric, metric
+from edgewise.patching.metrics.metric import METRICS, Metric, Target
+from edgewise.patching.metrics.registry import get_metric, metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 
 LOGITS = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, math.log(3.0), math.log(4.0)]])

@@ -53,7 +53,7 @@ def naive(transplant: Transplant, donor: LiftedModel, chosen: np.ndarray) -> flo
 
 
 def mean(transplant: Transplant, chunk: Chunk, logits: torch.Tensor, donor: LiftedModel) -> float:
-    from edgewise.patching.metrics.registry import Target
+    from edgewise.patching.metrics.metric import Target
 
     metric = transplant.runner.metric
     theirs = naive_logits(donor, chunk) if metric.needs_clean_logits else None
