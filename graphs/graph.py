@@ -15,6 +15,9 @@ from .bitsets import booleans, integers
 from .errors import GraphMismatch
 from .names import LETTERS, Edge, Kind, Node, Port
 
+MOST_CELLS = 10**9
+"""Most places of a mask [ports, senders], a byte each: Llama-3.1-405B's has 0.8 billion."""
+
 
 @dataclass(frozen=True)
 class ComputationGraph:
@@ -63,6 +66,24 @@ class ComputationGraph:
             )
         if self.shared_experts and not self.experts:
             raise GraphMismatch("a graph without experts has no shared experts.")
+        ports, senders = self.size
+        if ports * senders > MOST_CELLS:
+            raise GraphMismatch(
+                f"a graph of {ports} ports and {senders} senders is larger than any this program "
+                f"can hold; accepted: {MOST_CELLS} pairs of them."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Count the ports and senders, a mask's shape, without listing them.
+
+        >>> ComputationGraph(2, 2, 1, post_norm=True, experts=(0, 3), shared_experts=True).size
+        (17, 12)
+        """
+        attention = self.heads + 2 * (self.kv_heads if self.grouped_kv else self.heads)
+        ports = self.layers * (attention + self.post_norm + 1) + 1
+        mlps = sum(n + self.shared_experts if n else 1 for n in self.experts) or self.layers
+        return ports, 1 + self.split_embedding + self.layers * (self.heads + self.post_norm) + mlps
 
     # -- senders and ports ------------------------------------------------------------------
 

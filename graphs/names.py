@@ -52,7 +52,7 @@ _FORMS = {
 """Names of nodes that a layer has: with the layer, and the index where there are several."""
 
 _PATTERNS = {
-    kind: re.compile(form.replace(".", r"\.").replace("{}", r"(\d+)"))
+    kind: re.compile(form.replace(".", r"\.").replace("{}", r"(\d{1,9})"))
     for kind, form in _FORMS.items()
 }
 _PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")

@@ -15,10 +15,11 @@ import numpy as np
 
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch, NameSyntaxError
-from ..graph import ComputationGraph
+from ..graph import MOST_CELLS, ComputationGraph
 from ..names import Node, Port
 from .atomic import write_text
-from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+from .reading import listed, short
 
 FORMAT = "edgewise/circuit"
 VERSION = 1
@@ -44,7 +45,6 @@ PROVENANCE = {
 """The blocks that tell where a circuit comes from, with their required keys in file order."""
 
 _ABSENT: dict[str, Any] = {"experts": [], "shared_experts": False}
-_MOST_CELLS = 10**9
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,33 +216,17 @@ def read_graph(
     path: str | Path, model: Mapping[str, Any], block: Mapping[str, Any]
 ) -> ComputationGraph:
     """Build the graph a file describes and check it against the file's counts."""
-    numbers = {key: model[key] for key in SHAPE[:3]}
-    experts = model.get("experts", [])
-    flags = {key: model[key] for key in SHAPE[3:]}
-    flags["shared_experts"] = model.get("shared_experts", False)
-    flags |= {key: block.get(key, False) for key in OPTIONS}
-    counts = {**numbers, "d_model": model["d_model"], **{key: block[key] for key in COUNTS}}
-    wrong = [f"{k} {v!r} (accepted: a number)" for k, v in counts.items() if not _is_count(v)]
-    wrong += [
-        f"{k} {v!r} (accepted: true, false)" for k, v in flags.items() if v not in (True, False)
-    ]
-    if not isinstance(experts, list) or not all(n == 0 or _is_count(n) for n in experts):
-        wrong.append(f"experts {_short(experts)} (accepted: a number for each layer)")
-    if wrong:
-        raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
-    cells = (numbers["layers"] * (numbers["heads"] + 2) + sum(experts)) * (
-        numbers["layers"] * 3 * numbers["heads"]
-    )
-    if cells > _MOST_CELLS:
-        raise FileFormatError(f"{path} describes a graph larger than any this program can hold.")
-    try:
-        graph = ComputationGraph(**numbers, **flags, experts=tuple(experts))
-    except GraphMismatch as error:
-        raise FileFormatError(f"{path} describes no graph: {error}") from None
-    true = (len(graph.senders), len(graph.ports), graph.edge_count)
+    counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
+    shape = {key: model[key] for key in SHAPE}
+    shape |= {key: model.get(key, absent) for key, absent in _ABSENT.items()}
+    shape |= {key: block.get(key, False) for key in OPTIONS}
+    graph = graph_of(path, shape, counts)
+    size = dict(zip(COUNTS, graph.size[::-1], strict=False))
+    if all(block[key] == count for key, count in size.items()):
+        size["edges"] = graph.edge_count  # only now something of the graph's size is made
     wrong = [
         f"{block[key]} {key}, but its shape has {count}"
-        for key, count in zip(COUNTS, true, strict=True)
+        for key, count in size.items()
         if block[key] != count
     ]
     if wrong:
@@ -250,8 +234,36 @@ def read_graph(
     return graph
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_CELLS
+def graph_of(
+    path: str | Path, shape: Mapping[str, Any], counts: Mapping[str, object] | None = None
+) -> ComputationGraph:
+    """Build the graph whose fields a file states, unchecked; `counts` must be numbers too.
+
+    Raises:
+        FileFormatError: fields of another type, or no graph (of a size to hold) has them.
+    """
+    numbers = {key: shape.get(key) for key in SHAPE[:3]} | dict(counts or {})
+    wrong = [f"{k} {short(v)} (accepted: a number)" for k, v in numbers.items() if not _is_count(v)]
+    wrong += [
+        f"{key} {short(shape[key])} (accepted: true, false)"
+        for key in (*SHAPE[3:], *OPTIONS, SPARSE[1])
+        if not isinstance(shape.get(key, False), bool)
+    ]
+    experts = shape.get("experts", [])
+    if not isinstance(experts, list) or not all(
+        type(n) is int and 0 <= n <= MOST_CELLS for n in experts
+    ):
+        wrong.append(f"experts {short(experts)} (accepted: a number for each layer)")
+    if wrong:
+        raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
+    try:
+        return ComputationGraph(**{**shape, "experts": tuple(experts)})
+    except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have
+        raise FileFormatError(f"{path} describes no graph: {str(error).rstrip('.')}.") from None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_CELLS
 
 
 def read_rows(
@@ -288,14 +300,14 @@ def read_rows(
 def _row_problem(row: Any, scores: int) -> str | None:
     form = "[sender, port" + ", score" * scores + "]"
     if not isinstance(row, list) or len(row) != 2 + scores:
-        return f"{_short(row)}: accepted: {form}"
+        return f"{short(row)}: accepted: {form}"
     if not all(isinstance(name, str) for name in row[:2]):
-        return f"{_short(row)}: sender and port must be names"
+        return f"{short(row)}: sender and port must be names"
     for score in row[2:]:
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-            return f"{_short(row)}: a score is a number or null, found {_short(score)}"
+            return f"{short(row)}: a score is a number or null, found {short(score)}"
         if score is not None and not abs(score) < 3.4e38:
-            return f"{_short(row)}: the score is not a finite float32"
+            return f"{short(row)}: the score is not a finite float32"
     return None
 
 
@@ -319,8 +331,3 @@ def _name_problem(graph: ComputationGraph, names: Iterable[str]) -> str:
     except NameSyntaxError as error:
         return str(error).rstrip(".")
     return f"write it as {Node.parse(sender)}->{Port.parse(port)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,20 @@ from ..graph import ComputationGraph
 from ..names import Edge, Kind, Node, Port
 from ..scores import Scores
 from .atomic import write_bytes, write_text
-from .json_files import listed, missing_keys, parse_json, read_text
+from .circuit import graph_of
+from .json_files import missing_keys
+from .reading import (
+    LINES_BYTES,
+    RESULT_BYTES,
+    listed,
+    parse_json,
+    read_bounded,
+    read_text,
+    short,
+)
+
+_UNLISTED = 2**24
+"""Most places of a mask for a file that lists few edges: five times that of Llama-3.1-8B."""
 
 _CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp"}
 
@@ -50,13 +64,21 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
     what = "an EAP-IG graph"
     document = _object(path, parse_json(path, read_text(path, what), what, allow_nan=True))
     graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values()), "edges": ()}, kv_heads)
+    ports, senders = graph.size
+    if ports * senders > max(_UNLISTED, 100 * len(document["edges"])):
+        raise FileFormatError(
+            f"{path} describes a graph of {ports} ports and {senders} senders, but lists only "
+            f"{len(document['edges'])} edges; EAP-IG lists them all."
+        )
     kept, values = np.zeros_like(graph.reads), np.full(graph.reads.shape, np.nan)
     problems = []
     for name, entry in document["edges"].items():
         try:
             at = graph.locate(Edge.parse(re.sub(r"^input->", "embed->", name)))
-            kept[at] = bool(entry["in_graph"])
-            values[at] = entry["score"]
+            score, in_graph = entry["score"], entry["in_graph"]
+            if not isinstance(score, int | float) or in_graph not in (False, True):
+                raise ValueError(f"score {short(score)}, in_graph {short(in_graph)}")
+            values[at], kept[at] = score, in_graph
         except (EdgewiseError, KeyError, TypeError, ValueError) as error:
             problems.append(f"'{name}': {error}".rstrip("."))
     if problems:
@@ -69,11 +91,11 @@ def _eap_ig_from_tensors(
 ) -> tuple[Circuit, Scores]:
     matrices = ("edges_scores", "edges_in_graph")
     graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values())}, kv_heads, matrices)
-    shape = graph.reads.T.shape
-    wrong = [key for key in matrices if getattr(document[key], "shape", None) != shape]
+    shape = graph.size[::-1]
+    wrong = [key for key in matrices if not _is_matrix(document[key], shape)]
     if wrong:
         raise FileFormatError(f"{path}: {wrong[0]} is no tensor of shape {list(shape)}.")
-    scores, kept = (document[key].float().numpy().T for key in matrices)
+    scores, kept = (document[key].detach().float().numpy().T for key in matrices)
     return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, scores)
 
 
@@ -87,26 +109,39 @@ def _eap_ig_graph(
     lacking = missing_keys(document, required) + [key for key in matrices if key not in document]
     if lacking:
         raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
-    try:
-        shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
-        return ComputationGraph(**shape, kv_heads=kv_heads)
-    except (GraphMismatch, TypeError) as error:
-        raise FileFormatError(f"{path} describes no graph: {error}") from None
+    shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
+    return graph_of(path, {**shape, "kv_heads": kv_heads or shape["heads"]})
 
 
 def _load_tensors(path: str | Path) -> dict[str, Any]:
     import torch
 
-    if not Path(path).is_file():
-        raise FileFormatError(f"{path} does not exist; expected an EAP-IG graph.")
+    content = read_bounded(path, RESULT_BYTES, "an EAP-IG graph")
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # what torch.save writes, unpacked
+            if sum(part.file_size for part in archive.infolist()) > len(content):
+                raise ValueError("it is compressed")
+        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its archive and tensor readers raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise FileFormatError(
             f"{path} is damaged, or holds more than plain tensors, which is never run: {reason}"
         ) from None
     return _object(path, document)
+
+
+def _is_matrix(value: object, shape: tuple[int, int]) -> bool:
+    """Tell a plain matrix of a shape that has its numbers in memory, not one stretched over it."""
+    import torch
+
+    return (
+        isinstance(value, torch.Tensor)
+        and value.shape == shape
+        and value.layout == torch.strided
+        and (value.is_floating_point() or value.dtype in (torch.bool, torch.int64))
+        and value.device.type == "cpu"
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
 
 
 def write_eap_ig(
@@ -225,7 +260,7 @@ def read_acdc(path: str | Path, graph: ComputationGraph) -> Circuit:
 
 def _acdc_pairs(path: str | Path) -> Iterator[tuple[str, str]]:
     """Yield (parent, child) as `hook[index]` from lines, JSON lines or JSON rows."""
-    text = read_text(path, "an edge list of ACDC")
+    text = read_text(path, "an edge list of ACDC", LINES_BYTES)
     is_json = text.lstrip().startswith("[")
     rows = parse_json(path, text, "an edge list of ACDC") if is_json else text.splitlines()
     for row in rows:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import EdgewiseError, FileFormatError
+from .reading import parse_json, read_text
 
 
 def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, Any]:
@@ -56,62 +56,6 @@ _HINTS = {
 }
 
 
-def read_text(path: str | Path, what: str) -> str:
-    """Read a whole text file in UTF-8.
-
-    Raises:
-        FileFormatError: it is missing, cannot be read, or is not text.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise FileFormatError(f"{path} does not exist; expected {what}.") from None
-    except UnicodeDecodeError:
-        raise FileFormatError(f"{path} is not {what}: it is not text (UTF-8).") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileFormatError(f"cannot read {path}: {reason}; expected {what}.") from error
-
-
-def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = False) -> Any:
-    """Parse JSON text, read from the path; `allow_nan` takes Python's NaN and Infinity too.
-
-    Raises:
-        FileFormatError: it is empty, cut off, damaged, or no JSON at all.
-    """
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise FileFormatError(f"{path} holds {name}, which JSON does not have; accepted: null.")
-
-    try:
-        return json.loads(text, parse_constant=float if allow_nan else refuse_constant)
-    except json.JSONDecodeError as error:
-        raise FileFormatError(_diagnose(path, text, what, error)) from None
-    except (RecursionError, ValueError) as error:
-        raise FileFormatError(f"{path} is damaged: {error}.") from None
-
-
-def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeError) -> str:
-    """Tell an empty file, one that was cut, a damaged one, and one that never was JSON."""
-    if not text.strip():
-        return f"{path} is empty; expected {what}."
-    if not text.lstrip().startswith(("{", "[")):
-        return f"{path} is not {what}: it is not JSON."
-    cut = error.msg.startswith("Unterminated string") or re.fullmatch(
-        r"\s*[\w.+-]{0,8}\s*", text[error.pos :]
-    )
-    if cut:
-        last = text.count("\n", 0, len(text.rstrip())) + 1
-        return (
-            f"{path} is damaged: it was cut off at line {last}, before its end; restore the whole "
-            "file or make it again."
-        )
-    return (
-        f"{path} is damaged: line {error.lineno}, column {error.colno} cannot be read as JSON "
-        f"({error.msg}); restore the file or make it again."
-    )
-
-
 # -- checking parts -----------------------------------------------------------------------------
 
 
@@ -131,12 +75,6 @@ def missing_keys(document: Mapping[str, Any], required: Mapping[str, Collection[
         else:
             lacking += [f"{block}.{key}" for key in keys if key not in found]
     return lacking
-
-
-def listed(problems: list[str], most: int = 3) -> str:
-    """Join the first few problems and count the rest."""
-    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
-    return "; ".join(problems[:most]) + more
 
 
 # -- writing ------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from ..errors import EdgewiseError, FileFormatError, NameSyntaxError
 from ..names import Kind, Node
 from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, compare_roles
 from .atomic import write_text
-from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+from .reading import listed
 
 FORMAT = "edgewise/roles"
 VERSION = 1

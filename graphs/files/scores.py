@@ -18,10 +18,11 @@ from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
 from ..scores import Scores
 from .atomic import write_bytes
-from .circuit import SPARSE
-from .json_files import listed
+from .circuit import SPARSE, graph_of
+from .reading import listed, parse_json, short
 
 SUFFIX = ".scores.safetensors"
+METADATA = ("senders", "ports", "method", "metric", "ablation")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def write_scores(
     return scores_path(path)
 
 
-def _shape(graph: ComputationGraph) -> dict[str, Any]:
+def _shape(graph: ComputationGraph) -> dict[str, object]:
     """Return the graph's fields; those of experts only where it has some."""
     shape = asdict(graph)
     return shape if graph.experts else {k: v for k, v in shape.items() if k not in SPARSE}
@@ -96,56 +97,61 @@ def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> Scor
         FileFormatError: missing, damaged, or names, shape or NaN pattern do not fit the graph.
     """
     file = scores_path(path)
-    values, metadata = _load(file)
-    lacking = [k for k in ("senders", "ports", "method", "metric", "ablation") if k not in metadata]
-    if lacking:
-        raise FileFormatError(f"{file} is no scores file; its metadata lacks {', '.join(lacking)}.")
-    graph = graph if graph is not None else _graph(file, metadata)
-    _check_names(file, "senders", metadata, [str(node) for node in graph.senders])
-    _check_names(file, "ports", metadata, [str(port) for port in graph.ports])
-    _check_values(file, values, graph)
-    return ScoresFile(
-        Scores(graph, values), metadata["method"], metadata["metric"], metadata["ablation"]
-    )
-
-
-def _load(file: Path) -> tuple[np.ndarray, dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     if not file.is_file():
         raise FileFormatError(f"{file} does not exist; `discover --scores` writes scores.")
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(file, framework="np") as opened:
-            names = list(opened.keys())
-            if names != ["scores"]:
-                raise FileFormatError(
-                    f"{file} is no scores file: it holds the tensors {listed(names) or '(none)'}; "
-                    "accepted: exactly one, scores."
-                )
-            return opened.get_tensor("scores"), dict(opened.metadata() or {})
+            return _read(file, opened, graph)
     except (SafetensorError, OSError) as error:
         raise FileFormatError(
             f"{file} is damaged or no safetensors file ({error}); make the scores again."
         ) from None
 
 
-def _graph(file: Path, metadata: dict[str, str]) -> ComputationGraph:
-    try:
-        shape: dict[str, Any] = json.loads(metadata["graph"])
-        return ComputationGraph(**shape)
-    except KeyError:
+def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile:
+    """Read an opened sidecar; its header is checked before anything of its size is made."""
+    names = list(opened.keys())
+    if names != ["scores"]:
         raise FileFormatError(
-            f"{file} does not say its graph; read it with its circuit's."
-        ) from None
-    except (ValueError, TypeError, EdgewiseError) as error:
-        raise FileFormatError(f"{file}: its graph cannot be read: {error}.") from None
+            f"{file} is no scores file: it holds the tensors {listed(names) or '(none)'}; "
+            "accepted: exactly one, scores."
+        )
+    metadata = dict(opened.metadata() or {})
+    lacking = [key for key in METADATA if key not in metadata]
+    if lacking:
+        raise FileFormatError(f"{file} is no scores file; its metadata lacks {', '.join(lacking)}.")
+    tensor = opened.get_slice("scores")
+    dtype, shape = tensor.get_dtype(), tensor.get_shape()
+    stated = graph is None
+    if graph is None:
+        graph = _graph(file, metadata)
+    fits = dtype == "F32" and shape == list(graph.size)
+    if fits or not stated:
+        for key, expected in (("senders", graph.senders), ("ports", graph.ports)):
+            _check_names(file, key, metadata, [str(one) for one in expected])
+    if not fits:
+        raise FileFormatError(
+            f"{file}: scores are {dtype} of shape {shape}; accepted: float32 of shape "
+            f"{list(graph.size)} [ports, senders]."
+        )
+    values = opened.get_tensor("scores")
+    _check_values(file, values, graph)
+    return ScoresFile(Scores(graph, values), *(metadata[key] for key in METADATA[2:]))
+
+
+def _graph(file: Path, metadata: dict[str, str]) -> ComputationGraph:
+    if "graph" not in metadata:
+        raise FileFormatError(f"{file} does not say its graph; read it with its circuit's.")
+    shape = parse_json(file, metadata["graph"], "a scores file")
+    if not isinstance(shape, dict):
+        raise FileFormatError(f"{file}: its graph is {short(shape)}; accepted: an object.")
+    return graph_of(file, shape)
 
 
 def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[str]) -> None:
-    try:
-        found = json.loads(metadata[key])
-    except ValueError:
-        found = None
+    found = parse_json(file, metadata[key], "a scores file")
     if not isinstance(found, list):
         raise FileFormatError(f"{file}: its {key} cannot be read; accepted: a JSON list of names.")
     if found != expected:
@@ -161,11 +167,6 @@ def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[
 
 
 def _check_values(file: Path, values: np.ndarray, graph: ComputationGraph) -> None:
-    if values.dtype != np.float32 or values.shape != graph.reads.shape:
-        raise FileFormatError(
-            f"{file}: scores are {values.dtype} of shape {list(values.shape)}; accepted: float32 "
-            f"of shape {list(graph.reads.shape)} [ports, senders]."
-        )
     wrong = ~np.isnan(values) & ~graph.reads
     if wrong.any():
         raise FileFormatError(

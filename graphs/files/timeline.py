@@ -47,7 +47,8 @@ from .circuit import (
     read_graph,
     read_rows,
 )
-from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+from .reading import listed
 
 FORMAT = "edgewise/timeline"
 VERSION = 1

@@ -33,7 +33,8 @@ from ..graph import ComputationGraph
 from ..names import Node
 from .atomic import write_text
 from .circuit import COUNTS, OPTIONS, PROVENANCE, edge_rows, graph_block, read_graph, read_rows
-from .json_files import dump_document, listed, missing_keys, ordered, read_document, to_plain
+from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+from .reading import listed
 
 FORMAT = "edgewise/transplant"
 VERSION = 1

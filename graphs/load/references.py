@@ -9,14 +9,14 @@ holds what its kind must hold. Accepted references: a Hugging Face name with opt
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelNotFound
+from ..errors import FileFormatError, ModelNotFound
+from ..files.reading import SETTINGS_BYTES, parse_json, read_text
 from .builtin import ALIAS, REVISION, Progress, smollm2_directory
 from .gguf_files import one_line
 
@@ -97,9 +97,11 @@ def find(
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a model's directory."""
+    what = "a JSON object"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = read_text(path, what, SETTINGS_BYTES)
+        value = parse_json(path, text, what, allow_nan=True)
+    except FileFormatError as error:
         raise ModelNotFound(f"'{path}' cannot be read as JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise ModelNotFound(f"'{path}' holds a {type(value).__name__}; accepted: a JSON object.")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
+from ...graphs.files.reading import PROMPT_BYTES, read_bounded
 from .json_fields import found, list_of, parse_object, text_of
 from .pairs import Pair, PromptPairs
 from .tokens import Tokens
@@ -318,19 +319,17 @@ def _row(pair: Pair, bos_prepended: bool | None) -> dict[str, object]:
 
 
 def _read_text(path: Path) -> str:
+    what = "a JSON Lines file of prompt pairs, or the name of a built-in task"
+    if path.is_dir() or not path.exists():
+        reason = "Is a directory" if path.is_dir() else "No such file or directory"
+        raise PromptError(f"cannot read prompt pairs from '{path}': {reason}; accepted: {what}.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bounded(path, PROMPT_BYTES, what, PromptError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise PromptError(
             f"'{path}', line {line}: the byte {error.object[error.start]:#04x} is not UTF-8; "
             "accepted: JSON Lines saved as UTF-8."
-        ) from None
-    except OSError as error:
-        reason = error.strerror or "it cannot be read"
-        raise PromptError(
-            f"cannot read prompt pairs from '{path}': {reason}; accepted: a JSON Lines file, or "
-            "the name of a built-in task."
         ) from None
 
 
