@@ -62,13 +62,12 @@ def diff(a: str, b: str, **given: Any) -> None:
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
     """
-    from ..graphs.files import check_writable, read_circuit, unlike, write_diff
+    from ..graphs.files import read_circuit, unlike, write_diff
     from ..workflow import beside_scores, compare
 
     output = given["output"]
     _check_models(given)
-    if output is not None:
-        check_writable(output, a, b)
+    options.claim(output, a, b)
     files = (read_circuit(a), read_circuit(b))
     scores = (beside_scores(a, files[0]), beside_scores(b, files[1]))
     found = compare(*files, names=(a, b), scores=scores)

@@ -146,7 +146,7 @@ def discover(**given: Any) -> None:
     output = given["output"]
     with_scores = given["scores"] or not (_selects(method) or select.as_dict())
     inputs = [given["task"], given["model"], *([given["start"]] if start else [])]
-    check_writable(output, *inputs)
+    options.claim(output, *inputs)
     sidecar = scores_path(output)
     if with_scores:
         check_writable(sidecar, *inputs)

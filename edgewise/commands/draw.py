@@ -86,12 +86,10 @@ def draw(
     timeline, what is new and what is there for the last time; an edge's width follows its score.
     Where a diff has a noise floor, faint edges are unstable and solid ones changed significantly.
     """
-    from ..graphs.files import check_writable
-
     _check_request(kind, files, output, absolute, order, labels)
     if roles is not None and kind != "edges":
         raise click.UsageError("--roles belongs to --as edges.")
-    check_writable(output, *files, *([] if roles is None else [roles]))
+    options.claim(output, *files, *([] if roles is None else [roles]))
     if kind == "heat-map":
         draw_maps.tell(draw_maps.heat_map(files, output, labels, title, absolute), as_json)
     elif kind == "overlap":

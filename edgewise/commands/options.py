@@ -11,6 +11,8 @@ import click
 from ..graphs.errors import EdgewiseError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..progress import Reporter
     from ..session import Session
 
@@ -248,6 +250,16 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def claim(output: str | Path | None, *inputs: str | Path) -> None:
+    """Keep an output for this command until it ends; refuse one that could not be written then."""
+    from ..graphs.files import check_writable
+    from ..store.locks import writing
+
+    if output is not None:
+        check_writable(output, *inputs)
+        click.get_current_context().with_resource(writing(output))
 
 
 def only_given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
     Model and prompt pairs are those the circuit was found with, unless given. With several
     circuits or models, which may be of different shapes, their heads stand side by side by role.
     """
-    from ..graphs.files import RolesFile, check_writable, write_roles
+    from ..graphs.files import RolesFile, write_roles
     from ..graphs.files.roles import dump_roles
     from ..progress import reporting
 
@@ -65,8 +65,7 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
     subjects = _subjects(circuits, models)
     _check_tasks(subjects, given["task"], settings)
     output = given["output"]
-    if output is not None:
-        check_writable(output, *circuits)
+    options.claim(output, *circuits)
     options.set_threads(given["threads"])
     with reporting() as progress:
         found = RolesFile(tuple(_measure(*one, given, settings, progress) for one in subjects))

@@ -53,7 +53,7 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     not done again, and a stopped run goes on with the checkpoints that are missing.
     """
     from ..experiment.asking import Selection, request
-    from ..graphs.files import check_writable, write_timeline
+    from ..graphs.files import write_timeline
     from ..progress import reporting
     from ..session import check_task
     from ..steps.timeline import Opening, TaskChoice, check_selects, find_checkpoints
@@ -70,8 +70,7 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
         check_task(given["task"], settings)
     references = find_checkpoints(models)
     output = given["output"]
-    if output is not None:
-        check_writable(output, given["task"], *references)
+    options.claim(output, given["task"], *references)
     results = None if given["no_cache"] else _results(given["cache"])
     options.set_threads(given["threads"])
     task = TaskChoice(given["task"], given["examples"], given["seed"], given["bos"], settings)

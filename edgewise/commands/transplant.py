@@ -88,7 +88,7 @@ def transplant(a: str, b: str, **given: Any) -> None:
     same prompts. What is carried is the share of B's gain over A that A has with them. Without
     a choice all nodes are ranked, each alone.
     """
-    from ..graphs.files import check_writable, write_transplant
+    from ..graphs.files import write_transplant
     from ..progress import reporting
     from ..session import check_task
     from ..steps.transplant import transplant as measure
@@ -99,9 +99,8 @@ def transplant(a: str, b: str, **given: Any) -> None:
         _choice(given, {})
     circuits, graph = _circuits(given)
     choice = _choice(given, circuits)
-    if given["output"] is not None:
-        inputs = [given[key] for key in ("circuit", "among") if given[key] is not None]
-        check_writable(given["output"], *inputs)
+    inputs = [given[key] for key in ("circuit", "among") if given[key] is not None]
+    options.claim(given["output"], *inputs)
     options.set_threads(given["threads"])
     with reporting() as progress:
         progress.say(f"comparing {a} and {b}")
