@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from typing import Any
 
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
@@ -28,41 +27,23 @@ from .style import (
     TITLE_FONT,
     edge_width,
 )
-from .subject import EdgeScores, Fade, Line, Subject, read_circuit, read_diff
+from .subject import Drawing, Line, Subject, read_subject
 
-PairOfScores = tuple[EdgeScores | None, EdgeScores | None]
 _MARGIN, _LABELS, _LAYER_GAP, _TITLE_LINE = 12.0, 44.0, 3.0, 17.0
 MOST_EDGES = 4000
-_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
+READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 _ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
 
 
 def make_scene(
-    subject: Circuit | CircuitDiff,
-    *,
-    scores: EdgeScores | PairOfScores | None = None,
-    names: tuple[str, str] = ("A", "B"),
-    whole: CircuitDiff | None = None,
-    fade: Fade | None = None,
-    labels: Mapping[str, str] | None = None,
-    title: str = "",
-    caption: str | None = None,
-    layout: str = "auto",
-    timeout: float = 20.0,
+    subject: Circuit | CircuitDiff, drawing: Drawing | None = None, **fields: Any
 ) -> Scene:
     """Turn a circuit, or a diff, into a drawing's values.
 
     Args:
         subject: what to draw.
-        scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
-        names: what a diff's two circuits are called.
-        whole: of a diff, the one it is a part of, which then says who has a node.
-        fade: of a diff, how stable its edges are, and which changed significantly.
-        labels: what is written above nodes, by their names, such as head roles.
-        title: printed above, if not empty.
-        caption: printed below; by default the numbers of edges and nodes.
-        layout: `auto`, `dot` or `built-in`.
-        timeout: seconds that `dot` may take.
+        drawing: how; default: plainly.
+        fields: those of `Drawing`, such as `scores` and `title`, in place of the given ones.
 
     Raises:
         EdgewiseError: more edges than a drawing can show.
@@ -72,53 +53,18 @@ def make_scene(
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
-    drawn = read_subject(subject, scores, names, whole, fade, labels)
+    drawing = Drawing.of(drawing, fields)
+    drawn = read_subject(subject, drawing)
     if len(drawn.lines) > MOST_EDGES:
         raise EdgewiseError(
             f"{len(drawn.lines):,} edges cannot be drawn readably; accepted: at most "
             f"{MOST_EDGES:,}. Keep fewer (Scores.top, a larger threshold), or write a .dot file."
         )
-    placed = arrange(drawn, layout=layout, timeout=timeout)
+    placed = arrange(drawn, layout=drawing.layout, timeout=drawing.timeout)
+    caption = drawing.caption
     if caption is None:
-        caption = f"{drawn.caption} {_READING}" if drawn.lines else drawn.caption
-    return _Builder(drawn, placed, title).scene(caption)
-
-
-def read_subject(
-    subject: Circuit | CircuitDiff,
-    scores: EdgeScores | PairOfScores | None,
-    names: tuple[str, str],
-    whole: CircuitDiff | None = None,
-    fade: Fade | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Subject:
-    """Read a circuit or a diff with its scores, and what is written above its nodes.
-
-    Raises:
-        EdgewiseError: neither of both, or a diff with one set of scores in place of two.
-    """
-    if isinstance(subject, CircuitDiff):
-        if scores is not None and not (isinstance(scores, tuple) and len(scores) == 2):
-            raise EdgewiseError(
-                f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
-                "scores of A and of B (either may be None)."
-            )
-        return _labelled(read_diff(subject, scores, names, whole, fade), labels)
-    if isinstance(subject, Circuit):
-        if isinstance(scores, tuple):
-            raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
-        return _labelled(read_circuit(subject, scores), labels)
-    raise EdgewiseError(
-        f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
-    )
-
-
-def _labelled(subject: Subject, labels: Mapping[str, str] | None) -> Subject:
-    """Add what is written above the nodes that are drawn."""
-    if not labels:
-        return subject
-    found = {node: labels[str(node)] for node, _ in subject.nodes if labels.get(str(node))}
-    return replace(subject, labels=found)
+        caption = f"{drawn.caption} {READING}" if drawn.lines else drawn.caption
+    return _Builder(drawn, placed, drawing.title).scene(caption)
 
 
 class _Builder:

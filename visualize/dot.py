@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 from ..graphs.names import Node
+from ..graphs.text import visible
 from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
 from .subject import Line, Subject
@@ -19,24 +21,23 @@ _SHAPES = {
 }
 
 
-def quote(text: str) -> str:
-    r"""Quote a text as a DOT string.
+def quote(*lines: str) -> str:
+    r"""Quote lines as a DOT string, in which Graphviz would take `&lt;` for `<`.
 
-    >>> print(quote('a "b" \\ c'))
-    "a \"b\" \\ c"
+    >>> print(quote('a "b" \\ c', "&lt; & d"))
+    "a \"b\" \\ c\n&amp;lt; & d"
     """
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+    escaped = [re.sub(r'([\\"])', r"\\\1", visible(line)) for line in lines]
+    return '"' + re.sub(r"&(?=#?\w+;)", "&amp;", "\\n".join(escaped)) + '"'
 
 
 def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     """Write the subject's nodes and edges; each edge's `minlen` makes the layers run upward."""
-    words = "\n".join(part for part in (title, caption) if part)
     font = 'fontname="Helvetica"'
     lines = [
         "digraph circuit {",
         f"  graph [rankdir=BT, ranksep=0.3, nodesep=0.15, {font}, fontsize=10, "
-        f"label={quote(words)}];",
+        f"label={quote(*filter(None, (title, caption)))}];",
         f'  node [{font}, fontsize=10, height=0.25, margin="0.08,0.03", style=filled];',
         f"  edge [{font}, fontsize=7, arrowsize=0.4];",
     ]
@@ -59,7 +60,7 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
 
 def _node_attributes(node: Node, stroke: str, label: str | None) -> str:
     style = NODE_STYLES[node.kind]
-    words = "" if label is None else f"label={quote(f'{node}' + chr(10) + label)}, "
+    words = "" if label is None else f"label={quote(str(node), label)}, "
     return words + (
         f'shape={_SHAPES[style.shape]}, fillcolor="{style.fill}", color="{stroke}", '
         f'fontcolor="{stroke}", tooltip={quote(f"{node}  {style.words}")}'

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import unknown
 from ..graphs.files.atomic import replacing
-from .compose import PairOfScores, make_scene, read_subject
+from .compose import make_scene
 from .dot import to_dot
 from .html import to_html
 from .raster import render
 from .scene import Scene
-from .subject import EdgeScores, Fade
+from .subject import Drawing, read_subject
 from .svg import to_svg
 
-
-@dataclass(frozen=True)
-class Format:
-    """Hold how a kind of file is written from a scene."""
-
-    words: str
-    write: Callable[[Scene, BinaryIO], None]
-
-
-FORMATS: dict[str, Format] = {
-    ".svg": Format("vector image", lambda scene, file: _text(file, to_svg(scene))),
-    ".png": Format("pixel image", lambda scene, file: render(scene, file, "png")),
-    ".pdf": Format("vector page", lambda scene, file: render(scene, file, "pdf")),
-    ".html": Format("page that tells names", lambda scene, file: _text(file, to_html(scene))),
+FORMATS: dict[str, Callable[[Scene, BinaryIO], object]] = {
+    ".svg": lambda scene, file: file.write(to_svg(scene).encode()),
+    ".png": lambda scene, file: render(scene, file, "png"),
+    ".pdf": lambda scene, file: render(scene, file, "pdf"),
+    ".html": lambda scene, file: file.write(to_html(scene).encode()),
 }
 """The kinds of file made from a scene, by ending. DOT is made from the circuit itself."""
 
@@ -47,31 +37,17 @@ def accepted_suffixes(*, scene: bool = False) -> tuple[str, ...]:
 def draw(
     subject: Circuit | CircuitDiff,
     path: str | os.PathLike[str],
-    *,
-    scores: EdgeScores | PairOfScores | None = None,
-    names: tuple[str, str] = ("A", "B"),
-    whole: CircuitDiff | None = None,
-    fade: Fade | None = None,
-    labels: Mapping[str, str] | None = None,
-    title: str = "",
-    caption: str | None = None,
-    layout: str = "auto",
-    timeout: float = 20.0,
+    drawing: Drawing | None = None,
+    **fields: Any,
 ) -> Path:
     """Draw a circuit or a diff to a file of the kind its ending names.
 
     Args:
         subject: what to draw.
         path: where to; `.svg`, `.png`, `.pdf`, `.dot` or `.html`.
-        scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
-        names: what a diff's two circuits are called.
-        whole: of a diff, the one it is a part of, which then says who has a node.
-        fade: of a diff, how stable its edges are, and which changed significantly.
-        labels: what is written above nodes, by their names, such as head roles.
-        title: printed above, if not empty.
-        caption: printed below; by default the numbers of edges and nodes.
-        layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
-        timeout: seconds that `dot` may take; then the built-in layout does it, with a warning.
+        drawing: how; default: plainly.
+        fields: those of `Drawing` in place of the given ones: `scores`, `names` (of a diff),
+            `title`, `caption`, `labels`, `layout` and others.
 
     Returns:
         The path, once the file is complete.
@@ -80,33 +56,29 @@ def draw(
         UnknownName: the ending or the layout is none of the accepted ones.
         EdgewiseError: the file cannot be written, or matplotlib is needed and missing.
 
+    >>> import tempfile
     >>> from edgewise.graphs.graph import ComputationGraph
     >>> circuit = Circuit.empty(ComputationGraph(1, 1)).with_edges(["embed->m0", "m0->logits"])
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     draw(circuit, f"{folder}/circuit.svg").name
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw(circuit, f"{folder}/circuit.svg", title="Two edges").name
     'circuit.svg'
     """
-    target = Path(path)
+    target, drawing = Path(path), Drawing.of(drawing, fields)
     suffix = target.suffix.lower()
     if suffix not in accepted_suffixes():
         raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())
-    if suffix == ".dot":
-        drawn = read_subject(subject, scores, names, whole, fade, labels)
-        words = drawn.caption if caption is None else caption
-        text = to_dot(drawn, title=title, caption=words)
-        return write_file(target, lambda file: _text(file, text))
-    scene = make_scene(
-        subject, scores=scores, names=names, whole=whole, fade=fade, labels=labels,
-        title=title, caption=caption, layout=layout, timeout=timeout,
-    )  # fmt: skip
-    for note in scene.notes:
-        warnings.warn(note, stacklevel=2)
-    return write_scene(scene, target)
+    if suffix != ".dot":
+        return write_scene(make_scene(subject, drawing), target)
+    drawn = read_subject(subject, drawing)
+    words = drawn.caption if drawing.caption is None else drawing.caption
+    text = to_dot(drawn, title=drawing.title, caption=words)
+    return _write(target, lambda file: file.write(text.encode()))
 
 
 def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
     """Write a drawing that is made already, to a file of the kind its ending names.
+
+    What its layout had to do without becomes a warning.
 
     Raises:
         UnknownName: the ending is none of the accepted ones.
@@ -116,19 +88,12 @@ def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise unknown("ending of this drawing's file name", suffix, FORMATS)
-    return write_file(target, lambda file: FORMATS[suffix].write(scene, file))
+    for note in scene.notes:
+        warnings.warn(note, stacklevel=3)
+    return _write(target, lambda file: FORMATS[suffix](scene, file))
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Let a writer fill a file, all or nothing.
-
-    Raises:
-        EdgewiseError: the file cannot be written there; says why.
-    """
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     with replacing(path) as temporary, temporary.open("wb") as file:
         write(file)
     return path
-
-
-def _text(file: BinaryIO, text: str) -> None:
-    file.write(text.encode("utf-8"))

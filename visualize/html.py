@@ -1,12 +1,16 @@
 """A scene as one page of HTML: its SVG, and a line that names what the mouse points at.
 
-The page needs nothing from elsewhere. Without scripts the SVG's own tooltips do the same.
+The page needs nothing from elsewhere, and forbids itself to load anything or to run any other
+script. Without scripts the SVG's own tooltips do the same.
 """
 
 from __future__ import annotations
 
-from xml.sax.saxutils import escape
+import base64
+import hashlib
+from html import escape
 
+from ..graphs.text import visible
 from .scene import Scene
 from .style import FONTS
 from .svg import to_svg
@@ -47,12 +51,30 @@ picture.addEventListener("mouseover", (event) => {
 
 def to_html(scene: Scene) -> str:
     """Render a scene as a page; pointing at an edge, node or cell shows its name and score."""
-    title = escape("".join(c for c in scene.title if c >= " "))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+    body = (
         f"<main>\n{to_svg(scene, inline=True)}</main>\n"
         '<div id="told" role="status">Point at a mark to read its name and score.</div>\n'
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
+    return whole_page(body, title=scene.title, style=STYLE, script=SCRIPT)
+
+
+def whole_page(body: str, *, title: str, style: str, script: str = "") -> str:
+    """Make a page that shows its body and pictures in it, and does nothing but its own script."""
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(visible(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"{body}{f'<script>{script}</script>{chr(10)}' if script else ''}</body>\n</html>\n"
+    )
+
+
+def _hash(content: str) -> str:
+    """Name the one style or script that a page's policy allows."""
+    if not content:
+        return "'none'"
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

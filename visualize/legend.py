@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..graphs.names import Kind
+from ..graphs.text import visible
 from .scene import EdgeMark, Legend, NodeMark, Text
 from .style import (
     DASHES,
@@ -88,7 +89,7 @@ def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
     (['one two', 'three'], ['one-', 'two'])
     """
     lines: list[str] = []
-    for word in text.split():
+    for word in visible(text).split():
         if lines and text_width(f"{lines[-1]} {word}", size) <= width:
             lines[-1] += f" {word}"
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..graphs.errors import EdgewiseError
+from ..graphs.text import visible
 from .scene import Band, Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import PAPER
 
@@ -104,7 +105,8 @@ def _text(axes: Axes, text: Text) -> None:
     from matplotlib.patheffects import withStroke
 
     drawn = axes.text(
-        text.x, text.y + 0.35 * text.size, text.text, fontsize=text.size, color=text.colour,
+        text.x, text.y + 0.35 * text.size, visible(text.text), fontsize=text.size,
+        color=text.colour,
         ha={"start": "left", "middle": "center", "end": "right"}[text.anchor], va="baseline",
         fontweight="bold" if text.bold else "normal", parse_math=False,
     )  # fmt: skip

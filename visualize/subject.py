@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..graphs.circuit import Circuit
@@ -13,6 +13,7 @@ from ..graphs.errors import EdgewiseError, GraphMismatch
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..graphs.scores import Scores
+from ..graphs.text import visible
 from .style import (
     INK,
     KIND_COLOURS,
@@ -45,6 +46,41 @@ class Fade:
     survival: Mapping[Edge, float]
     changed: frozenset[Edge]
     level: float
+
+
+PairOfScores: TypeAlias = tuple[EdgeScores | None, EdgeScores | None]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Say how a circuit or a diff is drawn: what is beside its edges, in words, and who places it.
+
+    Args:
+        scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
+        names: what a diff's two circuits are called.
+        whole: of a diff, the one it is a part of, which then says who has a node.
+        fade: of a diff, how stable its edges are, and which changed significantly.
+        labels: what is written above nodes, by their names, such as head roles.
+        title: printed above, if not empty.
+        caption: printed below; by default the numbers of edges and nodes.
+        layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
+        timeout: seconds that `dot` may take; then the built-in layout does it, with a warning.
+    """
+
+    scores: EdgeScores | PairOfScores | None = None
+    names: tuple[str, str] = ("A", "B")
+    whole: CircuitDiff | None = None
+    fade: Fade | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+    caption: str | None = None
+    layout: str = "auto"
+    timeout: float = 20.0
+
+    @staticmethod
+    def of(drawing: Drawing | None, fields: Mapping[str, object]) -> Drawing:
+        """Return a drawing, the plain one if there is none, with some fields replaced."""
+        return replace(drawing or Drawing(), **fields)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -113,7 +149,33 @@ class Subject:
     labels: Mapping[Node, str] = field(default_factory=dict)
 
 
-def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
+def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
+    """Read a circuit or a diff with its scores, and what is written above the nodes drawn.
+
+    Raises:
+        EdgewiseError: neither of both, or a diff with one set of scores in place of two.
+    """
+    scores = drawing.scores
+    if isinstance(subject, CircuitDiff):
+        if scores is not None and not (isinstance(scores, tuple) and len(scores) == 2):
+            raise EdgewiseError(
+                f"a diff was given scores of type {type(scores).__name__}; accepted: a pair, the "
+                "scores of A and of B (either may be None)."
+            )
+        read = _read_diff(subject, scores or (None, None), drawing)
+    elif isinstance(subject, Circuit):
+        if isinstance(scores, tuple):
+            raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
+        read = _read_circuit(subject, scores)
+    else:
+        raise EdgewiseError(
+            f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
+        )
+    labels = {node: visible((drawing.labels or {}).get(str(node)) or "") for node, _ in read.nodes}
+    return replace(read, labels={node: words for node, words in labels.items() if words})
+
+
+def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     """Colour a circuit's edges by the kind of port they end in."""
     values = score_table(circuit, scores)
     edges = list(circuit.edges)
@@ -137,21 +199,11 @@ def read_circuit(circuit: Circuit, scores: EdgeScores | None = None) -> Subject:
     return Subject(circuit.graph, tuple(lines), nodes, groups, largest, caption, False)
 
 
-def read_diff(
-    diff: CircuitDiff,
-    scores: tuple[EdgeScores | None, EdgeScores | None] | None = None,
-    names: tuple[str, str] = ("A", "B"),
-    whole: CircuitDiff | None = None,
-    fade: Fade | None = None,
-) -> Subject:
-    """Colour the union's edges by who has them; width follows the larger |score| of those.
-
-    `whole`: the diff that this one is a part of, which then says who has a node. `fade`: how
-    stable each edge is, by which it then is faded.
-    """
-    graph = diff.a.graph
-    of_a, of_b = scores or (None, None)
-    values_a, values_b = score_table(diff.a, of_a), score_table(diff.b, of_b)
+def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Subject:
+    """Colour the union's edges by who has them; width follows the larger |score| of those."""
+    names, fade = [visible(name) for name in drawing.names], drawing.fade
+    whole = drawing.whole or diff
+    values_a, values_b = score_table(diff.a, scores[0]), score_table(diff.b, scores[1])
     union = diff.a | diff.b
     parts = (diff.shared, diff.only_a, diff.only_b)
     colours = (SHARED, ONLY_A, ONLY_B)
@@ -170,7 +222,7 @@ def read_diff(
         lines.append(
             Line(edge, group, colours[group], strength, negative, tooltip, survival, changed)
         )
-    in_a, in_b = (set(circuit.nodes) for circuit in ((whole or diff).a, (whole or diff).b))
+    in_a, in_b = set(whole.a.nodes), set(whole.b.nodes)
     nodes = tuple(
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
         for n in union.nodes
@@ -183,7 +235,7 @@ def read_diff(
         else "Neither circuit keeps an edge; only the logits are drawn."
     )
     level = None if fade is None else fade.level
-    return Subject(graph, tuple(lines), nodes, groups, largest, caption, True, level)
+    return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, level)
 
 
 def _stability(edge: Edge, fade: Fade | None) -> tuple[float | None, bool, str]:

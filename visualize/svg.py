@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
+from ..graphs.text import visible
 from .scene import Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import FONTS, PAPER
 
@@ -58,8 +59,11 @@ def _path(path: PathData) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape a text, dropping the control characters that XML forbids."""
-    return escape("".join(c for c in text if c >= " " or c in "\t\n"))
+    return escape(visible(text))
+
+
+def _name(key: str, name: str) -> str:
+    return f" data-{key}={quoteattr(visible(name))}" if name else ""
 
 
 def _tooltip(text: str) -> str:
@@ -68,15 +72,15 @@ def _tooltip(text: str) -> str:
 
 def _edge(mark: EdgeMark) -> str:
     dashes = f' stroke-dasharray="{" ".join(map(_n, mark.dashes))}"' if mark.dashes else ""
-    name = f" data-edge={quoteattr(mark.name)}" if mark.name else ""
     return (
         f'<path d="{_path(mark.path)}" stroke="{mark.colour}" stroke-width="{_n(mark.width)}" '
-        f'stroke-opacity="{_n(mark.opacity)}"{dashes}{name}>{_tooltip(mark.tooltip)}</path>'
+        f'stroke-opacity="{_n(mark.opacity)}"{dashes}'
+        f"{_name('edge', mark.name)}>{_tooltip(mark.tooltip)}</path>"
     )
 
 
 def _cell(cell: Cell) -> str:
-    name = f" data-cell={quoteattr(cell.name)}" if cell.name else ""
+    name = _name("cell", cell.name)
     size = f'width="{_n(cell.width)}" height="{_n(cell.height)}" fill="{cell.fill}"'
     return f'<rect x="{_n(cell.x)}" y="{_n(cell.y)}" {size}{name}>{_tooltip(cell.tooltip)}</rect>'
 
@@ -89,8 +93,7 @@ def _node(mark: NodeMark) -> str:
     if not mark.name:
         return shape
     label = _label(Text(mark.x, mark.y, mark.name, mark.size, mark.colour))
-    name = f" data-node={quoteattr(mark.name)}"
-    return f"<g{name}>{_tooltip(mark.tooltip)}{shape}{label}</g>"
+    return f"<g{_name('node', mark.name)}>{_tooltip(mark.tooltip)}{shape}{label}</g>"
 
 
 def _label(text: Text) -> str:

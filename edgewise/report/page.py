@@ -13,6 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..visualize.html import whole_page
+
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
@@ -42,7 +44,6 @@ figcaption { color: #59636e; font-size: 0.85rem; }
 a { color: #0969da; }
 """
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -63,13 +64,7 @@ def to_page(text: str, *, title: str, folder: Path) -> str:
     _align(tokens)
     _unwrap_pictures(tokens)
     body = parser.renderer.render(tokens, parser.options, pictures)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{body}</main>\n</body>\n</html>\n"
-    )
+    return whole_page(f"<main>\n{body}</main>\n", title=title, style=STYLE)
 
 
 def _align(tokens: Sequence[Token]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 import pytest
@@ -18,7 +19,7 @@ from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
-from edgewise.visualize.draw import write_file
+from edgewise.visualize.draw import FORMATS
 from edgewise.visualize.layout.dot_layout import find_dot
 
 GRAPH = ComputationGraph(4, 3)
@@ -48,7 +49,7 @@ def test_svg_names_every_node_and_edge(circuit: Circuit) -> None:
     assert all(
         (e.findtext(f"{SVG}title") or "").startswith(e.get("data-edge") or "?") for e in edges
     )
-    assert root.findtext(f"{SVG}title") == 'a < b & "c"'
+    assert root.findtext(f"{SVG}title") == 'a < b & "c"\\x07'
 
 
 def test_dot_holds_every_node_and_edge(circuit: Circuit, tmp_path: Path) -> None:
@@ -174,16 +175,19 @@ def test_a_target_that_is_a_folder_is_told(circuit: Circuit, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["c.svg"]
 
 
-def test_a_stopped_run_keeps_the_old_file(tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_the_old_file(
+    circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "c.svg"
     path.write_text("old")
 
-    def stop(file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def stop(scene: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise KeyboardInterrupt
 
+    monkeypatch.setitem(FORMATS, ".svg", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_file(path, stop)
+        draw(circuit, path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

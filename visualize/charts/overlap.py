@@ -43,7 +43,7 @@ def make_overlap_matrix(
             "accepted: as many rows and columns as names."
         )
     labels = [wrap(name, _WIDEST, SMALL_FONT) for name in names]
-    gutter = max(text_width(line, SMALL_FONT) for lines in labels for line in lines)
+    gutter = max((text_width(line, SMALL_FONT) for lines in labels for line in lines), default=0.0)
     row = max(_ROW, max(map(len, labels)) * _LINE + 4)
     numbered = _MARGIN + text_width(f"{count}", SMALL_FONT)
     left = numbered + gutter + 16

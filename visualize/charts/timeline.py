@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from ...graphs.names import Edge, Node
 from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
-from ..draw import FORMATS, write_file
+from ..draw import FORMATS, write_scene
 from ..legend import wrap
 from ..scene import Band, EdgeMark, Legend, NodeMark, PathData, Scene, Text
 from ..style import (
@@ -40,6 +39,7 @@ from ..style import (
     edge_width,
     text_width,
 )
+from ..subject import Drawing
 
 NEW, LEAVING, PASSING, STAYING, ABSENT = "#009e73", "#d55e00", "#cc79a7", "#4d4d4d", "#d9d9d9"
 WIDEST = 1150.0
@@ -61,26 +61,22 @@ class Curve:
 
 def make_timeline_scene(
     timeline: Timeline,
+    drawing: Drawing | None = None,
     *,
     shown: Circuit | None = None,
     curves: Sequence[Curve] = (),
     axis: str = "",
-    title: str = "",
-    caption: str = "",
-    layout: str = "auto",
-    timeout: float = 20.0,
+    **fields: Any,
 ) -> Scene:
     """Turn a timeline into a drawing's values.
 
     Args:
         timeline: the circuits, and scores for the widths.
+        drawing: title, caption and layout.
         shown: which edges are drawn; default: all that any checkpoint has.
         curves: what is plotted below the panels, on one scale.
         axis: what the curves measure.
-        title: printed above, if not empty.
-        caption: printed below.
-        layout: `auto`, `dot` or `built-in`.
-        timeout: seconds that `dot` may take.
+        fields: those of `Drawing` in place of the given ones.
 
     Raises:
         EdgewiseError: no checkpoint has an edge, or there are more than a drawing can show.
@@ -95,11 +91,15 @@ def make_timeline_scene(
     union = timeline.union if shown is None else timeline.union & shown
     if not len(union):
         raise EdgewiseError("no checkpoint's circuit has an edge, so there is nothing to draw.")
-    peaks = Scores(timeline.graph, timeline.peaks)
+    drawing, peaks = Drawing.of(drawing, fields), Scores(timeline.graph, timeline.peaks)
     base = make_scene(
-        CircuitDiff(union, union), scores=(peaks, peaks), layout=layout, timeout=timeout
+        CircuitDiff(union, union),
+        scores=(peaks, peaks),
+        layout=drawing.layout,
+        timeout=drawing.timeout,
     )
-    return _Strip(timeline, base, tuple(curves), axis).scene(title, caption)
+    strip = _Strip(timeline, base, tuple(curves), axis)
+    return strip.scene(drawing.title, drawing.caption or "")
 
 
 def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: Any) -> Path:
@@ -113,10 +113,7 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: A
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
         raise unknown("ending of a timeline drawing's name", suffix, FORMATS)
-    scene = make_timeline_scene(timeline, **options)
-    for note in scene.notes:
-        warnings.warn(note, stacklevel=2)
-    return write_file(target, lambda file: FORMATS[suffix].write(scene, file))
+    return write_scene(make_timeline_scene(timeline, **options), target)
 
 
 class _Strip:
