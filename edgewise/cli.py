@@ -28,6 +28,7 @@ from .commands.tasks import tasks
 from .commands.timeline import timeline
 from .commands.transplant import transplant
 from .graphs.errors import EdgewiseError
+from .graphs.text import visible_lines
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -84,7 +85,7 @@ def guarded(call: Callable[[], Any]) -> int:
             error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         )
         hint = f" See '{command} --help'." if command else ""
-        click.echo(f"Error: {error.format_message()}{hint}", err=True)
+        click.echo(f"Error: {visible_lines(error.format_message())}{hint}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -114,8 +115,8 @@ def _failed(message: str, error: BaseException) -> int:
     if os.environ.get(TRACEBACK):
         import traceback
 
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(f"Error: {message}", err=True)
+        click.echo(visible_lines("".join(traceback.format_exception(error))), err=True, nl=False)
+    click.echo(f"Error: {visible_lines(message)}", err=True)
     return FAILED
 
 
@@ -124,7 +125,7 @@ def _own_warnings() -> Iterator[None]:
     """Print this project's warnings as one line each, and drop those of libraries."""
 
     def tell(message: Warning | str, *_: Any, **__: Any) -> None:
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {visible_lines(str(message))}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

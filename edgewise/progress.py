@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .graphs.text import visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -51,7 +53,7 @@ class Bar(Reporter):
             self._begin(total, what)
         self._done = done
         assert self._task is not None
-        words = f"{done:,} of {total:,} {what}"
+        words = f"{done:,} of {total:,} {visible(what)}"
         percent = f"{100 * done / max(total, 1):.0f}%"
         self._progress.update(self._task, completed=done, description=words, percent=percent)
 
@@ -63,7 +65,7 @@ class Bar(Reporter):
         if self._task is not None:
             self._progress.remove_task(self._task)
         left = "" if total is None else "left"
-        self._task = self._progress.add_task(what, total=total, percent="", left=left)
+        self._task = self._progress.add_task(visible(what), total=total, percent="", left=left)
         self._total, self._done = total or 0, 0
 
 
@@ -105,7 +107,7 @@ class Log(Reporter):
         if done > first:
             seconds = (now - start) / (done - first) * (total - done)
             left = f", about {clock_time(seconds)} left at this pace"
-        self._stream.write(f"{done:,} of {total:,} {what}{left}\n")
+        self._stream.write(f"{done:,} of {total:,} {visible(what)}{left}\n")
         self._stream.flush()
 
 

@@ -19,6 +19,11 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def visible_lines(text: str) -> str:
+    """Write a text of several lines so that all of it is seen, line by line."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _shown(sign: str) -> str:
     if sign.isprintable() or sign in _JOINERS:
         return sign

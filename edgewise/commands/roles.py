@@ -76,7 +76,7 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
         for text in one.notes:
             show.note(where + text)
     if given["as_json"]:
-        click.echo(dump_roles(found, {"output": output}), nl=False)
+        show.emit_text(dump_roles(found, {"output": output}))
         return
     _print(found, every=given["every"])
     if output is not None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..graphs.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,12 +49,12 @@ def console() -> Console:
 
 def line(text: str = "") -> None:
     """Print a line."""
-    click.echo(text)
+    click.echo(visible(text))
 
 
 def note(text: str) -> None:
     """Print a warning on standard error."""
-    click.echo(f"Warning: {text}", err=True)
+    click.echo(f"Warning: {visible(text)}", err=True)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
@@ -62,7 +66,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     found.add_column(overflow="fold")
     for name, value in pairs:
         if value is not None:
-            found.add_row(name, str(value))
+            found.add_row(name, visible_lines(str(value)))
     _print(found)
 
 
@@ -78,9 +82,11 @@ def table(
 
     found = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(columns):
-        found.add_column(name, justify="left" if number in left else "right", overflow="fold")
+        found.add_column(
+            visible(name), justify="left" if number in left else "right", overflow="fold"
+        )
     for row in rows:
-        found.add_row(*(cell if isinstance(cell, str) else number_text(cell) for cell in row))
+        found.add_row(*(visible_lines(number_text(cell)) for cell in row))
     line()
     if title:
         line(title)
@@ -92,7 +98,7 @@ def _print(found: Table) -> None:
     screen = console()
     with screen.capture() as capture:
         screen.print(found)
-    line("\n".join(text.rstrip() for text in capture.get().splitlines()))
+    click.echo("\n".join(text.rstrip() for text in capture.get().splitlines()))
 
 
 def number_text(value: object) -> str:
@@ -114,7 +120,16 @@ def emit(document: Mapping[str, Any], rows: Sequence[str] = ()) -> None:
     """Print a JSON object; the lists named in `rows` one item a line."""
     from ..graphs.files.json_files import dump_document
 
-    click.echo(dump_document(document, rows), nl=False)
+    emit_text(dump_document(document, rows))
+
+
+def emit_text(text: str) -> None:
+    r"""Print JSON; within its strings, what a terminal would obey stands as `\u…`."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if found[0].isprintable() else dumps(found[0])[1:-1]
+
+    click.echo(re.sub(r"[^\n -~]", shown, text), nl=False)
 
 
 def kind(name: str) -> str:

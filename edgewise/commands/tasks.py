@@ -102,7 +102,8 @@ def _print(about: dict[str, Any], samples: tuple[Any, ...], made: TaskResult | N
         default = "none" if option["default"] is None else option["default"]
         show.line(f"  --task-option {option['name']}=…   {accepted}; default {default}")
     show.line()
-    show.line(format_samples(samples))
+    for text in format_samples(samples).splitlines():
+        show.line(text)
     show.line()
     if made is None:
         show.line("Samples without a tokenizer; --model shows what one model's tokenizer allows.")
