@@ -15,6 +15,7 @@ from ..errors import ModelNotFound
 from .gguf_files import one_line
 from .quiet import quiet
 from .references import read_json
+from .sizes import numbers_in, stored_in
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _ROUNDING = 1e-4
 """Largest difference in logits of merged and unmerged, relative to the largest (or to 1)."""
+
+
+_MOST = 2**20
+"""Largest whole number in an adapter's configuration, but for factors and what tensors bound."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,11 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     where = f"adapter '{directory}' cannot be merged into '{base_name}'"
     own = {id(parameter) for parameter in base.parameters()}
     try:
+        _refuse_sizes(directory, where)
         with quiet():
             wrapped = PeftModel.from_pretrained(base, str(directory), torch_device="cpu")
+    except ModelNotFound:
+        raise
     except Exception as error:
         raise ModelNotFound(
             f"{where}: {one_line(error)} Accepted: a complete adapter for exactly this base model."
@@ -111,6 +119,25 @@ def require_peft(directory: Path) -> None:
             f"'{directory}' is an adapter, and reading it needs the Python package peft, not "
             'installed here; install the extra: pip install "edgewise[peft]".'
         )
+
+
+def _refuse_sizes(directory: Path, where: str) -> None:
+    """Refuse ranks, and repetitions of layers, beyond what the adapter's tensors can be of.
+
+    PEFT builds what the configuration names before it looks at the tensors.
+    """
+    stored = stored_in(directory.glob("adapter_model.*"))
+    for name, value in read_json(directory / "adapter_config.json").items():
+        limit = stored.largest if name in ("r", "rank_pattern", "init_r", "target_r") else _MOST
+        many = len(value) > stored.tensors if name == "layer_replication" and value else False
+        if name not in ("lora_alpha", "alpha_pattern") and (
+            many or max(numbers_in(value), default=0) > limit
+        ):
+            raise ModelNotFound(
+                f"{where}: its adapter_config.json says {name} is {str(value)[:60]}, and its "
+                f"largest tensor has {stored.largest} rows or columns. Accepted: a configuration "
+                "of exactly these tensors."
+            )
 
 
 def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
-from .gguf_metadata import refuse_lost_metadata
+from .gguf_metadata import read_header, refuse_lost_metadata
 from .quiet import quiet
+from .sizes import Stored, refuse_counts, refuse_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,10 +33,15 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
     """
     require_gguf(path)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    header = read_header(path)
+    stored = Stored.of(header.shapes.values())
+    refuse_counts(header.metadata, stored, f"'{path}'")
     try:
         with quiet():
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+            refuse_sizes(config, stored, f"'{path}'")
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(path.parent),
                 gguf_file=path.name,
@@ -43,13 +49,15 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
                 output_loading_info=True,
                 **_unpacked(),
             )
+    except ModelNotFound:
+        raise
     except Exception as error:  # whatever the readers make of damaged files
         raise ModelNotFound(
             f"'{path}' cannot be read as a GGUF model: {one_line(error)} Accepted: a complete "
             "GGUF file of a decoder language model that transformers can convert."
         ) from error
-    _refuse_unread_tensors(path, model, info)
-    refuse_lost_metadata(path, model.config)
+    _refuse_unread_tensors(path, set(header.shapes), model, info)
+    refuse_lost_metadata(path, header.metadata, model.config)
     _tidy(model.config)
     return model
 
@@ -61,6 +69,7 @@ def gguf_tokenizer(path: Path) -> Any:
         ModelNotFound: the file describes none, or one of a kind transformers cannot read.
     """
     require_gguf(path)
+    read_header(path)
     from transformers import AutoTokenizer
 
     try:
@@ -139,11 +148,10 @@ def _unpacked() -> dict[str, Any]:
     return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
-def _refuse_unread_tensors(path: Path, model: PreTrainedModel, info: dict[str, Any]) -> None:
+def _refuse_unread_tensors(
+    path: Path, stored: set[str], model: PreTrainedModel, info: dict[str, Any]
+) -> None:
     """Check that every tensor of the file is in the model, and the reverse."""
-    from gguf import GGUFReader
-
-    stored = {tensor.name for tensor in GGUFReader(path).tensors}
     parameters = sum(1 for _ in model.parameters())
     if info["missing_keys"] or len(stored) != parameters:
         odd = sorted(name for name in stored if not name.startswith(("blk.", "token_embd.")))

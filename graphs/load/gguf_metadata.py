@@ -8,9 +8,10 @@ the architecture's keys must agree with the config, be neutral, or be known not 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from ..errors import ModelNotFound
 
@@ -66,13 +67,12 @@ _DEFAULTS: dict[str, Any] = {
 """What changes nothing, where it is not 0 or nothing at all."""
 
 
-def refuse_lost_metadata(path: Path, config: Any) -> None:
+def refuse_lost_metadata(path: Path, metadata: Mapping[str, object], config: Any) -> None:
     """Compare a file's metadata with the config that was made of it.
 
     Raises:
         ModelNotFound: a key has a value that the config does not have, and that would matter.
     """
-    metadata = _read(path)
     lost = {key: value for key, value in metadata.items() if _is_lost(key, value, metadata, config)}
     if lost:
         listing = ", ".join(f"{key}={value!r}" for key, value in sorted(lost.items())[:4])
@@ -83,21 +83,118 @@ def refuse_lost_metadata(path: Path, config: Any) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read the architecture's own keys, without its name in front."""
-    from gguf import GGUFReader, GGUFValueType
+class Header(NamedTuple):
+    """What a file says: the architecture's own keys, without its name in front, and its tensors."""
 
-    fields = GGUFReader(path).fields
-    name = fields["general.architecture"]
-    prefix = bytes(name.parts[name.data[0]]).decode() + "."
-    found: dict[str, Any] = {}
-    for key, field in fields.items():
-        if key.startswith(prefix):
-            parts = [field.parts[index] for index in field.data]
-            text = GGUFValueType.STRING in field.types
-            values = [bytes(part).decode() if text else part[0].item() for part in parts]
-            found[key.removeprefix(prefix)] = values[0] if len(values) == 1 else values
-    return found
+    metadata: Mapping[str, object]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's metadata and its tensors' shapes, no length beyond what the file holds.
+
+    The package `gguf` believes lengths: it goes 2**60 times through a list that says so.
+
+    Raises:
+        ModelNotFound: the file is damaged.
+    """
+    try:
+        with path.open("rb") as opened:
+            reader = _Reader(opened, path.stat().st_size)
+            fields = {reader.text(): reader.value() for _ in range(reader.begin())}
+            shapes = {reader.text(): reader.shape() for _ in range(reader.tensors)}
+    except (OSError, ValueError, struct.error) as error:
+        raise ModelNotFound(
+            f"'{path}' cannot be read as a GGUF model: {str(error) or type(error).__name__}. "
+            "Accepted: a complete GGUF file of a decoder language model that transformers can "
+            "convert."
+        ) from None
+    prefix = f"{fields.get('general.architecture')}."
+    own = {key: value for key, value in fields.items() if key.startswith(prefix)}
+    return Header({key.removeprefix(prefix): value for key, value in own.items()}, shapes)
+
+
+_FORMS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+"""The types of numbers, as `struct` names them."""
+
+_TEXT, _LIST = 8, 9
+_MOST_DIMENSIONS = 4
+_LONGEST = 2**28
+"""Most bytes of one text or list; the longest in use, a vocabulary's, is a list of short ones."""
+
+
+class _Reader:
+    """Take values from a file one after the other, as the format GGUF has them (version 2, 3)."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.left, self.order, self.tensors = file, size, "<", 0
+
+    def begin(self) -> int:
+        """Read the head; return the number of fields, `tensors` being that of tensors."""
+        if self.take(4) != b"GGUF":
+            raise ValueError("it does not begin with the bytes GGUF")
+        version = self.number("I")
+        if version & 0xFFFF == 0:  # the other byte order
+            self.order, version = ">", version >> 24
+        if version not in (2, 3):
+            raise ValueError(f"it is of version {version}; accepted: 2, 3")
+        self.tensors = self.count()
+        return self.count()
+
+    def take(self, size: int) -> bytes:
+        """Return the next bytes."""
+        if size > min(self.left, _LONGEST):
+            raise ValueError("it says more than it holds; it is damaged or was cut off")
+        self.left -= size
+        return self.file.read(size)
+
+    def number(self, form: str) -> Any:
+        """Return the next number (or truth) of a form of `struct`."""
+        return struct.unpack(self.order + form, self.take(struct.calcsize(form)))[0]
+
+    def count(self) -> int:
+        """Return a number of things that follow, each of a byte at least."""
+        found = int(self.number("Q"))
+        if found > self.left:
+            raise ValueError(f"it says that {found} things follow, and has {self.left} bytes")
+        return found
+
+    def text(self) -> str:
+        """Return the next text."""
+        return self.take(self.count()).decode(errors="replace")
+
+    def value(self) -> object:
+        """Return the next value with its type before it; a list of one is its only value."""
+        kind = self.number("I")
+        if kind != _LIST:
+            return self.of(kind)
+        kind, length = self.number("I"), self.count()
+        if kind in _FORMS:
+            form = f"{length}{_FORMS[kind]}"
+            packed = self.take(length * struct.calcsize(_FORMS[kind]))
+            found = list(struct.unpack(self.order + form, packed))
+        else:
+            found = [self.of(kind) for _ in range(length)]
+        return found[0] if length == 1 else found
+
+    def of(self, kind: int) -> object:
+        """Return the next value of a type."""
+        if kind == _TEXT:
+            return self.text()
+        if kind not in _FORMS:
+            raise ValueError(f"it holds a value of type {kind}, which GGUF does not have")
+        return self.number(_FORMS[kind])
+
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the next tensor, and pass over where it stands."""
+        dimensions = self.number("I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError(f"it holds a tensor of {dimensions} dimensions")
+        found = tuple(self.number("Q") for _ in range(dimensions))
+        self.take(struct.calcsize("=IQ"))
+        return found
 
 
 def _is_lost(key: str, value: Any, metadata: Mapping[str, Any], config: Any) -> bool:

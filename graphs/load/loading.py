@@ -22,6 +22,7 @@ from .builtin import Progress
 from .gguf_files import gguf_tokenizer, one_line, read_gguf
 from .quiet import quiet
 from .references import Form, Source, find, has_tokenizer, read_json
+from .sizes import refuse_counts, refuse_sizes, stored_in
 from .weights import weights_sha256
 
 if TYPE_CHECKING:
@@ -215,20 +216,28 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     config = read_json(source.path / "config.json")
     _check_config(config, source.name)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    plain: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    what = f"the config.json of '{source.name}'"
     try:
+        stored = stored_in(source.path.glob("*.safetensors"))
+        if allow_pickle and not stored.tensors:
+            stored = stored_in(source.path.glob("*.bin"))
+        refuse_counts(config, stored, what)
         with quiet():
+            refuse_sizes(AutoConfig.from_pretrained(str(source.path), **plain), stored, what)
             model, info = AutoModelForCausalLM.from_pretrained(
                 str(source.path),
                 dtype=getattr(torch, dtype),
                 attn_implementation=_attention(config),
                 use_safetensors=None if allow_pickle else True,
                 weights_only=True,
-                local_files_only=True,
-                trust_remote_code=False,
                 output_loading_info=True,
+                **plain,
             )
+    except ModelNotFound:
+        raise
     except Exception as error:  # whatever transformers makes of damaged files
         raise ModelNotFound(
             f"model '{source.name}' cannot be loaded from '{source.path}': {one_line(error)} "

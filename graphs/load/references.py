@@ -19,6 +19,7 @@ from ..errors import FileFormatError, ModelNotFound
 from ..files.reading import SETTINGS_BYTES, parse_json, read_text
 from .builtin import ALIAS, REVISION, Progress, smollm2_directory
 from .gguf_files import one_line
+from .sizes import refuse_large_texts
 
 ACCEPTED = (
     "a Hugging Face name (with @revision if wanted), a local directory, a .gguf file, "
@@ -90,8 +91,10 @@ def find(
         source = Source(reference, _form(local), local)
     else:
         source = _from_hub(reference, revision, allow_pickle, weights)
-    if weights and source.form is not Form.GGUF:
-        _check_weights(source, allow_pickle)
+    if source.form is not Form.GGUF:
+        refuse_large_texts(source.path)
+        if weights:
+            _check_weights(source, allow_pickle)
     return source
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgewise.graphs.errors import ModelNotFound
-from edgewise.graphs.load.gguf_metadata import refuse_lost_metadata
+from edgewise.graphs.load.gguf_metadata import read_header, refuse_lost_metadata
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
@@ -49,7 +49,8 @@ def check(path: Path, arch: str, settings: dict[str, Any]) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    refuse_lost_metadata(path / "a.gguf", AutoConfig.from_pretrained(path, gguf_file="a.gguf"))
+    config = AutoConfig.from_pretrained(path, gguf_file="a.gguf")
+    refuse_lost_metadata(path / "a.gguf", read_header(path / "a.gguf").metadata, config)
 
 
 @pytest.mark.parametrize(
