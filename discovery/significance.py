@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..graphs.comparison import Likeness
 from ..graphs.errors import EdgewiseError
 from ..graphs.graph import ComputationGraph
 
@@ -131,17 +132,7 @@ def jaccard_matrix(kept: np.ndarray) -> np.ndarray:
     return np.where(union == 0, 1.0, shared / np.where(union == 0, 1.0, union))
 
 
-@dataclass(frozen=True)
-class LabelTest:
-    """List likenesses within A, within B and between; `p` is of the difference."""
-
-    within_a: list[float]
-    within_b: list[float]
-    between: list[float]
-    p: float
-
-
-def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> LabelTest:
+def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> Likeness:
     """Test whether two groups are less alike between than within.
 
     The statistic is the mean likeness of pairs within a group minus that of pairs between; p is
@@ -172,8 +163,8 @@ def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> LabelT
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     within_a, within_b = (
-        likeness[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].tolist() for rows in (a, b)
+        tuple(likeness[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].tolist())
+        for rows in (a, b)
     )
-    return LabelTest(
-        within_a, within_b, likeness[:first, first:].ravel().tolist(), float(test.pvalue)
-    )
+    between = tuple(likeness[:first, first:].ravel().tolist())
+    return Likeness(within_a, within_b, between, float(test.pvalue))

@@ -7,20 +7,21 @@ so that each variant's are independent of the first model's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from .experiment.spec import DiscoverySpec, ModelSpec
+from .graphs.comparison import CrossEvaluation, NoiseFloor, RolesComparison, RolesInModel
 from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
 from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
+from .graphs.roles import HeadRoles
 from .job import Job
 from .session import make_runner
-from .steps.cross_evaluation import RANDOM, CrossPlan, cross_block, measure_all
-from .steps.head_roles import circuit_heads, role_rows, roles_block
-from .steps.noise_floor import floor_block
+from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_evaluation, measure_all
+from .steps.head_roles import circuit_heads, roles_in
+from .steps.noise_floor import find_floor
 from .steps.repeat import PromptSets, Recipe, made_sets, repeat, split_pairs
 from .store.names import REPETITION_PROMPTS as PROMPTS
 from .store.names import REPETITION_SEEDS as SEEDS
@@ -131,13 +132,12 @@ class Comparing(Job):
 
         def work() -> None:
             a, b = (file.circuit for file in self.sides(variant))
-            rows, notes = role_rows(
+            found = roles_in(
                 self.session(model), self.pairs, circuit_heads(a | b), self.telling(model)
             )
-            write_text(
-                self.ledger.path(target),
-                dump_document({"heads": rows, "notes": notes}, rows=("heads",)),
-            )
+            rows = [head.as_dict(a.graph.layers) for head in found.heads]
+            document = {"heads": rows, "notes": list(found.notes)}
+            write_text(self.ledger.path(target), dump_document(document, rows=("heads",)))
 
         name = f"head roles of {base.name} and {variant.name} in {model.name}"
         self.step(name, inputs, [target], work)
@@ -164,7 +164,7 @@ class Comparing(Job):
             )  # fmt: skip
             plan = CrossPlan.of(CircuitDiff(*(file.circuit for file in self.sides(variant))))
             measured = measure_all(runner, plan, self.telling(model))
-            write_text(self.ledger.path(target), dump_document(measured, rows=()))
+            write_text(self.ledger.path(target), dump_document(asdict(measured), rows=()))
 
         name = f"circuits of {base.name} and {variant.name} run in {model.name}"
         self.step(name, inputs, [target], work)
@@ -198,12 +198,13 @@ class Comparing(Job):
                 for name, file in zip(names, files, strict=True)
             ]
             found = compare(*files, names=names, scores=(scores[0], scores[1]))
-            blocks = {
-                "noise_floor": self.noise_floor(model, found.diff),
-                "cross": self.cross(model, found.diff),
-                "roles": self.roles(model),
-            }
-            write_diff(self.ledger.path(target), found.with_extra(**blocks))
+            found = replace(
+                found,
+                noise_floor=self.noise_floor(model, found.diff),
+                cross=self.cross(model, found.diff),
+                roles=self.roles(model),
+            )
+            write_diff(self.ledger.path(target), found)
 
         inputs = {
             "files": self.ledger.sha256(*names, *further),
@@ -212,7 +213,7 @@ class Comparing(Job):
         }
         self.step(f"diff of {base.name} and {model.name}", inputs, [target], work)
 
-    def noise_floor(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
+    def noise_floor(self, model: ModelSpec, diff: CircuitDiff) -> NoiseFloor | None:
         """Put a diff's noise floor together from the repetitions."""
         asked = self.spec.comparison
         if asked.noise_floor is None:
@@ -222,35 +223,35 @@ class Comparing(Job):
             for one in (self.spec.base, model)
         )
         recipe = recipe_of(self.spec.discovery)
-        return floor_block(diff, (a, b), recipe, self.repetition_prompts(), asked.level)
+        return find_floor(diff, (a, b), recipe, self.repetition_prompts(), asked.level)
 
-    def roles(self, model: ModelSpec) -> dict[str, Any] | None:
+    def roles(self, model: ModelSpec) -> RolesComparison | None:
         """Put together what the heads do in both models."""
         if not self.spec.comparison.roles:
             return None
         names = [roles_name(self.spec.base, model, one) for one in (self.spec.base, model)]
         texts = [(self.ledger.folder / name).read_text("utf-8") for name in names]
-        a, b = ((one["heads"], one.get("notes", [])) for one in map(json.loads, texts))
-        return roles_block(a, b)
+        a, b = (
+            RolesInModel(
+                tuple(
+                    HeadRoles.of(row["head"], row["scores"], row["spans"]) for row in one["heads"]
+                ),
+                tuple(one["notes"]),
+            )
+            for one in map(json.loads, texts)
+        )
+        return RolesComparison(a, b)
 
-    def cross(self, model: ModelSpec, diff: CircuitDiff) -> dict[str, Any] | None:
+    def cross(self, model: ModelSpec, diff: CircuitDiff) -> CrossEvaluation | None:
         """Put a diff's cross-evaluation together from what was measured in both models."""
         if not self.spec.comparison.cross:
             return None
-        both = (self.spec.base, model)
-        measured: list[Mapping[str, Any]] = [
-            json.loads(
-                (self.ledger.folder / cross_name(self.spec.base, model, one)).read_text("utf-8")
-            )
-            for one in both
-        ]
-        asked = self.spec.discovery
-        about = {
-            "ablation": asked.ablation,
-            "examples": len(self.pairs),
-            "sha256": self.pairs.sha256,
-        }
-        names = [one.name for one in both]
-        return cross_block(
-            CrossPlan.of(diff), measured, metric=asked.metric, names=names, about=about
+        base, asked = self.spec.base, self.spec.discovery
+        a, b = (
+            Measured(**json.loads((self.ledger.folder / cross_name(base, model, one)).read_text()))
+            for one in (base, model)
         )
+        return cross_evaluation(
+            CrossPlan.of(diff), (a, b), (base.name, model.name), self.pairs,
+            metric=asked.metric, ablation=asked.ablation,
+        )  # fmt: skip

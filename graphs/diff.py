@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -175,7 +175,7 @@ class ScoreComparison:
         weighted_overlap: of the two circuits.
     """
 
-    over: str
+    over: Literal["all edges", "some edges", "shared edges"]
     edges: int
     spearman: float | None
     spearman_absolute: float | None
@@ -184,18 +184,6 @@ class ScoreComparison:
     def to_dict(self) -> dict[str, object]:
         """Return everything under its name."""
         return asdict(self)
-
-    @staticmethod
-    def from_dict(block: Mapping[str, object]) -> ScoreComparison:
-        """Read what `to_dict` returned; what is missing is None or 0."""
-        found = [block.get(name) for name in ("spearman", "spearman_absolute", "weighted_overlap")]
-        numbers = [float(one) if isinstance(one, (int, float)) else None for one in found]
-        edges = block.get("edges")
-        return ScoreComparison(
-            str(block.get("over", "shared edges")),
-            edges if isinstance(edges, int) else 0,
-            *numbers,
-        )
 
 
 def compare_scores(
@@ -213,7 +201,7 @@ def compare_scores(
     a, b = kept if everything is None else everything
     both = ~np.isnan(a) & ~np.isnan(b)
     count = int(both.sum())
-    over = "shared edges"
+    over: Literal["all edges", "some edges", "shared edges"] = "shared edges"
     if everything is not None:
         over = "all edges" if count == diff.a.graph.edge_count else "some edges"
     x, y = a[both], b[both]

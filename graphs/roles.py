@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import EdgewiseError
-from .files.json_files import to_plain
 from .names import Kind, Node
 
 ON_TOKENS = ("previous", "duplicate", "induction")
@@ -103,7 +102,11 @@ class HeadRoles:
     @property
     def label(self) -> str:
         """Return all names with their scores, such as 'induction .91, copying .75'; or ''."""
-        return ", ".join(f"{name} {short(value)}" for name, value in self.roles)
+        return self.named()
+
+    def named(self, most: int | None = None) -> str:
+        """Return the label with at most so many names, the largest scores first; default: all."""
+        return ", ".join(f"{name} {short(value)}" for name, value in self.roles[:most])
 
     def depth(self, layers: int) -> float:
         """Return the relative depth: 0 in the first of so many layers, 1 in the last."""
@@ -154,10 +157,6 @@ class ModelRoles:
     circuit: str | None = None
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name in ("model", "tokens", "task", "measures"):
-            object.__setattr__(self, name, to_plain(getattr(self, name), name))
-
     @property
     def layers(self) -> int:
         """Return the number of the model's layers."""
@@ -171,7 +170,7 @@ class ModelRoles:
     @property
     def labels(self) -> dict[str, str]:
         """Map the names of heads that have a role to their labels, for tables and pictures."""
-        return labels(self.rows)
+        return labels(self.heads)
 
     def with_role(self, role: str | None) -> list[HeadRoles]:
         """List the heads that have a role among theirs; None: those without any."""
@@ -180,19 +179,13 @@ class ModelRoles:
         return [head for head in self.heads if role in dict(head.roles)]
 
 
-def labels(rows: Iterable[Mapping[str, Any]], *, most: int | None = None) -> dict[str, str]:
-    """Map heads to short labels, from the rows of a roles file; heads without a role are left out.
+def labels(heads: Iterable[HeadRoles], *, most: int | None = None) -> dict[str, str]:
+    """Map heads to short labels of at most so many names; heads without a role are left out.
 
-    most: how many of a head's names its label gives, the largest scores first; default: all.
-
-    >>> labels([{"head": "a5.h1", "roles": [["induction", 0.91], ["copying", 0.75]]}], most=1)
+    >>> labels([HeadRoles.of("a5.h1", {"induction": 0.91, "previous": 0.75})], most=1)
     {'a5.h1': 'induction .91'}
     """
-    return {
-        str(row["head"]): ", ".join(f"{name} {short(value)}" for name, value in row["roles"][:most])
-        for row in rows
-        if row["roles"]
-    }
+    return {str(head.node): head.named(most) for head in heads if head.roles}
 
 
 # -- comparing ----------------------------------------------------------------------------------

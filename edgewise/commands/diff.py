@@ -137,9 +137,6 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 
     scores = (found.scores_a, found.scores_b)
     parts = {"shared": found.diff.shared, "only_a": found.diff.only_a, "only_b": found.diff.only_b}
-    blocks = {
-        key: found.extra[key] for key in ("noise_floor", "cross", "roles") if key in found.extra
-    }
     changes = [[str(edge.sender), str(edge.port), *rest] for edge, *rest in found.changes]
     return {
         "a": found.a,
@@ -148,7 +145,7 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
         "unlike": others,
         "statistics": found.diff.summary().to_dict(),
         "scores": found.scores.to_dict(),
-        **blocks,
+        **found.blocks,
         "nodes": {name: [str(node) for node in nodes] for name, nodes in found.diff.nodes.items()},
         **{name: edge_rows(circuit, *scores) for name, circuit in parts.items()},
         "changes": changes,

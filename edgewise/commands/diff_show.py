@@ -10,9 +10,9 @@ from . import show
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
+    from ..graphs.comparison import Floor
     from ..graphs.files import DiffFile
     from ..graphs.names import Node
-    from ..steps.noise_floor import Floor
 
 MOST_CHANGES = 5
 """How many shared edges are printed with the change of their score."""
@@ -44,7 +44,7 @@ def print_lone(found: DiffFile) -> None:
     if nodes["only_a"] or nodes["only_b"]:
         show.line()
         show.facts((f"nodes only in {name}", _names(nodes[key])) for name, key in sides)
-    if "noise_floor" in found.extra:
+    if found.noise_floor is not None:
         return
     for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
         lone: Circuit = getattr(found.diff, key)
@@ -93,31 +93,36 @@ def print_scores(found: DiffFile) -> None:
 
 def print_floor(found: DiffFile) -> None:
     """Print what the noise floor says, if it was measured."""
-    from ..steps.noise_floor import PLACES, Floor
+    import numpy as np
 
-    floor = Floor.of(found)
+    from ..graphs.comparison import PLACES
+
+    floor = found.floor
     if floor is None:
         return
-    block = floor.block
+    measured = floor.measured
     show.line()
     show.line(
-        f"noise floor: {block['repetitions']} discoveries in each model, {block['examples']} pairs "
-        f"each; {block['scores']} scores tested, {block['edges_tested']:,} edges"
+        f"noise floor: {measured.repetitions} discoveries in each model, {measured.examples} pairs "
+        f"each; {measured.scores} scores tested, {measured.edges_tested:,} edges"
     )
     for sentence in floor.sentences():
         show.line(f"  {sentence}")
-    rows = [(name, *numbers) for name, *numbers, _ in floor.likeness()]
+    rows = [
+        (name, *(float(pick(values)) for pick in (np.mean, np.min, np.max)))
+        for name, values in measured.likeness()
+        if len(values)
+    ]
     own = found.diff.summary().edges.jaccard
     show.table(("Jaccard of circuits", "mean", "least", "most"), [*rows, ("this diff", own)])
-    least = floor.least_p
+    least = measured.least_p
     bound = (
-        f"; {block['repetitions']} repetitions cannot give less than {p_text(least)}"
+        f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
         if least >= floor.level
         else ""
     )
     show.line(
-        "likeness within a model exceeds that between: "
-        f"p = {p_text(float(block['jaccard']['p']))}{bound}"
+        f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}{bound}"
     )
     for place, words in PLACES.items():
         _print_edges(floor, place, words)
@@ -148,43 +153,36 @@ def _print_edges(floor: Floor, place: str, words: str) -> None:
 
 def print_cross(found: DiffFile) -> None:
     """Print the faithfulness of the circuits in both models, if it was measured."""
-    from ..steps.cross_evaluation import ROWS
+    from ..graphs.comparison import ROWS
 
-    block = found.extra.get("cross")
-    if block is None:
+    cross = found.cross
+    if cross is None:
         return
-    metric = block["metric"]
-    rows = [
-        (ROWS.get(row["circuit"], row["circuit"]), row["edges"], *row["faithfulness"],
-         *row["value"])
-        for row in block["rows"]
-    ]  # fmt: skip
-    rows.append(("all edges", "", 1.0, 1.0, *block["full"]))
-    rows.append(("no edge", 0, 0.0, 0.0, *block["empty"]))
-    drawn = block["random"]
-    for what, pick in (("least", min), ("most", max)):
-        if drawn["circuits"]:
-            values = [pick(values) for values in drawn["faithfulness"]]
-            name = f"{drawn['circuits']} random ones, {what} faithful"
-            rows.append((name, drawn["edges"], *values, "", ""))
+    rows = [(ROWS[row.circuit], row.edges, *row.faithfulness, *row.value) for row in cross.rows]
+    ends = (("all edges", "", 1.0, 1.0, *cross.full), ("no edge", 0, 0.0, 0.0, *cross.empty))
+    drawn = [(name, cross.random.edges, *pair, "", "") for name, pair in cross.random.ends()]
+    metric, (a, b) = cross.metric, cross.models
     columns = ("edges", "f in A", "f in B", f"{metric} in A", f"{metric} in B")
-    a, b = block["models"]
-    show.table(("circuit", *columns), rows, title=f"function in model A ({a}) and B ({b})")
+    title = f"function in model A ({a}) and B ({b})"
+    show.table(("circuit", *columns), [*rows, *ends, *drawn], title=title)
 
 
 def print_roles(found: DiffFile) -> None:
     """Print what the circuits' heads do in either model, if it was measured."""
-    block = found.extra.get("roles")
-    if block is None:
+    if found.roles is None:
         return
-    a, b = ({row["head"]: row for row in block[side]} for side in ("a", "b"))
-    inside = [{str(node) for node in circuit.nodes} for circuit in (found.diff.a, found.diff.b)]
-    rows = []
-    for head in a:
-        if a[head]["label"] or b[head]["label"]:
-            where = "".join(name for name, one in zip("AB", inside, strict=True) if head in one)
-            rows.append((head, where, a[head]["label"] or "-", b[head]["label"] or "-"))
-    title = f"roles: {len(rows)} of {len(a)} heads have one in A or B"
+    inside = [set(circuit.nodes) for circuit in (found.diff.a, found.diff.b)]
+    rows = [
+        (
+            str(a.node),
+            "".join(name for name, one in zip("AB", inside, strict=True) if a.node in one),
+            a.label or "-",
+            b.label or "-",
+        )
+        for a, b in found.roles.heads
+        if a.label or b.label
+    ]
+    title = f"roles: {len(rows)} of {len(found.roles.heads)} heads have one in A or B"
     if rows:
         show.table(("head", "in", "role in A", "role in B"), rows, title, left=(0, 1, 2, 3))
     else:

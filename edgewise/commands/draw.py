@@ -228,7 +228,7 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
     wanted = found.model["weights_sha256"]
     for one in models:
         if one.model["weights_sha256"] == wanted:
-            return labels(one.rows, most=1)
+            return labels(one.heads, most=1)
     names = ", ".join(str(one.model["name"]) for one in models)
     raise EdgewiseError(
         f"{path} has the head roles of {names}, whose weights are not those of the circuit's model "

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graphs.files import read_scores, unlike
-from ..steps.noise_floor import Floor
 from ..store.names import diff_name, heat_map_names, image_names
 from .data import KINDS, Results, images
 from .markdown import codes, escaped, number, paragraphs, ratio_text, table
@@ -39,7 +38,7 @@ NO_FLOOR = (
 def diff_finding(results: Results, name: str) -> str:
     """Say in one line of the report's head what a diff found."""
     file, base = results.diffs[name], results.spec.base.name
-    overlap, floor = file.diff.summary().edges, Floor.of(file)
+    overlap, floor = file.diff.summary().edges, file.floor
     a, b = escaped(base), escaped(name)
     found = (
         f"**{a}** and **{b}** share {overlap.shared:,} edges; {overlap.only_a:,} are only in {a}, "
@@ -140,9 +139,9 @@ def which_nodes(file: DiffFile, names: tuple[str, str]) -> str:
 
 def _unmeasured(file: DiffFile) -> str:
     """Say what is not known."""
-    words = "" if "noise_floor" in file.extra else NO_FLOOR
-    if "cross" not in file.extra:
-        nor = "It was not measured" if "noise_floor" in file.extra else "Nor was it measured"
+    words = NO_FLOOR if file.noise_floor is None else ""
+    if file.cross is None:
+        nor = "Nor was it measured" if words else "It was not measured"
         words += f" {nor} how one model's circuit works in the other."
     return words.strip()
 

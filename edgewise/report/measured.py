@@ -7,20 +7,17 @@ noise floor, and whether edges matter is said of the very circuits that were run
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graphs.files.diff import reading_block
-from ..steps.cross_evaluation import ROWS
-from ..steps.head_roles import role_notes
-from ..steps.noise_floor import Floor
+from ..graphs.comparison import ROWS, CrossEvaluation, Floor, FloorRow
 from .markdown import code, escaped, number, paragraphs, ratio_text, table
 
 if TYPE_CHECKING:
     from ..graphs.files import DiffFile
-    from ..steps.noise_floor import FloorRow
+    from ..graphs.roles import HeadRoles
 
 LISTED = 30
 """How many changed edges of each place are listed."""
@@ -36,11 +33,11 @@ Names = tuple[str, str]
 
 def floor_part(file: DiffFile, names: Names) -> str:
     """Tell a diff beside its noise floor."""
-    floor = Floor.of(file)
+    floor = file.floor
     if floor is None:
         return ""
     a, b = (escaped(name) for name in names)
-    block = floor.block
+    found = floor.measured
     places = {
         "only_b": f"Appeared in {b} and changed beyond the noise floor",
         "only_a": f"Vanished from {a} and changed beyond the noise floor",
@@ -50,11 +47,11 @@ def floor_part(file: DiffFile, names: Names) -> str:
     return paragraphs(
         [
             "### Beside the noise floor",
-            f"The discovery was repeated {block['repetitions']} times in each model, each time on "
-            f"{block['examples']} pairs of its own.",
+            f"The discovery was repeated {found.repetitions} times in each model, each time on "
+            f"{found.examples} pairs of its own.",
             _likeness(floor, file.diff.summary().edges.jaccard, (a, b)),
             "\n".join(f"* {sentence}." for sentence in floor.sentences((a, b))),
-            f"Tested (A is {a}, B is {b}): {escaped(str(block.get('test', 'not stated')))}. Of the "
+            f"Tested (A is {a}, B is {b}): {escaped(found.test)}. Of the "
             f"edges that pass at q < {floor.level:g}, at most a share of {floor.level:g} is "
             "expected to pass by chance.",
             *(_changed(floor, place, words, (a, b)) for place, words in places.items()),
@@ -65,21 +62,16 @@ def floor_part(file: DiffFile, names: Names) -> str:
 def _likeness(floor: Floor, own: float, names: Names) -> str:
     """Compare the overlap within a model with that between the models."""
     a, b = names
-    words = {
-        "within_a": f"two repetitions in {a}",
-        "within_b": f"two repetitions in {b}",
-        "between": f"one in {a}, one in {b}",
-    }
-    found = {key: np.array(floor.block["jaccard"][key], dtype=float) for key in words}
+    words = (f"two repetitions in {a}", f"two repetitions in {b}", f"one in {a}, one in {b}")
+    found = [values for _, values in floor.measured.likeness()]
     rows = [
-        (words[key], *(f"{pick(values):.3f}" for pick in (np.median, np.min, np.max)),
-         f"{len(values):,}")
-        for key, values in found.items()
+        (name, *(f"{pick(values):.3f}" for pick in (np.median, np.min, np.max)), f"{len(values):,}")
+        for name, values in zip(words, found, strict=True)
         if len(values)
-    ]  # fmt: skip
+    ]
     rows.append(("the two circuits of this diff", f"{own:.3f}", "", "", ""))
-    p = float(floor.block["jaccard"]["p"])
-    medians = [f"{np.median(values):.3f}" if len(values) else "–" for values in found.values()]
+    p = floor.measured.jaccard.p
+    medians = [f"{np.median(values):.3f}" if len(values) else "–" for values in found]
     verdict = (
         "so the circuits of the two models differ by more than other prompts make circuits of one "
         "model differ"
@@ -87,10 +79,10 @@ def _likeness(floor: Floor, own: float, names: Names) -> str:
         else "so as sets of edges the circuits of the two models are not shown to differ by more "
         "than other prompts make circuits of one model differ"
     )
-    if p >= floor.level and floor.least_p >= floor.level:
+    if p >= floor.level and floor.measured.least_p >= floor.level:
         verdict += (
-            f" ({floor.block['repetitions']} repetitions cannot show it: their least p is "
-            f"{floor.least_p:.2g})"
+            f" ({floor.measured.repetitions} repetitions cannot show it: their least p is "
+            f"{floor.measured.least_p:.2g})"
         )
     return paragraphs(
         [
@@ -126,45 +118,29 @@ def _floor_cells(row: FloorRow) -> list[str]:
 
 
 def cross_part(file: DiffFile, names: Names) -> str:
-    """Tell how each model's circuit works in the other.
-
-    Raises:
-        FileFormatError: the block cannot be read.
-    """
-    block = file.extra.get("cross")
-    if block is None:
+    """Tell how each model's circuit works in the other."""
+    cross, floor = file.cross, file.floor
+    if cross is None:
         return ""
-    with reading_block("cross"):
-        return paragraphs(
-            [
-                "### Function",
-                _cross_table(block, names),
-                *(_cross_sentence(block, names, model, Floor.of(file)) for model in (0, 1)),
-            ]
-        )
+    sentences = (_cross_sentence(cross, names, model, floor) for model in (0, 1))
+    return paragraphs(["### Function", _cross_table(cross, names), *sentences])
 
 
-def _cross_table(block: Mapping[str, Any], names: Names) -> str:
+def _cross_table(cross: CrossEvaluation, names: Names) -> str:
     a, b = (escaped(name) for name in names)
-    called = {"A": f"circuit of {a}", "B": f"circuit of {b}"}
+    called = {**ROWS, "A": f"circuit of {a}", "B": f"circuit of {b}"}
     rows = [
-        (
-            called.get(row["circuit"]) or escaped(ROWS.get(row["circuit"], row["circuit"])),
-            f"{row['edges']:,}",
-            *map(ratio_text, row["faithfulness"]),
-            *map(number, row["value"]),
-        )
-        for row in block["rows"]
+        (called[row.circuit], f"{row.edges:,}", *map(ratio_text, row.faithfulness),
+         *map(number, row.value))
+        for row in cross.rows
+    ]  # fmt: skip
+    rows += [
+        (words, f"{cross.random.edges:,}", *map(ratio_text, found), "", "")
+        for words, found in cross.random.ends()
     ]
-    drawn = block["random"]
-    if drawn["circuits"]:
-        for words, pick in (("least", min), ("most", max)):
-            found = [ratio_text(pick(values)) for values in drawn["faithfulness"]]
-            name = f"{drawn['circuits']} random ones, {words} faithful"
-            rows.append((name, f"{drawn['edges']:,}", *found, "", ""))
-    rows.append(("all edges", "", "1.000", "1.000", *map(number, block["full"])))
-    rows.append(("no edge", "0", "0.000", "0.000", *map(number, block["empty"])))
-    metric = code(str(block["metric"]))
+    rows.append(("all edges", "", "1.000", "1.000", *map(number, cross.full)))
+    rows.append(("no edge", "0", "0.000", "0.000", *map(number, cross.empty)))
+    metric = code(cross.metric)
     head = [
         "run in both models", "edges", f"faithfulness in {a}", f"in {b}", f"{metric} in {a}",
         f"in {b}",
@@ -172,12 +148,13 @@ def _cross_table(block: Mapping[str, Any], names: Names) -> str:
     return table(head, rows, right=1)
 
 
-def _cross_sentence(block: Mapping[str, Any], names: Names, model: int, floor: Floor | None) -> str:
+def _cross_sentence(cross: CrossEvaluation, names: Names, model: int, floor: Floor | None) -> str:
     """Say of one model how the other's circuit does there, beside its own and random ones."""
     here, there = (escaped(names[i]) for i in (model, 1 - model))
-    by_circuit = {row["circuit"]: row["faithfulness"][model] for row in block["rows"]}
-    own, other, both = (float(by_circuit[key]) for key in ("AB"[model], "BA"[model], "both"))
-    drawn = [float(value) for value in block["random"]["faithfulness"][model]]
+    own, other, both = (
+        cross.row(key).faithfulness[model] for key in ("AB"[model], "BA"[model], "both")
+    )
+    drawn = cross.random.faithfulness[model]
     beside = (
         f"; {len(drawn)} random circuits keep {_percent(min(drawn))} to {_percent(max(drawn))}"
         if drawn
@@ -241,19 +218,12 @@ def _percent(share: float) -> str:
 
 
 def roles_part(file: DiffFile, names: Names) -> str:
-    """Tell which heads measurably do something else in the other model.
-
-    Raises:
-        FileFormatError: the block cannot be read.
-    """
-    block = file.extra.get("roles")
-    if block is None:
+    """Tell which heads measurably do something else in the other model."""
+    if file.roles is None:
         return ""
-    with reading_block("roles"):
-        sides = [{str(row["head"]): row for row in block[side]} for side in ("a", "b")]
-        both = [head for head in sides[0] if head in sides[1]]
-        changed = [h for h in both if sides[0][h]["role"] != sides[1][h]["role"]]
-        rows = [[code(head), *(_role(side[head]) for side in sides)] for head in changed]
+    both = file.roles.heads
+    changed = [(one, other) for one, other in both if one.role != other.role]
+    rows = [[code(str(one.node)), _role(one), _role(other)] for one, other in changed]
     a, b = (escaped(name) for name in names)
     words = (
         f"Of {len(both):,} heads measured in both models, {len(changed):,} have another role in "
@@ -261,9 +231,9 @@ def roles_part(file: DiffFile, names: Names) -> str:
         "is for; a value near the threshold may pass it by chance."
     )
     found = table(["head", f"in {a}", f"in {b}"], rows) if rows else ""
-    limits = "\n".join(f"* {escaped(note)}" for note in role_notes(block, names))
+    limits = "\n".join(f"* {escaped(note)}" for note in file.roles.notes(names))
     return paragraphs(["### What heads do", words, found, limits])
 
 
-def _role(row: Mapping[str, Any]) -> str:
-    return escaped(str(row.get("label") or row["role"] or "none"))
+def _role(head: HeadRoles) -> str:
+    return escaped(head.label or "none")

@@ -15,12 +15,11 @@ import numpy as np
 
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
-from ..graphs.files.diff import reading_block
 from ..graphs.scores import Scores
 
 if TYPE_CHECKING:
+    from ..graphs.comparison import Floor, FloorRow
     from ..graphs.files import CircuitFile, DiffFile
-    from ..steps.noise_floor import Floor, FloorRow
     from ..visualize.subject import Fade
 
 SHARES = (0.4, 0.3, 0.3)
@@ -77,9 +76,7 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     changed beyond it come before stronger ones, and what did not is faded by how often repetitions
     keep it.
     """
-    from ..steps.noise_floor import Floor
-
-    diff, floor = file.diff, Floor.of(file)
+    diff, floor = file.diff, file.floor
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
     largest = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
     fade = None if floor is None else fade_of(floor)
@@ -118,26 +115,14 @@ def role_changes(file: DiffFile) -> dict[str, str]:
     """Say of the heads of a diff what they do in A and in B, where that was measured.
 
     A head with one role in both models has both scores, such as 'induction .91 / .85'.
-
-    Raises:
-        FileFormatError: the block cannot be read.
     """
-    from ..graphs.roles import labels
-
-    block = file.extra.get("roles")
-    if block is None:
-        return {}
-    with reading_block("roles"):
-        a, b = (labels(block[side], most=1) for side in ("a", "b"))
-        heads = [str(row["head"]) for row in block["a"]]
     found = {}
-    for head in heads:
-        first, second = a.get(head, ""), b.get(head, "")
-        role, _, score = second.rpartition(" ")
-        if first.rpartition(" ")[0] == role and role:
-            found[head] = f"{first} / {score}"
+    for one, other in file.roles.heads if file.roles is not None else ():
+        first, second = one.named(most=1), other.named(most=1)
+        if one.role is not None and one.role == other.role:
+            found[str(one.node)] = f"{first} / {second.rpartition(' ')[2]}"
         elif first or second:
-            found[head] = f"{first or 'none'} → {second or 'none'}"
+            found[str(one.node)] = f"{first or 'none'} → {second or 'none'}"
     return found
 
 
@@ -165,7 +150,7 @@ def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
     changed = fade_of(floor).changed
     drawn = sum(edge in changed for edge in (subject.a | subject.b).edges)
     return (
-        f"Faint edges are those that few of {floor.block['repetitions']} repeated discoveries keep "
+        f"Faint edges are those that few of {floor.measured.repetitions} repeated discoveries keep "
         "in the model whose circuit has them (of shared edges, in the one that keeps them less "
         f"often). Solid edges changed beyond the noise floor (q < {floor.level:g} after "
         f"Benjamini and Hochberg): {drawn:,} of {len(changed):,} such edges are drawn."

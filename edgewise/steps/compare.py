@@ -7,15 +7,16 @@ if it has one, must make the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError
 from ..session import Progress, Session, make_runner, open_task, stored_model, stored_task
-from .cross_evaluation import RANDOM, CrossPlan, cross_block, measure_all
+from .cross_evaluation import RANDOM, CrossPlan, Measured, cross_evaluation, measure_all
 from .fit import first_difference, open_for, weights_notes
-from .head_roles import circuit_heads, role_notes, role_rows, roles_block
-from .noise_floor import LEVEL, check_level, floor_block
+from .head_roles import circuit_heads, roles_in
+from .noise_floor import LEVEL, check_level, find_floor
 from .repeat import (
     PromptSets,
     Recipe,
@@ -86,7 +87,7 @@ def look_closer(
         progress: told what is done.
 
     Returns:
-        The diff with the blocks `noise_floor`, `cross` and `roles`, and notes for its reader.
+        The diff with `noise_floor`, `cross` and `roles`, and notes for its reader.
 
     Raises:
         EdgewiseError: the circuits were found in different ways; says in what.
@@ -102,24 +103,19 @@ def look_closer(
     work = _Work(files, asked, recipe, plan, measure, heads)
     for side in (0, 1):
         work.in_model(side, models[side], _naming("AB"[side], progress))
-    floor = crossed = None
     if work.sets is not None and recipe is not None:
-        floor = floor_block(
-            found.diff, (work.repeats[0], work.repeats[1]), recipe, work.sets, asked.level
-        )
+        repeats = (work.repeats[0], work.repeats[1])
+        floor = find_floor(found.diff, repeats, recipe, work.sets, asked.level)
+        found = replace(found, noise_floor=floor)
     if plan is not None:
         assert work.pairs is not None
-        about = {
-            "ablation": measure["ablation"],
-            "examples": len(work.pairs),
-            "sha256": work.pairs.sha256,
-        }
-        crossed = cross_block(
-            plan, work.measured, metric=measure["metric"], names=work.names, about=about
-        )
-    roles = roles_block(work.roles[0], work.roles[1]) if asked.roles else None
-    work.notes += role_notes(roles or {})
-    return found.with_extra(noise_floor=floor, cross=crossed, roles=roles), work.notes
+        measured, names = (work.measured[0], work.measured[1]), (work.names[0], work.names[1])
+        found = replace(found, cross=cross_evaluation(plan, measured, names, work.pairs, **measure))
+    if asked.roles:
+        roles = RolesComparison(work.roles[0], work.roles[1])
+        found = replace(found, roles=roles)
+        work.notes += roles.notes()
+    return found, work.notes
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> dict[str, str]:
@@ -158,8 +154,8 @@ class _Work:
         self.sets: PromptSets | None = None
         self.pairs: PromptPairs | None = None
         self.repeats: list[Repeats] = []
-        self.measured: list[dict[str, list[float]]] = []
-        self.roles: list[tuple[list[dict[str, Any]], list[str]]] = []
+        self.measured: list[Measured] = []
+        self.roles: list[RolesInModel] = []
         self.names: list[str] = []
         self.notes: list[str] = []
 
@@ -185,7 +181,7 @@ class _Work:
             self.check_prompts(session)
         if self.asked.roles:  # first, as it is quick and not every model's heads can be measured
             assert self.pairs is not None
-            self.roles.append(role_rows(session, self.pairs, self.heads, progress))
+            self.roles.append(roles_in(session, self.pairs, self.heads, progress))
         if self.sets is not None and self.recipe is not None:
             self.repeats.append(
                 repeat(

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
 from ..graphs.errors import EdgewiseError
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.diff import CircuitDiff
+    from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
     from ..session import Progress
 
 RANDOM = 20
 """How many random circuits are run in each model."""
 
-ROWS = {"A": "circuit A", "B": "circuit B", "both": "their intersection", "either": "their union"}
-
 
 @dataclass(frozen=True)
 class CrossPlan:
-    """Hold the circuits that are run in both models."""
+    """The circuits that are run in both models: those of a diff by `ROWS`, and random ones."""
 
     circuits: Mapping[str, Circuit]
     drawn: tuple[Circuit, ...]
@@ -45,74 +45,81 @@ class CrossPlan:
         return CrossPlan(dict(zip(ROWS, circuits, strict=True)), tuple(drawn))
 
 
-def measure_all(
-    runner: Runner, plan: CrossPlan, progress: Progress | None = None
-) -> dict[str, list[float]]:
-    """Measure in one model: `ends` (the full and the empty circuit), `circuits`, `random`.
+@dataclass(frozen=True)
+class Measured:
+    """What a plan's circuits measure in one model; `ends`: the full and the empty circuit."""
+
+    ends: tuple[float, float]
+    circuits: tuple[float, ...]
+    random: tuple[float, ...]
+
+    def faithfulness(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Place values between the ends.
+
+        Raises:
+            EdgewiseError: the ends are equal.
+        """
+        from ..discovery.evaluation import ratio
+
+        ratios = []
+        for value in values:
+            found = ratio(value, *self.ends)
+            if found is None:
+                raise EdgewiseError(
+                    "full and empty circuit measure the same; there is no faithfulness."
+                )
+            ratios.append(found)
+        return tuple(ratios)
+
+
+def measure_all(runner: Runner, plan: CrossPlan, progress: Progress | None = None) -> Measured:
+    """Measure a plan's circuits in one model.
 
     Raises:
         EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
     """
     from ..discovery.evaluation import different_ends
 
-    found = {"ends": list(different_ends(runner)), "circuits": [], "random": []}
-    total = len(plan.circuits) + len(plan.drawn)
-    for key, circuits in (("circuits", plan.circuits.values()), ("random", plan.drawn)):
-        for circuit in circuits:
-            found[key].append(float(runner.measure([circuit])[0, 0]))
-            if progress is not None:
-                progress(len(found["circuits"]) + len(found["random"]), total, "circuits run")
-    return found
+    ends, values = different_ends(runner), []
+    circuits = [*plan.circuits.values(), *plan.drawn]
+    for number, circuit in enumerate(circuits, start=1):
+        values.append(float(runner.measure([circuit])[0, 0]))
+        if progress is not None:
+            progress(number, len(circuits), "circuits run")
+    count = len(plan.circuits)
+    return Measured(ends, tuple(values[:count]), tuple(values[count:]))
 
 
-def cross_block(
+def cross_evaluation(
     plan: CrossPlan,
-    measured: Sequence[Mapping[str, Sequence[float]]],
+    measured: tuple[Measured, Measured],
+    names: tuple[str, str],
+    pairs: PromptPairs,
     *,
     metric: str,
-    names: Sequence[str],
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Put what was measured in both models together, as the block `cross` of a diff file.
-
-    Args:
-        plan: the circuits.
-        measured: what `measure_all` returned in model A and in model B.
-        metric: the metric's name.
-        names: of the two models.
-        about: what else to note.
-    """
-    ratios = [
-        {key: [_faithful(value, one["ends"]) for value in one[key]] for key in one}
-        for one in measured
-    ]
-    return {
-        "metric": metric,
-        **about,
-        "models": list(names),
-        "rows": [
-            {
-                "circuit": name,
-                "edges": len(circuit),
-                "value": [one["circuits"][i] for one in measured],
-                "faithfulness": [one["circuits"][i] for one in ratios],
-            }
-            for i, (name, circuit) in enumerate(plan.circuits.items())
-        ],
-        "random": {
-            "circuits": len(plan.drawn),
-            "edges": len(plan.drawn[0]) if plan.drawn else 0,
-            "faithfulness": [one["random"] for one in ratios],
-        },
-        "full": [one["ends"][0] for one in measured],
-        "empty": [one["ends"][1] for one in measured],
-    }
-
-
-def _faithful(value: float, ends: Sequence[float]) -> float:
-    from ..discovery.evaluation import ratio
-
-    found = ratio(value, ends[0], ends[1])
-    if found is None:
-        raise EdgewiseError("full and empty circuit measure the same; there is no faithfulness.")
-    return found
+    ablation: str,
+) -> CrossEvaluation:
+    """Put together what was measured on the same pairs in models A and B, which are called so."""
+    a, b = measured
+    ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
+    values = zip(a.circuits, b.circuits, strict=True)
+    return CrossEvaluation(
+        metric=metric,
+        ablation=ablation,
+        examples=len(pairs),
+        sha256=pairs.sha256,
+        models=names,
+        rows=tuple(
+            CrossRow(name, len(circuit), value, ratio)
+            for (name, circuit), value, ratio in zip(
+                plan.circuits.items(), values, ratios, strict=True
+            )
+        ),
+        random=RandomCircuits(
+            len(plan.drawn),
+            len(plan.drawn[0]) if plan.drawn else 0,
+            (a.faithfulness(a.random), b.faithfulness(b.random)),
+        ),
+        full=(a.ends[0], b.ends[0]),
+        empty=(a.ends[1], b.ends[1]),
+    )

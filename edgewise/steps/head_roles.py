@@ -8,11 +8,12 @@ found.labels["a5.h1"]
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..graphs.circuit import Circuit
+from ..graphs.comparison import RolesInModel
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.names import Kind, Node
@@ -83,33 +84,17 @@ def circuit_heads(circuit: Circuit | CircuitFile) -> list[Node]:
     return [node for node in whole.nodes if node.kind is Kind.HEAD]
 
 
-def role_rows(
+def roles_in(
     session: Session,
     pairs: PromptPairs,
     heads: Sequence[Node],
     progress: Progress | None = None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows of some heads as a diff file holds them, and what limits what they say."""
+) -> RolesInModel:
+    """Measure what some heads do in one model."""
     if not heads:
-        return [], []
+        return RolesInModel()
     found = head_roles(session, pairs, heads=heads, progress=progress)
-    return found.rows, list(found.notes)
-
-
-def roles_block(
-    a: tuple[list[dict[str, Any]], list[str]], b: tuple[list[dict[str, Any]], list[str]]
-) -> dict[str, Any]:
-    """Put what `role_rows` returned in both models together, as a diff file's block `roles`."""
-    return {"a": a[0], "b": b[0], "notes": {"a": a[1], "b": b[1]}}
-
-
-def role_notes(block: Mapping[str, Any], names: tuple[str, str] = ("A", "B")) -> list[str]:
-    """Say what limits the roles of a diff, each note once, with the models it is of."""
-    found: dict[str, list[str]] = {}
-    for side, name in zip("ab", names, strict=True):
-        for note in block.get("notes", {}).get(side, ()):
-            found.setdefault(str(note), []).append(name)
-    return [f"roles in {' and '.join(where)}: {note}" for note, where in found.items()]
+    return RolesInModel(found.heads, found.notes)
 
 
 def _nodes(heads: Heads) -> list[Node] | None:

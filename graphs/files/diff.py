@@ -12,23 +12,33 @@ The format is `edgewise/diff`, version 1:
     }
 
 Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
-`graphs.diff`); unknown top-level keys (a noise floor, a cross-evaluation) are kept and written
-back.
+`graphs.diff`); the blocks `noise_floor`, `cross` and `roles` what was found in the models (see
+`graphs.comparison`). Unknown top-level keys are kept and written back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
 from ..circuit import Circuit
+from ..comparison import (
+    ROWS,
+    CrossEvaluation,
+    Floor,
+    NoiseFloor,
+    RolesComparison,
+    RolesInModel,
+)
 from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
+from ..names import Edge
+from ..roles import HeadRoles
 from .atomic import write_text
 from .circuit import (
     COUNTS,
@@ -43,12 +53,15 @@ from .circuit import (
 from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
 
 if TYPE_CHECKING:
-    from ..names import Edge
+    from ..graph import ComputationGraph
     from ..scores import Scores
+
+Block = TypeVar("Block")
 
 FORMAT = "edgewise/diff"
 VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
+BLOCKS = ("scores", "noise_floor", "cross", "roles")
 
 NESTED = ("noise_floor.edges",)
 """Lists within further blocks that are written one item a line."""
@@ -56,12 +69,14 @@ NESTED = ("noise_floor.edges",)
 
 @dataclass(frozen=True, eq=False)
 class DiffFile:
-    """Hold what a diff file holds.
+    """Two circuits side by side, where they are from, and what was found beside them.
 
     Args:
         diff: the two circuits.
         a, b: where each comes from: `file` and the blocks of its circuit file.
         scores_a, scores_b: float32 [ports, senders], NaN where an edge has no score.
+        alike: how alike the scores are; None in an older file.
+        noise_floor, cross, roles: what was found in the models, None where it was not asked for.
         extra: unknown top-level keys.
     """
 
@@ -70,7 +85,11 @@ class DiffFile:
     b: Mapping[str, Any]
     scores_a: np.ndarray
     scores_b: np.ndarray
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    alike: ScoreComparison | None = None
+    noise_floor: NoiseFloor | None = None
+    cross: CrossEvaluation | None = None
+    roles: RolesComparison | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("a", "b", "extra"):
@@ -79,20 +98,31 @@ class DiffFile:
     @property
     def scores(self) -> ScoreComparison:
         """Return how alike the scores are; of an older file, as far as its kept edges tell."""
-        block = self.extra.get("scores")
-        if isinstance(block, Mapping):
-            return ScoreComparison.from_dict(block)
-        return compare_scores(self.diff, (self.scores_a, self.scores_b))
+        return self.alike or compare_scores(self.diff, (self.scores_a, self.scores_b))
+
+    @property
+    def floor(self) -> Floor | None:
+        """Return the noise floor with its edges sorted by where the diff has them."""
+        return None if self.noise_floor is None else Floor(self.noise_floor, self.diff)
 
     @property
     def changes(self) -> list[tuple[Edge, float, float, float]]:
         """List shared edges with their score in A, in B, and the change, the largest first."""
         return changes(self.diff, self.scores_a, self.scores_b)
 
-    def with_extra(self, **blocks: Mapping[str, Any] | None) -> DiffFile:
-        """Return the same with further top-level blocks; None is left out."""
-        given = {key: block for key, block in blocks.items() if block is not None}
-        return replace(self, extra={**self.extra, **given})
+    @property
+    def blocks(self) -> dict[str, object]:
+        """Return what was found in the models as plain values, by the names of their blocks."""
+        found: dict[str, object] = {}
+        for name, value in (("noise_floor", self.noise_floor), ("cross", self.cross)):
+            if value is not None:
+                found[name] = asdict(value)
+        if self.roles is not None:
+            sides = {"a": self.roles.a, "b": self.roles.b}
+            layers = self.diff.a.graph.layers
+            rows = {key: [head.as_dict(layers) for head in s.heads] for key, s in sides.items()}
+            found["roles"] = {**rows, "notes": {key: list(s.notes) for key, s in sides.items()}}
+        return to_plain(found, "diff")  # type: ignore[no-any-return]
 
 
 def diff_files(
@@ -135,7 +165,7 @@ def diff_files(
         b={"file": names[1], **b.provenance},
         scores_a=a.edge_scores,
         scores_b=b.edge_scores,
-        extra={"scores": compared.to_dict()},
+        alike=compared,
     )
 
 
@@ -148,23 +178,6 @@ def _all_scores(
             diff.a & Circuit.empty(one.graph)
     first, second = scores
     return None if first is None or second is None else (first.values, second.values)
-
-
-@contextmanager
-def reading_block(name: str) -> Iterator[None]:
-    """Say of a further block of a diff file, read inside, that it is damaged if it is.
-
-    Raises:
-        FileFormatError: names the block and what is wrong.
-    """
-    try:
-        yield
-    except FileFormatError:
-        raise
-    except (KeyError, TypeError, IndexError, ValueError, EdgewiseError) as error:
-        raise FileFormatError(
-            f"the diff's block {name} cannot be read ({error!r}); make the diff again."
-        ) from None
 
 
 def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -196,13 +209,14 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         EdgewiseError: the file cannot be written there.
     """
     scores = (file.scores_a, file.scores_b)
+    scored = {} if file.alike is None else {"scores": file.alike.to_dict()}
     document = {
         "format": FORMAT,
         "version": VERSION,
         "graph": graph_block(file.diff.a.graph, {}),
         **{name: _ordered_head(getattr(file, name)) for name in ("a", "b")},
         "statistics": file.diff.summary().to_dict(),
-        **ordered(file.extra, ()),
+        **ordered({**file.blocks, **scored, **file.extra}, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
     write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
@@ -251,6 +265,120 @@ def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
         for whole, part in zip(scores, found, strict=True):
             whole[mask] = part[mask]
     a, b = (Circuit(graph, masks["shared"] | masks[only]) for only in ("only_a", "only_b"))
-    known = {"format", "version", "graph", "a", "b", "statistics", *PARTS}
-    extra = {key: value for key, value in document.items() if key not in known}
-    return DiffFile(CircuitDiff(a, b), document["a"], document["b"], scores[0], scores[1], extra)
+    diff = CircuitDiff(a, b)
+    known = {"format", "version", "graph", "a", "b", "statistics", *PARTS, *BLOCKS}
+    return DiffFile(
+        diff, document["a"], document["b"], scores[0], scores[1],
+        alike=_read(path, document, "scores", ScoreComparison),
+        noise_floor=_read_floor(path, document, graph),
+        cross=_read_cross(path, document),
+        roles=_read_roles(path, document, graph),
+        extra={key: value for key, value in document.items() if key not in known},
+    )  # fmt: skip
+
+
+# -- what was found in the models ---------------------------------------------------------------
+
+
+def _read(
+    path: str | Path, document: Mapping[str, object], name: str, kind: type[Block]
+) -> Block | None:
+    """Read a block as a value of a kind, every field checked; None if there is none."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if document.get(name) is None:
+        return None
+    text = json.dumps(to_plain(document[name], name))
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        _damaged(path, name, (*first["loc"],), first["msg"])
+
+
+def _damaged(path: str | Path, name: str, place: tuple[int | str, ...], why: str) -> NoReturn:
+    where = ".".join(map(str, (name, *place)))
+    raise FileFormatError(
+        f"{path}: the diff's block {name} cannot be read ({where}: {why}); make the diff again."
+    )
+
+
+def _read_floor(
+    path: str | Path, document: Mapping[str, object], graph: ComputationGraph
+) -> NoiseFloor | None:
+    """Read the block `noise_floor`; its edges are the graph's."""
+    found = _read(path, document, "noise_floor", NoiseFloor)
+    if found is None:
+        return None
+    if found.repetitions < 2:
+        _damaged(path, "noise_floor", ("repetitions",), "accepted: 2 or more")
+    if not 0 < found.level < 1:
+        _damaged(path, "noise_floor", ("level",), "accepted: between 0 and 1")
+    for number, row in enumerate(found.edges):
+        try:
+            graph.locate(Edge.parse(row.edge))
+        except EdgewiseError as error:
+            _damaged(path, "noise_floor", ("edges", number), str(error).rstrip("."))
+    return found
+
+
+def _read_cross(path: str | Path, document: Mapping[str, object]) -> CrossEvaluation | None:
+    """Read the block `cross`; every circuit has its row."""
+    found = _read(path, document, "cross", CrossEvaluation)
+    if found is None:
+        return None
+    names = [row.circuit for row in found.rows]
+    if names != list(ROWS):
+        _damaged(path, "cross", ("rows",), f"of {names}; accepted: of {', '.join(ROWS)}")
+    if any(len(values) != found.random.circuits for values in found.random.faithfulness):
+        _damaged(path, "cross", ("random", "faithfulness"), "accepted: one for each circuit")
+    return found
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a row of the block `roles` holds; the rest of it follows from these."""
+
+    head: str
+    scores: dict[str, float | None]
+    spans: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Notes on either model."""
+
+    a: tuple[str, ...] = ()
+    b: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What the block `roles` holds."""
+
+    a: tuple[_Head, ...]
+    b: tuple[_Head, ...]
+    notes: _Notes = field(default_factory=_Notes)
+
+
+def _read_roles(
+    path: str | Path, document: Mapping[str, object], graph: ComputationGraph
+) -> RolesComparison | None:
+    """Read the block `roles`; what heads are called is told anew by their scores."""
+    found = _read(path, document, "roles", _Roles)
+    if found is None:
+        return None
+
+    def side(name: str, rows: tuple[_Head, ...], notes: tuple[str, ...]) -> RolesInModel:
+        heads = []
+        for number, row in enumerate(rows):
+            try:
+                head = HeadRoles.of(row.head, row.scores, row.spans)
+            except EdgewiseError as error:
+                _damaged(path, "roles", (name, number), str(error).rstrip("."))
+            if (head.node.layer or 0) >= graph.layers or (head.node.index or 0) >= graph.heads:
+                _damaged(path, "roles", (name, number), f"{row.head} is not in the graph")
+            heads.append(head)
+        return RolesInModel(tuple(heads), notes)
+
+    return RolesComparison(side("a", found.a, found.notes.a), side("b", found.b, found.notes.b))

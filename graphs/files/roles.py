@@ -20,7 +20,7 @@ computed anew when a file is read. Unknown top-level keys are kept and written b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,17 @@ class RolesFile:
     def __post_init__(self) -> None:
         if not self.models:
             raise EdgewiseError("a roles file needs a model; accepted: one or more.")
-        object.__setattr__(self, "models", tuple(self.models))
+        object.__setattr__(self, "models", tuple(map(_plain, self.models)))
         object.__setattr__(self, "extra", to_plain(self.extra, "extra"))
 
     @property
     def comparison(self) -> list[dict[str, Any]]:
         """Return the models' heads side by side by role; empty for a single model."""
         return compare_roles(self.models) if len(self.models) > 1 else []
+
+
+def _plain(one: ModelRoles) -> ModelRoles:
+    return replace(one, **{key: to_plain(getattr(one, key), key) for key in BLOCKS})
 
 
 def write_roles(path: str | Path, file: RolesFile) -> None:

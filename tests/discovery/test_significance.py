@@ -145,8 +145,8 @@ def test_label_permutation_by_hand() -> None:
     alike[:3, :3], alike[3:, 3:] = 0.9, 0.7
     found = label_permutation(alike, 3)
     assert found.p == pytest.approx(2 / 20)  # the split itself and its mirror image, of C(6, 3)
-    assert (found.within_a, found.within_b) == ([0.9] * 3, [0.7] * 3)
-    assert found.between == [0.2] * 9
+    assert (found.within_a, found.within_b) == ((0.9,) * 3, (0.7,) * 3)
+    assert found.between == (0.2,) * 9
 
 
 @given(arrays(np.float64, (5, 5), elements=st.floats(0, 1)))

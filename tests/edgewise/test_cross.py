@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from edgewise.steps.compare import Asked, look_closer
 from edgewise.steps.cross_evaluation import RANDOM
 from edgewise.steps.discover import discover
 from edgewise.steps.head_roles import circuit_heads, head_roles
-from edgewise.steps.noise_floor import Floor
 from edgewise.workflow import Selection, make_runner
 from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer, tiny
 
@@ -42,26 +42,27 @@ def find(session: Session, pairs: Path, top: int = 12, **more: Any) -> CircuitFi
 def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
     files = find(sessions[0], pairs), find(sessions[1], pairs, top=20)
     found, notes = look_closer(diff_files(*files), files, Asked(cross=3), sessions)
-    block, diff = found.extra["cross"], found.diff
+    cross, diff = found.cross, found.diff
+    assert cross is not None
     circuits = {"A": diff.a, "B": diff.b, "both": diff.shared, "either": diff.a | diff.b}
-    assert [row["circuit"] for row in block["rows"]] == list(circuits)
-    assert [row["edges"] for row in block["rows"]] == [len(one) for one in circuits.values()]
+    assert [row.circuit for row in cross.rows] == list(circuits)
+    assert [row.edges for row in cross.rows] == [len(one) for one in circuits.values()]
     for side, session in enumerate(sessions):
         runner = make_runner(session, open_task(session, str(pairs))[0], metric="logit_diff")
-        for row in block["rows"]:
-            true = evaluate(runner, circuits[row["circuit"]])
-            assert row["value"][side] == pytest.approx(true.value_circuit, abs=1e-6)
-            assert row["faithfulness"][side] == pytest.approx(true.faithfulness, abs=1e-6)
-        assert block["full"][side] == pytest.approx(true.value_full, abs=1e-6)
-        assert block["empty"][side] == pytest.approx(true.value_empty, abs=1e-6)
+        for row in cross.rows:
+            true = evaluate(runner, circuits[row.circuit])
+            assert row.value[side] == pytest.approx(true.value_circuit, abs=1e-6)
+            assert row.faithfulness[side] == pytest.approx(true.faithfulness, abs=1e-6)
+        assert cross.full[side] == pytest.approx(true.value_full, abs=1e-6)
+        assert cross.empty[side] == pytest.approx(true.value_empty, abs=1e-6)
         counts = [diff.a.graph.count_by_kind(one.kept) for one in (diff.a, diff.b)]
         most = {kind: max(count[kind] for count in counts) for kind in counts[0]}
         drawn = random_circuits(diff.a.graph, most, 3)
-        assert block["random"]["edges"] == len(drawn[0]) == sum(most.values())
-        assert block["random"]["faithfulness"][side] == pytest.approx(
+        assert cross.random.edges == len(drawn[0]) == sum(most.values())
+        assert cross.random.faithfulness[side] == pytest.approx(
             [evaluate(runner, one).faithfulness for one in drawn], abs=1e-6
         )
-    assert (block["metric"], block["examples"], notes) == ("logit_diff", 6, [])
+    assert (cross.metric, cross.examples, notes) == ("logit_diff", 6, [])
 
 
 def test_the_command_prints_and_writes_them(
@@ -72,7 +73,8 @@ def test_the_command_prints_and_writes_them(
         "--top", 12, "-o", "tuned.json",
     )  # fmt: skip
     shown = edgewise("diff", circuit, "tuned.json", "--cross", "-o", "d.json").stdout
-    block = read_diff("d.json").extra["cross"]
+    block = read_diff("d.json").blocks["cross"]
+    assert block == json.loads(Path("d.json").read_text())["cross"]
     assert f"{RANDOM} random ones, least faithful" in shown
     assert f"{block['rows'][0]['faithfulness'][1]:.4g}" in shown
     assert "function in model A (llama) and B (tuned)" in shown
@@ -145,18 +147,21 @@ def test_a_diff_tells_what_the_heads_do_in_both_models(
     found = read_diff("d.json")
     heads = [str(node) for node in circuit_heads(found.diff.a | found.diff.b)]
     assert heads
-    assert [row["head"] for row in found.extra["roles"]["a"]] == heads
-    assert [row["head"] for row in found.extra["roles"]["b"]] == heads
+    assert found.roles is not None
+    for side in (found.roles.a, found.roles.b):
+        assert [str(head.node) for head in side.heads] == heads
     session = open_model(str(models["tuned"]))
     alone = head_roles(session, open_task(session, str(pairs))[0], heads=heads)
-    assert found.extra["roles"]["b"] == json.loads(json.dumps(alone.rows))
-    assert found.extra["roles"]["notes"]["b"] == list(alone.notes)
+    assert (found.roles.b.heads, found.roles.b.notes) == (alone.heads, alone.notes)
+    written = json.loads(Path("d.json").read_text())["roles"]
+    assert written["b"] == json.loads(json.dumps(alone.rows))
+    assert written["notes"]["b"] == list(alone.notes)
     assert any("5 in 31 tokens count as copied" in note for note in alone.notes)
     named = [row["head"] for row in alone.rows if row["label"]]
     assert f" of {len(heads)} heads have one in A or B" in shown
     assert all(head in shown for head in named)
     printed = json.loads(edgewise("diff", "llama.json", "tuned.json", "--roles", "--json").stdout)
-    assert printed["roles"] == found.extra["roles"]
+    assert printed["roles"] == written == found.blocks["roles"]
 
 
 def test_heads_that_cannot_be_measured_are_told_before_long_work(
@@ -221,23 +226,24 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     spec = declared(models, many, asked_for)
     first = run(spec, out)
     found = read_diff(out / "diffs/base_vs_tuned.json")
-    floor = Floor.of(found)
-    assert floor is not None
-    assert (floor.block["repetitions"], floor.block["examples"]) == (3, 4)
-    assert found.extra["scores"]["over"] == "all edges"
-    assert found.extra["cross"]["models"] == ["base", "tuned"]
+    assert found.noise_floor is not None
+    assert (found.noise_floor.repetitions, found.noise_floor.examples) == (3, 4)
+    assert found.scores.over == "all edges"
+    assert found.cross is not None
+    assert found.cross.models == ("base", "tuned")
     same = read_diff(out / "diffs/base_vs_same.json")
-    rows = same.extra["cross"]["rows"]
-    assert all(row["value"][0] == row["value"][1] for row in rows)
+    assert same.cross is not None
+    assert same.roles is not None
+    assert all(row.value[0] == row.value[1] for row in same.cross.rows)
 
     files = tuple(find(open_model(str(models[name])), many) for name in ("llama", "tuned"))
     asked = Asked(repetitions=3, cross=RANDOM, roles=True)
     by_hand, _ = look_closer(diff_files(*files), (files[0], files[1]), asked)
-    assert by_hand.extra["noise_floor"] == found.extra["noise_floor"]
-    for key in ("rows", "random", "full", "empty"):
-        assert by_hand.extra["cross"][key] == found.extra["cross"][key]
-    assert by_hand.extra["roles"] == found.extra["roles"]
-    assert same.extra["roles"]["a"] == same.extra["roles"]["b"]
+    assert by_hand.noise_floor == found.noise_floor
+    assert by_hand.cross is not None
+    assert replace(by_hand.cross, models=("base", "tuned")) == found.cross
+    assert by_hand.roles == found.roles
+    assert same.roles.a == same.roles.b
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was loaded")

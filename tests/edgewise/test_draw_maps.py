@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.comparison import RolesComparison, RolesInModel
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import FileFormatError
 from edgewise.graphs.files import DiffFile, read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.roles import HeadRoles
 from edgewise.graphs.scores import Scores
 from edgewise.report.pictures import role_changes
 
@@ -153,15 +154,15 @@ def test_roles_of_a_diff_tell_what_changed() -> None:
     graph = ComputationGraph(2, 2)
     circuit = Circuit.empty(graph).with_edges(["embed->a0.h1<v>", "a0.h1->logits"])
 
-    def row(head: str, *roles: tuple[str, float]) -> dict[str, Any]:
-        return {"head": head, "roles": [list(one) for one in roles]}
+    def side(*scores: dict[str, float]) -> RolesInModel:
+        names = ("a0.h0", "a0.h1", "a1.h0")
+        return RolesInModel(tuple(HeadRoles.of(*one) for one in zip(names, scores, strict=True)))
 
-    a = [row("a0.h0", ("induction", 0.88)), row("a0.h1", ("copying", 0.75)), row("a1.h0")]
-    b = [row("a0.h0", ("induction", 0.9)), row("a0.h1"), row("a1.h0", ("previous token", 0.5))]
+    a = side({"induction": 0.88}, {"copy": 0.75, "direct_share": 0.5}, {})
+    b = side({"induction": 0.9}, {}, {"previous": 0.5})
     scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
-    file = DiffFile(
-        CircuitDiff(circuit, circuit), {}, {}, scores, scores, {"roles": {"a": a, "b": b}}
-    )
+    diff, roles = CircuitDiff(circuit, circuit), RolesComparison(a, b)
+    file = DiffFile(diff, {}, {}, scores, scores, roles=roles)
     assert role_changes(file) == {
         "a0.h0": "induction .88 / .90",
         "a0.h1": "copying .75 → none",

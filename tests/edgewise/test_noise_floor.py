@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import scipy.stats
 
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.comparison import PLACES, NoiseFloor
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
 from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circuit, read_diff
@@ -21,7 +23,7 @@ from edgewise.patching.prompts.pair_files import write_pairs
 from edgewise.session import Session, open_model, open_task
 from edgewise.steps.compare import Asked, look_closer
 from edgewise.steps.discover import discover
-from edgewise.steps.noise_floor import PLACES, Floor, floor_block, noise_floor
+from edgewise.steps.noise_floor import find_floor, noise_floor
 from edgewise.steps.repeat import (
     PromptSets,
     Recipe,
@@ -73,8 +75,8 @@ def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
         )
         prompts = PromptSets(tuple(sets[2 : 2 + repetitions]), tuple(sets[2 + repetitions :]))
         repeats = repeat(whole, TOP, prompts.a), repeat(whole, TOP, prompts.b)
-        block = floor_block(CircuitDiff(a, b), repeats, TOP, prompts)
-        claims += any(row[-1] < block["level"] for row in block["edges"])
+        found = find_floor(CircuitDiff(a, b), repeats, TOP, prompts)
+        claims += any(row.q < found.level for row in found.edges)
         lone += len(a - b) + len(b - a)
     assert lone > 100  # prompts alone make edges come and go in the circuits
     assert claims <= 10
@@ -95,7 +97,7 @@ def test_a_head_that_was_cut_vanishes_and_nothing_else(
         "diff", "base.json", f"cut{head}.json", "--noise-floor", 5, "-o", "d.json"
     ).stdout
     found = read_diff("d.json")
-    floor = Floor.of(found)
+    floor = found.floor
     assert floor is not None
     vanished = {row.edge for row in floor.changed("only_a")}
     assert vanished == {str(edge) for edge in found.diff.only_a.edges}
@@ -115,8 +117,8 @@ def test_a_cut_head_is_found_again_and_again(two_jobs: dict[str, Path]) -> None:
         prompts = PromptSets(tuple(sets[:5]), tuple(sets[5:]))
         repeats = repeat(base, recipe, prompts.a), repeat(cut, recipe, prompts.b)
         diff = CircuitDiff(*(Circuit(base.graph, one.kept[0]) for one in repeats))
-        rows = floor_block(diff, repeats, recipe, prompts)["edges"]
-        changed = {f"{row[0]}->{row[1]}" for row in rows if row[-1] < 0.05}
+        rows = find_floor(diff, repeats, recipe, prompts).edges
+        changed = {row.edge for row in rows if row.q < 0.05}
         assert changed >= {"embed->a0.h0<v>", "a0.h0->logits"}
         only += all("a0.h0" in edge for edge in changed)
     assert only >= 17
@@ -132,21 +134,21 @@ def test_the_same_model_loaded_again_has_no_difference_at_all(two_jobs: dict[str
     np.testing.assert_array_equal(first.kept, again.kept)
     circuit = Circuit(first.graph, first.kept[0])
     prompts = PromptSets(tuple(sets), tuple(sets))
-    block = floor_block(CircuitDiff(circuit, circuit), (first, again), TOP, prompts)
-    for _, _, survival_a, survival_b, mean_a, mean_b, p, q in block["edges"]:
-        assert (survival_a, mean_a, p, q) == (survival_b, mean_b, 1.0, 1.0)
+    found = find_floor(CircuitDiff(circuit, circuit), (first, again), TOP, prompts)
+    for row in found.edges:
+        assert (row.survival_a, row.mean_a, row.p, row.q) == (row.survival_b, row.mean_b, 1.0, 1.0)
 
 
-def diff_of(block: dict[str, Any]) -> DiffFile:
+def diff_of(floor: NoiseFloor) -> DiffFile:
     """Put a noise floor beside the two circuits of `by_hand`."""
     graph = ComputationGraph(layers=1, heads=1)
     a = Circuit.empty(graph).with_edges(["embed->logits"])
     none = np.full(graph.reads.shape, np.nan)
     diff = CircuitDiff(a, a.with_edges(["embed->m0"]))
-    return DiffFile(diff, {}, {}, none, none, {"noise_floor": block})
+    return DiffFile(diff, {}, {}, none, none, noise_floor=floor)
 
 
-def by_hand(shift: float) -> dict[str, Any]:
+def by_hand(shift: float) -> NoiseFloor:
     """Make a noise floor whose every number is known: one layer, one head."""
     graph = ComputationGraph(layers=1, heads=1)
     scores = np.where(graph.reads, 1.0, np.nan) + np.array([-0.1, 0.0, 0.1])[:, None, None]
@@ -161,12 +163,12 @@ def by_hand(shift: float) -> dict[str, Any]:
     pairs = ask(4, 0)
     sets = PromptSets((pairs,) * 3, (pairs,) * 3, (1, 2, 3), (4, 5, 6))
     repeats = Repeats(graph, scores, kept), Repeats(graph, moved, fewer)
-    return floor_block(CircuitDiff(a, b), repeats, TOP, sets)
+    return find_floor(CircuitDiff(a, b), repeats, TOP, sets)
 
 
 def test_a_noise_floor_by_hand() -> None:
-    block = by_hand(10.0)
-    rows = {f"{row[0]}->{row[1]}": row[2:] for row in block["edges"]}
+    found = by_hand(10.0)
+    rows = {row.edge: row[2:] for row in found.edges}
     assert list(rows) == ["embed->m0", "embed->logits"]
     survival_a, survival_b, mean_a, mean_b, p, q = rows["embed->m0"]
     assert (survival_a, survival_b) == (1.0, pytest.approx(2 / 3))
@@ -175,11 +177,11 @@ def test_a_noise_floor_by_hand() -> None:
     t = 10 / np.sqrt(0.02 / 3)
     assert p == pytest.approx(2 * scipy.stats.t.sf(t, 4), rel=1e-6)
     assert q == pytest.approx(8 * p)
-    assert rows["embed->logits"][-2:] == [1.0, 1.0]
-    assert (block["seeds_a"], block["seeds_b"], block["examples"]) == ([1, 2, 3], [4, 5, 6], 4)
-    assert block["edges_tested"] == 8
-    assert block["jaccard"]["within_a"] == [1.0] * 3
-    floor = Floor.of(diff_of(block))
+    assert rows["embed->logits"][-2:] == (1.0, 1.0)
+    assert (found.seeds_a, found.seeds_b, found.examples) == ((1, 2, 3), (4, 5, 6), 4)
+    assert found.edges_tested == 8
+    assert found.jaccard.within_a == (1.0,) * 3
+    floor = diff_of(found).floor
     assert floor is not None
     assert floor.sentences(("x", "y")) == [
         "0 edges only in x",
@@ -187,8 +189,9 @@ def test_a_noise_floor_by_hand() -> None:
         "1 stronger in y, 0 weaker",
         "1 edge shared; the scores of 0 changed beyond the noise floor (q < 0.05)",
     ]
-    assert next(floor.likeness()) == ("two repetitions in A", 1.0, 1.0, 1.0, 3)
-    assert block["jaccard"]["within_b"] == pytest.approx([7 / 8, 7 / 8, 1.0])
+    name, values = next(found.likeness())
+    assert (name, values.tolist()) == ("two repetitions in A", [1.0] * 3)
+    assert found.jaccard.within_b == pytest.approx([7 / 8, 7 / 8, 1.0])
 
 
 # -- the recipe ----------------------------------------------------------------------------------
@@ -307,7 +310,7 @@ def test_two_files_are_pooled(whole: Session, circuits: Callable[..., CircuitFil
     files = circuits("one.jsonl", 1, count=12), circuits("two.jsonl", 2, count=12)
     asked = Asked(repetitions=3)
     found, notes = look_closer(diff_files(*files), files, asked, (whole, whole))
-    assert (found.extra["noise_floor"]["examples"], notes) == (4, [])
+    assert (found.noise_floor is not None and found.noise_floor.examples, notes) == (4, [])
 
 
 # -- files and messages --------------------------------------------------------------------------
@@ -328,14 +331,6 @@ def test_repetitions_are_written_and_read(whole: Session, tmp_path: Path) -> Non
         read_repeats(path, whole.graph)
 
 
-def test_a_damaged_noise_floor_is_refused(circuits: Callable[..., CircuitFile]) -> None:
-    found = diff_files(circuits(), circuits())
-    assert Floor.of(found) is None
-    for block in ({}, {"edges": [["x"]]}, {"edges": [], "level": "?", "jaccard": {}}):
-        with pytest.raises(FileFormatError, match="noise_floor cannot be read"):
-            Floor.of(found.with_extra(noise_floor=block))
-
-
 def test_the_python_function_says_the_same(
     edgewise: Any, two_jobs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -350,8 +345,8 @@ def test_the_python_function_says_the_same(
     )
     files = read_circuit("base.json"), read_circuit("cut0.json")
     told: list[tuple[int, int, str]] = []
-    block = noise_floor(*files, 3, progress=lambda *report: told.append(report))
-    assert json.loads(json.dumps(block)) == shown["noise_floor"]
+    floor = noise_floor(*files, 3, progress=lambda *report: told.append(report))
+    assert json.loads(json.dumps(asdict(floor))) == shown["noise_floor"]
     last = [report for report in told if "model B" in report[2]][-1]
     assert last == (90, 90, "model B: gradients taken, repetition 3 of 3")
     assert shown["scores"]["over"] == "all edges"

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import FileFormatError
+from edgewise.graphs.comparison import (
+    CrossEvaluation,
+    CrossRow,
+    FloorRow,
+    Likeness,
+    NoiseFloor,
+    RandomCircuits,
+    RolesComparison,
+    RolesInModel,
+)
 from edgewise.graphs.files import DiffFile, diff_files
 from edgewise.graphs.files.circuit import CircuitFile, model_block
 from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.roles import HeadRoles
 from edgewise.report.diff import what_changed, which_nodes
 from edgewise.report.measured import cross_part, floor_part, roles_part
 from edgewise.report.pictures import diff_picture
@@ -42,31 +53,38 @@ def diff() -> DiffFile:
     return diff_files(a, b)
 
 
-def floor_of(q: dict[str, float], p: float = 0.01) -> dict[str, Any]:
-    rows = [
+def floor_of(q: dict[str, float], p: float = 0.01) -> NoiseFloor:
+    rows: list[list[Any]] = [
         ["embed", "m0", 1.0, 0.5, 2.0, 3.0, 0.5, q.get("embed->m0", 0.9)],
         ["m0", "logits", 0.75, 0.25, 1.0, 0.25, 0.001, q.get("m0->logits", 0.9)],
         ["embed", "m1", 0.0, 1.0, 0.0, 0.5, 0.001, q.get("embed->m1", 0.9)],
         ["m1", "logits", 0.25, 0.5, 0.0, -0.25, 0.2, q.get("m1->logits", 0.9)],
     ]
-    jaccard = {"within_a": [0.8, 0.9, 0.6], "within_b": [0.7], "between": [0.2, 0.4], "p": p}
-    return {
-        "repetitions": 4, "examples": 8, "level": 0.05, "test": "a test", "jaccard": jaccard,
-        "edges": rows,
-    }  # fmt: skip
+    return NoiseFloor(
+        repetitions=4,
+        examples=8,
+        level=0.05,
+        test="a test",
+        jaccard=Likeness((0.8, 0.9, 0.6), (0.7,), (0.2, 0.4), p),
+        edges=tuple(FloorRow(*row) for row in rows),
+    )
 
 
 def cross_of(
     a: tuple[float, float], b: tuple[float, float], best: float, both: float = 0.0
-) -> dict[str, Any]:
-    """Make a block; `a`, `b` and `both`: the faithfulness of A, B and what they share."""
-    rows = [
-        {"circuit": name, "edges": 2, "value": [1.0, 2.0], "faithfulness": list(found)}
-        for name, found in (("A", a), ("B", b), ("both", (both, both)), ("either", (1.0, 1.0)))
-    ]
-    drawn = {"circuits": 2, "edges": 3, "faithfulness": [[-0.001, best], [0.0, best]]}
-    ends = {"full": [3.0, 3.0], "empty": [0.0, 0.0]}
-    return {"metric": "logit_diff", "models": ["x", "y"], "rows": rows, "random": drawn, **ends}
+) -> CrossEvaluation:
+    """Make one; `a`, `b` and `both`: the faithfulness of A, B and what they share."""
+    return CrossEvaluation(
+        metric="logit_diff",
+        models=("x", "y"),
+        rows=tuple(
+            CrossRow(name, 2, (1.0, 2.0), found)
+            for name, found in (("A", a), ("B", b), ("both", (both, both)), ("either", (1.0, 1.0)))
+        ),
+        random=RandomCircuits(2, 3, ((-0.001, best), (0.0, best))),
+        full=(3.0, 3.0),
+        empty=(0.0, 0.0),
+    )
 
 
 def test_what_changed_is_told_in_numbers(diff: DiffFile) -> None:
@@ -79,7 +97,7 @@ def test_what_changed_is_told_in_numbers(diff: DiffFile) -> None:
 
 
 def test_the_floor_is_told_with_survival(diff: DiffFile) -> None:
-    found = diff.with_extra(noise_floor=floor_of({"embed->m1": 0.002, "embed->m0": 0.04}))
+    found = replace(diff, noise_floor=floor_of({"embed->m1": 0.002, "embed->m0": 0.04}))
     text = floor_part(found, NAMES)
     assert "repeated 4 times in each model, each time on 8 pairs" in text
     assert "overlap by 0.800 (median), two in my\\_model by 0.700, one of each by 0.300" in text
@@ -94,7 +112,7 @@ def test_the_floor_is_told_with_survival(diff: DiffFile) -> None:
 
 
 def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
-    text = floor_part(diff.with_extra(noise_floor=floor_of({}, p=0.4)), NAMES)
+    text = floor_part(replace(diff, noise_floor=floor_of({}, p=0.4)), NAMES)
     assert "not shown to differ by more than other prompts" in text
     assert "Appeared" not in text and "Vanished" not in text
     assert text.count("of these 0 changed beyond the noise floor") == 2
@@ -126,8 +144,9 @@ def test_what_swapped_circuits_allow_to_say(
     q: dict[str, float] | None,
     sentence: str,
 ) -> None:
-    blocks = {"cross": cross_of(a, b, best=0.1), "noise_floor": None if q is None else floor_of(q)}
-    text = cross_part(diff.with_extra(**blocks), NAMES)
+    floor = None if q is None else floor_of(q)
+    found = replace(diff, cross=cross_of(a, b, best=0.1), noise_floor=floor)
+    text = cross_part(found, NAMES)
     second = text[text.index("In **my\\_model**") :]
     assert f"the circuit of base keeps {100 * a[1]:.0f}% of the difference" in second
     assert f"own {100 * b[1]:.0f}%; 2 random circuits keep 0% to 10%" in second
@@ -138,35 +157,33 @@ def test_what_swapped_circuits_allow_to_say(
 
 def test_edges_matter_little_only_if_what_is_shared_does_as_well(diff: DiffFile) -> None:
     alike = cross_of((0.95, 0.97), (0.97, 0.95), best=0.1, both=0.94)
-    text = cross_part(diff.with_extra(cross=alike), NAMES)
+    text = cross_part(replace(diff, cross=alike), NAMES)
     assert text.count("in which the two circuits differ matter little.") == 2
 
 
 def test_repetitions_too_few_to_show_a_difference_are_pointed_out(diff: DiffFile) -> None:
-    few = {**floor_of({}, p=0.1), "repetitions": 3}
-    text = floor_part(diff.with_extra(noise_floor=few), NAMES)
+    few = replace(floor_of({}, p=0.1), repetitions=3)
+    text = floor_part(replace(diff, noise_floor=few), NAMES)
     assert "(3 repetitions cannot show it: their least p is 0.1)" in text
-    assert "cannot show it" not in floor_part(
-        diff.with_extra(noise_floor=floor_of({}, p=0.4)), NAMES
-    )
+    assert "cannot show it" not in floor_part(replace(diff, noise_floor=floor_of({}, p=0.4)), NAMES)
 
 
 def test_what_limits_roles_is_told_once_with_its_models(diff: DiffFile) -> None:
-    notes = {"a": ["too short", "unable"], "b": ["too short"]}
-    text = roles_part(diff.with_extra(roles={"a": [], "b": [], "notes": notes}), NAMES)
+    sides = RolesInModel((), ("too short", "unable")), RolesInModel((), ("too short",))
+    text = roles_part(replace(diff, roles=RolesComparison(*sides)), NAMES)
     assert "* roles in base and my\\_model: too short" in text
     assert "* roles in base: unable" in text
 
 
 def test_roles_that_changed_are_listed(diff: DiffFile) -> None:
-    def row(head: str, role: str | None, label: str = "") -> dict[str, Any]:
-        return {"head": head, "role": role, "label": label}
+    def head(name: str, **scores: float) -> HeadRoles:
+        return HeadRoles.of(name, scores)
 
-    roles = {
-        "a": [row("a0.h0", "previous token", "previous token .91"), row("a0.h1", None)],
-        "b": [row("a0.h0", None), row("a0.h1", None), row("a1.h0", "induction")],
-    }
-    text = roles_part(diff.with_extra(roles=roles), NAMES)
+    roles = RolesComparison(
+        RolesInModel((head("a0.h0", previous=0.91), head("a0.h1"))),
+        RolesInModel((head("a0.h0"), head("a0.h1"), head("a1.h0", induction=0.8))),
+    )
+    text = roles_part(replace(diff, roles=roles), NAMES)
     assert "Of 2 heads measured in both models, 1 have another role" in text
     assert "| `a0.h0` | previous token .91 | none |" in text
     assert "a0.h1" not in text and "a1.h0" not in text
@@ -176,17 +193,8 @@ def test_without_measurements_the_parts_are_empty(diff: DiffFile) -> None:
     assert [part(diff, NAMES) for part in (floor_part, cross_part, roles_part)] == ["", "", ""]
 
 
-@pytest.mark.parametrize("key", ["noise_floor", "cross", "roles"])
-def test_damaged_blocks_are_told(diff: DiffFile, key: str) -> None:
-    part = {"noise_floor": floor_part, "cross": cross_part, "roles": roles_part}[key]
-    with pytest.raises(FileFormatError, match=f"block {key} cannot be read"):
-        part(diff.with_extra(**{key: {"rows": [], "edges": [[1]]}}), NAMES)
-
-
 def test_the_picture_fades_what_is_not_stable(diff: DiffFile) -> None:
-    picture = diff_picture(
-        diff.with_extra(noise_floor=floor_of({"embed->m1": 0.002})), NAMES, top=10
-    )
+    picture = diff_picture(replace(diff, noise_floor=floor_of({"embed->m1": 0.002})), NAMES, top=10)
     assert picture.fade is not None
     shares = {str(edge): share for edge, share in picture.fade.survival.items()}
     assert shares == {"embed->m0": 0.5, "m0->logits": 0.75, "embed->m1": 1.0, "m1->logits": 0.5}
@@ -200,12 +208,12 @@ def test_changed_edges_of_one_circuit_are_drawn_first() -> None:
     edges = {"embed->logits": 9.0, "a0.h0->logits": 8.0, "embed->a0.h0<v>": 7.0, "m0->logits": 0.1}
     edges |= {"embed->m0": 0.1}
     diff = diff_files(circuit_file(edges), circuit_file({"embed->m1": 1.0}))
-    block = floor_of({})
-    block["edges"] = [
-        ["m0", "logits", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01],
-        ["embed", "m0", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01],
-    ]
-    shown = diff_picture(diff.with_extra(noise_floor=block), NAMES, top=2).subject
+    rows = (
+        FloorRow("m0", "logits", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01),
+        FloorRow("embed", "m0", 1.0, 0.0, 0.1, 0.0, 0.001, 0.01),
+    )
+    floor = replace(floor_of({}), edges=rows)
+    shown = diff_picture(replace(diff, noise_floor=floor), NAMES, top=2).subject
     assert "m0->logits" in {str(edge) for edge in shown.a.edges}
     plain = diff_picture(diff, NAMES, top=2).subject
     assert "m0->logits" not in {str(edge) for edge in plain.a.edges}

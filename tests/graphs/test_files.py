@@ -406,13 +406,13 @@ def test_a_diff_file_lists_shared_and_lone_edges_with_both_scores(tmp_path: Path
     )
     b = make(Circuit.empty(TINY).with_edges(["embed->m0", "m1->logits"]), np.ones(TINY.reads.shape))
     file = diff_files(a, b)
-    write_diff(tmp_path / "d.json", DiffFile(**{**vars(file), "extra": {"noise_floor": {"x": 1}}}))
+    write_diff(tmp_path / "d.json", DiffFile(**{**vars(file), "extra": {"of_later": {"x": 1}}}))
     content = json.loads((tmp_path / "d.json").read_text())
     assert content["shared"] == [["embed", "m0", 0.5, 1.0]]
     assert content["only_a"] == [["m0", "m1", 0.5, None]]
     assert content["only_b"] == [["m1", "logits", None, 1.0]]
     assert content["statistics"]["edges"]["jaccard"] == pytest.approx(1 / 3)
-    assert read_diff(tmp_path / "d.json").extra == {"noise_floor": {"x": 1}}
+    assert read_diff(tmp_path / "d.json").extra == {"of_later": {"x": 1}}
 
 
 def test_circuits_of_unequal_models_are_not_compared() -> None:

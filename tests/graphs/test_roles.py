@@ -71,8 +71,8 @@ def test_labels() -> None:
         "a0.h1": "previous token .90, duplicate token .40",
         "a2.h3": "copying 1.00, induction .75",
     }
-    assert labels(A.rows, most=1) == {"a0.h1": "previous token .90", "a2.h3": "copying 1.00"}
-    assert labels(json.loads(json.dumps(A.rows))) == A.labels
+    assert labels(A.heads, most=1) == {"a0.h1": "previous token .90", "a2.h3": "copying 1.00"}
+    assert labels(A.heads) == A.labels
     assert [short(x) for x in (0.0, 0.004, 0.995, 0.994, -0.25, 10.5)] == [
         ".00", ".00", "0.99", ".99", "-.25", "10.50",
     ]  # fmt: skip

@@ -1,0 +1,260 @@
+"""What stands beside a diff once its two models were run: noise floor, cross-evaluation, roles.
+
+Values without models, as a diff file holds them. What makes them is told in `steps`: the noise
+floor by repeated discoveries, the cross-evaluation by running both circuits in both models, the
+roles by what the circuits' heads do in either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from .diff import CircuitDiff
+from .roles import HeadRoles
+
+# -- noise floor ---------------------------------------------------------------------------------
+
+PLACES = {"only_a": "only in A", "only_b": "only in B", "shared": "shared", "outside": "in neither"}
+"""Where an edge can stand in a diff."""
+
+
+class FloorRow(NamedTuple):
+    """Say what the repetitions tell of an edge.
+
+    `survival_a`, `survival_b`: shares of the repetitions whose circuit keeps it. `mean_a`,
+    `mean_b`: of its scores. `p`, `q`: see `discovery.significance`.
+    """
+
+    sender: str
+    port: str
+    survival_a: float
+    survival_b: float
+    mean_a: float
+    mean_b: float
+    p: float
+    q: float
+
+    @property
+    def edge(self) -> str:
+        """Return the edge's name."""
+        return f"{self.sender}->{self.port}"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """List the Jaccard indices of repetitions' circuits within A, within B and between the two.
+
+    `p`: how often two groups of such circuits are as much less alike between than within by chance.
+    """
+
+    within_a: tuple[float, ...]
+    within_b: tuple[float, ...]
+    between: tuple[float, ...]
+    p: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """Say what differs between two models by more than prompts make it differ.
+
+    Args:
+        repetitions: so many discoveries were done in each model, each on `examples` pairs.
+        seeds_a, seeds_b: what a built-in task's pairs were made from; `prompts` says it in words.
+        method, metric, ablation: how circuits were found.
+        scores, scores_options: the method, with options, whose scores were tested.
+        level: of q-values, below which an edge counts as changed.
+        edges_tested: how many; `test` says in words how.
+        jaccard: how alike the circuits of repetitions are.
+        edges: those of either circuit, and every other one that changed.
+    """
+
+    repetitions: int
+    examples: int
+    seeds_a: tuple[int, ...] = ()
+    seeds_b: tuple[int, ...] = ()
+    prompts: str = ""
+    method: str = ""
+    scores: str = ""
+    scores_options: Mapping[str, object] = field(default_factory=dict)
+    metric: str = ""
+    ablation: str = ""
+    level: float
+    edges_tested: int = 0
+    test: str = "not stated"
+    jaccard: Likeness
+    edges: tuple[FloorRow, ...]
+
+    @property
+    def least_p(self) -> float:
+        """Return the least p-value that dealing this many repetitions out to two groups allows."""
+        few = self.repetitions < 500  # of more, the number of ways is too large for a float
+        return 2 / math.comb(2 * self.repetitions, self.repetitions) if few else 0.0
+
+    def likeness(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what is compared, and the Jaccard indices of every such pair of circuits."""
+        yield "two repetitions in A", np.array(self.jaccard.within_a)
+        yield "two repetitions in B", np.array(self.jaccard.within_b)
+        yield "one in A, one in B", np.array(self.jaccard.between)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Sort a noise floor's edges by where the diff has them, and say what that allows to say."""
+
+    measured: NoiseFloor
+    diff: CircuitDiff
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[FloorRow, ...]]:
+        """Return the rows by `PLACES`, those of least q first."""
+        found: dict[str, list[FloorRow]] = {place: [] for place in PLACES}
+        where = {(True, True): "shared", (True, False): "only_a", (False, True): "only_b"}
+        for row in sorted(self.measured.edges, key=lambda row: row.q):
+            place = where.get((row.edge in self.diff.a, row.edge in self.diff.b), "outside")
+            found[place].append(row)
+        return {place: tuple(rows) for place, rows in found.items()}
+
+    @property
+    def level(self) -> float:
+        """Return the level of q-values."""
+        return self.measured.level
+
+    def changed(self, place: str) -> tuple[FloorRow, ...]:
+        """List the edges of a place that changed beyond the noise floor."""
+        return tuple(row for row in self.rows[place] if row.q < self.level)
+
+    def sentences(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
+        """Say what the noise floor allows to say, in a few sentences."""
+        a, b = names
+        beyond = f"changed beyond the noise floor (q < {self.level:g})"
+        lines = []
+        for place, where, of in (
+            ("only_a", f"only in {a}", "of these"),
+            ("only_b", f"only in {b}", "of these"),
+            ("shared", "shared", "the scores of"),
+        ):
+            number = len(self.changed(place))
+            counted = f"; {of} {number:,} {beyond}" if self.rows[place] else ""
+            lines.append(f"{_edges(self.rows[place])} {where}{counted}{self._directions(place, b)}")
+        outside = self.changed("outside")
+        if outside:
+            directions = self._directions("outside", b)
+            lines.append(f"{_edges(outside)} in neither circuit {beyond}{directions}")
+        return lines
+
+    def _directions(self, place: str, b: str) -> str:
+        """Say how many of a place's changed edges are stronger and weaker in B, by |score|.
+
+        Where circuits keep the strongest edges, one that others overtook is lost although its own
+        effect has grown.
+        """
+        changed = self.changed(place)
+        stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
+        if not changed:
+            return ""
+        return f": {stronger:,} stronger in {b}, {len(changed) - stronger:,} weaker"
+
+
+def _edges(things: Sized) -> str:
+    return "1 edge" if len(things) == 1 else f"{len(things):,} edges"
+
+
+# -- cross-evaluation ----------------------------------------------------------------------------
+
+ROWS = {"A": "circuit A", "B": "circuit B", "both": "their intersection", "either": "their union"}
+"""The circuits that are run in both models."""
+
+Pair = tuple[float, float]
+"""A number in model A, and in model B."""
+
+
+@dataclass(frozen=True)
+class CrossRow:
+    """Say what one of `ROWS` measures, and how faithful it is, in either model."""
+
+    circuit: str
+    edges: int
+    value: Pair
+    faithfulness: Pair
+
+
+@dataclass(frozen=True)
+class RandomCircuits:
+    """List how faithful random circuits of so many edges are in model A, and in model B."""
+
+    circuits: int
+    edges: int
+    faithfulness: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def ends(self) -> Iterator[tuple[str, Pair]]:
+        """Yield the least and the most faithful one in either model, with words for a table."""
+        for words, pick in (("least", min), ("most", max)):
+            if self.circuits:
+                a, b = map(pick, self.faithfulness)
+                yield f"{self.circuits} random ones, {words} faithful", (a, b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEvaluation:
+    """Say what two circuits, what they share and their union do in both models.
+
+    Args:
+        metric, ablation: how they were measured, on so many `examples`, whose hash is `sha256`.
+        models: what the two are called.
+        rows: one for each of `ROWS`.
+        random: what as many edges do anyhow.
+        full, empty: the metric with all edges, and with none.
+    """
+
+    metric: str
+    ablation: str = ""
+    examples: int = 0
+    sha256: str | None = None
+    models: tuple[str, str]
+    rows: tuple[CrossRow, ...]
+    random: RandomCircuits
+    full: Pair
+    empty: Pair
+
+    def row(self, circuit: str) -> CrossRow:
+        """Return the row of one of `ROWS`."""
+        return next(row for row in self.rows if row.circuit == circuit)
+
+
+# -- roles ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RolesInModel:
+    """Say what some heads do in one model; `notes` limit what that means, in sentences."""
+
+    heads: tuple[HeadRoles, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RolesComparison:
+    """Say what the heads of two circuits do in model A, and in model B."""
+
+    a: RolesInModel
+    b: RolesInModel
+
+    @property
+    def heads(self) -> list[tuple[HeadRoles, HeadRoles]]:
+        """List the heads that were measured in both models, with what they do in A and in B."""
+        there = {head.node: head for head in self.b.heads}
+        return [(head, there[head.node]) for head in self.a.heads if head.node in there]
+
+    def notes(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
+        """Say what limits the roles, each note once, with the models it is of."""
+        found: dict[str, list[str]] = {}
+        for side, name in zip((self.a, self.b), names, strict=True):
+            for note in side.notes:
+                found.setdefault(note, []).append(name)
+        return [f"roles in {' and '.join(where)}: {note}" for note, where in found.items()]
