@@ -18,7 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .experiment.spec import ModelSpec, Spec
+from .experiment.document import read_spec
+from .experiment.spec import Experiment as Spec
+from .experiment.spec import ModelSpec
 from .graphs.files import (
     read_any,
     read_circuit,
@@ -104,6 +106,16 @@ def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> Run
     job.draw()
     job.report()
     return job.result()
+
+
+def run_spec(path: str | Path, output: str | Path, progress: Progress | None = None) -> RunResult:
+    """Do everything a spec declares, into a directory; what is there already is not redone.
+
+    Raises:
+        SpecError: the spec is wrong; all problems are listed.
+        EdgewiseError: the directory cannot be used, or a step failed; finished files stay.
+    """
+    return run(read_spec(path), output, progress)
 
 
 class _Run(Comparing):

@@ -6,11 +6,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
-from .graphs.load.builtin import ALIAS
+from .experiment.spec import (
+    EXAMPLES,
+    ModelSpec,
+    TaskSpec,
+    check_options,
+    check_task,
+    is_file,
+)
+from .graphs.errors import PromptError
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile
@@ -24,12 +30,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, the total, and a word of what is being done."""
-
-EXAMPLES = 64
-"""How many pairs a built-in task makes if nothing is said."""
-
-CHOICES_OF_PAIRS = ("length", "groups")
-"""Options that every built-in task has: pairs of this many tokens only, of these templates only."""
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -103,41 +103,6 @@ def open_model(
 
 
 # -- the task ------------------------------------------------------------------------------------
-
-
-def is_file(task: str) -> bool:
-    """Tell whether a task's name means a file of prompt pairs.
-
-    >>> is_file("pairs.jsonl"), is_file("ioi")
-    (True, False)
-    """
-    from .patching.tasks import TASKS
-
-    return task not in TASKS and (task.endswith(".jsonl") or Path(task).is_file())
-
-
-def check_task(task: str, options: Mapping[str, Any] | None = None) -> None:
-    """Refuse a task that does not exist, or options it does not have, before anything is loaded.
-
-    Raises:
-        UnknownName: with the nearest match and what is accepted.
-        PromptError: the file cannot be read.
-    """
-    if is_file(task):
-        if options:
-            raise UnknownName(
-                f"the prompt pairs of '{task}' come from a file, which has no options; options "
-                f"such as {next(iter(options))} belong to built-in tasks."
-            )
-        try:
-            Path(task).open("rb").close()
-        except OSError as error:
-            raise PromptError(
-                f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a JSON Lines "
-                "file, or the name of a built-in task."
-            ) from None
-        return
-    _task_options(task, options or {})
 
 
 def open_task(
@@ -250,7 +215,7 @@ def make_pairs(
     """Make a built-in task's pairs, which remember how to be made again."""
     from .patching.tasks import make_task
 
-    own, choice = _task_options(task, options or {})
+    own, choice = check_options(task, options or {})
     made = make_task(
         task,
         tokenizer=tokenizer,
@@ -258,33 +223,10 @@ def make_pairs(
         examples=EXAMPLES if examples is None else examples,
         seed=seed,
         bos=bos,
-        **choice,
-        **own,
+        **{**choice, **own},  # type: ignore[arg-type] # read by the task itself
     )
     origin = {"options": {**made.options, **choice}, "bos": bos}
     return replace(made, pairs=replace(made.pairs, origin=origin))
-
-
-def _task_options(task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check a built-in task's options; return the task's own, and those of every task."""
-    from .patching.tasks import TASKS, get_task
-
-    if task not in TASKS:
-        accepted = [*TASKS, "a file of prompt pairs (.jsonl)"]
-        raise unknown("task", task, accepted)
-    own = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
-    get_task(task).read_options(own)
-    choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}
-    if "length" in choice:
-        text = str(choice["length"])
-        if not text.isdecimal() or int(text) < 1:
-            raise PromptError(
-                f"length is '{text}'; accepted: the number of tokens of the prompts to keep."
-            )
-        choice["length"] = int(text)
-    if isinstance(choice.get("groups"), str):
-        choice["groups"] = [group.strip() for group in choice["groups"].split(",")]
-    return own, choice
 
 
 def make_runner(
@@ -316,11 +258,7 @@ def stored_model(file: CircuitFile) -> str:
     Raises:
         EdgewiseError: the file does not say.
     """
-    name, revision = file.model["name"], file.model["revision"]
-    if not name:
-        raise EdgewiseError("the circuit's file names no model; say which one to use.")
-    remote = revision and not Path(name).expanduser().exists() and name != ALIAS
-    return f"{name}@{revision}" if remote else str(name)
+    return ModelSpec.of_circuit(file).source
 
 
 def stored_task(file: CircuitFile) -> dict[str, Any]:
@@ -329,11 +267,6 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
     Raises:
         EdgewiseError: the file does not say.
     """
-    block = file.task
-    task = block.get("file") or block["name"]
-    if not task:
-        raise EdgewiseError("the circuit's file names no task; say which one to use.")
-    again = {"task": task, "bos": block.get("bos"), "examples": block["examples"]}
-    if "file" in block:
-        return again
-    return {**again, "seed": block["seed"] or 0, "options": block.get("options") or {}}
+    task = TaskSpec.of_circuit(file)
+    again = {"task": task.reference, "bos": task.bos, "examples": task.examples}
+    return again if task.file else {**again, "seed": task.seed, "options": task.options}

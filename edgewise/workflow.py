@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .experiment.asking import Request, Selection, Start, read_start, request
+from .experiment.asking import Request, read_start, request
+from .experiment.spec import EXAMPLES, Selection, Start, check_task, is_file
 from .graphs.errors import EdgewiseError
 from .session import (
-    EXAMPLES,
     Progress,
     Session,
-    check_task,
-    is_file,
     make_pairs,
     make_runner,
     open_model,

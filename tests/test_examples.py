@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgewise.experiment.spec import read_spec
+from edgewise.experiment.document import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples"

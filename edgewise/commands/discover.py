@@ -124,10 +124,11 @@ def discover(**given: Any) -> None:
     stopped, the same command with --resume goes on and ends in the same circuit.
     """
     from ..discovery.registry import get_method
-    from ..experiment.asking import Selection, read_start, request
+    from ..experiment.asking import read_start, request
+    from ..experiment.spec import Selection, check_task
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..progress import reporting
-    from ..session import check_task, open_task
+    from ..session import open_task
     from ..steps.discover import discover as find
 
     method = given["method"]

@@ -46,9 +46,10 @@ def evaluate(circuit: str, **given: Any) -> None:
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
+    from ..experiment.spec import check_task
     from ..graphs.files import read_circuit
     from ..progress import reporting
-    from ..session import check_task, stored_model, stored_task
+    from ..session import stored_model, stored_task
     from ..steps.fit import weights_notes
     from ..workflow import evaluate as measure
 

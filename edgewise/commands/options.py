@@ -49,7 +49,7 @@ def _ablation(text: str) -> object:
 
 
 def _task(text: str) -> object:
-    from ..session import check_task
+    from ..experiment.spec import check_task
 
     check_task(text)
     return text

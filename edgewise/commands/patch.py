@@ -37,8 +37,9 @@ def patch(**given: Any) -> None:
 
     The effect is the change of the loss: of noising, positive if the path helps.
     """
+    from ..experiment.spec import check_task
     from ..progress import reporting
-    from ..session import check_task, open_task
+    from ..session import open_task
     from ..workflow import patch as measure
 
     settings = options.settings(given["task_settings"])

@@ -109,7 +109,8 @@ def _check_tasks(
     subjects: Sequence[Subject], task: str | None, settings: Mapping[str, str]
 ) -> None:
     """Refuse a task that does not exist before a model is loaded."""
-    from ..session import check_task, stored_task
+    from ..experiment.spec import check_task
+    from ..session import stored_task
 
     if task is not None:
         with options.usage():
@@ -193,7 +194,8 @@ def _task(
     file: CircuitFile | None, given: Mapping[str, Any], settings: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Return the arguments of `open_task`: the task given, else the circuit's; None without any."""
-    from ..session import is_file, stored_task
+    from ..experiment.spec import is_file
+    from ..session import stored_task
     from ..steps.head_roles import EXAMPLES
 
     changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})

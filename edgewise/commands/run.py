@@ -17,8 +17,8 @@ def run(spec: str, output: str | None, as_json: bool) -> None:
     """Find, evaluate, compare and draw what SPEC declares, into a directory."""
     from pathlib import Path
 
-    from ..experiment.spec import run_spec
     from ..progress import reporting
+    from ..run import run_spec
 
     directory = output or str(Path(spec).with_suffix(""))
     with reporting() as progress:

@@ -43,8 +43,8 @@ def tasks(
     With --model the pairs are made for that model's tokenizer, and what had to be left out is
     counted: words that are not one token, pairs that do not align.
     """
+    from ..experiment.spec import check_task
     from ..patching.tasks import describe_tasks, preview
-    from ..session import check_task
 
     if name is None:
         if model or task_settings:

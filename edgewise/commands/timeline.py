@@ -52,10 +52,10 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     Results are kept by content: what was found once, on the same weights, prompts and options, is
     not done again, and a stopped run goes on with the checkpoints that are missing.
     """
-    from ..experiment.asking import Selection, request
+    from ..experiment.asking import request
+    from ..experiment.spec import Selection, check_task
     from ..graphs.files import write_timeline
     from ..progress import reporting
-    from ..session import check_task
     from ..steps.timeline import Opening, TaskChoice, check_selects, find_checkpoints
     from ..steps.timeline import timeline as follow
 

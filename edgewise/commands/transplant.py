@@ -88,9 +88,9 @@ def transplant(a: str, b: str, **given: Any) -> None:
     same prompts. What is carried is the share of B's gain over A that A has with them. Without
     a choice all nodes are ranked, each alone.
     """
+    from ..experiment.spec import check_task
     from ..graphs.files import write_transplant
     from ..progress import reporting
-    from ..session import check_task
     from ..steps.transplant import transplant as measure
 
     settings = options.settings(given["task_settings"])

@@ -7,66 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..graphs.errors import EdgewiseError
+from .spec import Selection, Start
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
-    from ..graphs.scores import Scores
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Say which edges of a scoring method are kept: at most one of the first three.
-
-    Args:
-        top: this many of largest |score|.
-        above: those whose |score| is at least this.
-        faithfulness: as few of largest |score| as reach this faithfulness.
-        signed: by the scores themselves, not |score|: edges that work against the task come last.
-
-    Raises:
-        EdgewiseError: two are given, or `signed` alone, or a value makes no sense.
-    """
-
-    top: int | None = None
-    above: float | None = None
-    faithfulness: float | None = None
-    signed: bool = False
-
-    def __post_init__(self) -> None:
-        given = [key for key in self.as_dict() if key != "signed"]
-        if self.signed and not given:
-            raise EdgewiseError(
-                "signed says which scores count as large, but nothing says how many edges to keep; "
-                "accepted: top, above or faithfulness beside it, of a method that scores all edges."
-            )
-        if len(given) > 1:
-            raise EdgewiseError(
-                f"{' and '.join(given)} are given together; accepted: one way to select edges."
-            )
-        if self.top is not None and self.top < 1:
-            raise EdgewiseError(f"top is {self.top}; accepted: a whole number from 1 up.")
-        if self.above is not None and not 0 <= self.above < float("inf"):
-            raise EdgewiseError(f"above is {self.above}; accepted: a number from 0 up.")
-        if self.faithfulness is not None and not 0 < self.faithfulness <= 1:
-            raise EdgewiseError(
-                f"faithfulness is {self.faithfulness}; accepted: a number above 0, up to 1."
-            )
-
-    def as_dict(self) -> dict[str, float]:
-        """Return what is given, under its name.
-
-        >>> Selection(top=200).as_dict()
-        {'top': 200}
-        """
-        return {k: v for k, v in vars(self).items() if v is not None and v is not False}
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Hold scores that a method starts from, and what a circuit file says of them."""
-
-    scores: Scores
-    about: Mapping[str, Any]
 
 
 def read_start(path: str) -> Start:

@@ -1,120 +1,353 @@
-"""An experiment as a TOML file: which models, which task, which method, what to measure and draw.
+"""An experiment: which models, which task, which method, what to measure and draw, as one value.
 
-    [experiment]                      # optional
-    name = "ioi"                      # default: the file's name
-    description = "…"
-
-    [[models]]                        # one or more; the first is what the others are compared with
-    source = "smollm2-135m"           # what --model takes; paths are relative to this file
-    name = "base"                     # names the model's files; default: from the source
-
-    [task]
-    name = "ioi"                      # a built-in task, or: file = "pairs.jsonl"
-    examples = 32                     # default 64; of a file: all
-    seed = 0                          # of a built-in task only, as are its own options
-    bos = true                        # force a beginning-of-sequence token, or (false) none
-
-    [graph]                           # optional
-    grouped_kv = false
-    split_embedding = false
-
-    [discovery]
-    method = "eap-ig"                 # and the method's own options, such as
-    steps = 5
-    metric = "logit_diff"             # a name or an expression
-    ablation = "resample"
-    faithfulness = 0.9                # which edges to keep by their scores: this, or top, or above
-    signed = false                    # true: largest score, not largest absolute score
-
-    [evaluation]                      # optional
-    metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
-    curve = false                     # faithfulness by size, CPR and CMD
-
-    [comparison]                      # optional
-    noise_floor = 8                   # find each circuit so often again, on other prompts
-    level = 0.05                      # of q-values: the share of false changes that is accepted
-    cross = true                      # run both circuits of a diff in both models
-    roles = true                      # measure in both what the circuits' heads do
-
-    [drawing]                         # optional
-    formats = ["svg", "png"]          # of the images, default svg; [] draws nothing
-    top = 120                         # the strongest edges of a circuit, so that it stays readable
-    layout = "auto"
-    heat_map = true                   # node scores by layer and head, of two models side by side
-    overlap = true                    # how alike every two circuits are, of three models or more
-
-    [compute]                         # optional
-    device = "auto"
-    dtype = "float32"
-    batch_size = 16                   # default: by memory
-
-Everything is checked before any model is loaded, and all problems are reported at once.
+Flags, a TOML file (see `document`), Python and the blocks of a circuit file build the same value;
+its parts are what the steps take, and `key` says what a result depends on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..session import EXAMPLES
-from .asking import Selection
-from .toml import dump_toml, parse_toml, read_toml
+from pydantic import (
+    AfterValidator,
+    Field,
+    InstanceOf,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
+
+from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from .key import Key, key_of
+from .parts import (
+    Accepts,
+    Count,
+    Flag,
+    Part,
+    Text,
+    Uncounted,
+    Undeclared,
+    Whole,
+    not_accepted,
+    one_of,
+    part,
+    refused,
+)
 
 if TYPE_CHECKING:
-    from ..run import RunResult
-    from ..session import Progress
+    from ..discovery.registry import Method
+    from ..graphs.files import CircuitFile
+    from ..graphs.graph import ComputationGraph
+    from ..graphs.scores import Scores
+
+EXAMPLES = 64
+"""How many pairs a built-in task makes if nothing is said."""
+
+CHOICES_OF_PAIRS = ("length", "groups")
+"""Options that every built-in task has: pairs of this many tokens only, of these templates only."""
+
+LEAST_REPETITIONS = 2
+"""How often a discovery is repeated at least, to tell how much circuits vary."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+# -- what fields accept, as registries say --------------------------------------------------------
+
+
+def _methods() -> Mapping[str, Method]:
+    from ..discovery.registry import methods
+
+    return methods()
+
+
+def _ablations() -> Sequence[str]:
+    from ..patching.ablations import ABLATIONS
+
+    return list(ABLATIONS)
+
+
+def _dtypes() -> Sequence[str]:
+    from ..graphs.load.loading import DTYPES
+
+    return DTYPES
+
+
+def _endings() -> list[str]:
+    from ..visualize import accepted_suffixes
+
+    return [suffix.removeprefix(".") for suffix in accepted_suffixes()]
+
+
+def _metric(text: str) -> str:
+    from ..patching.metrics.registry import get_metric
+
+    try:
+        return get_metric(text).name
+    except EdgewiseError as error:
+        raise refused(error) from None
+
+
+def _between(low: float, high: float, accepted: str, *, ends: tuple[bool, bool]) -> AfterValidator:
+    """Accept numbers in a range; `ends`: whether its ends belong to it."""
+
+    def check(value: float) -> float:
+        above = low <= value if ends[0] else low < value
+        below = value <= high if ends[1] else value < high
+        if not (above and below):
+            raise not_accepted(accepted)
+        return value
+
+    return AfterValidator(check)
+
+
+def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
+    """Return a list of texts, each once."""
+    found = tuple(value) if isinstance(value, list | tuple) else (None,)
+    texts = [item for item in found if isinstance(item, str)]
+    if len(set(texts)) < len(found) or not (found or empty):
+        raise not_accepted(f"a list of {what}, each once")
+    return tuple(texts)
+
+
+def _most_drawn(value: int) -> int:
+    from ..visualize.compose import MOST_EDGES
+
+    if not 1 <= value <= MOST_EDGES:
+        raise not_accepted(f"a whole number from 1 to {MOST_EDGES}")
+    return value
+
+
+Number = Annotated[float, Strict()]
+MetricName = Annotated[Text, AfterValidator(_metric)]
+Ablation = Annotated[str, Strict(), Accepts("a text"), one_of(_ablations)]
+ABOVE = "a number from 0 up"
+SHARE = "a number above 0, up to 1, such as 0.9"
+LEVEL = "a number between 0 and 1"
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+@part
+class ModelSpec(Part):
     """Name a model: a label for files and reports, and the reference that loads it."""
 
-    name: str
-    source: str
+    name: Annotated[Text, Uncounted("a label; the weights' hash counts")]
+    source: Annotated[Text, Uncounted("where the weights are; their hash counts")]
+
+    @staticmethod
+    def at(source: str) -> ModelSpec:
+        """Name a model by its reference alone.
+
+        >>> ModelSpec.at("EleutherAI/pythia-70m@step0").name
+        'pythia-70m'
+        """
+        return ModelSpec(default_name(source), source)
+
+    @staticmethod
+    def of_circuit(file: CircuitFile) -> ModelSpec:
+        """Name the model a circuit was found in.
+
+        Raises:
+            EdgewiseError: the file does not say.
+        """
+        from ..graphs.load.builtin import ALIAS
+
+        name, revision = file.model["name"], file.model["revision"]
+        if not name:
+            raise EdgewiseError("the circuit's file names no model; say which one to use.")
+        remote = revision and not Path(name).expanduser().exists() and name != ALIAS
+        return ModelSpec.at(f"{name}@{revision}" if remote else str(name))
+
+    @field_validator("name")
+    @classmethod
+    def _names_files(cls, name: str) -> str:
+        if not _FILE_NAME.fullmatch(name) or "_vs_" in name:
+            raise PydanticCustomError("wrong", "wrong", {"why": _NO_FILE_NAME})
+        return name
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """Name a built-in task with the options given, or a file of pairs (`file` set, `seed` None)."""
-
-    name: str
-    file: str | None = None
-    examples: int | None = EXAMPLES
-    seed: int | None = 0
-    bos: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+def default_name(source: str) -> str:
+    """Name a model by the last part of its reference, so that the name can name files."""
+    last = Path(source.partition("@")[0].rstrip("/\\")).name.removesuffix(".gguf")
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", last).lstrip("._+-") or "model"
 
 
-@dataclass(frozen=True)
-class GraphSpec:
-    """Hold the graph's options."""
-
-    grouped_kv: bool = False
-    split_embedding: bool = False
+_NO_FILE_NAME = (
+    "which cannot name files; accepted: letters, digits, '.', '_', '+' and '-', beginning with a "
+    "letter or digit, without '_vs_'."
+)
 
 
-@dataclass(frozen=True)
-class DiscoverySpec:
-    """Name a method, all its options, and which scored edges to keep (see `asking.Selection`)."""
+@part
+class TaskSpec(Part):
+    """Say which prompt pairs are meant: those a built-in task makes, or those of a file.
 
-    method: str
-    metric: str
-    ablation: str = "resample"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    top: int | None = None
-    above: float | None = None
-    faithfulness: float | None = None
-    signed: bool = False
+    `examples`: how many; of a file, None means all. `seed` and `options` are of built-in tasks.
+    """
+
+    name: Annotated[str, Strict(), Accepts("a text")] = ""
+    file: Annotated[Text | None, Uncounted("where the pairs are; their hash counts")] = Field(
+        default=None, validate_default=True
+    )
+    examples: Count | None = Field(default=None, validate_default=True)
+    seed: Whole | None = Field(default=None, validate_default=True)
+    bos: Flag | None = None
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file is not None and not self.name:
+            object.__setattr__(self, "name", Path(self.file).stem)
+
+    @staticmethod
+    def named(task: str, **fields: Any) -> TaskSpec:
+        """Return the part for what a user types: a built-in task's name, or a file's.
+
+        Raises:
+            UnknownName: there is no such task, or field, or option.
+            PromptError: the file cannot be read, or a value makes no sense.
+        """
+        check_task(task, fields.get("options"))
+        return TaskSpec(file=task, **fields) if is_file(task) else TaskSpec(task, **fields)
+
+    @staticmethod
+    def of_circuit(file: CircuitFile) -> TaskSpec:
+        """Return the part that makes a circuit's prompt pairs again.
+
+        Raises:
+            EdgewiseError: the file does not say.
+            UnknownName, PromptError: they cannot be made; says why.
+        """
+        block = file.task
+        task = block.get("file") or block["name"]
+        if not task:
+            raise EdgewiseError("the circuit's file names no task; say which one to use.")
+        again = {"examples": block["examples"], "bos": block.get("bos")}
+        if "file" in block:
+            return TaskSpec(file=task, **again)
+        options = block.get("options") or {}
+        return TaskSpec.named(task, **again, seed=block["seed"], options=options)
 
     @property
-    def select(self) -> Selection:
-        """Return which scored edges are kept, as discovery takes it."""
-        return Selection(self.top, self.above, self.faithfulness, self.signed)
+    def reference(self) -> str:
+        """Return what a user types for it."""
+        return self.file or self.name
 
-    @property
-    def selection(self) -> str:
+    def surroundings(self) -> dict[str, object]:
+        """Return the version of the library that tokenizes."""
+        from importlib.metadata import version
+
+        return {"transformers": version("transformers")}
+
+    @field_validator("file")
+    @classmethod
+    def _named(cls, file: str | None, info: ValidationInfo) -> str | None:
+        from ..patching.tasks import TASKS
+
+        name = info.data.get("name")
+        if file is None and name == "":
+            raise PydanticCustomError("missing", "missing", {"at": "name"})
+        if file is None and name is not None and name not in TASKS:
+            context = {"choices": list(TASKS), "found": name, "at": "name"}
+            raise PydanticCustomError("unknown", "unknown", context)
+        return file
+
+    @field_validator("examples")
+    @classmethod
+    def _examples(cls, examples: int | None, info: ValidationInfo) -> int | None:
+        made = examples is None and info.data.get("file") is None
+        return EXAMPLES if made else examples
+
+    @field_validator("seed")
+    @classmethod
+    def _seed(cls, seed: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("file") is not None:
+            return None
+        return seed or 0
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
+        problems = []
+        for key, value in (options or {}).items():
+            try:
+                check_options(info.data.get("name", ""), {key: value})
+            except EdgewiseError as error:
+                problems.append(error)
+        if problems and info.data.get("file") is None:
+            raise refused(*problems)
+        return {key: value for key, value in (options or {}).items() if value is not None}
+
+
+@part
+class GraphSpec(Part):
+    """Say which graph is meant: the options a model's graph has."""
+
+    grouped_kv: Flag = False
+    split_embedding: Flag = False
+
+    @staticmethod
+    def of_graph(graph: ComputationGraph) -> GraphSpec:
+        """Return the options of a graph."""
+        return GraphSpec(graph.grouped_kv, graph.split_embedding)
+
+
+@part
+class Selection(Part):
+    """Say which edges of a scoring method are kept: at most one of the first three.
+
+    Args:
+        top: this many of largest |score|.
+        above: those whose |score| is at least this.
+        faithfulness: as few of largest |score| as reach this faithfulness.
+        signed: by the scores themselves, not |score|: edges that work against the task come last.
+
+    Raises:
+        EdgewiseError: two are given, or `signed` alone, or a value makes no sense.
+    """
+
+    top: Count | None = None
+    above: (
+        Annotated[
+            Number, _between(0, float("inf"), ABOVE, ends=(True, False)), Accepts(ABOVE)
+        ] | None
+    ) = None  # fmt: skip
+    faithfulness: (
+        Annotated[Number, _between(0, 1, SHARE, ends=(False, True)), Accepts(SHARE)] | None
+    ) = None
+    signed: Flag = False
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [key for key in self.as_dict() if key != "signed"]
+        if self.signed and not given:
+            raise refused(
+                "signed says which scores count as large, but nothing says how many edges to keep; "
+                "accepted: top, above or faithfulness beside it, of a method that scores all edges."
+            )
+        if len(given) > 1:
+            raise refused(
+                f"{' and '.join(given)} are given together; accepted: one way to select edges."
+            )
+        return self
+
+    def as_dict(self) -> dict[str, float]:
+        """Return what is given, under its name.
+
+        >>> Selection(top=200).as_dict()
+        {'top': 200}
+        """
+        return {k: v for k, v in vars(self).items() if v is not None and v is not False}
+
+    def __str__(self) -> str:
         """Say in words which edges are kept."""
         kind = "score" if self.signed else "absolute score"
         if self.top is not None:
@@ -127,58 +360,327 @@ class DiscoverySpec:
         return "the edges the method keeps"
 
 
-@dataclass(frozen=True)
-class EvaluationSpec:
-    """Say what to measure of each circuit."""
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Scores that a method starts from, and what a circuit file says of them."""
 
-    metrics: tuple[str, ...]
-    curve: bool = False
+    scores: Scores
+    about: Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class ComparisonSpec:
+@part
+class DiscoverySpec(Part):
+    """Say how a circuit is found: the method with all its options, and which edges are kept.
+
+    The metric defaults to what the method measures unless told otherwise: searches `kl`, scores
+    `logit_diff`. `start`: scores that a method which can do so starts from.
+
+    Raises:
+        UnknownName: no such method, option, metric or ablation.
+        EdgewiseError: a value makes no sense, the method selects edges itself, or cannot start from
+            scores, or needs a gradient that the metric has not.
+    """
+
+    method: Annotated[str, Strict(), Accepts("a text"), one_of(_methods)]
+    metric: MetricName = Field(default="", validate_default=True)
+    ablation: Ablation = "resample"
+    options: Mapping[str, Any] = Field(default_factory=dict, validate_default=True)
+    select: Selection = Field(default_factory=Selection, validate_default=True)
+    start: Annotated[
+        InstanceOf[Start] | None, Undeclared("scores stand in a file of their own")
+    ] = Field(default=None, validate_default=True)
+
+    @staticmethod
+    def of_circuit(file: CircuitFile) -> DiscoverySpec:
+        """Return how a file's circuit was found, so that it can be done again.
+
+        Raises:
+            UnknownName: a method, or ablation, or metric, that this program does not know.
+            EdgewiseError: the circuit's method started from given scores, which the file has not.
+        """
+        return DiscoverySpec.of_block(file.discovery)
+
+    @staticmethod
+    def of_block(block: Mapping[str, Any]) -> DiscoverySpec:
+        """Read the block `discovery` of a file; see `of_circuit`."""
+        from ..discovery.registry import get_method
+
+        method = get_method(str(block["method"]))
+        if "start" in block:
+            raise EdgewiseError(
+                f"the discovery cannot be repeated: '{method.name}' started from scores that were "
+                "given to it and are of one set of prompts; accepted: a circuit found without "
+                "--start."
+            )
+        limits = [] if method.selects else [key for key in vars(Selection()) if key in block]
+        return DiscoverySpec(
+            method.name,
+            block["metric"],
+            block["ablation"],
+            {key: block[key] for key in method.options if key in block},
+            Selection(**{key: block[key] for key in limits}),
+        )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _default_metric(cls, metric: object, info: ValidationInfo) -> object:
+        if metric not in (None, ""):
+            return metric
+        method = _methods().get(info.data.get("method", ""))
+        return "kl" if method is not None and method.selects else "logit_diff"
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
+        method = _methods().get(info.data.get("method", ""))
+        if method is None:
+            return {}
+        values, problems = dict(method.check({})), []
+        for key, value in (options or {}).items():
+            try:
+                values[key] = method.check({key: value})[key]
+            except EdgewiseError as error:
+                problems.append(error)
+        if problems:
+            raise refused(*problems)
+        return values
+
+    @field_validator("select")
+    @classmethod
+    def _selects(cls, select: Selection, info: ValidationInfo) -> Selection:
+        method = _methods().get(info.data.get("method", ""))
+        if method is not None and method.selects and select.as_dict():
+            given = next(iter(select.as_dict()))
+            raise refused(
+                f"method '{method.name}' selects its edges itself, so {given} cannot be given; "
+                f"accepted: its options ({', '.join(method.options)})."
+            )
+        return select
+
+    @field_validator("start")
+    @classmethod
+    def _fits(cls, start: Start | None, info: ValidationInfo) -> Start | None:
+        from ..patching.metrics.registry import get_metric
+
+        method = _methods().get(info.data.get("method", ""))
+        if method is None or "metric" not in info.data:
+            return start
+        try:
+            if start is None:
+                method.check_metric(get_metric(info.data["metric"]))
+            else:
+                method.check_start()
+        except EdgewiseError as error:
+            raise refused(error, at="metric" if start is None else "start") from None
+        return start
+
+    @property
+    def chosen(self) -> Method:
+        """Return the method."""
+        from ..discovery.registry import get_method
+
+        return get_method(self.method)
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """Return what a file says of the request, in its order."""
+        started = {} if self.start is None else {"start": self.start.about}
+        measured = {"metric": self.metric, "ablation": self.ablation}
+        asked = {"method": self.method, **self.options, **self.select.as_dict()}
+        return {**asked, **started, **measured}
+
+    @property
+    def selection(self) -> str:
+        """Say in words which edges are kept."""
+        return str(self.select)
+
+    @property
+    def scored_by(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the method, with options, whose scores are tested: searches score few edges."""
+        from ..patching.ablations import get_ablation
+
+        if not self.chosen.selects:
+            return self.method, self.options
+        return "eap-ig", {"midpoint": not get_ablation(self.ablation).paired}
+
+    def check_repeatable(self) -> None:
+        """Refuse a metric by which edges cannot be scored to be tested.
+
+        Raises:
+            EdgewiseError: the scores take its gradient, and it has none.
+        """
+        from ..discovery.registry import get_method
+        from ..patching.metrics.registry import get_metric
+
+        get_method(self.scored_by[0]).check_metric(get_metric(self.metric))
+
+    def differences(self, other: DiscoverySpec) -> list[str]:
+        """List in words what differs; options that cannot matter are left out."""
+        a, b = self.block, other.block
+        keys = [key for key in {**a, **b} if key != "candidates"]
+        return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
+
+
+@part
+class EvaluationSpec(Part):
+    """Say what to measure of each circuit; the ablation defaults to the discovery's."""
+
+    metrics: tuple[MetricName, ...] = ()
+    curve: Flag = False
+    ablation: Annotated[Ablation | None, Undeclared("the discovery's")] = None
+    minimality: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
+    random: Annotated[Count | None, Undeclared("of `evaluate` alone")] = None
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _metrics(cls, metrics: object) -> object:
+        return _listed("metrics", metrics)
+
+
+@part
+class ComparisonSpec(Part):
     """Say what stands beside each diff: repetitions in each model, circuits run in both."""
 
-    noise_floor: int | None = None
-    level: float = 0.05
-    cross: bool = False
-    roles: bool = False
+    noise_floor: (
+        Annotated[
+            int, Strict(), Field(ge=LEAST_REPETITIONS),
+            Accepts(f"a whole number from {LEAST_REPETITIONS} up"),
+        ] | None
+    ) = None  # fmt: skip
+    level: Annotated[
+        Number, _between(0, 1, "between 0 and 1", ends=(False, False)), Accepts(LEVEL)
+    ] = 0.05
+    cross: Flag = False
+    roles: Flag = False
 
 
-@dataclass(frozen=True)
-class DrawingSpec:
+@part
+class DrawingSpec(Part):
     """Say what to draw: endings of image files (none: no images), how many edges at most, maps."""
 
     formats: tuple[str, ...] = ("svg",)
-    top: int = 120
-    layout: str = "auto"
-    heat_map: bool = True
-    overlap: bool = True
+    top: Annotated[int, Strict(), Accepts("a whole number"), AfterValidator(_most_drawn)] = 120
+    layout: Annotated[
+        str, Strict(), Accepts("a text"), one_of(lambda: ("auto", "dot", "built-in"))
+    ] = "auto"
+    heat_map: Flag = True
+    overlap: Flag = True
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _formats(cls, formats: object) -> object:
+        accepted = _endings()
+        return _listed(f"formats ({', '.join(accepted)})", formats, empty=True)
+
+    @field_validator("formats")
+    @classmethod
+    def _drawable(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        from importlib.util import find_spec
+
+        accepted = _endings()
+        for found in formats:
+            if found not in accepted:
+                raise PydanticCustomError(
+                    "unknown", "unknown", {"choices": accepted, "found": found}
+                )
+        if {"png", "pdf"} & set(formats) and find_spec("matplotlib") is None:
+            raise refused(
+                "drawing.formats: png and pdf need matplotlib, which is not installed; install it "
+                'with pip install "edgewise[draw]", or draw svg, html or dot.'
+            )
+        return formats
 
 
-@dataclass(frozen=True)
-class ComputeSpec:
-    """Say where and how to compute."""
+@part
+class ComputeSpec(Part):
+    """Say where and how to compute; the batch size defaults to what fits in memory."""
 
-    device: str = "auto"
-    dtype: str = "float32"
-    batch_size: int | None = None
+    device: Annotated[Text, Uncounted("the device it stands for counts")] = "auto"
+    dtype: Annotated[str, Strict(), Accepts("a text"), one_of(_dtypes)] = "float32"
+    batch_size: Count | None = None
+    threads: Annotated[
+        Count | None,
+        Undeclared("of one machine"),
+        Uncounted("the number torch computes with counts"),
+    ] = None
+    allow_pickle: Annotated[
+        Flag,
+        Undeclared("a file must not let code run"),
+        Uncounted("it decides whether weights are read at all, not what they are"),
+    ] = False
+
+    @staticmethod
+    def of_circuit(file: CircuitFile) -> ComputeSpec:
+        """Return how a file's circuit was computed, on whatever device there is."""
+        found = file.discovery
+        return ComputeSpec(
+            dtype=found.get("dtype") or "float32", batch_size=found.get("batch_size")
+        )
+
+    def surroundings(self) -> dict[str, object]:
+        """Return the device, and what moves the last digits of numbers on it."""
+        import torch
+        import transformers
+
+        from ..graphs.load.loading import resolve_device
+
+        device = resolve_device(self.device)
+        processor = torch.backends.cpu.get_cpu_capability()
+        if device.startswith("cuda"):
+            processor += f", {torch.cuda.get_device_name(device)}"
+        return {
+            "device": device,
+            "processor": processor,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        }
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Hold a whole experiment, checked, with every default filled in."""
+@part
+class Experiment(Part):
+    """Everything a person asks for, checked, with every default filled in."""
 
-    name: str
+    name: Annotated[Text, Uncounted("a title")]
     models: tuple[ModelSpec, ...]
     task: TaskSpec
     discovery: DiscoverySpec
-    evaluation: EvaluationSpec
-    drawing: DrawingSpec = DrawingSpec()
-    compute: ComputeSpec = ComputeSpec()
-    graph: GraphSpec = GraphSpec()
-    comparison: ComparisonSpec = ComparisonSpec()
-    description: str = ""
+    evaluation: EvaluationSpec = Field(default_factory=EvaluationSpec, validate_default=True)
+    drawing: DrawingSpec = Field(default_factory=DrawingSpec)
+    compute: ComputeSpec = Field(default_factory=ComputeSpec)
+    graph: GraphSpec = Field(default_factory=GraphSpec)
+    comparison: ComparisonSpec = Field(default_factory=ComparisonSpec)
+    description: Annotated[str, Strict(), Accepts("a text"), Uncounted("for readers")] = ""
+
+    @staticmethod
+    def from_circuit(file: CircuitFile | str | Path) -> Experiment:
+        """Return the experiment that found a circuit, from its file's own blocks.
+
+        Raises:
+            EdgewiseError: the file does not say enough, or what this program does not know.
+        """
+        from ..graphs.files import CircuitFile, read_circuit
+
+        found = file if isinstance(file, CircuitFile) else read_circuit(file)
+        model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
+        return Experiment(
+            f"{task.name} in {model.name}",
+            (model,),
+            task,
+            DiscoverySpec.of_circuit(found),
+            compute=ComputeSpec.of_circuit(found),
+            graph=GraphSpec.of_graph(found.circuit.graph),
+        )
+
+    def on(self, *models: str | ModelSpec) -> Experiment:
+        """Return the same experiment on other models, of which other batch sizes may fit.
+
+        >>> found = Experiment("x", (ModelSpec.at("a"),), TaskSpec("ioi"), DiscoverySpec("acdc"))
+        >>> found.on("b").base.source
+        'b'
+        """
+        named = (m if isinstance(m, ModelSpec) else ModelSpec.at(m) for m in models)
+        return self.but(models=tuple(named), compute=self.compute.but(batch_size=None))
 
     @property
     def base(self) -> ModelSpec:
@@ -190,77 +692,137 @@ class Spec:
         """Return the other models."""
         return self.models[1:]
 
+    def key(self, *parts: str, **facts: object) -> Key:
+        """Return what a result depends on that these parts, and facts, lead to; see `key_of`.
+
+        Args:
+            parts: names of this experiment's fields, such as "discovery" and "compute".
+            facts: what no part knows, such as hashes of weights and prompts.
+        """
+        return key_of(*(getattr(self, name) for name in parts), **facts)
+
     def to_document(self) -> dict[str, Any]:
         """Return the tables of a TOML file that declares the same; reading it gives this value."""
-        task, discovery = (_flat(asdict(part)) for part in (self.task, self.discovery))
-        if self.task.file is not None:
-            del task["name"]
-        return {
-            "experiment": {"name": self.name, "description": self.description or None},
-            "models": [asdict(model) for model in self.models],
-            "task": task,
-            "graph": asdict(self.graph),
-            "discovery": discovery,
-            "evaluation": asdict(self.evaluation),
-            "comparison": asdict(self.comparison),
-            "drawing": asdict(self.drawing),
-            "compute": asdict(self.compute),
-        }
+        from .document import tables
+
+        return tables(self)
 
     def to_toml(self) -> str:
         """Return the same as text."""
+        from .toml import dump_toml
+
         return dump_toml(self.to_document())
 
+    @field_validator("models")
+    @classmethod
+    def _told_apart(cls, models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+        if not models:
+            raise not_accepted("one or more, each headed [[models]]")
+        names = [model.name.lower() for model in models]
+        alike = [
+            f"models[{i + 1}].name is '{models[i].name}', like a model before it; give each model "
+            "a name of its own."
+            for i, name in enumerate(names)
+            if name in names[:i]
+        ]
+        if alike:
+            raise refused(*alike)
+        return models
 
-def run_spec(path: str | Path, output: str | Path, progress: Progress | None = None) -> RunResult:
-    """Do everything a spec declares, into a directory; what is there already is not redone.
+    @field_validator("evaluation")
+    @classmethod
+    def _evaluable(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
+        asked: DiscoverySpec | None = info.data.get("discovery")
+        if asked is None:
+            return evaluation
+        if evaluation.curve and asked.chosen.selects:
+            raise refused(
+                f"evaluation.curve is true, but method '{asked.method}' does not score every edge; "
+                "leave it out, or choose a method that does, such as eap-ig."
+            )
+        default = tuple(dict.fromkeys([asked.metric, "kl"]))
+        return evaluation if evaluation.metrics else evaluation.but(metrics=default)
+
+    @field_validator("comparison")
+    @classmethod
+    def _repeatable(cls, comparison: ComparisonSpec, info: ValidationInfo) -> ComparisonSpec:
+        asked: DiscoverySpec | None = info.data.get("discovery")
+        if asked is not None and comparison.noise_floor is not None:
+            try:
+                asked.check_repeatable()
+            except EdgewiseError as error:
+                raise refused(error, at="noise_floor") from None
+        return comparison
+
+
+PARTS = ("task", "graph", "discovery", "evaluation", "comparison", "drawing", "compute")
+"""The tables of a document that are parts of an experiment, beside its models."""
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def is_file(task: str) -> bool:
+    """Tell whether a task's name means a file of prompt pairs.
+
+    >>> is_file("pairs.jsonl"), is_file("ioi")
+    (True, False)
+    """
+    from ..patching.tasks import TASKS
+
+    return task not in TASKS and (task.endswith(".jsonl") or Path(task).is_file())
+
+
+def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
+    """Refuse a task that does not exist, or options it does not have, before anything is loaded.
 
     Raises:
-        SpecError: the spec is wrong; all problems are listed.
-        EdgewiseError: the directory cannot be used, or a step failed; finished files stay.
+        UnknownName: with the nearest match and what is accepted.
+        PromptError: the file cannot be read.
     """
-    from ..run import run
+    if not is_file(task):
+        check_options(task, options or {})
+        return
+    if options:
+        raise UnknownName(
+            f"the prompt pairs of '{task}' come from a file, which has no options; options "
+            f"such as {next(iter(options))} belong to built-in tasks."
+        )
+    try:
+        Path(task).open("rb").close()
+    except OSError as error:
+        raise PromptError(
+            f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a JSON Lines "
+            "file, or the name of a built-in task."
+        ) from None
 
-    return run(read_spec(path), output, progress)
 
-
-def read_spec(path: str | Path) -> Spec:
-    """Read and check a spec; its relative paths start from its own folder.
+def check_options(
+    task: str, options: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Check a built-in task's options; return the task's own, and those of every task.
 
     Raises:
-        SpecError: no TOML (with the place), or wrong in what it says (all problems are listed).
+        UnknownName: there is no such task or option.
+        PromptError: a value makes no sense.
     """
-    from .checks import check_spec
+    from ..patching.tasks import TASKS, get_task
 
-    path = Path(path)
-    return check_spec(read_toml(path), folder=path.parent, source=str(path), name=path.stem)
-
-
-def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment") -> Spec:
-    """Read and check a spec given as text; relative paths start from the folder.
-
-    >>> text = '''
-    ... [[models]]
-    ... source = "smollm2-135m"
-    ... [task]
-    ... name = "ioi"
-    ... [discovery]
-    ... method = "eap-ig"
-    ... top = 500
-    ... '''
-    >>> spec = parse_spec(text)
-    >>> spec.base.name, spec.discovery.options, spec.evaluation.metrics
-    ('smollm2-135m', {'steps': 5, 'midpoint': False}, ('logit_diff', 'kl'))
-
-    Raises:
-        SpecError: as `read_spec`.
-    """
-    from .checks import check_spec
-
-    return check_spec(parse_toml(text, "the spec"), folder=Path(folder), name=name)
+    if task not in TASKS:
+        raise unknown("task", task, [*TASKS, "a file of prompt pairs (.jsonl)"])
+    own = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
+    get_task(task).read_options(own)
+    choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}
+    if "length" in choice:
+        text = str(choice["length"])
+        if not text.isdecimal() or int(text) < 1:
+            raise PromptError(
+                f"length is '{text}'; accepted: the number of tokens of the prompts to keep."
+            )
+        choice["length"] = int(text)
+    if isinstance(choice.get("groups"), str):
+        choice["groups"] = [group.strip() for group in str(choice["groups"]).split(",")]
+    return own, choice
 
 
-def _flat(table: dict[str, Any]) -> dict[str, Any]:
-    """Put a table's options beside its own keys, as a spec has them."""
-    options = table.pop("options")
-    return {**table, **options}
+Spec = Experiment

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..experiment.asking import Request, Selection, Start, request
+from ..experiment.asking import Request, request
+from ..experiment.spec import Selection, Start
 from ..graphs.errors import DriftError, EdgewiseError
 from ..session import Progress, Session, make_runner
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..experiment.asking import Selection
+from ..experiment.spec import Selection, is_file
 from ..graphs.errors import EdgewiseError, PromptError
-from ..session import Progress, Session, is_file, make_runner, open_task, stored_task
+from ..session import Progress, Session, make_runner, open_task, stored_task
 from .discover import selected
 
 if TYPE_CHECKING:

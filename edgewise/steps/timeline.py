@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..experiment.asking import Request, Selection, request
+from ..experiment.asking import Request, request
+from ..experiment.spec import Selection, check_task
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError
-from ..session import Progress, Session, check_task, open_model, open_pairs, open_task
+from ..session import Progress, Session, open_model, open_pairs, open_task
 from ..store.ledger import fingerprint
 from ..store.results import Kept, Results
 

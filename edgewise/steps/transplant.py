@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..experiment.spec import check_task
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown
 from ..graphs.files.transplant import DIRECTIONS, TransplantFile
 from ..graphs.names import Edge, Node
-from ..session import Progress, Session, check_task, open_model, open_task, open_vocabulary
+from ..session import Progress, Session, open_model, open_task, open_vocabulary
 from .discover import circumstances, task_block
 from .fit import first_difference
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from ..experiment.spec import ModelSpec, Spec
@@ -95,6 +94,6 @@ def relocated(spec: Spec, folder: Path) -> Spec:
         except ValueError:  # on another drive
             return Path(path).resolve().as_posix()
 
-    models = tuple(replace(model, source=moved(model.source)) for model in spec.models)
+    models = tuple(model.but(source=moved(model.source)) for model in spec.models)
     file = None if spec.task.file is None else moved(spec.task.file)
-    return replace(spec, models=models, task=replace(spec.task, file=file))
+    return spec.but(models=models, task=spec.task.but(file=file))

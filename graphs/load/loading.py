@@ -107,7 +107,7 @@ def load(
         UnknownName: dtype or device is not one of the accepted ones.
     """
     dtype = _check_dtype(dtype)
-    device = _check_device(device)
+    device = resolve_device(device)
     source = find(
         os.fspath(reference), revision=revision, allow_pickle=allow_pickle, progress=progress
     )
@@ -361,7 +361,7 @@ def _check_dtype(dtype: str) -> str:
     return dtype
 
 
-def _check_device(device: str) -> str:
+def resolve_device(device: str) -> str:
     """Resolve `auto`, and refuse a device that is not there."""
     if _DEVICE.fullmatch(str(device)) is None:
         raise unknown("device", str(device), ["auto", "cpu", "cuda", "cuda:N", "mps"])

@@ -13,7 +13,8 @@ import pytest
 from edgewise import job as job_module
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.random_circuits import random_circuits
-from edgewise.experiment.spec import Spec, parse_spec
+from edgewise.experiment.document import parse_spec
+from edgewise.experiment.spec import Experiment
 from edgewise.graphs.errors import PromptError, SpecError
 from edgewise.graphs.files import CircuitFile, diff_files, read_diff
 from edgewise.run import run
@@ -186,7 +187,7 @@ def test_heads_that_cannot_be_measured_are_told_before_long_work(
 # -- declared ------------------------------------------------------------------------------------
 
 
-def declared(models: dict[str, Path], pairs: Path, comparison: str = "", **more: str) -> Spec:
+def declared(models: dict[str, Path], pairs: Path, comparison: str = "", **more: str) -> Experiment:
     return parse_spec(
         f"""
         [[models]]

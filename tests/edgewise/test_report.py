@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.experiment.spec import Spec, parse_spec
+from edgewise.experiment.document import parse_spec
+from edgewise.experiment.spec import Experiment
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.report.markdown import code, escaped, number, plain, ratio_text, table
 from edgewise.run import RunResult, run
@@ -20,7 +21,7 @@ from edgewise.run import RunResult, run
 @pytest.fixture(scope="module")
 def result(
     models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Spec, RunResult]:
+) -> tuple[Experiment, RunResult]:
     """Run a small experiment with a curve, two models and images in two formats."""
     folder = tmp_path_factory.mktemp("report")
     rows = [
@@ -75,7 +76,7 @@ def rows_of(text: str, first: str) -> list[list[str]]:
     return found
 
 
-def test_measured_values_are_in_the_tables(result: tuple[Spec, RunResult]) -> None:
+def test_measured_values_are_in_the_tables(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     text = done.report.read_text()
     evaluation = json.loads(done.evaluation.read_text())["models"]
@@ -101,7 +102,7 @@ def test_measured_values_are_in_the_tables(result: tuple[Spec, RunResult]) -> No
     assert certificate == [f"{proof[key]:.1e}" for key in ("kept_all", "kept_none", "stream")]
 
 
-def test_the_first_lines_say_what_was_found(result: tuple[Spec, RunResult]) -> None:
+def test_the_first_lines_say_what_was_found(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     text = done.report.read_text()
     file = read_circuit(done.circuits["base"])
@@ -116,7 +117,7 @@ def test_the_first_lines_say_what_was_found(result: tuple[Spec, RunResult]) -> N
     )
 
 
-def test_the_diffs_tables_add_up(result: tuple[Spec, RunResult]) -> None:
+def test_the_diffs_tables_add_up(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     text = done.report.read_text()
     summary = read_diff(done.diffs["my_variant"]).diff.summary()
@@ -132,7 +133,7 @@ def test_the_diffs_tables_add_up(result: tuple[Spec, RunResult]) -> None:
     assert "significant" not in text
 
 
-def test_the_edges_that_changed_most_are_those(result: tuple[Spec, RunResult]) -> None:
+def test_the_edges_that_changed_most_are_those(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     text = done.report.read_text()
     a, b = (read_scores(path).scores for path in done.circuits.values())
@@ -151,7 +152,7 @@ def test_the_edges_that_changed_most_are_those(result: tuple[Spec, RunResult]) -
         assert cells[4] == where.get((edge in diff.a, edge in diff.b), "neither")
 
 
-def test_every_link_and_picture_is_there(result: tuple[Spec, RunResult]) -> None:
+def test_every_link_and_picture_is_there(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     text = done.report.read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
@@ -161,7 +162,7 @@ def test_every_link_and_picture_is_there(result: tuple[Spec, RunResult]) -> None
     assert text.count("![") == 4
 
 
-def test_every_table_is_whole(result: tuple[Spec, RunResult]) -> None:
+def test_every_table_is_whole(result: tuple[Experiment, RunResult]) -> None:
     widths: list[int] = []
     for line in result[1].report.read_text().splitlines():
         cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
@@ -172,7 +173,7 @@ def test_every_table_is_whole(result: tuple[Spec, RunResult]) -> None:
         assert cells == widths[0], line
 
 
-def test_a_variant_equal_to_the_base(result: tuple[Spec, RunResult], tmp_path: Path) -> None:
+def test_a_variant_equal_to_the_base(result: tuple[Experiment, RunResult], tmp_path: Path) -> None:
     spec, _ = result
     same = (spec.models[0], replace(spec.models[0], name="copy"))
     text = run(replace(spec, models=same), tmp_path / "out").report.read_text()
@@ -192,7 +193,7 @@ def test_parts_of_markdown() -> None:
     ]  # fmt: skip
 
 
-def test_the_page_holds_what_the_report_says(result: tuple[Spec, RunResult]) -> None:
+def test_the_page_holds_what_the_report_says(result: tuple[Experiment, RunResult]) -> None:
     _, done = result
     page, text = done.page.read_text(), done.report.read_text()
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

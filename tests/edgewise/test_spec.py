@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgewise.experiment.asking import Selection
-from edgewise.experiment.spec import DiscoverySpec, ModelSpec, Spec, parse_spec, read_spec
+from edgewise.experiment.document import parse_spec, read_spec
+from edgewise.experiment.spec import DiscoverySpec, Experiment, ModelSpec, Selection
 from edgewise.graphs.errors import SpecError
 
 WHOLE: dict[str, dict[str, Any]] = {
@@ -51,7 +51,7 @@ def test_defaults_are_filled_in() -> None:
     assert spec.variants == ()
     assert (spec.task.name, spec.task.examples, spec.task.seed) == ("ioi", 64, 0)
     assert spec.discovery == DiscoverySpec(
-        "eap-ig", "logit_diff", "resample", {"steps": 5, "midpoint": False}, top=500
+        "eap-ig", "logit_diff", "resample", {"steps": 5, "midpoint": False}, Selection(top=500)
     )
     assert spec.evaluation.metrics == ("logit_diff", "kl")
     assert (spec.drawing.formats, spec.drawing.top) == (("svg",), 120)
@@ -118,7 +118,7 @@ def test_reading_a_spec_loads_nothing_heavy(tmp_path: Path) -> None:
     file.write_text(toml(discovery={"setps": "3"}))
     code = (
         "import sys\nfrom edgewise.errors import SpecError\n"
-        "from edgewise.experiment.spec import read_spec\n"
+        "from edgewise.experiment.document import read_spec\n"
         f"try: read_spec({str(file)!r})\nexcept SpecError: pass\nelse: raise SystemExit('read')\n"
         "sys.exit(','.join({'torch', 'transformers', 'matplotlib'} & set(sys.modules)) or 0)"
     )
@@ -315,5 +315,5 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_spec_can_be_built_in_python() -> None:
     read = parse_spec(toml())
-    built = Spec("experiment", read.models, read.task, read.discovery, read.evaluation)
+    built = Experiment("experiment", read.models, read.task, read.discovery, read.evaluation)
     assert built == read

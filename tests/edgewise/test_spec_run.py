@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from edgewise import job as job_module
-from edgewise.experiment.spec import Spec, parse_spec, read_spec, run_spec
+from edgewise.experiment.document import parse_spec, read_spec
+from edgewise.experiment.spec import Experiment
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
 from edgewise.report.pictures import share_out
-from edgewise.run import RunResult, run
+from edgewise.run import RunResult, run, run_spec
 from edgewise.steps.fit import first_difference
 from edgewise.store.ledger import Ledger, digest, fingerprint
 
@@ -35,11 +36,11 @@ STEPS = (
     "heat map of base_vs_tuned",
     "report",
 )
-Make = Callable[..., Spec]
+Make = Callable[..., Experiment]
 
 
 @pytest.fixture
-def spec(models: dict[str, Path], pairs: Path) -> Spec:
+def spec(models: dict[str, Path], pairs: Path) -> Experiment:
     """Declare a small experiment: two random models of one shape on pairs of token ids."""
     return parse_spec(
         f"""
@@ -96,7 +97,7 @@ def without_times(path: Path) -> dict[str, Any]:
 # -- what there is ------------------------------------------------------------------------------
 
 
-def test_a_run_makes_everything_that_is_declared(spec: Spec, tmp_path: Path) -> None:
+def test_a_run_makes_everything_that_is_declared(spec: Experiment, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     result = run(spec, out)
     assert result.made == STEPS
@@ -117,7 +118,7 @@ def test_a_run_makes_everything_that_is_declared(spec: Spec, tmp_path: Path) -> 
     assert json.loads(json.dumps(result.as_dict()))["diffs"]["tuned"].endswith("tuned.json")
 
 
-def test_what_is_written_is_what_was_found(spec: Spec, tmp_path: Path) -> None:
+def test_what_is_written_is_what_was_found(spec: Experiment, tmp_path: Path) -> None:
     result = run(spec, tmp_path / "out")
     files = {name: read_circuit(path) for name, path in result.circuits.items()}
     evaluation = json.loads(result.evaluation.read_text())["models"]
@@ -137,7 +138,7 @@ def test_what_is_written_is_what_was_found(spec: Spec, tmp_path: Path) -> None:
 
 
 def test_a_run_agrees_with_the_functions_it_is_made_of(
-    spec: Spec, models: dict[str, Path], pairs: Path, tmp_path: Path
+    spec: Experiment, models: dict[str, Path], pairs: Path, tmp_path: Path
 ) -> None:
     from edgewise.workflow import Selection, discover, open_model, open_task
 
@@ -150,7 +151,9 @@ def test_a_run_agrees_with_the_functions_it_is_made_of(
     assert read_circuit(result.circuits["tuned"]).circuit == found.file.circuit
 
 
-def test_the_copied_spec_declares_the_same_and_its_paths_hold(spec: Spec, tmp_path: Path) -> None:
+def test_the_copied_spec_declares_the_same_and_its_paths_hold(
+    spec: Experiment, tmp_path: Path
+) -> None:
     result = run(spec, tmp_path / "out")
     copy = read_spec(result.output / "spec.toml")
     assert "/../" in copy.base.source
@@ -162,7 +165,7 @@ def test_the_copied_spec_declares_the_same_and_its_paths_hold(spec: Spec, tmp_pa
         assert a == b
 
 
-def test_two_runs_agree_but_for_measured_times(spec: Spec, tmp_path: Path) -> None:
+def test_two_runs_agree_but_for_measured_times(spec: Experiment, tmp_path: Path) -> None:
     one, two = run(spec, tmp_path / "one"), run(spec, tmp_path / "two")
     for name in ("base", "tuned"):
         assert without_times(one.circuits[name]) == without_times(two.circuits[name])
@@ -173,7 +176,7 @@ def test_two_runs_agree_but_for_measured_times(spec: Spec, tmp_path: Path) -> No
     assert set(left) - set(equal) <= timed
 
 
-def test_one_model_needs_no_diff(spec: Spec, tmp_path: Path) -> None:
+def test_one_model_needs_no_diff(spec: Experiment, tmp_path: Path) -> None:
     alone = replace(spec, models=spec.models[:1], drawing=replace(spec.drawing, formats=()))
     result = run(alone, tmp_path / "out")
     assert result.made == ("prompts", "circuit of base", "evaluation of base", "report")
@@ -181,7 +184,7 @@ def test_one_model_needs_no_diff(spec: Spec, tmp_path: Path) -> None:
 
 
 def test_one_model_has_a_heat_map_and_three_have_overlaps(
-    spec: Spec, tmp_path: Path, models: dict[str, Path]
+    spec: Experiment, tmp_path: Path, models: dict[str, Path]
 ) -> None:
     plain = replace(spec.drawing, formats=("svg",))
     one = run(replace(spec, models=spec.models[:1], drawing=plain), tmp_path / "one")
@@ -199,7 +202,7 @@ def test_one_model_has_a_heat_map_and_three_have_overlaps(
     assert len(run(replace(none, models=(*spec.models, third)), tmp_path / "three").images) == 5
 
 
-def test_a_curve_and_a_searching_method(spec: Spec, tmp_path: Path) -> None:
+def test_a_curve_and_a_searching_method(spec: Experiment, tmp_path: Path) -> None:
     curved = replace(spec, evaluation=replace(spec.evaluation, curve=True), models=spec.models[:1])
     result = run(curved, tmp_path / "curved")
     curve = json.loads(result.evaluation.read_text())["models"]["base"]["curve"]
@@ -234,7 +237,7 @@ def test_built_in_tasks_and_progress(models: dict[str, Path], tmp_path: Path) ->
 
 
 def test_a_second_run_does_nothing(
-    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(spec, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -245,7 +248,7 @@ def test_a_second_run_does_nothing(
     assert contents(tmp_path / "out") == before
 
 
-def changed(spec: Spec, what: str) -> Spec:
+def changed(spec: Experiment, what: str) -> Experiment:
     if what == "description":
         return replace(spec, description="new words")
     if what == "drawing":
@@ -269,7 +272,11 @@ def changed(spec: Spec, what: str) -> Spec:
     ],
 )
 def test_a_change_redoes_only_what_depends_on_it(
-    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, kept: tuple[str, ...]
+    spec: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    kept: tuple[str, ...],
 ) -> None:
     run(spec, tmp_path / "out")
     if what in ("description", "drawing"):
@@ -282,7 +289,7 @@ def test_a_change_redoes_only_what_depends_on_it(
 
 
 def test_one_more_variant_redoes_no_other(
-    spec: Spec, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    spec: Experiment, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fewer = replace(spec, models=spec.models[:1])
     run(fewer, tmp_path / "out")
@@ -295,7 +302,7 @@ def test_one_more_variant_redoes_no_other(
 
 
 def test_changed_weights_and_changed_pairs_count(
-    spec: Spec, tmp_path: Path, models: dict[str, Path]
+    spec: Experiment, tmp_path: Path, models: dict[str, Path]
 ) -> None:
     import shutil
 
@@ -327,7 +334,7 @@ def test_changed_weights_and_changed_pairs_count(
 )
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_a_file_that_is_gone_or_damaged_is_made_again(
-    spec: Spec, tmp_path: Path, name: str, redone: set[str], damage: str
+    spec: Experiment, tmp_path: Path, name: str, redone: set[str], damage: str
 ) -> None:
     run(spec, tmp_path / "out")
     whole = (tmp_path / "out" / name).read_bytes()
@@ -348,7 +355,7 @@ def test_a_file_that_is_gone_or_damaged_is_made_again(
 @pytest.mark.parametrize("at", ["tuned: circuits measured", "images drawn, at images/tuned"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, EdgewiseError])
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(
-    spec: Spec, tmp_path: Path, at: str, error: type[BaseException]
+    spec: Experiment, tmp_path: Path, at: str, error: type[BaseException]
 ) -> None:
     def stop(done: int, total: int, what: str) -> None:
         if what.startswith(at):
@@ -375,7 +382,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
 
 
 def test_a_stopped_walk_goes_on_from_its_journal(
-    spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgewise.store.journal import JournalFile
 
@@ -404,7 +411,7 @@ def test_a_stopped_walk_goes_on_from_its_journal(
     assert without_times(continued) == without_times(whole)
 
 
-def test_a_directory_that_no_run_made_is_left_alone(spec: Spec, tmp_path: Path) -> None:
+def test_a_directory_that_no_run_made_is_left_alone(spec: Experiment, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.md").write_text("precious")
     with pytest.raises(SpecError, match=r"holds a file that no run made \(report.md\)"):
@@ -426,7 +433,7 @@ def test_a_spec_is_refused_before_anything_is_made(
 
 
 def test_a_variant_of_another_shape_is_refused(
-    spec: Spec, tmp_path: Path, models: dict[str, Path]
+    spec: Experiment, tmp_path: Path, models: dict[str, Path]
 ) -> None:
     other = replace(spec.models[1], source=str(models["deeper"]))
     with pytest.raises(GraphMismatch, match=r"'tuned' cannot be compared with 'base'.*layers 2"):
@@ -435,7 +442,7 @@ def test_a_variant_of_another_shape_is_refused(
 
 
 def test_a_metric_the_pairs_cannot_serve_is_refused_before_the_search(
-    spec: Spec, tmp_path: Path
+    spec: Experiment, tmp_path: Path
 ) -> None:
     file = Path(spec.task.file or "")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -524,7 +531,7 @@ def test_shares_of_a_diff_picture_never_exceed_what_there_is() -> None:
             assert sum(counts) == min(total, sum(available))
 
 
-def test_pictures_are_limited_and_say_so(spec: Spec, tmp_path: Path) -> None:
+def test_pictures_are_limited_and_say_so(spec: Experiment, tmp_path: Path) -> None:
     from edgewise.report.pictures import circuit_picture, diff_picture
 
     result: RunResult = run(

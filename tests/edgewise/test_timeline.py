@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.experiment.asking import Selection
+from edgewise.experiment.spec import Selection
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,

@@ -1,0 +1,352 @@
+"""An experiment as a TOML file: which models, which task, which method, what to measure and draw.
+
+    [experiment]                      # optional
+    name = "ioi"                      # default: the file's name
+    description = "…"
+
+    [[models]]                        # one or more; the first is what the others are compared with
+    source = "smollm2-135m"           # what --model takes; paths are relative to this file
+    name = "base"                     # names the model's files; default: from the source
+
+    [task]
+    name = "ioi"                      # a built-in task, or: file = "pairs.jsonl"
+    examples = 32                     # default 64; of a file: all
+    seed = 0                          # of a built-in task only, as are its own options
+    bos = true                        # force a beginning-of-sequence token, or (false) none
+
+    [graph]                           # optional
+    grouped_kv = false
+    split_embedding = false
+
+    [discovery]
+    method = "eap-ig"                 # and the method's own options, such as
+    steps = 5
+    metric = "logit_diff"             # a name or an expression
+    ablation = "resample"
+    faithfulness = 0.9                # which edges to keep by their scores: this, or top, or above
+    signed = false                    # true: largest score, not largest absolute score
+
+    [evaluation]                      # optional
+    metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
+    curve = false                     # faithfulness by size, CPR and CMD
+
+    [comparison]                      # optional
+    noise_floor = 8                   # find each circuit so often again, on other prompts
+    level = 0.05                      # of q-values: the share of false changes that is accepted
+    cross = true                      # run both circuits of a diff in both models
+    roles = true                      # measure in both what the circuits' heads do
+
+    [drawing]                         # optional
+    formats = ["svg", "png"]          # of the images, default svg; [] draws nothing
+    top = 120                         # the strongest edges of a circuit, so that it stays readable
+    layout = "auto"
+    heat_map = true                   # node scores by layer and head, of two models side by side
+    overlap = true                    # how alike every two circuits are, of three models or more
+
+    [compute]                         # optional
+    device = "auto"
+    dtype = "float32"
+    batch_size = 16                   # default: by memory
+
+Everything is checked before any model is loaded, and all problems are reported at once: what only
+a file can get wrong (tables, keys, paths) here, values by the parts themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..graphs.errors import EdgewiseError, SpecError, unknown
+from .errors import declared_problems, listed_problems, shown
+from .parts import Part, Undeclared
+from .spec import (
+    CHOICES_OF_PAIRS,
+    ComparisonSpec,
+    ComputeSpec,
+    DiscoverySpec,
+    DrawingSpec,
+    EvaluationSpec,
+    Experiment,
+    GraphSpec,
+    ModelSpec,
+    Selection,
+    TaskSpec,
+    default_name,
+)
+from .toml import parse_toml, read_toml
+
+TABLES: dict[str, type[Part]] = {
+    "task": TaskSpec,
+    "graph": GraphSpec,
+    "discovery": DiscoverySpec,
+    "evaluation": EvaluationSpec,
+    "comparison": ComparisonSpec,
+    "drawing": DrawingSpec,
+    "compute": ComputeSpec,
+}
+SELECTION: list[str] = list(Selection.__dataclass_fields__)
+
+
+def read_spec(path: str | Path) -> Experiment:
+    """Read and check an experiment's file; its relative paths start from its own folder.
+
+    Raises:
+        SpecError: no TOML (with the place), or wrong in what it says (all problems are listed).
+    """
+    path = Path(path)
+    return experiment_of(read_toml(path), path.parent, str(path), path.stem)
+
+
+def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment") -> Experiment:
+    """Read and check an experiment given as text; relative paths start from the folder.
+
+    >>> text = '''
+    ... [[models]]
+    ... source = "smollm2-135m"
+    ... [task]
+    ... name = "ioi"
+    ... [discovery]
+    ... method = "eap-ig"
+    ... top = 500
+    ... '''
+    >>> spec = parse_spec(text)
+    >>> spec.base.name, spec.discovery.options, spec.evaluation.metrics
+    ('smollm2-135m', {'steps': 5, 'midpoint': False}, ('logit_diff', 'kl'))
+
+    Raises:
+        SpecError: as `read_spec`.
+    """
+    return experiment_of(parse_toml(text, "the spec"), Path(folder), "the spec", name)
+
+
+def experiment_of(
+    document: Mapping[str, object], folder: Path, source: str, name: str
+) -> Experiment:
+    """Turn a parsed document into an experiment.
+
+    Raises:
+        SpecError: lists all problems, each with its key, what was found and what is accepted.
+    """
+    reader = _Reader(folder)
+    fields = reader.fields(document, name)
+    problems = reader.problems
+    try:
+        found = TypeAdapter(Experiment).validate_python(fields)
+    except ValidationError as error:
+        problems += declared_problems(error, Experiment)
+    if problems:
+        raise SpecError(listed_problems(source, problems))
+    return found
+
+
+def tables(experiment: Experiment) -> dict[str, Any]:
+    """Return the tables of a document that declares an experiment."""
+    about = {"name": experiment.name, "description": experiment.description or None}
+    found = {key: _table(getattr(experiment, key)) for key in TABLES}
+    if experiment.task.file is not None:
+        del found["task"]["name"]
+    return {"experiment": about, "models": [vars(one) for one in experiment.models], **found}
+
+
+def _table(part: Part) -> dict[str, Any]:
+    """Return a part's declared fields, with those of options and selection beside them."""
+    found: dict[str, Any] = {}
+    for key in declared(type(part)):
+        value = getattr(part, key)
+        if key == "options":
+            found |= value
+        elif isinstance(value, Part):
+            found |= vars(value)
+        else:
+            found[key] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def declared(part: type[Part]) -> list[str]:
+    """List the fields that a file may give."""
+    hidden = part.marked(Undeclared)
+    return [key for key in part.__dataclass_fields__ if key not in hidden]
+
+
+class _Reader:
+    """Turns tables into the fields of the parts, and notes what only a file can get wrong."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def fields(self, document: Mapping[str, object], name: str) -> dict[str, object]:
+        """Return the fields of an experiment."""
+        found: dict[str, object] = {"name": name, **self.table(document, "experiment")}
+        self.refuse_unknown("experiment", found, ["name", "description"])
+        found = {key: found[key] for key in ("name", "description") if key in found}
+        if "models" in document:
+            found["models"] = self.models(document["models"])
+        else:
+            self.problems.append("[[models]] is missing; name at least one model by its source.")
+            found["models"] = (ModelSpec.at("missing"),)
+        for key in TABLES:
+            found[key] = getattr(self, key, self.plain)(key, self.table(document, key))
+        self.refuse_unknown("", document, ["experiment", "models", *TABLES])
+        return found
+
+    def table(self, document: Mapping[str, object], key: str) -> dict[str, object]:
+        """Return a table; one that is missing is empty."""
+        value = document.get(key, {})
+        if isinstance(value, dict):
+            return value
+        self.problems.append(f"{key} is {shown(value)}; accepted: a table, [{key}].")
+        return {}
+
+    def refuse_unknown(self, table: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+        """Note every key that a table does not have."""
+        known = list(dict.fromkeys(accepted))
+        what = f"key of [{table}]" if table else "table"
+        self.problems += [str(unknown(what, key, known)) for key in given if key not in known]
+
+    def plain(self, key: str, table: dict[str, object]) -> dict[str, object]:
+        """Return a table all of whose keys are fields."""
+        accepted = declared(TABLES[key])
+        self.refuse_unknown(key, table, accepted)
+        return {name: table[name] for name in table if name in accepted}
+
+    def models(self, value: object) -> object:
+        """Return the models with whole paths, and with names."""
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            self.problems.append(
+                f"models is {shown(value)}; accepted: tables, each headed [[models]]."
+            )
+            return (ModelSpec.at("missing"),)
+        found = []
+        for number, table in enumerate(value, start=1):
+            self.refuse_unknown(f"models[{number}]", table, ["source", "name"])
+            source = table.get("source")
+            if isinstance(source, str) and source.strip():
+                try:
+                    table = {**table, "source": whole_source(source, self.folder)}
+                except EdgewiseError as error:
+                    self.problems.append(f"models[{number}].source: {error}")
+            kept = {key: table[key] for key in ("source", "name") if key in table}
+            found.append({"name": default_name(str(source)), **kept})
+        return found
+
+    def task(self, key: str, table: dict[str, object]) -> dict[str, object]:
+        """Return the task with a whole path, and its own options as such."""
+        from ..patching.tasks import TASKS
+
+        file, own = table.get("file"), [name for name in declared(TaskSpec) if name != "options"]
+        if file is None:
+            task = TASKS.get(str(table.get("name")))
+            among = [task] if task else TASKS.values()
+            options = [option.name for one in among for option in one.options]
+            options += CHOICES_OF_PAIRS
+            return self.folded(key, table, own, options, keep=task is not None)
+        if "name" in table:
+            self.problems.append("task.name and task.file are both given; accepted: one of them.")
+        if "seed" in table:
+            self.problems.append(
+                "task.seed belongs to built-in tasks; a file's pairs are fixed, leave it out."
+            )
+        self.refuse_unknown(key, table, own)
+        if isinstance(file, str) and file.strip():
+            path = self.folder / Path(file).expanduser()
+            if not path.is_file():
+                self.problems.append(f"task.file: '{path}' does not exist; expected a .jsonl file.")
+            file = str(path)
+        return {"file": file, **{name: table[name] for name in own[2:] if name in table}}
+
+    def discovery(self, key: str, table: dict[str, object]) -> dict[str, object]:
+        """Return the discovery with the method's options, and the selection, as such."""
+        from ..discovery.registry import methods
+
+        known = methods()
+        method = known.get(str(table.get("method")))
+        own = [name for name in declared(DiscoverySpec) if name not in ("options", "select")]
+        own += SELECTION
+        table = dict(table)
+        if method is not None:
+            self.check_selection(table, method.name, method.selects)
+            for name in [name for name in table if name not in (*own, *method.options)]:
+                owners = [one.name for one in known.values() if name in one.options]
+                if owners:
+                    del table[name]
+                    self.problems.append(
+                        f"discovery.{name} is an option of method {' and '.join(owners)}, not of "
+                        f"'{method.name}'; leave it out, or change the method."
+                    )
+        if "method" not in table:
+            self.problems.append(f"discovery.method is missing; accepted: {', '.join(known)}.")
+            table["method"] = next(iter(known))
+        options = [o for one in ([method] if method else known.values()) for o in one.options]
+        found = self.folded(key, table, own, options, keep=method is not None)
+        select = {name: found.pop(name) for name in SELECTION if name in found}
+        return {**found, "select": select}
+
+    def folded(
+        self,
+        key: str,
+        table: Mapping[str, object],
+        own: list[str],
+        options: list[str],
+        *,
+        keep: bool,
+    ) -> dict[str, object]:
+        """Put options, which stand beside a table's own keys, under `options`, or leave them."""
+        self.refuse_unknown(key, table, [*own, *options])
+        given = {name: table[name] for name in options if name in table} if keep else {}
+        return {**{name: table[name] for name in table if name in own}, "options": given}
+
+    def check_selection(self, table: dict[str, object], method: str, selects: bool) -> None:
+        """Note a selection that does not go with the method, and go on without it."""
+        given = [key for key in SELECTION if key in table and key != "signed"]
+        signed = table.get("signed", False) is not False
+        if selects and (given or signed):
+            self.problems.append(
+                f"discovery.{[*given, 'signed'][0]} chooses edges by their scores, but method "
+                f"'{method}' decides itself which edges to keep; leave it out."
+            )
+            given += ["signed"]
+        elif not selects and len(given) != 1:
+            both = f"{' and '.join(given)} are both given"
+            self.problems.append(
+                f"discovery: method '{method}' gives every edge a score, and "
+                f"{both if given else 'nothing says how many to keep'}; accepted: one of top (a "
+                "number of edges), above (a smallest score), faithfulness (such as 0.9)."
+            )
+            given += ["signed"]
+        else:
+            return
+        for key in given:
+            if key != "signed" or isinstance(table.get(key), bool):
+                table.pop(key, None)
+
+
+def whole_source(source: str, folder: Path) -> str:
+    """Return a model's reference that means the same from the working directory.
+
+    Raises:
+        EdgewiseError: a path with nothing, or with no model, there.
+    """
+    from ..graphs.load.adapters import base_reference
+    from ..graphs.load.builtin import ALIAS
+    from ..graphs.load.references import Form, find
+
+    if source == ALIAS:
+        return source
+    path = folder / Path(source).expanduser()
+    if path.exists():
+        if (found := find(str(path))).form is Form.ADAPTER:
+            base_reference(found.path)
+        return str(path)
+    if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or source.endswith(".gguf"):
+        raise SpecError(f"'{path}' does not exist; paths start from the spec's folder.")
+    if Path(source).exists():
+        raise SpecError(
+            f"'{source}' exists in the working directory but not beside the spec, from "
+            f"where paths start; write the path from '{folder}', or the whole path."
+        )
+    return source

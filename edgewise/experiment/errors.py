@@ -1,0 +1,114 @@
+"""What is wrong with a request, in this project's words; pydantic's own never reach anybody.
+
+A problem names the value's place (`models[1].source`), what was found and what is accepted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..graphs.errors import EdgewiseError, unknown
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+FOLDED = ("options", "select")
+"""Fields whose own fields stand beside them: `discovery.top`, not `discovery.select.top`."""
+
+MISSING = {
+    "source": "give the model to load.",
+    "name": "give a built-in task's, or a file of pairs.",
+}
+
+
+def refusal(error: ValidationError, built: type) -> EdgewiseError:
+    """Return one error for everything that is wrong with the fields of a part."""
+    found = list(_problems(error, built, declared=False))
+    if len(found) == 1:
+        return found[0]
+    return EdgewiseError("; ".join(str(problem).rstrip(".") for problem in found) + ".")
+
+
+def declared_problems(error: ValidationError, built: type) -> list[str]:
+    """Return what is wrong with what a file declares, each with the full path of its key."""
+    return [str(problem) for problem in _problems(error, built, declared=True)]
+
+
+def listed_problems(source: str, problems: Sequence[str]) -> str:
+    """Write one problem as a sentence, several as a list."""
+    if len(problems) == 1:
+        return f"{source}: {problems[0]}"
+    lines = ["\n    ".join(problem.split("\n")) for problem in problems]
+    return f"{source} has {len(lines)} problems:" + "\n  - ".join(["", *lines])
+
+
+def shown(value: object) -> str:
+    """Show a value much as TOML writes it.
+
+    >>> shown(True), shown([1, "a"]), shown(float("nan"))
+    ('true', '[1, "a"]', 'nan')
+    """
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _problems(error: ValidationError, built: type, *, declared: bool) -> Iterator[EdgewiseError]:
+    for found in error.errors(include_url=False):
+        context: Mapping[str, object] = found.get("ctx", {})
+        loc = found["loc"]
+        if loc and isinstance(loc[0], int):  # a value given by its position
+            loc = (list(getattr(built, "__dataclass_fields__"))[loc[0]], *loc[1:])  # noqa: B009
+        where = _place(loc, str(context.get("at", "")))
+        if found["type"] == "refused":
+            for problem in context["problems"]:  # type: ignore[attr-defined]
+                yield _told(problem, where if declared else "")
+        else:
+            yield _mismatch(found, where, built)
+
+
+def _told(problem: str | EdgewiseError, where: str) -> EdgewiseError:
+    """Return a problem that a registry or a rule tells of; in a file, with its place."""
+    if isinstance(problem, str):
+        return EdgewiseError(problem)
+    return EdgewiseError(f"{where}: {problem}") if where else problem
+
+
+def _mismatch(found: ErrorDetails, where: str, built: type) -> EdgewiseError:
+    """Return the error for one value that is not what its field accepts."""
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    last = str(found["loc"][-1]) if found["loc"] else where
+    if kind == "accepted":
+        return EdgewiseError(f"{where} is {shown(value)}; accepted: {context['accepted']}.")
+    if kind == "unknown":
+        return unknown(where, str(context.get("found", value)), context["choices"])
+    if kind == "missing":
+        last = str(context.get("at", last))
+        return EdgewiseError(f"{where} is missing; {MISSING.get(last, 'give it.')}")
+    if kind in ("unexpected_keyword_argument", "unexpected_positional_argument"):
+        fields = getattr(built, "__dataclass_fields__", {})
+        return unknown(f"field of {built.__name__}", last, fields)
+    if kind == "wrong":
+        return EdgewiseError(f"{where} is '{value}', {context['why']}")
+    accepted = context.get("class_name", f"a table, [{where}]")
+    return EdgewiseError(f"{where} is {shown(value)}; accepted: {accepted}.")
+
+
+def _place(loc: Sequence[int | str], at: str) -> str:
+    """Write where a value stands.
+
+    >>> _place(("models", 0, "source"), ""), _place(("discovery", "select", "top"), "")
+    ('models[1].source', 'discovery.top')
+    """
+    steps = [*loc[:-1], at] if at else list(loc)
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step + 1}]"
+        elif step not in FOLDED or step == steps[0]:
+            text += f".{step}" if text else step
+    return text

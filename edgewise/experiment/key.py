@@ -1,0 +1,63 @@
+"""What a result depends on: one answer for journals, kept results, a run's steps and repetitions.
+
+Every field of the parts that lead to a result counts, unless it is marked `Uncounted`; so do facts
+that no part knows (hashes of weights, prompts and files) and, where they move a number, versions,
+device, processor and threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from .parts import Part, Uncounted
+
+
+@dataclass(frozen=True)
+class Key:
+    """Everything one result depends on, by name: results of equal keys are equal."""
+
+    values: Mapping[str, object]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return a hash; equal keys have equal ones."""
+        text = json.dumps(self.values, sort_keys=True, ensure_ascii=False, default=str)
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def key_of(*parts: Part, **facts: object) -> Key:
+    """Return what a result depends on that follows from parts of an experiment, and from facts.
+
+    Args:
+        parts: what the result was asked for by, with what surrounds each (`Part.surroundings`).
+        facts: what else counts, such as hashes of weights and prompts.
+    """
+    from .. import __version__
+
+    values: dict[str, object] = {}
+    for part in parts:
+        values |= counted(part)
+        values |= part.surroundings()
+    return Key({**values, **facts, "edgewise": __version__})
+
+
+def counted(part: Part) -> dict[str, object]:
+    """Return the fields of a part that count, as `part.field`."""
+    name = type(part).__name__.removesuffix("Spec").lower()
+    left_out = part.marked(Uncounted)
+    found: dict[str, object] = {}
+    for field in part.__dataclass_fields__:
+        value = getattr(part, field)
+        if field in left_out:
+            continue
+        if isinstance(value, Part):
+            found |= {f"{name}.{k.partition('.')[2]}": v for k, v in counted(value).items()}
+        elif isinstance(value, Mapping):
+            found |= {f"{name}.{k}": v for k, v in value.items()}
+        else:
+            found[f"{name}.{field}"] = value
+    return found

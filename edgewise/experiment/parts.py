@@ -1,0 +1,136 @@
+"""What the parts of an experiment are made of: frozen values that are checked when they are built.
+
+A part is a pydantic dataclass whose fields say what they accept. Whatever builds one (flags, a TOML
+table, Python, a circuit file's blocks) is told of everything that is wrong at once, in this
+project's words (see `errors`). A field counts in `key()` unless it is marked `Uncounted`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import dataclasses as pydantic_dataclasses
+from pydantic_core import PydanticCustomError, core_schema
+from typing_extensions import Self, dataclass_transform
+
+from ..graphs.errors import EdgewiseError
+from .errors import refusal
+
+P = TypeVar("P", bound="type[Part]")
+
+
+class Part:
+    """One part of what a person asks for; equal parts ask for the same."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def but(self, **changes: object) -> Self:
+        """Return the part with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def surroundings(self) -> dict[str, object]:
+        """Return what counts beside the fields, such as versions of libraries, by name."""
+        return {}
+
+    @classmethod
+    def marked(cls, mark: type[Mark]) -> dict[str, Mark]:
+        """Map the fields that have a mark to it."""
+        fields = getattr(cls, "__pydantic_fields__")  # noqa: B009 - a decorator adds it
+        return {
+            name: found
+            for name, info in fields.items()
+            for found in info.metadata
+            if isinstance(found, mark)
+        }
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def part(cls: P) -> P:
+    """Make a class a part: frozen, checked, with errors in this project's words."""
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    made = pydantic_dataclasses.dataclass(frozen=True, config=config)(cls)
+    build = made.__init__
+
+    @wraps(build)
+    def checked(self: Part, *values: object, **fields: object) -> None:
+        try:
+            build(self, *values, **fields)
+        except ValidationError as error:
+            raise refusal(error, made) from None
+
+    made.__init__ = checked  # type: ignore[assignment]
+    return cast("P", made)
+
+
+# -- marks --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Say something of a field, and why."""
+
+    why: str
+
+
+class Uncounted(Mark):
+    """Say that a field has no influence on any number, or where its influence is counted."""
+
+
+class Undeclared(Mark):
+    """Say that a field is not written in, nor read from, an experiment's file."""
+
+
+# -- what fields accept -------------------------------------------------------------------------
+
+
+def refused(*problems: str | EdgewiseError, at: str = "") -> PydanticCustomError:
+    """Build the error for values that contradict each other; `at`: the field at fault."""
+    return PydanticCustomError("refused", "refused", {"problems": problems, "at": at})
+
+
+def not_accepted(accepted: str) -> PydanticCustomError:
+    """Build the error for a value that is not what a field accepts."""
+    return PydanticCustomError("accepted", "accepted", {"accepted": accepted})
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepts:
+    """Say what a field accepts, for whoever gives it something else."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Have every error of the field told by this text."""
+        context = {"accepted": self.text}
+        schema = handler(source)
+        return core_schema.custom_error_schema(
+            schema, "accepted", custom_error_message="accepted", custom_error_context=context
+        )
+
+
+def one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
+    """Accept the names of a registry or a closed list, read when the first value is checked."""
+
+    def check(value: str) -> str:
+        known = list(names())
+        if value not in known:
+            raise PydanticCustomError("unknown", "unknown", {"choices": known})
+        return value
+
+    return AfterValidator(check)
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise not_accepted("a text that is not blank")
+    return value
+
+
+Text = Annotated[str, Strict(), Accepts("a text"), AfterValidator(_not_blank)]
+Flag = Annotated[bool, Strict(), Accepts("true or false")]
+Count = Annotated[int, Strict(), Field(ge=1), Accepts("a whole number from 1 up")]
+Whole = Annotated[int, Strict(), Field(ge=0), Accepts("a whole number from 0 up")]
