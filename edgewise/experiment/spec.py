@@ -372,8 +372,8 @@ class Start:
 class DiscoverySpec(Part):
     """Say how a circuit is found: the method with all its options, and which edges are kept.
 
-    The metric defaults to what the method measures unless told otherwise: searches `kl`, scores
-    `logit_diff`. `start`: scores that a method which can do so starts from.
+    The metric defaults to what the method measures unless told otherwise. `start`: scores that a
+    method which can do so starts from.
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
@@ -424,10 +424,12 @@ class DiscoverySpec(Part):
     @field_validator("metric", mode="before")
     @classmethod
     def _default_metric(cls, metric: object, info: ValidationInfo) -> object:
+        from ..patching.metrics.registry import default_metric
+
         if metric not in (None, ""):
             return metric
         method = _methods().get(info.data.get("method", ""))
-        return "kl" if method is not None and method.selects else "logit_diff"
+        return default_metric(searching=False) if method is None else method.default_metric
 
     @field_validator("options", mode="before")
     @classmethod
@@ -497,11 +499,13 @@ class DiscoverySpec(Part):
     @property
     def scored_by(self) -> tuple[str, Mapping[str, Any]]:
         """Return the method, with options, whose scores are tested: searches score few edges."""
+        from ..discovery.registry import scoring_method
         from ..patching.ablations import get_ablation
 
         if not self.chosen.selects:
             return self.method, self.options
-        return "eap-ig", {"midpoint": not get_ablation(self.ablation).paired}
+        other = scoring_method()
+        return other.name, other.suited(get_ablation(self.ablation))
 
     def check_repeatable(self) -> None:
         """Refuse a metric by which edges cannot be scored to be tested.
