@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -90,19 +90,42 @@ def window(config: Any, layer: int) -> int | None:
     return size
 
 
+def matrices(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    output: Any,
+    heads: int,
+    groups: int | None = None,
+    **rest: Any,
+) -> Attention:
+    """Describe attention by its three matrices and biases, rows by head, and its output module."""
+    counts = (heads, groups or heads, groups or heads)
+    wq, wk, wv = (head_rows(weight, n) for weight, n in zip(weights, counts, strict=True))
+    bq, bk, bv = (head_bias(b, n) for b, n in zip(biases or (None,) * 3, counts, strict=True))
+    wo, bo = head_rows(output.weight.t(), heads), optional(output.bias)
+    return Attention(wq=wq, wk=wk, wv=wv, wo=wo, bq=bq, bk=bk, bv=bv, bo=bo, **rest)
+
+
 def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> Attention:
     """Describe attention with modules `q_proj`, `k_proj`, `v_proj` and an output projection."""
-    q, k, v = module.q_proj, module.k_proj, module.v_proj
-    return Attention(
-        wq=head_rows(q.weight, heads),
-        wk=head_rows(k.weight, groups),
-        wv=head_rows(v.weight, groups),
-        wo=head_rows(output.weight.t(), heads),
-        bq=head_bias(q.bias, heads),
-        bk=head_bias(k.bias, groups),
-        bv=head_bias(v.bias, groups),
-        bo=optional(output.bias),
-        **rest,
+    parts = (module.q_proj, module.k_proj, module.v_proj)
+    weights, biases = [part.weight for part in parts], [part.bias for part in parts]
+    return matrices(weights, biases, output, heads, groups, **rest)
+
+
+def in_sequence(
+    layers: Iterable[Any],
+    norm: Callable[[Any], Norm],
+    attention: Callable[[Any], Attention],
+    mlp: Callable[[Any], MLP],
+    *,
+    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
+) -> tuple[Block, ...]:
+    """Describe blocks with a norm before attention and one before the MLP, of these names."""
+    first, second = norms
+    return tuple(
+        Block(norm(getattr(one, first)), attention(one), norm(getattr(one, second)), mlp(one))
+        for one in layers
     )
 
 
@@ -120,7 +143,6 @@ def normed_behind(
             attention=rotary_heads(
                 config,
                 block.self_attn,
-                block.self_attn.o_proj,
                 table,
                 window=window(config, layer),
                 q_norm=rms_norm(block.self_attn.q_norm),
@@ -163,19 +185,12 @@ def alibi_slopes(heads: int, like: Tensor) -> Tensor:
     return slopes.to(like.device)
 
 
-def rotary_heads(
-    config: Any, module: Any, output: Any, table: Rotary | None, **rest: Any
-) -> Attention:
+def rotary_heads(config: Any, module: Any, table: Rotary | None, **rest: Any) -> Attention:
     """Describe attention with separate projections, rotary positions and the usual scale."""
-    return separate(
-        module,
-        output,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        scale=module.head_dim**-0.5,
-        rotary=table,
-        **rest,
-    )
+    output = module.o_proj if hasattr(module, "o_proj") else module.dense
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    scale = module.head_dim**-0.5
+    return separate(module, output, heads, groups, scale=scale, rotary=table, **rest)
 
 
 def gated(module: Any, activation: str, **rest: Any) -> MLP:
@@ -192,12 +207,8 @@ def gated(module: Any, activation: str, **rest: Any) -> MLP:
 def packed_gated(module: Any, activation: str) -> MLP:
     """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
     gate, up = frozen(module.gate_up_proj.weight).chunk(2)
-    return MLP(
-        gate=Linear(gate),
-        up=Linear(up),
-        down=linear(module.down_proj),
-        activation=require_activation(activation),
-    )
+    down, act = linear(module.down_proj), require_activation(activation)
+    return MLP(gate=Linear(gate), up=Linear(up), down=down, activation=act)
 
 
 def plain(up: Any, down: Any, activation: str) -> MLP:
@@ -264,8 +275,8 @@ def assemble(
     embedding: Any,
     blocks: tuple[Block, ...],
     final_norm: Norm | None,
+    positions: str | Rotary,
     *,
-    positions: str,
     table: Tensor | None = None,
     max_positions: int | None = None,
     parallel: bool = False,
@@ -278,13 +289,16 @@ def assemble(
         family: its name.
         model, embedding: the live model and its token embedding.
         blocks, final_norm: what was described of it.
-        positions: in words, how positions enter.
+        positions: how positions enter, in words or as the rotary table of the layers that turn.
         table: learned position embeddings, [positions, D].
         max_positions: how long a prompt may be, if there is no table.
         parallel, post_norm: the shape of its blocks.
         rest: further fields.
     """
     first = blocks[0].attention
+    if not isinstance(positions, str):
+        without = sum(block.attention.rotary is None for block in blocks)
+        positions = rotary_words(model.config, positions, first.size, without)
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
     return LiftedModel(
         family=family,

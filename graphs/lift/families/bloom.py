@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..lifted import Block, LiftedModel
+from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import family
-from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain
+from ._parts import alibi_slopes, assemble, fused_heads, in_sequence, layer_norm, plain
 
 
 @family(
@@ -28,29 +28,18 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.transformer
     _refuse(config)
     slopes = alibi_slopes(config.n_head, body.word_embeddings.weight)
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=fused_heads(
-                block.self_attention.query_key_value,
-                block.self_attention.dense,
-                config.n_head,
-                slopes=slopes,
-            ),
-            mlp_norm=layer_norm(block.post_attention_layernorm),
-            mlp=plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, "gelu_new"),
-        )
-        for block in body.h
-    )
-    return assemble(
-        "bloom",
-        model,
-        body.word_embeddings,
-        blocks,
-        layer_norm(body.ln_f),
-        positions="ALiBi",
-        embed_norm=layer_norm(body.word_embeddings_layernorm),
-    )
+
+    def attention(block: Any) -> Attention:
+        module = block.self_attention
+        return fused_heads(module.query_key_value, module.dense, config.n_head, slopes=slopes)
+
+    def mlp(block: Any) -> MLP:
+        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, "gelu_new")
+
+    blocks = in_sequence(body.h, layer_norm, attention, mlp)
+    first, last = layer_norm(body.word_embeddings_layernorm), layer_norm(body.ln_f)
+    embedding = body.word_embeddings
+    return assemble("bloom", model, embedding, blocks, last, "ALiBi", embed_norm=first)
 
 
 def _refuse(config: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..lifted import Attention, Block, LiftedModel, Norm
 from ..lifting import family, frozen
-from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words, window
+from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
@@ -51,7 +51,7 @@ def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) 
     def attention(layer: int, module: Any) -> Attention:
         size = sizes[layer]
         turn = table if turns_without_window or size is not None else None
-        return rotary_heads(config, module, module.o_proj, turn, window=size, **norms(module))
+        return rotary_heads(config, module, turn, window=size, **norms(module))
 
     blocks = tuple(
         Block(
@@ -62,17 +62,9 @@ def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) 
         )
         for layer, block in enumerate(body.layers)
     )
-    without = sum(block.attention.rotary is None for block in blocks)
-    return assemble(
-        "cohere",
-        model,
-        body.embed_tokens,
-        blocks,
-        layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size, without),
-        parallel=True,
-        logit_scale=config.logit_scale,
-    )
+    own = {"parallel": True, "logit_scale": config.logit_scale}
+    last = layer_norm(body.norm)
+    return assemble("cohere", model, body.embed_tokens, blocks, last, table, **own)
 
 
 def _head_norms(module: Any) -> tuple[Norm, ...]:

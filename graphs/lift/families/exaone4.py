@@ -9,7 +9,7 @@ from typing import Any
 
 from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, normed_behind, rms_norm, rotary, rotary_words
+from ._parts import assemble, normed_behind, rms_norm, rotary
 
 
 @family(
@@ -30,12 +30,5 @@ def describe(model: Any) -> LiftedModel:
         config.sliding_window is None or kind == "sliding_attention" for kind in config.layer_types
     ]
     blocks = normed_behind(model, [table if turn else None for turn in turns])
-    return assemble(
-        "exaone4",
-        model,
-        body.embed_tokens,
-        blocks,
-        rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size, turns.count(False)),
-        post_norm=True,
-    )
+    last = rms_norm(body.norm)
+    return assemble("exaone4", model, body.embed_tokens, blocks, last, table, post_norm=True)

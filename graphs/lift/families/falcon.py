@@ -8,7 +8,7 @@ import torch
 
 from ..lifted import Attention, Block, LiftedModel
 from ..lifting import family, frozen, head_rows, optional
-from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain, rotary, rotary_words
+from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain, rotary
 
 
 @family(
@@ -40,17 +40,8 @@ def describe(model: Any) -> LiftedModel:
         for block in body.h
     )
     attention = blocks[0].attention
-    return assemble(
-        "falcon",
-        model,
-        body.word_embeddings,
-        blocks,
-        layer_norm(body.ln_f),
-        positions="ALiBi"
-        if attention.rotary is None
-        else rotary_words(config, attention.rotary, attention.size),
-        parallel=parallel,
-    )
+    last, where = layer_norm(body.ln_f), attention.rotary or "ALiBi"
+    return assemble("falcon", model, body.word_embeddings, blocks, last, where, parallel=parallel)
 
 
 def _positions(config: Any, body: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import UnsupportedModel
 from ..lifted import Block, LiftedModel, Norm, Rotary
 from ..lifting import family, frozen
-from ._parts import assemble, gated, rotary, rotary_words, separate, window
+from ._parts import assemble, gated, rotary, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -95,7 +95,7 @@ def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
         body.embed_tokens,
         blocks,
         _norm(body.norm),
-        positions=rotary_words(config, tables[0], blocks[0].attention.size),
+        tables[0],
         post_norm=post,
         embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..lifted import Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_heads, rotary_words
+from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_heads
 
 
 @family(
@@ -30,7 +30,7 @@ def describe(model: Any) -> LiftedModel:
     blocks = tuple(
         Block(
             attention_norm=rms_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
+            attention=rotary_heads(config, block.self_attn, table),
             mlp_norm=rms_norm(block.post_attention_layernorm),
             mlp=packed_gated(block.mlp, config.hidden_act),
             attention_post_norm=rms_norm(block.post_self_attn_layernorm) if post else None,
@@ -38,12 +38,5 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    return assemble(
-        "glm",
-        model,
-        body.embed_tokens,
-        blocks,
-        rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-        post_norm=post,
-    )
+    last = rms_norm(body.norm)
+    return assemble("glm", model, body.embed_tokens, blocks, last, table, post_norm=post)

@@ -32,15 +32,9 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-2 model has cross-attention, which has no place in a decoder."
         )
-    return assemble(
-        "gpt2",
-        model,
-        body.wte,
-        tuple(_block(config, layer, block) for layer, block in enumerate(body.h)),
-        layer_norm(body.ln_f),
-        positions=f"learned, {config.n_positions}",
-        table=frozen(body.wpe.weight),
-    )
+    blocks = tuple(_block(config, layer, block) for layer, block in enumerate(body.h))
+    last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
+    return assemble("gpt2", model, body.wte, blocks, last, words, table=frozen(table))
 
 
 def _block(config: Any, layer: int, block: Any) -> Block:

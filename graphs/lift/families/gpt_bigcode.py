@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..lifted import Attention, Block, LiftedModel
-from ..lifting import family, frozen, head_bias, head_rows
-from ._parts import assemble, fused_heads, layer_norm, plain
+from ..lifted import Attention, LiftedModel
+from ..lifting import family, frozen
+from ._parts import assemble, fused_heads, in_sequence, layer_norm, matrices, plain
 
 
 @family(
@@ -30,24 +30,15 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-BigCode model has cross-attention, which has no place in a decoder."
         )
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.ln_1),
-            attention=_attention(config, block.attn),
-            mlp_norm=layer_norm(block.ln_2),
-            mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
-        )
-        for block in body.h
+    blocks = in_sequence(
+        body.h,
+        layer_norm,
+        lambda block: _attention(config, block.attn),
+        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
+        norms=("ln_1", "ln_2"),
     )
-    return assemble(
-        "gpt-bigcode",
-        model,
-        body.wte,
-        blocks,
-        layer_norm(body.ln_f),
-        positions=f"learned, {config.n_positions}",
-        table=frozen(body.wpe.weight),
-    )
+    last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
+    return assemble("gpt-bigcode", model, body.wte, blocks, last, words, table=frozen(table))
 
 
 def _attention(config: Any, module: Any) -> Attention:
@@ -55,16 +46,5 @@ def _attention(config: Any, module: Any) -> Attention:
     if not config.multi_query:
         return fused_heads(module.c_attn, module.c_proj, heads, scale=module.scaling)
     cuts = [heads * size, size, size]
-    q, k, v = frozen(module.c_attn.weight).split(cuts)
-    bq, bk, bv = frozen(module.c_attn.bias).split(cuts)
-    return Attention(
-        wq=head_rows(q, heads),
-        wk=k[None],
-        wv=v[None],
-        wo=head_rows(module.c_proj.weight.t(), heads),
-        bq=head_bias(bq, heads),
-        bk=bk[None],
-        bv=bv[None],
-        bo=frozen(module.c_proj.bias),
-        scale=module.scaling,
-    )
+    weights, biases = module.c_attn.weight.split(cuts), module.c_attn.bias.split(cuts)
+    return matrices(weights, biases, module.c_proj, heads, 1, scale=module.scaling)

@@ -38,15 +38,8 @@ def describe(model: Any) -> LiftedModel:
         )
         for layer, block in enumerate(body.h)
     )
-    return assemble(
-        "gpt-neo",
-        model,
-        body.wte,
-        blocks,
-        layer_norm(body.ln_f),
-        positions=f"learned, {config.max_position_embeddings}",
-        table=frozen(body.wpe.weight),
-    )
+    last, words = layer_norm(body.ln_f), f"learned, {config.max_position_embeddings}"
+    return assemble("gpt-neo", model, body.wte, blocks, last, words, table=frozen(body.wpe.weight))
 
 
 def _window(module: Any, layer: int, config: Any) -> int | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, fused_heads, layer_norm, plain, rotary, rotary_words
+from ._parts import assemble, fused_heads, in_sequence, layer_norm, plain, rotary
 
 
 @family(
@@ -24,23 +24,14 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `GPTNeoXForCausalLM`."""
     config, body = model.config, model.gpt_neox
     table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=fused_heads(
-                block.attention.query_key_value, block.attention.dense, heads, rotary=table
-            ),
-            mlp_norm=layer_norm(block.post_attention_layernorm),
-            mlp=plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.hidden_act),
-        )
-        for block in body.layers
-    )
-    return assemble(
-        "gpt-neox",
-        model,
-        body.embed_in,
-        blocks,
-        layer_norm(body.final_layer_norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-        parallel=config.use_parallel_residual,
-    )
+
+    def attention(block: Any) -> Attention:
+        module = block.attention
+        return fused_heads(module.query_key_value, module.dense, heads, rotary=table)
+
+    def mlp(block: Any) -> MLP:
+        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.hidden_act)
+
+    blocks = in_sequence(body.layers, layer_norm, attention, mlp)
+    last, parallel = layer_norm(body.final_layer_norm), config.use_parallel_residual
+    return assemble("gpt-neox", model, body.embed_in, blocks, last, table, parallel=parallel)

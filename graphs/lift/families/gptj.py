@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..lifted import Block, LiftedModel, Rotary
+from ..lifted import Attention, LiftedModel, Rotary
 from ..lifting import family
-from ._parts import assemble, layer_norm, plain, separate
+from ._parts import assemble, in_sequence, layer_norm, plain, separate
 
 
 @family(
@@ -29,30 +29,19 @@ def describe(model: Any) -> LiftedModel:
     size = config.rotary_dim or config.n_embd
     steps = torch.arange(0, size, 2, device=body.wte.weight.device) / size
     table = Rotary(1.0 / (10000**steps), interleaved=True)  # the base is fixed in the model's code
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.ln_1),
-            attention=separate(
-                block.attn,
-                block.attn.out_proj,
-                config.n_head,
-                config.n_head,
-                scale=block.attn.head_dim**-0.5,
-                rotary=table,
-            ),
-            mlp_norm=layer_norm(block.ln_1),
-            mlp=plain(block.mlp.fc_in, block.mlp.fc_out, config.activation_function),
-        )
-        for block in body.h
+
+    def attention(block: Any) -> Attention:
+        module, own = block.attn, {"scale": block.attn.head_dim**-0.5, "rotary": table}
+        return separate(module, module.out_proj, config.n_head, config.n_head, **own)
+
+    blocks = in_sequence(
+        body.h,
+        layer_norm,
+        attention,
+        lambda block: plain(block.mlp.fc_in, block.mlp.fc_out, config.activation_function),
+        norms=("ln_1", "ln_1"),
     )
-    return assemble(
-        "gpt-j",
-        model,
-        body.wte,
-        blocks,
-        layer_norm(body.ln_f),
-        positions=f"rotary, base 10000, first {size} of {blocks[0].attention.size} features, "
-        "interleaved",
-        max_positions=config.n_positions,
-        parallel=True,
-    )
+    own = {"max_positions": config.n_positions, "parallel": True}
+    of = blocks[0].attention.size
+    words = f"rotary, base 10000, first {size} of {of} features, interleaved"
+    return assemble("gpt-j", model, body.wte, blocks, layer_norm(body.ln_f), words, **own)

@@ -13,7 +13,7 @@ from typing import Any
 from ..experts import Experts
 from ..lifted import MLP, Attention, Block, LiftedModel
 from ..lifting import family
-from ._parts import assemble, gated, plain, rms_norm, rotary, rotary_words, separate, window
+from ._parts import assemble, gated, plain, rms_norm, rotary, separate, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -171,17 +171,10 @@ def llama_like(
         )
         for layer, block in enumerate(body.layers)
     )
-    without = sum(not turns for turns in with_rotary)
     return assemble(
-        name,
-        model,
-        body.embed_tokens,
-        blocks,
-        rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size, without),
-        embed_scale=embed_scale,
-        logit_scale=logit_scale,
-    )
+        name, model, body.embed_tokens, blocks, rms_norm(body.norm), table,
+        embed_scale=embed_scale, logit_scale=logit_scale,
+    )  # fmt: skip
 
 
 def _mlp(module: Any, activation: str, output_scale: float) -> MLP:

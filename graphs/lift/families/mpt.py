@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lifted import Attention, Block, LiftedModel
-from ..lifting import family, frozen, head_rows
-from ._parts import assemble, layer_norm, plain
+from ..lifted import Attention, LiftedModel
+from ..lifting import family
+from ._parts import assemble, in_sequence, layer_norm, matrices, plain
 
 
 @family(
@@ -32,43 +32,23 @@ def describe(model: Any) -> LiftedModel:
     """Describe an `MptForCausalLM`."""
     config, body = model.config, model.transformer
     slopes = _slopes(config.n_heads).to(body.wte.weight.device)
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.norm_1),
-            attention=_attention(config, block.attn, slopes),
-            mlp_norm=layer_norm(block.norm_2),
-            mlp=plain(block.ffn.up_proj, block.ffn.down_proj, "gelu"),
-        )
-        for block in body.blocks
-    )
-    return assemble(
-        "mpt",
-        model,
-        body.wte,
-        blocks,
-        layer_norm(body.norm_f),
-        positions="ALiBi",
-        max_positions=config.max_seq_len,
-    )
-
-
-def _attention(config: Any, module: Any, slopes: Tensor) -> Attention:
     heads, settings = config.n_heads, config.attn_config
-    q, k, v = frozen(module.Wqkv.weight).chunk(3)
-    size = config.d_model // heads
-    return Attention(
-        wq=head_rows(q, heads),
-        wk=head_rows(k, heads),
-        wv=head_rows(v, heads),
-        wo=head_rows(module.out_proj.weight.t(), heads),
-        bq=None,
-        bk=None,
-        bv=None,
-        bo=None,
-        scale=size**-0.5 if settings.softmax_scale is None else settings.softmax_scale,
-        clip=settings.clip_qkv or None,
-        slopes=slopes,
+    usual = (config.d_model // heads) ** -0.5
+    scale = usual if settings.softmax_scale is None else settings.softmax_scale
+    own = {"scale": scale, "clip": settings.clip_qkv or None, "slopes": slopes}
+
+    def attention(block: Any) -> Attention:
+        return matrices(block.attn.Wqkv.weight.chunk(3), None, block.attn.out_proj, heads, **own)
+
+    blocks = in_sequence(
+        body.blocks,
+        layer_norm,
+        attention,
+        lambda block: plain(block.ffn.up_proj, block.ffn.down_proj, "gelu"),
+        norms=("norm_1", "norm_2"),
     )
+    last, most = layer_norm(body.norm_f), config.max_seq_len
+    return assemble("mpt", model, body.wte, blocks, last, "ALiBi", max_positions=most)
 
 
 def _slopes(heads: int) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..lifted import Block, LiftedModel, Norm
+from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
+from ._parts import assemble, in_sequence, layer_norm, plain, rotary, rotary_heads
 
 
 @family(
@@ -24,23 +24,13 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `NemotronForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
-    blocks = tuple(
-        Block(
-            attention_norm=_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, block.self_attn.o_proj, table),
-            mlp_norm=_norm(block.post_attention_layernorm),
-            mlp=plain(block.mlp.up_proj, block.mlp.down_proj, config.hidden_act),
-        )
-        for block in body.layers
+    blocks = in_sequence(
+        body.layers,
+        _norm,
+        lambda block: rotary_heads(config, block.self_attn, table),
+        lambda block: plain(block.mlp.up_proj, block.mlp.down_proj, config.hidden_act),
     )
-    return assemble(
-        "nemotron",
-        model,
-        body.embed_tokens,
-        blocks,
-        _norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-    )
+    return assemble("nemotron", model, body.embed_tokens, blocks, _norm(body.norm), table)
 
 
 def _norm(module: Any) -> Norm:

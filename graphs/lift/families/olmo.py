@@ -10,15 +10,7 @@ from typing import Any
 
 from ..lifted import Block, LiftedModel, Norm, Rotary
 from ..lifting import family
-from ._parts import (
-    assemble,
-    gated,
-    normed_behind,
-    rms_norm,
-    rotary,
-    rotary_heads,
-    rotary_words,
-)
+from ._parts import assemble, gated, normed_behind, rms_norm, rotary, rotary_heads
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -36,16 +28,13 @@ def describe(model: Any) -> LiftedModel:
     blocks = tuple(
         Block(
             attention_norm=UNWEIGHTED,
-            attention=rotary_heads(
-                config, block.self_attn, block.self_attn.o_proj, table, clip=config.clip_qkv
-            ),
+            attention=rotary_heads(config, block.self_attn, table, clip=config.clip_qkv),
             mlp_norm=UNWEIGHTED,
             mlp=gated(block.mlp, config.hidden_act),
         )
         for block in body.layers
     )
-    words = rotary_words(config, table, blocks[0].attention.size)
-    return assemble("olmo", model, body.embed_tokens, blocks, UNWEIGHTED, positions=words)
+    return assemble("olmo", model, body.embed_tokens, blocks, UNWEIGHTED, table)
 
 
 @family("olmo", model_types=["olmo2"], handled=f"{HANDLED} rms_norm_eps", ignored=IGNORED)
@@ -70,14 +59,6 @@ def describe_3(model: Any) -> LiftedModel:
 
 
 def _since_2(model: Any, tables: list[Rotary]) -> LiftedModel:
-    config, body = model.config, model.model
-    blocks = normed_behind(model, tables, norm_together=True)
-    return assemble(
-        "olmo",
-        model,
-        body.embed_tokens,
-        blocks,
-        rms_norm(body.norm),
-        positions=rotary_words(config, tables[0], blocks[0].attention.size),
-        post_norm=True,
-    )
+    body, blocks = model.model, normed_behind(model, tables, norm_together=True)
+    last = rms_norm(body.norm)
+    return assemble("olmo", model, body.embed_tokens, blocks, last, tables[0], post_norm=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..lifted import Block, LiftedModel
+from ..lifted import Attention, LiftedModel
 from ..lifting import family, frozen
-from ._parts import assemble, layer_norm, plain, separate
+from ._parts import assemble, in_sequence, layer_norm, plain, separate
 
 
 @family(
@@ -30,31 +30,21 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.model.decoder
     _refuse(config)
     heads = config.num_attention_heads
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.self_attn_layer_norm),
-            attention=separate(
-                block.self_attn,
-                block.self_attn.out_proj,
-                heads,
-                heads,
-                scale=block.self_attn.head_dim**-0.5,
-            ),
-            mlp_norm=layer_norm(block.final_layer_norm),
-            mlp=plain(block.fc1, block.fc2, config.activation_function),
-        )
-        for block in body.layers
+
+    def attention(block: Any) -> Attention:
+        module = block.self_attn
+        return separate(module, module.out_proj, heads, heads, scale=module.head_dim**-0.5)
+
+    blocks = in_sequence(
+        body.layers,
+        layer_norm,
+        attention,
+        lambda block: plain(block.fc1, block.fc2, config.activation_function),
+        norms=("self_attn_layer_norm", "final_layer_norm"),
     )
     places = frozen(body.embed_positions.weight)[body.embed_positions.offset :]
-    return assemble(
-        "opt",
-        model,
-        body.embed_tokens,
-        blocks,
-        layer_norm(body.final_layer_norm),
-        positions=f"learned, {len(places)}",
-        table=places,
-    )
+    last, words = layer_norm(body.final_layer_norm), f"learned, {len(places)}"
+    return assemble("opt", model, body.embed_tokens, blocks, last, words, table=places)
 
 
 def _refuse(config: Any) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
+from ._parts import assemble, in_sequence, layer_norm, plain, rotary, rotary_heads
 
 
 @family(
@@ -29,23 +29,12 @@ def describe(model: Any) -> LiftedModel:
             return {}
         return {"q_norm": layer_norm(module.q_layernorm), "k_norm": layer_norm(module.k_layernorm)}
 
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(
-                config, block.self_attn, block.self_attn.dense, table, **norms(block.self_attn)
-            ),
-            mlp_norm=layer_norm(block.input_layernorm),
-            mlp=plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),
-        )
-        for block in body.layers
+    blocks = in_sequence(
+        body.layers,
+        layer_norm,
+        lambda block: rotary_heads(config, block.self_attn, table, **norms(block.self_attn)),
+        lambda block: plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),
+        norms=("input_layernorm", "input_layernorm"),
     )
-    return assemble(
-        "phi",
-        model,
-        body.embed_tokens,
-        blocks,
-        layer_norm(body.final_layernorm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-        parallel=True,
-    )
+    last = layer_norm(body.final_layernorm)
+    return assemble("phi", model, body.embed_tokens, blocks, last, table, parallel=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Attention, Block, LiftedModel, Rotary
-from ..lifting import family, frozen, head_rows, optional
-from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_words
+from ..lifted import Attention, LiftedModel
+from ..lifting import family
+from ._parts import assemble, in_sequence, matrices, packed_gated, rms_norm, rotary
 
 
 @family(
@@ -26,39 +26,16 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `Phi3ForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
-    blocks = tuple(
-        Block(
-            attention_norm=rms_norm(block.input_layernorm),
-            attention=_attention(config, block.self_attn, table),
-            mlp_norm=rms_norm(block.post_attention_layernorm),
-            mlp=packed_gated(block.mlp, config.hidden_act),
-        )
-        for block in body.layers
-    )
-    return assemble(
-        "phi3",
-        model,
-        body.embed_tokens,
-        blocks,
-        rms_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-    )
-
-
-def _attention(config: Any, module: Any, table: Rotary) -> Attention:
     heads, groups = config.num_attention_heads, config.num_key_value_heads
-    size = module.head_dim
-    q, k, v = frozen(module.qkv_proj.weight).split([heads * size, groups * size, groups * size])
-    return Attention(
-        wq=head_rows(q, heads),
-        wk=head_rows(k, groups),
-        wv=head_rows(v, groups),
-        wo=head_rows(module.o_proj.weight.t(), heads),
-        bq=None,
-        bk=None,
-        bv=None,
-        bo=optional(module.o_proj.bias),
-        scale=size**-0.5,
-        rotary=table,
-        window=config.sliding_window,
+
+    def attention(block: Any) -> Attention:
+        module, size = block.self_attn, block.self_attn.head_dim
+        cuts = [heads * size, groups * size, groups * size]
+        own = {"scale": size**-0.5, "rotary": table, "window": config.sliding_window}
+        parts = module.qkv_proj.weight.split(cuts)
+        return matrices(parts, None, module.o_proj, heads, groups, **own)
+
+    blocks = in_sequence(
+        body.layers, rms_norm, attention, lambda block: packed_gated(block.mlp, config.hidden_act)
     )
+    return assemble("phi3", model, body.embed_tokens, blocks, rms_norm(body.norm), table)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import Block, LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, rotary_words
+from ._parts import assemble, gated, layer_norm, rotary, rotary_heads
 
 
 @family(
@@ -34,9 +34,7 @@ def describe(model: Any) -> LiftedModel:
     blocks = tuple(
         Block(
             attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(
-                config, block.self_attn, block.self_attn.o_proj, table, **norms(block.self_attn)
-            ),
+            attention=rotary_heads(config, block.self_attn, table, **norms(block.self_attn)),
             mlp_norm=layer_norm(
                 block.input_layernorm if parallel else block.post_attention_layernorm
             ),
@@ -44,12 +42,5 @@ def describe(model: Any) -> LiftedModel:
         )
         for block in body.layers
     )
-    return assemble(
-        "stablelm",
-        model,
-        body.embed_tokens,
-        blocks,
-        layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-        parallel=parallel,
-    )
+    last = layer_norm(body.norm)
+    return assemble("stablelm", model, body.embed_tokens, blocks, last, table, parallel=parallel)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, layer_norm, plain, rotary, rotary_heads, rotary_words
+from ._parts import assemble, in_sequence, layer_norm, plain, rotary, rotary_heads
 
 
 @family(
@@ -23,26 +23,10 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `Starcoder2ForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(
-                config,
-                block.self_attn,
-                block.self_attn.o_proj,
-                table,
-                window=config.sliding_window,
-            ),
-            mlp_norm=layer_norm(block.post_attention_layernorm),
-            mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.hidden_act),
-        )
-        for block in body.layers
+    blocks = in_sequence(
+        body.layers,
+        layer_norm,
+        lambda block: rotary_heads(config, block.self_attn, table, window=config.sliding_window),
+        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.hidden_act),
     )
-    return assemble(
-        "starcoder2",
-        model,
-        body.embed_tokens,
-        blocks,
-        layer_norm(body.norm),
-        positions=rotary_words(config, table, blocks[0].attention.size),
-    )
+    return assemble("starcoder2", model, body.embed_tokens, blocks, layer_norm(body.norm), table)
