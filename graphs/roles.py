@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TypedDict
 
 from .errors import EdgewiseError
 from .names import Kind, Node
@@ -53,7 +53,7 @@ RULES: Mapping[str, RoleRule] = MappingProxyType(
 
 @dataclass(frozen=True)
 class HeadRoles:
-    """Hold what was measured of one head.
+    """Say what was measured of one head.
 
     `scores` has all keys of `SCORES`, `spans` (attention weights from the answer position, which
     sum up to 1) all of `SPANS`; None is what was not measured or does not exist.
@@ -113,7 +113,7 @@ class HeadRoles:
         assert self.node.layer is not None
         return self.node.layer / (layers - 1) if layers > 1 else 0.0
 
-    def as_dict(self, layers: int) -> dict[str, Any]:
+    def as_dict(self, layers: int) -> dict[str, object]:
         """Return everything as plain values."""
         return {
             "head": str(self.node),
@@ -137,7 +137,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ModelRoles:
-    """Hold what was measured of a model's heads, or of those of a circuit.
+    """Say what was measured of a model's heads, or of those of a circuit.
 
     Args:
         heads: in graph order.
@@ -150,20 +150,30 @@ class ModelRoles:
     """
 
     heads: tuple[HeadRoles, ...]
-    model: Mapping[str, Any]
-    tokens: Mapping[str, Any]
-    task: Mapping[str, Any] | None = None
-    measures: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, object]
+    tokens: Mapping[str, object]
+    task: Mapping[str, object] | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
     circuit: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def layers(self) -> int:
         """Return the number of the model's layers."""
-        return int(self.model["layers"])
+        return self._count("layers")
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def total(self) -> int:
+        """Return the number of all the model's heads."""
+        return self.layers * self._count("heads")
+
+    def _count(self, key: str) -> int:
+        count = self.model[key]
+        assert isinstance(count, int)  # read and made so
+        return count
+
+    @property
+    def rows(self) -> list[dict[str, object]]:
         """Return a plain row for each head."""
         return [head.as_dict(self.layers) for head in self.heads]
 
@@ -211,14 +221,24 @@ def matches(a: Sequence[float], b: Sequence[float], near: float = NEAR) -> int:
     return found
 
 
-def compare_roles(sides: Sequence[ModelRoles]) -> list[dict[str, Any]]:
-    """Put the heads of several models side by side by role; shapes need not be equal.
+class RoleRow(TypedDict):
+    """Say which heads of several models have one role; None: no role.
 
-    Returns a row for each role that occurs, and one (role None) for heads without any: `heads`,
-    a list for each model with names and relative depths; `matched`, for each model how many of its
-    heads match one of the first model's: the same role, at about the same relative depth.
+    `heads`: a list for each model with names and relative depths. `matched`: for each model how
+    many of its heads match one of the first model's, at about the same relative depth.
     """
-    found = []
+
+    role: str | None
+    heads: list[list[tuple[str, float]]]
+    matched: list[int]
+
+
+def compare_roles(sides: Sequence[ModelRoles]) -> list[RoleRow]:
+    """Put the heads of several models side by side by role, as far as one occurs.
+
+    The models' shapes need not be equal.
+    """
+    found: list[RoleRow] = []
     for role in (*RULES, None):
         heads = [side.with_role(role) for side in sides]
         if not any(heads):
@@ -231,7 +251,7 @@ def compare_roles(sides: Sequence[ModelRoles]) -> list[dict[str, Any]]:
             {
                 "role": role,
                 "heads": [
-                    [[str(head.node), round(depth, 4)] for head, depth in zip(*both, strict=True)]
+                    [(str(head.node), round(depth, 4)) for head, depth in zip(*both, strict=True)]
                     for both in zip(heads, depths, strict=True)
                 ],
                 "matched": [matches(depths[0], depth) for depth in depths],

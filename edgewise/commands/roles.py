@@ -237,8 +237,8 @@ def _print(found: RolesFile, *, every: bool) -> None:
 
 
 def _facts(name: str, one: ModelRoles) -> Iterator[tuple[str, object]]:
-    total = one.layers * one.model["heads"]
-    of = f"the {total} heads" if len(one.heads) == total else f"{len(one.heads)} of {total} heads"
+    some = f"{len(one.heads)} of {one.total} heads"
+    of = f"the {one.total} heads" if len(one.heads) == one.total else some
     if one.circuit:
         yield name or "circuit", one.circuit
     yield "model" if one.circuit or not name else name, f"{one.model['name']}, {of}"

@@ -135,7 +135,7 @@ def _print(found: TimelineFile) -> None:
     show.facts(
         [
             ("task", shown_task(found.task)),
-            ("method", ", ".join([asked["method"], *selection])),
+            ("method", ", ".join([str(asked["method"]), *selection])),
             ("measured", f"{', '.join(found.metrics)}, {asked['ablation']} ablation"),
             ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
         ]
@@ -216,7 +216,7 @@ def draw_strip(found: TimelineFile, output: str, top: int, title: str | None, la
     from ..report.pictures import most_that_fit, strongest
     from ..visualize.charts.timeline import Curve, draw_timeline
 
-    line, asked = found.timeline, found.discovery
+    line, metric = found.timeline, found.metric
 
     def connected(count: int) -> Circuit:
         return strongest(line.union, line.peaks, count).prune_dangling()
@@ -224,13 +224,12 @@ def draw_strip(found: TimelineFile, output: str, top: int, title: str | None, la
     shown = line.union
     if len(shown) > top:
         shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
-    metric = asked["metric"]
     curves = [
         Curve("of the full model", found.values(metric, "full")),
         Curve("of the circuit", found.values(metric, "circuit"), "#0072b2"),
         Curve("without any edge", found.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
     ]
-    usual = f"{found.task['name']} over {len(line)} checkpoints, {asked['method']}"
+    usual = f"{found.task['name']} over {len(line)} checkpoints, {found.discovery['method']}"
     caption = (
         f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
         f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "

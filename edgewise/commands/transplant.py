@@ -167,30 +167,26 @@ def _circuits(given: Mapping[str, Any]) -> tuple[dict[str, Circuit], dict[str, b
 
 def _print(found: TransplantFile) -> None:
     show.facts(_facts(found))
-    verb = VERBS[found.transplant["direction"]]
+    verb, metric = VERBS[found.direction], found.metric
     alone = {node: share for node, _, share in found.singles}
     if found.singles:
         rows = [(str(node), f"{value:.4f}", percent(s)) for node, value, s in found.singles]
-        metric, count = found.transplant["metric"], len(rows)
-        title = f"single nodes, the first {SHOWN} of {count}" if count > SHOWN else "single nodes"
-        show.table(("node", metric, verb), rows[:SHOWN], title)
+        more = f", the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else ""
+        show.table(("node", metric, verb), rows[:SHOWN], f"single nodes{more}")
     if found.greedy:
         steps = [
             (f"+ {node}", f"{value:.4f}", percent(share), percent(alone[node]))
             for node, value, share in found.greedy
         ]
-        columns = ("node", found.transplant["metric"], f"{verb} together", "alone")
-        show.table(columns, steps, "one after the other")
+        show.table(("node", metric, f"{verb} together", "alone"), steps, "one after the other")
 
 
 def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     from .evaluate import shown_task
 
-    measures, metric = found.measures, found.transplant["metric"]
-    direction = found.transplant["direction"]
-    for name in ("a", "b"):
-        title = getattr(found, name)["model"]["name"]
-        yield name.upper(), f"{title}: {metric} {measures[name]:.4g}"
+    measures, metric, direction = found.measures, found.metric, found.direction
+    yield "A", f"{found.a['model']['name']}: {metric} {measures['a']:.4g}"
+    yield "B", f"{found.b['model']['name']}: {metric} {measures['b']:.4g}"
     yield "task", shown_task(found.task)
     yield "direction", DIRECTIONS[direction]
     yield "gain", f"{measures['gain']:+.4g}" + ("" if measures["carried"] is not None else ": none")
@@ -198,8 +194,8 @@ def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
         "all nodes",
         f"{metric} {measures['everything']:.4g}, {of_the_gain(measures['carried'], direction)}",
     )
-    if found.edges is not None:
-        chosen = found.chosen
+    chosen = found.chosen
+    if found.edges is not None and chosen is not None:
         nodes = f"{', '.join(chosen['nodes'])}: " if chosen["nodes"] else ""
         yield "chosen", f"{nodes}{len(found.edges):,} edges"
         yield (

@@ -25,6 +25,7 @@ from ..store.results import Kept, Results
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, TimelineFile
+    from ..graphs.files.timeline import Checkpoint
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
     from ..store.journal import JournalFile
@@ -362,10 +363,14 @@ def _refuse_differences(
         )
 
 
-def _head(reference: str, kept: Kept) -> dict[str, Any]:
+def _head(reference: str, kept: Kept) -> Checkpoint:
     """Return what a timeline file says of a checkpoint."""
-    blocks = {"model": kept.file.model, "certificate": kept.file.certificate}
-    return {"reference": reference, **blocks, "measures": kept.measured}
+    return {
+        "reference": reference,
+        "model": kept.file.model,
+        "certificate": kept.file.certificate,
+        "measures": kept.measured,
+    }
 
 
 def _common(asked: Request, discovery: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from ..errors import EdgewiseError, FileFormatError, NameSyntaxError
 from ..names import Kind, Node
-from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, compare_roles
+from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, RoleRow, compare_roles
 from .atomic import write_text
 from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
 from .reading import listed
@@ -39,14 +39,14 @@ _ROW = ("model", "head", "scores", "spans")
 
 @dataclass(frozen=True, eq=False)
 class RolesFile:
-    """Hold what a roles file holds: models in order, and unknown top-level keys.
+    """What was measured of the heads of one model or more, in order, and unknown top-level keys.
 
     Raises:
         EdgewiseError: no model, or a value JSON cannot hold.
     """
 
     models: tuple[ModelRoles, ...]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -55,7 +55,7 @@ class RolesFile:
         object.__setattr__(self, "extra", to_plain(self.extra, "extra"))
 
     @property
-    def comparison(self) -> list[dict[str, Any]]:
+    def comparison(self) -> list[RoleRow]:
         """Return the models' heads side by side by role; empty for a single model."""
         return compare_roles(self.models) if len(self.models) > 1 else []
 
@@ -73,7 +73,7 @@ def write_roles(path: str | Path, file: RolesFile) -> None:
     write_text(path, dump_roles(file))
 
 
-def dump_roles(file: RolesFile, more: Mapping[str, Any] | None = None) -> str:
+def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str:
     """Return a roles file's text; `more` are further top-level keys, before the heads."""
     document = {
         "format": FORMAT,
@@ -92,7 +92,7 @@ def dump_roles(file: RolesFile, more: Mapping[str, Any] | None = None) -> str:
     return dump_document(document, rows={"comparison", "heads"})
 
 
-def _model(one: ModelRoles) -> dict[str, Any]:
+def _model(one: ModelRoles) -> dict[str, object]:
     blocks = {key: getattr(one, key) for key in BLOCKS}
     return {
         "circuit": one.circuit,

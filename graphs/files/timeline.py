@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -58,14 +58,22 @@ VALUES = ("full", "circuit", "empty", "faithfulness")
 """What is stored of every metric at a checkpoint."""
 
 
+class Checkpoint(TypedDict):
+    """Where a checkpoint is from, and what was measured there: `VALUES` by metric."""
+
+    reference: str
+    model: Mapping[str, object]
+    certificate: Mapping[str, object]
+    measures: Mapping[str, Mapping[str, float | None]]
+
+
 @dataclass(frozen=True, eq=False)
 class TimelineFile:
-    """Hold what a timeline file holds.
+    """The circuits of several checkpoints, where they are from, and what was measured there.
 
     Args:
         timeline: labels, circuits and scores.
-        checkpoints: of each checkpoint, the blocks `reference`, `model`, `certificate` and
-            `measures` (by metric, `VALUES`; the metric of the discovery first).
+        checkpoints: the metric of the discovery stands first in their measures.
         task, discovery: what all checkpoints were asked, as in circuit files.
         extra: unknown top-level keys.
 
@@ -74,10 +82,10 @@ class TimelineFile:
     """
 
     timeline: Timeline
-    checkpoints: tuple[Mapping[str, Any], ...]
-    task: Mapping[str, Any]
-    discovery: Mapping[str, Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...]
+    task: Mapping[str, object]
+    discovery: Mapping[str, object]
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lacking = missing_keys(vars(self), {key: PROVENANCE[key] for key in ("task", "discovery")})
@@ -92,11 +100,14 @@ class TimelineFile:
         object.__setattr__(self, "checkpoints", plain)
 
     @property
+    def metric(self) -> str:
+        """Return the discovery's metric."""
+        return str(self.discovery["metric"])
+
+    @property
     def metrics(self) -> list[str]:
         """List the metrics measured at every checkpoint, that of the discovery first."""
-        own = self.discovery["metric"]
-        others = [name for name in self.checkpoints[0]["measures"] if name != own]
-        return [own, *others]
+        return list(dict.fromkeys([self.metric, *self.checkpoints[0]["measures"]]))
 
     def values(self, metric: str, what: str) -> list[float | None]:
         """Return one of `VALUES` of a metric at every checkpoint."""
@@ -134,7 +145,7 @@ def write_timeline(path: str | Path, file: TimelineFile) -> None:
     write_text(path, dump_document(timeline_document(file), rows=ROWS))
 
 
-def timeline_document(file: TimelineFile) -> dict[str, Any]:
+def timeline_document(file: TimelineFile) -> dict[str, object]:
     """Return a timeline file's content as plain values."""
     line = file.timeline
     return {
@@ -150,7 +161,7 @@ def timeline_document(file: TimelineFile) -> dict[str, Any]:
     }
 
 
-def _checkpoint(file: TimelineFile, i: int) -> dict[str, Any]:
+def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
     line, head = file.timeline, file.checkpoints[i]
     return {
         "label": line.labels[i],
@@ -170,8 +181,8 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, Any]:
     }
 
 
-def _edge_rows(line: Timeline) -> list[list[Any]]:
-    rows = []
+def _edge_rows(line: Timeline) -> list[list[object]]:
+    rows: list[list[object]] = []
     places = np.argwhere(line.union.kept)
     for life, (row, column) in zip(line.edges, places, strict=True):
         numbers = [str(values[row, column]) for values in line.scores]
@@ -219,7 +230,9 @@ def timeline_from_document(path: str | Path, document: dict[str, Any]) -> Timeli
     derived = ("label", "edges", "nodes", "to_last", "to_first")
     return TimelineFile(
         timeline=line,
-        checkpoints=tuple({k: v for k, v in one.items() if k not in derived} for one in heads),
+        checkpoints=tuple(
+            cast("Checkpoint", {k: v for k, v in one.items() if k not in derived}) for one in heads
+        ),
         task=document["task"],
         discovery=document["discovery"],
         extra={key: value for key, value in document.items() if key not in known},

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from ..circuit import Circuit
 from ..errors import FileFormatError, NameSyntaxError
@@ -55,40 +55,74 @@ Row = tuple[Node, float, float | None]
 """A node, what was measured, and the share of the gain that is."""
 
 
+class Origin(TypedDict):
+    """Where a model comes from."""
+
+    model: Mapping[str, object]
+
+
+class Gain(TypedDict):
+    """What both models measure, B's gain over A, and what all nodes' values carry of it."""
+
+    a: float
+    b: float
+    gain: float
+    everything: float
+    carried: float | None
+
+
+class Chosen(TypedDict):
+    """The nodes that were chosen whole, what was measured, and the share of the gain that is."""
+
+    nodes: list[str]
+    value: float
+    carried: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class TransplantFile:
-    """Hold what a transplant file holds.
+    """What parts of one model carry of its gain over another.
 
     Args:
         graph: the graph of both models.
-        a, b: where each model comes from, under `model`.
-        task, transplant, measures: plain blocks; `REQUIRED` lists the keys each must have.
-        chosen: `nodes` that were chosen whole, `value` and `carried`; empty if nothing was chosen.
-        edges: the chosen edges; None if nothing was chosen.
+        a, b: where each model comes from.
+        task, transplant: plain blocks; `REQUIRED` lists the keys each must have.
+        measures: the gain.
+        chosen, edges: what was chosen; None if nothing was.
         singles, greedy: the rankings.
         extra: unknown top-level keys.
     """
 
     graph: ComputationGraph
-    a: Mapping[str, Any]
-    b: Mapping[str, Any]
-    task: Mapping[str, Any]
-    transplant: Mapping[str, Any]
-    measures: Mapping[str, Any]
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    a: Origin
+    b: Origin
+    task: Mapping[str, object]
+    transplant: Mapping[str, object]
+    measures: Gain
+    chosen: Chosen | None = None
     edges: Circuit | None = None
     singles: tuple[Row, ...] = ()
     greedy: tuple[Row, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("a", "b", "task", "transplant", "measures", "chosen", "extra"):
             object.__setattr__(self, name, to_plain(getattr(self, name), name))
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def direction(self) -> str:
+        """Return one of `DIRECTIONS`."""
+        return str(self.transplant["direction"])
+
+    @property
+    def metric(self) -> str:
+        """Return what was measured."""
+        return str(self.transplant["metric"])
+
+    def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
-        chosen: dict[str, Any] = {}
-        if self.edges is not None:
+        chosen: dict[str, object] = {}
+        if self.edges is not None and self.chosen is not None:
             block = {**self.chosen, "edges": len(self.edges)}
             chosen = {"chosen": ordered(block, CHOSEN), "edges": edge_rows(self.edges)}
         rankings = {
@@ -138,8 +172,9 @@ def read_transplant(path: str | Path) -> TransplantFile:
         raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
     _check_words(path, document)
     graph = read_graph(path, document["a"]["model"], document["graph"])
-    edges = None
+    edges, chosen = None, None
     if "chosen" in document:
+        chosen = cast("Chosen", {k: v for k, v in document["chosen"].items() if k != "edges"})
         edges = Circuit(graph, read_rows(path, graph, "edges", document["edges"], scores=0)[0])
         if document["chosen"]["edges"] != len(edges):
             raise FileFormatError(
@@ -150,7 +185,7 @@ def read_transplant(path: str | Path) -> TransplantFile:
     return TransplantFile(
         graph=graph,
         **{name: document[name] for name in ("a", "b", "task", "transplant", "measures")},
-        chosen={k: v for k, v in document.get("chosen", {}).items() if k != "edges"},
+        chosen=chosen,
         edges=edges,
         singles=_ranking(path, graph, "singles", document["singles"]),
         greedy=_ranking(path, graph, "greedy", document["greedy"]),
