@@ -91,13 +91,13 @@ def test_heads_of_models_of_different_shapes_side_by_side() -> None:
     assert list(found) == ["previous token", "duplicate token", "induction", "copying", None]
     assert found["previous token"] == {
         "role": "previous token",
-        "heads": [[["a0.h1", 0.0]], [["a1.h1", 0.1]]],
+        "heads": [[("a0.h1", 0.0)], [("a1.h1", 0.1)]],
         "matched": [1, 1],
     }
-    assert found["induction"]["heads"] == [[["a2.h3", 1.0]], [["a5.h0", 0.5], ["a9.h0", 0.9]]]
+    assert found["induction"]["heads"] == [[("a2.h3", 1.0)], [("a5.h0", 0.5), ("a9.h0", 0.9)]]
     assert found["induction"]["matched"] == [1, 1]
     assert found["copying"]["matched"] == [1, 0]
-    assert found[None]["heads"] == [[["a1.h0", 0.5]], []]
+    assert found[None]["heads"] == [[("a1.h0", 0.5)], []]
 
 
 def test_the_depth_of_a_single_layer() -> None:
