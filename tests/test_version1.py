@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgewise.cli import cli
-from edgewise.experiment.spec import read_spec
+from edgewise.experiment.document import read_spec
 from edgewise.graphs.files import (
     read_circuit,
     read_diff,
