@@ -1,9 +1,12 @@
 # Every target sets up .venv by itself on a fresh clone; `make` alone lists the targets.
 #   PYTHON=python3.12   the interpreter to set up with      ARGS="-k circuit"   passed on to pytest
+#   FAST=1              the heart of the tests              WORKERS=4           processes that test
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+FAST ?=
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
@@ -31,7 +34,7 @@ demo: $(READY) ## a real model's circuit, and how fine-tuning changed it, into d
 	"$(BIN)/edgewise" run examples/demo.toml -o demo-output
 
 test: $(READY) ## all tests, with doctests, README code and examples
-	"$(BIN)/python" -m pytest $(ARGS)
+	"$(BIN)/python" -m pytest -n $(WORKERS) $(if $(FAST),--fast) $(ARGS)
 
 examples: $(READY) ## the examples alone
 	"$(BIN)/python" -m pytest tests/test_examples.py $(ARGS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-# Set before anything imports torch or transformers; subprocesses inherit them.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Set before anything imports torch or transformers; subprocesses inherit them. Where workers share
+# the processor (pytest-xdist), each computes with one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -20,3 +23,30 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+FAST_CASES = 6
+"""With --fast, so many cases of each test are run, spread over all of them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help=f"run the heart: at most {FAST_CASES} cases of each test, and no real model",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --fast, keep a few cases of each test, the same ones every time."""
+    if not config.getoption("--fast"):
+        return
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    kept = set()
+    for group in cases.values():
+        number = min(len(group), FAST_CASES)
+        kept |= {group[i * len(group) // number] for i in range(number)}
+    kept = {item for item in kept if item.get_closest_marker("real") is None}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]

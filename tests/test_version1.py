@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from edgewise import read_spec
 from edgewise.cli import cli
-from edgewise.experiment.document import read_spec
 from edgewise.graphs.files import (
     read_circuit,
     read_diff,
