@@ -88,7 +88,7 @@ def _image(
 ) -> str:
     """Put a picture of the folder into the page; without one, its words."""
     token = tokens[place]
-    words = escape(token.content.replace("\\", ""))
+    words = escape(self.renderInlineAsText(token.children or [], options, about))
     path = about["folder"] / str(token.attrs["src"])
     drawn = path.with_suffix(".svg")
     if drawn.is_file():

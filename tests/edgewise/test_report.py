@@ -6,6 +6,7 @@ import html
 import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,11 @@ import pytest
 from edgewise.experiment.document import parse_spec
 from edgewise.experiment.spec import Experiment
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.report.markdown import code, escaped, number, plain, ratio_text, table
+from edgewise.graphs.text import visible, visible_lines
+from edgewise.report.findings import read_findings
+from edgewise.report.page import to_page
+from edgewise.report.report import code, fenced, number, ratio, settings, templates
+from edgewise.report.report import text as escaped
 from edgewise.run import RunResult, run
 
 
@@ -84,8 +89,8 @@ def test_measured_values_are_in_the_tables(result: tuple[Experiment, RunResult])
         for row, name in zip(rows_of(text, f"`{metric}`"), ("base", "my_variant"), strict=True):
             found = evaluation[name]["metrics"][index]
             assert row[0] == escaped(name)
-            assert row[1] == ratio_text(found["faithfulness"])
-            assert row[2] == ratio_text(found["completeness"])
+            assert row[1] == ratio(found["faithfulness"])
+            assert row[2] == ratio(found["completeness"])
             keys = ("value_full", "value_circuit", "value_empty", "value_complement")
             assert row[3:] == [number(found[key]) for key in keys]
     sizes = rows_of(text, "circuit of")
@@ -96,7 +101,7 @@ def test_measured_values_are_in_the_tables(result: tuple[Experiment, RunResult])
         assert row[3] == str(len(file.circuit.nodes))
     curve = evaluation["base"]["curve"]
     assert [row[0] for row in rows_of(text, "edges")[:10]] == [str(n) for n in curve["sizes"]]
-    assert rows_of(text, "edges")[11][:2] == ["CMD", ratio_text(curve["cmd"])]
+    assert rows_of(text, "edges")[11][:2] == ["CMD", ratio(curve["cmd"])]
     certificate = rows_of(text, "model")[0][5:]
     proof = read_circuit(done.circuits["base"]).certificate
     assert certificate == [f"{proof[key]:.1e}" for key in ("kept_all", "kept_none", "stream")]
@@ -182,13 +187,12 @@ def test_a_variant_equal_to_the_base(result: tuple[Experiment, RunResult], tmp_p
 
 
 def test_parts_of_markdown() -> None:
-    assert table(["a", "b"], [["1", "2"]], right=1) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
     assert escaped("a_b|<c>\n d") == "a\\_b\\|\\<c\\> d"
     assert code("a|`b`") == "`a¦'b'`"
-    assert [plain(value) for value in (True, 1, None, 2.5, ["x", "y"])] == [
-        "on", "1", "–", "2.5", "x y",
-    ]  # fmt: skip
-    assert [ratio_text(None), ratio_text(0.9), number(None), number(1234.5)] == [
+    values = {"a": True, "b_b": 1, "c": None, "d": 2.5, "e": ["x", "y"], "f": False}
+    assert settings(values) == "a on, b\\_b 1, c –, d 2.5, e x y, f off"
+    assert fenced(["a\x1b[0m\n```", "`b"]) == "````text\na\\x1b[0m\n```\n`b\n````"
+    assert [ratio(None), ratio(0.9), number(None), number(1234.5)] == [
         "–", "0.900", "–", "1234",
     ]  # fmt: skip
 
@@ -208,3 +212,72 @@ def test_the_page_holds_what_the_report_says(result: tuple[Experiment, RunResult
     assert len(cells) + heads == sum(len(re.split(r"(?<!\\)\|", row)) for row in rows)
     for link in re.findall(r'href="([^"]+)"', page):
         assert (done.output / link).is_file()
+
+
+NASTY = "\x1b[31m<b>&amp;\n# x\u202e\x00\ud800|`*_[x](y)![z](w) ```\n\\"
+NAMES = (
+    NASTY, "# x", "- x", "+ x", "1. x", "12) x", "---", "===", "~~~", "&lt;", "<!--", "> x",
+)  # fmt: skip
+
+
+def shown_words(name: str) -> str:
+    """Return a name as a page's words have it."""
+    return " ".join(visible(name).split())
+
+
+class Tags(HTMLParser):
+    """Collect a page's tags and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.words = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.mark.parametrize("given", NAMES)
+def test_nothing_that_people_name_is_taken_for_markup(
+    result: tuple[Experiment, RunResult], tmp_path: Path, given: str
+) -> None:
+    """Give everything that can be named a plain name, then a nasty one: only the words differ."""
+    spec, done = result
+    found = read_findings(spec, done.output)
+
+    def page(name: str) -> Tags:
+        sample = {"clean": name, "corrupted": name, "answers": [name], "distractors": [name]}
+        prompts = found.prompts._replace(
+            name=name, sample=sample, options={name: name}, left_out=name
+        )
+        circuits = []
+        for one in found.circuits:
+            model = {**one.file.model, "name": name}
+            about = {**one.file.discovery, "dtype": name, "device": name, "versions": {name: name}}
+            file = replace(one.file, model=model, discovery=about)
+            pictures = [picture._replace(words=name) for picture in one.pictures]
+            circuits.append(one._replace(name=name, file=file, pictures=pictures))
+        (diff,) = found.diffs
+        file = replace(diff.file, a={**diff.file.a, "task": {"name": name}})
+        diff = replace(diff, a=name, b=name, file=file)
+        named = replace(spec, name=name, description=name)
+        nasty = replace(found, spec=named, prompts=prompts, circuits=circuits, diffs=[diff])
+        text = templates().get_template("report.md.j2").render(run=nasty)
+        assert all(sign.isprintable() or sign == "\n" for sign in text)
+        return Tags(to_page(text, title=name, folder=tmp_path))
+
+    plain, nasty = page("plain"), page(given)
+    assert nasty.tags == plain.tags
+    words = shown_words(given)
+    code = words.replace("`", "'").replace("|", "¦")
+    fenced = visible_lines(given)
+    page_words = " ".join(nasty.words.split())
+    for expected in (words, code, " ".join(fenced.split())):
+        assert expected in page_words
+    # all of them, but for what one name holds of another
+    blank = len(re.findall(re.escape(words) + "|" + re.escape(code), page_words))
+    assert blank >= plain.words.count("plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +20,14 @@ from edgewise.graphs.comparison import (
     RolesComparison,
     RolesInModel,
 )
+from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.files import DiffFile, diff_files
 from edgewise.graphs.files.circuit import CircuitFile, model_block
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.roles import HeadRoles
-from edgewise.report.diff import what_changed, which_nodes
-from edgewise.report.measured import cross_part, floor_part, roles_part
+from edgewise.report.findings import DiffFindings
 from edgewise.report.pictures import diff_picture
+from edgewise.report.report import templates
 
 GRAPH = ComputationGraph(layers=2, heads=2)
 NAMES = ("base", "my_model")
@@ -51,6 +53,13 @@ def diff() -> DiffFile:
     a = circuit_file({"embed->m0": 2.0, "m0->logits": 1.0})
     b = circuit_file({"embed->m0": 3.0, "embed->m1": 0.5, "m1->logits": -0.25})
     return diff_files(a, b)
+
+
+def told(diff: DiffFile, part: str = "") -> str:
+    """Return what a report says of a diff, or what stands there under a heading."""
+    words: Any = templates().get_template("diff.md.j2").module
+    section: str = words.diff_section(DiffFindings(*NAMES, diff))
+    return section.partition(f"### {part}")[2].partition("\n###")[0] if part else section
 
 
 def floor_of(q: dict[str, float], p: float = 0.01) -> NoiseFloor:
@@ -88,17 +97,17 @@ def cross_of(
 
 
 def test_what_changed_is_told_in_numbers(diff: DiffFile) -> None:
-    words = what_changed(diff, NAMES)
+    words = told(diff)
     assert "2 edges appear in the circuit, 1 vanishes and 1 stays (Jaccard 0.250" in words
     assert "1 node appears, 0 vanish and 2 stay" in words
-    assert which_nodes(diff, NAMES) == "Nodes only in my\\_model: `m1`."
+    assert "\n\nNodes only in my\\_model: `m1`.\n\n" in words
     assert "From base to my\\_model" in words
     assert "rank correlation" not in words  # a single shared edge has none
 
 
 def test_the_floor_is_told_with_survival(diff: DiffFile) -> None:
     found = replace(diff, noise_floor=floor_of({"embed->m1": 0.002, "embed->m0": 0.04}))
-    text = floor_part(found, NAMES)
+    text = told(found, "Beside the noise floor")
     assert "repeated 4 times in each model, each time on 8 pairs" in text
     assert "overlap by 0.800 (median), two in my\\_model by 0.700, one of each by 0.300" in text
     assert "differ by more than other prompts" in text
@@ -112,7 +121,7 @@ def test_the_floor_is_told_with_survival(diff: DiffFile) -> None:
 
 
 def test_a_floor_that_nothing_passes_claims_nothing(diff: DiffFile) -> None:
-    text = floor_part(replace(diff, noise_floor=floor_of({}, p=0.4)), NAMES)
+    text = told(replace(diff, noise_floor=floor_of({}, p=0.4)), "Beside the noise floor")
     assert "not shown to differ by more than other prompts" in text
     assert "Appeared" not in text and "Vanished" not in text
     assert text.count("of these 0 changed beyond the noise floor") == 2
@@ -146,7 +155,7 @@ def test_what_swapped_circuits_allow_to_say(
 ) -> None:
     floor = None if q is None else floor_of(q)
     found = replace(diff, cross=cross_of(a, b, best=0.1), noise_floor=floor)
-    text = cross_part(found, NAMES)
+    text = told(found, "Function")
     second = text[text.index("In **my\\_model**") :]
     assert f"the circuit of base keeps {100 * a[1]:.0f}% of the difference" in second
     assert f"own {100 * b[1]:.0f}%; 2 random circuits keep 0% to 10%" in second
@@ -157,20 +166,22 @@ def test_what_swapped_circuits_allow_to_say(
 
 def test_edges_matter_little_only_if_what_is_shared_does_as_well(diff: DiffFile) -> None:
     alike = cross_of((0.95, 0.97), (0.97, 0.95), best=0.1, both=0.94)
-    text = cross_part(replace(diff, cross=alike), NAMES)
+    text = told(replace(diff, cross=alike), "Function")
     assert text.count("in which the two circuits differ matter little.") == 2
 
 
 def test_repetitions_too_few_to_show_a_difference_are_pointed_out(diff: DiffFile) -> None:
     few = replace(floor_of({}, p=0.1), repetitions=3)
-    text = floor_part(replace(diff, noise_floor=few), NAMES)
+    text = told(replace(diff, noise_floor=few), "Beside the noise floor")
     assert "(3 repetitions cannot show it: their least p is 0.1)" in text
-    assert "cannot show it" not in floor_part(replace(diff, noise_floor=floor_of({}, p=0.4)), NAMES)
+    assert "cannot show it" not in told(
+        replace(diff, noise_floor=floor_of({}, p=0.4)), "Beside the noise floor"
+    )
 
 
 def test_what_limits_roles_is_told_once_with_its_models(diff: DiffFile) -> None:
     sides = RolesInModel((), ("too short", "unable")), RolesInModel((), ("too short",))
-    text = roles_part(replace(diff, roles=RolesComparison(*sides)), NAMES)
+    text = told(replace(diff, roles=RolesComparison(*sides)), "What heads do")
     assert "* roles in base and my\\_model: too short" in text
     assert "* roles in base: unable" in text
 
@@ -183,14 +194,37 @@ def test_roles_that_changed_are_listed(diff: DiffFile) -> None:
         RolesInModel((head("a0.h0", previous=0.91), head("a0.h1"))),
         RolesInModel((head("a0.h0"), head("a0.h1"), head("a1.h0", induction=0.8))),
     )
-    text = roles_part(replace(diff, roles=roles), NAMES)
+    text = told(replace(diff, roles=roles), "What heads do")
     assert "Of 2 heads measured in both models, 1 have another role" in text
     assert "| `a0.h0` | previous token .91 | none |" in text
     assert "a0.h1" not in text and "a1.h0" not in text
 
 
-def test_without_measurements_the_parts_are_empty(diff: DiffFile) -> None:
-    assert [part(diff, NAMES) for part in (floor_part, cross_part, roles_part)] == ["", "", ""]
+def test_what_was_not_measured_has_no_part_and_is_said(diff: DiffFile) -> None:
+    text = told(diff)
+    assert re.findall("^#+ .*", text, re.MULTILINE) == [
+        "## base and my\\_model", "### By kind and layer", "### Scores",
+    ]  # fmt: skip
+    assert "**No noise floor was measured**" in text and "Nor was it measured how one" in text
+    floored = told(replace(diff, noise_floor=floor_of({})))
+    assert "No noise floor" not in floored and "It was not measured how one" in floored
+    crossed = told(replace(diff, cross=cross_of((0.9, 0.3), (0.2, 0.8), best=0.1)))
+    assert "was it measured how one" not in crossed and "was not measured how" not in crossed
+
+
+def test_many_edges_and_nodes_are_cut_short(diff: DiffFile) -> None:
+    graph = ComputationGraph(layers=3, heads=20)
+    both = Circuit.empty(graph).with_edges([])
+    one = Circuit.full(graph)
+    none = np.full(graph.reads.shape, np.nan, np.float32)
+    rows = [FloorRow(*str(edge).split("->"), 1, 0, 2.0, 1.0, 0.01, 0.02) for edge in one.edges]
+    floor = replace(floor_of({}), edges=tuple(rows[:34]))
+    text = told(
+        replace(diff, diff=CircuitDiff(one, both), scores_a=none, scores_b=none, noise_floor=floor)
+    )
+    assert " and 24 more.\n" in text
+    assert "Vanished from base and changed beyond the noise floor (30 of 34):" in text
+    assert len(re.findall(r"^\| `.*`  ?\| 100% \| 0% \|", text, re.MULTILINE)) == 30
 
 
 def test_the_picture_fades_what_is_not_stable(diff: DiffFile) -> None:

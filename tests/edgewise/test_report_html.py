@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -104,3 +106,12 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     assert "default-src 'none'" in page(tmp_path)
     assert not re.search(r"url\(|@import", page(tmp_path))
     assert page(tmp_path) == page(tmp_path)
+
+
+def test_templates_and_markdown_load_only_where_a_report_is_written() -> None:
+    program = (
+        "import sys, edgewise.cli, edgewise.run, edgewise.report.report as report;"
+        "assert not {'jinja2', 'markdown_it'} & set(sys.modules);"
+        "report.templates().get_template('report.md.j2')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

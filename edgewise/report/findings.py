@@ -1,0 +1,324 @@
+"""What a run found, as a value: every number of its report, and what each sentence depends on.
+
+Pure functions from a run's files; the words are in the templates. Nothing is claimed beyond what
+was measured: an edge is called changed only if it passes the noise floor, and whether edges matter
+is told of the very circuits that were run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..discovery.evaluation import Curve, Evaluation
+from ..graphs.files import read_circuit, read_diff, read_scores, unlike
+from ..patching.ablations import get_ablation
+from ..store import names
+
+if TYPE_CHECKING:
+    from ..experiment.spec import Experiment
+    from ..graphs.comparison import Floor
+    from ..graphs.diff import DiffSummary
+    from ..graphs.files import CircuitFile, DiffFile
+    from ..graphs.graph import ComputationGraph
+    from ..graphs.names import Edge
+    from ..graphs.roles import HeadRoles
+
+STRONGEST = 10
+"""How many of a circuit's edges are listed."""
+
+CHANGED = 15
+"""How many edges of changed score are listed."""
+
+MATTERS = 0.05
+"""Differences of faithfulness below this are called little."""
+
+
+class Picture(NamedTuple):
+    """The files that show one picture, one for each format, and what it shows."""
+
+    words: str
+    files: Sequence[str]
+
+    @property
+    def shown(self) -> list[str]:
+        """Return the one file that a page can show; none if there is none."""
+        usable = [one for end in (".png", ".svg") for one in self.files if one.endswith(end)]
+        return usable[:1]
+
+
+class Prompts(NamedTuple):
+    """The prompt pairs: what they are called, how they were made, and the first pair's texts."""
+
+    name: str
+    examples: int
+    seed: int | None
+    sample: Mapping[str, object]
+    options: Mapping[str, object]
+    left_out: str | None
+
+
+class CircuitFindings(NamedTuple):
+    """What was found and measured in one model.
+
+    Args:
+        name, source, file: the model's, and its circuit with where it is.
+        measured: by each of the spec's metrics.
+        curve: faithfulness by size, if that was asked for.
+        pictures: of the circuit and its node scores.
+        strongest: the edges of largest |score|.
+    """
+
+    name: str
+    source: str
+    file: CircuitFile
+    measured: Sequence[Evaluation]
+    curve: Curve | None
+    pictures: Sequence[Picture]
+    strongest: Sequence[tuple[Edge, float]]
+
+
+class ScoreChange(NamedTuple):
+    """An edge's score in A and in B, and the name of the model whose circuit has it."""
+
+    edge: Edge
+    a: float
+    b: float
+    within: str
+
+
+class Spread(NamedTuple):
+    """How alike pairs of circuits are: the middle, least and largest index, and how many pairs."""
+
+    median: float | None = None
+    least: float | None = None
+    most: float | None = None
+    pairs: int = 0
+
+
+class Transfer(NamedTuple):
+    """How the other model's circuit does in one model, beside its own, and what that means.
+
+    Args:
+        here, there: the two models.
+        own, other, both: faithfulness of the circuit found here, of that found there, and of what
+            the two share.
+        random: of random circuits.
+        verdict: what follows for the edges in which the two differ; see `meaning`.
+        changed: whether any edge of only one circuit changed beyond the noise floor; None: unknown.
+    """
+
+    here: str
+    there: str
+    own: float
+    other: float
+    both: float
+    random: Sequence[float]
+    verdict: str
+    changed: bool | None
+
+    @property
+    def far(self) -> bool:
+        """Tell whether neither circuit comes within half of the whole model."""
+        return min(abs(1 - self.own), abs(1 - self.other)) > 0.5
+
+
+def meaning(own: float, other: float, both: float, random: Sequence[float]) -> str:
+    """Say what follows for the edges in which two circuits differ, and no more.
+
+    The nearer a circuit's faithfulness is to 1, from either side, the better it does.
+
+    Returns:
+        `nothing` if a random circuit does as well; `own` or `other` if that one does better, so
+        that the edges matter; else `little` or `either`: two circuits that do equally well may each
+        need what the other lacks, so only if what they share does as well, too, they matter little.
+    """
+    nearest = min(abs(1 - own), abs(1 - other))
+    if any(abs(1 - value) <= nearest for value in random):
+        return "nothing"
+    if abs(own - other) >= MATTERS:
+        return "own" if abs(1 - own) <= abs(1 - other) else "other"
+    return "little" if max(abs(own - both), abs(other - both)) < MATTERS else "either"
+
+
+@dataclass(frozen=True)
+class DiffFindings:
+    """How the circuits of two models differ.
+
+    Args:
+        a, b: what the models are called.
+        file, source: the diff with all that was measured beside it, and where it is.
+        pictures: of the diff; of the node scores.
+        changes: the edges whose score changed most, in the circuits or not.
+    """
+
+    a: str
+    b: str
+    file: DiffFile
+    source: str = ""
+    pictures: Sequence[Picture] = (Picture("", ()),) * 2
+    changes: Sequence[ScoreChange] = ()
+
+    @cached_property
+    def summary(self) -> DiffSummary:
+        """Return the overlaps of edges and nodes."""
+        return self.file.diff.summary()
+
+    @cached_property
+    def floor(self) -> Floor | None:
+        """Return the noise floor, if it was measured."""
+        return self.file.floor
+
+    @property
+    def unlike(self) -> list[str]:
+        """List what else differs than the model."""
+        return unlike(self.file.a, self.file.b)
+
+    @property
+    def spreads(self) -> Iterator[Spread]:
+        """Yield how alike repetitions' circuits are: within A, within B, and between the two."""
+        assert self.floor is not None
+        for _, found in self.floor.measured.likeness():
+            if len(found):
+                yield Spread(float(np.median(found)), min(found), max(found), len(found))
+            else:
+                yield Spread()
+
+    @property
+    def transfers(self) -> Iterator[Transfer]:
+        """Yield what running both circuits in each of the models says."""
+        cross, floor = self.file.cross, self.floor
+        assert cross is not None
+        changed = None
+        if floor is not None:
+            changed = bool(floor.changed("only_a") or floor.changed("only_b"))
+        for model, (here, there) in enumerate(((self.a, self.b), (self.b, self.a))):
+            own, other, both = (
+                cross.row(key).faithfulness[model] for key in ("AB"[model], "BA"[model], "both")
+            )
+            random = cross.random.faithfulness[model]
+            verdict = meaning(own, other, both, random)
+            yield Transfer(here, there, own, other, both, random, verdict, changed)
+
+    @property
+    def other_roles(self) -> list[tuple[HeadRoles, HeadRoles]]:
+        """List the heads whose role is another one in B than in A."""
+        heads = [] if self.file.roles is None else self.file.roles.heads
+        return [(one, other) for one, other in heads if one.role != other.role]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run's directory holds, as a report tells it."""
+
+    spec: Experiment
+    prompts: Prompts
+    circuits: Sequence[CircuitFindings]
+    diffs: Sequence[DiffFindings]
+    overlaps: Picture
+
+    @property
+    def paired(self) -> bool:
+        """Tell whether ablated edges carry what the corrupted prompt gives."""
+        return get_ablation(self.spec.discovery.ablation).paired
+
+    @property
+    def kind_rows(self) -> list[tuple[str, list[int]]]:
+        """List the kinds of edges, with how many the model has and how many each circuit keeps."""
+        circuits = [one.file.circuit for one in self.circuits]
+        counts = [one.graph.count_by_kind(one.kept) for one in circuits]
+        totals = circuits[0].graph.count_by_kind()
+        return [(kind, [n, *(one.get(kind, 0) for one in counts)]) for kind, n in totals.items()]
+
+    @property
+    def curve_rows(self) -> list[tuple[str, list[float | None]]]:
+        """List sizes with the faithfulness of every circuit, and the areas; empty: not measured."""
+        curves = [one.curve for one in self.circuits if one.curve is not None]
+        if not curves:
+            return []
+        values = zip(*(one.faithfulness_absolute for one in curves), strict=True)
+        rows = zip(map("{:,}".format, curves[0].sizes), map(list, values), strict=True)
+        areas = (("CPR", [one.cpr for one in curves]), ("CMD", [one.cmd for one in curves]))
+        return [*rows, *areas]
+
+
+def read_findings(spec: Experiment, folder: Path) -> Findings:
+    """Read what a finished run found.
+
+    Raises:
+        FileFormatError: one of the run's files is missing or damaged.
+    """
+    task, evaluated = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (names.TASK, names.EVALUATION)
+    )
+    prompts = Prompts(
+        **{key: task[key] for key in ("name", "examples", "seed", "sample")},
+        options=(task.get("origin") or {}).get("options") or {},
+        left_out=task.get("left_out"),
+    )
+    circuits = []
+    for model in spec.models:
+        source, found = names.circuit_name(model), evaluated["models"][model.name]
+        file = read_circuit(folder / source)
+        assert file.edge_scores is not None  # CircuitFile.__post_init__
+        most = min(STRONGEST, len(file.circuit))
+        circuits.append(
+            CircuitFindings(
+                model.name,
+                source,
+                file,
+                [Evaluation(**one) for one in found["metrics"]],
+                Curve(**found["curve"]) if "curve" in found else None,
+                _pictures(spec, source, f"the circuit of {model.name}", model.name),
+                _strongest(file.circuit.graph, file.edge_scores, most),
+            )
+        )
+    diffs = [_diff(spec, folder, number) for number in range(1, len(spec.models))]
+    overlaps = Picture("overlap of every two circuits", names.overlap_names(spec))
+    return Findings(spec, prompts, circuits, diffs, overlaps)
+
+
+def _diff(spec: Experiment, folder: Path, number: int) -> DiffFindings:
+    """Read how a variant's circuit differs from the first model's."""
+    models = (spec.base, spec.models[number])
+    a, b = (model.name for model in models)
+    source = names.diff_name(*models)
+    file = read_diff(folder / source)
+    before, after = (
+        read_scores(folder / names.circuit_name(model), file.diff.a.graph).scores
+        for model in models
+    )
+    within = {(True, True): "both", (True, False): a, (False, True): b}
+    changes = [
+        ScoreChange(
+            edge,
+            before[edge],
+            after[edge],
+            within.get((edge in file.diff.a, edge in file.diff.b), "neither"),
+        )
+        for edge, change in _strongest(before.graph, after.values - before.values, CHANGED)
+        if change
+    ]
+    pictures = _pictures(spec, source, f"{a} and {b}", f"{a} and {b}")
+    return DiffFindings(a, b, file, source, pictures, changes)
+
+
+def _pictures(spec: Experiment, source: str, words: str, scored: str) -> list[Picture]:
+    """Name the pictures of a circuit or diff and of its node scores."""
+    drawn, scores = names.image_names(spec, source), names.heat_map_names(spec, source)
+    return [Picture(words, drawn), Picture(f"node scores of {scored}", scores)]
+
+
+def _strongest(graph: ComputationGraph, values: np.ndarray, most: int) -> list[tuple[Edge, float]]:
+    """List the edges of the largest |value|, the largest first, without those that have none."""
+    order = np.argsort(-np.nan_to_num(np.abs(values), nan=-1.0), axis=None, kind="stable")[:most]
+    places = zip(*np.unravel_index(order, values.shape), strict=True)
+    found = [(graph.edge_at(*place), float(values[place])) for place in places]
+    return [(edge, value) for edge, value in found if not np.isnan(value)]
