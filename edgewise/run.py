@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +175,8 @@ class _Run(Comparing):
                 make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
             if model != self.spec.base:
                 base = read_circuit(self.ledger.folder / circuit_name(self.spec.base))
-                own = partial(open_as_declared, session, self.spec.task)
-                check_variant((self.spec.base.name, model.name), base, session, self.pairs, own)
+                names = (self.spec.base.name, model.name)
+                check_variant(names, base, session, self.pairs, self.spec.task)
             asked, path = self.spec.discovery, self.ledger.path(name)
             journal = JournalFile(journal_path(path), resume=True, or_anew=True)
             found = discover(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .experiment.spec import DiscoverySpec, ModelSpec
+from .experiment.spec import EvaluationSpec, ModelSpec
 from .graphs.comparison import CrossEvaluation, NoiseFloor, RolesComparison, RolesInModel
 from .graphs.diff import CircuitDiff
 from .graphs.files import read_circuit, read_scores, write_diff
@@ -18,11 +18,10 @@ from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
 from .graphs.roles import HeadRoles
 from .job import Job
-from .session import make_runner
-from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_evaluation, measure_all
+from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_evaluation, cross_in
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.noise_floor import find_floor
-from .steps.repeat import PromptSets, Recipe, made_sets, repeat, split_pairs
+from .steps.repeat import PromptSets, made_sets, repeat_in, split_pairs
 from .store.names import REPETITION_PROMPTS as PROMPTS
 from .store.names import REPETITION_SEEDS as SEEDS
 from .store.names import circuit_name, cross_name, diff_name, repeats_name, roles_name
@@ -32,13 +31,14 @@ if TYPE_CHECKING:
     from .graphs.files import CircuitFile
 
 
-def recipe_of(asked: DiscoverySpec) -> Recipe:
-    """Return how a spec finds circuits, to repeat it."""
-    return Recipe(asked.method, asked.options, asked.metric, asked.ablation, asked.select)
-
-
 class Comparing(Job):
     """Add the steps that compare."""
+
+    @property
+    def measured_by(self) -> EvaluationSpec:
+        """Return the metric and ablation that circuits are run across models with."""
+        asked = self.spec.discovery
+        return EvaluationSpec((asked.metric,), ablation=asked.ablation)
 
     def make_repetition_prompts(self) -> None:
         """Make the prompts of all repetitions with the first model's tokenizer."""
@@ -58,10 +58,8 @@ class Comparing(Job):
             if task.file is not None:
                 sets = split_pairs(self.pairs, number)
             else:
-                again: dict[str, Any] = {"task": task.name, "options": task.options}
-                again |= {"examples": task.examples, "bos": task.bos}
                 first = 1 + (task.seed or 0)
-                sets = made_sets(self.session(self.spec.base), again, number, first_seed=first)
+                sets = made_sets(self.session(self.spec.base), task, number, first_seed=first)
             everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
             about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
             write_pairs(self.ledger.path(PROMPTS), replace(self.pairs, pairs=everything))
@@ -97,9 +95,9 @@ class Comparing(Job):
         }
 
         def work() -> None:
-            found = repeat(
+            found = repeat_in(
                 self.session(model),
-                recipe_of(self.spec.discovery),
+                self.spec.discovery,
                 self.repetition_prompts()[side],
                 batch_size=self.spec.compute.batch_size,
                 progress=self.telling(model),
@@ -157,13 +155,11 @@ class Comparing(Job):
         }
 
         def work() -> None:
-            asked, session = self.spec.discovery, self.session(model)
-            runner = make_runner(
-                session, self.pairs, metric=asked.metric, ablation=asked.ablation,
-                batch_size=self.spec.compute.batch_size,
-            )  # fmt: skip
             plan = CrossPlan.of(CircuitDiff(*(file.circuit for file in self.sides(variant))))
-            measured = measure_all(runner, plan, self.telling(model))
+            measured = cross_in(
+                self.session(model), self.pairs, plan, self.measured_by,
+                batch_size=self.spec.compute.batch_size, progress=self.telling(model),
+            )  # fmt: skip
             write_text(self.ledger.path(target), dump_document(asdict(measured), rows=()))
 
         name = f"circuits of {base.name} and {variant.name} run in {model.name}"
@@ -222,8 +218,7 @@ class Comparing(Job):
             read_repeats(self.ledger.folder / repeats_name(one), diff.a.graph)
             for one in (self.spec.base, model)
         )
-        recipe = recipe_of(self.spec.discovery)
-        return find_floor(diff, (a, b), recipe, self.repetition_prompts(), asked.level)
+        return find_floor(diff, (a, b), self.spec.discovery, self.repetition_prompts(), asked.level)
 
     def roles(self, model: ModelSpec) -> RolesComparison | None:
         """Put together what the heads do in both models."""
@@ -246,12 +241,12 @@ class Comparing(Job):
         """Put a diff's cross-evaluation together from what was measured in both models."""
         if not self.spec.comparison.cross:
             return None
-        base, asked = self.spec.base, self.spec.discovery
+        base = self.spec.base
         a, b = (
             Measured(**json.loads((self.ledger.folder / cross_name(base, model, one)).read_text()))
             for one in (base, model)
         )
         return cross_evaluation(
             CrossPlan.of(diff), (a, b), (base.name, model.name), self.pairs,
-            metric=asked.metric, ablation=asked.ablation,
+            self.measured_by,
         )  # fmt: skip

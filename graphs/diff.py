@@ -25,6 +25,14 @@ Key = TypeVar("Key", bound=Hashable)
 Thing = TypeVar("Thing")
 
 
+def shape_differences(
+    a: ComputationGraph, b: ComputationGraph, widths: tuple[object, object]
+) -> list[str]:
+    """List in words in what two models' shapes differ: their graphs, and their width."""
+    unequal = [] if widths[0] == widths[1] else [f"d_model {widths[0]} and {widths[1]}"]
+    return [*a.differences(b), *unequal]
+
+
 @dataclass(frozen=True)
 class DiffSummary:
     """Count what two circuits share: in all, by kind (q, k, v, post, mlp, logits), by layer.

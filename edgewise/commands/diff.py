@@ -115,21 +115,20 @@ def _closer(
     """Add what needs the models, if it is asked for."""
     if given["noise_floor"] is None and not given["cross"] and not given["roles"]:
         return found, []
+    from ..experiment.spec import ComparisonSpec, ComputeSpec
     from ..progress import reporting
-    from ..steps.compare import Asked, cross_asked, look_closer
-    from ..steps.noise_floor import LEVEL
+    from ..steps.compare import look_closer
 
     options.set_threads(given["threads"])
-    asked = Asked(
-        repetitions=given["noise_floor"],
-        level=LEVEL if given["level"] is None else given["level"],
-        cross=cross_asked(given["cross"]),
-        roles=given["roles"],
-        **{key: given[key] for key in ("dtype", "device", "batch_size", "allow_pickle")},
-    )
+    chosen = options.only_given({key: given[key] for key in ("noise_floor", "level")})
+    asked = ComparisonSpec(**chosen, cross=given["cross"], roles=given["roles"])
+    compute = {key: given[key] for key in ("device", "batch_size", "allow_pickle")}
+    compute |= options.only_given({"dtype": given["dtype"]})
+    a, b = (ComputeSpec.of_circuit(file).but(**compute) for file in files)
     with reporting() as progress:
         progress.say("loading and lifting model A")
-        return look_closer(found, files, asked, (given["model_a"], given["model_b"]), progress)
+        models = (given["model_a"], given["model_b"])
+        return look_closer(found, files, asked, (a, b), models, progress)
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:

@@ -1,36 +1,30 @@
 """Look closer at a diff with its two models: noise floor, circuits in either model, head roles.
 
-Each model is opened once, and one is in memory at a time. Prompts are made with A's tokenizer; B's,
-if it has one, must make the same.
+Each of these is one step in one opened model (`repeat_in`, `cross_in`, `roles_in`); `put_together`
+makes of both models' findings what stands beside the diff. A run does the same steps. Prompts are
+made with A's tokenizer; B's, if it has one, must make the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, ModelSpec, TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
-from ..graphs.errors import EdgewiseError, PromptError
-from ..session import Progress, Session, make_runner, open_task, stored_model, stored_task
-from .cross_evaluation import RANDOM, CrossPlan, Measured, cross_evaluation, measure_all
-from .fit import first_difference, open_for, weights_notes
+from ..graphs.errors import EdgewiseError
+from ..graphs.files import diff_files
+from ..session import Progress, Session
+from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
+from .fit import open_as_declared, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
-from .noise_floor import LEVEL, check_level, find_floor
-from .repeat import (
-    PromptSets,
-    Recipe,
-    Repeats,
-    check_repetitions,
-    common_recipe,
-    prompt_sets,
-    repeat,
-    task_differences,
-)
+from .noise_floor import find_floor
+from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
 
 if TYPE_CHECKING:
+    from ..experiment.spec import DiscoverySpec
+    from ..graphs.comparison import NoiseFloor
     from ..graphs.files import CircuitFile, DiffFile
-    from ..graphs.names import Node
     from ..patching.prompts.pairs import PromptPairs
 
 Source: TypeAlias = "str | Session | None"
@@ -38,42 +32,56 @@ Source: TypeAlias = "str | Session | None"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Say what to find out with the models, and how to compute.
+class InModel:
+    """What was found in one model, called so; None where it was not asked for."""
 
-    Args:
-        repetitions: of the noise floor, in each model; None: no noise floor.
-        level: of q-values.
-        cross: run the circuits in both models, and this many random ones; None: do not.
-        roles: measure in both models what the circuits' heads do.
-        dtype: default: that of the circuit.
-        device, batch_size, allow_pickle: see `open_model` and `make_runner`.
+    name: str
+    repeats: Repeats | None = None
+    cross: Measured | None = None
+    roles: RolesInModel | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The pairs that both models get, and the sets of pairs on which discoveries are repeated."""
+
+    pairs: PromptPairs
+    sets: PromptSets | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Say what to find out about a diff: `discovery` is repeated, `measure` tells what circuits do.
+
+    `discovery` is None where nothing is repeated: then circuits may be found in different ways.
     """
 
-    repetitions: int | None = None
-    level: float = LEVEL
-    cross: int | None = None
-    roles: bool = False
-    dtype: str | None = None
-    device: str = "auto"
-    batch_size: int | None = None
-    allow_pickle: bool = False
-
-    def __post_init__(self) -> None:
-        check_level(self.level)
-        if self.repetitions is not None:
-            check_repetitions(self.repetitions)
+    comparison: ComparisonSpec
+    measure: EvaluationSpec
+    discovery: DiscoverySpec | None = None
 
 
-def cross_asked(asked: bool) -> int | None:
-    """Return how many random circuits a cross-evaluation runs, None for no cross-evaluation."""
-    return RANDOM if asked else None
+def put_together(
+    found: DiffFile, asked: Asked, prompts: Prompts, a: InModel, b: InModel
+) -> DiffFile:
+    """Put beside a diff what was found in its two models, as far as it was asked for."""
+    floor = cross = roles = None
+    if asked.discovery is not None and prompts.sets is not None and a.repeats and b.repeats:
+        level, repeats = asked.comparison.level, (a.repeats, b.repeats)
+        floor = find_floor(found.diff, repeats, asked.discovery, prompts.sets, level)
+    if a.cross is not None and b.cross is not None:
+        plan, names = CrossPlan.of(found.diff), (a.name, b.name)
+        cross = cross_evaluation(plan, (a.cross, b.cross), names, prompts.pairs, asked.measure)
+    if a.roles is not None and b.roles is not None:
+        roles = RolesComparison(a.roles, b.roles)
+    return replace(found, noise_floor=floor, cross=cross, roles=roles)
 
 
 def look_closer(
     found: DiffFile,
     files: tuple[CircuitFile, CircuitFile],
-    asked: Asked,
+    comparison: ComparisonSpec,
+    computes: tuple[ComputeSpec, ComputeSpec] | None = None,
     models: tuple[Source, Source] = (None, None),
     progress: Progress | None = None,
 ) -> tuple[DiffFile, list[str]]:
@@ -82,7 +90,8 @@ def look_closer(
     Args:
         found: the diff of the two files.
         files: the circuits.
-        asked: what to do.
+        comparison: what to do.
+        computes: how, in either model; default: in the dtypes the circuits were found in.
         models: references or open sessions in place of the models the files name.
         progress: told what is done.
 
@@ -94,31 +103,107 @@ def look_closer(
         PromptError: there are too few prompts, or the tokenizers make different ones.
         GraphMismatch: a model is not of its circuit's shape.
     """
-    if asked.repetitions is None and asked.cross is None and not asked.roles:
+    if comparison.noise_floor is None and not comparison.cross and not comparison.roles:
         return found, []
-    recipe = None if asked.repetitions is None else common_recipe(*files)
-    measure = _common_measure(files)
-    heads = circuit_heads(found.diff.a | found.diff.b) if asked.roles else []
-    plan = None if asked.cross is None else CrossPlan.of(found.diff, asked.cross)
-    work = _Work(files, asked, recipe, plan, measure, heads)
-    for side in (0, 1):
-        work.in_model(side, models[side], _naming("AB"[side], progress))
-    if work.sets is not None and recipe is not None:
-        repeats = (work.repeats[0], work.repeats[1])
-        floor = find_floor(found.diff, repeats, recipe, work.sets, asked.level)
-        found = replace(found, noise_floor=floor)
-    if plan is not None:
-        assert work.pairs is not None
-        measured, names = (work.measured[0], work.measured[1]), (work.names[0], work.names[1])
-        found = replace(found, cross=cross_evaluation(plan, measured, names, work.pairs, **measure))
-    if asked.roles:
-        roles = RolesComparison(work.roles[0], work.roles[1])
-        found = replace(found, roles=roles)
-        work.notes += roles.notes()
-    return found, work.notes
+    asked = Asked(
+        comparison,
+        _common_measure(files),
+        None if comparison.noise_floor is None else common_discovery(*files),
+    )
+    prompts: Prompts | None = None
+    sides: list[InModel] = []
+    notes: list[str] = []
+    for side, (file, source) in enumerate(zip(files, models, strict=True)):
+        told = _naming("AB"[side], progress)
+        compute = _of_circuit(file) if computes is None else computes[side]
+        if isinstance(source, Session):
+            session = source
+        else:
+            reference = source or ModelSpec.of_circuit(file).source
+            session = open_for(
+                file, reference, dtype=compute.dtype, device=compute.device,
+                allow_pickle=compute.allow_pickle, progress=told,
+            )  # fmt: skip
+            notes += weights_notes(file, session, same_model=source is None)
+        if prompts is None:
+            prompts = _make_prompts(session, files, comparison)
+            notes += _prompt_notes(prompts.pairs, files, comparison)
+        else:
+            _check_prompts(session, files[0], prompts.pairs)
+        sides.append(_in_model(session, found, asked, prompts, side, compute, told))
+        del session  # one model is in memory at a time
+    assert prompts is not None
+    found = put_together(found, asked, prompts, *sides)
+    return found, notes + (found.roles.notes() if found.roles is not None else [])
 
 
-def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> dict[str, str]:
+def noise_floor(
+    file_a: CircuitFile,
+    file_b: CircuitFile,
+    repetitions: int,
+    *,
+    level: float = ComparisonSpec().level,
+    models: tuple[Source, Source] = (None, None),
+    progress: Progress | None = None,
+    **compute: object,
+) -> NoiseFloor:
+    """Repeat the discovery of two circuits in their models; return their noise floor.
+
+    Args:
+        file_a, file_b: circuits found in the same way, on equal graphs.
+        repetitions: how often in each model.
+        level: of q-values, for the edges listed beside those of the two circuits.
+        models: references or open sessions in place of the models the files name.
+        progress: told what is done.
+        compute: fields of `ComputeSpec`, such as batch_size and device.
+
+    Raises:
+        EdgewiseError: the circuits were found in different ways, or the prompts are too few.
+        GraphMismatch: a model is not of its circuit's shape.
+    """
+    files = (file_a, file_b)
+    computes = (_of_circuit(file_a).but(**compute), _of_circuit(file_b).but(**compute))
+    asked = ComparisonSpec(noise_floor=repetitions, level=level)
+    found, _ = look_closer(diff_files(*files), files, asked, computes, models, progress)
+    assert found.noise_floor is not None
+    return found.noise_floor
+
+
+# -- in one model --------------------------------------------------------------------------------
+
+
+def _in_model(
+    session: Session,
+    found: DiffFile,
+    asked: Asked,
+    prompts: Prompts,
+    side: int,
+    compute: ComputeSpec,
+    progress: Progress | None,
+) -> InModel:
+    """Find out in one model everything that is asked for."""
+    repeats = cross = roles = None
+    size, diff = compute.batch_size, found.diff
+    if asked.comparison.roles:  # first, as it is quick and not every model's heads can be measured
+        roles = roles_in(session, prompts.pairs, circuit_heads(diff.a | diff.b), progress)
+    if prompts.sets is not None and asked.discovery is not None:
+        repeats = repeat_in(
+            session, asked.discovery, prompts.sets[side], batch_size=size, progress=progress
+        )
+    if asked.comparison.cross:
+        cross = cross_in(
+            session, prompts.pairs, CrossPlan.of(diff), asked.measure,
+            batch_size=size, progress=progress,
+        )  # fmt: skip
+    return InModel(session.loaded.title, repeats, cross, roles)
+
+
+def _of_circuit(file: CircuitFile) -> ComputeSpec:
+    """Return how a file's circuit was computed, in batches that fit here."""
+    return ComputeSpec.of_circuit(file).but(batch_size=None)
+
+
+def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
     """Return the metric and ablation both circuits were found with.
 
     Raises:
@@ -134,107 +219,54 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> dict[str, str]:
             f"on different tasks or measures ({'; '.join(unequal)}); accepted: circuits of one "
             "task, found with one metric and one ablation."
         )
-    return a
+    return EvaluationSpec((a["metric"],), ablation=a["ablation"])
 
 
-class _Work:
-    """Do in each model what was asked; hold prompts and results, but no model."""
+# -- prompts -------------------------------------------------------------------------------------
 
-    def __init__(
-        self,
-        files: tuple[CircuitFile, CircuitFile],
-        asked: Asked,
-        recipe: Recipe | None,
-        plan: CrossPlan | None,
-        measure: Mapping[str, str],
-        heads: Sequence[Node],
-    ) -> None:
-        self.files, self.asked, self.recipe, self.plan = files, asked, recipe, plan
-        self.measure, self.heads = measure, heads
-        self.sets: PromptSets | None = None
-        self.pairs: PromptPairs | None = None
-        self.repeats: list[Repeats] = []
-        self.measured: list[Measured] = []
-        self.roles: list[RolesInModel] = []
-        self.names: list[str] = []
-        self.notes: list[str] = []
 
-    def in_model(self, side: int, source: Source, progress: Progress | None) -> None:
-        """Open one model, do everything in it, and let it go."""
-        asked, file = self.asked, self.files[side]
-        if isinstance(source, Session):
-            session = source
-        else:
-            session = open_for(
-                file,
-                source or stored_model(file),
-                dtype=asked.dtype,
-                device=asked.device,
-                allow_pickle=asked.allow_pickle,
-                progress=progress,
-            )
-            self.notes += weights_notes(file, session, same_model=source is None)
-        self.names.append(session.loaded.title)
-        if side == 0:
-            self.make_prompts(session)
-        else:
-            self.check_prompts(session)
-        if self.asked.roles:  # first, as it is quick and not every model's heads can be measured
-            assert self.pairs is not None
-            self.roles.append(roles_in(session, self.pairs, self.heads, progress))
-        if self.sets is not None and self.recipe is not None:
-            self.repeats.append(
-                repeat(
-                    session, self.recipe, self.sets[side],
-                    batch_size=asked.batch_size, progress=progress,
-                )
-            )  # fmt: skip
-        if self.plan is not None:
-            assert self.pairs is not None
-            runner = make_runner(session, self.pairs, **self.measure, batch_size=asked.batch_size)
-            self.measured.append(measure_all(runner, self.plan, progress))
+def _make_prompts(
+    session: Session, files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec
+) -> Prompts:
+    """Make all prompts, for both models."""
+    repetitions = comparison.noise_floor
+    sets = None if repetitions is None else prompt_sets(session, files, repetitions)
+    return Prompts(open_as_declared(session, TaskSpec.of_circuit(files[0]))[0], sets)
 
-    def make_prompts(self, session: Session) -> None:
-        """Make all prompts, for both models."""
-        if self.asked.repetitions is not None:
-            self.sets = prompt_sets(session, self.files, self.asked.repetitions)
-        self.pairs = open_task(session, **stored_task(self.files[0]))[0]
-        first, second = (file.task["sha256"] for file in self.files)
-        if self.pairs.sha256 != first:
-            self.notes.append(
-                f"the prompt pairs of task '{self.pairs.name}', made anew, are not those circuit A "
-                "was found on (their hash differs): the task's file, words or tokenizer have "
-                "changed."
-            )
-        if (self.plan is not None or self.asked.roles) and first != second:
-            self.notes.append(
-                "the two circuits were found on different prompts; those of A are used for both."
-            )
 
-    def check_prompts(self, session: Session) -> None:
-        """Refuse a second model whose tokenizer makes other prompts than the first one's.
+def _prompt_notes(
+    pairs: PromptPairs, files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec
+) -> list[str]:
+    """Say in what the prompts are not those the circuits were found on."""
+    first, second = (file.task["sha256"] for file in files)
+    notes = []
+    if pairs.sha256 != first:
+        notes.append(
+            f"the prompt pairs of task '{pairs.name}', made anew, are not those circuit A was "
+            "found on (their hash differs): the task's file, words or tokenizer have changed."
+        )
+    if (comparison.cross or comparison.roles) and first != second:
+        notes.append(
+            "the two circuits were found on different prompts; those of A are used for both."
+        )
+    return notes
 
-        Raises:
-            PromptError: says where they differ.
-        """
-        if session.loaded.tokenizer is None or self.pairs is None:
-            return
-        own = open_task(session, **stored_task(self.files[0]))[0]
-        difference = first_difference(self.pairs.pairs, own.pairs)
-        if difference:
-            raise PromptError(
+
+def _check_prompts(session: Session, file: CircuitFile, pairs: PromptPairs) -> None:
+    """Refuse a second model whose tokenizer makes other prompts than the first one's."""
+    if session.loaded.tokenizer is not None:
+        same_prompts(
+            pairs,
+            lambda: open_as_declared(session, TaskSpec.of_circuit(file)),
+            lambda found: (
                 "the two models cannot be compared: their tokenizers map the task's prompts "
-                f"differently: {difference}. Give the pairs as token ids that both understand."
-            )
+                f"differently: {found}. Give the pairs as token ids that both understand."
+            ),
+        )
 
 
 def _naming(name: str, progress: Progress | None) -> Progress | None:
     """Return a progress callback that says in which model."""
     if progress is None:
         return None
-    told: Callable[[int, int, str], Any] = progress
-
-    def named(done: int, total: int, what: str) -> None:
-        told(done, total, f"model {name}: {what}")
-
-    return named
+    return lambda done, total, what: progress(done, total, f"model {name}: {what}")

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
 from ..graphs.errors import EdgewiseError
+from ..session import make_runner
 
 if TYPE_CHECKING:
+    from ..experiment.spec import EvaluationSpec
     from ..graphs.circuit import Circuit
     from ..graphs.diff import CircuitDiff
     from ..patching.prompts.pairs import PromptPairs
-    from ..patching.run.runner import Runner
-    from ..session import Progress
+    from ..session import Progress, Session
 
 RANDOM = 20
 """How many random circuits are run in each model."""
@@ -72,14 +73,30 @@ class Measured:
         return tuple(ratios)
 
 
-def measure_all(runner: Runner, plan: CrossPlan, progress: Progress | None = None) -> Measured:
-    """Measure a plan's circuits in one model.
+def by(measure: EvaluationSpec) -> tuple[str, str]:
+    """Return the metric and the ablation that circuits are run with."""
+    assert measure.ablation is not None
+    return measure.metrics[0], measure.ablation
+
+
+def cross_in(
+    session: Session,
+    pairs: PromptPairs,
+    plan: CrossPlan,
+    measure: EvaluationSpec,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Measure a plan's circuits in one model, by the metric and ablation of `measure`.
 
     Raises:
         EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
     """
     from ..discovery.evaluation import different_ends
 
+    metric, ablation = by(measure)
+    runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
     ends, values = different_ends(runner), []
     circuits = [*plan.circuits.values(), *plan.drawn]
     for number, circuit in enumerate(circuits, start=1):
@@ -95,12 +112,11 @@ def cross_evaluation(
     measured: tuple[Measured, Measured],
     names: tuple[str, str],
     pairs: PromptPairs,
-    *,
-    metric: str,
-    ablation: str,
+    measure: EvaluationSpec,
 ) -> CrossEvaluation:
     """Put together what was measured on the same pairs in models A and B, which are called so."""
     a, b = measured
+    metric, ablation = by(measure)
     ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
     values = zip(a.circuits, b.circuits, strict=True)
     return CrossEvaluation(

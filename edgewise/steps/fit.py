@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..graphs.diff import shape_differences
 from ..graphs.errors import GraphMismatch, PromptError
 from ..session import Progress, Session, open_model, open_task
 
 if TYPE_CHECKING:
     from ..experiment.spec import TaskSpec
     from ..graphs.files import CircuitFile
+    from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import Pair, PromptPairs
     from ..patching.tasks import TaskReport
 
@@ -80,12 +82,52 @@ def open_as_declared(session: Session, task: TaskSpec) -> tuple[PromptPairs, Tas
     )
 
 
+def same_shape(
+    a: ComputationGraph,
+    b: ComputationGraph,
+    widths: tuple[object, object],
+    refusal: Callable[[str], str],
+) -> None:
+    """Refuse two models of unlike shape; `refusal` says so, given in what they differ.
+
+    Raises:
+        GraphMismatch: their graphs, or their widths, differ.
+    """
+    differences = shape_differences(a, b, widths)
+    if differences:
+        raise GraphMismatch(refusal("; ".join(differences)))
+
+
+def same_prompts(
+    expected: PromptPairs,
+    own: Callable[[], tuple[PromptPairs, TaskReport | None]],
+    refusal: Callable[[str], str],
+) -> None:
+    """Refuse a model that reads a task otherwise; `refusal` says so, given the first difference.
+
+    Args:
+        expected: the prompt pairs every model gets.
+        own: makes the same task's pairs as this model reads them.
+        refusal: returns the message.
+
+    Raises:
+        PromptError: its own pairs are others, or cannot be made.
+    """
+    try:
+        found, _ = own()
+    except PromptError as error:
+        raise PromptError(refusal(str(error).rstrip("."))) from error
+    difference = first_difference(expected.pairs, found.pairs)
+    if difference:
+        raise PromptError(refusal(difference))
+
+
 def check_variant(
     names: tuple[str, str],
     base: CircuitFile,
     session: Session,
     pairs: PromptPairs,
-    own_pairs: Callable[[], tuple[PromptPairs, TaskReport | None]],
+    task: TaskSpec,
 ) -> None:
     """Refuse a variant whose circuit could not be compared with the first model's.
 
@@ -94,34 +136,33 @@ def check_variant(
         base: the first model's circuit.
         session: the variant.
         pairs: the prompt pairs every model gets.
-        own_pairs: makes the same task's pairs with the variant's tokenizer, if it has one.
+        task: what they were made from.
 
     Raises:
         GraphMismatch: its graph is not the first model's.
         PromptError: its tokenizer makes other prompts.
     """
     where = f"model '{names[1]}' cannot be compared with '{names[0]}'"
-    differences = base.circuit.graph.differences(session.graph)
-    if base.model["d_model"] != session.lifted.d_model:
-        differences.append(f"d_model {base.model['d_model']} and {session.lifted.d_model}")
-    if differences:
-        raise GraphMismatch(
-            f"{where}: their graphs differ in {'; '.join(differences)} ({names[0]} and "
-            f"{names[1]}). Variants must have the first model's shape; give this one a spec of "
-            "its own, and compare what the heads of two circuits do with `edgewise roles`."
-        )
-    if session.loaded.tokenizer is None:
-        return
-    why = "their tokenizers map the task's prompts differently"
-    try:
-        own, _ = own_pairs()
-    except PromptError as error:
-        raise PromptError(f"{where}: {why}: {error}") from error
-    difference = first_difference(pairs.pairs, own.pairs)
-    if difference:
-        raise PromptError(
-            f"{where}: {why}: {difference}. Circuits are compared on equal prompts only; give the "
-            "pairs as token ids that both understand, or leave the model out."
+    widths = (base.model["d_model"], session.lifted.d_model)
+    same_shape(
+        base.circuit.graph,
+        session.graph,
+        widths,
+        lambda found: (
+            f"{where}: their graphs differ in {found} ({names[0]} and {names[1]}). Variants must "
+            "have the first model's shape; give this one a spec of its own, and compare what the "
+            "heads of two circuits do with `edgewise roles`."
+        ),
+    )
+    if session.loaded.tokenizer is not None:
+        same_prompts(
+            pairs,
+            lambda: open_as_declared(session, task),
+            lambda found: (
+                f"{where}: their tokenizers map the task's prompts differently: {found}. Circuits "
+                "are compared on equal prompts only; give the pairs as token ids that both "
+                "understand, or leave the model out."
+            ),
         )
 
 

@@ -35,7 +35,7 @@ from ..comparison import (
     RolesComparison,
     RolesInModel,
 )
-from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores
+from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores, shape_differences
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from ..names import Edge
 from ..roles import HeadRoles
@@ -142,9 +142,8 @@ def diff_files(
     Raises:
         GraphMismatch: the graphs differ, or the models' width; the message lists all differences.
     """
-    differences = a.circuit.graph.differences(b.circuit.graph)
-    if a.model["d_model"] != b.model["d_model"]:
-        differences.append(f"d_model {a.model['d_model']} and {b.model['d_model']}")
+    widths = (a.model["d_model"], b.model["d_model"])
+    differences = shape_differences(a.circuit.graph, b.circuit.graph, widths)
     if differences:
         both = " and ".join(
             f"{name} ({f.model['name']})" for name, f in zip(names, (a, b), strict=True)

@@ -14,12 +14,12 @@ from edgewise import job as job_module
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.random_circuits import random_circuits
 from edgewise.experiment.document import parse_spec
-from edgewise.experiment.spec import Experiment
+from edgewise.experiment.spec import ComparisonSpec, Experiment
 from edgewise.graphs.errors import PromptError, SpecError
 from edgewise.graphs.files import CircuitFile, diff_files, read_diff
 from edgewise.run import run
 from edgewise.session import Session, open_model, open_task
-from edgewise.steps.compare import Asked, look_closer
+from edgewise.steps.compare import look_closer
 from edgewise.steps.cross_evaluation import RANDOM
 from edgewise.steps.discover import discover
 from edgewise.steps.head_roles import circuit_heads, head_roles
@@ -27,6 +27,7 @@ from edgewise.workflow import Selection, make_runner
 from tests.edgewise.conftest import WORDS, id_rows, save_tokenizer, tiny
 
 KEPT = Selection(top=12)
+CROSS = ComparisonSpec(cross=True)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def find(session: Session, pairs: Path, top: int = 12, **more: Any) -> CircuitFi
 
 def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
     files = find(sessions[0], pairs), find(sessions[1], pairs, top=20)
-    found, notes = look_closer(diff_files(*files), files, Asked(cross=3), sessions)
+    found, notes = look_closer(diff_files(*files), files, CROSS, models=sessions)
     cross, diff = found.cross, found.diff
     assert cross is not None
     circuits = {"A": diff.a, "B": diff.b, "both": diff.shared, "either": diff.a | diff.b}
@@ -58,7 +59,7 @@ def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
         assert cross.empty[side] == pytest.approx(true.value_empty, abs=1e-6)
         counts = [diff.a.graph.count_by_kind(one.kept) for one in (diff.a, diff.b)]
         most = {kind: max(count[kind] for count in counts) for kind in counts[0]}
-        drawn = random_circuits(diff.a.graph, most, 3)
+        drawn = random_circuits(diff.a.graph, most, RANDOM)
         assert cross.random.edges == len(drawn[0]) == sum(most.values())
         assert cross.random.faithfulness[side] == pytest.approx(
             [evaluate(runner, one).faithfulness for one in drawn], abs=1e-6
@@ -90,12 +91,12 @@ def test_different_prompts_are_pointed_out(sessions: Any, pairs: Path, tmp_path:
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps(row) + "\n" for row in id_rows(5, seed=3)))
     files = find(sessions[0], pairs), find(sessions[1], other)
-    _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
+    _, notes = look_closer(diff_files(*files), files, CROSS, models=sessions)
     assert notes == [
         "the two circuits were found on different prompts; those of A are used for both."
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(6, seed=9)))
-    _, notes = look_closer(diff_files(*files), files, Asked(cross=1), sessions)
+    _, notes = look_closer(diff_files(*files), files, CROSS, models=sessions)
     assert "made anew, are not those circuit A was found on" in notes[0]
 
 
@@ -120,7 +121,8 @@ def test_a_tokenizer_that_reads_otherwise_is_refused(
     other = AutoTokenizer.from_pretrained(tmp_path)
     reads_otherwise = open_model(words.loaded.model, tokenizer=other)
     with pytest.raises(PromptError, match="tokenizers map the task's prompts differently"):
-        look_closer(diff_files(file, file), (file, file), Asked(cross=1), (words, reads_otherwise))
+        both = (words, reads_otherwise)
+        look_closer(diff_files(file, file), (file, file), CROSS, models=both)
 
 
 def test_random_circuits_beside_an_evaluation(edgewise: Any, circuit: Path) -> None:
@@ -177,7 +179,7 @@ def test_heads_that_cannot_be_measured_are_told_before_long_work(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("repetitions began")
 
-    monkeypatch.setattr("edgewise.steps.compare.repeat", refuse)
+    monkeypatch.setattr("edgewise.steps.compare.repeat_in", refuse)
     asked = ("--roles", "--noise-floor", 2, "-o", "d.json")
     found = edgewise("diff", "short.json", "short.json", *asked, status=1)
     assert "9 positions or more" in found.stderr
@@ -238,7 +240,7 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     assert all(row.value[0] == row.value[1] for row in same.cross.rows)
 
     files = tuple(find(open_model(str(models[name])), many) for name in ("llama", "tuned"))
-    asked = Asked(repetitions=3, cross=RANDOM, roles=True)
+    asked = ComparisonSpec(noise_floor=3, cross=True, roles=True)
     by_hand, _ = look_closer(diff_files(*files), (files[0], files[1]), asked)
     assert by_hand.noise_floor == found.noise_floor
     assert by_hand.cross is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from edgewise.discovery.registry import get_method
+from edgewise.experiment.spec import ComparisonSpec, DiscoverySpec, Selection, TaskSpec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.comparison import PLACES, NoiseFloor
 from edgewise.graphs.diff import CircuitDiff
@@ -21,24 +22,24 @@ from edgewise.graphs.files import CircuitFile, DiffFile, diff_files, read_circui
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.patching.prompts.pair_files import write_pairs
 from edgewise.session import Session, open_model, open_task
-from edgewise.steps.compare import Asked, look_closer
+from edgewise.steps.compare import look_closer, noise_floor
 from edgewise.steps.discover import discover
-from edgewise.steps.noise_floor import find_floor, noise_floor
+from edgewise.steps.noise_floor import find_floor
 from edgewise.steps.repeat import (
     PromptSets,
-    Recipe,
     Repeats,
-    common_recipe,
+    common_discovery,
     made_sets,
     once,
-    repeat,
+    repeat_in,
     split_pairs,
 )
 from edgewise.store.repeats_file import read_repeats, write_repeats
-from edgewise.workflow import Selection, make_runner
+from edgewise.workflow import make_runner
 from tests.edgewise.asking_model import answering, ask, without_head
 
-TOP = Recipe("eap-ig", {"steps": 5, "midpoint": False}, "logit_diff", "resample", Selection(top=20))
+LEVEL = 0.05
+TOP = DiscoverySpec("eap-ig", select=Selection(top=20))
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +75,8 @@ def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
             for one in sets[:2]
         )
         prompts = PromptSets(tuple(sets[2 : 2 + repetitions]), tuple(sets[2 + repetitions :]))
-        repeats = repeat(whole, TOP, prompts.a), repeat(whole, TOP, prompts.b)
-        found = find_floor(CircuitDiff(a, b), repeats, TOP, prompts)
+        repeats = repeat_in(whole, TOP, prompts.a), repeat_in(whole, TOP, prompts.b)
+        found = find_floor(CircuitDiff(a, b), repeats, TOP, prompts, LEVEL)
         claims += any(row.q < found.level for row in found.edges)
         lone += len(a - b) + len(b - a)
     assert lone > 100  # prompts alone make edges come and go in the circuits
@@ -110,14 +111,14 @@ def test_a_head_that_was_cut_vanishes_and_nothing_else(
 
 def test_a_cut_head_is_found_again_and_again(two_jobs: dict[str, Path]) -> None:
     base, cut = open_model(str(two_jobs["base"])), open_model(str(two_jobs["cut0"]))
-    recipe = Recipe(TOP.method, TOP.options, TOP.metric, TOP.ablation, Selection(above=0.5))
+    recipe = TOP.but(select=Selection(above=0.5))
     only = 0
     for number in range(20):
         sets = [ask(16, 5000 + 10 * number + i) for i in range(10)]
         prompts = PromptSets(tuple(sets[:5]), tuple(sets[5:]))
-        repeats = repeat(base, recipe, prompts.a), repeat(cut, recipe, prompts.b)
+        repeats = repeat_in(base, recipe, prompts.a), repeat_in(cut, recipe, prompts.b)
         diff = CircuitDiff(*(Circuit(base.graph, one.kept[0]) for one in repeats))
-        rows = find_floor(diff, repeats, recipe, prompts).edges
+        rows = find_floor(diff, repeats, recipe, prompts, LEVEL).edges
         changed = {row.edge for row in rows if row.q < 0.05}
         assert changed >= {"embed->a0.h0<v>", "a0.h0->logits"}
         only += all("a0.h0" in edge for edge in changed)
@@ -129,12 +130,12 @@ def test_a_cut_head_is_found_again_and_again(two_jobs: dict[str, Path]) -> None:
 
 def test_the_same_model_loaded_again_has_no_difference_at_all(two_jobs: dict[str, Path]) -> None:
     sets = [ask(8, seed) for seed in range(3)]
-    first, again = (repeat(open_model(str(two_jobs["base"])), TOP, sets) for _ in range(2))
+    first, again = (repeat_in(open_model(str(two_jobs["base"])), TOP, sets) for _ in range(2))
     np.testing.assert_array_equal(first.scores, again.scores)
     np.testing.assert_array_equal(first.kept, again.kept)
     circuit = Circuit(first.graph, first.kept[0])
     prompts = PromptSets(tuple(sets), tuple(sets))
-    found = find_floor(CircuitDiff(circuit, circuit), (first, again), TOP, prompts)
+    found = find_floor(CircuitDiff(circuit, circuit), (first, again), TOP, prompts, LEVEL)
     for row in found.edges:
         assert (row.survival_a, row.mean_a, row.p, row.q) == (row.survival_b, row.mean_b, 1.0, 1.0)
 
@@ -163,7 +164,7 @@ def by_hand(shift: float) -> NoiseFloor:
     pairs = ask(4, 0)
     sets = PromptSets((pairs,) * 3, (pairs,) * 3, (1, 2, 3), (4, 5, 6))
     repeats = Repeats(graph, scores, kept), Repeats(graph, moved, fewer)
-    return find_floor(CircuitDiff(a, b), repeats, TOP, sets)
+    return find_floor(CircuitDiff(a, b), repeats, TOP, sets, LEVEL)
 
 
 def test_a_noise_floor_by_hand() -> None:
@@ -223,7 +224,7 @@ def test_circuits_found_in_different_ways_are_refused(
     circuits: Callable[..., CircuitFile], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EdgewiseError, match="found in different ways " + message):
-        common_recipe(circuits(), circuits(**more))
+        common_discovery(circuits(), circuits(**more))
 
 
 def test_a_circuit_that_started_from_given_scores_is_refused(
@@ -232,7 +233,7 @@ def test_a_circuit_that_started_from_given_scores_is_refused(
     file = circuits()
     started = {**file.discovery, "method": "refine", "start": {"method": "eap-ig"}}
     with pytest.raises(EdgewiseError, match="'refine' started from scores"):
-        Recipe.of(started)
+        DiscoverySpec.of_circuit(replace(file, discovery=started))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_a_repetition_on_the_same_prompts_is_the_discovery(
     whole: Session, circuits: Callable[..., CircuitFile], method: str, options: Any, select: Any
 ) -> None:
     file = circuits(count=6, method=method, options=options, select=select)
-    recipe = Recipe.of(file.discovery)
+    recipe = DiscoverySpec.of_circuit(file)
     runner = make_runner(whole, ask(6, 0), metric=recipe.metric)
     scores, kept = once(runner, recipe)
     assert Circuit(whole.graph, kept) == file.circuit
@@ -262,9 +263,9 @@ def test_a_repetition_on_the_same_prompts_is_the_discovery(
 
 
 def test_a_metric_without_a_gradient_cannot_be_tested(whole: Session) -> None:
-    recipe = Recipe("acdc", get_method("acdc").check({}), "accuracy", "resample", Selection())
+    recipe = DiscoverySpec("acdc", "accuracy")
     with pytest.raises(EdgewiseError, match="'accuracy' has no gradient"):
-        repeat(whole, recipe, [ask(4, 0)])
+        repeat_in(whole, recipe, [ask(4, 0)])
 
 
 # -- prompts -------------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_one_repetition_is_refused() -> None:
 
 def test_a_built_in_task_makes_new_pairs(models: dict[str, Path]) -> None:
     session = open_model(str(models["llama"]))
-    task = {"task": "induction", "examples": 4, "options": {"period": 5, "repeat": 2}}
+    task = TaskSpec("induction", examples=4, options={"period": 5, "repeat": 2})
     sets = made_sets(session, task, 2, first_seed=7)
     assert (sets.seeds_a, sets.seeds_b) == ((7, 8), (9, 10))
     assert [one.seed for one in (*sets.a, *sets.b)] == [7, 8, 9, 10]
@@ -308,8 +309,8 @@ def test_a_built_in_task_makes_new_pairs(models: dict[str, Path]) -> None:
 
 def test_two_files_are_pooled(whole: Session, circuits: Callable[..., CircuitFile]) -> None:
     files = circuits("one.jsonl", 1, count=12), circuits("two.jsonl", 2, count=12)
-    asked = Asked(repetitions=3)
-    found, notes = look_closer(diff_files(*files), files, asked, (whole, whole))
+    asked = ComparisonSpec(noise_floor=3)
+    found, notes = look_closer(diff_files(*files), files, asked, models=(whole, whole))
     assert (found.noise_floor is not None and found.noise_floor.examples, notes) == (4, [])
 
 
@@ -317,7 +318,7 @@ def test_two_files_are_pooled(whole: Session, circuits: Callable[..., CircuitFil
 
 
 def test_repetitions_are_written_and_read(whole: Session, tmp_path: Path) -> None:
-    repeats = repeat(whole, TOP, [ask(4, 0), ask(4, 1)])
+    repeats = repeat_in(whole, TOP, [ask(4, 0), ask(4, 1)])
     path = tmp_path / "r.safetensors"
     write_repeats(path, repeats)
     read = read_repeats(path, whole.graph)
