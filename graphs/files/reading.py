@@ -55,8 +55,10 @@ def read_bounded(
         if not stat.S_ISREG(mode):  # a pipe may never end, and opening a device may do something
             kind = "a directory" if stat.S_ISDIR(mode) else "a device or pipe, not a file"
             raise error(f"cannot read {path}: it is {kind}; expected {what}.")
+        content = bytearray()
         with open(path, "rb", opener=_unblocked) as file:
-            content = file.read(limit + 1)
+            while len(content) <= limit and (block := file.read(2**20)):
+                content += block
     except FileNotFoundError:
         raise error(f"{path} does not exist; expected {what}.") from None
     except (OSError, ValueError) as caught:
@@ -67,7 +69,7 @@ def read_bounded(
             f"{path} is too large for {what}: more than {limit / 2**20:g} MB; accepted: at most "
             "that much. Give the file that was meant."
         )
-    return content
+    return bytes(content)
 
 
 def _unblocked(path: str, flags: int) -> int:
