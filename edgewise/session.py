@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.spec import (
     EXAMPLES,
@@ -20,6 +20,7 @@ from .graphs.errors import PromptError
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile
+    from .graphs.files.circuit import ModelBlock
     from .graphs.graph import ComputationGraph
     from .graphs.lift.lifted import LiftedModel
     from .graphs.load.loading import LoadedModel
@@ -49,14 +50,15 @@ class Session:
         return self.lifted.graph
 
     @cached_property
-    def model_block(self) -> dict[str, Any]:
+    def model_block(self) -> ModelBlock:
         """Return what a circuit file says of the model: where it is from, family and shape."""
         from .graphs.files import model_block
 
         origin = self.loaded.provenance
         shape = {key: origin.pop(key) for key in ("name", "revision", "weights_sha256")}
         family, width = self.lifted.family, self.lifted.d_model
-        return {**model_block(self.graph, **shape, family=family, d_model=width), **origin}
+        block = model_block(self.graph, **shape, family=family, d_model=width)
+        return cast("ModelBlock", {**block, **origin})
 
 
 def open_model(

@@ -67,6 +67,13 @@ def command(*arguments: object) -> None:
     (out.getvalue() + told).encode()  # no half of a surrogate pair
 
 
+def made(path: Path, *arguments: object) -> Path:
+    """Write a good file by the command line."""
+    command(*arguments, "-o", path)
+    assert path.is_file(), arguments
+    return path
+
+
 def attempt(use: Callable[[], object]) -> None:
     """Use a file from Python; an error of this project is a good end."""
     from edgewise.graphs.errors import EdgewiseError
@@ -143,7 +150,7 @@ def pairs() -> Path:
     from tests.edgewise.conftest import id_rows
 
     path = FOLDER / "pairs.jsonl"
-    rows = [row | {"group": "a", "answer_position": -1} for row in id_rows(3)]
+    rows = [row | {"group": "a", "answer_position": -1} for row in id_rows(24)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -152,11 +159,10 @@ def pairs() -> Path:
 def circuit(name: str, seed: int = 0) -> Path:
     """Discover a circuit, with its scores."""
     path = FOLDER / f"{name}.json"
-    command(
-        "discover", "--model", model(seed=seed), "--task", pairs(), "--method", "eap",
-        "--top", 12, "--scores", "-o", path,
+    return made(
+        path, "discover", "--model", model(seed=seed), "--task", pairs(), "--method", "eap",
+        "--top", 12, "--scores",
     )  # fmt: skip
-    return path
 
 
 def circuits() -> Kind:
@@ -182,7 +188,7 @@ def circuits() -> Kind:
 
 def _again(kind: str, path: Path) -> None:
     """Read a file and write it back."""
-    import edgewise.graphs.files as files
+    from edgewise.graphs import files
 
     read, write = getattr(files, f"read_{kind}"), getattr(files, f"write_{kind}")
     write(FOLDER / "again.json", read(path))
@@ -212,9 +218,9 @@ def scores() -> Kind:
 def diffs() -> Kind:
     """A diff with every further block it can have."""
     path = FOLDER / "diff.json"
-    command(
-        "diff", circuit("circuit"), circuit("other", seed=1), "--noise-floor", 3, "--cross",
-        "--roles", "-o", path,
+    made(
+        path, "diff", circuit("circuit"), circuit("other", seed=1), "--noise-floor", 3, "--cross",
+        "--roles",
     )  # fmt: skip
     return Kind(
         path,
@@ -234,15 +240,15 @@ def _details(path: Path) -> None:
     from edgewise.graphs.files import read_diff
 
     found = read_diff(path)
-    found.scores, found.changes, found.diff.summary()  # noqa: B018 - they are computed
+    found.scores, found.changes, found.diff.summary()
 
 
 def timelines() -> Kind:
     """A timeline of two checkpoints."""
     path = FOLDER / "timeline.json"
-    command(
-        "timeline", model(), model(seed=1), "--labels", "1,2", "--task", pairs(), "--method",
-        "eap", "--top", 8, "--no-cache", "-o", path,
+    made(
+        path, "timeline", model(), model(seed=1), "--labels", "1,2", "--task", pairs(), "--method",
+        "eap", "--top", 8, "--no-cache",
     )  # fmt: skip
     return Kind(
         path,
@@ -258,7 +264,7 @@ def timelines() -> Kind:
 def roles() -> Kind:
     """What heads do."""
     path, one = FOLDER / "roles.json", circuit("circuit")
-    command("roles", one, circuit("other", seed=1), "--sequences", 1, "-o", path)
+    made(path, "roles", one, circuit("other", seed=1), "--sequences", 1)
     return Kind(
         path,
         _json,
@@ -272,9 +278,9 @@ def roles() -> Kind:
 def transplants() -> Kind:
     """What parts carry."""
     path, asked = FOLDER / "transplant.json", (model(), model(seed=1), "--task", pairs())
-    command("transplant", *asked, "--nodes", "a0.h1", "-o", path)
+    made(path, "transplant", *asked, "--nodes", "a0.h1")
     chosen = json.loads(path.read_text())
-    command("transplant", *asked, "--greedy", 2, "-o", path)
+    made(path, "transplant", *asked, "--greedy", 2)
     path.write_text(json.dumps({**json.loads(path.read_text()), **chosen}))
     return Kind(path, _json, (partial(attempt, partial(_again, "transplant", path)),))
 
@@ -360,7 +366,7 @@ def texts() -> Kind:
 
 def specs() -> Kind:
     """An experiment's declaration, read but not run."""
-    from edgewise.workflow import load_spec
+    from edgewise.experiment.spec import read_spec
 
     path = FOLDER / "spec.toml"
     path.write_text(
@@ -375,7 +381,7 @@ source = "{model()}"
 source = "{model(seed=1)}"
 [task]
 file = "{pairs()}"
-examples = 3
+examples = 24
 bos = false
 [graph]
 grouped_kv = false
@@ -401,7 +407,7 @@ batch_size = 4
 """,
         encoding="utf-8",
     )
-    return Kind(path, _toml, (partial(attempt, partial(load_spec, path)),))
+    return Kind(path, _toml, (partial(attempt, partial(read_spec, path)),))
 
 
 def _toml(content: bytes, draw: random.Random) -> bytes:

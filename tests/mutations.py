@@ -23,9 +23,11 @@ _TOKENS = {
 """What `json.dumps` does not write, by what stands for it until the text is there."""
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 2.5, -0.5, 1e308, -1e300, 1e-320, 1000, 10**6, 10**9, 10**12,
-    10**18, 2**31, 2**63, -(2**63), 2**64, "", "x", "0", "1", "null", " ", "m0", "a0.h0", "logits",
-    "a9.h9<q>", "kl", "acdc", "a" * 50_000, "\ud800", "\n\x1b[31m\x00", "🧠" * 40, "../..", "/dev/zero",
+    None, True, False, 0, -1, 1, 2, 3, 2.5, -0.5, 1e308, -1e300, 1e-320, 1000, 10**6, 10**9,
+    10**12, 10**18, 2**31, 2**63, -(2**63), 2**64, "", "x", "0", "1", "null", " ", "m0",
+    "a0.h0", "logits",
+    "a9.h9<q>", "kl", "acdc", "a" * 50_000, "\ud800", "\n\x1b[31m\x00", "🧠" * 40, "../..",
+    "/dev/zero",
     [], {}, [[]], [None], {"": None}, {"a": {"b": [1]}}, [1, 2], ["a", "b"], [0] * 2000,
     [[0, 10**9]], *_TOKENS,
 )  # fmt: skip
@@ -66,7 +68,7 @@ def _walk(document: Any, draw: random.Random) -> list[tuple[Any, Any]]:
         key = draw.choice(list(value)) if isinstance(value, dict) else draw.randrange(len(value))
         places.append((value, key))
         value = value[key]
-        if draw.random() < 0.3:
+        if draw.random() < (0.1 if len(places) == 1 else 0.25):
             break
     return places
 
@@ -110,7 +112,15 @@ def _scale(holder: Any, key: Any, document: Any, draw: random.Random) -> None:
     if isinstance(value, bool):
         holder[key] = not value
     elif isinstance(value, int | float):
-        changes = (value + 1, value - 1, -value, value * 10**6, value * 10**12, value + 0.5, value / 3)
+        changes = (
+            value + 1,
+            value - 1,
+            -value,
+            value * 10**6,
+            value * 10**12,
+            value + 0.5,
+            value / 3,
+        )
         holder[key] = draw.choice((*changes, str(value), float(value), value == 1))
     elif isinstance(value, str):
         changed = (value + "x", value[1:], value.upper(), value * 50, value + "\n", " " + value)
@@ -118,7 +128,12 @@ def _scale(holder: Any, key: Any, document: Any, draw: random.Random) -> None:
     elif isinstance(value, list):
         holder[key] = draw.choice((value[:-1], value[1:], value * 3, value[::-1], value[:1], []))
     elif isinstance(value, dict):
-        turned = (list(value), list(value.values()), dict(list(value.items())[:1]), list(value.items()))
+        turned = (
+            list(value),
+            list(value.values()),
+            dict(list(value.items())[:1]),
+            list(value.items()),
+        )
         holder[key] = draw.choice(turned)
 
 
@@ -143,7 +158,18 @@ def mutated_bytes(content: bytes, draw: random.Random) -> bytes:
     size = draw.choice((1, 1, 2, 4, 8, 100))
     numbers = (0, 1, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**60, 2**63 - 1, 2**64 - 1)
     number = struct.pack("<Q", draw.choice(numbers))[: draw.choice((1, 4, 8, 8))]
-    texts = (b"\x00", b"\xff", b"NaN", b"{", b"]", b"\n", b'"', b"9" * 40, b"\xef\xbb\xbf", b"\\ud800")
+    texts = (
+        b"\x00",
+        b"\xff",
+        b"NaN",
+        b"{",
+        b"]",
+        b"\n",
+        b'"',
+        b"9" * 40,
+        b"\xef\xbb\xbf",
+        b"\\ud800",
+    )
     return draw.choice(
         (
             content[:at],

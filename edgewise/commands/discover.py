@@ -258,7 +258,8 @@ def _print(
     noted, evaluation = found.file.discovery, found.evaluation
     times = noted["forward_equivalents"]
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
-    took = f"{noted['seconds']:.1f} s" if noted["seconds"] < 60 else clock_time(noted["seconds"])
+    seconds = noted["seconds"] or 0.0
+    took = f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
     show.facts(
         [
             ("model", session.loaded.title),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def _sides(files: Sequence[str], labels: Sequence[str]) -> list[ScoredSide]:
 
     if len(files) > 2:
         raise click.UsageError(f"a heat map takes one or two files or a diff, not {len(files)}.")
-    found, models = [], []
+    found, models = [], list[Mapping[str, object]]()
     for file in files:
         if file.endswith(".safetensors"):
             found.append((read_scores(file).scores, False))
@@ -54,7 +54,7 @@ def _sides(files: Sequence[str], labels: Sequence[str]) -> list[ScoredSide]:
             return diff_sides(read, (a, b))
         assert read.edge_scores is not None  # CircuitFile.__post_init__
         found.append((Scores(read.circuit.graph, read.edge_scores), True))
-        models.append(dict(read.model))
+        models.append(read.model)
     names = _labelled(label_files(files, models), labels)
     return [ScoredSide(name, *one) for name, one in zip(names, found, strict=True)]
 

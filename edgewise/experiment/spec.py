@@ -230,11 +230,11 @@ class TaskSpec(Part):
         task = block.get("file") or block["name"]
         if not task:
             raise EdgewiseError("the circuit's file names no task; say which one to use.")
-        again = {"examples": block["examples"], "bos": block.get("bos")}
+        examples, bos = block["examples"], block.get("bos")
         if "file" in block:
-            return TaskSpec(file=task, **again)
+            return TaskSpec(file=task, examples=examples, bos=bos)
         options = block.get("options") or {}
-        return TaskSpec.named(task, **again, seed=block["seed"], options=options)
+        return TaskSpec.named(task, examples=examples, bos=bos, seed=block["seed"], options=options)
 
     @property
     def reference(self) -> str:

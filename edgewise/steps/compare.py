@@ -210,7 +210,7 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
         EdgewiseError: they differ, or one task is a file and the other is not.
     """
     keys = ("metric", "ablation")
-    a, b = ({key: str(file.discovery[key]) for key in keys} for file in files)
+    a, b = ({key: str(dict(file.discovery)[key]) for key in keys} for file in files)
     unequal = [f"{key} {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
     unequal += task_differences(files[0].task, files[1].task, keys=("name", "bos", "options"))
     if unequal:

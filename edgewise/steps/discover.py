@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.asking import Request, request
 from ..experiment.spec import Selection, Start
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..discovery.registry import Discovery
     from ..graphs.circuit import Circuit
     from ..graphs.files import CircuitFile, ScoresFile
+    from ..graphs.files.circuit import DiscoveryBlock, TaskBlock
     from ..graphs.scores import Scores
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
@@ -110,20 +111,23 @@ def discover(
         circuit=circuit,
         model=session.model_block,
         task=task_block(pairs),
-        discovery={
-            "method": method,
-            **asked.options,
-            **asked.select.as_dict(),
-            **({} if start is None else {"start": start.about}),
-            "metric": asked.metric,
-            "ablation": ablation,
-            "order": found.order,
-            "seconds": seconds,
-            "questions": found.questions,
-            **found.notes,
-            "forward_equivalents": seconds / forward_seconds(session, runner, progress),
-            **circumstances(session, runner),
-        },
+        discovery=cast(
+            "DiscoveryBlock",
+            {
+                "method": method,
+                **asked.options,
+                **asked.select.as_dict(),
+                **({} if start is None else {"start": start.about}),
+                "metric": asked.metric,
+                "ablation": ablation,
+                "order": found.order,
+                "seconds": seconds,
+                "questions": found.questions,
+                **found.notes,
+                "forward_equivalents": seconds / forward_seconds(session, runner, progress),
+                **circumstances(session, runner),
+            },
+        ),
         certificate=session.certificate.as_dict(),
         measures=measures(evaluation),
         edge_scores=found.scores.values,
@@ -199,9 +203,9 @@ def selected(
     return smallest_faithful(runner, scores, select.faithfulness, progress, absolute=absolute)
 
 
-def task_block(pairs: PromptPairs) -> dict[str, Any]:
+def task_block(pairs: PromptPairs) -> TaskBlock:
     """Return what a circuit file says of its prompt pairs."""
-    return {
+    block = {
         "name": pairs.name,
         "sha256": pairs.sha256,
         "examples": len(pairs),
@@ -209,6 +213,7 @@ def task_block(pairs: PromptPairs) -> dict[str, Any]:
         "bos_prepended": pairs.bos_prepended,
         **pairs.origin,
     }
+    return cast("TaskBlock", block)
 
 
 def measures(evaluation: Evaluation) -> dict[str, Any]:

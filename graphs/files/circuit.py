@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch, NameSyntaxError
 from ..graph import MOST_CELLS, ComputationGraph
 from ..names import Node, Port
 from .atomic import write_text
-from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
-from .reading import listed, short
+from .json_files import dump_document, ordered, read_document, to_plain
+from .reading import form_of, listed, problems, short
 
 FORMAT = "edgewise/circuit"
 VERSION = 1
@@ -44,7 +45,91 @@ PROVENANCE = {
 }
 """The blocks that tell where a circuit comes from, with their required keys in file order."""
 
-_ABSENT: dict[str, Any] = {"experts": [], "shared_experts": False}
+_ABSENT: Mapping[str, object] = {"experts": [], "shared_experts": False}
+
+
+class ModelBlock(TypedDict):
+    """Where a model is from, what its weights are, and the graph's shape."""
+
+    name: str
+    revision: str | None
+    weights_sha256: str | None
+    family: str
+    layers: int
+    heads: int
+    kv_heads: int
+    d_model: int
+    parallel: bool
+    post_norm: bool
+    experts: NotRequired[list[int]]
+    shared_experts: NotRequired[bool]
+
+
+class TaskBlock(TypedDict):
+    """Which prompt pairs were used, and what makes a built-in task's again."""
+
+    name: str
+    sha256: str | None
+    examples: int
+    seed: int | None
+    file: NotRequired[str | None]
+    bos: NotRequired[bool | None]
+    bos_prepended: NotRequired[bool | None]
+    options: NotRequired[dict[str, object]]
+
+
+class DiscoveryBlock(TypedDict):
+    """How the edges were chosen; a method's own options stand here too."""
+
+    method: str
+    metric: str
+    ablation: str
+    dtype: NotRequired[str | None]
+    top: NotRequired[int | None]
+    above: NotRequired[float | None]
+    faithfulness: NotRequired[float | None]
+    signed: NotRequired[bool | None]
+    order: NotRequired[str | None]
+    batch_size: NotRequired[int | None]
+    seconds: NotRequired[float | None]
+    questions: NotRequired[int | None]
+    forward_equivalents: NotRequired[float | None]
+
+
+class CertificateBlock(TypedDict):
+    """By how much the lifted model differs from the original; null where it is not finite."""
+
+    kept_all: float | None
+    kept_none: float | None
+    stream: float | None
+    compared: NotRequired[bool]
+
+
+class GraphBlock(TypedDict):
+    """A graph's options and counts, which its shape must have."""
+
+    grouped_kv: bool
+    split_embedding: NotRequired[bool]
+    senders: int
+    ports: int
+    edges: int
+
+
+class Provenance(TypedDict):
+    """The blocks that tell where a circuit comes from."""
+
+    model: ModelBlock
+    task: TaskBlock
+    discovery: DiscoveryBlock
+    certificate: CertificateBlock
+    measures: dict[str, object]
+
+
+class CircuitDocument(Provenance):
+    """A circuit file."""
+
+    graph: GraphBlock
+    edges: object
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +150,21 @@ class CircuitFile:
     """
 
     circuit: Circuit
-    model: Mapping[str, Any]
-    task: Mapping[str, Any]
-    discovery: Mapping[str, Any]
-    certificate: Mapping[str, Any]
+    model: ModelBlock
+    task: TaskBlock
+    discovery: DiscoveryBlock
+    certificate: CertificateBlock
     measures: Mapping[str, Any] = field(default_factory=dict)
     edge_scores: np.ndarray | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lacking = missing_keys(vars(self), PROVENANCE)
-        if lacking:
-            raise EdgewiseError(
-                f"the circuit cannot be saved: these are missing: {', '.join(lacking)}."
-            )
         for block in (*PROVENANCE, "extra"):
             object.__setattr__(self, block, to_plain(getattr(self, block), block))
+        missing, wrong = problems(vars(self), Provenance)
+        if missing or wrong:
+            found = f"these are missing: {', '.join(missing)}" if missing else listed(wrong)
+            raise EdgewiseError(f"the circuit cannot be saved: {found}.")
         self._check_shape()
         shape = self.circuit.kept.shape
         scores = np.full(shape, np.nan) if self.edge_scores is None else self.edge_scores
@@ -92,8 +176,8 @@ class CircuitFile:
 
     def _check_shape(self) -> None:
         graph = self.circuit.graph
-        stated = {key: self.model[key] for key in SHAPE}
-        stated |= {key: self.model.get(key, absent) for key, absent in _ABSENT.items()}
+        model: Mapping[str, object] = {**_ABSENT, **self.model}
+        stated = {key: model[key] for key in (*SHAPE, *_ABSENT)}
         true = {key: getattr(graph, key) for key in stated}
         true["experts"] = list(graph.experts)
         wrong = [f"{key} {stated[key]} and {true[key]}" for key in true if stated[key] != true[key]]
@@ -103,9 +187,9 @@ class CircuitFile:
             )
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """Return the blocks that tell where the circuit comes from."""
-        return {block: getattr(self, block) for block in PROVENANCE}
+        return cast("Provenance", {block: getattr(self, block) for block in PROVENANCE})
 
 
 def model_block(
@@ -116,11 +200,12 @@ def model_block(
     weights_sha256: str | None,
     family: str,
     d_model: int,
-) -> dict[str, Any]:
+) -> ModelBlock:
     """Build the block `model` from a graph and what the graph does not know."""
     shape = {key: getattr(graph, key) for key in (*SHAPE, *(SPARSE if graph.experts else ()))}
     known = {"name": name, "revision": revision, "weights_sha256": weights_sha256}
-    return ordered({**shape, **known, "family": family, "d_model": d_model}, PROVENANCE["model"])
+    block = {**shape, **known, "family": family, "d_model": d_model}
+    return cast("ModelBlock", ordered(block, PROVENANCE["model"]))
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -140,11 +225,12 @@ def dump_circuit(file: CircuitFile) -> str:
     scores = file.edge_scores
     assert scores is not None  # CircuitFile.__post_init__
     extra = {key: value for key, value in ordered(file.extra, ()).items() if key != "graph"}
+    more = file.extra.get("graph")
     document = {
         "format": FORMAT,
         "version": VERSION,
         "model": ordered(file.model, PROVENANCE["model"]),
-        "graph": graph_block(file.circuit.graph, file.extra.get("graph", {})),
+        "graph": graph_block(file.circuit.graph, more if isinstance(more, dict) else {}),
         **{
             block: ordered(getattr(file, block), PROVENANCE[block])
             for block in list(PROVENANCE)[1:]
@@ -155,7 +241,7 @@ def dump_circuit(file: CircuitFile) -> str:
     return dump_document(document, rows={"edges"})
 
 
-def graph_block(graph: ComputationGraph, extra: Mapping[str, Any]) -> dict[str, Any]:
+def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[str, object]:
     """Build the block `graph`: options, then counts."""
     counts = (len(graph.senders), len(graph.ports), graph.edge_count)
     options = {key: getattr(graph, key) for key in OPTIONS}
@@ -192,14 +278,10 @@ def read_circuit(path: str | Path) -> CircuitFile:
     return circuit_from_document(path, read_document(path, "a circuit file", {FORMAT: VERSION}))
 
 
-def circuit_from_document(path: str | Path, document: dict[str, Any]) -> CircuitFile:
+def circuit_from_document(path: str | Path, document: Mapping[str, Any]) -> CircuitFile:
     """Check a parsed circuit file; errors name the path."""
-    graph_keys = (OPTIONS[0], *COUNTS)
-    lacking = missing_keys(document, {**PROVENANCE, "graph": graph_keys})
-    lacking += [] if "edges" in document else ["edges"]
-    if lacking:
-        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
-    graph = read_graph(path, document["model"], document["graph"])
+    with form_of(path, document, CircuitDocument):
+        graph = read_graph(path, document["model"], document["graph"])
     kept, (scores,) = read_rows(path, graph, "edges", document["edges"], scores=1)
     known = {"format", "version", "edges", "graph", *PROVENANCE}
     extra = {key: value for key, value in document.items() if key not in known}

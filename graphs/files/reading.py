@@ -12,6 +12,8 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -123,8 +125,8 @@ def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = Fals
         raise FileFormatError(_diagnose(path, text, what, error)) from None
     except RecursionError:
         problem: str | None = f"it is nested deeper than {DEEPEST} levels"
-    except ValueError as error:
-        problem = str(error)
+    except ValueError:  # Python's own limit for whole numbers
+        problem = f"it holds a whole number of more than {MOST_DIGITS} digits"
     else:
         problem = unfit(document, allow_nan=allow_nan)
     if problem:
@@ -201,12 +203,22 @@ whole number.
     Raises:
         FileFormatError: names all keys that are missing, else the first values of another type.
     """
+    with form_of(path, document, form):
+        return document  # type: ignore[return-value]
+
+
+@contextmanager
+def form_of(path: str | Path, document: object, form: Any) -> Iterator[None]:
+    """Check a document as `checked` does; what is done inside comes before its wrong values.
+
+    So a reader can say in its own words what of a document with all its keys is wrong.
+    """
     missing, wrong = problems(document, form)
     if missing:
         raise FileFormatError(f"{path} is incomplete; missing: {', '.join(missing)}.")
+    yield
     if wrong:
         raise FileFormatError(f"{path} cannot be read: {listed(wrong)}.")
-    return document  # type: ignore[return-value]
 
 
 def problems(document: object, form: Any) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...graphs.circuit import Circuit
 from ...graphs.errors import CertificateFailed
+from ...graphs.files.circuit import CertificateBlock
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..ablations import zero
@@ -70,9 +71,13 @@ class Certificate:
             and (self.rounding is None or self.rounding <= 1)
         )
 
-    def as_dict(self) -> dict[str, float | bool]:
+    def as_dict(self) -> CertificateBlock:
         """Return the three errors, as circuit files store them; and if there was no original."""
-        errors = {"kept_all": self.kept_all, "kept_none": self.kept_none, "stream": self.stream}
+        errors: CertificateBlock = {
+            "kept_all": self.kept_all,
+            "kept_none": self.kept_none,
+            "stream": self.stream,
+        }
         return errors if self.compared else {**errors, "compared": False}
 
     def require(self) -> Certificate:
