@@ -16,7 +16,7 @@ from ..graphs.errors import EdgewiseError, unknown
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.scores import Scores
-    from ..patching.ablations import Ablation
+    from ..patching.ablations.registry import Ablation
     from ..patching.metrics.metric import Metric
     from ..patching.run.runner import Progress, Runner
     from .journal import Journal

@@ -91,9 +91,9 @@ def metrics() -> str:
 
 def ablations() -> str:
     """List the ablations."""
-    from edgewise.patching.ablations import ABLATIONS
+    from edgewise.patching.ablations.registry import ablations as known
 
-    rows = [(code(name), sentence(one.summary)) for name, one in ABLATIONS.items()]
+    rows = [(code(name), sentence(one.summary)) for name, one in known().items()]
     return table(["ablation", "what an ablated edge carries"], rows)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
+from .ablations.registry import ablations
 from .run.chunk import Chunk, sender_deltas
 from .run.masked_run import World, run_masked
 from .run.plan import make_plan
@@ -96,9 +97,10 @@ def patch_paths(
         EdgewiseError: denoising with an ablation other than resample, or no path.
     """
     if denoise and not runner.ablation.paired:
+        paired = " or ".join(name for name, one in ablations().items() if one.paired)
         raise EdgewiseError(
             f"denoising puts clean values into the corrupted run; with ablation "
-            f"'{runner.ablation.name}' there is none. Use resample."
+            f"'{runner.ablation.name}' there is none. Use {paired}."
         )
     found = [q for p in paths for q in (Path.parse(p, runner.graph) if isinstance(p, str) else [p])]
     if not found:

@@ -12,9 +12,16 @@ from torch import Tensor
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Kind
+from edgewise.patching.ablations.registry import ablations, get_ablation
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
+from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
+
+ABLATIONS = list(ablations())
+WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero", True),
+               ("mean", True), ("position-mean", False)]  # fmt: skip
+"""Ablations, each with one port or one for each group of heads where key/value heads are shared."""
 
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
@@ -68,6 +75,26 @@ def tiny_pairs(
 def whole(chunk: Chunk) -> AttentionContext:
     """Return the attention context of a chunk without a window."""
     return AttentionContext(chunk.batch.mask, chunk.batch.position_ids)
+
+
+def ablated_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
+    """Return what every sender's ablated edges carry, by the definitions, one sender at a time."""
+    model, every = runner.model, runner.reference.batch()
+    everywhere = AttentionContext(every.mask, every.position_ids)
+    if runner.ablation.name == "resample":
+        return naive_values(model, chunk.batch.corrupted, whole(chunk))
+    if runner.ablation.name == "zero":
+        return [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
+    wrote = naive_values(model, every.clean, everywhere)
+    if runner.ablation.name == "mean":
+        return [x[every.mask].mean(0) for x in wrote]
+    assert runner.ablation.name == "position-mean"
+    return [x.mean(0) for x in wrote]
+
+
+def fitting(ablation: str, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return lengths of prompts that an ablation takes: some need prompts of one length."""
+    return (max(lengths),) * len(lengths) if get_ablation(ablation).aligned else lengths
 
 
 def naive_values(model: LiftedModel, ids: Tensor, context: AttentionContext) -> list[Tensor]:

@@ -43,7 +43,7 @@ def metric_of(text: str) -> object:
 
 
 def _ablation(text: str) -> object:
-    from ..patching.ablations import get_ablation
+    from ..patching.ablations.registry import get_ablation
 
     return get_ablation(text)
 

@@ -77,7 +77,7 @@ def request(
             start from scores.
     """
     from ..discovery.registry import get_method
-    from ..patching.ablations import get_ablation
+    from ..patching.ablations.registry import get_ablation
     from ..patching.metrics.registry import get_metric
 
     chosen, select = get_method(method), select or Selection()

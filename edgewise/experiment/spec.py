@@ -69,9 +69,9 @@ def _methods() -> Mapping[str, Method]:
 
 
 def _ablations() -> Sequence[str]:
-    from ..patching.ablations import ABLATIONS
+    from ..patching.ablations.registry import ablations
 
-    return list(ABLATIONS)
+    return list(ablations())
 
 
 def _dtypes() -> Sequence[str]:
@@ -500,7 +500,7 @@ class DiscoverySpec(Part):
     def scored_by(self) -> tuple[str, Mapping[str, Any]]:
         """Return the method, with options, whose scores are tested: searches score few edges."""
         from ..discovery.registry import scoring_method
-        from ..patching.ablations import get_ablation
+        from ..patching.ablations.registry import get_ablation
 
         if not self.chosen.selects:
             return self.method, self.options

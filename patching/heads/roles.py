@@ -40,7 +40,6 @@ from ...graphs.errors import GraphMismatch
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
-from ..metrics.registry import nll
 from ..prompts.checks import check_prompts
 from ..prompts.pairs import Batch, PromptPairs
 from ..run.trace import Trace, at_answers, patterns, project, run_plain
@@ -80,7 +79,7 @@ def measure(
     """
     wanted = _wanted(model, heads)
     if pairs is not None:
-        check_prompts(model, pairs, nll)
+        check_prompts(model, pairs)
     on_tokens = token_scores(model, blocks, progress)
     task = None if pairs is None else task_scores(model, pairs, wanted, progress)
     found = []

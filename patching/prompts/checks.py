@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .pairs import PromptPairs
 
 
-def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> None:
+def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None = None) -> None:
     """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs.
 
     Raises:
@@ -39,8 +39,8 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric) -> Non
                 f"pair {number} of '{pairs.name}' has {len(pair.clean)} tokens; the model takes at "
                 f"most {model.max_positions}."
             )
-        if metric.needs_distractors and not pair.distractors:
+        if metric is not None and metric.needs_distractors and not pair.distractors:
             raise PromptError(
                 f"metric '{metric.name}' compares answers with distractors, and pair {number} of "
-                f"'{pairs.name}' has no distractor; add some, or use a metric such as nll or kl."
+                f"'{pairs.name}' has no distractor; add some, or use a metric that needs none."
             )

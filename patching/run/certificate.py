@@ -14,7 +14,6 @@ from ...graphs.errors import CertificateFailed
 from ...graphs.files.circuit import CertificateBlock
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
-from ..ablations import zero
 from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from .chunk import Chunk, sender_deltas
@@ -236,7 +235,7 @@ def _start_afresh(model: LiftedModel, ids: Tensor) -> None:
 def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
     """Add up single senders and compare with every port's stream and the model's own states."""
     model, mask = chunk.model, chunk.batch.mask
-    nothing = Trace(model, zero(plain, plain))
+    nothing = Trace(model, plain.values.zeros())
     single = sender_deltas(plain, nothing).flatten(1)
     streams, constants = plain.streams, nothing.streams
     shape = streams.final.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
-from ..ablations import Ablation
+from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
 from .few_tokens import FewTokens
@@ -21,7 +21,9 @@ from .trace import Past, Trace, at_answers, run_plain, split
 
 @dataclass(frozen=True)
 class Chunk:
-    """Hold one batch of pairs and its runs; everything is computed once, when asked for.
+    """One batch of pairs and its runs; everything is computed once, when asked for.
+
+    `carried` is the ablation, prepared: what ablated edges carry in this chunk.
 
     Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
     the batch differs: all runs after the clean one are confined to the window that begins there.
@@ -32,6 +34,7 @@ class Chunk:
     model: LiftedModel
     batch: Batch
     ablation: Ablation
+    carried: Carried
 
     @cached_property
     def start(self) -> int:
@@ -74,9 +77,7 @@ class Chunk:
     def base(self) -> Trace:
         """Return the run whose values ablated edges carry."""
         with torch.no_grad():
-            if self.ablation.paired:
-                return self.corrupted
-            return Trace(self.model, self.ablation.values(self.clean, self.corrupted))
+            return Trace(self.model, self.carried(self))
 
     @cached_property
     def delta(self) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.lift.lifted import LiftedModel
-from ..ablations import Ablation, get_ablation
+from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric, get_metric
 from ..prompts.checks import check_prompts
@@ -37,6 +37,14 @@ CACHE_BYTES = 2 << 30
 RUN_BYTES = 1 << 29
 
 
+@dataclass
+class _Kept:
+    """What runners that differ in their metric alone share: runs, and the prepared ablation."""
+
+    chunks: dict[int, Chunk]
+    carried: Carried | None = None
+
+
 @dataclass(frozen=True)
 class Runner:
     """Evaluate circuits of a lifted model on prompt pairs.
@@ -47,6 +55,8 @@ class Runner:
         metric: what the loss is made of, a `Metric` or its name or expression.
         ablation: what ablated edges carry.
         batch_size: examples run at once; default: as many as fit a quarter gigabyte.
+        reference: the pairs an ablation takes its values from where it needs more than one
+            example; default: the pairs themselves.
     """
 
     model: LiftedModel
@@ -54,7 +64,8 @@ class Runner:
     metric: Metric
     ablation: Ablation
     batch_size: int
-    _cache: dict[int, Chunk] = field(default_factory=dict, repr=False, compare=False)
+    reference: PromptPairs
+    _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
     def create(
@@ -62,14 +73,15 @@ class Runner:
         pairs: PromptPairs,
         *,
         metric: str | Metric | None = None,
-        ablation: str = "resample",
+        ablation: str | Ablation | None = None,
         batch_size: int | None = None,
+        reference: PromptPairs | None = None,
     ) -> Runner:
         """Check that model, pairs and metric fit together and return a runner.
 
         Raises:
             PromptError: the prompts are too long for the model, hold ids it has not, or lack
-                what the metric needs.
+                what the metric or the ablation needs.
             UnknownName: no such metric or ablation.
         """
         metric = metric or default_metric(searching=False)
@@ -81,14 +93,13 @@ class Runner:
             longest = max(len(p.clean) for p in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
-        chosen_ablation = get_ablation(ablation)
-        if chosen_ablation.paired and all(pair.clean == pair.corrupted for pair in pairs):
-            raise PromptError(
-                f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
-                f"so {ablation} ablation changes nothing; accepted: corrupted prompts that differ, "
-                "or another ablation."
-            )
-        return Runner(model, pairs, chosen, chosen_ablation, batch_size)
+        ablation = ablation or default_ablation()
+        carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
+        reference = pairs if reference is None else reference
+        if reference is not pairs:
+            check_prompts(model, reference)
+        carries.check(pairs, reference)
+        return Runner(model, pairs, chosen, carries, batch_size, reference)
 
     @property
     def graph(self) -> ComputationGraph:
@@ -139,13 +150,21 @@ class Runner:
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks; kept between calls if they fit in memory."""
         for index, rows in enumerate(self._rows):
-            chunk = self._cache.get(index)
+            chunk = self._kept.chunks.get(index)
             if chunk is None:
                 batch = self.pairs.batch(rows, device=str(self.model.device))
-                chunk = Chunk(self.model, batch, self.ablation)
+                chunk = Chunk(self.model, batch, self.ablation, self.carried())
                 if self._cacheable:
-                    self._cache[index] = chunk
+                    self._kept.chunks[index] = chunk
             yield chunk
+
+    def carried(self) -> Carried:
+        """Return what tells what ablated edges carry; the reference set is looked at once."""
+        if self._kept.carried is None:
+            kept = _Kept({}, lambda runs: runs.clean.values)  # there nothing is ablated
+            reference = replace(self, pairs=self.reference, _kept=kept)
+            self._kept.carried = self.ablation.prepare(reference)
+        return self._kept.carried
 
     # -- questions --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ Shapes: B examples, T positions, D d_model, H heads, G key/value heads, K d_head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,27 @@ class Values:
     z: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
     post: tuple[Tensor, ...] = ()
+
+    def map(self, change: Callable[..., Tensor], *others: Values) -> Values:
+        """Change what all senders write, with examples and positions first, [B, T, …] each.
+
+        `others`: values whose tensors are given to `change` too.
+        """
+
+        def senders_last(*x: Tensor) -> Tensor:
+            return change(*(y.movedim(0, 2) for y in x)).movedim(2, 0)
+
+        every = (self, *others)
+        return Values(
+            senders_last(*(v.sources for v in every)),
+            tuple(change(*x) for x in zip(*(v.z for v in every), strict=True)),
+            tuple(senders_last(*x) for x in zip(*(v.mlp for v in every), strict=True)),
+            tuple(change(*x) for x in zip(*(v.post for v in every), strict=True)),
+        )
+
+    def zeros(self) -> Values:
+        """Return values of the same shapes where no sender writes anything."""
+        return self.map(lambda x: x.new_zeros(()).expand_as(x))
 
 
 Past = tuple[tuple[Tensor, Tensor], ...]

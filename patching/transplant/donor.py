@@ -21,6 +21,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.names import Kind, Node
+from ..ablations.zero import zero
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
@@ -41,7 +42,7 @@ def quiet_runner(
     batch_size: int | None = None,
 ) -> Runner:
     """Return a runner whose clean runs cover whole prompts; nothing of it is ever ablated."""
-    return Runner.create(model, pairs, metric=metric, ablation="zero", batch_size=batch_size)
+    return Runner.create(model, pairs, metric=metric, ablation=zero, batch_size=batch_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.patching.run.runner import Runner
-from tests.engine import tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
 
 
@@ -22,7 +22,7 @@ from tests.plain_acdc import plain_acdc
     name=st.sampled_from(["gpt2", "llama", "llama-multi-query", "qwen2-moe-first-dense"]),
     threshold=st.sampled_from([1e-4, 0.01, 0.05, 0.2, 1.0]),
     metric=st.sampled_from(["kl", "logit_diff", "nll"]),
-    ablation=st.sampled_from(["resample", "zero"]),
+    ablation=st.sampled_from(ABLATIONS),
     candidates=st.sampled_from([1, 2, 5, 16]),
     ports_first=st.booleans(),
     absolute=st.booleans(),
@@ -34,7 +34,9 @@ def test_acdc_is_the_one_by_one_walk(
     ports_first: bool, absolute: bool, grouped: bool, seed: int,
 ) -> None:  # fmt: skip
     model = tiny_lift(name, seed, grouped_kv=grouped)
-    runner = Runner.create(model, tiny_pairs(seed, (5, 4)), metric=metric, ablation=ablation)
+    runner = Runner.create(
+        model, tiny_pairs(seed, fitting(ablation, (5, 4))), metric=metric, ablation=ablation
+    )
     circuit, increments = plain_acdc(runner, threshold, ports_first, absolute)
     found = get_method("acdc")(
         runner,
@@ -48,9 +50,10 @@ def test_acdc_is_the_one_by_one_walk(
         assert found.scores[edge] == pytest.approx(increments[str(edge)], abs=1e-6)
 
 
-def test_exact_effects_are_single_ablations() -> None:
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_exact_effects_are_single_ablations(ablation: str) -> None:
     model = tiny_lift("llama")
-    runner = Runner.create(model, tiny_pairs(), metric="nll")
+    runner = Runner.create(model, tiny_pairs(), metric="nll", ablation=ablation)
     scores = get_method("exact")(runner, candidates=3).scores
     full = Circuit.full(model.graph)
     loss = runner.loss(full)

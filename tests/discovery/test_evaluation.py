@@ -19,7 +19,7 @@ from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.patching.run.runner import Runner
-from tests.engine import random_mask, tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, random_mask, tiny_lift, tiny_pairs
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def runner() -> Runner:
 
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff", "nll", "prob_diff"])
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_the_ends_are_one_and_zero(metric: str, ablation: str) -> None:
     model = tiny_lift("gpt2")
     runner = Runner.create(model, tiny_pairs(), metric=metric, ablation=ablation)
@@ -98,7 +98,7 @@ def test_an_unreachable_floor_gives_the_full_circuit(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("metric", ["kl", "logit_diff"])
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt-neox"])
 def test_minimality_is_the_rise_without_each_edge(name: str, ablation: str, metric: str) -> None:
     runner = Runner.create(tiny_lift(name), tiny_pairs(), metric=metric, ablation=ablation)

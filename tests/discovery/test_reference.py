@@ -93,14 +93,18 @@ def test_acdc_survivors(
     assert runner.loss(found.circuit) == pytest.approx(run["final_metric"], abs=1e-5)
 
 
-@pytest.mark.parametrize("case", [c for c in CIRCUITS if c["intervention"] in ("patching", "zero")])
+ABLATION = {"patching": "resample", "zero": "zero", "mean-positional": "position-mean"}
+
+
+@pytest.mark.parametrize("case", [c for c in CIRCUITS if c["intervention"] in ABLATION])
 def test_circuits(model: Any, pairs: PromptPairs, case: dict[str, Any]) -> None:
-    zero = case["intervention"] == "zero"
-    lifted = describe(model, split_embedding=zero)
-    runner = Runner.create(lifted, pairs, ablation="zero" if zero else "resample")
-    edges = [edge.replace("embed", "tok") if zero else edge for edge in case["edges"]]
+    ablation = ABLATION[case["intervention"]]
+    split = ablation != "resample"
+    lifted = describe(model, split_embedding=split)
+    runner = Runner.create(lifted, pairs, ablation=ablation)
+    edges = [edge.replace("embed", "tok") if split else edge for edge in case["edges"]]
     circuit = Circuit.empty(lifted.graph).with_edges(edges)
-    if zero:  # there the position embedding is never ablated
+    if split:  # there the position embedding is never ablated
         kept = circuit.kept.copy()
         kept[:, 1] = lifted.graph.reads[:, 1]
         circuit = Circuit(lifted.graph, kept)

@@ -22,11 +22,12 @@ from edgewise.patching.incremental.losses import Bounds, Losses, known
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
-from tests.engine import tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, tiny_lift, tiny_pairs
 
 
 def tiny_runner(name: str = "llama", seed: int = 0, **options: Any) -> Runner:
-    return Runner.create(tiny_lift(name, seed), tiny_pairs(seed, (5, 4)), **options)
+    lengths = fitting(options.get("ablation", "resample"), (5, 4))
+    return Runner.create(tiny_lift(name, seed), tiny_pairs(seed, lengths), **options)
 
 
 def greedy(runner: Runner, scores: Scores, n: int) -> Circuit:
@@ -43,7 +44,7 @@ def greedy(runner: Runner, scores: Scores, n: int) -> Circuit:
 @given(
     name=st.sampled_from(["gpt2", "llama-multi-query", "gpt-neox", "gemma2"]),
     metric=st.sampled_from(["kl", "logit_diff", "nll"]),
-    ablation=st.sampled_from(["resample", "zero"]),
+    ablation=st.sampled_from(ABLATIONS),
     n=st.integers(3, 15),
     floor=st.sampled_from([0.0, 0.5, 0.9]),
     seed=st.integers(0, 30),

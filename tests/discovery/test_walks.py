@@ -20,7 +20,7 @@ from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
-from tests.engine import one_of_each_type, tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, fitting, one_of_each_type, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
 
 METRICS = ["kl", "logit_diff", "nll", "prob_diff", "logit(answer) - 2 * logit(distractor)",
@@ -44,9 +44,9 @@ def test_every_family_is_walked_as_by_dense_runs(
     draw = np.random.default_rng(number)
     for repeat in range(2):
         metric = METRICS[(number + 3 * repeat) % len(METRICS)]
-        ablation = ("resample", "zero")[(number // 2 + repeat) % 2]
+        ablation = ABLATIONS[(number // 2 + repeat) % len(ABLATIONS)]
         model = tiny_lift(name, number, grouped_kv=bool(repeat))
-        pairs = tiny_pairs(number, (5, 4, 4))
+        pairs = tiny_pairs(number, fitting(ablation, (5, 4, 4)))
         size = (None, 1, 2)[int(draw.integers(3))]
         runner = Runner.create(model, pairs, metric=metric, ablation=ablation, batch_size=size)
         threshold = float(draw.choice(THRESHOLDS))

@@ -161,7 +161,7 @@ def test_padding_changes_nothing(padding: str) -> None:
     model, pairs = random_model(), tiny_pairs(lengths=(3, 8, 5))
     mask = random_mask(model.graph, 0.6, 1)
     alone = Runner.create(model, pairs, batch_size=1)
-    chunk = Chunk(model, pairs.batch(padding=padding), alone.ablation)
+    chunk = Chunk(model, pairs.batch(padding=padding), alone.ablation, alone.carried())
     found = alone.chunk_logits(chunk, mask[None])[0]
     torch.testing.assert_close(found, alone.logits([Circuit(model.graph, mask)])[0])
 

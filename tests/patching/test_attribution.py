@@ -15,29 +15,34 @@ from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
-from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
+from tests.engine import (
+    WITH_GROUPS,
+    ablated_values,
+    fitting,
+    naive_run,
+    tiny_lift,
+    tiny_pairs,
+    whole,
+)
 
 
 def mask_loss(runner: Runner, mask: torch.Tensor) -> torch.Tensor:
     """Return the mean loss of a soft mask, by the definition of a circuit's run."""
     (chunk,) = runner.chunks()
     model, batch = runner.model, chunk.batch
-    zeros = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
-    resample = runner.ablation.name == "resample"
-    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zeros
+    ablated = ablated_values(runner, chunk)
     _, final = naive_run(model, batch.clean, whole(chunk), ablated, mask)
     logits = model.logits(at_answers(final, batch.answer_position))
     return runner.metric.loss(logits, chunk.target).mean()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("ablation", "grouped"), WITH_GROUPS)
 def test_eap_is_the_derivative_of_the_loss_by_the_mask(
     name: str, ablation: str, grouped: bool
 ) -> None:
     model = tiny_lift(name, grouped_kv=grouped)
-    pairs = tiny_pairs(lengths=(6, 4, 5))
+    pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
     runner = Runner.create(model, pairs, metric="logit_diff", ablation=ablation, batch_size=3)
     scores = attribute(runner, [1.0])
     full = torch.ones(model.graph.reads.shape, dtype=torch.float64, requires_grad=True)

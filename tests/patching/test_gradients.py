@@ -14,7 +14,16 @@ from edgewise.patching.gradients.port_gradients import port_gradients
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
-from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
+from tests.engine import (
+    WITH_GROUPS,
+    ablated_values,
+    fitting,
+    naive_run,
+    random_mask,
+    tiny_lift,
+    tiny_pairs,
+    whole,
+)
 
 SOME = [
     "gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite", "olmo2",
@@ -24,20 +33,18 @@ SOME = [
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("ablation", "grouped"), WITH_GROUPS)
 @pytest.mark.parametrize("density", [0.15, 0.5, 1.0])
 def test_gradients_of_any_circuit(name: str, ablation: str, grouped: bool, density: float) -> None:
     model = tiny_lift(name, grouped_kv=grouped)
-    pairs = tiny_pairs(lengths=(5, 4), shared=ablation == "zero")
+    lengths = fitting(ablation, (5, 4))
+    pairs = tiny_pairs(lengths=lengths, shared=ablation != "resample")
     runner = Runner.create(model, pairs, metric="nll", ablation=ablation)
     (chunk,) = runner.chunks()
     circuit = Circuit(model.graph, random_mask(model.graph, density, 3))
     found = port_gradients(runner, chunk, circuit)
-    zero = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
     batch = chunk.batch
-    resample = ablation == "resample"
-    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zero
+    ablated = ablated_values(runner, chunk)
     shape = (*batch.clean.shape, model.d_model)
     offsets = {
         row: torch.zeros(shape, dtype=model.dtype, requires_grad=True)

@@ -17,7 +17,17 @@ from edgewise.patching.run.plan import Plan, make_plan
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
 from tests.configs import CONFIGS
-from tests.engine import naive_run, naive_values, random_mask, tiny_lift, tiny_pairs, whole
+from tests.engine import (
+    ABLATIONS,
+    WITH_GROUPS,
+    ablated_values,
+    fitting,
+    naive_run,
+    random_mask,
+    tiny_lift,
+    tiny_pairs,
+    whole,
+)
 
 SOME = [
     "gpt2", "llama", "llama-multi-query", "qwen2-some-windows", "olmo2", "falcon-new-one-norm",
@@ -28,9 +38,7 @@ SOME = [
 def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor:
     """Return a circuit's logits by the definition alone, [B, V]."""
     model, batch = chunk.model, chunk.batch
-    zeros = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
-    resample = runner.ablation.name == "resample"
-    ablated = naive_values(model, batch.corrupted, whole(chunk)) if resample else zeros
+    ablated = ablated_values(runner, chunk)
     _, final = naive_run(model, batch.clean, whole(chunk), ablated, torch.from_numpy(mask * 1.0))
     return model.logits(at_answers(final, batch.answer_position))
 
@@ -63,11 +71,12 @@ def test_the_certificate_follows_the_type(name: str, dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("ablation", "grouped"), WITH_GROUPS)
 def test_the_dense_runner_is_the_definition(name: str, ablation: str, grouped: bool) -> None:
     model = tiny_lift(name, grouped_kv=grouped)
-    runner = Runner.create(model, tiny_pairs(lengths=(5, 7, 6)), ablation=ablation, batch_size=3)
+    runner = Runner.create(
+        model, tiny_pairs(lengths=fitting(ablation, (5, 7, 6))), ablation=ablation, batch_size=3
+    )
     (chunk,) = runner.chunks()
     for seed, density in enumerate((0.03, 0.3, 0.6, 0.97)):
         mask = random_mask(model.graph, density, seed)
@@ -80,7 +89,7 @@ def test_the_dense_runner_is_the_definition(name: str, ablation: str, grouped: b
     name=st.sampled_from(SOME),
     density=st.floats(0, 1),
     seed=st.integers(0, 999),
-    ablation=st.sampled_from(["resample", "zero"]),
+    ablation=st.sampled_from(ABLATIONS),
     grouped=st.booleans(),
     split=st.booleans(),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -95,7 +104,7 @@ def test_any_mask_on_any_shape(
     lengths: list[int],
 ) -> None:
     model = tiny_lift(name, seed, grouped_kv=grouped, split_embedding=split)
-    pairs = tiny_pairs(seed, tuple(lengths))
+    pairs = tiny_pairs(seed, fitting(ablation, tuple(lengths)))
     runner = Runner.create(model, pairs, ablation=ablation, batch_size=len(lengths))
     (chunk,) = runner.chunks()
     mask = random_mask(model.graph, density, seed)
@@ -104,7 +113,7 @@ def test_any_mask_on_any_shape(
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_circuits_together_are_circuits_alone(name: str, ablation: str) -> None:
     model = tiny_lift(name)
     runner = Runner.create(model, tiny_pairs(), ablation=ablation)
@@ -118,7 +127,7 @@ def test_circuits_together_are_circuits_alone(name: str, ablation: str) -> None:
 @given(name=st.sampled_from(SOME), row=st.integers(1, 100), seed=st.integers(0, 99))
 def test_a_restart_is_a_run_from_scratch(name: str, row: int, seed: int) -> None:
     model = tiny_lift(name, grouped_kv=bool(seed % 2))
-    runner = Runner.create(model, tiny_pairs(seed), ablation=["resample", "zero"][seed % 2])
+    runner = Runner.create(model, tiny_pairs(seed), ablation=ABLATIONS[seed % len(ABLATIONS)])
     row = row % len(model.graph.ports)
     mask = model.graph.reads.copy()
     mask[row:] = random_mask(model.graph, 0.4, seed)[row:]
@@ -146,7 +155,7 @@ def test_padding_changes_nothing(name: str, padding: str) -> None:
     runner = Runner.create(model, pairs, batch_size=1)
     mask = random_mask(model.graph, 0.6, 1)
     alone = runner.logits([Circuit(model.graph, mask)])[0]
-    chunk = Chunk(model, pairs.batch(padding=padding), runner.ablation)
+    chunk = Chunk(model, pairs.batch(padding=padding), runner.ablation, runner.carried())
     torch.testing.assert_close(runner.chunk_logits(chunk, mask[None])[0], alone)
 
 
@@ -182,10 +191,12 @@ def test_only_live_experts_run() -> None:
     assert plan.layers[0].mlp is None
 
 
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_an_expert_can_be_ablated_alone(ablation: str) -> None:
     model = tiny_lift("mixtral")
-    runner = Runner.create(model, tiny_pairs(lengths=(7, 6)), ablation=ablation, batch_size=2)
+    runner = Runner.create(
+        model, tiny_pairs(lengths=fitting(ablation, (7, 6))), ablation=ablation, batch_size=2
+    )
     (chunk,) = runner.chunks()
     for expert in ("m0.e1", "m1.e3"):
         column = model.graph.sender_index[Node.parse(expert)]

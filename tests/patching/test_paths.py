@@ -14,7 +14,15 @@ from edgewise.patching.paths import Path, patch_paths
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.run.trace import at_answers
-from tests.engine import naive_run, naive_values, tiny_lift, tiny_pairs, whole
+from tests.engine import (
+    ABLATIONS,
+    ablated_values,
+    naive_run,
+    naive_values,
+    tiny_lift,
+    tiny_pairs,
+    whole,
+)
 
 
 def everything_from(model: LiftedModel, start: str) -> Path:
@@ -67,7 +75,7 @@ def test_all_routes_together_are_activation_patching(name: str, start: str, deno
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-@pytest.mark.parametrize("ablation", ["resample", "zero"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_a_path_changes_only_what_lies_on_it(grouped: bool, ablation: str) -> None:
     model = tiny_lift("llama", grouped_kv=grouped)
     runner = Runner.create(model, tiny_pairs(), ablation=ablation, batch_size=3)
@@ -76,9 +84,8 @@ def test_a_path_changes_only_what_lies_on_it(grouped: bool, ablation: str) -> No
     (effect,) = patch_paths(runner, [f"a0.h2->{head}<k>->logits"])
     batch, graph = chunk.batch, model.graph
     clean = naive_values(model, batch.clean, whole(chunk))
-    corrupted = naive_values(model, batch.corrupted, whole(chunk))
     column = graph.sender_index[Node.parse("a0.h2")]
-    new = corrupted[column] if ablation == "resample" else torch.zeros_like(clean[column])
+    new = ablated_values(runner, chunk)[column].expand_as(clean[column])
     # run with only this sender's edge into this port ablated; keep what the heads then write
     mask = torch.ones(graph.reads.shape, dtype=torch.float64)
     mask[graph.locate(Edge.parse(f"a0.h2->{head}<k>"))] = 0

@@ -14,7 +14,7 @@ from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.losses import Bounds, Losses, rises
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
 from edgewise.patching.run.runner import Runner
-from tests.engine import random_mask, tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
 
 NAMES = ["gpt2", "llama", "llama-multi-query", "gptj", "olmo2", "gemma2-caps", "qwen2-moe"]
 
@@ -97,7 +97,7 @@ class Both:
 @given(
     name=st.sampled_from(NAMES),
     metric=st.sampled_from(["kl", "nll", "logit_diff", "prob_diff"]),
-    ablation=st.sampled_from(["resample", "zero"]),
+    ablation=st.sampled_from(ABLATIONS),
     batch_size=st.sampled_from([None, 1, 2]),
     small=st.booleans(),
     grouped=st.booleans(),
@@ -110,7 +110,11 @@ def test_both_searches_answer_alike(
 ) -> None:  # fmt: skip
     model = tiny_lift(name, seed % 5, grouped_kv=grouped)
     runner = Runner.create(
-        model, tiny_pairs(seed, (5, 4, 4)), metric=metric, ablation=ablation, batch_size=batch_size
+        model,
+        tiny_pairs(seed, fitting(ablation, (5, 4, 4))),
+        metric=metric,
+        ablation=ablation,
+        batch_size=batch_size,
     )
     with pytest.MonkeyPatch.context() as patch:
         if small:  # take normalisers by bounds, in a vocabulary of 31

@@ -1,0 +1,1 @@
+"""Ablations, one in each file; `registry.py` says what one is."""

@@ -1,0 +1,155 @@
+"""The registry of ablations: what value a_u an ablated edge out of a sender u carries.
+
+An ablation is a function in a file beside this one, found by being there. It is given the runner's
+reference set, once, and returns what maps the runs of one chunk of pairs to the values of all
+senders in it:
+
+    @ablation("zero", summary="nothing: the sender's share of the stream is 0")
+    def zero(reference: Reference) -> Carried:
+        return lambda runs: runs.clean.values.zeros()
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ...graphs.errors import PromptError, unknown
+
+if TYPE_CHECKING:
+    from ...graphs.lift.lifted import LiftedModel
+    from ..prompts.pairs import Batch, PromptPairs
+    from ..run.trace import Trace, Values
+
+
+class Runs(Protocol):
+    """Some pairs as a batch, and their runs, each made when it is first asked for."""
+
+    @property
+    def model(self) -> LiftedModel:
+        """Return the model."""
+        ...
+
+    @property
+    def batch(self) -> Batch:
+        """Return the pairs' tokens."""
+        ...
+
+    @property
+    def clean(self) -> Trace:
+        """Return the run of the clean prompts."""
+        ...
+
+    @property
+    def corrupted(self) -> Trace:
+        """Return the run of the corrupted prompts."""
+        ...
+
+
+class Reference(Protocol):
+    """All prompts that an ablation may look at: the runner's own pairs unless others are named."""
+
+    @property
+    def pairs(self) -> PromptPairs:
+        """Return the pairs."""
+        ...
+
+    def chunks(self) -> Iterator[Runs]:
+        """Yield the pairs' runs, some pairs at a time."""
+        ...
+
+
+Carried = Callable[[Runs], "Values"]
+"""Tells what every sender's ablated edges carry in some runs."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A registered ablation, with everything that help, documents and runners ask of it.
+
+    Args:
+        name, summary: its name, and one line for help.
+        prepare: from the reference set, what maps runs to the values that ablated edges carry.
+        paired: the values are those of the corrupted run, token by token.
+        consistent: a node all of whose inputs are ablated writes exactly its own ablation value.
+        aligned: all prompts must be of one length.
+        default: it is used unless told otherwise.
+    """
+
+    name: str
+    summary: str
+    prepare: Callable[[Reference], Carried]
+    paired: bool = False
+    consistent: bool = False
+    aligned: bool = False
+    default: bool = False
+
+    def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
+        """Refuse prompts on which the ablation means nothing.
+
+        Raises:
+            PromptError: says why.
+        """
+        if self.paired and all(pair.clean == pair.corrupted for pair in pairs):
+            raise PromptError(
+                f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
+                f"so {self.name} ablation changes nothing; accepted: corrupted prompts that "
+                "differ, or another ablation."
+            )
+        lengths = sorted({len(pair.clean) for pair in (*pairs, *reference)})
+        if self.aligned and len(lengths) > 1:
+            raise PromptError(
+                f"{self.name} ablation needs prompts that align position by position, but those of "
+                f"'{pairs.name}' have {lengths[0]} to {lengths[-1]} tokens; accepted: prompts of "
+                "one length (of a built-in task the option length keeps these), or another "
+                "ablation."
+            )
+
+
+_ABLATIONS: dict[str, Ablation] = {}
+
+
+def ablation(
+    name: str,
+    *,
+    summary: str,
+    paired: bool = False,
+    consistent: bool = False,
+    aligned: bool = False,
+    default: bool = False,
+) -> Callable[[Callable[[Reference], Carried]], Ablation]:
+    """Register an ablation by name; see `Ablation` for what the properties mean."""
+
+    def register(prepare: Callable[[Reference], Carried]) -> Ablation:
+        _ABLATIONS[name] = Ablation(name, summary, prepare, paired, consistent, aligned, default)
+        return _ABLATIONS[name]
+
+    return register
+
+
+def ablations() -> dict[str, Ablation]:
+    """Map the names of all ablations to them."""
+    package = __package__ or ""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+    return dict(sorted(_ABLATIONS.items()))
+
+
+def get_ablation(name: str) -> Ablation:
+    """Look an ablation up.
+
+    Raises:
+        UnknownName: there is none of this name.
+    """
+    known = ablations()
+    if name not in known:
+        raise unknown("ablation", name, known)
+    return known[name]
+
+
+def default_ablation() -> str:
+    """Name the ablation that is used unless told otherwise."""
+    return next(name for name, one in ablations().items() if one.default)
