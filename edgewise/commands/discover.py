@@ -93,7 +93,7 @@ def _type(option: Option) -> Any:
 @click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
 @options.task_options(required=True)
 @method_option
-@options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
+@options.measure_options(options.of_the_method, options.of_circuits)
 @options.selection_options
 @click.option(
     "--from",
@@ -138,7 +138,7 @@ def discover(**given: Any) -> None:
     with options.usage():
         select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
         asked = request(
-            method, metric=given["metric"], ablation=given["ablation"] or "resample",
+            method, metric=given["metric"], ablation=given["ablation"] or options.of_circuits(),
             options=own, select=select, start=start,
         )  # fmt: skip
         check_task(given["task"], task_settings)

@@ -26,7 +26,7 @@ LEAST = 10
 @click.argument("circuit", metavar="CIRCUIT.json")
 @click.option("--model", metavar="MODEL", help="Another model of the same shape; default: its own.")
 @options.task_options(required=False)
-@options.measure_options("that of the circuit", "that of the circuit")
+@options.measure_options(options.of_the_file, options.of_the_file)
 @click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
 @click.option(
     "--minimality",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +62,23 @@ def _dtype(text: str) -> object:
     if text not in accepted:
         raise unknown("dtype", text, accepted)
     return text
+
+
+class Told(click.Option):
+    """An option whose help asks registries, once somebody reads it."""
+
+    def __init__(self, names: Sequence[str], *, told: Callable[[], str], **settings: Any) -> None:
+        super().__init__(names, **settings)
+        self._told = told
+
+    @property
+    def help(self) -> str:
+        """Return the help."""
+        return self._told()
+
+    @help.setter
+    def help(self, value: str | None) -> None:
+        """Leave out what click would set."""
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]
@@ -206,22 +223,63 @@ def task_option() -> Callable[[Function], Function]:
     )
 
 
-def measure_options(metric: str | None, ablation: str | None) -> Callable[[Function], Function]:
-    """Add metric, ablation and batch size; the texts say what their defaults are."""
+def of_the_method() -> str:
+    """Say which metric is the default of a discovery."""
+    from ..discovery.registry import metric_defaults
+
+    return metric_defaults()
+
+
+def of_scores() -> str:
+    """Name the metric of what is no search."""
+    from ..patching.metrics.registry import default_metric
+
+    return default_metric(searching=False)
+
+
+def of_circuits() -> str:
+    """Name the ablation that is used unless told otherwise."""
+    from ..patching.ablations.registry import default_ablation
+
+    return default_ablation()
+
+
+def of_the_file() -> str:
+    """Say that a circuit's file tells the default."""
+    return "that of the circuit"
+
+
+def measure_options(
+    metric: Callable[[], str], ablation: Callable[[], str]
+) -> Callable[[Function], Function]:
+    """Add metric, ablation and batch size, given what says their defaults."""
+
+    def metrics() -> str:
+        from ..patching.metrics.registry import metrics
+
+        example = "an expression such as 'logit(answer) - logit(distractor)'"
+        return f"{', '.join(metrics())}, or {example}; default {metric()}."
+
+    def ablations() -> str:
+        from ..patching.ablations.registry import ablations
+
+        *most, last = ablations()
+        return f"What ablated edges carry: {', '.join(most)} or {last}; default {ablation()}."
 
     def decorate(function: Function) -> Function:
         return _all(
             function,
             click.option(
                 "--metric",
+                cls=Told,
                 type=Known("NAME|EXPRESSION", metric_of),
-                help="kl, logit_diff, prob_diff, nll, accuracy, or an expression such as "
-                f"'logit(answer) - logit(distractor)'; default {metric}.",
+                told=metrics,
             ),
             click.option(
                 "--ablation",
+                cls=Told,
                 type=Known("NAME", _ablation),
-                help=f"What ablated edges carry: resample or zero; default {ablation}.",
+                told=ablations,
             ),
             click.option(
                 "--batch-size",

@@ -28,7 +28,7 @@ DIRECTIONS = {
 )
 @click.option("--denoise", is_flag=True, help="Clean values into the corrupted run.")
 @click.option("--together", is_flag=True, help="Patch all paths in one run, one effect in all.")
-@options.measure_options("logit_diff", "resample")
+@options.measure_options(options.of_scores, options.of_circuits)
 @options.graph_options
 @options.compute_options
 @options.json_option
@@ -43,7 +43,10 @@ def patch(**given: Any) -> None:
     from ..workflow import patch as measure
 
     settings = options.settings(given["task_settings"])
-    metric, ablation = given["metric"] or "logit_diff", given["ablation"] or "resample"
+    metric, ablation = (
+        given["metric"] or options.of_scores(),
+        given["ablation"] or options.of_circuits(),
+    )
     with options.usage():
         check_task(given["task"], settings)
     options.set_threads(given["threads"])

@@ -24,7 +24,7 @@ LISTED = 10
 @click.argument("models", metavar="MODEL…", nargs=-1, required=True)
 @options.task_options(required=True)
 @method_option
-@options.measure_options("kl for acdc and refine, logit_diff for scoring methods", "resample")
+@options.measure_options(options.of_the_method, options.of_circuits)
 @click.option(
     "--measure",
     multiple=True,
@@ -65,7 +65,7 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     own = given_options(given, method)
     with options.usage():
         select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
-        asked = {"metric": given["metric"], "ablation": given["ablation"] or "resample"}
+        asked = {"metric": given["metric"], "ablation": given["ablation"] or options.of_circuits()}
         check_selects(request(method, **asked, options=own, select=select))
         check_task(given["task"], settings)
     references = find_checkpoints(models)

@@ -22,7 +22,7 @@ from edgewise.patching.incremental.losses import Bounds, Losses, known
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
-from tests.engine import ABLATIONS, tiny_lift, tiny_pairs
+from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
 
 
 def tiny_runner(name: str = "llama", seed: int = 0, **options: Any) -> Runner:
