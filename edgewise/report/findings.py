@@ -18,7 +18,7 @@ import numpy as np
 
 from ..discovery.evaluation import Curve, Evaluation
 from ..graphs.files import read_circuit, read_diff, read_scores, unlike
-from ..patching.ablations import get_ablation
+from ..patching.ablations.registry import get_ablation
 from ..store import names
 
 if TYPE_CHECKING:
