@@ -155,6 +155,7 @@ def pairwise_overlaps(
         EdgewiseError: fewer than two circuits.
         GraphMismatch: the graphs differ; names every circuit that is unlike the first, and in what.
 
+    >>> from edgewise.graphs.circuit import Circuit
     >>> from edgewise.graphs.graph import ComputationGraph
     >>> full = Circuit.full(ComputationGraph(layers=1, heads=1))
     >>> few = full.without(["embed->logits"])
