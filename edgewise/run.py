@@ -30,7 +30,6 @@ from .graphs.files import (
 )
 from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
-from .report.pictures import make_picture
 from .run_compare import Comparing
 from .run_maps import draw_maps
 from .session import Progress, make_runner
@@ -255,6 +254,7 @@ class _Run(Comparing):
 
         def work() -> None:
             from .visualize.draw import draw
+            from .visualize.pictures import make_picture
 
             picture = make_picture(read_any(self.ledger.folder / source), names, asked.top)
             for i, file in enumerate(files):
@@ -263,13 +263,9 @@ class _Run(Comparing):
                 draw(
                     picture.subject,
                     self.ledger.path(file),
-                    scores=picture.scores,
+                    picture.drawing,
                     names=names,
-                    whole=picture.whole,
-                    fade=picture.fade,
-                    labels=picture.labels,
                     title=title,
-                    caption=picture.caption,
                     layout=asked.layout,
                 )
 

@@ -35,7 +35,7 @@ def _heat_map(job: Job, source: str, models: list[ModelSpec]) -> None:
     sources = [scores_path(circuit_name(model)).as_posix() for model in models]
 
     def make() -> Scene:
-        from .report.maps import ScoredSide, draw_heat_map
+        from .visualize.charts.heat_map import ScoredSide, draw_heat_map
 
         sides = [
             ScoredSide(name, read_scores(job.ledger.folder / file).scores, kept=False)
@@ -55,7 +55,7 @@ def _overlap(job: Job) -> None:
     sources = [circuit_name(model) for model in job.spec.models]
 
     def make() -> Scene:
-        from .report.maps import draw_overlap
+        from .visualize.charts.overlap import draw_overlap
 
         circuits = {
             model.name: read_circuit(job.ledger.folder / file).circuit

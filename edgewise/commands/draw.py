@@ -1,22 +1,23 @@
-"""`edgewise draw`: circuits and diffs as images."""
+"""`edgewise draw`: circuits, diffs, timelines, node scores and overlaps as images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import draw_maps, options, show
-from .timeline import draw_strip
+from . import options, show
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile
+    from ..visualize.charts.heat_map import ScoredSide
+    from ..visualize.pictures import Picture
 
 MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
-
 
 LABEL_HELP = "What a circuit is called, once for each; default: its model, or its file."
 
@@ -67,151 +68,139 @@ LABEL_HELP = "What a circuit is called, once for each; default: its model, or it
     "needs no file.",
 )
 @options.json_option
-def draw(
-    files: tuple[str, ...],
-    output: str,
-    kind: str,
-    top: int | None,
-    title: str | None,
-    layout: str,
-    labels: tuple[str, ...],
-    absolute: bool,
-    order: str,
-    roles: str | None,
-    as_json: bool,
-) -> None:
+def draw(as_json: bool, **given: Any) -> None:
     """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.
 
     Layers run upward; colours tell q, k and v edges apart, or what only one circuit has, or, of a
     timeline, what is new and what is there for the last time; an edge's width follows its score.
     Where a diff has a noise floor, faint edges are unstable and solid ones changed significantly.
     """
-    _check_request(kind, files, output, absolute, order, labels)
-    if roles is not None and kind != "edges":
-        raise click.UsageError("--roles belongs to --as edges.")
-    options.claim(output, *files, *([] if roles is None else [roles]))
-    if kind == "heat-map":
-        draw_maps.tell(draw_maps.heat_map(files, output, labels, title, absolute), as_json)
-    elif kind == "overlap":
-        draw_maps.tell(draw_maps.overlap(files, output, labels, title, order), as_json)
+    asked = Request(**given)
+    asked.check()
+    options.claim(asked.output, *asked.files, *filter(None, [asked.roles]))
+    make = {"edges": _draw_edges, "heat-map": _draw_heat_map, "overlap": _draw_overlap}[asked.kind]
+    found, told = make(asked)
+    if as_json:
+        show.emit({"drawing": asked.output, **found})
     else:
-        _draw_edges(files[0], output, top, title, layout, roles, as_json)
+        show.line(f"written: {asked.output} ({told})")
 
 
-def _check_request(
-    kind: str,
-    files: tuple[str, ...],
-    output: str,
-    absolute: bool,
-    order: str,
-    labels: tuple[str, ...],
-) -> None:
-    """Refuse an ending that this drawing cannot have, and options of another kind of drawing."""
-    from ..graphs.errors import unknown
-    from ..visualize.draw import accepted_suffixes
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks to be drawn, by its options."""
 
-    accepted = accepted_suffixes(scene=kind != "edges")
-    if Path(output).suffix.lower() not in accepted:
-        error = unknown("ending of a drawing's name", Path(output).suffix, accepted)
-        raise click.UsageError(str(error))
-    if kind == "edges" and len(files) > 1:
-        raise click.UsageError(
-            f"{len(files)} files were given; one circuit or diff is drawn at a time. Compare two "
-            "with `edgewise diff`, or several with --as overlap."
-        )
-    for given, option, of in (
-        (absolute, "--absolute", "heat-map"),
-        (order != "given", "--order", "overlap"),
-    ):
-        if given and kind != of:
-            raise click.UsageError(f"{option} belongs to --as {of}.")
-    if labels and kind == "edges":
-        raise click.UsageError("--label belongs to --as heat-map and --as overlap.")
+    files: tuple[str, ...]
+    output: str
+    kind: str
+    top: int | None
+    title: str | None
+    layout: str
+    labels: tuple[str, ...]
+    absolute: bool
+    order: str
+    roles: str | None
+
+    def check(self) -> None:
+        """Refuse an ending that this drawing cannot have, and options of another kind."""
+        from ..graphs.errors import unknown
+        from ..visualize.draw import accepted_suffixes
+
+        suffix, accepted = Path(self.output).suffix, accepted_suffixes(scene=self.kind != "edges")
+        if suffix.lower() not in accepted:
+            raise click.UsageError(str(unknown("ending of a drawing's name", suffix, accepted)))
+        if self.kind == "edges" and len(self.files) > 1:
+            raise click.UsageError(
+                f"{len(self.files)} files were given; one circuit or diff is drawn at a time. "
+                "Compare two with `edgewise diff`, or several with --as overlap."
+            )
+        for given, option, of in (
+            (self.absolute, "--absolute", "heat-map"),
+            (self.order != "given", "--order", "overlap"),
+            (self.roles is not None, "--roles", "edges"),
+        ):
+            if given and self.kind != of:
+                raise click.UsageError(f"{option} belongs to --as {of}.")
+        if self.labels and self.kind == "edges":
+            raise click.UsageError("--label belongs to --as heat-map and --as overlap.")
+
+    def titled(self, usual: str) -> str:
+        """Return the title that was given, or else the usual one."""
+        return usual if self.title is None else self.title
+
+    def named(self, names: Sequence[str]) -> list[str]:
+        """Return the labels that were given, one for each circuit, or else the names."""
+        if self.labels and len(self.labels) != len(names):
+            raise click.UsageError(
+                f"--label was given {len(self.labels)} times for {len(names)} circuits; give one "
+                "for each."
+            )
+        if len(set(self.labels)) < len(self.labels):
+            raise click.UsageError("two circuits have the same --label; give each its own.")
+        return list(self.labels or names)
 
 
-def _draw_edges(
-    file: str,
-    output: str,
-    top: int | None,
-    title: str | None,
-    layout: str,
-    roles: str | None,
-    as_json: bool,
-) -> None:
-    """Draw a circuit's, a diff's or a timeline's edges and print what was drawn."""
+Told = tuple[Mapping[str, object], str]
+"""What a drawing shows, for programs and for people."""
+
+
+def _draw_edges(asked: Request) -> Told:
+    """Draw a circuit's, a diff's or a timeline's edges."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, TimelineFile, read_drawable
     from ..progress import reporting
+    from ..visualize.charts.timeline import draw_checkpoints
+    from ..visualize.draw import draw as render
 
-    found = read_drawable(file)
-    if roles is not None and not isinstance(found, CircuitFile):
+    (path,) = asked.files
+    found = read_drawable(path)
+    if asked.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
-            f"--roles is for a circuit, and {file} is none. Of a diff, measure the roles in both "
+            f"--roles is for a circuit, and {path} is none. Of a diff, measure the roles in both "
             "models: `edgewise diff A.json B.json --roles -o diff.json`, then draw that."
         )
-    named = {} if roles is None or not isinstance(found, CircuitFile) else _roles(found, roles)
     if isinstance(found, TimelineFile):
         union = found.timeline.union
     else:
         union = found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
     edges = len(union)
-    if top is None and edges > MANY_EDGES:
+    if asked.top is None and edges > MANY_EDGES:
         raise EdgewiseError(
-            f"{file} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
+            f"{path} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
             f"{MANY_EDGES:,}. Draw the strongest with --top, such as --top 300."
         )
+    wanted = edges if asked.top is None else min(edges, asked.top)
     with reporting() as progress:
-        progress.say(f"drawing {edges if top is None else min(edges, top):,} edges")
-        most = edges if top is None else top
+        progress.say(f"drawing {wanted:,} edges")
         if isinstance(found, TimelineFile):
-            drawn = draw_strip(found, output, most, title, layout)
+            usual = f"{found.task['name']} over {len(found.timeline)} checkpoints"
+            title = asked.titled(f"{usual}, {found.discovery['method']}")
+            drawn = draw_checkpoints(found, asked.output, wanted, title=title, layout=asked.layout)
         else:
-            drawn = _draw(found, output, most, title, layout, named)
-    if as_json:
-        show.emit({"drawing": output, "edges": drawn, "edges_total": edges})
-    else:
-        wanted = edges if top is None else min(edges, top)
-        left = wanted - drawn
-        without = f"; of the {wanted:,} strongest, {left:,} lead nowhere among them" if left else ""
-        show.line(f"written: {output} ({drawn:,} of {edges:,} edges{without})")
+            picture = _picture(found, wanted, asked)
+            render(picture.subject, asked.output, picture.drawing, layout=asked.layout)
+            drawn = picture.edges
+    left = wanted - drawn
+    without = f"; of the {wanted:,} strongest, {left:,} lead nowhere among them" if left else ""
+    return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{without}"
 
 
-def _draw(
-    found: CircuitFile | DiffFile,
-    output: str,
-    top: int,
-    title: str | None,
-    layout: str,
-    roles: Mapping[str, str],
-) -> int:
-    """Draw a file's circuit or diff, or its strongest edges; return how many edges were drawn."""
-    from ..graphs.circuit import Circuit
+def _picture(found: CircuitFile | DiffFile, top: int, asked: Request) -> Picture:
+    """Choose what of a circuit or a diff is drawn, with its title and a circuit's head roles."""
     from ..graphs.files import CircuitFile
-    from ..report.pictures import circuit_picture, diff_picture
-    from ..visualize.draw import draw as render
+    from ..visualize.pictures import circuit_picture, diff_picture
 
-    names = ("A", "B")
     if isinstance(found, CircuitFile):
         picture = circuit_picture(found, top)
-        usual = f"{found.task['name']} in {_model(found.model)}, {found.discovery['method']}"
+        name = Path(str(found.model["name"] or "a model")).name
+        usual = f"{found.task['name']} in {name}, {found.discovery['method']}"
+        labels = {} if asked.roles is None else _roles(found, asked.roles)
     else:
-        names = _names(found)
-        picture = diff_picture(found, names, top)
-        usual = f"{names[0]} and {names[1]}"
-    render(
-        picture.subject,
-        output,
-        scores=picture.scores,
-        names=names,
-        whole=picture.whole,
-        fade=picture.fade,
-        labels=picture.labels or roles,
-        title=usual if title is None else title,
-        caption=picture.caption,
-        layout=layout,
-    )
-    shown = picture.subject
-    return len(shown) if isinstance(shown, Circuit) else len(shown.a | shown.b)
+        a, b = _names_in(found)
+        picture = diff_picture(found, (a, b), top)
+        usual, labels = f"{a} and {b}", dict(picture.drawing.labels)
+    drawing = replace(picture.drawing, title=asked.titled(usual), labels=labels)
+    return picture._replace(drawing=drawing)
 
 
 def _roles(found: CircuitFile, path: str) -> dict[str, str]:
@@ -236,13 +225,114 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
     )
 
 
-def _names(found: DiffFile) -> tuple[str, str]:
-    """Name a diff's two circuits by their models, or by their files if the model is one."""
-    models = _model(found.a["model"]), _model(found.b["model"])
-    files = [Path(str(head.get("file", "?"))).stem for head in (found.a, found.b)]
-    return (files[0], files[1]) if models[0] == models[1] else models
+# -- node scores and overlaps --------------------------------------------------------------------
 
 
-def _model(block: Mapping[str, Any]) -> str:
-    """Name a model by the last part of its name."""
-    return Path(str(block["name"])).name if block["name"] else "a model"
+def _draw_heat_map(asked: Request) -> Told:
+    """Draw node scores."""
+    from ..visualize.charts.heat_map import draw_heat_map
+    from ..visualize.draw import write_scene
+
+    sides = _sides(asked)
+    names = [side.name for side in sides]
+    title = asked.titled(f"Node scores of {' and '.join(names)}")
+    write_scene(draw_heat_map(sides, title=title, absolute=asked.absolute), asked.output)
+    panels = [*names, "their difference"] if len(names) > 1 else names
+    found = {"kind": asked.kind, "panels": panels, "absolute": asked.absolute}
+    return found, _listed(asked, panels)
+
+
+def _sides(asked: Request) -> list[ScoredSide]:
+    """Read a diff file, or one or two circuit or scores files."""
+    from ..graphs.files import DiffFile, read_any, read_scores
+    from ..graphs.scores import Scores
+    from ..visualize.charts.heat_map import ScoredSide, diff_sides
+
+    if len(asked.files) > 2:
+        raise click.UsageError(
+            f"a heat map takes one or two files or a diff, not {len(asked.files)}."
+        )
+    found: list[tuple[Scores, bool]] = []
+    models: list[Mapping[str, object]] = []
+    for file in asked.files:
+        if file.endswith(".safetensors"):
+            found.append((read_scores(file).scores, False))
+            models.append({})
+            continue
+        read = read_any(file)
+        if isinstance(read, DiffFile):
+            if len(asked.files) > 1:
+                raise click.UsageError(f"{file} is a diff: give it alone, or give circuit files.")
+            a, b = asked.named(_names_in(read))
+            return diff_sides(read, (a, b))
+        assert read.edge_scores is not None  # CircuitFile.__post_init__
+        found.append((Scores(read.circuit.graph, read.edge_scores), True))
+        models.append(read.model)
+    names = asked.named(names_of(asked.files, models))
+    return [ScoredSide(name, *one) for name, one in zip(names, found, strict=True)]
+
+
+def _draw_overlap(asked: Request) -> Told:
+    """Draw the overlaps of every two circuits."""
+    from ..graphs.files import read_circuit
+    from ..visualize.charts.overlap import draw_overlap
+    from ..visualize.draw import write_scene
+
+    if len(asked.files) < 2:
+        raise click.UsageError("a matrix of overlaps takes two or more circuit files.")
+    read = [read_circuit(file) for file in asked.files]
+    names = asked.named(names_of(asked.files, [one.model for one in read]))
+    circuits = {name: one.circuit for name, one in zip(names, read, strict=True)}
+    _check_widths(names, [one.model["d_model"] for one in read])
+    title = asked.titled(f"Overlap of {len(asked.files)} circuits")
+    scene, ordered, overlaps = draw_overlap(
+        circuits, title=title, clustered=asked.order == "clustered"
+    )
+    write_scene(scene, asked.output)
+    found = {
+        "kind": asked.kind,
+        "circuits": ordered,
+        "jaccard": [[one.jaccard for one in row] for row in overlaps],
+        "corrected_jaccard": [[one.corrected for one in row] for row in overlaps],
+    }
+    return found, _listed(asked, ordered)
+
+
+def _check_widths(names: Sequence[str], widths: Sequence[int]) -> None:
+    """Refuse models of unequal width, whose edges carry different things."""
+    from ..graphs.errors import GraphMismatch
+
+    if len(set(widths)) > 1:
+        listed = ", ".join(f"{name} {w}" for name, w in zip(names, widths, strict=True))
+        raise GraphMismatch(
+            f"the circuits' edges cannot be compared: d_model differs ({listed}). Compare circuits "
+            "of models of one shape."
+        )
+
+
+def _listed(asked: Request, shown: Iterable[str]) -> str:
+    return f"{Path(asked.output).suffix[1:]}: {', '.join(shown)}"
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+
+def _names_in(found: DiffFile) -> list[str]:
+    """Name a diff's two circuits."""
+    heads = (found.a, found.b)
+    return names_of([str(one.get("file", "?")) for one in heads], [one["model"] for one in heads])
+
+
+def names_of(files: Sequence[str], models: Sequence[Mapping[str, object]]) -> list[str]:
+    """Call circuits by their models, or, where those are equal, by their files, or by paths.
+
+    >>> names_of(["x/a.json", "x/b.scores.safetensors"], [{"name": "gpt2"}, {"name": "gpt2"}])
+    ['a', 'b']
+    """
+    stems = [
+        Path(file).name.removesuffix(".scores.safetensors").removesuffix(".json") for file in files
+    ]
+    for names in ([Path(str(model.get("name") or "?")).name for model in models], stems):
+        if len(set(names)) == len(names) and "?" not in names:
+            return names
+    return list(files)

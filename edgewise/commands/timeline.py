@@ -11,7 +11,6 @@ from . import options, show
 from .discover import DiscoverCommand, given_options, method_option
 
 if TYPE_CHECKING:
-    from ..graphs.circuit import Circuit
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Change, Life, Timeline
     from ..store.results import Results
@@ -206,37 +205,3 @@ def spans_text(line: Timeline, life: Life) -> str:
         line.labels[first] if first == last else f"{line.labels[first]} to {line.labels[last]}"
         for first, last in life.spans
     )
-
-
-# -- the picture ---------------------------------------------------------------------------------
-
-
-def draw_strip(found: TimelineFile, output: str, top: int, title: str | None, layout: str) -> int:
-    """Draw a timeline's strongest edges to a file; return how many were drawn."""
-    from ..report.pictures import most_that_fit, strongest
-    from ..visualize.charts.timeline import Curve, draw_timeline
-
-    line, metric = found.timeline, found.metric
-
-    def connected(count: int) -> Circuit:
-        return strongest(line.union, line.peaks, count).prune_dangling()
-
-    shown = line.union
-    if len(shown) > top:
-        shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
-    curves = [
-        Curve("of the full model", found.values(metric, "full")),
-        Curve("of the circuit", found.values(metric, "circuit"), "#0072b2"),
-        Curve("without any edge", found.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
-    ]
-    usual = f"{found.task['name']} over {len(line)} checkpoints, {found.discovery['method']}"
-    caption = (
-        f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
-        f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "
-        "checkpoint. Edges run upward."
-    )
-    draw_timeline(
-        line, output, shown=shown, curves=curves, axis=metric,
-        title=usual if title is None else title, caption=caption, layout=layout,
-    )  # fmt: skip
-    return len(shown)

@@ -15,7 +15,7 @@ from edgewise.graphs.files import DiffFile, read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.roles import HeadRoles
 from edgewise.graphs.scores import Scores
-from edgewise.report.pictures import role_changes
+from edgewise.visualize.pictures import role_changes
 
 from .conftest import Run
 

@@ -26,8 +26,8 @@ from edgewise.graphs.files.circuit import CircuitFile, model_block
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.roles import HeadRoles
 from edgewise.report.findings import DiffFindings
-from edgewise.report.pictures import diff_picture
 from edgewise.report.report import templates
+from edgewise.visualize.pictures import diff_picture
 
 GRAPH = ComputationGraph(layers=2, heads=2)
 NAMES = ("base", "my_model")
@@ -229,13 +229,14 @@ def test_many_edges_and_nodes_are_cut_short(diff: DiffFile) -> None:
 
 def test_the_picture_fades_what_is_not_stable(diff: DiffFile) -> None:
     picture = diff_picture(replace(diff, noise_floor=floor_of({"embed->m1": 0.002})), NAMES, top=10)
-    assert picture.fade is not None
-    shares = {str(edge): share for edge, share in picture.fade.survival.items()}
+    assert picture.drawing.fade is not None
+    shares = {str(edge): share for edge, share in picture.drawing.fade.survival.items()}
     assert shares == {"embed->m0": 0.5, "m0->logits": 0.75, "embed->m1": 1.0, "m1->logits": 0.5}
-    assert [str(edge) for edge in picture.fade.changed] == ["embed->m1"]
-    assert "few of 4 repeated discoveries" in picture.caption
-    assert "(q < 0.05 after Benjamini and Hochberg): 1 of 1 such edges are drawn" in picture.caption
-    assert diff_picture(diff, NAMES, top=10).fade is None
+    assert [str(edge) for edge in picture.drawing.fade.changed] == ["embed->m1"]
+    caption = picture.drawing.caption or ""
+    assert "few of 4 repeated discoveries" in caption
+    assert "(q < 0.05 after Benjamini and Hochberg): 1 of 1 such edges are drawn" in caption
+    assert diff_picture(diff, NAMES, top=10).drawing.fade is None
 
 
 def test_changed_edges_of_one_circuit_are_drawn_first() -> None:

@@ -18,10 +18,10 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
-from edgewise.report.pictures import share_out
 from edgewise.run import RunResult, run, run_spec
 from edgewise.steps.fit import first_difference
 from edgewise.store.ledger import Ledger, digest, fingerprint
+from edgewise.visualize.pictures import share_out
 
 STEPS = (
     "prompts",
@@ -532,7 +532,7 @@ def test_shares_of_a_diff_picture_never_exceed_what_there_is() -> None:
 
 
 def test_pictures_are_limited_and_say_so(spec: Experiment, tmp_path: Path) -> None:
-    from edgewise.report.pictures import circuit_picture, diff_picture
+    from edgewise.visualize.pictures import circuit_picture, diff_picture
 
     result: RunResult = run(
         replace(spec, drawing=replace(spec.drawing, formats=())), tmp_path / "o"
@@ -543,15 +543,17 @@ def test_pictures_are_limited_and_say_so(spec: Experiment, tmp_path: Path) -> No
     assert some.subject == (file.circuit & some.subject)
     assert 0 < len(some.subject) <= 20
     assert some.subject == some.subject.prune_dangling()
-    assert some.caption.startswith("The 2") and "of the circuit's 40 edges" in some.caption
+    captions = [one.drawing.caption or "" for one in (some, whole)]
+    assert captions[0].startswith("The 2") and "of the circuit's 40 edges" in captions[0]
     assert whole.subject == file.circuit
-    assert whole.caption.startswith("All of the circuit's 40 edges")
+    assert captions[1].startswith("All of the circuit's 40 edges")
     diff = read_diff(result.diffs["tuned"])
     both = diff_picture(diff, ("base", "tuned"), 12)
     assert not isinstance(both.subject, Circuit)
-    assert both.whole is diff.diff
+    assert both.drawing.whole is diff.diff
     drawn = both.subject
     assert len(drawn.a | drawn.b) > 6
     assert len(drawn.a | drawn.b) <= 12
     assert drawn.shared == (drawn.shared & diff.diff.shared)  # told from the whole circuits
-    assert f"{len(drawn.only_a)} of {len(diff.diff.only_a)} only in base" in both.caption
+    told = f"{len(drawn.only_a)} of {len(diff.diff.only_a)} only in base"
+    assert told in (both.drawing.caption or "")

@@ -267,7 +267,8 @@ import numpy as np
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.overlap import clustered_order, pairwise_overlaps
 from edgewise.graphs.scores import Scores
-from edgewise.report.maps import ScoredSide, draw_heat_map, draw_overlap
+from edgewise.visualize.charts.heat_map import ScoredSide, draw_heat_map
+from edgewise.visualize.charts.overlap import draw_overlap
 from edgewise.visualize.draw import write_scene
 graph, generator = ComputationGraph(3, 3), np.random.default_rng(0)
 scores = [Scores(graph, generator.standard_normal(graph.reads.shape)) for _ in range(4)]

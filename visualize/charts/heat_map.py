@@ -3,6 +3,10 @@
 Layers run upward as in the other drawings, heads to the right; the MLP of a layer (or its experts
 together) has the last column, a post-attention norm the one before, and the embedding a cell of
 its own below layer 0. Panels of scores share a colour scale; the difference has its own.
+
+A node's score is the sum of the scores of its edges out: of those that a circuit keeps, or, from a
+scores file, of all. Signed by default, so that what helps and what hurts cancel as they do when
+the node is ablated; of EAP and EAP-IG the signed sum over all edges is the node's own attribution.
 """
 
 from __future__ import annotations
@@ -10,16 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...graphs.errors import EdgewiseError
+from ...graphs.errors import EdgewiseError, GraphMismatch
 from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node
+from ...graphs.scores import Scores
 from ..legend import wrap
 from ..scene import Band, Cell, Legend, Scene, Text
 from ..style import FAINT, INK, SMALL_FONT, TITLE_FONT, text_width
 from .scales import ABSENT, BAR, DIFFERENCE, GRID, SCALE_HEIGHT, SCORE, Scale, legend_bar
+
+if TYPE_CHECKING:
+    from ...graphs.files import DiffFile
 
 _MARGIN, _GUTTER, _FIRST, _BETWEEN, _SPLIT = 12.0, 22.0, 46.0, 16.0, 5.0
 _TICK, _LINE, _LEAST, _THIN = 7.5, 12.0, 110.0, 0.6
@@ -75,6 +84,62 @@ def make_heat_map(
             f"be drawn; accepted: one or more, each of shape [{len(graph.senders)}], the senders."
         )
     return _Builder(graph, panels, title).scene(caption)
+
+
+@dataclass(frozen=True)
+class ScoredSide:
+    """One panel's scores: what it is called, and whether only a circuit's edges have some."""
+
+    name: str
+    scores: Scores
+    kept: bool = True
+
+
+def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: bool = False) -> Scene:
+    """Draw the node scores of one circuit, or of two with their difference.
+
+    Raises:
+        EdgewiseError: more than two.
+        GraphMismatch: two on unequal graphs.
+    """
+    if not 1 <= len(sides) <= 2:
+        raise EdgewiseError(
+            f"a heat map of {len(sides)} circuits cannot be drawn; accepted: one, two, or a diff."
+        )
+    graph = sides[0].scores.graph
+    differences = graph.differences(sides[-1].scores.graph)
+    if differences:
+        raise GraphMismatch(
+            f"{sides[0].name} and {sides[1].name} cannot be compared node by node: their graphs "
+            f"differ in {'; '.join(differences)}. Draw each alone, or compare what their heads do "
+            "with `edgewise roles`."
+        )
+    values = [side.scores.by_sender(absolute=absolute) for side in sides]
+    panels = panels_of([side.name for side in sides], values)
+    return make_heat_map(graph, panels, title=title, caption=_reading(sides, absolute=absolute))
+
+
+def _reading(sides: Sequence[ScoredSide], *, absolute: bool) -> str:
+    """Say how a heat map is read."""
+    which = "its edges out that the circuit keeps" if sides[0].kept else "all its edges out"
+    if len({side.kept for side in sides}) > 1:
+        which = "its edges out (of a circuit those it keeps, of a scores file all)"
+    words = f"The score of a node is the sum of the {'absolute ' * absolute}scores of {which}"
+    if not absolute:
+        words += "; above 0, ablating them raises the loss: the node helps"
+    if len(sides) == 2:
+        words += (
+            f". At the right {sides[1].name} less {sides[0].name}; a node without a score counts "
+            "as 0 there if the other has one. Its colours have a scale of their own"
+        )
+    return words + ". Colours follow the square root of a value, so that weak ones are seen."
+
+
+def diff_sides(file: DiffFile, names: tuple[str, str]) -> list[ScoredSide]:
+    """Return the two sides of a diff file."""
+    graph = file.diff.a.graph
+    both = zip(names, (file.scores_a, file.scores_b), strict=True)
+    return [ScoredSide(name, Scores(graph, values)) for name, values in both]
 
 
 class _Builder:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
-from ...graphs.overlap import Overlap
+from ...graphs.overlap import Overlap, clustered_order, pairwise_overlaps
 from ..legend import wrap
 from ..scene import Cell, Legend, Scene, Text
 from ..style import FAINT, INK, PAPER, SMALL_FONT, TITLE_FONT, text_width
@@ -17,6 +18,28 @@ READING = (
     "chance: 0 is what random circuits of these sizes share on average, 1 is equality. On the "
     "diagonal the numbers of edges."
 )
+
+
+def draw_overlap(
+    circuits: Mapping[str, Circuit], *, title: str = "", clustered: bool = False
+) -> tuple[Scene, list[str], list[list[Overlap]]]:
+    """Draw the overlaps of the edges of every two circuits; return names and overlaps as drawn.
+
+    Args:
+        circuits: two or more on equal graphs, by name.
+        title: printed above.
+        clustered: alike circuits stand together; else in the order given.
+
+    Raises:
+        EdgewiseError: a single circuit.
+        GraphMismatch: the graphs differ; all that are unlike the first are named.
+    """
+    names = list(circuits)
+    overlaps = pairwise_overlaps(list(circuits.values()), names)
+    order = clustered_order(overlaps) if clustered else range(len(names))
+    names = [names[i] for i in order]
+    overlaps = [[overlaps[i][j] for j in order] for i in order]
+    return make_overlap_matrix(names, overlaps, title=title), names, overlaps
 
 
 def make_overlap_matrix(

@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...graphs.circuit import Circuit
 from ...graphs.diff import CircuitDiff
@@ -27,6 +27,7 @@ from ...graphs.timeline import Timeline
 from ..compose import make_scene
 from ..draw import FORMATS, write_scene
 from ..legend import wrap
+from ..pictures import most_that_fit, strongest
 from ..scene import Band, EdgeMark, Legend, NodeMark, PathData, Scene, Text
 from ..style import (
     DASHES,
@@ -40,6 +41,9 @@ from ..style import (
     text_width,
 )
 from ..subject import Drawing
+
+if TYPE_CHECKING:
+    from ...graphs.files import TimelineFile
 
 NEW, LEAVING, PASSING, STAYING, ABSENT = "#009e73", "#d55e00", "#cc79a7", "#4d4d4d", "#d9d9d9"
 WIDEST = 1150.0
@@ -100,6 +104,39 @@ def make_timeline_scene(
     )
     strip = _Strip(timeline, base, tuple(curves), axis)
     return strip.scene(drawing.title, drawing.caption or "")
+
+
+def draw_checkpoints(
+    file: TimelineFile, path: str | os.PathLike[str], top: int, **look: str
+) -> int:
+    """Draw at most so many of a timeline's edges, the strongest that connect; return how many.
+
+    Args:
+        file: a timeline with what was measured at its checkpoints.
+        path: where to.
+        top: how many edges at most.
+        look: `title` and `layout`.
+    """
+    line, metric = file.timeline, file.metric
+
+    def connected(count: int) -> Circuit:
+        return strongest(line.union, line.peaks, count).prune_dangling()
+
+    shown = line.union
+    if len(shown) > top:
+        shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
+    curves = [
+        Curve("of the full model", file.values(metric, "full")),
+        Curve("of the circuit", file.values(metric, "circuit"), "#0072b2"),
+        Curve("without any edge", file.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
+    ]
+    caption = (
+        f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
+        f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "
+        "checkpoint. Edges run upward."
+    )
+    draw_timeline(line, path, shown=shown, curves=curves, axis=metric, caption=caption, **look)
+    return len(shown)
 
 
 def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: Any) -> Path:

@@ -7,45 +7,42 @@ or node is in both circuits of a diff or in one is always told from the whole ci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
+from ..graphs.files import CircuitFile
+from ..graphs.names import Edge
 from ..graphs.scores import Scores
+from .compose import READING
+from .subject import Drawing, Fade
 
 if TYPE_CHECKING:
     from ..graphs.comparison import Floor, FloorRow
-    from ..graphs.files import CircuitFile, DiffFile
-    from ..visualize.subject import Fade
+    from ..graphs.files import DiffFile
 
 SHARES = (0.4, 0.3, 0.3)
 """How many of a diff picture's edges are the strongest shared ones, those only in A, only in B."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """Hold what `visualize.draw` takes.
-
-    `whole` is the diff of which the subject shows a part, `fade` how stable its edges are,
-    `labels` what heads do, by their names.
-    """
+class Picture(NamedTuple):
+    """What of a circuit or a diff is drawn, and how; `visualize.draw` takes both."""
 
     subject: Circuit | CircuitDiff
-    scores: Scores | tuple[Scores, Scores]
-    caption: str
-    whole: CircuitDiff | None = None
-    fade: Fade | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    drawing: Drawing
+
+    @property
+    def edges(self) -> int:
+        """Return how many edges are drawn."""
+        shown = self.subject
+        return len(shown) if isinstance(shown, Circuit) else len(shown.a | shown.b)
 
 
 def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Choose what a picture of a circuit, or of a diff of circuits called so, shows."""
-    from ..graphs.files import CircuitFile
-
     if isinstance(file, CircuitFile):
         return circuit_picture(file, top)
     return diff_picture(file, names, top)
@@ -65,7 +62,8 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
         shown = strongest(circuit, scores, count).prune_dangling()
         words = f"The {count:,} strongest of {of}{_without(count - len(shown))}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
-    return Picture(shown, Scores(circuit.graph, scores), f"{words}. {drawn}. {_READING}")
+    caption = f"{words}. {drawn}. {READING}"
+    return Picture(shown, Drawing(scores=Scores(circuit.graph, scores), caption=caption))
 
 
 def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
@@ -108,7 +106,10 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     stable = "" if floor is None else f" {_fade_words(floor, subject)}"
     labels = role_changes(file)
     stable += f" {_ROLES}" if labels else ""
-    return Picture(subject, scores, f"{words}: {told}. {_READING}{stable}", diff, fade, labels)
+    caption = f"{words}: {told}. {READING}{stable}"
+    return Picture(
+        subject, Drawing(scores, names, whole=diff, fade=fade, labels=labels, caption=caption)
+    )
 
 
 def role_changes(file: DiffFile) -> dict[str, str]:
@@ -128,9 +129,6 @@ def role_changes(file: DiffFile) -> dict[str, str]:
 
 def fade_of(floor: Floor) -> Fade:
     """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
-    from ..graphs.names import Edge
-    from ..visualize.subject import Fade
-
     pick: dict[str, Callable[[FloorRow], float]] = {
         "shared": lambda row: min(row.survival_a, row.survival_b),
         "only_a": lambda row: row.survival_a,
@@ -199,7 +197,6 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
 
 
 _ROLES = "Above heads: their measured role in either model."
-_READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 
 
 def _without(dangling: int) -> str:
