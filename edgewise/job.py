@@ -1,4 +1,4 @@
-"""What the steps of a run share: the spec, the ledger, the model that is open, the prompt pairs."""
+"""What the steps of a run share: the spec, the store, the model that is open, the prompt pairs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from .experiment.spec import ModelSpec, Spec
 from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
 from .session import Progress, Session, open_model
-from .store.ledger import Ledger, digest, fingerprint
+from .store.hashes import digest, fingerprint
 from .store.names import EVALUATION, PROMPTS, TASK
+from .store.store import Store
 
 if TYPE_CHECKING:
     from .patching.prompts.pairs import PromptPairs
 
 
 class Job:
-    """Hold a run's spec, its ledger and the model that is open; one is in memory at a time."""
+    """Hold a run's spec, its store and the model that is open; one is in memory at a time."""
 
-    def __init__(self, spec: Spec, ledger: Ledger, progress: Progress | None) -> None:
-        self.spec, self.ledger, self.progress = spec, ledger, progress
+    def __init__(self, spec: Spec, store: Store, progress: Progress | None) -> None:
+        self.spec, self.store, self.progress = spec, store, progress
         self.made: list[str] = []
         self.kept: list[str] = []
         self._open: tuple[str, Session] | None = None
@@ -36,14 +37,8 @@ class Job:
         from . import __version__
 
         key = digest({"edgewise": __version__, **inputs})
-        if self.ledger.done(name, key):
-            self.kept.append(name)
-            return
-        for file in files:
-            self.ledger.path(file.partition("#")[0])
-        work()
-        self.ledger.record(name, key, files)
-        self.made.append(name)
+        made = self.store.get(name, key, files, work)
+        (self.made if made else self.kept).append(name)
 
     def fingerprint(self, model: ModelSpec) -> list[str]:
         """Identify a model without loading it."""
@@ -81,7 +76,7 @@ class Job:
     @cached_property
     def about_task(self) -> dict[str, Any]:
         """Return what was noted of the prompt pairs."""
-        found: dict[str, Any] = json.loads((self.ledger.folder / TASK).read_text("utf-8"))
+        found: dict[str, Any] = json.loads((self.store.folder / TASK).read_text("utf-8"))
         return found
 
     @property
@@ -96,14 +91,14 @@ class Job:
 
         about = self.about_task
         noted = {key: about[key] for key in ("name", "seed", "bos_prepended", "origin")}
-        return replace(read_pairs(self.ledger.folder / PROMPTS), **noted)
+        return replace(read_pairs(self.store.folder / PROMPTS), **noted)
 
     # -- the evaluation file --------------------------------------------------------------------
 
     def evaluations(self) -> dict[str, Any]:
         """Return what was measured so far, by model."""
         try:
-            document = json.loads((self.ledger.folder / EVALUATION).read_text("utf-8"))
+            document = json.loads((self.store.folder / EVALUATION).read_text("utf-8"))
             return dict(document["models"])
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -112,7 +107,7 @@ class Job:
         """Write what was measured, in the spec's order."""
         known = {m.name: models[m.name] for m in self.spec.models if m.name in models}
         document = {"format": "edgewise/evaluation", "version": 1, "models": known}
-        write_text(self.ledger.path(EVALUATION), dump_document(document, rows=()))
+        write_text(self.store.path(EVALUATION), dump_document(document, rows=()))
 
     def tidy_evaluation(self) -> None:
         """Take models that are no longer in the spec out of the evaluation."""

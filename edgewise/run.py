@@ -7,7 +7,7 @@
    in both models.
 4. Draw circuits and diffs. 5. Write the report.
 
-Every step knows its inputs by content (see `ledger`) and is skipped if they have not changed.
+Every step knows its inputs by content (see `store`) and is skipped if they have not changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .run_compare import Comparing
 from .run_maps import draw_maps
 from .session import Progress, make_runner
 from .steps.fit import check_variant, open_as_declared, sample
-from .store.ledger import Ledger, file_sha256
+from .store.hashes import file_sha256
 from .store.names import (
     EVALUATION,
     PROMPTS,
@@ -48,6 +48,7 @@ from .store.names import (
     image_names,
     relocated,
 )
+from .store.store import Store
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,22 @@ def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> Run
     Raises:
         EdgewiseError: the directory cannot be used, or a step failed; finished files stay.
     """
-    job = _Run(spec, Ledger(output), progress)
-    job.copy_spec()
-    job.make_prompts()
-    job.make_repetition_prompts()
-    for model in spec.models:
-        job.find_circuit(model)
-        job.measure(model)
-        job.repeat(model)
-    job.tidy_evaluation()
-    job.run_across()
-    for model in spec.variants:
-        job.compare(model)
-    job.draw()
-    job.report()
-    return job.result()
+    with Store(output) as store:
+        job = _Run(spec, store, progress)
+        job.copy_spec()
+        job.make_prompts()
+        job.make_repetition_prompts()
+        for model in spec.models:
+            job.find_circuit(model)
+            job.measure(model)
+            job.repeat(model)
+        job.tidy_evaluation()
+        job.run_across()
+        for model in spec.variants:
+            job.compare(model)
+        job.draw()
+        job.report()
+        return job.result()
 
 
 def run_spec(path: str | Path, output: str | Path, progress: Progress | None = None) -> RunResult:
@@ -121,8 +123,8 @@ class _Run(Comparing):
 
     def copy_spec(self) -> None:
         """Write the spec with its defaults; its paths start from the output directory."""
-        path = self.ledger.path(SPEC)
-        text = relocated(self.spec, self.ledger.folder).to_toml()
+        path = self.store.path(SPEC)
+        text = relocated(self.spec, self.store.folder).to_toml()
         if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
 
@@ -148,8 +150,8 @@ class _Run(Comparing):
                 "left_out": None if left_out is None else str(left_out),
                 "sample": sample(session, pairs.pairs[0]),
             }
-            write_pairs(self.ledger.path(PROMPTS), pairs)
-            write_text(self.ledger.path(TASK), dump_document(about, rows=()))
+            write_pairs(self.store.path(PROMPTS), pairs)
+            write_text(self.store.path(TASK), dump_document(about, rows=()))
 
         self.step("prompts", inputs, [PROMPTS, TASK], work)
 
@@ -167,17 +169,16 @@ class _Run(Comparing):
 
         def work() -> None:
             from .steps.discover import discover
-            from .store.journal import JournalFile, journal_path
 
             session = self.session(model)
             for metric in self.spec.evaluation.metrics:
                 make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
             if model != self.spec.base:
-                base = read_circuit(self.ledger.folder / circuit_name(self.spec.base))
+                base = read_circuit(self.store.folder / circuit_name(self.spec.base))
                 names = (self.spec.base.name, model.name)
                 check_variant(names, base, session, self.pairs, self.spec.task)
-            asked, path = self.spec.discovery, self.ledger.path(name)
-            journal = JournalFile(journal_path(path), resume=True, or_anew=True)
+            asked, path = self.spec.discovery, self.store.path(name)
+            journal = self.store.journal(name)
             found = discover(
                 session,
                 self.pairs,
@@ -202,9 +203,9 @@ class _Run(Comparing):
         from .discovery.evaluation import curve, evaluate_by
         from .patching.metrics.registry import get_metric
 
-        path = self.ledger.path(circuit_name(model))
+        path = self.store.path(circuit_name(model))
         inputs = {
-            "files": self.ledger.sha256(circuit_name(model)),
+            "files": self.store.sha256(circuit_name(model)),
             "prompts": self.pairs.sha256,
             "evaluation": asdict(self.spec.evaluation),
         }
@@ -246,7 +247,7 @@ class _Run(Comparing):
             return
         asked = self.spec.drawing
         inputs = {
-            "file": self.ledger.sha256(source),
+            "file": self.store.sha256(source),
             "title": title,
             "names": names,
             "drawing": {key: getattr(asked, key) for key in ("formats", "top", "layout")},
@@ -256,13 +257,13 @@ class _Run(Comparing):
             from .visualize.draw import draw
             from .visualize.pictures import make_picture
 
-            picture = make_picture(read_any(self.ledger.folder / source), names, asked.top)
+            picture = make_picture(read_any(self.store.folder / source), names, asked.top)
             for i, file in enumerate(files):
                 if self.progress is not None:
                     self.progress(i, len(files), f"images drawn, at {file}")
                 draw(
                     picture.subject,
-                    self.ledger.path(file),
+                    self.store.path(file),
                     picture.drawing,
                     names=names,
                     title=title,
@@ -277,19 +278,19 @@ class _Run(Comparing):
         names = [TASK, EVALUATION, *(circuit_name(model) for model in models)]
         names += [diff_name(base, model) for model in self.spec.variants]
         names += all_images(self.spec)
-        document = relocated(self.spec, self.ledger.folder).to_document()
-        inputs = {"files": self.ledger.sha256(*names), "spec": document}
+        document = relocated(self.spec, self.store.folder).to_document()
+        inputs = {"files": self.store.sha256(*names), "spec": document}
 
         def work() -> None:
             from .report.report import write_report
 
-            write_report(self.spec, self.ledger.folder)
+            write_report(self.spec, self.store.folder)
 
         self.step("report", inputs, [REPORT, REPORT_PAGE], work)
 
     def result(self) -> RunResult:
         """Say what there is."""
-        folder, base = self.ledger.folder, self.spec.base
+        folder, base = self.store.folder, self.spec.base
         return RunResult(
             output=folder,
             report=folder / REPORT,

@@ -62,8 +62,8 @@ class Comparing(Job):
                 sets = made_sets(self.session(self.spec.base), task, number, first_seed=first)
             everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
             about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
-            write_pairs(self.ledger.path(PROMPTS), replace(self.pairs, pairs=everything))
-            write_text(self.ledger.path(SEEDS), dump_document(about, rows=()))
+            write_pairs(self.store.path(PROMPTS), replace(self.pairs, pairs=everything))
+            write_text(self.store.path(SEEDS), dump_document(about, rows=()))
 
         self.step("prompts of the repetitions", inputs, [PROMPTS, SEEDS], work)
 
@@ -71,8 +71,8 @@ class Comparing(Job):
         """Read the prompts of all repetitions."""
         from .patching.prompts.pair_files import read_pairs
 
-        about = json.loads((self.ledger.folder / SEEDS).read_text("utf-8"))
-        pairs = read_pairs(self.ledger.folder / PROMPTS).pairs
+        about = json.loads((self.store.folder / SEEDS).read_text("utf-8"))
+        pairs = read_pairs(self.store.folder / PROMPTS).pairs
         size, half = about["examples"], self.spec.comparison.noise_floor or 0
         sets = tuple(
             replace(self.pairs, pairs=pairs[i : i + size]) for i in range(0, len(pairs), size)
@@ -87,7 +87,7 @@ class Comparing(Job):
         side = int(model != self.spec.base)
         inputs = {
             "model": self.fingerprint(model),
-            "prompts": self.ledger.sha256(PROMPTS, SEEDS),
+            "prompts": self.store.sha256(PROMPTS, SEEDS),
             "side": side,
             "graph": asdict(self.spec.graph),
             "discovery": asdict(self.spec.discovery),
@@ -102,7 +102,7 @@ class Comparing(Job):
                 batch_size=self.spec.compute.batch_size,
                 progress=self.telling(model),
             )
-            write_repeats(self.ledger.path(repeats_name(model)), found)
+            write_repeats(self.store.path(repeats_name(model)), found)
 
         self.step(f"repetitions of {model.name}", inputs, [repeats_name(model)], work)
 
@@ -122,7 +122,7 @@ class Comparing(Job):
             return
         base, target = self.spec.base, roles_name(self.spec.base, variant, model)
         inputs = {
-            "circuits": self.ledger.sha256(circuit_name(base), circuit_name(variant)),
+            "circuits": self.store.sha256(circuit_name(base), circuit_name(variant)),
             "model": self.fingerprint(model),
             "prompts": self.pairs.sha256,
             "compute": asdict(self.spec.compute),
@@ -135,7 +135,7 @@ class Comparing(Job):
             )
             rows = [head.as_dict(a.graph.layers) for head in found.heads]
             document = {"heads": rows, "notes": list(found.notes)}
-            write_text(self.ledger.path(target), dump_document(document, rows=("heads",)))
+            write_text(self.store.path(target), dump_document(document, rows=("heads",)))
 
         name = f"head roles of {base.name} and {variant.name} in {model.name}"
         self.step(name, inputs, [target], work)
@@ -145,7 +145,7 @@ class Comparing(Job):
         if not self.spec.comparison.cross:
             return
         base, target = self.spec.base, cross_name(self.spec.base, variant, model)
-        circuits = self.ledger.sha256(circuit_name(base), circuit_name(variant))
+        circuits = self.store.sha256(circuit_name(base), circuit_name(variant))
         inputs = {
             "circuits": circuits,
             "model": self.fingerprint(model),
@@ -160,14 +160,14 @@ class Comparing(Job):
                 self.session(model), self.pairs, plan, self.measured_by,
                 batch_size=self.spec.compute.batch_size, progress=self.telling(model),
             )  # fmt: skip
-            write_text(self.ledger.path(target), dump_document(asdict(measured), rows=()))
+            write_text(self.store.path(target), dump_document(asdict(measured), rows=()))
 
         name = f"circuits of {base.name} and {variant.name} run in {model.name}"
         self.step(name, inputs, [target], work)
 
     def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
         """Read the two circuits of a diff."""
-        folder, base = self.ledger.folder, self.spec.base
+        folder, base = self.store.folder, self.spec.base
         return read_circuit(folder / circuit_name(base)), read_circuit(
             folder / circuit_name(variant)
         )
@@ -190,7 +190,7 @@ class Comparing(Job):
 
             files = self.sides(model)
             scores = [
-                read_scores(self.ledger.folder / name, file.circuit.graph).scores
+                read_scores(self.store.folder / name, file.circuit.graph).scores
                 for name, file in zip(names, files, strict=True)
             ]
             found = compare(*files, names=names, scores=(scores[0], scores[1]))
@@ -200,10 +200,10 @@ class Comparing(Job):
                 cross=self.cross(model, found.diff),
                 roles=self.roles(model),
             )
-            write_diff(self.ledger.path(target), found)
+            write_diff(self.store.path(target), found)
 
         inputs = {
-            "files": self.ledger.sha256(*names, *further),
+            "files": self.store.sha256(*names, *further),
             "names": names,
             "comparison": asdict(asked),
         }
@@ -215,7 +215,7 @@ class Comparing(Job):
         if asked.noise_floor is None:
             return None
         a, b = (
-            read_repeats(self.ledger.folder / repeats_name(one), diff.a.graph)
+            read_repeats(self.store.folder / repeats_name(one), diff.a.graph)
             for one in (self.spec.base, model)
         )
         return find_floor(diff, (a, b), self.spec.discovery, self.repetition_prompts(), asked.level)
@@ -225,7 +225,7 @@ class Comparing(Job):
         if not self.spec.comparison.roles:
             return None
         names = [roles_name(self.spec.base, model, one) for one in (self.spec.base, model)]
-        texts = [(self.ledger.folder / name).read_text("utf-8") for name in names]
+        texts = [(self.store.folder / name).read_text("utf-8") for name in names]
         a, b = (
             RolesInModel(
                 tuple(
@@ -243,7 +243,7 @@ class Comparing(Job):
             return None
         base = self.spec.base
         a, b = (
-            Measured(**json.loads((self.ledger.folder / cross_name(base, model, one)).read_text()))
+            Measured(**json.loads((self.store.folder / cross_name(base, model, one)).read_text()))
             for one in (base, model)
         )
         return cross_evaluation(

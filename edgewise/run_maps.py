@@ -38,7 +38,7 @@ def _heat_map(job: Job, source: str, models: list[ModelSpec]) -> None:
         from .visualize.charts.heat_map import ScoredSide, draw_heat_map
 
         sides = [
-            ScoredSide(name, read_scores(job.ledger.folder / file).scores, kept=False)
+            ScoredSide(name, read_scores(job.store.folder / file).scores, kept=False)
             for name, file in zip(names, sources, strict=True)
         ]
         return draw_heat_map(sides, title=title)
@@ -58,7 +58,7 @@ def _overlap(job: Job) -> None:
         from .visualize.charts.overlap import draw_overlap
 
         circuits = {
-            model.name: read_circuit(job.ledger.folder / file).circuit
+            model.name: read_circuit(job.store.folder / file).circuit
             for model, file in zip(job.spec.models, sources, strict=True)
         }
         return draw_overlap(circuits, title=title)[0]
@@ -75,7 +75,7 @@ def _images(
     make: Callable[[], Scene],
 ) -> None:
     """Write a drawing in every format, unless that is done."""
-    inputs = {"files": job.ledger.sha256(*sources), "images": files, "title": title}
+    inputs = {"files": job.store.sha256(*sources), "images": files, "title": title}
 
     def work() -> None:
         from .visualize.draw import write_scene
@@ -84,6 +84,6 @@ def _images(
         for i, file in enumerate(files):
             if job.progress is not None:
                 job.progress(i, len(files), f"images drawn, at {file}")
-            write_scene(scene, job.ledger.path(file))
+            write_scene(scene, job.store.path(file))
 
     job.step(step, inputs, files, work)

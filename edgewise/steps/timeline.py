@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..experiment.asking import Request, request
-from ..experiment.spec import Selection, check_task
+from ..experiment.spec import ComputeSpec, Selection, check_task
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ..session import Progress, Session, open_model, open_pairs, open_task
-from ..store.ledger import fingerprint
+from ..store.hashes import digest, fingerprint
 from ..store.results import Kept, Results
 
 if TYPE_CHECKING:
@@ -156,14 +156,12 @@ class _Job:
         """Return a checkpoint's result, the kept one if there is one."""
         if self.results is None:
             return self.make(reference, first, names, progress, None)
-        inputs = self.inputs(reference)
-        kept = self.results.read(inputs)
-        if kept is None:
-            journal = self.results.journal(inputs)
-            kept = self.make(reference, first, names, progress, journal)
-            self.results.write(inputs, kept)
-            journal.remove()
-        return kept
+        told = progress or (lambda done, total, what: None)
+        return self.results.get(
+            digest(self.inputs(reference)),
+            lambda journal: self.make(reference, first, names, progress, journal),
+            lambda text: told(0, 1, text),
+        )
 
     def inputs(self, reference: str) -> dict[str, Any]:
         """Return everything a checkpoint's result depends on."""
@@ -180,6 +178,7 @@ class _Job:
             "ablation": self.asked.ablation,
             "measure": self.metrics,
             "opening": {**opened, "batch_size": self.batch_size},
+            "surroundings": ComputeSpec(device=self.opening.device).surroundings(),
             "edgewise": __version__,
         }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
-from .ledger import digest
+from .hashes import digest
 
 FORMAT, VERSION = "edgewise/journal", 1
 

@@ -20,7 +20,8 @@ from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
 from edgewise.run import RunResult, run, run_spec
 from edgewise.steps.fit import first_difference
-from edgewise.store.ledger import Ledger, digest, fingerprint
+from edgewise.store.hashes import digest, fingerprint
+from edgewise.store.store import Store
 from edgewise.visualize.pictures import share_out
 
 STEPS = (
@@ -503,16 +504,18 @@ def test_first_difference() -> None:
     assert first_difference([pair], [moved]) == "the answer of pair 1 stands at position 2 and 0"
 
 
-def test_a_ledger_forgets_nothing_and_trusts_no_changed_file(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "out")
-    key = digest({"a": 1})
-    ledger.path("x/y.txt").write_text("one")
-    assert not ledger.done("step", key)
-    ledger.record("step", key, ["x/y.txt"])
-    assert Ledger(tmp_path / "out").done("step", key)
-    assert not ledger.done("step", digest({"a": 2}))
-    ledger.path("x/y.txt").write_text("two")
-    assert not Ledger(tmp_path / "out").done("step", key)
+def test_a_store_forgets_nothing_and_trusts_no_changed_file(tmp_path: Path) -> None:
+    def get(inputs: dict[str, object], text: str = "one") -> bool:
+        with Store(tmp_path / "out") as store:
+            file = store.path("x/y.txt")
+            return store.get("step", digest(inputs), ["x/y.txt"], lambda: file.write_text(text))
+
+    assert get({"a": 1})
+    assert not get({"a": 1})
+    (tmp_path / "out" / "x" / "y.txt").write_text("two")
+    assert get({"a": 1})
+    assert get({"a": 2})
+    assert get({"a": 1})
 
 
 def test_fingerprints_follow_content(models: dict[str, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.experiment.spec import Selection
+from edgewise.experiment.spec import ComputeSpec, Selection
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,
@@ -247,6 +247,23 @@ def test_whatever_changes_the_result_is_asked_anew(
     assert len(opened) == 4
 
 
+@pytest.mark.parametrize("what", ["torch", "device", "threads", "processor", "transformers"])
+def test_whatever_moves_the_last_digits_is_asked_anew(
+    what: str,
+    run: Path,
+    pairs: Path,
+    tmp_path: Path,
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results, two = Results(tmp_path / "kept"), find_checkpoints(str(run))[:2]
+    timeline(two, str(pairs), results=results, **TOP)
+    before = ComputeSpec.surroundings
+    monkeypatch.setattr(ComputeSpec, "surroundings", lambda self: {**before(self), what: "another"})
+    timeline(two, str(pairs), results=results, **TOP)
+    assert len(opened) == 4
+
+
 def test_other_prompts_are_asked_anew(
     run: Path, pairs: Path, tmp_path: Path, opened: list[str]
 ) -> None:
@@ -290,10 +307,10 @@ def test_a_stopped_search_goes_on_within_its_checkpoint(
 
     with pytest.raises(KeyboardInterrupt):
         timeline(two, str(pairs), results=results, progress=stop, **acdc)
-    (journal,) = results.folder.glob("*.journal.jsonl")
+    (journal,) = results.folder.rglob("*.journal.jsonl")
     assert len(journal.read_text().splitlines()) > 1
     found = timeline(two, str(pairs), results=results, **acdc)
-    assert not list(results.folder.glob("*.journal.jsonl"))
+    assert not list(results.folder.rglob("*.journal.jsonl"))
     assert found.timeline.circuits == expected.timeline.circuits
 
 
@@ -339,7 +356,7 @@ def test_a_damaged_result_is_made_again_with_a_warning(
 ) -> None:
     results, two = Results(tmp_path / "kept"), find_checkpoints(str(run))[:2]
     expected = text_of(timeline(two, str(pairs), results=results, **TOP), tmp_path)
-    victim = sorted(results.folder.glob("*.json"))[0]
+    victim = sorted(results.folder.rglob("circuit.json"))[0]
     DAMAGES[what](victim)
     opened.clear()
     with pytest.warns(UserWarning, match="damaged and is made again"):

@@ -1,0 +1,189 @@
+"""Nothing twice: a directory whose files are known by what they were made from.
+
+`run.json` in it holds for every finished step a hash of its inputs, the hashes of the files it
+wrote, and a seal over both. A step is finished if its inputs are the same and everything is as the
+step left it; anything else is made again. An entry is written after its step's files, so that a
+run that was stopped goes on where it was. One process at a time has a store open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from ..graphs.errors import EdgewiseError, FileFormatError, SpecError
+from ..graphs.files.atomic import TEMPORARY, check_writable, write_text
+from ..graphs.files.json_files import dump_document, read_document
+from .hashes import digest, file_sha256
+from .journal import JournalFile, journal_path
+from .locks import lock_path, writing
+
+NAME = "run.json"
+FORMAT, VERSION = "edgewise/run", 1
+
+
+class Step(NamedTuple):
+    """A finished step: the hash of its inputs, and of each file that it wrote."""
+
+    inputs: str
+    files: Mapping[str, str | None]
+
+    def seal(self, name: str) -> str:
+        """Hash the step with its name, so that an entry that was edited shows."""
+        return digest({"step": name, "inputs": self.inputs, "files": dict(self.files)})
+
+
+class Store:
+    """A directory of results: steps by name, files with names for people.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> def greet() -> None:
+    ...     store.path("words/hello.txt").write_text("hello Ann")
+    >>> with Store(folder) as store:
+    ...     store.get("greeting", digest({"name": "Ann"}), ["words/hello.txt"], greet)
+    ...     store.get("greeting", digest({"name": "Ann"}), ["words/hello.txt"], greet)
+    True
+    False
+
+    `waiting`: if another process has the store open, it is told which, and then waits; without it
+    the store is refused.
+
+    Raises (as it is entered):
+        SpecError: the directory is a file, or holds something else than a store's files.
+        EdgewiseError: it cannot be written to, or another process has it open.
+    """
+
+    def __init__(self, folder: str | Path, waiting: Callable[[str], None] | None = None) -> None:
+        self.folder, self._waiting = Path(folder), waiting
+        self.damaged = False
+        self._steps: dict[str, Step] = {}
+
+    def __enter__(self) -> Store:
+        ledger = self.folder / NAME
+        _make(self.folder)
+        with ExitStack() as held:
+            held.enter_context(writing(ledger, self._waiting))
+            _check(self.folder)
+            if ledger.exists():
+                self._steps, self.damaged = _read(ledger)
+            self._write()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a step of this name was ever finished."""
+        return name in self._steps
+
+    def get(self, name: str, key: str, files: Sequence[str], make: Callable[[], object]) -> bool:
+        """Let a step write its files, unless that is done; tell whether it was done now.
+
+        A file that several steps share is named with a step's part, as in `evaluation.json#base`:
+        its top-level object `models` has a key `base`.
+
+        Args:
+            name: the step's.
+            key: a hash of everything its files depend on.
+            files: what it writes, relative to the directory.
+            make: writes them, to their `path`.
+        """
+        known = self._steps.get(name)
+        if known is not None and known.inputs == key and known.files == self._hashes(known.files):
+            return False
+        for file in files:
+            self.path(file.partition("#")[0])
+        make()
+        self._steps[name] = Step(key, self._hashes(files))
+        self._write()
+        return True
+
+    def path(self, name: str) -> Path:
+        """Return the place of a file, `name` relative to the directory; make its folder."""
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EdgewiseError(f"cannot write {path}: {error.strerror or error}.") from error
+        return path
+
+    def journal(self, name: str) -> JournalFile:
+        """Return the journal of the search for a circuit file, from which a stopped one goes on."""
+        return JournalFile(journal_path(self.path(name)), resume=True, or_anew=True)
+
+    def sha256(self, *names: str) -> list[str]:
+        """Return the hashes of finished files, as inputs of the next step."""
+        return [file_sha256(self.folder / name) for name in names]
+
+    def _hashes(self, names: Iterable[str]) -> dict[str, str | None]:
+        return {name: self._hash(name) for name in names}
+
+    def _hash(self, name: str) -> str | None:
+        """Hash a file or a part of one; None if it is not there."""
+        file, _, part = name.partition("#")
+        path = self.folder / file
+        if not path.is_file():
+            return None
+        if not part:
+            return file_sha256(path)
+        try:
+            return digest(json.loads(path.read_text(encoding="utf-8"))["models"][part])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self) -> None:
+        steps = {
+            name: {**step._asdict(), "seal": step.seal(name)}
+            for name, step in sorted(self._steps.items())
+        }
+        text = dump_document({"format": FORMAT, "version": VERSION, "steps": steps}, rows=())
+        path = self.folder / NAME
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_text(path, text)
+
+
+def _make(folder: Path) -> None:
+    """Make the directory of a store."""
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"the output '{folder}' is a file; give a directory, existing or new.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / NAME)
+    except OSError as error:
+        raise EdgewiseError(
+            f"the output directory '{folder}' cannot be used: {error.strerror or error}; choose a "
+            "place you can write to."
+        ) from error
+
+
+def _check(folder: Path) -> None:
+    """Refuse a directory with files that no store wrote."""
+    own = lock_path(folder / NAME).name
+    found = sorted(path.name for path in folder.iterdir())
+    found = [name for name in found if name != own and not TEMPORARY.fullmatch(name)]
+    if found and NAME not in found:
+        others = f"files that no run made ({found[0]} and others, but no {NAME})"
+        raise SpecError(
+            f"the output directory '{folder}' holds "
+            f"{others if len(found) > 1 else f'a file that no run made ({found[0]})'}; "
+            "choose a new or empty directory, so that nothing is overwritten."
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Step], bool]:
+    """Read the finished steps, and whether there are entries that cannot be trusted."""
+    try:
+        entries = read_document(path, "a run's ledger", {FORMAT: VERSION})["steps"]
+        read = {
+            name: (Step(entry["inputs"], entry["files"]), entry["seal"])
+            for name, entry in entries.items()
+        }
+        sound = {name: step for name, (step, seal) in read.items() if step.seal(name) == seal}
+    except (FileFormatError, AttributeError, KeyError, TypeError, ValueError):
+        return {}, True  # then everything is made again
+    return sound, len(sound) < len(read)
