@@ -162,10 +162,10 @@ def _measured_columns(found: TimelineFile) -> list[str]:
 def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
     from ..graphs.files.timeline import VALUES
 
-    for label, head in zip(found.timeline.labels, found.checkpoints, strict=True):
+    for i, label in enumerate(found.timeline.labels):
         cells: list[object] = [label]
         for metric in found.metrics:
-            *values, ratio = (head["measures"][metric][name] for name in VALUES)
+            *values, ratio = (found.values(metric, name)[i] for name in VALUES)
             cells += [*values, "-" if ratio is None else f"{ratio or 0.0:.3f}"]
         yield cells
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.asking import Request, request
 from ..experiment.spec import ComputeSpec, Selection, check_task
@@ -25,7 +25,8 @@ from ..store.results import Kept, Results
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, TimelineFile
-    from ..graphs.files.timeline import Checkpoint
+    from ..graphs.files.circuit import DiscoveryBlock
+    from ..graphs.files.timeline import Checkpoint, Values
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
     from ..store.journal import JournalFile
@@ -119,7 +120,7 @@ def timeline(
         ),
         checkpoints=tuple(map(_head, references, found)),
         task=found[0].file.task,
-        discovery=_common(asked, found[0].file.discovery),
+        discovery=cast("DiscoveryBlock", _common(asked, found[0].file.discovery)),
     )
 
 
@@ -368,7 +369,7 @@ def _head(reference: str, kept: Kept) -> Checkpoint:
         "reference": reference,
         "model": kept.file.model,
         "certificate": kept.file.certificate,
-        "measures": kept.measured,
+        "measures": cast("dict[str, Values]", kept.measured),
     }
 
 

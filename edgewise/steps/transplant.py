@@ -14,7 +14,7 @@ import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.spec import check_task
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown
@@ -213,13 +213,16 @@ def transplant(
         a={"model": blocks[0]},
         b={"model": blocks[1]},
         task=task_block(donation.pairs),
-        transplant={
-            "direction": direction,
-            "metric": metric,
-            **limits,
-            "seconds": seconds,
-            **circumstances(receiver, both.runner),
-        },
+        transplant=cast(
+            "How",
+            {
+                "direction": direction,
+                "metric": metric,
+                **limits,
+                "seconds": seconds,
+                **circumstances(receiver, both.runner),
+            },
+        ),
         measures={
             "a": ends[0],
             "b": ends[1],

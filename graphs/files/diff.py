@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
 from ..comparison import (
@@ -41,16 +42,20 @@ from ..names import Edge
 from ..roles import HeadRoles
 from .atomic import write_text
 from .circuit import (
-    COUNTS,
-    OPTIONS,
     PROVENANCE,
+    CertificateBlock,
     CircuitFile,
+    DiscoveryBlock,
+    GraphBlock,
+    ModelBlock,
+    TaskBlock,
     edge_rows,
     graph_block,
     read_graph,
     read_rows,
 )
-from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
+from .json_files import dump_document, ordered, read_document, to_plain
+from .reading import form_of
 
 if TYPE_CHECKING:
     from ..graph import ComputationGraph
@@ -67,13 +72,35 @@ NESTED = ("noise_floor.edges",)
 """Lists within further blocks that are written one item a line."""
 
 
+class Side(TypedDict):
+    """Where one of the circuits comes from: its file, and the blocks of that file."""
+
+    file: NotRequired[str | None]
+    model: ModelBlock
+    task: NotRequired[TaskBlock]
+    discovery: NotRequired[DiscoveryBlock]
+    certificate: NotRequired[CertificateBlock]
+    measures: NotRequired[dict[str, object]]
+
+
+class DiffDocument(TypedDict):
+    """A diff file, but for what was found in the models."""
+
+    graph: GraphBlock
+    a: Side
+    b: Side
+    shared: object
+    only_a: object
+    only_b: object
+
+
 @dataclass(frozen=True, eq=False)
 class DiffFile:
     """Two circuits side by side, where they are from, and what was found beside them.
 
     Args:
         diff: the two circuits.
-        a, b: where each comes from: `file` and the blocks of its circuit file.
+        a, b: where each comes from.
         scores_a, scores_b: float32 [ports, senders], NaN where an edge has no score.
         alike: how alike the scores are; None in an older file.
         noise_floor, cross, roles: what was found in the models, None where it was not asked for.
@@ -81,8 +108,8 @@ class DiffFile:
     """
 
     diff: CircuitDiff
-    a: Mapping[str, Any]
-    b: Mapping[str, Any]
+    a: Side
+    b: Side
     scores_a: np.ndarray
     scores_b: np.ndarray
     alike: ScoreComparison | None = None
@@ -179,26 +206,30 @@ def _all_scores(
     return None if first is None or second is None else (first.values, second.values)
 
 
-def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+def unlike(a: Side, b: Side) -> list[str]:
     """List in words what else differs between two circuits' provenance than the model.
 
     For a warning beside a diff: circuits found on different tasks, or by different methods, differ
     for that reason too.
 
-    >>> blocks = {"task": {"name": "ioi"}, "discovery": {"metric": "kl"}}
-    >>> unlike(blocks, {"task": {"name": "sva"}, "discovery": {"metric": "kl"}})
+    >>> a, b = ({"task": {"name": name}, "discovery": {"metric": "kl"}} for name in ("ioi", "sva"))
+    >>> unlike(a, b)
     ['task.name ioi and sva']
     """
     keys = {
         "task": ("name", "sha256", "examples"),
         "discovery": ("method", "metric", "ablation", "threshold", "top", "order", "dtype"),
     }
-    return [
-        f"{block}.{key} {a[block].get(key)} and {b[block].get(key)}"
-        for block, names in keys.items()
-        for key in names
-        if a[block].get(key) != b[block].get(key)
-    ]
+    sides: tuple[Mapping[str, Any], ...] = (a, b)
+    found = []
+    for block, names in keys.items():
+        first, second = (side.get(block, {}) for side in sides)
+        found += [
+            f"{block}.{key} {first.get(key)} and {second.get(key)}"
+            for key in names
+            if first.get(key) != second.get(key)
+        ]
+    return found
 
 
 def write_diff(path: str | Path, file: DiffFile) -> None:
@@ -221,9 +252,11 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
     write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
 
 
-def _ordered_head(head: Mapping[str, Any]) -> dict[str, Any]:
+def _ordered_head(head: Mapping[str, object]) -> dict[str, object]:
     blocks = {
-        key: ordered(value, PROVENANCE[key]) if key in PROVENANCE else value
+        key: ordered(value, PROVENANCE[key])
+        if isinstance(value, dict) and key in PROVENANCE
+        else value
         for key, value in head.items()
     }
     return {key: blocks[key] for key in ("file", *PROVENANCE) if key in blocks} | blocks
@@ -240,17 +273,8 @@ def read_diff(path: str | Path) -> DiffFile:
 
 def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
     """Check a parsed diff file; errors name the path."""
-    lacking = missing_keys(
-        document, {"graph": (OPTIONS[0], *COUNTS), "a": ("model",), "b": ("model",)}
-    )
-    lacking += [part for part in PARTS if part not in document]
-    for name in ("a", "b"):
-        if isinstance(document.get(name), dict):
-            inner = missing_keys(document[name], {"model": PROVENANCE["model"]})
-            lacking += [f"{name}.{key}" for key in inner if f"{name}.{key}" not in lacking]
-    if lacking:
-        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
-    graph = read_graph(path, document["a"]["model"], document["graph"])
+    with form_of(path, document, DiffDocument):
+        graph = read_graph(path, document["a"]["model"], document["graph"])
     read = {part: read_rows(path, graph, part, document[part], scores=2) for part in PARTS}
     masks = {part: mask for part, (mask, _) in read.items()}
     twice = (masks["shared"] & (masks["only_a"] | masks["only_b"])) | (

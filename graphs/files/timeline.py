@@ -27,12 +27,13 @@ Unknown top-level keys are kept and written back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError
@@ -40,15 +41,18 @@ from ..graph import ComputationGraph
 from ..timeline import Timeline
 from .atomic import write_text
 from .circuit import (
-    COUNTS,
-    OPTIONS,
     PROVENANCE,
+    CertificateBlock,
+    DiscoveryBlock,
+    GraphBlock,
+    ModelBlock,
+    TaskBlock,
     graph_block,
     read_graph,
     read_rows,
 )
-from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
-from .reading import listed
+from .json_files import dump_document, ordered, read_document, to_plain
+from .reading import form_of, listed, problems
 
 FORMAT = "edgewise/timeline"
 VERSION = 1
@@ -58,13 +62,42 @@ VALUES = ("full", "circuit", "empty", "faithfulness")
 """What is stored of every metric at a checkpoint."""
 
 
+class Values(TypedDict):
+    """What a metric is with all edges, those of the circuit and none; null if not finite."""
+
+    full: float | None
+    circuit: float | None
+    empty: float | None
+    faithfulness: float | None
+
+
 class Checkpoint(TypedDict):
-    """Where a checkpoint is from, and what was measured there: `VALUES` by metric."""
+    """Where a checkpoint is from, and what was measured there, by metric."""
 
     reference: str
-    model: Mapping[str, object]
-    certificate: Mapping[str, object]
-    measures: Mapping[str, Mapping[str, float | None]]
+    model: ModelBlock
+    certificate: CertificateBlock
+    measures: dict[str, Values]
+
+
+class _Labelled(Checkpoint):
+    label: str
+
+
+class _Blocks(TypedDict):
+    task: TaskBlock
+    discovery: DiscoveryBlock
+    checkpoints: Sequence[Checkpoint]
+
+
+class TimelineDocument(TypedDict):
+    """A timeline file, but for its rows."""
+
+    graph: GraphBlock
+    task: TaskBlock
+    discovery: DiscoveryBlock
+    checkpoints: list[_Labelled]
+    edges: list[object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,26 +116,26 @@ class TimelineFile:
 
     timeline: Timeline
     checkpoints: tuple[Checkpoint, ...]
-    task: Mapping[str, object]
-    discovery: Mapping[str, object]
+    task: TaskBlock
+    discovery: DiscoveryBlock
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lacking = missing_keys(vars(self), {key: PROVENANCE[key] for key in ("task", "discovery")})
-        lacking += _lacking(self.checkpoints)
-        if len(self.checkpoints) != len(self.timeline):
-            lacking.append(f"checkpoints ({len(self.timeline)}, not {len(self.checkpoints)})")
-        if lacking:
-            raise EdgewiseError(f"the timeline cannot be saved; missing: {', '.join(lacking)}.")
         for name in ("task", "discovery", "extra"):
             object.__setattr__(self, name, to_plain(getattr(self, name), name))
         plain = tuple(to_plain(one, "checkpoints") for one in self.checkpoints)
         object.__setattr__(self, "checkpoints", plain)
+        missing, wrong = problems(vars(self), _Blocks)
+        if len(self.checkpoints) != len(self.timeline):
+            missing.append(f"checkpoints ({len(self.timeline)}, not {len(self.checkpoints)})")
+        if missing or wrong:
+            found = f"missing: {', '.join(missing)}" if missing else listed(wrong)
+            raise EdgewiseError(f"the timeline cannot be saved; {found}.")
 
     @property
     def metric(self) -> str:
         """Return the discovery's metric."""
-        return str(self.discovery["metric"])
+        return self.discovery["metric"]
 
     @property
     def metrics(self) -> list[str]:
@@ -111,26 +144,10 @@ class TimelineFile:
 
     def values(self, metric: str, what: str) -> list[float | None]:
         """Return one of `VALUES` of a metric at every checkpoint."""
-        return [one["measures"].get(metric, {}).get(what) for one in self.checkpoints]
-
-
-def _lacking(checkpoints: Any) -> list[str]:
-    """List, as `checkpoints[i].key`, what the blocks lack."""
-    found = []
-    for i, one in enumerate(checkpoints):
-        keys = [key for key in HEAD[1:] if key not in one]
-        inner = {"model": PROVENANCE["model"], "certificate": PROVENANCE["certificate"]}
-        keys += missing_keys(one, {key: inner[key] for key in inner if key in one})
-        if "measures" in one:
-            keys += _lacking_measures(one["measures"])
-        found += [f"checkpoints[{i}].{key}" for key in keys]
-    return found
-
-
-def _lacking_measures(measures: Any) -> list[str]:
-    if not isinstance(measures, Mapping):
-        return ["measures (an object)"]
-    return [f"measures.{k}" for k in missing_keys(measures, dict.fromkeys(measures, VALUES))]
+        none: Mapping[str, float | None] = {}
+        measures = (one["measures"] for one in self.checkpoints)
+        every = cast("Iterator[Mapping[str, Mapping[str, float | None]]]", measures)
+        return [one.get(metric, none).get(what) for one in every]
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -207,21 +224,15 @@ def read_timeline(path: str | Path) -> TimelineFile:
 
 def timeline_from_document(path: str | Path, document: dict[str, Any]) -> TimelineFile:
     """Check a parsed timeline file; errors name the path."""
-    keys = {key: PROVENANCE[key] for key in ("task", "discovery")}
-    lacking = missing_keys(document, {"graph": (OPTIONS[0], *COUNTS), **keys})
-    heads = document.get("checkpoints")
-    if not (isinstance(heads, list) and heads and all(isinstance(one, dict) for one in heads)):
-        lacking.append("checkpoints (a list of objects, one at least)")
-    else:
-        lacking += [f"checkpoints[{i}].label" for i, one in enumerate(heads) if "label" not in one]
-        lacking += _lacking(heads)
-    lacking += [] if isinstance(document.get("edges"), list) else ["edges (a list)"]
-    if lacking:
-        raise FileFormatError(f"{path} is incomplete; missing: {listed(lacking, 8)}.")
-    assert isinstance(heads, list)
-    graph = read_graph(path, heads[0]["model"], document["graph"])
+    with form_of(path, document, TimelineDocument):
+        heads = document["checkpoints"]
+        if not (isinstance(heads, list) and heads):
+            raise FileFormatError(
+                f"{path} is incomplete; missing: checkpoints (a list of objects, one at least)."
+            )
+        graph = read_graph(path, heads[0]["model"], document["graph"])
     alive, scores = _read_edges(path, graph, document["edges"], len(heads))
-    labels = tuple(str(one["label"]) for one in heads)
+    labels = tuple(one["label"] for one in heads)
     try:
         line = Timeline(labels, tuple(Circuit(graph, kept) for kept in alive), tuple(scores))
     except EdgewiseError as error:

@@ -22,34 +22,43 @@ is null if the two models measure the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
+
+from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
 from ..errors import FileFormatError, NameSyntaxError
 from ..graph import ComputationGraph
 from ..names import Node
 from .atomic import write_text
-from .circuit import COUNTS, OPTIONS, PROVENANCE, edge_rows, graph_block, read_graph, read_rows
-from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
-from .reading import listed
+from .circuit import (
+    PROVENANCE,
+    GraphBlock,
+    ModelBlock,
+    TaskBlock,
+    edge_rows,
+    graph_block,
+    read_graph,
+    read_rows,
+)
+from .json_files import dump_document, ordered, read_document, to_plain
+from .reading import form_of, listed
 
 FORMAT = "edgewise/transplant"
 VERSION = 1
 DIRECTIONS = ("b-into-a", "a-into-b")
 ROWS = ("edges", "singles", "greedy")
 
-REQUIRED = {
-    "a": ("model",),
-    "b": ("model",),
-    "graph": (OPTIONS[0], *COUNTS),
+BLOCKS = {
     "task": PROVENANCE["task"],
     "transplant": ("direction", "metric"),
     "measures": ("a", "b", "gain", "everything", "carried"),
+    "chosen": ("nodes", "edges", "value", "carried"),
 }
-CHOSEN = ("nodes", "edges", "value", "carried")
+"""Blocks with their keys in file order."""
 
 Row = tuple[Node, float, float | None]
 """A node, what was measured, and the share of the gain that is."""
@@ -58,7 +67,7 @@ Row = tuple[Node, float, float | None]
 class Origin(TypedDict):
     """Where a model comes from."""
 
-    model: Mapping[str, object]
+    model: ModelBlock
 
 
 class Gain(TypedDict):
@@ -79,6 +88,37 @@ class Chosen(TypedDict):
     carried: float | None
 
 
+class How(TypedDict):
+    """Whose values were put into whose run, what was measured, and what numbers depend on."""
+
+    direction: str
+    metric: str
+    beam: NotRequired[int]
+    share: NotRequired[float | None]
+    seconds: NotRequired[float]
+    dtype: NotRequired[str]
+    device: NotRequired[str]
+
+
+class _Counted(Chosen):
+    edges: int
+
+
+class TransplantDocument(TypedDict):
+    """A transplant file."""
+
+    a: Origin
+    b: Origin
+    graph: GraphBlock
+    task: TaskBlock
+    transplant: How
+    measures: Gain
+    chosen: NotRequired[_Counted]
+    edges: NotRequired[object]
+    singles: object
+    greedy: object
+
+
 @dataclass(frozen=True, eq=False)
 class TransplantFile:
     """What parts of one model carry of its gain over another.
@@ -86,7 +126,7 @@ class TransplantFile:
     Args:
         graph: the graph of both models.
         a, b: where each model comes from.
-        task, transplant: plain blocks; `REQUIRED` lists the keys each must have.
+        task, transplant: which prompts, and how they were run.
         measures: the gain.
         chosen, edges: what was chosen; None if nothing was.
         singles, greedy: the rankings.
@@ -96,8 +136,8 @@ class TransplantFile:
     graph: ComputationGraph
     a: Origin
     b: Origin
-    task: Mapping[str, object]
-    transplant: Mapping[str, object]
+    task: TaskBlock
+    transplant: How
     measures: Gain
     chosen: Chosen | None = None
     edges: Circuit | None = None
@@ -112,19 +152,19 @@ class TransplantFile:
     @property
     def direction(self) -> str:
         """Return one of `DIRECTIONS`."""
-        return str(self.transplant["direction"])
+        return self.transplant["direction"]
 
     @property
     def metric(self) -> str:
         """Return what was measured."""
-        return str(self.transplant["metric"])
+        return self.transplant["metric"]
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
         chosen: dict[str, object] = {}
         if self.edges is not None and self.chosen is not None:
             block = {**self.chosen, "edges": len(self.edges)}
-            chosen = {"chosen": ordered(block, CHOSEN), "edges": edge_rows(self.edges)}
+            chosen = {"chosen": ordered(block, BLOCKS["chosen"]), "edges": edge_rows(self.edges)}
         rankings = {
             name: [[str(node), value, share] for node, value, share in getattr(self, name)]
             for name in ("singles", "greedy")
@@ -135,7 +175,7 @@ class TransplantFile:
             **{name: {"model": ordered(getattr(self, name)["model"], PROVENANCE["model"])}
                for name in ("a", "b")},
             "graph": graph_block(self.graph, {}),
-            **{name: ordered(getattr(self, name), REQUIRED[name])
+            **{name: ordered(getattr(self, name), BLOCKS[name])
                for name in ("task", "transplant", "measures")},
             **ordered(self.extra, ()),
             **chosen,
@@ -159,19 +199,11 @@ def read_transplant(path: str | Path) -> TransplantFile:
         FileFormatError: says what is wrong.
     """
     document = read_document(path, "a transplant file", {FORMAT: VERSION})
-    lacking = missing_keys(document, REQUIRED)
-    for name in ("a", "b"):
-        if isinstance(document.get(name), dict):
-            inner = missing_keys(document[name], {"model": PROVENANCE["model"]})
-            lacking += [f"{name}.{key}" for key in inner if f"{name}.{key}" not in lacking]
-    if "chosen" in document:
-        lacking += missing_keys(document, {"chosen": CHOSEN})
-        lacking += [] if "edges" in document else ["edges"]
-    lacking += [name for name in ("singles", "greedy") if name not in document]
-    if lacking:
-        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
-    _check_words(path, document)
-    graph = read_graph(path, document["a"]["model"], document["graph"])
+    with form_of(path, document, TransplantDocument):
+        _check_words(path, document)
+        graph = read_graph(path, document["a"]["model"], document["graph"])
+    if "chosen" in document and "edges" not in document:
+        raise FileFormatError(f"{path} is incomplete; missing: edges.")
     edges, chosen = None, None
     if "chosen" in document:
         chosen = cast("Chosen", {k: v for k, v in document["chosen"].items() if k != "edges"})
@@ -181,7 +213,7 @@ def read_transplant(path: str | Path) -> TransplantFile:
                 f"{path} contradicts itself: chosen.edges is {document['chosen']['edges']!r}, but "
                 f"{len(edges)} are listed."
             )
-    known = {"format", "version", "chosen", *REQUIRED, *ROWS}
+    known = {"format", "version", "a", "b", "graph", *BLOCKS, *ROWS}
     return TransplantFile(
         graph=graph,
         **{name: document[name] for name in ("a", "b", "task", "transplant", "measures")},
@@ -194,18 +226,12 @@ def read_transplant(path: str | Path) -> TransplantFile:
 
 
 def _check_words(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Refuse a direction that there is none of, and measures that are no numbers."""
+    """Refuse a direction that there is none of, and nodes that are no names."""
     direction = document["transplant"]["direction"]
     if direction not in DIRECTIONS:
         raise FileFormatError(
             f"{path}: direction is {direction!r}; accepted: {', '.join(DIRECTIONS)}."
         )
-    blocks = {"measures": REQUIRED["measures"], "chosen": CHOSEN[2:]}
-    for block, keys in blocks.items():
-        for key in keys if block in document else ():
-            value = document[block][key]
-            if not _is_number(value) and not (value is None and key == "carried"):
-                raise FileFormatError(f"{path}: {block}.{key} is {value!r}; accepted: a number.")
     nodes = document.get("chosen", {}).get("nodes", [])
     if not isinstance(nodes, list) or not all(isinstance(name, str) for name in nodes):
         raise FileFormatError(f"{path}: chosen.nodes is {nodes!r}; accepted: a list of names.")
@@ -215,20 +241,21 @@ def _ranking(path: str | Path, graph: ComputationGraph, key: str, rows: Any) -> 
     """Read rows [node, value, carried]; errors name the first rows at fault, counted from 1."""
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: {key} is no list; accepted: [[node, value, carried], …].")
-    found: list[Row] = []
+    found: dict[Node, Row] = {}
     problems = []
     for number, row in enumerate(rows, start=1):
-        problem = _problem(graph, row, {node for node, _, _ in found})
+        problem = _problem(graph, row, found)
         if problem is None:
-            found.append((Node.parse(row[0]), row[1], row[2]))
+            node = Node.parse(row[0])
+            found[node] = (node, row[1], row[2])
         else:
             problems.append(f"entry {number}, {problem}")
     if problems:
         raise FileFormatError(f"{path}: {key} cannot be read: {listed(problems)}.")
-    return tuple(found)
+    return tuple(found.values())
 
 
-def _problem(graph: ComputationGraph, row: Any, before: set[Node]) -> str | None:
+def _problem(graph: ComputationGraph, row: Any, before: Collection[Node]) -> str | None:
     if not isinstance(row, list) or len(row) != 3 or not isinstance(row[0], str):
         return f"{row!r}: accepted: [node, value, carried]"
     if not _is_number(row[1]) or not (row[2] is None or _is_number(row[2])):
