@@ -26,6 +26,7 @@ from .fit import first_difference
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
+    from ..graphs.files.transplant import How
     from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.transplant.donor import Donation
