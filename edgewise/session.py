@@ -8,18 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from .experiment.spec import (
-    EXAMPLES,
-    ModelSpec,
-    TaskSpec,
-    check_options,
-    check_task,
-    is_file,
-)
+from .experiment.spec import EXAMPLES, check_options, check_task, is_file
 from .graphs.errors import PromptError
 
 if TYPE_CHECKING:
-    from .graphs.files import CircuitFile
     from .graphs.files.circuit import ModelBlock
     from .graphs.graph import ComputationGraph
     from .graphs.lift.lifted import LiftedModel
@@ -164,6 +156,7 @@ def _pairs(
     bos: bool | None,
     options: Mapping[str, Any] | None,
 ) -> tuple[PromptPairs, TaskReport | None]:
+    from .graphs.files.places import local_paths
     from .patching.prompts.pair_files import read_pairs
 
     check_task(task, options)
@@ -177,7 +170,8 @@ def _pairs(
         if examples < 1:
             raise PromptError(f"examples is {examples}; accepted: a whole number from 1 up.")
         pairs = replace(pairs, pairs=pairs.pairs[:examples])
-    return replace(pairs, origin={"file": task, "bos": bos}), None
+    where = {"file": task, "paths": local_paths(task), "bos": bos}
+    return replace(pairs, origin={**pairs.origin, **where}), None
 
 
 def open_vocabulary(reference: str) -> tuple[Any, int | None]:
@@ -215,7 +209,8 @@ def make_pairs(
     options: Mapping[str, Any] | None = None,
 ) -> TaskResult:
     """Make a built-in task's pairs, which remember how to be made again."""
-    from .patching.tasks import make_task
+    from .patching.prompts.tokens import tokens_sha256
+    from .patching.tasks import get_task, make_task
 
     own, choice = check_options(task, options or {})
     made = make_task(
@@ -227,7 +222,9 @@ def make_pairs(
         bos=bos,
         **{**choice, **own},  # type: ignore[arg-type] # read by the task itself
     )
-    origin = {"options": {**made.options, **choice}, "bos": bos}
+    origin: dict[str, Any] = {"options": {**made.options, **choice}, "bos": bos}
+    if tokenizer is not None and get_task(task).needs_tokenizer:
+        origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
     return replace(made, pairs=replace(made.pairs, origin=origin))
 
 
@@ -249,26 +246,3 @@ def make_runner(
     return Runner.create(
         session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
     )
-
-
-# -- the same again ------------------------------------------------------------------------------
-
-
-def stored_model(file: CircuitFile) -> str:
-    """Return the reference that loads the model a circuit was found in.
-
-    Raises:
-        EdgewiseError: the file does not say.
-    """
-    return ModelSpec.of_circuit(file).source
-
-
-def stored_task(file: CircuitFile) -> dict[str, Any]:
-    """Return the arguments of `open_task` that make a circuit's prompt pairs again.
-
-    Raises:
-        EdgewiseError: the file does not say.
-    """
-    task = TaskSpec.of_circuit(file)
-    again = {"task": task.reference, "bos": task.bos, "examples": task.examples}
-    return again if task.file else {**again, "seed": task.seed, "options": task.options}

@@ -25,10 +25,9 @@ from .session import (
     make_runner,
     open_model,
     open_task,
-    stored_model,
-    stored_task,
 )
 from .steps.discover import Found, discover, task_block
+from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task
 
 if TYPE_CHECKING:
     from .discovery.evaluation import Curve, Evaluation
@@ -51,6 +50,7 @@ __all__ = [
     "Start",
     "beside_scores",
     "check_task",
+    "circuit_pairs",
     "compare",
     "discover",
     "evaluate",
@@ -63,6 +63,7 @@ __all__ = [
     "read_start",
     "request",
     "stored_model",
+    "stored_pairs",
     "stored_task",
     "task_block",
 ]

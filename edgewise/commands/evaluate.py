@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..graphs.scores import Scores
-    from ..patching.prompts.pairs import PromptPairs
-    from ..session import Progress, Session
     from ..workflow import Evaluated
 
 LEAST = 10
@@ -49,8 +47,9 @@ def evaluate(circuit: str, **given: Any) -> None:
     from ..experiment.spec import check_task
     from ..graphs.files import read_circuit
     from ..progress import reporting
-    from ..session import stored_model, stored_task
-    from ..steps.fit import weights_notes
+    from ..session import open_task
+    from ..steps.fit import open_for, weights_notes
+    from ..steps.stored import circuit_pairs, stored_model
     from ..workflow import evaluate as measure
 
     settings = options.settings(given["task_settings"])
@@ -58,26 +57,23 @@ def evaluate(circuit: str, **given: Any) -> None:
         raise click.UsageError("--task-option needs --task.")
     file = read_circuit(circuit)
     scores = _scores(circuit, file) if given["curve"] else None
-    if given["task"] is None:
-        asked = stored_task(file)
-        check_task(asked["task"], asked.get("options"))
-    else:
+    if given["task"] is not None:
         with options.usage():
             check_task(given["task"], settings)
-        asked = {"task": given["task"], "options": settings}
     changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
-    reference = given["model"] or stored_model(file)
     options.set_threads(given["threads"])
     with reporting() as progress:
-        progress.say(f"loading and lifting {reference}")
-        session, pairs = _open(reference, file, {**asked, **changed}, given, progress)
+        progress.say(f"loading and lifting {given['model'] or stored_model(file)}")
+        session = open_for(
+            file, given["model"], dtype=given["dtype"], device=given["device"],
+            allow_pickle=given["allow_pickle"], progress=progress,
+        )  # fmt: skip
         notes = weights_notes(file, session, same_model=given["model"] is None)
-        same_pairs = given["task"] is None and not changed
-        if same_pairs and not notes and pairs.sha256 != file.task["sha256"]:
-            notes.append(
-                f"the prompt pairs made anew for task '{pairs.name}' are not those the circuit was "
-                "found on (their hash differs): the task's file, words or tokenizer have changed."
-            )
+        if given["task"] is None:
+            pairs, differences = circuit_pairs(file, session, changed)
+            notes += differences
+        else:
+            pairs, _ = open_task(session, given["task"], options=settings, **changed)
         progress.say("measuring")
         found = measure(
             session, file, pairs, metric=given["metric"], ablation=given["ablation"],
@@ -110,28 +106,6 @@ def evaluate(circuit: str, **given: Any) -> None:
         _print_curve(found.curve)
     if found.minimality is not None:
         _print_minimality(found)
-
-
-def _open(
-    reference: str,
-    file: CircuitFile,
-    asked: Mapping[str, Any],
-    given: Mapping[str, Any],
-    progress: Progress,
-) -> tuple[Session, PromptPairs]:
-    """Open the model with the circuit's graph options, refuse another shape, make the pairs."""
-    from ..session import open_task
-    from ..steps.fit import open_for
-
-    session = open_for(
-        file,
-        reference,
-        dtype=given["dtype"],
-        device=given["device"],
-        allow_pickle=given["allow_pickle"],
-        progress=progress,
-    )
-    return session, open_task(session, **asked)[0]
 
 
 def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:

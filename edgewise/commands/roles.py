@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from . import options, show
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
     from ..graphs.roles import ModelRoles
+    from ..patching.prompts.pairs import PromptPairs
     from ..session import Progress, Session
 
 COLUMNS = {
@@ -55,6 +57,7 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
     Model and prompt pairs are those the circuit was found with, unless given. With several
     circuits or models, which may be of different shapes, their heads stand side by side by role.
     """
+    from ..experiment.spec import check_task
     from ..graphs.files import RolesFile, write_roles
     from ..graphs.files.roles import dump_roles
     from ..progress import reporting
@@ -63,7 +66,9 @@ def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> N
     if settings and given["task"] is None:
         raise click.UsageError("--task-option needs --task.")
     subjects = _subjects(circuits, models)
-    _check_tasks(subjects, given["task"], settings)
+    if given["task"] is not None:
+        with options.usage():
+            check_task(given["task"], settings)
     output = given["output"]
     options.claim(output, *circuits)
     options.set_threads(given["threads"])
@@ -105,23 +110,6 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
     return [(path, read_circuit(path), model) for path, model in zip(circuits, chosen, strict=True)]
 
 
-def _check_tasks(
-    subjects: Sequence[Subject], task: str | None, settings: Mapping[str, str]
-) -> None:
-    """Refuse a task that does not exist before a model is loaded."""
-    from ..experiment.spec import check_task
-    from ..session import stored_task
-
-    if task is not None:
-        with options.usage():
-            check_task(task, settings)
-        return
-    for _, file, _ in subjects:
-        if file is not None:
-            asked = stored_task(file)
-            check_task(asked["task"], asked.get("options"))
-
-
 def _measure(
     path: str | None,
     file: CircuitFile | None,
@@ -133,18 +121,14 @@ def _measure(
     """Open one model, make its pairs, and measure its heads."""
     from dataclasses import replace
 
-    from ..session import open_task, stored_model
+    from ..steps.fit import weights_notes
     from ..steps.head_roles import EXAMPLES, head_roles
 
-    reference = model if file is None else model or stored_model(file)
-    assert reference is not None
-    progress.say(f"loading and lifting {reference}")
-    session = _open(reference, path, file, given, progress)
-    asked = _task(file, given, settings)
-    pairs = None if asked is None else open_task(session, **asked)[0]
-    notes: list[str] = []
+    progress.say(f"loading and lifting {model or (file and file.model['name'])}")
+    session = _open(model, path, file, given, progress)
+    pairs, notes = _pairs(session, file, given, settings)
     if file is not None and pairs is not None:
-        notes = _differences(file, session, pairs, given, same_model=model is None)
+        notes = [*weights_notes(file, session, same_model=model is None), *notes]
     progress.say("measuring heads")
     found = head_roles(
         session,
@@ -159,7 +143,7 @@ def _measure(
 
 
 def _open(
-    reference: str,
+    reference: str | None,
     path: str | None,
     file: CircuitFile | None,
     given: Mapping[str, Any],
@@ -168,11 +152,12 @@ def _open(
     """Load and lift a model; refuse one of another shape than the circuit."""
     from ..graphs.errors import GraphMismatch
     from ..session import open_model
+    from ..steps.stored import open_stored
 
     graph = None if file is None else file.circuit.graph
     stored = None if file is None else file.discovery.get("dtype")
-    session = open_model(
-        reference,
+    load = partial(
+        open_model,
         dtype=given["dtype"] or stored or "float32",
         device=given["device"],
         grouped_kv=graph is not None and graph.grouped_kv,
@@ -180,45 +165,39 @@ def _open(
         allow_pickle=given["allow_pickle"],
         progress=progress,
     )
+    if reference is None:
+        assert file is not None
+        session = open_stored(file, load)
+    else:
+        session = load(reference)
     unequal = [] if graph is None else graph.differences(session.graph)
     if unequal:
         raise GraphMismatch(
-            f"{path} is no circuit of '{reference}': their graphs differ in {'; '.join(unequal)} "
-            "(circuit and model). Accepted: a model of the circuit's shape; to compare with a "
-            "model of another, give its own circuit too, or give models without circuits."
+            f"{path} is no circuit of '{session.loaded.name}': their graphs differ in "
+            f"{'; '.join(unequal)} (circuit and model). Accepted: a model of the circuit's "
+            "shape; to compare with a model of another, give its own circuit too, or give models "
+            "without circuits."
         )
     return session
 
 
-def _task(
-    file: CircuitFile | None, given: Mapping[str, Any], settings: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """Return the arguments of `open_task`: the task given, else the circuit's; None without any."""
+def _pairs(
+    session: Session,
+    file: CircuitFile | None,
+    given: Mapping[str, Any],
+    settings: Mapping[str, str],
+) -> tuple[PromptPairs | None, list[str]]:
+    """Make the pairs of the task given, else of the circuit, with notes; None without any."""
     from ..experiment.spec import is_file
-    from ..session import stored_task
+    from ..session import open_task
     from ..steps.head_roles import EXAMPLES
+    from ..steps.stored import circuit_pairs
 
     changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
     if given["task"] is not None:
         few = {} if is_file(given["task"]) else {"examples": EXAMPLES}
-        return {"task": given["task"], "options": settings, **few, **changed}
-    return None if file is None else {**stored_task(file), **changed}
-
-
-def _differences(
-    file: CircuitFile, session: Session, pairs: Any, given: Mapping[str, Any], *, same_model: bool
-) -> list[str]:
-    """Say in what model and pairs are not those of the circuit."""
-    from ..steps.fit import weights_notes
-
-    notes = weights_notes(file, session, same_model=same_model)
-    asked = [given[key] for key in ("task", "examples", "seed", "bos")]
-    if not notes and asked == [None] * 4 and pairs.sha256 != file.task["sha256"]:
-        notes.append(
-            f"the prompt pairs made anew for task '{pairs.name}' are not those the circuit was "
-            "found on (their hash differs)."
-        )
-    return notes
+        return open_task(session, given["task"], options=settings, **{**few, **changed})[0], []
+    return (None, []) if file is None else circuit_pairs(file, session, changed)
 
 
 # -- printing -----------------------------------------------------------------------------------

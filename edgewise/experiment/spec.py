@@ -159,11 +159,14 @@ class ModelSpec(Part):
         Raises:
             EdgewiseError: the file does not say.
         """
+        from ..graphs.files.places import possible_places
         from ..graphs.load.builtin import ALIAS
 
         name, revision = file.model["name"], file.model["revision"]
         if not name:
             raise EdgewiseError("the circuit's file names no model; say which one to use.")
+        if "paths" in file.model:
+            return ModelSpec.at(possible_places(name, file.model["paths"], file.path)[0])
         remote = revision and not Path(name).expanduser().exists() and name != ALIAS
         return ModelSpec.at(f"{name}@{revision}" if remote else str(name))
 
@@ -226,13 +229,16 @@ class TaskSpec(Part):
             EdgewiseError: the file does not say.
             UnknownName, PromptError: they cannot be made; says why.
         """
+        from ..graphs.files.places import possible_places
+
         block = file.task
         task = block.get("file") or block["name"]
         if not task:
             raise EdgewiseError("the circuit's file names no task; say which one to use.")
         examples, bos = block["examples"], block.get("bos")
         if "file" in block:
-            return TaskSpec(file=task, examples=examples, bos=bos)
+            found = possible_places(task, block.get("paths"), file.path)[0]
+            return TaskSpec(file=found, examples=examples, bos=bos)
         options = block.get("options") or {}
         return TaskSpec.named(task, examples=examples, bos=bos, seed=block["seed"], options=options)
 

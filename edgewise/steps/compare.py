@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, ModelSpec, TaskSpec
+from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
-from ..graphs.errors import EdgewiseError
+from ..graphs.errors import EdgewiseError, PromptError
 from ..graphs.files import diff_files
 from ..session import Progress, Session
 from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
@@ -20,6 +20,7 @@ from .fit import open_as_declared, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
 from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
+from .stored import circuit_pairs, made_again, reads_alike
 
 if TYPE_CHECKING:
     from ..experiment.spec import DiscoverySpec
@@ -43,10 +44,14 @@ class InModel:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The pairs that both models get, and the sets of pairs on which discoveries are repeated."""
+    """The pairs that both models get, and the sets of pairs on which discoveries are repeated.
+
+    `made` are the pairs of the task made anew with the first model's tokenizer, if it can be.
+    """
 
     pairs: PromptPairs
     sets: PromptSets | None = None
+    made: PromptPairs | None = None
 
 
 @dataclass(frozen=True)
@@ -119,17 +124,16 @@ def look_closer(
         if isinstance(source, Session):
             session = source
         else:
-            reference = source or ModelSpec.of_circuit(file).source
             session = open_for(
-                file, reference, dtype=compute.dtype, device=compute.device,
-                allow_pickle=compute.allow_pickle, progress=told,
+                file, source, option=f"--model-{'ab'[side]}", dtype=compute.dtype,
+                device=compute.device, allow_pickle=compute.allow_pickle, progress=told,
             )  # fmt: skip
             notes += weights_notes(file, session, same_model=source is None)
         if prompts is None:
-            prompts = _make_prompts(session, files, comparison)
-            notes += _prompt_notes(prompts.pairs, files, comparison)
+            prompts, said = _make_prompts(session, files, comparison)
+            notes += said
         else:
-            _check_prompts(session, files[0], prompts.pairs)
+            _check_prompts(session, files[0], prompts)
         sides.append(_in_model(session, found, asked, prompts, side, compute, told))
         del session  # one model is in memory at a time
     assert prompts is not None
@@ -227,42 +231,36 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
 
 def _make_prompts(
     session: Session, files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec
-) -> Prompts:
-    """Make all prompts, for both models."""
+) -> tuple[Prompts, list[str]]:
+    """Make all prompts, for both models; say in what they are not those of the circuits."""
     repetitions = comparison.noise_floor
     sets = None if repetitions is None else prompt_sets(session, files, repetitions)
-    return Prompts(open_as_declared(session, TaskSpec.of_circuit(files[0]))[0], sets)
-
-
-def _prompt_notes(
-    pairs: PromptPairs, files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec
-) -> list[str]:
-    """Say in what the prompts are not those the circuits were found on."""
+    pairs, notes = circuit_pairs(files[0], session)
     first, second = (file.task["sha256"] for file in files)
-    notes = []
-    if pairs.sha256 != first:
-        notes.append(
-            f"the prompt pairs of task '{pairs.name}', made anew, are not those circuit A was "
-            "found on (their hash differs): the task's file, words or tokenizer have changed."
-        )
     if (comparison.cross or comparison.roles) and first != second:
         notes.append(
             "the two circuits were found on different prompts; those of A are used for both."
         )
-    return notes
+    return Prompts(pairs, sets, made_again(files[0], session)), notes
 
 
-def _check_prompts(session: Session, file: CircuitFile, pairs: PromptPairs) -> None:
+def _check_prompts(session: Session, file: CircuitFile, prompts: Prompts) -> None:
     """Refuse a second model whose tokenizer makes other prompts than the first one's."""
-    if session.loaded.tokenizer is not None:
-        same_prompts(
-            pairs,
-            lambda: open_as_declared(session, TaskSpec.of_circuit(file)),
-            lambda found: (
-                "the two models cannot be compared: their tokenizers map the task's prompts "
-                f"differently: {found}. Give the pairs as token ids that both understand."
-            ),
+
+    def refusal(found: str) -> str:
+        return (
+            "the two models cannot be compared: their tokenizers map the task's prompts "
+            f"differently: {found}. Give the pairs as token ids that both understand."
         )
+
+    if session.loaded.tokenizer is None:
+        return
+    if prompts.made is not None:
+        same_prompts(
+            prompts.made, lambda: open_as_declared(session, TaskSpec.of_circuit(file)), refusal
+        )
+    elif not reads_alike(session, prompts.pairs):
+        raise PromptError(refusal("some of their token ids stand for other text"))
 
 
 def _naming(name: str, progress: Progress | None) -> Progress | None:

@@ -10,6 +10,7 @@ from ..experiment.asking import Request, request
 from ..experiment.spec import Selection, Start
 from ..graphs.errors import DriftError, EdgewiseError
 from ..session import Progress, Session, make_runner
+from .stored import prompts_blocks
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -74,6 +75,7 @@ def discover(
     from ..discovery.evaluation import evaluate as measure
     from ..discovery.registry import get_method
     from ..graphs.files import CircuitFile, ScoresFile
+    from ..graphs.files.circuit import PROMPTS
 
     asked = request(
         method, metric=metric, ablation=ablation, options=options, select=select, start=start
@@ -107,6 +109,7 @@ def discover(
         if journal is not None:
             journal.remove()  # going on from it would end here again
         raise
+    prompts, rows = prompts_blocks(pairs)
     file = CircuitFile(
         circuit=circuit,
         model=session.model_block,
@@ -123,6 +126,7 @@ def discover(
                 "order": found.order,
                 "seconds": seconds,
                 "questions": found.questions,
+                "prompts": prompts,
                 **found.notes,
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
                 **circumstances(session, runner),
@@ -131,6 +135,7 @@ def discover(
         certificate=session.certificate.as_dict(),
         measures=measures(evaluation),
         edge_scores=found.scores.values,
+        extra={PROMPTS: rows},
     )
     beside = ScoresFile(found.scores, method, asked.metric, ablation)
     return Found(file, beside, evaluation)

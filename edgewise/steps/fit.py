@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..graphs.diff import shape_differences
 from ..graphs.errors import GraphMismatch, PromptError
 from ..session import Progress, Session, open_model, open_task
+from .stored import open_stored
 
 if TYPE_CHECKING:
     from ..experiment.spec import TaskSpec
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
 def open_for(
     file: CircuitFile,
-    reference: str,
+    reference: str | None = None,
     *,
+    option: str = "--model",
     dtype: str | None = None,
     device: str = "auto",
     allow_pickle: bool = False,
@@ -28,12 +31,19 @@ def open_for(
 ) -> Session:
     """Open a model to run a file's circuit in, with the circuit's graph options.
 
+    Args:
+        file: the circuit.
+        reference: the model; default: the one the circuit was found in.
+        option: what gives another, for a message.
+        dtype, device, allow_pickle, progress: see `open_model`.
+
     Raises:
+        ModelNotFound: there is no such model.
         GraphMismatch: the model is not of the circuit's shape.
     """
     graph = file.circuit.graph
-    session = open_model(
-        reference,
+    load = partial(
+        open_model,
         dtype=dtype or file.discovery.get("dtype") or "float32",
         device=device,
         grouped_kv=graph.grouped_kv,
@@ -41,12 +51,13 @@ def open_for(
         allow_pickle=allow_pickle,
         progress=progress,
     )
+    session = open_stored(file, load, option) if reference is None else load(reference)
     unequal = graph.differences(session.graph)
     if unequal:
         raise GraphMismatch(
-            f"the circuit was found in '{file.model['name']}' and cannot be run in '{reference}': "
-            f"their graphs differ in {'; '.join(unequal)} (circuit and model). Accepted: a model "
-            "of the circuit's shape."
+            f"the circuit was found in '{file.model['name']}' and cannot be run in "
+            f"'{session.loaded.name}': their graphs differ in {'; '.join(unequal)} (circuit and "
+            "model). Accepted: a model of the circuit's shape."
         )
     return session
 

@@ -18,6 +18,7 @@ from ..graphs.errors import EdgewiseError, PromptError
 from ..session import Progress, Session, make_runner
 from .discover import selected
 from .fit import open_as_declared
+from .stored import circuit_pairs
 
 if TYPE_CHECKING:
     from ..discovery.registry import Discovery
@@ -114,7 +115,7 @@ def prompt_sets(
     """
     tasks = [TaskSpec.of_circuit(file) for file in files]
     if tasks[0].file is not None:
-        first, second = (open_as_declared(session, task)[0] for task in tasks)
+        first, second = (circuit_pairs(file, session)[0] for file in files)
         pooled = tuple(dict.fromkeys((*first.pairs, *second.pairs)))
         return split_pairs(replace(first, pairs=pooled), repetitions)
     used = 1 + max(task.seed or 0 for task in tasks)

@@ -100,7 +100,7 @@ class Results:
                 journal.remove()
 
             store.get("result", key, (CIRCUIT, SCORES, MEASURED), work)
-            file = read_circuit(folder / CIRCUIT)
+            file = read_circuit(folder / CIRCUIT).at(None)
             scores = read_scores(folder / CIRCUIT, file.circuit.graph).scores
             measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
         return Kept(file, scores, measured)

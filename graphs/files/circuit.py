@@ -7,7 +7,7 @@ and unknown top-level keys, are kept and written back.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from ..graph import MOST_CELLS, ComputationGraph
 from ..names import Node, Port
 from .atomic import write_text
 from .json_files import dump_document, ordered, read_document, to_plain
+from .places import Paths, moved
 from .reading import form_of, listed, problems, short
 
 FORMAT = "edgewise/circuit"
@@ -35,6 +36,9 @@ OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
 
 COUNTS = ("senders", "ports", "edges")
+
+PROMPTS = "prompts"
+"""The key of the prompt pairs a circuit was found on, as token ids, one pair an entry."""
 
 PROVENANCE = {
     "model": ("name", "revision", "weights_sha256", "family", *SHAPE[:3], "d_model", *SHAPE[3:]),
@@ -61,6 +65,7 @@ class ModelBlock(TypedDict):
     d_model: int
     parallel: bool
     post_norm: bool
+    paths: NotRequired[Paths]
     experts: NotRequired[list[int]]
     shared_experts: NotRequired[bool]
 
@@ -76,6 +81,15 @@ class TaskBlock(TypedDict):
     bos: NotRequired[bool | None]
     bos_prepended: NotRequired[bool | None]
     options: NotRequired[dict[str, object]]
+    paths: NotRequired[Paths]
+    tokens_sha256: NotRequired[str]
+
+
+class PromptsBlock(TypedDict):
+    """Where the prompt pairs are: `inline`, in the circuit file itself."""
+
+    where: str
+    sha256: str
 
 
 class DiscoveryBlock(TypedDict):
@@ -85,6 +99,7 @@ class DiscoveryBlock(TypedDict):
     metric: str
     ablation: str
     dtype: NotRequired[str | None]
+    prompts: NotRequired[PromptsBlock]
     top: NotRequired[int | None]
     above: NotRequired[float | None]
     faithfulness: NotRequired[float | None]
@@ -129,6 +144,7 @@ class CircuitDocument(Provenance):
     """A circuit file."""
 
     graph: GraphBlock
+    prompts: NotRequired[list[object]]
     edges: object
 
 
@@ -143,6 +159,7 @@ class CircuitFile:
         edge_scores: float32 [ports, senders], NaN where an edge has no score; only the scores of
             kept edges are kept.
         extra: unknown top-level keys, and under `graph` unknown keys of that block.
+        path: the file it was read from, or written to.
 
     Raises:
         EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.
@@ -157,6 +174,7 @@ class CircuitFile:
     measures: Mapping[str, Any] = field(default_factory=dict)
     edge_scores: np.ndarray | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         for block in (*PROVENANCE, "extra"):
@@ -191,6 +209,15 @@ class CircuitFile:
         """Return the blocks that tell where the circuit comes from."""
         return cast("Provenance", {block: getattr(self, block) for block in PROVENANCE})
 
+    def at(self, path: Path | None) -> CircuitFile:
+        """Return the same as it stands in a file, with paths relative to it; or in none."""
+        model, task = self.model, self.task
+        if "paths" in model:
+            model = {**model, "paths": moved(model["paths"], self.path, path)}
+        if "paths" in task:
+            task = {**task, "paths": moved(task["paths"], self.path, path)}
+        return replace(self, model=model, task=task, path=path)
+
 
 def model_block(
     graph: ComputationGraph,
@@ -217,7 +244,7 @@ def write_circuit(path: str | Path, file: CircuitFile) -> None:
     Raises:
         EdgewiseError: the file cannot be written there.
     """
-    write_text(path, dump_circuit(file))
+    write_text(path, dump_circuit(file.at(Path(path))))
 
 
 def dump_circuit(file: CircuitFile) -> str:
@@ -238,7 +265,7 @@ def dump_circuit(file: CircuitFile) -> str:
         **extra,
         "edges": edge_rows(file.circuit, scores),
     }
-    return dump_document(document, rows={"edges"})
+    return dump_document(document, rows={PROMPTS, "edges"})
 
 
 def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[str, object]:
@@ -291,6 +318,7 @@ def circuit_from_document(path: str | Path, document: Mapping[str, Any]) -> Circ
         **{block: document[block] for block in PROVENANCE},
         edge_scores=scores,
         extra={**extra, "graph": more} if more else extra,
+        path=Path(path),
     )
 
 

@@ -187,8 +187,8 @@ def diff_files(
     compared = compare_scores(diff, kept, _all_scores(diff, scores))
     return DiffFile(
         diff=diff,
-        a={"file": names[0], **a.provenance},
-        b={"file": names[1], **b.provenance},
+        a={"file": names[0], **a.at(None).provenance},
+        b={"file": names[1], **b.at(None).provenance},
         scores_a=a.edge_scores,
         scores_b=b.edge_scores,
         alike=compared,

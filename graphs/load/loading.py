@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound, UnsupportedModel, unknown
+from ..files.places import local_paths
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
 from .gguf_files import gguf_tokenizer, one_line, read_gguf
@@ -75,6 +76,8 @@ class LoadedModel:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
         }
+        if self.path is not None and self.path == Path(self.name).expanduser():
+            record["paths"] = local_paths(self.path)
         if self.adapter is not None:
             record["adapter"] = {
                 "name": self.adapter.name,

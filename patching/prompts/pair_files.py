@@ -22,7 +22,7 @@ from ...graphs.files.atomic import write_text
 from ...graphs.files.reading import PROMPT_BYTES, read_bounded
 from .json_fields import found, list_of, parse_object, text_of
 from .pairs import Pair, PromptPairs
-from .tokens import Tokens
+from .tokens import Tokens, tokens_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,7 +87,32 @@ def read_pairs(
             f"'{path}' holds no prompt pairs: every line is blank; accepted: one JSON object a "
             'line, such as {"clean": "…", "corrupted": "…", "answers": [" Mary"]}.'
         )
-    return PromptPairs(tuple(pairs), name=path.stem, bos_prepended=reader.bos_prepended)
+    read = reader.tokens is not None and tokenizer is not None
+    origin = {"tokens_sha256": tokens_sha256(tokenizer, pairs)} if read else {}
+    return PromptPairs(
+        tuple(pairs), name=path.stem, bos_prepended=reader.bos_prepended, origin=origin
+    )
+
+
+def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> PromptPairs:
+    """Read prompt pairs that another file holds as token ids; see `pair_rows`.
+
+    Raises:
+        PromptError: names the first entry at fault, what was found and what is accepted.
+    """
+    reader = _Reader(None, None, vocab_size)
+    pairs = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            pairs.append(reader.pair(json.dumps(row)))
+        except PromptError as error:
+            raise PromptError(f"entry {number}: {error}") from None
+    return PromptPairs(tuple(pairs), bos_prepended=reader.bos_prepended)
+
+
+def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
+    """Return pairs as token ids, as a line of a file holds each."""
+    return [_row(pair, pairs.bos_prepended) for pair in pairs]
 
 
 def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
@@ -100,8 +125,7 @@ def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
     ...     read_pairs(f"{folder}/pairs.jsonl") == pairs
     True
     """
-    rows = [json.dumps(_row(pair, pairs.bos_prepended)) for pair in pairs]
-    write_text(path, "\n".join(rows) + "\n")
+    write_text(path, "".join(json.dumps(row) + "\n" for row in pair_rows(pairs)))
 
 
 class _Reader:
@@ -116,15 +140,15 @@ class _Reader:
         self._tokenizer = tokenizer
         self._bos = bos
         self._limit = vocab_size
-        self._tokens: Tokens | None = None
+        self.tokens: Tokens | None = None
         self._form: _Form | None = None
         self._recorded: list[bool | None] = []
 
     @property
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
-        if self._tokens is not None:
-            return self._tokens.bos_prepended
+        if self.tokens is not None:
+            return self.tokens.bos_prepended
         return self._recorded[0] if self._recorded else None
 
     def pair(self, line: str) -> Pair:
@@ -222,12 +246,12 @@ class _Reader:
                 "holds text, but no tokenizer was given; accepted: the model's tokenizer, or "
                 f"pairs written as ids ({', '.join(_IDS)})."
             )
-        if self._tokens is None:
+        if self.tokens is None:
             try:
-                self._tokens = Tokens(self._tokenizer, self._bos)
+                self.tokens = Tokens(self._tokenizer, self._bos)
             except PromptError as error:
                 raise _WholeFile(str(error)) from None
-        return self._tokens
+        return self.tokens
 
 
 def _one_token(tokens: Tokens, context: str | None) -> Callable[[str, str], int]:

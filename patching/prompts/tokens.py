@@ -10,6 +10,8 @@ from ...graphs.errors import PromptError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from .pairs import Pair
+
 _SPACE_MARKS = ("Ġ", "▁")
 
 
@@ -150,3 +152,14 @@ class Tokens:
 def _is_word(mark: str) -> bool:
     word = mark[1:]
     return mark.startswith(_SPACE_MARKS) and len(word) >= 3 and word.isascii() and word.islower()
+
+
+def tokens_sha256(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> str:
+    """Hash how a tokenizer reads the ids in pairs; others with this hash read the same text."""
+    import hashlib
+    import json
+
+    parts = [(p.clean, p.corrupted, p.answers, p.distractors) for p in pairs]
+    ids = sorted({token for pair in parts for part in pair for token in part})
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    return hashlib.sha256(json.dumps([ids, pieces]).encode()).hexdigest()

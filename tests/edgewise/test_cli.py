@@ -160,12 +160,6 @@ def test_evaluate_refuses_another_shape(edgewise: Any, circuit: Path, models: An
     assert "layers 2 and 3" in result.stderr
 
 
-def test_evaluate_warns_of_changed_pairs(edgewise: Any, circuit: Path, pairs: Path) -> None:
-    lines = pairs.read_text().splitlines()
-    pairs.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
-    assert "their hash differs" in edgewise("evaluate", circuit).stderr
-
-
 def test_evaluate_with_a_curve_and_another_metric(edgewise: Any, circuit: Path) -> None:
     result = edgewise("evaluate", circuit, "--curve", "--metric", "kl", "--json")
     found = json.loads(result.stdout)

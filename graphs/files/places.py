@@ -1,0 +1,49 @@
+"""How a file finds what it names on this machine when the file, or what it names, has moved.
+
+A block that names a directory or file (`model.name`, `task.file`) keeps the name as it was typed
+and, beside it, `paths`: `absolute`, and `relative` to the folder of the file that holds the block.
+Names that mean the same everywhere (a hub's model, a built-in task) have no `paths`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from typing_extensions import NotRequired, TypedDict
+
+
+class Paths(TypedDict):
+    """Where something on this machine was when it was used."""
+
+    absolute: str
+    relative: NotRequired[str]
+
+
+def local_paths(path: str | Path) -> Paths:
+    """Return where something on this machine is, for a block that is in no file yet."""
+    whole = Path(os.path.abspath(Path(path).expanduser()))
+    return {"absolute": str(whole.parent.resolve() / whole.name)}  # a link itself stays one
+
+
+def possible_places(name: str, paths: Paths | None, file: Path | None) -> list[str]:
+    """List where what a file names may be: beside the file, where it was, as it was typed.
+
+    Those that exist come first; `file` is where name and paths were read from.
+    """
+    found = [] if paths is None else [paths["absolute"]]
+    if paths is not None and "relative" in paths and file is not None:
+        found.insert(0, os.path.normpath(file.resolve().parent / paths["relative"]))
+    places = list(dict.fromkeys([*found, name]))
+    return sorted(places, key=lambda place: not Path(place).expanduser().exists())
+
+
+def moved(paths: Paths, source: Path | None, target: Path | None) -> Paths:
+    """Return paths read from one file as they stand in another, or in none: not `relative`."""
+    found: Paths = {"absolute": possible_places(paths["absolute"], paths, source)[0]}
+    if target is not None:
+        with suppress(ValueError):  # on another drive
+            relative = os.path.relpath(found["absolute"], target.resolve().parent)
+            found["relative"] = Path(relative).as_posix()
+    return found
