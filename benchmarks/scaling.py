@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from edgewise.discovery.acdc import walk
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
 from edgewise.patching.incremental.state.search import IncrementalSearch
@@ -63,7 +63,7 @@ def measure(layers: int, examples: int, length: int, threads: int) -> dict[str, 
         forward = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    found = walk(IncrementalSearch(runner, threshold), runner.graph, threshold)
+    found = walk(IncrementalSearch(runner, threshold), runner.graph, Rule(threshold))
     seconds = time.perf_counter() - start
     assert found.circuit is not None
     return {

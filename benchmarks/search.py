@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from edgewise.discovery.acdc import walk
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.discovery.exact import exact
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.lift.lifting import describe
@@ -93,13 +93,8 @@ def search(options: argparse.Namespace, runner: Runner) -> tuple[Discovery, int 
     found: Search = (
         DenseSearch(runner) if options.dense else IncrementalSearch(runner, options.threshold)
     )
-    result = walk(
-        found,
-        runner.graph,
-        options.threshold,
-        ports_first=options.ports_first,
-        candidates=options.candidates,
-    )
+    rule = Rule(options.threshold, options.ports_first, candidates=options.candidates)
+    result = walk(found, runner.graph, rule)
     return result, found.products if isinstance(found, IncrementalSearch) else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.names import Edge
+from edgewise.patching.incremental.losses import Loss, Losses, known
+from edgewise.patching.incremental.search import Mark, Trail
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
@@ -92,3 +99,67 @@ def test_an_infinite_loss_of_the_full_model_is_refused(method: str) -> None:
     )
     with pytest.raises(EdgewiseError, match=r"nll.* is inf for the full model"):
         get_method(method)(broken)
+
+
+class Weights:
+    """A search in which each ablated edge raises the loss by a weight, whatever else is ablated."""
+
+    products = 0
+
+    def __init__(self, graph: ComputationGraph, weights: dict[str, float]) -> None:
+        self.kept, self.asked = graph.reads.copy(), list[str]()
+        self.questions, self.loss, self.graph = 0, known(np.zeros(1))[0], graph
+        self.weights = np.zeros(graph.reads.shape)
+        for edge, weight in weights.items():
+            self.weights[graph.locate(Edge.parse(edge))] = weight
+
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        self.questions += len(candidates)
+        self.asked += [" ".join(str(self.graph.ports[row]) for row in rows)] * len(candidates)
+        rises = (self.weights[list(rows)] * (candidates & self.kept[list(rows)])).sum((1, 2))
+        return known(self.loss.value() + rises, before=self.loss)
+
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        self.kept[list(rows)] &= ~ablated
+        self.loss = loss or self.loss
+
+    def restart(self, kept: np.ndarray) -> None:
+        raise AssertionError
+
+    def mark(self) -> Mark:
+        return Mark.SAME
+
+    def restore(self, trail: Trail) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("ports_first", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "asked"),
+    [
+        # three edges into logits: only embed's stays, so m0 and the head feed nothing that is kept
+        ({"embed->logits": 1.0}, {"logits": 3}),
+        # the head stays too, and its value alone matters: a question about each of its ports,
+        # none about m0, though an edge of its would have mattered
+        ({"embed->logits": 1.0, "a0.h0->logits": 1.0, "embed->m0": 1.0, "embed->a0.h0<v>": 1.0},
+         {"logits": 3, "a0.h0<v>": 1, "a0.h0<k>": 1, "a0.h0<q>": 1}),
+        # m0 stays, and reads only embed: then the head is dead
+        ({"m0->logits": 1.0, "embed->m0": 1.0}, {"logits": 3, "m0": 2}),
+    ],
+)  # fmt: skip
+def test_dead_ports_cost_no_question(
+    weights: dict[str, float], asked: dict[str, int], ports_first: bool
+) -> None:
+    graph = ComputationGraph(layers=1, heads=1)
+    search = Weights(graph, weights)
+    found = walk(search, graph, Rule(0.5, ports_first, candidates=1))
+    alive = "a0.h0<v>" in asked
+    if ports_first and alive:  # v stays; then k and q fall together
+        whole = "a0.h0<v> a0.h0<k> a0.h0<q>"
+        asked = {"logits": 3, whole: 3, "a0.h0<k> a0.h0<q>": 2, "a0.h0<v>": 1}
+    assert Counter(search.asked) == asked
+    assert found.questions == sum(asked.values())
+    kept = {edge for edge in weights if alive is False or edge != "embed->m0"}
+    assert found.circuit is not None
+    assert {str(edge) for edge in found.circuit.edges} == kept
+    assert all(found.scores[edge] == 1.0 for edge in kept)

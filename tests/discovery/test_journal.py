@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.discovery.acdc import steps, walk
+from edgewise.discovery.acdc import Rule, steps, walk
 from edgewise.discovery.journal import Entry
 from edgewise.discovery.pace import question_bound
 from edgewise.discovery.registry import Discovery, get_method
@@ -128,17 +128,17 @@ def test_any_walk_stopped_any_number_of_times(
     dense: bool, stops: list[int], seed: int,
 ) -> None:  # fmt: skip
     runner = make_runner(name, "kl", seed=seed)
-    options = (threshold, ports_first, absolute, candidates, None)
+    rule = Rule(threshold, ports_first, absolute, candidates)
 
     def search() -> Any:
         return DenseSearch(runner) if dense else IncrementalSearch(runner, threshold)
 
-    expected = walk(search(), runner.graph, *options)
+    expected = walk(search(), runner.graph, rule)
     notes = Notes()
     for stop in sorted(stops):
-        walk(search(), runner.graph, *options, notes)
+        walk(search(), runner.graph, rule, None, notes)
         del notes.entries[stop:]
-    same(walk(search(), runner.graph, *options, notes), expected)
+    same(walk(search(), runner.graph, rule, None, notes), expected)
     bound = question_bound(runner.graph, candidates, ports_first)
     assert expected.questions <= bound
     if candidates == 1 and not ports_first:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.discovery.acdc import walk
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.discovery.registry import Discovery, get_method
 from edgewise.graphs.errors import ModelNotFound
 from edgewise.graphs.lift.lifting import describe
@@ -52,9 +52,9 @@ def test_every_family_is_walked_as_by_dense_runs(
         threshold = float(draw.choice(THRESHOLDS))
         first, absolute = bool(draw.integers(2)), bool(draw.integers(2))
         monkeypatch.setattr(readout, "SIZES", (2, 6))  # bounds, in a vocabulary of 31
-        options = (threshold, first, absolute, int(draw.choice(CANDIDATES)))
-        found = walk(IncrementalSearch(runner, threshold), runner.graph, *options)
-        same(found, walk(DenseSearch(runner), runner.graph, *options))
+        rule = Rule(threshold, first, absolute, int(draw.choice(CANDIDATES)))
+        found = walk(IncrementalSearch(runner, threshold), runner.graph, rule)
+        same(found, walk(DenseSearch(runner), runner.graph, rule))
         if repeat:
             continue
         circuit, increments = plain_acdc(runner, threshold, first, absolute)
@@ -143,9 +143,9 @@ def test_the_first_layers_of_a_real_model(monkeypatch: pytest.MonkeyPatch) -> No
     for threshold in (1e-4, 1e-3):
         found = get_method("acdc")(runner, threshold=threshold)
         same(found, without_bounds(runner, monkeypatch, threshold=threshold))
-        same(found, walk(DenseSearch(runner), runner.graph, threshold))
+        same(found, walk(DenseSearch(runner), runner.graph, Rule(threshold)))
         asked = IncrementalSearch(runner, threshold)
-        same(walk(asked, runner.graph, threshold), found)
+        same(walk(asked, runner.graph, Rule(threshold)), found)
         assert asked.products < asked.questions / 2  # bounds decided most
         assert found.circuit is not None
         assert int(found.circuit.kept.sum()) > 0

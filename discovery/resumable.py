@@ -1,0 +1,167 @@
+"""A walk that can be stopped: what ACDC needs beside its decisions.
+
+The journal's entries are replayed, then the search is restored to where it stood; how many
+questions are asked together follows how many fell; progress tells the pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..graphs.circuit import Circuit
+from ..graphs.scores import Scores
+from ..patching.incremental.search import Trail
+from .journal import Entry, misfit, read_entries
+from .registry import Discovery
+
+if TYPE_CHECKING:
+    from ..graphs.graph import ComputationGraph
+    from ..patching.incremental.search import Search
+    from ..patching.run.runner import Progress
+    from .journal import Journal
+    from .pace import Pace
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a walk: a port, or all attention ports of a layer as wholes."""
+
+    rows: tuple[int, ...]
+    name: str
+    whole: bool = False
+
+
+class Resumable:
+    """A walk on its way: the search, whose circuit is the current one, and what was decided.
+
+    Args:
+        search: holds the current circuit, at first the full one.
+        graph: its graph.
+        candidates: how many questions are asked together at most.
+        pace: tells how many questions are still to come.
+        progress: told what is done.
+        journal: what was decided before, and where decisions are noted.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        graph: ComputationGraph,
+        candidates: int,
+        pace: Pace,
+        progress: Progress | None,
+        journal: Journal | None,
+    ) -> None:
+        self.search, self.graph, self.most, self.pace = search, graph, candidates, pace
+        self.progress, self.journal = progress, journal
+        self.scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
+        self.decided = 0
+        self.batch = 1
+        self._past = list(read_entries(journal))[::-1]
+        self._trail = Trail(search.kept.copy()) if self._past else None
+
+    def through(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Yield the steps, each where the search stands behind the one before.
+
+        Raises:
+            FileFormatError: the journal goes on behind the last step.
+        """
+        for step in steps:
+            self._stand()
+            yield step
+        if self._past:
+            raise misfit(self._past[-1], "its end")
+        self._stand()
+
+    def _stand(self) -> None:
+        """Stand where the last session stood, once everything in the journal is replayed."""
+        if self._trail is not None and not self._past:
+            self.search.restore(self._trail)
+            self._trail = None
+
+    # -- decisions --------------------------------------------------------------------------
+
+    def drop(self, row: int) -> None:
+        """Take all edges of a port without a question."""
+        self.search.commit((row,), self.graph.reads[row][None], None)
+        self.tell(row, int(self.graph.reads[row].sum()))
+
+    def learn(self, asked: int, fallen: int) -> None:
+        """Ask twice as many questions together next if all fell, else as many as fell."""
+        self.batch = min(self.most, 2 * self.batch) if fallen == asked else max(1, fallen)
+
+    def note(self, step: Step, stay: Sequence[int]) -> None:
+        """Settle the search, and append what was decided to the journal.
+
+        `stay`: the ports that were kept, of ports asked as wholes.
+        """
+        mark = self.search.mark()
+        if self.journal is None:
+            return
+        kept: dict[str, float | None] = {str(self.graph.ports[row]): None for row in stay}
+        if not step.whole:
+            (row,) = step.rows
+            senders = np.flatnonzero(self.search.kept[row]).tolist()
+            kept = {str(self.graph.senders[u]): float(self.scores[row, u]) for u in senders}
+        counts = (self.batch, self.search.questions, self.search.products)
+        self.journal.append(Entry(step.name, kept, *counts, mark).as_dict())
+
+    def replay(self, step: Step, left: list[int]) -> bool:
+        """Decide about a step's ports as the journal has it; False where that has ended.
+
+        Raises:
+            FileFormatError: the journal is not of this walk.
+        """
+        if self._trail is None:
+            return False
+        entry = self._past.pop()
+        if step.whole:
+            index = {str(self.graph.ports[row]): row for row in left}
+        else:
+            columns = np.flatnonzero(self.search.kept[left]).tolist()
+            index = {str(self.graph.senders[u]): u for u in columns}
+        if entry.step != step.name or not index.keys() >= entry.kept.keys():
+            raise misfit(entry, step.name)
+        kept = [index[name] for name in entry.kept]
+        ablated = self.graph.reads[left]
+        if step.whole:
+            ablated[[left.index(row) for row in kept]] = False
+        else:
+            ablated[0, kept] = False
+            self.scores[left[0], kept] = list(entry.kept.values())
+            self.decided += int(self.graph.reads[left[0]].sum())
+        self.search.commit(left, ablated, None)
+        self.batch = entry.batch
+        here = self.search.kept.copy()
+        self._trail = self._trail.marked(here, entry.mark, entry.questions, entry.products)
+        return True
+
+    # -- what is told -----------------------------------------------------------------------
+
+    def tell(self, row: int, decided: int) -> None:
+        """Tell that so many more edges are decided, unless that was in an earlier session."""
+        self.decided += decided
+        if self.progress is None or self._past:
+            return
+        nodes = int(self.search.kept.any(0).sum())
+        left = self.pace.words(self.decided, self.search.questions)
+        what = (
+            f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss.low:.4g}, "
+            f"{nodes:,} nodes left, {left}"
+        )
+        self.progress(self.decided, self.graph.edge_count, what)
+
+    def result(self, order: str) -> Discovery:
+        """Return the circuit and the increments that kept its edges."""
+        notes = {"loss_search": self.search.loss.value()}
+        return Discovery(
+            scores=Scores(self.graph, self.scores),
+            circuit=Circuit(self.graph, self.search.kept),
+            questions=self.search.questions,
+            order=order,
+            notes={**notes, "vocabulary_products": self.search.products},
+        )
