@@ -10,7 +10,7 @@ from ..graphs.errors import EdgewiseError
 from ..graphs.names import Kind, Node
 from .layout.layout import Layout, arrange, links, node_width
 from .layout.routing import gap_heights, wire_path
-from .legend import build_legend, least_width, wrap
+from .legend import MARGIN, build_legend, heading, least_width
 from .scene import Band, EdgeMark, NodeMark, Scene, Text
 from .style import (
     DASHES,
@@ -24,12 +24,11 @@ from .style import (
     NODE_STYLES,
     SMALL_FONT,
     STRIPE,
-    TITLE_FONT,
     edge_width,
 )
 from .subject import Drawing, Line, Subject, read_subject
 
-_MARGIN, _LABELS, _LAYER_GAP, _TITLE_LINE = 12.0, 44.0, 3.0, 17.0
+_LABELS, _LAYER_GAP = 44.0, 3.0
 MOST_EDGES = 4000
 READING = "Edges run upward; those of one sender, or into one receiver, may share a trunk."
 _ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
@@ -68,7 +67,7 @@ def make_scene(
 
 
 class _Builder:
-    """Hold a placed subject while its marks are made."""
+    """A placed subject whose marks are being made."""
 
     def __init__(self, subject: Subject, placed: Layout, title: str) -> None:
         self.subject, self.placed, self.title = subject, placed, title
@@ -76,56 +75,43 @@ class _Builder:
         self.nodes: list[Node] = [node for node, _ in subject.nodes]
         reach = [v.width / 2 for v in skeleton.vertices]
         left = min(x - r for x, r in zip(placed.x, reach, strict=True))
-        shift = _MARGIN + _LABELS - left + 6
+        shift = MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
         self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
-        own = self.right + _MARGIN
-        self.width = max(own, 430.0, least_width(subject, _MARGIN))
-        middle = (self.width - _MARGIN + _MARGIN + _LABELS) / 2
+        own = self.right + MARGIN
+        self.width = max(own, 430.0, least_width(subject, MARGIN))
+        middle = (self.width - MARGIN + MARGIN + _LABELS) / 2
         move = middle - (min(self.x) + max(self.x)) / 2 if self.width > own else 0.0
         self.x = [x + move for x in self.x]
-        # bold letters are a little wider
-        self.heading = wrap(title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
-        self.top = _MARGIN + len(self.heading) * _TITLE_LINE + (8 if title else 0)
-        self.y = self._row_middles()
+        self.heading, top = heading(title, self.width)
+        self.y = self._row_middles(top + (8 if title else 0))
+        rows = (vertex.row for vertex in skeleton.vertices)
+        self.at = [(x, self.y[row]) for x, row in zip(self.x, rows, strict=True)]
 
-    def _row_middles(self) -> list[float]:
+    def _row_middles(self, top: float) -> list[float]:
         """Stack the rows from the top down, the last row first."""
         gaps = gap_heights(self.placed.skeleton, self.x)
-        self.room = LABEL_ROOM if self.subject.labels else 0.0
+        room = LABEL_ROOM if self.subject.labels else 0.0
         layers = self.placed.layers
         y = [0.0] * len(layers)
-        at = self.top + NODE_HEIGHT / 2
+        at = top + NODE_HEIGHT / 2
         for row in reversed(range(len(layers))):
             y[row] = round(at, 2)
             if row:
                 border = _LAYER_GAP if layers[row] != layers[row - 1] else 0.0
-                at += NODE_HEIGHT + gaps[row - 1] + border + self.room
+                at += NODE_HEIGHT + gaps[row - 1] + border + room
         return y
 
     def scene(self, caption: str) -> Scene:
         """Make all marks."""
         bottom = self.y[0] + NODE_HEIGHT / 2 + 16
-        legend, height = build_legend(self.subject, caption, _MARGIN, bottom, self.width)
+        legend, height = build_legend(self.subject, caption, MARGIN, bottom, self.width)
         bands, labels = self._layers()
-        heading = [
-            Text(
-                self.width / 2, _MARGIN + (i + 0.4) * _TITLE_LINE, words, TITLE_FONT, INK, bold=True
-            )
-            for i, words in enumerate(self.heading)
-        ]
+        texts = (*self.heading, *labels, *self._letters(), *self._labels())
         return Scene(
-            width=round(self.width, 1),
-            height=round(height + _MARGIN, 1),
-            title=self.title or caption,
-            bands=bands,
-            links=self._links(),
-            edges=self._edges(),
-            nodes=self._nodes(),
-            texts=(*heading, *labels, *self._letters(), *self._labels()),
-            legend=legend,
-            notes=self.placed.notes,
-        )
+            round(self.width, 1), round(height + MARGIN, 1), self.title or caption, bands,
+            self._links(), self._edges(), self._nodes(), texts, legend, self.placed.notes,
+        )  # fmt: skip
 
     def _layers(self) -> tuple[tuple[Band, ...], tuple[Text, ...]]:
         """Stripe every other layer and name each at the left."""
@@ -138,8 +124,8 @@ class _Builder:
         for i, layer in enumerate(spans):
             low, high = edges[layer]
             if i % 2 == 0:
-                bands.append(Band(_MARGIN, high, self.width - 2 * _MARGIN, low - high, STRIPE))
-            where = (_MARGIN + 5, (low + high) / 2)
+                bands.append(Band(MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
+            where = (MARGIN + 5, (low + high) / 2)
             labels.append(Text(*where, f"layer {layer}", SMALL_FONT, FAINT, "start"))
         return tuple(bands), tuple(labels)
 
@@ -156,24 +142,14 @@ class _Builder:
 
     def _nodes(self) -> tuple[NodeMark, ...]:
         marks = []
-        for i, (node, stroke) in enumerate(self.subject.nodes):
+        for (x, y), (node, stroke) in zip(self.at, self.subject.nodes, strict=False):
             style = NODE_STYLES[node.kind]
-            row = self.placed.skeleton.vertices[i].row
             marks.append(
                 NodeMark(
-                    str(node),
-                    round(self.x[i], 2),
-                    self.y[row],
-                    node_width(node),
-                    NODE_HEIGHT,
-                    style.shape,
-                    style.fill,
-                    stroke,
-                    stroke,
-                    NODE_FONT,
-                    self._tooltip(node),
+                    str(node), round(x, 2), y, node_width(node), NODE_HEIGHT, style.shape,
+                    style.fill, stroke, stroke, NODE_FONT, self._tooltip(node),
                 )
-            )
+            )  # fmt: skip
         return tuple(marks)
 
     def _tooltip(self, node: Node) -> str:
@@ -210,10 +186,9 @@ class _Builder:
     def _links(self) -> tuple[EdgeMark, ...]:
         """Tie each node that only reads to the drawn senders that compute from it."""
         marks = []
-        rows = self.placed.skeleton.vertices
         for low, high in links(self.subject.graph, self.nodes):
-            x0, y0 = self.x[low], self.y[rows[low].row] - NODE_HEIGHT / 2
-            x1, y1 = self.x[high], self.y[rows[high].row] + NODE_HEIGHT / 2
+            (x0, below), (x1, above) = self.at[low], self.at[high]
+            y0, y1 = below - NODE_HEIGHT / 2, above + NODE_HEIGHT / 2
             bend = (y0 - y1) / 2
             path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
             what = "keys and values" if self.nodes[low].kind is Kind.KV else "input"
@@ -225,24 +200,20 @@ class _Builder:
         """Write q, k and v below the nodes of a diff, whose colours say something else."""
         if not self.subject.letters:
             return ()
-        number = {node: i for i, node in enumerate(self.nodes)}
         found = {}
-        for line in self.subject.lines:
-            port = line.edge.port
+        for port in (line.edge.port for line in self.subject.lines):
             if port.letter:
-                i = number[port.node]
-                x = self.x[i] + _ENTRY[port.letter] * node_width(port.node)
-                y = self.y[self.placed.skeleton.vertices[i].row] + NODE_HEIGHT / 2 + 3.6
-                found[str(port)] = Text(round(x, 2), round(y, 2), port.letter, 6.0, INK, halo=True)
+                x, y = self.at[self.nodes.index(port.node)]
+                place = (x + _ENTRY[port.letter] * node_width(port.node), y + NODE_HEIGHT / 2 + 3.6)
+                x, y = (round(value, 2) for value in place)
+                found[str(port)] = Text(x, y, port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
 
     def _labels(self) -> tuple[Text, ...]:
         """Write labels above their nodes."""
         found = []
-        for i, node in enumerate(self.nodes):
-            if node in self.subject.labels:
-                middle = self.y[self.placed.skeleton.vertices[i].row]
-                y = round(middle - NODE_HEIGHT / 2 - LABEL_ROOM / 2, 2)
-                words = self.subject.labels[node]
-                found.append(Text(round(self.x[i], 2), y, words, LABEL_FONT, INK, halo=True))
+        for node, words in self.subject.labels.items():
+            x, y = self.at[self.nodes.index(node)]
+            y = round(y - NODE_HEIGHT / 2 - LABEL_ROOM / 2, 2)
+            found.append(Text(round(x, 2), y, words, LABEL_FONT, INK, halo=True))
         return tuple(found)

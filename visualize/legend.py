@@ -15,6 +15,7 @@ from .style import (
     INK,
     NODE_STYLES,
     SMALL_FONT,
+    TITLE_FONT,
     edge_opacity,
     edge_width,
     stable_colour,
@@ -27,7 +28,7 @@ _LINE, _SAMPLE, _SPACE, _GAP, _HEADING = 15.0, 22.0, 5.0, 12.0, 56.0
 
 @dataclass(frozen=True)
 class _Entry:
-    """Hold a sample (a node's shape, or a line's colour, width and dashes) and its words."""
+    """A sample (a node's shape, or a line's colour, width and dashes) and its words."""
 
     words: str
     kind: Kind | None = None
@@ -60,10 +61,8 @@ def build_legend(
                 texts.append(Text(round(at, 2), y, entry.words, SMALL_FONT, INK, "start"))
                 x += entry.length
             y += _LINE
-    for words in wrap(caption, width - 2 * left - 10):
-        texts.append(Text(left + 5, y, words, SMALL_FONT, FAINT, "start"))
-        y += _LINE - 2
-    return Legend(tuple(nodes), tuple(lines), tuple(texts)), y - _LINE / 2
+    words, y = paragraph(caption, left + 5, y, width - 2 * left - 10)
+    return Legend(tuple(nodes), tuple(lines), (*texts, *words)), y - _LINE / 2
 
 
 def least_width(subject: Subject, left: float) -> float:
@@ -80,6 +79,27 @@ def _blocks(subject: Subject) -> dict[str, list[_Entry]]:
         "|score|": _widths(subject),
         "stability": _stabilities(subject),
     }
+
+
+MARGIN, TITLE_LINE, TEXT_LINE = 12.0, 17.0, 13.0
+"""Points around a drawing, and from one line of its title, or of its caption, to the next."""
+
+
+def heading(title: str, width: float) -> tuple[list[Text], float]:
+    """Place a drawing's title; return it and where it ends. Bold letters are a little wider."""
+    lines = enumerate(wrap(title, (width - 2 * MARGIN) / 1.1, TITLE_FONT))
+    texts = [
+        Text(width / 2, MARGIN + (i + 0.4) * TITLE_LINE, words, TITLE_FONT, INK, bold=True)
+        for i, words in lines
+    ]
+    return texts, MARGIN + len(texts) * TITLE_LINE
+
+
+def paragraph(text: str, x: float, y: float, width: float) -> tuple[list[Text], float]:
+    """Place a caption from a line's middle on; return it and where the next line would be."""
+    lines = enumerate(wrap(text, width))
+    texts = [Text(x, y + i * TEXT_LINE, one, SMALL_FONT, FAINT, "start") for i, one in lines]
+    return texts, y + len(texts) * TEXT_LINE
 
 
 def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:

@@ -19,7 +19,7 @@ SHAPES = ("pill", "box", "cut", "hexagon", "foot", "crown")
 
 @dataclass(frozen=True)
 class Text:
-    """Hold one line of text; `anchor` is start, middle or end, y is the text's middle."""
+    """One line of text; `anchor` is start, middle or end, y is the text's middle."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Band:
-    """Hold a filled background rectangle, such as a layer's stripe."""
+    """A filled background rectangle, such as a layer's stripe."""
 
     x: float
     y: float
@@ -44,7 +44,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Cell:
-    """Hold a filled rectangle that stands for a value; x and y are its top left corner.
+    """A filled rectangle that stands for a value; x and y are its top left corner.
 
     `name` is what it stands for, empty for a sample in a legend.
     """
@@ -60,7 +60,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class NodeMark:
-    """Hold a node's outline and label; x and y are its centre."""
+    """A node's outline and label; x and y are its centre."""
 
     name: str
     x: float
@@ -81,7 +81,7 @@ class NodeMark:
 
 @dataclass(frozen=True)
 class EdgeMark:
-    """Hold an edge's path; `name` is the edge's name, empty for a mark that is no edge."""
+    """An edge's path; `name` is the edge's name, empty for a mark that is no edge."""
 
     name: str
     path: PathData
@@ -94,7 +94,7 @@ class EdgeMark:
 
 @dataclass(frozen=True)
 class Legend:
-    """Hold the legend's sample marks and texts, already placed."""
+    """The legend's sample marks and texts, already placed."""
 
     nodes: tuple[NodeMark, ...] = ()
     lines: tuple[EdgeMark, ...] = ()
@@ -103,7 +103,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold everything a backend draws: bands, cells, links, edges, nodes, texts, legend, in order.
+    """Everything a backend draws: bands, cells, links, edges, nodes, texts, legend, in order.
 
     `links` are not edges of the circuit; they tie a key/value head to the heads that use it, and
     an MLP's port to the experts that read it.
@@ -113,12 +113,12 @@ class Scene:
     width: float
     height: float
     title: str
-    bands: tuple[Band, ...]
-    links: tuple[EdgeMark, ...]
-    edges: tuple[EdgeMark, ...]
-    nodes: tuple[NodeMark, ...]
-    texts: tuple[Text, ...]
-    legend: Legend
+    bands: tuple[Band, ...] = ()
+    links: tuple[EdgeMark, ...] = ()
+    edges: tuple[EdgeMark, ...] = ()
+    nodes: tuple[NodeMark, ...] = ()
+    texts: tuple[Text, ...] = ()
+    legend: Legend = Legend()
     notes: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
 

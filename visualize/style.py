@@ -45,7 +45,7 @@ DASHES, DOTS = (4.0, 2.2), (1.2, 1.6)
 
 @dataclass(frozen=True)
 class NodeStyle:
-    """Hold what a kind of node looks like and what the legend calls it."""
+    """What a kind of node looks like and what the legend calls it."""
 
     shape: str
     fill: str

@@ -85,7 +85,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Line:
-    """Hold one kept edge: `strength` is |score| over the largest, None without a score.
+    """One kept edge: `strength` is |score| over the largest, None without a score.
 
     `survival` is the share of repeated discoveries that keep it, None where none were made.
     """
@@ -123,7 +123,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """Hold one entry of the legend of colours."""
+    """One entry of the legend of colours."""
 
     words: str
     colour: str
@@ -132,7 +132,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Subject:
-    """Hold what is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
+    """What is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
     `level` is the false discovery rate at which lines are marked as changed, None if unknown.
     `labels` are written above nodes.

@@ -22,22 +22,22 @@ from ...graphs.errors import EdgewiseError, GraphMismatch
 from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node
 from ...graphs.scores import Scores
-from ..legend import wrap
+from ..legend import MARGIN, heading, paragraph, wrap
 from ..scene import Band, Cell, Legend, Scene, Text
-from ..style import FAINT, INK, SMALL_FONT, TITLE_FONT, text_width
+from ..style import FAINT, INK, SMALL_FONT, text_width
 from .scales import ABSENT, BAR, DIFFERENCE, GRID, SCALE_HEIGHT, SCORE, Scale, legend_bar
 
 if TYPE_CHECKING:
     from ...graphs.files import DiffFile
 
-_MARGIN, _GUTTER, _FIRST, _BETWEEN, _SPLIT = 12.0, 22.0, 46.0, 16.0, 5.0
+_GUTTER, _FIRST, _BETWEEN, _SPLIT = 22.0, 46.0, 16.0, 5.0
 _TICK, _LINE, _LEAST, _THIN = 7.5, 12.0, 110.0, 0.6
 _STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Hold one grid: what stands above it, and float values [senders], NaN where a node has none.
+    """One grid: what stands above it, and float values [senders], NaN where a node has none.
 
     `difference`: it shows differences of scores, which have a colour scale of their own.
     """
@@ -143,7 +143,7 @@ def diff_sides(file: DiffFile, names: tuple[str, str]) -> list[ScoredSide]:
 
 
 class _Builder:
-    """Hold the grid's measures while its marks are made."""
+    """The measures of a grid whose marks are being made."""
 
     def __init__(self, graph: ComputationGraph, panels: Sequence[Panel], title: str) -> None:
         self.graph, self.panels, self.title = graph, panels, title
@@ -158,9 +158,9 @@ class _Builder:
         self.grid = max(starts[-1], _LEAST)
         self.scales = [self._scale(difference) for difference in (False, True)]
         self.lefts = [
-            _MARGIN + _FIRST + i * (self.grid + _GUTTER + _BETWEEN) for i in range(len(panels))
+            MARGIN + _FIRST + i * (self.grid + _GUTTER + _BETWEEN) for i in range(len(panels))
         ]
-        self.width = max(self.lefts[-1] + self.grid + _MARGIN, 430.0)
+        self.width = max(self.lefts[-1] + self.grid + MARGIN, 430.0)
 
     def _scale(self, difference: bool) -> Scale:
         """Make the scale that all panels of one kind share."""
@@ -170,14 +170,10 @@ class _Builder:
 
     def scene(self, caption: str) -> Scene:
         """Make all marks."""
-        heading = wrap(self.title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
-        texts = [
-            Text(self.width / 2, _MARGIN + (i + 0.4) * 17, words, TITLE_FONT, INK, bold=True)
-            for i, words in enumerate(heading)
-        ]
+        texts, at = heading(self.title, self.width)
+        at += 6 if texts else 0
         names = [wrap(panel.title, self.grid / 1.1, SMALL_FONT) for panel in self.panels]
         lines = max(map(len, names))
-        at = _MARGIN + len(heading) * 17 + (6 if heading else 0)
         top = at + lines * _LINE + 14
         cells: list[Cell] = []
         for i, (panel, words) in enumerate(zip(self.panels, names, strict=True)):
@@ -191,9 +187,9 @@ class _Builder:
         bottom = top + (self.graph.layers + 1) * self.row + _SPLIT
         bars, legend, height = self._legend(bottom + 18, caption)
         return Scene(
-            width=round(self.width, 1), height=round(height + _MARGIN, 1),
-            title=self.title or caption, bands=_grid(cells), links=(), edges=(), nodes=(),
-            texts=tuple(texts), legend=legend, cells=(*cells, *bars),
+            width=round(self.width, 1), height=round(height + MARGIN, 1),
+            title=self.title or caption, bands=_grid(cells), texts=tuple(texts), legend=legend,
+            cells=(*cells, *bars),
         )  # fmt: skip
 
     def _place(self, node: Node) -> tuple[float, float, float]:
@@ -257,19 +253,17 @@ class _Builder:
         kinds = dict.fromkeys(panel.difference for panel in self.panels)
         bars, texts, y = [], [], top
         for difference in kinds:
-            words = "difference" if difference else "score"
-            cells, numbers = legend_bar(self.scales[difference], words, _MARGIN + 66, y)
+            kind = "difference" if difference else "score"
+            cells, numbers = legend_bar(self.scales[difference], kind, MARGIN + 66, y)
             bars += cells
             texts += numbers
             y += SCALE_HEIGHT
         if any(np.isnan(panel.values).any() for panel in self.panels):
-            x = _MARGIN + 66 + BAR + 30
+            x = MARGIN + 66 + BAR + 30
             bars.append(Cell("", x, top - 4.5, 14.0, 9.0, ABSENT))
             texts.append(Text(x + 19, top, "no score", SMALL_FONT, INK, "start"))
-        for words in wrap(caption, self.width - 2 * _MARGIN):
-            texts.append(Text(_MARGIN, y, words, SMALL_FONT, FAINT, "start"))
-            y += _LINE + 1
-        return bars, Legend(texts=tuple(texts)), y - _LINE / 2
+        words, y = paragraph(caption, MARGIN, y, self.width - 2 * MARGIN)
+        return bars, Legend(texts=(*texts, *words)), y - _LINE / 2
 
 
 def _grid(cells: Sequence[Cell]) -> tuple[Band, ...]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.overlap import Overlap, clustered_order, pairwise_overlaps
-from ..legend import wrap
+from ..legend import MARGIN, heading, paragraph, wrap
 from ..scene import Cell, Legend, Scene, Text
-from ..style import FAINT, INK, PAPER, SMALL_FONT, TITLE_FONT, text_width
+from ..style import FAINT, INK, PAPER, SMALL_FONT, text_width
 from .scales import ABSENT, BAR, RISING, SCALE_HEIGHT, Scale, is_dark, legend_bar
 
-_MARGIN, _CELL, _ROW, _LINE, _WIDEST = 12.0, 36.0, 27.0, 11.0, 220.0
+_CELL, _ROW, _LINE, _WIDEST = 36.0, 27.0, 11.0, 220.0
 READING = (
     "In each cell the Jaccard index of the two circuits' edges, below it the same corrected for "
     "chance: 0 is what random circuits of these sizes share on average, 1 is equality. On the "
@@ -68,15 +68,11 @@ def make_overlap_matrix(
     labels = [wrap(name, _WIDEST, SMALL_FONT) for name in names]
     gutter = max((text_width(line, SMALL_FONT) for lines in labels for line in lines), default=0.0)
     row = max(_ROW, max(map(len, labels)) * _LINE + 4)
-    numbered = _MARGIN + text_width(f"{count}", SMALL_FONT)
+    numbered = MARGIN + text_width(f"{count}", SMALL_FONT)
     left = numbered + gutter + 16
-    width = max(left + count * _CELL + _MARGIN, 430.0)
-    heading = wrap(title, (width - 2 * _MARGIN) / 1.1, TITLE_FONT)
-    texts = [
-        Text(width / 2, _MARGIN + (i + 0.4) * 17, words, TITLE_FONT, INK, bold=True)
-        for i, words in enumerate(heading)
-    ]
-    top = _MARGIN + len(heading) * 17 + 18
+    width = max(left + count * _CELL + MARGIN, 430.0)
+    texts, top = heading(title, width)
+    top += 18
     scale = Scale(1.0, None, RISING, root=False)
     cells: list[Cell] = []
     for i, lines in enumerate(labels):
@@ -96,17 +92,12 @@ def make_overlap_matrix(
             cells.append(Cell(name, *at, _CELL - 0.8, row - 0.8, fill, told))
             texts += _numbers(overlap, at[0] + _CELL / 2, middle, fill, alone=i == j)
     y = top + count * row + 18
-    bars, numbers = legend_bar(scale, "Jaccard", _MARGIN + 52, y)
-    lines = wrap(caption, width - 2 * _MARGIN)
-    notes = [
-        Text(_MARGIN, y + SCALE_HEIGHT + i * 13, words, SMALL_FONT, FAINT, "start")
-        for i, words in enumerate(lines)
-    ]
-    bottom = y + SCALE_HEIGHT + len(lines) * 13 - 6 + _MARGIN
+    bars, numbers = legend_bar(scale, "Jaccard", MARGIN + 52, y)
+    notes, bottom = paragraph(caption, MARGIN, y + SCALE_HEIGHT, width - 2 * MARGIN)
     return Scene(
-        width=round(max(width, _MARGIN + 52 + BAR + 30), 1), height=round(bottom, 1),
-        title=title or caption, bands=(), links=(), edges=(), nodes=(), texts=tuple(texts),
-        legend=Legend(texts=(*numbers, *notes)), cells=(*cells, *bars),
+        width=round(max(width, MARGIN + 52 + BAR + 30), 1), height=round(bottom - 6 + MARGIN, 1),
+        title=title or caption, texts=tuple(texts), legend=Legend(texts=(*numbers, *notes)),
+        cells=(*cells, *bars),
     )  # fmt: skip
 
 

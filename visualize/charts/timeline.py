@@ -26,7 +26,7 @@ from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
 from ..draw import FORMATS, write_scene
-from ..legend import wrap
+from ..legend import MARGIN, heading, paragraph
 from ..pictures import most_that_fit, strongest
 from ..scene import Band, EdgeMark, Legend, NodeMark, PathData, Scene, Text
 from ..style import (
@@ -35,7 +35,6 @@ from ..style import (
     INK,
     SMALL_FONT,
     STRIPE,
-    TITLE_FONT,
     edge_opacity,
     edge_width,
     text_width,
@@ -49,13 +48,13 @@ NEW, LEAVING, PASSING, STAYING, ABSENT = "#009e73", "#d55e00", "#cc79a7", "#4d4d
 WIDEST = 1150.0
 """How wide a row of panels may be before another is begun."""
 
-_MARGIN, _GAP, _PAD, _SCALE = 12.0, 12.0, 8.0, 0.8
-_TITLE_LINE, _LINE, _CURVE, _AXIS = 17.0, 15.0, 74.0, 42.0
+_GAP, _PAD, _SCALE = 12.0, 8.0, 0.8
+_LINE, _CURVE, _AXIS = 15.0, 74.0, 42.0
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold a metric's values at every checkpoint, None where there is none, and how it is drawn."""
+    """A metric's values at every checkpoint, None where there is none, and how it is drawn."""
 
     words: str
     values: Sequence[float | None]
@@ -96,12 +95,8 @@ def make_timeline_scene(
     if not len(union):
         raise EdgewiseError("no checkpoint's circuit has an edge, so there is nothing to draw.")
     drawing, peaks = Drawing.of(drawing, fields), Scores(timeline.graph, timeline.peaks)
-    base = make_scene(
-        CircuitDiff(union, union),
-        scores=(peaks, peaks),
-        layout=drawing.layout,
-        timeout=drawing.timeout,
-    )
+    plain = Drawing((peaks, peaks), layout=drawing.layout, timeout=drawing.timeout)
+    base = make_scene(CircuitDiff(union, union), plain)
     strip = _Strip(timeline, base, tuple(curves), axis)
     return strip.scene(drawing.title, drawing.caption or "")
 
@@ -154,7 +149,7 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: A
 
 
 class _Strip:
-    """Hold the placed union while its panels are made."""
+    """The placed union whose panels are being made."""
 
     def __init__(
         self, timeline: Timeline, base: Scene, curves: tuple[Curve, ...], axis: str
@@ -172,7 +167,7 @@ class _Strip:
         self.panel_height = (bottom + _PAD - self.top) * _SCALE
         self.columns = self._columns()
         self.span = _AXIS + self.columns * (self.panel_width + _GAP)
-        self.width = max(self.span + _MARGIN, 480.0)
+        self.width = max(self.span + MARGIN, 480.0)
         strongest = timeline.peaks.max()
         self.strongest = float(strongest) if strongest > 0 else 1.0
 
@@ -185,17 +180,10 @@ class _Strip:
 
     def scene(self, title: str, caption: str) -> Scene:
         """Make all marks, row by row."""
-        heading = wrap(title, (self.width - 2 * _MARGIN) / 1.1, TITLE_FONT)
-        y = _MARGIN + len(heading) * _TITLE_LINE + (8 if heading else 0)
-        texts = [
-            Text(self.width / 2, _MARGIN + (i + 0.4) * _TITLE_LINE, words, TITLE_FONT, INK,
-                 bold=True)
-            for i, words in enumerate(heading)
-        ]  # fmt: skip
-        bands: list[Band] = []
-        edges: list[EdgeMark] = []
-        links: list[EdgeMark] = []
-        nodes: list[NodeMark] = []
+        texts, y = heading(title, self.width)
+        y += 8 if texts else 0
+        bands, nodes = list[Band](), list[NodeMark]()
+        edges, links = list[EdgeMark](), list[EdgeMark]()
         for start in range(0, len(self.timeline), self.columns):
             row = range(start, min(start + self.columns, len(self.timeline)))
             for i in row:
@@ -214,17 +202,10 @@ class _Strip:
             y += 14
         legend, y = self._legend(caption, y)
         return Scene(
-            width=round(self.width, 1),
-            height=round(y + _MARGIN, 1),
-            title=title or caption or "timeline",
-            bands=tuple(bands),
-            links=tuple(links),
-            edges=tuple(edges),
-            nodes=tuple(nodes),
-            texts=tuple(texts),
-            legend=legend,
-            notes=self.base.notes,
-        )
+            round(self.width, 1), round(y + MARGIN, 1), title or caption or "timeline",
+            tuple(bands), tuple(links), tuple(edges), tuple(nodes), tuple(texts), legend,
+            self.base.notes,
+        )  # fmt: skip
 
     # -- panels ---------------------------------------------------------------------------------
 
@@ -241,7 +222,7 @@ class _Strip:
         marks = []
         for number, mark in enumerate(self.base.edges):
             edge = Edge.parse(mark.name)
-            state = self._state(i, edge)
+            state = self._colour(i, [edge in circuit for circuit in self.timeline.circuits])
             marks.append((_RANK[state], number, self._edge(i, edge, state, mark, (x, y))))
         return [mark for _, _, mark in sorted(marks, key=lambda one: one[:2])]
 
@@ -257,16 +238,10 @@ class _Strip:
             return replace(moved, colour=ABSENT, width=0.5, opacity=0.7, dashes=(), tooltip=words)
         strength = abs(value) / self.strongest if scored else None
         return replace(
-            moved,
-            colour=state,
-            width=round(edge_width(strength), 2),
+            moved, colour=state, width=round(edge_width(strength), 2),
             opacity=round(edge_opacity(strength), 2),
-            dashes=DASHES if scored and value < 0 else (),
-            tooltip=words,
-        )
-
-    def _state(self, i: int, edge: Edge) -> str:
-        return self._colour(i, [edge in c for c in self.timeline.circuits])
+            dashes=DASHES if scored and value < 0 else (), tooltip=words,
+        )  # fmt: skip
 
     def _colour(self, i: int, alive: Sequence[bool]) -> str:
         """Return the colour of what is alive at these checkpoints, in panel i."""
@@ -286,35 +261,29 @@ class _Strip:
             node = Node.parse(mark.name)
             state = self._colour(i, [node in alive for alive in sets])
             marks.append(
-                replace(
-                    mark,
-                    x=round(mark.x * _SCALE + dx, 2),
-                    y=round(mark.y * _SCALE + dy, 2),
-                    width=mark.width * _SCALE,
-                    height=mark.height * _SCALE,
-                    size=mark.size * _SCALE,
+                NodeMark(
+                    mark.name, round(mark.x * _SCALE + dx, 2), round(mark.y * _SCALE + dy, 2),
+                    mark.width * _SCALE, mark.height * _SCALE, mark.shape,
+                    fill=mark.fill if state != ABSENT else "#ffffff",
                     stroke=INK if state == STAYING else state,
                     colour=FAINT if state == ABSENT else INK,
-                    fill=mark.fill if state != ABSENT else "#ffffff",
-                    tooltip=f"{node}  {_WORDS[state]}",
+                    size=mark.size * _SCALE, tooltip=f"{node}  {_WORDS[state]}",
                 )
-            )
+            )  # fmt: skip
         return marks
 
     def _letters(self, i: int, x: float, y: float) -> list[Text]:
         """Write q, k and v where the panel's circuit has an edge into that port."""
         dx, dy = self._move(x, y)
-        circuit, drawn = self.timeline.circuits[i], [Edge.parse(m.name) for m in self.base.edges]
-        nodes = {mark.name: mark for mark in self.base.nodes}
-        ports = {str(edge.port): edge.port for edge in drawn if edge in circuit}
+        drawn = [Edge.parse(mark.name) for mark in self.base.edges]
+        here = {edge.port for edge in drawn if edge in self.timeline.circuits[i]}
+        wanted = {(str(port.node), port.letter) for port in here}
         found = []
         for text in self.base.texts:
-            owner = min(nodes.values(), key=lambda m: abs(m.x - text.x) + 3 * abs(m.y - text.y))
-            if text.halo and any(
-                str(port.node) == owner.name and port.letter == text.text for port in ports.values()
-            ):
-                place = (round(text.x * _SCALE + dx, 2), round(text.y * _SCALE + dy, 2))
-                found.append(replace(text, x=place[0], y=place[1]))
+            owner = min(self.base.nodes, key=lambda m: abs(m.x - text.x) + 3 * abs(m.y - text.y))
+            if text.halo and (owner.name, text.text) in wanted:
+                x, y = text.x * _SCALE + dx, text.y * _SCALE + dy
+                found.append(replace(text, x=round(x, 2), y=round(y, 2)))
         return found
 
     # -- the curve ------------------------------------------------------------------------------
@@ -365,16 +334,14 @@ class _Strip:
             x = _AXIS
             for colour, width, dashes, words in entries:
                 length = 27 + text_width(words, SMALL_FONT) + 12
-                if x > _AXIS and x + length > self.width - _MARGIN:
+                if x > _AXIS and x + length > self.width - MARGIN:
                     x, y = _AXIS, y + _LINE
                 lines.append(_line([(x, y), (x + 22, y)], colour, width, dashes))
                 texts.append(Text(round(x + 27, 2), y, words, SMALL_FONT, INK, "start"))
                 x += length
             y += _LINE if entries else 0
-        for words in wrap(caption, self.width - _AXIS - _MARGIN):
-            texts.append(Text(_AXIS, y, words, SMALL_FONT, FAINT, "start"))
-            y += _LINE - 2
-        return Legend((), tuple(lines), tuple(texts)), y - _LINE / 2
+        below, y = paragraph(caption, _AXIS, y, self.width - _AXIS - MARGIN)
+        return Legend((), tuple(lines), (*texts, *below)), y - _LINE / 2
 
 
 _WORDS = {
@@ -389,15 +356,11 @@ _RANK = {ABSENT: 0, STAYING: 1, LEAVING: 2, PASSING: 3, NEW: 4}
 
 def _moved(mark: EdgeMark, dx: float, dy: float) -> EdgeMark:
     """Scale a mark's path and move it."""
-    path = tuple(
-        (
-            command,
-            tuple(
-                round(value * _SCALE + (dy if k % 2 else dx), 2) for k, value in enumerate(values)
-            ),
-        )
-        for command, values in mark.path
-    )
+
+    def place(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(round(v * _SCALE + (dy if k % 2 else dx), 2) for k, v in enumerate(values))
+
+    path = tuple((command, place(values)) for command, values in mark.path)
     return replace(mark, path=path, width=round(mark.width * _SCALE, 2))
 
 

@@ -23,7 +23,7 @@ _STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4, K
 
 @dataclass(frozen=True)
 class Layout:
-    """Hold a skeleton, every vertex's x, each row's layer (None: embedding or logits), notes."""
+    """A skeleton, every vertex's x, each row's layer (None: embedding or logits), notes."""
 
     skeleton: Skeleton
     x: tuple[float, ...]

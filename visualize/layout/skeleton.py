@@ -33,7 +33,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Vertex:
-    """Hold a place in a row: a node (`node` is its number), or a trunk passing through."""
+    """A place in a row: a node (`node` is its number), or a trunk passing through."""
 
     row: int
     width: float
@@ -42,7 +42,7 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Segment:
-    """Hold a connection of two vertices in neighbouring rows; a larger `pull` means straighter."""
+    """A connection of two vertices in neighbouring rows; a larger `pull` means straighter."""
 
     lower: int
     upper: int
@@ -56,7 +56,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Hold vertices, their rows (from the bottom), segments, and each wire's way.
+    """Vertices, their rows (from the bottom), segments, and each wire's way.
 
     The first vertices are the nodes. `routes` lists each wire's vertices from source to target,
     `offsets` how far the wire runs beside the middle of its trunk, `joined` whether the trunk
