@@ -51,7 +51,7 @@ def acdc(
     runner: Runner,
     *,
     threshold: Annotated[
-        float, Option("largest rise of the loss an ablated edge may cause")
+        float, Option("largest rise of the loss an ablated edge may cause", 0)
     ] = 0.02,
     ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False,
     absolute: Annotated[bool, Option("compare the absolute change of the loss")] = False,
@@ -63,8 +63,10 @@ def acdc(
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
     from ..patching.incremental.search import make_search
+    from ..patching.run.floors import beyond_rounding
 
-    rule = Rule(threshold, ports_first, absolute, candidates)
+    least = beyond_rounding(threshold, runner.floor)
+    rule = Rule(least, ports_first, absolute, candidates)
     return walk(make_search(runner, threshold), runner.graph, rule, progress, journal)
 
 

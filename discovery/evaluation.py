@@ -82,13 +82,17 @@ def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> 
     Raises:
         GraphMismatch: the circuit was made for another graph than the model's.
     """
+    from ..patching.run.floors import rounding_floor
+
     graph = runner.graph
     circuits = [Circuit.full(graph), circuit, Circuit.empty(graph), circuit.complement]
-    values = runner.measure(circuits, metrics)
-    return [_evaluation(m, circuit, row) for m, row in zip(metrics, values.tolist(), strict=True)]
+    rows = zip(metrics, runner.measure(circuits, metrics).tolist(), strict=True)
+    return [_evaluation(m, circuit, row, rounding_floor(runner, m)) for m, row in rows]
 
 
-def _evaluation(metric: Metric, circuit: Circuit, values: Sequence[float]) -> Evaluation:
+def _evaluation(
+    metric: Metric, circuit: Circuit, values: Sequence[float], floor: float
+) -> Evaluation:
     """Put together what was measured: the values of full, circuit, empty and complement."""
     graph = circuit.graph
     full, kept, empty, rest = values
@@ -99,8 +103,8 @@ def _evaluation(metric: Metric, circuit: Circuit, values: Sequence[float]) -> Ev
         value_circuit=kept,
         value_empty=empty,
         value_complement=rest,
-        faithfulness=ratio(kept, full, empty),
-        completeness=ratio(rest, full, empty),
+        faithfulness=ratio(kept, full, empty, floor),
+        completeness=ratio(rest, full, empty, floor),
         loss_full=sign * full,
         loss_circuit=sign * kept,
         loss_empty=sign * empty,
@@ -113,13 +117,15 @@ def _evaluation(metric: Metric, circuit: Circuit, values: Sequence[float]) -> Ev
     )
 
 
-def ratio(value: float, full: float, empty: float) -> float | None:
+def ratio(value: float, full: float, empty: float, floor: float = 0.0) -> float | None:
     """Return (value − empty) / (full − empty), or None if the two ends are equal.
+
+    They are if they differ by no more than `floor`, what rounding alone does.
 
     >>> ratio(3.0, 4.0, 0.0)
     0.75
     """
-    return None if full == empty else (value - empty) / (full - empty)
+    return None if abs(full - empty) <= floor else (value - empty) / (full - empty)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def different_ends(runner: Runner) -> tuple[float, float]:
         EdgewiseError: they measure the same.
     """
     full, empty = measured_ends(runner)
-    if full == empty:
+    if abs(full - empty) <= runner.floor:
         raise EdgewiseError(
             f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "
             "circuit, so faithfulness means nothing; accepted: a metric, or prompts, that tell "
@@ -189,7 +195,7 @@ def different_ends(runner: Runner) -> tuple[float, float]:
 
 
 def _faithfulness(runner: Runner, circuit: Circuit, ends: tuple[float, float]) -> float | None:
-    return ratio(float(runner.measure([circuit])[0, 0]), *ends)
+    return ratio(float(runner.measure([circuit])[0, 0]), *ends, runner.floor)
 
 
 def smallest_faithful(
@@ -202,15 +208,16 @@ def smallest_faithful(
 ) -> Circuit:
     """Find a small n whose top-n circuit, by absolute or signed score, reaches a faithfulness.
 
-    Doubles n until the floor is reached, then halves the interval. Faithfulness need not rise with
-    every edge, so a smaller n may exist that this search steps over; the returned circuit is
-    measured to reach the floor, and the one with an edge less is measured not to.
+    Doubles n until the floor is reached, but for rounding, then halves the interval. Faithfulness
+    need not rise with every edge, so a smaller n may exist that this search steps over; the
+    returned circuit is measured to reach the floor, and the one with an edge less is not.
 
     Raises:
         EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
     """
     total = runner.graph.edge_count
     ends = different_ends(runner)
+    least = floor - runner.floor / abs(ends[0] - ends[1])
     low, high, asked = 0, 1, 0
 
     def reached(n: int) -> bool:
@@ -219,7 +226,7 @@ def smallest_faithful(
         if progress is not None:
             progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
         found = _faithfulness(runner, scores.top(n, absolute=absolute), ends)
-        return found is not None and found >= floor
+        return found is not None and found >= least
 
     while high < total and not reached(high):
         low, high = high, min(total, 2 * high)
@@ -240,7 +247,8 @@ def _area(values: np.ndarray, shares: Sequence[float]) -> float:
 def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
     """Measure by how much the loss rises without each kept edge; other edges have no score.
 
-    An edge whose score is not positive does not help: without it the loss is as small or smaller.
+    An edge whose score is not above the runner's `floor` does not help: without it the loss is as
+    small, but for rounding, or smaller.
 
     Raises:
         GraphMismatch: the circuit was made for another graph than the model's.

@@ -84,14 +84,16 @@ class Baseline:
         }
 
 
-def percentile(value: float, among: tuple[float, ...]) -> float:
+def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> float:
     """Return the share of numbers below a value in percent, equal ones counted half.
+
+    Equal are those that differ by no more than `floor`, what rounding alone does.
 
     >>> percentile(0.5, (0.1, 0.5, 0.9, 0.2))
     62.5
     """
-    below = sum(other < value for other in among) + sum(other == value for other in among) / 2
-    return 100 * below / len(among)
+    equal = sum(abs(other - value) <= floor for other in among)
+    return 100 * (sum(other < value - floor for other in among) + equal / 2) / len(among)
 
 
 def baseline(
@@ -120,4 +122,5 @@ def baseline(
         if progress is not None:
             progress(i, number, "random circuits measured")
     own, *others = found
-    return Baseline(tuple(others), percentile(own, tuple(others)), seed)
+    floor = runner.floor / abs(ends[0] - ends[1])
+    return Baseline(tuple(others), percentile(own, tuple(others), floor), seed)

@@ -17,7 +17,8 @@ Given scores of edges (EAP-IG's, unless others are given) and the wanted number 
    `sweeps` times, or until nothing is better.
 6. The scores are the rises of the loss without each kept edge (minimality).
 
-Every loss after step 1 is measured, none is estimated. Nothing is random; ties go to the earlier
+Every loss after step 1 is measured, none is estimated. Nothing is random. Losses that differ by no
+more than rounding makes them differ (the runner's `floor`) are equal, and ties go to the earlier
 edge in the graph. An edge that dangles when another is removed goes with it, so fewer than n edges
 may be kept.
 """
@@ -32,6 +33,7 @@ import numpy as np
 
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
+from ..patching.run.floors import in_order
 from .eap_ig import eap_ig
 from .evaluation import different_ends, effects_of_leaving_out, leave_out
 from .registry import Discovery, Option, method
@@ -55,7 +57,7 @@ STALE = 0.1
 """What share of the circuit is removed before the effects of all edges are measured anew."""
 
 ROUNDING = 1e-5
-"""How far above the floor a circuit must be, as a share of the way from empty to full."""
+"""How far above the wanted faithfulness a circuit must be: it is measured again by another run."""
 
 ORDER = "least harmful edges first; ablated edges put back where that lowers the loss"
 
@@ -114,7 +116,8 @@ def search_from(
     progress: Progress | None = None,
 ) -> Discovery:
     """Refine with any search."""
-    job = _Refinement(search, edges, _largest_loss(runner, floor), progress)
+    most = _largest_loss(runner, floor)
+    job = _Refinement(search, edges, most, runner.floor, progress)
     found = job.improve(job.shrink(job.begin(scores)), sweeps)
     job.move_to(found)
     scores = effects_of_leaving_out(search, runner.graph)
@@ -151,9 +154,11 @@ class _Step:
 class _Refinement:
     """Hold the search, whose current circuit changes, and what is wanted."""
 
-    def __init__(self, search: Search, wanted: int, most: float, progress: Progress | None) -> None:
+    def __init__(
+        self, search: Search, wanted: int, most: float, rounding: float, progress: Progress | None
+    ) -> None:
         self.search, self.wanted, self.most = search, wanted, most
-        self.progress = progress
+        self.rounding, self.progress = rounding, progress
         self.pool: Circuit
         self.removed = 0
 
@@ -202,7 +207,8 @@ class _Refinement:
             every = len(now) <= due or (now.circuit.kept & short).sum() < block
             among = now.circuit.kept if every else short
             count = max(SHORT_LIST, 2 * block) if every else block
-            least = smallest(leave_out(self.search, now.circuit.graph, among), count)
+            asked = leave_out(self.search, now.circuit.graph, among)
+            least = smallest(asked, count, self.rounding)
             smaller, taken = self.without(now, least[:block])
             if smaller is None and every:
                 break
@@ -228,7 +234,7 @@ class _Refinement:
             circuit = Circuit(now.circuit.graph, now.circuit.kept & ~self.mask(some))
             smaller = self.measure(circuit)
             foreseen = sum(loss - now.loss for _, _, loss in some)
-            allowed = now.loss + foreseen + SLACK * abs(foreseen)
+            allowed = now.loss + foreseen + SLACK * abs(foreseen) + self.rounding
             fits = smaller.loss <= allowed and len(smaller) >= self.wanted
             if smaller.loss <= self.most and (fits or taken == 1):
                 return smaller, taken
@@ -238,13 +244,13 @@ class _Refinement:
     def improve(self, best: _Step, sweeps: int) -> _Step:
         """Put ablated edges back where the circuit is better for it."""
         for _ in range(sweeps):
-            found = smallest(self.put_back(best), max(1, len(best) // 4))
-            gains = [edge for edge in found if edge[2] < best.loss]
+            found = smallest(self.put_back(best), max(1, len(best) // 4), self.rounding)
+            gains = [edge for edge in found if edge[2] < best.loss - self.rounding]
             better = best
             while gains and better is best:
                 more = Circuit(best.circuit.graph, best.circuit.kept | self.mask(gains))
                 other = self.shrink(self.measure(more))
-                if self.rank(other) < self.rank(best):
+                if self.beats(other, best):
                     better = other
                 gains = gains[: len(gains) // 2]
             if better is best:
@@ -252,9 +258,12 @@ class _Refinement:
             best = better
         return best
 
-    def rank(self, step: _Step) -> tuple[int, float]:
-        """Return a key that is smaller for better circuits."""
-        return max(len(step), self.wanted), step.loss
+    def beats(self, one: _Step, other: _Step) -> bool:
+        """Tell whether a circuit has fewer edges over those wanted, or as many and less loss."""
+        sizes = [max(len(step), self.wanted) for step in (one, other)]
+        if sizes[0] != sizes[1]:
+            return sizes[0] < sizes[1]
+        return one.loss < other.loss - self.rounding
 
     def put_back(self, now: _Step) -> Iterator[Asked]:
         """Measure the circuit with each ablated edge of the pool, one at a time, by port."""
@@ -295,10 +304,11 @@ def pool(scores: Scores, n: int) -> Circuit:
     return scores.top(high).prune_dangling()
 
 
-def smallest(asked: Iterator[Asked], count: int) -> list[Ranked]:
+def smallest(asked: Iterator[Asked], count: int, floor: float = 0.0) -> list[Ranked]:
     """Return row, sender and exact loss of the questions with the smallest losses, in order.
 
-    Losses are sharpened only as far as it takes to know which are the smallest.
+    Losses within `floor` of each other are equal: the earlier edge comes first. Losses are
+    sharpened only as far as it takes to know which are the smallest.
     """
     parts = list(asked)
     if not parts:
@@ -306,10 +316,12 @@ def smallest(asked: Iterator[Asked], count: int) -> list[Ranked]:
     place = [(part, i) for part, (_, senders, _) in enumerate(parts) for i in range(len(senders))]
     while True:
         low = np.concatenate([losses.low for _, _, losses in parts])
-        first = np.argsort(low, kind="stable")[:count].tolist()
+        last = np.partition(low, min(count, len(low)) - 1)[min(count, len(low)) - 1]
+        (near,) = np.nonzero(low <= last + floor)
         unknown = False
-        for part, i in (place[at] for at in first):
+        for part, i in (place[at] for at in near):
             unknown |= parts[part][2].refine(i)
         if not unknown:
+            first = near[in_order(low[near], floor)][:count].tolist()
             return [(parts[part][0], int(parts[part][1][i]), float(low[at]))
                     for at, (part, i) in ((at, place[at]) for at in first)]  # fmt: skip

@@ -24,6 +24,7 @@ from ..metrics.registry import default_metric, get_metric
 from ..prompts.checks import check_prompts
 from ..prompts.pairs import PromptPairs
 from .chunk import Chunk
+from .floors import rounding_floor
 from .masked_run import run_masked
 from .plan import make_plan
 
@@ -105,6 +106,11 @@ class Runner:
     def graph(self) -> ComputationGraph:
         """Return the graph whose circuits can be run."""
         return self.model.graph
+
+    @cached_property
+    def floor(self) -> float:
+        """Return how far rounding alone may move the metric's mean; see `floors`."""
+        return rounding_floor(self)
 
     def with_metric(self, metric: str | Metric) -> Runner:
         """Return a runner that shares all runs and measures something else."""

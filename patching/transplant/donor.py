@@ -25,6 +25,7 @@ from ..ablations.zero import zero
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
+from ..run.floors import rounding_floor
 from ..run.runner import Runner, refuse_nan
 from ..run.trace import Values, at_answers
 
@@ -63,7 +64,8 @@ class Part:
 class Donation:
     """Hold a donor's clean runs, without the donor: what senders wrote, and what it measures.
 
-    `wanted`: the columns of the senders that were recorded. `value`: the metric's mean.
+    `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`: how
+    far rounding alone may move it.
     """
 
     graph: ComputationGraph
@@ -75,6 +77,7 @@ class Donation:
     projections: dict[int, Projection]
     parts: tuple[Part, ...]
     value: float
+    floor: float
 
 
 @torch.no_grad()
@@ -108,7 +111,7 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
     refuse_nan(np.array([total]), f"the metric '{runner.metric.name}'")
     return Donation(
         graph, model.d_model, runner.metric, runner.pairs, runner.batch_size, wanted, projections,
-        tuple(parts), total / len(runner.pairs),
+        tuple(parts), total / len(runner.pairs), rounding_floor(runner, unlike=True),
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@
    what is chosen already, and the one with the largest share is added, until so many nodes are
    chosen, or a share is reached, or no candidate raises the share.
 
-Ties go to the node that comes first in the graph. Candidates of one layer run together.
+Shares that differ by no more than rounding makes them differ (`Transplant.floor`) are equal, and of
+equal ones the node that comes first in the graph is taken. Candidates of one layer run together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from ...graphs.errors import EdgewiseError
 from ...graphs.names import Node
+from ..run.floors import in_order
 from ..run.runner import Progress
 from .donor import column_of
 from .transplant import Transplant, nodes_mask
@@ -49,7 +51,7 @@ def single_effects(
     chosen = graph.senders if nodes is None else tuple(nodes)
     columns = sorted({column_of(graph, node) for node in chosen})
     found = _extended(transplant, (), [graph.senders[u] for u in columns], progress, "single nodes")
-    return sorted(found, key=lambda one: -one.share)
+    return [found[i] for i in _best_first(transplant, found)]
 
 
 def greedy(
@@ -81,18 +83,22 @@ def greedy(
     candidates = [one.node for one in singles[:beam]]
     best = list(singles[:1])
     while best and len(best) < min(steps, len(candidates)):
-        if share is not None and best[-1].share >= share:
+        if share is not None and best[-1].share >= share - transplant.floor:
             break
         chosen = [one.node for one in best]
         rest = [node for node in candidates if node not in chosen]
         rest.sort(key=lambda node: graph.sender_index[node])
         words = f"candidates of step {len(best) + 1}"
         tried = _extended(transplant, chosen, rest, progress, words)
-        step = max(tried, key=lambda one: one.share)  # of equal ones the first
-        if step.share <= best[-1].share:
+        step = tried[_best_first(transplant, tried)[0]]
+        if step.share <= best[-1].share + transplant.floor:
             break
         best.append(step)
     return best
+
+
+def _best_first(transplant: Transplant, found: Sequence[Carried]) -> list[int]:
+    return in_order([-one.share for one in found], transplant.floor)
 
 
 def _extended(

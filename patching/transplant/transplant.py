@@ -23,7 +23,6 @@ Shapes: B examples, T positions, D d_model, S senders, G chosen senders, C choic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +38,7 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.names import Edge, Node
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
+from ..run.floors import rounding_floor
 from ..run.masked_run import World, run_masked
 from ..run.plan import make_plan
 from ..run.runner import RUN_BYTES, Runner, refuse_nan
@@ -53,10 +53,6 @@ from .donor import (
     target_of,
     written,
 )
-
-SAME = 1e-6
-"""Two models whose metrics are nearer than this share of them measure the same."""
-
 
 def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
     """Choose every edge out of some nodes, bool [ports, senders]."""
@@ -145,9 +141,19 @@ class Transplant:
 
         return self._mean(run)[0]
 
+    @cached_property
+    def _rounding(self) -> float:
+        """Return how far rounding may move the metric of either model."""
+        return max(self.donation.floor, rounding_floor(self.runner, unlike=True))
+
+    @property
+    def floor(self) -> float:
+        """Return how far rounding alone may move a share."""
+        return self._rounding / abs(self.donor - self.receiver)
+
     def carried(self, value: float) -> float | None:
         """Return which share of the gain a value is; None if the two models measure the same."""
-        if math.isclose(self.donor, self.receiver, rel_tol=SAME):
+        if abs(self.donor - self.receiver) <= self._rounding:
             return None
         return (value - self.receiver) / (self.donor - self.receiver)
 

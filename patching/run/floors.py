@@ -1,0 +1,110 @@
+"""How far rounding alone moves a measured value, and choices that do not turn on less.
+
+Another processor, or another number of threads, adds the same numbers up in another order. A choice
+between values that are equal but for that must not depend on it. *The floor* of a mean over n
+examples, whose logits are at most s large (mean over the examples of the full model's run), is
+
+    floor = s · L · (64 · eps(a) + u · eps(m)) / √n
+
+* eps(a): of the type that sums are taken in, float32 at least. A logit is the end of some hundred
+  sums of some thousand terms each; their roundings add up like a random walk. Over one, two and
+  four threads and every instruction set from SSE4 to AVX-512, losses of random circuits of five
+  families moved by at most 15 · s · eps / √n.
+* eps(m): of the model's type, with u = 2 where the values that are compared were computed in unlike
+  ways (moved by at most 0.8 of these units); u = 0 within one search, whose state is kept in a.
+* L: by how much the metric moves with the logits. 1 for the registered metrics; for an expression
+  the sum of its absolute derivatives at the full model's run, in units of a logit difference's.
+
+Where a rule needs it: *values nearer than the floor are equal*, and of equal ones the earlier in
+the graph comes first. So written, choices made with it are: what `refine` removes, puts back and
+stops at; the greedy steps of a transplant and the order of its nodes; the smallest faithful
+circuit; whether full and empty circuit measure the same; the percentile among random circuits;
+which edges do not help (minimality); and ACDC's threshold (`beyond_rounding`). Scores have a floor
+of their own, relative to each (see graphs/scores.py), because each is one sum.
+
+No floor, but a rule: `accuracy` compares single logits as they were computed; overlaps and their
+clustering are ratios of whole numbers; numbers read from files are compared as they are stored, and
+equal ones stay in graph order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...graphs.errors import EdgewiseError
+from ..metrics.registry import METRICS, Metric
+
+if TYPE_CHECKING:
+    from .chunk import Chunk
+    from .runner import Runner
+
+SUM_UNITS, TYPE_UNITS = 64, 2
+"""How many units of the type of sums, and of the model's type, a logit may be off."""
+
+
+def rounding_floor(runner: Runner, metric: Metric | None = None, *, unlike: bool = False) -> float:
+    """Return how far rounding moves a mean of the metric; `unlike`: see u in the module."""
+    import torch
+
+    metric = runner.metric if metric is None else metric
+    dtype = runner.model.dtype
+    units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
+    size = sum(_size(chunk, metric) for chunk in runner.chunks()) / len(runner.pairs)
+    return size * units / len(runner.pairs) ** 0.5
+
+
+def _size(chunk: Chunk, metric: Metric) -> float:
+    """Add up s · L over the examples of a chunk."""
+    import torch
+
+    logits = chunk.target.clean_logits
+    assert logits is not None
+    sizes = logits.detach().float().abs().amax(-1)
+    if metric.differentiable and METRICS.get(metric.name) is not metric:
+        leaf = logits.detach().float().requires_grad_()
+        with torch.enable_grad():
+            loss = metric.loss(leaf, chunk.target).sum()
+        if loss.requires_grad:
+            (slope,) = torch.autograd.grad(loss, leaf)
+            slope = slope.abs().sum(-1).nan_to_num(0.0)
+            sizes = sizes * torch.where(slope > 0, slope / 2, 1.0)
+    return float(sizes.sum())
+
+
+def in_order(values: Sequence[float] | np.ndarray, floor: float) -> list[int]:
+    """Order values from the smallest; those less than a floor above the first of a group are equal.
+
+    >>> in_order([0.3, 0.1 + 1e-9, 0.1, 0.2], floor=1e-6)
+    [1, 2, 3, 0]
+    """
+    found = np.asarray(values, dtype=np.float64)
+    left = np.argsort(found, kind="stable")
+    ends = np.searchsorted(found[left], found[left] + floor, side="right").tolist()
+    order: list[int] = []
+    while len(order) < len(left):
+        start = len(order)
+        order += sorted(left[start : max(start + 1, ends[start])].tolist())
+    return order
+
+
+def beyond_rounding(threshold: float, floor: float) -> float:
+    """Return what a rise is held against so that rises within the floor count as 0.
+
+    Thresholds above the floor stay. Below it a rise counts as soon as it is beyond rounding; at 0
+    every edge counts whose loss does not fall by more than rounding.
+
+    >>> beyond_rounding(0.02, 1e-5), beyond_rounding(1e-6, 1e-5), beyond_rounding(0.0, 1e-5)
+    (0.02, 1e-05, -1e-05)
+
+    Raises:
+        EdgewiseError: the threshold is negative: a search would keep edges that lower the loss.
+    """
+    if threshold < 0:
+        raise EdgewiseError(f"threshold is {threshold:g}; accepted: a number from 0 up.")
+    if threshold == 0:
+        return -floor
+    return max(threshold, floor)
