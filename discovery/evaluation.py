@@ -87,7 +87,7 @@ def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> 
     graph = runner.graph
     circuits = [Circuit.full(graph), circuit, Circuit.empty(graph), circuit.complement]
     rows = zip(metrics, runner.measure(circuits, metrics).tolist(), strict=True)
-    return [_evaluation(m, circuit, row, rounding_floor(runner, m)) for m, row in rows]
+    return [_evaluation(m, circuit, row, rounding_floor(runner.chunks(), m)) for m, row in rows]
 
 
 def _evaluation(

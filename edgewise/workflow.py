@@ -78,12 +78,14 @@ class Evaluated:
         curve: faithfulness over sizes.
         minimality: by how much the loss rises without each kept edge.
         random: where it stands among random circuits.
+        floor: rises of the loss up to this are rounding.
     """
 
     evaluation: Evaluation
     curve: Curve | None = None
     minimality: Scores | None = None
     random: Baseline | None = None
+    floor: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -93,11 +95,14 @@ class Evaluated:
         if self.random is not None:
             found["random"] = self.random.as_dict()
         if self.minimality is not None:
-            rises = self.rises
-            useless = sum(rise <= 0 for _, rise in rises)
-            edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in rises]
-            found["minimality"] = {"useless": useless, "edges": edges}
+            edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
+            found["minimality"] = {"useless": self.useless, "edges": edges}
         return found
+
+    @property
+    def useless(self) -> int:
+        """Count the kept edges without which the loss rises by no more than rounding."""
+        return sum(rise <= self.floor for _, rise in self.rises)
 
     @property
     def rises(self) -> list[tuple[Edge, float]]:
@@ -157,6 +162,7 @@ def evaluate(
         measure_curve(runner, _complete(scores), progress=progress) if curve else None,
         measure_minimality(runner, whole, progress) if minimality else None,
         baseline(runner, whole, random, progress=progress) if random else None,
+        runner.floor,
     )
 
 

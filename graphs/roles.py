@@ -27,6 +27,10 @@ SPANS = ("first", "answer", "distractor", "changed", "last", "rest")
 after `first`."""
 
 
+ROUNDING = 1e-6
+"""A value that misses its threshold by less reaches it: shares and weights are float32 means."""
+
+
 @dataclass(frozen=True)
 class RoleRule:
     """Say when a head gets a name: `score` at least `threshold`.
@@ -89,8 +93,8 @@ class HeadRoles:
         found = []
         for name, rule in RULES.items():
             value, share = self.scores[rule.score], self.scores["direct_share"]
-            matters = not rule.share or (share is not None and abs(share) >= rule.share)
-            if value is not None and value >= rule.threshold and matters:
+            matters = not rule.share or (share is not None and abs(share) >= rule.share - ROUNDING)
+            if value is not None and value >= rule.threshold - ROUNDING and matters:
                 found.append((name, value))
         return tuple(sorted(found, key=lambda one: -one[1]))
 

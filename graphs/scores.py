@@ -11,10 +11,14 @@ from .errors import GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge
 
+ROUNDING = 2.0**-20
+"""Scores that differ by less than this part of them are equal: 8 units of float32, in which each is
+summed up. It is relative to each score, as small scores are sums of small numbers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Hold a graph and float32 values [ports, senders], NaN where nothing was measured.
+    """How much every edge helps: float32 [ports, senders], NaN where nothing was measured.
 
     >>> import numpy as np
     >>> graph = ComputationGraph(layers=1, heads=1)
@@ -58,15 +62,42 @@ class Scores:
         return np.where(np.isnan(values).all(axis=0), np.nan, sums)
 
     def top(self, n: int, *, absolute: bool = True) -> Circuit:
-        """Keep the n edges of largest (absolute) score; ties go to the earlier edge."""
-        key = np.abs(self.values) if absolute else self.values
-        flat = np.where(np.isnan(key), -np.inf, key).ravel()
-        order = np.argsort(-flat, kind="stable")[: max(n, 0)]
-        kept = np.zeros(flat.shape, dtype=bool)
-        kept[order] = flat[order] > -np.inf
-        return Circuit(self.graph, kept.reshape(self.values.shape))
+        """Keep the n edges of largest (absolute) score; ties at the cut go to the earlier edge."""
+        return self.cut(n, absolute=absolute).circuit
+
+    def cut(self, n: int, *, absolute: bool = True) -> Cut:
+        """Keep the n edges of largest (absolute) score, and tell what ties at the cut."""
+        key = self._key(absolute).ravel()
+        n = max(0, min(n, int((key > -np.inf).sum())))
+        kept = np.zeros(key.shape, dtype=bool)
+        if not n:
+            return Cut(Circuit(self.graph, kept.reshape(self.values.shape)), np.nan, 0, 0)
+        last = float(np.partition(key, len(key) - n)[len(key) - n])
+        same = abs(last) * ROUNDING if np.isfinite(last) else 0.0
+        (tied,) = np.nonzero((key >= last - same) & (key <= last + same))
+        kept[key > last + same] = True
+        taken = n - int(kept.sum())
+        kept[tied[:taken]] = True
+        return Cut(Circuit(self.graph, kept.reshape(self.values.shape)), last, len(tied), taken)
 
     def above(self, threshold: float, *, absolute: bool = True) -> Circuit:
-        """Keep the edges whose (absolute) score is at least the threshold."""
-        key = np.abs(self.values) if absolute else self.values
-        return Circuit(self.graph, np.nan_to_num(key, nan=-np.inf) >= threshold)
+        """Keep the edges whose (absolute) score is at least the threshold, but for rounding."""
+        return Circuit(self.graph, self._key(absolute) >= threshold - abs(threshold) * ROUNDING)
+
+    def _key(self, absolute: bool) -> np.ndarray:
+        values = self.values.astype(np.float64)
+        return np.where(np.isnan(values), -np.inf, np.abs(values) if absolute else values)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Some edges of largest score, and how many edges have the score at which the rest is cut off.
+
+    `score`: that of the last edge kept, NaN if none is. `tied`: how many edges have this score, but
+    for rounding; `taken`: how many of them are kept, those that come first in the graph.
+    """
+
+    circuit: Circuit
+    score: float
+    tied: int
+    taken: int

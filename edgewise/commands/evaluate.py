@@ -161,7 +161,6 @@ def _print_curve(curve: Curve) -> None:
 
 def _print_minimality(found: Evaluated) -> None:
     rises = found.rises
-    useless = sum(rise <= 0 for _, rise in rises)
     rows = [(str(edge), rise) for edge, rise in rises[:LEAST]]
     show.table(("least needed edges", "rise of the loss without it"), rows, title="minimality")
-    show.facts([("do not help", f"{useless:,} of {len(rises):,} edges")])
+    show.facts([("do not help", f"{found.useless:,} of {len(rises):,} edges")])

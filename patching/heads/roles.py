@@ -51,6 +51,10 @@ Progress = Callable[[int, int, str], None]
 TOP = 5
 """Among how many of the largest logits a copied token must be."""
 
+EQUAL = 2.0**-17
+"""Attention weights, and logits in units of the largest, are equal if they differ by less: 64 units
+of float32, in which both are computed. Of equally attended positions the first counts."""
+
 RUN_BYTES = 1 << 28
 _ORDER = ("first", "last", "answer", "distractor", "changed", "rest")
 
@@ -293,7 +297,7 @@ class _AnswerRun:
         seen[:, rows, start] = np.where(
             hidden[rows, start], -2.0, -1.0
         )  # only if there is no other
-        at: np.ndarray = seen.argmax(-1)
+        at: np.ndarray = (seen >= seen.max(-1, keepdims=True) - EQUAL).argmax(-1)
         return at, np.take_along_axis(pattern, at[..., None], -1)[..., 0]
 
     def _copies(
@@ -323,7 +327,8 @@ def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
     """
     known = token < logits.shape[-1]
     own = logits.gather(-1, token.clamp(max=logits.shape[-1] - 1)[:, None])
-    at_least, at_most = (logits >= own).sum(-1), (logits <= own).sum(-1)  # itself included
+    same = EQUAL * logits.abs().amax(-1, keepdim=True)
+    at_least, at_most = (logits >= own - same).sum(-1), (logits <= own + same).sum(-1)
     hits = torch.stack(((at_least <= TOP) & known, (at_most <= TOP) & known))
     found: np.ndarray = hits.double().cpu().numpy()
     return found

@@ -133,7 +133,7 @@ class NormaliserReadout(Readout):
         self._base: Base
         self._settled: tuple[Tensor, Tensor | None]
         clean = at_answers(chunk.clean.streams.final, chunk.batch.answer_position - chunk.start)
-        self.anchor(clean[None], new_head=True)
+        self.anchor(clean.to(self.dtype)[None], new_head=True)
 
     def back(self) -> bool:
         """Take the last anchor as base point again; return False if it was given up."""

@@ -12,8 +12,8 @@ examples, whose logits are at most s large (mean over the examples of the full m
   families moved by at most 15 · s · eps / √n.
 * eps(m): of the model's type, with u = 2 where the values that are compared were computed in unlike
   ways (moved by at most 0.8 of these units); u = 0 within one search, whose state is kept in a.
-* L: by how much the metric moves with the logits. 1 for the registered metrics; for an expression
-  the sum of its absolute derivatives at the full model's run, in units of a logit difference's.
+* L: by how much the metric moves with the logits, in units of a logit difference: half the sum of
+  its absolute derivatives, the larger of those at the full and the empty circuit; 1 without any.
 
 Where a rule needs it: *values nearer than the floor are equal*, and of equal ones the earlier in
 the graph comes first. So written, choices made with it are: what `refine` removes, puts back and
@@ -29,50 +29,51 @@ equal ones stay in graph order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...graphs.errors import EdgewiseError
-from ..metrics.registry import METRICS, Metric
 
 if TYPE_CHECKING:
+    from ..metrics.metric import Metric
     from .chunk import Chunk
-    from .runner import Runner
 
 SUM_UNITS, TYPE_UNITS = 64, 2
 """How many units of the type of sums, and of the model's type, a logit may be off."""
 
 
-def rounding_floor(runner: Runner, metric: Metric | None = None, *, unlike: bool = False) -> float:
-    """Return how far rounding moves a mean of the metric; `unlike`: see u in the module."""
+def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = False) -> float:
+    """Return how far rounding moves a metric's mean over all examples; `unlike`: see u above."""
     import torch
 
-    metric = runner.metric if metric is None else metric
-    dtype = runner.model.dtype
-    units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-    units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
-    size = sum(_size(chunk, metric) for chunk in runner.chunks()) / len(runner.pairs)
-    return size * units / len(runner.pairs) ** 0.5
+    size, number, units = 0.0, 0, 0.0
+    for chunk in chunks:
+        size, number = size + _size(chunk, metric), number + len(chunk.batch)
+        dtype = chunk.model.dtype
+        units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
+    return units * size / number**1.5
 
 
 def _size(chunk: Chunk, metric: Metric) -> float:
     """Add up s · L over the examples of a chunk."""
     import torch
 
-    logits = chunk.target.clean_logits
-    assert logits is not None
-    sizes = logits.detach().float().abs().amax(-1)
-    if metric.differentiable and METRICS.get(metric.name) is not metric:
-        leaf = logits.detach().float().requires_grad_()
+    target = chunk.target
+    assert target.clean_logits is not None
+    steepest = torch.zeros_like(target.clean_logits[:, 0], dtype=torch.float32)
+    ends = (target.clean_logits, chunk.logits(chunk.base.streams.final))
+    for end in ends if metric.differentiable else ():
+        leaf = end.detach().float().requires_grad_()
         with torch.enable_grad():
-            loss = metric.loss(leaf, chunk.target).sum()
+            loss = metric.loss(leaf, target).sum()
         if loss.requires_grad:
             (slope,) = torch.autograd.grad(loss, leaf)
-            slope = slope.abs().sum(-1).nan_to_num(0.0)
-            sizes = sizes * torch.where(slope > 0, slope / 2, 1.0)
-    return float(sizes.sum())
+            steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
+    steepest = torch.where(steepest > 0, steepest, 1.0)
+    return float((target.clean_logits.float().abs().amax(-1) * steepest).sum())
 
 
 def in_order(values: Sequence[float] | np.ndarray, floor: float) -> list[int]:

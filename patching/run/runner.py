@@ -110,7 +110,7 @@ class Runner:
     @cached_property
     def floor(self) -> float:
         """Return how far rounding alone may move the metric's mean; see `floors`."""
-        return rounding_floor(self)
+        return rounding_floor(self.chunks(), self.metric)
 
     def with_metric(self, metric: str | Metric) -> Runner:
         """Return a runner that shares all runs and measures something else."""

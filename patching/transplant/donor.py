@@ -64,8 +64,8 @@ class Part:
 class Donation:
     """Hold a donor's clean runs, without the donor: what senders wrote, and what it measures.
 
-    `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`: how
-    far rounding alone may move it.
+    `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`:
+    how far rounding alone may move it.
     """
 
     graph: ComputationGraph
@@ -111,7 +111,8 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
     refuse_nan(np.array([total]), f"the metric '{runner.metric.name}'")
     return Donation(
         graph, model.d_model, runner.metric, runner.pairs, runner.batch_size, wanted, projections,
-        tuple(parts), total / len(runner.pairs), rounding_floor(runner, unlike=True),
+        tuple(parts), total / len(runner.pairs),
+        rounding_floor(runner.chunks(), runner.metric, unlike=True),
     )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ from .donor import (
     written,
 )
 
+
 def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
     """Choose every edge out of some nodes, bool [ports, senders]."""
     chosen = np.zeros_like(graph.reads)
@@ -144,7 +145,8 @@ class Transplant:
     @cached_property
     def _rounding(self) -> float:
         """Return how far rounding may move the metric of either model."""
-        return max(self.donation.floor, rounding_floor(self.runner, unlike=True))
+        own = rounding_floor(self.runner.chunks(), self.runner.metric, unlike=True)
+        return max(self.donation.floor, own)
 
     @property
     def floor(self) -> float:

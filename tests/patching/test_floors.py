@@ -1,0 +1,200 @@
+"""No choice turns on rounding: the floor is above it, and noise below the floor changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.discovery.acdc import walk
+from edgewise.discovery.evaluation import different_ends, evaluate, minimality, smallest_faithful
+from edgewise.discovery.random_circuits import baseline, percentile
+from edgewise.discovery.refine import search_from, smallest
+from edgewise.discovery.registry import get_method
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.scores import Scores
+from edgewise.patching.incremental.losses import known
+from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
+from edgewise.patching.run.floors import beyond_rounding, in_order, rounding_floor
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.transplant.ranking import greedy, single_effects
+from tests.engine import random_mask, tiny_lift, tiny_model, tiny_pairs
+from tests.patching.test_transplant import opened
+
+
+def runner(metric: str = "logit_diff", inert: bool = True, dtype: Any = torch.float64) -> Runner:
+    """Run a model in which head 1 of either layer writes nothing."""
+    model = tiny_model("gpt2", dtype=dtype)
+    if inert:
+        with torch.no_grad():
+            for block in model.transformer.h:
+                size = block.attn.head_dim
+                block.attn.c_proj.weight[size : 2 * size] = 0
+    return Runner.create(describe(model), tiny_pairs(), metric=metric)
+
+
+@pytest.fixture(params=range(3))
+def noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Move every measured mean by up to a third of the floor, as another processor might."""
+
+    def begin() -> None:
+        exact = Runner.mask_losses, Runner._mean
+
+        def moved(self: Runner, masks: np.ndarray, means: np.ndarray) -> np.ndarray:
+            seeds = [abs(hash((request.param, mask.tobytes()))) % 2**32 for mask in masks]
+            shifts = [np.random.default_rng(seed).uniform(-1, 1) for seed in seeds]
+            return means + np.array(shifts) * self.floor / 3
+
+        def losses(self: Runner, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
+            return moved(self, masks, exact[0](self, masks, start_row))
+
+        def means(self: Runner, circuits: Any, *rest: Any, **options: Any) -> np.ndarray:
+            return moved(self, self._masks(circuits), exact[1](self, circuits, *rest, **options))
+
+        monkeypatch.setattr(Runner, "mask_losses", losses)
+        monkeypatch.setattr(Runner, "_mean", means)
+
+    return begin
+
+
+# -- the floor -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt-neox", "qwen3"])
+@pytest.mark.parametrize("metric", ["kl", "logit_diff", "nll", "prob_diff"])
+def test_two_ways_to_the_same_loss_differ_by_less_than_the_floor(name: str, metric: str) -> None:
+    made = Runner.create(tiny_lift(name, dtype=torch.float32), tiny_pairs(), metric=metric)
+    exact = Runner.create(tiny_lift(name), tiny_pairs(), metric=metric)
+    search = IncrementalSearch(made)
+    values = []
+    for seed in range(6):
+        kept = random_mask(made.graph, 0.6, seed)
+        search.restart(kept)
+        dense = made.loss(Circuit(made.graph, kept))
+        values.append(dense)
+        assert abs(search.loss.value() - dense) < made.floor
+        assert abs(exact.loss(Circuit(made.graph, kept)) - dense) < made.floor
+    assert made.floor < 1e-3 * np.ptp(values)
+    assert exact.floor < 1e-8 * made.floor
+
+
+def test_the_floor_by_hand() -> None:
+    """It is s · L · 64 · eps / √n, and that of 100 times the metric is 100 times as large."""
+    made = runner()
+    largest = [float(x.abs().max()) for x in made.logits([Circuit.full(made.graph)])[0]]
+    assert made.floor == pytest.approx(np.mean(largest) * 64 * 2**-52 / 3**0.5)
+    (chunk,) = made.chunks()
+    hundred = made.with_metric("maximize: 100 * (logit(answer) - logit(distractor))")
+    assert hundred.floor == pytest.approx(100 * made.floor)
+    wide = rounding_floor([chunk], made.metric, unlike=True)
+    assert wide == pytest.approx(made.floor * 66 / 64)
+    half = runner(dtype=torch.bfloat16)
+    assert rounding_floor(half.chunks(), half.metric, unlike=True) > 1000 * half.floor
+
+
+def test_order_and_thresholds_by_hand() -> None:
+    assert in_order([3.0, 1.0, 1.05, 0.95, 2.0], 0.1) == [1, 2, 3, 4, 0]
+    assert in_order([3.0, 1.0, 1.05, 0.95, 2.0], 0.0) == [3, 1, 2, 4, 0]
+    assert in_order([0.0, 0.1, 0.2, 0.3], 0.15) == [0, 1, 2, 3]  # groups begin at their smallest
+    assert in_order([0.2, 0.1, 0.0], 0.15) == [1, 2, 0]
+    assert in_order([], 0.1) == []
+    assert beyond_rounding(0.0, 1e-6) == -1e-6
+    assert beyond_rounding(1e-9, 1e-6) == 1e-6
+    assert beyond_rounding(0.5, 1e-6) == 0.5
+    with pytest.raises(EdgewiseError, match=r"threshold is -0\.1; accepted: a number from 0 up"):
+        beyond_rounding(-0.1, 1e-6)
+
+
+# -- what it decides -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-15, 0.02])
+def test_acdc_keeps_the_same_edges_under_noise(noise: Any, threshold: float) -> None:
+    made = runner("kl")
+    least = beyond_rounding(threshold, made.floor)
+    exact = walk(DenseSearch(made), made.graph, least).circuit
+    noise()
+    assert walk(DenseSearch(made), made.graph, least).circuit == exact
+    assert exact is not None
+    into_logits = {str(edge.sender) for edge in exact.edges if str(edge.port) == "logits"}
+    assert ("a1.h1" in into_logits) == (threshold == 0)  # it changes nothing: 0 < 0 is not true
+
+
+def test_refine_takes_the_same_steps_under_noise(noise: Any) -> None:
+    made = runner("kl")
+    scores = Scores(made.graph, np.where(made.graph.reads, 1.0, np.nan))  # inert edges too
+    exact = search_from(DenseSearch(made), made, scores, 9)
+    noise()
+    found = search_from(DenseSearch(made), made, scores, 9)
+    assert found.circuit == exact.circuit
+    assert found.questions == exact.questions
+
+
+def test_losses_within_the_floor_are_taken_in_graph_order() -> None:
+    losses = np.array([0.5, 0.3, 0.3 - 1e-9, 0.3 + 1e-9])
+    asked = [(4, np.array([0, 2, 5, 6]), known(losses))]
+    assert [sender for _, sender, _ in smallest(iter(asked), 2, 1e-6)] == [2, 5]
+    assert [sender for _, sender, _ in smallest(iter(asked), 2)] == [5, 2]
+
+
+def test_the_smallest_faithful_circuit_is_the_same_under_noise(noise: Any) -> None:
+    made = runner()
+    scores = get_method("exact")(made).scores
+    exact = smallest_faithful(made, scores, 1.0)
+    noise()
+    assert smallest_faithful(made, scores, 1.0) == exact
+    assert len(exact) < made.graph.edge_count  # without those that change nothing
+
+
+def test_ends_that_differ_by_rounding_are_equal(noise: Any) -> None:
+    """Where nothing reaches the logits, noise is no faithfulness."""
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    made = Runner.create(describe(model), tiny_pairs(), metric="nll")
+    noise()
+    assert evaluate(made, Circuit.full(made.graph)).faithfulness is None
+    with pytest.raises(EdgewiseError, match="for the full and for the empty circuit"):
+        different_ends(made)
+
+
+def test_random_circuits_that_differ_by_rounding_count_half(noise: Any) -> None:
+    made = runner()
+    nothing = Circuit.empty(made.graph).with_edges(["embed->a0.h1<q>"])
+    noise()
+    found = baseline(made, nothing, 20)
+    drawn = np.array(found.faithfulness)
+    assert np.ptp(drawn) > 0  # noise
+    assert found.percentile == pytest.approx(50)
+    assert percentile(0.5, (0.5 + 1e-9, 0.4, 0.9), 1e-6) == 50
+
+
+def test_edges_whose_rise_is_rounding_do_not_help(noise: Any) -> None:
+    made = runner()
+    exact = minimality(made, Circuit.full(made.graph)).values
+    noise()
+    found = minimality(made, Circuit.full(made.graph)).values
+    assert (found <= made.floor).sum() == (exact <= made.floor).sum()
+
+
+def test_a_transplant_stops_where_the_gain_is_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = tiny_model("gpt2"), tiny_model("gpt2")
+    with torch.no_grad():
+        other.transformer.h[1].mlp.c_proj.weight.mul_(2)
+    transplant = opened(describe(other), describe(model))
+    exact = [one.node for one in single_effects(transplant)]
+    shift = transplant.floor * abs(transplant.donor - transplant.receiver)
+    measure = type(transplant).measure
+
+    def moved(self: Any, chosen: np.ndarray) -> list[float]:
+        sign = np.where(chosen.sum((1, 2)) % 2, 1, -1)
+        return list(np.array(measure(self, chosen)) + sign * shift / 3)
+
+    monkeypatch.setattr(type(transplant), "measure", moved)
+    singles = single_effects(transplant)
+    assert [one.node for one in singles] == exact
+    assert [str(one.node) for one in greedy(transplant, singles, steps=4)] == ["m1"]
