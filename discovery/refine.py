@@ -234,7 +234,8 @@ class _Refinement:
             circuit = Circuit(now.circuit.graph, now.circuit.kept & ~self.mask(some))
             smaller = self.measure(circuit)
             foreseen = sum(loss - now.loss for _, _, loss in some)
-            allowed = now.loss + foreseen + SLACK * abs(foreseen) + self.rounding
+            rounding = self.rounding * (1 + taken)  # of the loss and of every rise foreseen
+            allowed = now.loss + foreseen + SLACK * abs(foreseen) + rounding
             fits = smaller.loss <= allowed and len(smaller) >= self.wanted
             if smaller.loss <= self.most and (fits or taken == 1):
                 return smaller, taken

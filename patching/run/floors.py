@@ -2,7 +2,8 @@
 
 Another processor, or another number of threads, adds the same numbers up in another order. A choice
 between values that are equal but for that must not depend on it. *The floor* of a mean over n
-examples, whose logits are at most s large (mean over the examples of the full model's run), is
+examples, whose logits are at most s large (mean over the examples of the full model's run; at least
+1), is
 
     floor = s · L · (64 · eps(a) + u · eps(m)) / √n
 
@@ -73,7 +74,8 @@ def _size(chunk: Chunk, metric: Metric) -> float:
             (slope,) = torch.autograd.grad(loss, leaf)
             steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
     steepest = torch.where(steepest > 0, steepest, 1.0)
-    return float((target.clean_logits.float().abs().amax(-1) * steepest).sum())
+    largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
+    return float((largest * steepest).sum())
 
 
 def in_order(values: Sequence[float] | np.ndarray, floor: float) -> list[int]:

@@ -331,6 +331,7 @@ def test_scores_are_what_their_definitions_say(name: str) -> None:
             mean = np.mean([one[key] for one in each])
             assert found.scores[key] == pytest.approx(mean, abs=1e-9), (str(found.node), key)
 
+
 def test_a_head_that_writes_rounding_copies_nothing() -> None:
     logits = torch.full((1, 40), 3.0) + torch.arange(40) * 1e-7
     assert _extreme(logits, torch.tensor([39])).tolist() == [[0.0], [0.0]]
