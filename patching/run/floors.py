@@ -49,13 +49,13 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
     """Return how far rounding moves a metric's mean over all examples; `unlike`: see u above."""
     import torch
 
-    size, number, units = 0.0, 0, 0.0
+    number, size, units = 0, 0.0, 0.0
     for chunk in chunks:
-        size, number = size + _size(chunk, metric), number + len(chunk.batch)
+        number, size = number + len(chunk.batch), size + _size(chunk, metric)
         dtype = chunk.model.dtype
         units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
         units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
-    return units * size / number**1.5
+    return float(units * size / number**1.5)
 
 
 def _size(chunk: Chunk, metric: Metric) -> float:
