@@ -18,7 +18,7 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.ablations import ABLATIONS
+from edgewise.patching.ablations.registry import ablations
 from edgewise.patching.incremental import readout, search
 from edgewise.patching.metrics.registry import METRICS, get_metric
 from edgewise.patching.run.runner import Runner
@@ -56,7 +56,7 @@ def run(method: str, dtype: str, ablation: str, metric: str) -> tuple[Runner, Di
 
 
 def options(method: str, ablation: str) -> dict[str, object]:
-    return {**get_method(method).suited(ABLATIONS[ablation]), **OPTIONS.get(method, {})}
+    return {**get_method(method).suited(ablations()[ablation]), **OPTIONS.get(method, {})}
 
 
 def runs(method: str, metric: str) -> bool:
@@ -76,7 +76,7 @@ def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 COMBINATIONS = [
     (method, ablation, metric)
     for method in methods()
-    for ablation in ABLATIONS
+    for ablation in ablations()
     for metric in METRICS
     if runs(method, metric)
 ]
@@ -100,7 +100,7 @@ def test_results_in_every_type_are_those_in_float64(
         except (
             EdgewiseError
         ) as error:  # an RMSNorm's slope at an embedding of 0, after a few layers
-            assert dtype == "float16" and not ABLATIONS[ablation].paired
+            assert dtype == "float16" and not ablations()[ablation].paired
             assert get_method(method).gradient and "float16 a model's activations" in str(error)
             continue
         measured = found.scores.values[~np.isnan(found.scores.values)]
