@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgewise.discovery.acdc import walk
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.discovery.evaluation import different_ends, evaluate, minimality, smallest_faithful
 from edgewise.discovery.random_circuits import baseline, percentile
 from edgewise.discovery.refine import search_from, smallest
@@ -116,10 +116,10 @@ def test_order_and_thresholds_by_hand() -> None:
 @pytest.mark.parametrize("threshold", [0.0, 1e-15, 0.02])
 def test_acdc_keeps_the_same_edges_under_noise(noise: Any, threshold: float) -> None:
     made = runner("kl")
-    least = beyond_rounding(threshold, made.floor)
-    exact = walk(DenseSearch(made), made.graph, least).circuit
+    rule = Rule(beyond_rounding(threshold, made.floor))
+    exact = walk(DenseSearch(made), made.graph, rule).circuit
     noise()
-    assert walk(DenseSearch(made), made.graph, least).circuit == exact
+    assert walk(DenseSearch(made), made.graph, rule).circuit == exact
     assert exact is not None
     into_logits = {str(edge.sender) for edge in exact.edges if str(edge.port) == "logits"}
     assert ("a1.h1" in into_logits) == (threshold == 0)  # it changes nothing: 0 < 0 is not true
