@@ -8,32 +8,30 @@ here touches a file: a journal is whatever has entries and takes more of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..graphs.errors import FileFormatError
 from ..patching.incremental.search import Mark
 
-COUNTS = ("batch", "questions", "products")
-
 
 class Journal(Protocol):
-    """Hold the entries of an earlier session, and take new ones."""
+    """Whatever has the entries of earlier sessions, and takes new ones."""
 
     @property
-    def entries(self) -> Sequence[Mapping[str, Any]]:
+    def entries(self) -> Sequence[Entry]:
         """Return what was decided before."""
         ...
 
-    def append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: Entry) -> None:
         """Keep one more entry; it must outlive the process."""
         ...
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Hold what one step decided.
+    """What one step decided.
 
     Args:
         step: a port's name, or the name of a layer's step.
@@ -42,6 +40,7 @@ class Entry:
         batch: how many questions are asked together next.
         questions, products: how many there were so far.
         mark: how the search was marked behind the step.
+        seconds: the time so far, which the journal notes.
     """
 
     step: str
@@ -50,40 +49,35 @@ class Entry:
     questions: int
     products: int
     mark: Mark
+    seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return plain values, from which JSON gives back the same floats."""
-        return {
-            "step": self.step,
-            "kept": [[name, rise] for name, rise in self.kept.items()],
-            "batch": self.batch,
-            "questions": self.questions,
-            "products": self.products,
-            "mark": self.mark.value,
-        }
+        kept = [[name, rise] for name, rise in self.kept.items()]
+        return {**vars(self), "kept": kept, "mark": self.mark.value}
 
     @staticmethod
-    def read(entry: Mapping[str, Any], number: int) -> Entry:
+    def read(entry: Any, number: int) -> Entry:
         """Read plain values; further keys are of no concern.
 
         Raises:
             FileFormatError: something is missing or of a wrong type.
         """
         try:
-            kept = {str(name): None if x is None else float(x) for name, x in entry["kept"]}
-            batch, questions, products = (int(entry[key]) for key in COUNTS)
-            return Entry(str(entry["step"]), kept, batch, questions, products, Mark(entry["mark"]))
+            return Entry(
+                step=str(entry["step"]),
+                kept={str(name): None if x is None else float(x) for name, x in entry["kept"]},
+                batch=int(entry["batch"]),
+                questions=int(entry["questions"]),
+                products=int(entry["products"]),
+                mark=Mark(entry["mark"]),
+                seconds=float(entry["seconds"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"entry {number} of the journal cannot be read ({error!r}), so the walk cannot go "
                 "on from it; start anew without --resume."
             ) from None
-
-
-def read_entries(journal: Journal | None) -> Iterator[Entry]:
-    """Read a journal's entries one by one."""
-    for number, entry in enumerate(journal.entries if journal else (), start=1):
-        yield Entry.read(entry, number)
 
 
 def misfit(entry: Entry, expected: str) -> FileFormatError:

@@ -15,7 +15,7 @@ import numpy as np
 from ..graphs.circuit import Circuit
 from ..graphs.scores import Scores
 from ..patching.incremental.search import Trail
-from .journal import Entry, misfit, read_entries
+from .journal import Entry, misfit
 from .registry import Discovery
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Resumable:
         self.scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
         self.decided = 0
         self.batch = 1
-        self._past = list(read_entries(journal))[::-1]
+        self._past = list(journal.entries if journal else ())[::-1]
         self._trail = Trail(search.kept.copy()) if self._past else None
 
     def through(self, steps: Iterable[Step]) -> Iterator[Step]:
@@ -108,7 +108,7 @@ class Resumable:
             senders = np.flatnonzero(self.search.kept[row]).tolist()
             kept = {str(self.graph.senders[u]): float(self.scores[row, u]) for u in senders}
         counts = (self.batch, self.search.questions, self.search.products)
-        self.journal.append(Entry(step.name, kept, *counts, mark).as_dict())
+        self.journal.append(Entry(step.name, kept, *counts, mark))
 
     def replay(self, step: Step, left: list[int]) -> bool:
         """Decide about a step's ports as the journal has it; False where that has ended.

@@ -2,24 +2,30 @@
 
 JSON Lines. The first line says of which request the journal is: everything that the decisions, and
 the last digits of their numbers, depend on. Each further line is one decided step, given to the
-operating system before the next begins: killing the process loses the step it is at. Only the last
-line can be torn, and then it is ignored. The file goes when the result is written.
+operating system before the next begins: killing the process loses the step it is at. A line ends in
+a hash over its own text and the hash before it, so a line that was changed does not follow from the
+one before, and is refused. Only the last line can be torn, and then it is ignored. The file goes
+when the result is written.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from ..discovery.journal import Entry
 from ..graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
-from .hashes import digest
 
-FORMAT, VERSION = "edgewise/journal", 1
+FORMAT, VERSION = "edgewise/journal", 2
+_SEALED = re.compile(rb'(\{.+), "sha256": "([0-9a-f]{64})"\}')
 
 
 def journal_path(output: str | Path) -> Path:
@@ -33,44 +39,44 @@ def journal_path(output: str | Path) -> Path:
 
 
 class JournalFile:
-    """Keep the decisions of one walk in a file.
+    """The decisions of one walk, in a file.
 
     Args:
         path: the file.
         resume: go on from what the file holds; otherwise it is begun anew.
-        or_anew: where the file is of another request, begin it anew too, in place of an error.
+        or_anew: where the file is of another request or version, begin it anew too, in place of an
+            error.
 
     `entries`: what was decided before. `seconds`: how long that took.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, or_anew: bool = False) -> None:
         self.path, self._resume, self._or_anew = Path(path), resume, or_anew
-        self.entries: tuple[Mapping[str, Any], ...] = ()
+        self.entries: tuple[Entry, ...] = ()
         self.seconds = 0.0
         self._start = 0.0
+        self._last = ""
         self._file: IO[bytes] | None = None
 
-    def begin(self, request: Mapping[str, Any]) -> None:
+    def begin(self, request: Mapping[str, object]) -> None:
         """Open the file for a request, and read what was decided before.
 
         Raises:
             JournalMismatch: it is of another request; says what differs.
-            FileFormatError: it is no journal.
+            FileFormatError: it is no journal, or was changed after it was written; says where.
             EdgewiseError: it cannot be written.
         """
         request = json.loads(json.dumps(request, default=str))
-        kept = self._read(request) if self._resume and self.path.exists() else b""
-        if not kept:
-            header = {"format": FORMAT, "version": VERSION, "sha256": digest(request)}
-            kept = _line({**header, "request": request})
+        size = self._read(request) if self._resume and self.path.exists() else 0
         try:
             self._file = self.path.open("r+b" if self.path.exists() else "w+b", buffering=0)
-            self._file.truncate(len(kept) if self.entries else 0)
-            if not self.entries:
-                self._file.write(kept)
+            self._file.truncate(size)
             self._file.seek(0, os.SEEK_END)
+            if not size:
+                self._add({"format": FORMAT, "version": VERSION, "request": request})
             os.fsync(self._file.fileno())
         except OSError as error:
+            self.close()
             raise EdgewiseError(
                 f"cannot write the journal {self.path}: {error.strerror or error}."
             ) from error
@@ -81,12 +87,11 @@ class JournalFile:
         """Tell whether the file is this walk's."""
         return self._file is not None
 
-    def append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: Entry) -> None:
         """Add an entry, with the time since the walk began, that of earlier sessions included."""
-        assert self._file is not None  # begin() comes first
         seconds = self.seconds + time.perf_counter() - self._start
         try:
-            self._file.write(_line({**entry, "seconds": seconds}))
+            self._add(replace(entry, seconds=seconds).as_dict())
         except OSError as error:
             raise EdgewiseError(
                 f"cannot write the journal {self.path}: {error.strerror or error}; make room, then "
@@ -105,52 +110,82 @@ class JournalFile:
             with suppress(FileNotFoundError):
                 self.path.unlink()
 
-    def _read(self, request: Mapping[str, Any]) -> bytes:
-        """Read the file; return what of it is whole, or nothing if it is to be begun anew."""
+    def _add(self, document: Mapping[str, object]) -> None:
+        """Write a line with its seal; one that cannot be written whole is taken back."""
+        assert self._file is not None  # begin() comes first
+        text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        seal = _seal(text, self._last)
+        line, end = text[:-1] + f', "sha256": "{seal}"}}\n'.encode(), self._file.tell()
+        try:
+            while line:  # where a disk fills up, the first part is taken without an error
+                line = line[self._file.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise
+        self._last = seal
+
+    def _read(self, request: Mapping[str, object]) -> int:
+        """Read the file; return how many bytes are whole, or 0 if it is to be begun anew."""
         *lines, _ = self.path.read_bytes().split(b"\n")  # what follows the last newline is torn
-        parsed = _parsed(self.path, lines)
-        if not parsed:
-            return b""
-        header, *entries = parsed
-        if header.get("format") != FORMAT or header.get("version") != VERSION:
-            raise FileFormatError(
-                f"{self.path} is no journal of version {VERSION}; remove it, or start anew without "
-                "--resume."
-            )
-        written = dict(header.get("request", {}))
+        found = list(self._checked(lines))
+        if not found:
+            return 0
+        written = dict(found[0][0].get("request") or {})
         if written != request:
             if self._or_anew:
-                return b""
+                return 0
             raise JournalMismatch(_difference(self.path, written, request))
-        self.entries = tuple(entries)
-        if entries:
-            self.seconds = float(entries[-1].get("seconds", 0.0))
-        return b"".join(line + b"\n" for line in lines[: len(parsed)])
+        self.entries = tuple(Entry.read(step, n) for n, (step, _) in enumerate(found[1:], start=1))
+        self.seconds = self.entries[-1].seconds if self.entries else 0.0
+        self._last = found[-1][1]
+        return sum(len(line) + 1 for line in lines[: len(found)])
+
+    def _checked(self, lines: Sequence[bytes]) -> Iterator[tuple[Any, str]]:
+        """Yield what each line holds, and its seal, as long as it follows from the one before."""
+        seal = ""
+        for number, line in enumerate(lines, start=1):
+            document = _parsed(line)
+            if document is None:
+                if number == len(lines):
+                    return  # torn by a crash, as no other line can be
+                raise self._refused(f", line {number}, is damaged; start anew")
+            version = (document.get("format"), document.get("version"))
+            if number == 1 and version != (FORMAT, VERSION):
+                if self._or_anew and version[0] == FORMAT:
+                    return
+                raise self._refused(
+                    f" is no journal of version {VERSION}, whose lines are sealed against changes; "
+                    "remove it, or start anew"
+                )
+            sealed = _SEALED.fullmatch(line)
+            if sealed is None or sealed[2].decode() != _seal(sealed[1] + b"}", seal):
+                follows = f"does not follow from line {number - 1}: it " if number > 1 else ""
+                raise self._refused(
+                    f", line {number}, {follows}was changed after it was written; start anew"
+                )
+            seal = sealed[2].decode()
+            yield document, seal
+
+    def _refused(self, why: str) -> FileFormatError:
+        return FileFormatError(f"{self.path}{why} without --resume.")
 
 
-def _line(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+def _seal(text: bytes, last: str) -> str:
+    """Hash a line's text with the seal of the line before."""
+    return hashlib.sha256(last.encode() + text).hexdigest()
 
 
-def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
-    """Parse lines; the last may be damaged by a crash, as may not any other."""
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            document = json.loads(line)
-            if not isinstance(document, dict):
-                raise ValueError("no object")
-        except ValueError:
-            if number == len(lines):
-                break
-            raise FileFormatError(
-                f"{path}, line {number}, is damaged; start anew without --resume."
-            ) from None
-        found.append(document)
-    return found
+def _parsed(line: bytes) -> Any:
+    """Return the JSON object of a line, None if it is none."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
-def _difference(path: Path, written: Mapping[str, Any], request: Mapping[str, Any]) -> str:
+def _difference(path: Path, written: Mapping[str, object], request: Mapping[str, object]) -> str:
     keys = [key for key in {**written, **request} if written.get(key) != request.get(key)]
     parts = [f"{key} ({written.get(key)} there, {request.get(key)} now)" for key in keys]
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,12 @@ from tests.engine import tiny_lift, tiny_pairs
 class Notes:
     """A journal in memory, whose entries go through JSON as in a file."""
 
-    def __init__(self, entries: list[Mapping[str, Any]] | None = None) -> None:
+    def __init__(self, entries: list[Entry] | None = None) -> None:
         self.entries = list(entries or [])
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        self.entries.append(json.loads(json.dumps(entry)))
+    def append(self, entry: Entry) -> None:
+        document = json.loads(json.dumps(entry.as_dict()))
+        self.entries.append(Entry.read(document, len(self.entries)))
 
 
 class Stop(Exception):
@@ -89,7 +90,7 @@ def test_the_cases_move_and_renew_base_points() -> None:
         notes = Notes()
         runner = make_runner(name, metric, batch_size)
         get_method("acdc")(runner, None, notes, threshold=threshold, ports_first=ports_first)
-        marks |= {Mark(entry["mark"]) for entry in notes.entries}
+        marks |= {entry.mark for entry in notes.entries}
     assert marks == set(Mark)
 
 
@@ -151,11 +152,11 @@ def test_a_journal_that_does_not_fit_is_refused() -> None:
     get_method("acdc")(runner, None, notes)
     with pytest.raises(FileFormatError, match="has 'm1' where the walk reaches 'logits'"):
         get_method("acdc")(runner, None, Notes(notes.entries[1:]))
-    other = {**notes.entries[0], "kept": [["m7", 0.5]]}
+    other = replace(notes.entries[0], kept={"m7": 0.5})
     with pytest.raises(FileFormatError, match=r"has 'logits' where .* names what is not there"):
         get_method("acdc")(runner, None, Notes([other]))
     with pytest.raises(FileFormatError, match=r"entry 1 of the journal cannot be read .*'kept'"):
-        get_method("acdc")(runner, None, Notes([{"step": "logits"}]))
+        Entry.read({"step": "logits"}, 1)
     with pytest.raises(FileFormatError, match="where the walk reaches 'its end'"):
         get_method("acdc")(runner, None, Notes([*notes.entries, notes.entries[0]]))
     with pytest.raises(EdgewiseError, match=r"'eap' keeps no journal.*accepted: acdc"):

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from edgewise.discovery.journal import Entry
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.errors import DriftError, EdgewiseError, JournalMismatch
 from edgewise.graphs.files import read_circuit, scores_path
+from edgewise.patching.incremental.search import Mark
 from edgewise.steps import discover as finding
 from edgewise.store.journal import JournalFile, journal_path
 
@@ -121,9 +123,16 @@ def test_killed_again_and_again(
 def test_seconds_are_those_of_all_sessions(
     edgewise: Any, command: list[object], stopped: list[str]
 ) -> None:
-    header, *entries = stopped
-    last = {**json.loads(entries[-1]), "seconds": 1000.0}
-    JOURNAL.write_text("\n".join([header, *entries[:-1], json.dumps(last)]) + "\n")
+    journal = JournalFile(JOURNAL, resume=True)
+    journal.begin(json.loads(stopped[0])["request"])
+    *entries, last = journal.entries
+    slow = JournalFile(JOURNAL)
+    slow.begin(json.loads(stopped[0])["request"])
+    for entry in entries:
+        slow.append(entry)
+    slow.seconds = 1000.0
+    slow.append(last)
+    slow.close()
     result = edgewise(*command, "a.json", "--resume")
     assert result.stderr == ""
     assert content(Path("a.json")) == content(Path("b.json"))
@@ -154,9 +163,24 @@ def test_another_line_that_is_damaged_is_an_error(
     JOURNAL.write_text("\n".join([*stopped[:2], stopped[2][:20], *stopped[3:]]) + "\n")
     result = edgewise(*command, "a.json", "--resume", status=1)
     assert f"{JOURNAL}, line 3, is damaged; start anew without --resume" in result.stderr
+    for number in (1, 2, 4):
+        changed = [*stopped]
+        changed[number - 1] = changed[number - 1].replace("0", "1", 1)
+        JOURNAL.write_text("\n".join(changed) + "\n")
+        result = edgewise(*command, "a.json", "--resume", status=1)
+        follows = f"does not follow from line {number - 1}: it " if number > 1 else ""
+        told = f"{JOURNAL}, line {number}, {follows}was changed after it was written; start anew "
+        assert told + "without --resume." in result.stderr
+    JOURNAL.write_text("\n".join([*stopped[:2], *stopped[3:]]) + "\n")
+    result = edgewise(*command, "a.json", "--resume", status=1)
+    assert "line 3, does not follow from line 2" in result.stderr
+    JOURNAL.write_text(stopped[0].replace('"version": 2', '"version": 1') + "\n")
+    result = edgewise(*command, "a.json", "--resume", status=1)
+    assert "is no journal of version 2, whose lines are sealed against changes" in result.stderr
+    assert "remove it, or start anew without --resume." in result.stderr
     JOURNAL.write_text('{"format": "something"}\n')
     result = edgewise(*command, "a.json", "--resume", status=1)
-    assert f"{JOURNAL} is no journal of version 1" in result.stderr
+    assert f"{JOURNAL} is no journal of version 2" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -230,14 +254,14 @@ def test_a_journal_may_begin_anew_for_another_request(tmp_path: Path) -> None:
     path = tmp_path / "x.journal.jsonl"
     first = JournalFile(path, resume=True)
     first.begin({"method": "acdc", "threshold": 0.1})
-    first.append({"step": "logits"})
+    first.append(Entry("logits", {}, 1, 1, 0, Mark.SAME))
     first.close()
     with pytest.raises(JournalMismatch, match=r"threshold \(0.1 there, 0.2 now\)"):
         JournalFile(path, resume=True).begin({"method": "acdc", "threshold": 0.2})
     same = JournalFile(path, resume=True, or_anew=True)
     same.begin({"method": "acdc", "threshold": 0.1})
-    assert [entry["step"] for entry in same.entries] == ["logits"]
-    assert same.seconds == same.entries[0]["seconds"] > 0
+    assert [entry.step for entry in same.entries] == ["logits"]
+    assert same.seconds == same.entries[0].seconds > 0
     same.close()
     other = JournalFile(path, resume=True, or_anew=True)
     other.begin({"method": "acdc", "threshold": 0.2})

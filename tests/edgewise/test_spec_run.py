@@ -395,7 +395,7 @@ def test_a_stopped_walk_goes_on_from_its_journal(
 
     def stop(self: JournalFile, entry: Any) -> None:
         append(self, entry)
-        steps.append(entry["step"])
+        steps.append(entry.step)
         if len(steps) == 3:
             raise KeyboardInterrupt
 

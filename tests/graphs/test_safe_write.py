@@ -142,6 +142,22 @@ def test_an_input_is_never_written_over(tmp_path: Path) -> None:
     check_writable(tmp_path / "new.json", given, tmp_path / "missing.jsonl")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_a_disk_that_fills_up_while_it_is_written_leaves_the_old_file(tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "a.json").write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # then a write is done in part only
+    try:
+        with pytest.raises(EdgewiseError, match=r"cannot write .*a\.json: file too large"):
+            write_text(tmp_path / "a.json", "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
 # -- killed ---------------------------------------------------------------------------------------
 
 HALF = """
