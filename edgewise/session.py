@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.spec import EXAMPLES, check_options, check_task, is_file
 from .graphs.errors import PromptError
 
 if TYPE_CHECKING:
+    import torch
+
     from .graphs.files.circuit import ModelBlock
     from .graphs.graph import ComputationGraph
     from .graphs.lift.lifted import LiftedModel
@@ -29,27 +30,90 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Session:
-    """Hold a loaded model, its description, and the proof that the two compute the same."""
+class Lift:
+    """A model's description and its certificate, of the weights in one state."""
 
-    loaded: LoadedModel
     lifted: LiftedModel
     certificate: Certificate
+    state: tuple[object, ...]
+
+    @staticmethod
+    def of(model: Any, *, grouped_kv: bool, split_embedding: bool, require: bool) -> Lift:
+        """Describe a live model and certify that the description computes what it computes.
+
+        Raises:
+            UnsupportedModel, CertificateFailed: says why; the latter only if it is required.
+        """
+        from .graphs.lift.lifting import describe
+        from .graphs.load.weights import weights_state
+        from .patching.run.certificate import certify
+
+        state = weights_state(model)
+        lifted = describe(model, grouped_kv=grouped_kv, split_embedding=split_embedding)
+        certificate = certify(lifted)
+        return Lift(lifted, certificate.require() if require else certificate, state)
+
+
+@dataclass(eq=False)
+class Session:
+    """A loaded model, its description, and the proof that the two compute the same.
+
+    Weights may be changed in place, as by a training step: description and certificate are then
+    made anew when they are next asked for, and so is the weights' hash.
+    """
+
+    loaded: LoadedModel
+    _lift: Lift
+
+    @property
+    def lifted(self) -> LiftedModel:
+        """Return the description of the model's weights as they are now.
+
+        Raises:
+            ModelNotFound: the weights have changed, and the model is in training mode.
+            CertificateFailed, UnsupportedModel: see `open_model`.
+        """
+        return self._current().lifted
+
+    @property
+    def certificate(self) -> Certificate:
+        """Return the proof for the model's weights as they are now; see `lifted`."""
+        return self._current().certificate
+
+    def _current(self) -> Lift:
+        from .graphs.load.loading import refuse_training
+        from .graphs.load.weights import weights_state
+
+        model, lift = self.loaded.model, self._lift
+        if weights_state(model) != lift.state:
+            refuse_training(model)
+            graph, passed = lift.lifted.graph, lift.certificate.passed
+            self._lift = Lift.of(
+                model,
+                grouped_kv=graph.grouped_kv,
+                split_embedding=graph.split_embedding,
+                require=passed,
+            )
+        return self._lift
 
     @property
     def graph(self) -> ComputationGraph:
         """Return the graph whose circuits can be found and run."""
-        return self.lifted.graph
+        return self._lift.lifted.graph
 
-    @cached_property
+    @property
+    def device(self) -> torch.device:
+        """Return where the model's stream lies."""
+        return self._lift.lifted.device
+
+    @property
     def model_block(self) -> ModelBlock:
         """Return what a circuit file says of the model: where it is from, family and shape."""
         from .graphs.files import model_block
 
-        origin = self.loaded.provenance
+        origin, lifted = self.loaded.provenance, self.lifted
         shape = {key: origin.pop(key) for key in ("name", "revision", "weights_sha256")}
-        family, width = self.lifted.family, self.lifted.d_model
-        block = model_block(self.graph, **shape, family=family, d_model=width)
+        block = model_block(lifted.graph, **shape, family=lifted.family, d_model=lifted.d_model)
         return cast("ModelBlock", {**block, **origin})
 
 
@@ -79,9 +143,7 @@ def open_model(
     Raises:
         ModelNotFound, UnsupportedModel, CertificateFailed: says why.
     """
-    from .graphs.lift.lifting import describe
     from .graphs.load import loading
-    from .patching.run.certificate import certify
 
     if isinstance(reference, loading.LoadedModel):
         loaded = reference
@@ -91,9 +153,13 @@ def open_model(
         )
     else:
         loaded = loading.from_module(reference, tokenizer)
-    lifted = describe(loaded.model, grouped_kv=grouped_kv, split_embedding=split_embedding)
-    certificate = certify(lifted)
-    return Session(loaded, lifted, certificate.require() if require_certificate else certificate)
+    lift = Lift.of(
+        loaded.model,
+        grouped_kv=grouped_kv,
+        split_embedding=split_embedding,
+        require=require_certificate,
+    )
+    return Session(loaded, lift)
 
 
 # -- the task ------------------------------------------------------------------------------------

@@ -265,8 +265,8 @@ def _now(session: Session) -> float:
 
     import torch
 
-    if session.lifted.device.type == "cuda":
-        torch.cuda.synchronize(session.lifted.device)
+    if session.device.type == "cuda":
+        torch.cuda.synchronize(session.device)
     return time.perf_counter()
 
 
@@ -318,7 +318,7 @@ def circumstances(session: Session, runner: Runner) -> dict[str, Any]:
 
     return {
         "dtype": session.loaded.dtype,
-        "device": str(session.lifted.device),
+        "device": str(session.device),
         "threads": torch.get_num_threads(),
         "batch_size": runner.batch_size,
         "versions": {

@@ -274,6 +274,13 @@ def tensors_of(value: Any) -> list[Tensor]:
     return []
 
 
+def weights_of(lifted: LiftedModel) -> list[Tensor]:
+    """List the weights of the model that was described, as it holds them now."""
+    if lifted.model is None:
+        return tensors_of(lifted)
+    return list(lifted.model.state_dict(keep_vars=True).values())
+
+
 def head_rows(weight: Tensor, heads: int) -> Tensor:
     """View a projection [heads·K, D] by head, [heads, K, D]."""
     rows: Tensor = frozen(weight).unflatten(0, (heads, -1))

@@ -24,7 +24,7 @@ from .gguf_files import gguf_tokenizer, one_line, read_gguf
 from .quiet import quiet
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
-from .weights import weights_sha256
+from .weights import weights_sha256, weights_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,16 +50,21 @@ class LoadedModel:
     dtype: str = "float32"
     adapter: AdapterInfo | None = None
     read_tokenizer: Callable[[], Any] = field(default=lambda: None, repr=False)
+    _hashes: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def tokenizer(self) -> Any:
         """Load the tokenizer at the first use; None if the model comes without one."""
         return self.read_tokenizer()
 
-    @cached_property
+    @property
     def weights_sha256(self) -> str:
-        """Hash the weights at the first use; see `weights.weights_sha256`."""
-        return weights_sha256(self.model)
+        """Return the hash of the weights as they are now; see `weights.weights_sha256`."""
+        state = weights_state(self.model)
+        if state not in self._hashes:
+            self._hashes.clear()
+            self._hashes[state] = weights_sha256(self.model)
+        return self._hashes[state]
 
     @property
     def title(self) -> str:
@@ -178,14 +183,23 @@ def from_module(
         )
     held = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
     _refuse_quantised(model.config.to_dict(), held - set(DTYPES), f"the live {kind}")
-    if model.training:
-        raise ModelNotFound(
-            f"the {kind} is in training mode, where dropout may change its output from run to "
-            "run; call model.eval() first (it is left as it is here)."
-        )
+    refuse_training(model)
     label = name or str(getattr(model.config, "name_or_path", "") or kind)
     dtype = str(model.dtype).removeprefix("torch.")
     return LoadedModel(model, label, dtype=dtype, read_tokenizer=lambda: tokenizer)
+
+
+def refuse_training(model: PreTrainedModel) -> None:
+    """Refuse a live model in training mode.
+
+    Raises:
+        ModelNotFound: it is.
+    """
+    if model.training:
+        raise ModelNotFound(
+            f"the {type(model).__name__} is in training mode, where dropout may change its output "
+            "from run to run; call model.eval() first (it is left as it is here)."
+        )
 
 
 # -- steps ---------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from torch import Tensor
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.lift.lifted import LiftedModel
+from ...graphs.lift.lifting import weights_of
+from ...graphs.load.weights import versions
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric, get_metric
@@ -66,6 +68,7 @@ class Runner:
     ablation: Ablation
     batch_size: int
     reference: PromptPairs
+    _versions: tuple[tuple[int, int, int], ...] = field(repr=False, compare=False)
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
@@ -100,7 +103,8 @@ class Runner:
         if reference is not pairs:
             check_prompts(model, reference)
         carries.check(pairs, reference)
-        return Runner(model, pairs, chosen, carries, batch_size, reference)
+        now = versions(weights_of(model))
+        return Runner(model, pairs, chosen, carries, batch_size, reference, now)
 
     @property
     def graph(self) -> ComputationGraph:
@@ -154,7 +158,16 @@ class Runner:
         return tokens * per_token < CACHE_BYTES
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks; kept between calls if they fit in memory."""
+        """Yield the chunks; kept between calls if they fit in memory.
+
+        Raises:
+            EdgewiseError: the model's weights are not those the kept runs are of.
+        """
+        if versions(weights_of(self.model)) != self._versions:
+            raise EdgewiseError(
+                "the model's weights have changed since this runner was made, and what it knows of "
+                "earlier runs is of the old ones; make a new runner, of a model lifted anew."
+            )
         for index, rows in enumerate(self._rows):
             chunk = self._kept.chunks.get(index)
             if chunk is None:
