@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
+from pydantic import SkipValidation
 from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
@@ -66,7 +67,7 @@ class ModelBlock(TypedDict):
     parallel: bool
     post_norm: bool
     paths: NotRequired[Paths]
-    experts: NotRequired[list[int]]
+    experts: NotRequired[Annotated[list[int], SkipValidation]]  # `graph_of` checks it
     shared_experts: NotRequired[bool]
 
 

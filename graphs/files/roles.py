@@ -22,19 +22,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
 from ..errors import EdgewiseError, FileFormatError, NameSyntaxError
 from ..names import Kind, Node
 from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, RoleRow, compare_roles
 from .atomic import write_text
-from .json_files import dump_document, missing_keys, ordered, read_document, to_plain
-from .reading import listed
+from .json_files import dump_document, ordered, read_document, to_plain
+from .reading import checked, listed, short
 
 FORMAT = "edgewise/roles"
 VERSION = 1
 BLOCKS = ("model", "tokens", "task", "measures")
 _ROW = ("model", "head", "scores", "spans")
+
+
+class _Shape(TypedDict):
+    name: str
+    layers: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+
+
+class _Model(TypedDict):
+    circuit: NotRequired[str | None]
+    model: _Shape
+    tokens: dict[str, object]
+    task: NotRequired[dict[str, object] | None]
+    measures: NotRequired[dict[str, float | None] | None]
+    notes: NotRequired[list[str] | None]
+    heads: int
+
+
+class _Document(TypedDict):
+    models: Annotated[list[_Model], Field(min_length=1)]
+    heads: list[object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +136,13 @@ def read_roles(path: str | Path) -> RolesFile:
         FileFormatError: says what is wrong, of rows at fault the first with their numbers.
     """
     document = read_document(path, "a roles file", {FORMAT: VERSION})
-    models, rows = document.get("models"), document.get("heads")
-    if not isinstance(models, list) or not isinstance(rows, list) or not models:
-        raise FileFormatError(f"{path} is incomplete; needed: the lists models and heads.")
-    lacking = [
-        f"models[{number}].{key}" for number, one in enumerate(models) for key in _lacking(one)
-    ]
-    if lacking:
-        raise FileFormatError(f"{path} is incomplete; missing: {', '.join(lacking)}.")
+    checked(path, document, _Document)
+    models, rows = document["models"], document["heads"]
     heads = _read_rows(path, models, rows)
     wrong = [
-        f"model {number} has {len(found)} heads, its entry says {one.get('heads')}"
+        f"model {number} has {len(found)} heads, its entry says {one['heads']}"
         for number, (one, found) in enumerate(zip(models, heads, strict=True))
-        if one.get("heads") != len(found)
+        if one["heads"] != len(found)
     ]
     if wrong:
         raise FileFormatError(f"{path} contradicts itself: {'; '.join(wrong)}.")
@@ -135,22 +153,6 @@ def read_roles(path: str | Path) -> RolesFile:
     )
 
 
-def _lacking(one: Any) -> list[str]:
-    """List what a model's entry lacks, or has of another kind."""
-    if not isinstance(one, Mapping):
-        return ["(an object)"]
-    lacking = missing_keys(one, {"model": ("name", "layers", "heads"), "tokens": ()})
-    shape = one["model"] if isinstance(one.get("model"), Mapping) else {}
-    counts = [key for key in ("layers", "heads") if key in shape and not _is_count(shape[key])]
-    optional = ("task", "measures")
-    wrong = [key for key in optional if not isinstance(one.get(key, {}), Mapping | None)]
-    return [*lacking, *(f"model.{key} (a number)" for key in counts), *wrong]
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 def _read_model(one: Mapping[str, Any], heads: Sequence[HeadRoles]) -> ModelRoles:
     return ModelRoles(
         heads=tuple(heads),
@@ -159,7 +161,7 @@ def _read_model(one: Mapping[str, Any], heads: Sequence[HeadRoles]) -> ModelRole
         task=one.get("task"),
         measures=one.get("measures") or {},
         circuit=one.get("circuit"),
-        notes=tuple(map(str, one.get("notes") or ())),
+        notes=tuple(one.get("notes") or ()),
     )
 
 
@@ -189,7 +191,7 @@ def _row_problem(row: Any, models: list[Any]) -> str | None:
         return f"accepted: an object with {', '.join(_ROW)}"
     number = row["model"]
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(models):
-        return f"model is {number!r}; accepted: 0 to {len(models) - 1}"
+        return f"model is {short(number)}; accepted: 0 to {len(models) - 1}"
     try:
         node = Node.parse(str(row["head"]))
     except NameSyntaxError as error:
@@ -214,7 +216,7 @@ def _values_problem(node: Node, row: Mapping[str, Any]) -> str | None:
             return f"{key} of {node}; accepted: an object with {', '.join(accepted)}"
         wrong = [name for name, value in values.items() if not _is_value(value)]
         if wrong:
-            return f"{wrong[0]} of {node} is {values[wrong[0]]!r}; accepted: a number or null"
+            return f"{wrong[0]} of {node} is {short(values[wrong[0]])}; accepted: a number or null"
     return None
 
 
