@@ -38,6 +38,14 @@ class Kind(str, Enum):
     LOGITS = "logits"
 
 
+KIND_WORDS = {
+    "q": "query", "k": "key", "v": "value", "post": "post-attention norm", "mlp": "MLP",
+    "logits": "logits", "embed": "embedding", "tok": "token embedding",
+    "pos": "position embedding", "head": "attention head", "kv": "key/value head",
+    "expert": "expert", "shared": "shared expert",
+}  # fmt: skip
+"""Words for the kinds of edges (by the port they end in) and of nodes."""
+
 LETTERS = ("q", "k", "v")
 """The inputs of an attention head, in graph order."""
 

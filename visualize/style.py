@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
-from ..graphs.names import Kind
+from ..graphs.names import KIND_WORDS, Kind
 
 INK = "#1a1a1a"
 FAINT = "#8a8a8a"
@@ -20,15 +21,6 @@ KIND_COLOURS = {
     "logits": "#d55e00",
 }
 """Colour of an edge by the kind of port it ends in."""
-
-KIND_WORDS = {
-    "q": "query",
-    "k": "key",
-    "v": "value",
-    "post": "post-attention norm",
-    "mlp": "MLP",
-    "logits": "logits",
-}
 
 SHARED, ONLY_A, ONLY_B = "#8c8c8c", "#0072b2", "#d55e00"
 
@@ -53,16 +45,19 @@ class NodeStyle:
 
 
 NODE_STYLES = {
-    Kind.EMBED: NodeStyle("foot", "#e3e6ea", "embedding"),
-    Kind.TOK: NodeStyle("foot", "#e3e6ea", "embedding"),
-    Kind.POS: NodeStyle("foot", "#e3e6ea", "embedding"),
-    Kind.KV: NodeStyle("cut", "#ffffff", "key/value head"),
-    Kind.HEAD: NodeStyle("pill", "#ffffff", "attention head"),
-    Kind.POST: NodeStyle("hexagon", "#eaf5fc", "post-attention norm"),
-    Kind.MLP: NodeStyle("box", "#f6e6ef", "MLP"),
-    Kind.EXPERT: NodeStyle("pill", "#f6e6ef", "expert"),
-    Kind.SHARED: NodeStyle("pill", "#ead0e0", "shared expert"),
-    Kind.LOGITS: NodeStyle("crown", "#e3e6ea", "logits"),
+    kind: NodeStyle(shape, fill, KIND_WORDS[words or kind.value])
+    for kind, shape, fill, words in (
+        (Kind.EMBED, "foot", "#e3e6ea", ""),
+        (Kind.TOK, "foot", "#e3e6ea", "embed"),
+        (Kind.POS, "foot", "#e3e6ea", "embed"),
+        (Kind.KV, "cut", "#ffffff", ""),
+        (Kind.HEAD, "pill", "#ffffff", ""),
+        (Kind.POST, "hexagon", "#eaf5fc", ""),
+        (Kind.MLP, "box", "#f6e6ef", ""),
+        (Kind.EXPERT, "pill", "#f6e6ef", ""),
+        (Kind.SHARED, "pill", "#ead0e0", ""),
+        (Kind.LOGITS, "crown", "#e3e6ea", ""),
+    )
 }
 
 _NARROW = {".": 0.32, " ": 0.32, "i": 0.28, "l": 0.28, ",": 0.32, ":": 0.34, "t": 0.4, "f": 0.36}
@@ -72,10 +67,18 @@ _WIDE = {"m": 0.97, "w": 0.82, "M": 0.86, "W": 0.99}
 def text_width(text: str, size: float) -> float:
     """Estimate a text's width, slightly generous for the usual sans-serif fonts.
 
-    >>> text_width("m12", 10) > text_width("m1", 10)
-    True
+    The signs of East Asian scripts are as wide as they are high.
+
+    >>> text_width("m12", 10) > text_width("m1", 10), text_width("漢字", 10)
+    (True, 20.0)
     """
-    return size * sum(_NARROW.get(c) or _WIDE.get(c) or 0.635 for c in text)
+    return size * sum(
+        _NARROW.get(c) or _WIDE.get(c) or (1.0 if _is_square(c) else 0.635) for c in text
+    )
+
+
+def _is_square(sign: str) -> bool:
+    return sign > "\u10ff" and east_asian_width(sign) in "WF"
 
 
 def edge_width(strength: float | None) -> float:

@@ -11,13 +11,12 @@ from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, GraphMismatch
 from ..graphs.graph import ComputationGraph
-from ..graphs.names import Edge, Node
+from ..graphs.names import KIND_WORDS, Edge, Node
 from ..graphs.scores import Scores
 from ..graphs.text import visible
 from .style import (
     INK,
     KIND_COLOURS,
-    KIND_WORDS,
     ONLY_A,
     ONLY_B,
     SHARED,

@@ -189,9 +189,9 @@ def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
     path = journal_path(output)
     check_writable(path, *inputs)
     if resume and not path.exists():
-        click.echo(f"There is no journal {path}; starting from the beginning.", err=True)
+        show.aside(f"There is no journal {path}; starting from the beginning.")
     if path.exists() and not resume:
-        click.echo(f"Overwriting {path}; --resume would go on from it.", err=True)
+        show.aside(f"Overwriting {path}; --resume would go on from it.")
     return JournalFile(path, resume=resume)
 
 
@@ -202,7 +202,8 @@ def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if journal is not None and journal.begun:
-            click.echo(f"\n{journal.path} is kept: --resume goes on from it.", err=True)
+            click.echo(err=True)  # after the ^C
+            show.aside(f"{journal.path} is kept: --resume goes on from it.")
         raise
 
 

@@ -6,10 +6,11 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from ..graphs.names import KIND_WORDS
 from ..graphs.text import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -20,23 +21,6 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 1000
 """Columns of a table that goes to a file or pipe, where nothing is cut or folded."""
-
-KINDS = {
-    "q": "query",
-    "k": "key",
-    "v": "value",
-    "post": "post-attention norm",
-    "mlp": "MLP",
-    "logits": "logits",
-    "embed": "embedding",
-    "tok": "token embedding",
-    "pos": "position embedding",
-    "head": "attention head",
-    "kv": "key/value head",
-    "expert": "expert",
-    "shared": "shared expert",
-}
-"""Words for the kinds of edges (by the port they end in) and nodes."""
 
 
 def console() -> Console:
@@ -55,6 +39,11 @@ def line(text: str = "") -> None:
 def note(text: str) -> None:
     """Print a warning on standard error."""
     click.echo(f"Warning: {visible(text)}", err=True)
+
+
+def aside(text: str) -> None:
+    """Print a line on standard error that is neither a result nor a warning."""
+    click.echo(visible(text), err=True)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
@@ -116,7 +105,7 @@ def number_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def emit(document: Mapping[str, Any], rows: Sequence[str] = ()) -> None:
+def emit(document: Mapping[str, object], rows: Sequence[str] = ()) -> None:
     """Print a JSON object; the lists named in `rows` one item a line."""
     from ..graphs.files.json_files import dump_document
 
@@ -134,10 +123,10 @@ def emit_text(text: str) -> None:
 
 def kind(name: str) -> str:
     """Return the word for a kind of edge or node."""
-    return KINDS.get(name, name)
+    return KIND_WORDS.get(name, name)
 
 
-def graph_fields(graph: ComputationGraph) -> dict[str, Any]:
+def graph_fields(graph: ComputationGraph) -> dict[str, object]:
     """Return a graph's size and options as plain values."""
     from ..graphs.files.circuit import graph_block
 

@@ -47,9 +47,7 @@ class Panel:
     difference: bool = False
 
 
-def panels_of(
-    names: Sequence[str], values: Sequence[np.ndarray], difference: str = ""
-) -> list[Panel]:
+def panels_of(names: Sequence[str], values: Sequence[np.ndarray]) -> list[Panel]:
     """Make a panel of each circuit's node scores, and of two circuits one more of B − A.
 
     In the difference a node that only one of both has counts as 0 in the other.
@@ -59,7 +57,7 @@ def panels_of(
         a, b = values
         change = np.nan_to_num(b) - np.nan_to_num(a)
         neither = np.isnan(a) & np.isnan(b)
-        words = difference or f"{names[1]} − {names[0]}"
+        words = f"{names[1]} − {names[0]}"
         panels.append(Panel(words, np.where(neither, np.nan, change), difference=True))
     return panels
 
