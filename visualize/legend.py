@@ -1,4 +1,4 @@
-"""The legend below a drawing: what shapes, colours, widths and dashes mean, and the caption."""
+"""The words around a drawing: title, caption, and what shapes, colours, widths and dashes mean."""
 
 from __future__ import annotations
 
@@ -150,16 +150,10 @@ def _colours(subject: Subject) -> list[_Entry]:
 def _widths(subject: Subject) -> list[_Entry]:
     """List sample widths, and the dashes if a score is negative."""
     entries = []
-    if subject.largest:
-        for fraction in (1.0, 0.25, 0.0625):
-            entries.append(
-                _Entry(
-                    f"{subject.largest * fraction:.2g}",
-                    colour=FAINT,
-                    width=edge_width(fraction),
-                    opacity=edge_opacity(fraction) if subject.level is None else 1.0,
-                )
-            )
+    for share in (1.0, 0.25, 0.0625) if subject.largest else ():
+        opacity = edge_opacity(share) if subject.level is None else 1.0
+        words = f"{subject.largest * share:.2g}"
+        entries.append(_Entry(words, None, FAINT, edge_width(share), opacity))
     if any(line.negative for line in subject.lines):
         entries.append(_Entry("negative", colour=FAINT, width=1.6, dashes=DASHES))
     return entries
@@ -169,12 +163,12 @@ def _stabilities(subject: Subject) -> list[_Entry]:
     """List sample shades: how often repeated discoveries keep an edge, and what changed."""
     if subject.level is None:
         return []
-    faded = [
-        _Entry(f"kept in {share:.0%}", colour=stable_colour(INK, share, changed=False))
-        for share in (0.0, 0.5, 1.0)
+    entries = {f"kept in {share:.0%}": (share, False) for share in (0.0, 0.5, 1.0)}
+    entries[f"solid: changed, q < {subject.level:g}"] = (1.0, True)
+    return [
+        _Entry(words, colour=stable_colour(INK, share, changed=changed))
+        for words, (share, changed) in entries.items()
     ]
-    words = f"solid: changed, q < {subject.level:g}"
-    return [*faded, _Entry(words, colour=stable_colour(INK, 1.0, changed=True))]
 
 
 def _fill(entries: list[_Entry], width: float) -> list[list[_Entry]]:

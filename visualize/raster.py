@@ -58,18 +58,13 @@ def _path(path: PathData) -> Any:
     """Turn a path into matplotlib's vertices and codes."""
     from matplotlib.path import Path
 
-    codes: dict[str, list[Any]] = {
-        "M": [Path.MOVETO],
-        "L": [Path.LINETO],
-        "C": [Path.CURVE4] * 3,
-        "Z": [Path.CLOSEPOLY],
-    }
+    codes = {"M": Path.MOVETO, "L": Path.LINETO, "C": Path.CURVE4, "Z": Path.CLOSEPOLY}
     vertices: list[tuple[float, float]] = []
     kinds: list[Any] = []
     for command, values in path:
         numbers = values or path[0][1]
         vertices += zip(numbers[::2], numbers[1::2], strict=True)
-        kinds += codes[command]
+        kinds += [codes[command]] * (len(numbers) // 2)
     return Path(vertices, kinds)
 
 
@@ -79,16 +74,10 @@ def _edge(axes: Axes, mark: EdgeMark) -> None:
     style: Any = (0, tuple(d / mark.width for d in mark.dashes)) if mark.dashes else "solid"
     axes.add_patch(
         PathPatch(
-            _path(mark.path),
-            fill=False,
-            edgecolor=mark.colour,
-            linewidth=mark.width,
-            alpha=mark.opacity,
-            linestyle=style,
-            capstyle="butt",
-            joinstyle="round",
+            _path(mark.path), fill=False, edgecolor=mark.colour, linewidth=mark.width,
+            alpha=mark.opacity, linestyle=style, capstyle="butt", joinstyle="round",
         )
-    )
+    )  # fmt: skip
 
 
 def _node(axes: Axes, mark: NodeMark) -> None:

@@ -127,10 +127,9 @@ def outline(mark: NodeMark) -> PathData:
     """Return a node's outline as a closed path."""
     left, right = mark.x - mark.width / 2, mark.x + mark.width / 2
     top, bottom = mark.y - mark.height / 2, mark.y + mark.height / 2
-    if mark.shape == "pill":
-        return _rounded(left, top, right, bottom, mark.height / 2)
-    if mark.shape == "box":
-        return _rounded(left, top, right, bottom, 1.5)
+    if mark.shape in ("pill", "box"):
+        radius = mark.height / 2 if mark.shape == "pill" else 1.5
+        return _rounded(left, top, right, bottom, radius)
     slant, half = mark.height * 0.35, mark.y
     corners = {
         "cut": [
