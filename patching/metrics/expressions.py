@@ -1,7 +1,7 @@
 """Metrics declared as text, such as `logit(answer) - logit(distractor)`.
 
-1. `expression_syntax.parse` reads the text by a whitelisted grammar into a tree.
-2. `_build` turns the tree into a sympy expression over real symbols. `p(x)` becomes
+1. `expression_syntax.parse` lets only accepted words and signs pass, and has Python parse them.
+2. `_build` turns Python's tree into a sympy expression over real symbols. `p(x)` becomes
    exp(logprob(x)), so that sympy itself turns log(p(x)) into logprob(x): stable for any logits.
 3. `Expression` evaluates the sympy expression in torch by walking it, and differentiates it.
 
@@ -11,6 +11,7 @@ of that sum. Larger is better unless the declaration starts with `minimize:`.
 
 from __future__ import annotations
 
+import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -19,7 +20,16 @@ from fractions import Fraction
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from .expression_syntax import Atom, Declaration, Number, Tree, parse, refuse
+from .expression_syntax import (
+    ATOMS,
+    FUNCTIONS,
+    MAX_DEPTH,
+    TOO_DEEP,
+    Declaration,
+    after,
+    parse,
+    refuse,
+)
 from .metric import Metric, Target, log_prob, mean_logit
 
 if TYPE_CHECKING:
@@ -33,7 +43,7 @@ MAX_NUMBER = 1e30
 
 @dataclass(frozen=True)
 class Expression:
-    """Hold a function of the quantities `logit(…)` and `logprob(…)`.
+    """A function of the quantities `logit(…)` and `logprob(…)`.
 
     `tree` is a sympy expression; its symbols are the quantities' names.
 
@@ -117,7 +127,25 @@ def _quantities(names: frozenset[str], logits: Tensor, target: Target) -> dict[s
     }
 
 
-# -- tree to sympy ------------------------------------------------------------------------------
+# -- Python's tree to sympy ---------------------------------------------------------------------
+
+
+_APPLIED: dict[str, tuple[Callable[..., Any], str]] = {
+    "Add": (operator.add, ""),
+    "Sub": (operator.sub, ""),
+    "Mult": (operator.mul, ""),
+    "Div": (operator.truediv, ""),
+    "Pow": (operator.pow, ""),
+    "USub": (operator.neg, ""),
+    "UAdd": (operator.pos, ""),
+    "log": (math.log, "log"),
+    "exp": (math.exp, "exp"),
+    "abs": (abs, "Abs"),
+    "sqrt": (math.sqrt, "sqrt"),
+    "max": (max, "Max"),
+    "min": (min, "Min"),
+}
+"""Accepted operators and functions: of floats, and their names in sympy where these differ."""
 
 
 def _simplified(declaration: Declaration, text: str) -> Expression:
@@ -132,34 +160,57 @@ def _simplified(declaration: Declaration, text: str) -> Expression:
     return Expression(tree)
 
 
-def _build(tree: Tree, text: str) -> Any:
+def _build(node: ast.expr, text: str, depth: int = 0) -> Any:
     """Turn a tree into sympy, operands first, refusing at each place what has no real value."""
     import sympy
 
-    if isinstance(tree, Number):
-        return _constant(lambda: _literal(tree.text), tree.at, text)
-    if isinstance(tree, Atom):
-        quantity = "logprob" if tree.quantity == "p" else tree.quantity
-        symbol = sympy.Symbol(f"{quantity}({tree.side})", real=True)
-        return sympy.exp(symbol) if tree.quantity == "p" else symbol
-    operands = [_build(operand, text) for operand in tree.operands]
+    at, name, parts = node.col_offset - 1, "", list[ast.expr]()
+    if depth > MAX_DEPTH:
+        refuse(text, at, TOO_DEEP)
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            literal = text[at : (node.end_col_offset or 0) - 1]
+            return _constant(lambda: _literal(value, literal), at, text)
+        case ast.Call(func=ast.Name(id=name), args=[ast.Name(id=side)]) if name in ATOMS:
+            symbol = sympy.Symbol(f"{'logprob' if name == 'p' else name}({side})", real=True)
+            return sympy.exp(symbol) if name == "p" else symbol
+        case ast.Call(func=ast.Name(id=name), args=parts) if name in FUNCTIONS:
+            least = FUNCTIONS[name]
+            if len(parts) < least or (least == 1 and len(parts) > 1):
+                accepted = "exactly one value" if least == 1 else "two values or more"
+                refuse(text, at, f"{name} takes {accepted}, found {len(parts)}")
+        case ast.UnaryOp(op=op, operand=operand):
+            name, parts = type(op).__name__, [operand]
+        case ast.BinOp(left=left, op=op, right=right):
+            name, parts, at = type(op).__name__, [left, right], after(text, left)
+    if name not in _APPLIED:
+        refuse(text, at, "this is no metric expression")
+    nested = depth + (not isinstance(node, ast.BinOp))
+    return _applied(name, [_build(part, text, nested) for part in parts], at, text)
+
+
+def _applied(name: str, operands: list[Any], at: int, text: str) -> Any:
+    """Apply a function: to numbers in floating point, to anything else in sympy."""
+    import sympy
+
+    numeric, symbolic = _APPLIED[name]
     if all(operand.is_number for operand in operands):
-        values = [float(operand) for operand in operands]
-        return _constant(lambda: float(_NUMERIC[tree.name](*values)), tree.at, text)
-    if tree.name == "**" and operands[1].is_number and abs(operands[1]) > MAX_EXPONENT:
-        refuse(text, tree.at, f"the exponent {operands[1]} is too large; accepted: ±{MAX_EXPONENT}")
-    built = _SYMBOLIC[tree.name](sympy, *operands)
+        return _constant(lambda: float(numeric(*map(float, operands))), at, text)
+    if name == "Pow" and operands[1].is_number and abs(operands[1]) > MAX_EXPONENT:
+        refuse(text, at, f"the exponent {operands[1]} is too large; accepted: ±{MAX_EXPONENT}")
+    built = (getattr(sympy, symbolic) if symbolic else numeric)(*operands)
+    built = sympy.expand_log(built) if name == "log" else built
     if built.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
-        refuse(text, tree.at, "this is always infinite or undefined")
+        refuse(text, at, "this is always infinite or undefined")
     if built.has(sympy.I) or built.is_real is False:
-        refuse(text, tree.at, "this is never a real number")
+        refuse(text, at, "this is never a real number")
     if any(_is_excessive(number) for number in built.atoms(sympy.Number)):
-        refuse(text, tree.at, f"this makes numbers beyond {MAX_NUMBER:.0e}")
+        refuse(text, at, f"this makes numbers beyond {MAX_NUMBER:.0e}")
     return built
 
 
-def _literal(text: str) -> float:
-    number = float(text)
+def _literal(value: float, text: str) -> float:
+    number = float(value)
     if number == 0 and any(digit in "123456789" for digit in text.lower().partition("e")[0]):
         raise OverflowError
     return number
@@ -190,36 +241,6 @@ def _is_excessive(number: Any) -> bool:
     return bits > 4096 or bool(abs(number) > MAX_NUMBER)
 
 
-_NUMERIC: dict[str, Callable[..., Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "**": operator.pow,
-    "neg": operator.neg,
-    "log": math.log,
-    "exp": math.exp,
-    "abs": abs,
-    "sqrt": math.sqrt,
-    "max": max,
-    "min": min,
-}
-_SYMBOLIC: dict[str, Callable[..., Any]] = {
-    "+": lambda sympy, a, b: a + b,
-    "-": lambda sympy, a, b: a - b,
-    "*": lambda sympy, a, b: a * b,
-    "/": lambda sympy, a, b: a / b,
-    "**": lambda sympy, a, b: a**b,
-    "neg": lambda sympy, a: -a,
-    "log": lambda sympy, a: sympy.expand_log(sympy.log(a)),
-    "exp": lambda sympy, a: sympy.exp(a),
-    "abs": lambda sympy, a: sympy.Abs(a),
-    "sqrt": lambda sympy, a: sympy.sqrt(a),
-    "max": lambda sympy, *a: sympy.Max(*a),
-    "min": lambda sympy, *a: sympy.Min(*a),
-}
-
-
 # -- sympy to torch -----------------------------------------------------------------------------
 
 
@@ -239,7 +260,8 @@ def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
         logarithm = _log_of_positive(tree.args[0], values)
         if logarithm is not None:
             return logarithm
-    return _TORCH[name](*(_evaluate(part, values) for part in tree.args))
+    value: Value = _TORCH[name](*(_evaluate(part, values) for part in tree.args))
+    return value
 
 
 def _log_of_positive(tree: Any, values: Mapping[str, Tensor]) -> Value | None:
@@ -285,41 +307,17 @@ def _exp(value: Value) -> Value:
     return math.exp(value) if isinstance(value, float) else value.exp()
 
 
-def _sum(*parts: Value) -> Value:
-    return reduce(operator.add, parts)
-
-
-def _product(*parts: Value) -> Value:
-    return reduce(operator.mul, parts)
-
-
-def _power(base: Value, exponent: Value) -> Value:
-    power: Value = base**exponent
-    return power
-
-
-def _larger(*parts: Value) -> Value:
-    return reduce(lambda a, b: _tensors(a, b)[0].maximum(_tensors(a, b)[1]), parts)
-
-
-def _smaller(*parts: Value) -> Value:
-    return reduce(lambda a, b: _tensors(a, b)[0].minimum(_tensors(a, b)[1]), parts)
-
-
-def _step(value: Tensor, *_: Value) -> Value:
-    """Return Heaviside's function, one half at zero: what torch's maximum does with ties."""
-    return (value.sign() + 1) / 2
-
-
-_TORCH: dict[str, Callable[..., Value]] = {
-    "Add": _sum,
-    "Mul": _product,
-    "Pow": _power,
+_TORCH: dict[str, Callable[..., Any]] = {
+    "Add": lambda *parts: reduce(operator.add, parts),
+    "Mul": lambda *parts: reduce(operator.mul, parts),
+    "Pow": operator.pow,
     "exp": _exp,
     "log": lambda value: value.log(),
     "Abs": lambda value: value.abs(),
-    "Max": _larger,
-    "Min": _smaller,
+    "Max": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].maximum(_tensors(a, b)[1]), parts),
+    "Min": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].minimum(_tensors(a, b)[1]), parts),
     "sign": lambda value: value.sign(),
-    "Heaviside": _step,
+    "Heaviside": lambda value, *_: (
+        (value.sign() + 1) / 2
+    ),  # one half at ties, as in torch's maximum
 }
