@@ -1,54 +1,79 @@
-"""Carry out a spec: prompts, circuits, evaluation, diffs, images and a report, nothing twice.
+"""Carry out a declared experiment: circuits, evaluation, diffs, images, a report; nothing twice.
 
 1. Make the prompt pairs, once, with the first model's tokenizer.
 2. For each model: find its circuit, measure it, and (if asked for) find it again on other prompts.
-   A model is loaded only if one of these is not finished; one is in memory at a time.
-3. Compare each variant's circuit with the first model's (see `run_compare`); if asked for, run both
-   in both models.
-4. Draw circuits and diffs. 5. Write the report.
+   Repetitions of the first model use the first R sets of prompts, those of every variant the other
+   R, so that each variant's are independent of the first model's.
+3. If asked for, run the circuits of every diff, and measure what their heads do, in both models.
+4. Compare each variant's circuit with the first model's, by the same steps as `edgewise diff`.
+5. Draw circuits and diffs. 6. Write the report.
 
-Every step knows its inputs by content (see `store`) and is skipped if they have not changed.
+Every step is known by what it depends on (see `Experiment.key`) and is skipped if its files are
+those it would write. A model is opened only for a step that is done; one is in memory at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .experiment.document import read_spec
-from .experiment.spec import Experiment as Spec
-from .experiment.spec import ModelSpec
+from .experiment.spec import EvaluationSpec, Experiment, ModelSpec
+from .graphs.comparison import RolesInModel
+from .graphs.diff import CircuitDiff
 from .graphs.files import (
+    diff_files,
     read_any,
     read_circuit,
     read_scores,
     scores_path,
     write_circuit,
+    write_diff,
     write_scores,
 )
 from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
-from .run_compare import Comparing
-from .run_maps import draw_maps
-from .session import Progress, make_runner
+from .graphs.roles import HeadRoles
+from .session import Progress, Session, make_runner, open_model
+from .steps.compare import Asked, InModel, Prompts, put_together
+from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_in
 from .steps.fit import check_variant, open_as_declared, sample
-from .store.hashes import file_sha256
+from .steps.head_roles import circuit_heads, roles_in
+from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
+from .store.hashes import file_sha256, fingerprint
 from .store.names import (
     EVALUATION,
     PROMPTS,
+    REPETITION_PROMPTS,
+    REPETITION_SEEDS,
     REPORT,
     REPORT_PAGE,
     SPEC,
     TASK,
     all_images,
     circuit_name,
+    cross_name,
     diff_name,
+    heat_map_names,
     image_names,
+    overlap_names,
     relocated,
+    repeats_name,
+    roles_name,
 )
+from .store.repeats_file import read_repeats, write_repeats
 from .store.store import Store
+
+if TYPE_CHECKING:
+    from .experiment.key import Key
+    from .graphs.files import CircuitFile
+    from .graphs.graph import ComputationGraph
+    from .patching.prompts.pairs import PromptPairs
+    from .visualize.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -73,18 +98,13 @@ class RunResult:
     made: tuple[str, ...]
     kept: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        paths = {key: str(getattr(self, key)) for key in ("output", "report", "page", "evaluation")}
-        tables = {
-            key: {name: str(path) for name, path in getattr(self, key).items()}
-            for key in ("circuits", "diffs")
-        }
-        steps = {"made": list(self.made), "kept": list(self.kept)}
-        return {**paths, **tables, "images": [str(path) for path in self.images], **steps}
+        plain: dict[str, object] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
 
 
-def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> RunResult:
+def run(spec: Experiment, output: str | Path, progress: Progress | None = None) -> RunResult:
     """Do what a spec declares, into a directory, and say what is there.
 
     Raises:
@@ -100,9 +120,12 @@ def run(spec: Spec, output: str | Path, progress: Progress | None = None) -> Run
             job.measure(model)
             job.repeat(model)
         job.tidy_evaluation()
-        job.run_across()
-        for model in spec.variants:
-            job.compare(model)
+        for variant in reversed(spec.variants):  # the last one may still be open
+            job.look_closer_in(variant, variant)
+        for variant in spec.variants:
+            job.look_closer_in(spec.base, variant)
+        for variant in spec.variants:
+            job.compare(variant)
         job.draw()
         job.report()
         return job.result()
@@ -118,8 +141,59 @@ def run_spec(path: str | Path, output: str | Path, progress: Progress | None = N
     return run(read_spec(path), output, progress)
 
 
-class _Run(Comparing):
-    """Carry out the steps of a run."""
+class _Run:
+    """The steps of a run, with what they share: the store, the open model, the prompt pairs."""
+
+    def __init__(self, spec: Experiment, store: Store, progress: Progress | None) -> None:
+        self.spec, self.store, self.progress = spec, store, progress
+        self.made: list[str] = []
+        self.kept: list[str] = []
+        self._open: tuple[str, Session] | None = None
+        self._fingerprints: dict[str, list[str]] = {}
+
+    def step(
+        self,
+        name: str,
+        files: Sequence[str],
+        make: Callable[[], None],
+        key: Key,
+    ) -> None:
+        """Do a step unless it is done; `key` is what its files depend on."""
+        made = self.store.get(name, key.sha256, files, make)
+        (self.made if made else self.kept).append(name)
+
+    def fingerprint(self, model: ModelSpec) -> list[str]:
+        """Identify a model without loading it."""
+        if model.source not in self._fingerprints:
+            self._fingerprints[model.source] = fingerprint(model.source)
+        return self._fingerprints[model.source]
+
+    def session(self, model: ModelSpec) -> Session:
+        """Open a model; the one that was open before is let go."""
+        if self._open is None or self._open[0] != model.name:
+            self._open = None
+            told = self.telling(model)
+            told(0, 1, "loading the model")
+            compute = self.spec.compute
+            session = open_model(
+                model.source, dtype=compute.dtype, device=compute.device,
+                **vars(self.spec.graph), progress=told,
+            )  # fmt: skip
+            self._open = (model.name, session)
+        return self._open[1]
+
+    def telling(self, model: ModelSpec) -> Progress:
+        """Return a progress callback that names the model."""
+
+        def told(done: int, total: int, what: str) -> None:
+            if self.progress is not None:
+                self.progress(done, total, f"{model.name}: {what}")
+
+        return told
+
+    def place(self, name: str) -> Path:
+        """Return where a finished file is."""
+        return self.store.folder / name
 
     def copy_spec(self) -> None:
         """Write the spec with its defaults; its paths start from the output directory."""
@@ -128,17 +202,16 @@ class _Run(Comparing):
         if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
 
+    # -- prompts --------------------------------------------------------------------------------
+
     def make_prompts(self) -> None:
         """Make the prompt pairs, as token ids, and note what a reader wants to know of them."""
-        task = asdict(self.spec.task)
-        if self.spec.task.file is not None:
-            task["file"] = file_sha256(Path(self.spec.task.file))
-        inputs = {"task": task, "model": self.fingerprint(self.spec.base)}
+        base, file = self.spec.base, self.spec.task.file
 
-        def work() -> None:
+        def make() -> None:
             from .patching.prompts.pair_files import write_pairs
 
-            session = self.session(self.spec.base)
+            session = self.session(base)
             pairs, left_out = open_as_declared(session, self.spec.task)
             about = {
                 "name": pairs.name,
@@ -153,152 +226,383 @@ class _Run(Comparing):
             write_pairs(self.store.path(PROMPTS), pairs)
             write_text(self.store.path(TASK), dump_document(about, rows=()))
 
-        self.step("prompts", inputs, [PROMPTS, TASK], work)
+        content = None if file is None else file_sha256(Path(file))
+        key = self.spec.key("task", model=self.fingerprint(base), file=content)
+        self.step("prompts", [PROMPTS, TASK], make, key)
+
+    @cached_property
+    def about_task(self) -> dict[str, Any]:
+        """Return what was noted of the prompt pairs."""
+        found: dict[str, Any] = json.loads(self.place(TASK).read_text("utf-8"))
+        return found
+
+    @property
+    def task_name(self) -> str:
+        """Return the task's name."""
+        return str(self.about_task["name"])
+
+    @cached_property
+    def pairs(self) -> PromptPairs:
+        """Return the prompt pairs every model gets."""
+        from .patching.prompts.pair_files import read_pairs
+
+        about = self.about_task
+        noted = {key: about[key] for key in ("name", "seed", "bos_prepended", "origin")}
+        return replace(read_pairs(self.place(PROMPTS)), **noted)
+
+    def make_repetition_prompts(self) -> None:
+        """Make the prompts of all repetitions with the first model's tokenizer."""
+        number, task, base = self.spec.comparison.noise_floor, self.spec.task, self.spec.base
+        if number is None:
+            return
+
+        def make() -> None:
+            from .patching.prompts.pair_files import write_pairs
+
+            if task.file is not None:
+                sets = split_pairs(self.pairs, number)
+            else:
+                first = 1 + (task.seed or 0)
+                sets = made_sets(self.session(base), task, number, first_seed=first)
+            everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
+            about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
+            write_pairs(self.store.path(REPETITION_PROMPTS), replace(self.pairs, pairs=everything))
+            write_text(self.store.path(REPETITION_SEEDS), dump_document(about, rows=()))
+
+        model = self.fingerprint(base)
+        key = self.spec.key("task", prompts=self.pairs.sha256, repetitions=number, model=model)
+        files = [REPETITION_PROMPTS, REPETITION_SEEDS]
+        self.step("prompts of the repetitions", files, make, key)
+
+    @cached_property
+    def sets(self) -> PromptSets:
+        """Return the prompts of all repetitions."""
+        from .patching.prompts.pair_files import read_pairs
+
+        about = json.loads(self.place(REPETITION_SEEDS).read_text("utf-8"))
+        pairs, size = read_pairs(self.place(REPETITION_PROMPTS)).pairs, about["examples"]
+        sets = tuple(
+            replace(self.pairs, pairs=pairs[i : i + size]) for i in range(0, len(pairs), size)
+        )
+        half = len(sets) // 2
+        seeds = (tuple(about[key]) for key in ("seeds_a", "seeds_b"))
+        return PromptSets(sets[:half], sets[half:], *seeds)
+
+    # -- in one model ---------------------------------------------------------------------------
 
     def find_circuit(self, model: ModelSpec) -> None:
         """Find a model's circuit, with the scores of all edges beside it."""
-        name = circuit_name(model)
-        sidecar = scores_path(name).as_posix()
-        inputs = {
-            "model": self.fingerprint(model),
-            "prompts": self.pairs.sha256,
-            "graph": asdict(self.spec.graph),
-            "discovery": asdict(self.spec.discovery),
-            "compute": asdict(self.spec.compute),
-        }
+        name, base = circuit_name(model), self.spec.base
 
-        def work() -> None:
+        def make() -> None:
             from .steps.discover import discover
 
             session = self.session(model)
             for metric in self.spec.evaluation.metrics:
                 make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
-            if model != self.spec.base:
-                base = read_circuit(self.store.folder / circuit_name(self.spec.base))
-                names = (self.spec.base.name, model.name)
-                check_variant(names, base, session, self.pairs, self.spec.task)
-            asked, path = self.spec.discovery, self.store.path(name)
-            journal = self.store.journal(name)
+            if model != base:
+                first = read_circuit(self.place(circuit_name(base)))
+                check_variant((base.name, model.name), first, session, self.pairs, self.spec.task)
+            path, journal = self.store.path(name), self.store.journal(name)
+            asked = self.spec.discovery
             found = discover(
-                session,
-                self.pairs,
-                method=asked.method,
-                metric=asked.metric,
-                ablation=asked.ablation,
-                batch_size=self.spec.compute.batch_size,
-                options=asked.options,
-                select=asked.select,
-                progress=self.telling(model),
-                journal=journal,
-            )
+                session, self.pairs, method=asked.method, metric=asked.metric,
+                ablation=asked.ablation, batch_size=self.spec.compute.batch_size,
+                options=asked.options, select=asked.select,
+                progress=self.telling(model), journal=journal,
+            )  # fmt: skip
             about = {key: getattr(found.scores, key) for key in ("method", "metric", "ablation")}
             write_scores(path, found.scores.scores, **about)
             write_circuit(path, found.file)
             journal.remove()
 
-        self.step(f"circuit of {model.name}", inputs, [sidecar, name], work)
+        key = self.spec.key(
+            "graph", "discovery", "compute",
+            model=self.fingerprint(model), prompts=self.pairs.sha256,
+        )  # fmt: skip
+        self.step(f"circuit of {model.name}", [scores_path(name).as_posix(), name], make, key)
 
     def measure(self, model: ModelSpec) -> None:
         """Measure a model's circuit by every metric, and its curve if that is asked for."""
         from .discovery.evaluation import curve, evaluate_by
         from .patching.metrics.registry import get_metric
 
-        path = self.store.path(circuit_name(model))
-        inputs = {
-            "files": self.store.sha256(circuit_name(model)),
-            "prompts": self.pairs.sha256,
-            "evaluation": asdict(self.spec.evaluation),
-        }
+        path, asked = self.place(circuit_name(model)), self.spec.discovery
 
-        def work() -> None:
+        def make() -> None:
             runner = make_runner(
-                self.session(model),
-                self.pairs,
-                metric=self.spec.discovery.metric,
-                ablation=self.spec.discovery.ablation,
+                self.session(model), self.pairs, metric=asked.metric, ablation=asked.ablation,
                 batch_size=self.spec.compute.batch_size,
-            )
+            )  # fmt: skip
             circuit, told = read_circuit(path).circuit, self.telling(model)
             told(0, 1, "circuits measured")
             metrics = [get_metric(metric) for metric in self.spec.evaluation.metrics]
             measured = evaluate_by(runner, circuit, metrics)
-            found: dict[str, Any] = {"metrics": [one.as_dict() for one in measured]}
+            found: dict[str, object] = {"metrics": [one.as_dict() for one in measured]}
             if self.spec.evaluation.curve:
                 scores = read_scores(path, circuit.graph).scores
                 found["curve"] = curve(runner, scores, progress=told).as_dict()
             self.write_evaluation({**self.evaluations(), model.name: found})
 
-        self.step(f"evaluation of {model.name}", inputs, [f"{EVALUATION}#{model.name}"], work)
+        file = self.store.sha256(circuit_name(model))
+        key = self.spec.key("evaluation", file=file, prompts=self.pairs.sha256)
+        self.step(f"evaluation of {model.name}", [f"{EVALUATION}#{model.name}"], make, key)
+
+    def evaluations(self) -> dict[str, object]:
+        """Return what was measured so far, by model."""
+        try:
+            return dict(json.loads(self.place(EVALUATION).read_text("utf-8"))["models"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def write_evaluation(self, models: Mapping[str, object]) -> None:
+        """Write what was measured, in the spec's order."""
+        known = {m.name: models[m.name] for m in self.spec.models if m.name in models}
+        document = {"format": "edgewise/evaluation", "version": 1, "models": known}
+        write_text(self.store.path(EVALUATION), dump_document(document, rows=()))
+
+    def tidy_evaluation(self) -> None:
+        """Take models that are no longer in the spec out of the evaluation."""
+        found = self.evaluations()
+        if list(found) != [model.name for model in self.spec.models]:
+            self.write_evaluation(found)
+
+    def repeat(self, model: ModelSpec) -> None:
+        """Repeat the discovery in a model."""
+        if self.spec.comparison.noise_floor is None:
+            return
+        side, target = int(model != self.spec.base), repeats_name(model)
+
+        def make() -> None:
+            found = repeat_in(
+                self.session(model), self.spec.discovery, self.sets[side],
+                batch_size=self.spec.compute.batch_size, progress=self.telling(model),
+            )  # fmt: skip
+            write_repeats(self.store.path(target), found)
+
+        key = self.spec.key(
+            "graph", "discovery", "compute", model=self.fingerprint(model), side=side,
+            prompts=self.store.sha256(REPETITION_PROMPTS, REPETITION_SEEDS),
+        )  # fmt: skip
+        self.step(f"repetitions of {model.name}", [target], make, key)
+
+    # -- two circuits ---------------------------------------------------------------------------
+
+    @property
+    def asked(self) -> Asked:
+        """Return what is asked of every diff."""
+        discovery, comparison = self.spec.discovery, self.spec.comparison
+        measure = EvaluationSpec((discovery.metric,), ablation=discovery.ablation)
+        return Asked(comparison, measure, None if comparison.noise_floor is None else discovery)
+
+    def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
+        """Read the two circuits of a diff."""
+        a, b = (read_circuit(self.place(circuit_name(one))) for one in (self.spec.base, variant))
+        return a, b
+
+    def look_closer_in(self, model: ModelSpec, variant: ModelSpec) -> None:
+        """Run a diff's circuits, and measure what their heads do, in one of its models."""
+        base, told, size = self.spec.base, self.telling(model), self.spec.compute.batch_size
+        key = self.spec.key(
+            "compute", model=self.fingerprint(model), prompts=self.pairs.sha256, random=RANDOM,
+            circuits=self.store.sha256(circuit_name(base), circuit_name(variant)),
+        )  # fmt: skip
+        both = f"of {base.name} and {variant.name}"
+
+        def cross() -> None:
+            plan = CrossPlan.of(CircuitDiff(*(file.circuit for file in self.sides(variant))))
+            found = cross_in(
+                self.session(model), self.pairs, plan, self.asked.measure,
+                batch_size=size, progress=told,
+            )  # fmt: skip
+            path = self.store.path(cross_name(base, variant, model))
+            write_text(path, dump_document(asdict(found), rows=()))
+
+        def roles() -> None:
+            a, b = (file.circuit for file in self.sides(variant))
+            found = roles_in(self.session(model), self.pairs, circuit_heads(a | b), told)
+            heads = [head.as_dict(a.graph.layers) for head in found.heads]
+            document = {"heads": heads, "notes": list(found.notes)}
+            path = self.store.path(roles_name(base, variant, model))
+            write_text(path, dump_document(document, rows=("heads",)))
+
+        if self.spec.comparison.cross:
+            name, files = f"circuits {both} run in {model.name}", [cross_name(base, variant, model)]
+            self.step(name, files, cross, key)
+        if self.spec.comparison.roles:
+            name, files = f"head roles {both} in {model.name}", [roles_name(base, variant, model)]
+            self.step(name, files, roles, key)
+
+    def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
+        """Read what was found in one of a diff's models."""
+        base, asked = self.spec.base, self.spec.comparison
+        repeats: Repeats | None = None
+        cross: Measured | None = None
+        roles: RolesInModel | None = None
+        if asked.noise_floor is not None:
+            repeats = read_repeats(self.place(repeats_name(model)), graph)
+        if asked.cross:
+            cross = Measured(**_read(self.place(cross_name(base, variant, model))))
+        if asked.roles:
+            found = _read(self.place(roles_name(base, variant, model)))
+            rows = ((row["head"], row["scores"], row["spans"]) for row in found["heads"])
+            heads = tuple(HeadRoles.of(*row) for row in rows)
+            roles = RolesInModel(heads, tuple(found["notes"]))
+        return InModel(model.name, repeats, cross, roles)
+
+    def compare(self, variant: ModelSpec) -> None:
+        """Compare a variant's circuit with the first model's."""
+        base, asked = self.spec.base, self.spec.comparison
+        names, target = (circuit_name(base), circuit_name(variant)), diff_name(base, variant)
+        further = []
+        if asked.noise_floor is not None:
+            further += [REPETITION_SEEDS, repeats_name(base), repeats_name(variant)]
+        for wanted, name_of in ((asked.cross, cross_name), (asked.roles, roles_name)):
+            further += [name_of(base, variant, one) for one in (base, variant) if wanted]
+
+        def make() -> None:
+            files = self.sides(variant)
+            graph = files[0].circuit.graph
+            a, b = (read_scores(self.place(name), graph).scores for name in names)
+            sets = None if asked.noise_floor is None else self.sets
+            found = put_together(
+                diff_files(*files, names=names, scores=(a, b)),
+                self.asked,
+                Prompts(self.pairs, sets),
+                self.found_in(base, variant, graph),
+                self.found_in(variant, variant, graph),
+            )
+            write_diff(self.store.path(target), found)
+
+        key = self.spec.key("comparison", files=self.store.sha256(*names, *further), names=names)
+        self.step(f"diff of {base.name} and {variant.name}", [target], make, key)
+
+    # -- pictures and words ---------------------------------------------------------------------
 
     def draw(self) -> None:
-        """Draw every circuit and every diff, and node scores and overlaps."""
+        """Draw every circuit and diff, node scores, and the overlaps of all circuits."""
+        base, task = self.spec.base, self.task_name
         for model in self.spec.models:
-            self.picture(circuit_name(model), f"{self.task_name} in {model.name}", ("A", "B"))
-        base = self.spec.base
+            self.picture(circuit_name(model), f"{task} in {model.name}", ("A", "B"))
         for model in self.spec.variants:
-            title = f"{self.task_name} in {base.name} and {model.name}"
+            title = f"{task} in {base.name} and {model.name}"
             self.picture(diff_name(base, model), title, (base.name, model.name))
-        draw_maps(self)
+        for model in self.spec.variants:
+            self.heat_map(diff_name(base, model), [base, model])
+        if not self.spec.variants:
+            self.heat_map(circuit_name(base), [base])
+        self.overlap()
 
     def picture(self, source: str, title: str, names: tuple[str, str]) -> None:
         """Draw one circuit or diff in every format."""
-        files = image_names(self.spec, source)
-        if not files:
-            return
-        asked = self.spec.drawing
-        inputs = {
-            "file": self.store.sha256(source),
-            "title": title,
-            "names": names,
-            "drawing": {key: getattr(asked, key) for key in ("formats", "top", "layout")},
-        }
+        asked, files = self.spec.drawing, image_names(self.spec, source)
 
-        def work() -> None:
+        def make() -> None:
             from .visualize.draw import draw
             from .visualize.pictures import make_picture
 
-            picture = make_picture(read_any(self.store.folder / source), names, asked.top)
-            for i, file in enumerate(files):
-                if self.progress is not None:
-                    self.progress(i, len(files), f"images drawn, at {file}")
-                draw(
-                    picture.subject,
-                    self.store.path(file),
-                    picture.drawing,
-                    names=names,
-                    title=title,
-                    layout=asked.layout,
-                )
+            picture = make_picture(read_any(self.place(source)), names, asked.top)
+            how = replace(picture.drawing, names=names, title=title, layout=asked.layout)
+            for path in self.drawn(files):
+                draw(picture.subject, path, how)
 
-        self.step(f"images of {Path(source).stem}", inputs, files, work)
+        if files:
+            key = self.spec.key(
+                file=self.store.sha256(source), title=title, names=names, top=asked.top,
+                layout=asked.layout, images=files,
+            )  # fmt: skip
+            self.step(f"images of {Path(source).stem}", files, make, key)
+
+    def heat_map(self, source: str, models: list[ModelSpec]) -> None:
+        """Draw the node scores of one model or two, from the scores of all edges."""
+        names = [model.name for model in models]
+        title = f"Node scores of {' and '.join(names)}: {self.task_name}"
+        scored = [scores_path(circuit_name(model)).as_posix() for model in models]
+
+        def make() -> Scene:
+            from .visualize.charts.heat_map import ScoredSide, draw_heat_map
+
+            sides = [
+                ScoredSide(name, read_scores(self.place(file)).scores, kept=False)
+                for name, file in zip(names, scored, strict=True)
+            ]
+            return draw_heat_map(sides, title=title)
+
+        step, files = f"heat map of {Path(source).stem}", heat_map_names(self.spec, source)
+        self.map(step, files, make, scored, title)
+
+    def overlap(self) -> None:
+        """Draw how alike every two circuits are."""
+        title, models = f"Overlap of the circuits: {self.task_name}", self.spec.models
+
+        def make() -> Scene:
+            from .visualize.charts.overlap import draw_overlap
+
+            files = {model.name: read_circuit(self.place(circuit_name(model))) for model in models}
+            circuits = {name: file.circuit for name, file in files.items()}
+            return draw_overlap(circuits, title=title)[0]
+
+        sources = [circuit_name(model) for model in models]
+        self.map("overlap of all circuits", overlap_names(self.spec), make, sources, title)
+
+    def map(
+        self,
+        step: str,
+        files: list[str],
+        scene: Callable[[], Scene],
+        sources: list[str],
+        title: str,
+    ) -> None:
+        """Write a drawing that shows no graph in every format, if there is any."""
+
+        def make() -> None:
+            from .visualize.draw import write_scene
+
+            drawn = scene()
+            for path in self.drawn(files):
+                write_scene(drawn, path)
+
+        if files:
+            hashes = self.store.sha256(*sources)
+            self.step(step, files, make, self.spec.key(files=hashes, images=files, title=title))
+
+    def drawn(self, files: Sequence[str]) -> Iterator[Path]:
+        """Yield where to draw each file, and tell of it."""
+        for i, file in enumerate(files):
+            if self.progress is not None:
+                self.progress(i, len(files), f"images drawn, at {file}")
+            yield self.store.path(file)
 
     def report(self) -> None:
         """Write the report from the files of the other steps."""
-        models, base = self.spec.models, self.spec.base
-        names = [TASK, EVALUATION, *(circuit_name(model) for model in models)]
+        from .report.report import write_report
+
+        base = self.spec.base
+        names = [TASK, EVALUATION, *(circuit_name(model) for model in self.spec.models)]
         names += [diff_name(base, model) for model in self.spec.variants]
-        names += all_images(self.spec)
-        document = relocated(self.spec, self.store.folder).to_document()
-        inputs = {"files": self.store.sha256(*names), "spec": document}
-
-        def work() -> None:
-            from .report.report import write_report
-
-            write_report(self.spec, self.store.folder)
-
-        self.step("report", inputs, [REPORT, REPORT_PAGE], work)
+        folder = self.store.folder
+        key = self.spec.key(
+            files=self.store.sha256(*names, *all_images(self.spec)),
+            spec=relocated(self.spec, folder).to_document(),
+        )
+        self.step("report", [REPORT, REPORT_PAGE], lambda: write_report(self.spec, folder), key)
 
     def result(self) -> RunResult:
         """Say what there is."""
-        folder, base = self.store.folder, self.spec.base
+        base = self.spec.base
         return RunResult(
-            output=folder,
-            report=folder / REPORT,
-            page=folder / REPORT_PAGE,
-            evaluation=folder / EVALUATION,
-            circuits={model.name: folder / circuit_name(model) for model in self.spec.models},
-            diffs={model.name: folder / diff_name(base, model) for model in self.spec.variants},
-            images=tuple(folder / name for name in all_images(self.spec)),
+            output=self.store.folder,
+            report=self.place(REPORT),
+            page=self.place(REPORT_PAGE),
+            evaluation=self.place(EVALUATION),
+            circuits={model.name: self.place(circuit_name(model)) for model in self.spec.models},
+            diffs={model.name: self.place(diff_name(base, model)) for model in self.spec.variants},
+            images=tuple(map(self.place, all_images(self.spec))),
             made=tuple(self.made),
             kept=tuple(self.kept),
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from edgewise import job as job_module
 from edgewise.discovery.evaluation import evaluate
 from edgewise.discovery.random_circuits import random_circuits
 from edgewise.experiment.document import parse_spec
@@ -254,7 +253,7 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(job_module, "open_model", refuse)
+    monkeypatch.setattr("edgewise.run.open_model", refuse)
     again = run(spec, out)
     assert (again.made, again.kept) == ((), first.made)
     stricter = run(

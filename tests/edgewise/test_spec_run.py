@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from edgewise import job as job_module
 from edgewise.experiment.document import parse_spec, read_spec
 from edgewise.experiment.spec import Experiment
 from edgewise.graphs.circuit import Circuit
@@ -84,7 +83,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise AssertionError("a model was loaded")
 
     with monkeypatch.context() as patched:
-        patched.setattr(job_module, "open_model", refuse)
+        patched.setattr("edgewise.run.open_model", refuse)
         yield
 
 
