@@ -90,6 +90,10 @@ class NoiseFloor:
     jaccard: Likeness
     edges: tuple[FloorRow, ...]
 
+    def __post_init__(self) -> None:
+        if self.repetitions < 2 or not 0 < self.level < 1:
+            raise ValueError("accepted: repetitions from 2 up, a level between 0 and 1")
+
     @property
     def least_p(self) -> float:
         """Return the least p-value that dealing this many repetitions out to two groups allows."""
@@ -221,6 +225,12 @@ class CrossEvaluation:
     random: RandomCircuits
     full: Pair
     empty: Pair
+
+    def __post_init__(self) -> None:
+        if [row.circuit for row in self.rows] != list(ROWS):
+            raise ValueError(f"accepted: rows of {', '.join(ROWS)}")
+        if any(len(values) != self.random.circuits for values in self.random.faithfulness):
+            raise ValueError("accepted: the random faithfulness of every circuit")
 
     def row(self, circuit: str) -> CrossRow:
         """Return the row of one of `ROWS`."""

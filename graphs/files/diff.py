@@ -19,7 +19,7 @@ Each edge carries its score in A and in B. A block `scores` tells how alike the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -29,7 +29,6 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
 from ..comparison import (
-    ROWS,
     CrossEvaluation,
     Floor,
     NoiseFloor,
@@ -294,7 +293,7 @@ def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
         diff, document["a"], document["b"], scores[0], scores[1],
         alike=_read(path, document, "scores", ScoreComparison),
         noise_floor=_read_floor(path, document, graph),
-        cross=_read_cross(path, document),
+        cross=_read(path, document, "cross", CrossEvaluation),
         roles=_read_roles(path, document, graph),
         extra={key: value for key, value in document.items() if key not in known},
     )  # fmt: skip
@@ -316,10 +315,10 @@ def _read(
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        _damaged(path, name, (*first["loc"],), first["msg"])
+        _damaged(path, name, first["msg"], *first["loc"])
 
 
-def _damaged(path: str | Path, name: str, place: tuple[int | str, ...], why: str) -> NoReturn:
+def _damaged(path: str | Path, name: str, why: str, *place: int | str) -> NoReturn:
     where = ".".join(map(str, (name, *place)))
     raise FileFormatError(
         f"{path}: the diff's block {name} cannot be read ({where}: {why}); make the diff again."
@@ -331,57 +330,29 @@ def _read_floor(
 ) -> NoiseFloor | None:
     """Read the block `noise_floor`; its edges are the graph's."""
     found = _read(path, document, "noise_floor", NoiseFloor)
-    if found is None:
-        return None
-    if found.repetitions < 2:
-        _damaged(path, "noise_floor", ("repetitions",), "accepted: 2 or more")
-    if not 0 < found.level < 1:
-        _damaged(path, "noise_floor", ("level",), "accepted: between 0 and 1")
-    for number, row in enumerate(found.edges):
+    for number, row in enumerate(found.edges if found is not None else ()):
         try:
             graph.locate(Edge.parse(row.edge))
         except EdgewiseError as error:
-            _damaged(path, "noise_floor", ("edges", number), str(error).rstrip("."))
+            _damaged(path, "noise_floor", str(error).rstrip("."), "edges", number)
     return found
 
 
-def _read_cross(path: str | Path, document: Mapping[str, object]) -> CrossEvaluation | None:
-    """Read the block `cross`; every circuit has its row."""
-    found = _read(path, document, "cross", CrossEvaluation)
-    if found is None:
-        return None
-    names = [row.circuit for row in found.rows]
-    if names != list(ROWS):
-        _damaged(path, "cross", ("rows",), f"of {names}; accepted: of {', '.join(ROWS)}")
-    if any(len(values) != found.random.circuits for values in found.random.faithfulness):
-        _damaged(path, "cross", ("random", "faithfulness"), "accepted: one for each circuit")
-    return found
-
-
-@dataclass(frozen=True)
-class _Head:
-    """What a row of the block `roles` holds; the rest of it follows from these."""
-
+class _Head(TypedDict):
     head: str
     scores: dict[str, float | None]
     spans: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class _Notes:
-    """Notes on either model."""
-
-    a: tuple[str, ...] = ()
-    b: tuple[str, ...] = ()
+class _Notes(TypedDict, total=False):
+    a: list[str]
+    b: list[str]
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """What the block `roles` holds."""
-
-    a: tuple[_Head, ...]
-    b: tuple[_Head, ...]
-    notes: _Notes = field(default_factory=_Notes)
+class _Roles(TypedDict):
+    a: list[_Head]
+    b: list[_Head]
+    notes: NotRequired[_Notes]
 
 
 def _read_roles(
@@ -392,16 +363,19 @@ def _read_roles(
     if found is None:
         return None
 
-    def side(name: str, rows: tuple[_Head, ...], notes: tuple[str, ...]) -> RolesInModel:
+    def side(name: str, rows: list[_Head], notes: Sequence[str]) -> RolesInModel:
         heads = []
         for number, row in enumerate(rows):
             try:
-                head = HeadRoles.of(row.head, row.scores, row.spans)
+                head = HeadRoles.of(row["head"], row["scores"], row["spans"])
             except EdgewiseError as error:
-                _damaged(path, "roles", (name, number), str(error).rstrip("."))
+                _damaged(path, "roles", str(error).rstrip("."), name, number)
             if (head.node.layer or 0) >= graph.layers or (head.node.index or 0) >= graph.heads:
-                _damaged(path, "roles", (name, number), f"{row.head} is not in the graph")
+                _damaged(path, "roles", f"{head.node} is not in the graph", name, number)
             heads.append(head)
-        return RolesInModel(tuple(heads), notes)
+        return RolesInModel(tuple(heads), tuple(notes))
 
-    return RolesComparison(side("a", found.a, found.notes.a), side("b", found.b, found.notes.b))
+    notes = found.get("notes", {})
+    return RolesComparison(
+        side("a", found["a"], notes.get("a", ())), side("b", found["b"], notes.get("b", ()))
+    )

@@ -124,7 +124,7 @@ def test_a_damaged_block_is_refused_by_its_field(written: Path, place: str, valu
     name = place.partition(".")[0]
     told = str(caught.value)
     assert f"the diff's block {name} cannot be read ({name}" in told
-    assert ".".join(place.split(".")[:2]) in told
+    assert all(part in told for part in place.split(".")[1:2])
 
 
 def test_many_repetitions_have_a_least_p_too() -> None:
