@@ -158,7 +158,7 @@ def journal_request(session: Session, runner: Runner, asked: Request) -> dict[st
         "pairs_sha256": runner.pairs.sha256,
         **around,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        **{name: versions[name] for name in ("edgewise", "torch")},
+        **{name: versions[name] for name in ("edgewise", "torch", "transformers")},
     }
 
 

@@ -191,6 +191,8 @@ def test_another_line_that_is_damaged_is_an_error(
         (("--ablation", "zero"), "ablation (resample there, zero now)"),
         (("--batch-size", 2), "batch_size (6 there, 2 now)"),
         (("--candidates", 8), "candidates (64 there, 8 now)"),
+        (("--ports-first",), "ports_first (False there, True now)"),
+        (("--absolute",), "absolute (False there, True now)"),
         (("--examples", 5), "pairs_sha256 ("),
         (("--dtype", "float64"), "dtype (float32 there, float64 now)"),
         (("--grouped-kv",), "graph ("),
@@ -211,6 +213,48 @@ def test_another_model_is_another_request(
     other = [models["tuned"] if word == models["llama"] else word for word in command]
     result = edgewise(*other, "a.json", "--resume", status=1)
     assert "these differ: weights_sha256 (" in result.stderr
+
+
+class Elsewhere:
+    """Another place that computes: what a journal of this one must not be continued in."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+
+    def torch(self) -> None:
+        self.patch.setattr(torch, "__version__", "0.0.1")
+
+    def transformers(self) -> None:
+        self.patch.setattr("transformers.__version__", "0.0.1")
+
+    def edgewise(self) -> None:
+        self.patch.setattr("edgewise.__version__", "0.0.1")
+
+    def processor(self) -> None:
+        self.patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+
+    def threads(self) -> None:
+        torch.set_num_threads(2)
+
+    def device(self) -> None:
+        self.patch.setattr("edgewise.graphs.lift.lifted.LiftedModel.device", torch.device("cpu:0"))
+
+
+@pytest.mark.parametrize(
+    "what", ["torch", "transformers", "edgewise", "processor", "threads", "device"]
+)
+def test_a_journal_from_elsewhere_is_refused(
+    edgewise: Any,
+    command: list[object],
+    stopped: list[str],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    getattr(Elsewhere(monkeypatch), what)()
+    where = [word for word in command if what != "threads" or word not in ("--threads", 1)]
+    result = edgewise(*where, "a.json", "--resume", status=1)
+    assert f"these differ: {what} (" in result.stderr
+    assert JOURNAL.read_text().splitlines() == stopped
 
 
 def test_without_resume_a_journal_is_overwritten(
