@@ -286,7 +286,7 @@ def make_pairs(
         examples=EXAMPLES if examples is None else examples,
         seed=seed,
         bos=bos,
-        **{**choice, **own},  # type: ignore[arg-type] # read by the task itself
+        **{**choice, **own},
     )
     origin: dict[str, Any] = {"options": {**made.options, **choice}, "bos": bos}
     if tokenizer is not None and get_task(task).needs_tokenizer:

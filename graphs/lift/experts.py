@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .lifted import ACTIVATIONS, MLP, working_dtype
+from .mlp import ACTIVATIONS, MLP
+from .norms import working_dtype
 
 
 @dataclass(frozen=True)
 class SharedExpert:
-    """Hold an MLP that every token runs through, times sigmoid(gate · x): `gate` is [1, D]."""
+    """An MLP that every token runs through, times sigmoid(gate · x): `gate` is [1, D]."""
 
     mlp: MLP
     gate: Tensor
@@ -35,7 +36,7 @@ class SharedExpert:
 
 @dataclass(frozen=True)
 class Experts:
-    """Hold one layer's router and experts; each is down(act(gate(x)) · up(x)).
+    """One layer's router and experts; each is down(act(gate(x)) · up(x)).
 
     `router`: [E, D]; `gate`, `up`: [E, I, D]; `down`: [E, D, I]. Each token goes to the `chosen`
     experts of largest softmax(router · x), the expert's weight; `renormalise` divides the chosen

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ...graphs.errors import PromptError, unknown
 from ..prompts.pairs import Pair, PromptPairs
@@ -82,22 +82,21 @@ def make_task(
     examples: int = 64,
     seed: int = 0,
     bos: bool | None = None,
-    length: int | None = None,
-    groups: Sequence[str] | None = None,
     **options: object,
 ) -> TaskResult:
     """Make distinct prompt pairs of a built-in task for one tokenizer, determined by the seed.
 
-    `bos` forces a beginning-of-sequence token or none (default: what the tokenizer does);
-    `length` keeps only pairs of that many tokens, `groups` only these templates; `options` are the
-    task's own. Fewer examples are a prefix of more. Raises UnknownName, or PromptError if
-    there are not enough distinct pairs.
+    `bos` forces a beginning-of-sequence token or none (default: what the tokenizer does). Of
+    `options`, `length` keeps only pairs of that many tokens, `groups` only these templates; the
+    others are the task's own. Fewer examples are a prefix of more. Raises UnknownName, or
+    PromptError if there are not enough distinct pairs.
 
     >>> result = make_task("induction", vocab_size=100, examples=3, period=5, repeat=2)
     >>> [len(pair.clean) for pair in result.pairs], result.report.kept
     ([7, 7, 7], 3)
     """
     found = get_task(name)
+    length, groups = (cast("Any", options.pop(key, None)) for key in ("length", "groups"))
     values = found.read_options(options)
     _check(examples, seed, vocab_size)
     if tokenizer is None and (found.needs_tokenizer or vocab_size is None):

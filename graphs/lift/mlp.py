@@ -1,0 +1,78 @@
+"""A layer's MLP: its activation functions, its projections, and what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu2": lambda x: functional.relu(x).square(),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+"""Activation functions by the names that model configurations use."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A map of features: `weight` [out, in], `bias` [out]."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x · weightᵀ + bias."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """One layer's MLP: down(act(up(x))), or down(act(gate(x)) · up(x)) if gated."""
+
+    up: Linear
+    down: Linear
+    activation: str
+    gate: Linear | None = None
+    output_scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map normalised features [N, D] to what the MLP writes, [N, D]."""
+        act = ACTIVATIONS[self.activation]
+        if self.gate is None:
+            inner = act(self.up(x))
+        else:
+            inner, up = act(self.gate(x)), self.up(x)
+            inner = inner * up if torch.is_grad_enabled() else inner.mul_(up)
+        out = self.down(inner)
+        return out if self.output_scale == 1 else out * self.output_scale
+
+    def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""
+        return self(x)[None]
+
+    @property
+    def features(self) -> int:
+        """Count the numbers that a backward pass keeps of one token."""
+        return self.up.weight.shape[0] * (4 if self.gate is not None else 3)
+
+    @property
+    def words(self) -> str:
+        """Say what this is."""
+        return f"{'plain' if self.gate is None else 'gated'}, {self.activation}"
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the bias of the first projection."""
+        return self.up.bias
