@@ -113,7 +113,8 @@ class Method:
             EdgewiseError: says why, and which metrics have one.
         """
         if self.gradient:
-            metric.require_gradient(at_clean_only=self.gradient == "clean")
+            clean, instead = self.gradient == "clean", scoring_method().name
+            metric.require_gradient(at_clean_only=clean, instead=instead)
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options with defaults filled in and types checked.

@@ -27,6 +27,7 @@ import numpy as np
 from ..graphs.comparison import Likeness
 from ..graphs.errors import EdgewiseError
 from ..graphs.graph import ComputationGraph
+from .registry import scoring_method
 
 ROUNDING = 2.0**-20
 """Standard deviations have this floor, in parts of the largest |score|: 16 units of float32."""
@@ -71,8 +72,8 @@ def _rows(graph: ComputationGraph, scores: np.ndarray) -> np.ndarray:
     found: np.ndarray = scores[:, graph.reads].astype(np.float64)
     if not np.isfinite(found).all():
         raise EdgewiseError(
-            "edges without a score cannot be tested; accepted: scores of all edges, as eap-ig "
-            "gives them."
+            "edges without a score cannot be tested; accepted: scores of all edges, as "
+            f"{scoring_method().name} gives them."
         )
     return found
 

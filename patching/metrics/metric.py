@@ -92,8 +92,10 @@ class Metric:
         value = self(logits, target)
         return -value if self.larger_is_better else value
 
-    def require_gradient(self, *, at_clean_only: bool) -> None:
-        """Refuse to be differentiated where there is no gradient.
+    def require_gradient(
+        self, *, at_clean_only: bool, instead: str = "gradients along a path"
+    ) -> None:
+        """Refuse to be differentiated where there is no gradient; `instead`: what can be used.
 
         Raises:
             EdgewiseError: the metric has none, or it is 0 at the clean run and asked only there.
@@ -106,8 +108,8 @@ class Metric:
         if self.flat_at_clean and at_clean_only:
             raise EdgewiseError(
                 f"the gradient of '{self.name}' is 0 at the clean run, where the two "
-                "distributions are equal, so plain EAP gives every edge the score 0; use eap-ig, "
-                "or another metric."
+                "distributions are equal, so plain EAP gives every edge the score 0; use "
+                f"{instead}, or another metric."
             )
 
     def check(self, target: Target) -> None:

@@ -36,6 +36,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.names import Edge, Node
+from ..metrics.metric import named
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
 from ..run.floors import rounding_floor
@@ -110,7 +111,7 @@ class Transplant:
             raise EdgewiseError(
                 f"metric '{donation.metric.name}' compares all logits, and the donor has "
                 f"{seen.shape[-1]:,}, the receiver {len(model.unembed.weight):,}; use a metric of "
-                "single tokens, such as logit_diff."
+                f"single tokens, such as {named(lambda one: one.reads_few)}."
             )
         runner = quiet_runner(model, pairs, donation.metric, donation.batch_size)
         return Transplant(runner, donation)
