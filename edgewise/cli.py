@@ -27,7 +27,7 @@ from .commands.run import run
 from .commands.tasks import tasks
 from .commands.timeline import timeline
 from .commands.transplant import transplant
-from .graphs.errors import EdgewiseError
+from .graphs.errors import EdgewiseError, out_of_memory
 from .graphs.text import visible_lines
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -98,10 +98,9 @@ def guarded(call: Callable[[], Any]) -> int:
 
 def _message(error: Exception) -> str:
     """Return one paragraph about an error."""
+    error = out_of_memory(error) or error
     if isinstance(error, EdgewiseError):
         return str(error)
-    if isinstance(error, MemoryError):
-        return "the memory does not suffice; try fewer --examples or a smaller --batch-size."
     if isinstance(error, OSError):
         where = f" '{error.filename}'" if error.filename else ""
         return f"cannot read or write{where}: {error.strerror or error}."

@@ -25,6 +25,7 @@ from .experiment.document import read_spec
 from .experiment.spec import EvaluationSpec, Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff
+from .graphs.errors import within_memory
 from .graphs.files import (
     diff_files,
     read_any,
@@ -104,6 +105,7 @@ class RunResult:
         return plain
 
 
+@within_memory()
 def run(spec: Experiment, output: str | Path, progress: Progress | None = None) -> RunResult:
     """Do what a spec declares, into a directory, and say what is there.
 

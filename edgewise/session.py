@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.spec import EXAMPLES, check_options, check_task, is_file
-from .graphs.errors import PromptError
+from .graphs.errors import PromptError, within_memory
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +117,7 @@ class Session:
         return cast("ModelBlock", {**block, **origin})
 
 
+@within_memory()
 def open_model(
     reference: Any,
     *,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .experiment.asking import Request, read_start, request
 from .experiment.spec import EXAMPLES, Selection, Start, check_task, is_file
-from .graphs.errors import EdgewiseError
+from .graphs.errors import EdgewiseError, within_memory
 from .session import (
     Progress,
     Session,
@@ -117,6 +117,7 @@ class Evaluated:
         return [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
 
 
+@within_memory()
 def evaluate(
     session: Session,
     circuit: CircuitFile | Circuit,
@@ -166,6 +167,7 @@ def evaluate(
     )
 
 
+@within_memory()
 def patch(
     session: Session,
     pairs: PromptPairs,

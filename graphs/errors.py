@@ -7,7 +7,10 @@ The command line prints it as one paragraph and exits with status 1.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class EdgewiseError(Exception):
@@ -60,6 +63,55 @@ class DriftError(EdgewiseError):
 
 class MetricSyntaxError(EdgewiseError):
     """A metric expression cannot be parsed."""
+
+
+class OutOfMemory(EdgewiseError):
+    """The memory of the processor, or of the device computed on, does not suffice."""
+
+
+_FULL = re.compile(
+    r"can(no|')t allocate memory|not enough memory|out of memory|unable to mmap|bad_alloc", re.I
+)
+_ASKED = re.compile(r"(?:allocate|mmap) (\d+) bytes|allocate ([\d.]+ ?[KMGTPE]i?B)", re.I)
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Return what to say if an error of torch, numpy, Python or the system means too little memory.
+
+    >>> print(out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")))
+    the memory does not suffice: that of the CUDA device has no further 2.00 GiB, which were ...
+    """
+    text = " ".join(str(error).split())
+    full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if isinstance(error, EdgewiseError) or not (full or _FULL.search(text)):
+        return None
+    device = re.search(r"\b(CUDA|HIP|MPS|XPU)\b", text)
+    whose = f"{device[1]} device" if device else "processor"
+    asked, size = _ASKED.search(text), "memory, which was"
+    if asked:
+        size = f"{asked[2] or f'{max(1, int(asked[1]) >> 20):,} MB'}, which were"
+    return OutOfMemory(
+        f"the memory does not suffice: that of the {whose} has no further {size} asked for at "
+        "once. Try a smaller --batch-size, fewer --examples, fewer --candidates of a search, or "
+        "--dtype bfloat16 (from Python the arguments of these names); a model that does not fit at "
+        "all needs another --device or a smaller model."
+    )
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Say what to lower if memory runs out inside; also decorates functions.
+
+    Raises:
+        OutOfMemory: see `out_of_memory`.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = out_of_memory(error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def unknown(what: str, found: str, accepted: Iterable[str]) -> UnknownName:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
-from ..graphs.errors import EdgewiseError, PromptError
+from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
 from ..session import Progress, Session
 from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
@@ -82,6 +82,7 @@ def put_together(
     return replace(found, noise_floor=floor, cross=cross, roles=roles)
 
 
+@within_memory()
 def look_closer(
     found: DiffFile,
     files: tuple[CircuitFile, CircuitFile],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.asking import Request, request
 from ..experiment.spec import Selection, Start
-from ..graphs.errors import DriftError, EdgewiseError
+from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..session import Progress, Session, make_runner
 from .stored import prompts_blocks
 
@@ -36,6 +36,7 @@ class Found:
     evaluation: Evaluation
 
 
+@within_memory()
 def discover(
     session: Session,
     pairs: PromptPairs,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..graphs.circuit import Circuit
 from ..graphs.comparison import RolesInModel
-from ..graphs.errors import EdgewiseError
+from ..graphs.errors import EdgewiseError, within_memory
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.names import Kind, Node
 from ..graphs.roles import HeadRoles, ModelRoles
@@ -29,6 +29,7 @@ EXAMPLES = 32
 Heads = Circuit | CircuitFile | Iterable[Node | str] | None
 
 
+@within_memory()
 def head_roles(
     session: Session,
     pairs: PromptPairs | None = None,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.asking import Request, request
 from ..experiment.spec import ComputeSpec, Selection, check_task
-from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
 from ..session import Progress, Session, open_model, open_pairs, open_task
 from ..store.hashes import digest, fingerprint
 from ..store.results import Kept, Results
@@ -56,6 +56,7 @@ class TaskChoice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@within_memory()
 def timeline(
     models: Sequence[str] | str,
     task: TaskChoice | str,

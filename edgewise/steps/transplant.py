@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.spec import check_task
-from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown
+from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
 from ..graphs.files.transplant import DIRECTIONS, TransplantFile
 from ..graphs.names import Edge, Node
 from ..session import Progress, Session, open_model, open_task, open_vocabulary
@@ -137,6 +137,7 @@ class Choice:
         return Circuit(graph, edges_mask(graph, map(Edge.parse, self.edges)))
 
 
+@within_memory()
 def transplant(
     a: Any,
     b: Any,

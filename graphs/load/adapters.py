@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelNotFound
+from ..errors import ModelNotFound, out_of_memory
 from .gguf_files import one_line
 from .quiet import quiet
 from .references import read_json
@@ -82,7 +82,7 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     except ModelNotFound:
         raise
     except Exception as error:
-        raise ModelNotFound(
+        raise out_of_memory(error) or ModelNotFound(
             f"{where}: {one_line(error)} Accepted: a complete adapter for exactly this base model."
         ) from error
     if not hasattr(wrapped, "merge_and_unload"):

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelNotFound
+from ..errors import ModelNotFound, out_of_memory
 from .gguf_metadata import read_header, refuse_lost_metadata
 from .quiet import quiet
 from .sizes import Stored, refuse_counts, refuse_sizes
@@ -52,7 +52,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
     except ModelNotFound:
         raise
     except Exception as error:  # whatever the readers make of damaged files
-        raise ModelNotFound(
+        raise out_of_memory(error) or ModelNotFound(
             f"'{path}' cannot be read as a GGUF model: {one_line(error)} Accepted: a complete "
             "GGUF file of a decoder language model that transformers can convert."
         ) from error
@@ -76,7 +76,7 @@ def gguf_tokenizer(path: Path) -> Any:
         with quiet():
             return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except Exception as error:  # whatever the readers make of damaged files
-        raise ModelNotFound(
+        raise out_of_memory(error) or ModelNotFound(
             f"the tokenizer in '{path}' cannot be read: {one_line(error)} Accepted: a GGUF file "
             "with a complete tokenizer; without one, give prompts as token ids."
         ) from error

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelNotFound, UnsupportedModel, unknown
+from ..errors import ModelNotFound, UnsupportedModel, out_of_memory, unknown
 from ..files.places import local_paths
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
@@ -256,7 +256,7 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     except ModelNotFound:
         raise
     except Exception as error:  # whatever transformers makes of damaged files
-        raise ModelNotFound(
+        raise out_of_memory(error) or ModelNotFound(
             f"model '{source.name}' cannot be loaded from '{source.path}': {one_line(error)} "
             "Accepted: a complete directory as save_pretrained writes it."
         ) from error
@@ -359,7 +359,7 @@ def _read_tokenizer(source: Source) -> Any:
                 str(source.path), local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # whatever transformers makes of damaged files
-        raise ModelNotFound(
+        raise out_of_memory(error) or ModelNotFound(
             f"the tokenizer of '{source.name}' cannot be loaded from '{source.path}': "
             f"{one_line(error)}"
         ) from error
