@@ -4,7 +4,7 @@
 2. Its score is loss(full without the edge) − loss(full).
 
 Only what an edge changes is computed again, several edges of a port at a time (see
-patching/questions.py); an edge into an early layer still costs a good part of a forward pass.
+incremental/candidates.py); an edge into an early layer still costs a good part of a forward pass.
 """
 
 from __future__ import annotations

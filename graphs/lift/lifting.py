@@ -3,7 +3,7 @@
 A family (one file in families/) lists the config attributes it handles and those it knowingly
 ignores. Three guards stand against a silently wrong lift: any other attribute that differs from
 its default refuses the model; so does any parameter of the model that the description does not
-use; and a certificate compares the lifted model with the original (patching/certificate.py).
+use; and a certificate compares the lifted model with the original (patching/run/certificate.py).
 
 A model may be spread over several devices, each block whole on one; nothing is moved.
 """

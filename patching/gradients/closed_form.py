@@ -1,6 +1,6 @@
 """How gradients pass the norms before and behind an attention projection, in closed form.
 
-patching/attribution.py says how scores are made of it. Shapes: K points, B examples, T positions,
+attribution.py says how scores are made of it. Shapes: K points, B examples, T positions,
 n tokens, D d_model, H heads, G key/value heads, d d_head.
 """
 
