@@ -308,9 +308,7 @@ class _Run:
             path, journal = self.store.path(name), self.store.journal(name)
             asked = self.spec.discovery
             found = discover(
-                session, self.pairs, method=asked.method, metric=asked.metric,
-                ablation=asked.ablation, batch_size=self.spec.compute.batch_size,
-                options=asked.options, select=asked.select,
+                session, self.pairs, asked, self.spec.compute,
                 progress=self.telling(model), journal=journal,
             )  # fmt: skip
             about = {key: getattr(found.scores, key) for key in ("method", "metric", "ablation")}

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from .experiment.spec import EXAMPLES, check_options, check_task, is_file
-from .graphs.errors import PromptError, within_memory
+from .experiment.parts import split
+from .experiment.spec import (
+    EXAMPLES,
+    ComputeSpec,
+    GraphSpec,
+    TaskSpec,
+    check_options,
+    check_task,
+)
+from .graphs.errors import within_memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +46,7 @@ class Lift:
     state: tuple[object, ...]
 
     @staticmethod
-    def of(model: Any, *, grouped_kv: bool, split_embedding: bool, require: bool) -> Lift:
+    def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
         """Describe a live model and certify that the description computes what it computes.
 
         Raises:
@@ -49,7 +57,7 @@ class Lift:
         from .patching.run.certificate import certify
 
         state = weights_state(model)
-        lifted = describe(model, grouped_kv=grouped_kv, split_embedding=split_embedding)
+        lifted = describe(model, **vars(graph))
         certificate = certify(lifted)
         return Lift(lifted, certificate.require() if require else certificate, state)
 
@@ -87,19 +95,18 @@ class Session:
         model, lift = self.loaded.model, self._lift
         if weights_state(model) != lift.state:
             refuse_training(model)
-            graph, passed = lift.lifted.graph, lift.certificate.passed
-            self._lift = Lift.of(
-                model,
-                grouped_kv=graph.grouped_kv,
-                split_embedding=graph.split_embedding,
-                require=passed,
-            )
+            graph = GraphSpec.of_graph(lift.lifted.graph)
+            self._lift = Lift.of(model, graph, require=lift.certificate.passed)
         return self._lift
 
     @property
     def graph(self) -> ComputationGraph:
         """Return the graph whose circuits can be found and run."""
         return self._lift.lifted.graph
+
+    def ran_by(self, batch_size: int | None = None) -> ComputeSpec:
+        """Return how the model computes, whatever was asked for."""
+        return ComputeSpec(str(self.device), self.loaded.dtype, batch_size)
 
     @property
     def device(self) -> torch.device:
@@ -120,70 +127,58 @@ class Session:
 @within_memory()
 def open_model(
     reference: Any,
+    graph: GraphSpec | None = None,
+    compute: ComputeSpec | None = None,
     *,
-    dtype: str = "float32",
-    device: str = "auto",
-    grouped_kv: bool = False,
-    split_embedding: bool = False,
-    allow_pickle: bool = False,
     require_certificate: bool = True,
     tokenizer: Any = None,
     progress: Progress | None = None,
+    **fields: Any,
 ) -> Session:
     """Load a model, lift it, and certify the lift.
 
     Args:
         reference: what a user types for MODEL, a `LoadedModel`, or a live transformers model; a
             live one is taken as it is, with `tokenizer` for its prompts.
-        dtype, device, allow_pickle: see `graphs.loading.load`.
-        grouped_kv: one port for each key/value head.
-        split_embedding: `tok` and `pos` in place of `embed`.
+        graph, compute: which graph, and where and how to compute.
         require_certificate: refuse a lift that does not compute what the model computes.
         progress: told of downloads and conversions.
+        fields: of the graph and of how to compute, as in `dtype="float64"`.
 
     Raises:
         ModelNotFound, UnsupportedModel, CertificateFailed: says why.
     """
     from .graphs.load import loading
 
+    own, how = split("open_model", fields, GraphSpec, ComputeSpec)
+    graph, compute = (graph or GraphSpec()).but(**own), (compute or ComputeSpec()).but(**how)
     if isinstance(reference, loading.LoadedModel):
         loaded = reference
     elif isinstance(reference, str | os.PathLike):
         loaded = loading.load(
-            reference, dtype=dtype, device=device, allow_pickle=allow_pickle, progress=progress
+            reference,
+            dtype=compute.dtype,
+            device=compute.device,
+            allow_pickle=compute.allow_pickle,
+            progress=progress,
         )
     else:
         loaded = loading.from_module(reference, tokenizer)
-    lift = Lift.of(
-        loaded.model,
-        grouped_kv=grouped_kv,
-        split_embedding=split_embedding,
-        require=require_certificate,
-    )
-    return Session(loaded, lift)
+    return Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
 
 
 # -- the task ------------------------------------------------------------------------------------
 
 
 def open_task(
-    session: Session,
-    task: str,
-    *,
-    examples: int | None = None,
-    seed: int = 0,
-    bos: bool | None = None,
-    options: Mapping[str, Any] | None = None,
+    session: Session, task: TaskSpec | str, **fields: Any
 ) -> tuple[PromptPairs, TaskReport | None]:
     """Make a built-in task's prompt pairs for the session's model, or read them from a file.
 
     Args:
         session: the model, whose tokenizer and vocabulary count.
-        task: a built-in task's name, or a JSON Lines file.
-        examples: how many pairs; default 64 of a built-in task, all of a file, or its first ones.
-        seed: fixes which pairs a built-in task makes.
-        bos: force a beginning-of-sequence token or none; default: what the tokenizer does.
-        options: the built-in task's own, and `length` and `groups`.
+        task: which pairs, or a built-in task's name, or a JSON Lines file.
+        fields: of `TaskSpec`, as in `examples=32`.
 
     Returns:
         The pairs, and what was left out (None for a file, of which nothing is ever left out).
@@ -192,52 +187,39 @@ def open_task(
         UnknownName: no such task or option.
         PromptError: the pairs cannot be made or read.
     """
-    vocabulary, tokenizer = session.lifted.tokens.shape[0], session.loaded.tokenizer
-    return _pairs(task, tokenizer, vocabulary, examples, seed, bos, options)
+    vocabulary = session.lifted.tokens.shape[0]
+    return _pairs(task_of(task, **fields), session.loaded.tokenizer, vocabulary)
 
 
-def open_pairs(
-    reference: str,
-    task: str,
-    *,
-    examples: int | None = None,
-    seed: int = 0,
-    bos: bool | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> PromptPairs:
+def open_pairs(reference: str, task: TaskSpec) -> PromptPairs:
     """Make a task's prompt pairs for a model as `open_task` does, without reading its weights.
 
     Raises:
         ModelNotFound: there is no such model.
         UnknownName, PromptError: as `open_task`.
     """
-    return _pairs(task, *open_vocabulary(reference), examples, seed, bos, options)[0]
+    return _pairs(task, *open_vocabulary(reference))[0]
+
+
+def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
+    """Return which pairs are meant by a task, or what a user types for one, and more fields."""
+    (own,) = split("open_task", fields, TaskSpec)
+    return task.but(**own) if isinstance(task, TaskSpec) else TaskSpec.named(task, **own)
 
 
 def _pairs(
-    task: str,
-    tokenizer: Any,
-    vocabulary: int | None,
-    examples: int | None,
-    seed: int,
-    bos: bool | None,
-    options: Mapping[str, Any] | None,
+    task: TaskSpec, tokenizer: Any, vocabulary: int | None
 ) -> tuple[PromptPairs, TaskReport | None]:
     from .graphs.files.places import local_paths
     from .patching.prompts.pair_files import read_pairs
 
-    check_task(task, options)
-    if not is_file(task):
-        made = make_pairs(
-            task, tokenizer, vocabulary, examples=examples, seed=seed, bos=bos, options=options
-        )
+    if task.file is None:
+        made = make_pairs(task, tokenizer, vocabulary)
         return made.pairs, made.report
-    pairs = read_pairs(task, tokenizer, bos=bos, vocab_size=vocabulary)
-    if examples is not None:
-        if examples < 1:
-            raise PromptError(f"examples is {examples}; accepted: a whole number from 1 up.")
-        pairs = replace(pairs, pairs=pairs.pairs[:examples])
-    where = {"file": task, "paths": local_paths(task), "bos": bos}
+    check_task(task.file)
+    pairs = read_pairs(task.file, tokenizer, bos=task.bos, vocab_size=vocabulary)
+    pairs = replace(pairs, pairs=pairs.pairs[: task.examples])
+    where = {"file": task.file, "paths": local_paths(task.file), "bos": task.bos}
     return replace(pairs, origin={**pairs.origin, **where}), None
 
 
@@ -266,31 +248,25 @@ def open_vocabulary(reference: str) -> tuple[Any, int | None]:
 
 
 def make_pairs(
-    task: str,
-    tokenizer: Any,
-    vocab_size: int | None,
-    *,
-    examples: int | None = None,
-    seed: int = 0,
-    bos: bool | None = None,
-    options: Mapping[str, Any] | None = None,
+    task: TaskSpec | str, tokenizer: Any, vocab_size: int | None, **fields: Any
 ) -> TaskResult:
     """Make a built-in task's pairs, which remember how to be made again."""
     from .patching.prompts.tokens import tokens_sha256
     from .patching.tasks import get_task, make_task
 
-    own, choice = check_options(task, options or {})
+    asked = task_of(task, **fields)
+    own, choice = check_options(asked.name, asked.options)
     made = make_task(
-        task,
+        asked.name,
         tokenizer=tokenizer,
         vocab_size=vocab_size,
-        examples=EXAMPLES if examples is None else examples,
-        seed=seed,
-        bos=bos,
+        examples=asked.examples or EXAMPLES,
+        seed=asked.seed or 0,
+        bos=asked.bos,
         **{**choice, **own},
     )
-    origin: dict[str, Any] = {"options": {**made.options, **choice}, "bos": bos}
-    if tokenizer is not None and get_task(task).needs_tokenizer:
+    origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": asked.bos}
+    if tokenizer is not None and get_task(asked.name).needs_tokenizer:
         origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
     return replace(made, pairs=replace(made.pairs, origin=origin))
 
@@ -299,17 +275,23 @@ def make_runner(
     session: Session,
     pairs: PromptPairs,
     *,
-    metric: str,
-    ablation: str = "resample",
+    metric: str | None = None,
+    ablation: str | None = None,
     batch_size: int | None = None,
 ) -> Runner:
-    """Return a runner of the session's model on prompt pairs.
+    """Return a runner of the session's model on prompt pairs, by default for scores.
 
     Raises:
         UnknownName, MetricSyntaxError, PromptError: the three do not fit together; says why.
     """
+    from .patching.ablations.registry import default_ablation
+    from .patching.metrics.registry import default_metric
     from .patching.run.runner import Runner
 
     return Runner.create(
-        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
+        session.lifted,
+        pairs,
+        metric=metric or default_metric(searching=False),
+        ablation=ablation or default_ablation(),
+        batch_size=batch_size,
     )

@@ -15,8 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .experiment.asking import Request, read_start, request
-from .experiment.spec import EXAMPLES, Selection, Start, check_task, is_file
+from .experiment.parts import split
+from .experiment.spec import (
+    EXAMPLES,
+    ComputeSpec,
+    DiscoverySpec,
+    EvaluationSpec,
+    Experiment,
+    Selection,
+    Start,
+    check_task,
+    is_file,
+    read_start,
+)
 from .graphs.errors import EdgewiseError, within_memory
 from .session import (
     Progress,
@@ -42,9 +53,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EXAMPLES",
     "Evaluated",
+    "Experiment",
     "Found",
     "Progress",
-    "Request",
     "Selection",
     "Session",
     "Start",
@@ -69,9 +80,22 @@ __all__ = [
 ]
 
 
+def request(method: str, **fields: Any) -> DiscoverySpec:
+    """Check what a discovery asks for, before a model is loaded, and fill in the defaults.
+
+    >>> request("acdc", options={"threshold": 0.1}).metric
+    'kl'
+
+    Raises:
+        EdgewiseError: as `DiscoverySpec`.
+    """
+    (own,) = split("request", fields, DiscoverySpec)
+    return DiscoverySpec.of(method=method, **own)
+
+
 @dataclass(frozen=True)
 class Evaluated:
-    """Hold what was measured of a circuit, and what else was asked for.
+    """What was measured of a circuit, and what else was asked for.
 
     Args:
         evaluation: the measures.
@@ -122,21 +146,22 @@ def evaluate(
     session: Session,
     circuit: CircuitFile | Circuit,
     pairs: PromptPairs,
+    spec: EvaluationSpec | None = None,
     *,
-    metric: str | None = None,
-    ablation: str | None = None,
-    batch_size: int | None = None,
     scores: Scores | None = None,
-    curve: bool = False,
-    minimality: bool = False,
-    random: int | None = None,
     progress: Progress | None = None,
+    **fields: Any,
 ) -> Evaluated:
     """Measure a circuit in the session's model, which need not be the one it was found in.
 
-    Metric and ablation default to those of the circuit's file; a curve needs scores of all edges;
-    minimality takes a question for each kept edge; `random` circuits of as many edges of each kind
-    say what faithfulness that many edges have anyhow.
+    Args:
+        session, circuit, pairs: the model, the circuit and the prompt pairs.
+        spec: what to measure. Metric and ablation default to those of the circuit's file; a curve
+            needs scores of all edges; minimality takes a question for each kept edge; `random`
+            circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
+        scores: of all edges.
+        progress: told what is done.
+        fields: of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
 
     Raises:
         GraphMismatch: the circuit's graph is not the model's.
@@ -148,21 +173,23 @@ def evaluate(
     from .discovery.random_circuits import baseline
     from .graphs.files import CircuitFile
 
+    metric = fields.pop("metric", None)
+    own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
+    spec = (spec or EvaluationSpec()).but(**own)
     stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
     runner = make_runner(
         session,
         pairs,
-        metric=metric or stored.get("metric") or "logit_diff",
-        ablation=ablation or stored.get("ablation") or "resample",
-        batch_size=batch_size,
+        metric=metric or next(iter(spec.metrics), stored.get("metric")),
+        ablation=spec.ablation or stored.get("ablation"),
+        batch_size=ComputeSpec.of(**how).batch_size,
     )
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
-    evaluation = measure(runner, whole)
     return Evaluated(
-        evaluation,
-        measure_curve(runner, _complete(scores), progress=progress) if curve else None,
-        measure_minimality(runner, whole, progress) if minimality else None,
-        baseline(runner, whole, random, progress=progress) if random else None,
+        measure(runner, whole),
+        measure_curve(runner, _complete(scores), progress=progress) if spec.curve else None,
+        measure_minimality(runner, whole, progress) if spec.minimality else None,
+        baseline(runner, whole, spec.random, progress=progress) if spec.random else None,
         runner.floor,
     )
 
@@ -173,16 +200,17 @@ def patch(
     pairs: PromptPairs,
     paths: Sequence[str],
     *,
-    metric: str = "logit_diff",
-    ablation: str = "resample",
     denoise: bool = False,
     together: bool = False,
-    batch_size: int | None = None,
+    **measure: Any,
 ) -> list[PathEffect]:
-    """Measure what flows along named paths; see `patching.paths.patch_paths`."""
+    """Measure what flows along named paths; see `patching.paths.patch_paths`.
+
+    `measure`: metric, ablation and batch size, as in `make_runner`.
+    """
     from .patching.paths import patch_paths
 
-    runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
+    runner = make_runner(session, pairs, **measure)
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..graphs.errors import unknown
 from . import options, show
+from .options import PREFIX, Asked, flag_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..session import Session
     from ..steps.discover import Found
     from ..store.journal import JournalFile
-
-PREFIX = "method_option_"
 
 
 def _method(text: str) -> object:
@@ -64,15 +62,6 @@ class DiscoverCommand(click.Command):
             formatter.write_dl([(name, method.summary) for name, method in methods().items()])
 
 
-def flag_name(key: str) -> str:
-    """Write an option's key as its flag.
-
-    >>> flag_name("ports_first")
-    '--ports-first'
-    """
-    return "--" + key.replace("_", "-")
-
-
 def _flag(key: str, owners: list[Method]) -> click.Option:
     option = owners[0].options[key]
     names = ", ".join(method.name for method in owners)
@@ -113,7 +102,10 @@ def _type(option: Option) -> Any:
 )
 @click.option("-o", "--output", required=True, metavar="NAME.json", help="The circuit's file.")
 @options.json_option
-def discover(**given: Any) -> None:
+@options.asking
+def discover(
+    model: str, asked: Asked, output: str, scores: bool, resume: bool, as_json: bool
+) -> None:
     """Find the circuit of a task in a model.
 
     acdc and refine search, and keep what their options let them keep. The other methods score
@@ -123,62 +115,37 @@ def discover(**given: Any) -> None:
     While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
     stopped, the same command with --resume goes on and ends in the same circuit.
     """
-    from ..discovery.registry import get_method
-    from ..experiment.asking import read_start, request
-    from ..experiment.spec import Selection, check_task
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..progress import reporting
     from ..session import open_task
     from ..steps.discover import discover as find
 
-    method = given["method"]
-    task_settings = options.settings(given["task_settings"])
-    own = given_options(given, method)
-    start = None if given["start"] is None else read_start(given["start"])
+    request = asked.experiment(model)
+    spec, method = request.discovery, request.discovery.chosen
     with options.usage():
-        select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
-        asked = request(
-            method, metric=given["metric"], ablation=given["ablation"] or options.of_circuits(),
-            options=own, select=select, start=start,
-        )  # fmt: skip
-        check_task(given["task"], task_settings)
-        if given["resume"]:
-            get_method(method).check_resumable()
-    output = given["output"]
-    with_scores = given["scores"] or not (_selects(method) or select.as_dict())
-    inputs = [given["task"], given["model"], *([given["start"]] if start else [])]
+        if resume:
+            method.check_resumable()
+    inputs = [one for one in (asked["task"], model, asked["start"]) if one is not None]
     options.claim(output, *inputs)
-    sidecar = scores_path(output)
-    if with_scores:
+    sidecar = scores_path(output) if scores or spec.keeps_all else None
+    if sidecar is not None:
         check_writable(sidecar, *inputs)
-    journal = _journal(output, given["resume"], *inputs) if get_method(method).resumable else None
-    options.set_threads(given["threads"])
+    journal = _journal(output, resume, *inputs) if method.resumable else None
     with _kept_on_interrupt(journal), reporting() as progress:
-        session = options.open_session(given, progress)
+        session = options.open_session(model, request.graph, request.compute, progress)
         progress.say("making prompt pairs")
-        pairs, report = open_task(
-            session, given["task"], examples=given["examples"], seed=given["seed"],
-            bos=given["bos"], options=task_settings,
-        )  # fmt: skip
-        progress.say(method)
-        found = find(
-            session, pairs, method=method, metric=asked.metric, ablation=asked.ablation,
-            batch_size=given["batch_size"], options=own, select=select, start=start,
-            progress=progress, journal=journal,
-        )  # fmt: skip
-    if with_scores:
-        scores = found.scores
-        write_scores(
-            output, scores.scores, method=method, metric=scores.metric, ablation=scores.ablation
-        )
+        pairs, report = open_task(session, request.task)
+        progress.say(spec.method)
+        found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
+    if sidecar is not None:
+        write_scores(output, found.scores.scores, **found.scores.about)
     write_circuit(output, found.file)
     if journal is not None:
         journal.remove()
-    written = sidecar if with_scores else None
-    if given["as_json"]:
-        show.emit(_document(found, output, written, report))
+    if as_json:
+        show.emit(_document(found, output, sidecar, report))
     else:
-        _print(found, session, output, written, report)
+        _print(found, session, output, sidecar, report)
 
 
 def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
@@ -207,38 +174,9 @@ def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
         raise
 
 
-def _selects(method: str) -> bool:
-    from ..discovery.registry import get_method
-
-    return get_method(method).selects
-
-
-def given_options(given: dict[str, Any], method: str) -> dict[str, Any]:
-    """Return the method's options that were given; others' are wrong usage."""
-    from ..discovery.registry import get_method, methods
-
-    accepted = get_method(method).options
-    own = {
-        key.removeprefix(PREFIX): value
-        for key, value in given.items()
-        if key.startswith(PREFIX) and value is not None
-    }
-    for key in own:
-        if key in accepted:
-            continue
-        owners = ", ".join(name for name, one in methods().items() if key in one.options)
-        if not accepted:
-            raise click.UsageError(
-                f"{flag_name(key)} is an option of {owners}; method '{method}' has no options."
-            )
-        error = unknown(f"option of method '{method}'", flag_name(key), map(flag_name, accepted))
-        raise click.UsageError(f"{error} {flag_name(key)} is an option of {owners}.")
-    return own
-
-
 def _document(
     found: Found, output: str, sidecar: Path | None, report: TaskReport | None
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     from dataclasses import asdict
 
     return {

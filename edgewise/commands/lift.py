@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options, show
+from .options import Asked
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -18,39 +19,23 @@ if TYPE_CHECKING:
 @options.compute_options
 @options.json_option
 @click.pass_context
-def lift(
-    ctx: click.Context,
-    model: str,
-    grouped_kv: bool,
-    split_embedding: bool,
-    dtype: str | None,
-    device: str,
-    threads: int | None,
-    allow_pickle: bool,
-    as_json: bool,
-) -> None:
+@options.asking
+def lift(ctx: click.Context, model: str, asked: Asked, as_json: bool) -> None:
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
     directory, or smollm2-135m. The certificate compares the lifted model with the original on
     random tokens; exit status 1 if it fails.
     """
+    from ..experiment.spec import ComputeSpec, GraphSpec
     from ..progress import reporting
     from ..session import open_model
 
-    options.set_threads(threads)
+    graph, compute = asked.over(GraphSpec()), asked.over(ComputeSpec())
+    options.set_threads(compute.threads)
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
-        session = open_model(
-            model,
-            dtype=dtype or "float32",
-            device=device,
-            grouped_kv=grouped_kv,
-            split_embedding=split_embedding,
-            allow_pickle=allow_pickle,
-            require_certificate=False,
-            progress=progress,
-        )
+        session = open_model(model, graph, compute, require_certificate=False, progress=progress)
     if as_json:
         show.emit(_document(session))
     else:
@@ -59,7 +44,7 @@ def lift(
         ctx.exit(1)
 
 
-def _document(session: Session) -> dict[str, Any]:
+def _document(session: Session) -> dict[str, object]:
     certificate = session.certificate
     return {
         "model": session.model_block,

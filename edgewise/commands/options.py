@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,9 +15,12 @@ from ..graphs.errors import EdgewiseError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..experiment.parts import Part
+    from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, TaskSpec
     from ..progress import Reporter
     from ..session import Session
 
+P = TypeVar("P", bound="Part")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -332,17 +337,127 @@ def _all(function: Function, *decorators: Callable[[Function], Function]) -> Fun
     return function
 
 
-def open_session(given: Mapping[str, Any], progress: Reporter) -> Session:
+# -- what flags ask for --------------------------------------------------------------------------
+
+PREFIX = "method_option_"
+"""What precedes the name of a method's option among a command's parameters."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command's flags say of an experiment, by the names of its parts' fields.
+
+    What was not given is not in it, and is the part's default, or that of a circuit's file.
+    """
+
+    given: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given.get(name)
+
+    def over(self, part: P, *, but: Mapping[str, object] | None = None) -> P:
+        """Return a part with the fields that were given; what makes no sense is wrong usage."""
+        with usage():
+            return part.but(**self.fields(type(part)), **(but or {}))
+
+    def fields(self, part: type[Part]) -> dict[str, object]:
+        """Return the fields of a part that were given."""
+        return {name: self.given[name] for name in part.names() if name in self.given}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the task's own options; one given twice is wrong usage."""
+        return settings(self["task_settings"] or ())
+
+    def task(self) -> TaskSpec:
+        """Return which prompt pairs are asked for."""
+        from ..experiment.spec import TaskSpec
+
+        with usage():
+            return TaskSpec.named(self["task"], options=self.settings, **self.fields(TaskSpec))
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """Return what a runner is told of metric, ablation and batch size."""
+        return {key: self[key] for key in ("metric", "ablation", "batch_size")}
+
+    def discovery(self) -> DiscoverySpec:
+        """Return how circuits are to be found."""
+        from ..experiment.spec import DiscoverySpec, Selection, read_start
+
+        own = method_options(self.given, self["method"])
+        fields = self.fields(DiscoverySpec)
+        if "start" in fields:
+            fields["start"] = read_start(self["start"])
+        with usage():
+            select = Selection.of(**self.fields(Selection))
+            return DiscoverySpec.of(**fields, options=own, select=select)
+
+    def experiment(self, *models: str) -> Experiment:
+        """Return everything that is asked for."""
+        from ..experiment.spec import ComputeSpec, EvaluationSpec, Experiment, GraphSpec, numbered
+
+        discovery, task = self.discovery(), self.task()
+        with usage():
+            metrics = tuple(dict.fromkeys([discovery.metric, *(self["measure"] or ())]))
+            return Experiment(
+                name=task.name,
+                models=numbered(models),
+                task=task,
+                discovery=discovery,
+                evaluation=EvaluationSpec(metrics),
+                compute=self.over(ComputeSpec()),
+                graph=self.over(GraphSpec()),
+            )
+
+
+def asking(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what its flags say of an experiment as one argument, `asked`."""
+
+    @wraps(function)
+    def command(*first: Any, **values: Any) -> None:
+        from ..experiment.spec import FIELDS
+
+        mine = [key for key in values if key in FIELDS or key.startswith(PREFIX)]
+        given = only_given({key: values.pop(key) for key in mine})
+        function(*first, asked=Asked(given), **values)
+
+    return command
+
+
+def flag_name(key: str) -> str:
+    """Write an option's key as its flag.
+
+    >>> flag_name("ports_first")
+    '--ports-first'
+    """
+    return "--" + key.replace("_", "-")
+
+
+def method_options(given: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return the method's options that were given; others' are wrong usage."""
+    from ..discovery.registry import get_method, methods
+    from ..graphs.errors import unknown
+
+    accepted = get_method(method).options
+    own = {key.removeprefix(PREFIX): given[key] for key in given if key.startswith(PREFIX)}
+    for key in own:
+        if key in accepted:
+            continue
+        owners = ", ".join(name for name, one in methods().items() if key in one.options)
+        if not accepted:
+            raise click.UsageError(
+                f"{flag_name(key)} is an option of {owners}; method '{method}' has no options."
+            )
+        error = unknown(f"option of method '{method}'", flag_name(key), map(flag_name, accepted))
+        raise click.UsageError(f"{error} {flag_name(key)} is an option of {owners}.")
+    return own
+
+
+def open_session(model: str, graph: GraphSpec, compute: ComputeSpec, progress: Reporter) -> Session:
     """Load, lift and certify the model that a command's options name."""
     from ..session import open_model
 
-    progress.say(f"loading and lifting {given['model']}")
-    return open_model(
-        given["model"],
-        dtype=given["dtype"] or "float32",
-        device=given["device"],
-        grouped_kv=given["grouped_kv"],
-        split_embedding=given["split_embedding"],
-        allow_pickle=given["allow_pickle"],
-        progress=progress,
-    )
+    set_threads(compute.threads)
+    progress.say(f"loading and lifting {model}")
+    return open_model(model, graph, compute, progress=progress)

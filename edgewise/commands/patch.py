@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from . import options, show
+from .options import Asked
 
 DIRECTIONS = {
     False: "noising: ablated values are put into the clean run along the path",
@@ -32,39 +31,30 @@ DIRECTIONS = {
 @options.graph_options
 @options.compute_options
 @options.json_option
-def patch(**given: Any) -> None:
+@options.asking
+def patch(
+    model: str, asked: Asked, paths: tuple[str, ...], denoise: bool, together: bool, as_json: bool
+) -> None:
     """Measure what flows along paths, from a sender through ports to logits.
 
     The effect is the change of the loss: of noising, positive if the path helps.
     """
-    from ..experiment.spec import check_task
+    from ..experiment.spec import ComputeSpec, GraphSpec
+    from ..patching.paths import patch_paths
     from ..progress import reporting
-    from ..session import open_task
-    from ..workflow import patch as measure
+    from ..session import make_runner, open_task
+    from ..steps.discover import task_block
+    from .evaluate import shown_task
 
-    settings = options.settings(given["task_settings"])
-    metric, ablation = (
-        given["metric"] or options.of_scores(),
-        given["ablation"] or options.of_circuits(),
-    )
-    with options.usage():
-        check_task(given["task"], settings)
-    options.set_threads(given["threads"])
+    task, compute = asked.task(), asked.over(ComputeSpec())
     with reporting() as progress:
-        session = options.open_session(given, progress)
-        pairs, _ = open_task(
-            session, given["task"], examples=given["examples"], seed=given["seed"],
-            bos=given["bos"], options=settings,
-        )  # fmt: skip
+        session = options.open_session(model, asked.over(GraphSpec()), compute, progress)
+        pairs, _ = open_task(session, task)
         progress.say("patching")
-        found = measure(
-            session, pairs, given["paths"], metric=metric, ablation=ablation,
-            denoise=given["denoise"], together=given["together"], batch_size=given["batch_size"],
-        )  # fmt: skip
+        runner = make_runner(session, pairs, **asked.measure)
+        found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
-    if given["as_json"]:
-        from ..workflow import task_block
-
+    if as_json:
         effects = [
             {
                 "path": one.name,
@@ -74,21 +64,18 @@ def patch(**given: Any) -> None:
             }
             for one in found
         ]
-        heads = {"model": session.model_block, "task": task_block(pairs)}
-        direction = "denoising" if given["denoise"] else "noising"
-        asked = {"metric": metric, "ablation": ablation, "direction": direction}
-        show.emit({**heads, **asked, "paths": effects}, rows=["paths"])
+        heads = {"model": session.model_block, "task": task_block(pairs), **runner.about}
+        direction = "denoising" if denoise else "noising"
+        show.emit({**heads, "direction": direction, "paths": effects}, rows=["paths"])
         return
-    from ..patching.metrics.registry import get_metric
-    from .evaluate import shown_task
-
-    loss = f"-{metric}" if get_metric(metric).larger_is_better else metric
+    metric = runner.metric
+    loss = f"-{metric.name}" if metric.larger_is_better else metric.name
     show.facts(
         [
             ("model", session.loaded.title),
             ("task", shown_task({"name": pairs.name, "examples": len(pairs), "seed": pairs.seed})),
-            ("direction", DIRECTIONS[given["denoise"]]),
-            ("ablation", ablation),
+            ("direction", DIRECTIONS[denoise]),
+            ("ablation", runner.ablation.name),
             ("loss", f"{loss}, {found[0].loss_before:.4g} before"),
         ]
     )

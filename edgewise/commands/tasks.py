@@ -87,8 +87,8 @@ def _make(name: str, model: str, examples: int, seed: int, given: dict[str, str]
     """Make pairs for a model's tokenizer; its weights are not needed."""
     from ..session import make_pairs, open_vocabulary
 
-    tokenizer, size = open_vocabulary(model)
-    return make_pairs(name, tokenizer, size, examples=examples, seed=seed, options=given)
+    vocabulary = open_vocabulary(model)
+    return make_pairs(name, *vocabulary, examples=examples, seed=seed, options=given)
 
 
 def _print(about: dict[str, Any], samples: tuple[Any, ...], made: TaskResult | None) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options, show
-from .discover import DiscoverCommand, given_options, method_option
+from .discover import DiscoverCommand, method_option
 
 if TYPE_CHECKING:
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Change, Life, Timeline
     from ..store.results import Results
+    from .options import Asked
 
 LISTED = 10
 """How many of the longest-living, and of the newest, edges are printed."""
@@ -42,7 +43,16 @@ LISTED = 10
 @click.option("--no-cache", is_flag=True, help="Keep no results, and use none.")
 @click.option("-o", "--output", metavar="TIMELINE.json", help="Write it, for `edgewise draw`.")
 @options.json_option
-def timeline(models: tuple[str, ...], **given: Any) -> None:
+@options.asking
+def timeline(
+    models: tuple[str, ...],
+    asked: Asked,
+    labels: str | None,
+    cache: str | None,
+    no_cache: bool,
+    output: str | None,
+    as_json: bool,
+) -> None:
     """Find a task's circuit at every checkpoint, on the same prompts.
 
     MODEL… are two or more models of one shape, in order of time (directories, NAME@REVISION,
@@ -51,41 +61,27 @@ def timeline(models: tuple[str, ...], **given: Any) -> None:
     Results are kept by content: what was found once, on the same weights, prompts and options, is
     not done again, and a stopped run goes on with the checkpoints that are missing.
     """
-    from ..experiment.asking import request
-    from ..experiment.spec import Selection, check_task
+    from ..experiment.spec import numbered
     from ..graphs.files import write_timeline
     from ..progress import reporting
-    from ..steps.timeline import Opening, TaskChoice, check_selects, find_checkpoints
+    from ..steps.timeline import check_selects, find_checkpoints
     from ..steps.timeline import timeline as follow
 
-    if given["cache"] and given["no_cache"]:
+    if cache and no_cache:
         raise click.UsageError("--cache and --no-cache are given together; accepted: one of them.")
-    settings, method = options.settings(given["task_settings"]), given["method"]
-    own = given_options(given, method)
+    request = asked.experiment(*models)
     with options.usage():
-        select = Selection(given["top"], given["above"], given["faithfulness"], given["signed"])
-        asked = {"metric": given["metric"], "ablation": given["ablation"] or options.of_circuits()}
-        check_selects(request(method, **asked, options=own, select=select))
-        check_task(given["task"], settings)
+        check_selects(request.discovery)
     references = find_checkpoints(models)
-    output = given["output"]
-    options.claim(output, given["task"], *references)
-    results = None if given["no_cache"] else _results(given["cache"])
-    options.set_threads(given["threads"])
-    task = TaskChoice(given["task"], given["examples"], given["seed"], given["bos"], settings)
-    opening = Opening(
-        given["dtype"] or "float32", given["device"], given["grouped_kv"],
-        given["split_embedding"], given["allow_pickle"],
-    )  # fmt: skip
+    request = request.but(models=numbered(references))
+    options.claim(output, request.task.reference, *references)
+    results = None if no_cache else _results(cache)
+    options.set_threads(request.compute.threads)
     with reporting() as progress:
-        found = follow(
-            references, task, method=method, **asked, options=own, select=select,
-            measure=given["measure"], labels=_labels(given["labels"]), opening=opening,
-            batch_size=given["batch_size"], results=results, progress=progress,
-        )  # fmt: skip
+        found = follow(request, labels=_labels(labels), results=results, progress=progress)
     if output is not None:
         write_timeline(output, found)
-    if given["as_json"]:
+    if as_json:
         _emit(found, output)
         return
     _print(found)

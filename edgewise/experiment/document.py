@@ -61,7 +61,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..graphs.errors import EdgewiseError, SpecError, unknown
-from .errors import declared_problems, listed_problems, shown
+from .errors import Built, listed_problems, problems, shown
 from .parts import Part, Undeclared
 from .spec import (
     CHOICES_OF_PAIRS,
@@ -88,7 +88,7 @@ TABLES: dict[str, type[Part]] = {
     "drawing": DrawingSpec,
     "compute": ComputeSpec,
 }
-SELECTION: list[str] = list(Selection.__dataclass_fields__)
+SELECTION = Selection.names()
 
 
 def read_spec(path: str | Path) -> Experiment:
@@ -133,13 +133,13 @@ def experiment_of(
     """
     reader = _Reader(folder)
     fields = reader.fields(document, name)
-    problems = reader.problems
+    wrong = reader.problems
     try:
         found = TypeAdapter(Experiment).validate_python(fields)
     except ValidationError as error:
-        problems += declared_problems(error, Experiment)
-    if problems:
-        raise SpecError(listed_problems(source, problems))
+        wrong += map(str, problems(error, Built("Experiment", (), declared=True)))
+    if wrong:
+        raise SpecError(listed_problems(source, wrong))
     return found
 
 
@@ -169,7 +169,7 @@ def _table(part: Part) -> dict[str, Any]:
 def declared(part: type[Part]) -> list[str]:
     """List the fields that a file may give."""
     hidden = part.marked(Undeclared)
-    return [key for key in part.__dataclass_fields__ if key not in hidden]
+    return [key for key in part.names() if key not in hidden]
 
 
 class _Reader:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..graphs.errors import EdgewiseError, unknown
 
@@ -24,24 +24,24 @@ MISSING = {
 }
 
 
-def refusal(error: ValidationError, built: type) -> EdgewiseError:
-    """Return one error for everything that is wrong with the fields of a part."""
-    found = list(_problems(error, built, declared=False))
-    if len(found) == 1:
-        return found[0]
-    return EdgewiseError("; ".join(str(problem).rstrip(".") for problem in found) + ".")
+class Built(NamedTuple):
+    """What is being built, for messages: a part's name and fields; `declared`: in a file."""
+
+    name: str
+    fields: Sequence[str]
+    declared: bool = False
 
 
-def declared_problems(error: ValidationError, built: type) -> list[str]:
-    """Return what is wrong with what a file declares, each with the full path of its key."""
-    return [str(problem) for problem in _problems(error, built, declared=True)]
+def problems(error: ValidationError, built: Built) -> list[EdgewiseError]:
+    """Return everything that is wrong; in a file each problem has the full path of its key."""
+    return list(_problems(error, built))
 
 
-def listed_problems(source: str, problems: Sequence[str]) -> str:
+def listed_problems(source: str, found: Sequence[str]) -> str:
     """Write one problem as a sentence, several as a list."""
-    if len(problems) == 1:
-        return f"{source}: {problems[0]}"
-    lines = ["\n    ".join(problem.split("\n")) for problem in problems]
+    if len(found) == 1:
+        return f"{source}: {found[0]}"
+    lines = ["\n    ".join(problem.split("\n")) for problem in found]
     return f"{source} has {len(lines)} problems:" + "\n  - ".join(["", *lines])
 
 
@@ -57,16 +57,16 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _problems(error: ValidationError, built: type, *, declared: bool) -> Iterator[EdgewiseError]:
+def _problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
     for found in error.errors(include_url=False):
         context: Mapping[str, object] = found.get("ctx", {})
         loc = found["loc"]
         if loc and isinstance(loc[0], int):  # a value given by its position
-            loc = (list(getattr(built, "__dataclass_fields__"))[loc[0]], *loc[1:])  # noqa: B009
+            loc = (built.fields[loc[0]], *loc[1:])
         where = _place(loc, str(context.get("at", "")))
         if found["type"] == "refused":
             for problem in context["problems"]:  # type: ignore[attr-defined]
-                yield _told(problem, where if declared else "")
+                yield _told(problem, where if built.declared else "")
         else:
             yield _mismatch(found, where, built)
 
@@ -78,7 +78,7 @@ def _told(problem: str | EdgewiseError, where: str) -> EdgewiseError:
     return EdgewiseError(f"{where}: {problem}") if where else problem
 
 
-def _mismatch(found: ErrorDetails, where: str, built: type) -> EdgewiseError:
+def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:
     """Return the error for one value that is not what its field accepts."""
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     last = str(found["loc"][-1]) if found["loc"] else where
@@ -90,8 +90,7 @@ def _mismatch(found: ErrorDetails, where: str, built: type) -> EdgewiseError:
         last = str(context.get("at", last))
         return EdgewiseError(f"{where} is missing; {MISSING.get(last, 'give it.')}")
     if kind in ("unexpected_keyword_argument", "unexpected_positional_argument"):
-        fields = getattr(built, "__dataclass_fields__", {})
-        return unknown(f"field of {built.__name__}", last, fields)
+        return unknown(f"field of {built.name}", last, built.fields)
     if kind == "wrong":
         return EdgewiseError(f"{where} is '{value}', {context['why']}")
     accepted = context.get("class_name", f"a table, [{where}]")

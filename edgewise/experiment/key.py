@@ -50,7 +50,7 @@ def counted(part: Part) -> dict[str, object]:
     name = type(part).__name__.removesuffix("Spec").lower()
     left_out = part.marked(Uncounted)
     found: dict[str, object] = {}
-    for field in part.__dataclass_fields__:
+    for field in part.names():
         value = getattr(part, field)
         if field in left_out:
             continue

@@ -8,7 +8,7 @@ project's words (see `errors`). A field counts in `key()` unless it is marked `U
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
@@ -17,8 +17,8 @@ from pydantic import dataclasses as pydantic_dataclasses
 from pydantic_core import PydanticCustomError, core_schema
 from typing_extensions import Self, dataclass_transform
 
-from ..graphs.errors import EdgewiseError
-from .errors import refusal
+from ..graphs.errors import EdgewiseError, unknown
+from .errors import Built, problems
 
 P = TypeVar("P", bound="type[Part]")
 
@@ -28,9 +28,21 @@ class Part:
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
+    refused_as: ClassVar[type[EdgewiseError]] = EdgewiseError
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """Return a part with fields whose names are known only as the program runs."""
+        return cls(**fields)
+
     def but(self, **changes: object) -> Self:
         """Return the part with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **changes) if changes else self
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """List the fields."""
+        return [field.name for field in dataclasses.fields(cls)]
 
     def surroundings(self) -> dict[str, object]:
         """Return what counts beside the fields, such as versions of libraries, by name."""
@@ -60,10 +72,32 @@ def part(cls: P) -> P:
         try:
             build(self, *values, **fields)
         except ValidationError as error:
-            raise refusal(error, made) from None
+            found = problems(error, Built(cls.__name__, cls.names()))
+            raise _refusal(found, cls) from None
 
     made.__init__ = checked  # type: ignore[assignment]
     return cast("P", made)
+
+
+def _refusal(found: Sequence[EdgewiseError], cls: type[Part]) -> EdgewiseError:
+    """Return one error for everything that is wrong."""
+    if len(found) > 1:
+        return cls.refused_as("; ".join(str(one).rstrip(".") for one in found) + ".")
+    return cls.refused_as(str(found[0])) if type(found[0]) is EdgewiseError else found[0]
+
+
+def split(what: str, fields: Mapping[str, object], *parts: type[Part]) -> list[dict[str, object]]:
+    """Sort keyword arguments of a function by the parts whose fields they are; None is not given.
+
+    Raises:
+        UnknownName: one is no part's.
+    """
+    known = [name for one in parts for name in one.names()]
+    for name in fields:
+        if name not in known:
+            raise unknown(f"argument of {what}", name, known)
+    given = {name: value for name, value in fields.items() if value is not None}
+    return [{name: value for name, value in given.items() if name in one.names()} for one in parts]
 
 
 # -- marks --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -72,6 +72,12 @@ def _ablations() -> Sequence[str]:
     from ..patching.ablations.registry import ablations
 
     return list(ablations())
+
+
+def _default_ablation() -> str:
+    from ..patching.ablations.registry import default_ablation
+
+    return default_ablation()
 
 
 def _dtypes() -> Sequence[str]:
@@ -178,10 +184,23 @@ class ModelSpec(Part):
         return name
 
 
+def numbered(sources: Sequence[str]) -> tuple[ModelSpec, ...]:
+    """Name models by their references; those that would be called alike, by their numbers.
+
+    >>> [model.name for model in numbered(["a/x", "b/x", "c/y"])]
+    ['1-x', '2-x', '3-y']
+    """
+    names = [default_name(source) for source in sources]
+    if len({name.lower() for name in names}) < len(names):
+        names = [f"{number}-{name}"[:80] for number, name in enumerate(names, start=1)]
+    return tuple(map(ModelSpec, names, sources))
+
+
 def default_name(source: str) -> str:
     """Name a model by the last part of its reference, so that the name can name files."""
     last = Path(source.partition("@")[0].rstrip("/\\")).name.removesuffix(".gguf")
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", last).lstrip("._+-") or "model"
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", last).lstrip("._+-").replace("_vs_", "-vs-")
+    return plain[:80] or "model"
 
 
 _NO_FILE_NAME = (
@@ -196,6 +215,8 @@ class TaskSpec(Part):
 
     `examples`: how many; of a file, None means all. `seed` and `options` are of built-in tasks.
     """
+
+    refused_as: ClassVar[type[EdgewiseError]] = PromptError
 
     name: Annotated[str, Strict(), Accepts("a text")] = ""
     file: Annotated[Text | None, Uncounted("where the pairs are; their hash counts")] = Field(
@@ -374,6 +395,34 @@ class Start:
     about: Mapping[str, object]
 
 
+def read_start(path: str) -> Start:
+    """Read what a method starts from: a file of scores, or the kept edges of a circuit.
+
+    Kept edges that have no score in the circuit's file stand before all others.
+
+    Raises:
+        FileFormatError: the file is neither, or something in it is wrong.
+    """
+    import numpy as np
+
+    from ..graphs.files import read_circuit, read_scores, scores_path
+    from ..graphs.files.scores import ABOUT
+    from ..graphs.scores import Scores
+
+    if str(scores_path(path)) == str(path):
+        file = read_scores(path)
+        scores, about = file.scores, file.about
+    else:
+        circuit = read_circuit(path)
+        values = np.nan if circuit.edge_scores is None else circuit.edge_scores
+        kept = circuit.circuit.kept
+        values = np.where(kept & np.isnan(values), np.inf, values)
+        scores = Scores(circuit.circuit.graph, np.where(kept, values, np.nan))
+        found: Mapping[str, object] = circuit.discovery
+        about = {key: str(found[key]) for key in ABOUT}
+    return Start(scores, {**about, "edges": int((~np.isnan(scores.values)).sum())})
+
+
 @part
 class DiscoverySpec(Part):
     """Say how a circuit is found: the method with all its options, and which edges are kept.
@@ -389,7 +438,7 @@ class DiscoverySpec(Part):
 
     method: Annotated[str, Strict(), Accepts("a text"), one_of(_methods)]
     metric: MetricName = Field(default="", validate_default=True)
-    ablation: Ablation = "resample"
+    ablation: Ablation = Field(default_factory=_default_ablation)
     options: Mapping[str, Any] = Field(default_factory=dict, validate_default=True)
     select: Selection = Field(default_factory=Selection, validate_default=True)
     start: Annotated[
@@ -498,6 +547,11 @@ class DiscoverySpec(Part):
         return {**asked, **started, **measured}
 
     @property
+    def keeps_all(self) -> bool:
+        """Tell whether every edge is kept: nothing selects."""
+        return not (self.chosen.selects or self.select.as_dict())
+
+    @property
     def selection(self) -> str:
         """Say in words which edges are kept."""
         return str(self.select)
@@ -544,7 +598,7 @@ class EvaluationSpec(Part):
     @field_validator("metrics", mode="before")
     @classmethod
     def _metrics(cls, metrics: object) -> object:
-        return _listed("metrics", metrics)
+        return metrics if metrics == () else _listed("metrics", metrics)
 
 
 @part
@@ -621,11 +675,8 @@ class ComputeSpec(Part):
 
     @staticmethod
     def of_circuit(file: CircuitFile) -> ComputeSpec:
-        """Return how a file's circuit was computed, on whatever device there is."""
-        found = file.discovery
-        return ComputeSpec(
-            dtype=found.get("dtype") or "float32", batch_size=found.get("batch_size")
-        )
+        """Return the precision of a circuit; device and batch size are of one machine and model."""
+        return ComputeSpec(dtype=file.discovery.get("dtype") or "float32")
 
     def surroundings(self) -> dict[str, object]:
         """Return the device, and what moves the last digits of numbers on it."""
@@ -634,7 +685,7 @@ class ComputeSpec(Part):
 
         from ..graphs.load.loading import resolve_device
 
-        device = resolve_device(self.device)
+        device = resolve_device("auto") if self.device == "auto" else self.device
         processor = torch.backends.cpu.get_cpu_capability()
         if device.startswith("cuda"):
             processor += f", {torch.cuda.get_device_name(device)}"
@@ -678,19 +729,18 @@ class Experiment(Part):
             (model,),
             task,
             DiscoverySpec.of_circuit(found),
-            compute=ComputeSpec.of_circuit(found),
+            compute=ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size")),
             graph=GraphSpec.of_graph(found.circuit.graph),
         )
 
-    def on(self, *models: str | ModelSpec) -> Experiment:
-        """Return the same experiment on other models, of which other batch sizes may fit.
+    def on(self, *models: str) -> Experiment:
+        """Return the same experiment on other models, which may need another batch size.
 
         >>> found = Experiment("x", (ModelSpec.at("a"),), TaskSpec("ioi"), DiscoverySpec("acdc"))
         >>> found.on("b").base.source
         'b'
         """
-        named = (m if isinstance(m, ModelSpec) else ModelSpec.at(m) for m in models)
-        return self.but(models=tuple(named), compute=self.compute.but(batch_size=None))
+        return self.but(models=numbered(models), compute=self.compute.but(batch_size=None))
 
     @property
     def base(self) -> ModelSpec:
@@ -765,8 +815,11 @@ class Experiment(Part):
         return comparison
 
 
-PARTS = ("task", "graph", "discovery", "evaluation", "comparison", "drawing", "compute")
-"""The tables of a document that are parts of an experiment, beside its models."""
+PARTS: tuple[type[Part], ...] = (
+    TaskSpec, GraphSpec, DiscoverySpec, Selection, EvaluationSpec, ComputeSpec,
+)  # fmt: skip
+FIELDS = {"task", "task_settings", "measure"} | {name for one in PARTS for name in one.names()}
+"""What flags may say of an experiment: task and metrics as they are typed, fields of the parts."""
 
 
 # -- tasks ---------------------------------------------------------------------------------------

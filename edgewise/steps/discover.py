@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ..experiment.asking import Request, request
-from ..experiment.spec import Selection, Start
+from ..experiment.key import Key, key_of
+from ..experiment.parts import split
+from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
-from ..session import Progress, Session, make_runner
+from ..session import Progress, Session, make_runner, open_model, open_task
 from .stored import prompts_blocks
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TIMED_PASSES = 3
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Hold a discovery: the circuit with where it is from, all scores, and what was measured."""
+    """A discovery: the circuit with where it is from, all scores, and what was measured."""
 
     file: CircuitFile
     scores: ScoresFile
@@ -38,35 +38,27 @@ class Found:
 
 @within_memory()
 def discover(
-    session: Session,
-    pairs: PromptPairs,
+    session: Session | Experiment,
+    pairs: PromptPairs | None = None,
+    spec: DiscoverySpec | None = None,
+    compute: ComputeSpec | None = None,
     *,
-    method: str,
-    metric: str | None = None,
-    ablation: str = "resample",
-    batch_size: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    select: Selection | None = None,
-    start: Start | None = None,
     progress: Progress | None = None,
     journal: JournalFile | None = None,
     allow_empty: bool = False,
+    **fields: Any,
 ) -> Found:
     """Find a circuit, measure it, and note everything that led to it.
 
     Args:
-        session, pairs: the model and the prompt pairs.
-        method: a name from `discovery.registry.methods()`.
-        metric: default `kl` for methods that search, `logit_diff` for those that score.
-        ablation: what ablated edges carry.
-        batch_size: examples run at once; default: as many as fit.
-        options: the method's own.
-        select: of a scoring method, which edges are kept; default: all, with their scores.
-        start: scores that the method `refine` starts from; default: its own.
+        session, pairs: the model and the prompt pairs; or in place of all that is asked for an
+            experiment, whose first model is opened.
+        spec, compute: how circuits are found, and the batch size.
         progress: told what is done.
         journal: where a method that can be resumed writes what it has decided (others leave it
             alone); the caller removes it when the result is safe.
         allow_empty: give a circuit without edges, in place of an error, where none is kept.
+        fields: of `DiscoverySpec` and `ComputeSpec`, as in `method="eap-ig", batch_size=8`.
 
     Raises:
         EdgewiseError: the request makes no sense, or no edge would be kept, or the journal is of
@@ -74,38 +66,45 @@ def discover(
         DriftError: the search's loss is not the circuit's.
     """
     from ..discovery.evaluation import evaluate as measure
-    from ..discovery.registry import get_method
     from ..graphs.files import CircuitFile, ScoresFile
     from ..graphs.files.circuit import PROMPTS
 
-    asked = request(
-        method, metric=metric, ablation=ablation, options=options, select=select, start=start
-    )
+    if isinstance(session, Experiment):
+        spec, compute = session.discovery, session.compute
+        session, pairs = opened(session, progress)
+    if pairs is None:
+        raise EdgewiseError("discover is given no prompt pairs; accepted: those of open_task.")
+    own, how = split("discover", fields, DiscoverySpec, ComputeSpec)
+    spec = DiscoverySpec.of(**own) if spec is None else spec.but(**own)
+    compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
-        session, pairs, metric=asked.metric, ablation=ablation, batch_size=batch_size
+        session,
+        pairs,
+        metric=spec.metric,
+        ablation=spec.ablation,
+        batch_size=compute.batch_size,
     )
-    _check_size(asked.select, runner)
-    chosen, before = get_method(method), 0.0
-    journal = journal if chosen.resumable else None
+    _check_size(spec.select, runner)
+    journal, before = journal if spec.chosen.resumable else None, 0.0
     if journal is not None:
-        journal.begin(journal_request(session, runner, asked))
+        journal.begin(discovery_key(session, runner, spec).values)
         before = journal.seconds
     begun = _now(session)
     try:
-        scores = None if start is None else start.scores
-        found = chosen(runner, progress, journal, scores, **asked.options)
+        scores = None if spec.start is None else spec.start.scores
+        found = spec.chosen(runner, progress, journal, scores, **spec.options)
     finally:
         if journal is not None:
             journal.close()
     seconds = before + _now(session) - begun
     circuit = found.circuit
     if circuit is None:
-        circuit = selected(runner, found.scores, asked.select, progress)
+        circuit = selected(runner, found.scores, spec.select, progress)
     evaluation = measure(runner, circuit)
     try:
         check_drift(found, evaluation, session.loaded.dtype)
         if not allow_empty:
-            _refuse_empty(circuit, asked, found.scores, evaluation)
+            _refuse_empty(circuit, spec, found.scores, evaluation)
     except EdgewiseError:
         if journal is not None:
             journal.remove()  # going on from it would end here again
@@ -118,12 +117,7 @@ def discover(
         discovery=cast(
             "DiscoveryBlock",
             {
-                "method": method,
-                **asked.options,
-                **asked.select.as_dict(),
-                **({} if start is None else {"start": start.about}),
-                "metric": asked.metric,
-                "ablation": ablation,
+                **spec.block,
                 "order": found.order,
                 "seconds": seconds,
                 "questions": found.questions,
@@ -138,29 +132,29 @@ def discover(
         edge_scores=found.scores.values,
         extra={PROMPTS: rows},
     )
-    beside = ScoresFile(found.scores, method, asked.metric, ablation)
+    beside = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
     return Found(file, beside, evaluation)
 
 
-def journal_request(session: Session, runner: Runner, asked: Request) -> dict[str, Any]:
-    """Return everything that a walk's decisions, and the last digits of its numbers, depend on."""
-    import torch
+def opened(experiment: Experiment, progress: Progress | None = None) -> tuple[Session, PromptPairs]:
+    """Open an experiment's first model, and make its prompt pairs."""
+    session = open_model(
+        experiment.base.source, experiment.graph, experiment.compute, progress=progress
+    )
+    return session, open_task(session, experiment.task)[0]
 
-    around = circumstances(session, runner)
-    versions = around.pop("versions")
-    return {
-        "method": asked.method,
-        **asked.options,
-        "metric": asked.metric,
-        "ablation": asked.ablation,
-        "weights_sha256": session.model_block["weights_sha256"],
-        "family": session.lifted.family,
-        "graph": repr(runner.graph),
-        "pairs_sha256": runner.pairs.sha256,
-        **around,
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        **{name: versions[name] for name in ("edgewise", "torch", "transformers")},
-    }
+
+def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
+    """Return what a walk's decisions, and the last digits of its numbers, depend on."""
+    return key_of(
+        spec,
+        GraphSpec.of_graph(session.graph),
+        session.ran_by(runner.batch_size),
+        weights_sha256=session.loaded.weights_sha256,
+        pairs_sha256=runner.pairs.sha256,
+        family=session.lifted.family,
+        graph=repr(runner.graph),
+    )
 
 
 DRIFT = {"float16": 0.02, "bfloat16": 0.1}
@@ -281,29 +275,31 @@ def _check_size(select: Selection, runner: Runner) -> None:
         )
 
 
-def _refuse_empty(circuit: Circuit, asked: Request, scores: Scores, evaluation: Evaluation) -> None:
+def _refuse_empty(
+    circuit: Circuit, spec: DiscoverySpec, scores: Scores, evaluation: Evaluation
+) -> None:
     """Refuse a circuit without edges, with what a smaller threshold would have to undercut."""
     if len(circuit):
         return
-    if asked.select.above is not None:
+    if spec.select.above is not None:
         import numpy as np
 
-        signed = asked.select.signed
+        signed = spec.select.signed
         largest = float(np.nanmax(scores.values if signed else np.abs(scores.values)))
         raise EdgewiseError(
-            f"above {asked.select.above:g} keeps no edge: the largest "
+            f"above {spec.select.above:g} keeps no edge: the largest "
             f"{'score' if signed else '|score|'} is {largest:.4g}; "
             "choose a smaller value, or select by top or faithfulness."
         )
-    if "threshold" not in asked.options:
+    if "threshold" not in spec.options:
         raise EdgewiseError(
-            f"method '{asked.method}' keeps no edge: those left had no way from the embedding to "
+            f"method '{spec.method}' keeps no edge: those left had no way from the embedding to "
             "the logits; ask for more edges."
         )
     rise = evaluation.loss_empty - evaluation.loss_full
     raise EdgewiseError(
-        f"method '{asked.method}' with threshold {asked.options.get('threshold', 0):g} keeps no "
-        f"edge: without any edge the loss ({asked.metric}) is only {rise:.4g} above the full "
+        f"method '{spec.method}' with threshold {spec.options.get('threshold', 0):g} keeps no "
+        f"edge: without any edge the loss ({spec.metric}) is only {rise:.4g} above the full "
         "model's; choose a smaller threshold."
     )
 

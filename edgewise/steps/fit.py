@@ -83,14 +83,7 @@ def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> l
 
 def open_as_declared(session: Session, task: TaskSpec) -> tuple[PromptPairs, TaskReport | None]:
     """Make a declared task's pairs as a model's own tokenizer has them; see `open_task`."""
-    return open_task(
-        session,
-        task.file or task.name,
-        examples=task.examples,
-        seed=task.seed or 0,
-        bos=task.bos,
-        options=task.options,
-    )
+    return open_task(session, task)
 
 
 def same_shape(

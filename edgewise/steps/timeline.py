@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..experiment.asking import Request, request
-from ..experiment.spec import ComputeSpec, Selection, check_task
+from ..discovery.registry import scoring_method
+from ..experiment.parts import split
+from ..experiment.spec import (
+    ComputeSpec,
+    DiscoverySpec,
+    EvaluationSpec,
+    Experiment,
+    GraphSpec,
+    TaskSpec,
+    numbered,
+)
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
-from ..session import Progress, Session, open_model, open_pairs, open_task
-from ..store.hashes import digest, fingerprint
+from ..session import Progress, Session, make_runner, open_model, open_pairs, open_task
+from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
 
 if TYPE_CHECKING:
+    from ..experiment.key import Key
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
     from ..graphs.files.timeline import Checkpoint, Values
@@ -34,58 +44,30 @@ if TYPE_CHECKING:
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
 
-@dataclass(frozen=True)
-class Opening:
-    """Say how checkpoints are opened; see `opening.open_model`."""
-
-    dtype: str = "float32"
-    device: str = "auto"
-    grouped_kv: bool = False
-    split_embedding: bool = False
-    allow_pickle: bool = False
-
-
-@dataclass(frozen=True)
-class TaskChoice:
-    """Say which prompt pairs are made; see `opening.open_task`."""
-
-    task: str
-    examples: int | None = None
-    seed: int = 0
-    bos: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
 @within_memory()
 def timeline(
-    models: Sequence[str] | str,
-    task: TaskChoice | str,
+    models: Experiment | Sequence[str] | str,
+    task: TaskSpec | str = "",
     *,
-    method: str = "eap-ig",
-    metric: str | None = None,
-    ablation: str = "resample",
-    options: Mapping[str, Any] | None = None,
-    select: Selection | None = None,
     measure: Sequence[str] = (),
     labels: Sequence[str] | None = None,
-    opening: Opening | None = None,
-    batch_size: int | None = None,
     results: Results | None = None,
     progress: Progress | None = None,
+    **fields: Any,
 ) -> TimelineFile:
     """Find and measure a task's circuit at every checkpoint, on the same prompts.
 
     Args:
         models: references in order of time, or one directory that holds `checkpoint-N` or `step-N`
-            directories, which are taken in the order of N.
-        task: a built-in task's name, a file of prompt pairs, or a `TaskChoice`.
-        method, metric, ablation, options, select, batch_size: as in `finding.discover`; a
-            checkpoint whose circuit has no edge is no error here.
+            directories, which are taken in the order of N; or in place of everything that is asked
+            for an experiment, whose models are the checkpoints.
+        task: which prompt pairs, or a built-in task's name, or a file of prompt pairs.
         measure: further metrics to measure at every checkpoint.
         labels: what the checkpoints are called; default: what sets their names apart.
-        opening: how the models are opened.
         results: where circuits are kept by content and found again; default: nowhere.
         progress: told what is done.
+        fields: of how circuits are found, of the graph and of how to compute, as in `discover` and
+            `open_model`; a checkpoint whose circuit has no edge is no error here.
 
     Raises:
         GraphMismatch: a checkpoint's shape is not the first one's; names it.
@@ -95,15 +77,15 @@ def timeline(
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Timeline, check_labels
 
-    references = find_checkpoints(models)
+    if isinstance(models, Experiment):
+        asked = models
+    else:
+        asked = _experiment(find_checkpoints(models), task, measure, fields)
+    references = [model.source for model in asked.models]
     names = list(labels) if labels is not None else default_labels(references)
     check_labels(names, len(references))
-    asked = request(method, metric=metric, ablation=ablation, options=options, select=select)
-    check_selects(asked)
-    choice = task if isinstance(task, TaskChoice) else TaskChoice(task)
-    check_task(choice.task, choice.options)
-    job = _Job(asked, choice, _metrics(asked, measure), opening or Opening(), batch_size, results)
-    job.make_pairs(references[0])
+    check_selects(asked.discovery)
+    job = _Job(asked, open_pairs(references[0], asked.task), results)
     told = progress or (lambda done, total, what: None)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
@@ -113,6 +95,7 @@ def timeline(
         _refuse_other_shape(first, kept.file, (names[0], name))
         found.append(kept)
     told(len(references), len(references), "checkpoints")
+    discovery = found[0].file.discovery
     return TimelineFile(
         timeline=Timeline(
             tuple(names),
@@ -121,32 +104,43 @@ def timeline(
         ),
         checkpoints=tuple(map(_head, references, found)),
         task=found[0].file.task,
-        discovery=cast("DiscoveryBlock", _common(asked, found[0].file.discovery)),
+        discovery=cast(
+            "DiscoveryBlock",
+            {
+                **asked.discovery.block,
+                **{key: discovery.get(key) for key in ("order", "dtype")},
+            },
+        ),
     )
 
 
+def _experiment(
+    references: Sequence[str],
+    task: TaskSpec | str,
+    measure: Sequence[str],
+    fields: Mapping[str, object],
+) -> Experiment:
+    """Return what the arguments of `timeline` ask for."""
+    own, graph, how = split("timeline", fields, DiscoverySpec, GraphSpec, ComputeSpec)
+    discovery = DiscoverySpec.of(**{"method": scoring_method().name, **own})
+    return Experiment(
+        name="timeline",
+        models=numbered(references),
+        task=task if isinstance(task, TaskSpec) else TaskSpec.named(task),
+        discovery=discovery,
+        evaluation=EvaluationSpec(tuple(dict.fromkeys([discovery.metric, *measure]))),
+        graph=GraphSpec.of(**graph),
+        compute=ComputeSpec.of(**how),
+    )
+
+
+@dataclass(frozen=True)
 class _Job:
-    """Hold what every checkpoint is asked."""
+    """What every checkpoint is asked, on the prompt pairs that all of them get."""
 
-    def __init__(
-        self,
-        asked: Request,
-        choice: TaskChoice,
-        metrics: Sequence[str],
-        opening: Opening,
-        batch_size: int | None,
-        results: Results | None,
-    ) -> None:
-        self.asked, self.choice, self.metrics = asked, choice, list(metrics)
-        self.opening, self.batch_size, self.results = opening, batch_size, results
-        self.pairs: PromptPairs
-
-    def make_pairs(self, reference: str) -> None:
-        """Make the prompt pairs that every checkpoint gets."""
-        self.pairs = open_pairs(reference, **self._task())
-
-    def _task(self) -> dict[str, Any]:
-        return {**vars(self.choice), "options": dict(self.choice.options)}
+    asked: Experiment
+    pairs: PromptPairs
+    results: Results | None
 
     def find(
         self,
@@ -160,29 +154,17 @@ class _Job:
             return self.make(reference, first, names, progress, None)
         told = progress or (lambda done, total, what: None)
         return self.results.get(
-            digest(self.inputs(reference)),
+            self.key(reference).sha256,
             lambda journal: self.make(reference, first, names, progress, journal),
             lambda text: told(0, 1, text),
         )
 
-    def inputs(self, reference: str) -> dict[str, Any]:
-        """Return everything a checkpoint's result depends on."""
-        from .. import __version__
-
-        opened = {key: value for key, value in asdict(self.opening).items() if key != "device"}
-        return {
-            "model": fingerprint(reference),
-            "pairs": self.pairs.sha256,
-            "method": self.asked.method,
-            "options": dict(self.asked.options),
-            "select": self.asked.select.as_dict(),
-            "metric": self.asked.metric,
-            "ablation": self.asked.ablation,
-            "measure": self.metrics,
-            "opening": {**opened, "batch_size": self.batch_size},
-            "surroundings": ComputeSpec(device=self.opening.device).surroundings(),
-            "edgewise": __version__,
-        }
+    def key(self, reference: str) -> Key:
+        """Return what a checkpoint's result depends on."""
+        return self.asked.key(
+            "discovery", "graph", "evaluation", "compute",
+            model=fingerprint(reference), pairs_sha256=self.pairs.sha256,
+        )  # fmt: skip
 
     def make(
         self,
@@ -195,44 +177,31 @@ class _Job:
         """Load a checkpoint, find its circuit and measure it."""
         from .discover import discover
 
-        session = open_model(reference, **asdict(self.opening), progress=progress)
+        asked = self.asked
+        session = open_model(reference, asked.graph, asked.compute, progress=progress)
         self.check(session, first, names)
-        for metric in self.metrics:
+        for metric in asked.evaluation.metrics:
             self.runner(session, metric)  # refused now, not after the search
         found = discover(
-            session,
-            self.pairs,
-            method=self.asked.method,
-            metric=self.asked.metric,
-            ablation=self.asked.ablation,
-            batch_size=self.batch_size,
-            options=self.asked.options,
-            select=self.asked.select,
-            progress=progress,
-            journal=journal,
-            allow_empty=True,
-        )
+            session, self.pairs, asked.discovery, asked.compute,
+            progress=progress, journal=journal, allow_empty=True,
+        )  # fmt: skip
         return Kept(found.file, found.scores.scores, self.measure(session, found.file))
 
     def runner(self, session: Session, metric: str) -> Runner:
         """Return a runner on the pairs; refuses a metric that does not fit them."""
-        from ..session import make_runner
-
+        ablation, batch_size = self.asked.discovery.ablation, self.asked.compute.batch_size
         return make_runner(
-            session,
-            self.pairs,
-            metric=metric,
-            ablation=self.asked.ablation,
-            batch_size=self.batch_size,
+            session, self.pairs, metric=metric, ablation=ablation, batch_size=batch_size
         )
 
-    def measure(self, session: Session, file: CircuitFile) -> dict[str, Any]:
+    def measure(self, session: Session, file: CircuitFile) -> dict[str, dict[str, float | None]]:
         """Measure a circuit by every metric."""
         from ..discovery.evaluation import evaluate_by
         from ..patching.metrics.registry import get_metric
 
-        runner = self.runner(session, self.asked.metric)
-        metrics = [get_metric(name) for name in self.metrics]
+        runner = self.runner(session, self.asked.discovery.metric)
+        metrics = [get_metric(name) for name in self.asked.evaluation.metrics]
         measured = evaluate_by(runner, file.circuit, metrics)
         return {
             name: {
@@ -241,7 +210,7 @@ class _Job:
                 "empty": one.value_empty,
                 "faithfulness": one.faithfulness,
             }
-            for name, one in zip(self.metrics, measured, strict=True)
+            for name, one in zip(self.asked.evaluation.metrics, measured, strict=True)
         }
 
     def check(self, session: Session, first: CircuitFile | None, names: tuple[str, str]) -> None:
@@ -252,7 +221,7 @@ class _Job:
             graph, width = first.circuit.graph, first.model["d_model"]
             differences = graph.differences(session.graph)
             _refuse_differences(differences, (width, session.lifted.d_model), names)
-        own, _ = open_task(session, **self._task())
+        own, _ = open_task(session, self.asked.task)
         difference = first_difference(self.pairs.pairs, own.pairs)
         if difference:
             raise PromptError(
@@ -315,15 +284,13 @@ def default_labels(references: Sequence[str]) -> list[str]:
     return [f"{number}: {last}" for number, last in enumerate(lasts, start=1)]
 
 
-def check_selects(asked: Request) -> None:
+def check_selects(asked: DiscoverySpec) -> None:
     """Refuse to keep every edge at every checkpoint: nothing would appear or vanish.
 
     Raises:
         EdgewiseError: says how edges can be selected.
     """
-    from ..discovery.registry import get_method
-
-    if not (get_method(asked.method).selects or asked.select.as_dict()):
+    if asked.keeps_all:
         raise EdgewiseError(
             f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
             "which to keep: top (so many), above (|score| at least), or faithfulness."
@@ -331,15 +298,6 @@ def check_selects(asked: Request) -> None:
 
 
 # -- steps ---------------------------------------------------------------------------------------
-
-
-def _metrics(asked: Request, more: Sequence[str]) -> list[str]:
-    """List the metrics to measure: the discovery's, then the others, each once."""
-    from ..patching.metrics.registry import get_metric
-
-    for name in more:
-        get_metric(name)
-    return list(dict.fromkeys([asked.metric, *more]))
 
 
 def _refuse_other_shape(
@@ -371,16 +329,4 @@ def _head(reference: str, kept: Kept) -> Checkpoint:
         "model": kept.file.model,
         "certificate": kept.file.certificate,
         "measures": cast("dict[str, Values]", kept.measured),
-    }
-
-
-def _common(asked: Request, discovery: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a timeline file says of the discovery at every checkpoint."""
-    return {
-        "method": asked.method,
-        **asked.options,
-        **asked.select.as_dict(),
-        "metric": asked.metric,
-        "ablation": asked.ablation,
-        **{key: discovery.get(key) for key in ("order", "dtype")},
     }

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
+from edgewise.experiment.spec import TaskSpec
 from edgewise.graphs.diff import rank_correlation
-from edgewise.steps.timeline import TaskChoice
 from edgewise.store.results import Results
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints")
 steps = sorted(folder.glob("step-[1-9]*"), key=lambda path: int(path.name[5:]))
 found = timeline(
     ["smollm2-135m", *map(str, steps), str(folder)],
-    TaskChoice("entity-tracking", examples=16),
+    TaskSpec("entity-tracking", examples=16),
     select=Selection(top=200, signed=True),
     measure=["kl", "accuracy"],
     labels=["base", *(path.name[5:] for path in steps), "end"],

@@ -22,17 +22,23 @@ from .circuit import SPARSE, graph_of
 from .reading import listed, parse_json, short
 
 SUFFIX = ".scores.safetensors"
-METADATA = ("senders", "ports", "method", "metric", "ablation")
+ABOUT = ("method", "metric", "ablation")
+METADATA = ("senders", "ports", *ABOUT)
 
 
 @dataclass(frozen=True)
 class ScoresFile:
-    """Hold scores and what they are scores of."""
+    """Scores of the edges of a graph, and what they are scores of."""
 
     scores: Scores
     method: str
     metric: str
     ablation: str
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Return what they are scores of."""
+        return {key: getattr(self, key) for key in ABOUT}
 
 
 def scores_path(path: str | Path) -> Path:
@@ -62,9 +68,7 @@ def write_scores(
     metadata = {
         "senders": json.dumps([str(node) for node in graph.senders]),
         "ports": json.dumps([str(port) for port in graph.ports]),
-        "method": method,
-        "metric": metric,
-        "ablation": ablation,
+        **ScoresFile(scores, method, metric, ablation).about,
         "graph": json.dumps(_shape(graph)),
     }
     write_bytes(scores_path(path), _encode(scores.values, metadata))

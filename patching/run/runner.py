@@ -116,6 +116,11 @@ class Runner:
         """Return how far rounding alone may move the metric's mean; see `floors`."""
         return rounding_floor(self.chunks(), self.metric)
 
+    @property
+    def about(self) -> dict[str, str]:
+        """Return what is measured and what ablated edges carry, by name."""
+        return {key: getattr(self, key).name for key in ("metric", "ablation")}
+
     def with_metric(self, metric: str | Metric) -> Runner:
         """Return a runner that shares all runs and measures something else."""
         chosen = get_metric(metric) if isinstance(metric, str) else metric

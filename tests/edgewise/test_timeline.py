@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgewise.experiment.spec import ComputeSpec, Selection
+from edgewise.experiment.spec import ComputeSpec, Selection, TaskSpec
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,
@@ -23,7 +22,7 @@ from edgewise.graphs.files import (
 )
 from edgewise.graphs.names import Edge
 from edgewise.steps import timeline as checkpoints
-from edgewise.steps.timeline import Opening, TaskChoice, default_labels, find_checkpoints, timeline
+from edgewise.steps.timeline import default_labels, find_checkpoints, timeline
 from edgewise.store.results import Results
 from tests.edgewise.conftest import Run, save_tokenizer, tiny
 
@@ -180,9 +179,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = checkpoints.open_model
 
-    def noted(reference: str, **options: Any) -> Any:
+    def noted(reference: str, *parts: Any, **options: Any) -> Any:
         found.append(Path(reference).name)
-        return real(reference, **options)
+        return real(reference, *parts, **options)
 
     monkeypatch.setattr(checkpoints, "open_model", noted)
     return found
@@ -230,8 +229,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "metric": {"metric": "prob_diff"},
     "further metrics": {"measure": ["kl"]},
     "ablation": {"ablation": "zero"},
-    "dtype": {"opening": Opening(dtype="float64")},
-    "graph": {"opening": Opening(split_embedding=True)},
+    "dtype": {"dtype": "float64"},
+    "graph": {"split_embedding": True},
 }
 
 
@@ -269,7 +268,7 @@ def test_other_prompts_are_asked_anew(
 ) -> None:
     results, two = Results(tmp_path / "kept"), find_checkpoints(str(run))[:2]
     timeline(two, str(pairs), results=results, **TOP)
-    timeline(two, TaskChoice(str(pairs), examples=3), results=results, **TOP)
+    timeline(two, TaskSpec(file=str(pairs), examples=3), results=results, **TOP)
     assert len(opened) == 4
 
 
@@ -279,10 +278,10 @@ def test_a_stopped_run_goes_on_with_what_is_missing(
     results, expected = Results(tmp_path / "kept"), timeline(str(run), str(pairs), **TOP)
     real = checkpoints.open_model
 
-    def stopped(reference: str, **options: Any) -> Any:
+    def stopped(reference: str, *parts: Any, **options: Any) -> Any:
         if reference.endswith("checkpoint-100"):
             raise KeyboardInterrupt
-        return real(reference, **options)
+        return real(reference, *parts, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "open_model", stopped)
@@ -450,7 +449,7 @@ def test_the_command_writes_prints_and_draws(
     shown = edgewise(*asked, "-o", "line.json").output
     for words in ("5", "1000", "logit_diff: full", "born", "edges that live longest", "line.json"):
         assert words in shown
-    assert len(list((tmp_path / "cache" / "results").glob("*.json"))) == 4
+    assert len(list((tmp_path / "cache" / "results").glob("*/circuit.json"))) == 4
     found = read_timeline(tmp_path / "line.json")
     assert [len(circuit) for circuit in found.timeline.circuits] == [9] * 4
     document = json.loads(edgewise(*asked, "--labels", "a,b,c,d", "--json").stdout)
@@ -499,5 +498,5 @@ def test_the_command_keeps_nothing_if_told_so(
 
 
 def test_a_choice_of_pairs_is_a_value() -> None:
-    choice = TaskChoice("ioi")
-    assert replace(choice, seed=1) != choice
+    choice = TaskSpec("ioi")
+    assert choice.but(seed=1) != choice

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgewise.experiment.spec import DiscoverySpec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
 from edgewise.graphs.files import CircuitFile, read_circuit, write_circuit
-from edgewise.steps.repeat import Recipe
 from edgewise.workflow import (
     Selection,
     Session,
@@ -136,7 +136,7 @@ def test_a_signed_selection_prefers_edges_that_help(session: Session) -> None:
     assert top.circuit == scores.top(10, absolute=False) != scores.top(10)
     assert (scores.values[top.circuit.kept] > 0).all()
     assert (top.discovery["top"], top.discovery["signed"]) == (10, True)
-    assert Recipe.of(top.discovery).select == Selection(top=10, signed=True)
+    assert DiscoverySpec.of_block(top.discovery).select == Selection(top=10, signed=True)
     above = found(above=half).circuit
     assert above == scores.above(half, absolute=False)
     assert len(above) < len(scores.above(half))
