@@ -121,7 +121,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
             job.find_circuit(model)
             job.measure(model)
             job.repeat(model)
-        job.tidy_evaluation()
+        job.write_evaluation(job.evaluations())
         for variant in reversed(spec.variants):  # the last one may still be open
             job.look_closer_in(variant, variant)
         for variant in spec.variants:
@@ -199,10 +199,7 @@ class _Run:
 
     def copy_spec(self) -> None:
         """Write the spec with its defaults; its paths start from the output directory."""
-        path = self.store.path(SPEC)
-        text = relocated(self.spec, self.store.folder).to_toml()
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
+        self.store.write(SPEC, relocated(self.spec, self.store.folder).to_toml())
 
     # -- prompts --------------------------------------------------------------------------------
 
@@ -226,7 +223,7 @@ class _Run:
                 "sample": sample(session, pairs.pairs[0]),
             }
             write_pairs(self.store.path(PROMPTS), pairs)
-            write_text(self.store.path(TASK), dump_document(about, rows=()))
+            self.store.write(TASK, dump_document(about, rows=()))
 
         content = None if file is None else file_sha256(Path(file))
         key = self.spec.key("task", model=self.fingerprint(base), file=content)
@@ -269,7 +266,7 @@ class _Run:
             everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
             about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
             write_pairs(self.store.path(REPETITION_PROMPTS), replace(self.pairs, pairs=everything))
-            write_text(self.store.path(REPETITION_SEEDS), dump_document(about, rows=()))
+            self.store.write(REPETITION_SEEDS, dump_document(about, rows=()))
 
         model = self.fingerprint(base)
         key = self.spec.key("task", prompts=self.pairs.sha256, repetitions=number, model=model)
@@ -356,16 +353,10 @@ class _Run:
             return {}
 
     def write_evaluation(self, models: Mapping[str, object]) -> None:
-        """Write what was measured, in the spec's order."""
+        """Write what was measured, in the spec's order, without other models."""
         known = {m.name: models[m.name] for m in self.spec.models if m.name in models}
         document = {"format": "edgewise/evaluation", "version": 1, "models": known}
-        write_text(self.store.path(EVALUATION), dump_document(document, rows=()))
-
-    def tidy_evaluation(self) -> None:
-        """Take models that are no longer in the spec out of the evaluation."""
-        found = self.evaluations()
-        if list(found) != [model.name for model in self.spec.models]:
-            self.write_evaluation(found)
+        self.store.write(EVALUATION, dump_document(document, rows=()))
 
     def repeat(self, model: ModelSpec) -> None:
         """Repeat the discovery in a model."""

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from ..discovery.journal import Entry
 from ..graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
+from ..graphs.files.atomic import unwritable
 
 FORMAT, VERSION = "edgewise/journal", 2
 _SEALED = re.compile(rb'(\{.+), "sha256": "([0-9a-f]{64})"\}')
@@ -77,9 +78,7 @@ class JournalFile:
             os.fsync(self._file.fileno())
         except OSError as error:
             self.close()
-            raise EdgewiseError(
-                f"cannot write the journal {self.path}: {error.strerror or error}."
-            ) from error
+            raise unwritable(f"the journal {self.path}", error) from error
         self._start = time.perf_counter()
 
     @property

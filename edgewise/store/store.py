@@ -9,13 +9,13 @@ run that was stopped goes on where it was. One process at a time has a store ope
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from ..graphs.errors import EdgewiseError, FileFormatError, SpecError
-from ..graphs.files.atomic import TEMPORARY, check_writable, write_text
+from ..graphs.files.atomic import TEMPORARY, check_writable, write_bytes
 from ..graphs.files.json_files import dump_document, read_document
 from .hashes import digest, file_sha256
 from .journal import JournalFile, journal_path
@@ -93,15 +93,25 @@ class Store:
             files: what it writes, relative to the directory.
             make: writes them, to their `path`.
         """
-        known = self._steps.get(name)
-        if known is not None and known.inputs == key and known.files == self._hashes(known.files):
+        found = self._step(key, files)
+        if self._steps.get(name) == found and None not in found.files.values():
             return False
         for file in files:
             self.path(file.partition("#")[0])
         make()
-        self._steps[name] = Step(key, self._hashes(files))
+        self._steps[name] = self._step(key, files)
         self._write()
         return True
+
+    def _step(self, key: str, files: Sequence[str]) -> Step:
+        """Describe a step by its files as they are now."""
+        return Step(key, {name: self._hash(name) for name in files})
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file, unless it holds that already."""
+        path, content = self.path(name), text.encode("utf-8", "backslashreplace")
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
 
     def path(self, name: str) -> Path:
         """Return the place of a file, `name` relative to the directory; make its folder."""
@@ -119,9 +129,6 @@ class Store:
     def sha256(self, *names: str) -> list[str]:
         """Return the hashes of finished files, as inputs of the next step."""
         return [file_sha256(self.folder / name) for name in names]
-
-    def _hashes(self, names: Iterable[str]) -> dict[str, str | None]:
-        return {name: self._hash(name) for name in names}
 
     def _hash(self, name: str) -> str | None:
         """Hash a file or a part of one; None if it is not there."""
@@ -141,10 +148,8 @@ class Store:
             name: {**step._asdict(), "seal": step.seal(name)}
             for name, step in sorted(self._steps.items())
         }
-        text = dump_document({"format": FORMAT, "version": VERSION, "steps": steps}, rows=())
-        path = self.folder / NAME
-        if not path.is_file() or path.read_bytes() != text.encode():
-            write_text(path, text)
+        document = {"format": FORMAT, "version": VERSION, "steps": steps}
+        self.write(NAME, dump_document(document, rows=()))
 
 
 def _make(folder: Path) -> None:

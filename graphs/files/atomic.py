@@ -48,12 +48,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = _create_temporary(path, final)
     try:
         yield temporary
-        _flush(temporary)
+        with temporary.open("rb+") as opened:
+            os.fsync(opened.fileno())
         if final.exists():
             temporary.chmod(final.stat().st_mode & 0o777)
         os.replace(temporary, final)
     except OSError as error:
-        raise _cannot(path, error) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
@@ -115,7 +116,7 @@ def _final(path: str | Path) -> Path:
                 "choose another."
             ) from None
     except OSError as error:  # a name too long, a file in place of a directory
-        raise _cannot(path, error) from error
+        raise unwritable(path, error) from error
     return final
 
 
@@ -126,7 +127,7 @@ def _create_temporary(path: str | Path, final: Path) -> Path:
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise _cannot(path, error) from error
+        raise unwritable(path, error) from error
     return temporary
 
 
@@ -135,24 +136,22 @@ def sweep(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             named = TEMPORARY.fullmatch(entry.name)
-            if named and _is_stale(entry, *named.groups()):
-                with suppress(OSError):
+            if not named or not entry.is_file(follow_symlinks=False):
+                continue
+            with suppress(OSError):
+                old = time.time() - entry.stat().st_mtime > STALE_SECONDS
+                if old or (named[2] == _here() and _ended(int(named[1]))):
                     os.unlink(entry)
 
 
-def _is_stale(entry: os.DirEntry[str], process: str | None, machine: str | None) -> bool:
-    """Tell whether nobody writes a temporary any more: its process is gone, or it is a day old."""
-    with suppress(OSError):
-        if not entry.is_file(follow_symlinks=False):
-            return False
-        if machine == _here() and os.name == "posix":  # elsewhere, signal 0 ends a process
-            try:
-                os.kill(int(process or 0), 0)
-            except ProcessLookupError:
-                return True
-            except (OverflowError, PermissionError):
-                return False
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS
+def _ended(process: int) -> bool:
+    if os.name == "posix":  # elsewhere, signal 0 ends a process
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            pass
     return False
 
 
@@ -165,12 +164,8 @@ def _here() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())
-
-
-def _cannot(path: str | Path, error: OSError) -> EdgewiseError:
+def unwritable(path: str | Path, error: OSError) -> EdgewiseError:
+    """Say why a path cannot be written, and what to do."""
     reason = error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     todo = "make room there, or choose another place" if full else "choose a place you can write to"

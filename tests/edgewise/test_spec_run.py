@@ -349,6 +349,34 @@ def test_a_file_that_is_gone_or_damaged_is_made_again(
     assert name in with_times or (tmp_path / "out" / name).read_bytes() == whole
 
 
+def test_a_flipped_bit_in_any_file_is_noticed_or_makes_no_difference(
+    spec: Experiment, tmp_path: Path
+) -> None:
+    small = spec.but(models=spec.models[:1], drawing=spec.drawing.but(formats=("svg",), top=5))
+    out = tmp_path / "out"
+
+    def meaning(name: str) -> object:
+        path = out / name
+        if name.startswith("circuits/") and name.endswith(".json"):
+            return without_times(path)
+        if name == "run.json":  # times are in its hashes
+            return list(json.loads(path.read_text())["steps"])
+        return len(name) if name.startswith("report.") else path.read_bytes()  # and in reports
+
+    run(small, out)
+    names = sorted(contents(out))
+    assert len(names) == 11
+    expected = {name: meaning(name) for name in names}
+    for number, name in enumerate(names):
+        whole = (out / name).read_bytes()
+        i = int((0.3 + number / 30) * len(whole))
+        flipped = whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]
+        (out / name).write_bytes(flipped)
+        run(small, out)
+        assert {name: meaning(name) for name in names} == expected, (name, i)
+        assert (out / name).read_bytes() != flipped
+
+
 # -- interrupted --------------------------------------------------------------------------------
 
 
