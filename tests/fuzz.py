@@ -366,7 +366,7 @@ def texts() -> Kind:
 
 def specs() -> Kind:
     """An experiment's declaration, read but not run."""
-    from edgewise.experiment.spec import read_spec
+    from edgewise.experiment.document import read_spec
 
     path = FOLDER / "spec.toml"
     path.write_text(

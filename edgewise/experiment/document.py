@@ -61,6 +61,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..graphs.errors import EdgewiseError, SpecError, unknown
+from ..graphs.files.reading import at_home, is_there
 from .errors import Built, listed_problems, problems, shown
 from .parts import Part, Undeclared
 from .spec import (
@@ -253,7 +254,7 @@ class _Reader:
             )
         self.refuse_unknown(key, table, own)
         if isinstance(file, str) and file.strip():
-            path = self.folder / Path(file).expanduser()
+            path = self.folder / at_home(file)
             if not path.is_file():
                 self.problems.append(f"task.file: '{path}' does not exist; expected a .jsonl file.")
             file = str(path)
@@ -337,14 +338,14 @@ def whole_source(source: str, folder: Path) -> str:
 
     if source == ALIAS:
         return source
-    path = folder / Path(source).expanduser()
-    if path.exists():
+    path = folder / at_home(source)
+    if is_there(path):
         if (found := find(str(path))).form is Form.ADAPTER:
             base_reference(found.path)
         return str(path)
     if source.startswith(("/", "./", "../", "~", ".\\", "..\\")) or source.endswith(".gguf"):
         raise SpecError(f"'{path}' does not exist; paths start from the spec's folder.")
-    if Path(source).exists():
+    if is_there(source):
         raise SpecError(
             f"'{source}' exists in the working directory but not beside the spec, from "
             f"where paths start; write the path from '{folder}', or the whole path."

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from ..graphs.files.reading import is_there
 from .key import Key, key_of
 from .parts import (
     Accepts,
@@ -173,7 +174,7 @@ class ModelSpec(Part):
             raise EdgewiseError("the circuit's file names no model; say which one to use.")
         if "paths" in file.model:
             return ModelSpec.at(possible_places(name, file.model["paths"], file.path)[0])
-        remote = revision and not Path(name).expanduser().exists() and name != ALIAS
+        remote = revision and not is_there(name) and name != ALIAS
         return ModelSpec.at(f"{name}@{revision}" if remote else str(name))
 
     @field_validator("name")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..graphs.errors import SpecError
+from ..graphs.files.reading import SETTINGS_BYTES, TOO_DEEP, TOO_LONG, read_text, unfit
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -19,17 +20,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         SpecError: it is missing, no text, or no TOML; says where.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError(f"{path} does not exist; expected an experiment's TOML file.") from None
-    except UnicodeDecodeError:
-        raise SpecError(
-            f"{path} is not text (UTF-8); expected an experiment's TOML file."
-        ) from None
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror or error}.") from error
-    return parse_toml(text, str(path))
+    text = read_text(path, "an experiment's TOML file", SETTINGS_BYTES, SpecError)
+    return parse_toml(text.removeprefix("\ufeff"), str(path))
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -39,11 +31,20 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         SpecError: a syntax error, with its line shown and the column marked.
     """
     tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    message = ""
     try:
         found: dict[str, Any] = tomllib.loads(text)
-        return found
+        problem = unfit(found, allow_nan=True)
+        if problem is None:
+            return found
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
+        message, problem = str(error), None
+    except RecursionError:
+        problem = TOO_DEEP
+    except ValueError:  # Python's own limit for whole numbers
+        problem = TOO_LONG
+    if problem is not None:
+        raise SpecError(f"{source} cannot be read: {problem}.")
     place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
     if place is None:
         raise SpecError(f"{source} is not TOML: {message}.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..experiment.spec import ModelSpec, TaskSpec
 from ..graphs.errors import FileFormatError, ModelNotFound, PromptError, UnknownName
 from ..graphs.files.places import possible_places
+from ..graphs.files.reading import is_there
 from ..session import Session, open_task
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def open_stored(
     reference, places = stored_model(file), []
     if "paths" in file.model:
         places = possible_places(file.model["name"], file.model["paths"], file.path)
-    there = [place for place in places if Path(place).expanduser().exists()]
+    there = [place for place in places if is_there(place)]
     with named_by(file, option, places):
         for place in there if len(there) > 1 else ():
             session = load(place)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..graphs.errors import EdgewiseError
+from ..graphs.files.reading import is_there
 from ..graphs.load.references import Form, find
 
 _OF_A_MODEL = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
@@ -50,7 +51,7 @@ def fingerprint(reference: str) -> list[str]:
     source = find(reference)
     if source.form is Form.GGUF:
         return ["file", file_sha256(source.path)]
-    if source.name == ALIAS or (source.revision and not Path(reference).exists()):
+    if source.name == ALIAS or (source.revision and not is_there(reference)):
         return ["release", source.name, source.revision or "", source.path.name]
     files = sorted(path for path in source.path.iterdir() if path.suffix in _OF_A_MODEL)
     found = ["files", *(f"{path.name} {file_sha256(path)}" for path in files if path.is_file())]

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from typing_extensions import NotRequired, TypedDict
 
+from .reading import at_home, is_there
+
 
 class Paths(TypedDict):
     """Where something on this machine was when it was used."""
@@ -23,7 +25,7 @@ class Paths(TypedDict):
 
 def local_paths(path: str | Path) -> Paths:
     """Return where something on this machine is, for a block that is in no file yet."""
-    whole = Path(os.path.abspath(Path(path).expanduser()))
+    whole = Path(os.path.abspath(at_home(path)))
     return {"absolute": str(whole.parent.resolve() / whole.name)}  # a link itself stays one
 
 
@@ -36,7 +38,7 @@ def possible_places(name: str, paths: Paths | None, file: Path | None) -> list[s
     if paths is not None and "relative" in paths and file is not None:
         found.insert(0, os.path.normpath(file.resolve().parent / paths["relative"]))
     places = list(dict.fromkeys([*found, name]))
-    return sorted(places, key=lambda place: not Path(place).expanduser().exists())
+    return sorted(places, key=lambda place: not is_there(place))
 
 
 def moved(paths: Paths, source: Path | None, target: Path | None) -> Paths:

@@ -41,7 +41,20 @@ DEEPEST = 64
 MOST_DIGITS = 20
 """Most digits of a whole number in JSON: a seed has 20 at most, and 10**400 is no float."""
 
+TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
+TOO_LONG = f"it holds a whole number of more than {MOST_DIGITS} digits"
+
 Form = TypeVar("Form")
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with `~` as the home it stands for, where there is such a home."""
+    return Path(os.path.expanduser(path))
+
+
+def is_there(path: str | Path) -> bool:
+    """Tell whether a path, as it was typed, names something; one that no file can have does not."""
+    return os.path.exists(at_home(path))
 
 
 def read_bounded(
@@ -124,9 +137,9 @@ def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = Fals
     except json.JSONDecodeError as error:
         raise FileFormatError(_diagnose(path, text, what, error)) from None
     except RecursionError:
-        problem: str | None = f"it is nested deeper than {DEEPEST} levels"
+        problem: str | None = TOO_DEEP
     except ValueError:  # Python's own limit for whole numbers
-        problem = f"it holds a whole number of more than {MOST_DIGITS} digits"
+        problem = TOO_LONG
     else:
         problem = unfit(document, allow_nan=allow_nan)
     if problem:
@@ -154,10 +167,10 @@ def unfit(document: object, *, allow_nan: bool = False) -> str | None:
                 if one - one != 0 and not allow_nan:
                     return "it holds a number too large for a float"
             elif isinstance(one, int) and not -most < one < most:
-                return f"it holds a whole number of more than {MOST_DIGITS} digits"
+                return TOO_LONG
         level, depth = inner, depth + 1
         if depth > DEEPEST + 1:
-            return f"it is nested deeper than {DEEPEST} levels"
+            return TOO_DEEP
     return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound, out_of_memory
+from ..files.reading import is_there
 from .gguf_files import one_line
 from .quiet import quiet
 from .references import read_json
@@ -60,7 +61,7 @@ def base_reference(directory: Path) -> tuple[str, str | None]:
             f"in its adapter_config.json is {base!r}; write the base model's name or path there."
         )
     beside = directory / base
-    if not Path(base).expanduser().exists() and beside.is_dir():
+    if not is_there(base) and beside.is_dir():
         return str(beside), revision
     return base, revision
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound, UnsupportedModel, out_of_memory, unknown
 from ..files.places import local_paths
+from ..files.reading import at_home, is_there
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
 from .gguf_files import gguf_tokenizer, one_line, read_gguf
@@ -70,7 +71,7 @@ class LoadedModel:
     def title(self) -> str:
         """Return a short name for reports, such as `smollm2-135m + entity-tracking`."""
         if self.adapter is None:
-            return Path(self.name).name if self.path and Path(self.name).exists() else self.name
+            return Path(self.name).name if self.path and is_there(self.name) else self.name
         return f"{Path(self.adapter.base).name} + {self.adapter.name}"
 
     @property
@@ -81,7 +82,7 @@ class LoadedModel:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
         }
-        if self.path is not None and self.path == Path(self.name).expanduser():
+        if self.path is not None and self.path == at_home(self.name):
             record["paths"] = local_paths(self.path)
         if self.adapter is not None:
             record["adapter"] = {

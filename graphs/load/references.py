@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, ModelNotFound
-from ..files.reading import SETTINGS_BYTES, parse_json, read_text
+from ..files.reading import SETTINGS_BYTES, at_home, is_there, parse_json, read_text
 from .builtin import ALIAS, REVISION, Progress, smollm2_directory
 from .gguf_files import one_line
 from .sizes import refuse_large_texts
@@ -74,15 +74,15 @@ def find(
     """
     if not reference.strip():
         raise ModelNotFound(f"the model's name is empty; accepted: {ACCEPTED}.")
-    local = Path(reference).expanduser()
-    if reference == ALIAS or (not local.exists() and reference.startswith(f"{ALIAS}@")):
+    local = at_home(reference)
+    if reference == ALIAS or (not is_there(local) and reference.startswith(f"{ALIAS}@")):
         if revision or "@" in reference:
             raise ModelNotFound(
                 f"'{reference}' asks for a revision of the built-in model, which has one only "
                 f"({REVISION}); use {ALIAS} without a revision."
             )
         return Source(ALIAS, Form.DIRECTORY, smollm2_directory(progress), REVISION)
-    if local.exists():
+    if is_there(local):
         if revision:
             raise ModelNotFound(
                 f"'{reference}' is on this machine, and revision '{revision}' applies to Hugging "
@@ -125,6 +125,8 @@ def _form(path: Path) -> Form:
         if path.suffix == ".gguf":
             return Form.GGUF
         raise ModelNotFound(f"'{path}' is a file, but not a .gguf file; accepted: {ACCEPTED}.")
+    if not path.is_dir():
+        raise ModelNotFound(f"'{path}' is a device or pipe; accepted: {ACCEPTED}.")
     config, adapter = path / "config.json", path / "adapter_config.json"
     if adapter.is_file():
         if any((path / name).is_file() for name in (*_SAFE, *_PICKLED)):
@@ -188,7 +190,7 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
 def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights: bool) -> Source:
     """Fetch a hub model's files (or find them in the hub's cache) and resolve its commit."""
     before, at, asked = reference.rpartition("@")
-    if at and before and Path(before).expanduser().exists():
+    if at and before and is_there(before):
         raise ModelNotFound(
             f"'{before}' is on this machine, and revision '{asked}' applies to Hugging Face names "
             "only; leave the revision out."
