@@ -72,14 +72,15 @@ def read_bounded(
             raise error(f"cannot read {path}: it is {kind}; expected {what}.")
         content = bytearray()
         with open(path, "rb", opener=_unblocked) as file:
-            while len(content) <= limit and (block := file.read(2**20)):
+            size = os.fstat(file.fileno()).st_size
+            while max(size, len(content)) <= limit and (block := file.read(2**20)):
                 content += block
     except FileNotFoundError:
         raise error(f"{path} does not exist; expected {what}.") from None
     except (OSError, ValueError) as caught:
         reason = getattr(caught, "strerror", None) or caught
         raise error(f"cannot read {path}: {reason}; expected {what}.") from caught
-    if len(content) > limit:
+    if max(size, len(content)) > limit:
         raise error(
             f"{path} is too large for {what}: more than {limit / 2**20:g} MB; accepted: at most "
             "that much. Give the file that was meant."

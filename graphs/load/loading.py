@@ -16,9 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from ..errors import ModelNotFound, UnsupportedModel, out_of_memory, unknown
 from ..files.places import local_paths
-from ..files.reading import at_home, is_there
+from ..files.reading import at_home, is_there, listed, problems
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
 from .gguf_files import gguf_tokenizer, one_line, read_gguf
@@ -34,6 +36,14 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 """The floating-point types a model can be loaded in."""
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class Announced(TypedDict):
+    """What a config.json says of the kind of its model."""
+
+    model_type: NotRequired[str | None]
+    architectures: NotRequired[list[str] | None]
+    auto_map: NotRequired[dict[str, object] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +288,11 @@ def _check_config(config: dict[str, Any], name: str) -> None:
     """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
     from ..lift.lifting import families
 
+    missing, wrong = problems(config, Announced)
+    if missing or wrong:
+        raise ModelNotFound(
+            f"the config.json of '{name}' cannot be read: {listed([*missing, *wrong])}."
+        )
     kinds, own_code = config.get("architectures") or [], config.get("auto_map")
     if (kinds or own_code) and not set(kinds) & _causal_classes():
         reason = "is no causal language model"
@@ -356,9 +371,11 @@ def _read_tokenizer(source: Source) -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 str(source.path), local_files_only=True, trust_remote_code=False
             )
+            tokenizer.decode(tokenizer("a b")["input_ids"])  # some damage shows only in use
+            return tokenizer
     except Exception as error:  # whatever transformers makes of damaged files
         raise out_of_memory(error) or ModelNotFound(
             f"the tokenizer of '{source.name}' cannot be loaded from '{source.path}': "

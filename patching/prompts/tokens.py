@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...graphs.errors import PromptError
+from ...graphs.files.reading import short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,7 @@ class Tokens:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, without special tokens."""
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._encoded(text, add_special_tokens=False))
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """Return the ids of a prompt, special tokens included."""
@@ -57,7 +58,7 @@ class Tokens:
 
     def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of several prompts, special tokens included."""
-        rows = self._tokenizer(list(texts))["input_ids"]
+        rows = self._encoded(list(texts))
         return [(*self._prepend, *row[self._drop :]) for row in rows]
 
     def wrap(self, ids: Iterable[int]) -> tuple[int, ...]:
@@ -133,13 +134,23 @@ class Tokens:
         anchor = self.encode(self._anchor) if self._anchor else ()
         return self.encode(self._anchor + text)[len(anchor) :]
 
+    def _encoded(self, text: str | list[str], **how: bool) -> list[Any]:
+        try:
+            found: list[Any] = self._tokenizer(text, **how)["input_ids"]
+            return found
+        except Exception as error:  # tokenizers has no class of its own for a vocabulary's gaps
+            raise PromptError(
+                f"the tokenizer cannot encode {short(text)}: {str(error)[:200].rstrip('.')}; "
+                "accepted: texts of its vocabulary, or pairs written as token ids."
+            ) from error
+
     def _tokens(self, ids: Sequence[int]) -> list[str]:
         return [str(t) for t in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
     def _added_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Find the special tokens which the tokenizer puts before and after a text."""
         body = self.encode("a")
-        full = tuple(self._tokenizer("a")["input_ids"])
+        full = tuple(self._encoded("a"))
         for start in range(len(full) - len(body) + 1):
             if full[start : start + len(body)] == body:
                 return full[:start], full[start + len(body) :]
