@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from edgewise.discovery.evaluation import evaluate
+from edgewise.discovery.evaluation import measure
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
@@ -29,7 +29,7 @@ COLUMNS = (
 
 def measured(runner: Runner, circuit: Circuit) -> tuple[float, float]:
     """Return a circuit's loss and faithfulness."""
-    found = evaluate(runner, circuit)
+    found = measure(runner, circuit)
     assert found.faithfulness is not None
     return found.loss_circuit, found.faithfulness
 

@@ -33,7 +33,7 @@ CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold what was measured of a circuit.
+    """What was measured of a circuit.
 
     Args:
         metric: the metric's name.
@@ -67,7 +67,7 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate(runner: Runner, circuit: Circuit) -> Evaluation:
+def measure(runner: Runner, circuit: Circuit) -> Evaluation:
     """Measure a circuit on the runner's prompts with its metric and ablation.
 
     Raises:

@@ -26,7 +26,7 @@ _PUBLIC = {
     "draw": "visualize.draw",
     "Edge": "graphs.names",
     "EdgewiseError": "graphs.errors",
-    "evaluate": "discovery.evaluation",
+    "evaluate": "workflow",
     "Experiment": "experiment.spec",
     "get_method": "discovery.registry",
     "head_roles": "steps.head_roles",

@@ -11,16 +11,13 @@ done, the total, and a word of what is being done.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .experiment.parts import split
 from .experiment.spec import (
     EXAMPLES,
-    ComputeSpec,
     DiscoverySpec,
-    EvaluationSpec,
     Experiment,
     Selection,
     Start,
@@ -28,7 +25,7 @@ from .experiment.spec import (
     is_file,
     read_start,
 )
-from .graphs.errors import EdgewiseError, within_memory
+from .graphs.errors import within_memory
 from .session import (
     Progress,
     Session,
@@ -38,14 +35,11 @@ from .session import (
     open_task,
 )
 from .steps.discover import Found, discover, task_block
+from .steps.evaluate import Evaluated, evaluate
 from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task
 
 if TYPE_CHECKING:
-    from .discovery.evaluation import Curve, Evaluation
-    from .discovery.random_circuits import Baseline
-    from .graphs.circuit import Circuit
     from .graphs.files import CircuitFile, DiffFile
-    from .graphs.names import Edge
     from .graphs.scores import Scores
     from .patching.paths import PathEffect
     from .patching.prompts.pairs import PromptPairs
@@ -91,107 +85,6 @@ def request(method: str, **fields: Any) -> DiscoverySpec:
     """
     (own,) = split("request", fields, DiscoverySpec)
     return DiscoverySpec.of(method=method, **own)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What was measured of a circuit, and what else was asked for.
-
-    Args:
-        evaluation: the measures.
-        curve: faithfulness over sizes.
-        minimality: by how much the loss rises without each kept edge.
-        random: where it stands among random circuits.
-        floor: rises of the loss up to this are rounding.
-    """
-
-    evaluation: Evaluation
-    curve: Curve | None = None
-    minimality: Scores | None = None
-    random: Baseline | None = None
-    floor: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        found = self.evaluation.as_dict()
-        if self.curve is not None:
-            found["curve"] = self.curve.as_dict()
-        if self.random is not None:
-            found["random"] = self.random.as_dict()
-        if self.minimality is not None:
-            edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
-            found["minimality"] = {"useless": self.useless, "edges": edges}
-        return found
-
-    @property
-    def useless(self) -> int:
-        """Count the kept edges without which the loss rises by no more than rounding."""
-        return sum(rise <= self.floor for _, rise in self.rises)
-
-    @property
-    def rises(self) -> list[tuple[Edge, float]]:
-        """List the kept edges with the loss's rise without them, the least needed first."""
-        import numpy as np
-
-        if self.minimality is None:
-            return []
-        values, graph = self.minimality.values, self.minimality.graph
-        order = np.argsort(values, axis=None, kind="stable")[: int((~np.isnan(values)).sum())]
-        places = zip(*np.unravel_index(order, values.shape), strict=True)
-        return [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
-
-
-@within_memory()
-def evaluate(
-    session: Session,
-    circuit: CircuitFile | Circuit,
-    pairs: PromptPairs,
-    spec: EvaluationSpec | None = None,
-    *,
-    scores: Scores | None = None,
-    progress: Progress | None = None,
-    **fields: Any,
-) -> Evaluated:
-    """Measure a circuit in the session's model, which need not be the one it was found in.
-
-    Args:
-        session, circuit, pairs: the model, the circuit and the prompt pairs.
-        spec: what to measure. Metric and ablation default to those of the circuit's file; a curve
-            needs scores of all edges; minimality takes a question for each kept edge; `random`
-            circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
-        scores: of all edges.
-        progress: told what is done.
-        fields: of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
-
-    Raises:
-        GraphMismatch: the circuit's graph is not the model's.
-        EdgewiseError: a curve without scores, or with scores of some edges only.
-    """
-    from .discovery.evaluation import curve as measure_curve
-    from .discovery.evaluation import evaluate as measure
-    from .discovery.evaluation import minimality as measure_minimality
-    from .discovery.random_circuits import baseline
-    from .graphs.files import CircuitFile
-
-    metric = fields.pop("metric", None)
-    own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
-    spec = (spec or EvaluationSpec()).but(**own)
-    stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
-    runner = make_runner(
-        session,
-        pairs,
-        metric=metric or next(iter(spec.metrics), stored.get("metric")),
-        ablation=spec.ablation or stored.get("ablation"),
-        batch_size=ComputeSpec.of(**how).batch_size,
-    )
-    whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
-    return Evaluated(
-        measure(runner, whole),
-        measure_curve(runner, _complete(scores), progress=progress) if spec.curve else None,
-        measure_minimality(runner, whole, progress) if spec.minimality else None,
-        baseline(runner, whole, spec.random, progress=progress) if spec.random else None,
-        runner.floor,
-    )
 
 
 @within_memory()
@@ -242,20 +135,3 @@ def beside_scores(path: str, file: CircuitFile) -> Scores | None:
     if not scores_path(path).is_file():
         return None
     return read_scores(path, file.circuit.graph).scores
-
-
-def _complete(scores: Scores | None) -> Scores:
-    """Refuse scores that do not rank every edge."""
-    import numpy as np
-
-    if scores is None:
-        raise EdgewiseError(
-            "a curve needs scores of all edges; accepted: a circuit found with --scores."
-        )
-    lacking = int((np.isnan(scores.values) & scores.graph.reads).sum())
-    if lacking:
-        raise EdgewiseError(
-            f"a curve needs scores of all edges, and {lacking:,} of {scores.graph.edge_count:,} "
-            "have none; accepted: scores of a method that scores every edge, such as eap-ig."
-        )
-    return scores

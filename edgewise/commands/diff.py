@@ -9,6 +9,7 @@ import click
 
 from . import options, show
 from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
+from .options import Asked
 
 if TYPE_CHECKING:
     from ..graphs.diff import DiffSummary
@@ -55,7 +56,15 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @options.compute_options
 @click.option("-o", "--output", metavar="DIFF.json", help="Write the diff, for `edgewise draw`.")
 @options.json_option
-def diff(a: str, b: str, **given: Any) -> None:
+@options.asking
+def diff(
+    a: str,
+    b: str,
+    asked: Asked,
+    output: str | None,
+    as_json: bool,
+    **models: str | None,
+) -> None:
     """Compare the circuits of two files.
 
     Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0; p is
@@ -65,17 +74,19 @@ def diff(a: str, b: str, **given: Any) -> None:
     from ..graphs.files import read_circuit, unlike, write_diff
     from ..workflow import beside_scores, compare
 
-    output = given["output"]
-    _check_models(given)
+    closer = asked["noise_floor"] is not None or asked["cross"] or asked["roles"]
+    _check_models(asked, models, closer)
     options.claim(output, a, b)
     files = (read_circuit(a), read_circuit(b))
     scores = (beside_scores(a, files[0]), beside_scores(b, files[1]))
     found = compare(*files, names=(a, b), scores=scores)
-    found, notes = _closer(found, files, given)
+    notes: list[str] = []
+    if closer:
+        found, notes = _closer(found, files, asked, (models["model_a"], models["model_b"]))
     if output is not None:
         write_diff(output, found)
     others = unlike(found.a, found.b)
-    if given["as_json"]:
+    if as_json:
         lists = ["shared", "only_a", "only_b", "changes", "noise_floor.edges"]
         show.emit({**_document(found, others, output), "notes": notes}, rows=lists)
         return
@@ -86,49 +97,43 @@ def diff(a: str, b: str, **given: Any) -> None:
     for text in notes:
         show.note(text)
     _print(found)
-    print_lone(found)
-    print_scores(found)
-    print_floor(found)
-    print_cross(found)
-    print_roles(found)
+    for part in (print_lone, print_scores, print_floor, print_cross, print_roles):
+        part(found)
     if output is not None:
         show.line()
         show.line(f"written: {output}")
 
 
-def _check_models(given: Mapping[str, Any]) -> None:
+def _check_models(asked: Asked, models: Mapping[str, str | None], closer: bool) -> None:
     """Refuse options that nothing asks for."""
-    needed = given["noise_floor"] is not None or given["cross"] or given["roles"]
-    for name in ("model_a", "model_b", "batch_size", "dtype", "threads"):
-        if given[name] is not None and not needed:
-            option = f"--{name.replace('_', '-')}"
+    given = {**models, **{key: asked[key] for key in ("batch_size", "dtype", "threads")}}
+    for name, value in given.items():
+        if value is not None and not closer:
             raise click.UsageError(
-                f"{option} is for --noise-floor, --cross or --roles; give one of them."
+                f"{options.flag_name(name)} is for --noise-floor, --cross or --roles; give one of "
+                "them."
             )
-    if given["level"] is not None and given["noise_floor"] is None:
+    if asked["level"] is not None and asked["noise_floor"] is None:
         raise click.UsageError("--level is for --noise-floor; give that too.")
 
 
 def _closer(
-    found: DiffFile, files: tuple[CircuitFile, CircuitFile], given: Mapping[str, Any]
+    found: DiffFile,
+    files: tuple[CircuitFile, CircuitFile],
+    asked: Asked,
+    models: tuple[str | None, str | None],
 ) -> tuple[DiffFile, list[str]]:
-    """Add what needs the models, if it is asked for."""
-    if given["noise_floor"] is None and not given["cross"] and not given["roles"]:
-        return found, []
-    from ..experiment.spec import ComparisonSpec, ComputeSpec
+    """Add what needs the models."""
+    from ..experiment.spec import ComparisonSpec
     from ..progress import reporting
     from ..steps.compare import look_closer
+    from ..steps.fit import found_by
 
-    options.set_threads(given["threads"])
-    chosen = options.only_given({key: given[key] for key in ("noise_floor", "level")})
-    asked = ComparisonSpec(**chosen, cross=given["cross"], roles=given["roles"])
-    compute = {key: given[key] for key in ("device", "batch_size", "allow_pickle")}
-    compute |= options.only_given({"dtype": given["dtype"]})
-    a, b = (ComputeSpec.of_circuit(file).but(**compute) for file in files)
+    options.set_threads(asked["threads"])
+    a, b = (asked.over(found_by(file)) for file in files)
     with reporting() as progress:
         progress.say("loading and lifting model A")
-        models = (given["model_a"], given["model_b"])
-        return look_closer(found, files, asked, (a, b), models, progress)
+        return look_closer(found, files, asked.over(ComparisonSpec()), (a, b), models, progress)
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .options import Asked
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Curve, Evaluation
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..graphs.scores import Scores
-    from ..workflow import Evaluated
+    from ..steps.evaluate import Evaluated
 
 LEAST = 10
 """How many of the least needed edges are printed."""
@@ -39,53 +40,47 @@ LEAST = 10
 )
 @options.compute_options
 @options.json_option
-def evaluate(circuit: str, **given: Any) -> None:
+@options.asking
+def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> None:
     """Measure the circuit of a file.
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
-    from ..experiment.spec import check_task
+    from ..experiment.spec import EvaluationSpec
     from ..graphs.files import read_circuit
     from ..progress import reporting
     from ..session import open_task
-    from ..steps.fit import open_for, weights_notes
+    from ..steps.discover import task_block
+    from ..steps.evaluate import evaluate as measure
+    from ..steps.fit import found_by, open_for, weights_notes
     from ..steps.stored import circuit_pairs, stored_model
-    from ..workflow import evaluate as measure
 
-    settings = options.settings(given["task_settings"])
-    if settings and given["task"] is None:
+    if asked.settings and asked["task"] is None:
         raise click.UsageError("--task-option needs --task.")
     file = read_circuit(circuit)
-    scores = _scores(circuit, file) if given["curve"] else None
-    if given["task"] is not None:
-        with options.usage():
-            check_task(given["task"], settings)
-    changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
-    options.set_threads(given["threads"])
+    scores = _scores(circuit, file) if asked["curve"] else None
+    task = None if asked["task"] is None else asked.task()
+    changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
+    compute = asked.over(found_by(file))
+    options.set_threads(compute.threads)
     with reporting() as progress:
-        progress.say(f"loading and lifting {given['model'] or stored_model(file)}")
-        session = open_for(
-            file, given["model"], dtype=given["dtype"], device=given["device"],
-            allow_pickle=given["allow_pickle"], progress=progress,
-        )  # fmt: skip
-        notes = weights_notes(file, session, same_model=given["model"] is None)
-        if given["task"] is None:
+        progress.say(f"loading and lifting {model or stored_model(file)}")
+        session = open_for(file, model, compute, progress=progress)
+        notes = weights_notes(file, session, same_model=model is None)
+        if task is None:
             pairs, differences = circuit_pairs(file, session, changed)
             notes += differences
         else:
-            pairs, _ = open_task(session, given["task"], options=settings, **changed)
+            pairs, _ = open_task(session, task)
         progress.say("measuring")
         found = measure(
-            session, file, pairs, metric=given["metric"], ablation=given["ablation"],
-            batch_size=given["batch_size"], scores=scores, curve=given["curve"],
-            minimality=given["minimality"], random=given["random"], progress=progress,
+            session, file, pairs, asked.over(EvaluationSpec()), scores=scores, progress=progress,
+            metric=asked["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
     for text in notes:
         show.note(text)
-    ablation = given["ablation"] or file.discovery["ablation"]
-    if given["as_json"]:
-        from ..workflow import task_block
-
+    ablation = asked["ablation"] or file.discovery["ablation"]
+    if as_json:
         heads = {"circuit": circuit, "model": session.model_block, "task": task_block(pairs)}
         show.emit({**heads, "ablation": ablation, **found.as_dict(), "notes": notes})
         return

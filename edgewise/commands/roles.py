@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options, show
+from .options import Asked
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
     from ..graphs.roles import ModelRoles
-    from ..patching.prompts.pairs import PromptPairs
-    from ..session import Progress, Session
+    from ..progress import Reporter
 
 COLUMNS = {
     "previous": "previous",
@@ -51,39 +51,45 @@ COLUMNS = {
 @click.option("-o", "--output", metavar="ROLES.json", help="Write what was measured.")
 @options.compute_options
 @options.json_option
-def roles(circuits: tuple[str, ...], models: tuple[str, ...], **given: Any) -> None:
+@options.asking
+def roles(
+    circuits: tuple[str, ...],
+    models: tuple[str, ...],
+    asked: Asked,
+    every: bool,
+    sequences: int,
+    output: str | None,
+    as_json: bool,
+) -> None:
     """Measure what the heads of circuits attend to and write, and name what is large.
 
     Model and prompt pairs are those the circuit was found with, unless given. With several
     circuits or models, which may be of different shapes, their heads stand side by side by role.
     """
-    from ..experiment.spec import check_task
     from ..graphs.files import RolesFile, write_roles
     from ..graphs.files.roles import dump_roles
     from ..progress import reporting
 
-    settings = options.settings(given["task_settings"])
-    if settings and given["task"] is None:
+    if asked.settings and asked["task"] is None:
         raise click.UsageError("--task-option needs --task.")
     subjects = _subjects(circuits, models)
-    if given["task"] is not None:
-        with options.usage():
-            check_task(given["task"], settings)
-    output = given["output"]
+    if asked["task"] is not None:
+        asked.task()
     options.claim(output, *circuits)
-    options.set_threads(given["threads"])
+    options.set_threads(asked["threads"])
     with reporting() as progress:
-        found = RolesFile(tuple(_measure(*one, given, settings, progress) for one in subjects))
+        measure = partial(_measure, asked, every=every, sequences=sequences, progress=progress)
+        found = RolesFile(tuple(measure(*one) for one in subjects))
     if output is not None:
         write_roles(output, found)
     for number, one in enumerate(found.models):
         where = f"{ascii_uppercase[number % 26]}: " if len(found.models) > 1 else ""
         for text in one.notes:
             show.note(where + text)
-    if given["as_json"]:
+    if as_json:
         show.emit_text(dump_roles(found, {"output": output}))
         return
-    _print(found, every=given["every"])
+    _print(found, every=every)
     if output is not None:
         show.line()
         show.line(f"written: {output}")
@@ -111,93 +117,53 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
 
 
 def _measure(
+    asked: Asked,
     path: str | None,
     file: CircuitFile | None,
     model: str | None,
-    given: Mapping[str, Any],
-    settings: Mapping[str, str],
-    progress: Any,
+    *,
+    every: bool,
+    sequences: int,
+    progress: Reporter,
 ) -> ModelRoles:
     """Open one model, make its pairs, and measure its heads."""
     from dataclasses import replace
 
-    from ..steps.fit import weights_notes
+    from ..experiment.spec import ComputeSpec
+    from ..session import open_model, open_task
+    from ..steps.fit import open_for, weights_notes
     from ..steps.head_roles import EXAMPLES, head_roles
+    from ..steps.stored import circuit_pairs
 
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
-    session = _open(model, path, file, given, progress)
-    pairs, notes = _pairs(session, file, given, settings)
-    if file is not None and pairs is not None:
+    if file is None:
+        session = open_model(model, None, asked.over(ComputeSpec()), progress=progress)
+    else:
+        compute = asked.over(ComputeSpec.of_circuit(file))
+        refusal = partial(_no_circuit_of, path)
+        session = open_for(file, model, compute, refusal=refusal, progress=progress)
+    pairs, notes, examples = None, list[str](), asked["examples"] or EXAMPLES
+    if asked["task"] is not None:
+        task = asked.task()
+        pairs, _ = open_task(session, task if task.file else task.but(examples=examples))
+    elif file is not None:
+        changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
+        pairs, notes = circuit_pairs(file, session, changed)
         notes = [*weights_notes(file, session, same_model=model is None), *notes]
     progress.say("measuring heads")
     found = head_roles(
-        session,
-        pairs,
-        heads=None if given["every"] else file,
-        examples=given["examples"] or EXAMPLES,
-        sequences=given["sequences"],
-        seed=given["seed"] or 0,
-        progress=progress,
-    )
+        session, pairs, heads=None if every else file, examples=examples, sequences=sequences,
+        seed=asked["seed"] or 0, progress=progress,
+    )  # fmt: skip
     return replace(found, circuit=path, notes=(*notes, *found.notes))
 
 
-def _open(
-    reference: str | None,
-    path: str | None,
-    file: CircuitFile | None,
-    given: Mapping[str, Any],
-    progress: Progress,
-) -> Session:
-    """Load and lift a model; refuse one of another shape than the circuit."""
-    from ..graphs.errors import GraphMismatch
-    from ..session import open_model
-    from ..steps.stored import open_stored
-
-    graph = None if file is None else file.circuit.graph
-    stored = None if file is None else file.discovery.get("dtype")
-    load = partial(
-        open_model,
-        dtype=given["dtype"] or stored or "float32",
-        device=given["device"],
-        grouped_kv=graph is not None and graph.grouped_kv,
-        split_embedding=graph is not None and graph.split_embedding,
-        allow_pickle=given["allow_pickle"],
-        progress=progress,
+def _no_circuit_of(path: str | None, model: str, differences: str) -> str:
+    return (
+        f"{path} is no circuit of '{model}': their graphs differ in {differences} (circuit and "
+        "model). Accepted: a model of the circuit's shape; to compare with a model of another, "
+        "give its own circuit too, or give models without circuits."
     )
-    if reference is None:
-        assert file is not None
-        session = open_stored(file, load)
-    else:
-        session = load(reference)
-    unequal = [] if graph is None else graph.differences(session.graph)
-    if unequal:
-        raise GraphMismatch(
-            f"{path} is no circuit of '{session.loaded.name}': their graphs differ in "
-            f"{'; '.join(unequal)} (circuit and model). Accepted: a model of the circuit's "
-            "shape; to compare with a model of another, give its own circuit too, or give models "
-            "without circuits."
-        )
-    return session
-
-
-def _pairs(
-    session: Session,
-    file: CircuitFile | None,
-    given: Mapping[str, Any],
-    settings: Mapping[str, str],
-) -> tuple[PromptPairs | None, list[str]]:
-    """Make the pairs of the task given, else of the circuit, with notes; None without any."""
-    from ..experiment.spec import is_file
-    from ..session import open_task
-    from ..steps.head_roles import EXAMPLES
-    from ..steps.stored import circuit_pairs
-
-    changed = options.only_given({key: given[key] for key in ("examples", "seed", "bos")})
-    if given["task"] is not None:
-        few = {} if is_file(given["task"]) else {"examples": EXAMPLES}
-        return open_task(session, given["task"], options=settings, **{**few, **changed})[0], []
-    return (None, []) if file is None else circuit_pairs(file, session, changed)
 
 
 # -- printing -----------------------------------------------------------------------------------

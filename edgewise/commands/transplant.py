@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .options import Asked
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -81,46 +82,47 @@ def _direction(text: str) -> str:
 @options.graph_options
 @options.compute_options
 @options.json_option
-def transplant(a: str, b: str, **given: Any) -> None:
+@options.asking
+def transplant(
+    a: str, b: str, asked: Asked, direction: str, output: str | None, as_json: bool, **parts: Any
+) -> None:
     """Run A on a task with the activations that chosen nodes or edges have in B.
 
     A and B are models of one shape, such as a model and a fine-tuned variant of it; they get the
     same prompts. What is carried is the share of B's gain over A that A has with them. Without
     a choice all nodes are ranked, each alone.
     """
-    from ..experiment.spec import check_task
-    from ..graphs.files import write_transplant
+    from ..experiment.spec import ComputeSpec, GraphSpec
+    from ..graphs.files import read_circuit, write_transplant
+    from ..graphs.files.transplant import ROWS
     from ..progress import reporting
     from ..steps.transplant import transplant as measure
 
-    settings = options.settings(given["task_settings"])
+    task, compute = asked.task(), asked.over(ComputeSpec())
+    files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
     with options.usage():
-        check_task(given["task"], settings)
-        _choice(given, {})
-    circuits, graph = _circuits(given)
-    choice = _choice(given, circuits)
-    inputs = [given[key] for key in ("circuit", "among") if given[key] is not None]
-    options.claim(given["output"], *inputs)
-    options.set_threads(given["threads"])
+        _choice(parts, {})
+    circuits = {key: read_circuit(path).circuit for key, path in files.items()}
+    choice, graph = _choice(parts, circuits), asked.over(GraphSpec())
+    for circuit in circuits.values():
+        graph = GraphSpec.of_graph(circuit.graph)
+    options.claim(output, *files.values())
+    options.set_threads(compute.threads)
     with reporting() as progress:
         progress.say(f"comparing {a} and {b}")
         found = measure(
-            a, b, given["task"], choice, direction=given["direction"], metric=given["metric"],
-            examples=given["examples"], seed=given["seed"], bos=given["bos"], options=settings,
-            batch_size=given["batch_size"], progress=progress, dtype=given["dtype"] or "float32",
-            device=given["device"], allow_pickle=given["allow_pickle"], **graph,
+            a, b, task, choice, direction=direction, progress=progress, metric=asked["metric"],
+            **vars(graph), **vars(compute),
         )  # fmt: skip
-    if given["output"] is not None:
-        write_transplant(given["output"], found)
-    if given["as_json"]:
-        from ..graphs.files.transplant import ROWS
-
-        show.emit({**found.as_dict(), "written": given["output"]}, rows=ROWS)
+    if output is not None:
+        write_transplant(output, found)
+    if as_json:
+        show.emit({**found.as_dict(), "written": output}, rows=ROWS)
         return
     _print(found)
-    if given["output"] is not None:
+    if output is not None:
         show.line()
-        show.line(f"written: {given['output']}")
+        show.line(f"written: {output}")
 
 
 def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:
@@ -148,21 +150,6 @@ def _names(option: str, text: str) -> tuple[str, ...]:
     if not names:
         raise EdgewiseError(f"--{option} names none; accepted: names with commas between them.")
     return names
-
-
-def _circuits(given: Mapping[str, Any]) -> tuple[dict[str, Circuit], dict[str, bool]]:
-    """Read the circuits that are given, and return the graph's options: theirs, if there is one."""
-    from ..graphs.files import read_circuit
-
-    graph = {key: given[key] for key in ("grouped_kv", "split_embedding")}
-    circuits = {
-        key: read_circuit(given[key]).circuit
-        for key in ("circuit", "among")
-        if given[key] is not None
-    }
-    for found in circuits.values():
-        graph = {name: getattr(found.graph, name) for name in graph}
-    return circuits, graph
 
 
 def _print(found: TransplantFile) -> None:

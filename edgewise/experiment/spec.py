@@ -817,7 +817,7 @@ class Experiment(Part):
 
 
 PARTS: tuple[type[Part], ...] = (
-    TaskSpec, GraphSpec, DiscoverySpec, Selection, EvaluationSpec, ComputeSpec,
+    TaskSpec, GraphSpec, DiscoverySpec, Selection, EvaluationSpec, ComparisonSpec, ComputeSpec,
 )  # fmt: skip
 FIELDS = {"task", "task_settings", "measure"} | {name for one in PARTS for name in one.names()}
 """What flags may say of an experiment: task and metrics as they are typed, fields of the parts."""

@@ -16,7 +16,7 @@ from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
 from ..session import Progress, Session
 from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
-from .fit import open_as_declared, open_for, same_prompts, weights_notes
+from .fit import found_by, open_as_declared, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
 from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
@@ -121,14 +121,12 @@ def look_closer(
     notes: list[str] = []
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
         told = _naming("AB"[side], progress)
-        compute = _of_circuit(file) if computes is None else computes[side]
+        compute = found_by(file) if computes is None else computes[side]
         if isinstance(source, Session):
             session = source
         else:
-            session = open_for(
-                file, source, option=f"--model-{'ab'[side]}", dtype=compute.dtype,
-                device=compute.device, allow_pickle=compute.allow_pickle, progress=told,
-            )  # fmt: skip
+            option = f"--model-{'ab'[side]}"
+            session = open_for(file, source, compute, option=option, progress=told)
             notes += weights_notes(file, session, same_model=source is None)
         if prompts is None:
             prompts, said = _make_prompts(session, files, comparison)
@@ -167,7 +165,7 @@ def noise_floor(
         GraphMismatch: a model is not of its circuit's shape.
     """
     files = (file_a, file_b)
-    computes = (_of_circuit(file_a).but(**compute), _of_circuit(file_b).but(**compute))
+    computes = (found_by(file_a).but(**compute), found_by(file_b).but(**compute))
     asked = ComparisonSpec(noise_floor=repetitions, level=level)
     found, _ = look_closer(diff_files(*files), files, asked, computes, models, progress)
     assert found.noise_floor is not None
@@ -201,11 +199,6 @@ def _in_model(
             batch_size=size, progress=progress,
         )  # fmt: skip
     return InModel(session.loaded.title, repeats, cross, roles)
-
-
-def _of_circuit(file: CircuitFile) -> ComputeSpec:
-    """Return how a file's circuit was computed, in batches that fit here."""
-    return ComputeSpec.of_circuit(file).but(batch_size=None)
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:

@@ -65,7 +65,7 @@ def discover(
             another request; says what to do.
         DriftError: the search's loss is not the circuit's.
     """
-    from ..discovery.evaluation import evaluate as measure
+    from ..discovery.evaluation import measure
     from ..graphs.files import CircuitFile, ScoresFile
     from ..graphs.files.circuit import PROMPTS
 

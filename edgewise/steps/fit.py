@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..experiment.spec import ComputeSpec, GraphSpec
 from ..graphs.diff import shape_differences
 from ..graphs.errors import GraphMismatch, PromptError
 from ..session import Progress, Session, open_model, open_task
@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from ..patching.tasks import TaskReport
 
 
+def found_by(file: CircuitFile) -> ComputeSpec:
+    """Return how a file's circuit was computed, in batches that fit here."""
+    return ComputeSpec.of_circuit(file).but(batch_size=None)
+
+
 def open_for(
     file: CircuitFile,
     reference: str | None = None,
+    compute: ComputeSpec | None = None,
     *,
     option: str = "--model",
-    dtype: str | None = None,
-    device: str = "auto",
-    allow_pickle: bool = False,
+    refusal: Callable[[str, str], str] | None = None,
     progress: Progress | None = None,
 ) -> Session:
     """Open a model to run a file's circuit in, with the circuit's graph options.
@@ -34,30 +38,30 @@ def open_for(
     Args:
         file: the circuit.
         reference: the model; default: the one the circuit was found in.
-        option: what gives another, for a message.
-        dtype, device, allow_pickle, progress: see `open_model`.
+        compute: how; default: as the circuit was found.
+        option: what gives another model, for a message.
+        refusal: says that a model, of this name, is of another shape, and in what.
+        progress: told of downloads and conversions.
 
     Raises:
         ModelNotFound: there is no such model.
         GraphMismatch: the model is not of the circuit's shape.
     """
     graph = file.circuit.graph
-    load = partial(
-        open_model,
-        dtype=dtype or file.discovery.get("dtype") or "float32",
-        device=device,
-        grouped_kv=graph.grouped_kv,
-        split_embedding=graph.split_embedding,
-        allow_pickle=allow_pickle,
-        progress=progress,
-    )
+
+    def load(name: str) -> Session:
+        asked = compute or found_by(file)
+        return open_model(name, GraphSpec.of_graph(graph), asked, progress=progress)
+
     session = open_stored(file, load, option) if reference is None else load(reference)
-    unequal = graph.differences(session.graph)
+    unequal = "; ".join(graph.differences(session.graph))
+    if unequal and refusal is not None:
+        raise GraphMismatch(refusal(session.loaded.name, unequal))
     if unequal:
         raise GraphMismatch(
             f"the circuit was found in '{file.model['name']}' and cannot be run in "
-            f"'{session.loaded.name}': their graphs differ in {'; '.join(unequal)} (circuit and "
-            "model). Accepted: a model of the circuit's shape."
+            f"'{session.loaded.name}': their graphs differ in {unequal} (circuit and model). "
+            "Accepted: a model of the circuit's shape."
         )
     return session
 

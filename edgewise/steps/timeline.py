@@ -27,16 +27,18 @@ from ..experiment.spec import (
     TaskSpec,
     numbered,
 )
-from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
+from ..graphs.errors import EdgewiseError, within_memory
 from ..session import Progress, Session, make_runner, open_model, open_pairs, open_task
 from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
+from .fit import same_prompts, same_shape
 
 if TYPE_CHECKING:
     from ..experiment.key import Key
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
     from ..graphs.files.timeline import Checkpoint, Values
+    from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
     from ..store.journal import JournalFile
@@ -92,7 +94,8 @@ def timeline(
         told(number, len(references), f"checkpoints; now {name}")
         first = found[0].file if found else None
         kept = job.find(reference, first, (names[0], name), progress)
-        _refuse_other_shape(first, kept.file, (names[0], name))
+        width = kept.file.model["d_model"]
+        _refuse_other_shape(first, kept.file.circuit.graph, width, (names[0], name))
         found.append(kept)
     told(len(references), len(references), "checkpoints")
     discovery = found[0].file.discovery
@@ -215,20 +218,16 @@ class _Job:
 
     def check(self, session: Session, first: CircuitFile | None, names: tuple[str, str]) -> None:
         """Refuse a checkpoint of another shape than the first one's, or with other prompts."""
-        from .fit import first_difference
-
-        if first is not None:
-            graph, width = first.circuit.graph, first.model["d_model"]
-            differences = graph.differences(session.graph)
-            _refuse_differences(differences, (width, session.lifted.d_model), names)
-        own, _ = open_task(session, self.asked.task)
-        difference = first_difference(self.pairs.pairs, own.pairs)
-        if difference:
-            raise PromptError(
+        _refuse_other_shape(first, session.graph, session.lifted.d_model, names)
+        same_prompts(
+            self.pairs,
+            lambda: open_task(session, self.asked.task),
+            lambda found: (
                 f"checkpoint '{names[1]}' cannot be compared with '{names[0]}': their tokenizers "
-                f"map the task's prompts differently: {difference}. Circuits are compared on equal "
+                f"map the task's prompts differently: {found}. Circuits are compared on equal "
                 "prompts only; give the pairs as token ids, or leave the checkpoint out."
-            )
+            ),
+        )
 
 
 # -- which checkpoints ---------------------------------------------------------------------------
@@ -301,24 +300,19 @@ def check_selects(asked: DiscoverySpec) -> None:
 
 
 def _refuse_other_shape(
-    first: CircuitFile | None, file: CircuitFile, names: tuple[str, str]
-) -> None:
-    if first is not None:
-        differences = first.circuit.graph.differences(file.circuit.graph)
-        _refuse_differences(differences, (first.model["d_model"], file.model["d_model"]), names)
-
-
-def _refuse_differences(
-    differences: list[str], widths: tuple[int, int], names: tuple[str, str]
+    first: CircuitFile | None, graph: ComputationGraph, width: int, names: tuple[str, str]
 ) -> None:
     """Refuse a checkpoint whose edges are not those of the first."""
-    if widths[0] != widths[1]:
-        differences = [*differences, f"d_model {widths[0]} and {widths[1]}"]
-    if differences:
-        raise GraphMismatch(
-            f"checkpoint '{names[1]}' cannot be compared with '{names[0]}': their graphs differ in "
-            f"{'; '.join(differences)} ({names[0]} and {names[1]}). Checkpoints of one timeline "
-            "must have one shape; leave it out."
+    if first is not None:
+        same_shape(
+            first.circuit.graph,
+            graph,
+            (first.model["d_model"], width),
+            lambda found: (
+                f"checkpoint '{names[1]}' cannot be compared with '{names[0]}': their graphs "
+                f"differ in {found} ({names[0]} and {names[1]}). Checkpoints of one timeline must "
+                "have one shape; leave it out."
+            ),
         )
 
 

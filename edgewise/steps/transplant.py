@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from ..experiment.spec import check_task
-from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
-from ..graphs.files.transplant import DIRECTIONS, TransplantFile
+from ..experiment.parts import split
+from ..experiment.spec import ComputeSpec, GraphSpec, TaskSpec
+from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
+from ..graphs.files.transplant import DIRECTIONS, Chosen, Row, TransplantFile
 from ..graphs.names import Edge, Node
-from ..session import Progress, Session, open_model, open_task, open_vocabulary
+from ..session import Progress, Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
-from .fit import first_difference
+from .fit import same_prompts, same_shape
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files.transplant import How
     from ..graphs.graph import ComputationGraph
-    from ..patching.prompts.pairs import PromptPairs
-    from ..patching.transplant.donor import Donation
     from ..patching.transplant.ranking import Carried
     from ..patching.transplant.transplant import Transplant
 
@@ -141,54 +139,51 @@ class Choice:
 def transplant(
     a: Any,
     b: Any,
-    task: str,
+    task: TaskSpec | str,
     choice: Choice | None = None,
     *,
     direction: str = "b-into-a",
-    metric: str = "logit_diff",
-    examples: int | None = None,
-    seed: int = 0,
-    bos: bool | None = None,
-    options: Mapping[str, Any] | None = None,
-    batch_size: int | None = None,
     progress: Progress | None = None,
-    **opening: Any,
+    **fields: Any,
 ) -> TransplantFile:
     """Measure what parts of one model carry of its gain over another of the same shape.
 
     Args:
         a, b: what a user types for MODEL, or open sessions.
-        task, examples, seed, bos, options: see `open_task`; both models must get the same prompts.
+        task: the prompts, which both models must get alike.
         choice: which parts; default: rank all nodes, each alone.
         direction: `b-into-a`, B's values in A's run: what carries the gain; or `a-into-b`, A's
             values in B's run: what loses it.
-        metric: what is measured.
-        batch_size: examples run at once; default: as many as fit.
         progress: told what is done.
-        opening: see `open_model`; not for open sessions.
+        fields: `metric`, what is measured; and those of the task, of the graph and of how to
+            compute, as in `open_task` and `open_model`.
 
     Raises:
         GraphMismatch: the models differ in shape, or the choice is not in their graph.
         PromptError: their tokenizers make other prompts.
         EdgewiseError: the models measure the same, so that nodes cannot be ranked.
     """
-    from ..patching.metrics.registry import get_metric
+    from ..patching.metrics.registry import default_metric, get_metric
     from ..patching.transplant.donor import quiet_runner, record
     from ..patching.transplant.transplant import Transplant
 
     choice = choice or Choice()
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
-    get_metric(metric)
-    check_task(task, options)
-    asked: dict[str, Any] = {"examples": examples, "seed": seed, "bos": bos, "options": options}
+    metric = get_metric(fields.pop("metric", None) or default_metric(searching=False)).name
+    asked, graph, how = split("transplant", fields, TaskSpec, GraphSpec, ComputeSpec)
+    pairs_of, compute = task_of(task, **asked), ComputeSpec.of(**how)
     models = (a, b) if direction == "a-into-b" else (b, a)
+    names = " and ".join(map(_name, models))
 
-    def pairs_of(session: Session, other: Any) -> PromptPairs:
-        return open_task(_able_to_read(session, other), task, **asked)[0]
+    def opened(model: Any) -> Session:
+        if isinstance(model, Session):
+            return model
+        return open_model(model, GraphSpec.of(**graph), compute, progress=progress)
 
-    donor = _open(models[0], opening, progress)
-    runner = quiet_runner(donor.lifted, pairs_of(donor, models[1]), metric, batch_size)
+    donor = opened(models[0])
+    pairs, _ = open_task(_able_to_read(donor, models[1]), pairs_of)
+    runner = quiet_runner(donor.lifted, pairs, metric, compute.batch_size)
     wanted = choice.senders(donor.graph)
     begun = time.perf_counter()
     donation = record(runner, wanted)
@@ -197,9 +192,25 @@ def transplant(
     del donor, runner
     gc.collect()  # before the next model is read
 
-    receiver = _open(models[1], opening, progress)
-    _check_fit(models, donation, receiver)
-    _check_prompts(models, donation.pairs, pairs_of(receiver, models[0]))
+    receiver = opened(models[1])
+    same_shape(
+        donation.graph,
+        receiver.graph,
+        (donation.d_model, receiver.lifted.d_model),
+        lambda found: (
+            f"nothing can be transplanted between {names}: they differ in {found}. Accepted: two "
+            "models of one shape, such as a model and what fine-tuning made of it."
+        ),
+    )
+    same_prompts(
+        donation.pairs,
+        lambda: open_task(_able_to_read(receiver, models[0]), pairs_of),
+        lambda found: (
+            f"{names} get different prompts for this task, their tokenizers or vocabularies "
+            f"differ: {found}. Values can be exchanged on equal prompts only; give the pairs as "
+            "token ids that both understand."
+        ),
+    )
     begun = time.perf_counter()
     both = Transplant.create(receiver.lifted, donation.pairs, donation)
     found = _measured(both, choice, wanted, progress)
@@ -209,22 +220,14 @@ def transplant(
     if direction == "b-into-a":
         blocks.reverse()
         ends = (both.receiver, both.donor)
-    limits = {"beam": choice.beam, "share": choice.share} if choice.greedy is not None else {}
+    how_far = {"beam": choice.beam, "share": choice.share} if choice.greedy is not None else {}
+    around = {"seconds": seconds, **circumstances(receiver, both.runner)}
     return TransplantFile(
         graph=both.graph,
         a={"model": blocks[0]},
         b={"model": blocks[1]},
         task=task_block(donation.pairs),
-        transplant=cast(
-            "How",
-            {
-                "direction": direction,
-                "metric": metric,
-                **limits,
-                "seconds": seconds,
-                **circumstances(receiver, both.runner),
-            },
-        ),
+        transplant=cast("How", {"direction": direction, "metric": metric, **how_far, **around}),
         measures={
             "a": ends[0],
             "b": ends[1],
@@ -234,10 +237,6 @@ def transplant(
         },
         **found,
     )
-
-
-def _open(model: Any, opening: Mapping[str, Any], progress: Progress | None) -> Session:
-    return model if isinstance(model, Session) else open_model(model, **opening, progress=progress)
 
 
 def _able_to_read(session: Session, other: Any) -> Session:
@@ -253,50 +252,31 @@ def _able_to_read(session: Session, other: Any) -> Session:
     return replace(session, loaded=replace(session.loaded, read_tokenizer=lambda: tokenizer))
 
 
-def _check_fit(models: tuple[Any, Any], donation: Donation, receiver: Session) -> None:
-    """Refuse two models of unlike shape."""
-    differences = donation.graph.differences(receiver.graph)
-    if donation.d_model != receiver.lifted.d_model:
-        differences.append(f"d_model {donation.d_model} and {receiver.lifted.d_model}")
-    if differences:
-        names = " and ".join(_name(model) for model in models)
-        raise GraphMismatch(
-            f"nothing can be transplanted between {names}: they differ in "
-            f"{'; '.join(differences)}. Accepted: two models of one shape, such as a model and "
-            "what fine-tuning made of it."
-        )
-
-
-def _check_prompts(models: tuple[Any, Any], one: PromptPairs, other: PromptPairs) -> None:
-    """Refuse two models that get other prompts for the same task."""
-    difference = first_difference(one.pairs, other.pairs)
-    if difference:
-        names = " and ".join(_name(model) for model in models)
-        raise PromptError(
-            f"{names} get different prompts for this task, their tokenizers or vocabularies "
-            f"differ: {difference}. Values can be exchanged on equal prompts only; give the pairs "
-            "as token ids that both understand."
-        )
-
-
 def _name(model: Any) -> str:
     if isinstance(model, Session):
         return f"'{model.loaded.title}'"
     return f"'{model}'" if isinstance(model, str) else "a live model"
 
 
+class _Found(TypedDict, total=False):
+    chosen: Chosen
+    edges: Circuit
+    singles: tuple[Row, ...]
+    greedy: tuple[Row, ...]
+
+
 def _measured(
     both: Transplant, choice: Choice, wanted: list[Node], progress: Progress | None
-) -> dict[str, Any]:
-    """Measure what was chosen, or rank nodes; return it as arguments of `TransplantFile`."""
+) -> _Found:
+    """Measure what was chosen, or rank nodes."""
     from ..patching.transplant.ranking import greedy, single_effects
 
     if not choice.ranks:
         edges = choice.edges_of(both.graph)
         (value,) = both.measure(edges.kept[None])
         carried = both.carried(value)
-        chosen = {"nodes": list(choice.nodes), "value": value, "carried": carried}
-        return {"chosen": chosen, "edges": edges}
+        nodes = list(choice.nodes)
+        return {"chosen": {"nodes": nodes, "value": value, "carried": carried}, "edges": edges}
     singles = single_effects(both, wanted, progress)
     steps: list[Carried] = []
     if choice.greedy is not None:
@@ -304,8 +284,5 @@ def _measured(
             both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam,
             progress=progress,
         )  # fmt: skip
-    return {"singles": _rows(singles), "greedy": _rows(steps)}
-
-
-def _rows(found: list[Carried]) -> tuple[tuple[Node, float, float | None], ...]:
-    return tuple((one.node, one.value, one.share) for one in found)
+    rows = (tuple((one.node, one.value, one.share) for one in each) for each in (singles, steps))
+    return dict(zip(("singles", "greedy"), rows, strict=True))  # type: ignore[return-value]

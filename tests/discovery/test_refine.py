@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgewise import plain_block, plain_model
-from edgewise.discovery.evaluation import effects_of_leaving_out, evaluate
+from edgewise.discovery.evaluation import effects_of_leaving_out, measure
 from edgewise.discovery.refine import _Refinement, pool, refine, search_from, smallest
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
@@ -60,7 +60,7 @@ def test_both_searches_find_the_same_and_the_floor_holds(
     fast = search_from(IncrementalSearch(runner), runner, scores, n, floor)
     assert fast.circuit == slow.circuit
     np.testing.assert_allclose(fast.scores.values, slow.scores.values, atol=1e-6)
-    measured = evaluate(runner, fast.circuit)
+    measured = measure(runner, fast.circuit)
     assert fast.circuit.prune_dangling() == fast.circuit
     if floor:
         assert measured.faithfulness is not None

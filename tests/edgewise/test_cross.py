@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgewise.discovery.evaluation import evaluate
+from edgewise.discovery.evaluation import measure
 from edgewise.discovery.random_circuits import random_circuits
 from edgewise.experiment.document import parse_spec
 from edgewise.experiment.spec import ComparisonSpec, Experiment
@@ -51,7 +51,7 @@ def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
     for side, session in enumerate(sessions):
         runner = make_runner(session, open_task(session, str(pairs))[0], metric="logit_diff")
         for row in cross.rows:
-            true = evaluate(runner, circuits[row.circuit])
+            true = measure(runner, circuits[row.circuit])
             assert row.value[side] == pytest.approx(true.value_circuit, abs=1e-6)
             assert row.faithfulness[side] == pytest.approx(true.faithfulness, abs=1e-6)
         assert cross.full[side] == pytest.approx(true.value_full, abs=1e-6)
@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_evaluate(sessions: Any, pairs: Path) -> None:
         drawn = random_circuits(diff.a.graph, most, RANDOM)
         assert cross.random.edges == len(drawn[0]) == sum(most.values())
         assert cross.random.faithfulness[side] == pytest.approx(
-            [evaluate(runner, one).faithfulness for one in drawn], abs=1e-6
+            [measure(runner, one).faithfulness for one in drawn], abs=1e-6
         )
     assert (cross.metric, cross.examples, notes) == ("logit_diff", 6, [])
 

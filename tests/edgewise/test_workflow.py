@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edgewise as public
 from edgewise.experiment.spec import DiscoverySpec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import CertificateFailed, EdgewiseError, PromptError, UnknownName
@@ -165,6 +166,12 @@ def test_stored_measures_are_those_of_the_circuit(session: Session) -> None:
     full = evaluate(session, Circuit.full(session.graph), pairs).evaluation
     assert full.faithfulness == pytest.approx(1.0)
     assert full.completeness == pytest.approx(0.0)
+    runner = make_runner(session, pairs, metric=found.evaluation.metric)
+    assert public.evaluate(runner, found.file.circuit) == evaluate(session, found.file, pairs)
+    with pytest.raises(EdgewiseError, match="a runner has its own pairs"):
+        evaluate(runner, found.file, pairs)
+    with pytest.raises(EdgewiseError, match="give the pairs too"):
+        evaluate(session, found.file)
 
 
 def test_a_curve_needs_all_scores(session: Session) -> None:

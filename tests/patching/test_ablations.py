@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edgewise.discovery.evaluation import evaluate
+from edgewise.discovery.evaluation import measure
 from edgewise.discovery.registry import get_method, methods
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import PromptError, UnknownName
@@ -198,7 +198,7 @@ def test_every_method_takes_them(method: str, ablation: str) -> None:
     found = chosen(runner, **options)
     assert np.isfinite(found.scores.values[~np.isnan(found.scores.values)]).all()
     circuit = found.scores.top(20) if found.circuit is None else found.circuit
-    assert evaluate(runner, circuit).value_circuit == pytest.approx(runner.measure([circuit])[0, 0])
+    assert measure(runner, circuit).value_circuit == pytest.approx(runner.measure([circuit])[0, 0])
 
 
 def test_the_registry_knows_them() -> None:

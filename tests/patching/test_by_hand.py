@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgewise.discovery.evaluation import evaluate
+from edgewise.discovery.evaluation import measure
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
@@ -104,7 +104,7 @@ def test_exact_effects_and_gradients(runner: Runner) -> None:
 
 def test_evaluation(runner: Runner) -> None:
     circuit = Circuit.full(runner.graph).without(["m0->logits"])
-    found = evaluate(runner, circuit)
+    found = measure(runner, circuit)
     assert (found.value_full, found.value_circuit, found.value_empty) == pytest.approx((9, 1, 1))
     assert found.faithfulness == pytest.approx(0)
     # only m0->logits is kept: MLP from corrupted inputs writes (2, −2), as in the corrupted run

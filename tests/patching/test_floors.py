@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgewise.discovery.acdc import Rule, walk
-from edgewise.discovery.evaluation import different_ends, evaluate, minimality, smallest_faithful
+from edgewise.discovery.evaluation import different_ends, measure, minimality, smallest_faithful
 from edgewise.discovery.random_circuits import baseline, percentile
 from edgewise.discovery.refine import search_from, smallest
 from edgewise.discovery.registry import get_method
@@ -158,7 +158,7 @@ def test_ends_that_differ_by_rounding_are_equal(noise: Any) -> None:
         model.lm_head.weight.zero_()
     made = Runner.create(describe(model), tiny_pairs(), metric="nll")
     noise()
-    assert evaluate(made, Circuit.full(made.graph)).faithfulness is None
+    assert measure(made, Circuit.full(made.graph)).faithfulness is None
     with pytest.raises(EdgewiseError, match="for the full and for the empty circuit"):
         different_ends(made)
 

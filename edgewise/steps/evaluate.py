@@ -1,0 +1,155 @@
+"""Evaluation as one step: how faithful and complete a circuit is, and what else is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..discovery import evaluation as measures
+from ..discovery.evaluation import Curve, Evaluation
+from ..discovery.registry import scoring_method
+from ..experiment.parts import split
+from ..experiment.spec import ComputeSpec, EvaluationSpec
+from ..graphs.errors import EdgewiseError, within_memory
+from ..session import Progress, Session, make_runner
+
+if TYPE_CHECKING:
+    from ..discovery.random_circuits import Baseline
+    from ..graphs.circuit import Circuit
+    from ..graphs.files import CircuitFile
+    from ..graphs.names import Edge
+    from ..graphs.scores import Scores
+    from ..patching.prompts.pairs import PromptPairs
+    from ..patching.run.runner import Runner
+
+
+@dataclass(frozen=True)
+class Evaluated(Evaluation):
+    """What was measured of a circuit, and what else was asked for.
+
+    Args:
+        curve: faithfulness over sizes.
+        minimality: by how much the loss rises without each kept edge.
+        random: where it stands among random circuits.
+        floor: rises of the loss up to this are rounding.
+    """
+
+    curve: Curve | None = None
+    minimality: Scores | None = None
+    random: Baseline | None = None
+    floor: float = 0.0
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Return the measures alone."""
+        return Evaluation(**{one.name: getattr(self, one.name) for one in fields(Evaluation)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        found = self.evaluation.as_dict()
+        for name in ("curve", "random"):
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name).as_dict()
+        if self.minimality is not None:
+            edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
+            found["minimality"] = {"useless": self.useless, "edges": edges}
+        return found
+
+    @property
+    def useless(self) -> int:
+        """Count the kept edges without which the loss rises by no more than rounding."""
+        return sum(rise <= self.floor for _, rise in self.rises)
+
+    @property
+    def rises(self) -> list[tuple[Edge, float]]:
+        """List the kept edges with the loss's rise without them, the least needed first."""
+        if self.minimality is None:
+            return []
+        values, graph = self.minimality.values, self.minimality.graph
+        order = np.argsort(values, axis=None, kind="stable")[: int((~np.isnan(values)).sum())]
+        places = zip(*np.unravel_index(order, values.shape), strict=True)
+        return [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
+
+
+@within_memory()
+def evaluate(
+    model: Session | Runner,
+    circuit: CircuitFile | Circuit,
+    pairs: PromptPairs | None = None,
+    spec: EvaluationSpec | None = None,
+    *,
+    scores: Scores | None = None,
+    progress: Progress | None = None,
+    **given: Any,
+) -> Evaluated:
+    """Measure a circuit in a model, which need not be the one it was found in.
+
+    Args:
+        model: an open one; or a runner, which has its own pairs, metric, ablation and batch size.
+        circuit: what to measure.
+        pairs: the prompts, of an open model.
+        spec: what to measure. Metric and ablation default to those of the circuit's file; a curve
+            needs scores of all edges; minimality takes a question for each kept edge; `random`
+            circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
+        scores: of all edges.
+        progress: told what is done.
+        given: fields of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
+
+    Raises:
+        GraphMismatch: the circuit's graph is not the model's.
+        EdgewiseError: a curve without scores, or with scores of some edges only; a model without
+            pairs, or a runner with what it has already.
+    """
+    from ..discovery.random_circuits import baseline
+    from ..graphs.files import CircuitFile
+
+    metric = given.pop("metric", None)
+    own, how = split("evaluate", given, EvaluationSpec, ComputeSpec)
+    spec = (spec or EvaluationSpec()).but(**own)
+    if isinstance(model, Session):
+        if pairs is None:
+            raise EdgewiseError("nothing can be measured without prompts; give the pairs too.")
+        stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
+        runner = make_runner(
+            model,
+            pairs,
+            metric=metric or next(iter(spec.metrics), stored.get("metric")),
+            ablation=spec.ablation or stored.get("ablation"),
+            batch_size=ComputeSpec.of(**how).batch_size,
+        )
+    elif pairs is not None or metric or spec.metrics or spec.ablation or how:
+        raise EdgewiseError(
+            "a runner has its own pairs, metric, ablation and batch size; give an open model in "
+            "its place, or leave them out."
+        )
+    else:
+        runner = model
+    whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+    curve = minimality = random = None
+    if spec.curve:
+        curve = measures.curve(runner, _complete(scores), progress=progress)
+    if spec.minimality:
+        minimality = measures.minimality(runner, whole, progress)
+    if spec.random:
+        random = baseline(runner, whole, spec.random, progress=progress)
+    found = vars(measures.measure(runner, whole))
+    return Evaluated(**found, curve=curve, minimality=minimality, random=random, floor=runner.floor)
+
+
+def _complete(scores: Scores | None) -> Scores:
+    """Refuse scores that do not rank every edge."""
+    if scores is None:
+        raise EdgewiseError(
+            "a curve needs scores of all edges; accepted: a circuit found with --scores."
+        )
+    lacking = int((np.isnan(scores.values) & scores.graph.reads).sum())
+    if lacking:
+        raise EdgewiseError(
+            f"a curve needs scores of all edges, and {lacking:,} of {scores.graph.edge_count:,} "
+            f"have none; accepted: scores of a method that scores every edge, such as "
+            f"{scoring_method().name}."
+        )
+    return scores
