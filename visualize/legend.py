@@ -85,6 +85,10 @@ MARGIN, TITLE_LINE, TEXT_LINE = 12.0, 17.0, 13.0
 """Points around a drawing, and from one line of its title, or of its caption, to the next."""
 
 
+MOST_LINES = 60
+"""Of a title, a name or a caption."""
+
+
 def heading(title: str, width: float) -> tuple[list[Text], float]:
     """Place a drawing's title; return it and where it ends. Bold letters are a little wider."""
     lines = enumerate(wrap(title, (width - 2 * MARGIN) / 1.1, TITLE_FONT))
@@ -105,6 +109,8 @@ def paragraph(text: str, x: float, y: float, width: float) -> tuple[list[Text], 
 def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
     """Break a text into lines of at most the given width; a long name breaks within itself.
 
+    Of a text that would fill pages the beginning is left.
+
     >>> wrap("one two three", 40), wrap("one-two", 24)
     (['one two', 'three'], ['one-', 'two'])
     """
@@ -114,7 +120,7 @@ def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
             lines[-1] += f" {word}"
         else:
             lines += _broken(word, width, size)
-    return lines
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
 
 
 def _broken(word: str, width: float, size: float) -> list[str]:

@@ -217,6 +217,14 @@ def test_dot_has_the_shades(sample: Callable, tmp_path: Path) -> None:
 # -- files --------------------------------------------------------------------------------------
 
 
+def test_endless_names_are_cut() -> None:
+    scene = make_heat_map(
+        ComputationGraph(1, 1), [Panel("long " * 9999, np.ones(3))], title="x" * 9999
+    )
+    assert scene.height < 60 * 17 + 60 * 12 + 200 and sum(t.text == "…" for t in scene.texts) == 2
+    assert scene.title == "x" * 9999
+
+
 def test_html_is_one_page_with_names_and_scores(sample: Callable, tmp_path: Path) -> None:
     circuit, scores = sample(ComputationGraph(4, 3), 25, 2)
     path = draw(
