@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgewise.experiment.document import parse_spec
+from edgewise.experiment.document import parse_spec, read_spec
 from edgewise.experiment.spec import Experiment
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.graphs.text import visible, visible_lines
 from edgewise.report.findings import read_findings
 from edgewise.report.page import to_page
-from edgewise.report.report import code, fenced, number, ratio, settings, templates
+from edgewise.report.report import code, fenced, number, ratio, settings, templates, write_report
 from edgewise.report.report import text as escaped
 from edgewise.run import RunResult, run
 
@@ -184,6 +185,16 @@ def test_a_variant_equal_to_the_base(result: tuple[Experiment, RunResult], tmp_p
     text = run(replace(spec, models=same), tmp_path / "out").report.read_text()
     assert "share 40 edges; 0 are only in base, 0 only in copy (Jaccard 1.000" in text
     assert "No edge has a score in both models that differs." in text
+
+
+def test_a_stored_run_is_told_in_the_same_words(tmp_path: Path) -> None:
+    """With noise floor, cross-evaluation and roles, character by character as the last version."""
+    shutil.copytree(Path(__file__).parents[1] / "data/version1", tmp_path / "stored")
+    folder = tmp_path / "stored/run"
+    before = (folder / "report.md").read_text()
+    write_report(read_spec(folder / "spec.toml"), folder)
+    assert (folder / "report.md").read_text() == before
+    assert len(before) > 5000 and "### Function" in before
 
 
 def test_parts_of_markdown() -> None:
