@@ -45,6 +45,7 @@ from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_in
 from .steps.fit import check_variant, open_as_declared, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
+from .steps.repetitions_file import read_repeats, write_repeats
 from .store.hashes import file_sha256, fingerprint
 from .store.names import (
     EVALUATION,
@@ -66,7 +67,6 @@ from .store.names import (
     repeats_name,
     roles_name,
 )
-from .store.repeats_file import read_repeats, write_repeats
 from .store.store import Store
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from .run.chunk import Chunk, sender_deltas
 from .run.masked_run import World, run_masked
 from .run.plan import make_plan
 from .run.runner import Runner, refuse_nan
-from .run.trace import Trace
+from .trace import Trace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgewise import read_circuit
 from edgewise.discovery.significance import q_values, welch
-from edgewise.store.repeats_file import read_repeats
+from edgewise.steps.repetitions_file import read_repeats
 
 folder, names = Path(sys.argv[1] if len(sys.argv) > 1 else "fine-tuned"), ("base", "tuned")
 graph = read_circuit(folder / "circuits" / "base.json").circuit.graph

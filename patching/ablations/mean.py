@@ -13,7 +13,7 @@ from .registry import Carried, Reference, Runs, ablation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..run.trace import Values
+    from ..trace import Values
 
 
 @ablation("mean", summary="what the sender writes on average over all prompts and positions")

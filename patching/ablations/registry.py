@@ -22,7 +22,7 @@ from ...graphs.errors import PromptError, unknown
 if TYPE_CHECKING:
     from ...graphs.lift.lifted import LiftedModel
     from ..prompts.pairs import Batch, PromptPairs
-    from ..run.trace import Trace, Values
+    from ..trace import Trace, Values
 
 
 class Runs(Protocol):

@@ -38,7 +38,7 @@ from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner, refuse_nan
-from ..run.trace import past_of, project_all, spread, sum_heads
+from ..trace import past_of, project_all, spread, sum_heads
 from .closed_form import Extra, Together, constant, fold, spread_out
 
 ROWS_AT_ONCE = 128

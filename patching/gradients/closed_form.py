@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.lifted import Block, Norm
-from ..run.trace import project_only
+from ..trace import project_only
 
 
 class Extra(NamedTuple):

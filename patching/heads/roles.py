@@ -40,9 +40,9 @@ from ...graphs.errors import GraphMismatch
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
-from ..prompts.checks import check_prompts
 from ..prompts.pairs import Batch, PromptPairs
-from ..run.trace import Trace, at_answers, patterns, project, run_plain
+from ..run.prompt_checks import check_prompts
+from ..trace import Trace, at_answers, patterns, project, run_plain
 from .direct import Direct, to_stream
 from .random_tokens import RandomBlocks
 

@@ -24,7 +24,7 @@ from ...graphs.lift.norms import normalise
 from ..metrics.metric import Metric
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
-from ..run.trace import at_answers
+from ..trace import at_answers
 from .losses import Bounds, exactly
 from .normaliser import INFINITE, Base, Head
 from .unembedding import times, weighted

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...graphs.lift.lifted import AttentionContext, Block
 from ...graphs.names import Kind
 from ..run.chunk import Chunk
-from ..run.trace import past_of, project_heads
+from ..trace import past_of, project_heads
 from .liveness import Group, Layout, Rows
 
 Projection = tuple[Tensor, int]

@@ -16,10 +16,10 @@ from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
+from ..trace import Trace, run_plain
 from .chunk import Chunk, sender_deltas
 from .rounding import rounding_excess
 from .runner import Runner
-from .trace import Trace, run_plain
 
 RELATIVE_TOLERANCE = {
     torch.float64: 1e-5,  # the norms of most model classes compute in float32 whatever the type

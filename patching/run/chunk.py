@@ -14,9 +14,9 @@ from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
+from ..trace import Past, Trace, at_answers, run_plain, split
 from .few_tokens import FewTokens
 from .masked_run import World
-from .trace import Past, Trace, at_answers, run_plain, split
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch.nn import functional
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
 from ...graphs.names import Kind
+from ..trace import Past, Trace, past_of, project, project_heads, spread, together
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
-from .trace import Past, Trace, past_of, project, project_heads, spread, together
 
 SUMS_KEPT = 8
 

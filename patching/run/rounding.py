@@ -29,7 +29,7 @@ from torch import Tensor
 from ...graphs.lift.experts import Experts
 from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel, working_dtype
 from ..prompts.pairs import Batch
-from .trace import run_plain
+from ..trace import run_plain
 
 MEAN_EXCESS, TOKEN_EXCESS = 2.0, 8.0
 """How far above the lift's rounding the original may be: a block's mean, and any one token."""

@@ -23,12 +23,12 @@ from ...graphs.load.weights import versions
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric, get_metric
-from ..prompts.checks import check_prompts
 from ..prompts.pairs import PromptPairs
 from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
 from .plan import make_plan
+from .prompt_checks import check_prompts
 
 if TYPE_CHECKING:
     from ...graphs.graph import ComputationGraph

@@ -27,7 +27,7 @@ from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
 from ..run.floors import rounding_floor
 from ..run.runner import Runner, refuse_nan
-from ..run.trace import Values, at_answers
+from ..trace import Values, at_answers
 
 WARN_BYTES = 2 << 30
 """A donation that takes more memory than this is warned of."""

@@ -43,7 +43,7 @@ from ..run.floors import rounding_floor
 from ..run.masked_run import World, run_masked
 from ..run.plan import make_plan
 from ..run.runner import RUN_BYTES, Runner, refuse_nan
-from ..run.trace import at_answers
+from ..trace import at_answers
 from .donor import (
     Donation,
     Part,

@@ -34,7 +34,7 @@ from edgewise.steps.repeat import (
     repeat_in,
     split_pairs,
 )
-from edgewise.store.repeats_file import read_repeats, write_repeats
+from edgewise.steps.repetitions_file import read_repeats, write_repeats
 from edgewise.workflow import make_runner
 from tests.edgewise.asking_model import answering, ask, without_head
 

@@ -18,7 +18,7 @@ from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files import read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.steps.repeat import Repeats
-from edgewise.store.repeats_file import read_repeats, write_repeats
+from edgewise.steps.repetitions_file import read_repeats, write_repeats
 from edgewise.store.results import Kept, Results
 from edgewise.store.store import Store
 

@@ -23,7 +23,7 @@ from edgewise.graphs.errors import CertificateFailed, UnsupportedModel
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, Norm
 from edgewise.graphs.lift.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.run.certificate import certify
-from edgewise.patching.run.trace import run_plain
+from edgewise.patching.trace import run_plain
 from tests.configs import CONFIGS, LLAMA
 from tests.engine import tiny_lift, tiny_model
 from tests.shapes import GPT_NEO

@@ -13,7 +13,7 @@ from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifted import Norm
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.run.trace import at_answers
+from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import (
     WITH_GROUPS,

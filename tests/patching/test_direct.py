@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
 from edgewise.patching.heads.direct import Direct, frozen, to_stream
-from edgewise.patching.run.trace import Trace, run_plain
+from edgewise.patching.trace import Trace, run_plain
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift
 

@@ -12,7 +12,7 @@ from edgewise.graphs.names import Edge, Port
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.gradients.port_gradients import port_gradients
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.run.trace import at_answers
+from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import (
     WITH_GROUPS,

@@ -15,7 +15,7 @@ from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.masked_run import SUMS_KEPT, World, run_masked
 from edgewise.patching.run.plan import Plan, make_plan
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.run.trace import at_answers
+from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
 from tests.engine import (
     ABLATIONS,

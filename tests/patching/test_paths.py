@@ -13,7 +13,7 @@ from edgewise.graphs.names import Edge, Node
 from edgewise.patching.paths import Path, patch_paths
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.run.trace import at_answers
+from edgewise.patching.trace import at_answers
 from tests.engine import (
     ABLATIONS,
     ablated_values,

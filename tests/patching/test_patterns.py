@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.run.trace import patterns, project, run_plain, spread
+from edgewise.patching.trace import patterns, project, run_plain, spread
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_model
 

@@ -21,7 +21,7 @@ from edgewise.graphs.roles import ON_TOKENS, SPANS
 from edgewise.patching.heads.direct import frozen
 from edgewise.patching.heads.random_tokens import model_blocks, random_blocks
 from edgewise.patching.heads.roles import _extreme, measure, spans_of, token_scores
-from edgewise.patching.run.trace import project_all, run_plain, spread
+from edgewise.patching.trace import project_all, run_plain, spread
 from tests.engine import tiny_lift, tiny_pairs
 
 V, P = 12, 24

@@ -17,7 +17,7 @@ from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Edge, Kind, Node
 from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.run.chunk import Chunk
-from edgewise.patching.run.trace import at_answers
+from edgewise.patching.trace import at_answers
 from edgewise.patching.transplant.donor import quiet_runner, record
 from edgewise.patching.transplant.transplant import Transplant, edges_mask, nodes_mask
 from tests.configs import CONFIGS

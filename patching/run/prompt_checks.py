@@ -9,7 +9,7 @@ from ...graphs.errors import PromptError
 if TYPE_CHECKING:
     from ...graphs.lift.lifted import LiftedModel
     from ..metrics.metric import Metric
-    from .pairs import PromptPairs
+    from ..prompts.pairs import PromptPairs
 
 
 def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None = None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ..graphs.errors import FileFormatError
 from ..graphs.files.atomic import write_bytes
 from ..graphs.graph import ComputationGraph
-from ..steps.repeat import Repeats
+from .repeat import Repeats
 
 
 def write_repeats(path: Path, repeats: Repeats) -> None:

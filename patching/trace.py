@@ -14,8 +14,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
+from ..graphs.lift.devices import place
+from ..graphs.lift.lifted import AttentionContext, Block, LiftedModel
 
 
 @dataclass(frozen=True)
