@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.spec import ModelSpec, TaskSpec
@@ -163,7 +162,7 @@ def made_again(file: CircuitFile, session: Session) -> PromptPairs | None:
         PromptError: the tokenizer cannot make the task's pairs.
     """
     task = stored_task(file)
-    gone = "file" in file.task and not Path(task["task"]).is_file()
+    gone = "file" in file.task and not is_there(task["task"])
     return None if gone else open_task(session, **task)[0]
 
 

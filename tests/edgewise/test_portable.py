@@ -186,3 +186,17 @@ def test_a_model_that_reads_the_ids_otherwise_gets_its_own_pairs(
     text.unlink()
     with pytest.raises(PromptError, match="--task replaces it"):
         circuit_pairs(file, other)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/x", "x" * 5000, "\ud800"])
+@pytest.mark.parametrize("key", ["name", "absolute", "relative"])
+def test_any_text_may_stand_where_a_path_does(
+    edgewise: Any, made: Path, name: str, key: str
+) -> None:
+    document = json.loads(made.read_text())
+    (document["model"] if key == "name" else document["model"]["paths"])[key] = name
+    (made.parent.parent / "model").rename(made.parent.parent / "away")
+    made.write_text(json.dumps(document))
+    said = edgewise("evaluate", made, status=1).stderr
+    assert "mistake in edgewise" not in said
+    assert "--model replaces it" in said
