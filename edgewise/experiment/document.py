@@ -56,23 +56,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..graphs.errors import EdgewiseError, SpecError, unknown
 from ..graphs.files.reading import at_home, is_there
 from .errors import Built, listed_problems, problems, shown
-from .parts import Part, Undeclared
 from .spec import (
     CHOICES_OF_PAIRS,
-    ComparisonSpec,
-    ComputeSpec,
+    TABLES,
     DiscoverySpec,
-    DrawingSpec,
-    EvaluationSpec,
     Experiment,
-    GraphSpec,
     ModelSpec,
     Selection,
     TaskSpec,
@@ -80,15 +74,6 @@ from .spec import (
 )
 from .toml import parse_toml, read_toml
 
-TABLES: dict[str, type[Part]] = {
-    "task": TaskSpec,
-    "graph": GraphSpec,
-    "discovery": DiscoverySpec,
-    "evaluation": EvaluationSpec,
-    "comparison": ComparisonSpec,
-    "drawing": DrawingSpec,
-    "compute": ComputeSpec,
-}
 SELECTION = Selection.names()
 
 
@@ -144,35 +129,6 @@ def experiment_of(
     return found
 
 
-def tables(experiment: Experiment) -> dict[str, Any]:
-    """Return the tables of a document that declares an experiment."""
-    about = {"name": experiment.name, "description": experiment.description or None}
-    found = {key: _table(getattr(experiment, key)) for key in TABLES}
-    if experiment.task.file is not None:
-        del found["task"]["name"]
-    return {"experiment": about, "models": [vars(one) for one in experiment.models], **found}
-
-
-def _table(part: Part) -> dict[str, Any]:
-    """Return a part's declared fields, with those of options and selection beside them."""
-    found: dict[str, Any] = {}
-    for key in declared(type(part)):
-        value = getattr(part, key)
-        if key == "options":
-            found |= value
-        elif isinstance(value, Part):
-            found |= vars(value)
-        else:
-            found[key] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
-def declared(part: type[Part]) -> list[str]:
-    """List the fields that a file may give."""
-    hidden = part.marked(Undeclared)
-    return [key for key in part.names() if key not in hidden]
-
-
 class _Reader:
     """Turns tables into the fields of the parts, and notes what only a file can get wrong."""
 
@@ -211,7 +167,7 @@ class _Reader:
 
     def plain(self, key: str, table: dict[str, object]) -> dict[str, object]:
         """Return a table all of whose keys are fields."""
-        accepted = declared(TABLES[key])
+        accepted = TABLES[key].declared()
         self.refuse_unknown(key, table, accepted)
         return {name: table[name] for name in table if name in accepted}
 
@@ -239,7 +195,7 @@ class _Reader:
         """Return the task with a whole path, and its own options as such."""
         from ..patching.tasks import TASKS
 
-        file, own = table.get("file"), [name for name in declared(TaskSpec) if name != "options"]
+        file, own = table.get("file"), [name for name in TaskSpec.declared() if name != "options"]
         if file is None:
             task = TASKS.get(str(table.get("name")))
             among = [task] if task else TASKS.values()
@@ -266,7 +222,7 @@ class _Reader:
 
         known = methods()
         method = known.get(str(table.get("method")))
-        own = [name for name in declared(DiscoverySpec) if name not in ("options", "select")]
+        own = [name for name in DiscoverySpec.declared() if name not in ("options", "select")]
         own += SELECTION
         table = dict(table)
         if method is not None:

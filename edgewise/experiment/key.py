@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from .parts import Part, Uncounted
 
@@ -27,6 +28,15 @@ class Key:
         """Return a hash; equal keys have equal ones."""
         text = json.dumps(self.values, sort_keys=True, ensure_ascii=False, default=str)
         return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A value that says itself what of it counts."""
+
+    def counted(self) -> object:
+        """Return plain values, equal for values of equal influence."""
+        ...
 
 
 def key_of(*parts: Part, **facts: object) -> Key:
@@ -56,6 +66,8 @@ def counted(part: Part) -> dict[str, object]:
             continue
         if isinstance(value, Part):
             found |= {f"{name}.{k.partition('.')[2]}": v for k, v in counted(value).items()}
+        elif isinstance(value, Counted):
+            found[f"{name}.{field}"] = value.counted()
         elif isinstance(value, Mapping):
             found |= {f"{name}.{k}": v for k, v in value.items()}
         else:

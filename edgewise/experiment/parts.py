@@ -44,6 +44,25 @@ class Part:
         """List the fields."""
         return [field.name for field in dataclasses.fields(cls)]
 
+    @classmethod
+    def declared(cls) -> list[str]:
+        """List the fields that an experiment's file may give."""
+        hidden = cls.marked(Undeclared)
+        return [name for name in cls.names() if name not in hidden]
+
+    def table(self) -> dict[str, Any]:
+        """Return the declared fields, with those of options and of parts within beside them."""
+        found: dict[str, Any] = {}
+        for name in self.declared():
+            value = getattr(self, name)
+            if isinstance(value, Part):
+                found |= value.table()
+            elif isinstance(value, Mapping):
+                found |= value
+            else:
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return found
+
     def surroundings(self) -> dict[str, object]:
         """Return what counts beside the fields, such as versions of libraries, by name."""
         return {}

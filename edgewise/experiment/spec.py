@@ -41,6 +41,7 @@ from .parts import (
     part,
     refused,
 )
+from .toml import dump_toml
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
@@ -394,6 +395,12 @@ class Start:
 
     scores: Scores
     about: Mapping[str, object]
+
+    def counted(self) -> object:
+        """Return what it is of, and a hash of the scores."""
+        import hashlib
+
+        return {**self.about, "sha256": hashlib.sha256(self.scores.values.tobytes()).hexdigest()}
 
 
 def read_start(path: str) -> Start:
@@ -764,14 +771,14 @@ class Experiment(Part):
 
     def to_document(self) -> dict[str, Any]:
         """Return the tables of a TOML file that declares the same; reading it gives this value."""
-        from .document import tables
-
-        return tables(self)
+        found = {key: getattr(self, key).table() for key in TABLES}
+        if self.task.file is not None:
+            del found["task"]["name"]
+        about = {"name": self.name, "description": self.description or None}
+        return {"experiment": about, "models": [one.table() for one in self.models], **found}
 
     def to_toml(self) -> str:
         """Return the same as text."""
-        from .toml import dump_toml
-
         return dump_toml(self.to_document())
 
     @field_validator("models")
@@ -815,6 +822,17 @@ class Experiment(Part):
                 raise refused(error, at="noise_floor") from None
         return comparison
 
+
+TABLES: dict[str, type[Part]] = {
+    "task": TaskSpec,
+    "graph": GraphSpec,
+    "discovery": DiscoverySpec,
+    "evaluation": EvaluationSpec,
+    "comparison": ComparisonSpec,
+    "drawing": DrawingSpec,
+    "compute": ComputeSpec,
+}
+"""The parts of an experiment, beside its models, by the names of their tables in a file."""
 
 PARTS: tuple[type[Part], ...] = (
     TaskSpec, GraphSpec, DiscoverySpec, Selection, EvaluationSpec, ComparisonSpec, ComputeSpec,
