@@ -25,7 +25,7 @@ from .experiment.document import read_spec
 from .experiment.spec import EvaluationSpec, Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff
-from .graphs.errors import within_memory
+from .graphs.errors import FileFormatError, within_memory
 from .graphs.files import (
     diff_files,
     read_any,
@@ -38,6 +38,7 @@ from .graphs.files import (
 )
 from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
+from .graphs.files.reading import read_json
 from .graphs.roles import HeadRoles
 from .session import Progress, Session, make_runner, open_model
 from .steps.compare import Asked, InModel, Prompts, put_together
@@ -232,7 +233,7 @@ class _Run:
     @cached_property
     def about_task(self) -> dict[str, Any]:
         """Return what was noted of the prompt pairs."""
-        found: dict[str, Any] = json.loads(self.place(TASK).read_text("utf-8"))
+        found: dict[str, Any] = read_json(self.place(TASK))
         return found
 
     @property
@@ -278,7 +279,7 @@ class _Run:
         """Return the prompts of all repetitions."""
         from .patching.prompts.pair_files import read_pairs
 
-        about = json.loads(self.place(REPETITION_SEEDS).read_text("utf-8"))
+        about = read_json(self.place(REPETITION_SEEDS))
         pairs, size = read_pairs(self.place(REPETITION_PROMPTS)).pairs, about["examples"]
         sets = tuple(
             replace(self.pairs, pairs=pairs[i : i + size]) for i in range(0, len(pairs), size)
@@ -348,8 +349,8 @@ class _Run:
     def evaluations(self) -> dict[str, object]:
         """Return what was measured so far, by model."""
         try:
-            return dict(json.loads(self.place(EVALUATION).read_text("utf-8"))["models"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(read_json(self.place(EVALUATION))["models"])
+        except (FileFormatError, KeyError, TypeError, ValueError):
             return {}
 
     def write_evaluation(self, models: Mapping[str, object]) -> None:
@@ -595,5 +596,5 @@ class _Run:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    found: dict[str, Any] = read_json(path)
     return found

@@ -118,10 +118,16 @@ class Session:
         """Return what a circuit file says of the model: where it is from, family and shape."""
         from .graphs.files import model_block
 
-        origin, lifted = self.loaded.provenance, self.lifted
-        shape = {key: origin.pop(key) for key in ("name", "revision", "weights_sha256")}
-        block = model_block(lifted.graph, **shape, family=lifted.family, d_model=lifted.d_model)
-        return cast("ModelBlock", {**block, **origin})
+        loaded, lifted = self.loaded, self.lifted
+        block = model_block(
+            lifted.graph,
+            name=loaded.name,
+            revision=loaded.revision,
+            weights_sha256=loaded.weights_sha256,
+            family=lifted.family,
+            d_model=lifted.d_model,
+        )
+        return cast("ModelBlock", {**block, **loaded.provenance})
 
 
 @within_memory()
@@ -241,7 +247,8 @@ def open_vocabulary(reference: str) -> tuple[Any, int | None]:
         base = find(name, revision=revision, weights=False)
     if base.form is Form.GGUF:
         return load_tokenizer(reference), None
-    size = read_json(base.path / "config.json").get("vocab_size")
+    stated = read_json(base.path / "config.json").get("vocab_size")
+    size = stated if isinstance(stated, int) else None
     if not (has_tokenizer(source.path) or has_tokenizer(base.path)):
         return None, size
     return load_tokenizer(reference), size

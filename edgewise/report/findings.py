@@ -7,7 +7,6 @@ is told of the very circuits that were run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..discovery.evaluation import Curve, Evaluation
 from ..graphs.files import read_circuit, read_diff, read_scores, unlike
+from ..graphs.files.reading import read_json
 from ..patching.ablations.registry import get_ablation
 from ..store import names
 
@@ -254,10 +254,7 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
     Raises:
         FileFormatError: one of the run's files is missing or damaged.
     """
-    task, evaluated = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in (names.TASK, names.EVALUATION)
-    )
+    task, evaluated = (read_json(folder / name) for name in (names.TASK, names.EVALUATION))
     prompts = Prompts(
         **{key: task[key] for key in ("name", "examples", "seed", "sample")},
         options=(task.get("origin") or {}).get("options") or {},

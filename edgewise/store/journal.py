@@ -24,6 +24,7 @@ from typing import IO, Any
 from ..discovery.journal import Entry
 from ..graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
 from ..graphs.files.atomic import unwritable
+from ..graphs.files.reading import LINES_BYTES, read_bounded
 
 FORMAT, VERSION = "edgewise/journal", 2
 _SEALED = re.compile(rb'(\{.+), "sha256": "([0-9a-f]{64})"\}')
@@ -126,11 +127,15 @@ class JournalFile:
 
     def _read(self, request: Mapping[str, object]) -> int:
         """Read the file; return how many bytes are whole, or 0 if it is to be begun anew."""
-        *lines, _ = self.path.read_bytes().split(b"\n")  # what follows the last newline is torn
+        *lines, _ = read_bounded(self.path, LINES_BYTES, "a journal").split(
+            b"\n"
+        )  # what follows the last newline is torn
         found = list(self._checked(lines))
         if not found:
             return 0
-        written = dict(found[0][0].get("request") or {})
+        written = found[0][0].get("request")
+        if not isinstance(written, dict):
+            raise self._refused(" says no request; start anew")
         if written != request:
             if self._or_anew:
                 return 0

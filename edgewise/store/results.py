@@ -8,7 +8,6 @@ is not used; a warning says so, and it is made again.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.atomic import check_writable, write_text
 from ..graphs.files.json_files import dump_document
+from ..graphs.files.reading import read_json
 from ..graphs.load.builtin import cache_directory
 from .hashes import digest
 from .journal import JournalFile
@@ -102,5 +102,5 @@ class Results:
             store.get("result", key, (CIRCUIT, SCORES, MEASURED), work)
             file = read_circuit(folder / CIRCUIT).at(None)
             scores = read_scores(folder / CIRCUIT, file.circuit.graph).scores
-            measured = json.loads((folder / MEASURED).read_text(encoding="utf-8"))
+            measured = read_json(folder / MEASURED)
         return Kept(file, scores, measured)

@@ -8,15 +8,15 @@ run that was stopped goes on where it was. One process at a time has a store ope
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..graphs.errors import EdgewiseError, FileFormatError, SpecError
 from ..graphs.files.atomic import TEMPORARY, check_writable, write_bytes
 from ..graphs.files.json_files import dump_document, read_document
+from ..graphs.files.reading import read_json
 from .hashes import digest, file_sha256
 from .journal import JournalFile, journal_path
 from .locks import lock_path, writing
@@ -139,8 +139,8 @@ class Store:
         if not part:
             return file_sha256(path)
         try:
-            return digest(json.loads(path.read_text(encoding="utf-8"))["models"][part])
-        except (ValueError, KeyError, TypeError):
+            return digest(read_json(path)["models"][part])
+        except (FileFormatError, KeyError, TypeError):
             return None
 
     def _write(self) -> None:
@@ -183,7 +183,7 @@ def _check(folder: Path) -> None:
 def _read(path: Path) -> tuple[dict[str, Step], bool]:
     """Read the finished steps, and whether there are entries that cannot be trusted."""
     try:
-        entries = read_document(path, "a run's ledger", {FORMAT: VERSION})["steps"]
+        entries: Any = read_document(path, "a run's ledger", {FORMAT: VERSION})["steps"]
         read = {
             name: (Step(entry["inputs"], entry["files"]), entry["seal"])
             for name, entry in entries.items()

@@ -306,17 +306,21 @@ def read_circuit(path: str | Path) -> CircuitFile:
     return circuit_from_document(path, read_document(path, "a circuit file", {FORMAT: VERSION}))
 
 
-def circuit_from_document(path: str | Path, document: Mapping[str, Any]) -> CircuitFile:
+def circuit_from_document(path: str | Path, document: Mapping[str, object]) -> CircuitFile:
     """Check a parsed circuit file; errors name the path."""
-    with form_of(path, document, CircuitDocument):
-        graph = read_graph(path, document["model"], document["graph"])
-    kept, (scores,) = read_rows(path, graph, "edges", document["edges"], scores=1)
+    with form_of(path, document, CircuitDocument) as file:
+        graph = read_graph(path, file["model"], file["graph"])
+    kept, (scores,) = read_rows(path, graph, "edges", file["edges"], scores=1)
     known = {"format", "version", "edges", "graph", *PROVENANCE}
     extra = {key: value for key, value in document.items() if key not in known}
-    more = {k: v for k, v in document["graph"].items() if k not in (*OPTIONS, *COUNTS)}
+    more = {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *COUNTS)}
     return CircuitFile(
         circuit=Circuit(graph, kept),
-        **{block: document[block] for block in PROVENANCE},
+        model=file["model"],
+        task=file["task"],
+        discovery=file["discovery"],
+        certificate=file["certificate"],
+        measures=file["measures"],
         edge_scores=scores,
         extra={**extra, "graph": more} if more else extra,
         path=Path(path),
@@ -324,7 +328,7 @@ def circuit_from_document(path: str | Path, document: Mapping[str, Any]) -> Circ
 
 
 def read_graph(
-    path: str | Path, model: Mapping[str, Any], block: Mapping[str, Any]
+    path: str | Path, model: Mapping[str, object], block: Mapping[str, object]
 ) -> ComputationGraph:
     """Build the graph a file describes and check it against the file's counts."""
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
@@ -346,7 +350,7 @@ def read_graph(
 
 
 def graph_of(
-    path: str | Path, shape: Mapping[str, Any], counts: Mapping[str, object] | None = None
+    path: str | Path, shape: Mapping[str, object], counts: Mapping[str, object] | None = None
 ) -> ComputationGraph:
     """Build the graph whose fields a file states, unchecked; `counts` must be numbers too.
 
@@ -368,7 +372,8 @@ def graph_of(
     if wrong:
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
     try:
-        return ComputationGraph(**{**shape, "experts": tuple(experts)})
+        fields: Any = {**shape, "experts": tuple(cast("list[int]", experts))}
+        return ComputationGraph(**fields)
     except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have
         raise FileFormatError(f"{path} describes no graph: {str(error).rstrip('.')}.") from None
 

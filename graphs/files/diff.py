@@ -22,7 +22,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
@@ -219,7 +219,7 @@ def unlike(a: Side, b: Side) -> list[str]:
         "task": ("name", "sha256", "examples"),
         "discovery": ("method", "metric", "ablation", "threshold", "top", "order", "dtype"),
     }
-    sides: tuple[Mapping[str, Any], ...] = (a, b)
+    sides = cast("tuple[Mapping[str, Mapping[str, object]], ...]", (a, b))
     found = []
     for block, names in keys.items():
         first, second = (side.get(block, {}) for side in sides)
@@ -270,10 +270,10 @@ def read_diff(path: str | Path) -> DiffFile:
     return diff_from_document(path, read_document(path, "a diff file", {FORMAT: VERSION}))
 
 
-def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
+def diff_from_document(path: str | Path, document: dict[str, object]) -> DiffFile:
     """Check a parsed diff file; errors name the path."""
-    with form_of(path, document, DiffDocument):
-        graph = read_graph(path, document["a"]["model"], document["graph"])
+    with form_of(path, document, DiffDocument) as file:
+        graph = read_graph(path, file["a"]["model"], file["graph"])
     read = {part: read_rows(path, graph, part, document[part], scores=2) for part in PARTS}
     masks = {part: mask for part, (mask, _) in read.items()}
     twice = (masks["shared"] & (masks["only_a"] | masks["only_b"])) | (
@@ -290,7 +290,7 @@ def diff_from_document(path: str | Path, document: dict[str, Any]) -> DiffFile:
     diff = CircuitDiff(a, b)
     known = {"format", "version", "graph", "a", "b", "statistics", *PARTS, *BLOCKS}
     return DiffFile(
-        diff, document["a"], document["b"], scores[0], scores[1],
+        diff, file["a"], file["b"], scores[0], scores[1],
         alike=_read(path, document, "scores", ScoreComparison),
         noise_floor=_read_floor(path, document, graph),
         cross=_read(path, document, "cross", CrossEvaluation),

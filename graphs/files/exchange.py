@@ -19,7 +19,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from .reading import (
     read_text,
     short,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UNLISTED = 2**24
 """Most places of a mask for a file that lists few edges: five times that of Llama-3.1-8B."""
@@ -65,14 +68,15 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
     document = _object(path, parse_json(path, read_text(path, what), what, allow_nan=True))
     graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values()), "edges": ()}, kv_heads)
     ports, senders = graph.size
-    if ports * senders > max(_UNLISTED, 100 * len(document["edges"])):
+    listing = cast("Mapping[str, Any]", document["edges"])
+    if ports * senders > max(_UNLISTED, 100 * len(listing)):
         raise FileFormatError(
             f"{path} describes a graph of {ports} ports and {senders} senders, but lists only "
-            f"{len(document['edges'])} edges; EAP-IG lists them all."
+            f"{len(listing)} edges; EAP-IG lists them all."
         )
     kept, values = np.zeros_like(graph.reads), np.full(graph.reads.shape, np.nan)
     problems = []
-    for name, entry in document["edges"].items():
+    for name, entry in listing.items():
         try:
             at = graph.locate(Edge.parse(re.sub(r"^input->", "embed->", name)))
             score, in_graph = entry["score"], entry["in_graph"]
@@ -87,7 +91,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
 
 
 def _eap_ig_from_tensors(
-    path: str | Path, document: dict[str, Any], kv_heads: int
+    path: str | Path, document: dict[str, object], kv_heads: int
 ) -> tuple[Circuit, Scores]:
     matrices = ("edges_scores", "edges_in_graph")
     graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values())}, kv_heads, matrices)
@@ -95,13 +99,14 @@ def _eap_ig_from_tensors(
     wrong = [key for key in matrices if not _is_matrix(document[key], shape)]
     if wrong:
         raise FileFormatError(f"{path}: {wrong[0]} is no tensor of shape {list(shape)}.")
-    scores, kept = (document[key].detach().float().numpy().T for key in matrices)
+    tensors = (cast("Tensor", document[key]) for key in matrices)
+    scores, kept = (tensor.detach().float().numpy().T for tensor in tensors)
     return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, scores)
 
 
 def _eap_ig_graph(
     path: str | Path,
-    document: dict[str, Any],
+    document: dict[str, object],
     required: Mapping[str, tuple[str, ...]],
     kv_heads: int,
     matrices: tuple[str, ...] = (),
@@ -109,11 +114,12 @@ def _eap_ig_graph(
     lacking = missing_keys(document, required) + [key for key in matrices if key not in document]
     if lacking:
         raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
-    shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
+    cfg = cast("Mapping[str, object]", document["cfg"])
+    shape = {ours: cfg[theirs] for ours, theirs in _CFG.items()}
     return graph_of(path, {**shape, "kv_heads": kv_heads or shape["heads"]})
 
 
-def _load_tensors(path: str | Path) -> dict[str, Any]:
+def _load_tensors(path: str | Path) -> dict[str, object]:
     import torch
 
     content = read_bounded(path, RESULT_BYTES, "an EAP-IG graph")
@@ -185,7 +191,11 @@ def write_eap_ig(
 
 
 def _write_tensors(
-    path: str | Path, circuit: Circuit, values: np.ndarray, cfg: dict[str, Any], touched: set[Node]
+    path: str | Path,
+    circuit: Circuit,
+    values: np.ndarray,
+    cfg: dict[str, object],
+    touched: set[Node],
 ) -> None:
     import torch
 
@@ -360,7 +370,7 @@ def _circuit(path: str | Path, graph: ComputationGraph, edges: list[str]) -> Cir
     return Circuit.empty(graph).with_edges(found)
 
 
-def _object(path: str | Path, document: Any) -> dict[str, Any]:
+def _object(path: str | Path, document: Any) -> dict[str, object]:
     if not isinstance(document, dict):
         raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
     return document

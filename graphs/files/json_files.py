@@ -16,7 +16,7 @@ from ..errors import EdgewiseError, FileFormatError
 from .reading import parse_json, read_text
 
 
-def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, Any]:
+def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
     """Read a JSON file of one of some formats.
 
     Args:
@@ -59,7 +59,9 @@ _HINTS = {
 # -- checking parts -----------------------------------------------------------------------------
 
 
-def missing_keys(document: Mapping[str, Any], required: Mapping[str, Collection[str]]) -> list[str]:
+def missing_keys(
+    document: Mapping[str, object], required: Mapping[str, Collection[str]]
+) -> list[str]:
     """List, as `block.key`, every required key that is missing, and blocks that are no objects.
 
     >>> missing_keys({"a": {"x": 1}, "c": 3}, {"a": ["x", "y"], "b": ["z"], "c": []})
@@ -80,7 +82,7 @@ def missing_keys(document: Mapping[str, Any], required: Mapping[str, Collection[
 # -- writing ------------------------------------------------------------------------------------
 
 
-def dump_document(document: Mapping[str, Any], rows: Collection[str]) -> str:
+def dump_document(document: Mapping[str, object], rows: Collection[str]) -> str:
     """Return the text of a document; the lists named in `rows` (plain already) one item a line.
 
     A list within a block is named with its block, as in `noise_floor.edges`.
@@ -100,7 +102,7 @@ def dump_document(document: Mapping[str, Any], rows: Collection[str]) -> str:
     """
     parts = []
     for key, value in document.items():
-        if key in rows and value:
+        if key in rows and isinstance(value, list | tuple) and value:
             items = ",\n".join(f"    {_ROW.encode(item)}" for item in value)
             parts.append(f"  {_ROW.encode(key)}: [\n{items}\n  ]")
         elif inner := [name[len(key) + 1 :] for name in rows if name.startswith(f"{key}.")]:
@@ -143,7 +145,7 @@ def to_plain(value: Any, where: str) -> Any:
     )
 
 
-def ordered(block: Mapping[str, Any], first: Collection[str]) -> dict[str, Any]:
+def ordered(block: Mapping[str, object], first: Collection[str]) -> dict[str, object]:
     """Return a block with the documented keys first and the others sorted, nested ones too."""
     rest = sorted(key for key in block if key not in first)
     return {key: _sorted(block[key]) for key in [*(k for k in first if k in block), *rest]}

@@ -148,6 +148,15 @@ def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = Fals
     return document
 
 
+def read_json(path: str | Path, what: str = "a file of a run") -> Any:
+    """Read JSON without a format of its own; what is in it is checked by who reads it.
+
+    Raises:
+        FileFormatError: it is missing, damaged, or holds what no reader takes.
+    """
+    return parse_json(path, read_text(path, what), what)
+
+
 def unfit(document: object, *, allow_nan: bool = False) -> str | None:
     """Say what of a parsed document no reader takes: its depth, or a number too large.
 
@@ -217,12 +226,12 @@ whole number.
     Raises:
         FileFormatError: names all keys that are missing, else the first values of another type.
     """
-    with form_of(path, document, form):
-        return document  # type: ignore[return-value]
+    with form_of(path, document, form) as found:
+        return found
 
 
 @contextmanager
-def form_of(path: str | Path, document: object, form: Any) -> Iterator[None]:
+def form_of(path: str | Path, document: object, form: type[Form]) -> Iterator[Form]:
     """Check a document as `checked` does; what is done inside comes before its wrong values.
 
     So a reader can say in its own words what of a document with all its keys is wrong.
@@ -230,7 +239,7 @@ def form_of(path: str | Path, document: object, form: Any) -> Iterator[None]:
     missing, wrong = problems(document, form)
     if missing:
         raise FileFormatError(f"{path} is incomplete; missing: {', '.join(missing)}.")
-    yield
+    yield document  # type: ignore[misc]
     if wrong:
         raise FileFormatError(f"{path} cannot be read: {listed(wrong)}.")
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -136,8 +136,8 @@ def read_roles(path: str | Path) -> RolesFile:
         FileFormatError: says what is wrong, of rows at fault the first with their numbers.
     """
     document = read_document(path, "a roles file", {FORMAT: VERSION})
-    checked(path, document, _Document)
-    models, rows = document["models"], document["heads"]
+    file = checked(path, document, _Document)
+    models, rows = file["models"], file["heads"]
     heads = _read_rows(path, models, rows)
     wrong = [
         f"model {number} has {len(found)} heads, its entry says {one['heads']}"
@@ -153,19 +153,21 @@ def read_roles(path: str | Path) -> RolesFile:
     )
 
 
-def _read_model(one: Mapping[str, Any], heads: Sequence[HeadRoles]) -> ModelRoles:
+def _read_model(one: _Model, heads: Sequence[HeadRoles]) -> ModelRoles:
     return ModelRoles(
         heads=tuple(heads),
         model=one["model"],
         tokens=one["tokens"],
         task=one.get("task"),
-        measures=one.get("measures") or {},
+        measures=cast("Mapping[str, float]", one.get("measures") or {}),
         circuit=one.get("circuit"),
         notes=tuple(one.get("notes") or ()),
     )
 
 
-def _read_rows(path: str | Path, models: list[Any], rows: list[Any]) -> list[list[HeadRoles]]:
+def _read_rows(
+    path: str | Path, models: Sequence[_Model], rows: Sequence[Any]
+) -> list[list[HeadRoles]]:
     """Read the rows to a list of heads for each model."""
     found: list[list[HeadRoles]] = [[] for _ in models]
     seen: set[tuple[int, Node]] = set()
@@ -186,7 +188,7 @@ def _read_rows(path: str | Path, models: list[Any], rows: list[Any]) -> list[lis
     return found
 
 
-def _row_problem(row: Any, models: list[Any]) -> str | None:
+def _row_problem(row: Any, models: Sequence[_Model]) -> str | None:
     if not isinstance(row, Mapping) or any(key not in row for key in _ROW):
         return f"accepted: an object with {', '.join(_ROW)}"
     number = row["model"]
@@ -201,7 +203,7 @@ def _row_problem(row: Any, models: list[Any]) -> str | None:
     return _node_problem(node, models[number]["model"]) or _values_problem(node, row)
 
 
-def _node_problem(node: Node, shape: Mapping[str, Any]) -> str | None:
+def _node_problem(node: Node, shape: _Shape) -> str | None:
     if node.kind is not Kind.HEAD:
         return f"{node} is no attention head"
     if (node.layer or 0) >= shape["layers"] or (node.index or 0) >= shape["heads"]:
@@ -209,7 +211,7 @@ def _node_problem(node: Node, shape: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _values_problem(node: Node, row: Mapping[str, Any]) -> str | None:
+def _values_problem(node: Node, row: Mapping[str, object]) -> str | None:
     for key, accepted in (("scores", SCORES), ("spans", SPANS)):
         values = row[key]
         if not isinstance(values, Mapping) or set(values) != set(accepted):

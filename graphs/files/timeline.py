@@ -222,16 +222,16 @@ def read_timeline(path: str | Path) -> TimelineFile:
     return timeline_from_document(path, read_document(path, "a timeline file", {FORMAT: VERSION}))
 
 
-def timeline_from_document(path: str | Path, document: dict[str, Any]) -> TimelineFile:
+def timeline_from_document(path: str | Path, document: dict[str, object]) -> TimelineFile:
     """Check a parsed timeline file; errors name the path."""
-    with form_of(path, document, TimelineDocument):
-        heads = document["checkpoints"]
+    with form_of(path, document, TimelineDocument) as file:
+        heads: Any = file["checkpoints"]  # a list only if the form fits
         if not (isinstance(heads, list) and heads):
             raise FileFormatError(
                 f"{path} is incomplete; missing: checkpoints (a list of objects, one at least)."
             )
-        graph = read_graph(path, heads[0]["model"], document["graph"])
-    alive, scores = _read_edges(path, graph, document["edges"], len(heads))
+        graph = read_graph(path, heads[0]["model"], file["graph"])
+    alive, scores = _read_edges(path, graph, file["edges"], len(heads))
     labels = tuple(one["label"] for one in heads)
     try:
         line = Timeline(labels, tuple(Circuit(graph, kept) for kept in alive), tuple(scores))
@@ -244,8 +244,8 @@ def timeline_from_document(path: str | Path, document: dict[str, Any]) -> Timeli
         checkpoints=tuple(
             cast("Checkpoint", {k: v for k, v in one.items() if k not in derived}) for one in heads
         ),
-        task=document["task"],
-        discovery=document["discovery"],
+        task=file["task"],
+        discovery=file["discovery"],
         extra={key: value for key, value in document.items() if key not in known},
     )
 

@@ -199,40 +199,45 @@ def read_transplant(path: str | Path) -> TransplantFile:
         FileFormatError: says what is wrong.
     """
     document = read_document(path, "a transplant file", {FORMAT: VERSION})
-    with form_of(path, document, TransplantDocument):
-        _check_words(path, document)
-        graph = read_graph(path, document["a"]["model"], document["graph"])
-    if "chosen" in document and "edges" not in document:
+    with form_of(path, document, TransplantDocument) as file:
+        _check_words(path, file)
+        graph = read_graph(path, file["a"]["model"], file["graph"])
+    if "chosen" in file and "edges" not in file:
         raise FileFormatError(f"{path} is incomplete; missing: edges.")
     edges, chosen = None, None
-    if "chosen" in document:
-        chosen = cast("Chosen", {k: v for k, v in document["chosen"].items() if k != "edges"})
-        edges = Circuit(graph, read_rows(path, graph, "edges", document["edges"], scores=0)[0])
-        if document["chosen"]["edges"] != len(edges):
+    if "chosen" in file:
+        stated = file["chosen"]["edges"]
+        chosen = cast("Chosen", {k: v for k, v in file["chosen"].items() if k != "edges"})
+        edges = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores=0)[0])
+        if stated != len(edges):
             raise FileFormatError(
-                f"{path} contradicts itself: chosen.edges is {document['chosen']['edges']!r}, but "
+                f"{path} contradicts itself: chosen.edges is {stated!r}, but "
                 f"{len(edges)} are listed."
             )
     known = {"format", "version", "a", "b", "graph", *BLOCKS, *ROWS}
     return TransplantFile(
         graph=graph,
-        **{name: document[name] for name in ("a", "b", "task", "transplant", "measures")},
+        a=file["a"],
+        b=file["b"],
+        task=file["task"],
+        transplant=file["transplant"],
+        measures=file["measures"],
         chosen=chosen,
         edges=edges,
-        singles=_ranking(path, graph, "singles", document["singles"]),
-        greedy=_ranking(path, graph, "greedy", document["greedy"]),
+        singles=_ranking(path, graph, "singles", file["singles"]),
+        greedy=_ranking(path, graph, "greedy", file["greedy"]),
         extra={key: value for key, value in document.items() if key not in known},
     )
 
 
-def _check_words(path: str | Path, document: Mapping[str, Any]) -> None:
+def _check_words(path: str | Path, document: TransplantDocument) -> None:
     """Refuse a direction that there is none of, and nodes that are no names."""
     direction = document["transplant"]["direction"]
     if direction not in DIRECTIONS:
         raise FileFormatError(
             f"{path}: direction is {direction!r}; accepted: {', '.join(DIRECTIONS)}."
         )
-    nodes = document.get("chosen", {}).get("nodes", [])
+    nodes: object = document["chosen"]["nodes"] if "chosen" in document else []
     if not isinstance(nodes, list) or not all(isinstance(name, str) for name in nodes):
         raise FileFormatError(f"{path}: chosen.nodes is {nodes!r}; accepted: a list of names.")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound, out_of_memory
-from ..files.reading import is_there
+from ..files.reading import is_there, short
 from .gguf_files import one_line
 from .quiet import quiet
 from .references import read_json
@@ -58,7 +58,13 @@ def base_reference(directory: Path) -> tuple[str, str | None]:
     if not isinstance(base, str) or not base:
         raise ModelNotFound(
             f"adapter '{directory}' does not say what it was trained on: base_model_name_or_path "
-            f"in its adapter_config.json is {base!r}; write the base model's name or path there."
+            f"in its adapter_config.json is {short(base)}; write the base model's name or path "
+            "there."
+        )
+    if not isinstance(revision, str | None):
+        raise ModelNotFound(
+            f"adapter '{directory}': revision in its adapter_config.json is {short(revision)}; "
+            "accepted: the name of a revision, or null."
         )
     beside = directory / base
     if not is_there(base) and beside.is_dir():
@@ -110,7 +116,9 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
 def describe_adapter(directory: Path, base: str, revision: str | None) -> AdapterInfo:
     """Read what an adapter is."""
     config = read_json(directory / "adapter_config.json")
-    return AdapterInfo(directory, base, revision, str(config.get("peft_type")), config.get("r"))
+    rank = config.get("r")
+    kind = str(config.get("peft_type"))
+    return AdapterInfo(directory, base, revision, kind, rank if isinstance(rank, int) else None)
 
 
 def require_peft(directory: Path) -> None:
@@ -130,7 +138,7 @@ def _refuse_sizes(directory: Path, where: str) -> None:
     stored = stored_in(directory.glob("adapter_model.*"))
     for name, value in read_json(directory / "adapter_config.json").items():
         limit = stored.largest if name in ("r", "rank_pattern", "init_r", "target_r") else _MOST
-        many = len(value) > stored.tensors if name == "layer_replication" and value else False
+        many = isinstance(value, list) and len(value) > max(stored.tensors, 1000)
         if name not in ("lora_alpha", "alpha_pattern") and (
             many or max(numbers_in(value), default=0) > limit
         ):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if text.endswith((".", "!", "…")) else text + "."
 
 
-def _unpacked() -> dict[str, Any]:
+def _unpacked() -> dict[str, object]:
     """Ask for plain matrices: newer transformers may keep the quantised blocks otherwise."""
     import transformers
 
@@ -149,7 +150,7 @@ def _unpacked() -> dict[str, Any]:
 
 
 def _refuse_unread_tensors(
-    path: Path, stored: set[str], model: PreTrainedModel, info: dict[str, Any]
+    path: Path, stored: set[str], model: PreTrainedModel, info: Mapping[str, Collection[str]]
 ) -> None:
     """Check that every tensor of the file is in the model, and the reverse."""
     parameters = sum(1 for _ in model.parameters())

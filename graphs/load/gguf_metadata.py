@@ -48,7 +48,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 """Keys that say the same as an attribute of the config, under one of these names."""
 
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS: dict[str, object] = {
     "attention.causal": True,
     "expert_gating_func": 1,  # softmax
     "expert_weights_scale": 1.0,
@@ -197,7 +197,7 @@ class _Reader:
         return found
 
 
-def _is_lost(key: str, value: Any, metadata: Mapping[str, Any], config: Any) -> bool:
+def _is_lost(key: str, value: Any, metadata: Mapping[str, object], config: Any) -> bool:
     """Tell whether a key's value would matter and is not what the config says."""
     if key in _INERT:
         return False

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -85,9 +85,9 @@ class LoadedModel:
         return f"{Path(self.adapter.base).name} + {self.adapter.name}"
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, object]:
         """Return name, revision, hash and (if any) adapter as JSON values."""
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
@@ -246,7 +246,7 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    plain: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    plain: dict[str, object] = {"local_files_only": True, "trust_remote_code": False}
     what = f"the config.json of '{source.name}'"
     try:
         stored = stored_in(source.path.glob("*.safetensors"))
@@ -275,7 +275,7 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     return model
 
 
-def _attention(config: dict[str, Any]) -> str | None:
+def _attention(config: Mapping[str, object]) -> str | None:
     """Choose transformers' attention; None is its own choice, the fused one where a class has it.
 
     `eager` takes its softmax in float32 even in a float64 model; but only `eager` applies a soft
@@ -284,15 +284,16 @@ def _attention(config: dict[str, Any]) -> str | None:
     return "eager" if config.get("attn_logit_softcapping") else None
 
 
-def _check_config(config: dict[str, Any], name: str) -> None:
+def _check_config(found: Mapping[str, object], name: str) -> None:
     """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
     from ..lift.lifting import families
 
-    missing, wrong = problems(config, Announced)
+    missing, wrong = problems(found, Announced)
     if missing or wrong:
         raise ModelNotFound(
             f"the config.json of '{name}' cannot be read: {listed([*missing, *wrong])}."
         )
+    config = cast("Announced", found)
     kinds, own_code = config.get("architectures") or [], config.get("auto_map")
     if (kinds or own_code) and not set(kinds) & _causal_classes():
         reason = "is no causal language model"
@@ -308,10 +309,10 @@ def _check_config(config: dict[str, Any], name: str) -> None:
             f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
             f"supported types: {', '.join(families())}."
         )
-    _refuse_quantised(config, set(), f"'{name}'")
+    _refuse_quantised(found, set(), f"'{name}'")
 
 
-def _refuse_quantised(config: dict[str, Any], packed: set[str], what: str) -> None:
+def _refuse_quantised(config: Mapping[str, object], packed: set[str], what: str) -> None:
     """Refuse weights that are no plain matrices, by their config or by the types they are in.
 
     A config that says `gguf` may belong to a model whose weights were unpacked on loading.
@@ -326,11 +327,11 @@ def _refuse_quantised(config: dict[str, Any], packed: set[str], what: str) -> No
         )
 
 
-def _refuse_partial(info: dict[str, Any], source: Source) -> None:
+def _refuse_partial(info: Mapping[str, Collection[object]], source: Source) -> None:
     """Refuse a checkpoint that does not match the model tensor for tensor."""
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     for kind in kinds:
-        names = sorted(str(name) for name in info.get(kind) or ())
+        names = sorted(map(str, info.get(kind) or ()))
         if names:
             listing = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise ModelNotFound(

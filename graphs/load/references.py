@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from ..errors import FileFormatError, ModelNotFound
 from ..files.reading import SETTINGS_BYTES, at_home, is_there, parse_json, read_text
@@ -98,7 +97,7 @@ def find(
     return source
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object of a model's directory."""
     what = "a JSON object"
     try:

@@ -8,12 +8,12 @@ from typing import Any
 from ...graphs.errors import PromptError
 
 
-def parse_object(line: str) -> dict[str, Any]:
+def parse_object(line: str) -> dict[str, object]:
     """Read one JSON object; a key given twice is refused."""
     twice: list[str] = []
 
-    def collect(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        row: dict[str, Any] = {}
+    def collect(items: list[tuple[str, object]]) -> dict[str, object]:
+        row: dict[str, object] = {}
         for key, value in items:
             if key in row:
                 twice.append(key)

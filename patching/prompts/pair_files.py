@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
@@ -170,7 +170,7 @@ class _Reader:
         make = self._from_text if form.name == "text" else self._from_ids
         return make(row, position, group)
 
-    def _check_keys(self, row: dict[str, Any], form: _Form) -> None:
+    def _check_keys(self, row: dict[str, object], form: _Form) -> None:
         for key in row:
             if key not in form.accepted:
                 raise PromptError(str(unknown("key", key, form.accepted)))
@@ -181,7 +181,7 @@ class _Reader:
                     f"{', '.join(form.keys[:3])}."
                 )
 
-    def _from_ids(self, row: dict[str, Any], position: int | None, group: str) -> Pair:
+    def _from_ids(self, row: dict[str, object], position: int | None, group: str) -> Pair:
         if self._bos is not None:
             raise _WholeFile(
                 f"holds token ids, which are used as they are, but bos={self._bos} was asked for; "
@@ -214,7 +214,7 @@ class _Reader:
                 raise PromptError(f"'{key}' holds the id {one}; accepted: 0 to {limit}.")
         return ids
 
-    def _from_text(self, row: dict[str, Any], position: int | None, group: str) -> Pair:
+    def _from_text(self, row: dict[str, object], position: int | None, group: str) -> Pair:
         clean, corrupted = (text_of(key, row[key]) for key in _TEXT[:2])
         answers, distractors = (
             list_of(key, row.get(key, []), str, "texts", empty=key == _TEXT[3]) for key in _TEXT[2:]
@@ -299,7 +299,7 @@ def _pair(
     return Pair(clean, corrupted, answers, distractors, last, group)
 
 
-def _form_of(row: dict[str, Any]) -> _Form:
+def _form_of(row: dict[str, object]) -> _Form:
     used = [form for form in _FORMS if any(key in row for key in form.keys)]
     if len(used) == 2:
         mixed = [key for key in row if key in (*_TEXT, *_IDS)]
@@ -318,7 +318,7 @@ def _form_of(row: dict[str, Any]) -> _Form:
     )
 
 
-def _position(row: dict[str, Any]) -> int | None:
+def _position(row: dict[str, object]) -> int | None:
     value = row.get("answer_position")
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise PromptError(f"'answer_position' is {found(value)}; accepted: a whole number.")

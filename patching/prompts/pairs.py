@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...graphs.errors import PromptError
 
@@ -80,7 +80,7 @@ class PromptPairs:
     name: str = "pairs"
     seed: int | None = None
     bos_prepended: bool | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    origin: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.pairs:
