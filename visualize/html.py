@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from html import escape
+from importlib.resources import files
 
 from ..graphs.text import visible
 from .scene import Scene
@@ -27,27 +28,6 @@ svg.pointed [data-edge]:not(.near, .wide) {{ stroke-opacity: 0.06; }}
 [data-cell]:hover {{ stroke: #1a1a1a; stroke-width: 1; }}
 """
 
-SCRIPT = """
-const picture = document.querySelector("main svg"), told = document.getElementById("told");
-const edges = [...picture.querySelectorAll("[data-edge]")], rest = told.textContent;
-for (const edge of edges) {  // thin lines are hard to point at
-  const wide = edge.cloneNode(true);
-  wide.setAttribute("stroke-width", "6");
-  wide.setAttribute("stroke-opacity", "0");
-  wide.classList.add("wide");
-  edges[0].before(wide);
-}
-const ends = (name) => name.replace(/<.*>/, "").split("->");
-picture.addEventListener("mouseover", (event) => {
-  const mark = event.target.closest("[data-edge], [data-node], [data-cell]");
-  const { edge, node } = mark ? mark.dataset : {};
-  const near = (name) => name === edge || ends(name).includes(node);
-  told.textContent = mark ? mark.querySelector("title").textContent : rest;
-  picture.classList.toggle("pointed", Boolean(edge || node));
-  for (const one of edges) one.classList.toggle("near", Boolean(mark) && near(one.dataset.edge));
-});
-"""
-
 
 def to_html(scene: Scene) -> str:
     """Render a scene as a page; pointing at an edge, node or cell shows its name and score."""
@@ -55,7 +35,8 @@ def to_html(scene: Scene) -> str:
         f"<main>\n{to_svg(scene, inline=True)}</main>\n"
         '<div id="told" role="status">Point at a mark to read its name and score.</div>\n'
     )
-    return whole_page(body, title=scene.title, style=STYLE, script=SCRIPT)
+    script = "\n" + files(__package__).joinpath("page.js").read_text(encoding="utf-8")
+    return whole_page(body, title=scene.title, style=STYLE, script=script)
 
 
 def whole_page(body: str, *, title: str, style: str, script: str = "") -> str:

@@ -10,6 +10,7 @@ import base64
 import re
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +18,6 @@ from ..visualize.html import whole_page
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
-
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #ffffff; color: #1f2328; line-height: 1.55;
-  font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-p, li { max-width: 46rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; }
-h2 { font-size: 1.4rem; margin-top: 2.5rem; padding-top: 1rem; border-top: 1px solid #d8dee4; }
-h3 { font-size: 1.1rem; margin-top: 2rem; }
-code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-  font-size: 0.88em; background: #f3f5f7; border-radius: 4px; }
-code { padding: 0.1em 0.3em; overflow-wrap: anywhere; }
-pre { padding: 0.8em 1em; white-space: pre-wrap; }
-pre code { padding: 0; background: none; }
-.table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #d8dee4; text-align: left;
-  vertical-align: top; }
-th { border-bottom: 2px solid #b6bfc8; }
-.right { text-align: right; white-space: nowrap; }
-figure { margin: 1.5rem 0; }
-figure svg, figure img { max-width: 100%; height: auto; }
-figcaption { color: #59636e; font-size: 0.85rem; }
-a { color: #0969da; }
-"""
 
 TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -64,7 +39,8 @@ def to_page(text: str, *, title: str, folder: Path) -> str:
     _align(tokens)
     _unwrap_pictures(tokens)
     body = parser.renderer.render(tokens, parser.options, pictures)
-    return whole_page(f"<main>\n{body}</main>\n", title=title, style=STYLE)
+    style = "\n" + files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    return whole_page(f"<main>\n{body}</main>\n", title=title, style=style)
 
 
 def _align(tokens: Sequence[Token]) -> None:
