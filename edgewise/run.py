@@ -46,7 +46,6 @@ from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_in
 from .steps.fit import check_variant, open_as_declared, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
-from .steps.repetitions_file import read_repeats, write_repeats
 from .store.hashes import file_sha256, fingerprint
 from .store.names import (
     EVALUATION,
@@ -370,7 +369,7 @@ class _Run:
                 self.session(model), self.spec.discovery, self.sets[side],
                 batch_size=self.spec.compute.batch_size, progress=self.telling(model),
             )  # fmt: skip
-            write_repeats(self.store.path(target), found)
+            found.write(self.store.path(target))
 
         key = self.spec.key(
             "graph", "discovery", "compute", model=self.fingerprint(model), side=side,
@@ -432,7 +431,7 @@ class _Run:
         cross: Measured | None = None
         roles: RolesInModel | None = None
         if asked.noise_floor is not None:
-            repeats = read_repeats(self.place(repeats_name(model)), graph)
+            repeats = Repeats.read(self.place(repeats_name(model)), graph)
         if asked.cross:
             cross = Measured(**_read(self.place(cross_name(base, variant, model))))
         if asked.roles:

@@ -6,15 +6,18 @@ but chance makes the sets of A differ from those of B. Shapes: R repetitions, P 
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
-from ..graphs.errors import EdgewiseError, PromptError
+from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
+from ..graphs.files.atomic import write_bytes
 from ..session import Progress, Session, make_runner
 from .discover import selected
 from .fit import open_as_declared
@@ -171,7 +174,7 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
 
 @dataclass(frozen=True, eq=False)
 class Repeats:
-    """What R discoveries in one model found.
+    """What R discoveries in one model found; as a file, safetensors with a seal against changes.
 
     Args:
         graph: the graph.
@@ -185,6 +188,44 @@ class Repeats:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def seal(self) -> str:
+        """Return a hash of scores and circuits."""
+        return hashlib.sha256(self.scores.tobytes() + self.kept.tobytes()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the repetitions, all or nothing.
+
+        Raises:
+            EdgewiseError: the file cannot be written there.
+        """
+        from safetensors.numpy import save
+
+        tensors = {"kept": self.kept.astype(np.uint8), "scores": self.scores}
+        write_bytes(path, save(tensors, metadata={"sha256": self.seal}))
+
+    @staticmethod
+    def read(path: Path, graph: ComputationGraph) -> Repeats:
+        """Read repetitions on a graph.
+
+        Raises:
+            FileFormatError: the file is missing, damaged, changed or of another graph.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as found:
+                scores, kept = found.get_tensor("scores"), found.get_tensor("kept")
+                seal = (found.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError, KeyError) as error:
+            raise FileFormatError(f"{path} cannot be read ({error}); make it again.") from None
+        if scores.shape[1:] != graph.reads.shape or kept.shape != scores.shape:
+            raise FileFormatError(f"{path} is of another graph; make it again.")
+        repeats = Repeats(graph, scores, kept.astype(bool))
+        if seal not in (None, repeats.seal):  # files of version 0.1 have none
+            raise FileFormatError(f"{path} was changed after it was written; make it again.")
+        return repeats
 
 
 def repeat_in(

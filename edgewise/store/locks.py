@@ -50,37 +50,37 @@ def writing(path: str | Path, waiting: Callable[[str], None] | None = None) -> I
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(lock_path(path), timeout=0, fallback_to_soft=False)
+    file = lock_path(path)
+    lock = FileLock(file, timeout=0, fallback_to_soft=False)
     try:
         try:
             lock.acquire()
         except Timeout:
             if waiting is None:
                 raise EdgewiseError(
-                    f"cannot write {path}: {_holder(lock_path(path))} is writing it; wait until "
-                    "that ends, stop it, or give another name."
+                    f"cannot write {path}: {_holder(file)} is writing it; wait until that ends, "
+                    "stop it, or give another name."
                 ) from None
-            waiting(f"waiting for {_holder(lock_path(path))}, which makes the same")
+            waiting(f"waiting for {_holder(file)}, which makes the same")
             lock.acquire(timeout=-1)
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in _WITHOUT_LOCKS:
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
             raise EdgewiseError(
-                f"cannot lock {path} with the file {lock_path(path)}: {error}; remove that file if "
-                "nothing writes there, or choose another place."
+                f"cannot lock {path} with the file {file}: {error}; remove that file if nothing "
+                "writes there, or choose another place."
             ) from error
         warnings.warn(
             f"the file system of {path} has no locks ({error}), so nothing keeps two runs from "
             "writing there at once; start one at a time.",
             stacklevel=1,
         )
-        yield
-        return
     try:
-        _sign(lock_path(path))
+        if lock.is_locked:
+            _sign(file)
         yield
     finally:
         with suppress(OSError):  # first, as what is removed while it is locked locks nobody out
-            lock_path(path).unlink()
+            file.unlink()
         lock.release()
 
 
@@ -95,7 +95,6 @@ def _sign(file: Path) -> None:
 
 def _holder(file: Path) -> str:
     """Tell who holds a lock."""
-    try:
+    with suppress(OSError):
         return file.read_text(encoding="utf-8", errors="replace") or "another process"
-    except OSError:
-        return "another process"
+    return "another process"

@@ -12,11 +12,11 @@ import numpy as np
 
 from edgewise import read_circuit
 from edgewise.discovery.significance import q_values, welch
-from edgewise.steps.repetitions_file import read_repeats
+from edgewise.steps.repeat import Repeats
 
 folder, names = Path(sys.argv[1] if len(sys.argv) > 1 else "fine-tuned"), ("base", "tuned")
 graph = read_circuit(folder / "circuits" / "base.json").circuit.graph
-repeats = [read_repeats(folder / "repetitions" / f"{name}.safetensors", graph) for name in names]
+repeats = [Repeats.read(folder / "repetitions" / f"{name}.safetensors", graph) for name in names]
 edges = [graph.edge_at(*place) for place in np.argwhere(graph.reads)]
 scores = [one.scores[:, graph.reads].astype(float) for one in repeats]  # [repetitions, edges]
 totals = [np.abs(values).sum(1, keepdims=True) for values in scores]

@@ -34,7 +34,6 @@ from edgewise.steps.repeat import (
     repeat_in,
     split_pairs,
 )
-from edgewise.steps.repetitions_file import read_repeats, write_repeats
 from edgewise.workflow import make_runner
 from tests.edgewise.asking_model import answering, ask, without_head
 
@@ -320,16 +319,16 @@ def test_two_files_are_pooled(whole: Session, circuits: Callable[..., CircuitFil
 def test_repetitions_are_written_and_read(whole: Session, tmp_path: Path) -> None:
     repeats = repeat_in(whole, TOP, [ask(4, 0), ask(4, 1)])
     path = tmp_path / "r.safetensors"
-    write_repeats(path, repeats)
-    read = read_repeats(path, whole.graph)
+    repeats.write(path)
+    read = Repeats.read(path, whole.graph)
     np.testing.assert_array_equal(read.scores, repeats.scores)
     np.testing.assert_array_equal(read.kept, repeats.kept)
     before = path.read_bytes()
-    write_repeats(path, read)
+    read.write(path)
     assert path.read_bytes() == before
     path.write_bytes(before[:100])
     with pytest.raises(FileFormatError, match="make it again"):
-        read_repeats(path, whole.graph)
+        Repeats.read(path, whole.graph)
 
 
 def test_the_python_function_says_the_same(

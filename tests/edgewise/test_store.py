@@ -18,7 +18,6 @@ from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files import read_circuit, read_scores
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.steps.repeat import Repeats
-from edgewise.steps.repetitions_file import read_repeats, write_repeats
 from edgewise.store.results import Kept, Results
 from edgewise.store.store import Store
 
@@ -207,10 +206,10 @@ def test_a_flipped_byte_of_a_file_of_repetitions_is_refused(tmp_path: Path) -> N
     graph, path = ComputationGraph(1, 1), tmp_path / "a.safetensors"
     scores = np.where(graph.reads, np.arange(graph.reads.size).reshape(graph.reads.shape), np.nan)
     both = np.stack([scores, -scores]).astype(np.float32)
-    write_repeats(path, Repeats(graph, both, both > 2))
+    Repeats(graph, both, both > 2).write(path)
     for i in flips(path):
         try:
-            read = read_repeats(path, graph)
+            read = Repeats.read(path, graph)
         except FileFormatError:
             continue
         np.testing.assert_array_equal(read.scores, both, err_msg=str(i))
