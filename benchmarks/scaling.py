@@ -22,7 +22,7 @@ import torch
 from edgewise.discovery.acdc import Rule, walk
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.incremental.state.search import IncrementalSearch
+from edgewise.patching.incremental.search import IncrementalSearch
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 

@@ -24,7 +24,7 @@ from edgewise.discovery.exact import exact
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
-from edgewise.patching.incremental.state.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
