@@ -78,6 +78,13 @@ def _type(option: Option) -> Any:
     return click.types.convert_type(option.type)
 
 
+def _those(can: str) -> str:
+    """Name the methods that can be resumed, or can start from scores."""
+    from ..discovery.registry import methods
+
+    return ", ".join(name for name, method in methods().items() if getattr(method, can))
+
+
 @click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
 @click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
 @options.task_options(required=True)
@@ -87,8 +94,12 @@ def _type(option: Option) -> Any:
 @click.option(
     "--from",
     "start",
+    cls=options.Told,
     metavar="FILE",
-    help="[refine] Start from this circuit's edges, or from a file of scores, not from EAP-IG's.",
+    told=lambda: (
+        f"[{_those('starts')}] Start from this circuit's edges, or from a file of scores, "
+        "not from EAP-IG's."
+    ),
 )
 @options.graph_options
 @options.compute_options
@@ -97,8 +108,11 @@ def _type(option: Option) -> Any:
 )
 @click.option(
     "--resume",
+    cls=options.Told,
     is_flag=True,
-    help="[acdc] Go on from the journal that a stopped run left beside the output.",
+    told=lambda: (
+        f"[{_those('resumable')}] Go on from the journal that a stopped run left beside the output."
+    ),
 )
 @click.option("-o", "--output", required=True, metavar="NAME.json", help="The circuit's file.")
 @options.json_option
@@ -108,12 +122,12 @@ def discover(
 ) -> None:
     """Find the circuit of a task in a model.
 
-    acdc and refine search, and keep what their options let them keep. The other methods score
-    edges; say with --top, --above or --faithfulness which to keep. Without any, the file holds
-    every edge with its score, and the scores are written beside it.
+    Methods that search keep what their options let them keep. The others score edges; say with
+    --top, --above or --faithfulness which to keep. Without any, the file holds every edge with its
+    score, and the scores are written beside it.
 
-    While acdc runs, NAME.journal.jsonl beside the output holds what it has decided. If it is
-    stopped, the same command with --resume goes on and ends in the same circuit.
+    While a search that can be resumed runs, NAME.journal.jsonl beside the output holds what it has
+    decided. If it is stopped, the same command with --resume goes on and ends in the same circuit.
     """
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..progress import reporting

@@ -40,9 +40,12 @@ def _direction(text: str) -> str:
 @options.task_options(required=True)
 @click.option(
     "--metric",
+    cls=options.Told,
     type=options.Known("NAME|EXPRESSION", options.metric_of),
-    default="logit_diff",
-    help="As in `edgewise evaluate`; kl compares with the model that gives. Default logit_diff.",
+    told=lambda: (
+        f"As in `edgewise evaluate`; {_compares()} compares with the model that gives. "
+        f"Default {options.of_scores()}."
+    ),
 )
 @click.option("--nodes", metavar="NAMES", help="Nodes that take the values, as in a5.h1,m7.")
 @click.option(
@@ -123,6 +126,13 @@ def transplant(
     if output is not None:
         show.line()
         show.line(f"written: {output}")
+
+
+def _compares() -> str:
+    """Name the metrics that compare with another model's logits."""
+    from ..patching.metrics.registry import metrics
+
+    return ", ".join(name for name, one in metrics().items() if one.needs_clean_logits)
 
 
 def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:

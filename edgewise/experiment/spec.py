@@ -800,15 +800,18 @@ class Experiment(Part):
     @field_validator("evaluation")
     @classmethod
     def _evaluable(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
+        from ..discovery.registry import scoring_method
+        from ..patching.metrics.registry import default_metric
+
         asked: DiscoverySpec | None = info.data.get("discovery")
         if asked is None:
             return evaluation
         if evaluation.curve and asked.chosen.selects:
             raise refused(
                 f"evaluation.curve is true, but method '{asked.method}' does not score every edge; "
-                "leave it out, or choose a method that does, such as eap-ig."
+                f"leave it out, or choose a method that does, such as {scoring_method().name}."
             )
-        default = tuple(dict.fromkeys([asked.metric, "kl"]))
+        default = tuple(dict.fromkeys([asked.metric, default_metric(searching=True)]))
         return evaluation if evaluation.metrics else evaluation.but(metrics=default)
 
     @field_validator("comparison")

@@ -18,6 +18,7 @@ import pytest
 from edgewise.discovery.registry import methods
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.files import read_circuit, read_diff, read_scores, scores_path
+from tests.edgewise.conftest import id_rows
 
 TIMES = ("seconds", "forward_equivalents")
 
@@ -59,6 +60,31 @@ def test_discover_evaluate_diff_draw(edgewise: Any, models: Any, pairs: Path, mo
         for suffix in ("svg", "dot"):
             edgewise("draw", source, "-o", f"drawing.{suffix}", "--layout", "built-in")
             assert Path(f"drawing.{suffix}").stat().st_size > 500
+
+
+@pytest.mark.parametrize("ablation", ["mean", "position-mean"])
+def test_means_go_the_whole_way(edgewise: Any, models: Any, pairs: Path, ablation: str) -> None:
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(16)))
+    task = ("--task", pairs, "--ablation", ablation)
+    common = ("discover", "--model", models["llama"], *task)
+    edgewise(*common, "--method", "eap-ig", "--top", 12, "-o", "a.json")
+    edgewise(*common, "--method", "acdc", "--threshold", 0.001, "-o", "b.json", "--batch-size", 1)
+    for name in ("a.json", "b.json"):
+        file = read_circuit(name)
+        assert file.discovery["ablation"] == ablation
+        again = json.loads(edgewise("evaluate", name, "--json", "--batch-size", 2).stdout)
+        assert again["ablation"] == ablation
+        assert again["value_empty"] == pytest.approx(file.measures["value_empty"], abs=1e-5)
+        assert again["value_circuit"] == pytest.approx(file.measures["value_circuit"], abs=1e-5)
+    edgewise("diff", "a.json", "a.json", "--noise-floor", 2, "-o", "d.json")
+    path = ("patch", "--model", models["llama"], *task, "--path", "a0.h3->logits")
+    assert f"ablation   {ablation}" in edgewise(*path).stdout
+    row = json.loads(pairs.read_text().splitlines()[0])
+    row |= {key: row[key][:4] for key in ("clean_ids", "corrupted_ids")}
+    pairs.write_text(pairs.read_text() + json.dumps(row) + "\n")
+    refused = ablation == "position-mean"
+    result = edgewise(*common, "--method", "eap", "--top", 5, "-o", "c.json", status=int(refused))
+    assert ("have 4 to 5 tokens; accepted: prompts of one length" in result.stderr) == refused
 
 
 def test_a_circuit_file_says_where_it_is_from(circuit: Path, models: Any) -> None:
