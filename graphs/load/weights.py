@@ -57,7 +57,7 @@ def weights_state(model: Module) -> tuple[object, ...]:
     for tensor in held.values():
         flat = tensor.detach().reshape(-1)
         step = 1 if flat.numel() <= _WHOLE else flat.numel() // _SAMPLE
-        sample.append(flat[::step].to("cpu", torch.float64))
+        sample.append(flat[::step].cpu().to(torch.float64))  # MPS has no float64
     digest = hashlib.sha256(torch.cat(sample).numpy().tobytes()).digest()
     return (*held, digest, *versions(held.values()))
 
