@@ -24,8 +24,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
+from ..discovery.registry import Method, get_method, methods, scoring_method
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
+from ..graphs.load.builtin import ALIAS
+from ..graphs.load.loading import DTYPES, resolve_device
+from ..patching.ablations.registry import ablations, default_ablation, get_ablation
+from ..patching.metrics.registry import default_metric, get_metric
+from ..patching.tasks import TASKS, get_task
+from ..visualize import accepted_suffixes
+from ..visualize.compose import MOST_EDGES
 from .key import Key, key_of
 from .parts import (
     Accepts,
@@ -44,7 +53,6 @@ from .parts import (
 from .toml import dump_toml
 
 if TYPE_CHECKING:
-    from ..discovery.registry import Method
     from ..graphs.files import CircuitFile
     from ..graphs.graph import ComputationGraph
     from ..graphs.scores import Scores
@@ -58,62 +66,19 @@ CHOICES_OF_PAIRS = ("length", "groups")
 LEAST_REPETITIONS = 2
 """How often a discovery is repeated at least, to tell how much circuits vary."""
 
+ENDINGS = [suffix.removeprefix(".") for suffix in accepted_suffixes()]
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
 
 # -- what fields accept, as registries say --------------------------------------------------------
 
 
-def _methods() -> Mapping[str, Method]:
-    from ..discovery.registry import methods
-
-    return methods()
-
-
-def _ablations() -> Sequence[str]:
-    from ..patching.ablations.registry import ablations
-
-    return list(ablations())
-
-
-def _default_ablation() -> str:
-    from ..patching.ablations.registry import default_ablation
-
-    return default_ablation()
-
-
-def _dtypes() -> Sequence[str]:
-    from ..graphs.load.loading import DTYPES
-
-    return DTYPES
-
-
-def _endings() -> list[str]:
-    from ..visualize import accepted_suffixes
-
-    return [suffix.removeprefix(".") for suffix in accepted_suffixes()]
-
-
 def _metric(text: str) -> str:
-    from ..patching.metrics.registry import get_metric
-
     try:
         return get_metric(text).name
     except EdgewiseError as error:
         raise refused(error) from None
-
-
-def _between(low: float, high: float, accepted: str, *, ends: tuple[bool, bool]) -> AfterValidator:
-    """Accept numbers in a range; `ends`: whether its ends belong to it."""
-
-    def check(value: float) -> float:
-        above = low <= value if ends[0] else low < value
-        below = value <= high if ends[1] else value < high
-        if not (above and below):
-            raise not_accepted(accepted)
-        return value
-
-    return AfterValidator(check)
 
 
 def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
@@ -125,20 +90,24 @@ def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]
     return tuple(texts)
 
 
-def _most_drawn(value: int) -> int:
-    from ..visualize.compose import MOST_EDGES
-
-    if not 1 <= value <= MOST_EDGES:
-        raise not_accepted(f"a whole number from 1 to {MOST_EDGES}")
-    return value
-
-
-Number = Annotated[float, Strict()]
 MetricName = Annotated[Text, AfterValidator(_metric)]
-Ablation = Annotated[str, Strict(), Accepts("a text"), one_of(_ablations)]
-ABOVE = "a number from 0 up"
-SHARE = "a number above 0, up to 1, such as 0.9"
-LEVEL = "a number between 0 and 1"
+Ablation = Annotated[str, Strict(), Accepts("a text"), one_of(ablations)]
+Least = Annotated[
+    float, Strict(), Field(ge=0, allow_inf_nan=False), Accepts("a number from 0 up")
+]  # fmt: skip
+Share = Annotated[
+    float, Strict(), Field(gt=0, le=1), Accepts("a number above 0, up to 1, such as 0.9")
+]
+Level = Annotated[float, Strict(), Field(gt=0, lt=1), Accepts("a number between 0 and 1")]
+Repetitions = Annotated[
+    int,
+    Strict(),
+    Field(ge=LEAST_REPETITIONS),
+    Accepts(f"a whole number from {LEAST_REPETITIONS} up"),
+]
+Drawn = Annotated[
+    int, Strict(), Field(ge=1, le=MOST_EDGES), Accepts(f"a whole number from 1 to {MOST_EDGES}")
+]
 
 
 # -- the parts -----------------------------------------------------------------------------------
@@ -167,9 +136,6 @@ class ModelSpec(Part):
         Raises:
             EdgewiseError: the file does not say.
         """
-        from ..graphs.files.places import possible_places
-        from ..graphs.load.builtin import ALIAS
-
         name, revision = file.model["name"], file.model["revision"]
         if not name:
             raise EdgewiseError("the circuit's file names no model; say which one to use.")
@@ -252,8 +218,6 @@ class TaskSpec(Part):
             EdgewiseError: the file does not say.
             UnknownName, PromptError: they cannot be made; says why.
         """
-        from ..graphs.files.places import possible_places
-
         block = file.task
         task = block.get("file") or block["name"]
         if not task:
@@ -279,8 +243,6 @@ class TaskSpec(Part):
     @field_validator("file")
     @classmethod
     def _named(cls, file: str | None, info: ValidationInfo) -> str | None:
-        from ..patching.tasks import TASKS
-
         name = info.data.get("name")
         if file is None and name == "":
             raise PydanticCustomError("missing", "missing", {"at": "name"})
@@ -305,15 +267,17 @@ class TaskSpec(Part):
     @field_validator("options", mode="before")
     @classmethod
     def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
-        problems = []
-        for key, value in (options or {}).items():
+        values, problems = dict[str, object](), []
+        given = {} if info.data.get("file") else options or {}
+        for key in [key for key, value in given.items() if value is not None]:
             try:
-                check_options(info.data.get("name", ""), {key: value})
+                own, choice = check_options(info.data.get("name", ""), {key: given[key]})
+                values |= {**own, **choice}
             except EdgewiseError as error:
                 problems.append(error)
-        if problems and info.data.get("file") is None:
+        if problems:
             raise refused(*problems)
-        return {key: value for key, value in (options or {}).items() if value is not None}
+        return values
 
 
 @part
@@ -344,14 +308,8 @@ class Selection(Part):
     """
 
     top: Count | None = None
-    above: (
-        Annotated[
-            Number, _between(0, float("inf"), ABOVE, ends=(True, False)), Accepts(ABOVE)
-        ] | None
-    ) = None  # fmt: skip
-    faithfulness: (
-        Annotated[Number, _between(0, 1, SHARE, ends=(False, True)), Accepts(SHARE)] | None
-    ) = None
+    above: Least | None = None
+    faithfulness: Share | None = None
     signed: Flag = False
 
     @model_validator(mode="after")
@@ -444,9 +402,9 @@ class DiscoverySpec(Part):
             scores, or needs a gradient that the metric has not.
     """
 
-    method: Annotated[str, Strict(), Accepts("a text"), one_of(_methods)]
+    method: Annotated[str, Strict(), Accepts("a text"), one_of(methods)]
     metric: MetricName = Field(default="", validate_default=True)
-    ablation: Ablation = Field(default_factory=_default_ablation)
+    ablation: Ablation = Field(default_factory=default_ablation)
     options: Mapping[str, Any] = Field(default_factory=dict, validate_default=True)
     select: Selection = Field(default_factory=Selection, validate_default=True)
     start: Annotated[
@@ -466,8 +424,6 @@ class DiscoverySpec(Part):
     @staticmethod
     def of_block(block: Mapping[str, Any]) -> DiscoverySpec:
         """Read the block `discovery` of a file; see `of_circuit`."""
-        from ..discovery.registry import get_method
-
         method = get_method(str(block["method"]))
         if "start" in block:
             raise EdgewiseError(
@@ -487,17 +443,15 @@ class DiscoverySpec(Part):
     @field_validator("metric", mode="before")
     @classmethod
     def _default_metric(cls, metric: object, info: ValidationInfo) -> object:
-        from ..patching.metrics.registry import default_metric
-
         if metric not in (None, ""):
             return metric
-        method = _methods().get(info.data.get("method", ""))
+        method = methods().get(info.data.get("method", ""))
         return default_metric(searching=False) if method is None else method.default_metric
 
     @field_validator("options", mode="before")
     @classmethod
     def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
-        method = _methods().get(info.data.get("method", ""))
+        method = methods().get(info.data.get("method", ""))
         if method is None:
             return {}
         values, problems = dict(method.check({})), []
@@ -513,7 +467,7 @@ class DiscoverySpec(Part):
     @field_validator("select")
     @classmethod
     def _selects(cls, select: Selection, info: ValidationInfo) -> Selection:
-        method = _methods().get(info.data.get("method", ""))
+        method = methods().get(info.data.get("method", ""))
         if method is not None and method.selects and select.as_dict():
             given = next(iter(select.as_dict()))
             raise refused(
@@ -525,9 +479,7 @@ class DiscoverySpec(Part):
     @field_validator("start")
     @classmethod
     def _fits(cls, start: Start | None, info: ValidationInfo) -> Start | None:
-        from ..patching.metrics.registry import get_metric
-
-        method = _methods().get(info.data.get("method", ""))
+        method = methods().get(info.data.get("method", ""))
         if method is None or "metric" not in info.data:
             return start
         try:
@@ -542,8 +494,6 @@ class DiscoverySpec(Part):
     @property
     def chosen(self) -> Method:
         """Return the method."""
-        from ..discovery.registry import get_method
-
         return get_method(self.method)
 
     @property
@@ -567,9 +517,6 @@ class DiscoverySpec(Part):
     @property
     def scored_by(self) -> tuple[str, Mapping[str, Any]]:
         """Return the method, with options, whose scores are tested: searches score few edges."""
-        from ..discovery.registry import scoring_method
-        from ..patching.ablations.registry import get_ablation
-
         if not self.chosen.selects:
             return self.method, self.options
         other = scoring_method()
@@ -582,7 +529,6 @@ class DiscoverySpec(Part):
             EdgewiseError: the scores take its gradient, and it has none.
         """
         from ..discovery.registry import get_method
-        from ..patching.metrics.registry import get_metric
 
         get_method(self.scored_by[0]).check_metric(get_metric(self.metric))
 
@@ -613,15 +559,8 @@ class EvaluationSpec(Part):
 class ComparisonSpec(Part):
     """Say what stands beside each diff: repetitions in each model, circuits run in both."""
 
-    noise_floor: (
-        Annotated[
-            int, Strict(), Field(ge=LEAST_REPETITIONS),
-            Accepts(f"a whole number from {LEAST_REPETITIONS} up"),
-        ] | None
-    ) = None  # fmt: skip
-    level: Annotated[
-        Number, _between(0, 1, "between 0 and 1", ends=(False, False)), Accepts(LEVEL)
-    ] = 0.05
+    noise_floor: Repetitions | None = None
+    level: Level = 0.05
     cross: Flag = False
     roles: Flag = False
 
@@ -631,7 +570,7 @@ class DrawingSpec(Part):
     """Say what to draw: endings of image files (none: no images), how many edges at most, maps."""
 
     formats: tuple[str, ...] = ("svg",)
-    top: Annotated[int, Strict(), Accepts("a whole number"), AfterValidator(_most_drawn)] = 120
+    top: Drawn = 120
     layout: Annotated[
         str, Strict(), Accepts("a text"), one_of(lambda: ("auto", "dot", "built-in"))
     ] = "auto"
@@ -641,20 +580,17 @@ class DrawingSpec(Part):
     @field_validator("formats", mode="before")
     @classmethod
     def _formats(cls, formats: object) -> object:
-        accepted = _endings()
-        return _listed(f"formats ({', '.join(accepted)})", formats, empty=True)
+        return _listed(f"formats ({', '.join(ENDINGS)})", formats, empty=True)
 
     @field_validator("formats")
     @classmethod
     def _drawable(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
         from importlib.util import find_spec
 
-        accepted = _endings()
         for found in formats:
-            if found not in accepted:
-                raise PydanticCustomError(
-                    "unknown", "unknown", {"choices": accepted, "found": found}
-                )
+            if found not in ENDINGS:
+                context = {"choices": ENDINGS, "found": found}
+                raise PydanticCustomError("unknown", "unknown", context)
         if {"png", "pdf"} & set(formats) and find_spec("matplotlib") is None:
             raise refused(
                 "drawing.formats: png and pdf need matplotlib, which is not installed; install it "
@@ -668,7 +604,7 @@ class ComputeSpec(Part):
     """Say where and how to compute; the batch size defaults to what fits in memory."""
 
     device: Annotated[Text, Uncounted("the device it stands for counts")] = "auto"
-    dtype: Annotated[str, Strict(), Accepts("a text"), one_of(_dtypes)] = "float32"
+    dtype: Annotated[str, Strict(), Accepts("a text"), one_of(lambda: DTYPES)] = "float32"
     batch_size: Count | None = None
     threads: Annotated[
         Count | None,
@@ -690,8 +626,6 @@ class ComputeSpec(Part):
         """Return the device, and what moves the last digits of numbers on it."""
         import torch
         import transformers
-
-        from ..graphs.load.loading import resolve_device
 
         device = resolve_device("auto") if self.device == "auto" else self.device
         processor = torch.backends.cpu.get_cpu_capability()
@@ -853,8 +787,6 @@ def is_file(task: str) -> bool:
     >>> is_file("pairs.jsonl"), is_file("ioi")
     (True, False)
     """
-    from ..patching.tasks import TASKS
-
     return task not in TASKS and (task.endswith(".jsonl") or Path(task).is_file())
 
 
@@ -891,12 +823,11 @@ def check_options(
         UnknownName: there is no such task or option.
         PromptError: a value makes no sense.
     """
-    from ..patching.tasks import TASKS, get_task
-
     if task not in TASKS:
         raise unknown("task", task, [*TASKS, "a file of prompt pairs (.jsonl)"])
-    own = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
-    get_task(task).read_options(own)
+    given = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
+    read = get_task(task).read_options(given)
+    own: dict[str, object] = {key: read[key] for key in given}
     choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}
     if "length" in choice:
         text = str(choice["length"])
@@ -908,6 +839,3 @@ def check_options(
     if isinstance(choice.get("groups"), str):
         choice["groups"] = [group.strip() for group in str(choice["groups"]).split(",")]
     return own, choice
-
-
-Spec = Experiment

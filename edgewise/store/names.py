@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..experiment.spec import ModelSpec, Spec
+from ..experiment.spec import Experiment, ModelSpec
 
 PROMPTS = "prompts.jsonl"
 TASK = "task.json"
@@ -42,12 +42,12 @@ def roles_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
     return f"roles/{base.name}_vs_{variant.name}_in_{model.name}.json"
 
 
-def image_names(spec: Spec, source: str) -> list[str]:
+def image_names(spec: Experiment, source: str) -> list[str]:
     """Name the images of a circuit or diff file."""
     return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]
 
 
-def heat_map_sources(spec: Spec) -> list[str]:
+def heat_map_sources(spec: Experiment) -> list[str]:
     """Name the files whose node scores are drawn: the diffs, or the circuit of a single model."""
     if not spec.drawing.heat_map:
         return []
@@ -55,26 +55,26 @@ def heat_map_sources(spec: Spec) -> list[str]:
     return diffs or [circuit_name(spec.base)]
 
 
-def heat_map_names(spec: Spec, source: str) -> list[str]:
+def heat_map_names(spec: Experiment, source: str) -> list[str]:
     """Name the images of the node scores of a circuit or diff file, none if it gets none."""
     if source not in heat_map_sources(spec):
         return []
     return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in _endings(spec)]
 
 
-def overlap_names(spec: Spec) -> list[str]:
+def overlap_names(spec: Experiment) -> list[str]:
     """Name the images of how alike every two circuits are, if there are three or more."""
     if not spec.drawing.overlap or len(spec.models) < 3:
         return []
     return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec)]
 
 
-def _endings(spec: Spec) -> list[str]:
+def _endings(spec: Experiment) -> list[str]:
     """List the formats of pictures that show no graph, which have no DOT."""
     return [ending for ending in spec.drawing.formats if ending != "dot"]
 
 
-def all_images(spec: Spec) -> list[str]:
+def all_images(spec: Experiment) -> list[str]:
     """Name every image of a run."""
     sources = [circuit_name(model) for model in spec.models]
     sources += [diff_name(spec.base, model) for model in spec.variants]
@@ -83,7 +83,7 @@ def all_images(spec: Spec) -> list[str]:
     return found + overlap_names(spec)
 
 
-def relocated(spec: Spec, folder: Path) -> Spec:
+def relocated(spec: Experiment, folder: Path) -> Experiment:
     """Return the spec with its local paths written from another folder."""
 
     def moved(path: str) -> str:
