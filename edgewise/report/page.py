@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -60,7 +60,7 @@ def _unwrap_pictures(tokens: Sequence[Token]) -> None:
 
 
 def _image(
-    self: Any, tokens: Sequence[Token], place: int, options: Any, about: dict[str, Any]
+    self: Any, tokens: Sequence[Token], place: int, options: Any, about: Mapping[str, Path]
 ) -> str:
     """Put a picture of the folder into the page; without one, its words."""
     token = tokens[place]
