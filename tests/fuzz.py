@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import io
 import json
 import os
@@ -364,6 +365,76 @@ def texts() -> Kind:
     return Kind(path, mutated_lines, (partial(attempt, partial(read_pairs, path, tokenizer)),))
 
 
+def journals() -> Kind:
+    """A search's journal, gone on with."""
+    from unittest import mock
+
+    from edgewise.store.journal import JournalFile, journal_path
+
+    path = FOLDER / "searched.json"
+    asked = ("discover", "--model", model(), "--task", pairs(), "--method", "acdc", "-o", path)
+    with mock.patch.object(JournalFile, "remove", JournalFile.close):
+        command(*asked, "--threshold", 0.01)
+    journal = journal_path(path)
+    return Kind(
+        journal, _sealed_lines, (partial(command, *asked, "--threshold", 0.01, "--resume"),)
+    )
+
+
+def _sealed_lines(content: bytes, draw: random.Random) -> bytes:
+    """Change lines; in half the cases seal them again, as if edgewise had written them."""
+    changed = mutated_lines(content, draw)
+    if draw.random() < 0.5:
+        return changed
+    last, lines = "", []
+    for line in changed.splitlines():
+        try:
+            document = json.loads(line)
+            document.pop("sha256", None)
+            text = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            text = line
+        last = hashlib.sha256(last.encode() + text).hexdigest()
+        lines.append(text[:-1] + f', "sha256": "{last}"}}\n'.encode())
+    return b"".join(lines)
+
+
+def _of_run(name: str) -> Kind:
+    """A file of a run's directory, gone on with."""
+    spec, out = FOLDER / "run.toml", FOLDER / "run"
+    spec.write_text(
+        f"""
+[[models]]
+name = "base"
+source = "{model()}"
+[task]
+file = "{pairs()}"
+[discovery]
+method = "eap"
+top = 5
+[evaluation]
+curve = true
+[drawing]
+formats = ["dot"]
+""",
+        encoding="utf-8",
+    )
+    command("run", spec, "-o", out)
+    mutate = mutated_lines if name.endswith(".jsonl") else _json
+    return Kind(out / name, mutate, (partial(command, "run", spec, "-o", out),))
+
+
+def _kept(name: str) -> Kind:
+    """A file of a kept result, which a timeline uses."""
+    asked = (
+        "timeline", model(), model(seed=1), "--labels", "1,2", "--task", pairs(), "--method",
+        "eap", "--top", 8, "--cache", FOLDER / "kept",
+    )  # fmt: skip
+    command(*asked)
+    path = sorted((FOLDER / "kept").rglob(name))[0]
+    return Kind(path, _json, (partial(command, *asked),))
+
+
 def specs() -> Kind:
     """An experiment's declaration, read but not run."""
     from edgewise.experiment.document import read_spec
@@ -525,6 +596,13 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "prompts": prompts,
     "texts": texts,
     "spec": specs,
+    "journal": journals,
+    "run-ledger": partial(_of_run, "run.json"),
+    "run-task": partial(_of_run, "task.json"),
+    "run-evaluation": partial(_of_run, "evaluation.json"),
+    "run-prompts": partial(_of_run, "prompts.jsonl"),
+    "kept-ledger": partial(_kept, "run.json"),
+    "kept-measures": partial(_kept, "measured.json"),
     "config-gpt2": lambda: _of_model("config.json", model("gpt2", 5), _json),
     "config-llama": lambda: _of_model("config.json", model("llama", 4), _json),
     "weights": lambda: _of_model("model.safetensors", model("gpt2", 6), mutated_safetensors),

@@ -43,7 +43,7 @@ def mutated_json(document: Any, draw: random.Random) -> bytes:
     except (ValueError, RecursionError):
         text = "null"
     for token, written in _TOKENS.items():
-        text = text.replace(json.dumps(token), written)
+        text = text.replace(json.dumps(token), written, 3)
     if draw.random() < 0.05:
         text = _twice(text, draw)
     content = text.encode()
@@ -144,8 +144,7 @@ _OPERATIONS: tuple[Callable[..., None], ...] = (
 
 def _twice(text: str, draw: random.Random) -> str:
     """Give a key of an object twice."""
-    at = [i for i, letter in enumerate(text) if letter == "{"]
-    place = draw.choice(at) + 1 if at else 0
+    place = text.find("{", draw.randrange(len(text))) + 1
     return text[:place] + '"name": 1, "name": "x", "layers": 2, ' + text[place:]
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from edgewise.cli import cli
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, PromptError, SpecError
 from edgewise.graphs.files import read_circuit, read_scores, scores_path, write_scores
@@ -33,6 +35,7 @@ GROUPS: dict[str, int] = {
     "eap-json,eap-pt,acdc,edge-pruning,prompts,texts,spec": 200,
     "config-gpt2,config-llama,weights,adapter,adapter-weights,tokenizer,tokenizer-config": 15,
     "gguf": 15,
+    "journal,run-ledger,run-task,run-evaluation,run-prompts,kept-ledger,kept-measures": 12,
 }
 """Kinds that one process reads one after the other, and how many files of each."""
 
@@ -147,9 +150,6 @@ def test_a_config_of_another_size_is_refused_before_a_model_is_built(
 
 
 def test_a_million_layers_are_told_in_a_paragraph(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
-    from edgewise.cli import cli
     from tests.saved import edit, tiny
 
     tiny("gpt2").save_pretrained(tmp_path)
@@ -171,6 +171,30 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
         for read, error in readers:
             with quick(), pytest.raises(error, match="a device or pipe, not a file"):
                 read(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_commands_do_not_wait_for_a_pipe(tmp_path: Path, kind: str) -> None:
+    path, out = tmp_path / "pairs.jsonl", tmp_path / "out.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    asked = ("--model", str(tmp_path), "--task", str(path), "--method", "eap", "--top", "3")
+    commands: tuple[tuple[str, ...], ...] = (
+        ("discover", *asked, "-o", str(out)),
+        ("evaluate", str(path)),
+        ("diff", str(path), str(path)),
+        ("draw", str(path), "-o", f"{out}.svg"),
+        ("roles", str(path)),
+        ("run", str(path), "-o", f"{out}.run"),
+        ("lift", str(path)),
+    )
+    for command in commands:
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code in (1, 2), result.output
+        assert "device or pipe" in result.output
+    assert not out.exists()
 
 
 def test_a_file_beyond_its_limit_is_not_read(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ its parts are what the steps take, and `key` says what a result depends on.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -806,6 +807,8 @@ def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
             f"such as {next(iter(options))} belong to built-in tasks."
         )
     try:
+        if is_there(task) and not (Path(task).is_file() or Path(task).is_dir()):
+            raise OSError(errno.EINVAL, "it is a device or pipe, not a file")
         Path(task).open("rb").close()
     except OSError as error:
         raise PromptError(
