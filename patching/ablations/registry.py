@@ -113,18 +113,12 @@ _ABLATIONS: dict[str, Ablation] = {}
 
 
 def ablation(
-    name: str,
-    *,
-    summary: str,
-    paired: bool = False,
-    consistent: bool = False,
-    aligned: bool = False,
-    default: bool = False,
+    name: str, *, summary: str, **properties: bool
 ) -> Callable[[Callable[[Reference], Carried]], Ablation]:
     """Register an ablation by name; see `Ablation` for what the properties mean."""
 
     def register(prepare: Callable[[Reference], Carried]) -> Ablation:
-        _ABLATIONS[name] = Ablation(name, summary, prepare, paired, consistent, aligned, default)
+        _ABLATIONS[name] = Ablation(name, summary, prepare, **properties)
         return _ABLATIONS[name]
 
     return register
