@@ -130,7 +130,7 @@ def ratio(value: float, full: float, empty: float, floor: float = 0.0) -> float 
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold faithfulness by size: `sizes` edges, `faithfulness` of each, and the two areas.
+    """Faithfulness by size: `sizes` edges, `faithfulness` of each, and the two areas.
 
     CPR is the integral of f over the share of edges with circuits chosen by signed scores, CMD that
     of |1 − f| with circuits chosen by absolute scores, both by trapezoids from .001 to 1.

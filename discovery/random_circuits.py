@@ -60,7 +60,7 @@ def random_circuits(
 
 @dataclass(frozen=True)
 class Baseline:
-    """Hold the faithfulness of random circuits beside that of the circuit they stand for.
+    """The faithfulness of random circuits beside that of the circuit they stand for.
 
     Args:
         faithfulness: of each random circuit.

@@ -142,7 +142,7 @@ def _largest_loss(runner: Runner, floor: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """Hold a circuit without dangling edges and its loss."""
+    """A circuit without dangling edges and its loss."""
 
     circuit: Circuit
     loss: float
@@ -152,7 +152,7 @@ class _Step:
 
 
 class _Refinement:
-    """Hold the search, whose current circuit changes, and what is wanted."""
+    """The search, whose current circuit changes, and what is wanted."""
 
     def __init__(
         self, search: Search, wanted: int, most: float, rounding: float, progress: Progress | None

@@ -49,6 +49,7 @@ class Discovery:
         order: in which order edges were decided, for searches.
         notes: what else a file should say of it: of searches `loss_search`, the circuit's loss as
             the search has it, and `vocabulary_products`, the questions that took all logits.
+        doubt: why it cannot mean anything; None where it can.
     """
 
     scores: Scores
@@ -56,6 +57,7 @@ class Discovery:
     questions: int = 0
     order: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,15 @@ class Method:
         start: Scores | None = None,
         **options: Any,
     ) -> Discovery:
-        """Run the method; `start`: scores to start from.
+        """Run the method; `start`: scores to start from. Warns where the result means nothing.
 
         Raises:
             EdgewiseError: a journal or a start for a method that takes none.
         """
+        import warnings
+
+        from .meaning import Meaningless, doubt
+
         more: dict[str, Any] = {}
         if journal is not None:
             self.check_resumable()
@@ -164,7 +170,11 @@ class Method:
         if start is not None:
             self.check_start()
             more["start"] = start
-        return self.function(runner, progress=progress, **more, **self.check(options))
+        found = self.function(runner, progress=progress, **more, **self.check(options))
+        found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
+        if found.doubt:
+            warnings.warn(f"method '{self.name}': {found.doubt}", Meaningless, stacklevel=2)
+        return found
 
     def check_resumable(self) -> None:
         """Refuse to go on where a run was stopped if the method cannot.

@@ -31,7 +31,7 @@ from .trace import Trace
 
 @dataclass(frozen=True)
 class Path:
-    """Hold one route from a start sender through ports to `logits`.
+    """One route from a start sender through ports to `logits`.
 
     >>> graph = ComputationGraph(layers=2, heads=2)
     >>> [str(e) for e in Path.parse("a0.h1->a1.h0<k>->logits", graph)[0].edges]
@@ -66,7 +66,7 @@ class Path:
 
 @dataclass(frozen=True)
 class PathEffect:
-    """Hold the loss before and after patching along a path."""
+    """The loss before and after patching along a path."""
 
     name: str
     loss_before: float

@@ -20,7 +20,7 @@ from ..graphs.lift.lifted import AttentionContext, Block, LiftedModel
 
 @dataclass(frozen=True)
 class Values:
-    """Hold what each sender writes.
+    """What each sender writes.
 
     `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
     output projection (which makes their outputs); `mlp`: per layer [n, B, T, D], of the MLP (n is
@@ -60,7 +60,7 @@ Past = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True)
 class Streams:
-    """Hold what ports read: before attention, before the MLP (per layer), and at the end.
+    """What ports read: before attention, before the MLP (per layer), and at the end.
 
     `post`: in post-norm models the sum of each layer's heads and its constant.
     """
@@ -73,7 +73,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Trace:
-    """Hold a run's values and streams."""
+    """A run's values and streams."""
 
     model: LiftedModel
     values: Values

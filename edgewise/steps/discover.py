@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from .stored import prompts_blocks
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
+    from ..discovery.meaning import Ties
     from ..discovery.registry import Discovery
     from ..graphs.circuit import Circuit
     from ..graphs.files import CircuitFile, ScoresFile
@@ -66,6 +68,7 @@ def discover(
         DriftError: the search's loss is not the circuit's.
     """
     from ..discovery.evaluation import measure
+    from ..discovery.meaning import Meaningless
     from ..graphs.files import CircuitFile, ScoresFile
     from ..graphs.files.circuit import PROMPTS
 
@@ -92,23 +95,26 @@ def discover(
     begun = _now(session)
     try:
         scores = None if spec.start is None else spec.start.scores
-        found = spec.chosen(runner, progress, journal, scores, **spec.options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Meaningless)  # said below
+            found = spec.chosen(runner, progress, journal, scores, **spec.options)
     finally:
         if journal is not None:
             journal.close()
     seconds = before + _now(session) - begun
-    circuit = found.circuit
-    if circuit is None:
-        circuit = selected(runner, found.scores, spec.select, progress)
+    circuit, tied, doubts = _chosen(runner, found, spec.select, progress)
     evaluation = measure(runner, circuit)
     try:
         check_drift(found, evaluation, session.loaded.dtype)
         if not allow_empty:
+            _refuse_constant(spec, found, evaluation, runner.floor)
             _refuse_empty(circuit, spec, found.scores, evaluation)
     except EdgewiseError:
         if journal is not None:
             journal.remove()  # going on from it would end here again
         raise
+    for words in doubts:
+        warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
     prompts, rows = prompts_blocks(pairs)
     file = CircuitFile(
         circuit=circuit,
@@ -123,6 +129,7 @@ def discover(
                 "questions": found.questions,
                 "prompts": prompts,
                 **found.notes,
+                **({} if tied is None else {"ties": tied.as_dict()}),
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
                 **circumstances(session, runner),
             },
@@ -273,6 +280,34 @@ def _check_size(select: Selection, runner: Runner) -> None:
             f"top is {select.top:,}, but the model's graph has {total:,} edges; accepted: 1 to "
             f"{total:,}."
         )
+
+
+def _chosen(
+    runner: Runner, found: Discovery, select: Selection, progress: Progress | None
+) -> tuple[Circuit, Ties | None, list[str]]:
+    """Return the circuit, what ties where it was cut, and what must be said of it."""
+    from ..discovery.meaning import doubts_of_selection, ties
+
+    doubts = [found.doubt] if found.doubt else []
+    if found.circuit is not None:
+        return found.circuit, None, doubts
+    circuit, tied = selected(runner, found.scores, select, progress), None
+    if select.as_dict():
+        if select.above is None:
+            tied = ties(found.scores, circuit, absolute=not select.signed)
+        doubts += doubts_of_selection(found.scores, circuit, tied)
+    return circuit, tied, doubts
+
+
+def _refuse_constant(
+    spec: DiscoverySpec, found: Discovery, evaluation: Evaluation, floor: float
+) -> None:
+    """Refuse a circuit chosen by a metric that is the same for every circuit measured."""
+    names = ("full", "circuit", "empty", "complement")
+    values = [getattr(evaluation, f"value_{name}") for name in names]
+    chosen = found.circuit is not None or spec.select.as_dict()
+    if found.doubt and chosen and max(values) - min(values) <= floor:
+        raise EdgewiseError(f"method '{spec.method}' gives no circuit: {found.doubt}")
 
 
 def _refuse_empty(

@@ -47,7 +47,7 @@ TAPE_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class _Tape:
-    """Hold one layer's leaves and what was computed from them, [K·B, T, …]."""
+    """One layer's leaves and what was computed from them, [K·B, T, …]."""
 
     x_attention: Tensor
     q: Tensor
@@ -248,10 +248,11 @@ class _ChunkScores:
         if share > 1 and self.graph.grouped_kv:
             g, seen = merged, seen[..., ::share, :]
         heads = g.shape[-2]
+        first = Port(self.graph.attention_owners(layer, letter)[0], letter)
         norm = attention.norm_of_all(letter)
         if norm is None:
             seen = seen - constant(block, letter, heads)
-            self._put_attention(layer, letter, g, seen, folded, unit, rate)
+            self._put_attention(first, g, seen, folded, unit, rate)
             return merged.flatten(-2) @ folded.flatten(0, 1)
         joint = Together.of(block, letter, norm, stream)
         back, shrink = joint.parts(g)
@@ -262,13 +263,12 @@ class _ChunkScores:
             shrink * (joint.unit * all_seen).sum((-2, -1))[..., None],
         )
         seen = all_seen.repeat_interleave(heads // len(folded), -2)
-        self._put_attention(layer, letter, back, seen, folded, unit, rate, extra)
+        self._put_attention(first, back, seen, folded, unit, rate, extra)
         return joint.back(merged).flatten(-2) @ folded.flatten(0, 1)
 
     def _put_attention(
         self,
-        layer: int,
-        letter: str,
+        first: Port,
         g: Tensor,
         seen: Tensor,
         folded: Tensor,
@@ -276,15 +276,14 @@ class _ChunkScores:
         rate: Tensor | None,
         extra: Extra | None = None,
     ) -> None:
-        """Score one letter's ports.
+        """Score one letter's ports, from the first.
 
         g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
         extra: what a norm of all heads together takes off g W'.
         """
         ports = g.shape[-2]
-        folded = (
-            folded if len(folded) == ports else folded.repeat_interleave(ports // len(folded), 0)
-        )
+        if len(folded) < ports:
+            folded = folded.repeat_interleave(ports // len(folded), 0)
         g, seen, unit = (self._select(x) for x in (g, seen, unit))  # [K, n, …]
         rate = None if rate is None else self._select(rate)  # [K, n, 1]
         scaled = g if rate is None else g * rate[..., None]
@@ -297,8 +296,7 @@ class _ChunkScores:
             along = along - share
         if rate is not None:
             total -= spread_out(along / unit.shape[-1], unit)
-        owner = self.graph.attention_owners(layer, letter)[0]
-        self._put(Port(owner, letter), total / len(self.points))
+        self._put(first, total / len(self.points))
 
     def _select(self, x: Tensor) -> Tensor:
         """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""

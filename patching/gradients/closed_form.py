@@ -17,7 +17,7 @@ from ..trace import project_only
 
 
 class Extra(NamedTuple):
-    """Hold what a norm of all heads together takes off a port's g W'.
+    """What a norm of all heads together takes off a port's g W'.
 
     That is a factor of each port times one vector; `share` is its product with x̂. [K·B, T, …]:
     ports, D and ports.

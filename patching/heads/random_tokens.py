@@ -28,7 +28,7 @@ VARIED = 4
 
 @dataclass(frozen=True)
 class RandomBlocks:
-    """Hold sequences of `lead` first tokens, a block of distinct tokens, and the same block.
+    """Sequences of `lead` first tokens, a block of distinct tokens, and the same block.
 
     Sequence i has lead + 2·lengths[i] tokens; `bos` tells whether its first tokens are the model's
     own start, or else a further random one.

@@ -61,7 +61,7 @@ _ORDER = ("first", "last", "answer", "distractor", "changed", "rest")
 
 @dataclass(frozen=True)
 class Measured:
-    """Hold the heads' scores and, with a task, the model's own mean logit difference."""
+    """The heads' scores and, with a task, the model's own mean logit difference."""
 
     heads: tuple[HeadRoles, ...]
     difference: float | None = None
@@ -178,7 +178,7 @@ def _batches(model: LiftedModel, count: int, length: int) -> Iterator[range]:
 
 @dataclass(frozen=True)
 class _TaskScores:
-    """Hold means over prompts.
+    """Means over prompts.
 
     `scores`: for each of `ON_TASK` one value for each wanted head; `weights`: [layers, H, spans];
     `present`: which spans any prompt has.
@@ -214,6 +214,8 @@ def task_scores(
         if progress is not None:
             progress(some[-1] + 1, len(pairs), "prompts")
     difference = total / len(pairs)
+    if abs(difference) <= EQUAL * np.abs(sums["direct"]).max(initial=0.0) / len(pairs):
+        difference = 0.0  # what is left of the heads' contributions is rounding
     scores: dict[str, list[float | None]]
     scores = {key: [float(x) for x in values / len(pairs)] for key, values in sums.items()}
     share = (sums["direct"] / len(pairs) / difference).tolist() if difference > 0 else None
@@ -243,7 +245,7 @@ def spans_of(batch: Batch) -> np.ndarray:
 
 
 class _AnswerRun:
-    """Hold one batch's clean run, seen from the answer positions."""
+    """One batch's clean run, seen from the answer positions."""
 
     def __init__(self, model: LiftedModel, batch: Batch) -> None:
         self.model, self.batch = model, batch

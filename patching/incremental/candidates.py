@@ -28,7 +28,7 @@ from .state import IncrementalChunk, Projections
 
 @dataclass(frozen=True)
 class Change:
-    """Hold by how much what some senders write has changed, summed, [n, B, T, D]."""
+    """By how much what some senders write has changed, summed, [n, B, T, D]."""
 
     senders: tuple[int, ...]
     value: Tensor
@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Start:
-    """Hold the streams of one asked port, [u, B, T, D], and which of them each question takes.
+    """The streams of one asked port, [u, B, T, D], and which of them each question takes.
 
     `of`: int64 [n], or None where every question has its own.
     """

@@ -20,7 +20,7 @@ from ...graphs.names import Kind
 
 @dataclass(frozen=True)
 class Group:
-    """Hold live ports of one layer that keep the same edges, so that they hold the same stream.
+    """Live ports of one layer that keep the same edges, so that they hold the same stream.
 
     `kept`: bool [S]. `heads`: which heads read the stream, for each letter.
     """
@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Rows:
-    """Hold where the ports of one layer are: `attention` by letter, `others` (`o`, `m`)."""
+    """Where the ports of one layer are: `attention` by letter, `others` (`o`, `m`)."""
 
     attention: dict[str, tuple[int, ...]]
     others: tuple[int, ...]

@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 class Losses:
-    """Hold the losses of n questions, as bounds that are sharpened when asked for.
+    """The losses of n questions, as bounds that are sharpened when asked for.
 
     `source`: where they come from; None if all are known. `before`: the loss of the circuit that
     the questions start from.
@@ -128,7 +128,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Loss:
-    """Hold one of several losses."""
+    """One of several losses."""
 
     losses: Losses
     index: int

@@ -64,7 +64,7 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """Hold which tokens are added up one by one, and what is known of all others' rows.
+    """Which tokens are added up one by one, and what is known of all others' rows.
 
     `ids`: [M], in such an order that the first `sizes[i]` are a head too. `rows`: [M, D], minus
     the centre [D]. `weights`: [V], m. By size: `reach`, the largest distance from the centre of a
@@ -126,7 +126,7 @@ def _chosen(likeliest: list[int], farthest: list[int], sizes: Sequence[int]) -> 
 
 @dataclass(frozen=True)
 class Tail:
-    """Hold the tokens behind the first M of a head: what their terms are bounded by.
+    """The tokens behind the first M of a head: what their terms are bounded by.
 
     `log_mass`: [B], the log of their probability; `mean`: [B, D], their mean row minus the centre;
     `moment`: [D, D] and `factor`: [B], S and κ; `reach`: the largest distance from the centre.
@@ -162,7 +162,7 @@ def growth(r: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Base:
-    """Hold a base point: y₀ [B, D], its log-normaliser [B], its head and what is behind it.
+    """A base point: y₀ [B, D], its log-normaliser [B], its head and what is behind it.
 
     `log_p`: [B, M], of the head's tokens. `tails`: by the place in `head.sizes`.
     """

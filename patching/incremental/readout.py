@@ -6,7 +6,7 @@
   and taken in full only where the bounds do not decide.
 * Any other metric gets all logits.
 
-vocabulary.py has the bounds.
+normaliser.py has the bounds.
 
 Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 """
@@ -40,7 +40,7 @@ ROUNDING = 4e-6
 
 
 class Reading:
-    """Hold what is known of the losses of n questions on one chunk: sums over its examples.
+    """What is known of the losses of n questions on one chunk: sums over its examples.
 
     `bounds`: float64 [n] each; the first rise is that above the current circuit's loss.
     """
@@ -234,7 +234,7 @@ class NormaliserReadout(Readout):
 
 
 class BoundedReading(Reading):
-    """Hold bounds: with a small head first, with a large one and in full where they do not do.
+    """Bounds: with a small head first, with a large one and in full where they do not do.
 
     The rows of `y` are the current circuit, if it was given, and the questions.
     """

@@ -9,10 +9,11 @@ needed to decide. Both give the same answers; tests compare them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Mark(str, Enum):
 
 @dataclass(frozen=True)
 class Trail:
-    """Hold what a marked search's numbers follow from.
+    """What a marked search's numbers follow from.
 
     `kept`: the mask at the last mark. `base`, `head`: those at the last mark that moved the base
     point, and at the last that renewed its head; None: the full circuit's. `questions`, `products`:
@@ -65,68 +66,15 @@ class Trail:
         return Trail(kept, base, head, questions, products)
 
 
-class Search(Protocol):
-    """Hold a current circuit and its loss, and answer questions about smaller ones."""
+class Search(ABC):
+    """A current circuit and its loss, and answers to questions about smaller ones.
 
-    questions: int
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Return the current circuit's mask, bool [ports, senders]."""
-        ...
-
-    @property
-    def loss(self) -> Loss:
-        """Return the current circuit's loss."""
-        ...
-
-    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
-        """Return the losses if edges of one or more ports were ablated too.
-
-        Args:
-            rows: the ports; several must be attention ports of one layer.
-            candidates: bool [n, rows, senders], the edges each question ablates.
-        """
-        ...
-
-    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of ports, bool [rows, senders].
-
-        `loss`: what `ask` said of it; None: dead ports, which change nothing.
-        """
-        ...
-
-    def restart(self, kept: np.ndarray) -> None:
-        """Make another circuit the current one and measure it."""
-        ...
-
-    @property
-    def products(self) -> int:
-        """Count questions whose loss took the whole unembedding."""
-        ...
-
-    def mark(self) -> Mark:
-        """Settle what is held, so that every later number follows from the trail of marks alone."""
-        ...
-
-    def restore(self, trail: Trail) -> None:
-        """Stand where a search stood when it was marked, to the last bit."""
-        ...
-
-
-class DenseSearch:
-    """Answer each question by a run that restarts at the first changed layer.
-
-    Raises:
-        EdgewiseError: the full model's loss is not finite.
+    `questions`: how many were asked.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._kept = runner.graph.reads.copy()
-        self._touched = len(runner.graph.ports)  # the first port that has lost an edge
-        self.questions = 0
-        self._loss = known(full_loss(runner))[0]
+    questions = 0
+    _kept: np.ndarray
+    _loss: Loss
 
     @property
     def kept(self) -> np.ndarray:
@@ -137,6 +85,53 @@ class DenseSearch:
     def loss(self) -> Loss:
         """Return the current circuit's loss."""
         return self._loss
+
+    @property
+    def products(self) -> int:
+        """Count questions whose loss took the whole unembedding."""
+        return self.questions
+
+    @abstractmethod
+    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
+        """Return the losses if edges of one or more ports were ablated too.
+
+        Args:
+            rows: the ports; several must be attention ports of one layer.
+            candidates: bool [n, rows, senders], the edges each question ablates.
+        """
+
+    @abstractmethod
+    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
+        """Ablate edges of ports, bool [rows, senders].
+
+        `loss`: what `ask` said of it; None: dead ports, which change nothing.
+        """
+
+    @abstractmethod
+    def restart(self, kept: np.ndarray) -> None:
+        """Make another circuit the current one and measure it."""
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """Settle what is held, so that every later number follows from the trail of marks alone."""
+
+    @abstractmethod
+    def restore(self, trail: Trail) -> None:
+        """Stand where a search stood when it was marked, to the last bit."""
+
+
+class DenseSearch(Search):
+    """Answer each question by a run that restarts at the first changed layer.
+
+    Raises:
+        EdgewiseError: the full model's loss is not finite.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._kept = runner.graph.reads.copy()
+        self._touched = len(runner.graph.ports)  # the first port that has lost an edge
+        self._loss = known(full_loss(runner))[0]
 
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too."""
@@ -159,11 +154,6 @@ class DenseSearch:
         self._touched = int(cut.argmax()) if cut.any() else len(cut)
         self._loss = known(self._runner.mask_losses(kept[None]))[0]
 
-    @property
-    def products(self) -> int:
-        """Count questions whose loss took the whole unembedding."""
-        return self.questions
-
     def mark(self) -> Mark:
         """Settle what is held, so that every later number follows from the mask alone."""
         self.restart(self._kept)
@@ -175,8 +165,8 @@ class DenseSearch:
         self.questions = trail.questions
 
 
-class IncrementalSearch:
-    """Answer each question by what it changes; see questions.py and readout.py.
+class IncrementalSearch(Search):
+    """Answer each question by what it changes; see candidates.py and readout.py.
 
     Edges committed to a port are taken away in every later question about it; the state is computed
     anew when another port is asked about.
@@ -197,7 +187,6 @@ class IncrementalSearch:
 
         self._runner, self._resolution = runner, resolution
         self._kept = runner.graph.reads.copy()
-        self.questions = 0
         self._loss = known(full_loss(runner))[0]
         rows = rows_by_layer(runner.graph)
         chunks = list(runner.chunks())
@@ -207,16 +196,6 @@ class IncrementalSearch:
         self._rows: tuple[int, ...] = ()
         self._cut = np.zeros_like(self._kept)
         self._at = self._streams()
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Return the current circuit's mask, bool [ports, senders]."""
-        return self._kept
-
-    @property
-    def loss(self) -> Loss:
-        """Return the current circuit's loss."""
-        return self._loss
 
     @property
     def products(self) -> int:

@@ -2,9 +2,9 @@
 
 The state is a function of the circuit's mask alone: `rebuild` computes it anew from the clean run,
 so no rounding piles up, and a search that was stopped goes on from the same numbers. Only nodes
-with a path to `logits` are computed, only where something reads them (see layout.py), and only if
+with a path to `logits` are computed, only where something reads them (see liveness.py), and only if
 they can differ from the full circuit's. Questions about smaller circuits start from it (see
-questions.py).
+candidates.py).
 
 Shapes: n questions, B examples, T positions of the chunk's window (1 for narrow values), D d_model,
 K d_head, S senders. Everything is float32 at least, whatever the model's dtype.
@@ -30,7 +30,7 @@ Projections = dict[str, dict[int, Projection]]
 
 
 class IncrementalChunk:
-    """Hold one chunk's state for the current circuit."""
+    """What one chunk's ports read and its senders write in the current circuit."""
 
     def __init__(self, chunk: Chunk, rows: tuple[Rows, ...]) -> None:
         self.chunk, self.model, self.graph = chunk, chunk.model, chunk.model.graph

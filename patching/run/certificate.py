@@ -33,7 +33,7 @@ LENGTH, LONGEST_WINDOW = 12, 128
 
 @dataclass(frozen=True)
 class Certificate:
-    """Hold the largest errors of a lift.
+    """The largest errors of a lift.
 
     Args:
         kept_all: of logits with every edge kept, against the original model's.

@@ -15,7 +15,7 @@ from ..metrics.metric import Target
 
 @dataclass(frozen=True)
 class FewTokens:
-    """Hold the unembedding's rows of each example's answers and distractors, n of them.
+    """The unembedding's rows of each example's answers and distractors, n of them.
 
     `rows`: [B, n, D], float32 at least; `bias`: [B, n] or None. `target`: answers and distractors
     as places among the n.

@@ -38,7 +38,7 @@ WIDEST = 1 << 20
 
 @dataclass(frozen=True)
 class World:
-    """Hold what a masked run starts from.
+    """What a masked run starts from.
 
     Args:
         model: the lifted model.

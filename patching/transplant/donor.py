@@ -48,7 +48,7 @@ def quiet_runner(
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Hold what the donor's senders wrote on one chunk of prompts.
+    """What the donor's senders wrote on one chunk of prompts.
 
     `values`: heads as mixtures; layers that are not wanted are empty. `stream`: [B, D], the sum of
     all senders, without constants, at the answers. `logits`: [B, V] there, if the metric compares
@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Donation:
-    """Hold a donor's clean runs, without the donor: what senders wrote, and what it measures.
+    """A donor's clean runs, without the donor: what senders wrote, and what it measures.
 
     `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`:
     how far rounding alone may move it.

@@ -28,7 +28,7 @@ from .transplant import Transplant, nodes_mask
 
 @dataclass(frozen=True)
 class Carried:
-    """Hold what the receiver measures with a node's value, and the share of the gain that is.
+    """What the receiver measures with a node's value, and the share of the gain that is.
 
     Of a greedy step: with this node and all that were chosen before it.
     """

@@ -50,6 +50,8 @@ def test_alike_circuits_stand_together() -> None:
     assert sorted(order) == list(range(8))
     assert {i % 2 for i in order[:4]} == {0} and {i % 2 for i in order[4:]} == {1}
     assert clustered_order(pairwise_overlaps(circuits[:2])) == [0, 1]
+    # of three, the one that is unlike stands at the end; the first circuit's end comes first
+    assert clustered_order(pairwise_overlaps([circuits[i] for i in (0, 1, 2)])) == [0, 2, 1]
 
 
 def test_node_scores_add_up_the_edges_out() -> None:

@@ -40,6 +40,12 @@ def test_selection_worked_out_by_hand() -> None:
     assert np.isnan(BY_HAND["embed->logits"])
 
 
+def test_senders_sum_their_signed_scores_unless_told_otherwise() -> None:
+    # embed into q, k, v, m0 and logits: 0.5, -3, 0, 2 and none
+    assert BY_HAND.by_sender()[0] == -0.5
+    assert BY_HAND.by_sender(absolute=True)[0] == 5.5
+
+
 def test_an_edge_without_a_score_is_never_selected() -> None:
     assert len(BY_HAND.top(100)) == len(BY_HAND.above(0)) == 7
     assert "embed->logits" not in BY_HAND.top(100)

@@ -1,0 +1,94 @@
+"""What must be said of a result that cannot tell edges apart, beside its numbers.
+
+* Scores that are all 0, and searches by a metric that is the same for the full and for the empty
+  circuit, but for rounding, say nothing of any edge.
+* A selection that keeps edges of score 0, or cuts inside a tie, is not made by the scores alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .evaluation import measured_ends
+
+if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
+    from ..graphs.scores import Scores
+    from ..patching.run.runner import Runner
+
+RULE = "earlier in the graph"
+"""Which of the edges that tie at the cut are kept."""
+
+
+class Meaningless(UserWarning):
+    """A result that cannot tell edges apart."""
+
+
+def doubt(runner: Runner, scores: Scores, searched: bool) -> str | None:
+    """Say why what a method found cannot mean anything; None where it can.
+
+    Args:
+        runner: what was measured on.
+        scores: what the method gave.
+        searched: the method chose a circuit itself.
+    """
+    values = scores.values[~np.isnan(scores.values)].astype(np.float64)
+    remedy = (
+        f"accepted: a metric, prompts or an ablation (here {runner.ablation.name}) with which "
+        "ablating edges changes something."
+    )
+    if searched:
+        full, empty = measured_ends(runner)
+        if abs(full - empty) > runner.floor:
+            return None
+        return (
+            f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "
+            f"circuit (apart by no more than rounding, {runner.floor:.1g}), so the edges found "
+            f"mean nothing; {remedy}"
+        )
+    if len(values) and np.abs(values).sum() > runner.floor:
+        return None
+    return (
+        f"every edge has the score 0 by the metric '{runner.metric.name}', but for rounding, so "
+        f"that no edge can be told from another; {remedy}"
+    )
+
+
+@dataclass(frozen=True)
+class Ties:
+    """How many edges have the score at which a selection cuts, and how many of them are kept."""
+
+    score: float
+    edges: int
+    kept: int
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what a circuit file says of it."""
+        return {**vars(self), "rule": RULE}
+
+
+def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
+    """Return what ties at the cut that keeps as many edges of largest score; None if nothing."""
+    cut = scores.cut(len(circuit), absolute=absolute)
+    return Ties(cut.score, cut.tied, cut.taken) if cut.tied > cut.taken > 0 else None
+
+
+def doubts_of_selection(scores: Scores, circuit: Circuit, tied: Ties | None) -> list[str]:
+    """Say what in a selection the scores did not decide."""
+    found = []
+    zeros = int((scores.values[circuit.kept] == 0).sum())
+    if zeros:
+        found.append(
+            f"{zeros:,} of the {len(circuit):,} edges kept have the score 0: only "
+            f"{len(circuit) - zeros:,} have another. Those of score 0 are kept because they stand "
+            f"{RULE}, not because they matter; ask for fewer edges."
+        )
+    elif tied is not None:
+        found.append(
+            f"{tied.edges:,} edges tie at the score {tied.score:.4g}, where the selection cuts; "
+            f"{tied.kept:,} of them are kept, those that stand {RULE}."
+        )
+    return found
