@@ -174,3 +174,28 @@ def test_many_splits_are_drawn_with_a_fixed_seed(monkeypatch: pytest.MonkeyPatch
     assert drawn == label_permutation(alike, 6).p
     assert drawn == pytest.approx(exact, abs=0.06)
     assert drawn >= 1 / 901
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_permutation_is_that_of_every_split(seed: int) -> None:
+    """By the definition: mean likeness within minus between, of all splits of 5 into 2 and 3."""
+    draw = np.random.default_rng(seed).random((5, 5))
+    likeness = (draw + draw.T) / 2
+
+    def statistic(group: tuple[int, ...]) -> float:
+        within = [(i in group) == (j in group) for i, j in itertools.combinations(range(5), 2)]
+        values = np.array([likeness[i, j] for i, j in itertools.combinations(range(5), 2)])
+        return float(values[within].mean() - values[~np.array(within)].mean())
+
+    every = [statistic(group) for group in itertools.combinations(range(5), 2)]
+    expected = sum(one >= statistic((0, 1)) - 1e-12 for one in every) / len(every)
+    assert label_permutation(likeness, 2).p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_the_floor_is_that_of_the_larger_side(swapped: bool) -> None:
+    """Beside a score of 1, a difference of 10⁻⁷ is rounding, whichever side has it."""
+    silent, loud = np.zeros((3, 2)), np.tile([1.0, 1e-7], (3, 1))
+    a, b = (loud, silent) if swapped else (silent, loud)
+    p = welch(a, b)
+    assert p[0] < 1e-9 and p[1] > 0.8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,17 @@ def test_alike_circuits_stand_together() -> None:
     assert clustered_order(pairwise_overlaps(circuits[:2])) == [0, 1]
     # of three, the one that is unlike stands at the end; the first circuit's end comes first
     assert clustered_order(pairwise_overlaps([circuits[i] for i in (0, 1, 2)])) == [0, 2, 1]
+
+
+@pytest.mark.parametrize("given", list(itertools.permutations(range(4))))
+def test_the_end_with_the_first_circuit_comes_first(given: tuple[int, ...]) -> None:
+    """Circuits that lose edges one after the other are a row, from one end or from the other."""
+    edges = [str(edge) for edge in Circuit.full(GRAPH).edges]
+    circuits = [Circuit.empty(GRAPH).with_edges(edges[n : n + 12]) for n in (0, 1, 3, 7)]
+    order = clustered_order(pairwise_overlaps([circuits[i] for i in given]))
+    row = [given[i] for i in order]
+    assert row in ([0, 1, 2, 3], [3, 2, 1, 0])
+    assert order.index(0) in (0, 1)
 
 
 def test_node_scores_add_up_the_edges_out() -> None:
