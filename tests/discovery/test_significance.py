@@ -176,18 +176,20 @@ def test_many_splits_are_drawn_with_a_fixed_seed(monkeypatch: pytest.MonkeyPatch
     assert drawn >= 1 / 901
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_permutation_is_that_of_every_split(seed: int) -> None:
-    """By the definition: mean likeness within minus between, of all splits of 5 into 2 and 3."""
-    draw = np.random.default_rng(seed).random((5, 5))
+@pytest.mark.parametrize("size", [5, 8])  # with 2 and 6 more pairs are within than between
+@pytest.mark.parametrize("seed", range(3))
+def test_the_permutation_is_that_of_every_split(size: int, seed: int) -> None:
+    """By the definition: mean likeness within minus between, of all groups of two and the rest."""
+    draw = np.random.default_rng(seed).random((size, size))
     likeness = (draw + draw.T) / 2
+    pairs = list(itertools.combinations(range(size), 2))
+    values = np.array([likeness[pair] for pair in pairs])
 
     def statistic(group: tuple[int, ...]) -> float:
-        within = [(i in group) == (j in group) for i, j in itertools.combinations(range(5), 2)]
-        values = np.array([likeness[i, j] for i, j in itertools.combinations(range(5), 2)])
-        return float(values[within].mean() - values[~np.array(within)].mean())
+        within = np.array([(i in group) == (j in group) for i, j in pairs])
+        return float(values[within].mean() - values[~within].mean())
 
-    every = [statistic(group) for group in itertools.combinations(range(5), 2)]
+    every = [statistic(group) for group in pairs]
     expected = sum(one >= statistic((0, 1)) - 1e-12 for one in every) / len(every)
     assert label_permutation(likeness, 2).p == pytest.approx(expected)
 
