@@ -141,8 +141,12 @@ def test_a_transplant_is_read_and_made_the_same(folder: Path) -> None:
     again = said(
         "transplant", "models/base", "models/tuned", "--task", "pairs.jsonl", "--greedy", 3
     )
-    skip = frozenset({"written"})
-    assert list(unlike(load("said-transplant.json"), again, skip=skip)) == []
+    old = load("said-transplant.json")
+    *greedy, rounding = old[
+        "greedy"
+    ]  # the third node's gain, 1.6e-8, was rounding: none is told now
+    assert rounding[1] - greedy[-1][1] < 1e-7
+    assert list(unlike({**old, "greedy": greedy}, again, skip=frozenset({"written"}))) == []
 
 
 def test_roles_are_read_and_measured_the_same(folder: Path) -> None:
