@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -127,7 +127,7 @@ def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
     yield "percentile", f"{found.percentile:.0f}: the share of random circuits less faithful"
 
 
-def shown_task(task: Mapping[str, Any]) -> str:
+def shown_task(task: Mapping[str, object]) -> str:
     """Name a task with its number of pairs."""
     seed = "" if task["seed"] is None else f", seed {task['seed']}"
     return f"{task['name']}, {task['examples']:,} pairs{seed}"

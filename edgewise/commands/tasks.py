@@ -59,8 +59,7 @@ def tasks(
         common = [key for key in ("length", "groups") if key in given]
         if common:
             raise click.UsageError(f"{common[0]} depends on the tokenizer; give --model too.")
-        settings: dict[str, Any] = dict(given)
-        samples, made = preview(name, examples=examples, seed=seed, **settings), None
+        samples, made = preview(name, examples=examples, seed=seed, **given), None
     else:
         made = _make(name, model, examples, seed, given)
         samples = made.samples

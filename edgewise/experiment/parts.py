@@ -50,9 +50,9 @@ class Part:
         hidden = cls.marked(Undeclared)
         return [name for name in cls.names() if name not in hidden]
 
-    def table(self) -> dict[str, Any]:
+    def table(self) -> dict[str, object]:
         """Return the declared fields, with those of options and of parts within beside them."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for name in self.declared():
             value = getattr(self, name)
             if isinstance(value, Part):

@@ -51,7 +51,7 @@ from .parts import (
     part,
     refused,
 )
-from .toml import dump_toml
+from .toml import Document, dump_toml
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile
@@ -498,7 +498,7 @@ class DiscoverySpec(Part):
         return get_method(self.method)
 
     @property
-    def block(self) -> dict[str, Any]:
+    def block(self) -> dict[str, object]:
         """Return what a file says of the request, in its order."""
         started = {} if self.start is None else {"start": self.start.about}
         measured = {"metric": self.metric, "ablation": self.ablation}
@@ -704,12 +704,12 @@ class Experiment(Part):
         """
         return key_of(*(getattr(self, name) for name in parts), **facts)
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Document]:
         """Return the tables of a TOML file that declares the same; reading it gives this value."""
-        found = {key: getattr(self, key).table() for key in TABLES}
+        found: dict[str, Document] = {key: getattr(self, key).table() for key in TABLES}
         if self.task.file is not None:
-            del found["task"]["name"]
-        about = {"name": self.name, "description": self.description or None}
+            found["task"] = {k: v for k, v in self.task.table().items() if k != "name"}
+        about: Document = {"name": self.name, "description": self.description or None}
         return {"experiment": about, "models": [one.table() for one in self.models], **found}
 
     def to_toml(self) -> str:

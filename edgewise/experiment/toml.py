@@ -13,8 +13,12 @@ from typing import Any
 from ..graphs.errors import SpecError
 from ..graphs.files.reading import SETTINGS_BYTES, TOO_DEEP, TOO_LONG, read_text, unfit
 
+Table = Mapping[str, object]
+Document = Table | list[Table]
+"""What stands under one name in a document: a table, or a list of them."""
 
-def read_toml(path: Path) -> dict[str, Any]:
+
+def read_toml(path: Path) -> dict[str, object]:
     """Read a TOML file.
 
     Raises:
@@ -24,7 +28,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return parse_toml(text.removeprefix("\ufeff"), str(path))
 
 
-def parse_toml(text: str, source: str) -> dict[str, Any]:
+def parse_toml(text: str, source: str) -> dict[str, object]:
     """Parse TOML; `source` names the text in messages.
 
     Raises:
@@ -33,7 +37,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     message = ""
     try:
-        found: dict[str, Any] = tomllib.loads(text)
+        found: dict[str, object] = tomllib.loads(text)
         problem = unfit(found, allow_nan=True)
         if problem is None:
             return found
@@ -60,7 +64,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     )
 
 
-def dump_toml(document: Mapping[str, Any]) -> str:
+def dump_toml(document: Mapping[str, Document]) -> str:
     """Write tables, lists of tables and plain values as TOML; None is left out.
 
     >>> print(dump_toml({"task": {"name": "ioi", "bos": None}, "models": [{"name": "a"}]}), end="")

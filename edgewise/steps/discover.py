@@ -223,7 +223,7 @@ def task_block(pairs: PromptPairs) -> TaskBlock:
     return cast("TaskBlock", block)
 
 
-def measures(evaluation: Evaluation) -> dict[str, Any]:
+def measures(evaluation: Evaluation) -> dict[str, object]:
     """Return what a circuit file says of what was measured."""
     names = ("full", "circuit", "empty")
     keys = [f"{what}_{name}" for what in ("loss", "value") for name in names]
@@ -339,7 +339,7 @@ def _refuse_empty(
     )
 
 
-def circumstances(session: Session, runner: Runner) -> dict[str, Any]:
+def circumstances(session: Session, runner: Runner) -> dict[str, object]:
     """Return what else numbers and times depend on."""
     import platform
 

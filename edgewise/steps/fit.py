@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..graphs.diff import shape_differences
@@ -192,7 +192,7 @@ def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | N
     return None
 
 
-def sample(session: Session, pair: Pair) -> dict[str, Any]:
+def sample(session: Session, pair: Pair) -> dict[str, str | list[str]]:
     """Return one pair as people read it; ids where there is no tokenizer."""
     tokenizer = session.loaded.tokenizer
 
