@@ -99,7 +99,7 @@ Least = Annotated[
 Share = Annotated[
     float, Strict(), Field(gt=0, le=1), Accepts("a number above 0, up to 1, such as 0.9")
 ]
-Level = Annotated[float, Strict(), Field(gt=0, lt=1), Accepts("a number between 0 and 1")]
+Level = Annotated[float, Strict(), Field(gt=0, lt=1), Accepts("between 0 and 1")]
 Repetitions = Annotated[
     int,
     Strict(),
@@ -757,7 +757,7 @@ class Experiment(Part):
             try:
                 asked.check_repeatable()
             except EdgewiseError as error:
-                raise refused(error, at="noise_floor") from None
+                raise refused(error, at="comparison.noise_floor") from None
         return comparison
 
 
