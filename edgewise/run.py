@@ -40,10 +40,10 @@ from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
 from .graphs.files.reading import read_json
 from .graphs.roles import HeadRoles
-from .session import Progress, Session, make_runner, open_model
+from .session import Progress, Session, make_runner, open_model, open_task
 from .steps.compare import Asked, InModel, Prompts, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_in
-from .steps.fit import check_variant, open_as_declared, sample
+from .steps.fit import check_variant, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
 from .store.hashes import file_sha256, fingerprint
@@ -176,11 +176,7 @@ class _Run:
             self._open = None
             told = self.telling(model)
             told(0, 1, "loading the model")
-            compute = self.spec.compute
-            session = open_model(
-                model.source, dtype=compute.dtype, device=compute.device,
-                **vars(self.spec.graph), progress=told,
-            )  # fmt: skip
+            session = open_model(model.source, self.spec.graph, self.spec.compute, progress=told)
             self._open = (model.name, session)
         return self._open[1]
 
@@ -211,7 +207,7 @@ class _Run:
             from .patching.prompts.pair_files import write_pairs
 
             session = self.session(base)
-            pairs, left_out = open_as_declared(session, self.spec.task)
+            pairs, left_out = open_task(session, self.spec.task)
             about = {
                 "name": pairs.name,
                 "seed": pairs.seed,

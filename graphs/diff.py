@@ -97,14 +97,7 @@ class CircuitDiff:
 
     @cached_property
     def nodes(self) -> Mapping[str, tuple[Node, ...]]:
-        """Sort the circuits' nodes, but for `logits`, into `shared`, `only_a` and `only_b`.
-
-        >>> graph = ComputationGraph(layers=1, heads=1)
-        >>> a = Circuit.empty(graph).with_edges(["embed->m0", "m0->logits"])
-        >>> diff = CircuitDiff(a, Circuit.empty(graph).with_edges(["embed->logits"]))
-        >>> {name: [str(node) for node in nodes] for name, nodes in diff.nodes.items()}
-        {'shared': ['embed'], 'only_a': ['m0'], 'only_b': []}
-        """
+        """Sort the circuits' nodes, but for `logits`, into `shared`, `only_a` and `only_b`."""
         a, b = (
             [node for node in circuit.nodes if node.kind is not Kind.LOGITS]
             for circuit in (self.a, self.b)

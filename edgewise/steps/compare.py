@@ -14,9 +14,9 @@ from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskS
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
-from ..session import Progress, Session
+from ..session import Progress, Session, open_task
 from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
-from .fit import found_by, open_as_declared, open_for, same_prompts, weights_notes
+from .fit import found_by, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
 from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
@@ -250,9 +250,7 @@ def _check_prompts(session: Session, file: CircuitFile, prompts: Prompts) -> Non
     if session.loaded.tokenizer is None:
         return
     if prompts.made is not None:
-        same_prompts(
-            prompts.made, lambda: open_as_declared(session, TaskSpec.of_circuit(file)), refusal
-        )
+        same_prompts(prompts.made, lambda: open_task(session, TaskSpec.of_circuit(file)), refusal)
     elif not reads_alike(session, prompts.pairs):
         raise PromptError(refusal("some of their token ids stand for other text"))
 

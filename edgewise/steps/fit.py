@@ -85,11 +85,6 @@ def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> l
     ]
 
 
-def open_as_declared(session: Session, task: TaskSpec) -> tuple[PromptPairs, TaskReport | None]:
-    """Make a declared task's pairs as a model's own tokenizer has them; see `open_task`."""
-    return open_task(session, task)
-
-
 def same_shape(
     a: ComputationGraph,
     b: ComputationGraph,
@@ -137,14 +132,9 @@ def check_variant(
     pairs: PromptPairs,
     task: TaskSpec,
 ) -> None:
-    """Refuse a variant whose circuit could not be compared with the first model's.
+    """Refuse a variant whose circuit could not be compared with the first model's, `base`.
 
-    Args:
-        names: what the first model and the variant are called.
-        base: the first model's circuit.
-        session: the variant.
-        pairs: the prompt pairs every model gets.
-        task: what they were made from.
+    `names`: of the two models. `pairs`: those every model gets, made from the task.
 
     Raises:
         GraphMismatch: its graph is not the first model's.
@@ -165,7 +155,7 @@ def check_variant(
     if session.loaded.tokenizer is not None:
         same_prompts(
             pairs,
-            lambda: open_as_declared(session, task),
+            lambda: open_task(session, task),
             lambda found: (
                 f"{where}: their tokenizers map the task's prompts differently: {found}. Circuits "
                 "are compared on equal prompts only; give the pairs as token ids that both "

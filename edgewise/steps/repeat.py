@@ -18,9 +18,8 @@ import numpy as np
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
-from ..session import Progress, Session, make_runner
+from ..session import Progress, Session, make_runner, open_task
 from .discover import selected
-from .fit import open_as_declared
 from .stored import circuit_pairs
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def made_sets(session: Session, task: TaskSpec, repetitions: int, *, first_seed:
     """Make a built-in task's pairs 2·R times, from successive seeds."""
     check_repetitions(repetitions)
     seeds = range(first_seed, first_seed + 2 * repetitions)
-    sets = [open_as_declared(session, task.but(seed=seed))[0] for seed in seeds]
+    sets = [open_task(session, task.but(seed=seed))[0] for seed in seeds]
     if len({one.sha256 for one in sets}) < len(sets):
         raise PromptError(
             f"task '{task.name}' makes the same {len(sets[0])} pairs from several seeds, so its "

@@ -1,15 +1,7 @@
 """Diff files: two circuits on equal graphs side by side, as JSON.
 
-The format is `edgewise/diff`, version 1:
-
-    {
-      "format": "edgewise/diff", "version": 1,
-      "graph": {"grouped_kv": false, "senders": 301, "ports": 841, "edges": 123211},
-      "a": {"file": "base.json", "model": {…}, "task": {…}, "discovery": {…}, …},
-      "b": {"file": "tuned.json", …},
-      "statistics": {"edges": {"shared": 120, "jaccard": 0.6, …}, "edges_by_kind": {…}, …},
-      "shared": [["m2", "a5.h1<q>", 0.0123, 0.0131], …], "only_a": [… null], "only_b": [null …]
-    }
+The format is `edgewise/diff`, version 1, told in docs/reference/file-formats.md: a graph, the
+blocks of both circuit files, statistics, and the edges `shared`, `only_a` and `only_b`.
 
 Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
 `graphs.diff`); the blocks `noise_floor`, `cross` and `roles` what was found in the models (see

@@ -1,22 +1,9 @@
 """Timeline files: the circuits of several checkpoints, and when each edge was in them, as JSON.
 
-The format is `edgewise/timeline`, version 1:
+The format is `edgewise/timeline`, version 1, told in docs/reference/file-formats.md: a graph, a
+task, a discovery, `checkpoints`, and rows of `nodes` and `edges`, such as
 
-    {
-      "format": "edgewise/timeline", "version": 1,
-      "graph": {"grouped_kv": false, "senders": 11, "ports": 27, "edges": 162},
-      "task": {"name": …, "sha256": …, …},
-      "discovery": {"method": "eap-ig", "above": 0.5, "metric": "logit_diff", …},
-      "checkpoints": [
-        {"label": "100", "reference": "runs/checkpoint-100", "model": {…}, "certificate": {…},
-         "measures": {"logit_diff": {"full": …, "circuit": …, "empty": …, "faithfulness": …}},
-         "edges": 12, "nodes": 7,
-         "to_last": {"edges": {"shared": 8, "died": 1, "born": 4, "jaccard": …,
-           "corrected_jaccard": …}, "nodes": {…}, "weighted_overlap": …} or null (the first),
-         "to_first": {…}}, …],
-      "nodes": [["a0.h1", [[2, 5]]], …],
-      "edges": [["a0.h1", "a1.h2<k>", [[2, 5]], [0.0, 0.1, 1.3, 2.2, 2.4, 2.5]], …]
-    }
+    ["a0.h1", "a1.h2<k>", [[2, 5]], [0.0, 0.1, 1.3, 2.2, 2.4, 2.5]]
 
 A row of `nodes` or `edges` is a thing that any checkpoint's circuit has, with its spans: runs of
 checkpoints that have it, as first and last, counted from 0. An edge also has its score at every

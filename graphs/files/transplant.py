@@ -1,18 +1,7 @@
 """Transplant files: what parts of one model carry of its gain over another, as JSON.
 
-The format is `edgewise/transplant`, version 1:
-
-    {
-      "format": "edgewise/transplant", "version": 1,
-      "a": {"model": {…}}, "b": {"model": {…}},
-      "graph": {"grouped_kv": false, "senders": 301, "ports": 841, "edges": 123211},
-      "task": {"name": …, "sha256": …, "examples": 16, "seed": 0},
-      "transplant": {"direction": "b-into-a", "metric": "logit_diff", "dtype": …, "seconds": …},
-      "measures": {"a": 0.3, "b": 14.8, "gain": 14.5, "everything": 14.7, "carried": 0.99},
-      "chosen": {"nodes": ["a5.h1"], "edges": 57, "value": 1.2, "carried": 0.06},
-      "edges": [["a5.h1", "m7"], …],
-      "singles": [["a23.h1", 1.2, 0.06], …], "greedy": [["a23.h1", 1.2, 0.06], …]
-    }
+The format is `edgewise/transplant`, version 1, told in docs/reference/file-formats.md: two models,
+a graph, a task, `measures`, and either `chosen` parts with their edges or rankings of nodes.
 
 `everything` is the receiver with the values of all nodes. `chosen` and `edges` (the chosen edges)
 stand there if parts were chosen; otherwise `singles` ranks nodes, each alone, and `greedy` lists
