@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
-from ..graphs.errors import EdgewiseError
 from ..session import make_runner
 
 if TYPE_CHECKING:
@@ -55,22 +54,9 @@ class Measured:
     random: tuple[float, ...]
 
     def faithfulness(self, values: Sequence[float]) -> tuple[float, ...]:
-        """Place values between the ends.
-
-        Raises:
-            EdgewiseError: the ends are equal.
-        """
-        from ..discovery.evaluation import ratio
-
-        ratios = []
-        for value in values:
-            found = ratio(value, *self.ends)
-            if found is None:
-                raise EdgewiseError(
-                    "full and empty circuit measure the same; there is no faithfulness."
-                )
-            ratios.append(found)
-        return tuple(ratios)
+        """Place values between the ends, which are different (see `cross_in`)."""
+        full, empty = self.ends
+        return tuple((value - empty) / (full - empty) for value in values)
 
 
 def by(measure: EvaluationSpec) -> tuple[str, str]:
