@@ -54,6 +54,7 @@ a file can get wrong (tables, keys, paths) here, values by the parts themselves.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -211,7 +212,7 @@ class _Reader:
         self.refuse_unknown(key, table, own)
         if isinstance(file, str) and file.strip():
             path = self.folder / at_home(file)
-            if not path.is_file():
+            if not os.path.isfile(path):
                 self.problems.append(f"task.file: '{path}' does not exist; expected a .jsonl file.")
             file = str(path)
         return {"file": file, **{name: table[name] for name in own[2:] if name in table}}

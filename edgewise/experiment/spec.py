@@ -7,6 +7,7 @@ its parts are what the steps take, and `key` says what a result depends on.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -788,7 +789,7 @@ def is_file(task: str) -> bool:
     >>> is_file("pairs.jsonl"), is_file("ioi")
     (True, False)
     """
-    return task not in TASKS and (task.endswith(".jsonl") or Path(task).is_file())
+    return task not in TASKS and (task.endswith(".jsonl") or os.path.isfile(task))
 
 
 def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
@@ -807,7 +808,7 @@ def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
             f"such as {next(iter(options))} belong to built-in tasks."
         )
     try:
-        if is_there(task) and not (Path(task).is_file() or Path(task).is_dir()):
+        if is_there(task) and not (os.path.isfile(task) or os.path.isdir(task)):
             raise OSError(errno.EINVAL, "it is a device or pipe, not a file")
         Path(task).open("rb").close()
     except OSError as error:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
@@ -30,12 +31,12 @@ from ..names import Edge, Kind, Node, Port
 from ..scores import Scores
 from .atomic import write_bytes, write_text
 from .circuit import graph_of
-from .json_files import missing_keys
 from .reading import (
     LINES_BYTES,
     RESULT_BYTES,
     listed,
     parse_json,
+    problems,
     read_bounded,
     read_text,
     short,
@@ -52,6 +53,23 @@ _CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp
 # -- EAP-IG -------------------------------------------------------------------------------------
 
 
+class _Config(TypedDict):
+    n_layers: object
+    n_heads: object
+    parallel_attn_mlp: object
+
+
+class _Listed(TypedDict):
+    cfg: _Config
+    edges: dict[str, object]
+
+
+class _Matrices(TypedDict):
+    cfg: _Config
+    edges_scores: object
+    edges_in_graph: object
+
+
 def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
     """Read a graph saved by EAP-IG; a `.pt` file is read without running anything in it.
 
@@ -66,7 +84,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
         return _eap_ig_from_tensors(path, _load_tensors(path), kv_heads)
     what = "an EAP-IG graph"
     document = _object(path, parse_json(path, read_text(path, what), what, allow_nan=True))
-    graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values()), "edges": ()}, kv_heads)
+    graph = _eap_ig_graph(path, document, _Listed, kv_heads)
     ports, senders = graph.size
     listing = cast("Mapping[str, Any]", document["edges"])
     if ports * senders > max(_UNLISTED, 100 * len(listing)):
@@ -75,7 +93,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
             f"{len(listing)} edges; EAP-IG lists them all."
         )
     kept, values = np.zeros_like(graph.reads), np.full(graph.reads.shape, np.nan)
-    problems = []
+    wrong = []
     for name, entry in listing.items():
         try:
             at = graph.locate(Edge.parse(re.sub(r"^input->", "embed->", name)))
@@ -84,9 +102,9 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
                 raise ValueError(f"score {short(score)}, in_graph {short(in_graph)}")
             values[at], kept[at] = score, in_graph
         except (EdgewiseError, KeyError, TypeError, ValueError) as error:
-            problems.append(f"'{name}': {error}".rstrip("."))
-    if problems:
-        raise FileFormatError(f"{path} cannot be read as an EAP-IG graph: {listed(problems)}.")
+            wrong.append(f"'{name}': {error}".rstrip("."))
+    if wrong:
+        raise FileFormatError(f"{path} cannot be read as an EAP-IG graph: {listed(wrong)}.")
     return Circuit(graph, kept), Scores(graph, values)
 
 
@@ -94,7 +112,7 @@ def _eap_ig_from_tensors(
     path: str | Path, document: dict[str, object], kv_heads: int
 ) -> tuple[Circuit, Scores]:
     matrices = ("edges_scores", "edges_in_graph")
-    graph = _eap_ig_graph(path, document, {"cfg": tuple(_CFG.values())}, kv_heads, matrices)
+    graph = _eap_ig_graph(path, document, _Matrices, kv_heads)
     shape = graph.size[::-1]
     wrong = [key for key in matrices if not _is_matrix(document[key], shape)]
     if wrong:
@@ -107,11 +125,10 @@ def _eap_ig_from_tensors(
 def _eap_ig_graph(
     path: str | Path,
     document: dict[str, object],
-    required: Mapping[str, tuple[str, ...]],
+    form: type[_Listed | _Matrices],
     kv_heads: int,
-    matrices: tuple[str, ...] = (),
 ) -> ComputationGraph:
-    lacking = missing_keys(document, required) + [key for key in matrices if key not in document]
+    lacking, _ = problems(document, form)
     if lacking:
         raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
     cfg = cast("Mapping[str, object]", document["cfg"])

@@ -56,29 +56,6 @@ _HINTS = {
 }
 
 
-# -- checking parts -----------------------------------------------------------------------------
-
-
-def missing_keys(
-    document: Mapping[str, object], required: Mapping[str, Collection[str]]
-) -> list[str]:
-    """List, as `block.key`, every required key that is missing, and blocks that are no objects.
-
-    >>> missing_keys({"a": {"x": 1}, "c": 3}, {"a": ["x", "y"], "b": ["z"], "c": []})
-    ['a.y', 'b', 'c (an object)']
-    """
-    lacking = []
-    for block, keys in required.items():
-        found = document.get(block)
-        if found is None:
-            lacking.append(block)
-        elif not isinstance(found, Mapping):
-            lacking.append(f"{block} (an object)")
-        else:
-            lacking += [f"{block}.{key}" for key in keys if key not in found]
-    return lacking
-
-
 # -- writing ------------------------------------------------------------------------------------
 
 
