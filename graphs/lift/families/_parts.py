@@ -70,6 +70,15 @@ def rotary(
     return Rotary(table, factor, interleaved, limit=limit, long=long)
 
 
+def rotary_tables(config: Any, body: Any) -> list[Rotary]:
+    """Describe each layer's rotary table: one for all, or one for each kind of layer."""
+    if not isinstance(body.rotary_emb.rope_type, dict):
+        return [rotary(config, body.rotary_emb)] * len(body.layers)
+    kinds = sorted(set(config.layer_types))
+    tables = {kind: rotary(config, body.rotary_emb, layers=kind) for kind in kinds}
+    return [tables[kind] for kind in config.layer_types]
+
+
 def _check_built(config: Any, module: Any, kind: str, layers: str | None) -> None:
     """Refuse a config that was edited after its rotary embedding was built from it."""
     built = module.rope_type if layers is None else module.rope_type[layers]
@@ -106,27 +115,33 @@ def matrices(
     return Attention(wq=wq, wk=wk, wv=wv, wo=wo, bq=bq, bk=bk, bv=bv, bo=bo, **rest)
 
 
-def separate(module: Any, output: Any, heads: int, groups: int, **rest: Any) -> Attention:
+def separate(
+    module: Any, output: Any, heads: int, groups: int | None = None, **rest: Any
+) -> Attention:
     """Describe attention with modules `q_proj`, `k_proj`, `v_proj` and an output projection."""
     parts = (module.q_proj, module.k_proj, module.v_proj)
     weights, biases = [part.weight for part in parts], [part.bias for part in parts]
     return matrices(weights, biases, output, heads, groups, **rest)
 
 
-def in_sequence(
+def describe_blocks(
     layers: Iterable[Any],
     norm: Callable[[Any], Norm],
-    attention: Callable[[Any], Attention],
-    mlp: Callable[[Any], MLP],
-    *,
-    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
+    attention: Callable[[Any, int], Attention],
+    mlp: Callable[[Any], MLP | Experts],
+    norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
 ) -> tuple[Block, ...]:
-    """Describe blocks with a norm before attention and one before the MLP, of these names."""
-    first, second = norms
-    return tuple(
-        Block(norm(getattr(one, first)), attention(one), norm(getattr(one, second)), mlp(one))
-        for one in layers
-    )
+    """Describe blocks; `attention` takes a block and its number.
+
+    `norms`: the names of the norms before attention and before the MLP, and of those behind them.
+    """
+
+    def describe(layer: int, block: Any) -> Block:
+        own = (None if name is None else norm(getattr(block, name)) for name in norms)
+        first, second, *behind = own
+        return Block(first, attention(block, layer), second, mlp(block), *behind)
+
+    return tuple(describe(layer, block) for layer, block in enumerate(layers))
 
 
 def normed_behind(
@@ -137,34 +152,29 @@ def normed_behind(
     `tables`: each layer's rotary table, if it turns. `attention`: what else holds of all layers.
     """
     config = model.config
-    return tuple(
-        Block(
-            attention_norm=None,
-            attention=rotary_heads(
-                config,
-                block.self_attn,
-                table,
-                window=window(config, layer),
-                q_norm=rms_norm(block.self_attn.q_norm),
-                k_norm=rms_norm(block.self_attn.k_norm),
-                **attention,
-            ),
-            mlp_norm=None,
-            mlp=gated(block.mlp, config.hidden_act),
-            attention_post_norm=rms_norm(block.post_attention_layernorm),
-            mlp_post_norm=rms_norm(block.post_feedforward_layernorm),
-        )
-        for layer, (block, table) in enumerate(zip(model.model.layers, tables, strict=True))
+    return describe_blocks(
+        model.model.layers,
+        rms_norm,
+        lambda block, layer: rotary_heads(
+            config, block.self_attn, tables[layer], window=window(config, layer), **attention
+        ),
+        lambda block: gated(block.mlp, config.hidden_act),
+        (None, None, "post_attention_layernorm", "post_feedforward_layernorm"),
     )
 
 
-def fused_heads(fused: Any, output: Any, heads: int, **rest: Any) -> Attention:
-    """Describe attention with one projection that holds q, k and v of each head together."""
-    weight, bias = head_rows(fused.weight, heads), head_bias(fused.bias, heads)  # [H, 3·K, D]
-    size = weight.shape[1] // 3
-    q, k, v = weight.split(size, 1)
-    bq, bk, bv = (None, None, None) if bias is None else bias.split(size, 1)
-    rest.setdefault("scale", size**-0.5)
+def fused_heads(
+    fused: Any, output: Any, heads: int, groups: int | None = None, **rest: Any
+) -> Attention:
+    """Describe attention with one projection that holds each group's queries, key and value."""
+    groups = groups or heads
+    shape = (groups, heads // groups + 2, -1)
+    weight = fused.weight.detach().unflatten(0, shape)  # [G, H/G + 2, K, D]
+    bias = None if fused.bias is None else fused.bias.detach().unflatten(0, shape)
+    parts = (0 if groups == heads else slice(-2), -2, -1)
+    q, k, v = (weight[:, part] for part in parts)
+    bq, bk, bv = (None if bias is None else bias[:, part] for part in parts)
+    rest.setdefault("scale", weight.shape[2] ** -0.5)
     return Attention(
         wq=q, wk=k, wv=v, wo=head_rows(output.weight.t(), heads),
         bq=bq, bk=bk, bv=bv, bo=optional(output.bias), **rest,
@@ -185,12 +195,25 @@ def alibi_slopes(heads: int, like: Tensor) -> Tensor:
     return slopes.to(like.device)
 
 
-def rotary_heads(config: Any, module: Any, table: Rotary | None, **rest: Any) -> Attention:
-    """Describe attention with separate projections, rotary positions and the usual scale."""
+def rotary_heads(
+    config: Any,
+    module: Any,
+    table: Rotary | None,
+    norm: Callable[[Any], Any] = rms_norm,
+    **rest: Any,
+) -> Attention:
+    """Describe attention with separate projections, rotary positions and the usual scale.
+
+    `norm` describes the norm of queries and that of keys, where there are such.
+    """
+    for letter in "qk":
+        for name in (f"{letter}_norm", f"{letter}_layernorm"):
+            if hasattr(module, name):
+                rest[f"{letter}_norm"] = norm(getattr(module, name))
     output = module.o_proj if hasattr(module, "o_proj") else module.dense
     heads, groups = config.num_attention_heads, config.num_key_value_heads
-    scale = module.head_dim**-0.5
-    return separate(module, output, heads, groups, scale=scale, rotary=table, **rest)
+    rest.setdefault("scale", module.head_dim**-0.5)
+    return separate(module, output, heads, groups, rotary=table, **rest)
 
 
 def gated(module: Any, activation: str, **rest: Any) -> MLP:
@@ -280,7 +303,6 @@ def assemble(
     table: Tensor | None = None,
     max_positions: int | None = None,
     parallel: bool = False,
-    post_norm: bool = False,
     **rest: Any,
 ) -> LiftedModel:
     """Put a description together; `rest` are further fields of `LiftedModel`.
@@ -292,7 +314,7 @@ def assemble(
         positions: how positions enter, in words or as the rotary table of the layers that turn.
         table: learned position embeddings, [positions, D].
         max_positions: how long a prompt may be, if there is no table.
-        parallel, post_norm: the shape of its blocks.
+        parallel: attention and MLP of a block read the same stream.
         rest: further fields.
     """
     first = blocks[0].attention
@@ -311,7 +333,7 @@ def assemble(
             heads=first.heads,
             kv_heads=first.kv_heads,
             parallel=parallel,
-            post_norm=post_norm,
+            post_norm=blocks[0].attention_post_norm is not None,
             experts=tuple(m.count if m else 0 for m in mixtures),
             shared_experts=any(m.shared is not None for m in mixtures if m),
         ),

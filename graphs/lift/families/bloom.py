@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import family
-from ._parts import alibi_slopes, assemble, fused_heads, in_sequence, layer_norm, plain
+from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm, plain
 
 
 @family(
@@ -29,14 +29,14 @@ def describe(model: Any) -> LiftedModel:
     _refuse(config)
     slopes = alibi_slopes(config.n_head, body.word_embeddings.weight)
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         module = block.self_attention
         return fused_heads(module.query_key_value, module.dense, config.n_head, slopes=slopes)
 
     def mlp(block: Any) -> MLP:
         return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, "gelu_new")
 
-    blocks = in_sequence(body.h, layer_norm, attention, mlp)
+    blocks = describe_blocks(body.h, layer_norm, attention, mlp)
     first, last = layer_norm(body.word_embeddings_layernorm), layer_norm(body.ln_f)
     embedding = body.word_embeddings
     return assemble("bloom", model, embedding, blocks, last, "ALiBi", embed_norm=first)

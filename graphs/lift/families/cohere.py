@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Attention, Block, LiftedModel, Norm
+from ..lifted import Attention, LiftedModel, Norm
 from ..lifting import family, frozen
-from ._parts import assemble, gated, layer_norm, rotary, rotary_heads, window
+from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary_heads, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
@@ -43,24 +43,16 @@ def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) 
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=True)
 
-    def norms(module: Any) -> dict[str, tuple[Norm, ...]]:
-        if not getattr(config, "use_qk_norm", False):
-            return {}
-        return {"q_norm": _head_norms(module.q_norm), "k_norm": _head_norms(module.k_norm)}
+    def attention(block: Any, layer: int) -> Attention:
+        turn = table if turns_without_window or sizes[layer] is not None else None
+        return rotary_heads(config, block.self_attn, turn, _head_norms, window=sizes[layer])
 
-    def attention(layer: int, module: Any) -> Attention:
-        size = sizes[layer]
-        turn = table if turns_without_window or size is not None else None
-        return rotary_heads(config, module, turn, window=size, **norms(module))
-
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=attention(layer, block.self_attn),
-            mlp_norm=layer_norm(block.input_layernorm),
-            mlp=gated(block.mlp, config.hidden_act),
-        )
-        for layer, block in enumerate(body.layers)
+    blocks = describe_blocks(
+        body.layers,
+        layer_norm,
+        attention,
+        lambda block: gated(block.mlp, config.hidden_act),
+        ("input_layernorm", "input_layernorm"),
     )
     own = {"parallel": True, "logit_scale": config.logit_scale}
     last = layer_norm(body.norm)

@@ -30,5 +30,4 @@ def describe(model: Any) -> LiftedModel:
         config.sliding_window is None or kind == "sliding_attention" for kind in config.layer_types
     ]
     blocks = normed_behind(model, [table if turn else None for turn in turns])
-    last = rms_norm(body.norm)
-    return assemble("exaone4", model, body.embed_tokens, blocks, last, table, post_norm=True)
+    return assemble("exaone4", model, body.embed_tokens, blocks, rms_norm(body.norm), table)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..lifted import Attention, Block, LiftedModel
-from ..lifting import family, frozen, head_rows, optional
-from ._parts import alibi_slopes, assemble, fused_heads, layer_norm, plain, rotary
+from ..lifted import MLP, Attention, LiftedModel
+from ..lifting import family
+from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm, plain, rotary
 
 
 @family(
@@ -25,22 +25,25 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `FalconForCausalLM`."""
     config, body = model.config, model.transformer
     parallel = config.new_decoder_architecture or config.parallel_attn
-    places = _positions(config, body)
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(_first(block, "ln_attn", "input_layernorm")),
-            attention=_attention(config, block.self_attention, places),
-            mlp_norm=layer_norm(
-                _first(block, "ln_mlp", "input_layernorm")
-                if parallel
-                else block.post_attention_layernorm
-            ),
-            mlp=plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.activation),
-        )
-        for block in body.h
-    )
-    attention = blocks[0].attention
-    last, where = layer_norm(body.ln_f), attention.rotary or "ALiBi"
+    first, second = "input_layernorm", "post_attention_layernorm"
+    if parallel:
+        found = dict(body.h[0].named_children())
+        second = "ln_mlp" if "ln_mlp" in found else first
+        first = "ln_attn" if "ln_attn" in found else first
+    positions, heads = _positions(config, body), config.num_attention_heads
+    groups = config.num_kv_heads if config.new_decoder_architecture else 1
+    if not (config.new_decoder_architecture or config.multi_query):
+        groups = heads
+
+    def attention(block: Any, _: int) -> Attention:
+        module = block.self_attention
+        return fused_heads(module.query_key_value, module.dense, heads, groups, **positions)
+
+    def mlp(block: Any) -> MLP:
+        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.activation)
+
+    blocks = describe_blocks(body.h, layer_norm, attention, mlp, (first, second))
+    last, where = layer_norm(body.ln_f), blocks[0].attention.rotary or "ALiBi"
     return assemble("falcon", model, body.word_embeddings, blocks, last, where, parallel=parallel)
 
 
@@ -56,31 +59,3 @@ def _positions(config: Any, body: Any) -> dict[str, Any]:
     times = 2 if config._attn_implementation == "eager" else 1
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5
     return {"slopes": slopes.to(torch.bfloat16), "slope_scale": times * scale}
-
-
-def _attention(config: Any, module: Any, places: dict[str, Any]) -> Attention:
-    heads = config.num_attention_heads
-    if not (config.new_decoder_architecture or config.multi_query):
-        return fused_heads(module.query_key_value, module.dense, heads, **places)
-    groups = config.num_kv_heads if config.new_decoder_architecture else 1
-    share = heads // groups  # rows of a group: its query heads, its key, its value
-    weight = head_rows(module.query_key_value.weight, groups).unflatten(1, (share + 2, -1))
-    bias = module.query_key_value.bias
-    apart = None if bias is None else frozen(bias).unflatten(0, (groups, share + 2, -1))
-    return Attention(
-        wq=weight[:, :-2],
-        wk=weight[:, -2],
-        wv=weight[:, -1],
-        wo=head_rows(module.dense.weight.t(), heads),
-        bq=None if apart is None else apart[:, :-2],
-        bk=None if apart is None else apart[:, -2],
-        bv=None if apart is None else apart[:, -1],
-        bo=optional(module.dense.bias),
-        scale=(config.hidden_size // heads) ** -0.5,
-        **places,
-    )
-
-
-def _first(block: Any, *names: str) -> Any:
-    """Return the first of these modules that the block has."""
-    return next(getattr(block, name) for name in names if hasattr(block, name))

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from ...errors import UnsupportedModel
-from ..lifted import Block, LiftedModel, Norm, Rotary
+from ..lifted import Attention, LiftedModel, Norm
 from ..lifting import family, frozen
-from ._parts import assemble, gated, rotary, separate, window
+from ._parts import assemble, describe_blocks, gated, rotary_heads, rotary_tables, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -39,13 +37,6 @@ UNCAPPED = (
     ignored=f"{IGNORED} hidden_activation",
     refuses=[BOTH_WAYS],
 )
-def describe(model: Any) -> LiftedModel:
-    """Describe a first-generation Gemma model."""
-    table = rotary(model.config, model.model.rotary_emb)
-    layers = len(model.model.layers)
-    return _gemma(model, [table] * layers, model.config.hidden_act)
-
-
 @family(
     "gemma",
     model_types=["gemma2"],
@@ -53,13 +44,6 @@ def describe(model: Any) -> LiftedModel:
     ignored=f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS, UNCAPPED],
 )
-def describe_2(model: Any) -> LiftedModel:
-    """Describe a Gemma 2 model."""
-    table = rotary(model.config, model.model.rotary_emb)
-    layers = len(model.model.layers)
-    return _gemma(model, [table] * layers, model.config.hidden_activation)
-
-
 @family(
     "gemma",
     model_types=["gemma3_text"],
@@ -67,78 +51,44 @@ def describe_2(model: Any) -> LiftedModel:
     ignored=f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS],
 )
-def describe_3(model: Any) -> LiftedModel:
-    """Describe a Gemma 3 text model."""
-    config, module = model.config, model.model.rotary_emb
-    kinds = sorted(set(config.layer_types))
-    tables = {kind: rotary(config, module, layers=kind) for kind in kinds}
-    return _gemma(model, [tables[k] for k in config.layer_types], config.hidden_activation)
-
-
-def _gemma(model: Any, tables: list[Rotary], activation: str) -> LiftedModel:
+def describe(model: Any) -> LiftedModel:
+    """Describe a Gemma model of the first, second or third generation."""
     config, body = model.config, model.model
     if getattr(config, "use_bidirectional_attention", None):
         raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
-    if _softcap(config) is not None and config._attn_implementation != "eager":
+    # Gemma 3 may have a soft cap on attention scores in its config, but has no use for it
+    softcap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    if softcap is not None and config._attn_implementation != "eager":
         raise UnsupportedModel(
             "the model's soft cap on attention scores is not applied by attention implementation "
             f"'{config._attn_implementation}'; load it with attn_implementation='eager'."
         )
-    post = hasattr(body.layers[0], "pre_feedforward_layernorm")
-    blocks = tuple(
-        _block(config, layer, block, tables[layer], activation, post)
-        for layer, block in enumerate(body.layers)
+    first = config.model_type == "gemma"
+    activation = config.hidden_act if first else config.hidden_activation
+    tables = rotary_tables(config, body)
+
+    def attention(block: Any, layer: int) -> Attention:
+        module, size = block.self_attn, block.self_attn.head_dim
+        own = {
+            "scale": (getattr(config, "query_pre_attn_scalar", None) or size) ** -0.5,
+            "window": window(config, layer),
+            "softcap": softcap,
+        }
+        return rotary_heads(config, module, tables[layer], _norm, **own)
+
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if not first:
+        norms[1:] = ["pre_feedforward_layernorm", norms[1], "post_feedforward_layernorm"]
+    blocks = describe_blocks(
+        body.layers, _norm, attention, lambda block: gated(block.mlp, activation), norms
     )
+    weight = body.embed_tokens.weight  # the scale is rounded to its type, as the models do
     return assemble(
-        "gemma",
-        model,
-        body.embed_tokens,
-        blocks,
-        _norm(body.norm),
-        tables[0],
-        post_norm=post,
-        embed_scale=float(_embed_scale(config, body.embed_tokens.weight)),
+        "gemma", model, body.embed_tokens, blocks, _norm(body.norm), tables[0],
+        embed_scale=float(weight.new_tensor(config.hidden_size**0.5)),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
-    )
-
-
-def _block(
-    config: Any, layer: int, block: Any, table: Rotary, activation: str, post: bool
-) -> Block:
-    attn = block.self_attn
-    scalar = getattr(config, "query_pre_attn_scalar", None) or attn.head_dim
-    after = block.pre_feedforward_layernorm if post else block.post_attention_layernorm
-    return Block(
-        attention_norm=_norm(block.input_layernorm),
-        attention=separate(
-            attn,
-            attn.o_proj,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            scale=scalar**-0.5,
-            rotary=table,
-            window=window(config, layer),
-            softcap=_softcap(config),
-            q_norm=_norm(attn.q_norm) if hasattr(attn, "q_norm") else None,
-            k_norm=_norm(attn.k_norm) if hasattr(attn, "k_norm") else None,
-        ),
-        mlp_norm=_norm(after),
-        mlp=gated(block.mlp, activation),
-        attention_post_norm=_norm(block.post_attention_layernorm) if post else None,
-        mlp_post_norm=_norm(block.post_feedforward_layernorm) if post else None,
-    )
-
-
-def _softcap(config: Any) -> float | None:
-    """Return the soft cap on attention scores; Gemma 3 may have one in its config, but no use."""
-    cap: float | None = config.attn_logit_softcapping if config.model_type == "gemma2" else None
-    return cap
+    )  # fmt: skip
 
 
 def _norm(module: Any) -> Norm:
     return Norm(frozen(module.weight), None, module.eps, centred=False, offset=1.0)
-
-
-def _embed_scale(config: Any, weight: Tensor) -> Tensor:
-    """Return √d_model rounded to the weights' type, as the models do."""
-    return weight.new_tensor(config.hidden_size**0.5)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, packed_gated, rms_norm, rotary, rotary_heads
+from ._parts import assemble, describe_blocks, packed_gated, rms_norm, rotary, rotary_heads
 
 
 @family(
@@ -26,17 +26,14 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `GlmForCausalLM` or a `Glm4ForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=True)
-    post = config.model_type == "glm4"
-    blocks = tuple(
-        Block(
-            attention_norm=rms_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, table),
-            mlp_norm=rms_norm(block.post_attention_layernorm),
-            mlp=packed_gated(block.mlp, config.hidden_act),
-            attention_post_norm=rms_norm(block.post_self_attn_layernorm) if post else None,
-            mlp_post_norm=rms_norm(block.post_mlp_layernorm) if post else None,
-        )
-        for block in body.layers
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if config.model_type == "glm4":
+        norms += ["post_self_attn_layernorm", "post_mlp_layernorm"]
+    blocks = describe_blocks(
+        body.layers,
+        rms_norm,
+        lambda block, _: rotary_heads(config, block.self_attn, table),
+        lambda block: packed_gated(block.mlp, config.hidden_act),
+        norms,
     )
-    last = rms_norm(body.norm)
-    return assemble("glm", model, body.embed_tokens, blocks, last, table, post_norm=post)
+    return assemble("glm", model, body.embed_tokens, blocks, rms_norm(body.norm), table)

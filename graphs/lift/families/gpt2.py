@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from ...errors import UnsupportedModel
-from ..lifted import MLP, Attention, Block, LiftedModel, Linear
-from ..lifting import family, frozen, head_bias, head_rows, require_activation
-from ._parts import assemble, layer_norm
+from ..lifted import MLP, Attention, LiftedModel, Linear
+from ..lifting import family, frozen
+from ._parts import assemble, describe_blocks, layer_norm, matrices, plain
 
 
 @family(
@@ -32,40 +30,24 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-2 model has cross-attention, which has no place in a decoder."
         )
-    blocks = tuple(_block(config, layer, block) for layer, block in enumerate(body.h))
+
+    def attention(block: Any, layer: int) -> Attention:
+        packed = _linear(block.attn.c_attn)  # rows are outputs: queries, keys, values
+        scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
+        scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
+        weights, biases = packed.weight.chunk(3), packed.bias.chunk(3)
+        output = _linear(block.attn.c_proj)
+        return matrices(weights, biases, output, config.n_head, scale=scale)
+
+    def mlp(block: Any) -> MLP:
+        up, down = _linear(block.mlp.c_fc), _linear(block.mlp.c_proj)
+        return plain(up, down, config.activation_function)
+
+    blocks = describe_blocks(body.h, layer_norm, attention, mlp, ("ln_1", "ln_2"))
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
     return assemble("gpt2", model, body.wte, blocks, last, words, table=frozen(table))
 
 
-def _block(config: Any, layer: int, block: Any) -> Block:
-    heads = config.n_head
-    q, k, v = frozen(block.attn.c_attn.weight).t().chunk(3)  # each [D, D], rows are outputs
-    bq, bk, bv = frozen(block.attn.c_attn.bias).chunk(3)
-    scale = (config.n_embd // heads) ** -0.5 if config.scale_attn_weights else 1.0
-    if config.scale_attn_by_inverse_layer_idx:
-        scale /= layer + 1
-    return Block(
-        attention_norm=layer_norm(block.ln_1),
-        attention=Attention(
-            wq=head_rows(q, heads),
-            wk=head_rows(k, heads),
-            wv=head_rows(v, heads),
-            wo=head_rows(block.attn.c_proj.weight, heads),
-            bq=head_bias(bq, heads),
-            bk=head_bias(bk, heads),
-            bv=head_bias(bv, heads),
-            bo=frozen(block.attn.c_proj.bias),
-            scale=scale,
-        ),
-        mlp_norm=layer_norm(block.ln_2),
-        mlp=MLP(
-            up=_linear(block.mlp.c_fc),
-            down=_linear(block.mlp.c_proj),
-            activation=require_activation(config.activation_function),
-        ),
-    )
-
-
-def _linear(module: Any) -> Linear:
-    weight: Tensor = frozen(module.weight).t()
-    return Linear(weight, frozen(module.bias))
+def _linear(module: Any) -> Any:
+    """Describe a projection that is stored [in, out]."""
+    return Linear(module.weight.detach().t(), module.bias.detach())

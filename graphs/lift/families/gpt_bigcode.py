@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
 from ..lifting import family, frozen
-from ._parts import assemble, fused_heads, in_sequence, layer_norm, matrices, plain
+from ._parts import assemble, describe_blocks, fused_heads, layer_norm, matrices, plain
 
 
 @family(
@@ -30,12 +30,12 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-BigCode model has cross-attention, which has no place in a decoder."
         )
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.h,
         layer_norm,
-        lambda block: _attention(config, block.attn),
+        lambda block, _: _attention(config, block.attn),
         lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
-        norms=("ln_1", "ln_2"),
+        ("ln_1", "ln_2"),
     )
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
     return assemble("gpt-bigcode", model, body.wte, blocks, last, words, table=frozen(table))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel
+from ..lifted import Attention, LiftedModel
 from ..lifting import family, frozen
-from ._parts import assemble, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 
 
 @family(
@@ -22,21 +22,18 @@ from ._parts import assemble, layer_norm, plain, separate
 def describe(model: Any) -> LiftedModel:
     """Describe a `GPTNeoForCausalLM`."""
     config, body = model.config, model.transformer
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.ln_1),
-            attention=separate(
-                block.attn.attention,
-                block.attn.attention.out_proj,
-                config.num_heads,
-                config.num_heads,
-                scale=1.0,
-                window=_window(block.attn.attention, layer, config),
-            ),
-            mlp_norm=layer_norm(block.ln_2),
-            mlp=plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
-        )
-        for layer, block in enumerate(body.h)
+
+    def attention(block: Any, layer: int) -> Attention:
+        module = block.attn.attention
+        seen = _window(module, layer, config)
+        return separate(module, module.out_proj, config.num_heads, scale=1.0, window=seen)
+
+    blocks = describe_blocks(
+        body.h,
+        layer_norm,
+        attention,
+        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
+        ("ln_1", "ln_2"),
     )
     last, words = layer_norm(body.ln_f), f"learned, {config.max_position_embeddings}"
     return assemble("gpt-neo", model, body.wte, blocks, last, words, table=frozen(body.wpe.weight))

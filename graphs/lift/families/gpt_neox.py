@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, fused_heads, in_sequence, layer_norm, plain, rotary
+from ._parts import assemble, describe_blocks, fused_heads, layer_norm, plain, rotary
 
 
 @family(
@@ -25,13 +25,13 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.gpt_neox
     table, heads = rotary(config, body.rotary_emb), config.num_attention_heads
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         module = block.attention
         return fused_heads(module.query_key_value, module.dense, heads, rotary=table)
 
     def mlp(block: Any) -> MLP:
         return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.hidden_act)
 
-    blocks = in_sequence(body.layers, layer_norm, attention, mlp)
+    blocks = describe_blocks(body.layers, layer_norm, attention, mlp)
     last, parallel = layer_norm(body.final_layer_norm), config.use_parallel_residual
     return assemble("gpt-neox", model, body.embed_in, blocks, last, table, parallel=parallel)

@@ -8,7 +8,7 @@ import torch
 
 from ..lifted import Attention, LiftedModel, Rotary
 from ..lifting import family
-from ._parts import assemble, in_sequence, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 
 
 @family(
@@ -30,16 +30,16 @@ def describe(model: Any) -> LiftedModel:
     steps = torch.arange(0, size, 2, device=body.wte.weight.device) / size
     table = Rotary(1.0 / (10000**steps), interleaved=True)  # the base is fixed in the model's code
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         module, own = block.attn, {"scale": block.attn.head_dim**-0.5, "rotary": table}
-        return separate(module, module.out_proj, config.n_head, config.n_head, **own)
+        return separate(module, module.out_proj, config.n_head, **own)
 
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.h,
         layer_norm,
         attention,
         lambda block: plain(block.mlp.fc_in, block.mlp.fc_out, config.activation_function),
-        norms=("ln_1", "ln_1"),
+        ("ln_1", "ln_1"),
     )
     own = {"max_positions": config.n_positions, "parallel": True}
     of = blocks[0].attention.size

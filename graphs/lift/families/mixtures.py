@@ -82,15 +82,11 @@ def experts(module: Any, chosen: int, activation: str, **rest: Any) -> Experts:
     """Describe a sparse MLP: the modules `gate` (its router), `experts` and `shared_expert`."""
     gate, up = frozen(module.experts.gate_up_proj).chunk(2, 1)
     shared = getattr(module, "shared_expert", None)
+    if shared is not None:
+        own = frozen(module.shared_expert_gate.weight)
+        shared = SharedExpert(gated(shared, activation), own)
     return Experts(
-        router=frozen(module.gate.weight),
-        gate=gate,
-        up=up,
-        down=frozen(module.experts.down_proj),
-        chosen=chosen,
-        activation=require_activation(activation),
-        shared=None
-        if shared is None
-        else SharedExpert(gated(shared, activation), frozen(module.shared_expert_gate.weight)),
-        **rest,
-    )
+        router=frozen(module.gate.weight), gate=gate, up=up,
+        down=frozen(module.experts.down_proj), chosen=chosen,
+        activation=require_activation(activation), shared=shared, **rest,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, in_sequence, layer_norm, matrices, plain
+from ._parts import assemble, describe_blocks, layer_norm, matrices, plain
 
 
 @family(
@@ -37,15 +37,15 @@ def describe(model: Any) -> LiftedModel:
     scale = usual if settings.softmax_scale is None else settings.softmax_scale
     own = {"scale": scale, "clip": settings.clip_qkv or None, "slopes": slopes}
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         return matrices(block.attn.Wqkv.weight.chunk(3), None, block.attn.out_proj, heads, **own)
 
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.blocks,
         layer_norm,
         attention,
         lambda block: plain(block.ffn.up_proj, block.ffn.down_proj, "gelu"),
-        norms=("norm_1", "norm_2"),
+        ("norm_1", "norm_2"),
     )
     last, most = layer_norm(body.norm_f), config.max_seq_len
     return assemble("mpt", model, body.wte, blocks, last, "ALiBi", max_positions=most)

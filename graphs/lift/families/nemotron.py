@@ -7,7 +7,7 @@ from typing import Any
 
 from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, in_sequence, layer_norm, plain, rotary, rotary_heads
+from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary_heads
 
 
 @family(
@@ -24,10 +24,10 @@ def describe(model: Any) -> LiftedModel:
     """Describe a `NemotronForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.layers,
         _norm,
-        lambda block: rotary_heads(config, block.self_attn, table),
+        lambda block, _: rotary_heads(config, block.self_attn, table),
         lambda block: plain(block.mlp.up_proj, block.mlp.down_proj, config.hidden_act),
     )
     return assemble("nemotron", model, body.embed_tokens, blocks, _norm(body.norm), table)

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel, Norm, Rotary
+from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, gated, normed_behind, rms_norm, rotary, rotary_heads
+from ._parts import (
+    assemble,
+    describe_blocks,
+    gated,
+    normed_behind,
+    rms_norm,
+    rotary,
+    rotary_heads,
+    rotary_tables,
+)  # fmt: skip
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -25,40 +34,24 @@ def describe(model: Any) -> LiftedModel:
     """Describe an `OlmoForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
-    blocks = tuple(
-        Block(
-            attention_norm=UNWEIGHTED,
-            attention=rotary_heads(config, block.self_attn, table, clip=config.clip_qkv),
-            mlp_norm=UNWEIGHTED,
-            mlp=gated(block.mlp, config.hidden_act),
-        )
-        for block in body.layers
+    blocks = describe_blocks(
+        body.layers,
+        lambda _: UNWEIGHTED,
+        lambda block, _: rotary_heads(config, block.self_attn, table, clip=config.clip_qkv),
+        lambda block: gated(block.mlp, config.hidden_act),
     )
     return assemble("olmo", model, body.embed_tokens, blocks, UNWEIGHTED, table)
 
 
 @family("olmo", model_types=["olmo2"], handled=f"{HANDLED} rms_norm_eps", ignored=IGNORED)
-def describe_2(model: Any) -> LiftedModel:
-    """Describe an `Olmo2ForCausalLM`."""
-    table = rotary(model.config, model.model.rotary_emb)
-    return _since_2(model, [table] * len(model.model.layers))
-
-
 @family(
     "olmo",
     model_types=["olmo3"],
     handled=f"{HANDLED} rms_norm_eps sliding_window layer_types",
     ignored=IGNORED,
 )
-def describe_3(model: Any) -> LiftedModel:
-    """Describe an `Olmo3ForCausalLM`."""
-    config, module = model.config, model.model.rotary_emb
-    kinds = sorted(set(config.layer_types))
-    tables = {kind: rotary(config, module, layers=kind) for kind in kinds}
-    return _since_2(model, [tables[kind] for kind in config.layer_types])
-
-
-def _since_2(model: Any, tables: list[Rotary]) -> LiftedModel:
-    body, blocks = model.model, normed_behind(model, tables, norm_together=True)
-    last = rms_norm(body.norm)
-    return assemble("olmo", model, body.embed_tokens, blocks, last, tables[0], post_norm=True)
+def describe_2(model: Any) -> LiftedModel:
+    """Describe an `Olmo2ForCausalLM` or an `Olmo3ForCausalLM`."""
+    body, tables = model.model, rotary_tables(model.config, model.model)
+    blocks = normed_behind(model, tables, norm_together=True)
+    return assemble("olmo", model, body.embed_tokens, blocks, rms_norm(body.norm), tables[0])

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
 from ..lifting import family, frozen
-from ._parts import assemble, in_sequence, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 
 
 @family(
@@ -31,16 +31,16 @@ def describe(model: Any) -> LiftedModel:
     _refuse(config)
     heads = config.num_attention_heads
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         module = block.self_attn
-        return separate(module, module.out_proj, heads, heads, scale=module.head_dim**-0.5)
+        return separate(module, module.out_proj, heads, scale=module.head_dim**-0.5)
 
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.layers,
         layer_norm,
         attention,
         lambda block: plain(block.fc1, block.fc2, config.activation_function),
-        norms=("self_attn_layer_norm", "final_layer_norm"),
+        ("self_attn_layer_norm", "final_layer_norm"),
     )
     places = frozen(body.embed_positions.weight)[body.embed_positions.offset :]
     last, words = layer_norm(body.final_layer_norm), f"learned, {len(places)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, in_sequence, layer_norm, plain, rotary, rotary_heads
+from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary_heads
 
 
 @family(
@@ -24,17 +24,12 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
 
-    def norms(module: Any) -> dict[str, Any]:
-        if not config.qk_layernorm:
-            return {}
-        return {"q_norm": layer_norm(module.q_layernorm), "k_norm": layer_norm(module.k_layernorm)}
-
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.layers,
         layer_norm,
-        lambda block: rotary_heads(config, block.self_attn, table, **norms(block.self_attn)),
+        lambda block, _: rotary_heads(config, block.self_attn, table, layer_norm),
         lambda block: plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),
-        norms=("input_layernorm", "input_layernorm"),
+        ("input_layernorm", "input_layernorm"),
     )
     last = layer_norm(body.final_layernorm)
     return assemble("phi", model, body.embed_tokens, blocks, last, table, parallel=True)

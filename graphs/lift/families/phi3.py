@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, in_sequence, matrices, packed_gated, rms_norm, rotary
+from ._parts import assemble, describe_blocks, matrices, packed_gated, rms_norm, rotary
 
 
 @family(
@@ -28,14 +28,14 @@ def describe(model: Any) -> LiftedModel:
     table = rotary(config, body.rotary_emb)
     heads, groups = config.num_attention_heads, config.num_key_value_heads
 
-    def attention(block: Any) -> Attention:
+    def attention(block: Any, _: int) -> Attention:
         module, size = block.self_attn, block.self_attn.head_dim
         cuts = [heads * size, groups * size, groups * size]
         own = {"scale": size**-0.5, "rotary": table, "window": config.sliding_window}
         parts = module.qkv_proj.weight.split(cuts)
         return matrices(parts, None, module.o_proj, heads, groups, **own)
 
-    blocks = in_sequence(
+    blocks = describe_blocks(
         body.layers, rms_norm, attention, lambda block: packed_gated(block.mlp, config.hidden_act)
     )
     return assemble("phi3", model, body.embed_tokens, blocks, rms_norm(body.norm), table)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Block, LiftedModel, Norm
+from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, gated, layer_norm, rotary, rotary_heads
+from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary_heads
 
 
 @family(
@@ -24,23 +24,16 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
 
-    def norms(module: Any) -> dict[str, tuple[Norm, ...]]:
-        if not config.qk_layernorm:
-            return {}
-        both = {"q_norm": module.q_layernorm, "k_norm": module.k_layernorm}
-        return {name: tuple(layer_norm(n) for n in own.norms) for name, own in both.items()}
+    def head_norms(module: Any) -> tuple[Norm, ...]:
+        return tuple(map(layer_norm, module.norms))
 
-    parallel = config.use_parallel_residual
-    blocks = tuple(
-        Block(
-            attention_norm=layer_norm(block.input_layernorm),
-            attention=rotary_heads(config, block.self_attn, table, **norms(block.self_attn)),
-            mlp_norm=layer_norm(
-                block.input_layernorm if parallel else block.post_attention_layernorm
-            ),
-            mlp=gated(block.mlp, config.hidden_act),
-        )
-        for block in body.layers
+    parallel, before = config.use_parallel_residual, "input_layernorm"
+    blocks = describe_blocks(
+        body.layers,
+        layer_norm,
+        lambda block, _: rotary_heads(config, block.self_attn, table, head_norms),
+        lambda block: gated(block.mlp, config.hidden_act),
+        (before, before if parallel else "post_attention_layernorm"),
     )
     last = layer_norm(body.norm)
     return assemble("stablelm", model, body.embed_tokens, blocks, last, table, parallel=parallel)
