@@ -35,6 +35,7 @@ from edgewise.experiment.spec import (
     Start,
     TaskSpec,
 )
+from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.files import write_circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
@@ -287,3 +288,42 @@ def test_a_circuit_is_found_again_from_its_own_file(experiment: Experiment, tmp_
     other = discover(again.on(elsewhere(experiment.base.source)))
     assert other.file.discovery["method"] == found.file.discovery["method"]
     assert other.file.circuit == found.file.circuit
+
+
+# -- what is wrong is told in this project's words -------------------------------------------------
+
+JUNK: list[Any] = [
+    "",
+    " ",
+    "x",
+    0,
+    -1,
+    2.5,
+    float("nan"),
+    True,
+    [],
+    ["x"],
+    [1],
+    {},
+    {"x": 1},
+    {1: 1},
+    b"x",
+]
+
+
+@pytest.mark.parametrize(("part", "field"), EVERY_FIELD, ids=str)
+def test_nonsense_is_refused_in_words(part: type[Part], field: str) -> None:
+    for junk in JUNK:
+        try:
+            holding(part, field, junk)
+        except EdgewiseError as error:
+            message = str(error)
+            assert "Input should" not in message and "pydantic" not in message, message
+            assert message.endswith((".", "^")) and len(message) > 15, message
+
+
+def test_an_argument_that_no_part_has_is_refused(experiment: Experiment) -> None:
+    with pytest.raises(UnknownName, match=r"argument of discover 'metod'; did you mean 'method'\?"):
+        discover(experiment, metod="eap")
+    with pytest.raises(UnknownName, match="field of DiscoverySpec 'tpo'"):
+        DiscoverySpec.of(method="eap", tpo=3)

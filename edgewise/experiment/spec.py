@@ -83,6 +83,14 @@ def _metric(text: str) -> str:
         raise refused(error) from None
 
 
+def _by_name(options: object) -> Mapping[str, object]:
+    """Return options, none if there are none."""
+    found = {} if options is None else options
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
+        raise not_accepted("options by their names")
+    return found
+
+
 def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
     """Return a list of texts, each once."""
     found = tuple(value) if isinstance(value, list | tuple) else (None,)
@@ -268,9 +276,9 @@ class TaskSpec(Part):
 
     @field_validator("options", mode="before")
     @classmethod
-    def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
+    def _options(cls, options: object, info: ValidationInfo) -> object:
         values, problems = dict[str, object](), []
-        given = {} if info.data.get("file") else options or {}
+        given = {} if info.data.get("file") else _by_name(options)
         for key in [key for key, value in given.items() if value is not None]:
             try:
                 own, choice = check_options(info.data.get("name", ""), {key: given[key]})
@@ -452,12 +460,12 @@ class DiscoverySpec(Part):
 
     @field_validator("options", mode="before")
     @classmethod
-    def _options(cls, options: Mapping[str, object] | None, info: ValidationInfo) -> object:
+    def _options(cls, options: object, info: ValidationInfo) -> object:
         method = methods().get(info.data.get("method", ""))
         if method is None:
             return {}
         values, problems = dict(method.check({})), []
-        for key, value in (options or {}).items():
+        for key, value in _by_name(options).items():
             try:
                 values[key] = method.check({key: value})[key]
             except EdgewiseError as error:
