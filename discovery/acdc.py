@@ -28,9 +28,8 @@ import numpy as np
 
 from ..graphs.names import LETTERS
 from ..patching.incremental.losses import rises
-from .pace import Pace, question_bound
 from .registry import Discovery, Option, method
-from .resumable import Resumable, Step
+from .resumable import Pace, Resumable, Step, question_bound
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..graphs.errors import FileFormatError
-from ..patching.incremental.search import Mark
+from ..patching.incremental.search import BaseKind
 
 
 class Journal(Protocol):
@@ -48,7 +48,7 @@ class Entry:
     batch: int
     questions: int
     products: int
-    mark: Mark
+    mark: BaseKind
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
@@ -70,7 +70,7 @@ class Entry:
                 batch=int(entry["batch"]),
                 questions=int(entry["questions"]),
                 products=int(entry["products"]),
-                mark=Mark(entry["mark"]),
+                mark=BaseKind(entry["mark"]),
                 seconds=float(entry["seconds"]),
             )
         except (KeyError, TypeError, ValueError) as error:

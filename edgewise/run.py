@@ -41,8 +41,8 @@ from .graphs.files.json_files import dump_document
 from .graphs.files.reading import read_json
 from .graphs.roles import HeadRoles
 from .session import Progress, Session, make_runner, open_model, open_task
-from .steps.compare import Asked, InModel, Prompts, put_together
-from .steps.cross_evaluation import RANDOM, CrossPlan, Measured, cross_in
+from .steps.compare import CloserLook, InModel, Prompts, put_together
+from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
 from .steps.fit import check_variant, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
@@ -376,11 +376,13 @@ class _Run:
     # -- two circuits ---------------------------------------------------------------------------
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> CloserLook:
         """Return what is asked of every diff."""
         discovery, comparison = self.spec.discovery, self.spec.comparison
         measure = EvaluationSpec((discovery.metric,), ablation=discovery.ablation)
-        return Asked(comparison, measure, None if comparison.noise_floor is None else discovery)
+        return CloserLook(
+            comparison, measure, None if comparison.noise_floor is None else discovery
+        )
 
     def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
         """Read the two circuits of a diff."""
@@ -424,12 +426,12 @@ class _Run:
         """Read what was found in one of a diff's models."""
         base, asked = self.spec.base, self.spec.comparison
         repeats: Repeats | None = None
-        cross: Measured | None = None
+        cross: MeasuredCircuits | None = None
         roles: RolesInModel | None = None
         if asked.noise_floor is not None:
             repeats = Repeats.read(self.place(repeats_name(model)), graph)
         if asked.cross:
-            cross = Measured(**_read(self.place(cross_name(base, variant, model))))
+            cross = MeasuredCircuits(**_read(self.place(cross_name(base, variant, model))))
         if asked.roles:
             found = _read(self.place(roles_name(base, variant, model)))
             rows = ((row["head"], row["scores"], row["spans"]) for row in found["heads"])

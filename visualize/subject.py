@@ -121,7 +121,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Group:
+class LegendEntry:
     """One entry of the legend of colours."""
 
     words: str
@@ -140,7 +140,7 @@ class Subject:
     graph: ComputationGraph
     lines: tuple[Line, ...]
     nodes: tuple[tuple[Node, str], ...]
-    groups: tuple[Group, ...]
+    groups: tuple[LegendEntry, ...]
     largest: float
     caption: str
     letters: bool
@@ -187,7 +187,7 @@ def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
         lines.append(Line(edge, 0, KIND_COLOURS[kind], strength, negative, words))
     counts = circuit.graph.count_by_kind(circuit.kept)
     groups = tuple(
-        Group(KIND_WORDS[k], KIND_COLOURS[k], counts[k]) for k in _KINDS if counts.get(k)
+        LegendEntry(KIND_WORDS[k], KIND_COLOURS[k], counts[k]) for k in _KINDS if counts.get(k)
     )
     nodes = tuple((node, INK) for node in circuit.nodes)
     caption = (
@@ -226,7 +226,7 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
         for n in union.nodes
     )
-    groups = tuple(Group(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True))
+    groups = tuple(LegendEntry(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True))
     caption = (
         f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
         f"{len(union):,} in all, {len(nodes)} nodes."

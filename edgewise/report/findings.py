@@ -40,7 +40,7 @@ MATTERS = 0.05
 """Differences of faithfulness below this are called little."""
 
 
-class Picture(NamedTuple):
+class ReportPicture(NamedTuple):
     """The files that show one picture, one for each format, and what it shows."""
 
     words: str
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
         return usable[:1]
 
 
-class Prompts(NamedTuple):
+class PromptFacts(NamedTuple):
     """The prompt pairs: what they are called, how they were made, and the first pair's texts."""
 
     name: str
@@ -80,7 +80,7 @@ class CircuitFindings(NamedTuple):
     file: CircuitFile
     measured: Sequence[Evaluation]
     curve: Curve | None
-    pictures: Sequence[Picture]
+    pictures: Sequence[ReportPicture]
     strongest: Sequence[tuple[Edge, float]]
 
 
@@ -162,7 +162,7 @@ class DiffFindings:
     b: str
     file: DiffFile
     source: str = ""
-    pictures: Sequence[Picture] = (Picture("", ()),) * 2
+    pictures: Sequence[ReportPicture] = (ReportPicture("", ()),) * 2
     changes: Sequence[ScoreChange] = ()
 
     @cached_property
@@ -218,10 +218,10 @@ class Findings:
     """What a run's directory holds, as a report tells it."""
 
     spec: Experiment
-    prompts: Prompts
+    prompts: PromptFacts
     circuits: Sequence[CircuitFindings]
     diffs: Sequence[DiffFindings]
-    overlaps: Picture
+    overlaps: ReportPicture
 
     @property
     def paired(self) -> bool:
@@ -255,7 +255,7 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         FileFormatError: one of the run's files is missing or damaged.
     """
     task, evaluated = (read_json(folder / name) for name in (names.TASK, names.EVALUATION))
-    prompts = Prompts(
+    prompts = PromptFacts(
         **{key: task[key] for key in ("name", "examples", "seed", "sample")},
         options=(task.get("origin") or {}).get("options") or {},
         left_out=task.get("left_out"),
@@ -278,7 +278,7 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
             )
         )
     diffs = [_diff(spec, folder, number) for number in range(1, len(spec.models))]
-    overlaps = Picture("overlap of every two circuits", names.overlap_names(spec))
+    overlaps = ReportPicture("overlap of every two circuits", names.overlap_names(spec))
     return Findings(spec, prompts, circuits, diffs, overlaps)
 
 
@@ -307,10 +307,10 @@ def _diff(spec: Experiment, folder: Path, number: int) -> DiffFindings:
     return DiffFindings(a, b, file, source, pictures, changes)
 
 
-def _pictures(spec: Experiment, source: str, words: str, scored: str) -> list[Picture]:
+def _pictures(spec: Experiment, source: str, words: str, scored: str) -> list[ReportPicture]:
     """Name the pictures of a circuit or diff and of its node scores."""
     drawn, scores = names.image_names(spec, source), names.heat_map_names(spec, source)
-    return [Picture(words, drawn), Picture(f"node scores of {scored}", scores)]
+    return [ReportPicture(words, drawn), ReportPicture(f"node scores of {scored}", scores)]
 
 
 def _strongest(graph: ComputationGraph, values: np.ndarray, most: int) -> list[tuple[Edge, float]]:

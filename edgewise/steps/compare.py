@@ -15,7 +15,7 @@ from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
 from ..session import Progress, Session, open_task
-from .cross_evaluation import CrossPlan, Measured, cross_evaluation, cross_in
+from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
 from .fit import found_by, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
@@ -38,7 +38,7 @@ class InModel:
 
     name: str
     repeats: Repeats | None = None
-    cross: Measured | None = None
+    cross: MeasuredCircuits | None = None
     roles: RolesInModel | None = None
 
 
@@ -55,7 +55,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CloserLook:
     """Say what to find out about a diff: `discovery` is repeated, `measure` tells what circuits do.
 
     `discovery` is None where nothing is repeated: then circuits may be found in different ways.
@@ -67,7 +67,7 @@ class Asked:
 
 
 def put_together(
-    found: DiffFile, asked: Asked, prompts: Prompts, a: InModel, b: InModel
+    found: DiffFile, asked: CloserLook, prompts: Prompts, a: InModel, b: InModel
 ) -> DiffFile:
     """Put beside a diff what was found in its two models, as far as it was asked for."""
     floor = cross = roles = None
@@ -111,7 +111,7 @@ def look_closer(
     """
     if comparison.noise_floor is None and not comparison.cross and not comparison.roles:
         return found, []
-    asked = Asked(
+    asked = CloserLook(
         comparison,
         _common_measure(files),
         None if comparison.noise_floor is None else common_discovery(*files),
@@ -178,7 +178,7 @@ def noise_floor(
 def _in_model(
     session: Session,
     found: DiffFile,
-    asked: Asked,
+    asked: CloserLook,
     prompts: Prompts,
     side: int,
     compute: ComputeSpec,

@@ -46,7 +46,7 @@ class CrossPlan:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCircuits:
     """What a plan's circuits measure in one model; `ends`: the full and the empty circuit."""
 
     ends: tuple[float, float]
@@ -73,7 +73,7 @@ def cross_in(
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
-) -> Measured:
+) -> MeasuredCircuits:
     """Measure a plan's circuits in one model, by the metric and ablation of `measure`.
 
     Raises:
@@ -90,12 +90,12 @@ def cross_in(
         if progress is not None:
             progress(number, len(circuits), "circuits run")
     count = len(plan.circuits)
-    return Measured(ends, tuple(values[:count]), tuple(values[count:]))
+    return MeasuredCircuits(ends, tuple(values[:count]), tuple(values[count:]))
 
 
 def cross_evaluation(
     plan: CrossPlan,
-    measured: tuple[Measured, Measured],
+    measured: tuple[MeasuredCircuits, MeasuredCircuits],
     names: tuple[str, str],
     pairs: PromptPairs,
     measure: EvaluationSpec,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..experiment.key import Key
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
-    from ..graphs.files.timeline import Checkpoint, Values
+    from ..graphs.files.timeline import Checkpoint, MetricValues
     from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
@@ -322,5 +322,5 @@ def _head(reference: str, kept: Kept) -> Checkpoint:
         "reference": reference,
         "model": kept.file.model,
         "certificate": kept.file.certificate,
-        "measures": cast("dict[str, Values]", kept.measured),
+        "measures": cast("dict[str, MetricValues]", kept.measured),
     }

@@ -25,7 +25,7 @@ NAME = "run.json"
 FORMAT, VERSION = "edgewise/run", 1
 
 
-class Step(NamedTuple):
+class FinishedStep(NamedTuple):
     """A finished step: the hash of its inputs, and of each file that it wrote."""
 
     inputs: str
@@ -60,7 +60,7 @@ class Store:
     def __init__(self, folder: str | Path, waiting: Callable[[str], None] | None = None) -> None:
         self.folder, self._waiting = Path(folder), waiting
         self.damaged = False
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, FinishedStep] = {}
 
     def __enter__(self) -> Store:
         ledger = self.folder / NAME
@@ -103,9 +103,9 @@ class Store:
         self._write()
         return True
 
-    def _step(self, key: str, files: Sequence[str]) -> Step:
+    def _step(self, key: str, files: Sequence[str]) -> FinishedStep:
         """Describe a step by its files as they are now."""
-        return Step(key, {name: self._hash(name) for name in files})
+        return FinishedStep(key, {name: self._hash(name) for name in files})
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, unless it holds that already."""
@@ -180,12 +180,12 @@ def _check(folder: Path) -> None:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Step], bool]:
+def _read(path: Path) -> tuple[dict[str, FinishedStep], bool]:
     """Read the finished steps, and whether there are entries that cannot be trusted."""
     try:
         entries: Any = read_document(path, "a run's ledger", {FORMAT: VERSION})["steps"]
         read = {
-            name: (Step(entry["inputs"], entry["files"]), entry["seal"])
+            name: (FinishedStep(entry["inputs"], entry["files"]), entry["seal"])
             for name, entry in entries.items()
         }
         sound = {name: step for name, (step, seal) in read.items() if step.seal(name) == seal}

@@ -6,7 +6,7 @@ Writes induction.json (for `edgewise draw` and others) and induction.svg into th
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.visualize.charts.timeline import Curve, draw_timeline
+from edgewise.visualize.charts.timeline import MetricLine, draw_timeline
 
 here = Path(__file__).resolve().parent
 found = timeline(
@@ -30,7 +30,7 @@ for life in line.edges:
     print(f"{life.thing!s:16} {spans:12} |score| up to {line.peak(life.thing):.2f}")
 
 curves = [
-    Curve(f"of the {words}", found.values("logit_diff", what), colour)
+    MetricLine(f"of the {words}", found.values("logit_diff", what), colour)
     for words, what, colour in (
         ("full model", "full", "#1a1a1a"),
         ("circuit", "circuit", "#0072b2"),

@@ -49,7 +49,7 @@ VALUES = ("full", "circuit", "empty", "faithfulness")
 """What is stored of every metric at a checkpoint."""
 
 
-class Values(TypedDict):
+class MetricValues(TypedDict):
     """What a metric is with all edges, those of the circuit and none; null if not finite."""
 
     full: float | None
@@ -64,7 +64,7 @@ class Checkpoint(TypedDict):
     reference: str
     model: ModelBlock
     certificate: CertificateBlock
-    measures: dict[str, Values]
+    measures: dict[str, MetricValues]
 
 
 class _Labelled(Checkpoint):

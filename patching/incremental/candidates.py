@@ -27,7 +27,7 @@ from .state import IncrementalChunk, Projections
 
 
 @dataclass(frozen=True)
-class Change:
+class WriteChange:
     """By how much what some senders write has changed, summed, [n, B, T, D]."""
 
     senders: tuple[int, ...]
@@ -35,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Start:
+class AskedStreams:
     """The streams of one asked port, [u, B, T, D], and which of them each question takes.
 
     `of`: int64 [n], or None where every question has its own.
@@ -59,7 +59,7 @@ def ask(state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray) -> Te
     return _Question(state, starts, len(ablated)).answer()
 
 
-def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool) -> Start:
+def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool) -> AskedStreams:
     """Take edges away from a port's stream.
 
     Where `several` ports are asked about, questions that treat this one alike are computed once.
@@ -73,22 +73,22 @@ def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool
     x = state.stream(row, wide)
     (senders,) = np.nonzero(ablated.any(0))
     if not len(senders):
-        return Start(row, x.expand(len(ablated), *x.shape), index)
+        return AskedStreams(row, x.expand(len(ablated), *x.shape), index)
     weights = torch.from_numpy(ablated[:, senders]).to(x)
     streams = x - (weights @ state.deltas(senders, wide)).view(len(ablated), *x.shape)
     empty = np.flatnonzero((ablated == state.layout.kept[row]).all(1)).tolist()
     if empty:  # exactly the base: a norm would blow up what rounding leaves of zero
         streams[empty] = state.base_stream(row, wide)
-    return Start(row, streams, index)
+    return AskedStreams(row, streams, index)
 
 
 class _Question:
     """Propagate changed streams of one layer's ports to `logits`."""
 
-    def __init__(self, state: IncrementalChunk, starts: list[Start], questions: int) -> None:
+    def __init__(self, state: IncrementalChunk, starts: list[AskedStreams], questions: int) -> None:
         self.state, self.layout = state, state.layout
         self.starts, self.questions = starts, questions
-        self.changes: list[Change] = []
+        self.changes: list[WriteChange] = []
         self._last: dict[bool, tuple[tuple[int, ...], Tensor | None]] = {}
         self._narrow: dict[int, Tensor] = {}
 
@@ -117,7 +117,7 @@ class _Question:
             final = state.stream(last, False).expand(self.questions, -1, -1, -1)
         return final.squeeze(-2)
 
-    def _whole(self, start: Start) -> Tensor:
+    def _whole(self, start: AskedStreams) -> Tensor:
         """Return an asked port's stream for every question, [n, B, T, D]."""
         return start.streams if start.of is None else start.streams[start.of]
 
@@ -150,7 +150,7 @@ class _Question:
             self._narrow[index] = self.state.narrow(value)
         return self._narrow[index]
 
-    def _attention(self, layer: int, starts: list[Start]) -> None:
+    def _attention(self, layer: int, starts: list[AskedStreams]) -> None:
         """Run the heads that a change reaches; `starts`: the asked ports, if they are here."""
         state = self.state
         changed: Projections = {"q": {}, "k": {}, "v": {}}
@@ -172,9 +172,9 @@ class _Question:
                 value = state.output(
                     state.model.blocks[layer], part, tuple(heads[i] for i in places)
                 )
-                self.changes.append(Change(tuple(senders[i] for i in places), value))
+                self.changes.append(WriteChange(tuple(senders[i] for i in places), value))
 
-    def _project(self, layer: int, start: Start, changed: Projections) -> None:
+    def _project(self, layer: int, start: AskedStreams, changed: Projections) -> None:
         """Project an asked port's streams for the heads that read it."""
         letter = self.state.graph.ports[start.row].letter or ""
         first = self.state.graph.first_heads[layer]
@@ -199,4 +199,6 @@ class _Question:
         for places in self.layout.classes(senders):
             some = tuple(senders[i] for i in places)
             value = moved[places[0]] if len(places) == 1 else moved[list(places)].sum(0)
-            self.changes.append(Change(some, state.fit(value, bool(self.layout.wide[some[0]]))))
+            self.changes.append(
+                WriteChange(some, state.fit(value, bool(self.layout.wide[some[0]])))
+            )

@@ -49,7 +49,7 @@ def rows_by_layer(graph: ComputationGraph) -> tuple[Rows, ...]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Liveness:
     """Derive liveness and groups from a circuit's mask.
 
     Args:

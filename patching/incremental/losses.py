@@ -12,7 +12,7 @@ MOST_AT_ONCE = 32
 """Losses that are taken in full together."""
 
 
-class Bounds(NamedTuple):
+class LossBounds(NamedTuple):
     """Bound n losses, and by how much each exceeds the one before it; float64 [n].
 
     Equal where a loss, or a rise, is known. What comes before the first is the loss of the circuit
@@ -25,14 +25,14 @@ class Bounds(NamedTuple):
     rise_high: np.ndarray
 
 
-def exactly(losses: np.ndarray) -> Bounds:
+def exactly(losses: np.ndarray) -> LossBounds:
     """Bound losses that are known; by how much the first one rises is not."""
     rise = np.diff(losses)
     low, high = (np.concatenate(([sign * np.inf], rise)) for sign in (-1, 1))
-    return Bounds(losses, losses, low, high)
+    return LossBounds(losses, losses, low, high)
 
 
-class Source(Protocol):
+class BoundSource(Protocol):
     """Give better bounds of n losses.
 
     `leads`: what the circuit's loss is that the questions start from is among what can be known,
@@ -41,11 +41,11 @@ class Source(Protocol):
 
     leads: bool
 
-    def sharpen(self, start: int, stop: int) -> Bounds:
+    def sharpen(self, start: int, stop: int) -> LossBounds:
         """Know some of the losses better; return the bounds of all."""
         ...
 
-    def know(self, start: int, stop: int) -> Bounds:
+    def know(self, start: int, stop: int) -> LossBounds:
         """Know some of the losses exactly; return the bounds of all."""
         ...
 
@@ -58,7 +58,7 @@ class Losses:
     """
 
     def __init__(
-        self, bounds: Bounds, source: Source | None = None, before: Loss | None = None
+        self, bounds: LossBounds, source: BoundSource | None = None, before: Loss | None = None
     ) -> None:
         self.bounds, self.before = bounds, before
         self.source = source

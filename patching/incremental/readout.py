@@ -25,7 +25,7 @@ from ..metrics.metric import Metric
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
 from ..trace import at_answers
-from .losses import Bounds, exactly
+from .losses import LossBounds, exactly
 from .normaliser import INFINITE, Base, Head
 from .unembedding import times, weighted
 
@@ -48,11 +48,11 @@ class Reading:
     leads = False
     """Whether the current circuit's loss can be known here too, as that of question −1."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: LossBounds) -> None:
         self._bounds = bounds
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> LossBounds:
         """Return the questions' bounds."""
         return self._bounds
 
@@ -158,7 +158,7 @@ class NormaliserReadout(Readout):
             stream = torch.cat((current, stream))
         return BoundedReading(self, self.normed(stream), current is not None)
 
-    def bounds(self, y: Tensor, *, fine: bool) -> Bounds:
+    def bounds(self, y: Tensor, *, fine: bool) -> LossBounds:
         """Bound the losses at normalised streams, [n, B, D], with the small or the large head.
 
         There is a rise for all but the first of them.
@@ -170,7 +170,7 @@ class NormaliserReadout(Readout):
             as_array((part + more).double().sum(-1))
             for part, more in zip(found, (rest, rest, rise, rise), strict=True)
         )
-        return Bounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
+        return LossBounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
 
     def settle(self, y: Tensor, base: int | None = None) -> np.ndarray:
         """Return the losses at normalised streams, [n, B, D]; `base`: which becomes base point."""
@@ -242,14 +242,14 @@ class BoundedReading(Reading):
     def __init__(self, readout: NormaliserReadout, y: Tensor, leads: bool) -> None:
         self.readout, self.y, self.leads, self.first = readout, y, leads, int(leads)
         n = len(y)
-        self.rows = Bounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
+        self.rows = LossBounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
         self.coarse = 0  # questions from here on have been bounded with the small head only
         self._bound(0, n, fine=False)
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> LossBounds:
         """Return the questions' bounds."""
-        return Bounds(*(part[self.first :] for part in self.rows))
+        return LossBounds(*(part[self.first :] for part in self.rows))
 
     def sharpen(self, start: int, stop: int) -> None:
         """Bound questions with the large head, or take them in full if that was done before."""
@@ -292,22 +292,22 @@ class Readings:
         self.runner, self.readings, self.streams = runner, readings, streams
         self.leads = all(reading.leads for reading in readings)
 
-    def bounds(self) -> Bounds:
+    def bounds(self) -> LossBounds:
         """Return the questions' bounds."""
         number = len(self.runner.pairs)
         parts = zip(*(reading.bounds for reading in self.readings), strict=True)
-        found = Bounds(*(np.sum(part, axis=0) / number for part in parts))
+        found = LossBounds(*(np.sum(part, axis=0) / number for part in parts))
         refuse_nan(found.low, f"the metric '{self.runner.metric.name}'")
         return found
 
-    def sharpen(self, start: int, stop: int) -> Bounds:
+    def sharpen(self, start: int, stop: int) -> LossBounds:
         """Know the losses of questions `start` to `stop` better; return all bounds."""
         with torch.no_grad():
             for reading in self.readings:
                 reading.sharpen(start, stop)
         return self.bounds()
 
-    def know(self, start: int, stop: int) -> Bounds:
+    def know(self, start: int, stop: int) -> LossBounds:
         """Know the losses of questions `start` to `stop` exactly; return all bounds."""
         with torch.no_grad():
             for reading in self.readings:

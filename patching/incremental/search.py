@@ -34,7 +34,7 @@ LOOSE = 1.0
 """Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
 
 
-class Mark(str, Enum):
+class BaseKind(str, Enum):
     """Tell what became the base point of bounds when a search was marked."""
 
     SAME = "same"
@@ -59,10 +59,10 @@ class Trail:
     questions: int = 0
     products: int = 0
 
-    def marked(self, kept: np.ndarray, mark: Mark, questions: int, products: int) -> Trail:
+    def marked(self, kept: np.ndarray, mark: BaseKind, questions: int, products: int) -> Trail:
         """Return the trail after another mark."""
-        base = self.base if mark is Mark.SAME else kept
-        head = kept if mark is Mark.RENEWED else self.head
+        base = self.base if mark is BaseKind.SAME else kept
+        head = kept if mark is BaseKind.RENEWED else self.head
         return Trail(kept, base, head, questions, products)
 
 
@@ -112,7 +112,7 @@ class Search(ABC):
         """Make another circuit the current one and measure it."""
 
     @abstractmethod
-    def mark(self) -> Mark:
+    def mark(self) -> BaseKind:
         """Settle what is held, so that every later number follows from the trail of marks alone."""
 
     @abstractmethod
@@ -154,10 +154,10 @@ class DenseSearch(Search):
         self._touched = int(cut.argmax()) if cut.any() else len(cut)
         self._loss = known(self._runner.mask_losses(kept[None]))[0]
 
-    def mark(self) -> Mark:
+    def mark(self) -> BaseKind:
         """Settle what is held, so that every later number follows from the mask alone."""
         self.restart(self._kept)
-        return Mark.SAME
+        return BaseKind.SAME
 
     def restore(self, trail: Trail) -> None:
         """Stand where a search stood when it was marked, to the last bit."""
@@ -271,7 +271,7 @@ class IncrementalSearch(Search):
         if not self._well_known():
             self._loss.refine()
 
-    def mark(self) -> Mark:
+    def mark(self) -> BaseKind:
         """Settle what is held, so that every later number follows from the trail of marks alone.
 
         The loss becomes that of the state as it is computed anew. The base point of bounds becomes
@@ -282,10 +282,10 @@ class IncrementalSearch(Search):
         if all(went):
             self._measure()
             if self._well_known():
-                return Mark.SAME
+                return BaseKind.SAME
         renew = any(readout.heavy for readout in self._readouts)
         self._anchor(renew)
-        return Mark.RENEWED if renew else Mark.MOVED
+        return BaseKind.RENEWED if renew else BaseKind.MOVED
 
     def _well_known(self) -> bool:
         return self._loss.high - self._loss.low <= LOOSE * self._resolution

@@ -20,7 +20,7 @@ from ...graphs.lift.lifted import AttentionContext, Block
 from ...graphs.names import Kind
 from ..run.chunk import Chunk
 from ..trace import past_of, project_heads
-from .liveness import Group, Layout, Rows
+from .liveness import Group, Liveness, Rows
 
 Projection = tuple[Tensor, int]
 """Queries, keys or values [n or 1, B, T, h, K] of some heads, and which of them is meant."""
@@ -49,7 +49,7 @@ class IncrementalChunk:
             ),
         }
         self._clean_projection: dict[tuple[int, int, bool], Tensor] = {}
-        self.layout = Layout(self.graph, rows, self.graph.reads)
+        self.layout = Liveness(self.graph, rows, self.graph.reads)
         self._clear()
 
     def _clear(self) -> None:
@@ -131,7 +131,7 @@ class IncrementalChunk:
 
     def rebuild(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and compute its state from the clean run."""
-        self.layout = Layout(self.graph, self.rows, kept)
+        self.layout = Liveness(self.graph, self.rows, kept)
         self._clear()
         ports, _ = self.layout.touched
         for layer in range(self.graph.layers):

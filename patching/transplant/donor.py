@@ -47,7 +47,7 @@ def quiet_runner(
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class DonorChunk:
     """What the donor's senders wrote on one chunk of prompts.
 
     `values`: heads as mixtures; layers that are not wanted are empty. `stream`: [B, D], the sum of
@@ -75,7 +75,7 @@ class Donation:
     batch_size: int
     wanted: frozenset[int]
     projections: dict[int, Projection]
-    parts: tuple[Part, ...]
+    parts: tuple[DonorChunk, ...]
     value: float
     floor: float
 
@@ -107,7 +107,7 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
         total += float(runner.metric(logits, target).cpu().double().sum())
         kept = logits.cpu() if runner.metric.needs_clean_logits else None
         values = _trimmed(graph, chunk.clean.values, wanted)
-        parts.append(Part(values, summed(chunk).cpu(), kept))
+        parts.append(DonorChunk(values, summed(chunk).cpu(), kept))
     refuse_nan(np.array([total]), f"the metric '{runner.metric.name}'")
     return Donation(
         graph, model.d_model, runner.metric, runner.pairs, runner.batch_size, wanted, projections,

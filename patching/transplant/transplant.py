@@ -46,7 +46,7 @@ from ..run.runner import RUN_BYTES, Runner, refuse_nan
 from ..trace import at_answers
 from .donor import (
     Donation,
-    Part,
+    DonorChunk,
     column_of,
     quiet_runner,
     stream_device,
@@ -135,7 +135,7 @@ class Transplant:
     def everything(self) -> float:
         """Return the receiver's metric with the values of all the donor's nodes."""
 
-        def run(chunk: Chunk, part: Part) -> Tensor:
+        def run(chunk: Chunk, part: DonorChunk) -> Tensor:
             position = chunk.batch.answer_position
             own = at_answers(chunk.clean.streams.final, position)
             given = place(part.stream, own.device) - summed(chunk)
@@ -191,14 +191,14 @@ class Transplant:
             names = ", ".join(str(self.graph.senders[u]) for u in lacking)
             raise EdgewiseError(f"the donor was recorded without {names}; record these nodes too.")
 
-        def run(chunk: Chunk, part: Part) -> Tensor:
+        def run(chunk: Chunk, part: DonorChunk) -> Tensor:
             given = self._given(chunk, part, senders)
             extra = chosen[:, :, senders] & given.any(1).cpu().numpy()
             return self._logits(chunk, given, self.graph.reads & ~chosen, extra)
 
         return self._mean(run)
 
-    def _mean(self, run: Callable[[Chunk, Part], Tensor]) -> list[float]:
+    def _mean(self, run: Callable[[Chunk, DonorChunk], Tensor]) -> list[float]:
         """Average the metric of logits [C, B, V] over all chunks."""
         total: np.ndarray | float = 0.0
         metric = self.runner.metric
@@ -211,7 +211,7 @@ class Transplant:
         refuse_nan(means, f"the metric '{metric.name}'")
         return [float(mean) for mean in means]
 
-    def _given(self, chunk: Chunk, part: Part, senders: Sequence[int]) -> Tensor:
+    def _given(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> Tensor:
         """Return what the donor's senders wrote minus what the receiver's did, [G, B·T·D]."""
         own = {
             layer: (block.attention.wo, block.attention.output_scale)

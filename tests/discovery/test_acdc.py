@@ -18,7 +18,7 @@ from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge
 from edgewise.patching.incremental.losses import Loss, Losses, known
-from edgewise.patching.incremental.search import Mark, Trail
+from edgewise.patching.incremental.search import BaseKind, Trail
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
@@ -126,8 +126,8 @@ class Weights:
     def restart(self, kept: np.ndarray) -> None:
         raise AssertionError
 
-    def mark(self) -> Mark:
-        return Mark.SAME
+    def mark(self) -> BaseKind:
+        return BaseKind.SAME
 
     def restore(self, trail: Trail) -> None:
         raise AssertionError

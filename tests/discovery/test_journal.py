@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from edgewise.discovery.acdc import Rule, steps, walk
 from edgewise.discovery.journal import Entry
-from edgewise.discovery.pace import question_bound
 from edgewise.discovery.registry import Discovery, get_method
+from edgewise.discovery.resumable import question_bound
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.patching.incremental import normaliser as vocabulary
 from edgewise.patching.incremental import readout
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Mark
+from edgewise.patching.incremental.search import BaseKind, DenseSearch, IncrementalSearch
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
@@ -91,7 +91,7 @@ def test_the_cases_move_and_renew_base_points() -> None:
         runner = make_runner(name, metric, batch_size)
         get_method("acdc")(runner, None, notes, threshold=threshold, ports_first=ports_first)
         marks |= {entry.mark for entry in notes.entries}
-    assert marks == set(Mark)
+    assert marks == set(BaseKind)
 
 
 @pytest.mark.usefixtures("small_heads")
@@ -164,7 +164,7 @@ def test_a_journal_that_does_not_fit_is_refused() -> None:
 
 
 def test_an_entry_keeps_its_floats() -> None:
-    entry = Entry("m1", {"m0": 0.1 + 0.2, "embed": None}, 4, 10, 3, Mark.MOVED)
+    entry = Entry("m1", {"m0": 0.1 + 0.2, "embed": None}, 4, 10, 3, BaseKind.MOVED)
     assert Entry.read(json.loads(json.dumps(entry.as_dict())), 1) == entry
 
 

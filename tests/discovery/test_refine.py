@@ -18,7 +18,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.scores import Scores
-from edgewise.patching.incremental.losses import Bounds, Losses, known
+from edgewise.patching.incremental.losses import LossBounds, Losses, known
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
@@ -243,14 +243,14 @@ def test_the_smallest_losses_are_exact_and_little_is_sharpened() -> None:
     def bounded(values: np.ndarray) -> Losses:
         low, high = values - draw.random(len(values)) / 4, values + draw.random(len(values)) / 4
 
-        def bounds() -> Bounds:
+        def bounds() -> LossBounds:
             nothing = np.full(len(values), np.inf)
-            return Bounds(low.copy(), high.copy(), -nothing, nothing)
+            return LossBounds(low.copy(), high.copy(), -nothing, nothing)
 
         class Source:
             leads = False
 
-            def sharpen(self, start: int, stop: int) -> Bounds:
+            def sharpen(self, start: int, stop: int) -> LossBounds:
                 sharpened.extend(range(start, stop))
                 low[start:stop] = high[start:stop] = values[start:stop]
                 return bounds()

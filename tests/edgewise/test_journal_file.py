@@ -12,7 +12,7 @@ import pytest
 from edgewise.discovery.acdc import Rule, walk
 from edgewise.discovery.journal import Entry
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
-from edgewise.patching.incremental.search import IncrementalSearch, Mark
+from edgewise.patching.incremental.search import BaseKind, IncrementalSearch
 from edgewise.patching.run.runner import Runner
 from edgewise.store.journal import JournalFile
 from tests.engine import tiny_lift, tiny_pairs
@@ -90,7 +90,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-ENTRIES = [Entry(f"m{i}", {"embed": i / 7}, 1, i, 0, Mark.SAME) for i in range(20)]
+ENTRIES = [Entry(f"m{i}", {"embed": i / 7}, 1, i, 0, BaseKind.SAME) for i in range(20)]
 
 
 @pytest.mark.parametrize("size", [700, 701, 760, 830])

@@ -17,7 +17,7 @@ from edgewise.discovery.journal import Entry
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.errors import DriftError, EdgewiseError, JournalMismatch
 from edgewise.graphs.files import read_circuit, scores_path
-from edgewise.patching.incremental.search import Mark
+from edgewise.patching.incremental.search import BaseKind
 from edgewise.steps import discover as finding
 from edgewise.store.journal import JournalFile, journal_path
 
@@ -298,7 +298,7 @@ def test_a_journal_may_begin_anew_for_another_request(tmp_path: Path) -> None:
     path = tmp_path / "x.journal.jsonl"
     first = JournalFile(path, resume=True)
     first.begin({"method": "acdc", "threshold": 0.1})
-    first.append(Entry("logits", {}, 1, 1, 0, Mark.SAME))
+    first.append(Entry("logits", {}, 1, 1, 0, BaseKind.SAME))
     first.close()
     with pytest.raises(JournalMismatch, match=r"threshold \(0.1 there, 0.2 now\)"):
         JournalFile(path, resume=True).begin({"method": "acdc", "threshold": 0.2})

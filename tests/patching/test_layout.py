@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.patching.incremental.liveness import Layout, rows_by_layer
+from edgewise.patching.incremental.liveness import Liveness, rows_by_layer
 from edgewise.patching.run.plan import make_plan
 from tests.engine import random_mask
 
@@ -28,7 +28,7 @@ SHAPES = [
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> Layout:
+def layouts(draw: st.DrawFn) -> Liveness:
     graph = draw(st.sampled_from(SHAPES))
     density = draw(st.sampled_from([0.02, 0.06, 0.15, 0.3, 0.6, 0.9, 0.99, 1.0]))
     generator = np.random.default_rng(draw(st.integers(0, 10**6)))
@@ -39,10 +39,10 @@ def layouts(draw: st.DrawFn) -> Layout:
     if draw(st.booleans()):  # some senders alike
         columns = generator.integers(0, len(graph.senders), 3)
         kept[:, columns] = kept[:, columns[:1]] & graph.reads[:, columns]
-    return Layout(graph, rows_by_layer(graph), kept)
+    return Liveness(graph, rows_by_layer(graph), kept)
 
 
-def needs(layout: Layout) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
+def needs(layout: Liveness) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
     """Follow needs from `logits` backwards, place by place: (port, place) and (sender, place).
 
     Places are `answer`, and `other` for all positions that are not.
@@ -67,7 +67,7 @@ def needs(layout: Layout) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
 
 @settings(max_examples=150, deadline=None)
 @given(layouts())
-def test_nodes_are_live_and_wide_where_they_are_needed(layout: Layout) -> None:
+def test_nodes_are_live_and_wide_where_they_are_needed(layout: Liveness) -> None:
     ports, senders = needs(layout)
     for row in range(len(layout.graph.ports)):
         assert layout.live_ports[row] == any(at == row for at, _ in ports)
@@ -80,7 +80,7 @@ def test_nodes_are_live_and_wide_where_they_are_needed(layout: Layout) -> None:
     assert np.array_equal(layout.live, live)
 
 
-def changed(layout: Layout) -> tuple[set[int], set[int]]:
+def changed(layout: Liveness) -> tuple[set[int], set[int]]:
     """Follow every missing edge into a live port forwards: the ports and senders it reaches."""
     graph = layout.graph
     cut = (layout.kept != graph.reads).any(1)
@@ -100,7 +100,7 @@ def changed(layout: Layout) -> tuple[set[int], set[int]]:
 
 @settings(max_examples=150, deadline=None)
 @given(layouts())
-def test_touched_nodes_are_those_behind_a_missing_edge(layout: Layout) -> None:
+def test_touched_nodes_are_those_behind_a_missing_edge(layout: Liveness) -> None:
     ports, senders = layout.touched
     listed = [set(np.flatnonzero(mask).tolist()) for mask in (ports, senders)]
     assert listed == list(changed(layout))
@@ -108,12 +108,12 @@ def test_touched_nodes_are_those_behind_a_missing_edge(layout: Layout) -> None:
 
 @pytest.mark.parametrize("graph", SHAPES, ids=lambda graph: graph.describe())
 def test_nothing_of_the_full_circuit_is_touched(graph: ComputationGraph) -> None:
-    layout = Layout(graph, rows_by_layer(graph), graph.reads)
+    layout = Liveness(graph, rows_by_layer(graph), graph.reads)
     assert not any(mask.any() for mask in layout.touched)
     assert layout.live.all()
 
 
-def readers(layout: Layout, row: int) -> Iterator[tuple[str, int]]:
+def readers(layout: Liveness, row: int) -> Iterator[tuple[str, int]]:
     """Yield the letter and the live heads of an attention port."""
     port = layout.graph.ports[row]
     assert port.letter is not None
@@ -124,7 +124,7 @@ def readers(layout: Layout, row: int) -> Iterator[tuple[str, int]]:
 
 @settings(max_examples=100, deadline=None)
 @given(layouts())
-def test_groups_hold_the_live_ports_that_keep_the_same(layout: Layout) -> None:
+def test_groups_hold_the_live_ports_that_keep_the_same(layout: Liveness) -> None:
     graph = layout.graph
     for layer in range(graph.layers):
         groups = layout.groups(layer)
@@ -143,7 +143,7 @@ def test_groups_hold_the_live_ports_that_keep_the_same(layout: Layout) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(layouts(), st.randoms(use_true_random=False))
-def test_classes_part_senders_by_their_live_readers(layout: Layout, draw: random.Random) -> None:
+def test_classes_part_senders_by_their_live_readers(layout: Liveness, draw: random.Random) -> None:
     senders = list(range(len(layout.graph.senders)))
     chosen = draw.sample(senders, draw.randint(1, len(senders)))
     classes = layout.classes(chosen)

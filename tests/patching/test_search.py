@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.incremental import readout
-from edgewise.patching.incremental.losses import Bounds, Losses, rises
+from edgewise.patching.incremental.losses import LossBounds, Losses, rises
 from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
@@ -170,21 +170,21 @@ class Blurred:
         self.spread = generator.random((4, len(values))) * generator.choice([1e-3, 0.1, 2.0])
         self.steps = int(generator.integers(1, 4))
 
-    def bounds(self) -> Bounds:
+    def bounds(self) -> LossBounds:
         low, high, less, more = self.width * self.spread
         exact = (self.width == 0) & (self.leads | (np.arange(len(self.width)) > 0))
         less, more = (np.where(exact, 0, part) for part in (less, more))
         rise_low, rise_high = self.rise - less, self.rise + more
         if not self.leads:
             rise_low[0], rise_high[0] = -np.inf, np.inf
-        return Bounds(self.values - low, self.values + high, rise_low, rise_high)
+        return LossBounds(self.values - low, self.values + high, rise_low, rise_high)
 
-    def sharpen(self, start: int, stop: int) -> Bounds:
+    def sharpen(self, start: int, stop: int) -> LossBounds:
         self.steps -= 1
         self.width[start:stop] = 0 if self.steps <= 0 else self.width[start:stop] / 2
         return self.bounds()
 
-    def know(self, start: int, stop: int) -> Bounds:
+    def know(self, start: int, stop: int) -> LossBounds:
         self.width[max(0, start) : stop] = 0
         return self.bounds()
 

@@ -24,7 +24,7 @@ from edgewise.report.page import to_page
 from edgewise.visualize import make_scene, to_svg
 from edgewise.visualize.charts.heat_map import make_heat_map, panels_of
 from edgewise.visualize.charts.overlap import make_overlap_matrix
-from edgewise.visualize.charts.timeline import Curve, make_timeline_scene
+from edgewise.visualize.charts.timeline import MetricLine, make_timeline_scene
 from edgewise.visualize.dot import to_dot
 from edgewise.visualize.draw import write_scene
 from edgewise.visualize.html import to_html
@@ -56,7 +56,7 @@ def scenes(name: str, other: str) -> list[Scene]:
         make_scene(ONE, labels={"m0": name}, layout="built-in", **words),
         make_scene(diff, names=(name, other), layout="built-in", **words),
         make_timeline_scene(
-            strip, curves=[Curve(name, (1.0, 2.0))], axis=other, layout="built-in", **words
+            strip, curves=[MetricLine(name, (1.0, 2.0))], axis=other, layout="built-in", **words
         ),
         make_heat_map(GRAPH, panels_of([name, other], values), **words),
         make_overlap_matrix([name, other], [[alike, alike]] * 2, **words),

@@ -20,7 +20,7 @@ from edgewise.visualize.charts.timeline import (
     PASSING,
     STAYING,
     WIDEST,
-    Curve,
+    MetricLine,
     draw_timeline,
     make_timeline_scene,
 )
@@ -103,7 +103,7 @@ def test_width_and_dashes_follow_the_score() -> None:
 
 
 def test_curves_stand_under_the_middles_of_their_panels() -> None:
-    curve = Curve("of the model", [0.0, 5.0, -5.0], "#123456")
+    curve = MetricLine("of the model", [0.0, 5.0, -5.0], "#123456")
     found = scene(strip(), curves=[curve], axis="logit_diff")
     dots = [mark for mark in found.nodes if not mark.name]
     assert [mark.x for mark in dots] == pytest.approx(
@@ -113,13 +113,13 @@ def test_curves_stand_under_the_middles_of_their_panels() -> None:
     assert [d.y for d in dots] == pytest.approx([(low + high) / 2, high, low], abs=0.02)
     assert all(d.y > band.y + band.height for d, band in zip(dots, found.bands, strict=True))
     assert "logit_diff of the model" in {text.text for text in found.legend.texts}
-    gap = scene(strip(), curves=[Curve("x", [None, None, None])])
+    gap = scene(strip(), curves=[MetricLine("x", [None, None, None])])
     assert not [mark for mark in gap.nodes if not mark.name]
 
 
 def test_many_checkpoints_are_broken_into_rows() -> None:
     line = strip(repeat=6)
-    curve = Curve("x", list(range(len(line))))
+    curve = MetricLine("x", list(range(len(line))))
     found = scene(line, curves=[curve])
     assert found.width <= WIDEST + 30
     rows = sorted({band.y for band in found.bands})

@@ -53,7 +53,7 @@ _LINE, _CURVE, _AXIS = 15.0, 74.0, 42.0
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricLine:
     """A metric's values at every checkpoint, None where there is none, and how it is drawn."""
 
     words: str
@@ -67,7 +67,7 @@ def make_timeline_scene(
     drawing: Drawing | None = None,
     *,
     shown: Circuit | None = None,
-    curves: Sequence[Curve] = (),
+    curves: Sequence[MetricLine] = (),
     axis: str = "",
     **fields: Any,
 ) -> Scene:
@@ -121,9 +121,9 @@ def draw_checkpoints(
     if len(shown) > top:
         shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
     curves = [
-        Curve("of the full model", file.values(metric, "full")),
-        Curve("of the circuit", file.values(metric, "circuit"), "#0072b2"),
-        Curve("without any edge", file.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
+        MetricLine("of the full model", file.values(metric, "full")),
+        MetricLine("of the circuit", file.values(metric, "circuit"), "#0072b2"),
+        MetricLine("without any edge", file.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
     ]
     caption = (
         f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
@@ -152,7 +152,7 @@ class _Strip:
     """The placed union whose panels are being made."""
 
     def __init__(
-        self, timeline: Timeline, base: Scene, curves: tuple[Curve, ...], axis: str
+        self, timeline: Timeline, base: Scene, curves: tuple[MetricLine, ...], axis: str
     ) -> None:
         self.timeline, self.base, self.axis = timeline, base, axis
         self.curves = tuple(c for c in curves if any(v is not None for v in c.values))
