@@ -256,6 +256,7 @@ OTHERWISE: dict[tuple[type[Part], str], Callable[[Experiment], Experiment]] = {
     (ComputeSpec, "allow_pickle"): lambda one: one.but(compute=one.compute.but(allow_pickle=True)),
     (Experiment, "name"): lambda one: one.but(name="two"),
     (Experiment, "description"): lambda one: one.but(description="of two"),
+    (Experiment, "circuit"): lambda one: one.but(circuit=discover(one).file),
 }
 """The experiment with another value of each field that does not count."""
 

@@ -28,6 +28,7 @@ from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
 from ..graphs.load.builtin import ALIAS
@@ -55,7 +56,6 @@ from .parts import (
 from .toml import Document, dump_toml
 
 if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile
     from ..graphs.graph import ComputationGraph
     from ..graphs.scores import Scores
 
@@ -664,15 +664,20 @@ class Experiment(Part):
     graph: GraphSpec = Field(default_factory=GraphSpec)
     comparison: ComparisonSpec = Field(default_factory=ComparisonSpec)
     description: Annotated[str, Strict(), Accepts("a text"), Uncounted("for readers")] = ""
+    circuit: Annotated[
+        InstanceOf[CircuitFile] | None,
+        Undeclared("a circuit has a file of its own"),
+        Uncounted("it holds prompt pairs; their hash counts"),
+    ] = None
 
     @staticmethod
     def from_circuit(file: CircuitFile | str | Path) -> Experiment:
-        """Return the experiment that found a circuit, from its file's own blocks.
+        """Return the experiment that found a circuit, from its file's own blocks and prompt pairs.
 
         Raises:
             EdgewiseError: the file does not say enough, or what this program does not know.
         """
-        from ..graphs.files import CircuitFile, read_circuit
+        from ..graphs.files import read_circuit
 
         found = file if isinstance(file, CircuitFile) else read_circuit(file)
         model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
@@ -683,6 +688,7 @@ class Experiment(Part):
             DiscoverySpec.of_circuit(found),
             compute=ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size")),
             graph=GraphSpec.of_graph(found.circuit.graph),
+            circuit=found,
         )
 
     def on(self, *models: str) -> Experiment:

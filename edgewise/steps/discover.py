@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
-from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
+from ..experiment.spec import (
+    ComputeSpec,
+    DiscoverySpec,
+    Experiment,
+    GraphSpec,
+    Selection,
+    TaskSpec,
+)
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..session import Progress, Session, make_runner, open_model, open_task
-from .stored import prompts_blocks
+from .stored import circuit_pairs, prompts_blocks
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -144,11 +151,18 @@ def discover(
 
 
 def opened(experiment: Experiment, progress: Progress | None = None) -> tuple[Session, PromptPairs]:
-    """Open an experiment's first model, and make its prompt pairs."""
-    session = open_model(
-        experiment.base.source, experiment.graph, experiment.compute, progress=progress
-    )
-    return session, open_task(session, experiment.task)[0]
+    """Open an experiment's first model; make its prompt pairs, or take those of its circuit."""
+    source, file, task = experiment.base.source, experiment.circuit, experiment.task
+    session = open_model(source, experiment.graph, experiment.compute, progress=progress)
+    if file is not None:
+        before = vars(TaskSpec.of_circuit(file))
+        changed = {key: value for key, value in vars(task).items() if value != before[key]}
+        if set(changed) <= {"examples", "seed", "bos"}:
+            pairs, notes = circuit_pairs(file, session, changed)
+            for words in notes:
+                warnings.warn(words, stacklevel=1)
+            return session, pairs
+    return session, open_task(session, task)[0]
 
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:

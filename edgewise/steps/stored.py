@@ -137,8 +137,12 @@ def circuit_pairs(
     changed = changed or {}
     kept = stored_pairs(file, session.lifted.tokens.shape[0])
     first = changed.get("examples", file.task["examples"])
-    enough = kept is not None and set(changed) <= {"examples"} and first <= len(kept)
-    if kept is not None and enough and reads_alike(session, kept):
+    if (
+        kept is not None
+        and set(changed) <= {"examples"}
+        and (first is not None and first <= len(kept))  # None: all of the task's file
+        and reads_alike(session, kept)
+    ):
         return replace(kept, pairs=kept.pairs[:first]), []
     name = file.task.get("file")
     places = [] if name is None else possible_places(name, file.task.get("paths"), file.path)

@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from edgewise.experiment.spec import TaskSpec
 from edgewise.graphs.errors import PromptError
 from edgewise.graphs.files import read_circuit, write_circuit
-from edgewise.workflow import circuit_pairs, open_model, open_task, stored_pairs
+from edgewise.workflow import (
+    Experiment,
+    circuit_pairs,
+    discover,
+    open_model,
+    open_task,
+    stored_pairs,
+)
 from tests.edgewise.conftest import WORDS, save_tokenizer
 
 
@@ -113,6 +121,34 @@ def test_two_files_are_compared_in_their_models_from_another_folder(
 # -- the prompt pairs ----------------------------------------------------------------------------
 
 
+def test_a_discovery_is_done_again_on_the_pairs_of_the_file(made: Path, models: Any) -> None:
+    (made.parent.parent / "pairs.jsonl").unlink()
+    file = read_circuit(made)
+    again = Experiment.from_circuit(made).on(str(models["tuned"]))
+    found = discover(again).file
+    assert found.task["sha256"] == file.task["sha256"]
+    assert found.model["weights_sha256"] != file.model["weights_sha256"]
+    assert stored_pairs(found) == stored_pairs(file)
+    few = discover(again.but(task=again.task.but(examples=2))).file
+    assert (few.task["examples"], few.extra["prompts"]) == (2, file.extra["prompts"][:2])
+    other = again.but(task=TaskSpec("induction", examples=3))
+    assert discover(other).file.task["name"] == "induction"
+
+
+def test_a_discovery_says_so_where_the_pairs_are_made_anew(made: Path, models: Any) -> None:
+    document = json.loads(made.read_text())
+    for block in (document, document["discovery"]):
+        del block["prompts"]
+    made.write_text(json.dumps(document))
+    pairs = made.parent.parent / "pairs.jsonl"
+    pairs.write_text("\n".join(reversed(pairs.read_text().splitlines())))
+    with pytest.warns(UserWarning, match="are not those the circuit was found on"):
+        discover(Experiment.from_circuit(made))
+    pairs.unlink()
+    with pytest.raises(PromptError, match="The name comes from"):
+        discover(Experiment.from_circuit(made).on(str(models["tuned"])))
+
+
 def test_the_pairs_of_the_file_count_not_those_the_task_makes_now(
     edgewise: Any, made: Path
 ) -> None:
@@ -163,7 +199,6 @@ def test_a_model_that_reads_the_ids_otherwise_gets_its_own_pairs(
 ) -> None:
     from transformers import AutoTokenizer
 
-    from edgewise.steps.discover import discover
     from edgewise.workflow import Selection
 
     text = tmp_path / "text.jsonl"
