@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...graphs.errors import PromptError
-from ...graphs.files.reading import short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,6 +138,8 @@ class Tokens:
             found: list[Any] = self._tokenizer(text, **how)["input_ids"]
             return found
         except Exception as error:  # tokenizers has no class of its own for a vocabulary's gaps
+            from ...graphs.files.reading import short
+
             raise PromptError(
                 f"the tokenizer cannot encode {short(text)}: {str(error)[:200].rstrip('.')}; "
                 "accepted: texts of its vocabulary, or pairs written as token ids."
