@@ -12,9 +12,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from ._make import Sample, TaskReport, TaskResult, get_task, make_task, preview
-from ._registry import TASKS, Task, TaskOption, task
-from ._show import describe_tasks, format_samples
+from ._make import Sample, TaskReport, TaskResult, format_samples, make_task, preview
+from ._registry import TASKS, Task, TaskOption, describe_tasks, get_task, task
 from ._space import Candidate, Pick, Space
 from ._vocabulary import Vocabulary
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from ...graphs.errors import PromptError, unknown
 from ..prompts.pairs import Pair, PromptPairs
 from ..prompts.tokens import Tokens
-from ._registry import TASKS, Task
+from ._registry import TASKS, Task, get_task
 from ._space import Candidate, Space, walk
 from ._vocabulary import Vocabulary
 
@@ -29,11 +29,12 @@ MOST_EXAMPLES = 100_000
 _MOST_CANDIDATES = 20_000
 _PER_EXAMPLE = 50
 _AT_ONCE = 64
+_MOST_ANSWERS = 6
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Hold one pair as people read it."""
+    """One pair as people read it."""
 
     clean: str
     corrupted: str
@@ -66,7 +67,7 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Hold a task's prompt pairs, the same pairs as text, what was left out, and the options."""
+    """A task's prompt pairs, the same pairs as text, what was left out, and the options."""
 
     pairs: PromptPairs
     samples: tuple[Sample, ...]
@@ -107,14 +108,15 @@ def make_task(
     vocabulary = Vocabulary(tokens, vocab_size)
     spaces = _spaces(found, vocabulary, values, groups)
     maker = _Maker(tokens, vocab_size, length)
-    pairs, samples = _collect(maker, walk(spaces, random.Random(seed)), examples)
-    report = TaskReport(maker.generated, len(pairs), dict(maker.left_out), vocabulary.left_out)
-    if len(pairs) < examples:
-        raise PromptError(_too_few(name, examples, report, maker.exhausted))
-    prompts = PromptPairs(
-        tuple(pairs), name, seed, tokens.bos_prepended if tokens is not None else False
+    maker.collect(walk(spaces, random.Random(seed)), examples)
+    report = TaskReport(
+        maker.generated, len(maker.pairs), dict(maker.left_out), vocabulary.left_out
     )
-    return TaskResult(prompts, tuple(samples), report, values)
+    if len(maker.pairs) < examples:
+        raise PromptError(_too_few(name, examples, report, maker.exhausted))
+    bos = tokens is not None and tokens.bos_prepended
+    pairs = PromptPairs(tuple(maker.pairs), name, seed, bos)
+    return TaskResult(pairs, tuple(maker.samples), report, values)
 
 
 def preview(
@@ -133,112 +135,102 @@ def preview(
     return tuple(_sample(group, candidate, None) for group, candidate in chosen)
 
 
-def get_task(name: str) -> Task:
-    """Return a registered task; raises UnknownName with the nearest match."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
+def format_samples(samples: Sequence[Sample]) -> str:
+    """Return sample pairs as text: both prompts one below the other, then the answers.
+
+    >>> print(format_samples([Sample("1 + 1 =", "1 + 2 =", (" 2",), (" 3",), "t0")]))
+    [t0]
+      clean       1 + 1 =
+      corrupted   1 + 2 =
+      answers     ' 2'
+      distractors ' 3'
+    """
+    return "\n".join(
+        f"[{sample.group}]\n"
+        f"  clean       {sample.clean}\n"
+        f"  corrupted   {sample.corrupted}\n"
+        f"  answers     {_listed(sample.answers)}\n"
+        f"  distractors {_listed(sample.distractors)}"
+        for sample in samples
+    )
 
 
+def _listed(texts: Sequence[str]) -> str:
+    shown = " ".join(map(repr, texts[:_MOST_ANSWERS]))
+    rest = len(texts) - _MOST_ANSWERS
+    return f"{shown} … {rest} more" if rest > 0 else shown or "none"
+
+
+@dataclass
 class _Maker:
     """Turn candidates into pairs for one tokenizer and count those it leaves out."""
 
-    def __init__(self, tokens: Tokens | None, vocab_size: int | None, length: int | None) -> None:
-        self.tokens = tokens
-        self.generated = 0
-        self.left_out: Counter[str] = Counter()
-        self.exhausted = False
-        self._limit = vocab_size
-        self._length = length
-        self._seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
+    tokens: Tokens | None
+    vocab_size: int | None
+    length: int | None
+    generated: int = 0
+    exhausted: bool = False
+    left_out: Counter[str] = field(default_factory=Counter)
+    pairs: list[Pair] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    _seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
 
-    def pairs(self, candidates: Sequence[tuple[str, Candidate]]) -> Iterator[Pair | None]:
-        """Yield each candidate's pair, or None after counting why not."""
-        prompts = self._prompts([c for _, c in candidates])
-        for (group, candidate), (clean, corrupted) in zip(candidates, prompts, strict=True):
-            yield self._pair(group, candidate, clean, corrupted)
-
-    def _pair(
-        self, group: str, candidate: Candidate, clean: tuple[int, ...], corrupted: tuple[int, ...]
-    ) -> Pair | None:
-        self.generated += 1
-        answers, distractors = self._ids(candidate.answers), self._ids(candidate.distractors)
-        reason = self._reason(clean, corrupted, answers, distractors)
-        if reason:
-            self.left_out[reason] += 1
-            return None
-        self._seen.add((clean, corrupted))
-        position = len(clean) - 1 if self.tokens is None else self.tokens.last(clean)
-        return Pair(clean, corrupted, answers, distractors, position, group)
+    def collect(self, candidates: Iterator[tuple[str, Candidate]], examples: int) -> None:
+        """Add pairs until there are enough, or all candidates, or too many, were tried."""
+        most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
+        while self.generated < most and len(self.pairs) < examples:
+            some = list(islice(candidates, max(_AT_ONCE, examples - len(self.pairs))))
+            if not some:
+                self.exhausted = True
+                return
+            prompts = self._prompts([candidate for _, candidate in some])
+            for (group, candidate), (clean, corrupted) in zip(some, prompts, strict=True):
+                self.generated += 1
+                answers, distractors = map(self._ids, (candidate.answers, candidate.distractors))
+                reason = self._reason(clean, corrupted, (*answers, *distractors))
+                if reason:
+                    self.left_out[reason] += 1
+                    continue
+                self._seen.add((clean, corrupted))
+                position = len(clean) - 1 if self.tokens is None else self.tokens.last(clean)
+                self.pairs.append(Pair(clean, corrupted, answers, distractors, position, group))
+                self.samples.append(_sample(group, candidate, self.tokens))
+                if len(self.pairs) == examples:
+                    return
 
     def _prompts(
         self, candidates: Sequence[Candidate]
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Return the ids of both prompts; texts are tokenized all at once."""
-        both = [prompt for c in candidates for prompt in (c.clean, c.corrupted)]
-        texts = [prompt for prompt in both if isinstance(prompt, str)]
-        if self.tokens is None:
-            ids = [prompt for prompt in both if not isinstance(prompt, str)]
-        elif texts:
-            ids = self.tokens.prompts(texts)
-        else:
-            ids = [self.tokens.wrap(prompt) for prompt in both if not isinstance(prompt, str)]
+        ids: list[Any] = [prompt for c in candidates for prompt in (c.clean, c.corrupted)]
+        if self.tokens is not None:
+            is_text = isinstance(ids[0], str)
+            ids = self.tokens.prompts(ids) if is_text else list(map(self.tokens.wrap, ids))
         return list(zip(ids[::2], ids[1::2], strict=True))
 
     def _ids(self, answers: tuple[str, ...] | tuple[int, ...]) -> tuple[int, ...]:
         """Return the ids of answers; -1 for one that is not a single token."""
-        ids: list[int] = []
-        for answer in answers:
-            one = self.tokens.single(answer) if self.tokens and isinstance(answer, str) else answer
-            ids.append(one if isinstance(one, int) else -1)
-        return tuple(ids)
+        ids = (self.tokens.single(a) if self.tokens and isinstance(a, str) else a for a in answers)
+        return tuple(one if isinstance(one, int) else -1 for one in ids)
 
     def _reason(
-        self,
-        clean: tuple[int, ...],
-        corrupted: tuple[int, ...],
-        answers: tuple[int, ...],
-        distractors: tuple[int, ...],
+        self, clean: tuple[int, ...], corrupted: tuple[int, ...], answers: tuple[int, ...]
     ) -> str:
-        every = (*answers, *distractors)
+        """Say why a pair with these answers and distractors is left out; empty if it is not."""
         prompts = (*clean, *corrupted)
+        unknown_word = self.tokens is not None and self.tokens.has_unknown(prompts)
+        beyond = self.vocab_size is not None and max(*prompts, *answers) >= self.vocab_size
         tests = (
-            (-1 in every, "an answer is not one token"),
-            (len(set(every)) < len(every), "an answer is also another answer"),
+            (-1 in answers, "an answer is not one token"),
+            (len(set(answers)) < len(answers), "an answer is also another answer"),
             (len(clean) != len(corrupted), "the prompts do not align"),
             (clean == corrupted, "the prompts are the same"),
-            (self._length not in (None, len(clean)), f"not {self._length} tokens long"),
-            (
-                self.tokens is not None and self.tokens.has_unknown(prompts),
-                "a word is unknown to the tokenizer",
-            ),
-            (
-                self._limit is not None and max(*prompts, *every) >= self._limit,
-                "a token lies beyond vocab_size",
-            ),
+            (self.length not in (None, len(clean)), f"not {self.length} tokens long"),
+            (unknown_word, "a word is unknown to the tokenizer"),
+            (beyond, "a token lies beyond vocab_size"),
             ((clean, corrupted) in self._seen, "the same pair again"),
         )
         return next((reason for failed, reason in tests if failed), "")
-
-
-def _collect(
-    maker: _Maker, candidates: Iterator[tuple[str, Candidate]], examples: int
-) -> tuple[list[Pair], list[Sample]]:
-    pairs: list[Pair] = []
-    samples: list[Sample] = []
-    most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
-    while maker.generated < most:
-        some = list(islice(candidates, max(_AT_ONCE, examples - len(pairs))))
-        if not some:
-            maker.exhausted = True
-            break
-        for (group, candidate), pair in zip(some, maker.pairs(some), strict=False):
-            if pair is not None:
-                pairs.append(pair)
-                samples.append(_sample(group, candidate, maker.tokens))
-            if len(pairs) == examples:
-                return pairs, samples
-    return pairs, samples
 
 
 def _spaces(
@@ -263,14 +255,14 @@ def _sample(group: str, candidate: Candidate, tokens: Tokens | None) -> Sample:
             return value
         return " ".join(map(str, value)) if tokens is None else tokens.text(value)
 
-    def one(value: str | int) -> str:
-        return value if isinstance(value, str) else text((value,))
+    def listed(values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...]:
+        return tuple(text(value if isinstance(value, str) else (value,)) for value in values)
 
     return Sample(
         text(candidate.clean),
         text(candidate.corrupted),
-        tuple(one(answer) for answer in candidate.answers),
-        tuple(one(distractor) for distractor in candidate.distractors),
+        listed(candidate.answers),
+        listed(candidate.distractors),
         group,
     )
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import types
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...graphs.errors import UnknownName, unknown
 from ._space import Space
@@ -17,11 +16,10 @@ TaskFunction = Callable[..., Iterable[Space]]
 
 @dataclass(frozen=True)
 class TaskOption:
-    """Describe one option of a task: its default, its type and, for a closed choice, the values."""
+    """One option of a task: a closed choice of these values, or without any a whole number."""
 
     name: str
     default: str | int | None
-    kind: type
     choices: tuple[str, ...] = ()
 
     def read(self, task: str, value: object) -> str | int | None:
@@ -32,20 +30,20 @@ class TaskOption:
             if value in self.choices:
                 return str(value)
             raise unknown(f"{self.name} of task '{task}'", str(value), self.choices)
-        if self.kind is int:
-            number = _whole(value)
-            if number is None or number < 1:
-                raise UnknownName(
-                    f"{self.name}={value!r} does not fit task '{task}'; accepted: a whole number "
-                    f"from 1 up (default {self.default})."
-                )
-            return number
-        return str(value)
+        number = value
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
+            number = int(value)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise UnknownName(
+                f"{self.name}={value!r} does not fit task '{task}'; accepted: a whole number "
+                f"from 1 up (default {self.default})."
+            )
+        return number
 
 
 @dataclass(frozen=True)
 class Task:
-    """Hold a registered task: `spaces(vocabulary, **options)` yields its candidate pairs."""
+    """A registered task: `spaces(vocabulary, **options)` yields its candidate pairs."""
 
     name: str
     summary: str
@@ -57,19 +55,26 @@ class Task:
         """Return all options with their values: those given, checked, and the defaults."""
         known = {option.name: option for option in self.options}
         for name in given:
+            if not known:
+                raise UnknownName(
+                    f"unknown option '{name}' of task '{self.name}', which has no options."
+                )
             if name not in known:
-                if not known:
-                    raise UnknownName(
-                        f"unknown option '{name}' of task '{self.name}', which has no options."
-                    )
                 raise unknown(f"option of task '{self.name}'", name, known)
         return {
-            name: option.read(self.name, given[name]) if name in given else option.default
+            name: option.read(self.name, given.get(name, option.default))
             for name, option in known.items()
         }
 
 
 TASKS: dict[str, Task] = {}
+
+
+def get_task(name: str) -> Task:
+    """Return a registered task; raises UnknownName with the nearest match."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
 
 
 def task(
@@ -83,33 +88,41 @@ def task(
     def register(function: TaskFunction) -> TaskFunction:
         if name in TASKS:
             raise ValueError(f"the task '{name}' is registered twice")
-        TASKS[name] = Task(name, summary, function, _options(function), needs_tokenizer)
+        hints = typing.get_type_hints(function)
+        options = tuple(
+            TaskOption(key, one.default, _choices(hints[key]))
+            for key, one in inspect.signature(function).parameters.items()
+            if one.kind is one.KEYWORD_ONLY
+        )
+        TASKS[name] = Task(name, summary, function, options, needs_tokenizer)
         return function
 
     return register
 
 
-def _options(function: TaskFunction) -> tuple[TaskOption, ...]:
-    hints = typing.get_type_hints(function)
-    keywords = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+def _choices(hint: object) -> tuple[str, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
+def describe_tasks() -> list[dict[str, object]]:
+    """Return every task's name, summary, options and whether it needs a tokenizer.
+
+    The values are plain lists, texts and numbers, ready for JSON.
+    """
+    return [
+        {
+            "name": task.name,
+            "summary": task.summary,
+            "needs_tokenizer": task.needs_tokenizer,
+            "options": [
+                {
+                    "name": option.name,
+                    "default": option.default,
+                    "type": "choice" if option.choices else "int",
+                    "choices": list(option.choices),
+                }
+                for option in task.options
+            ],
+        }
+        for _, task in sorted(TASKS.items())
     ]
-    return tuple(_option(p.name, p.default, hints[p.name]) for p in keywords)
-
-
-def _option(name: str, default: Any, hint: Any) -> TaskOption:
-    if typing.get_origin(hint) is typing.Literal:
-        return TaskOption(name, default, str, tuple(typing.get_args(hint)))
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    return TaskOption(name, default, hint)
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        return int(value)
-    return None

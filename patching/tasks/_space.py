@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold one clean and corrupted prompt with answers, as text (or, all four, as token ids)."""
+    """One clean and corrupted prompt with answers, as text (or, all four, as token ids)."""
 
     clean: str | tuple[int, ...]
     corrupted: str | tuple[int, ...]
@@ -51,7 +51,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Space:
-    """Hold every candidate of one template: all combinations of its picks.
+    """Every candidate of one template: all combinations of its picks.
 
     `build` receives one tuple per pick and returns the candidate, or None where the combination
     makes no example. `group` is the template's tag.

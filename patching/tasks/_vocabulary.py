@@ -1,14 +1,27 @@
-"""What a task may ask about the tokenizer, so that it adapts to any."""
+"""What a task may ask about the tokenizer, so that it adapts to any, and the tasks' word lists."""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from importlib import resources
+from typing import Any, TypeVar
 
 from ..prompts.tokens import Tokens
-from ._words import words
 
 T = TypeVar("T")
+
+
+@functools.cache
+def words(name: str) -> tuple[Any, ...]:
+    """Return a list of words, or of pairs of words, of `words.json`, which is read when needed.
+
+    >>> words("places")[:2], words("country_capitals")[0]
+    (('store', 'park'), ('France', 'Paris'))
+    """
+    text = resources.files(__package__).joinpath("words.json").read_text("utf-8")
+    return tuple(tuple(x) if isinstance(x, list) else x for x in json.loads(text)[name])
 
 
 class Vocabulary:
@@ -30,7 +43,7 @@ class Vocabulary:
         self, what: str, items: Sequence[T], answers: Callable[[T], Iterable[str]]
     ) -> tuple[T, ...]:
         """Keep the items all of whose answers are one token; count the rest under `what`."""
-        kept = tuple(item for item in items if all(self.single(a) for a in answers(item)))
+        kept = tuple(item for item in items if all(map(self.single, answers(item))))
         if len(kept) < len(items):
             self.left_out[what] = self.left_out.get(what, 0) + len(items) - len(kept)
         return kept
@@ -53,6 +66,4 @@ class Vocabulary:
         """
         if self.tokens is not None:
             return self.tokens.ordinary(self.size), True
-        if self.size is not None:
-            return range(self.size), True
-        return words("words"), False
+        return (words("words"), False) if self.size is None else (range(self.size), True)

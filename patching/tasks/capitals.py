@@ -7,8 +7,7 @@ from functools import partial
 
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import word_pairs
+from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
     "The capital of {country} is the city of",
@@ -23,9 +22,7 @@ _TEMPLATES = (
 @task("capitals", summary="factual recall: the capital of a country")
 def capitals(vocabulary: Vocabulary) -> Iterator[Space]:
     """Yield pairs of countries; the corrupted prompt asks for the other one's capital."""
-    known = vocabulary.keep(
-        "capitals", word_pairs("country_capitals"), lambda pair: (f" {pair[1]}",)
-    )
+    known = vocabulary.keep("capitals", words("country_capitals"), lambda pair: (f" {pair[1]}",))
     for number, template in enumerate(_TEMPLATES):
         yield Space(f"t{number}", (Pick(known, 2),), partial(_pair, template))
 

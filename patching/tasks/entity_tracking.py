@@ -9,8 +9,7 @@ from typing import Literal
 from ...graphs.errors import PromptError
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import words
+from ._vocabulary import Vocabulary, words
 
 Corruption = Literal["question", "contents"]
 

@@ -7,8 +7,7 @@ from functools import partial
 
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import words
+from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
     "So {name} is a really great friend, isn't",

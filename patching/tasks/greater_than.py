@@ -16,8 +16,7 @@ from typing import Literal
 
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import words
+from ._vocabulary import Vocabulary, words
 
 Form = Literal["auto", "tens", "two-digits", "units"]
 

@@ -7,8 +7,7 @@ from functools import partial
 
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import word_pairs
+from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
     "The {subject} near the {other}",
@@ -30,7 +29,7 @@ def subject_verb_agreement(vocabulary: Vocabulary) -> Iterator[Space]:
     verbs = vocabulary.keep("verbs", _VERBS, _spaced)
     if not verbs:
         return
-    nouns = Pick(vocabulary.keep("nouns", word_pairs("nouns"), _spaced), 2)
+    nouns = Pick(vocabulary.keep("nouns", words("nouns"), _spaced), 2)
     for number, template in enumerate(_TEMPLATES):
         for subject in (0, 1):
             for other in (0, 1):

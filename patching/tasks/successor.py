@@ -8,8 +8,7 @@ from functools import partial
 from ...graphs.errors import PromptError
 from ._registry import task
 from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
-from ._words import sequence
+from ._vocabulary import Vocabulary, words
 
 # What introduces the items, and what stands between them and after the last.
 _TEMPLATES = (
@@ -28,7 +27,7 @@ def successor(vocabulary: Vocabulary, *, shown: int = 3) -> Iterator[Space]:
     if shown > 5:
         raise PromptError(f"task 'successor' got shown={shown}; accepted: 1 to 5 items.")
     for name in (*_CYCLIC, *_OPEN):
-        items = sequence(name)
+        items = words(name)
         runs = [
             run
             for run in _runs(items, shown + 1, cyclic=name in _CYCLIC)

@@ -13,7 +13,7 @@ Build = Callable[..., Any]
 def _texts() -> list[str]:
     """Give every word of every task, many times over."""
     from edgewise.patching.tasks import TASKS, preview
-    from edgewise.patching.tasks._words import words
+    from edgewise.patching.tasks._vocabulary import words
 
     samples = [s for name in sorted(TASKS) for s in preview(name, examples=300)]
     names = (*words("male_names"), *words("female_names"), *words("objects"), *words("places"))
