@@ -49,8 +49,6 @@ FOLDERS = ("edgewise", "graphs", "patching", "discovery", "visualize")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 ASKED = {"metric", "ablation", "method", "pairs", "weights_sha256"}
 MOST = 7
-STILL_WIDE = {"patching/gradients/attribution.py": ["_put_attention"]}
-"""Functions that do not keep the rule yet; nothing may be added."""
 
 
 def hand_written(source: str) -> Iterator[int]:
@@ -84,8 +82,7 @@ def test_what_is_asked_for_is_written_in_one_place(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_no_function_lacks_a_value(path: Path) -> None:
     if not name_of(path).startswith("graphs/lift/"):
-        found = set(wide(path.read_text(encoding="utf-8")))
-        assert found <= set(STILL_WIDE.get(name_of(path), []))
+        assert list(wide(path.read_text(encoding="utf-8"))) == []
 
 
 def test_the_checkers_see_what_breaks_the_rule() -> None:
