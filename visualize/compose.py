@@ -11,7 +11,7 @@ from ..graphs.names import Kind, Node
 from .layout.layout import Layout, arrange, links, node_width
 from .layout.routing import gap_heights, wire_path
 from .legend import MARGIN, build_legend, heading, least_width
-from .scene import Band, EdgeMark, NodeMark, Scene, Text
+from .scene import Cell, EdgeMark, NodeMark, Scene, Text
 from .style import (
     DASHES,
     DOTS,
@@ -113,7 +113,7 @@ class _Builder:
             self._links(), self._edges(), self._nodes(), texts, legend, self.placed.notes,
         )  # fmt: skip
 
-    def _layers(self) -> tuple[tuple[Band, ...], tuple[Text, ...]]:
+    def _layers(self) -> tuple[tuple[Cell, ...], tuple[Text, ...]]:
         """Stripe every other layer and name each at the left."""
         spans: dict[int, list[float]] = {}
         for row, layer in enumerate(self.placed.layers):
@@ -124,7 +124,7 @@ class _Builder:
         for i, layer in enumerate(spans):
             low, high = edges[layer]
             if i % 2 == 0:
-                bands.append(Band(MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
+                bands.append(Cell("", MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
             where = (MARGIN + 5, (low + high) / 2)
             labels.append(Text(*where, f"layer {layer}", SMALL_FONT, FAINT, "start"))
         return tuple(bands), tuple(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..graphs.names import Kind
@@ -23,11 +24,17 @@ from .style import (
 )
 from .subject import Subject
 
+MARGIN, TITLE_LINE, TEXT_LINE = 12.0, 17.0, 13.0
+"""Points around a drawing, and from one line of its title, or of its caption, to the next."""
+
+MOST_LINES = 60
+"""Of a title, a name or a caption."""
+
 _LINE, _SAMPLE, _SPACE, _GAP, _HEADING = 15.0, 22.0, 5.0, 12.0, 56.0
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """A sample (a node's shape, or a line's colour, width and dashes) and its words."""
 
     words: str
@@ -39,6 +46,7 @@ class _Entry:
 
     @property
     def length(self) -> float:
+        """Return the points it takes in a row, with the gap to the next one."""
         return _SAMPLE + _SPACE + text_width(self.words, SMALL_FONT) + _GAP
 
 
@@ -46,23 +54,45 @@ def build_legend(
     subject: Subject, caption: str, left: float, top: float, width: float
 ) -> tuple[Legend, float]:
     """Place the legend and the caption below `top`; return them and where they end."""
-    nodes: list[NodeMark] = []
-    lines: list[EdgeMark] = []
-    texts: list[Text] = []
-    y = top
-    for heading, entries in _blocks(subject).items():
-        for i, row in enumerate(_fill(entries, width - 2 * left - _HEADING)):
-            x = left + _HEADING
-            if not i:
-                texts.append(Text(left + 5, y, heading, SMALL_FONT, FAINT, "start"))
-            for entry in row:
-                _sample(entry, x, y, nodes, lines)
-                at = x + _SAMPLE + _SPACE
-                texts.append(Text(round(at, 2), y, entry.words, SMALL_FONT, INK, "start"))
-                x += entry.length
-            y += _LINE
-    words, y = paragraph(caption, left + 5, y, width - 2 * left - 10)
-    return Legend(tuple(nodes), tuple(lines), (*texts, *words)), y - _LINE / 2
+    legend, y = Legend(), top
+    for words, entries in _blocks(subject).items():
+        if entries:
+            title = Text(left + 5, y, words, SMALL_FONT, FAINT, "start")
+            block, y = place_entries(entries, left + _HEADING, y, width - 2 * left - _HEADING)
+            legend += Legend(texts=(title,)) + block
+    below, y = paragraph(caption, left + 5, y, width - 2 * left - 10)
+    return legend + Legend(texts=tuple(below)), y - _LINE / 2
+
+
+def place_entries(
+    entries: Sequence[Entry], left: float, y: float, width: float
+) -> tuple[Legend, float]:
+    """Place samples and words in rows of at most this width; return them and the next row's y."""
+    nodes, lines, texts = list[NodeMark](), list[EdgeMark](), list[Text]()
+    x = left
+    for entry in entries:
+        if x > left and x + entry.length - _GAP > left + width:
+            x, y = left, y + _LINE
+        if entry.kind is None:
+            ends = (round(x, 2), y), (round(x + _SAMPLE, 2), y)
+            lines.append(line_mark(ends, entry.colour, entry.width, entry.opacity, entry.dashes))
+        else:
+            style, middle = NODE_STYLES[entry.kind], round(x + _SAMPLE / 2, 2)
+            size = (_SAMPLE - 2, 10)
+            nodes.append(NodeMark("", middle, y, *size, style.shape, style.fill, INK, INK, 8, ""))
+        at = round(x + _SAMPLE + _SPACE, 2)
+        texts.append(Text(at, y, entry.words, SMALL_FONT, INK, "start"))
+        x += entry.length
+    return Legend(tuple(nodes), tuple(lines), tuple(texts)), y + _LINE if entries else y
+
+
+def line_mark(
+    points: Sequence[tuple[float, float]], colour: str, width: float, opacity: float = 1.0,
+    dashes: tuple[float, ...] = (),
+) -> EdgeMark:  # fmt: skip
+    """Join points by straight lines."""
+    path = tuple(("L" if i else "M", point) for i, point in enumerate(points))
+    return EdgeMark("", path, colour, width, opacity, dashes)
 
 
 def least_width(subject: Subject, left: float) -> float:
@@ -71,22 +101,31 @@ def least_width(subject: Subject, left: float) -> float:
     return 2 * left + _HEADING + max(lengths, default=0.0)
 
 
-def _blocks(subject: Subject) -> dict[str, list[_Entry]]:
+def _blocks(subject: Subject) -> dict[str, list[Entry]]:
     """List the legend's entries under their headings."""
-    return {
-        "nodes": _shapes(subject),
-        "edges" if subject.letters else "edges into": _colours(subject),
-        "|score|": _widths(subject),
-        "stability": _stabilities(subject),
-    }
-
-
-MARGIN, TITLE_LINE, TEXT_LINE = 12.0, 17.0, 13.0
-"""Points around a drawing, and from one line of its title, or of its caption, to the next."""
-
-
-MOST_LINES = 60
-"""Of a title, a name or a caption."""
+    kinds = {node.kind for node, _ in subject.nodes}
+    if kinds & {Kind.TOK, Kind.POS}:
+        kinds = kinds - {Kind.TOK, Kind.POS} | {Kind.EMBED}
+    shapes = [Entry(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds]
+    colours = [Entry(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
+    if Kind.KV in kinds:
+        colours.append(Entry("key/value head used by", None, FAINT, 0.8, dashes=DOTS))
+    if kinds & {Kind.EXPERT, Kind.SHARED}:
+        colours.append(Entry("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
+    widths, shades = [], []
+    for size in (1.0, 0.25, 0.0625) if subject.largest else ():
+        opacity = edge_opacity(size) if subject.level is None else 1.0
+        words = f"{subject.largest * size:.2g}"
+        widths.append(Entry(words, None, FAINT, edge_width(size), opacity))
+    if any(line.negative for line in subject.lines):
+        widths.append(Entry("negative", None, FAINT, 1.6, dashes=DASHES))
+    if subject.level is not None:
+        samples = {f"kept in {kept:.0%}": (kept, False) for kept in (0.0, 0.5, 1.0)}
+        samples[f"solid: changed, q < {subject.level:g}"] = (1.0, True)
+        for words, (kept, changed) in samples.items():
+            shades.append(Entry(words, colour=stable_colour(INK, kept, changed=changed)))
+    into = "edges" if subject.letters else "edges into"
+    return {"nodes": shapes, into: colours, "|score|": widths, "stability": shades}
 
 
 def heading(title: str, width: float) -> tuple[list[Text], float]:
@@ -107,9 +146,7 @@ def paragraph(text: str, x: float, y: float, width: float) -> tuple[list[Text], 
 
 
 def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
-    """Break a text into lines of at most the given width; a long name breaks within itself.
-
-    Of a text that would fill pages the beginning is left.
+    """Break a text into at most `MOST_LINES` lines; a long name breaks within itself.
 
     >>> wrap("one two three", 40), wrap("one-two", 24)
     (['one two', 'three'], ['one-', 'two'])
@@ -125,81 +162,11 @@ def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
 
 def _broken(word: str, width: float, size: float) -> list[str]:
     """Break a word that is too long for a line, where it has a sign such as - or / if it can."""
-    parts = re.findall(r"[^-_/.@]*[-_/.@]+|[^-_/.@]+", word)
     lines = [""]
-    for part in parts:
+    for part in re.findall(r"[^-_/.@]*[-_/.@]+|[^-_/.@]+", word):
         whole = text_width(part, size) <= width
         for piece in [part] if whole else part:
             if lines[-1] and text_width(lines[-1] + piece, size) > width:
                 lines.append("")
             lines[-1] += piece
     return lines
-
-
-def _shapes(subject: Subject) -> list[_Entry]:
-    """List the shapes that occur."""
-    kinds = {node.kind for node, _ in subject.nodes}
-    kinds = {Kind.EMBED if k in (Kind.TOK, Kind.POS) else k for k in kinds}
-    return [_Entry(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds]
-
-
-def _colours(subject: Subject) -> list[_Entry]:
-    """List the colours, with counts."""
-    entries = [_Entry(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
-    if any(node.kind is Kind.KV for node, _ in subject.nodes):
-        entries.append(_Entry("key/value head used by", colour=FAINT, width=0.8, dashes=DOTS))
-    if any(node.kind in (Kind.EXPERT, Kind.SHARED) for node, _ in subject.nodes):
-        entries.append(_Entry("MLP input read by experts", colour=FAINT, width=0.8, dashes=DOTS))
-    return entries
-
-
-def _widths(subject: Subject) -> list[_Entry]:
-    """List sample widths, and the dashes if a score is negative."""
-    entries = []
-    for share in (1.0, 0.25, 0.0625) if subject.largest else ():
-        opacity = edge_opacity(share) if subject.level is None else 1.0
-        words = f"{subject.largest * share:.2g}"
-        entries.append(_Entry(words, None, FAINT, edge_width(share), opacity))
-    if any(line.negative for line in subject.lines):
-        entries.append(_Entry("negative", colour=FAINT, width=1.6, dashes=DASHES))
-    return entries
-
-
-def _stabilities(subject: Subject) -> list[_Entry]:
-    """List sample shades: how often repeated discoveries keep an edge, and what changed."""
-    if subject.level is None:
-        return []
-    entries = {f"kept in {share:.0%}": (share, False) for share in (0.0, 0.5, 1.0)}
-    entries[f"solid: changed, q < {subject.level:g}"] = (1.0, True)
-    return [
-        _Entry(words, colour=stable_colour(INK, share, changed=changed))
-        for words, (share, changed) in entries.items()
-    ]
-
-
-def _fill(entries: list[_Entry], width: float) -> list[list[_Entry]]:
-    """Break entries into rows of at most the given width."""
-    rows: list[list[_Entry]] = []
-    used = 0.0
-    for entry in entries:
-        if not rows or used + entry.length - _GAP > width:
-            rows.append([])
-            used = 0.0
-        rows[-1].append(entry)
-        used += entry.length
-    return rows
-
-
-def _sample(
-    entry: _Entry, x: float, y: float, nodes: list[NodeMark], lines: list[EdgeMark]
-) -> None:
-    """Draw an entry's sample."""
-    if entry.kind is not None:
-        style = NODE_STYLES[entry.kind]
-        middle = round(x + _SAMPLE / 2, 2)
-        nodes.append(
-            NodeMark("", middle, y, _SAMPLE - 2, 10, style.shape, style.fill, INK, INK, 8, "")
-        )
-        return
-    path = (("M", (round(x, 2), y)), ("L", (round(x + _SAMPLE, 2), y)))
-    lines.append(EdgeMark("", path, entry.colour, entry.width, entry.opacity, entry.dashes))

@@ -1,8 +1,7 @@
 """Which edges of a circuit or a diff a readable picture shows, and the caption that says so.
 
-A circuit of thousands of edges is a black page, so a picture shows the strongest ones, as many as
-are asked for without those that would dangle, leading nowhere within the picture. Whether an edge
-or node is in both circuits of a diff or in one is always told from the whole circuits.
+A circuit of thousands of edges is a black page, so a picture shows the strongest that connect.
+Whether an edge or node is in both circuits of a diff or in one is told from the whole circuits.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .compose import READING
 from .subject import Drawing, Fade
 
 if TYPE_CHECKING:
-    from ..graphs.comparison import Floor, FloorRow
+    from ..graphs.comparison import Floor
     from ..graphs.files import DiffFile
 
 SHARES = (0.4, 0.3, 0.3)
@@ -53,14 +52,10 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
     circuit, scores = file.circuit, file.edge_scores
     assert scores is not None  # CircuitFile.__post_init__
     of = f"the circuit's {len(circuit):,} edges ({circuit.graph.edge_count:,} in the model)"
+    shown, count = most_that_connect(lambda n: strongest(circuit, scores, n), top, len(circuit))
+    words = f"The {count:,} strongest of {of}{_without(count - len(shown))}"
     if len(circuit) <= top:
-        shown, words = circuit, f"All of {of}"
-    else:
-        count = most_that_fit(
-            lambda n: len(strongest(circuit, scores, n).prune_dangling()), top, len(circuit)
-        )
-        shown = strongest(circuit, scores, count).prune_dangling()
-        words = f"The {count:,} strongest of {of}{_without(count - len(shown))}"
+        words = f"All of {of}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
     caption = f"{words}. {drawn}. {READING}"
     return Picture(shown, Drawing(scores=Scores(circuit.graph, scores), caption=caption))
@@ -69,10 +64,9 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
 def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
-    All three get a part of the picture (`SHARES`), or else what changed, being mostly weak, would
-    not be seen beside what did not. Where a noise floor was measured, edges of one circuit that
-    changed beyond it come before stronger ones, and what did not is faded by how often repetitions
-    keep it.
+    All three get a part of the picture (`SHARES`), or what changed, being mostly weak, would not be
+    seen. Edges of one circuit that changed beyond a noise floor come before stronger ones, and what
+    did not is faded by how often repetitions keep it.
     """
     diff, floor = file.diff, file.floor
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
@@ -91,32 +85,28 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
         a, b, c = (strongest(part, largest, count) for part, count in counts)
         return a | b | c
 
+    shown, count = most_that_connect(union, top, sum(sizes))
+    words = f"The strongest edges of each kind{_without(count - len(shown))}"
     if sum(sizes) <= top:
-        shown, words = union(top), "All edges"
-    else:
-        count = most_that_fit(lambda n: len(union(n).prune_dangling()), top, sum(sizes))
-        shown = union(count).prune_dangling()
-        words = f"The strongest edges of each kind{_without(count - len(shown))}"
+        words = "All edges"
     places = ("shared", f"only in {names[0]}", f"only in {names[1]}")
     told = ", ".join(
         f"{len(part & shown):,} of {len(part):,} {place}"
         for part, place in zip(parts, places, strict=True)
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    stable = "" if floor is None else f" {_fade_words(floor, subject)}"
-    labels = role_changes(file)
-    stable += f" {_ROLES}" if labels else ""
-    caption = f"{words}: {told}. {READING}{stable}"
+    caption, labels = f"{words}: {told}. {READING}", role_changes(file)
+    if floor is not None:
+        caption += f" {_fade_words(floor, subject)}"
+    if labels:
+        caption += " Above heads: their measured role in either model."
     return Picture(
         subject, Drawing(scores, names, whole=diff, fade=fade, labels=labels, caption=caption)
     )
 
 
 def role_changes(file: DiffFile) -> dict[str, str]:
-    """Say of the heads of a diff what they do in A and in B, where that was measured.
-
-    A head with one role in both models has both scores, such as 'induction .91 / .85'.
-    """
+    """Say of a diff's heads what they do in A and in B; 'induction .91 / .85' if it is the same."""
     found = {}
     for one, other in file.roles.heads if file.roles is not None else ():
         first, second = one.named(most=1), other.named(most=1)
@@ -129,18 +119,14 @@ def role_changes(file: DiffFile) -> dict[str, str]:
 
 def fade_of(floor: Floor) -> Fade:
     """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
-    pick: dict[str, Callable[[FloorRow], float]] = {
-        "shared": lambda row: min(row.survival_a, row.survival_b),
-        "only_a": lambda row: row.survival_a,
-        "only_b": lambda row: row.survival_b,
-    }
-    survival = {
-        Edge.parse(row.edge): float(share(row))
-        for place, share in pick.items()
-        for row in floor.rows[place]
-    }
-    changed = frozenset(Edge.parse(row.edge) for place in pick for row in floor.changed(place))
-    return Fade(survival, changed, floor.level)
+    survival, changed = {}, set[Edge]()
+    for place in ("shared", "only_a", "only_b"):
+        for row in floor.rows[place]:
+            kept = {"only_a": row.survival_a, "only_b": row.survival_b}
+            least = kept.get(place, min(row.survival_a, row.survival_b))
+            survival[Edge.parse(row.edge)] = float(least)
+        changed.update(Edge.parse(row.edge) for row in floor.changed(place))
+    return Fade(survival, frozenset(changed), floor.level)
 
 
 def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
@@ -155,17 +141,21 @@ def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
     )
 
 
-def most_that_fit(size: Callable[[int], int], most: int, total: int) -> int:
-    """Find the largest n up to `total` with size(n) ≤ most, for a size that grows with n.
+def most_that_connect(
+    choose: Callable[[int], Circuit], most: int, total: int
+) -> tuple[Circuit, int]:
+    """Choose n of `total` edges, the most of which at most so many connect; return those, and n.
 
-    >>> most_that_fit(lambda n: n // 2, 10, 1000)
-    21
+    Where all may be shown, those that lead nowhere are shown too.
     """
-    low, high = min(most, total), total + 1
+    if total <= most:
+        return choose(total), total
+    low, high = most, total + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= most else (low, middle)
-    return low
+        fits = len(choose(middle).prune_dangling()) <= most
+        low, high = (middle, high) if fits else (low, middle)
+    return choose(low).prune_dangling(), low
 
 
 def strongest(circuit: Circuit, scores: np.ndarray, most: int) -> Circuit:
@@ -194,9 +184,6 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
     for i in (1, 2, 0):
         counts[i] += min(total - sum(counts), available[i] - counts[i])
     return counts
-
-
-_ROLES = "Above heads: their measured role in either model."
 
 
 def _without(dangling: int) -> str:

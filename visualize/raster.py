@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..graphs.errors import EdgewiseError
 from ..graphs.text import visible
-from .scene import Band, Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
+from .scene import PathData, Scene, Text, outline
 from .style import PAPER
 
 if TYPE_CHECKING:
@@ -41,15 +41,22 @@ def render(scene: Scene, file: BinaryIO, kind: str, *, dpi: float = 150.0) -> No
 
 def _draw(axes: Axes, scene: Scene) -> None:
     """Add all marks in drawing order."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import PathPatch, Rectangle
 
-    rectangles: list[Band | Cell] = [*scene.bands, *scene.cells]
-    for b in rectangles:
+    for b in (*scene.bands, *scene.cells):
         axes.add_patch(Rectangle((b.x, b.y), b.width, b.height, facecolor=b.fill, linewidth=0))
     for mark in (*scene.links, *scene.edges, *scene.legend.lines):
-        _edge(axes, mark)
+        style: Any = (0, tuple(d / mark.width for d in mark.dashes)) if mark.dashes else "solid"
+        patch = PathPatch(
+            _path(mark.path), fill=False, edgecolor=mark.colour, linewidth=mark.width,
+            alpha=mark.opacity, linestyle=style, capstyle="butt", joinstyle="round",
+        )  # fmt: skip
+        axes.add_patch(patch)
     for node in (*scene.nodes, *scene.legend.nodes):
-        _node(axes, node)
+        path = _path(outline(node))
+        axes.add_patch(PathPatch(path, facecolor=node.fill, edgecolor=node.stroke, linewidth=0.9))
+        if node.name:
+            _text(axes, Text(node.x, node.y, node.name, node.size, node.colour))
     for text in (*scene.texts, *scene.legend.texts):
         _text(axes, text)
 
@@ -68,36 +75,13 @@ def _path(path: PathData) -> Any:
     return Path(vertices, kinds)
 
 
-def _edge(axes: Axes, mark: EdgeMark) -> None:
-    from matplotlib.patches import PathPatch
-
-    style: Any = (0, tuple(d / mark.width for d in mark.dashes)) if mark.dashes else "solid"
-    axes.add_patch(
-        PathPatch(
-            _path(mark.path), fill=False, edgecolor=mark.colour, linewidth=mark.width,
-            alpha=mark.opacity, linestyle=style, capstyle="butt", joinstyle="round",
-        )
-    )  # fmt: skip
-
-
-def _node(axes: Axes, mark: NodeMark) -> None:
-    from matplotlib.patches import PathPatch
-
-    axes.add_patch(
-        PathPatch(_path(outline(mark)), facecolor=mark.fill, edgecolor=mark.stroke, linewidth=0.9)
-    )
-    if mark.name:
-        _text(axes, Text(mark.x, mark.y, mark.name, mark.size, mark.colour))
-
-
 def _text(axes: Axes, text: Text) -> None:
     from matplotlib.patheffects import withStroke
 
     drawn = axes.text(
         text.x, text.y + 0.35 * text.size, visible(text.text), fontsize=text.size,
-        color=text.colour,
-        ha={"start": "left", "middle": "center", "end": "right"}[text.anchor], va="baseline",
-        fontweight="bold" if text.bold else "normal", parse_math=False,
+        color=text.colour, va="baseline", fontweight="bold" if text.bold else "normal",
+        ha={"start": "left", "middle": "center", "end": "right"}[text.anchor], parse_math=False,
     )  # fmt: skip
     if text.halo:
         drawn.set_path_effects([withStroke(linewidth=2, foreground=PAPER)])

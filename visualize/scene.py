@@ -8,13 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ..graphs.errors import EdgewiseError
-
 Command: TypeAlias = tuple[str, tuple[float, ...]]
-"""One path command: M or L with x, y; C with two control points and the end; Z with nothing."""
+"""M or L with x, y; C with two control points and the end; Z with nothing."""
 PathData: TypeAlias = tuple[Command, ...]
-
-SHAPES = ("pill", "box", "cut", "hexagon", "foot", "crown")
 
 
 @dataclass(frozen=True)
@@ -32,21 +28,10 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Band:
-    """A filled background rectangle, such as a layer's stripe."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: str
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A filled rectangle that stands for a value; x and y are its top left corner.
+    """A filled rectangle; x and y are its top left corner.
 
-    `name` is what it stands for, empty for a sample in a legend.
+    `name` is what it stands for, empty for a background or a sample in a legend.
     """
 
     name: str
@@ -74,10 +59,6 @@ class NodeMark:
     size: float
     tooltip: str
 
-    def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise EdgewiseError(f"no shape '{self.shape}'; accepted: {', '.join(SHAPES)}.")
-
 
 @dataclass(frozen=True)
 class EdgeMark:
@@ -100,20 +81,22 @@ class Legend:
     lines: tuple[EdgeMark, ...] = ()
     texts: tuple[Text, ...] = ()
 
+    def __add__(self, other: Legend) -> Legend:
+        return Legend(self.nodes + other.nodes, self.lines + other.lines, self.texts + other.texts)
+
 
 @dataclass(frozen=True)
 class Scene:
     """Everything a backend draws: bands, cells, links, edges, nodes, texts, legend, in order.
 
-    `links` are not edges of the circuit; they tie a key/value head to the heads that use it, and
-    an MLP's port to the experts that read it.
-    `edges` come in drawing order, the strongest last. `notes` say what the layout had to do.
+    `links` tie a key/value head to the heads that use it, and an MLP's port to the experts that
+    read it. `edges` have the strongest last. `notes` say what the layout had to do without.
     """
 
     width: float
     height: float
     title: str
-    bands: tuple[Band, ...] = ()
+    bands: tuple[Cell, ...] = ()
     links: tuple[EdgeMark, ...] = ()
     edges: tuple[EdgeMark, ...] = ()
     nodes: tuple[NodeMark, ...] = ()

@@ -14,15 +14,7 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import KIND_WORDS, Edge, Node
 from ..graphs.scores import Scores
 from ..graphs.text import visible
-from .style import (
-    INK,
-    KIND_COLOURS,
-    ONLY_A,
-    ONLY_B,
-    SHARED,
-    edge_opacity,
-    stable_colour,
-)
+from .style import INK, KIND_COLOURS, ONLY_A, ONLY_B, SHARED, edge_opacity, stable_colour
 
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""

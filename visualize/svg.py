@@ -22,11 +22,7 @@ def to_svg(scene: Scene, *, inline: bool = False) -> str:
         f'font-family="{FONTS}" role="img">',
         f"<title>{_text(scene.title)}</title>",
         f'<rect width="100%" height="100%" fill="{PAPER}"/>',
-        *_group("layers", [
-            f'<rect x="{_n(b.x)}" y="{_n(b.y)}" width="{_n(b.width)}" height="{_n(b.height)}" '
-            f'fill="{b.fill}"/>'
-            for b in scene.bands
-        ]),
+        *_group("layers", [f"<rect {_box(band)}/>" for band in scene.bands]),
         *_group("cells", [_cell(cell) for cell in scene.cells]),
         *_group("links", [_edge(mark) for mark in scene.links], 'fill="none"'),
         *_group("edges", [_edge(mark) for mark in scene.edges], 'fill="none"'),
@@ -80,9 +76,12 @@ def _edge(mark: EdgeMark) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    name = _name("cell", cell.name)
-    size = f'width="{_n(cell.width)}" height="{_n(cell.height)}" fill="{cell.fill}"'
-    return f'<rect x="{_n(cell.x)}" y="{_n(cell.y)}" {size}{name}>{_tooltip(cell.tooltip)}</rect>'
+    return f"<rect {_box(cell)}{_name('cell', cell.name)}>{_tooltip(cell.tooltip)}</rect>"
+
+
+def _box(cell: Cell) -> str:
+    size = f'width="{_n(cell.width)}" height="{_n(cell.height)}"'
+    return f'x="{_n(cell.x)}" y="{_n(cell.y)}" {size} fill="{cell.fill}"'
 
 
 def _node(mark: NodeMark) -> str:

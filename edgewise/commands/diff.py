@@ -41,9 +41,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
     help="Run both circuits, what they share and their union in both models.",
 )
 @click.option(
-    "--roles",
-    is_flag=True,
-    help="Measure in both models what the heads of the circuits do.",
+    "--roles", is_flag=True, help="Measure in both models what the heads of the circuits do."
 )
 @click.option("--model-a", metavar="MODEL", help="The model of A; default: the one its file names.")
 @click.option("--model-b", metavar="MODEL", help="The model of B; default: the one its file names.")
@@ -58,12 +56,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @options.json_option
 @options.asking
 def diff(
-    a: str,
-    b: str,
-    asked: Asked,
-    output: str | None,
-    as_json: bool,
-    **models: str | None,
+    a: str, b: str, asked: Asked, output: str | None, as_json: bool, **models: str | None
 ) -> None:
     """Compare the circuits of two files.
 

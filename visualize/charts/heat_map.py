@@ -23,7 +23,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node
 from ...graphs.scores import Scores
 from ..legend import MARGIN, heading, paragraph, wrap
-from ..scene import Band, Cell, Legend, Scene, Text
+from ..scene import Cell, Legend, Scene, Text
 from ..style import FAINT, INK, SMALL_FONT, text_width
 from .scales import ABSENT, BAR, DIFFERENCE, GRID, SCALE_HEIGHT, SCORE, Scale, legend_bar
 
@@ -264,10 +264,10 @@ class _Builder:
         return bars, Legend(texts=(*texts, *words)), y - _LINE / 2
 
 
-def _grid(cells: Sequence[Cell]) -> tuple[Band, ...]:
+def _grid(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Put what shows as thin lines behind the cells, or white ones would not be seen."""
     return tuple(
-        Band(c.x - _THIN, c.y - _THIN, c.width + 2 * _THIN, c.height + 2 * _THIN, GRID)
+        Cell("", c.x - _THIN, c.y - _THIN, c.width + 2 * _THIN, c.height + 2 * _THIN, GRID)
         for c in cells
     )
 

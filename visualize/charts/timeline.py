@@ -20,25 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from ...graphs.circuit import Circuit
 from ...graphs.diff import CircuitDiff
-from ...graphs.errors import EdgewiseError, unknown
-from ...graphs.names import Edge, Node
+from ...graphs.errors import EdgewiseError
+from ...graphs.names import Edge
 from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
-from ..draw import FORMATS, write_scene
-from ..legend import MARGIN, heading, paragraph
-from ..pictures import most_that_fit, strongest
-from ..scene import Band, EdgeMark, Legend, NodeMark, PathData, Scene, Text
-from ..style import (
-    DASHES,
-    FAINT,
-    INK,
-    SMALL_FONT,
-    STRIPE,
-    edge_opacity,
-    edge_width,
-    text_width,
-)
+from ..draw import write_scene
+from ..legend import MARGIN, Entry, heading, line_mark, paragraph, place_entries
+from ..pictures import most_that_connect, strongest
+from ..scene import Cell, EdgeMark, Legend, NodeMark, Scene, Text
+from ..style import DASHES, FAINT, INK, SMALL_FONT, STRIPE, edge_opacity, edge_width
 from ..subject import Drawing
 
 if TYPE_CHECKING:
@@ -75,11 +66,9 @@ def make_timeline_scene(
 
     Args:
         timeline: the circuits, and scores for the widths.
-        drawing: title, caption and layout.
+        drawing, fields: title, caption and layout; those of `Drawing`.
         shown: which edges are drawn; default: all that any checkpoint has.
-        curves: what is plotted below the panels, on one scale.
-        axis: what the curves measure.
-        fields: those of `Drawing` in place of the given ones.
+        curves, axis: what is plotted below the panels on one scale, and what it measures.
 
     Raises:
         EdgewiseError: no checkpoint has an edge, or there are more than a drawing can show.
@@ -104,26 +93,18 @@ def make_timeline_scene(
 def draw_checkpoints(
     file: TimelineFile, path: str | os.PathLike[str], top: int, **look: str
 ) -> int:
-    """Draw at most so many of a timeline's edges, the strongest that connect; return how many.
+    """Draw at most `top` of a timeline's edges, the strongest that connect; return how many.
 
-    Args:
-        file: a timeline with what was measured at its checkpoints.
-        path: where to.
-        top: how many edges at most.
-        look: `title` and `layout`.
+    `look` is `title` and `layout`.
     """
     line, metric = file.timeline, file.metric
-
-    def connected(count: int) -> Circuit:
-        return strongest(line.union, line.peaks, count).prune_dangling()
-
-    shown = line.union
-    if len(shown) > top:
-        shown = connected(most_that_fit(lambda n: len(connected(n)), top, len(shown)))
+    shown, _ = most_that_connect(
+        lambda count: strongest(line.union, line.peaks, count), top, len(line.union)
+    )
     curves = [
         MetricLine("of the full model", file.values(metric, "full")),
         MetricLine("of the circuit", file.values(metric, "circuit"), "#0072b2"),
-        MetricLine("without any edge", file.values(metric, "empty"), "#8a8a8a", (4.0, 2.2)),
+        MetricLine("without any edge", file.values(metric, "empty"), FAINT, DASHES),
     ]
     caption = (
         f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
@@ -141,11 +122,7 @@ def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: A
         UnknownName: the file's name ends in none of `.svg`, `.png`, `.pdf`.
         EdgewiseError: there is nothing to draw, or the file cannot be written.
     """
-    target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix not in FORMATS:
-        raise unknown("ending of a timeline drawing's name", suffix, FORMATS)
-    return write_scene(make_timeline_scene(timeline, **options), target)
+    return write_scene(make_timeline_scene(timeline, **options), path)
 
 
 class _Strip:
@@ -160,44 +137,41 @@ class _Strip:
         self.top = min(m.y - m.height / 2 for m in base.nodes) - _PAD
         right = max(
             *(m.x + m.width / 2 for m in base.nodes),
-            *(x for m in base.edges for x in _xs(m.path)),
+            *(x for m in base.edges for _, values in m.path for x in values[::2]),
         )
         bottom = max(m.y + m.height / 2 for m in base.nodes)
         self.panel_width = (right + _PAD - self.left) * _SCALE
         self.panel_height = (bottom + _PAD - self.top) * _SCALE
-        self.columns = self._columns()
+        most = max(1, int((WIDEST - _AXIS) / (self.panel_width + _GAP)))
+        rows = -(-len(timeline) // most)
+        self.columns = -(-len(timeline) // rows)  # so that the rows are about equally long
         self.span = _AXIS + self.columns * (self.panel_width + _GAP)
         self.width = max(self.span + MARGIN, 480.0)
         strongest = timeline.peaks.max()
         self.strongest = float(strongest) if strongest > 0 else 1.0
 
-    def _columns(self) -> int:
-        """Return how many panels stand in a row, so that the rows are about equally long."""
-        count = len(self.timeline)
-        most = max(1, int((WIDEST - _AXIS) / (self.panel_width + _GAP)))
-        rows = -(-count // most)
-        return -(-count // rows)
-
     def scene(self, title: str, caption: str) -> Scene:
         """Make all marks, row by row."""
         texts, y = heading(title, self.width)
         y += 8 if texts else 0
-        bands, nodes = list[Band](), list[NodeMark]()
+        bands, nodes = list[Cell](), list[NodeMark]()
         edges, links = list[EdgeMark](), list[EdgeMark]()
         for start in range(0, len(self.timeline), self.columns):
             row = range(start, min(start + self.columns, len(self.timeline)))
             for i in row:
                 x = _AXIS + (i - start) * (self.panel_width + _GAP)
-                bands.append(Band(x, y + _LINE, self.panel_width, self.panel_height, STRIPE))
-                texts.append(self._label(i, x, y))
+                bands.append(Cell("", x, y + _LINE, self.panel_width, self.panel_height, STRIPE))
+                words = f"{self.timeline.labels[i]}  ({len(self.timeline.circuits[i]):,} edges)"
+                middle = round(x + self.panel_width / 2, 2)
+                texts.append(Text(middle, y + 5, words, SMALL_FONT, INK, bold=True))
                 links += [_moved(m, *self._move(x, y + _LINE)) for m in self.base.links]
                 edges += self._edges(i, x, y + _LINE)
                 nodes += self._nodes(i, x, y + _LINE)
                 texts += self._letters(i, x, y + _LINE)
             y += _LINE + self.panel_height
             if self.curves:
-                marks, dots, words = self._plot(row, y + 10)
-                edges, nodes, texts = edges + marks, nodes + dots, texts + words
+                marks, dots, numbers = self._plot(row, y + 10)
+                edges, nodes, texts = edges + marks, nodes + dots, texts + numbers
                 y += 10 + _CURVE
             y += 14
         legend, y = self._legend(caption, y)
@@ -207,59 +181,44 @@ class _Strip:
             self.base.notes,
         )  # fmt: skip
 
-    # -- panels ---------------------------------------------------------------------------------
-
     def _move(self, x: float, y: float) -> tuple[float, float]:
         """Return how far the scaled layout is moved to stand in a panel at x, y."""
         return x - self.left * _SCALE, y - self.top * _SCALE
 
-    def _label(self, i: int, x: float, y: float) -> Text:
-        words = f"{self.timeline.labels[i]}  ({len(self.timeline.circuits[i]):,} edges)"
-        return Text(round(x + self.panel_width / 2, 2), y + 5, words, SMALL_FONT, INK, bold=True)
-
     def _edges(self, i: int, x: float, y: float) -> list[EdgeMark]:
         """Draw what is absent first, then what stays, then what comes and goes."""
         marks = []
-        for number, mark in enumerate(self.base.edges):
+        for mark in self.base.edges:
             edge = Edge.parse(mark.name)
             state = self._colour(i, [edge in circuit for circuit in self.timeline.circuits])
-            marks.append((_RANK[state], number, self._edge(i, edge, state, mark, (x, y))))
-        return [mark for _, _, mark in sorted(marks, key=lambda one: one[:2])]
-
-    def _edge(
-        self, i: int, edge: Edge, state: str, mark: EdgeMark, place: tuple[float, float]
-    ) -> EdgeMark:
-        line = self.timeline
-        value = float(line.scores[i][line.graph.locate(edge)])
-        scored = not math.isnan(value)
-        words = f"{edge}  {_WORDS[state]}" + (f"  score {value:.4g}" if scored else "")
-        moved = _moved(mark, *self._move(*place))
-        if state == ABSENT:
-            return replace(moved, colour=ABSENT, width=0.5, opacity=0.7, dashes=(), tooltip=words)
-        strength = abs(value) / self.strongest if scored else None
-        return replace(
-            moved, colour=state, width=round(edge_width(strength), 2),
-            opacity=round(edge_opacity(strength), 2),
-            dashes=DASHES if scored and value < 0 else (), tooltip=words,
-        )  # fmt: skip
+            value = float(self.timeline.scores[i][self.timeline.graph.locate(edge)])
+            scored = not math.isnan(value)
+            width, opacity, dashes = 0.5, 0.7, tuple[float, ...]()
+            if state != ABSENT:
+                strength = abs(value) / self.strongest if scored else None
+                width, opacity = round(edge_width(strength), 2), round(edge_opacity(strength), 2)
+                dashes = DASHES if scored and value < 0 else ()
+            words = f"{edge}  {_WORDS[state]}" + (f"  score {value:.4g}" if scored else "")
+            path = _moved(mark, *self._move(x, y)).path
+            made = EdgeMark(mark.name, path, state, width, opacity, dashes, words)
+            marks.append((_RANK[state], made))
+        return [mark for _, mark in sorted(marks, key=lambda one: one[0])]
 
     def _colour(self, i: int, alive: Sequence[bool]) -> str:
         """Return the colour of what is alive at these checkpoints, in panel i."""
         if not alive[i]:
             return ABSENT
-        new = i > 0 and not alive[i - 1]
         leaving = i + 1 < len(alive) and not alive[i + 1]
-        if new:
+        if i and not alive[i - 1]:
             return PASSING if leaving else NEW
         return LEAVING if leaving else STAYING
 
     def _nodes(self, i: int, x: float, y: float) -> list[NodeMark]:
-        sets = [set(circuit.nodes) for circuit in self.timeline.circuits]
+        sets = [set(map(str, circuit.nodes)) for circuit in self.timeline.circuits]
         dx, dy = self._move(x, y)
         marks = []
         for mark in self.base.nodes:
-            node = Node.parse(mark.name)
-            state = self._colour(i, [node in alive for alive in sets])
+            state = self._colour(i, [mark.name in alive for alive in sets])
             marks.append(
                 NodeMark(
                     mark.name, round(mark.x * _SCALE + dx, 2), round(mark.y * _SCALE + dy, 2),
@@ -267,7 +226,7 @@ class _Strip:
                     fill=mark.fill if state != ABSENT else "#ffffff",
                     stroke=INK if state == STAYING else state,
                     colour=FAINT if state == ABSENT else INK,
-                    size=mark.size * _SCALE, tooltip=f"{node}  {_WORDS[state]}",
+                    size=mark.size * _SCALE, tooltip=f"{mark.name}  {_WORDS[state]}",
                 )
             )  # fmt: skip
         return marks
@@ -286,8 +245,6 @@ class _Strip:
                 found.append(replace(text, x=round(x, 2), y=round(y, 2)))
         return found
 
-    # -- the curve ------------------------------------------------------------------------------
-
     def _plot(self, row: range, y: float) -> tuple[list[EdgeMark], list[NodeMark], list[Text]]:
         """Plot the curves of one row of panels, from y downward."""
         known = [v for curve in self.curves for v in curve.values if v is not None]
@@ -300,14 +257,14 @@ class _Strip:
 
         marks, dots = [], []
         rules = sorted({low, high, *([0.0] if low < 0 < high else [])})
+        ends = (_AXIS, middles[row[-1]] + self.panel_width / 2)
         for value in rules:
-            ends = (_AXIS, middles[row[-1]] + self.panel_width / 2)
-            marks.append(_line([(ends[0], at(value)), (ends[1], at(value))], "#e0e0e0", 0.6))
+            marks.append(line_mark([(x, at(value)) for x in ends], "#e0e0e0", 0.6))
         for curve in self.curves:
             values = {i: v for i in row if (v := curve.values[i]) is not None}
             points = [(round(middles[i], 2), at(v)) for i, v in values.items()]
             if len(points) > 1:
-                marks.append(_line(points, curve.colour, 1.4, curve.dashes))
+                marks.append(line_mark(points, curve.colour, 1.4, 1.0, curve.dashes))
             for (px, py), (i, value) in zip(points, values.items(), strict=True):
                 words = f"{self.timeline.labels[i]}: {curve.words} {value:.4g}"
                 dots.append(
@@ -320,28 +277,18 @@ class _Strip:
         ]
         return marks, dots, texts
 
-    # -- the legend -----------------------------------------------------------------------------
-
     def _legend(self, caption: str, y: float) -> tuple[Legend, float]:
         """Say what colours mean, with how many edges ever had them; then the caption."""
-        samples = [
-            (colour, 2.4 if colour != ABSENT else 0.8, (), _WORDS[colour]) for colour in _WORDS
-        ]
-        plotted = [(c.colour, 1.4, c.dashes, f"{self.axis} {c.words}") for c in self.curves]
-        lines: list[EdgeMark] = []
-        texts: list[Text] = []
-        for entries in (samples, plotted):
-            x = _AXIS
-            for colour, width, dashes, words in entries:
-                length = 27 + text_width(words, SMALL_FONT) + 12
-                if x > _AXIS and x + length > self.width - MARGIN:
-                    x, y = _AXIS, y + _LINE
-                lines.append(_line([(x, y), (x + 22, y)], colour, width, dashes))
-                texts.append(Text(round(x + 27, 2), y, words, SMALL_FONT, INK, "start"))
-                x += length
-            y += _LINE if entries else 0
+        legend = Legend()
+        for entries in (
+            [Entry(_WORDS[c], None, c, 0.8 if c == ABSENT else 2.4) for c in _WORDS],
+            [Entry(f"{self.axis} {c.words}", None, c.colour, 1.4, 1.0, c.dashes)
+             for c in self.curves],
+        ):  # fmt: skip
+            block, y = place_entries(entries, _AXIS, y, self.width - _AXIS - 2 * MARGIN)
+            legend += block
         below, y = paragraph(caption, _AXIS, y, self.width - _AXIS - MARGIN)
-        return Legend((), tuple(lines), (*texts, *below)), y - _LINE / 2
+        return legend + Legend(texts=tuple(below)), y - _LINE / 2
 
 
 _WORDS = {
@@ -362,17 +309,3 @@ def _moved(mark: EdgeMark, dx: float, dy: float) -> EdgeMark:
 
     path = tuple((command, place(values)) for command, values in mark.path)
     return replace(mark, path=path, width=round(mark.width * _SCALE, 2))
-
-
-def _xs(path: PathData) -> list[float]:
-    return [x for _, values in path for x in values[::2]]
-
-
-def _line(
-    points: Sequence[tuple[float, float]],
-    colour: str,
-    width: float,
-    dashes: tuple[float, ...] = (),
-) -> EdgeMark:
-    path = tuple(("L" if i else "M", point) for i, point in enumerate(points))
-    return EdgeMark("", path, colour, width, 1.0, dashes)
