@@ -153,13 +153,7 @@ class _Run:
         self._open: tuple[str, Session] | None = None
         self._fingerprints: dict[str, list[str]] = {}
 
-    def step(
-        self,
-        name: str,
-        files: Sequence[str],
-        make: Callable[[], None],
-        key: Key,
-    ) -> None:
+    def step(self, name: str, files: Sequence[str], make: Callable[[], None], key: Key) -> None:
         """Do a step unless it is done; `key` is what its files depend on."""
         made = self.store.get(name, key.sha256, files, make)
         (self.made if made else self.kept).append(name)

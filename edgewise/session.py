@@ -8,14 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.parts import split
-from .experiment.spec import (
-    EXAMPLES,
-    ComputeSpec,
-    GraphSpec,
-    TaskSpec,
-    check_options,
-    check_task,
-)
+from .experiment.spec import EXAMPLES, ComputeSpec, GraphSpec, TaskSpec, check_options, check_task
 from .graphs.errors import within_memory
 
 if TYPE_CHECKING:

@@ -275,17 +275,9 @@ def measure_options(
         return _all(
             function,
             click.option(
-                "--metric",
-                cls=Told,
-                type=Known("NAME|EXPRESSION", metric_of),
-                told=metrics,
+                "--metric", cls=Told, type=Known("NAME|EXPRESSION", metric_of), told=metrics
             ),
-            click.option(
-                "--ablation",
-                cls=Told,
-                type=Known("NAME", _ablation),
-                told=ablations,
-            ),
+            click.option("--ablation", cls=Told, type=Known("NAME", _ablation), told=ablations),
             click.option(
                 "--batch-size",
                 type=click.IntRange(1),

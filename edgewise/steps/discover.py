@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
-from ..experiment.spec import (
-    ComputeSpec,
-    DiscoverySpec,
-    Experiment,
-    GraphSpec,
-    Selection,
-    TaskSpec,
-)
+from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection, TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..session import Progress, Session, make_runner, open_model, open_task
 from .stored import circuit_pairs, prompts_blocks
@@ -88,11 +81,7 @@ def discover(
     spec = DiscoverySpec.of(**own) if spec is None else spec.but(**own)
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
-        session,
-        pairs,
-        metric=spec.metric,
-        ablation=spec.ablation,
-        batch_size=compute.batch_size,
+        session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=compute.batch_size
     )
     _check_size(spec.select, runner)
     journal, before = journal if spec.chosen.resumable else None, 0.0

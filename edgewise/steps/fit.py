@@ -126,11 +126,7 @@ def same_prompts(
 
 
 def check_variant(
-    names: tuple[str, str],
-    base: CircuitFile,
-    session: Session,
-    pairs: PromptPairs,
-    task: TaskSpec,
+    names: tuple[str, str], base: CircuitFile, session: Session, pairs: PromptPairs, task: TaskSpec
 ) -> None:
     """Refuse a variant whose circuit could not be compared with the first model's, `base`.
 

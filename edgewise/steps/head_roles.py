@@ -86,10 +86,7 @@ def circuit_heads(circuit: Circuit | CircuitFile) -> list[Node]:
 
 
 def roles_in(
-    session: Session,
-    pairs: PromptPairs,
-    heads: Sequence[Node],
-    progress: Progress | None = None,
+    session: Session, pairs: PromptPairs, heads: Sequence[Node], progress: Progress | None = None
 ) -> RolesInModel:
     """Measure what some heads do in one model."""
     if not heads:

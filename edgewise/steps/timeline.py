@@ -109,10 +109,7 @@ def timeline(
         task=found[0].file.task,
         discovery=cast(
             "DiscoveryBlock",
-            {
-                **asked.discovery.block,
-                **{key: discovery.get(key) for key in ("order", "dtype")},
-            },
+            {**asked.discovery.block, **{key: discovery.get(key) for key in ("order", "dtype")}},
         ),
     )
 
