@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..discovery.registry import get_method, methods
 from . import options, show
 from .options import PREFIX, Asked, flag_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..discovery.registry import Method, Option
+    from ..discovery.registry import Method
     from ..patching.tasks import TaskReport
     from ..session import Session
     from ..steps.discover import Found
     from ..store.journal import JournalFile
 
 
-def _method(text: str) -> object:
-    from ..discovery.registry import get_method
-
-    return get_method(text)
-
-
 method_option = click.option(
     "--method",
     required=True,
-    type=options.Known("NAME", _method),
+    type=options.Known("NAME", get_method),
     help="How to find circuits; the methods are listed below.",
 )
 
@@ -39,10 +33,8 @@ method_option = click.option(
 class DiscoverCommand(click.Command):
     """A command with an option for each option of each discovery method."""
 
-    @cached_property
+    @property
     def _of_methods(self) -> list[click.Option]:
-        from ..discovery.registry import methods
-
         owners: dict[str, list[Method]] = {}
         for method in methods().values():
             for key in method.options:
@@ -56,8 +48,6 @@ class DiscoverCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Tell what each method does."""
-        from ..discovery.registry import methods
-
         with formatter.section("Methods"):
             formatter.write_dl([(name, method.summary) for name, method in methods().items()])
 
@@ -69,19 +59,12 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
     if option.type is bool:
         return click.Option(name, is_flag=True, default=None, help=f"[{names}] {option.help}.")
     text = f"[{names}] {option.help}; default {option.default}."
-    return click.Option(name, type=_type(option), default=None, help=text)
-
-
-def _type(option: Option) -> Any:
-    if option.choices:
-        return click.Choice(option.choices)
-    return click.types.convert_type(option.type)
+    kind: Any = click.Choice(option.choices) if option.choices else option.type
+    return click.Option(name, type=kind, help=text)
 
 
 def _those(can: str) -> str:
     """Name the methods that can be resumed, or can start from scores."""
-    from ..discovery.registry import methods
-
     return ", ".join(name for name, method in methods().items() if getattr(method, can))
 
 
@@ -89,7 +72,7 @@ def _those(can: str) -> str:
 @click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
 @options.task_options(required=True)
 @method_option
-@options.measure_options(options.of_the_method, options.of_circuits)
+@options.measure_options(searching=True)
 @options.selection_options
 @click.option(
     "--from",
@@ -209,23 +192,18 @@ def _print(
     from .evaluate import outcome, shown_task
 
     noted, evaluation = found.file.discovery, found.evaluation
-    times = noted["forward_equivalents"]
+    method = f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation"
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
     seconds = noted["seconds"] or 0.0
     took = f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
-    show.facts(
-        [
-            ("model", session.loaded.title),
-            ("task", shown_task(found.file.task)),
-            ("", None if report is None or not report.left_out else report),
-            (
-                "method",
-                f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation",
-            ),
-            ("time", f"{took}, {times:.3g} forward passes{questions}"),
-            *outcome(evaluation),
-        ]
-    )
+    facts = [
+        ("model", session.loaded.title),
+        ("task", shown_task(found.file.task)),
+        ("", None if report is None or not report.left_out else report),
+        ("method", method),
+        ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
+    ]
+    show.facts([*facts, *outcome(evaluation)])
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     show.line()
     show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -13,9 +14,6 @@ from .options import Asked
 if TYPE_CHECKING:
     from ..discovery.evaluation import Curve, Evaluation
     from ..discovery.random_circuits import Baseline
-    from ..graphs.files import CircuitFile
-    from ..graphs.scores import Scores
-    from ..steps.evaluate import Evaluated
 
 LEAST = 10
 """How many of the least needed edges are printed."""
@@ -25,7 +23,7 @@ LEAST = 10
 @click.argument("circuit", metavar="CIRCUIT.json")
 @click.option("--model", metavar="MODEL", help="Another model of the same shape; default: its own.")
 @options.task_options(required=False)
-@options.measure_options(options.of_the_file, options.of_the_file)
+@options.measure_options(searching=None)
 @click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
 @click.option(
     "--minimality",
@@ -47,7 +45,7 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
     from ..experiment.spec import EvaluationSpec
-    from ..graphs.files import read_circuit
+    from ..graphs.files import read_circuit, read_scores
     from ..progress import reporting
     from ..session import open_task
     from ..steps.discover import task_block
@@ -58,7 +56,7 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     if asked.settings and asked["task"] is None:
         raise click.UsageError("--task-option needs --task.")
     file = read_circuit(circuit)
-    scores = _scores(circuit, file) if asked["curve"] else None
+    scores = read_scores(circuit, file.circuit.graph).scores if asked["curve"] else None
     task = None if asked["task"] is None else asked.task()
     changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
     compute = asked.over(found_by(file))
@@ -100,30 +98,31 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     if found.curve is not None:
         _print_curve(found.curve)
     if found.minimality is not None:
-        _print_minimality(found)
+        rises = found.rises
+        rows = [(str(edge), rise) for edge, rise in rises[:LEAST]]
+        show.table(("least needed edges", "rise of the loss without it"), rows, title="minimality")
+        show.facts([("do not help", f"{found.useless:,} of {len(rises):,} edges")])
 
 
 def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
     """Yield what was measured, as lines of name and value."""
-    metric = evaluation.metric
-    yield "full model", f"{metric} {evaluation.value_full:.4g}"
-    yield "circuit", f"{metric} {evaluation.value_circuit:.4g}"
-    yield "without it", f"{metric} {evaluation.value_complement:.4g}"
-    yield "no edge", f"{metric} {evaluation.value_empty:.4g}"
-    yield "faithfulness", _ratio(evaluation.faithfulness)
-    yield "completeness", _ratio(evaluation.completeness)
+    words = {"full": "full model", "complement": "without it", "empty": "no edge"}
+    for name in ("full", "circuit", "complement", "empty"):
+        value = getattr(evaluation, f"value_{name}")
+        yield words.get(name, name), f"{evaluation.metric} {value:.4g}"
+    for name in ("faithfulness", "completeness"):
+        value = getattr(evaluation, name)
+        undefined = "undefined: full model and no edge measure the same"
+        yield name, undefined if value is None else f"{value:.3f}"
 
 
 def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
     """Yield where the circuit stands among random ones."""
     if found is None:
         return
-    values = sorted(found.faithfulness)
-    middle = (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
-    yield (
-        f"{len(values):,} random ones",
-        f"faithfulness {values[0]:.3f} to {values[-1]:.3f}, median {middle:.3f}",
-    )
+    values = found.faithfulness
+    ends = f"{min(values):.3f} to {max(values):.3f}, median {median(values):.3f}"
+    yield f"{len(values):,} random ones", f"faithfulness {ends}"
     yield "percentile", f"{found.percentile:.0f}: the share of random circuits less faithful"
 
 
@@ -133,29 +132,8 @@ def shown_task(task: Mapping[str, object]) -> str:
     return f"{task['name']}, {task['examples']:,} pairs{seed}"
 
 
-def _ratio(value: float | None) -> str:
-    if value is None:
-        return "undefined: full model and no edge measure the same"
-    return f"{value:.3f}"
-
-
-def _scores(path: str, file: CircuitFile) -> Scores:
-    from ..graphs.files import read_scores
-
-    return read_scores(path, file.circuit.graph).scores
-
-
 def _print_curve(curve: Curve) -> None:
     rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
     columns = ("edges", "f, by signed score", "f, by |score|")
-    show.table(
-        columns, [(f"{size:,}", *rest) for size, *rest in rows], title="faithfulness by size"
-    )
+    show.table(columns, rows, title="faithfulness by size")
     show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])
-
-
-def _print_minimality(found: Evaluated) -> None:
-    rises = found.rises
-    rows = [(str(edge), rise) for edge, rise in rises[:LEAST]]
-    show.table(("least needed edges", "rise of the loss without it"), rows, title="minimality")
-    show.facts([("do not help", f"{found.useless:,} of {len(rises):,} edges")])

@@ -45,18 +45,13 @@ def lift(ctx: click.Context, model: str, asked: Asked, as_json: bool) -> None:
 
 
 def _document(session: Session) -> dict[str, object]:
-    certificate = session.certificate
+    names = ("tolerance", "stream_tolerance", "rounding", "passed")
+    shown = {name: getattr(session.certificate, name) for name in names}
     return {
         "model": session.model_block,
         "variants": session.lifted.variants,
         "graph": show.graph_fields(session.graph),
-        "certificate": {
-            **certificate.as_dict(),
-            "tolerance": certificate.tolerance,
-            "stream_tolerance": certificate.stream_tolerance,
-            "rounding": certificate.rounding,
-            "passed": certificate.passed,
-        },
+        "certificate": {**session.certificate.as_dict(), **shown},
     }
 
 
@@ -73,9 +68,8 @@ def _print(session: Session) -> None:
         ]
     )
     by_kind = [(show.kind(name), count) for name, count in graph.count_by_kind().items()]
-    title = (
-        f"{len(graph.senders):,} senders, {len(graph.ports):,} ports, {graph.edge_count:,} edges"
-    )
+    counts = f"{len(graph.senders):,} senders, {len(graph.ports):,} ports"
+    title = f"{counts}, {graph.edge_count:,} edges"
     show.table(("edges into", "number"), [*by_kind, ("all", graph.edge_count)], title=title)
     certificate = session.certificate
     tolerance, stream = certificate.tolerance, certificate.stream_tolerance

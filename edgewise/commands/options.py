@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..graphs.errors import EdgewiseError
+from ..discovery.registry import get_method, methods, metric_defaults
+from ..graphs.errors import EdgewiseError, unknown
+from ..patching.ablations.registry import ablations, default_ablation, get_ablation
+from ..patching.metrics.registry import default_metric, get_metric, metrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,33 +43,15 @@ class Known(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
-def metric_of(text: str) -> object:
-    """Return the metric of a name or expression."""
-    from ..patching.metrics.registry import get_metric
-
-    return get_metric(text)
-
-
-def _ablation(text: str) -> object:
-    from ..patching.ablations.registry import get_ablation
-
-    return get_ablation(text)
-
-
-def _task(text: str) -> object:
+def _task(text: str) -> None:
     from ..experiment.spec import check_task
 
     check_task(text)
-    return text
 
 
-def _dtype(text: str) -> object:
-    from ..graphs.errors import unknown
-
-    accepted = ("float32", "float64", "bfloat16", "float16")
-    if text not in accepted:
+def _dtype(text: str) -> None:
+    if text not in (accepted := ("float32", "float64", "bfloat16", "float16")):
         raise unknown("dtype", text, accepted)
-    return text
 
 
 class Told(click.Option):
@@ -116,185 +101,135 @@ def settings(given: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return found
 
 
-def compute_options(function: Function) -> Function:
-    """Add how to compute: dtype, device, threads, pickle."""
-    return _all(
-        function,
-        click.option(
-            "--dtype",
-            type=Known("TYPE", _dtype),
-            default=None,
-            help="float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
-        ),
-        click.option(
-            "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 1024),
-            metavar="N",
-            help="Threads torch computes with.",
-        ),
-        click.option(
-            "--allow-pickle",
-            is_flag=True,
-            help="Read pickled weights too, which can run code; only from sources you trust.",
-        ),
-    )
+def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Return one decorator for several; help lists them in the order given."""
+
+    def decorate(function: Function) -> Function:
+        for one in reversed(decorators):
+            function = one(function)
+        return function
+
+    return decorate
 
 
-def graph_options(function: Function) -> Function:
-    """Add the graph's options."""
-    return _all(
-        function,
-        click.option(
-            "--grouped-kv/--ungrouped-kv",
-            default=False,
-            help="One port for each key/value head, or (default) for each query head.",
-        ),
-        click.option(
-            "--split-embedding", is_flag=True, help="Token and position embedding as two senders."
-        ),
-    )
+compute_options = all_of(
+    click.option(
+        "--dtype",
+        type=Known("TYPE", _dtype),
+        help="float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
+    ),
+    click.option(
+        "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads torch computes with."
+    ),
+    click.option(
+        "--allow-pickle",
+        is_flag=True,
+        help="Read pickled weights too, which can run code; only from sources you trust.",
+    ),
+)
 
+graph_options = all_of(
+    click.option(
+        "--grouped-kv/--ungrouped-kv",
+        default=False,
+        help="One port for each key/value head, or (default) for each query head.",
+    ),
+    click.option(
+        "--split-embedding", is_flag=True, help="Token and position embedding as two senders."
+    ),
+)
 
-def selection_options(function: Function) -> Function:
-    """Add which edges of a scoring method are kept."""
-    return _all(
-        function,
-        click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|."),
-        click.option(
-            "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
-        ),
-        click.option(
-            "--faithfulness",
-            type=float,
-            metavar="F",
-            help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
-        ),
-        click.option(
-            "--signed",
-            is_flag=True,
-            help="Select by the scores themselves: edges that work against the task come last.",
-        ),
-    )
+selection_options = all_of(
+    click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|."),
+    click.option(
+        "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
+    ),
+    click.option(
+        "--faithfulness",
+        type=float,
+        metavar="F",
+        help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
+    ),
+    click.option(
+        "--signed",
+        is_flag=True,
+        help="Select by the scores themselves: edges that work against the task come last.",
+    ),
+)
+
+task_option = click.option(
+    "--task-option",
+    "task_settings",
+    type=KeyValue(),
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A built-in task's own option, such as corruption=flip; repeat for more.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+)
 
 
 def task_options(*, required: bool) -> Callable[[Function], Function]:
     """Add the task and how its prompt pairs are made."""
-
-    def decorate(function: Function) -> Function:
-        return _all(
-            function,
-            click.option(
-                "--task",
-                type=Known("NAME|FILE.jsonl", _task),
-                required=required,
-                help="A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
-            ),
-            task_option(),
-            click.option(
-                "--examples",
-                type=click.IntRange(1),
-                metavar="N",
-                help="Number of pairs; default 64, of a file all.",
-            ),
-            click.option(
-                "--seed",
-                type=click.IntRange(0),
-                default=None if not required else 0,
-                metavar="N",
-                help="Decides which pairs a built-in task makes; default 0.",
-            ),
-            click.option(
-                "--bos/--no-bos",
-                default=None,
-                help="Force a beginning-of-sequence token, or none; default: the tokenizer's way.",
-            ),
-        )
-
-    return decorate
-
-
-def task_option() -> Callable[[Function], Function]:
-    """Return the option that sets a task's own options."""
-    return click.option(
-        "--task-option",
-        "task_settings",
-        type=KeyValue(),
-        metavar="NAME=VALUE",
-        multiple=True,
-        help="A built-in task's own option, such as corruption=flip; repeat for more.",
+    return all_of(
+        click.option(
+            "--task",
+            type=Known("NAME|FILE.jsonl", _task),
+            required=required,
+            help="A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
+        ),
+        task_option,
+        click.option(
+            "--examples",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Number of pairs; default 64, of a file all.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0 if required else None,
+            metavar="N",
+            help="Decides which pairs a built-in task makes; default 0.",
+        ),
+        click.option(
+            "--bos/--no-bos",
+            default=None,
+            help="Force a beginning-of-sequence token, or none; default: the tokenizer's way.",
+        ),
     )
 
 
-def of_the_method() -> str:
-    """Say which metric is the default of a discovery."""
-    from ..discovery.registry import metric_defaults
+def measure_options(*, searching: bool | None) -> Callable[[Function], Function]:
+    """Add metric, ablation and batch size; by default those of a circuit's file (None)."""
 
-    return metric_defaults()
-
-
-def of_scores() -> str:
-    """Name the metric of what is no search."""
-    from ..patching.metrics.registry import default_metric
-
-    return default_metric(searching=False)
-
-
-def of_circuits() -> str:
-    """Name the ablation that is used unless told otherwise."""
-    from ..patching.ablations.registry import default_ablation
-
-    return default_ablation()
-
-
-def of_the_file() -> str:
-    """Say that a circuit's file tells the default."""
-    return "that of the circuit"
-
-
-def measure_options(
-    metric: Callable[[], str], ablation: Callable[[], str]
-) -> Callable[[Function], Function]:
-    """Add metric, ablation and batch size, given what says their defaults."""
-
-    def metrics() -> str:
-        from ..patching.metrics.registry import metrics
-
+    def metric_help() -> str:
+        default = "that of the circuit"
+        if searching is not None:
+            default = metric_defaults() if searching else default_metric(searching=False)
         example = "an expression such as 'logit(answer) - logit(distractor)'"
-        return f"{', '.join(metrics())}, or {example}; default {metric()}."
+        return f"{', '.join(metrics())}, or {example}; default {default}."
 
-    def ablations() -> str:
-        from ..patching.ablations.registry import ablations
-
+    def ablation_help() -> str:
         *most, last = ablations()
-        return f"What ablated edges carry: {', '.join(most)} or {last}; default {ablation()}."
+        default = "that of the circuit" if searching is None else default_ablation()
+        return f"What ablated edges carry: {', '.join(most)} or {last}; default {default}."
 
-    def decorate(function: Function) -> Function:
-        return _all(
-            function,
-            click.option(
-                "--metric", cls=Told, type=Known("NAME|EXPRESSION", metric_of), told=metrics
-            ),
-            click.option("--ablation", cls=Told, type=Known("NAME", _ablation), told=ablations),
-            click.option(
-                "--batch-size",
-                type=click.IntRange(1),
-                metavar="N",
-                help="Examples run at once; default: as many as fit in memory.",
-            ),
-        )
-
-    return decorate
-
-
-def json_option(function: Function) -> Function:
-    """Add the choice of machine-readable output."""
-    return _all(
-        function,
+    return all_of(
         click.option(
-            "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+            "--metric", cls=Told, type=Known("NAME|EXPRESSION", get_metric), told=metric_help
+        ),
+        click.option("--ablation", cls=Told, type=Known("NAME", get_ablation), told=ablation_help),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Examples run at once; default: as many as fit in memory.",
         ),
     )
 
@@ -320,13 +255,6 @@ def claim(output: str | Path | None, *inputs: str | Path) -> None:
 def only_given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what is None."""
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _all(function: Function, *decorators: Callable[[Function], Function]) -> Function:
-    """Apply decorators so that help lists them in the order given."""
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
 
 
 # -- what flags ask for --------------------------------------------------------------------------
@@ -428,14 +356,9 @@ def flag_name(key: str) -> str:
 
 def method_options(given: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Return the method's options that were given; others' are wrong usage."""
-    from ..discovery.registry import get_method, methods
-    from ..graphs.errors import unknown
-
     accepted = get_method(method).options
     own = {key.removeprefix(PREFIX): given[key] for key in given if key.startswith(PREFIX)}
-    for key in own:
-        if key in accepted:
-            continue
+    for key in own.keys() - accepted.keys():
         owners = ", ".join(name for name, one in methods().items() if key in one.options)
         if not accepted:
             raise click.UsageError(

@@ -27,7 +27,7 @@ DIRECTIONS = {
 )
 @click.option("--denoise", is_flag=True, help="Clean values into the corrupted run.")
 @click.option("--together", is_flag=True, help="Patch all paths in one run, one effect in all.")
-@options.measure_options(options.of_scores, options.of_circuits)
+@options.measure_options(searching=False)
 @options.graph_options
 @options.compute_options
 @options.json_option
@@ -55,15 +55,8 @@ def patch(
         found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
     if as_json:
-        effects = [
-            {
-                "path": one.name,
-                "loss_before": one.loss_before,
-                "loss_after": one.loss_after,
-                "effect": one.effect,
-            }
-            for one in found
-        ]
+        numbers = ("loss_before", "loss_after", "effect")
+        effects = [{"path": one.name, **{k: getattr(one, k) for k in numbers}} for one in found]
         heads = {"model": session.model_block, "task": task_block(pairs), **runner.about}
         direction = "denoising" if denoise else "noising"
         show.emit({**heads, "direction": direction, "paths": effects}, rows=["paths"])

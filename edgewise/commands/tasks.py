@@ -28,7 +28,7 @@ def _built_in(name: str) -> object:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, metavar="N", help="Decides which pairs; default 0."
 )
-@options.task_option()
+@options.task_option
 @options.json_option
 def tasks(
     name: str | None,
@@ -45,11 +45,18 @@ def tasks(
     """
     from ..experiment.spec import check_task
     from ..patching.tasks import describe_tasks, preview
+    from ..session import make_pairs, open_vocabulary
 
     if name is None:
         if model or task_settings:
             raise click.UsageError("--model and --task-option need a task's NAME.")
-        _list(as_json)
+        found = describe_tasks()
+        if as_json:
+            show.emit({"tasks": found})
+            return
+        show.facts((str(task["name"]), task["summary"]) for task in found)
+        show.line()
+        show.line("edgewise tasks NAME shows a task's options and sample pairs.")
         return
     given = options.settings(task_settings)
     with options.usage():
@@ -61,33 +68,14 @@ def tasks(
             raise click.UsageError(f"{common[0]} depends on the tokenizer; give --model too.")
         samples, made = preview(name, examples=examples, seed=seed, **given), None
     else:
-        made = _make(name, model, examples, seed, given)
+        tokenizer, vocabulary = open_vocabulary(model)  # weights are not needed
+        made = make_pairs(name, tokenizer, vocabulary, examples=examples, seed=seed, options=given)
         samples = made.samples
     if as_json:
         report = None if made is None else asdict(made.report)
         show.emit({**about, "samples": [asdict(s) for s in samples], "report": report})
         return
     _print(about, samples, made)
-
-
-def _list(as_json: bool) -> None:
-    from ..patching.tasks import describe_tasks
-
-    found = describe_tasks()
-    if as_json:
-        show.emit({"tasks": found})
-        return
-    show.facts((str(task["name"]), task["summary"]) for task in found)
-    show.line()
-    show.line("edgewise tasks NAME shows a task's options and sample pairs.")
-
-
-def _make(name: str, model: str, examples: int, seed: int, given: dict[str, str]) -> TaskResult:
-    """Make pairs for a model's tokenizer; its weights are not needed."""
-    from ..session import make_pairs, open_vocabulary
-
-    vocabulary = open_vocabulary(model)
-    return make_pairs(name, *vocabulary, examples=examples, seed=seed, options=given)
 
 
 def _print(about: dict[str, Any], samples: tuple[Any, ...], made: TaskResult | None) -> None:

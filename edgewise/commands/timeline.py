@@ -24,7 +24,7 @@ LISTED = 10
 @click.argument("models", metavar="MODEL…", nargs=-1, required=True)
 @options.task_options(required=True)
 @method_option
-@options.measure_options(options.of_the_method, options.of_circuits)
+@options.measure_options(searching=True)
 @click.option(
     "--measure",
     multiple=True,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..patching.metrics.registry import default_metric, get_metric
 from . import options, show
 from .options import Asked
 
@@ -41,10 +42,10 @@ def _direction(text: str) -> str:
 @click.option(
     "--metric",
     cls=options.Told,
-    type=options.Known("NAME|EXPRESSION", options.metric_of),
+    type=options.Known("NAME|EXPRESSION", get_metric),
     told=lambda: (
         f"As in `edgewise evaluate`; {_compares()} compares with the model that gives. "
-        f"Default {options.of_scores()}."
+        f"Default {default_metric(searching=False)}."
     ),
 )
 @click.option("--nodes", metavar="NAMES", help="Nodes that take the values, as in a5.h1,m7.")
