@@ -105,7 +105,7 @@ class _Question:
             here = layer == first.node.layer
             if not here or first.letter is not None:
                 self._attention(layer, self.starts if here else [])
-            for row in state.rows[layer].others:
+            for row in self.layout.others[layer]:
                 if row in asked:
                     self._other(layer, row, self._whole(asked[row]))
                 elif row > self.starts[0].row and self.layout.live_ports[row]:
@@ -157,7 +157,7 @@ class _Question:
         for start in starts:
             self._project(layer, start, changed)
         if not starts:
-            for group in self.layout.groups(layer):
+            for group in self.layout.groups[layer]:
                 widest = max(group.rows, key=lambda row: bool(self.layout.wide_port[row]))
                 x = self.stream(widest, group.kept)
                 if x is not None:
@@ -168,7 +168,7 @@ class _Question:
             moved = z - state.current_z(layer, heads, wide)
             senders = [self.layout.head(layer, h) for h in heads]
             for places in self.layout.classes(senders):
-                part = moved if len(places) == len(heads) else moved[..., list(places), :]
+                part = moved if len(places) == len(heads) else moved[..., places, :]
                 value = state.output(
                     state.model.blocks[layer], part, tuple(heads[i] for i in places)
                 )
@@ -178,9 +178,9 @@ class _Question:
         """Project an asked port's streams for the heads that read it."""
         letter = self.state.graph.ports[start.row].letter or ""
         first = self.state.graph.first_heads[layer]
-        heads = tuple(sender - first for sender in self.state.live_of(start.row))
+        heads = [sender - first for sender in self.state.live_of(start.row)]
         found: Projections = {"q": {}, "k": {}, "v": {}}
-        group = Group(self.layout.kept[start.row], (start.row,), {letter: heads})
+        group = Group(self.layout.kept[start.row], [start.row], {letter: heads})
         self.state.project(layer, group, start.streams, found)
         for head, (value, place) in found[letter].items():
             every = value if start.of is None else value[start.of]
@@ -198,7 +198,7 @@ class _Question:
         moved = state.writes(layer, row, x, senders) - now[:, None]
         for places in self.layout.classes(senders):
             some = tuple(senders[i] for i in places)
-            value = moved[places[0]] if len(places) == 1 else moved[list(places)].sum(0)
+            value = moved[places[0]] if len(places) == 1 else moved[places].sum(0)
             self.changes.append(
                 WriteChange(some, state.fit(value, bool(self.layout.wide[some[0]])))
             )

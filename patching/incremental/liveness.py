@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from ...graphs.graph import ComputationGraph
-from ...graphs.names import Kind
+from ...graphs.names import Kind, Node, Port
 
 
 @dataclass(frozen=True)
@@ -26,47 +26,25 @@ class Group:
     """
 
     kept: np.ndarray
-    rows: tuple[int, ...]
-    heads: dict[str, tuple[int, ...]]
+    rows: list[int]
+    heads: dict[str, list[int]]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Where the ports of one layer are: `attention` by letter, `others` (`o`, `m`)."""
-
-    attention: dict[str, tuple[int, ...]]
-    others: tuple[int, ...]
-
-
-def rows_by_layer(graph: ComputationGraph) -> tuple[Rows, ...]:
-    """List the rows of every layer's ports."""
-    found = []
-    for layer in range(graph.layers):
-        own = [(i, p) for i, p in enumerate(graph.ports) if p.node.layer == layer]
-        letters = {x: tuple(i for i, p in own if p.letter == x) for x in "qkv"}
-        found.append(Rows(letters, tuple(i for i, p in own if p.letter is None)))
-    return tuple(found)
-
-
-@dataclass(frozen=True)
 class Liveness:
-    """Derive liveness and groups from a circuit's mask.
+    """Liveness and groups of a circuit, from its mask, bool [ports, senders].
 
-    Args:
-        graph: the graph.
-        rows: its ports by layer (`rows_by_layer`).
-        kept: the mask, bool [ports, senders].
+    `live_ports`, `live`: bool [P], [S], which have a kept path to `logits`. `wide_port`, `wide`:
+    which of them are read at every position. `others`: by layer, the rows of `o` and `m`.
     """
 
-    graph: ComputationGraph
-    rows: tuple[Rows, ...]
-    kept: np.ndarray
-
-    @cached_property
-    def _need(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return for ports and senders 0 (dead), 1 (narrow) or 2 (wide)."""
-        graph = self.graph
-        senders = np.zeros(len(graph.senders), dtype=np.int8)
+    def __init__(self, graph: ComputationGraph, kept: np.ndarray) -> None:
+        self.graph, self.kept = graph, kept
+        kinds = (Kind.POST, Kind.MLP) if graph.post_norm else (Kind.MLP,)
+        self.others = [
+            [graph.port_index[Port(Node(kind, layer))] for kind in kinds]
+            for layer in range(graph.layers)
+        ]
+        senders = np.zeros(len(graph.senders), dtype=np.int8)  # 0: dead, 1: narrow, 2: wide
         ports = np.zeros(len(graph.ports), dtype=np.int8)
         for row in range(len(ports) - 1, -1, -1):
             feeds = graph.feeds[row]
@@ -75,32 +53,9 @@ class Liveness:
                 level = 2
             ports[row] = level
             if level:
-                np.maximum(senders, self.kept[row] * np.int8(level), out=senders)
-        return ports, senders
-
-    @cached_property
-    def live_ports(self) -> np.ndarray:
-        """Tell which ports have a kept path to `logits`, bool [P]."""
-        live: np.ndarray = self._need[0] > 0
-        return live
-
-    @cached_property
-    def live(self) -> np.ndarray:
-        """Tell which senders have a kept path to `logits`, bool [S]."""
-        live: np.ndarray = self._need[1] > 0
-        return live
-
-    @cached_property
-    def wide_port(self) -> np.ndarray:
-        """Tell which ports read every position, bool [P]."""
-        wide: np.ndarray = self._need[0] > 1
-        return wide
-
-    @cached_property
-    def wide(self) -> np.ndarray:
-        """Tell which senders are read at every position, bool [S]."""
-        wide: np.ndarray = self._need[1] > 1
-        return wide
+                np.maximum(senders, kept[row] * np.int8(level), out=senders)
+        self.live_ports, self.live = ports > 0, senders > 0
+        self.wide_port, self.wide = ports > 1, senders > 1
 
     @cached_property
     def touched(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,47 +70,35 @@ class Liveness:
                     senders[list(feeds)] = True
         return ports, senders & self.live
 
-    def groups(self, layer: int) -> tuple[Group, ...]:
-        """List the groups of a layer's live attention ports."""
-        return self._groups[layer]
-
     @cached_property
-    def _groups(self) -> tuple[tuple[Group, ...], ...]:
-        share = self.graph.heads // self.graph.kv_heads
-        layers: list[tuple[Group, ...]] = []
-        for rows in self.rows:
-            first: dict[bytes, list[int]] = {}
-            for letter in "qkv":
-                for row in rows.attention[letter]:
+    def groups(self) -> list[list[Group]]:
+        """Part the live attention ports of each layer into groups."""
+        layers: list[list[Group]] = []
+        for layer, by_letter in enumerate(self.graph.attention_rows):
+            found: dict[bytes, Group] = {}
+            for letter, rows in by_letter.items():
+                for head, row in enumerate(rows):
                     if self.live_ports[row]:
-                        first.setdefault(self.kept[row].tobytes(), []).append(row)
-            groups = []
-            for members in first.values():
-                heads: dict[str, tuple[int, ...]] = {}
-                for row in members:
-                    port = self.graph.ports[row]
-                    index = port.node.index or 0
-                    of_kv = port.node.kind is Kind.KV
-                    own = range(index * share, (index + 1) * share) if of_kv else (index,)
-                    letter = port.letter or ""
-                    heads[letter] = heads.get(letter, ()) + tuple(
-                        h for h in own if self.live[self.head(layer=len(layers), head=h)]
-                    )
-                groups.append(Group(self.kept[members[0]], tuple(members), heads))
-            layers.append(tuple(groups))
-        return tuple(layers)
+                        new = Group(self.kept[row], [], {})
+                        group = found.setdefault(self.kept[row].tobytes(), new)
+                        if row not in group.rows[-1:]:
+                            group.rows.append(row)
+                        if self.live[self.head(layer, head)]:
+                            group.heads.setdefault(letter, []).append(head)
+            layers.append(list(found.values()))
+        return layers
 
     def head(self, layer: int, head: int) -> int:
         """Return the column of a head's sender."""
         return self.graph.first_heads[layer] + head
 
-    def classes(self, senders: Sequence[int]) -> list[tuple[int, ...]]:
-        """Part senders by which live ports keep an edge from them; returns places in `senders`.
+    def classes(self, senders: Sequence[int]) -> list[list[int]]:
+        """Part senders by which live ports keep an edge from them; returns indices into `senders`.
 
         What the senders of one class write can be added up at once.
         """
         columns = self.kept[self.live_ports]
         found: dict[bytes, list[int]] = {}
-        for place, sender in enumerate(senders):
-            found.setdefault(columns[:, sender].tobytes(), []).append(place)
-        return [tuple(members) for members in found.values()]
+        for i, sender in enumerate(senders):
+            found.setdefault(columns[:, sender].tobytes(), []).append(i)
+        return list(found.values())

@@ -25,17 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..run.runner import Runner
-    from .state import IncrementalChunk
 
 QUESTION_BYTES = 1 << 28
 """Memory that the questions of one pass may take."""
 
-LOOSE = 1.0
-"""Bounds move to a nearer base point when the loss is known worse than this share of a decision."""
-
 
 class BaseKind(str, Enum):
-    """Tell what became the base point of bounds when a search was marked."""
+    """What became the base point of bounds when a search was marked."""
 
     SAME = "same"
     MOVED = "moved"
@@ -49,8 +45,7 @@ class Trail:
     """What a marked search's numbers follow from.
 
     `kept`: the mask at the last mark. `base`, `head`: those at the last mark that moved the base
-    point, and at the last that renewed its head; None: the full circuit's. `questions`, `products`:
-    how many there were.
+    point, and at the last that renewed its head; None: the full circuit's.
     """
 
     kept: np.ndarray
@@ -69,22 +64,12 @@ class Trail:
 class Search(ABC):
     """A current circuit and its loss, and answers to questions about smaller ones.
 
-    `questions`: how many were asked.
+    `questions`: how many were asked. `kept`: the current circuit's mask, bool [ports, senders].
     """
 
     questions = 0
-    _kept: np.ndarray
-    _loss: Loss
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Return the current circuit's mask, bool [ports, senders]."""
-        return self._kept
-
-    @property
-    def loss(self) -> Loss:
-        """Return the current circuit's loss."""
-        return self._loss
+    kept: np.ndarray
+    loss: Loss
 
     @property
     def products(self) -> int:
@@ -129,34 +114,34 @@ class DenseSearch(Search):
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._kept = runner.graph.reads.copy()
+        self.kept = runner.graph.reads.copy()
         self._touched = len(runner.graph.ports)  # the first port that has lost an edge
-        self._loss = known(full_loss(runner))[0]
+        self.loss = known(full_loss(runner))[0]
 
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too."""
-        masks = self._kept[None].repeat(len(candidates), axis=0)
+        masks = self.kept[None].repeat(len(candidates), axis=0)
         masks[:, list(rows)] &= ~candidates
         self.questions += len(candidates)
         start = min(*rows, self._touched)
-        return known(self._runner.mask_losses(masks, start_row=start), before=self._loss)
+        return known(self._runner.mask_losses(masks, start_row=start), before=self.loss)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports."""
-        self._kept[list(rows)] &= ~ablated
+        self.kept[list(rows)] &= ~ablated
         self._touched = min(*rows, self._touched)
-        self._loss = self._loss if loss is None else loss
+        self.loss = self.loss if loss is None else loss
 
     def restart(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and measure it."""
-        self._kept = kept.copy()
+        self.kept = kept.copy()
         cut = (kept != self._runner.graph.reads).any(1)
         self._touched = int(cut.argmax()) if cut.any() else len(cut)
-        self._loss = known(self._runner.mask_losses(kept[None]))[0]
+        self.loss = known(self._runner.mask_losses(kept[None]))[0]
 
     def mark(self) -> BaseKind:
         """Settle what is held, so that every later number follows from the mask alone."""
-        self.restart(self._kept)
+        self.restart(self.kept)
         return BaseKind.SAME
 
     def restore(self, trail: Trail) -> None:
@@ -171,30 +156,25 @@ class IncrementalSearch(Search):
     Edges committed to a port are taken away in every later question about it; the state is computed
     anew when another port is asked about.
 
-    Args:
-        runner: the runner whose circuits are searched.
-        resolution: a difference of losses that matters (the threshold of decisions); it tells when
-            bounds are worth renewing.
+    `resolution`: a difference of losses that matters (the threshold of decisions); bounds move to a
+    nearer base point when the loss is known worse.
 
     Raises:
         EdgewiseError: the full model's loss is not finite.
     """
 
     def __init__(self, runner: Runner, resolution: float = 0.0) -> None:
-        from .liveness import rows_by_layer
         from .readout import make_readout
         from .state import IncrementalChunk
 
         self._runner, self._resolution = runner, resolution
-        self._kept = runner.graph.reads.copy()
-        self._loss = known(full_loss(runner))[0]
-        rows = rows_by_layer(runner.graph)
+        self.kept = runner.graph.reads.copy()
+        self.loss = known(full_loss(runner))[0]
         chunks = list(runner.chunks())
-        self._states = [IncrementalChunk(chunk, rows) for chunk in chunks]
-        patience = LOOSE * resolution
-        self._readouts = [make_readout(chunk, runner.metric, patience) for chunk in chunks]
-        self._rows: tuple[int, ...] = ()
-        self._cut = np.zeros_like(self._kept)
+        self._states = [IncrementalChunk(chunk) for chunk in chunks]
+        self._readouts = [make_readout(chunk, runner.metric, resolution) for chunk in chunks]
+        self._rows: tuple[int, ...] = ()  # the ports that were asked about last
+        self._cut = np.zeros_like(self.kept)
         self._at = self._streams()
 
     @property
@@ -204,23 +184,21 @@ class IncrementalSearch(Search):
 
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too."""
-        if tuple(rows) != self._rows:
-            self._renew(tuple(rows))
-        self.questions += len(candidates)
-        ablated = candidates | self._cut[list(rows)]
-        return self._read([self._ask_chunk(state, rows, ablated) for state in self._states])
-
-    def _ask_chunk(
-        self, state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray
-    ) -> Tensor:
         import torch
 
         from .candidates import ask
 
-        step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
-        with torch.no_grad():
-            parts = [ask(state, rows, ablated[i : i + step]) for i in range(0, len(ablated), step)]
-        return torch.cat(parts)
+        if tuple(rows) != self._rows:
+            self._renew(tuple(rows))
+        self.questions += len(candidates)
+        ablated = candidates | self._cut[list(rows)]
+        streams = []
+        for state in self._states:
+            step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
+            parts = [ablated[i : i + step] for i in range(0, len(ablated), step)]
+            with torch.no_grad():
+                streams.append(torch.cat([ask(state, rows, part) for part in parts]))
+        return self._read(streams)
 
     def _read(self, streams: list[Tensor], current: bool = True) -> Losses:
         """Read losses of streams [n, B, D]; `current`: rises above the current circuit's matter."""
@@ -233,43 +211,38 @@ class IncrementalSearch(Search):
         with torch.no_grad():
             readings = [readout.read(stream, at) for readout, stream, at in triples]
         source = Readings(self._runner, readings, streams)
-        return Losses(source.bounds(), source, self._loss)
+        return Losses(source.bounds(), source, self.loss)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports."""
-        where = list(rows)
-        if loss is not None:  # else nothing that the state holds depends on it
-            self._cut[where] |= ablated & self._kept[where]
-            if not set(rows) <= set(self._rows):
-                self._rows = ()  # what was asked last reads a state that is no longer current
-            self._move(loss)
-        self._kept[where] &= ~ablated
-
-    def _move(self, loss: Loss) -> None:
-        """Stand at a question that was asked: its loss, and what it leaves at `logits`."""
-        if loss is self._loss:
-            return
         from .readout import Readings
 
-        source = loss.losses.source
-        if isinstance(source, Readings):
-            self._at = [stream[loss.index : loss.index + 1] for stream in source.streams]
-        else:
-            self._at = self._streams()
-        self._loss = loss
+        where = list(rows)
+        if loss is not None:  # else nothing that the state holds depends on it
+            self._cut[where] |= ablated & self.kept[where]
+            if not set(rows) <= set(self._rows):
+                self._rows = ()  # what was asked last reads a state that is no longer current
+            if loss is not self.loss:
+                source = loss.losses.source
+                if isinstance(source, Readings):
+                    self._at = [stream[loss.index : loss.index + 1] for stream in source.streams]
+                else:
+                    self._at = self._streams()
+                self.loss = loss
+        self.kept[where] &= ~ablated
 
     def restart(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and measure it."""
         self._rebuild(kept)
         self._measure()
-        self._loss.value()
+        self.loss.value()
 
     def _measure(self) -> None:
         """Stand at the state's circuit, with bounds of its loss."""
         self._at = self._streams()
-        self._loss = self._read(self._at, current=False)[0]
+        self.loss = self._read(self._at, current=False)[0]
         if not self._well_known():
-            self._loss.refine()
+            self.loss.refine()
 
     def mark(self) -> BaseKind:
         """Settle what is held, so that every later number follows from the trail of marks alone.
@@ -288,7 +261,7 @@ class IncrementalSearch(Search):
         return BaseKind.RENEWED if renew else BaseKind.MOVED
 
     def _well_known(self) -> bool:
-        return self._loss.high - self._loss.low <= LOOSE * self._resolution
+        return self.loss.high - self.loss.low <= self._resolution
 
     def restore(self, trail: Trail) -> None:
         """Stand where a search stood when it was marked, to the last bit."""
@@ -307,7 +280,7 @@ class IncrementalSearch(Search):
 
     def _streams(self) -> list[Tensor]:
         """Return the current circuit's streams at `logits`, [1, B, D] of each chunk."""
-        last = len(self._kept) - 1
+        last = len(self.kept) - 1
         return [state.stream(last, False).squeeze(-2)[None] for state in self._states]
 
     def _anchor(self, renew: bool) -> None:
@@ -318,10 +291,10 @@ class IncrementalSearch(Search):
         with torch.no_grad():
             pairs = zip(self._readouts, self._at, strict=True)
             losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
-        self._loss = known(losses / len(self._runner.pairs))[0]
+        self.loss = known(losses / len(self._runner.pairs))[0]
 
     def _rebuild(self, kept: np.ndarray) -> None:
-        self._kept = kept.copy()
+        self.kept = kept.copy()
         self._cut[:] = True
         self._renew(())
 
@@ -332,7 +305,7 @@ class IncrementalSearch(Search):
         if self._cut.any():
             with torch.no_grad():
                 for state in self._states:
-                    state.rebuild(self._kept.copy())
+                    state.rebuild(self.kept.copy())
             self._cut[:] = False
         self._rows = rows
 

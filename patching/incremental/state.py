@@ -19,8 +19,8 @@ from torch import Tensor
 from ...graphs.lift.lifted import AttentionContext, Block
 from ...graphs.names import Kind
 from ..run.chunk import Chunk
-from ..trace import past_of, project_heads
-from .liveness import Group, Liveness, Rows
+from ..trace import Trace, at_answers, past_of, project_heads
+from .liveness import Group, Liveness
 
 Projection = tuple[Tensor, int]
 """Queries, keys or values [n or 1, B, T, h, K] of some heads, and which of them is meant."""
@@ -32,30 +32,25 @@ Projections = dict[str, dict[int, Projection]]
 class IncrementalChunk:
     """What one chunk's ports read and its senders write in the current circuit."""
 
-    def __init__(self, chunk: Chunk, rows: tuple[Rows, ...]) -> None:
+    def __init__(self, chunk: Chunk) -> None:
         self.chunk, self.model, self.graph = chunk, chunk.model, chunk.model.graph
-        self.rows = rows
         base = chunk.base
         self.dtype = torch.promote_types(self.model.dtype, torch.float32)
         self.shape = tuple(base.streams.final.shape)  # [B, T, D]
         self.clean_delta = chunk.delta.view(len(self.graph.senders), *self.shape)
         self.at = chunk.batch.answer_position - chunk.start
         self.clean_delta_narrow = self.narrow(self.clean_delta)
-        context = chunk.context
-        self.contexts = {
-            True: context,
-            False: AttentionContext(
-                context.mask, context.position_ids, context.start, chunk.batch.answer_position
-            ),
-        }
-        self._clean_projection: dict[tuple[int, int, bool], Tensor] = {}
-        self.layout = Liveness(self.graph, rows, self.graph.reads)
+        wide, answers = chunk.context, chunk.batch.answer_position
+        narrow = AttentionContext(wide.mask, wide.position_ids, wide.start, answers)
+        self.contexts = {True: wide, False: narrow}
+        self._clean_projection: dict[tuple[int, int, str, bool], Tensor] = {}
+        self.layout = Liveness(self.graph, self.graph.reads)
         self._clear()
 
     def _clear(self) -> None:
         self._delta: dict[int, Tensor] = {}
         self._stream: dict[int, Tensor] = {}
-        self._projection: dict[tuple[int, int], Tensor] = {}
+        self._projection: dict[tuple[int, int, str], Tensor] = {}
         self._z: dict[int, Tensor] = {}
 
     # -- values of the current circuit ------------------------------------------------------
@@ -64,8 +59,7 @@ class IncrementalChunk:
         """Take the answer positions of x [..., B, T, D] as [..., B, 1, D]."""
         if x.shape[-2] == 1:
             return x
-        index = self.at.view(-1, 1, 1).expand(*x.shape[:-2], 1, x.shape[-1])
-        return x.gather(-2, index)
+        return at_answers(x, self.at).unsqueeze(-2)
 
     def fit(self, x: Tensor, wide: bool) -> Tensor:
         """Return x at every position or at the answer positions."""
@@ -81,11 +75,11 @@ class IncrementalChunk:
     def deltas(self, senders: np.ndarray, wide: bool) -> Tensor:
         """Stack the deltas of some senders, [s, B·T·D]."""
         clean = self.clean_delta if wide else self.clean_delta_narrow
-        if not any(int(u) in self._delta for u in senders):
-            if len(senders) == senders[-1] - senders[0] + 1:
-                return clean[int(senders[0]) : int(senders[-1]) + 1].flatten(1)
-            return clean[senders.tolist()].flatten(1)
-        return torch.stack([self.delta(int(u), wide) for u in senders]).flatten(1)
+        if any(int(u) in self._delta for u in senders):
+            return torch.stack([self.delta(int(u), wide) for u in senders]).flatten(1)
+        whole = len(senders) == senders[-1] - senders[0] + 1  # a view, no copy
+        some = slice(int(senders[0]), int(senders[-1]) + 1) if whole else senders.tolist()
+        return clean[some].flatten(1)
 
     def _of_run(self, row: int, base: bool) -> Tensor:
         """Return a port's stream in the clean run or with every edge ablated, [B, T, D]."""
@@ -131,12 +125,12 @@ class IncrementalChunk:
 
     def rebuild(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and compute its state from the clean run."""
-        self.layout = Liveness(self.graph, self.rows, kept)
+        self.layout = Liveness(self.graph, kept)
         self._clear()
         ports, _ = self.layout.touched
         for layer in range(self.graph.layers):
             self._rebuild_attention(layer, ports)
-            for row in self.rows[layer].others:
+            for row in self.layout.others[layer]:
                 if ports[row]:
                     self._rebuild_other(layer, row)
         last = len(self.graph.ports) - 1
@@ -154,7 +148,7 @@ class IncrementalChunk:
     def _rebuild_attention(self, layer: int, touched: np.ndarray) -> None:
         block = self.model.blocks[layer]
         changed: Projections = {"q": {}, "k": {}, "v": {}}
-        for group in self.layout.groups(layer):
+        for group in self.layout.groups[layer]:
             rows = [row for row in group.rows if touched[row]]
             if not rows:
                 continue
@@ -165,27 +159,25 @@ class IncrementalChunk:
             self.project(layer, group, x[None], changed)
         for heads in self.parts(layer, changed):
             z = self.mix(layer, heads, changed)[0]  # [B, T, h, K]
-            out = z - self._base_z(layer, heads, z.shape[1] == self.shape[1])
+            out = z - self._z_of_run(self.chunk.base, layer, heads, z.shape[1] == self.shape[1])
             for place, head in enumerate(heads):
                 sender = self.layout.head(layer, head)
                 self._z[sender] = z[..., place, :]
                 self._delta[sender] = self.output(block, out[..., place : place + 1, :], (head,))
         for letter, projections in changed.items():
             for head, (value, place) in projections.items():
-                at = self.rows[layer].attention["q"][head]
-                self._projection[at, "qkv".index(letter)] = value[0, ..., place, :]
+                self._projection[layer, head, letter] = value[0, ..., place, :]
 
-    def _base_z(self, layer: int, heads: tuple[int, ...], wide: bool) -> Tensor:
-        z = self.chunk.base.values.z[layer][:, :, list(heads)].to(self.dtype)
+    def _z_of_run(self, run: Trace, layer: int, heads: tuple[int, ...], wide: bool) -> Tensor:
+        z = run.values.z[layer]
+        z = (z if len(heads) == z.shape[-2] else z[..., list(heads), :]).to(self.dtype)
         return z if wide else self.narrow(z.flatten(-2)).unflatten(-1, (len(heads), -1))
 
     def _rebuild_other(self, layer: int, row: int) -> None:
         senders = self.live_of(row)
         wide = bool(self.layout.wide_port[row])
-        x = self._summed(row, self.layout.kept[row], wide)
-        self._stream[row] = x
-        moved = self.writes(layer, row, x, senders)
-        moved = moved - self.base_writes(layer, row, senders, wide)
+        self._stream[row] = x = self._summed(row, self.layout.kept[row], wide)
+        moved = self.writes(layer, row, x, senders) - self.base_writes(layer, row, senders, wide)
         self._delta.update(zip(senders, moved, strict=True))
 
     # -- parts of a layer -------------------------------------------------------------------
@@ -240,11 +232,10 @@ class IncrementalChunk:
 
     def _current(self, layer: int, letter: str, head: int, wide: bool) -> Tensor:
         """Return one head's query, key or value in the current circuit, [B, T, K]."""
-        at = self.rows[layer].attention["q"][head]
-        held = self._projection.get((at, "qkv".index(letter)))
+        held = self._projection.get((layer, head, letter))
         if held is not None:
             return self.fit(held, wide)
-        key = (at, "qkv".index(letter), wide)
+        key = (layer, head, letter, wide)
         if key not in self._clean_projection:
             block = self.model.blocks[layer]
             clean = self.fit(self.chunk.clean.streams.attention[layer], wide)
@@ -256,28 +247,21 @@ class IncrementalChunk:
         """Return what heads read in the current circuit, [B, T, h, K]."""
         senders = [self.layout.head(layer, h) for h in heads]
         if not any(u in self._z for u in senders):
-            z = self.chunk.clean.values.z[layer]
-            z = z if len(heads) == z.shape[-2] else z[..., list(heads), :]
-            z = z.to(self.dtype)
-            return z if wide else self.narrow(z.flatten(-2)).unflatten(-1, (len(heads), -1))
+            return self._z_of_run(self.chunk.clean, layer, heads, wide)
         clean = self.chunk.clean.values.z[layer]
-        return torch.stack(
-            [
-                self.fit(self._z.get(u, clean[..., h, :].to(self.dtype)), wide)
-                for u, h in zip(senders, heads, strict=True)
-            ],
-            -2,
-        )
+        found = [
+            self.fit(self._z.get(u, clean[..., h, :].to(self.dtype)), wide)
+            for u, h in zip(senders, heads, strict=True)
+        ]
+        return torch.stack(found, -2)
 
     def output(self, block: Block, z: Tensor, heads: tuple[int, ...]) -> Tensor:
         """Add up what heads write of mixtures z [..., h, K], [..., D]."""
         weight = block.attention.wo
         if len(heads) == 1:
             weight = weight[heads[0]]
-        elif len(heads) < len(weight):
-            weight = weight[list(heads)].flatten(0, 1)
         else:
-            weight = weight.flatten(0, 1)
+            weight = (weight[list(heads)] if len(heads) < len(weight) else weight).flatten(0, 1)
         return block.attention.scaled(z.flatten(-2).to(weight.dtype) @ weight).to(self.dtype)
 
     def question_bytes(self, row: int) -> int:
@@ -294,8 +278,6 @@ def gathered(parts: list[Projection]) -> Tensor:
     first = parts[0][0]
     if all(value is first for value, _ in parts):
         places = [place for _, place in parts]
-        if places == list(range(first.shape[-2])):
-            return first
-        return first[..., places, :]
+        return first if places == list(range(first.shape[-2])) else first[..., places, :]
     values = torch.broadcast_tensors(*(value[..., place, :] for value, place in parts))
     return torch.stack(values, -2)

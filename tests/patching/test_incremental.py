@@ -14,7 +14,6 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifting import describe
 from edgewise.patching.incremental.candidates import ask
-from edgewise.patching.incremental.liveness import rows_by_layer
 from edgewise.patching.incremental.state import IncrementalChunk
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
@@ -103,7 +102,7 @@ def compare(runner: Runner, density: float, seed: int) -> tuple[Tensor, Tensor]:
     found, expected = [], []
     with torch.no_grad():
         for chunk in runner.chunks():
-            state = IncrementalChunk(chunk, rows_by_layer(graph))
+            state = IncrementalChunk(chunk)
             if density < 1:
                 state.rebuild(random_mask(graph, 0.5, seed + 1))  # what was there must not matter
                 state.rebuild(kept)
@@ -159,7 +158,7 @@ def test_every_window_and_density(name: str) -> None:
 def test_the_window_of_one_token() -> None:
     runner = Runner.create(tiny_lift("gpt2"), prompts("one token"))
     (chunk,) = runner.chunks()
-    assert IncrementalChunk(chunk, rows_by_layer(runner.graph)).shape[1] == 1
+    assert IncrementalChunk(chunk).shape[1] == 1
 
 
 def test_split_embeddings() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.patching.incremental.liveness import Liveness, rows_by_layer
+from edgewise.patching.incremental.liveness import Liveness
 from edgewise.patching.run.plan import make_plan
 from tests.engine import random_mask
 
@@ -39,7 +39,7 @@ def layouts(draw: st.DrawFn) -> Liveness:
     if draw(st.booleans()):  # some senders alike
         columns = generator.integers(0, len(graph.senders), 3)
         kept[:, columns] = kept[:, columns[:1]] & graph.reads[:, columns]
-    return Liveness(graph, rows_by_layer(graph), kept)
+    return Liveness(graph, kept)
 
 
 def needs(layout: Liveness) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
@@ -108,7 +108,7 @@ def test_touched_nodes_are_those_behind_a_missing_edge(layout: Liveness) -> None
 
 @pytest.mark.parametrize("graph", SHAPES, ids=lambda graph: graph.describe())
 def test_nothing_of_the_full_circuit_is_touched(graph: ComputationGraph) -> None:
-    layout = Liveness(graph, rows_by_layer(graph), graph.reads)
+    layout = Liveness(graph, graph.reads)
     assert not any(mask.any() for mask in layout.touched)
     assert layout.live.all()
 
@@ -127,7 +127,7 @@ def readers(layout: Liveness, row: int) -> Iterator[tuple[str, int]]:
 def test_groups_hold_the_live_ports_that_keep_the_same(layout: Liveness) -> None:
     graph = layout.graph
     for layer in range(graph.layers):
-        groups = layout.groups(layer)
+        groups = layout.groups[layer]
         rows = sorted(row for group in groups for row in group.rows)
         own = [i for i, p in enumerate(graph.ports) if p.node.layer == layer and p.letter]
         assert rows == [row for row in own if layout.live_ports[row]]
@@ -157,15 +157,18 @@ def test_classes_part_senders_by_their_live_readers(layout: Liveness, draw: rand
 
 
 @pytest.mark.parametrize("graph", SHAPES, ids=lambda graph: graph.describe())
-def test_rows_by_layer_lists_every_port_but_logits(graph: ComputationGraph) -> None:
+def test_groups_and_others_list_every_port_but_logits(graph: ComputationGraph) -> None:
+    layout = Liveness(graph, graph.reads)
     found: list[int] = []
-    for layer, rows in enumerate(rows_by_layer(graph)):
-        for letter, some in rows.attention.items():
-            assert all(str(graph.ports[row]).startswith(f"a{layer}.") for row in some)
-            assert all(graph.ports[row].letter == letter for row in some)
-            found += some
-        assert [str(graph.ports[row])[0] for row in rows.others] == ["o", "m"][-len(rows.others) :]
-        found += rows.others
+    for layer, others in enumerate(layout.others):
+        for group in layout.groups[layer]:
+            assert all(str(graph.ports[row]).startswith(f"a{layer}.") for row in group.rows)
+            assert {graph.ports[row].letter for row in group.rows} == set(group.heads)
+            found += group.rows
+        assert [str(graph.ports[row]) for row in others] == [f"o{layer}", f"m{layer}"][
+            -len(others) :
+        ]
+        found += others
     assert sorted(found) == list(range(len(graph.ports) - 1))
 
 
