@@ -6,7 +6,7 @@ and unknown top-level keys, are kept and written back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -22,7 +22,7 @@ from ..names import Node, Port
 from .atomic import write_text
 from .json_files import dump_document, ordered, read_document, to_plain
 from .places import Paths, moved
-from .reading import form_of, listed, problems, short
+from .reading import form_of, is_number, listed, problems, short, take_rows
 
 FORMAT = "edgewise/circuit"
 VERSION = 1
@@ -151,12 +151,12 @@ class CircuitDocument(Provenance):
 
 @dataclass(frozen=True, eq=False)
 class CircuitFile:
-    """Hold what a circuit file holds.
+    """A circuit, where it comes from, and what was measured of it.
 
     Args:
         circuit: the graph and the kept edges.
-        model, task, discovery, certificate, measures: plain blocks; `PROVENANCE` lists the keys
-            each must have. The model's shape must be the graph's.
+        model, task, discovery, certificate, measures: plain blocks with the keys of `PROVENANCE`.
+            The model's shape must be the graph's.
         edge_scores: float32 [ports, senders], NaN where an edge has no score; only the scores of
             kept edges are kept.
         extra: unknown top-level keys, and under `graph` unknown keys of that block.
@@ -195,9 +195,8 @@ class CircuitFile:
 
     def _check_shape(self) -> None:
         graph = self.circuit.graph
-        model: Mapping[str, object] = {**_ABSENT, **self.model}
-        stated = {key: model[key] for key in (*SHAPE, *_ABSENT)}
-        true = {key: getattr(graph, key) for key in stated}
+        stated: Mapping[str, object] = {**_ABSENT, **self.model}
+        true = {key: getattr(graph, key) for key in (*SHAPE, *_ABSENT)}
         true["experts"] = list(graph.experts)
         wrong = [f"{key} {stated[key]} and {true[key]}" for key in true if stated[key] != true[key]]
         if wrong:
@@ -250,23 +249,28 @@ def write_circuit(path: str | Path, file: CircuitFile) -> None:
 
 def dump_circuit(file: CircuitFile) -> str:
     """Return a circuit file's text."""
-    scores = file.edge_scores
-    assert scores is not None  # CircuitFile.__post_init__
-    extra = {key: value for key, value in ordered(file.extra, ()).items() if key != "graph"}
-    more = file.extra.get("graph")
+    assert file.edge_scores is not None  # CircuitFile.__post_init__
+    extra, blocks = ordered(file.extra, ()), ordered_blocks(file.provenance)
+    more = extra.pop("graph", None)
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "model": ordered(file.model, PROVENANCE["model"]),
+        "model": blocks.pop("model"),
         "graph": graph_block(file.circuit.graph, more if isinstance(more, dict) else {}),
-        **{
-            block: ordered(getattr(file, block), PROVENANCE[block])
-            for block in list(PROVENANCE)[1:]
-        },
+        **blocks,
         **extra,
-        "edges": edge_rows(file.circuit, scores),
+        "edges": edge_rows(file.circuit, file.edge_scores),
     }
     return dump_document(document, rows={PROMPTS, "edges"})
+
+
+def ordered_blocks(blocks: Mapping[str, object]) -> dict[str, object]:
+    """Return blocks with the keys of `PROVENANCE` first in each; other values as they are."""
+    return {
+        key: ordered(block, PROVENANCE[key]) if key in PROVENANCE and isinstance(block, dict)
+        else block
+        for key, block in blocks.items()
+    }  # fmt: skip
 
 
 def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[str, object]:
@@ -283,12 +287,12 @@ def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
     rows, columns = np.nonzero(circuit.kept)
     texts = [values[rows, columns].astype(np.float32).astype(str) for values in scores]
     return [
-        [senders[column], ports[row], *map(_number, numbers)]
+        [senders[column], ports[row], *map(number_of, numbers)]
         for row, column, *numbers in zip(rows.tolist(), columns.tolist(), *texts, strict=True)
     ]
 
 
-def _number(text: str) -> float | None:
+def number_of(text: str) -> float | None:
     """Read the shortest decimal of a float32; None if it is not finite."""
     return None if text in ("nan", "inf", "-inf") else float(text)
 
@@ -315,12 +319,8 @@ def circuit_from_document(path: str | Path, document: Mapping[str, object]) -> C
     extra = {key: value for key, value in document.items() if key not in known}
     more = {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *COUNTS)}
     return CircuitFile(
-        circuit=Circuit(graph, kept),
-        model=file["model"],
-        task=file["task"],
-        discovery=file["discovery"],
-        certificate=file["certificate"],
-        measures=file["measures"],
+        Circuit(graph, kept),
+        *(file["model"], file["task"], file["discovery"], file["certificate"], file["measures"]),
         edge_scores=scores,
         extra={**extra, "graph": more} if more else extra,
         path=Path(path),
@@ -358,7 +358,11 @@ def graph_of(
         FileFormatError: fields of another type, or no graph (of a size to hold) has them.
     """
     numbers = {key: shape.get(key) for key in SHAPE[:3]} | dict(counts or {})
-    wrong = [f"{k} {short(v)} (accepted: a number)" for k, v in numbers.items() if not _is_count(v)]
+    wrong = [
+        f"{key} {short(number)} (accepted: a number)"
+        for key, number in numbers.items()
+        if type(number) is not int or not 1 <= number <= MOST_CELLS
+    ]
     wrong += [
         f"{key} {short(shape[key])} (accepted: true, false)"
         for key in (*SHAPE[3:], *OPTIONS, SPARSE[1])
@@ -378,10 +382,6 @@ def graph_of(
         raise FileFormatError(f"{path} describes no graph: {str(error).rstrip('.')}.") from None
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_CELLS
-
-
 def read_rows(
     path: str | Path, graph: ComputationGraph, key: str, rows: Any, *, scores: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -396,49 +396,40 @@ def read_rows(
     values = [np.full(kept.shape, np.nan, dtype=np.float32) for _ in range(scores)]
     senders = {str(node): i for i, node in enumerate(graph.senders)}
     ports = {str(port): i for i, port in enumerate(graph.ports)}
-    problems = []
-    for number, row in enumerate(rows, start=1):
-        problem = _row_problem(row, scores)
-        if problem is None:
-            at = (ports.get(row[1], -1), senders.get(row[0], -1))
-            problem = _edge_problem(graph, row, at, kept)
-        if problem is not None:
-            problems.append(f"entry {number}, {problem}")
-            continue
+
+    def take(row: Any) -> str | None:
+        if problem := _row_problem(row, scores):
+            return problem
+        sender, port, *numbers = row
+        at = (ports.get(port, -1), senders.get(sender, -1))
+        problem = _name_problem(graph, sender, port) if min(at) < 0 else None
+        if not problem and not graph.reads[at]:
+            problem = f"no such edge, {sender} does not write before {port} reads"
+        if problem or kept[at]:
+            return f"{sender}->{port}: {problem or 'stands twice'}"
         kept[at] = True
-        for value, score in zip(values, row[2:], strict=True):
+        for value, score in zip(values, numbers, strict=True):
             value[at] = np.nan if score is None else score
-    if problems:
-        raise FileFormatError(f"{path}: {key} cannot be read: {listed(problems)}.")
+        return None
+
+    take_rows(path, key, rows, take)
     return kept, values
 
 
 def _row_problem(row: Any, scores: int) -> str | None:
-    form = "[sender, port" + ", score" * scores + "]"
     if not isinstance(row, list) or len(row) != 2 + scores:
-        return f"{short(row)}: accepted: {form}"
+        return f"{short(row)}: accepted: [sender, port{', score' * scores}]"
     if not all(isinstance(name, str) for name in row[:2]):
         return f"{short(row)}: sender and port must be names"
     for score in row[2:]:
-        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+        if score is not None and not is_number(score):
             return f"{short(row)}: a score is a number or null, found {short(score)}"
         if score is not None and not abs(score) < 3.4e38:
             return f"{short(row)}: the score is not a finite float32"
     return None
 
 
-def _edge_problem(
-    graph: ComputationGraph, row: list[str], at: tuple[int, int], kept: np.ndarray
-) -> str | None:
-    if min(at) < 0:
-        return f"{row[0]}->{row[1]}: " + _name_problem(graph, row[:2])
-    if not graph.reads[at]:
-        return f"{row[0]}->{row[1]}: no such edge, {row[0]} does not write before {row[1]} reads"
-    return f"{row[0]}->{row[1]}: stands twice" if kept[at] else None
-
-
-def _name_problem(graph: ComputationGraph, names: Iterable[str]) -> str:
-    sender, port = names
+def _name_problem(graph: ComputationGraph, sender: str, port: str) -> str:
     try:
         if Node.parse(sender) not in graph.sender_index:
             return f"the graph has no sender {sender}; it has {graph.describe()}"

@@ -11,22 +11,16 @@ Each edge carries its score in A and in B. A block `scores` tells how alike the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
-from ..comparison import (
-    CrossEvaluation,
-    Floor,
-    NoiseFloor,
-    RolesComparison,
-    RolesInModel,
-)
+from ..comparison import CrossEvaluation, Floor, NoiseFloor, RolesComparison, RolesInModel
 from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores, shape_differences
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from ..names import Edge
@@ -42,6 +36,7 @@ from .circuit import (
     TaskBlock,
     edge_rows,
     graph_block,
+    ordered_blocks,
     read_graph,
     read_rows,
 )
@@ -131,15 +126,12 @@ class DiffFile:
     @property
     def blocks(self) -> dict[str, object]:
         """Return what was found in the models as plain values, by the names of their blocks."""
-        found: dict[str, object] = {}
-        for name, value in (("noise_floor", self.noise_floor), ("cross", self.cross)):
-            if value is not None:
-                found[name] = asdict(value)
+        measured = {"noise_floor": self.noise_floor, "cross": self.cross}
+        found: dict[str, object] = {key: asdict(one) for key, one in measured.items() if one}
         if self.roles is not None:
-            sides = {"a": self.roles.a, "b": self.roles.b}
-            layers = self.diff.a.graph.layers
+            layers, sides = self.diff.a.graph.layers, vars(self.roles)
             rows = {key: [head.as_dict(layers) for head in s.heads] for key, s in sides.items()}
-            found["roles"] = {**rows, "notes": {key: list(s.notes) for key, s in sides.items()}}
+            found["roles"] = {**rows, "notes": {key: s.notes for key, s in sides.items()}}
         return to_plain(found, "diff")  # type: ignore[no-any-return]
 
 
@@ -175,26 +167,18 @@ def diff_files(
     assert a.edge_scores is not None
     assert b.edge_scores is not None
     diff, kept = CircuitDiff(a.circuit, b.circuit), (a.edge_scores, b.edge_scores)
-    compared = compare_scores(diff, kept, _all_scores(diff, scores))
-    return DiffFile(
-        diff=diff,
-        a={"file": names[0], **a.at(None).provenance},
-        b={"file": names[1], **b.at(None).provenance},
-        scores_a=a.edge_scores,
-        scores_b=b.edge_scores,
-        alike=compared,
-    )
-
-
-def _all_scores(
-    diff: CircuitDiff, scores: tuple[Scores | None, Scores | None]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return both sides' scores of all edges if both are known; refuse those of another graph."""
     for one in scores:
         if one is not None:
-            diff.a & Circuit.empty(one.graph)
+            diff.a & Circuit.empty(one.graph)  # refuses those of another graph
     first, second = scores
-    return None if first is None or second is None else (first.values, second.values)
+    everything = None if first is None or second is None else (first.values, second.values)
+    return DiffFile(
+        diff,
+        {"file": names[0], **a.at(None).provenance},
+        {"file": names[1], **b.at(None).provenance},
+        *kept,
+        alike=compare_scores(diff, kept, everything),
+    )
 
 
 def unlike(a: Side, b: Side) -> list[str]:
@@ -212,30 +196,25 @@ def unlike(a: Side, b: Side) -> list[str]:
         "discovery": ("method", "metric", "ablation", "threshold", "top", "order", "dtype"),
     }
     sides = cast("tuple[Mapping[str, Mapping[str, object]], ...]", (a, b))
-    found = []
-    for block, names in keys.items():
-        first, second = (side.get(block, {}) for side in sides)
-        found += [
-            f"{block}.{key} {first.get(key)} and {second.get(key)}"
-            for key in names
-            if first.get(key) != second.get(key)
-        ]
-    return found
+    pairs = {
+        f"{block}.{key}": [side.get(block, {}).get(key) for side in sides]
+        for block, names in keys.items()
+        for key in names
+    }
+    return [
+        f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second
+    ]
 
 
 def write_diff(path: str | Path, file: DiffFile) -> None:
-    """Write a diff file, all or nothing; equal diffs give equal bytes.
-
-    Raises:
-        EdgewiseError: the file cannot be written there.
-    """
+    """Write a diff file, all or nothing; equal diffs give equal bytes."""
     scores = (file.scores_a, file.scores_b)
     scored = {} if file.alike is None else {"scores": file.alike.to_dict()}
     document = {
         "format": FORMAT,
         "version": VERSION,
         "graph": graph_block(file.diff.a.graph, {}),
-        **{name: _ordered_head(getattr(file, name)) for name in ("a", "b")},
+        **{name: _ordered_side(getattr(file, name)) for name in ("a", "b")},
         "statistics": file.diff.summary().to_dict(),
         **ordered({**file.blocks, **scored, **file.extra}, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
@@ -243,22 +222,13 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
     write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
 
 
-def _ordered_head(head: Mapping[str, object]) -> dict[str, object]:
-    blocks = {
-        key: ordered(value, PROVENANCE[key])
-        if isinstance(value, dict) and key in PROVENANCE
-        else value
-        for key, value in head.items()
-    }
+def _ordered_side(side: Mapping[str, object]) -> dict[str, object]:
+    blocks = ordered_blocks(side)
     return {key: blocks[key] for key in ("file", *PROVENANCE) if key in blocks} | blocks
 
 
 def read_diff(path: str | Path) -> DiffFile:
-    """Read and check a diff file; its statistics are computed anew.
-
-    Raises:
-        FileFormatError: says what is wrong.
-    """
+    """Read and check a diff file; a FileFormatError says what is wrong."""
     return diff_from_document(path, read_document(path, "a diff file", {FORMAT: VERSION}))
 
 
@@ -266,23 +236,19 @@ def diff_from_document(path: str | Path, document: dict[str, object]) -> DiffFil
     """Check a parsed diff file; errors name the path."""
     with form_of(path, document, DiffDocument) as file:
         graph = read_graph(path, file["a"]["model"], file["graph"])
-    read = {part: read_rows(path, graph, part, document[part], scores=2) for part in PARTS}
-    masks = {part: mask for part, (mask, _) in read.items()}
-    twice = (masks["shared"] & (masks["only_a"] | masks["only_b"])) | (
-        masks["only_a"] & masks["only_b"]
-    )
+    read = [read_rows(path, graph, part, document[part], scores=2) for part in PARTS]
+    shared, only_a, only_b = (mask for mask, _ in read)
+    twice = (shared & (only_a | only_b)) | (only_a & only_b)
     if twice.any():
         edge = graph.edge_at(*np.argwhere(twice)[0])
         raise FileFormatError(f"{path} contradicts itself: {edge} stands in two of its lists.")
-    scores = [np.full(graph.reads.shape, np.nan, dtype=np.float32) for _ in range(2)]
-    for mask, found in read.values():
-        for whole, part in zip(scores, found, strict=True):
-            whole[mask] = part[mask]
-    a, b = (Circuit(graph, masks["shared"] | masks[only]) for only in ("only_a", "only_b"))
-    diff = CircuitDiff(a, b)
+    scores_a, scores_b = (
+        np.fmax.reduce(side) for side in zip(*(one for _, one in read), strict=True)
+    )
     known = {"format", "version", "graph", "a", "b", "statistics", *PARTS, *BLOCKS}
     return DiffFile(
-        diff, file["a"], file["b"], scores[0], scores[1],
+        CircuitDiff(Circuit(graph, shared | only_a), Circuit(graph, shared | only_b)),
+        file["a"], file["b"], scores_a, scores_b,
         alike=_read(path, document, "scores", ScoreComparison),
         noise_floor=_read_floor(path, document, graph),
         cross=_read(path, document, "cross", CrossEvaluation),
@@ -355,19 +321,15 @@ def _read_roles(
     if found is None:
         return None
 
-    def side(name: str, rows: list[_Head], notes: Sequence[str]) -> RolesInModel:
+    def side(name: Literal["a", "b"]) -> RolesInModel:
         heads = []
-        for number, row in enumerate(rows):
+        for number, row in enumerate(found[name]):
             try:
-                head = HeadRoles.of(row["head"], row["scores"], row["spans"])
+                heads.append(HeadRoles.of(row["head"], row["scores"], row["spans"]))
+                if heads[-1].node not in graph.sender_index:
+                    raise GraphMismatch(f"{heads[-1].node} is not in the graph")
             except EdgewiseError as error:
                 _damaged(path, "roles", str(error).rstrip("."), name, number)
-            if (head.node.layer or 0) >= graph.layers or (head.node.index or 0) >= graph.heads:
-                _damaged(path, "roles", f"{head.node} is not in the graph", name, number)
-            heads.append(head)
-        return RolesInModel(tuple(heads), tuple(notes))
+        return RolesInModel(tuple(heads), tuple(found.get("notes", {}).get(name, ())))
 
-    notes = found.get("notes", {})
-    return RolesComparison(
-        side("a", found["a"], notes.get("a", ())), side("b", found["b"], notes.get("b", ()))
-    )
+    return RolesComparison(side("a"), side("b"))

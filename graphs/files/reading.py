@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -46,6 +46,8 @@ TOO_LONG = f"it holds a whole number of more than {MOST_DIGITS} digits"
 
 Form = TypeVar("Form")
 
+_AT_ONCE: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 def at_home(path: str | Path) -> Path:
     """Return a path with `~` as the home it stands for, where there is such a home."""
@@ -71,7 +73,8 @@ def read_bounded(
             kind = "a directory" if stat.S_ISDIR(mode) else "a device or pipe, not a file"
             raise error(f"cannot read {path}: it is {kind}; expected {what}.")
         content = bytearray()
-        with open(path, "rb", opener=_unblocked) as file:
+        # without waiting for a writer, should a pipe have taken the file's place
+        with open(os.open(path, os.O_RDONLY | _AT_ONCE), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             while max(size, len(content)) <= limit and (block := file.read(2**20)):
                 content += block
@@ -86,11 +89,6 @@ def read_bounded(
             "that much. Give the file that was meant."
         )
     return bytes(content)
-
-
-def _unblocked(path: str, flags: int) -> int:
-    """Open without waiting for a writer, should a pipe have taken the file's place."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_text(
@@ -211,8 +209,7 @@ def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeErro
 def checked(path: str | Path, document: object, form: type[Form]) -> Form:
     """Return a parsed document as a value of its form, a `TypedDict`, itself unchanged.
 
-    A form says which keys there are and of what type; `NotRequired` keys may be missing, others
-    not; keys it does not name are let be. Bounds stand in annotations, as in
+    Keys the form does not name are let be. Bounds stand in annotations, as in
     `Annotated[int, Field(ge=1)]`.
 
     >>> from typing_extensions import TypedDict
@@ -252,9 +249,14 @@ def problems(document: object, form: Any) -> tuple[list[str], list[str]]:
         _adapter(form).validate_python(document, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        lacking = [one for one in found if one["type"] in ("missing", "dict_type")]
-        others = [one for one in found if one not in lacking]
-        return [_missing(one) for one in lacking], [_wrong(one) for one in others]
+        missing = [
+            _place(one)
+            + (" (an object)" if kind == "dict_type" and one["input"] is not None else "")
+            for one in found
+            if (kind := one["type"]) in ("missing", "dict_type")
+        ]
+        wrong = [_wrong(one) for one in found if one["type"] not in ("missing", "dict_type")]
+        return missing, wrong
     return [], []
 
 
@@ -269,11 +271,6 @@ def _place(error: ErrorDetails) -> str:
     """Write where in a document something is, as in `checkpoints[0].model.name`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
     return "".join(parts).removeprefix(".") or "the file"
-
-
-def _missing(error: ErrorDetails) -> str:
-    absent = error["type"] == "missing" or error["input"] is None
-    return _place(error) if absent else f"{_place(error)} (an object)"
 
 
 def _wrong(error: ErrorDetails) -> str:
@@ -294,6 +291,35 @@ _ACCEPTED = {
     "list_type": "a list",
     "too_short": "a list that is not empty",
 }
+
+
+def take_rows(
+    path: str | Path,
+    what: str,
+    rows: Iterable[Any],
+    take: Callable[[Any], str | None],
+    entry: str = "entry {}, {}",
+) -> None:
+    """Hand on each row; `take` says what is wrong with it, or raises it, else returns None.
+
+    Raises:
+        FileFormatError: names the first rows at fault, counted from 1.
+    """
+    wrong = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            problem = take(row)
+        except EdgewiseError as error:
+            problem = str(error).rstrip(".")
+        if problem:
+            wrong.append(entry.format(number, problem))
+    if wrong:
+        raise FileFormatError(f"{path}: {what} cannot be read: {listed(wrong)}.")
+
+
+def is_number(value: object) -> bool:
+    """Tell a number of JSON, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def short(value: object) -> str:

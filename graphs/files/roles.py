@@ -27,12 +27,12 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from ..errors import EdgewiseError, FileFormatError, NameSyntaxError
+from ..errors import EdgewiseError, FileFormatError
 from ..names import Kind, Node
 from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, RoleRow, compare_roles
 from .atomic import write_text
 from .json_files import dump_document, ordered, read_document, to_plain
-from .reading import checked, listed, short
+from .reading import checked, is_number, short, take_rows
 
 FORMAT = "edgewise/roles"
 VERSION = 1
@@ -75,7 +75,11 @@ class RolesFile:
     def __post_init__(self) -> None:
         if not self.models:
             raise EdgewiseError("a roles file needs a model; accepted: one or more.")
-        object.__setattr__(self, "models", tuple(map(_plain, self.models)))
+        models = (
+            replace(one, **{key: to_plain(getattr(one, key), key) for key in BLOCKS})
+            for one in self.models
+        )
+        object.__setattr__(self, "models", tuple(models))
         object.__setattr__(self, "extra", to_plain(self.extra, "extra"))
 
     @property
@@ -84,16 +88,8 @@ class RolesFile:
         return compare_roles(self.models) if len(self.models) > 1 else []
 
 
-def _plain(one: ModelRoles) -> ModelRoles:
-    return replace(one, **{key: to_plain(getattr(one, key), key) for key in BLOCKS})
-
-
 def write_roles(path: str | Path, file: RolesFile) -> None:
-    """Write a roles file, all or nothing; equal values give equal bytes.
-
-    Raises:
-        EdgewiseError: the file cannot be written there.
-    """
+    """Write a roles file, all or nothing; equal values give equal bytes."""
     write_text(path, dump_roles(file))
 
 
@@ -103,7 +99,15 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
         "format": FORMAT,
         "version": VERSION,
         "rules": {name: asdict(rule) for name, rule in RULES.items()},
-        "models": [_model(one) for one in file.models],
+        "models": [
+            {
+                "circuit": one.circuit,
+                **{key: getattr(one, key) for key in BLOCKS},
+                "notes": list(one.notes),
+                "heads": len(one.heads),
+            }
+            for one in file.models
+        ],
         "comparison": to_plain(file.comparison, "comparison"),
         **ordered(file.extra, ()),
         **(more or {}),
@@ -114,16 +118,6 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
         ],
     }
     return dump_document(document, rows={"comparison", "heads"})
-
-
-def _model(one: ModelRoles) -> dict[str, object]:
-    blocks = {key: getattr(one, key) for key in BLOCKS}
-    return {
-        "circuit": one.circuit,
-        **{key: block if block is None else dict(block) for key, block in blocks.items()},
-        "notes": list(one.notes),
-        "heads": len(one.heads),
-    }
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -147,21 +141,16 @@ def read_roles(path: str | Path) -> RolesFile:
     if wrong:
         raise FileFormatError(f"{path} contradicts itself: {'; '.join(wrong)}.")
     known = {"format", "version", "rules", "models", "comparison", "heads"}
+    read = (
+        ModelRoles(
+            tuple(found), one["model"], one["tokens"], one.get("task"),
+            cast("Mapping[str, float]", one.get("measures") or {}),
+            one.get("circuit"), tuple(one.get("notes") or ()),
+        )
+        for one, found in zip(models, heads, strict=True)
+    )  # fmt: skip
     return RolesFile(
-        tuple(_read_model(one, found) for one, found in zip(models, heads, strict=True)),
-        {key: value for key, value in document.items() if key not in known},
-    )
-
-
-def _read_model(one: _Model, heads: Sequence[HeadRoles]) -> ModelRoles:
-    return ModelRoles(
-        heads=tuple(heads),
-        model=one["model"],
-        tokens=one["tokens"],
-        task=one.get("task"),
-        measures=cast("Mapping[str, float]", one.get("measures") or {}),
-        circuit=one.get("circuit"),
-        notes=tuple(one.get("notes") or ()),
+        tuple(read), {key: value for key, value in document.items() if key not in known}
     )
 
 
@@ -169,46 +158,28 @@ def _read_rows(
     path: str | Path, models: Sequence[_Model], rows: Sequence[Any]
 ) -> list[list[HeadRoles]]:
     """Read the rows to a list of heads for each model."""
-    found: list[list[HeadRoles]] = [[] for _ in models]
-    seen: set[tuple[int, Node]] = set()
-    problems = []
-    for number, row in enumerate(rows, start=1):
-        problem = _row_problem(row, models)
-        if problem is None:
-            node = Node.parse(row["head"])
-            if (row["model"], node) in seen:
-                problem = f"{node} of model {row['model']} stands twice"
-            seen.add((row["model"], node))
-        if problem is not None:
-            problems.append(f"entry {number}: {problem}")
-            continue
-        found[row["model"]].append(HeadRoles.of(row["head"], row["scores"], row["spans"]))
-    if problems:
-        raise FileFormatError(f"{path}: heads cannot be read: {listed(problems)}.")
-    return found
+    found: list[dict[Node, HeadRoles]] = [{} for _ in models]
 
+    def take(row: Any) -> str | None:
+        if not isinstance(row, Mapping) or any(key not in row for key in _ROW):
+            return f"accepted: an object with {', '.join(_ROW)}"
+        number, node = row["model"], Node.parse(str(row["head"]))
+        if type(number) is not int or not 0 <= number < len(models):
+            return f"model is {short(number)}; accepted: 0 to {len(models) - 1}"
+        if node.kind is not Kind.HEAD:
+            return f"{node} is no attention head"
+        layers, heads = models[number]["model"]["layers"], models[number]["model"]["heads"]
+        if (node.layer or 0) >= layers or (node.index or 0) >= heads:
+            return f"{node} is not in a model of {layers} layers and {heads} heads"
+        problem = _values_problem(node, row)
+        if node in found[number]:
+            problem = problem or f"{node} of model {number} stands twice"
+        if not problem:
+            found[number][node] = HeadRoles.of(node, row["scores"], row["spans"])
+        return problem
 
-def _row_problem(row: Any, models: Sequence[_Model]) -> str | None:
-    if not isinstance(row, Mapping) or any(key not in row for key in _ROW):
-        return f"accepted: an object with {', '.join(_ROW)}"
-    number = row["model"]
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(models):
-        return f"model is {short(number)}; accepted: 0 to {len(models) - 1}"
-    try:
-        node = Node.parse(str(row["head"]))
-    except NameSyntaxError as error:
-        return str(error).rstrip(".")
-    if node.kind is not Kind.HEAD:
-        return f"{node} is no attention head"
-    return _node_problem(node, models[number]["model"]) or _values_problem(node, row)
-
-
-def _node_problem(node: Node, shape: _Shape) -> str | None:
-    if node.kind is not Kind.HEAD:
-        return f"{node} is no attention head"
-    if (node.layer or 0) >= shape["layers"] or (node.index or 0) >= shape["heads"]:
-        return f"{node} is not in a model of {shape['layers']} layers and {shape['heads']} heads"
-    return None
+    take_rows(path, "heads", rows, take, "entry {}: {}")
+    return [list(heads.values()) for heads in found]
 
 
 def _values_problem(node: Node, row: Mapping[str, object]) -> str | None:
@@ -216,12 +187,7 @@ def _values_problem(node: Node, row: Mapping[str, object]) -> str | None:
         values = row[key]
         if not isinstance(values, Mapping) or set(values) != set(accepted):
             return f"{key} of {node}; accepted: an object with {', '.join(accepted)}"
-        wrong = [name for name, value in values.items() if not _is_value(value)]
-        if wrong:
-            return f"{wrong[0]} of {node} is {short(values[wrong[0]])}; accepted: a number or null"
+        for name, value in values.items():
+            if value is not None and not is_number(value):
+                return f"{name} of {node} is {short(value)}; accepted: a number or null"
     return None
-
-
-def _is_value(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or number

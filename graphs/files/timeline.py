@@ -14,7 +14,7 @@ Unknown top-level keys are kept and written back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,18 +28,19 @@ from ..graph import ComputationGraph
 from ..timeline import Timeline
 from .atomic import write_text
 from .circuit import (
-    PROVENANCE,
     CertificateBlock,
     DiscoveryBlock,
     GraphBlock,
     ModelBlock,
     TaskBlock,
+    edge_rows,
     graph_block,
+    ordered_blocks,
     read_graph,
     read_rows,
 )
 from .json_files import dump_document, ordered, read_document, to_plain
-from .reading import form_of, listed, problems
+from .reading import form_of, listed, problems, take_rows
 
 FORMAT = "edgewise/timeline"
 VERSION = 1
@@ -131,21 +132,16 @@ class TimelineFile:
 
     def values(self, metric: str, what: str) -> list[float | None]:
         """Return one of `VALUES` of a metric at every checkpoint."""
-        none: Mapping[str, float | None] = {}
-        measures = (one["measures"] for one in self.checkpoints)
-        every = cast("Iterator[Mapping[str, Mapping[str, float | None]]]", measures)
-        return [one.get(metric, none).get(what) for one in every]
+        measures = [one["measures"] for one in self.checkpoints]
+        every = cast("list[dict[str, dict[str, float | None]]]", measures)
+        return [one.get(metric, {}).get(what) for one in every]
 
 
 # -- writing ------------------------------------------------------------------------------------
 
 
 def write_timeline(path: str | Path, file: TimelineFile) -> None:
-    """Write a timeline file, all or nothing; equal timelines give equal bytes.
-
-    Raises:
-        EdgewiseError: the file cannot be written there.
-    """
+    """Write a timeline file, all or nothing; equal timelines give equal bytes."""
     write_text(path, dump_document(timeline_document(file), rows=ROWS))
 
 
@@ -156,8 +152,7 @@ def timeline_document(file: TimelineFile) -> dict[str, object]:
         "format": FORMAT,
         "version": VERSION,
         "graph": graph_block(line.graph, {}),
-        "task": ordered(file.task, PROVENANCE["task"]),
-        "discovery": ordered(file.discovery, PROVENANCE["discovery"]),
+        **ordered_blocks({"task": file.task, "discovery": file.discovery}),
         **ordered(file.extra, ()),
         "checkpoints": [_checkpoint(file, i) for i in range(len(line))],
         "nodes": [[str(life.thing), [list(span) for span in life.spans]] for life in line.nodes],
@@ -170,8 +165,7 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
     return {
         "label": line.labels[i],
         "reference": head["reference"],
-        "model": ordered(head["model"], PROVENANCE["model"]),
-        "certificate": ordered(head["certificate"], PROVENANCE["certificate"]),
+        **ordered_blocks({"model": head["model"], "certificate": head["certificate"]}),
         "measures": {
             metric: ordered(head["measures"][metric], VALUES)
             for metric in file.metrics
@@ -186,14 +180,8 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
 
 
 def _edge_rows(line: Timeline) -> list[list[object]]:
-    rows: list[list[object]] = []
-    places = np.argwhere(line.union.kept)
-    for life, (row, column) in zip(line.edges, places, strict=True):
-        numbers = [str(values[row, column]) for values in line.scores]
-        scores = [None if text in ("nan", "inf", "-inf") else float(text) for text in numbers]
-        names = (str(line.graph.senders[column]), str(line.graph.ports[row]))
-        rows.append([*names, [list(span) for span in life.spans], scores])
-    return rows
+    rows = zip(line.edges, edge_rows(line.union, *line.scores), strict=True)
+    return [[*row[:2], [list(span) for span in life.spans], row[2:]] for life, row in rows]
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -203,8 +191,7 @@ def read_timeline(path: str | Path) -> TimelineFile:
     """Read and check a timeline file.
 
     Raises:
-        FileFormatError: says what is wrong: missing, cut off, another format, a newer version,
-            missing keys (all of them), spans or scores that do not fit the checkpoints.
+        FileFormatError: says what is wrong.
     """
     return timeline_from_document(path, read_document(path, "a timeline file", {FORMAT: VERSION}))
 
@@ -227,12 +214,12 @@ def timeline_from_document(path: str | Path, document: dict[str, object]) -> Tim
     known = {"format", "version", "graph", "task", "discovery", "checkpoints", *ROWS}
     derived = ("label", "edges", "nodes", "to_last", "to_first")
     return TimelineFile(
-        timeline=line,
-        checkpoints=tuple(
+        line,
+        tuple(
             cast("Checkpoint", {k: v for k, v in one.items() if k not in derived}) for one in heads
         ),
-        task=file["task"],
-        discovery=file["discovery"],
+        file["task"],
+        file["discovery"],
         extra={key: value for key, value in document.items() if key not in known},
     )
 
@@ -241,13 +228,7 @@ def _read_edges(
     path: str | Path, graph: ComputationGraph, rows: list[Any], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return who is alive, bool [checkpoints, ports, senders], and scores of that shape."""
-    problems = [
-        f"entry {number}, {problem}"
-        for number, row in enumerate(rows, start=1)
-        if (problem := _row_problem(row, count))
-    ]
-    if problems:
-        raise FileFormatError(f"{path}: edges cannot be read: {listed(problems)}.")
+    take_rows(path, "edges", rows, lambda row: _row_problem(row, count))
     flat = [[sender, port, *scores] for sender, port, _, scores in rows]
     union, scores = read_rows(path, graph, "edges", flat, scores=count)
     senders = {str(node): i for i, node in enumerate(graph.senders)}
@@ -265,14 +246,11 @@ def _row_problem(row: Any, count: int) -> str | None:
     if not (isinstance(row, list) and len(row) == 4 and all(isinstance(x, list) for x in row[2:])):
         return f"{str(row)[:60]}: accepted: {form}"
     spans, scores = row[2:]
-    name = f"{row[0]}->{row[1]}"
+    name, before = f"{row[0]}->{row[1]}", -2
     if len(scores) != count:
         return f"{name}: {len(scores)} scores for {count} checkpoints"
-    before = -2
     for span in spans:
-        if not (
-            isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)
-        ):
+        if not (isinstance(span, list) and [type(end) for end in span] == [int, int]):
             return f"{name}: {str(span)[:60]} is no span; accepted: [first, last]"
         if not before + 1 < span[0] <= span[1] < count:
             return f"{name}: the spans {spans} do not stand in order within {count} checkpoints"

@@ -11,7 +11,7 @@ is null if the two models measure the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from typing import Any, cast
 from typing_extensions import NotRequired, TypedDict
 
 from ..circuit import Circuit
-from ..errors import FileFormatError, NameSyntaxError
+from ..errors import FileFormatError
 from ..graph import ComputationGraph
 from ..names import Node
 from .atomic import write_text
@@ -34,7 +34,7 @@ from .circuit import (
     read_rows,
 )
 from .json_files import dump_document, ordered, read_document, to_plain
-from .reading import form_of, listed
+from .reading import form_of, is_number, take_rows
 
 FORMAT = "edgewise/transplant"
 VERSION = 1
@@ -173,11 +173,7 @@ class TransplantFile:
 
 
 def write_transplant(path: str | Path, file: TransplantFile) -> None:
-    """Write a transplant file, all or nothing.
-
-    Raises:
-        EdgewiseError: the file cannot be written there.
-    """
+    """Write a transplant file, all or nothing."""
     write_text(path, dump_document(file.as_dict(), rows=ROWS))
 
 
@@ -189,7 +185,14 @@ def read_transplant(path: str | Path) -> TransplantFile:
     """
     document = read_document(path, "a transplant file", {FORMAT: VERSION})
     with form_of(path, document, TransplantDocument) as file:
-        _check_words(path, file)
+        direction = file["transplant"]["direction"]
+        if direction not in DIRECTIONS:
+            raise FileFormatError(
+                f"{path}: direction is {direction!r}; accepted: {', '.join(DIRECTIONS)}."
+            )
+        nodes: object = file["chosen"]["nodes"] if "chosen" in file else []
+        if not isinstance(nodes, list) or not all(isinstance(name, str) for name in nodes):
+            raise FileFormatError(f"{path}: chosen.nodes is {nodes!r}; accepted: a list of names.")
         graph = read_graph(path, file["a"]["model"], file["graph"])
     if "chosen" in file and "edges" not in file:
         raise FileFormatError(f"{path} is incomplete; missing: edges.")
@@ -205,12 +208,8 @@ def read_transplant(path: str | Path) -> TransplantFile:
             )
     known = {"format", "version", "a", "b", "graph", *BLOCKS, *ROWS}
     return TransplantFile(
-        graph=graph,
-        a=file["a"],
-        b=file["b"],
-        task=file["task"],
-        transplant=file["transplant"],
-        measures=file["measures"],
+        graph,
+        *(file["a"], file["b"], file["task"], file["transplant"], file["measures"]),
         chosen=chosen,
         edges=edges,
         singles=_ranking(path, graph, "singles", file["singles"]),
@@ -219,49 +218,24 @@ def read_transplant(path: str | Path) -> TransplantFile:
     )
 
 
-def _check_words(path: str | Path, document: TransplantDocument) -> None:
-    """Refuse a direction that there is none of, and nodes that are no names."""
-    direction = document["transplant"]["direction"]
-    if direction not in DIRECTIONS:
-        raise FileFormatError(
-            f"{path}: direction is {direction!r}; accepted: {', '.join(DIRECTIONS)}."
-        )
-    nodes: object = document["chosen"]["nodes"] if "chosen" in document else []
-    if not isinstance(nodes, list) or not all(isinstance(name, str) for name in nodes):
-        raise FileFormatError(f"{path}: chosen.nodes is {nodes!r}; accepted: a list of names.")
-
-
 def _ranking(path: str | Path, graph: ComputationGraph, key: str, rows: Any) -> tuple[Row, ...]:
-    """Read rows [node, value, carried]; errors name the first rows at fault, counted from 1."""
+    """Read rows [node, value, carried]."""
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: {key} is no list; accepted: [[node, value, carried], …].")
     found: dict[Node, Row] = {}
-    problems = []
-    for number, row in enumerate(rows, start=1):
-        problem = _problem(graph, row, found)
-        if problem is None:
-            node = Node.parse(row[0])
-            found[node] = (node, row[1], row[2])
-        else:
-            problems.append(f"entry {number}, {problem}")
-    if problems:
-        raise FileFormatError(f"{path}: {key} cannot be read: {listed(problems)}.")
-    return tuple(found.values())
 
-
-def _problem(graph: ComputationGraph, row: Any, before: Collection[Node]) -> str | None:
-    if not isinstance(row, list) or len(row) != 3 or not isinstance(row[0], str):
-        return f"{row!r}: accepted: [node, value, carried]"
-    if not _is_number(row[1]) or not (row[2] is None or _is_number(row[2])):
-        return f"{row!r}: value and carried must be numbers"
-    try:
+    def take(row: Any) -> str | None:
+        if not isinstance(row, list) or len(row) != 3 or not isinstance(row[0], str):
+            return f"{row!r}: accepted: [node, value, carried]"
+        if not is_number(row[1]) or not (row[2] is None or is_number(row[2])):
+            return f"{row!r}: value and carried must be numbers"
         node = Node.parse(row[0])
-    except NameSyntaxError as error:
-        return str(error).rstrip(".")
-    if node not in graph.sender_index:
-        return f"the graph has no sender {row[0]}; it has {graph.describe()}"
-    return f"{row[0]} stands twice" if node in before else None
+        if node not in graph.sender_index:
+            return f"the graph has no sender {row[0]}; it has {graph.describe()}"
+        if node in found:
+            return f"{row[0]} stands twice"
+        found[node] = (node, row[1], row[2])
+        return None
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    take_rows(path, key, rows, take)
+    return tuple(found.values())
