@@ -77,8 +77,7 @@ class _Builder:
         left = min(x - r for x, r in zip(placed.x, reach, strict=True))
         shift = MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
-        self.right = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10
-        own = self.right + MARGIN
+        own = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10 + MARGIN
         self.width = max(own, 430.0, least_width(subject, MARGIN))
         middle = (self.width - MARGIN + MARGIN + _LABELS) / 2
         move = middle - (min(self.x) + max(self.x)) / 2 if self.width > own else 0.0
@@ -120,52 +119,38 @@ class _Builder:
             if layer is not None:
                 spans.setdefault(layer, []).append(self.y[row])
         bands, labels = [], []
-        edges = self._borders(spans)
-        for i, layer in enumerate(spans):
-            low, high = edges[layer]
+        for i, (layer, ys) in enumerate(spans.items()):
+            # a border lies halfway to the rows beside it
+            below = min((y for y in self.y if y > max(ys)), default=max(ys) + 2 * NODE_HEIGHT)
+            above = max((y for y in self.y if y < min(ys)), default=min(ys) - 2 * NODE_HEIGHT)
+            low, high = round((max(ys) + below) / 2, 2), round((min(ys) + above) / 2, 2)
             if i % 2 == 0:
                 bands.append(Cell("", MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
             where = (MARGIN + 5, (low + high) / 2)
             labels.append(Text(*where, f"layer {layer}", SMALL_FONT, FAINT, "start"))
         return tuple(bands), tuple(labels)
 
-    def _borders(self, spans: dict[int, list[float]]) -> dict[int, tuple[float, float]]:
-        """Return each layer's lower and upper border, halfway to the rows beside it."""
-        found = {}
-        for layer, ys in spans.items():
-            below = [y for y in self.y if y > max(ys)]
-            above = [y for y in self.y if y < min(ys)]
-            low = (max(ys) + min(below)) / 2 if below else max(ys) + NODE_HEIGHT
-            high = (min(ys) + max(above)) / 2 if above else min(ys) - NODE_HEIGHT
-            found[layer] = (round(low, 2), round(high, 2))
-        return found
-
     def _nodes(self) -> tuple[NodeMark, ...]:
         marks = []
         for (x, y), (node, stroke) in zip(self.at, self.subject.nodes, strict=False):
             style = NODE_STYLES[node.kind]
+            words = (str(node), style.words, self.subject.labels.get(node, ""))
             marks.append(
                 NodeMark(
                     str(node), round(x, 2), y, node_width(node), NODE_HEIGHT, style.shape,
-                    style.fill, stroke, stroke, NODE_FONT, self._tooltip(node),
+                    style.fill, stroke, stroke, NODE_FONT, "  ".join(filter(None, words)),
                 )
             )  # fmt: skip
         return tuple(marks)
 
-    def _tooltip(self, node: Node) -> str:
-        words = (str(node), NODE_STYLES[node.kind].words, self.subject.labels.get(node, ""))
-        return "  ".join(filter(None, words))
-
     def _edges(self) -> tuple[EdgeMark, ...]:
         """Draw weak edges first; in a diff shared ones, or, if that is known, unstable ones."""
-        marks = [
-            (self._rank(line), i, self._edge(i, line)) for i, line in enumerate(self.subject.lines)
-        ]
-        return tuple(mark for _, _, mark in sorted(marks, key=lambda m: m[:2]))
 
-    @staticmethod
-    def _rank(line: Line) -> tuple[bool, float, bool, float]:
-        return (line.changed, line.survival or 0.0, line.group > 0, line.strength or 0.0)
+        def rank(line: Line) -> tuple[bool, float, bool, float]:
+            return (line.changed, line.survival or 0.0, line.group > 0, line.strength or 0.0)
+
+        ranked = sorted(enumerate(self.subject.lines), key=lambda one: rank(one[1]))
+        return tuple(self._edge(number, line) for number, line in ranked)
 
     def _edge(self, number: int, line: Line) -> EdgeMark:
         skeleton = self.placed.skeleton
@@ -173,15 +158,10 @@ class _Builder:
         limit = skeleton.vertices[route[0]].width * 0.36
         arrive = _ENTRY.get(line.edge.port.letter or "", 0.0) * node_width(line.edge.port.node)
         ends = (max(-limit, min(limit, skeleton.offsets[number])), arrive)
-        return EdgeMark(
-            str(line.edge),
-            wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends),
-            line.shade,
-            round(edge_width(line.strength), 2),
-            round(line.opacity, 2),
-            DASHES if line.negative else (),
-            line.tooltip,
-        )
+        path = wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends)
+        width, opacity = round(edge_width(line.strength), 2), round(line.opacity, 2)
+        dashes = DASHES if line.negative else ()
+        return EdgeMark(str(line.edge), path, line.shade, width, opacity, dashes, line.tooltip)
 
     def _links(self) -> tuple[EdgeMark, ...]:
         """Tie each node that only reads to the drawn senders that compute from it."""
@@ -204,8 +184,8 @@ class _Builder:
         for port in (line.edge.port for line in self.subject.lines):
             if port.letter:
                 x, y = self.at[self.nodes.index(port.node)]
-                place = (x + _ENTRY[port.letter] * node_width(port.node), y + NODE_HEIGHT / 2 + 3.6)
-                x, y = (round(value, 2) for value in place)
+                x = round(x + _ENTRY[port.letter] * node_width(port.node), 2)
+                y = round(y + NODE_HEIGHT / 2 + 3.6, 2)
                 found[str(port)] = Text(x, y, port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
 

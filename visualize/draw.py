@@ -40,7 +40,7 @@ def draw(
     drawing: Drawing | None = None,
     **fields: Any,
 ) -> Path:
-    """Draw a circuit or a diff to a file of the kind its ending names.
+    """Draw a circuit or a diff to a file of the kind its ending names; return its path.
 
     Args:
         subject: what to draw.
@@ -48,9 +48,6 @@ def draw(
         drawing: how; default: plainly.
         fields: those of `Drawing` in place of the given ones: `scores`, `names` (of a diff),
             `title`, `caption`, `labels`, `layout` and others.
-
-    Returns:
-        The path, once the file is complete.
 
     Raises:
         UnknownName: the ending or the layout is none of the accepted ones.
@@ -72,7 +69,9 @@ def draw(
     drawn = read_subject(subject, drawing)
     words = drawn.caption if drawing.caption is None else drawing.caption
     text = to_dot(drawn, title=drawing.title, caption=words)
-    return _write(target, lambda file: file.write(text.encode()))
+    with replacing(target) as temporary:
+        temporary.write_bytes(text.encode())
+    return target
 
 
 def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
@@ -90,10 +89,6 @@ def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
         raise unknown("ending of this drawing's file name", suffix, FORMATS)
     for note in scene.notes:
         warnings.warn(note, stacklevel=3)
-    return _write(target, lambda file: FORMATS[suffix](scene, file))
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        write(file)
-    return path
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        FORMATS[suffix](scene, file)
+    return target

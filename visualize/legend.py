@@ -87,9 +87,12 @@ def place_entries(
 
 
 def line_mark(
-    points: Sequence[tuple[float, float]], colour: str, width: float, opacity: float = 1.0,
+    points: Sequence[tuple[float, float]],
+    colour: str,
+    width: float,
+    opacity: float = 1.0,
     dashes: tuple[float, ...] = (),
-) -> EdgeMark:  # fmt: skip
+) -> EdgeMark:
     """Join points by straight lines."""
     path = tuple(("L" if i else "M", point) for i, point in enumerate(points))
     return EdgeMark("", path, colour, width, opacity, dashes)

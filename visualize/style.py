@@ -60,8 +60,8 @@ NODE_STYLES = {
     )
 }
 
-_NARROW = {".": 0.32, " ": 0.32, "i": 0.28, "l": 0.28, ",": 0.32, ":": 0.34, "t": 0.4, "f": 0.36}
-_WIDE = {"m": 0.97, "w": 0.82, "M": 0.86, "W": 0.99}
+_WIDTHS = {".": 0.32, " ": 0.32, "i": 0.28, "l": 0.28, ",": 0.32, ":": 0.34, "t": 0.4, "f": 0.36}
+_WIDTHS |= {"m": 0.97, "w": 0.82, "M": 0.86, "W": 0.99}
 
 
 def text_width(text: str, size: float) -> float:
@@ -72,13 +72,8 @@ def text_width(text: str, size: float) -> float:
     >>> text_width("m12", 10) > text_width("m1", 10), text_width("漢字", 10)
     (True, 20.0)
     """
-    return size * sum(
-        _NARROW.get(c) or _WIDE.get(c) or (1.0 if _is_square(c) else 0.635) for c in text
-    )
-
-
-def _is_square(sign: str) -> bool:
-    return sign > "\u10ff" and east_asian_width(sign) in "WF"
+    widths = (_WIDTHS.get(c) or (1.0 if east_asian_width(c) in "WF" else 0.635) for c in text)
+    return size * sum(widths)
 
 
 def edge_width(strength: float | None) -> float:

@@ -26,12 +26,9 @@ _KINDS = tuple(KIND_COLOURS)
 class Fade:
     """Say how stable a diff's edges are, as measured by repeating both discoveries.
 
-    Args:
-        survival: of an edge, the share (0 to 1) of a model's repetitions that keep it, in the
-            model whose circuit has it; of a shared edge the smaller of both. Edges that are not
-            here count as never kept.
-        changed: the edges that differ significantly between the models.
-        level: the false discovery rate at which they do.
+    `survival` is the share (0 to 1) of a model's repetitions that keep an edge, in the model whose
+    circuit has it, the smaller of both for a shared edge; an edge that is missing was never kept.
+    `changed` differ significantly between the models, at the false discovery rate `level`.
     """
 
     survival: Mapping[Edge, float]
@@ -76,10 +73,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Line:
-    """One kept edge: `strength` is |score| over the largest, None without a score.
-
-    `survival` is the share of repeated discoveries that keep it, None where none were made.
-    """
+    """One kept edge: `strength` is |score| over the largest; None, as `survival`: not measured."""
 
     edge: Edge
     group: int
@@ -105,8 +99,8 @@ class Line:
     def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
         """Return what sets lines of one trunk apart.
 
-        Where lines join their receiver's trunk, the port's kind must, or nobody could tell which
-        port a line goes to. In a sender's trunk it may (`by_kind`), for its colour's sake.
+        In their receiver's trunk the port's kind must, or nobody could tell where a line goes; in
+        a sender's it may (`by_kind`), for its colour's sake.
         """
         kind = _KINDS.index(self.edge.port.kind) if joined or by_kind else 0
         return (kind, self.group, int(self.negative and (by_kind or not joined)))
@@ -126,7 +120,6 @@ class Subject:
     """What is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
     `level` is the false discovery rate at which lines are marked as changed, None if unknown.
-    `labels` are written above nodes.
     """
 
     graph: ComputationGraph
@@ -141,11 +134,7 @@ class Subject:
 
 
 def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
-    """Read a circuit or a diff with its scores, and what is written above the nodes drawn.
-
-    Raises:
-        EdgewiseError: neither of both, or a diff with one set of scores in place of two.
-    """
+    """Read a circuit or a diff with its scores, and what is written above the nodes drawn."""
     scores = drawing.scores
     if isinstance(subject, CircuitDiff):
         if scores is not None and not (isinstance(scores, tuple) and len(scores) == 2):
@@ -162,17 +151,17 @@ def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
         raise EdgewiseError(
             f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
         )
-    labels = {node: visible((drawing.labels or {}).get(str(node)) or "") for node, _ in read.nodes}
-    return replace(read, labels={node: words for node, words in labels.items() if words})
+    above = drawing.labels or {}
+    labels = {node: visible(above[str(node)]) for node, _ in read.nodes if above.get(str(node))}
+    return replace(read, labels=labels)
 
 
 def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     """Colour a circuit's edges by the kind of port they end in."""
     values = score_table(circuit, scores)
-    edges = list(circuit.edges)
-    largest = _largest(values)
+    largest = max(map(abs, values.values()), default=0.0)
     lines = []
-    for edge in edges:
+    for edge in circuit.edges:
         kind, value = edge.port.kind, values.get(edge)
         words = f"{edge}" if value is None else f"{edge}  score {value:.4g}"
         strength, negative = _strength(value, largest)
@@ -183,8 +172,8 @@ def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     )
     nodes = tuple((node, INK) for node in circuit.nodes)
     caption = (
-        f"{len(edges):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
-        if edges
+        f"{len(lines):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
+        if lines
         else "The circuit keeps no edge; only the logits are drawn."
     )
     return Subject(circuit.graph, tuple(lines), nodes, groups, largest, caption, False)
@@ -199,7 +188,7 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
     parts = (diff.shared, diff.only_a, diff.only_b)
     colours = (SHARED, ONLY_A, ONLY_B)
     words = ("in both", f"only in {names[0]}", f"only in {names[1]}")
-    largest = max(_largest(values_a), _largest(values_b))
+    largest = max(map(abs, (*values_a.values(), *values_b.values())), default=0.0)
     lines = []
     for edge in union.edges:
         group = next(i for i, part in enumerate(parts) if edge in part)
@@ -208,8 +197,11 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
         value = max((v for _, v in found), key=abs, default=None)
         told = "".join(f"  score in {name} {v:.4g}" for name, v in found)
         strength, negative = _strength(value, largest)
-        survival, changed, stable = _stability(edge, fade)
-        tooltip = f"{edge}  {words[group]}{told}{stable}"
+        tooltip, survival, changed = f"{edge}  {words[group]}{told}", None, False
+        if fade is not None:
+            survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
+            tooltip += f"  kept in {survival:.0%} of the repetitions"
+            tooltip += f"  changed, q < {fade.level:g}" * changed
         lines.append(
             Line(edge, group, colours[group], strength, negative, tooltip, survival, changed)
         )
@@ -229,22 +221,8 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
     return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, level)
 
 
-def _stability(edge: Edge, fade: Fade | None) -> tuple[float | None, bool, str]:
-    """Return an edge's survival, whether it changed, and both in words."""
-    if fade is None:
-        return None, False, ""
-    survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
-    words = f"  kept in {survival:.0%} of the repetitions"
-    return survival, changed, words + (f"  changed, q < {fade.level:g}" if changed else "")
-
-
 def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float]:
-    """Return the finite scores of the kept edges.
-
-    Raises:
-        GraphMismatch: the scores belong to another graph, or name an edge it does not have.
-        EdgewiseError: neither `Scores` nor a mapping, or a value that is not a number.
-    """
+    """Return the finite scores of the kept edges."""
     if scores is None:
         return {}
     if isinstance(scores, Scores):
@@ -253,8 +231,7 @@ def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float
             raise GraphMismatch(
                 f"the scores belong to another graph than the circuit: {differences}."
             )
-        found = {edge: scores[edge] for edge in circuit.edges}
-        return {edge: value for edge, value in found.items() if math.isfinite(value)}
+        return {edge: scores[edge] for edge in circuit.edges if math.isfinite(scores[edge])}
     if not isinstance(scores, Mapping):
         raise EdgewiseError(
             f"scores of type {type(scores).__name__} cannot be drawn; accepted: Scores, or a "
@@ -271,10 +248,6 @@ def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float
         if kept and math.isfinite(number):
             table[edge] = number
     return table
-
-
-def _largest(values: Mapping[Edge, float]) -> float:
-    return max(map(abs, values.values()), default=0.0)
 
 
 def _strength(value: float | None, largest: float) -> tuple[float | None, bool]:

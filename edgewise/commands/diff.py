@@ -12,8 +12,7 @@ from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles
 from .options import Asked
 
 if TYPE_CHECKING:
-    from ..graphs.diff import DiffSummary
-    from ..graphs.files import CircuitFile, DiffFile
+    from ..graphs.files import DiffFile
     from ..graphs.overlap import Overlap
 
 COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
@@ -64,7 +63,11 @@ def diff(
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
     """
+    from ..experiment.spec import ComparisonSpec
     from ..graphs.files import read_circuit, unlike, write_diff
+    from ..progress import reporting
+    from ..steps.compare import look_closer
+    from ..steps.fit import found_by
     from ..workflow import beside_scores, compare
 
     closer = asked["noise_floor"] is not None or asked["cross"] or asked["roles"]
@@ -75,7 +78,15 @@ def diff(
     found = compare(*files, names=(a, b), scores=scores)
     notes: list[str] = []
     if closer:
-        found, notes = _closer(found, files, asked, (models["model_a"], models["model_b"]))
+        options.set_threads(asked["threads"])
+        request_a, request_b = (asked.over(found_by(file)) for file in files)
+        sources = (models["model_a"], models["model_b"])
+        with reporting() as progress:
+            progress.say("loading and lifting model A")
+            found, notes = look_closer(
+                found, files, asked.over(ComparisonSpec()), (request_a, request_b), sources,
+                progress,
+            )  # fmt: skip
     if output is not None:
         write_diff(output, found)
     others = unlike(found.a, found.b)
@@ -92,9 +103,7 @@ def diff(
     _print(found)
     for part in (print_lone, print_scores, print_floor, print_cross, print_roles):
         part(found)
-    if output is not None:
-        show.line()
-        show.line(f"written: {output}")
+    show.written(output)
 
 
 def _check_models(asked: Asked, models: Mapping[str, str | None], closer: bool) -> None:
@@ -108,25 +117,6 @@ def _check_models(asked: Asked, models: Mapping[str, str | None], closer: bool) 
             )
     if asked["level"] is not None and asked["noise_floor"] is None:
         raise click.UsageError("--level is for --noise-floor; give that too.")
-
-
-def _closer(
-    found: DiffFile,
-    files: tuple[CircuitFile, CircuitFile],
-    asked: Asked,
-    models: tuple[str | None, str | None],
-) -> tuple[DiffFile, list[str]]:
-    """Add what needs the models."""
-    from ..experiment.spec import ComparisonSpec
-    from ..progress import reporting
-    from ..steps.compare import look_closer
-    from ..steps.fit import found_by
-
-    options.set_threads(asked["threads"])
-    a, b = (asked.over(found_by(file)) for file in files)
-    with reporting() as progress:
-        progress.say("loading and lifting model A")
-        return look_closer(found, files, asked.over(ComparisonSpec()), (a, b), models, progress)
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:
@@ -151,39 +141,28 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 
 def _print(found: DiffFile) -> None:
     summary = found.diff.summary()
-    heads = (("A", found.a, found.diff.a), ("B", found.b, found.diff.b))
-    show.facts(
-        (name, f"{head['file']}: {head['model']['name']}, {len(circuit):,} edges, "
-         f"{len(circuit.nodes):,} nodes")
-        for name, head, circuit in heads
-    )  # fmt: skip
+    for name, head, circuit in (("A", found.a, found.diff.a), ("B", found.b, found.diff.b)):
+        size = f"{len(circuit):,} edges, {len(circuit.nodes):,} nodes"
+        show.facts([(name, f"{head['file']}: {head['model']['name']}, {size}")])
     for what, whole, kinds in (
         ("edges into", summary.edges, summary.edges_by_kind),
         ("nodes", summary.nodes, summary.nodes_by_kind),
     ):
         rows = [(show.kind(kind), *_cells(overlap)) for kind, overlap in kinds.items()]
         show.table((what, *COLUMNS), [*rows, ("all", *_cells(whole))])
-    _print_layers(summary)
-
-
-def _print_layers(summary: DiffSummary) -> None:
-    """Print edges and nodes of every layer in which one of the circuits has something."""
     rows = []
     for layer, edges in summary.edges_by_layer.items():
         nodes = summary.nodes_by_layer.get(layer)
         if edges.a or edges.b or (nodes is not None and (nodes.a or nodes.b)):
-            name = "logits" if layer is None else str(layer)
             counted = ["-"] * 3 if nodes is None or layer is None else _cells(nodes)[:3]
-            rows.append((name, *_cells(edges)[:3], *counted))
+            rows.append(("logits" if layer is None else str(layer), *_cells(edges)[:3], *counted))
     columns = [f"{what}: {name}" for what in ("edges", "nodes") for name in COLUMNS[:3]]
     if rows:
         show.table(("layer", *columns), rows)
 
 
 def _cells(overlap: Overlap) -> list[str]:
-    corrected = "-" if overlap.corrected is None else f"{overlap.corrected:.3f}"
     counts = (overlap.shared, overlap.only_a, overlap.only_b)
-    empty = not (overlap.a or overlap.b)
-    jaccard = "-" if empty else f"{overlap.jaccard:.3f}"
-    chance = "-" if not overlap.a or not overlap.b else p_text(overlap.p_value)
-    return [*(f"{count:,}" for count in counts), jaccard, corrected, chance]
+    jaccard = overlap.jaccard if overlap.a or overlap.b else None
+    chance = p_text(overlap.p_value) if overlap.a and overlap.b else "-"
+    return [*map("{:,}".format, counts), show.ratio(jaccard), show.ratio(overlap.corrected), chance]

@@ -10,18 +10,11 @@ from . import show
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
-    from ..graphs.comparison import Floor
     from ..graphs.files import DiffFile
     from ..graphs.names import Node
 
-MOST_CHANGES = 5
-"""How many shared edges are printed with the change of their score."""
-
-MOST_ROWS = 12
-"""How many edges of each place are printed."""
-
-MOST_NODES = 30
-"""How many nodes that only one circuit has are printed."""
+MOST_CHANGES, MOST_ROWS, MOST_NODES = 5, 12, 30
+"""How many are printed: shared edges whose score changed, edges of each place, lone nodes."""
 
 
 def p_text(value: float) -> str:
@@ -48,7 +41,8 @@ def print_lone(found: DiffFile) -> None:
         return
     for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
         lone: Circuit = getattr(found.diff, key)
-        rows = [(str(edge), _score(scores[lone.graph.locate(edge)])) for edge in lone.edges]
+        values = [(str(edge), float(scores[lone.graph.locate(edge)])) for edge in lone.edges]
+        rows = [(edge, None if math.isnan(value) else value) for edge, value in values]
         rows.sort(key=lambda row: -abs(row[1] or 0.0))
         if rows:
             show.table((f"edges only in {name}{_of(rows)}", "score"), rows[:MOST_ROWS])
@@ -57,10 +51,6 @@ def print_lone(found: DiffFile) -> None:
 def _names(nodes: Sequence[Node]) -> str:
     more = f" and {len(nodes) - MOST_NODES:,} more" if len(nodes) > MOST_NODES else ""
     return (" ".join(str(node) for node in nodes[:MOST_NODES]) or "none") + more
-
-
-def _score(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _of(rows: Sequence[object]) -> str:
@@ -77,15 +67,11 @@ def print_scores(found: DiffFile) -> None:
         "shared edges": f"over the {alike.edges:,} shared edges, as not both circuits have a "
         "scores file beside them",
     }
-    rank = show.number_text(alike.spearman)
-    absolute = show.number_text(alike.spearman_absolute)
+    rank, absolute = map(show.number_text, (alike.spearman, alike.spearman_absolute))
+    correlation = f"{rank}, of absolute scores {absolute} ({over[alike.over]})"
+    overlap = show.number_text(alike.weighted_overlap)
     show.line()
-    show.facts(
-        [
-            ("rank correlation", f"{rank}, of absolute scores {absolute} ({over[alike.over]})"),
-            ("weighted overlap", show.number_text(alike.weighted_overlap)),
-        ]
-    )
+    show.facts([("rank correlation", correlation), ("weighted overlap", overlap)])
     rows = [(str(edge), *numbers) for edge, *numbers in found.changes[:MOST_CHANGES]]
     if rows:
         show.table(("largest changes of score", "A", "B", "B - A"), rows)
@@ -115,40 +101,23 @@ def print_floor(found: DiffFile) -> None:
     ]
     own = found.diff.summary().edges.jaccard
     show.table(("Jaccard of circuits", "mean", "least", "most"), [*rows, ("this diff", own)])
-    least = measured.least_p
-    bound = (
-        f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
-        if least >= floor.level
-        else ""
-    )
-    show.line(
-        f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}{bound}"
-    )
-    for place, words in PLACES.items():
-        _print_edges(floor, place, words)
-
-
-def _print_edges(floor: Floor, place: str, words: str) -> None:
-    """Print the edges of a place, those of least q first; shared ones if they changed."""
-    lone = place in ("only_a", "only_b")
-    rows = floor.rows[place] if lone else floor.changed(place)
-    if not rows:
-        return
-    shown = [
-        (
-            row.edge,
-            f"{row.survival_a:.0%}",
-            f"{row.survival_b:.0%}",
-            row.mean_a,
-            row.mean_b,
-            p_text(row.p),
-            p_text(row.q),
-            "yes" if row.q < floor.level else "no",
-        )
-        for row in rows[:MOST_ROWS]
-    ]
+    told = f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}"
+    if (least := measured.least_p) >= floor.level:
+        told += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
+    show.line(told)
     columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
-    show.table((f"{words}{_of(rows)}", *columns), shown)
+    for place, words in PLACES.items():  # of shared edges only those that changed
+        lone = place in ("only_a", "only_b")
+        edges = floor.rows[place] if lone else floor.changed(place)
+        shown = [
+            (
+                one.edge, f"{one.survival_a:.0%}", f"{one.survival_b:.0%}", one.mean_a, one.mean_b,
+                p_text(one.p), p_text(one.q), one.q < floor.level,
+            )
+            for one in edges[:MOST_ROWS]
+        ]  # fmt: skip
+        if shown:
+            show.table((f"{words}{_of(edges)}", *columns), shown)
 
 
 def print_cross(found: DiffFile) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,28 +205,20 @@ def _picture(found: CircuitFile | DiffFile, top: int, asked: Request) -> Picture
 
 
 def _roles(found: CircuitFile, path: str) -> dict[str, str]:
-    """Read what the heads of a circuit's model do.
-
-    Raises:
-        EdgewiseError: the file is of other models.
-    """
+    """Read what the heads of a circuit's model do."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import read_roles
     from ..graphs.roles import labels
 
     models = read_roles(path).models
-    wanted = found.model["weights_sha256"]
     for one in models:
-        if one.model["weights_sha256"] == wanted:
+        if one.model["weights_sha256"] == found.model["weights_sha256"]:
             return labels(one.heads, most=1)
     names = ", ".join(str(one.model["name"]) for one in models)
     raise EdgewiseError(
         f"{path} has the head roles of {names}, whose weights are not those of the circuit's model "
         f"({found.model['name']}); accepted: roles measured in that model."
     )
-
-
-# -- node scores and overlaps --------------------------------------------------------------------
 
 
 def _draw_heat_map(asked: Request) -> Told:
@@ -239,7 +232,7 @@ def _draw_heat_map(asked: Request) -> Told:
     write_scene(draw_heat_map(sides, title=title, absolute=asked.absolute), asked.output)
     panels = [*names, "their difference"] if len(names) > 1 else names
     found = {"kind": asked.kind, "panels": panels, "absolute": asked.absolute}
-    return found, _listed(asked, panels)
+    return found, f"{Path(asked.output).suffix[1:]}: {', '.join(panels)}"
 
 
 def _sides(asked: Request) -> list[ScoredSide]:
@@ -274,6 +267,7 @@ def _sides(asked: Request) -> list[ScoredSide]:
 
 def _draw_overlap(asked: Request) -> Told:
     """Draw the overlaps of every two circuits."""
+    from ..graphs.errors import GraphMismatch
     from ..graphs.files import read_circuit
     from ..visualize.charts.overlap import draw_overlap
     from ..visualize.draw import write_scene
@@ -283,7 +277,13 @@ def _draw_overlap(asked: Request) -> Told:
     read = [read_circuit(file) for file in asked.files]
     names = asked.named(names_of(asked.files, [one.model for one in read]))
     circuits = {name: one.circuit for name, one in zip(names, read, strict=True)}
-    _check_widths(names, [one.model["d_model"] for one in read])
+    widths = [one.model["d_model"] for one in read]
+    if len(set(widths)) > 1:
+        listed = ", ".join(f"{name} {w}" for name, w in zip(names, widths, strict=True))
+        raise GraphMismatch(
+            f"the circuits' edges cannot be compared: d_model differs ({listed}). Compare circuits "
+            "of models of one shape."
+        )
     title = asked.titled(f"Overlap of {len(asked.files)} circuits")
     scene, ordered, overlaps = draw_overlap(
         circuits, title=title, clustered=asked.order == "clustered"
@@ -295,26 +295,7 @@ def _draw_overlap(asked: Request) -> Told:
         "jaccard": [[one.jaccard for one in row] for row in overlaps],
         "corrected_jaccard": [[one.corrected for one in row] for row in overlaps],
     }
-    return found, _listed(asked, ordered)
-
-
-def _check_widths(names: Sequence[str], widths: Sequence[int]) -> None:
-    """Refuse models of unequal width, whose edges carry different things."""
-    from ..graphs.errors import GraphMismatch
-
-    if len(set(widths)) > 1:
-        listed = ", ".join(f"{name} {w}" for name, w in zip(names, widths, strict=True))
-        raise GraphMismatch(
-            f"the circuits' edges cannot be compared: d_model differs ({listed}). Compare circuits "
-            "of models of one shape."
-        )
-
-
-def _listed(asked: Request, shown: Iterable[str]) -> str:
-    return f"{Path(asked.output).suffix[1:]}: {', '.join(shown)}"
-
-
-# -- names ---------------------------------------------------------------------------------------
+    return found, f"{Path(asked.output).suffix[1:]}: {', '.join(ordered)}"
 
 
 def _names_in(found: DiffFile) -> list[str]:
@@ -329,9 +310,7 @@ def names_of(files: Sequence[str], models: Sequence[Mapping[str, object]]) -> li
     >>> names_of(["x/a.json", "x/b.scores.safetensors"], [{"name": "gpt2"}, {"name": "gpt2"}])
     ['a', 'b']
     """
-    stems = [
-        Path(file).name.removesuffix(".scores.safetensors").removesuffix(".json") for file in files
-    ]
+    stems = [re.sub(r"(\.scores\.safetensors)?(\.json)?$", "", Path(file).name) for file in files]
     for names in ([Path(str(model.get("name") or "?")).name for model in models], stems):
         if len(set(names)) == len(names) and "?" not in names:
             return names

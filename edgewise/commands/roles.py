@@ -90,9 +90,7 @@ def roles(
         show.emit_text(dump_roles(found, {"output": output}))
         return
     _print(found, every=every)
-    if output is not None:
-        show.line()
-        show.line(f"written: {output}")
+    show.written(output)
 
 
 Subject = tuple["str | None", "CircuitFile | None", "str | None"]
@@ -182,30 +180,27 @@ def _print(found: RolesFile, *, every: bool) -> None:
 
 
 def _facts(name: str, one: ModelRoles) -> Iterator[tuple[str, object]]:
-    some = f"{len(one.heads)} of {one.total} heads"
-    of = f"the {one.total} heads" if len(one.heads) == one.total else some
+    number = "the" if len(one.heads) == one.total else f"{len(one.heads)} of"
     if one.circuit:
         yield name or "circuit", one.circuit
-    yield "model" if one.circuit or not name else name, f"{one.model['name']}, {of}"
+    yield (
+        "model" if one.circuit or not name else name,
+        f"{one.model['name']}, {number} {one.total} heads",
+    )
     if one.task is not None:
         used = f"{one.measures['examples']} pairs used"
         value = f"mean logit difference {one.measures['logit_difference']:.4g}"
         yield "task", f"{one.task['name']}, {used}, {value}"
-    tokens = one.tokens
-    yield (
-        "tokens",
-        f"{tokens['sequences']} blocks of {tokens['shortest']} to {tokens['longest']} random "
-        f"tokens, twice each, seed {tokens['seed']}",
-    )
+    sizes = "{sequences} blocks of {shortest} to {longest}".format_map(one.tokens)
+    yield "tokens", f"{sizes} random tokens, twice each, seed {one.tokens['seed']}"
 
 
 def _print_comparison(found: RolesFile, names: Sequence[str]) -> None:
     """Print how many heads of each role each model has, and which."""
-    rows = []
-    for one in found.comparison:
-        counts = [len(heads) for heads in one["heads"]]
-        matched = one["matched"][1:]
-        rows.append((one["role"] or "none", *counts, *matched))
+    rows = [
+        (one["role"] or "none", *map(len, one["heads"]), *one["matched"][1:])
+        for one in found.comparison
+    ]
     columns = ("role", *names, *(f"{name} as in {names[0]}" for name in names[1:]))
     show.table(columns, rows, title="heads by role")
     lists = [
@@ -227,22 +222,13 @@ def _print_heads(one: ModelRoles, title: str, *, every: bool) -> None:
     spans = [key for key in one.heads[0].spans if any(h.spans[key] is not None for h in shown)]
     scores = [key for key in COLUMNS if any(h.scores[key] is not None for h in shown)]
     columns = ("head", "role", *(COLUMNS[key] for key in scores), *(f"→ {key}" for key in spans))
-    rows = [
-        (
-            str(head.node),
-            head.label or "-",
-            *(_cell(head.scores[key]) for key in scores),
-            *(_cell(head.spans[key]) for key in spans),
-        )
-        for head in shown
-    ]
+    rows = []
+    for head in shown:
+        values = [*(head.scores[key] for key in scores), *(head.spans[key] for key in spans)]
+        cells = ("-" if v is None else f"{round(v, 2) + 0.0:.2f}" for v in values)  # no -0.00
+        rows.append((str(head.node), head.label or "-", *cells))
     if rows:
         show.table(columns, rows, title=title)
-    left = len(one.heads) - len(shown)
-    if left:
+    if left := len(one.heads) - len(shown):
         show.line()
         show.line(f"{left} heads without a role are not shown; --all shows them.")
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00

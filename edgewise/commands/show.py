@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,21 +14,12 @@ from ..graphs.names import KIND_WORDS
 from ..graphs.text import visible, visible_lines
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from ..graphs.graph import ComputationGraph
 
 PIPED_WIDTH = 1000
 """Columns of a table that goes to a file or pipe, where nothing is cut or folded."""
-
-
-def console() -> Console:
-    """Return a console on standard output that prints text as it is."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
 def line(text: str = "") -> None:
@@ -71,9 +62,8 @@ def table(
 
     found = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(columns):
-        found.add_column(
-            visible(name), justify="left" if number in left else "right", overflow="fold"
-        )
+        side: Literal["left", "right"] = "left" if number in left else "right"
+        found.add_column(visible(name), justify=side, overflow="fold")
     for row in rows:
         found.add_row(*(visible_lines(number_text(cell)) for cell in row))
     line()
@@ -83,8 +73,11 @@ def table(
 
 
 def _print(found: Table) -> None:
-    """Print a table without the spaces that fill its lines up."""
-    screen = console()
+    """Print a table as it is, without the spaces that fill its lines up."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    screen = Console(markup=False, highlight=False, emoji=False, width=width)
     with screen.capture() as capture:
         screen.print(found)
     click.echo("\n".join(text.rstrip() for text in capture.get().splitlines()))
@@ -103,6 +96,18 @@ def number_text(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def ratio(value: float | None) -> str:
+    """Write a ratio with three decimals, a dash where there is none."""
+    return "-" if value is None else f"{value + 0.0:.3f}"
+
+
+def written(output: str | None) -> None:
+    """Say which file was written, if one was."""
+    if output is not None:
+        line()
+        line(f"written: {output}")
 
 
 def emit(document: Mapping[str, object], rows: Sequence[str] = ()) -> None:
@@ -135,19 +140,7 @@ def graph_fields(graph: ComputationGraph) -> dict[str, object]:
 
 def edges_by_kind(kept: Mapping[str, int], total: Mapping[str, int]) -> None:
     """Print how many edges of each kind are kept."""
-    rows: list[Sequence[object]] = [
-        (kind(name), kept.get(name, 0), count, share(kept.get(name, 0), count))
-        for name, count in total.items()
-    ]
-    whole = sum(kept.values()), sum(total.values())
-    rows.append(("all", *whole, share(*whole)))
-    table(("edges into", "kept", "of", "share"), rows)
-
-
-def share(part: int, whole: int) -> str:
-    """Write a part of a whole in percent.
-
-    >>> share(1, 8), share(0, 0)
-    ('12.50%', '-')
-    """
-    return f"{100 * part / whole:.2f}%" if whole else "-"
+    rows = [(kind(name), kept.get(name, 0), count) for name, count in total.items()]
+    rows.append(("all", sum(kept.values()), sum(total.values())))
+    parts = ((*row, f"{100 * row[1] / row[2]:.2f}%" if row[2] else "-") for row in rows)
+    table(("edges into", "kept", "of", "share"), parts)

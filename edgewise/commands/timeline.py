@@ -12,7 +12,7 @@ from .discover import DiscoverCommand, method_option
 
 if TYPE_CHECKING:
     from ..graphs.files import TimelineFile
-    from ..graphs.timeline import Change, Life, Timeline
+    from ..graphs.timeline import Life, Timeline
     from ..store.results import Results
     from .options import Asked
 
@@ -63,6 +63,7 @@ def timeline(
     """
     from ..experiment.spec import numbered
     from ..graphs.files import write_timeline
+    from ..graphs.files.timeline import ROWS, timeline_document
     from ..progress import reporting
     from ..steps.timeline import check_selects, find_checkpoints
     from ..steps.timeline import timeline as follow
@@ -77,17 +78,18 @@ def timeline(
     options.claim(output, request.task.reference, *references)
     results = None if no_cache else _results(cache)
     options.set_threads(request.compute.threads)
+    names = None if labels is None else [label.strip() for label in labels.split(",")]
     with reporting() as progress:
-        found = follow(request, labels=_labels(labels), results=results, progress=progress)
+        found = follow(request, labels=names, results=results, progress=progress)
     if output is not None:
         write_timeline(output, found)
     if as_json:
-        _emit(found, output)
+        document = timeline_document(found)
+        head = {key: document.pop(key) for key in ("format", "version")}
+        show.emit({**head, "timeline": output, **document}, rows=ROWS)
         return
     _print(found)
-    if output is not None:
-        show.line()
-        show.line(f"written: {output}")
+    show.written(output)
 
 
 def _results(folder: str | None) -> Results | None:
@@ -104,18 +106,6 @@ def _results(folder: str | None) -> Results | None:
         return None
 
 
-def _labels(text: str | None) -> list[str] | None:
-    return None if text is None else [label.strip() for label in text.split(",")]
-
-
-def _emit(found: TimelineFile, output: str | None) -> None:
-    from ..graphs.files.timeline import ROWS, timeline_document
-
-    document = timeline_document(found)
-    head = {key: document.pop(key) for key in ("format", "version")}
-    show.emit({**head, "timeline": output, **document}, rows=ROWS)
-
-
 # -- tables --------------------------------------------------------------------------------------
 
 
@@ -123,36 +113,28 @@ def _print(found: TimelineFile) -> None:
     from .evaluate import shown_task
 
     line, asked = found.timeline, found.discovery
-    selection = [
-        f"{key} {asked[key]:g}" for key in ("top", "above", "faithfulness") if key in asked
-    ]
-    selection += ["by signed score"] * bool(asked.get("signed"))
+    chosen = [f"{key} {asked[key]:g}" for key in ("top", "above", "faithfulness") if key in asked]
+    chosen += ["by signed score"] * bool(asked.get("signed"))
     show.facts(
         [
             ("task", shown_task(found.task)),
-            ("method", ", ".join([str(asked["method"]), *selection])),
+            ("method", ", ".join([str(asked["method"]), *chosen])),
             ("measured", f"{', '.join(found.metrics)}, {asked['ablation']} ablation"),
             ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
         ]
     )
-    show.table(("checkpoint", *_measured_columns(found)), _measured_rows(found), "what it does")
+    measured = ("full", "circuit", "no edge", "faithfulness")
+    columns = [name for metric in found.metrics for name in (f"{metric}: full", *measured[1:])]
+    show.table(("checkpoint", *columns), _measured_rows(found), "what it does")
     show.table(_CHANGE, _change_rows(line), "what it is made of, beside the checkpoint before")
     show.table(_LIFE, _life_rows(line, line.longest(LISTED)), "edges that live longest")
-    newest = line.newest(LISTED)
-    if newest:
+    if newest := line.newest(LISTED):
         show.table(_LIFE, _life_rows(line, newest), "edges that appeared last")
 
 
 _OVERLAP = ("Jaccard", "corrected", "weighted", "to first")
 _CHANGE = ("checkpoint", "edges", "born", "died", *_OVERLAP, "nodes", "born", "died", "Jaccard")
 _LIFE = ("edge", "alive at", "largest |score|", "last score")
-
-
-def _measured_columns(found: TimelineFile) -> list[str]:
-    columns = []
-    for metric in found.metrics:
-        columns += [f"{metric}: full", "circuit", "no edge", "faithfulness"]
-    return columns
 
 
 def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
@@ -162,42 +144,29 @@ def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
         cells: list[object] = [label]
         for metric in found.metrics:
             *values, ratio = (found.values(metric, name)[i] for name in VALUES)
-            cells += [*values, "-" if ratio is None else f"{ratio or 0.0:.3f}"]
+            cells += [*values, show.ratio(ratio)]
         yield cells
 
 
 def _change_rows(line: Timeline) -> Iterable[list[object]]:
     nodes = [sum(i in life for life in line.nodes) for i in range(len(line))]
     for i, label in enumerate(line.labels):
-        circuit = line.circuits[i]
         if not i:
-            yield [label, len(circuit), *["-"] * 6, nodes[i], *["-"] * 3]
+            yield [label, len(line.circuits[i]), *["-"] * 6, nodes[i], *["-"] * 3]
             continue
-        change = line.to_last(i)
-        edges, weighted = change.edges, change.weighted
+        change, to_first = line.to_last(i), line.to_first(i).edges.jaccard
+        edges, both = change.edges, change.nodes
+        likeness = (edges.jaccard, edges.corrected, change.weighted, to_first)
         yield [
-            label, len(circuit), edges.only_b, edges.only_a, *_indices(change),
-            "-" if weighted is None else f"{weighted:.3f}",
-            f"{line.to_first(i).edges.jaccard:.3f}",
-            nodes[i], change.nodes.only_b, change.nodes.only_a, f"{change.nodes.jaccard:.3f}",
+            label, len(line.circuits[i]), edges.only_b, edges.only_a, *map(show.ratio, likeness),
+            nodes[i], both.only_b, both.only_a, show.ratio(both.jaccard),
         ]  # fmt: skip
-
-
-def _indices(change: Change) -> list[str]:
-    corrected = change.edges.corrected
-    return [f"{change.edges.jaccard:.3f}", "-" if corrected is None else f"{corrected:.3f}"]
 
 
 def _life_rows(line: Timeline, lives: Iterable[Life]) -> Iterable[list[object]]:
     for life in lives:
         place = line.graph.locate(life.thing)  # type: ignore[arg-type]
         last = float(line.scores[-1][place])
-        yield [str(life.thing), spans_text(line, life), float(line.peaks[place]), last]
-
-
-def spans_text(line: Timeline, life: Life) -> str:
-    """Write when a thing is alive, by labels."""
-    return ", ".join(
-        line.labels[first] if first == last else f"{line.labels[first]} to {line.labels[last]}"
-        for first, last in life.spans
-    )
+        ends = ([line.labels[i] for i in sorted(set(span))] for span in life.spans)
+        alive = ", ".join(" to ".join(names) for names in ends)
+        yield [str(life.thing), alive, float(line.peaks[place]), last]

@@ -124,9 +124,7 @@ def transplant(
         show.emit({**found.as_dict(), "written": output}, rows=ROWS)
         return
     _print(found)
-    if output is not None:
-        show.line()
-        show.line(f"written: {output}")
+    show.written(output)
 
 
 def _compares() -> str:
@@ -143,10 +141,9 @@ def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice
 
     if given["beam"] is not None and given["greedy"] is None:
         raise EdgewiseError("--beam is of --greedy; give that too.")
-    edges = [name for text in given["edges"] for name in _names("edges", text)]
     return Choice(
         nodes=() if given["nodes"] is None else _names("nodes", given["nodes"]),
-        edges=tuple(edges),
+        edges=tuple(name for text in given["edges"] for name in _names("edges", text)),
         greedy=given["greedy"],
         share=given["share"],
         beam=given["beam"] or BEAM,
@@ -173,8 +170,8 @@ def _print(found: TransplantFile) -> None:
         show.table(("node", metric, verb), rows[:SHOWN], f"single nodes{more}")
     if found.greedy:
         steps = [
-            (f"+ {node}", f"{value:.4f}", percent(share), percent(alone[node]))
-            for node, value, share in found.greedy
+            (f"+ {node}", f"{value:.4f}", percent(carried), percent(alone[node]))
+            for node, value, carried in found.greedy
         ]
         show.table(("node", metric, f"{verb} together", "alone"), steps, "one after the other")
 
@@ -188,18 +185,14 @@ def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     yield "task", shown_task(found.task)
     yield "direction", DIRECTIONS[direction]
     yield "gain", f"{measures['gain']:+.4g}" + ("" if measures["carried"] is not None else ": none")
-    yield (
-        "all nodes",
-        f"{metric} {measures['everything']:.4g}, {of_the_gain(measures['carried'], direction)}",
-    )
+    carried = of_the_gain(measures["carried"], direction)
+    yield "all nodes", f"{metric} {measures['everything']:.4g}, {carried}"
     chosen = found.chosen
     if found.edges is not None and chosen is not None:
         nodes = f"{', '.join(chosen['nodes'])}: " if chosen["nodes"] else ""
         yield "chosen", f"{nodes}{len(found.edges):,} edges"
-        yield (
-            "with them",
-            f"{metric} {chosen['value']:.4g}, {of_the_gain(chosen['carried'], direction)}",
-        )
+        carried = of_the_gain(chosen["carried"], direction)
+        yield "with them", f"{metric} {chosen['value']:.4g}, {carried}"
 
 
 def of_the_gain(share: float | None, direction: str) -> str:

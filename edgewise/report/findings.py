@@ -65,14 +65,10 @@ class PromptFacts(NamedTuple):
 
 
 class CircuitFindings(NamedTuple):
-    """What was found and measured in one model.
+    """What was found and measured in one model: its circuit, from the file `source`.
 
-    Args:
-        name, source, file: the model's, and its circuit with where it is.
-        measured: by each of the spec's metrics.
-        curve: faithfulness by size, if that was asked for.
-        pictures: of the circuit and its node scores.
-        strongest: the edges of largest |score|.
+    `measured` has one evaluation for each of the spec's metrics, `pictures` the circuit's and its
+    node scores', `strongest` the edges of largest |score|.
     """
 
     name: str
@@ -103,15 +99,11 @@ class Spread(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """How the other model's circuit does in one model, beside its own, and what that means.
+    """How the circuit of `there` does in the model `here`, beside its own, and what that means.
 
-    Args:
-        here, there: the two models.
-        own, other, both: faithfulness of the circuit found here, of that found there, and of what
-            the two share.
-        random: of random circuits.
-        verdict: what follows for the edges in which the two differ; see `meaning`.
-        changed: whether any edge of only one circuit changed beyond the noise floor; None: unknown.
+    `own`, `other`, `both` and `random` are faithfulness: of the circuit found here, of that found
+    there, of what the two share, and of random circuits. `verdict` is of `meaning`; `changed` tells
+    whether any edge of only one circuit changed beyond the noise floor (None: unknown).
     """
 
     here: str
@@ -149,13 +141,10 @@ def meaning(own: float, other: float, both: float, random: Sequence[float]) -> s
 
 @dataclass(frozen=True)
 class DiffFindings:
-    """How the circuits of two models differ.
+    """How the circuits of the models called `a` and `b` differ, by the diff's file at `source`.
 
-    Args:
-        a, b: what the models are called.
-        file, source: the diff with all that was measured beside it, and where it is.
-        pictures: of the diff; of the node scores.
-        changes: the edges whose score changed most, in the circuits or not.
+    `pictures` are of the diff and of the node scores; `changes` are the edges whose score changed
+    most, in the circuits or not.
     """
 
     a: str
@@ -195,9 +184,8 @@ class DiffFindings:
         """Yield what running both circuits in each of the models says."""
         cross, floor = self.file.cross, self.floor
         assert cross is not None
-        changed = None
-        if floor is not None:
-            changed = bool(floor.changed("only_a") or floor.changed("only_b"))
+        changes = floor and (floor.changed("only_a") or floor.changed("only_b"))
+        changed = None if floor is None else bool(changes)
         for model, (here, there) in enumerate(((self.a, self.b), (self.b, self.a))):
             own, other, both = (
                 cross.row(key).faithfulness[model] for key in ("AB"[model], "BA"[model], "both")
@@ -266,16 +254,12 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         file = read_circuit(folder / source)
         assert file.edge_scores is not None  # CircuitFile.__post_init__
         most = min(STRONGEST, len(file.circuit))
+        measured = [Evaluation(**one) for one in found["metrics"]]
+        curve = Curve(**found["curve"]) if "curve" in found else None
+        pictures = _pictures(spec, source, f"the circuit of {model.name}", model.name)
+        strongest = _strongest(file.circuit.graph, file.edge_scores, most)
         circuits.append(
-            CircuitFindings(
-                model.name,
-                source,
-                file,
-                [Evaluation(**one) for one in found["metrics"]],
-                Curve(**found["curve"]) if "curve" in found else None,
-                _pictures(spec, source, f"the circuit of {model.name}", model.name),
-                _strongest(file.circuit.graph, file.edge_scores, most),
-            )
+            CircuitFindings(model.name, source, file, measured, curve, pictures, strongest)
         )
     diffs = [_diff(spec, folder, number) for number in range(1, len(spec.models))]
     overlaps = ReportPicture("overlap of every two circuits", names.overlap_names(spec))
@@ -293,16 +277,11 @@ def _diff(spec: Experiment, folder: Path, number: int) -> DiffFindings:
         for model in models
     )
     within = {(True, True): "both", (True, False): a, (False, True): b}
-    changes = [
-        ScoreChange(
-            edge,
-            before[edge],
-            after[edge],
-            within.get((edge in file.diff.a, edge in file.diff.b), "neither"),
-        )
-        for edge, change in _strongest(before.graph, after.values - before.values, CHANGED)
-        if change
-    ]
+    changes = []
+    for edge, change in _strongest(before.graph, after.values - before.values, CHANGED):
+        where = within.get((edge in file.diff.a, edge in file.diff.b), "neither")
+        if change:
+            changes.append(ScoreChange(edge, before[edge], after[edge], where))
     pictures = _pictures(spec, source, f"{a} and {b}", f"{a} and {b}")
     return DiffFindings(a, b, file, source, pictures, changes)
 

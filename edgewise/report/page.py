@@ -33,30 +33,17 @@ def to_page(text: str, *, title: str, folder: Path) -> str:
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
-    pictures = {"folder": folder}
-    for name, rule in _RULES.items():
-        parser.add_render_rule(name, rule)
-    _align(tokens)
-    _unwrap_pictures(tokens)
-    body = parser.renderer.render(tokens, parser.options, pictures)
-    style = "\n" + files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    return whole_page(f"<main>\n{body}</main>\n", title=title, style=style)
-
-
-def _align(tokens: Sequence[Token]) -> None:
-    """Replace the style of right-aligned cells by a class."""
-    for token in tokens:
+    parser.add_render_rule("image", _image)
+    parser.add_render_rule("table_open", lambda *_: '<div class="table">\n<table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")
+    for i, token in enumerate(tokens):
         if token.type in ("th_open", "td_open") and token.attrs.pop("style", ""):
             token.attrs["class"] = "right"
-
-
-def _unwrap_pictures(tokens: Sequence[Token]) -> None:
-    """Take away the paragraph around a picture that stands alone."""
-    for i, token in enumerate(tokens[1:-1], start=1):
-        inner = token.children or []
-        if token.type == "inline" and [one.type for one in inner] == ["image"]:
-            for around in (tokens[i - 1], tokens[i + 1]):
-                around.hidden = True
+        if [one.type for one in token.children or []] == ["image"]:  # alone: without a paragraph
+            tokens[i - 1].hidden = tokens[i + 1].hidden = True
+    body = parser.renderer.render(tokens, parser.options, {"folder": folder})
+    style = "\n" + files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    return whole_page(f"<main>\n{body}</main>\n", title=title, style=style)
 
 
 def _image(
@@ -76,14 +63,3 @@ def _image(
     else:
         return f"<p>({words}: no picture)</p>\n"
     return f"<figure>\n{picture}<figcaption>{words}</figcaption>\n</figure>\n"
-
-
-def _table_open(*_: Any) -> str:
-    return '<div class="table">\n<table>\n'
-
-
-def _table_close(*_: Any) -> str:
-    return "</table>\n</div>\n"
-
-
-_RULES = {"image": _image, "table_open": _table_open, "table_close": _table_close}

@@ -41,20 +41,18 @@ def templates() -> Environment:
     """Return the templates, with the ways in which they write values."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+    def source(name: str) -> str:
+        """Read a template; an indented line goes on with the line above."""
+        return re.sub(r"\n +", " ", files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
     found = Environment(
-        loader=FunctionLoader(_source),
+        loader=FunctionLoader(source),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     found.filters |= FILTERS
     return found
-
-
-def _source(name: str) -> str:
-    """Read a template; an indented line goes on with the line above."""
-    source = files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return re.sub(r"\n +", " ", source)
 
 
 MARKUP = r"[\\`*_\[\]<>|]|&(?=#?\w+;)|^[#=~]|^[-+](?=[- ]|$)"
@@ -113,15 +111,14 @@ def settings(values: Mapping[str, object]) -> str:
     >>> settings({"a": True, "b": None, "c": 2.5, "d": ["x", "y"]})
     'a on, b –, c 2.5, d x y'
     """
-    return ", ".join(f"{text(key)} {text(_plain(value))}" for key, value in values.items())
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "–" if value is None else value
+    signs = {True: "on", False: "off", None: "–"}
+    found = []
+    for key, value in values.items():
+        words = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        if value is None or isinstance(value, bool):
+            words = signs[value]
+        found.append(f"{text(key)} {text(words)}")
+    return ", ".join(found)
 
 
 def ratio(value: float | None) -> str:

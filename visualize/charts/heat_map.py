@@ -1,8 +1,7 @@
 """Node scores by layer and head: one panel for each circuit, and one for their difference.
 
-Layers run upward as in the other drawings, heads to the right; the MLP of a layer (or its experts
-together) has the last column, a post-attention norm the one before, and the embedding a cell of
-its own below layer 0. Panels of scores share a colour scale; the difference has its own.
+The MLP of a layer (or its experts together) has the last column, a post-attention norm the one
+before, and the embedding a cell of its own below layer 0.
 
 A node's score is the sum of the scores of its edges out: of those that a circuit keeps, or, from a
 scores file, of all. Signed by default, so that what helps and what hurts cancel as they do when
@@ -14,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,9 +56,8 @@ def panels_of(names: Sequence[str], values: Sequence[np.ndarray]) -> list[Panel]
     if len(values) == 2:
         a, b = values
         change = np.nan_to_num(b) - np.nan_to_num(a)
-        neither = np.isnan(a) & np.isnan(b)
-        words = f"{names[1]} − {names[0]}"
-        panels.append(Panel(words, np.where(neither, np.nan, change), difference=True))
+        change[np.isnan(a) & np.isnan(b)] = np.nan
+        panels.append(Panel(f"{names[1]} − {names[0]}", change, difference=True))
     return panels
 
 
@@ -94,12 +93,7 @@ class ScoredSide:
 
 
 def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: bool = False) -> Scene:
-    """Draw the node scores of one circuit, or of two with their difference.
-
-    Raises:
-        EdgewiseError: more than two.
-        GraphMismatch: two on unequal graphs.
-    """
+    """Draw the node scores of one circuit, or of two on equal graphs with their difference."""
     if not 1 <= len(sides) <= 2:
         raise EdgewiseError(
             f"a heat map of {len(sides)} circuits cannot be drawn; accepted: one, two, or a diff."
@@ -149,22 +143,19 @@ class _Builder:
         self.row = max(7.0, min(15.0, 440.0 / graph.layers))
         self.extra = ["o"] * graph.post_norm + ["experts" if graph.experts else "MLP"]
         widths = [max(self.cell, text_width(word, _TICK) + 5) for word in self.extra]
-        starts = [graph.heads * self.cell + _SPLIT]
-        for width in widths:
-            starts.append(starts[-1] + width)
+        starts = [*accumulate(widths, initial=graph.heads * self.cell + _SPLIT)]
         self.extras = list(zip(starts, widths, strict=False))
         self.grid = max(starts[-1], _LEAST)
-        self.scales = [self._scale(difference) for difference in (False, True)]
+        self.scales = []  # of scores, and of differences: one for all panels of a kind
+        for difference in (False, True):
+            found = [p.values for p in panels if p.difference == difference]
+            sizes = [float(np.nanmax(np.abs(v))) for v in found if not np.isnan(v).all()]
+            colours = DIFFERENCE if difference else SCORE
+            self.scales.append(Scale(max(sizes, default=0.0), *colours))
         self.lefts = [
             MARGIN + _FIRST + i * (self.grid + _GUTTER + _BETWEEN) for i in range(len(panels))
         ]
         self.width = max(self.lefts[-1] + self.grid + MARGIN, 430.0)
-
-    def _scale(self, difference: bool) -> Scale:
-        """Make the scale that all panels of one kind share."""
-        found = [p.values for p in self.panels if p.difference == difference]
-        sizes = [float(np.nanmax(np.abs(v))) for v in found if not np.isnan(v).all()]
-        return Scale(max(sizes, default=0.0), *(DIFFERENCE if difference else SCORE))
 
     def scene(self, caption: str) -> Scene:
         """Make all marks."""
@@ -184,18 +175,22 @@ class _Builder:
             cells += self._cells(panel, self.lefts[i], top)
         bottom = top + (self.graph.layers + 1) * self.row + _SPLIT
         bars, legend, height = self._legend(bottom + 18, caption)
+        # what shows as thin lines behind the cells, or white ones would not be seen
+        grid = tuple(
+            Cell("", c.x - _THIN, c.y - _THIN, c.width + 2 * _THIN, c.height + 2 * _THIN, GRID)
+            for c in cells
+        )
         return Scene(
             width=round(self.width, 1), height=round(height + MARGIN, 1),
-            title=self.title or caption, bands=_grid(cells), texts=tuple(texts), legend=legend,
+            title=self.title or caption, bands=grid, texts=tuple(texts), legend=legend,
             cells=(*cells, *bars),
         )  # fmt: skip
 
     def _place(self, node: Node) -> tuple[float, float, float]:
         """Return a node's left edge, row counted from the top layer, and width, in a panel."""
         if node.layer is None:
-            column = 1 if node.kind is Kind.POS else 0
             width = max(self.cell, 14.0)
-            return column * width, self.graph.layers * self.row + _SPLIT, width
+            return (node.kind is Kind.POS) * width, self.graph.layers * self.row + _SPLIT, width
         y = (self.graph.layers - 1 - node.layer) * self.row
         if node.kind is Kind.HEAD:
             return (node.index or 0) * self.cell, y, self.cell
@@ -215,13 +210,10 @@ class _Builder:
             node = self.graph.senders[members[0]]
             name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
             told = "no score" if math.isnan(value) else f"{value:.4g}"
-            marks.append(
-                Cell(
-                    name, round(left + x, 2), round(top + y, 2), round(width - _THIN, 2),
-                    round(self.row - _THIN, 2), scale.colour(value),
-                    f"{name}  {panel.title}  {told}",
-                )
-            )  # fmt: skip
+            corner = (round(left + x, 2), round(top + y, 2))
+            size = (round(width - _THIN, 2), round(self.row - _THIN, 2))
+            words = f"{name}  {panel.title}  {told}"
+            marks.append(Cell(name, *corner, *size, scale.colour(value), words))
         return marks
 
     def _ticks(self, panel: int, top: float) -> list[Text]:
@@ -248,28 +240,17 @@ class _Builder:
 
     def _legend(self, top: float, caption: str) -> tuple[list[Cell], Legend, float]:
         """Place the scales, what grey means, and the caption."""
-        kinds = dict.fromkeys(panel.difference for panel in self.panels)
-        bars, texts, y = [], [], top
-        for difference in kinds:
+        bars, texts, y = list[Cell](), list[Text](), top
+        for difference in dict.fromkeys(panel.difference for panel in self.panels):
             kind = "difference" if difference else "score"
             cells, numbers = legend_bar(self.scales[difference], kind, MARGIN + 66, y)
-            bars += cells
-            texts += numbers
-            y += SCALE_HEIGHT
+            bars, texts, y = bars + cells, texts + numbers, y + SCALE_HEIGHT
         if any(np.isnan(panel.values).any() for panel in self.panels):
             x = MARGIN + 66 + BAR + 30
             bars.append(Cell("", x, top - 4.5, 14.0, 9.0, ABSENT))
             texts.append(Text(x + 19, top, "no score", SMALL_FONT, INK, "start"))
         words, y = paragraph(caption, MARGIN, y, self.width - 2 * MARGIN)
         return bars, Legend(texts=(*texts, *words)), y - _LINE / 2
-
-
-def _grid(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Put what shows as thin lines behind the cells, or white ones would not be seen."""
-    return tuple(
-        Cell("", c.x - _THIN, c.y - _THIN, c.width + 2 * _THIN, c.height + 2 * _THIN, GRID)
-        for c in cells
-    )
 
 
 def _step(room: float, size: float, count: int) -> int:

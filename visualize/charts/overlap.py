@@ -23,12 +23,9 @@ READING = (
 def draw_overlap(
     circuits: Mapping[str, Circuit], *, title: str = "", clustered: bool = False
 ) -> tuple[Scene, list[str], list[list[Overlap]]]:
-    """Draw the overlaps of the edges of every two circuits; return names and overlaps as drawn.
+    """Draw the overlaps of every two of some circuits; return names and overlaps as drawn.
 
-    Args:
-        circuits: two or more on equal graphs, by name.
-        title: printed above.
-        clustered: alike circuits stand together; else in the order given.
+    `clustered`: alike circuits stand together; else in the order given.
 
     Raises:
         EdgewiseError: a single circuit.
@@ -86,11 +83,16 @@ def make_overlap_matrix(
         texts.append(Text(left + (i + 0.5) * _CELL, top - 8, f"{i + 1}", SMALL_FONT, FAINT))
         for j, overlap in enumerate(overlaps[i]):
             fill = ABSENT if i == j else scale.colour(overlap.jaccard)
-            told = _told(names[i], names[j], overlap, alone=i == j)
-            at = (left + j * _CELL, top + i * row)
-            name = f"{i + 1},{j + 1}"
-            cells.append(Cell(name, *at, _CELL - 0.8, row - 0.8, fill, told))
-            texts += _numbers(overlap, at[0] + _CELL / 2, middle, fill, alone=i == j)
+            told, inside = f"{names[i]}  {overlap.a:,} edges", [(f"{overlap.a:,}", 0, 7.5)]
+            if i != j:
+                told, inside = _told(names[i], names[j], overlap), _numbers(overlap)
+            x, name = left + j * _CELL, f"{i + 1},{j + 1}"
+            cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, told))
+            colour = PAPER if is_dark(fill) else INK
+            texts += [
+                Text(x + _CELL / 2, middle + below, words, size, colour, bold=size > 8)
+                for words, below, size in inside
+            ]
     y = top + count * row + 18
     bars, numbers = legend_bar(scale, "Jaccard", MARGIN + 52, y)
     notes, bottom = paragraph(caption, MARGIN, y + SCALE_HEIGHT, width - 2 * MARGIN)
@@ -101,25 +103,15 @@ def make_overlap_matrix(
     )  # fmt: skip
 
 
-def _told(a: str, b: str, overlap: Overlap, *, alone: bool) -> str:
-    """Say what a cell shows."""
-    if alone:
-        return f"{a}  {overlap.a:,} edges"
-    union = overlap.a + overlap.b - overlap.shared
+def _told(a: str, b: str, overlap: Overlap) -> str:
     corrected = "none" if overlap.corrected is None else f"{overlap.corrected:.4g}"
     return (
         f"{a} and {b}  Jaccard {overlap.jaccard:.4g}  corrected {corrected}  shared "
-        f"{overlap.shared:,} of {union:,}"
+        f"{overlap.shared:,} of {overlap.a + overlap.b - overlap.shared:,}"
     )
 
 
-def _numbers(overlap: Overlap, x: float, y: float, fill: str, *, alone: bool) -> list[Text]:
-    """Print a cell's numbers."""
-    colour = PAPER if is_dark(fill) else INK
-    if alone:
-        return [Text(x, y, f"{overlap.a:,}", 7.5, colour)]
+def _numbers(overlap: Overlap) -> list[tuple[str, int, float]]:
+    """Return a cell's numbers with how far below its middle they stand, and their size."""
     below = "–" if overlap.corrected is None else f"{overlap.corrected:.2f}".replace("-", "−")
-    return [
-        Text(x, y - 5, f"{overlap.jaccard:.2f}", 8.5, colour, bold=True),
-        Text(x, y + 6, below, 7.0, colour),
-    ]
+    return [(f"{overlap.jaccard:.2f}", -5, 8.5), (below, 6, 7.0)]

@@ -1,8 +1,7 @@
 """The order of the vertices in each row by Graphviz's `dot`, if the machine has it.
 
-`dot` receives the skeleton, trunks included, so that it sees the same problem as the built-in
-layout. From its answer the order is taken, which is where layered layouts differ in quality;
-distances, heights and curves stay the drawing's own, and so the look is the same without `dot`.
+`dot` receives the skeleton, trunks included, and so the same problem as the built-in layout. Only
+the order is taken, which is where layered layouts differ in quality; the look stays the drawing's.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def order_with_dot(skeleton: Skeleton, program: str, *, timeout: float) -> list[
     """Return the vertices of each row from left to right as `dot` places them.
 
     Raises:
-        DotFailed: it ended with an error, took longer than `timeout` seconds, or its answer
-            cannot be read.
+        DotFailed: an error, more than `timeout` seconds, or an answer that cannot be read.
     """
     source = skeleton_source(skeleton)
     try:

@@ -32,12 +32,7 @@ class Layout:
 
 
 def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) -> Layout:
-    """Put the subject's nodes in rows and everything in its place.
-
-    Args:
-        subject: what is drawn.
-        layout: `dot`, `built-in`, or `auto`: `dot` where the machine has it.
-        timeout: seconds that `dot` may take; then the built-in layout does it.
+    """Put the subject's nodes in rows and everything in its place, as a `Drawing` says.
 
     Raises:
         UnknownName: no such layout.
@@ -57,23 +52,24 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
         )
         for line in subject.lines
     ]
-    skeleton = skeletons.build(
-        rows, [room(subject, node) for node in nodes], wires, links(subject.graph, nodes)
-    )
+    above = [text_width(subject.labels.get(node, ""), LABEL_FONT) for node in nodes]
+    widths = [
+        round(max(node_width(node), label + 2), 1) for node, label in zip(nodes, above, strict=True)
+    ]
+    skeleton = skeletons.build(rows, widths, wires, links(subject.graph, nodes))
     order, notes = _order(skeleton, layout, timeout)
     x = place_rows(skeleton, order)
-    return Layout(skeleton, tuple(_spread(skeleton, x)), tuple(layers), notes)
+    left, right = min(x), max(x)
+    factor = 1.0  # by which what would come out as a narrow tower is widened
+    if right > left:
+        factor = min(2.5, max(1.0, 0.6 * len(skeleton.rows) * 40.0 / (right - left)))
+    wide = tuple(round((value - left) * factor, 2) for value in x)
+    return Layout(skeleton, wide, tuple(layers), notes)
 
 
 def node_width(node: Node) -> float:
     """Return the width that a node's label needs."""
     return round(text_width(str(node), NODE_FONT) + 2 * NODE_PAD, 1)
-
-
-def room(subject: Subject, node: Node) -> float:
-    """Return the width that a node takes with what is written above it."""
-    label = text_width(subject.labels.get(node, ""), LABEL_FONT)
-    return round(max(node_width(node), label + 2), 1)
 
 
 def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:
@@ -103,12 +99,8 @@ def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     always.
     """
     graph, nodes = subject.graph, [node for node, _ in subject.nodes]
-    fed = {
-        line.edge.port.node.layer
-        for line in subject.lines
-        if line.edge.port.node.kind is Kind.MLP
-        and line.edge.sender.layer == line.edge.port.node.layer
-    }
+    ends = [(line.edge.sender, line.edge.port.node) for line in subject.lines]
+    fed = {b.layer for a, b in ends if b.kind is Kind.MLP and a.layer == b.layer}
 
     def key(node: Node, compact: bool) -> tuple[int, int]:
         if node.layer is None:
@@ -129,23 +121,12 @@ def _order(
     skeleton: Skeleton, layout: str, timeout: float
 ) -> tuple[list[list[int]], tuple[str, ...]]:
     """Let `dot` or the built-in layout order the rows; say so if `dot` could not."""
-    notes: tuple[str, ...] = ()
+    problem = "was not found" if layout == "dot" else ""
     program = find_dot() if layout != "built-in" else None
     if program is not None:
         try:
-            return order_with_dot(skeleton, program, timeout=timeout), notes
+            return order_with_dot(skeleton, program, timeout=timeout), ()
         except DotFailed as failure:
-            notes = (f"Graphviz's dot {failure}; the built-in layout was used instead.",)
-    elif layout == "dot":
-        notes = ("Graphviz's dot was not found; the built-in layout was used instead.",)
-    return order_rows(skeleton), notes
-
-
-def _spread(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
-    """Widen a drawing that would come out as a narrow tower; distances only grow."""
-    left, right = min(x), max(x)
-    rough_height = len(skeleton.rows) * 40.0
-    factor = 1.0
-    if right > left:
-        factor = min(2.5, max(1.0, 0.6 * rough_height / (right - left)))
-    return [round((value - left) * factor, 2) for value in x]
+            problem = str(failure)
+    notes = [f"Graphviz's dot {problem}; the built-in layout was used instead."] if problem else []
+    return order_rows(skeleton), tuple(notes)

@@ -28,11 +28,9 @@ def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Orde
     fewest = count_crossings(best, up)
     for start in range(starts if len(skeleton.vertices) < LARGE else 2):
         order: Order = [list(row) for row in skeleton.rows]
-        if start:
-            for row in order:
-                generator.shuffle(row)
-        found = _improve(order, down, up, sweeps)
-        crossings = count_crossings(found, up)
+        for row in order if start else ():
+            generator.shuffle(row)
+        found, crossings = _improve(order, down, up, sweeps)
         if crossings < fewest:
             best, fewest = found, crossings
         if not fewest:
@@ -40,14 +38,15 @@ def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Orde
     return best
 
 
-def _improve(order: Order, down: list[list[int]], up: list[list[int]], sweeps: int) -> Order:
-    """Sweep, keep the best order met, and sift it until that helps no more."""
-    best, fewest = [list(row) for row in order], count_crossings(order, up)
+def _improve(
+    order: Order, down: list[list[int]], up: list[list[int]], sweeps: int
+) -> tuple[Order, int]:
+    """Sweep, keep the best order met, and sift it until that helps no more; count its crossings."""
+    met = [(count_crossings(order, up), [list(row) for row in order])]
     for sweep in range(sweeps):
         _sweep(order, down, up, upward=sweep % 2 == 0)
-        crossings = count_crossings(order, up)
-        if crossings < fewest:
-            best, fewest = [list(row) for row in order], crossings
+        met.append((count_crossings(order, up), [list(row) for row in order]))
+    fewest, best = min(met, key=lambda one: one[0])
     for _ in range(12):
         sifted = [list(row) for row in best]
         _sift_all(sifted, down, up)
@@ -55,7 +54,7 @@ def _improve(order: Order, down: list[list[int]], up: list[list[int]], sweeps: i
         if crossings >= fewest:
             break
         best, fewest = sifted, crossings
-    return best
+    return best, fewest
 
 
 def neighbours(skeleton: Skeleton) -> tuple[list[list[int]], list[list[int]]]:
@@ -78,9 +77,8 @@ def count_crossings(order: Sequence[Sequence[int]], up: Sequence[Sequence[int]])
     total = 0
     for lower, upper in pairwise(order):
         place = {v: i for i, v in enumerate(upper)}
-        ends = [place[w] for v in lower for w in sorted(up[v], key=place.__getitem__)]
-        array = np.array(ends)
-        total += int(np.triu(array[:, None] > array[None, :]).sum())
+        ends = np.array([n for v in lower for n in sorted(place[w] for w in up[v])])
+        total += int(np.triu(ends[:, None] > ends[None, :]).sum())
     return total
 
 
@@ -132,8 +130,7 @@ def _sift(cost: np.ndarray) -> list[int]:
         left = np.concatenate([[0], np.cumsum(cost[rest, item])])
         right = np.concatenate([[0], np.cumsum(cost[item, rest])])
         totals = left + right[-1] - right
-        now = order.index(item)
         spot = int(totals.argmin())
-        if totals[spot] < totals[now]:
+        if totals[spot] < totals[order.index(item)]:
             order = [*rest[:spot], item, *rest[spot:]]
     return order

@@ -38,8 +38,7 @@ def place_rows(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> list[float
     count = len(skeleton.vertices)
     left = -_distances(count, arcs)
     right = _distances(count, arcs[:, [1, 0, 2]])
-    both = (left - left.min()) + (right - right.max()) + (left.max() - left.min())
-    both -= both.min()
+    both = left + right - (left + right).min()
     return [float(value) / (2 * _GRID) for value in both]
 
 

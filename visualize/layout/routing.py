@@ -42,13 +42,8 @@ def wire_path(
 ) -> PathData:
     """Return one wire's path from its source's middle to its target's middle.
 
-    Args:
-        skeleton: the layered graph.
-        number: which wire.
-        x: the vertices' x.
-        y: the rows' middles.
-        half: half a row's height.
-        ends: how far from the nodes' middles the wire leaves and arrives.
+    Given are the vertices' x, the rows' middles y, `half` a row's height, and how far from the
+    nodes' middles the wire leaves and arrives (`ends`).
     """
     route, offset = skeleton.routes[number], skeleton.offsets[number]
     shift = [ends[0], *(offset for _ in route[2:]), ends[1]]

@@ -56,11 +56,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Vertices, their rows (from the bottom), segments, and each wire's way.
+    """Vertices (the nodes first), their rows from the bottom, segments, and each wire's way.
 
-    The first vertices are the nodes. `routes` lists each wire's vertices from source to target,
-    `offsets` how far the wire runs beside the middle of its trunk, `joined` whether the trunk
-    belongs to its target.
+    `routes` lists each wire's vertices from source to target, `offsets` how far it runs beside the
+    middle of its trunk, `joined` whether the trunk belongs to its target.
     """
 
     vertices: tuple[Vertex, ...]
@@ -86,14 +85,12 @@ def build(
     ((0, 1), (0, 3, 4, 2))
     """
     joined = choose_trunks(rows, wires)
-    offsets, thickness = _strands(wires, joined)
-    vertices = [
-        Vertex(row, width, i) for i, (row, width) in enumerate(zip(rows, widths, strict=True))
-    ]
+    trunks = [(t, w.target if t else w.source) for w, t in zip(wires, joined, strict=True)]
+    offsets, thickness = _strands(wires, trunks)
+    vertices = [Vertex(*one, i) for i, one in enumerate(zip(rows, widths, strict=True))]
     place: dict[tuple[tuple[bool, int], int], int] = {}
     routes = []
-    for wire, by_target in zip(wires, joined, strict=True):
-        trunk = (by_target, wire.target if by_target else wire.source)
+    for wire, trunk in zip(wires, trunks, strict=True):
         route = [wire.source]
         for row in range(rows[wire.source] + 1, rows[wire.target]):
             if (trunk, row) not in place:
@@ -134,12 +131,11 @@ def _segments(
 
 
 def _strands(
-    wires: Sequence[Wire], joined: Sequence[bool]
+    wires: Sequence[Wire], trunks: Sequence[tuple[bool, int]]
 ) -> tuple[tuple[float, ...], dict[tuple[bool, int], float]]:
     """Give every wire its offset inside its trunk, and every trunk its thickness."""
     widest: dict[tuple[bool, int], dict[tuple[int, ...], float]] = defaultdict(dict)
-    trunks = [(t, w.target if t else w.source) for w, t in zip(wires, joined, strict=True)]
-    chosen = [w.joined_strand if t else w.strand for w, t in zip(wires, joined, strict=True)]
+    chosen = [w.joined_strand if t else w.strand for w, (t, _) in zip(wires, trunks, strict=True)]
     for wire, trunk, strand in zip(wires, trunks, chosen, strict=True):
         widest[trunk][strand] = max(wire.width, widest[trunk].get(strand, 0.0))
     middle: dict[tuple[tuple[bool, int], tuple[int, ...]], float] = {}
@@ -151,8 +147,7 @@ def _strands(
             middle[trunk, strand] = at + strands[strand] / 2
             at += strands[strand] + 0.8
         thickness[trunk] = total
-    offsets = tuple(middle[place] for place in zip(trunks, chosen, strict=True))
-    return offsets, thickness
+    return tuple(middle[place] for place in zip(trunks, chosen, strict=True)), thickness
 
 
 def choose_trunks(rows: Sequence[int], wires: Sequence[Wire]) -> tuple[bool, ...]:
