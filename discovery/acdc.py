@@ -29,7 +29,7 @@ import numpy as np
 from ..graphs.names import LETTERS
 from ..patching.incremental.losses import rises
 from .registry import Discovery, Option, method
-from .resumable import Pace, Resumable, Step, question_bound
+from .resumable import Resumable, Step, question_bound
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
@@ -88,11 +88,10 @@ def walk(
 ) -> Discovery:
     """Walk all ports with any search, whose current circuit is the full one.
 
-    Raises:
-        FileFormatError: the journal is not of this walk.
+    Raises FileFormatError if the journal is not of this walk.
     """
-    pace = Pace(graph.edge_count, question_bound(graph, rule.candidates, rule.ports_first))
-    on = Resumable(search, graph, rule.candidates, pace, progress, journal)
+    most = question_bound(graph, rule.candidates, rule.ports_first)
+    on = Resumable(search, graph, rule.candidates, most, progress, journal)
     for step in on.through(steps(graph, rule.ports_first)):
         left = [row for row in step.rows if search.kept[row].any() and not dead(on, row)]
         if not left:
@@ -127,8 +126,7 @@ def edges(on: Resumable, rule: Rule, row: int) -> list[int]:
     on.tell(row, int(on.graph.reads[row].sum()) - len(left))
     while len(left):
         asked = left[: on.batch]
-        each = np.zeros((len(asked), 1, len(on.graph.senders)), dtype=bool)
-        each[np.arange(len(asked)), 0, asked] = True
+        each = np.eye(len(on.graph.senders), dtype=bool)[asked, None]
         first, losses = first_that_rises(on.search, rule, (row,), each)
         if first < len(asked):
             on.scores[row, asked[first]] = losses.rise(first)

@@ -33,16 +33,10 @@ CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of a circuit.
+    """What was measured of a circuit: a metric's means as they are and as losses, and sizes.
 
-    Args:
-        metric: the metric's name.
-        value_full, value_circuit, value_empty, value_complement: its raw means.
-        faithfulness, completeness: see the module; None if full and empty measure the same.
-        loss_full, loss_circuit, loss_empty: the metric as a loss.
-        edges, edges_total, nodes: sizes.
-        edges_by_kind, edges_total_by_kind: by the kind of port (q, k, v, mlp, logits).
-        nodes_by_kind: by the kind of node.
+    `faithfulness`, `completeness`: see the module; None if full and empty measure the same. Edges
+    are counted by the kind of port (q, k, v, mlp, logits).
     """
 
     metric: str
@@ -68,11 +62,7 @@ class Evaluation:
 
 
 def measure(runner: Runner, circuit: Circuit) -> Evaluation:
-    """Measure a circuit on the runner's prompts with its metric and ablation.
-
-    Raises:
-        GraphMismatch: the circuit was made for another graph than the model's.
-    """
+    """Measure a circuit on the runner's prompts with its metric; as `evaluate_by`."""
     return evaluate_by(runner, circuit, [runner.metric])[0]
 
 
@@ -93,7 +83,7 @@ def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> 
 def _evaluation(
     metric: Metric, circuit: Circuit, values: Sequence[float], floor: float
 ) -> Evaluation:
-    """Put together what was measured: the values of full, circuit, empty and complement."""
+    """Put together the values of full, circuit, empty and complement."""
     graph = circuit.graph
     full, kept, empty, rest = values
     sign = -1.0 if metric.larger_is_better else 1.0
@@ -157,6 +147,8 @@ def curve(
 
     Source: Mueller et al. 2025 (Mechanistic Interpretability Benchmark).
     """
+    from scipy.integrate import trapezoid
+
     sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
     ends = measured_ends(runner)
     signed, absolute = [], []
@@ -167,8 +159,8 @@ def curve(
             progress(i + 1, len(sizes), f"circuits measured, {size} edges")
     cpr = cmd = None
     if None not in signed and None not in absolute:
-        cpr = _area(np.array(signed, dtype=float), shares)
-        cmd = _area(np.abs(1 - np.array(absolute, dtype=float)), shares)
+        cpr = float(trapezoid(np.array(signed, dtype=float), shares))
+        cmd = float(trapezoid(np.abs(1 - np.array(absolute, dtype=float)), shares))
     return Curve(tuple(sizes), tuple(signed), tuple(absolute), cpr, cmd)
 
 
@@ -179,11 +171,7 @@ def measured_ends(runner: Runner) -> tuple[float, float]:
 
 
 def different_ends(runner: Runner) -> tuple[float, float]:
-    """Measure the full and the empty circuit, between which faithfulness is a place.
-
-    Raises:
-        EdgewiseError: they measure the same.
-    """
+    """Measure the full and the empty circuit; refuse ends that are the same, but for rounding."""
     full, empty = measured_ends(runner)
     if abs(full - empty) <= runner.floor:
         raise EdgewiseError(
@@ -236,14 +224,6 @@ def smallest_faithful(
     return scores.top(high, absolute=absolute)
 
 
-def _area(values: np.ndarray, shares: Sequence[float]) -> float:
-    """Integrate by trapezoids on the linear axis of shares."""
-    return float(((values[1:] + values[:-1]) / 2 * np.diff(shares)).sum())
-
-
-# -- minimality ----------------------------------------------------------------------------------
-
-
 def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
     """Measure by how much the loss rises without each kept edge; other edges have no score.
 
@@ -262,7 +242,10 @@ def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = Non
 
 
 def effects_of_leaving_out(
-    search: Search, graph: ComputationGraph, progress: Progress | None = None
+    search: Search,
+    graph: ComputationGraph,
+    progress: Progress | None = None,
+    at_once: int | None = None,
 ) -> Scores:
     """Measure by how much the loss rises without each edge of the search's current circuit.
 
@@ -272,29 +255,29 @@ def effects_of_leaving_out(
     values = np.where(kept, 0.0, np.nan)
     live = kept & graph.live(kept)[0][:, None]
     done, total = int(kept.sum() - live.sum()), int(kept.sum())
-    for row, senders, losses in leave_out(search, graph):
+    for row, senders, losses in leave_out(search, graph, at_once=at_once):
         values[row, senders] = losses.values() - loss
         done += len(senders)
         if progress is not None:
-            progress(done, total, f"edges left out one by one, at {graph.ports[row]}")
+            what = "measured" if at_once else "left out one by one"
+            progress(done, total, f"edges {what}, at {graph.ports[row]}")
     return Scores(graph, values)
 
 
 def leave_out(
-    search: Search, graph: ComputationGraph, among: np.ndarray | None = None
+    search: Search,
+    graph: ComputationGraph,
+    among: np.ndarray | None = None,
+    at_once: int | None = None,
 ) -> Iterator[tuple[int, np.ndarray, Losses]]:
-    """Ask about the search's current circuit without each edge, for all edges of a port together.
+    """Ask about the search's current circuit without each edge, `at_once` of a port together.
 
-    Args:
-        search, graph: the search and its graph.
-        among: bool [ports, senders], the edges asked about; default: all kept ones.
-
-    Yields:
-        the row of a port with a way to `logits`, the senders [n] of its kept edges, and the losses.
+    Yields the row of a port with a way to `logits`, the senders [n] of its kept edges (those of
+    `among`, bool [ports, senders], if given), and the losses.
     """
     kept = search.kept if among is None else search.kept & among
     for row in np.flatnonzero(kept.any(1) & graph.live(search.kept)[0]).tolist():
-        (senders,) = np.nonzero(kept[row])
-        single = np.zeros((len(senders), kept.shape[1]), dtype=bool)
-        single[np.arange(len(senders)), senders] = True
-        yield row, senders, search.ask((row,), single[:, None])
+        every = np.flatnonzero(kept[row])
+        for start in range(0, len(every), at_once or len(every)):
+            senders = every[start : start + (at_once or len(every))]
+            yield row, senders, search.ask((row,), np.eye(kept.shape[1], dtype=bool)[senders, None])

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-
-from ..graphs.scores import Scores
+from .evaluation import effects_of_leaving_out
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
@@ -32,18 +30,6 @@ def exact(
     """Measure the effect of ablating every edge alone."""
     from ..patching.incremental.search import make_search
 
-    graph = runner.graph
     search = make_search(runner)
-    values = np.full(graph.reads.shape, np.nan)
-    done = 0
-    for row, port in enumerate(graph.ports):
-        senders = np.flatnonzero(graph.reads[row])
-        for start in range(0, len(senders), candidates):
-            asked = senders[start : start + candidates]
-            single = np.zeros((len(asked), len(graph.senders)), dtype=bool)
-            single[np.arange(len(asked)), asked] = True
-            values[row, asked] = search.ask((row,), single[:, None]).values() - search.loss.value()
-            done += len(asked)
-            if progress is not None:
-                progress(done, graph.edge_count, f"edges measured, at {port}")
-    return Discovery(Scores(graph, values), questions=search.questions)
+    scores = effects_of_leaving_out(search, runner.graph, progress, candidates)
+    return Discovery(scores, questions=search.questions)

@@ -31,16 +31,11 @@ class Journal(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """What one step decided.
+    """What one step, named by its port or layer, decided.
 
-    Args:
-        step: a port's name, or the name of a layer's step.
-        kept: the senders whose edges were kept, with the rise of the loss that kept them, as exact
-            floats; of ports asked as wholes, those that were kept, with None.
-        batch: how many questions are asked together next.
-        questions, products: how many there were so far.
-        mark: how the search was marked behind the step.
-        seconds: the time so far, which the journal notes.
+    `kept`: the senders whose edges were kept, with the rise of the loss that kept them, as exact
+    floats; of ports asked as wholes, those that were kept, with None. `batch`: how many questions
+    are asked together next. `mark`: how the search was marked behind the step. `seconds`: so far.
     """
 
     step: str
@@ -58,11 +53,7 @@ class Entry:
 
     @staticmethod
     def read(entry: Any, number: int) -> Entry:
-        """Read plain values; further keys are of no concern.
-
-        Raises:
-            FileFormatError: something is missing or of a wrong type.
-        """
+        """Read plain values, or raise FileFormatError; further keys are of no concern."""
         try:
             return Entry(
                 step=str(entry["step"]),

@@ -30,10 +30,7 @@ class Meaningless(UserWarning):
 def doubt(runner: Runner, scores: Scores, searched: bool) -> str | None:
     """Say why what a method found cannot mean anything; None where it can.
 
-    Args:
-        runner: what was measured on.
-        scores: what the method gave.
-        searched: the method chose a circuit itself.
+    `searched`: the method chose a circuit itself.
     """
     values = scores.values[~np.isnan(scores.values)].astype(np.float64)
     remedy = (
@@ -78,17 +75,16 @@ def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
 
 def doubts_of_selection(scores: Scores, circuit: Circuit, tied: Ties | None) -> list[str]:
     """Say what in a selection the scores did not decide."""
-    found = []
     zeros = int((scores.values[circuit.kept] == 0).sum())
     if zeros:
-        found.append(
+        return [
             f"{zeros:,} of the {len(circuit):,} edges kept have the score 0: only "
             f"{len(circuit) - zeros:,} have another. Those of score 0 are kept because they stand "
             f"{RULE}, not because they matter; ask for fewer edges."
-        )
-    elif tied is not None:
-        found.append(
+        ]
+    if tied is not None:
+        return [
             f"{tied.edges:,} edges tie at the score {tied.score:.4g}, where the selection cuts; "
             f"{tied.kept:,} of them are kept, those that stand {RULE}."
-        )
-    return found
+        ]
+    return []

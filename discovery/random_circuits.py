@@ -46,27 +46,23 @@ def random_circuit(
                 f"no random circuit keeps {count} edges into ports of kind {kind}; accepted: 0 to "
                 f"{total.get(kind, 0)}."
             )
-        places = np.flatnonzero(graph.reads & (kinds == kind)[:, None])
-        kept[draw.choice(places, size=count, replace=False)] = True
+        edges = np.flatnonzero(graph.reads & (kinds == kind)[:, None])
+        kept[draw.choice(edges, size=count, replace=False)] = True
     return Circuit(graph, kept.reshape(graph.reads.shape))
 
 
 def random_circuits(
     graph: ComputationGraph, counts_by_kind: Mapping[str, int], number: int, seed: int = 0
 ) -> list[Circuit]:
-    """Draw several circuits; a longer list begins with the shorter one of the same seed."""
+    """Draw circuits, of which the first are the same for any number."""
     return [random_circuit(graph, counts_by_kind, seed + i) for i in range(number)]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The faithfulness of random circuits beside that of the circuit they stand for.
+    """The faithfulness of random circuits, and a circuit's percentile among them.
 
-    Args:
-        faithfulness: of each random circuit.
-        percentile: the share, in percent, of random circuits of smaller faithfulness; equal ones
-            count half.
-        seed: of the first draw; the others follow it.
+    `seed`: of the first draw; the others follow it.
     """
 
     faithfulness: tuple[float, ...]
@@ -76,12 +72,8 @@ class Baseline:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         values = list(self.faithfulness)
-        return {
-            "circuits": len(values),
-            "seed": self.seed,
-            "percentile": self.percentile,
-            "faithfulness": values,
-        }
+        found = {"circuits": len(values), "seed": self.seed, "percentile": self.percentile}
+        return {**found, "faithfulness": values}
 
 
 def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> float:
@@ -97,11 +89,7 @@ def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> fl
 
 
 def baseline(
-    runner: Runner,
-    circuit: Circuit,
-    number: int,
-    seed: int = 0,
-    progress: Progress | None = None,
+    runner: Runner, circuit: Circuit, number: int, seed: int = 0, progress: Progress | None = None
 ) -> Baseline:
     """Measure random circuits of a circuit's number of edges of each kind, and where it stands.
 
@@ -116,11 +104,9 @@ def baseline(
     drawn = random_circuits(circuit.graph, circuit.graph.count_by_kind(circuit.kept), number, seed)
     found = []
     for i, one in enumerate([circuit, *drawn]):
-        value = ratio(float(runner.measure([one])[0, 0]), *ends)
-        assert value is not None  # the ends differ
-        found.append(value)
+        found.append(ratio(float(runner.measure([one])[0, 0]), *ends) or 0.0)  # the ends differ
         if progress is not None:
             progress(i, number, "random circuits measured")
-    own, *others = found
+    own, others = found[0], tuple(found[1:])
     floor = runner.floor / abs(ends[0] - ends[1])
-    return Baseline(tuple(others), percentile(own, tuple(others), floor), seed)
+    return Baseline(others, percentile(own, others, floor), seed)

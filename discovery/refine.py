@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 POOL = 3
 """How many times the wanted edges removal starts from."""
 
-SLACK = 0.25
+EXTRA_RISE = 0.25
 """By what share a block may raise the loss more than its edges do one by one."""
 
 SHORT_LIST = 32
 """Of how many of the least harmful edges the effects are measured anew after every removal."""
 
-STALE = 0.1
+REMEASURED = 0.1
 """What share of the circuit is removed before the effects of all edges are measured anew."""
 
 ROUNDING = 1e-5
@@ -64,7 +64,7 @@ ORDER = "least harmful edges first; ablated edges put back where that lowers the
 Ranked = tuple[int, int, float]
 """An edge by row and sender, and the loss without or with it."""
 
-Asked = tuple[int, np.ndarray, "Losses"]
+Answers = tuple[int, np.ndarray, "Losses"]
 """A port's row, the senders [n] of some edges into it, and the losses of a question for each."""
 
 
@@ -87,16 +87,7 @@ def refine(
 ) -> Discovery:
     """Find a circuit of few edges; scores are what the loss rises by without each of them.
 
-    Args:
-        runner: the runner.
-        edges, floor, sweeps: see the options.
-        start: scores of some or all edges in place of EAP-IG's; edges without one are left out.
-        progress: told what is done.
-
-    Raises:
-        EdgewiseError: a floor is asked for and the full model is not better than the empty circuit,
-            or no scored edge has a way from the embedding to the logits.
-        GraphMismatch: the scores were made for another graph than the model's.
+    `start`: scores of some or all edges in place of EAP-IG's; edges without one are left out.
     """
     from ..patching.incremental.search import make_search
 
@@ -117,16 +108,15 @@ def search_from(
 ) -> Discovery:
     """Refine with any search."""
     most = _largest_loss(runner, floor)
-    job = _Refinement(search, edges, most, runner.floor, progress)
-    found = job.improve(job.shrink(job.begin(scores)), sweeps)
-    job.move_to(found)
+    refinement = _Refinement(search, edges, most, runner.floor, progress)
+    found = refinement.improve(refinement.shrink(refinement.begin(scores)), sweeps)
+    refinement.move_to(found)
     scores = effects_of_leaving_out(search, runner.graph)
     notes = {"loss_search": found.loss, "vocabulary_products": search.products}
     return Discovery(scores, found.circuit, search.questions, ORDER, notes)
 
 
 def _largest_loss(runner: Runner, floor: float) -> float:
-    """Return the loss that reaches a faithfulness."""
     if not floor:
         return np.inf
     sign = -1.0 if runner.metric.larger_is_better else 1.0
@@ -162,8 +152,6 @@ class _Refinement:
         self.pool: Circuit
         self.removed = 0
 
-    # -- the current circuit ----------------------------------------------------------------
-
     def measure(self, circuit: Circuit) -> _Step:
         """Make a circuit without its dangling edges the current one."""
         pruned = circuit.prune_dangling()
@@ -171,11 +159,8 @@ class _Refinement:
         return _Step(pruned, self.search.loss.value())
 
     def move_to(self, step: _Step) -> None:
-        """Make a measured circuit the current one again."""
         if not np.array_equal(self.search.kept, step.circuit.kept):
             self.search.restart(step.circuit.kept)
-
-    # -- steps ------------------------------------------------------------------------------
 
     def begin(self, scores: Scores) -> _Step:
         """Choose the pool."""
@@ -213,7 +198,7 @@ class _Refinement:
             if smaller is None and every:
                 break
             if every:
-                due, short = int((1 - STALE) * len(now)), self.mask(least)
+                due, short = int((1 - REMEASURED) * len(now)), self.mask(least)
             if smaller is None:
                 due = len(now)
                 continue
@@ -235,7 +220,7 @@ class _Refinement:
             smaller = self.measure(circuit)
             foreseen = sum(loss - now.loss for _, _, loss in some)
             rounding = self.rounding * (1 + taken)  # of the loss and of every rise foreseen
-            allowed = now.loss + foreseen + SLACK * abs(foreseen) + rounding
+            allowed = now.loss + foreseen + EXTRA_RISE * abs(foreseen) + rounding
             fits = smaller.loss <= allowed and len(smaller) >= self.wanted
             if smaller.loss <= self.most and (fits or taken == 1):
                 return smaller, taken
@@ -247,16 +232,15 @@ class _Refinement:
         for _ in range(sweeps):
             found = smallest(self.put_back(best), max(1, len(best) // 4), self.rounding)
             gains = [edge for edge in found if edge[2] < best.loss - self.rounding]
-            better = best
-            while gains and better is best:
+            while gains:
                 more = Circuit(best.circuit.graph, best.circuit.kept | self.mask(gains))
                 other = self.shrink(self.measure(more))
                 if self.beats(other, best):
-                    better = other
+                    best = other
+                    break
                 gains = gains[: len(gains) // 2]
-            if better is best:
+            else:
                 break
-            best = better
         return best
 
     def beats(self, one: _Step, other: _Step) -> bool:
@@ -266,7 +250,7 @@ class _Refinement:
             return sizes[0] < sizes[1]
         return one.loss < other.loss - self.rounding
 
-    def put_back(self, now: _Step) -> Iterator[Asked]:
+    def put_back(self, now: _Step) -> Iterator[Answers]:
         """Measure the circuit with each ablated edge of the pool, one at a time, by port."""
         graph, kept = now.circuit.graph, now.circuit.kept
         ports, _ = now.circuit.live()
@@ -275,15 +259,14 @@ class _Refinement:
             if kept[row].any():
                 fed[list(feeds)] = True
         for row in np.flatnonzero(ports).tolist():
-            (senders,) = np.nonzero(self.pool.kept[row] & ~kept[row] & fed)
-            if not len(senders):
-                continue
-            larger = kept.copy()
-            larger[row, senders] = True
-            self.search.restart(larger)
-            others = np.zeros((len(senders), kept.shape[1]), dtype=bool)
-            others[:, senders] = ~np.eye(len(senders), dtype=bool)
-            yield row, senders, self.search.ask((row,), others[:, None])
+            added = self.pool.kept[row] & ~kept[row] & fed
+            senders = np.flatnonzero(added)
+            if len(senders):
+                larger = kept.copy()
+                larger[row] |= added
+                self.search.restart(larger)
+                others = added & ~np.eye(len(added), dtype=bool)[senders, None]
+                yield row, senders, self.search.ask((row,), others)
 
     def report(self, now: _Step) -> None:
         """Tell the progress."""
@@ -305,24 +288,21 @@ def pool(scores: Scores, n: int) -> Circuit:
     return scores.top(high).prune_dangling()
 
 
-def smallest(asked: Iterator[Asked], count: int, floor: float = 0.0) -> list[Ranked]:
-    """Return row, sender and exact loss of the questions with the smallest losses, in order.
+def smallest(asked: Iterator[Answers], count: int, floor: float = 0.0) -> list[Ranked]:
+    """Return the questions with the smallest losses in order, of equal ones the earlier edge first.
 
-    Losses within `floor` of each other are equal: the earlier edge comes first. Losses are
-    sharpened only as far as it takes to know which are the smallest.
+    Losses within `floor` are equal; they are sharpened only as far as it takes to rank them.
     """
     parts = list(asked)
     if not parts:
         return []
-    place = [(part, i) for part, (_, senders, _) in enumerate(parts) for i in range(len(senders))]
+    edges = [(row, int(u)) for row, senders, _ in parts for u in senders]
+    places = [(losses, i) for _, senders, losses in parts for i in range(len(senders))]
+    last = min(count, len(edges)) - 1
     while True:
         low = np.concatenate([losses.low for _, _, losses in parts])
-        last = np.partition(low, min(count, len(low)) - 1)[min(count, len(low)) - 1]
-        (near,) = np.nonzero(low <= last + floor)
-        unknown = False
-        for part, i in (place[at] for at in near):
-            unknown |= parts[part][2].refine(i)
-        if not unknown:
+        near = np.flatnonzero(low <= np.partition(low, last)[last] + floor)
+        sharpened = [losses.refine(i) for losses, i in (places[at] for at in near)]
+        if not any(sharpened):
             first = near[in_order(low[near], floor)][:count].tolist()
-            return [(parts[part][0], int(parts[part][1][i]), float(low[at]))
-                    for at, (part, i) in ((at, place[at]) for at in first)]  # fmt: skip
+            return [(*edges[at], float(low[at])) for at in first]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
+import pkgutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -109,11 +112,7 @@ class Method:
         return {} if ablation.paired else dict(self.unpaired)
 
     def check_metric(self, metric: Metric) -> None:
-        """Refuse a metric whose gradient the method needs and that has none.
-
-        Raises:
-            EdgewiseError: says why, and which metrics have one.
-        """
+        """Refuse a metric whose gradient the method needs and that has none."""
         if self.gradient:
             clean, instead = self.gradient == "clean", scoring_method().name
             metric.require_gradient(at_clean_only=clean, instead=instead)
@@ -134,11 +133,7 @@ class Method:
         }
 
     def check_start(self) -> None:
-        """Refuse scores to start from unless the method can use them.
-
-        Raises:
-            EdgewiseError: names the methods that can.
-        """
+        """Refuse scores to start from unless the method can use them."""
         if not self.starts:
             able = ", ".join(name for name, one in methods().items() if one.starts)
             raise EdgewiseError(
@@ -154,13 +149,7 @@ class Method:
         start: Scores | None = None,
         **options: Any,
     ) -> Discovery:
-        """Run the method; `start`: scores to start from. Warns where the result means nothing.
-
-        Raises:
-            EdgewiseError: a journal or a start for a method that takes none.
-        """
-        import warnings
-
+        """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
         more: dict[str, Any] = {}
@@ -177,11 +166,7 @@ class Method:
         return found
 
     def check_resumable(self) -> None:
-        """Refuse to go on where a run was stopped if the method cannot.
-
-        Raises:
-            EdgewiseError: names the methods that can.
-        """
+        """Refuse to go on where a run was stopped if the method cannot."""
         if not self.resumable:
             able = ", ".join(name for name, one in methods().items() if one.resumable)
             raise EdgewiseError(
@@ -194,20 +179,12 @@ METHODS: dict[str, Method] = {}
 
 
 def method(
-    name: str,
-    *,
-    summary: str,
-    selects: bool,
-    gradient: str = "",
-    scores_for_searches: bool = False,
-    unpaired: Mapping[str, object] | None = None,
+    name: str, *, summary: str, **properties: Any
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name; see `Method` for what the properties mean."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        METHODS[name] = Method(
-            name, summary, function, selects, gradient, scores_for_searches, unpaired or {}
-        )
+        METHODS[name] = Method(name, summary, function, **properties)
         return function
 
     return register
@@ -215,9 +192,6 @@ def method(
 
 def methods() -> dict[str, Method]:
     """Map the names of all methods to them."""
-    import importlib
-    import pkgutil
-
     package = __package__ or ""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
@@ -225,11 +199,7 @@ def methods() -> dict[str, Method]:
 
 
 def get_method(name: str) -> Method:
-    """Look a method up.
-
-    Raises:
-        UnknownName: there is none of this name.
-    """
+    """Look a method up; `UnknownName` if there is none."""
     known = methods()
     if name not in known:
         raise unknown("method", name, known)

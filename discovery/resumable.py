@@ -56,10 +56,9 @@ def question_bound(graph: ComputationGraph, candidates: int, ports_first: bool =
 
 
 class Pace:
-    """Tell how many questions there were, and about how many more there will be.
+    """How many questions there were, and about how many more there will be.
 
-    The expectation is that of recent questions for each edge decided, which falls as nodes die: it
-    is no promise.
+    Estimated from recent questions for each edge decided, which become fewer as nodes die.
     """
 
     def __init__(self, edges: int, bound: int) -> None:
@@ -96,13 +95,8 @@ class Step:
 class Resumable:
     """A walk on its way: the search, whose circuit is the current one, and what was decided.
 
-    Args:
-        search: holds the current circuit, at first the full one.
-        graph: its graph.
-        candidates: how many questions are asked together at most.
-        pace: tells how many questions are still to come.
-        progress: told what is done.
-        journal: what was decided before, and where decisions are noted.
+    At most `candidates` questions are asked together, and `questions` in all. The journal tells
+    what was decided before, and takes what is decided.
     """
 
     def __init__(
@@ -110,11 +104,12 @@ class Resumable:
         search: Search,
         graph: ComputationGraph,
         candidates: int,
-        pace: Pace,
+        questions: int,
         progress: Progress | None,
         journal: Journal | None,
     ) -> None:
-        self.search, self.graph, self.most, self.pace = search, graph, candidates, pace
+        self.search, self.graph, self.most = search, graph, candidates
+        self.pace = Pace(graph.edge_count, questions)
         self.progress, self.journal = progress, journal
         self.scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
         self.decided = 0
@@ -123,11 +118,7 @@ class Resumable:
         self._trail = Trail(search.kept.copy()) if self._past else None
 
     def through(self, steps: Iterable[Step]) -> Iterator[Step]:
-        """Yield the steps, each where the search stands behind the one before.
-
-        Raises:
-            FileFormatError: the journal goes on behind the last step.
-        """
+        """Yield the steps, each where the search stands behind the one before."""
         for step in steps:
             self._stand()
             yield step
@@ -141,8 +132,6 @@ class Resumable:
             self.search.restore(self._trail)
             self._trail = None
 
-    # -- decisions --------------------------------------------------------------------------
-
     def drop(self, row: int) -> None:
         """Take all edges of a port without a question."""
         self.search.commit((row,), self.graph.reads[row][None], None)
@@ -153,10 +142,7 @@ class Resumable:
         self.batch = min(self.most, 2 * self.batch) if fallen == asked else max(1, fallen)
 
     def note(self, step: Step, stay: Sequence[int]) -> None:
-        """Settle the search, and append what was decided to the journal.
-
-        `stay`: the ports that were kept, of ports asked as wholes.
-        """
+        """Settle the search, and journal what was decided; `stay`: the whole ports kept."""
         mark = self.search.mark()
         if self.journal is None:
             return
@@ -169,11 +155,7 @@ class Resumable:
         self.journal.append(Entry(step.name, kept, *counts, mark))
 
     def replay(self, step: Step, left: list[int]) -> bool:
-        """Decide about a step's ports as the journal has it; False where that has ended.
-
-        Raises:
-            FileFormatError: the journal is not of this walk.
-        """
+        """Decide about a step's ports as the journal has it; False where that has ended."""
         if self._trail is None:
             return False
         entry = self._past.pop()
@@ -198,28 +180,21 @@ class Resumable:
         self._trail = self._trail.marked(here, entry.mark, entry.questions, entry.products)
         return True
 
-    # -- what is told -----------------------------------------------------------------------
-
     def tell(self, row: int, decided: int) -> None:
-        """Tell that so many more edges are decided, unless that was in an earlier session."""
+        """Report that so many more edges are decided, unless that was in an earlier session."""
         self.decided += decided
         if self.progress is None or self._past:
             return
-        nodes = int(self.search.kept.any(0).sum())
-        left = self.pace.words(self.decided, self.search.questions)
         what = (
             f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss.low:.4g}, "
-            f"{nodes:,} nodes left, {left}"
+            f"{int(self.search.kept.any(0).sum()):,} nodes left, "
+            f"{self.pace.words(self.decided, self.search.questions)}"
         )
         self.progress(self.decided, self.graph.edge_count, what)
 
     def result(self, order: str) -> Discovery:
         """Return the circuit and the increments that kept its edges."""
-        notes = {"loss_search": self.search.loss.value()}
-        return Discovery(
-            scores=Scores(self.graph, self.scores),
-            circuit=Circuit(self.graph, self.search.kept),
-            questions=self.search.questions,
-            order=order,
-            notes={**notes, "vocabulary_products": self.search.products},
-        )
+        scores, search = Scores(self.graph, self.scores), self.search
+        circuit = Circuit(self.graph, search.kept)
+        notes = {"loss_search": search.loss.value(), "vocabulary_products": search.products}
+        return Discovery(scores, circuit, search.questions, order, notes)

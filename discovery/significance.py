@@ -49,17 +49,13 @@ class EdgeTest:
 def compare_edges(graph: ComputationGraph, a: np.ndarray, b: np.ndarray) -> EdgeTest:
     """Test, for every edge, whether its scores differ between two groups of repetitions.
 
-    Args:
-        graph: the graph all scores are on.
-        a, b: [R_a, P, S] and [R_b, P, S], a score for every edge.
-
-    Raises:
-        EdgewiseError: fewer than two repetitions, another shape, or an edge without a score.
+    `a`, `b`: [R_a, P, S] and [R_b, P, S], two repetitions or more and a score for every edge.
     """
     x, y = _rows(graph, a), _rows(graph, b)
     p = welch(x, y)
-    found = (x.mean(0), y.mean(0), p, q_values(p))
-    return EdgeTest(*(_spread(graph, values) for values in found))
+    found = np.full((4, *graph.reads.shape), np.nan)
+    found[:, graph.reads] = x.mean(0), y.mean(0), p, q_values(p)
+    return EdgeTest(*found)
 
 
 def _rows(graph: ComputationGraph, scores: np.ndarray) -> np.ndarray:
@@ -78,12 +74,6 @@ def _rows(graph: ComputationGraph, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def _spread(graph: ComputationGraph, values: np.ndarray) -> np.ndarray:
-    whole = np.full(graph.reads.shape, np.nan)
-    whole[graph.reads] = values
-    return whole
-
-
 def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarray:
     """Return two-sided p-values of Welch's t-test for every column of [R_a, E] and [R_b, E].
 
@@ -92,9 +82,6 @@ def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarra
     >>> a, b = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]), np.array([[7.0, 5.0], [8.0, 5.0]])
     >>> welch(a, b).round(4).tolist()
     [0.0063, 1.0]
-
-    Raises:
-        EdgewiseError: fewer than two rows on one side.
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -121,9 +108,6 @@ def q_values(p: np.ndarray) -> np.ndarray:
     return found
 
 
-# -- whole circuits ------------------------------------------------------------------------------
-
-
 def jaccard_matrix(kept: np.ndarray) -> np.ndarray:
     """Return the Jaccard index of every two masks of [R, P, S], float64 [R, R]; 1 if both empty."""
     flat = kept.reshape(len(kept), -1).astype(np.float64)
@@ -141,10 +125,7 @@ def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> Likene
     them) whose statistic is as large. Of more than `MOST_SPLITS` ways, so many are drawn, and
     p = (1 + number as large) / (1 + number drawn).
 
-    Args:
-        likeness: [n, n], symmetric; the diagonal is not used.
-        first: how many of the first rows are the first group.
-        seed: of the draws.
+    `likeness`: [n, n], symmetric; the diagonal is not used. The `first` rows are the first group.
 
     >>> alike = np.array([[1, .9, .1, .1], [.9, 1, .1, .1], [.1, .1, 1, .8], [.1, .1, .8, 1]])
     >>> round(label_permutation(alike, 2).p, 4)
@@ -159,10 +140,10 @@ def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> Likene
         within = np.isin(pairs[0], one) == np.isin(pairs[1], one)
         return round(float(likeness[pairs][within].mean() - likeness[pairs][~within].mean()), 12)
 
+    rng = np.random.default_rng(seed)
     test = permutation_test(
-        (a, b), statistic, n_resamples=MOST_SPLITS, alternative="greater",
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (a, b), statistic, n_resamples=MOST_SPLITS, alternative="greater", rng=rng
+    )
     within_a, within_b = (
         tuple(likeness[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].tolist())
         for rows in (a, b)

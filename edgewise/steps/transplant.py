@@ -164,7 +164,7 @@ def transplant(
         EdgewiseError: the models measure the same, so that nodes cannot be ranked.
     """
     from ..patching.metrics.registry import default_metric, get_metric
-    from ..patching.transplant.donor import quiet_runner, record
+    from ..patching.transplant.donor import clean_runner, record
     from ..patching.transplant.transplant import Transplant
 
     choice = choice or Choice()
@@ -183,10 +183,10 @@ def transplant(
 
     donor = opened(models[0])
     pairs, _ = open_task(_able_to_read(donor, models[1]), pairs_of)
-    runner = quiet_runner(donor.lifted, pairs, metric, compute.batch_size)
+    runner = clean_runner(donor.lifted, pairs, metric, compute.batch_size)
     wanted = choice.senders(donor.graph)
     begun = time.perf_counter()
-    donation = record(runner, wanted)
+    donated = record(runner, wanted)
     seconds = time.perf_counter() - begun
     blocks = [donor.model_block]
     del donor, runner
@@ -194,16 +194,16 @@ def transplant(
 
     receiver = opened(models[1])
     same_shape(
-        donation.graph,
+        donated.graph,
         receiver.graph,
-        (donation.d_model, receiver.lifted.d_model),
+        (donated.d_model, receiver.lifted.d_model),
         lambda found: (
             f"nothing can be transplanted between {names}: they differ in {found}. Accepted: two "
             "models of one shape, such as a model and what fine-tuning made of it."
         ),
     )
     same_prompts(
-        donation.pairs,
+        donated.pairs,
         lambda: open_task(_able_to_read(receiver, models[0]), pairs_of),
         lambda found: (
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
@@ -212,7 +212,7 @@ def transplant(
         ),
     )
     begun = time.perf_counter()
-    both = Transplant.create(receiver.lifted, donation.pairs, donation)
+    both = Transplant.create(receiver.lifted, donated.pairs, donated)
     found = _measured(both, choice, wanted, progress)
     seconds += time.perf_counter() - begun
     blocks.append(receiver.model_block)
@@ -226,7 +226,7 @@ def transplant(
         graph=both.graph,
         a={"model": blocks[0]},
         b={"model": blocks[1]},
-        task=task_block(donation.pairs),
+        task=task_block(donated.pairs),
         transplant=cast("How", {"direction": direction, "metric": metric, **how_far, **around}),
         measures={
             "a": ends[0],

@@ -76,15 +76,8 @@ def random_blocks(
 ) -> RandomBlocks:
     """Draw sequences; block lengths run evenly from a third of the longest to the longest.
 
-    Args:
-        pool: the token ids to draw from.
-        start: what every sequence begins with; if empty, a random token of its own.
-        positions: the most tokens a sequence may have.
-        sequences: how many.
-        seed: decides the tokens.
-
-    Raises:
-        PromptError: too few tokens or positions for a repeated block of 4.
+    `pool`: the token ids to draw from. `start`: what every sequence begins with; if empty, a random
+    token of its own. `positions`: the most tokens a sequence may have.
 
     >>> blocks = random_blocks(range(1, 9), start=[0], positions=11, sequences=2)
     >>> blocks.lengths, [len(one) for one in blocks.sequences], blocks.sequences[0][0]
@@ -130,9 +123,6 @@ def model_blocks(
     With a tokenizer, blocks are made of its plain words (see `Tokens.ordinary`) and start as its
     prompts do, or with its beginning-of-sequence token; else they are made of all the model's
     tokens but those its config calls special.
-
-    Raises:
-        PromptError: the model has too few tokens or positions.
     """
     config = getattr(model.model, "config", None)
     size = len(model.tokens)

@@ -29,7 +29,7 @@ Shapes: B examples, T positions, D d_model, H heads, h wanted heads, K d_head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,13 +40,12 @@ from ...graphs.errors import GraphMismatch
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
-from ..prompts.pairs import Batch, PromptPairs
+from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..run.prompt_checks import check_prompts
+from ..run.runner import Progress
 from ..trace import Trace, at_answers, patterns, project, run_plain
 from .direct import Direct, to_stream
 from .random_tokens import RandomBlocks
-
-Progress = Callable[[int, int, str], None]
 
 TOP = 5
 """Among how many of the largest logits a copied token must be."""
@@ -56,7 +55,6 @@ EQUAL = 2.0**-17
 of float32, in which both are computed. Of equally attended positions the first counts."""
 
 RUN_BYTES = 1 << 28
-_ORDER = ("first", "last", "answer", "distractor", "changed", "rest")
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,7 @@ def measure(
     heads: Sequence[Node] | None = None,
     progress: Progress | None = None,
 ) -> Measured:
-    """Measure heads (default: all) on random tokens and, if there are any, on prompt pairs.
-
-    Raises:
-        GraphMismatch: the model has no such head.
-        PromptError: the prompts do not fit the model.
-    """
+    """Measure heads (default: all) on random tokens and, if there are any, on prompt pairs."""
     wanted = _wanted(model, heads)
     if pairs is not None:
         check_prompts(model, pairs)
@@ -89,8 +82,7 @@ def measure(
     found = []
     for number, node in enumerate(wanted):
         at = (node.layer or 0, node.index or 0)
-        scores: dict[str, float | None]
-        scores = {key: float(on_tokens[key][at]) for key in ON_TOKENS}
+        scores: dict[str, float | None] = {key: float(on_tokens[key][at]) for key in ON_TOKENS}
         spans: dict[str, float | None] = {}
         if task is not None:
             scores |= {key: task.scores[key][number] for key in ON_TASK}
@@ -103,7 +95,6 @@ def measure(
 
 
 def _wanted(model: LiftedModel, heads: Sequence[Node] | None) -> list[Node]:
-    """Return heads in graph order, each once."""
     every = [node for node in model.graph.senders if node.kind is Kind.HEAD]
     if heads is None:
         return every
@@ -115,9 +106,6 @@ def _wanted(model: LiftedModel, heads: Sequence[Node] | None) -> list[Node]:
     return [node for node in every if node in set(heads)]
 
 
-# -- on random tokens ---------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def token_scores(
     model: LiftedModel, blocks: RandomBlocks, progress: Progress | None = None
@@ -125,10 +113,11 @@ def token_scores(
     """Return `previous`, `duplicate` and `induction` of every head, float64 [layers, H] each."""
     shape = (len(blocks.sequences), len(model.blocks), model.graph.heads)
     found = {key: np.zeros(shape) for key in ON_TOKENS}
-    longest = max(len(sequence) for sequence in blocks.sequences)
-    for some in _batches(model, len(blocks.sequences), longest):
-        ids, context = _padded(model, [blocks.sequences[i] for i in some])
-        run = run_plain(model, ids, context)
+    pairs = PromptPairs(tuple(Pair(one, one, one[:1]) for one in blocks.sequences))
+    for some in _batches(model, pairs):
+        batch = pairs.batch(some, device=str(model.device))
+        context = AttentionContext(batch.mask, batch.position_ids)
+        run = run_plain(model, batch.clean, context)
         for layer, block in enumerate(model.blocks):
             pattern = patterns(block, run.streams.attention[layer], context).cpu()  # [B, H, T, T]
             for row, sequence in enumerate(some):
@@ -150,30 +139,13 @@ def _targets(lead: int, length: int) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def _padded(
-    model: LiftedModel, sequences: Sequence[Sequence[int]]
-) -> tuple[Tensor, AttentionContext]:
-    """Stack sequences, padded at the right."""
-    longest = max(map(len, sequences))
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = True
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    ids, mask, positions = (x.to(model.device) for x in (ids, mask, positions))
-    return ids, AttentionContext(mask, positions)
-
-
-def _batches(model: LiftedModel, count: int, length: int) -> Iterator[range]:
+def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
     """Divide examples so that what one run keeps, about 6 D a token and layer, fits in memory."""
+    length = max(len(pair.clean) for pair in pairs)
     each = length * model.d_model * len(model.blocks) * 6 * model.tokens.element_size()
     size = max(1, min(16, RUN_BYTES // each))
-    for start in range(0, count, size):
-        yield range(start, min(start + size, count))
-
-
-# -- on a task ----------------------------------------------------------------------------------
+    for start in range(0, len(pairs), size):
+        yield range(start, min(start + size, len(pairs)))
 
 
 @dataclass(frozen=True)
@@ -195,11 +167,10 @@ def task_scores(
     model: LiftedModel, pairs: PromptPairs, heads: Sequence[Node], progress: Progress | None = None
 ) -> _TaskScores:
     """Return what is measured at the answer position of the clean prompts."""
-    longest = max(len(pair.clean) for pair in pairs)
     sums = {key: np.zeros(len(heads)) for key in ON_TASK if key != "direct_share"}
     weights = np.zeros((len(model.blocks), model.graph.heads, len(SPANS)))
     present, total = np.zeros(len(SPANS), dtype=bool), 0.0
-    for some in _batches(model, len(pairs), longest):
+    for some in _batches(model, pairs):
         run = _AnswerRun(model, pairs.batch(some, device=str(model.device)))
         spans = spans_of(run.batch)
         present |= spans.any(0).any(-1)
@@ -217,9 +188,9 @@ def task_scores(
     if abs(difference) <= EQUAL * np.abs(sums["direct"]).max(initial=0.0) / len(pairs):
         difference = 0.0  # what is left of the heads' contributions is rounding
     scores: dict[str, list[float | None]]
-    scores = {key: [float(x) for x in values / len(pairs)] for key, values in sums.items()}
-    share = (sums["direct"] / len(pairs) / difference).tolist() if difference > 0 else None
-    scores["direct_share"] = [None] * len(heads) if share is None else share
+    scores = {key: (values / len(pairs)).tolist() for key, values in sums.items()}
+    shares = (sums["direct"] / len(pairs) / difference).tolist() if difference > 0 else None
+    scores["direct_share"] = shares or [None] * len(heads)
     return _TaskScores(scores, weights / len(pairs), present, difference)
 
 
@@ -237,11 +208,10 @@ def spans_of(batch: Batch) -> np.ndarray:
         "rest": torch.ones_like(mask),
     }
     free, found = mask, {}
-    for name in _ORDER:
-        found[name] = fits[name] & free
-        free = free & ~fits[name]
-    spans: np.ndarray = torch.stack([found[name] for name in SPANS], 1).cpu().numpy()
-    return spans
+    for name, fit in fits.items():  # in the order of what comes first
+        found[name] = fit & free
+        free = free & ~fit
+    return np.asarray(torch.stack([found[name] for name in SPANS], 1).cpu())
 
 
 class _AnswerRun:
@@ -249,11 +219,9 @@ class _AnswerRun:
 
     def __init__(self, model: LiftedModel, batch: Batch) -> None:
         self.model, self.batch = model, batch
-        self.at = batch.answer_position
-        self.run: Trace = run_plain(
-            model, batch.clean, AttentionContext(batch.mask, batch.position_ids)
-        )
-        self.context = AttentionContext(batch.mask, batch.position_ids, at=self.at)
+        self.at, places = batch.answer_position, (batch.mask, batch.position_ids)
+        self.run: Trace = run_plain(model, batch.clean, AttentionContext(*places))
+        self.context = AttentionContext(*places, at=self.at)
         final = at_answers(self.run.streams.final, self.at)
         self.direct = Direct(model, final, batch.answers, batch.distractors)
         self._patterns: dict[int, np.ndarray] = {}
@@ -262,8 +230,8 @@ class _AnswerRun:
         """Return how the answer positions weigh all positions, float64 [B, H, T]."""
         if layer not in self._patterns:
             block, stream = self.model.blocks[layer], self.run.streams.attention[layer]
-            found = patterns(block, stream, self.context)[:, :, 0]
-            self._patterns[layer] = found.double().cpu().numpy()
+            weights = patterns(block, stream, self.context)[:, :, 0]
+            self._patterns[layer] = weights.double().cpu().numpy()
         return self._patterns[layer]
 
     def measure(self, layer: int, heads: list[int]) -> dict[str, np.ndarray]:
@@ -273,14 +241,10 @@ class _AnswerRun:
         rows = torch.arange(len(z), device=z.device)
         z = z[rows, self.at.to(z.device)][:, heads].transpose(0, 1)  # [h, B, K]
         written = self.direct.normed(self._to_stream(layer, attention.outputs(z, heads)))
+        direct = self.direct.difference(written).double().cpu().numpy()
         attended, weight = self._attended(layer, heads)
-        copied = self._copies(layer, heads, attended)
-        return {
-            "direct": self.direct.difference(written).double().cpu().numpy(),
-            "attended": weight,
-            "copy": copied[0],
-            "anti_copy": copied[1],
-        }
+        copy, anti_copy = self._copies(layer, heads, attended)
+        return {"direct": direct, "attended": weight, "copy": copy, "anti_copy": anti_copy}
 
     def _to_stream(self, layer: int, x: Tensor) -> Tensor:
         summed = None
@@ -296,16 +260,12 @@ class _AnswerRun:
         start = self.batch.mask.long().argmax(-1).cpu().numpy()
         seen = np.where(hidden, -2.0, pattern)
         rows = np.arange(len(start))
-        seen[:, rows, start] = np.where(
-            hidden[rows, start], -2.0, -1.0
-        )  # only if there is no other
+        seen[:, rows, start] = np.where(hidden[rows, start], -2.0, -1.0)  # if there is no other
         at: np.ndarray = (seen >= seen.max(-1, keepdims=True) - EQUAL).argmax(-1)
         return at, np.take_along_axis(pattern, at[..., None], -1)[..., 0]
 
-    def _copies(
-        self, layer: int, heads: list[int], attended: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tell whether heads that attend there alone raise, or lower, the token most, [h, B]."""
+    def _copies(self, layer: int, heads: list[int], attended: np.ndarray) -> np.ndarray:
+        """Tell whether heads that attend there alone raise, or lower, the token most, [2, h, B]."""
         block = self.model.blocks[layer]
         attention = block.attention
         v = project(block, "v", block.read(self.run.streams.attention[layer]))  # [B, T, G, K]
@@ -319,7 +279,7 @@ class _AnswerRun:
             logits = self.direct.logits(self.direct.normed(written)[0])  # [B, V]
             token = self.batch.clean[rows.to(self.at.device), at.to(self.at.device)]
             found[:, number] = _extreme(logits, token.to(logits.device))
-        return found[0], found[1]
+        return found
 
 
 def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
@@ -332,5 +292,4 @@ def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
     same = EQUAL * logits.abs().amax(-1, keepdim=True)
     at_least, at_most = (logits >= own - same).sum(-1), (logits <= own + same).sum(-1)
     hits = torch.stack(((at_least <= TOP) & known, (at_most <= TOP) & known))
-    found: np.ndarray = hits.double().cpu().numpy()
-    return found
+    return np.asarray(hits.double().cpu())

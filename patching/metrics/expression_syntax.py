@@ -55,19 +55,21 @@ class _Token(NamedTuple):
 
 
 def parse(text: str) -> Declaration:
-    """Read a declaration.
+    """Read a declaration; a MetricSyntaxError shows it with a caret under the exact place.
 
     >>> parse("minimize: p(distractor)").larger_is_better
     False
-
-    Raises:
-        MetricSyntaxError: shows the text with a caret under the exact place.
     """
     if len(text) > MAX_LENGTH:
         raise MetricSyntaxError(
             f"the metric expression has {len(text)} characters; accepted: at most {MAX_LENGTH}."
         )
-    larger_is_better, start = _direction(text)
+    larger_is_better, start = True, 0
+    if match := _DIRECTION.match(text):
+        if match["word"] not in _DIRECTIONS:
+            problem = f"unknown direction {_near(match['word'], _DIRECTIONS)}"
+            refuse(text, match.start("word"), problem)
+        larger_is_better, start = _DIRECTIONS[match["word"]], match.end()
     _check(text, list(_tokens(text, start)))
     plain = " " * start + re.sub(r"\s", " ", text[start:])
     plain = re.sub(r"(?<![\w.])0+(?=[0-9])", lambda zeros: " " * len(zeros[0]), plain)
@@ -83,25 +85,14 @@ def refuse(text: str, at: int, problem: str) -> NoReturn:
     )
 
 
-def _direction(text: str) -> tuple[bool, int]:
-    """Read the optional prefix; return the direction and where the expression starts."""
-    match = _DIRECTION.match(text)
-    if match is None:
-        return True, 0
-    if match["word"] not in _DIRECTIONS:
-        problem = f"unknown direction {_near(match['word'], _DIRECTIONS)}"
-        refuse(text, match.start("word"), problem)
-    return _DIRECTIONS[match["word"]], match.end()
-
-
 def _tokens(text: str, at: int) -> Iterator[_Token]:
     kind = ""
     while kind != "end":
         match = _TOKEN.match(text, at)
         if match is None:
             at += len(text[at:]) - len(text[at:].lstrip())
-            hint = "; a power is written **" if text[at] == "^" else ""
-            problem = f"unexpected character '{text[at]}'{hint}"
+            problem = f"unexpected character '{text[at]}'"
+            problem += "; a power is written **" if text[at] == "^" else ""
             refuse(text, at, f"{problem}; accepted: numbers, names and + - * / ** ( ) ,")
         kind, at = match.lastgroup or "", match.end()
         yield _Token(kind, match[kind], match.start(kind) if match[kind] else len(text.rstrip()))

@@ -20,16 +20,7 @@ from fractions import Fraction
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from .expression_syntax import (
-    ATOMS,
-    FUNCTIONS,
-    MAX_DEPTH,
-    TOO_DEEP,
-    Declaration,
-    after,
-    parse,
-    refuse,
-)
+from .expression_syntax import ATOMS, FUNCTIONS, MAX_DEPTH, TOO_DEEP, after, parse, refuse
 from .metric import Metric, Target, log_prob, mean_logit
 
 if TYPE_CHECKING:
@@ -84,50 +75,38 @@ class Expression:
 def expression(text: str) -> Expression:
     """Read an expression (with or without a direction).
 
-    Raises:
-        MetricSyntaxError: it cannot be read, is constant, or is not a real number.
+    Raises MetricSyntaxError where it cannot be read, is constant, or is not a real number.
     """
-    return _simplified(parse(text), text)
+    return _simplified(parse(text).tree, text)
 
 
 def expression_metric(text: str) -> Metric:
-    """Build the metric an expression declares; its name is the declaration.
+    """Build the metric an expression declares, as `expression`; its name is the declaration.
 
     >>> expression_metric("logit(answer) - logit(distractor)").needs_distractors
     True
-
-    Raises:
-        MetricSyntaxError: as `expression`.
     """
     declaration = parse(text)
-    compiled = _simplified(declaration, text)
+    compiled = _simplified(declaration.tree, text)
+    quantities = compiled.quantities
 
     def function(logits: Tensor, target: Target) -> Tensor:
-        return compiled(_quantities(compiled.quantities, logits, target))
+        values = {
+            f"{quantity}({side})": measure(logits, ids)
+            for quantity, measure in (("logit", mean_logit), ("logprob", log_prob))
+            for side, ids in (("answer", target.answers), ("distractor", target.distractors))
+            if f"{quantity}({side})" in quantities
+        }
+        return compiled(values)
 
     function.__doc__ = f"The value of {declaration.text}."
     return Metric(
         name=declaration.text,
         function=function,
         larger_is_better=declaration.larger_is_better,
-        needs_distractors=any("distractor" in name for name in compiled.quantities),
-        tokens_only=all(name.startswith("logit(") for name in compiled.quantities),
+        needs_distractors=any("distractor" in name for name in quantities),
+        tokens_only=all(name.startswith("logit(") for name in quantities),
     )
-
-
-def _quantities(names: frozenset[str], logits: Tensor, target: Target) -> dict[str, Tensor]:
-    """Compute the named quantities [..., B] from logits [..., B, V]."""
-    sides = {"answer": target.answers, "distractor": target.distractors}
-    measures = {"logit": mean_logit, "logprob": log_prob}
-    return {
-        f"{quantity}({side})": measure(logits, ids)
-        for quantity, measure in measures.items()
-        for side, ids in sides.items()
-        if f"{quantity}({side})" in names
-    }
-
-
-# -- Python's tree to sympy ---------------------------------------------------------------------
 
 
 _APPLIED: dict[str, tuple[Callable[..., Any], str]] = {
@@ -148,10 +127,10 @@ _APPLIED: dict[str, tuple[Callable[..., Any], str]] = {
 """Accepted operators and functions: of floats, and their names in sympy where these differ."""
 
 
-def _simplified(declaration: Declaration, text: str) -> Expression:
+def _simplified(parsed: ast.expr, text: str) -> Expression:
     import sympy
 
-    tree = sympy.expand_log(_build(declaration.tree, text), deep=True)
+    tree = sympy.expand_log(_build(parsed, text), deep=True)
     tree = sympy.powsimp(tree, deep=True, combine="exp")  # exp(a)*exp(-b) could be 0 * infinity
     if not tree.free_symbols:
         start = text.find(":") + 1
@@ -161,7 +140,7 @@ def _simplified(declaration: Declaration, text: str) -> Expression:
 
 
 def _build(node: ast.expr, text: str, depth: int = 0) -> Any:
-    """Turn a tree into sympy, operands first, refusing at each place what has no real value."""
+    """Turn a tree into sympy, operands first; refuse what has no real value, where it stands."""
     import sympy
 
     at, name, parts = node.col_offset - 1, "", list[ast.expr]()
@@ -175,9 +154,8 @@ def _build(node: ast.expr, text: str, depth: int = 0) -> Any:
             symbol = sympy.Symbol(f"{'logprob' if name == 'p' else name}({side})", real=True)
             return sympy.exp(symbol) if name == "p" else symbol
         case ast.Call(func=ast.Name(id=name), args=parts) if name in FUNCTIONS:
-            least = FUNCTIONS[name]
-            if len(parts) < least or (least == 1 and len(parts) > 1):
-                accepted = "exactly one value" if least == 1 else "two values or more"
+            if len(parts) < FUNCTIONS[name] or len(parts) > FUNCTIONS[name] == 1:
+                accepted = "exactly one value" if FUNCTIONS[name] == 1 else "two values or more"
                 refuse(text, at, f"{name} takes {accepted}, found {len(parts)}")
         case ast.UnaryOp(op=op, operand=operand):
             name, parts = type(op).__name__, [operand]
@@ -241,9 +219,6 @@ def _is_excessive(number: Any) -> bool:
     return bits > 4096 or bool(abs(number) > MAX_NUMBER)
 
 
-# -- sympy to torch -----------------------------------------------------------------------------
-
-
 def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
     """Walk a sympy expression; constants stay floats, everything else is a tensor."""
     if tree.is_Symbol:
@@ -251,15 +226,12 @@ def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
     if not tree.free_symbols:
         return float(tree)
     name = tree.func.__name__
-    if name == "Pow" or (name == "Mul" and any(factor.is_Pow for factor in tree.args)):
-        # ratios of probabilities: p/(p + q) is 0/0 in floats where both underflow
-        logarithm = _log_of_positive(tree, values)
-        if logarithm is not None:
-            return _exp(logarithm)
-    if name == "log":
-        logarithm = _log_of_positive(tree.args[0], values)
-        if logarithm is not None:
-            return logarithm
+    # ratios of probabilities: p/(p + q) is 0/0 in floats where both underflow
+    powers = name == "Pow" or (name == "Mul" and any(factor.is_Pow for factor in tree.args))
+    if powers and (logarithm := _log_of_positive(tree, values)) is not None:
+        return _exp(logarithm)
+    if name == "log" and (logarithm := _log_of_positive(tree.args[0], values)) is not None:
+        return logarithm
     value: Value = _TORCH[name](*(_evaluate(part, values) for part in tree.args))
     return value
 
@@ -279,9 +251,8 @@ def _log_of_positive(tree: Any, values: Mapping[str, Tensor]) -> Value | None:
         return None if inner is None else inner * float(tree.exp)
     if name not in ("Mul", "Add"):
         return None
-    parts = [_log_of_positive(part, values) for part in tree.args]
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
+    known = [log for part in tree.args if (log := _log_of_positive(part, values)) is not None]
+    if len(known) < len(tree.args):
         return None
     return reduce(operator.add if name == "Mul" else _log_add_exp, known)
 
@@ -317,7 +288,5 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "Max": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].maximum(_tensors(a, b)[1]), parts),
     "Min": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].minimum(_tensors(a, b)[1]), parts),
     "sign": lambda value: value.sign(),
-    "Heaviside": lambda value, *_: (
-        (value.sign() + 1) / 2
-    ),  # one half at ties, as in torch's maximum
+    "Heaviside": lambda value, *_: (value.sign() + 1) / 2,  # ½ at ties, as in torch's maximum
 }

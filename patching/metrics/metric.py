@@ -80,8 +80,7 @@ class Metric:
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to one value per example [..., B].
 
-        Raises:
-            PromptError: the target lacks what this metric needs, or does not fit the logits.
+        Raises PromptError if the target lacks what the metric needs, or does not fit the logits.
         """
         self.check(target)
         _check_fit(self.name, logits, target)
@@ -95,11 +94,7 @@ class Metric:
     def require_gradient(
         self, *, at_clean_only: bool, instead: str = "gradients along a path"
     ) -> None:
-        """Refuse to be differentiated where there is no gradient; `instead`: what can be used.
-
-        Raises:
-            EdgewiseError: the metric has none, or it is 0 at the clean run and asked only there.
-        """
+        """Refuse to be differentiated where there is no gradient; `instead`: what can be used."""
         if not self.differentiable:
             raise EdgewiseError(
                 f"metric '{self.name}' has no gradient, so edges cannot be attributed with it; "
@@ -113,23 +108,21 @@ class Metric:
             )
 
     def check(self, target: Target) -> None:
-        """Refuse a target that lacks what this metric needs.
-
-        Raises:
-            PromptError: names the metric and the first pairs (counted from 1) at fault.
-        """
+        """Refuse a target that lacks what this metric needs, naming the first pairs at fault."""
         needed = {"answer": target.answers}
         if self.needs_distractors:
             needed["distractor"] = target.distractors
         for what, ids in needed.items():
             lacking = (~(ids >= 0).any(-1)).nonzero()[:, 0].tolist()
             if lacking:
-                named = ", ".join(str(i + 1) for i in lacking[:5])
+                first = ", ".join(str(i + 1) for i in lacking[:5])
                 more = ", …" if len(lacking) > 5 else ""
+                free = named(lambda one: not one.needs_distractors)
+                other = f" or choose a metric that needs none: {free}" if what != "answer" else ""
                 raise PromptError(
                     f"the metric {self.name} needs at least one {what} in every pair, but "
-                    f"{len(lacking)} of {len(ids)} have none (pair {named}{more}); add {what}s to "
-                    f"the pairs{_alternatives(what)}."
+                    f"{len(lacking)} of {len(ids)} have none (pair {first}{more}); add {what}s to "
+                    f"the pairs{other}."
                 )
         if self.needs_clean_logits and target.clean_logits is None:
             raise PromptError(
@@ -157,9 +150,6 @@ def named(suited: Callable[[Metric], bool]) -> str:
     return ", ".join(name for name, one in METRICS.items() if suited(one))
 
 
-# -- parts, shared by metrics and expressions ---------------------------------------------------
-
-
 def widen(values: Tensor) -> Tensor:
     """Return the values in float32 at least."""
     import torch
@@ -181,13 +171,6 @@ def pick(logits: Tensor, ids: Tensor, padding: float) -> Tensor:
     """Gather the ids [B, A] from logits [..., B, V], with a constant where an id is -1."""
     index = ids.clamp(min=0).expand(*logits.shape[:-1], ids.shape[-1])  # [..., B, A]
     return widen(logits.gather(-1, index)).masked_fill(ids < 0, padding)
-
-
-def _alternatives(what: str) -> str:
-    if what == "answer":
-        return ""
-    free = named(lambda one: not one.needs_distractors)
-    return f" or choose a metric that needs none: {free}"
 
 
 def _check_fit(name: str, logits: Tensor, target: Target) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ...graphs.errors import unknown
 from .expressions import expression_metric
@@ -24,23 +24,9 @@ from .metric import METRICS, Function, Metric, Target, log_prob, mean_logit, pic
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from typing_extensions import Required, Unpack
 
 
-class Properties(TypedDict, total=False):
-    """What a metric says of itself; see `Metric`."""
-
-    larger_is_better: Required[bool]
-    needs_distractors: bool
-    needs_clean_logits: bool
-    differentiable: bool
-    flat_at_clean: bool
-    tokens_only: bool
-    rest: str
-    default_for: str
-
-
-def metric(name: str, **properties: Unpack[Properties]) -> Callable[[Function], Metric]:
+def metric(name: str, **properties: Any) -> Callable[[Function], Metric]:
     """Register a function as a metric; see `Metric` for what the properties mean."""
 
     def register(function: Function) -> Metric:
@@ -79,9 +65,6 @@ def default_metric(*, searching: bool) -> str:
     """Name what searches, or methods that score, measure unless told otherwise."""
     wanted = "searches" if searching else "scores"
     return next(name for name, one in METRICS.items() if one.default_for == wanted)
-
-
-# -- the metrics --------------------------------------------------------------------------------
 
 
 @metric(
@@ -132,7 +115,7 @@ def nll(logits: Tensor, target: Target) -> Tensor:
 )
 def accuracy(logits: Tensor, target: Target) -> Tensor:
     """1 where the largest answer logit exceeds the largest distractor logit, else 0."""
-    best = [
+    answer, distractor = (
         pick(logits, ids, float("-inf")).amax(-1) for ids in (target.answers, target.distractors)
-    ]
-    return (best[0] > best[1]).to(best[0].dtype)
+    )
+    return (answer > distractor).to(answer.dtype)

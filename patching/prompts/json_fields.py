@@ -23,11 +23,9 @@ def parse_object(line: str) -> dict[str, object]:
     try:
         row = json.loads(line.lstrip("\ufeff"), object_pairs_hook=collect)
     except (ValueError, RecursionError) as error:
-        why = (
-            f"{error.msg} at column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else str(error)
-        )
+        why = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            why = f"{error.msg} at column {error.colno}"
         raise PromptError(
             f"is not JSON ({why}): {shorten(line.strip())}; accepted: one JSON object."
         ) from None

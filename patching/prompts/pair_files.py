@@ -12,8 +12,8 @@ line that cannot be used is reported with its number.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,23 +35,12 @@ _COMMON = ("answer_position", "group")
 _RECORDED = "bos_prepended"
 
 
+_FORMS = {"text": _TEXT, "ids": _IDS}
+"""The two ways to write a pair: their keys, in one order."""
+
+
 class _WholeFile(PromptError):
     """Every line would fail alike, so the first one speaks for all."""
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Hold one of the two ways to write a pair: its keys, in the order of `_TEXT`."""
-
-    name: str
-    keys: tuple[str, ...]
-    accepted: tuple[str, ...]
-
-
-_FORMS = (
-    _Form("text", _TEXT, (*_TEXT, *_COMMON)),
-    _Form("ids", _IDS, (*_IDS, *_COMMON, _RECORDED)),
-)
 
 
 def read_pairs(
@@ -65,7 +54,7 @@ def read_pairs(
 
     Text needs the model's tokenizer; `bos` forces a beginning-of-sequence token (True) or none
     (False), default what the tokenizer does. With `vocab_size`, ids must lie below it.
-    Raises PromptError that lists the lines at fault, what was found and what is accepted.
+    A PromptError lists the lines at fault.
     """
     path = Path(path)
     reader = _Reader(tokenizer, bos, vocab_size)
@@ -95,11 +84,7 @@ def read_pairs(
 
 
 def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> PromptPairs:
-    """Read prompt pairs that another file holds as token ids; see `pair_rows`.
-
-    Raises:
-        PromptError: names the first entry at fault, what was found and what is accepted.
-    """
+    """Read prompt pairs that another file holds as token ids; see `pair_rows`."""
     reader = _Reader(None, None, vocab_size)
     pairs = []
     for number, row in enumerate(rows, start=1):
@@ -112,7 +97,20 @@ def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> Pr
 
 def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
     """Return pairs as token ids, as a line of a file holds each."""
-    return [_row(pair, pairs.bos_prepended) for pair in pairs]
+    rows = []
+    for pair in pairs:
+        needed = (pair.clean, pair.corrupted, pair.answers)
+        row: dict[str, object] = dict(zip(_IDS[:3], needed, strict=True))
+        if pair.distractors:
+            row[_IDS[3]] = pair.distractors
+        if pair.answer_position != len(pair.clean) - 1:
+            row["answer_position"] = pair.answer_position
+        if pair.group:
+            row["group"] = pair.group
+        if pairs.bos_prepended is not None:
+            row[_RECORDED] = pairs.bos_prepended
+        rows.append(row)
+    return rows
 
 
 def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
@@ -128,74 +126,64 @@ def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in pair_rows(pairs)))
 
 
+@dataclass
 class _Reader:
-    """Turn lines into pairs; remember the form of the first line."""
+    """What turns lines into pairs, and remembers what the first of them decided."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase | None,
-        bos: bool | None,
-        vocab_size: int | None,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._bos = bos
-        self._limit = vocab_size
-        self.tokens: Tokens | None = None
-        self._form: _Form | None = None
-        self._recorded: list[bool | None] = []
+    tokenizer: PreTrainedTokenizerBase | None
+    bos: bool | None
+    vocab_size: int | None
+    tokens: Tokens | None = None
+    form: str = ""
+    recorded: list[bool | None] = field(default_factory=list)
 
     @property
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
         if self.tokens is not None:
             return self.tokens.bos_prepended
-        return self._recorded[0] if self._recorded else None
+        return self.recorded[0] if self.recorded else None
 
     def pair(self, line: str) -> Pair:
         """Read one line."""
         row = parse_object(line)
         form = _form_of(row)
-        if self._form is None:
-            self._form = form
-        if form is not self._form:
+        self.form = self.form or form
+        if form != self.form:
             raise PromptError(
-                f"is written as {form.name}, but the lines before it as {self._form.name}; "
+                f"is written as {form}, but the lines before it as {self.form}; "
                 "accepted: one form in the whole file."
             )
-        self._check_keys(row, form)
-        position = _position(row)
-        group = row.get("group", "")
-        if not isinstance(group, str):
-            raise PromptError(f"'group' is {found(group)}; accepted: a text.")
-        make = self._from_text if form.name == "text" else self._from_ids
-        return make(row, position, group)
-
-    def _check_keys(self, row: dict[str, object], form: _Form) -> None:
-        for key in row:
-            if key not in form.accepted:
-                raise PromptError(str(unknown("key", key, form.accepted)))
-        for key in form.keys[:3]:
+        keys = _FORMS[form]
+        _refuse_unknown(row, (*keys, *_COMMON, *([_RECORDED] if form == "ids" else [])))
+        for key in keys[:3]:
             if key not in row:
                 raise PromptError(
                     f"the key '{key}' is missing; found: {', '.join(row)}; needed: "
-                    f"{', '.join(form.keys[:3])}."
+                    f"{', '.join(keys[:3])}."
                 )
+        position, group = row.get("answer_position"), row.get("group", "")
+        if position is not None and (not isinstance(position, int) or isinstance(position, bool)):
+            raise PromptError(f"'answer_position' is {found(position)}; accepted: a whole number.")
+        if not isinstance(group, str):
+            raise PromptError(f"'group' is {found(group)}; accepted: a text.")
+        return (self._from_text if form == "text" else self._from_ids)(row, position, group)
 
     def _from_ids(self, row: dict[str, object], position: int | None, group: str) -> Pair:
-        if self._bos is not None:
+        if self.bos is not None:
             raise _WholeFile(
-                f"holds token ids, which are used as they are, but bos={self._bos} was asked for; "
+                f"holds token ids, which are used as they are, but bos={self.bos} was asked for; "
                 "accepted with ids: no decision about bos."
             )
         recorded = row.get(_RECORDED)
         if recorded is not None and not isinstance(recorded, bool):
             raise PromptError(f"'{_RECORDED}' is {found(recorded)}; accepted: true or false.")
-        if self._recorded and self._recorded[0] != recorded:
+        if self.recorded and self.recorded[0] != recorded:
             raise PromptError(
-                f"'{_RECORDED}' is {found(recorded)}, but {found(self._recorded[0])} in the "
+                f"'{_RECORDED}' is {found(recorded)}, but {found(self.recorded[0])} in the "
                 "lines before it; accepted: the same in the whole file."
             )
-        self._recorded.append(recorded)
+        self.recorded.append(recorded)
         clean, corrupted, answers, distractors = (
             self._ids(key, row.get(key, []), empty=key == _IDS[3]) for key in _IDS
         )
@@ -208,7 +196,7 @@ class _Reader:
 
     def _ids(self, key: str, value: object, *, empty: bool) -> tuple[int, ...]:
         ids = list_of(key, value, int, "token ids", empty=empty)
-        limit = _LARGEST_ID if self._limit is None else self._limit - 1
+        limit = _LARGEST_ID if self.vocab_size is None else self.vocab_size - 1
         for one in ids:
             if not 0 <= one <= limit:
                 raise PromptError(f"'{key}' holds the id {one}; accepted: 0 to {limit}.")
@@ -219,7 +207,17 @@ class _Reader:
         answers, distractors = (
             list_of(key, row.get(key, []), str, "texts", empty=key == _TEXT[3]) for key in _TEXT[2:]
         )
-        tokens = self._tokenizer_or_refuse()
+        if self.tokenizer is None:
+            raise _WholeFile(
+                "holds text, but no tokenizer was given; accepted: the model's tokenizer, or "
+                f"pairs written as ids ({', '.join(_IDS)})."
+            )
+        if self.tokens is None:
+            try:
+                self.tokens = Tokens(self.tokenizer, self.bos)
+            except PromptError as error:
+                raise _WholeFile(str(error)) from None
+        tokens = self.tokens
         clean_ids, corrupted_ids = tokens.prompts([clean, corrupted])
         if len(clean_ids) != len(corrupted_ids):
             raise PromptError(
@@ -229,49 +227,31 @@ class _Reader:
             )
         if position is None:
             position = tokens.last(clean_ids)
-        context = clean if position == tokens.last(clean_ids) else None
-        one = _one_token(tokens, context)
+        context = clean if position == tokens.last(clean_ids) else ""
         chosen = (
-            tuple(one(_TEXT[2], text) for text in answers),
-            tuple(one(_TEXT[3], text) for text in distractors),
+            tuple(_one_token(tokens, context, _TEXT[2], text) for text in answers),
+            tuple(_one_token(tokens, context, _TEXT[3], text) for text in distractors),
         )
         pair = _pair((clean_ids, corrupted_ids), *chosen, position, group)
         for key, ids in zip(_TEXT, (clean_ids, corrupted_ids, *chosen), strict=True):
             self._ids(key, list(ids), empty=True)
         return pair
 
-    def _tokenizer_or_refuse(self) -> Tokens:
-        if self._tokenizer is None:
-            raise _WholeFile(
-                "holds text, but no tokenizer was given; accepted: the model's tokenizer, or "
-                f"pairs written as ids ({', '.join(_IDS)})."
-            )
-        if self.tokens is None:
-            try:
-                self.tokens = Tokens(self._tokenizer, self._bos)
-            except PromptError as error:
-                raise _WholeFile(str(error)) from None
-        return self.tokens
 
-
-def _one_token(tokens: Tokens, context: str | None) -> Callable[[str, str], int]:
-    """Return the function that turns an answer or distractor into its one token."""
-
-    def one(key: str, text: str) -> int:
-        ids = tokens.answer(context or "", text)
-        if tokens.has_unknown(ids):
-            raise PromptError(
-                f"'{key}' holds {text!r}, which the tokenizer does not know; accepted: texts that "
-                "are one token of its vocabulary."
-            )
-        if len(ids) != 1:
-            raise PromptError(
-                f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
-                "accepted: texts that are exactly one token, usually a word with its space before."
-            )
-        return ids[0]
-
-    return one
+def _one_token(tokens: Tokens, context: str, key: str, text: str) -> int:
+    """Return the one token of an answer or distractor behind a context."""
+    ids = tokens.answer(context, text)
+    if tokens.has_unknown(ids):
+        raise PromptError(
+            f"'{key}' holds {text!r}, which the tokenizer does not know; accepted: texts that "
+            "are one token of its vocabulary."
+        )
+    if len(ids) != 1:
+        raise PromptError(
+            f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
+            "accepted: texts that are exactly one token, usually a word with its space before."
+        )
+    return ids[0]
 
 
 def _pair(
@@ -299,8 +279,8 @@ def _pair(
     return Pair(clean, corrupted, answers, distractors, last, group)
 
 
-def _form_of(row: dict[str, object]) -> _Form:
-    used = [form for form in _FORMS if any(key in row for key in form.keys)]
+def _form_of(row: dict[str, object]) -> str:
+    used = [form for form, keys in _FORMS.items() if any(key in row for key in keys)]
     if len(used) == 2:
         mixed = [key for key in row if key in (*_TEXT, *_IDS)]
         raise PromptError(
@@ -309,37 +289,16 @@ def _form_of(row: dict[str, object]) -> _Form:
         )
     if used:
         return used[0]
-    accepted = (*_TEXT, *_IDS, *_COMMON)
-    for key in row:
-        if key not in accepted:
-            raise PromptError(str(unknown("key", key, accepted)))
+    _refuse_unknown(row, (*_TEXT, *_IDS, *_COMMON))
     raise PromptError(
         f"no prompt is given; needed: {', '.join(_TEXT[:3])}, or {', '.join(_IDS[:3])}."
     )
 
 
-def _position(row: dict[str, object]) -> int | None:
-    value = row.get("answer_position")
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise PromptError(f"'answer_position' is {found(value)}; accepted: a whole number.")
-    return value
-
-
-def _row(pair: Pair, bos_prepended: bool | None) -> dict[str, object]:
-    row: dict[str, object] = {
-        "clean_ids": pair.clean,
-        "corrupted_ids": pair.corrupted,
-        "answer_ids": pair.answers,
-    }
-    if pair.distractors:
-        row["distractor_ids"] = pair.distractors
-    if pair.answer_position != len(pair.clean) - 1:
-        row["answer_position"] = pair.answer_position
-    if pair.group:
-        row["group"] = pair.group
-    if bos_prepended is not None:
-        row[_RECORDED] = bos_prepended
-    return row
+def _refuse_unknown(row: dict[str, object], accepted: Sequence[str]) -> None:
+    for key in row:
+        if key not in accepted:
+            raise PromptError(str(unknown("key", key, accepted)))
 
 
 def _read_text(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Hold one clean and corrupted prompt as token ids, without padding.
+    """One clean and corrupted prompt as token ids, without padding.
 
     `answer_position` counts from the first token; the answer is predicted at this position.
     """
@@ -36,9 +38,7 @@ class Pair:
             )
         if not self.answers:
             raise PromptError("a prompt pair has no answer; accepted: at least one answer token.")
-        position = self.answer_position
-        if position < 0:
-            position += len(self.clean)
+        position = self.answer_position + len(self.clean) * (self.answer_position < 0)
         if not 0 <= position < len(self.clean):
             raise PromptError(
                 f"answer_position {self.answer_position} lies outside the {len(self.clean)} tokens."
@@ -48,7 +48,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold padded pairs as tensors; B examples, T positions.
+    """Padded pairs as tensors; B examples, T positions.
 
     `clean`, `corrupted`: int64 [B, T]. `mask`: bool [B, T], True on real tokens.
     `position_ids`: int64 [B, T], counted over real tokens. `answer_position`: int64 [B], column.
@@ -69,7 +69,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """Hold the prompt pairs of one task, validated; `origin` tells how to make them again.
+    """The prompt pairs of one task, validated; `origin` tells how to make them again.
 
     >>> pairs = PromptPairs((Pair((5, 17, 3), (5, 9, 3), (40,), (41,)),), name="mine")
     >>> len(pairs), pairs.batch().clean.tolist()
@@ -111,23 +111,14 @@ class PromptPairs:
             clean[row, real] = torch.tensor(pair.clean)
             corrupted[row, real] = torch.tensor(pair.corrupted)
             position[row] = start + pair.answer_position
-        tensors = (
-            clean,
-            corrupted,
-            mask,
-            (mask.long().cumsum(-1) - 1).clamp(min=0),
-            position,
-            _ragged([p.answers for p in chosen]),
-            _ragged([p.distractors for p in chosen]),
-        )
+        position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        words = (_ragged([p.answers for p in chosen]), _ragged([p.distractors for p in chosen]))
+        tensors = (clean, corrupted, mask, position_ids, position, *words)
         return Batch(*(t.to(device) for t in tensors))
 
     @property
     def sha256(self) -> str:
         """Return a hash of everything a result depends on: ids, answers, positions, groups."""
-        import hashlib
-        import json
-
         rows = [
             [p.clean, p.corrupted, p.answers, p.distractors, p.answer_position, p.group]
             for p in self.pairs

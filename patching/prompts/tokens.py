@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +74,8 @@ class Tokens:
         """Return the id of a text that is one known token, standing alone; None if it is not."""
         if text not in self._single:
             ids = self._alone(text)
-            one = len(ids) == 1 and not self.has_unknown(ids)
-            self._single[text] = ids[0] if one else None
+            known = len(ids) == 1 and not self.has_unknown(ids)
+            self._single[text] = ids[0] if known else None
         return self._single[text]
 
     def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
@@ -96,9 +98,8 @@ class Tokens:
 
         Bytes that are no text by themselves are shown as the vocabulary writes them.
         """
-        marked = self._tokens(ids)
         shown: list[str] = []
-        for mark, one in zip(marked, ids, strict=True):
+        for mark, one in zip(self._tokens(ids), ids, strict=True):
             text: str = self._tokenizer.decode([one])
             if "\ufffd" in text:
                 text = mark
@@ -168,10 +169,6 @@ def _is_word(mark: str) -> bool:
 
 def tokens_sha256(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> str:
     """Hash how a tokenizer reads the ids in pairs; others with this hash read the same text."""
-    import hashlib
-    import json
-
-    parts = [(p.clean, p.corrupted, p.answers, p.distractors) for p in pairs]
-    ids = sorted({token for pair in parts for part in pair for token in part})
+    ids = sorted(set().union(*(p.clean + p.corrupted + p.answers + p.distractors for p in pairs)))
     pieces = tokenizer.convert_ids_to_tokens(ids)
     return hashlib.sha256(json.dumps([ids, pieces]).encode()).hexdigest()

@@ -30,17 +30,14 @@ from ..run.runner import Runner, refuse_nan
 from ..trace import Values, at_answers
 
 WARN_BYTES = 2 << 30
-"""A donation that takes more memory than this is warned of."""
+"""Donor values that take more memory than this are warned of."""
 
 Projection = tuple[Tensor, float]
 """A layer's output projection [H, K, D] and its scale."""
 
 
-def quiet_runner(
-    model: LiftedModel,
-    pairs: PromptPairs,
-    metric: str | Metric,
-    batch_size: int | None = None,
+def clean_runner(
+    model: LiftedModel, pairs: PromptPairs, metric: str | Metric, batch_size: int | None = None
 ) -> Runner:
     """Return a runner whose clean runs cover whole prompts; nothing of it is ever ablated."""
     return Runner.create(model, pairs, metric=metric, ablation=zero, batch_size=batch_size)
@@ -61,7 +58,7 @@ class DonorChunk:
 
 
 @dataclass(frozen=True, eq=False)
-class Donation:
+class DonorValues:
     """A donor's clean runs, without the donor: what senders wrote, and what it measures.
 
     `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`:
@@ -81,25 +78,22 @@ class Donation:
 
 
 @torch.no_grad()
-def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
+def record(runner: Runner, nodes: Iterable[Node] | None = None) -> DonorValues:
     """Run the donor on the clean prompts and keep what some senders wrote (default: all).
 
     Nothing of the model itself is kept but copies of output projections, so that the donor can be
     closed before the receiver is opened.
-
-    Raises:
-        GraphMismatch: the graph has no such sender.
     """
     model, graph = runner.model, runner.graph
     senders = graph.senders if nodes is None else tuple(nodes)
     wanted = frozenset(column_of(graph, node) for node in senders)
-    _warn_of_size(runner, wanted)
     layers = {graph.senders[u].layer for u in wanted if graph.senders[u].kind is Kind.HEAD}
     projections = {
         layer: (block.attention.wo.clone(), block.attention.output_scale)
         for layer, block in enumerate(model.blocks)
         if layer in layers
     }
+    _warn_of_size(runner, wanted, projections)
     parts, total = [], 0.0
     for chunk in runner.chunks():
         logits = chunk.logits(chunk.clean.streams.final)
@@ -109,7 +103,7 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
         values = _trimmed(graph, chunk.clean.values, wanted)
         parts.append(DonorChunk(values, summed(chunk).cpu(), kept))
     refuse_nan(np.array([total]), f"the metric '{runner.metric.name}'")
-    return Donation(
+    return DonorValues(
         graph, model.d_model, runner.metric, runner.pairs, runner.batch_size, wanted, projections,
         tuple(parts), total / len(runner.pairs),
         rounding_floor(runner.chunks(), runner.metric, unlike=True),
@@ -117,11 +111,7 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> Donation:
 
 
 def column_of(graph: ComputationGraph, node: Node) -> int:
-    """Return a sender's column.
-
-    Raises:
-        GraphMismatch: there is no such sender.
-    """
+    """Return a sender's column; GraphMismatch if there is no such sender."""
     column = graph.sender_index.get(node)
     if column is None:
         why = ""
@@ -198,16 +188,15 @@ def written(
     return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
-def _warn_of_size(runner: Runner, wanted: frozenset[int]) -> None:
-    """Warn of a donation that takes much memory."""
-    model, graph = runner.model, runner.graph
+def _warn_of_size(
+    runner: Runner, wanted: frozenset[int], projections: dict[int, Projection]
+) -> None:
     tokens = sum(len(pair.clean) for pair in runner.pairs)
-    layers = {graph.senders[u].layer for u in wanted if graph.senders[u].kind is Kind.HEAD}
-    width = sum(
-        model.blocks[layer].attention.wo[..., 0].numel() for layer in layers if layer is not None
+    width = sum(weight[..., 0].numel() for weight, _ in projections.values())
+    width += runner.model.d_model * sum(
+        runner.graph.senders[u].kind is not Kind.HEAD for u in wanted
     )
-    others = sum(graph.senders[u].kind is not Kind.HEAD for u in wanted)
-    size = tokens * (width + others * model.d_model) * model.tokens.element_size()
+    size = tokens * width * runner.model.tokens.element_size()
     if size > WARN_BYTES:
         warnings.warn(
             f"keeping what the donor wrote takes {size / 2**30:.1f} GiB of memory; fewer examples, "

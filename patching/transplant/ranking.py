@@ -41,12 +41,7 @@ class Carried:
 def single_effects(
     transplant: Transplant, nodes: Iterable[Node] | None = None, progress: Progress | None = None
 ) -> list[Carried]:
-    """Measure nodes one at a time (default: all), and rank them by the share each carries alone.
-
-    Raises:
-        EdgewiseError: the two models measure the same, so there is no gain.
-        GraphMismatch: the graph has no such sender.
-    """
+    """Measure nodes one at a time (default: all), and rank them by the share each carries alone."""
     graph = transplant.graph
     chosen = graph.senders if nodes is None else tuple(nodes)
     columns = sorted({column_of(graph, node) for node in chosen})
@@ -63,18 +58,10 @@ def greedy(
     beam: int | None = None,
     progress: Progress | None = None,
 ) -> list[Carried]:
-    """Choose nodes one after the other, each time the one that carries most with the others.
+    """Choose up to `steps` nodes, each time the one that carries most with those before it.
 
-    Args:
-        transplant: donor and receiver.
-        singles: what `single_effects` found.
-        steps: choose at most so many nodes.
-        share: stop when this share of the gain is carried.
-        beam: try so many of the best singles in each step; default: all.
-        progress: told what is done.
-
-    Raises:
-        EdgewiseError: `steps` or `beam` is less than 1.
+    `singles`: from `single_effects`; the best `beam` of them (default: all) are tried in each step.
+    `share`: stop when this share of the gain is carried.
     """
     for name, number in (("steps", steps), ("beam", beam)):
         if number is not None and number < 1:

@@ -45,10 +45,10 @@ from ..run.plan import make_plan
 from ..run.runner import RUN_BYTES, Runner, refuse_nan
 from ..trace import at_answers
 from .donor import (
-    Donation,
     DonorChunk,
+    DonorValues,
+    clean_runner,
     column_of,
-    quiet_runner,
     stream_device,
     summed,
     target_of,
@@ -75,51 +75,43 @@ def edges_mask(graph: ComputationGraph, edges: Iterable[Edge]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Transplant:
-    """Measure a receiver with parts of a donor.
-
-    Args:
-        runner: the receiver on the donation's prompts, with its metric; see `create`.
-        donation: what the donor wrote.
-    """
+    """A receiver that parts of a donor are put in, by their values on the same prompts."""
 
     runner: Runner
-    donation: Donation
+    donated: DonorValues
 
     @staticmethod
-    def create(model: LiftedModel, pairs: PromptPairs, donation: Donation) -> Transplant:
-        """Check that receiver and donation fit together.
+    def create(model: LiftedModel, pairs: PromptPairs, donated: DonorValues) -> Transplant:
+        """Put a receiver beside a donor's values, which must be of its shape, and of its prompts.
 
-        Raises:
-            GraphMismatch: the two models differ in shape.
-            PromptError: the prompts are not the donor's.
-            EdgewiseError: the metric compares all logits, and the vocabularies differ.
+        Metrics that compare all logits need vocabularies of one size, too.
         """
-        differences = donation.graph.differences(model.graph)
-        if donation.d_model != model.d_model:
-            differences.append(f"d_model {donation.d_model} and {model.d_model}")
+        differences = donated.graph.differences(model.graph)
+        if donated.d_model != model.d_model:
+            differences.append(f"d_model {donated.d_model} and {model.d_model}")
         if differences:
             raise GraphMismatch(
                 "nothing can be transplanted between these models: they differ in "
                 f"{'; '.join(differences)} (donor and receiver). Accepted: two models of one shape."
             )
-        if pairs.sha256 != donation.pairs.sha256:
+        if pairs.sha256 != donated.pairs.sha256:
             raise PromptError(
                 "the receiver's prompts are not those the donor ran on; give both the same pairs."
             )
-        seen = donation.parts[0].logits
+        seen = donated.parts[0].logits
         if seen is not None and seen.shape[-1] != len(model.unembed.weight):
             raise EdgewiseError(
-                f"metric '{donation.metric.name}' compares all logits, and the donor has "
+                f"metric '{donated.metric.name}' compares all logits, and the donor has "
                 f"{seen.shape[-1]:,}, the receiver {len(model.unembed.weight):,}; use a metric of "
                 f"single tokens, such as {named(lambda one: one.reads_few)}."
             )
-        runner = quiet_runner(model, pairs, donation.metric, donation.batch_size)
-        return Transplant(runner, donation)
+        runner = clean_runner(model, pairs, donated.metric, donated.batch_size)
+        return Transplant(runner, donated)
 
     @property
     def graph(self) -> ComputationGraph:
         """Return the graph of both models."""
-        return self.donation.graph
+        return self.donated.graph
 
     @cached_property
     def receiver(self) -> float:
@@ -129,15 +121,14 @@ class Transplant:
     @property
     def donor(self) -> float:
         """Return the donor's metric."""
-        return self.donation.value
+        return self.donated.value
 
     @cached_property
     def everything(self) -> float:
         """Return the receiver's metric with the values of all the donor's nodes."""
 
         def run(chunk: Chunk, part: DonorChunk) -> Tensor:
-            position = chunk.batch.answer_position
-            own = at_answers(chunk.clean.streams.final, position)
+            own = at_answers(chunk.clean.streams.final, chunk.batch.answer_position)
             given = place(part.stream, own.device) - summed(chunk)
             return chunk.model.logits(own + given)[None]
 
@@ -147,7 +138,7 @@ class Transplant:
     def _rounding(self) -> float:
         """Return how far rounding may move the metric of either model."""
         own = rounding_floor(self.runner.chunks(), self.runner.metric, unlike=True)
-        return max(self.donation.floor, own)
+        return max(self.donated.floor, own)
 
     @property
     def floor(self) -> float:
@@ -161,11 +152,7 @@ class Transplant:
         return (value - self.receiver) / (self.donor - self.receiver)
 
     def require_share(self, value: float) -> float:
-        """Return the same where there must be a gain.
-
-        Raises:
-            EdgewiseError: the two models measure the same.
-        """
+        """Return the same where there must be a gain; else EdgewiseError."""
         share = self.carried(value)
         if share is None:
             raise EdgewiseError(
@@ -176,17 +163,10 @@ class Transplant:
 
     @torch.no_grad()
     def measure(self, chosen: np.ndarray) -> list[float]:
-        """Return the metric's mean with the donor's values on each choice of edges.
-
-        Args:
-            chosen: bool [C, ports, senders].
-
-        Raises:
-            EdgewiseError: the donor was recorded without a sender that is asked for.
-        """
+        """Return the metric's mean with the donor's values on edges, bool [C, ports, senders]."""
         assert not (chosen & ~self.graph.reads).any()
         senders = [int(u) for u in np.flatnonzero(chosen.any((0, 1)))]
-        lacking = sorted(set(senders) - self.donation.wanted)
+        lacking = sorted(set(senders) - self.donated.wanted)
         if lacking:
             names = ", ".join(str(self.graph.senders[u]) for u in lacking)
             raise EdgewiseError(f"the donor was recorded without {names}; record these nodes too.")
@@ -203,7 +183,7 @@ class Transplant:
         total: np.ndarray | float = 0.0
         metric = self.runner.metric
         with torch.no_grad():
-            for chunk, part in zip(self.runner.chunks(), self.donation.parts, strict=True):
+            for chunk, part in zip(self.runner.chunks(), self.donated.parts, strict=True):
                 logits = run(chunk, part)
                 value = metric(logits, target_of(chunk, metric, part.logits))
                 total = total + value.cpu().double().sum(-1).numpy()
@@ -218,21 +198,18 @@ class Transplant:
             for layer, block in enumerate(chunk.model.blocks)
         }
         values, device = chunk.clean.values, stream_device(chunk)
-        rows = []
-        for sender in senders:
-            theirs = written(self.graph, sender, part.values, self.donation.projections, own)
-            ours = written(self.graph, sender, values, own, own)
-            rows.append((place(theirs, device) - place(ours, device)).flatten())
         wide = torch.promote_types(values.sources.dtype, torch.float32)
-        count = values.sources[0].numel()
-        empty = torch.zeros(0, count, dtype=wide, device=device)
-        return torch.stack(rows) if rows else empty
+        rows = [torch.zeros(0, values.sources[0].numel(), dtype=wide, device=device)]
+        for sender in senders:
+            theirs = written(self.graph, sender, part.values, self.donated.projections, own)
+            ours = written(self.graph, sender, values, own, own)
+            rows.append((place(theirs, device) - place(ours, device)).reshape(1, -1))
+        return torch.cat(rows)
 
     def _logits(self, chunk: Chunk, given: Tensor, kept: np.ndarray, extra: np.ndarray) -> Tensor:
         """Run choices of edges, in parts if they do not fit in `RUN_BYTES`; [C, B, V]."""
         plan = make_plan(self.graph, kept, consistent=True, fixed=frozenset(), extra=extra)
-        nothing = given[:0]
-        world = World(chunk.model, chunk.context, chunk.clean, nothing, chunk.past, given)
+        world = World(chunk.model, chunk.context, chunk.clean, given[:0], chunk.past, given)
         streams = len(kept) * max(1, *(len(step.sums) for step in plan.layers))
         if len(kept) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
             half = len(kept) // 2

@@ -76,8 +76,8 @@ def test_one_at_a_time_it_is_the_greedy_walk(
 ) -> None:
     runner = tiny_runner(seed=seed, metric=metric)
     scores = get_method("eap-ig")(runner).scores
-    monkeypatch.setattr("edgewise.discovery.refine.STALE", 0.0)
-    monkeypatch.setattr("edgewise.discovery.refine.SLACK", -np.inf)  # no two edges go together
+    monkeypatch.setattr("edgewise.discovery.refine.REMEASURED", 0.0)
+    monkeypatch.setattr("edgewise.discovery.refine.EXTRA_RISE", -np.inf)  # no two edges go together
     found = search_from(IncrementalSearch(runner), runner, scores, 12, sweeps=0)
     assert found.circuit == greedy(runner, scores, 12)
 

@@ -14,7 +14,7 @@ import edgewise as public
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import read_transplant
 from edgewise.graphs.names import Node
-from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.donor import clean_runner, record
 from edgewise.patching.transplant.transplant import Transplant, nodes_mask
 from edgewise.session import open_model, open_task
 from edgewise.steps.transplant import Choice, transplant
@@ -74,8 +74,8 @@ def test_both_directions_measure_what_evaluate_measures(
         ("b-into-a", sessions[::-1]),
         ("a-into-b", sessions),
     ):
-        donation = record(quiet_runner(donor.lifted, task, "logit_diff"))
-        both = Transplant.create(receiver.lifted, task, donation)
+        donated = record(clean_runner(donor.lifted, task, "logit_diff"))
+        both = Transplant.create(receiver.lifted, task, donated)
         mask = nodes_mask(both.graph, [Node.parse("a0.h1"), Node.parse("m1")])
         (value,) = both.measure(mask[None])
         chosen = found[direction]["chosen"]

@@ -18,7 +18,7 @@ from edgewise.patching.gradients.port_gradients import port_gradients
 from edgewise.patching.heads.random_tokens import model_blocks
 from edgewise.patching.heads.roles import measure
 from edgewise.patching.run.runner import Runner
-from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.donor import clean_runner, record
 from edgewise.patching.transplant.transplant import Transplant
 from tests.devices import Machine, moved
 from tests.engine import random_mask, tiny_lift, tiny_pairs
@@ -94,8 +94,8 @@ def test_values_are_transplanted_over_two_devices(name: str, metric: str) -> Non
     models = [(donor, receiver), (spread(donor), receiver), (donor, spread(receiver))]
     found = []
     for one, other in [*models, (spread(donor), spread(receiver))]:
-        donation = record(quiet_runner(one, pairs, metric))
-        both = Transplant.create(other, pairs, donation)
+        donated = record(clean_runner(one, pairs, metric))
+        both = Transplant.create(other, pairs, donated)
         found.append([both.receiver, both.donor, both.everything, *both.measure(masks)])
     np.testing.assert_allclose(found[1:], [found[0]] * 3, rtol=1e-9, atol=1e-12)
 

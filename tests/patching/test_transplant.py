@@ -18,7 +18,7 @@ from edgewise.graphs.names import Edge, Kind, Node
 from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.trace import at_answers
-from edgewise.patching.transplant.donor import quiet_runner, record
+from edgewise.patching.transplant.donor import clean_runner, record
 from edgewise.patching.transplant.transplant import Transplant, edges_mask, nodes_mask
 from tests.configs import CONFIGS
 from tests.engine import (
@@ -39,7 +39,7 @@ def opened(
     donor: LiftedModel, receiver: LiftedModel, metric: str = "logit_diff", size: int = 4
 ) -> Transplant:
     pairs = tiny_pairs(lengths=LENGTHS)
-    return Transplant.create(receiver, pairs, record(quiet_runner(donor, pairs, metric, size)))
+    return Transplant.create(receiver, pairs, record(clean_runner(donor, pairs, metric, size)))
 
 
 def naive(transplant: Transplant, donor: LiftedModel, chosen: np.ndarray) -> float:
@@ -118,7 +118,7 @@ def test_any_choice_of_edges(
     pairs = tiny_pairs(seed, LENGTHS)
     mask = random_mask(receiver.graph, density, seed)
     found = [
-        Transplant.create(receiver, pairs, record(quiet_runner(donor, pairs, metric, n)))
+        Transplant.create(receiver, pairs, record(clean_runner(donor, pairs, metric, n)))
         for n in (4, size)
     ]
     expected = naive(found[0], donor, mask)
@@ -226,8 +226,8 @@ def test_a_node_is_patched_as_hooks_patch_it(name: str, node: str) -> None:
     for mine, theirs in zip(*projections, strict=True):
         theirs.load_state_dict(mine.state_dict())
     pairs = tiny_pairs(lengths=(6,))
-    donation = record(quiet_runner(describe(other), pairs, "logit_diff"), [Node.parse(node)])
-    transplant = Transplant.create(describe(model), pairs, donation)
+    donated = record(clean_runner(describe(other), pairs, "logit_diff"), [Node.parse(node)])
+    transplant = Transplant.create(describe(model), pairs, donated)
     (chunk,) = transplant.runner.chunks()
     ids = chunk.batch.clean
     which = Node.parse(node)
@@ -323,21 +323,21 @@ def test_only_what_a_choice_reaches_is_computed(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_wanted_layers_are_kept() -> None:
     pairs = tiny_pairs(lengths=(5, 5))
-    runner = quiet_runner(tiny_lift("gpt2"), pairs, "logit_diff")
-    donation = record(runner, [Node.parse("a1.h0"), Node.parse("m0")])
-    (part,) = donation.parts
+    runner = clean_runner(tiny_lift("gpt2"), pairs, "logit_diff")
+    donated = record(runner, [Node.parse("a1.h0"), Node.parse("m0")])
+    (part,) = donated.parts
     assert [z.numel() > 0 for z in part.values.z] == [False, True]
     assert [m.numel() > 0 for m in part.values.mlp] == [True, False]
     assert part.values.sources.numel() == 0
-    assert set(donation.projections) == {1}
-    transplant = Transplant.create(tiny_lift("gpt2", 1), pairs, donation)
+    assert set(donated.projections) == {1}
+    transplant = Transplant.create(tiny_lift("gpt2", 1), pairs, donated)
     with pytest.raises(EdgewiseError, match=r"recorded without a0\.h1; record"):
-        transplant.measure(nodes_mask(donation.graph, [Node.parse("a0.h1")])[None])
+        transplant.measure(nodes_mask(donated.graph, [Node.parse("a0.h1")])[None])
 
 
 def test_much_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgewise.patching.transplant.donor.WARN_BYTES", 1000)
-    runner = quiet_runner(tiny_lift("gpt2"), tiny_pairs(), "logit_diff")
+    runner = clean_runner(tiny_lift("gpt2"), tiny_pairs(), "logit_diff")
     with pytest.warns(UserWarning, match="fewer examples, or fewer nodes"):
         record(runner)
     record(runner, [])
@@ -348,21 +348,21 @@ def test_much_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_shapes_and_prompts_are_refused() -> None:
     pairs = tiny_pairs()
-    donation = record(quiet_runner(tiny_lift("gpt2"), pairs, "logit_diff"))
+    donated = record(clean_runner(tiny_lift("gpt2"), pairs, "logit_diff"))
     with pytest.raises(GraphMismatch, match="layers 2 and 3"):
-        Transplant.create(tiny_lift("gpt2-one-head"), pairs, donation)
+        Transplant.create(tiny_lift("gpt2-one-head"), pairs, donated)
     with pytest.raises(PromptError, match="not those the donor ran on"):
-        Transplant.create(tiny_lift("gpt2", 1), tiny_pairs(1), donation)
+        Transplant.create(tiny_lift("gpt2", 1), tiny_pairs(1), donated)
     config_class, model_class, options = CONFIGS["gpt2"]
     wide = model_class(config_class(**{**options, "n_embd": 32})).eval().double()
     with pytest.raises(GraphMismatch, match="d_model 16 and 32"):
-        Transplant.create(describe(wide), pairs, donation)
+        Transplant.create(describe(wide), pairs, donated)
     longer = model_class(config_class(**{**options, "vocab_size": 40})).eval().double()
-    Transplant.create(describe(longer), pairs, donation)
-    donation = record(quiet_runner(tiny_lift("gpt2"), pairs, "kl"))
+    Transplant.create(describe(longer), pairs, donated)
+    donated = record(clean_runner(tiny_lift("gpt2"), pairs, "kl"))
     assert get_metric("kl").needs_clean_logits
     with pytest.raises(EdgewiseError, match="the donor has 31, the receiver 40"):
-        Transplant.create(describe(longer), pairs, donation)
+        Transplant.create(describe(longer), pairs, donated)
 
 
 def test_unknown_nodes_are_refused() -> None:
