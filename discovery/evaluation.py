@@ -67,11 +67,7 @@ def measure(runner: Runner, circuit: Circuit) -> Evaluation:
 
 
 def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> list[Evaluation]:
-    """Measure a circuit with several metrics at the cost of one.
-
-    Raises:
-        GraphMismatch: the circuit was made for another graph than the model's.
-    """
+    """Measure a circuit, which must be of the model's graph, with metrics at the cost of one."""
     from ..patching.run.floors import rounding_floor
 
     graph = runner.graph
@@ -200,8 +196,7 @@ def smallest_faithful(
     need not rise with every edge, so a smaller n may exist that this search steps over; the
     returned circuit is measured to reach the floor, and the one with an edge less is not.
 
-    Raises:
-        EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
+    Raises EdgewiseError if full and empty circuit measure the same.
     """
     total = runner.graph.edge_count
     ends = different_ends(runner)
@@ -229,9 +224,6 @@ def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = Non
 
     An edge whose score is not above the runner's `floor` does not help: without it the loss is as
     small, but for rounding, or smaller.
-
-    Raises:
-        GraphMismatch: the circuit was made for another graph than the model's.
     """
     from ..patching.incremental.search import make_search
 

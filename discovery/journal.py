@@ -22,11 +22,9 @@ class Journal(Protocol):
     @property
     def entries(self) -> Sequence[Entry]:
         """Return what was decided before."""
-        ...
 
     def append(self, entry: Entry) -> None:
         """Keep one more entry; it must outlive the process."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,6 @@ def random_circuit(
     >>> circuit = random_circuit(graph, {"q": 3, "mlp": 1}, seed=0)
     >>> graph.count_by_kind(circuit.kept)
     {'q': 3, 'k': 0, 'v': 0, 'mlp': 1, 'logits': 0}
-
-    Raises:
-        EdgewiseError: the graph has no such kind, or fewer edges of it.
     """
     draw = np.random.default_rng(seed)
     kinds = np.array([port.kind for port in graph.ports])
@@ -91,12 +88,7 @@ def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> fl
 def baseline(
     runner: Runner, circuit: Circuit, number: int, seed: int = 0, progress: Progress | None = None
 ) -> Baseline:
-    """Measure random circuits of a circuit's number of edges of each kind, and where it stands.
-
-    Raises:
-        EdgewiseError: no circuit is asked for, or full and empty circuit measure the same.
-        GraphMismatch: the circuit was made for another graph than the model's.
-    """
+    """Measure random circuits of a circuit's number of edges of each kind, and where it stands."""
     if number < 1:
         raise EdgewiseError(f"{number} random circuits say nothing; accepted: 1 or more.")
     runner.require_graph(circuit.graph)

@@ -25,6 +25,7 @@ may be kept.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -195,18 +196,17 @@ class _Refinement:
             asked = leave_out(self.search, now.circuit.graph, among)
             least = smallest(asked, count, self.rounding)
             smaller, taken = self.without(now, least[:block])
-            if smaller is None and every:
-                break
             if every:
                 due, short = int((1 - REMEASURED) * len(now)), self.mask(least)
-            if smaller is None:
+            if smaller is not None:
+                block, now = 2 * taken if taken == block else taken, smaller
+            elif every:
+                break
+            else:
                 due = len(now)
-                continue
-            block, now = 2 * taken if taken == block else taken, smaller
         return now
 
     def mask(self, edges: Sequence[Ranked]) -> np.ndarray:
-        """Return the mask of some edges, bool [ports, senders]."""
         mask = np.zeros_like(self.search.kept)
         mask[[row for row, _, _ in edges], [sender for _, sender, _ in edges]] = True
         return mask
@@ -245,10 +245,8 @@ class _Refinement:
 
     def beats(self, one: _Step, other: _Step) -> bool:
         """Tell whether a circuit has fewer edges over those wanted, or as many and less loss."""
-        sizes = [max(len(step), self.wanted) for step in (one, other)]
-        if sizes[0] != sizes[1]:
-            return sizes[0] < sizes[1]
-        return one.loss < other.loss - self.rounding
+        size, least = (max(len(step), self.wanted) for step in (one, other))
+        return size < least or (size == least and one.loss < other.loss - self.rounding)
 
     def put_back(self, now: _Step) -> Iterator[Answers]:
         """Measure the circuit with each ablated edge of the pool, one at a time, by port."""
@@ -269,7 +267,6 @@ class _Refinement:
                 yield row, senders, self.search.ask((row,), others)
 
     def report(self, now: _Step) -> None:
-        """Tell the progress."""
         self.removed = max(self.removed, len(self.pool) - len(now))
         if self.progress is not None:
             what = f"edges removed, {len(now):,} kept, loss {now.loss:.4g}"
@@ -278,14 +275,12 @@ class _Refinement:
 
 def pool(scores: Scores, n: int) -> Circuit:
     """Keep as many edges of largest |score| as leave n when dangling ones are pruned."""
-    low, high = 0, int((~np.isnan(scores.values)).sum())
-    while high - low > 1:
-        middle = (low + high) // 2
-        if len(scores.top(middle).prune_dangling()) < n:
-            low = middle
-        else:
-            high = middle
-    return scores.top(high).prune_dangling()
+
+    def left(size: int) -> Circuit:
+        return scores.top(size).prune_dangling()
+
+    known = int((~np.isnan(scores.values)).sum())
+    return left(bisect_left(range(known), n, min(1, known), key=lambda size: len(left(size))))
 
 
 def smallest(asked: Iterator[Answers], count: int, floor: float = 0.0) -> list[Ranked]:

@@ -43,16 +43,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a method found.
+    """What a method found: scores of every edge, or of each that a search measured.
 
-    Args:
-        scores: a score for every edge, or (searches) for each edge that was measured.
-        circuit: the circuit, if the method selects one itself.
-        questions: how many candidate ablations were evaluated.
-        order: in which order edges were decided, for searches.
-        notes: what else a file should say of it: of searches `loss_search`, the circuit's loss as
-            the search has it, and `vocabulary_products`, the questions that took all logits.
-        doubt: why it cannot mean anything; None where it can.
+    `circuit`: if the method selects one itself. `questions`: how many candidate ablations were
+    evaluated; `order`: in which order edges were decided, for searches. `notes`: what else a file
+    should say: of searches `loss_search`, the circuit's loss as the search has it, and
+    `vocabulary_products`, the questions that took all logits. `doubt`: why it cannot mean anything.
     """
 
     scores: Scores
@@ -67,14 +63,12 @@ class Discovery:
 class Method:
     """A registered method, with everything that help, documents and other steps say of it.
 
-    Args:
-        name, summary: its name, and one line for help.
-        function: takes a runner, `progress`, and the options as keywords; one that takes `journal`
-            can be stopped and resumed, one that takes `start` can start from given scores.
-        selects: it returns a circuit; otherwise scores to choose from.
-        gradient: where it takes the metric's gradient: `clean` (only there), `path`, or empty.
-        scores_for_searches: its scores stand in where a search gives none to all edges.
-        unpaired: options that suit ablations whose values are not those of a corrupted prompt.
+    `function` takes a runner, `progress`, and the options as keywords; one that takes `journal` can
+    be stopped and resumed, one that takes `start` can start from given scores. `selects`: it
+    returns a circuit; otherwise scores to choose from. `gradient`: where it takes the metric's
+    gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its scores stand in
+    where a search gives none to all edges. `unpaired`: options that suit ablations whose values are
+    not those of a corrupted prompt.
     """
 
     name: str
@@ -118,12 +112,7 @@ class Method:
             metric.require_gradient(at_clean_only=clean, instead=instead)
 
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return options with defaults filled in and types checked.
-
-        Raises:
-            UnknownName: the method has no such option.
-            EdgewiseError: a value is of a wrong type or out of range.
-        """
+        """Return options with defaults filled in, types and ranges checked."""
         for key in options:
             if key not in self.options:
                 raise unknown(f"option of method '{self.name}'", key, self.options)

@@ -31,22 +31,18 @@ class Runs(Protocol):
     @property
     def model(self) -> LiftedModel:
         """Return the model."""
-        ...
 
     @property
     def batch(self) -> Batch:
         """Return the pairs' tokens."""
-        ...
 
     @property
     def clean(self) -> Trace:
         """Return the run of the clean prompts."""
-        ...
 
     @property
     def corrupted(self) -> Trace:
         """Return the run of the corrupted prompts."""
-        ...
 
 
 class Reference(Protocol):
@@ -55,11 +51,9 @@ class Reference(Protocol):
     @property
     def pairs(self) -> PromptPairs:
         """Return the pairs."""
-        ...
 
     def chunks(self) -> Iterator[Runs]:
         """Yield the pairs' runs, some pairs at a time."""
-        ...
 
 
 Carried = Callable[[Runs], "Values"]
@@ -70,13 +64,9 @@ Carried = Callable[[Runs], "Values"]
 class Ablation:
     """A registered ablation, with everything that help, documents and runners ask of it.
 
-    Args:
-        name, summary: its name, and one line for help.
-        prepare: from the reference set, what maps runs to the values that ablated edges carry.
-        paired: the values are those of the corrupted run, token by token.
-        consistent: a node all of whose inputs are ablated writes exactly its own ablation value.
-        aligned: all prompts must be of one length.
-        default: it is used unless told otherwise.
+    `paired`: the values are those of the corrupted run, token by token. `consistent`: a node all of
+    whose inputs are ablated writes exactly its own ablation value. `aligned`: all prompts must be
+    of one length. `default`: it is used unless told otherwise.
     """
 
     name: str
@@ -88,11 +78,7 @@ class Ablation:
     default: bool = False
 
     def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
-        """Refuse prompts on which the ablation means nothing.
-
-        Raises:
-            PromptError: says why.
-        """
+        """Refuse prompts on which the ablation means nothing."""
         if self.paired and all(pair.clean == pair.corrupted for pair in pairs):
             raise PromptError(
                 f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
@@ -133,11 +119,7 @@ def ablations() -> dict[str, Ablation]:
 
 
 def get_ablation(name: str) -> Ablation:
-    """Look an ablation up.
-
-    Raises:
-        UnknownName: there is none of this name.
-    """
+    """Look an ablation up; `UnknownName` if there is none."""
     known = ablations()
     if name not in known:
         raise unknown("ablation", name, known)

@@ -18,7 +18,7 @@ _SPACE_MARKS = ("Ġ", "▁")
 
 
 class Tokens:
-    """Encode prompts and answers with one tokenizer and one decision about BOS.
+    """One tokenizer, and one decision about BOS, for prompts and answers.
 
     A prompt gets the special tokens that the tokenizer itself adds. `bos=True` prepends the
     beginning-of-sequence token where the tokenizer does not, `bos=False` removes it.
