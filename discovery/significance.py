@@ -104,8 +104,7 @@ def q_values(p: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import false_discovery_control
 
-    found: np.ndarray = false_discovery_control(p)
-    return found
+    return np.asarray(false_discovery_control(p))
 
 
 def jaccard_matrix(kept: np.ndarray) -> np.ndarray:

@@ -43,14 +43,10 @@ class RandomBlocks:
 
     def as_dict(self) -> dict[str, Any]:
         """Return how the sequences were made, as plain values."""
-        return {
-            "sequences": len(self.sequences),
-            "shortest": min(self.lengths),
-            "longest": max(self.lengths),
-            "first": "bos" if self.bos else "random",
-            "vocabulary": self.vocabulary,
-            "seed": self.seed,
-        }
+        lengths = {"shortest": min(self.lengths), "longest": max(self.lengths)}
+        drawn = {"vocabulary": self.vocabulary, "seed": self.seed}
+        first = "bos" if self.bos else "random"
+        return {"sequences": len(self.sequences), **lengths, "first": first, **drawn}
 
     def notes(self) -> Iterator[str]:
         """Say what limits what is measured on these sequences."""

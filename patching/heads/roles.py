@@ -56,6 +56,9 @@ of float32, in which both are computed. Of equally attended positions the first 
 
 RUN_BYTES = 1 << 28
 
+Figures = dict[str, float | None]
+"""Values by what they measure; None where there is none."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -78,20 +81,15 @@ def measure(
     if pairs is not None:
         check_prompts(model, pairs)
     on_tokens = token_scores(model, blocks, progress)
-    task = None if pairs is None else task_scores(model, pairs, wanted, progress)
+    on_task: list[tuple[Figures, Figures]] = [({}, {})] * len(wanted)
+    difference = None
+    if pairs is not None:
+        on_task, difference = task_scores(model, pairs, wanted, progress)
     found = []
-    for number, node in enumerate(wanted):
-        at = (node.layer or 0, node.index or 0)
-        scores: dict[str, float | None] = {key: float(on_tokens[key][at]) for key in ON_TOKENS}
-        spans: dict[str, float | None] = {}
-        if task is not None:
-            scores |= {key: task.scores[key][number] for key in ON_TASK}
-            spans = {
-                key: float(task.weights[at][i]) if task.present[i] else None
-                for i, key in enumerate(SPANS)
-            }
-        found.append(HeadRoles.of(node, scores, spans))
-    return Measured(tuple(found), None if task is None else task.difference)
+    for node, (scores, spans) in zip(wanted, on_task, strict=True):
+        own = {key: float(on_tokens[key][node.layer or 0, node.index or 0]) for key in ON_TOKENS}
+        found.append(HeadRoles.of(node, {**own, **scores}, spans))
+    return Measured(tuple(found), difference)
 
 
 def _wanted(model: LiftedModel, heads: Sequence[Node] | None) -> list[Node]:
@@ -148,25 +146,14 @@ def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
         yield range(start, min(start + size, len(pairs)))
 
 
-@dataclass(frozen=True)
-class _TaskScores:
-    """Means over prompts.
-
-    `scores`: for each of `ON_TASK` one value for each wanted head; `weights`: [layers, H, spans];
-    `present`: which spans any prompt has.
-    """
-
-    scores: dict[str, list[float | None]]
-    weights: np.ndarray
-    present: np.ndarray
-    difference: float
-
-
 @torch.no_grad()
 def task_scores(
     model: LiftedModel, pairs: PromptPairs, heads: Sequence[Node], progress: Progress | None = None
-) -> _TaskScores:
-    """Return what is measured at the answer position of the clean prompts."""
+) -> tuple[list[tuple[Figures, Figures]], float]:
+    """Return each head's means at the answer position of the clean prompts, and the model's own.
+
+    Of a head: the scores, and the weight of each span that any prompt has.
+    """
     sums = {key: np.zeros(len(heads)) for key in ON_TASK if key != "direct_share"}
     weights = np.zeros((len(model.blocks), model.graph.heads, len(SPANS)))
     present, total = np.zeros(len(SPANS), dtype=bool), 0.0
@@ -187,11 +174,16 @@ def task_scores(
     difference = total / len(pairs)
     if abs(difference) <= EQUAL * np.abs(sums["direct"]).max(initial=0.0) / len(pairs):
         difference = 0.0  # what is left of the heads' contributions is rounding
-    scores: dict[str, list[float | None]]
-    scores = {key: (values / len(pairs)).tolist() for key, values in sums.items()}
+    means = {key: (values / len(pairs)).tolist() for key, values in sums.items()}
     shares = (sums["direct"] / len(pairs) / difference).tolist() if difference > 0 else None
-    scores["direct_share"] = shares or [None] * len(heads)
-    return _TaskScores(scores, weights / len(pairs), present, difference)
+    means["direct_share"] = shares or [None] * len(heads)
+    found = []
+    for number, node in enumerate(heads):
+        each = weights[node.layer or 0, node.index or 0] / len(pairs)
+        spread = zip(SPANS, each.tolist(), present, strict=True)
+        weight_of = {key: weight if there else None for key, weight, there in spread}
+        found.append(({key: means[key][number] for key in ON_TASK}, weight_of))
+    return found, difference
 
 
 def spans_of(batch: Batch) -> np.ndarray:

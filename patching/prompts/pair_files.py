@@ -33,8 +33,6 @@ _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
 _COMMON = ("answer_position", "group")
 _RECORDED = "bos_prepended"
-
-
 _FORMS = {"text": _TEXT, "ids": _IDS}
 """The two ways to write a pair: their keys, in one order."""
 
@@ -69,8 +67,14 @@ def read_pairs(
             raise PromptError(f"'{path}', line {number}: {error}") from None
         except PromptError as error:
             problems.append(f"line {number}: {error}")
+    if len(problems) == 1:
+        raise PromptError(f"'{path}', {problems[0]}")
     if problems:
-        raise PromptError(_summary(path, problems))
+        shown, rest = "\n  ".join(problems[:_REPORTED]), len(problems) - _REPORTED
+        more = f"\n  … and {rest} more." if rest > 0 else ""
+        raise PromptError(
+            f"'{path}' has {len(problems)} lines that cannot be used:\n  {shown}{more}"
+        )
     if not pairs:
         raise PromptError(
             f"'{path}' holds no prompt pairs: every line is blank; accepted: one JSON object a "
@@ -314,15 +318,6 @@ def _read_text(path: Path) -> str:
             f"'{path}', line {line}: the byte {error.object[error.start]:#04x} is not UTF-8; "
             "accepted: JSON Lines saved as UTF-8."
         ) from None
-
-
-def _summary(path: Path, problems: Sequence[str]) -> str:
-    if len(problems) == 1:
-        return f"'{path}', {problems[0]}"
-    shown = "\n  ".join(problems[:_REPORTED])
-    rest = len(problems) - _REPORTED
-    more = f"\n  … and {rest} more." if rest > 0 else ""
-    return f"'{path}' has {len(problems)} lines that cannot be used:\n  {shown}{more}"
 
 
 def _shown(tokens: Tokens, ids: Sequence[int]) -> str:

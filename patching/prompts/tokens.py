@@ -29,7 +29,7 @@ class Tokens:
         self._tokenizer: Any = tokenizer
         self._single: dict[str, int | None] = {}
         added, self.suffix = self._added_tokens()
-        start: int | None = getattr(self._tokenizer, "bos_token_id", None)
+        start: int | None = getattr(tokenizer, "bos_token_id", None)
         if bos and start is None:
             raise PromptError(
                 "bos=True asks for a beginning-of-sequence token, but this tokenizer has none; "
@@ -37,14 +37,11 @@ class Tokens:
             )
         has = start is not None and added[:1] == (start,)
         self._drop = 1 if has and bos is False else 0
-        self.prefix: tuple[int, ...] = added[self._drop :]
-        self._prepend: tuple[int, ...] = ()
-        if bos and not has and start is not None:
-            self._prepend = (start,)
-            self.prefix = (start, *added)
+        self._prepend = (start,) if bos and not has and start is not None else ()
+        self.prefix: tuple[int, ...] = (*self._prepend, *added[self._drop :])
         self.bos_prepended: bool = start is not None and self.prefix[:1] == (start,)
-        self._unknown: int | None = getattr(self._tokenizer, "unk_token_id", None)
-        if self._unknown in (start, getattr(self._tokenizer, "eos_token_id", None)):
+        self._unknown: int | None = getattr(tokenizer, "unk_token_id", None)
+        if self._unknown in (start, getattr(tokenizer, "eos_token_id", None)):
             self._unknown = None  # GPT-2 names one token for all; nothing is unknown to its bytes
         marked = self._tokens(self.encode("a"))
         self._anchor = "\n" if marked[:1] and marked[0].startswith("▁") else ""
@@ -52,10 +49,6 @@ class Tokens:
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, without special tokens."""
         return tuple(self._encoded(text, add_special_tokens=False))
-
-    def prompt(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a prompt, special tokens included."""
-        return self.prompts([text])[0]
 
     def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of several prompts, special tokens included."""
@@ -81,8 +74,7 @@ class Tokens:
     def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
         """Return the ids of an answer after a prompt: one id if it is a single known token.
 
-        What counts is the token that continues the prompt; where prompt and answer would merge
-        into other tokens, the answer as it stands alone.
+        Where prompt and answer would merge into other tokens, the answer counts as it stands alone.
         """
         before, both = self.encode(prompt), self.encode(prompt + answer)
         if len(both) == len(before) + 1 and both[:-1] == before:
@@ -101,11 +93,8 @@ class Tokens:
         shown: list[str] = []
         for mark, one in zip(self._tokens(ids), ids, strict=True):
             text: str = self._tokenizer.decode([one])
-            if "\ufffd" in text:
-                text = mark
-            elif mark.startswith(_SPACE_MARKS) and not text.startswith(" "):
-                text = f" {text}"
-            shown.append(text)
+            spaced = mark.startswith(_SPACE_MARKS) and not text.startswith(" ")
+            shown.append(mark if "\ufffd" in text else f" {text}" if spaced else text)
         return shown
 
     def text(self, ids: Sequence[int]) -> str:

@@ -124,15 +124,10 @@ def column_of(graph: ComputationGraph, node: Node) -> int:
     return column
 
 
-def stream_device(chunk: Chunk) -> torch.device:
-    """Return where a chunk's stream lies."""
-    return chunk.clean.values.sources.device
-
-
 def target_of(chunk: Chunk, metric: Metric, logits: Tensor | None) -> Target:
     """Return what runs are compared with: answers, distractors, and the donor's logits."""
     if logits is not None:
-        logits = place(logits, stream_device(chunk))
+        logits = place(logits, chunk.clean.values.sources.device)
     compared = logits if metric.needs_clean_logits else None
     return Target(chunk.batch.answers, chunk.batch.distractors, compared)
 

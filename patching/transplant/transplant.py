@@ -49,7 +49,6 @@ from .donor import (
     DonorValues,
     clean_runner,
     column_of,
-    stream_device,
     summed,
     target_of,
     written,
@@ -59,9 +58,8 @@ from .donor import (
 def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
     """Choose every edge out of some nodes, bool [ports, senders]."""
     chosen = np.zeros_like(graph.reads)
-    for node in nodes:
-        column = column_of(graph, node)
-        chosen[:, column] = graph.reads[:, column]
+    columns = [column_of(graph, node) for node in nodes]
+    chosen[:, columns] = graph.reads[:, columns]
     return chosen
 
 
@@ -136,7 +134,6 @@ class Transplant:
 
     @cached_property
     def _rounding(self) -> float:
-        """Return how far rounding may move the metric of either model."""
         own = rounding_floor(self.runner.chunks(), self.runner.metric, unlike=True)
         return max(self.donated.floor, own)
 
@@ -153,8 +150,7 @@ class Transplant:
 
     def require_share(self, value: float) -> float:
         """Return the same where there must be a gain; else EdgewiseError."""
-        share = self.carried(value)
-        if share is None:
+        if (share := self.carried(value)) is None:
             raise EdgewiseError(
                 f"both models measure {self.runner.metric.name} {self.receiver:.6g} on these "
                 "prompts, so there is no gain that a node could carry; use another task or metric."
@@ -197,7 +193,7 @@ class Transplant:
             layer: (block.attention.wo, block.attention.output_scale)
             for layer, block in enumerate(chunk.model.blocks)
         }
-        values, device = chunk.clean.values, stream_device(chunk)
+        values, device = chunk.clean.values, chunk.clean.values.sources.device
         wide = torch.promote_types(values.sources.dtype, torch.float32)
         rows = [torch.zeros(0, values.sources[0].numel(), dtype=wide, device=device)]
         for sender in senders:
