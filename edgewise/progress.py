@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from .graphs.text import visible
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 SILENCE_SECONDS = 30.0
 
@@ -29,8 +30,12 @@ RECENT_SECONDS = 120.0
 """The time left is told from the pace of this last while."""
 
 
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, the total, and a word of what is being done."""
+
+
 class Reporter:
-    """Receive what is done, the total, and a word of what is being done; show nothing."""
+    """Receive reports, and show nothing."""
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Take a report."""
@@ -39,10 +44,27 @@ class Reporter:
         """Tell what begins, of unknown length."""
 
 
+SILENT = Reporter()
+
+
+def named(progress: Progress | None, where: str) -> Progress:
+    """Return a callback that says where the work is done, as in a model called so."""
+    report = progress or SILENT
+    return lambda done, total, what: report(done, total, f"{where}: {what}")
+
+
+def numbered(progress: Progress | None, number: int, count: int, what: str) -> Progress:
+    """Return a callback for one of so many equal parts, called `what`, of one piece of work."""
+    report = progress or SILENT
+    return lambda done, total, doing: report(
+        (number - 1) * total + done, count * total, f"{doing}, {what} {number} of {count}"
+    )
+
+
 class Bar(Reporter):
     """Redraw one line of a terminal."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Bars) -> None:
         self._progress = progress
         self._task: TaskID | None = None
         self._total = self._done = 0
@@ -129,27 +151,17 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Log(stream)
         return
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
 
-    columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[percent]:>4}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.description}", markup=False),
-    )
-    bars = Bars(
-        *columns,
+    bars = rich.Progress(
+        rich.SpinnerColumn(),
+        rich.BarColumn(bar_width=24),
+        rich.TextColumn("{task.fields[percent]:>4}"),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[left]}"),
+        rich.TextColumn("{task.description}", markup=False),
         console=Console(file=stream),
         transient=True,
         speed_estimate_period=RECENT_SECONDS,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,11 @@ from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
 from .graphs.files.reading import read_json
 from .graphs.roles import HeadRoles
-from .session import Progress, Session, make_runner, open_model, open_task
+from .progress import SILENT, Progress, named
+from .session import Session, make_runner, open_model, open_task
 from .steps.compare import CloserLook, InModel, Prompts, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
+from .steps.discover import discover
 from .steps.fit import check_variant, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
@@ -79,14 +81,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Tell what a run's directory holds, by model's name, and which steps this run did.
+    """Files in a run's directory, and its steps: made now, or kept as they were finished before.
 
-    Args:
-        output, report, page, evaluation: the directory and three of its files; `page` is the
-            report as HTML with its pictures in it.
-        circuits, diffs: paths by the model's name (of a diff, the variant's).
-        images: all pictures.
-        made, kept: the steps carried out now, and those that were finished before.
+    `page` is the report as HTML with its pictures in it; `circuits` and `diffs` are by the model's
+    name, of a diff the variant's.
     """
 
     output: Path
@@ -147,11 +145,11 @@ class _Run:
     """The steps of a run, with what they share: the store, the open model, the prompt pairs."""
 
     def __init__(self, spec: Experiment, store: Store, progress: Progress | None) -> None:
-        self.spec, self.store, self.progress = spec, store, progress
+        self.spec, self.store, self.progress = spec, store, progress or SILENT
         self.made: list[str] = []
         self.kept: list[str] = []
         self._open: tuple[str, Session] | None = None
-        self._fingerprints: dict[str, list[str]] = {}
+        self._fingerprint = cache(fingerprint)
 
     def step(self, name: str, files: Sequence[str], make: Callable[[], None], key: Key) -> None:
         """Do a step unless it is done; `key` is what its files depend on."""
@@ -160,9 +158,7 @@ class _Run:
 
     def fingerprint(self, model: ModelSpec) -> list[str]:
         """Identify a model without loading it."""
-        if model.source not in self._fingerprints:
-            self._fingerprints[model.source] = fingerprint(model.source)
-        return self._fingerprints[model.source]
+        return self._fingerprint(model.source)
 
     def session(self, model: ModelSpec) -> Session:
         """Open a model; the one that was open before is let go."""
@@ -176,12 +172,7 @@ class _Run:
 
     def telling(self, model: ModelSpec) -> Progress:
         """Return a progress callback that names the model."""
-
-        def told(done: int, total: int, what: str) -> None:
-            if self.progress is not None:
-                self.progress(done, total, f"{model.name}: {what}")
-
-        return told
+        return named(self.progress, model.name)
 
     def place(self, name: str) -> Path:
         """Return where a finished file is."""
@@ -224,11 +215,6 @@ class _Run:
         """Return what was noted of the prompt pairs."""
         found: dict[str, Any] = read_json(self.place(TASK))
         return found
-
-    @property
-    def task_name(self) -> str:
-        """Return the task's name."""
-        return str(self.about_task["name"])
 
     @cached_property
     def pairs(self) -> PromptPairs:
@@ -284,14 +270,12 @@ class _Run:
         name, base = circuit_name(model), self.spec.base
 
         def make() -> None:
-            from .steps.discover import discover
-
             session = self.session(model)
             for metric in self.spec.evaluation.metrics:
                 make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
             if model != base:
-                first = read_circuit(self.place(circuit_name(base)))
-                check_variant((base.name, model.name), first, session, self.pairs, self.spec.task)
+                names = base.name, model.name
+                check_variant(names, self.circuit(base), session, self.pairs, self.spec.task)
             path, journal = self.store.path(name), self.store.journal(name)
             asked = self.spec.discovery
             found = discover(
@@ -378,10 +362,13 @@ class _Run:
             comparison, measure, None if comparison.noise_floor is None else discovery
         )
 
+    def circuit(self, model: ModelSpec) -> CircuitFile:
+        """Read a model's circuit."""
+        return read_circuit(self.place(circuit_name(model)))
+
     def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
         """Read the two circuits of a diff."""
-        a, b = (read_circuit(self.place(circuit_name(one))) for one in (self.spec.base, variant))
-        return a, b
+        return self.circuit(self.spec.base), self.circuit(variant)
 
     def look_closer_in(self, model: ModelSpec, variant: ModelSpec) -> None:
         """Run a diff's circuits, and measure what their heads do, in one of its models."""
@@ -410,10 +397,13 @@ class _Run:
             write_text(path, dump_document(document, rows=("heads",)))
 
         if self.spec.comparison.cross:
-            name, files = f"circuits {both} run in {model.name}", [cross_name(base, variant, model)]
+            name, files = (
+                f"circuits {both} run in {model.name}",
+                [cross_name(base, variant, model)],
+            )
             self.step(name, files, cross, key)
         if self.spec.comparison.roles:
-            name, files = f"head roles {both} in {model.name}", [roles_name(base, variant, model)]
+            name, files = (f"head roles {both} in {model.name}", [roles_name(base, variant, model)])
             self.step(name, files, roles, key)
 
     def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
@@ -425,9 +415,9 @@ class _Run:
         if asked.noise_floor is not None:
             repeats = Repeats.read(self.place(repeats_name(model)), graph)
         if asked.cross:
-            cross = MeasuredCircuits(**_read(self.place(cross_name(base, variant, model))))
+            cross = MeasuredCircuits(**read_json(self.place(cross_name(base, variant, model))))
         if asked.roles:
-            found = _read(self.place(roles_name(base, variant, model)))
+            found = read_json(self.place(roles_name(base, variant, model)))
             rows = ((row["head"], row["scores"], row["spans"]) for row in found["heads"])
             heads = tuple(HeadRoles.of(*row) for row in rows)
             roles = RolesInModel(heads, tuple(found["notes"]))
@@ -436,7 +426,8 @@ class _Run:
     def compare(self, variant: ModelSpec) -> None:
         """Compare a variant's circuit with the first model's."""
         base, asked = self.spec.base, self.spec.comparison
-        names, target = (circuit_name(base), circuit_name(variant)), diff_name(base, variant)
+        names = circuit_name(base), circuit_name(variant)
+        target = diff_name(base, variant)
         further = []
         if asked.noise_floor is not None:
             further += [REPETITION_SEEDS, repeats_name(base), repeats_name(variant)]
@@ -464,7 +455,7 @@ class _Run:
 
     def draw(self) -> None:
         """Draw every circuit and diff, node scores, and the overlaps of all circuits."""
-        base, task = self.spec.base, self.task_name
+        base, task = self.spec.base, self.about_task["name"]
         for model in self.spec.models:
             self.picture(circuit_name(model), f"{task} in {model.name}", ("A", "B"))
         for model in self.spec.variants:
@@ -499,7 +490,7 @@ class _Run:
     def heat_map(self, source: str, models: list[ModelSpec]) -> None:
         """Draw the node scores of one model or two, from the scores of all edges."""
         names = [model.name for model in models]
-        title = f"Node scores of {' and '.join(names)}: {self.task_name}"
+        title = f"Node scores of {' and '.join(names)}: {self.about_task['name']}"
         scored = [scores_path(circuit_name(model)).as_posix() for model in models]
 
         def make() -> Scene:
@@ -516,13 +507,12 @@ class _Run:
 
     def overlap(self) -> None:
         """Draw how alike every two circuits are."""
-        title, models = f"Overlap of the circuits: {self.task_name}", self.spec.models
+        title, models = f"Overlap of the circuits: {self.about_task['name']}", self.spec.models
 
         def make() -> Scene:
             from .visualize.charts.overlap import draw_overlap
 
-            files = {model.name: read_circuit(self.place(circuit_name(model))) for model in models}
-            circuits = {name: file.circuit for name, file in files.items()}
+            circuits = {model.name: self.circuit(model).circuit for model in models}
             return draw_overlap(circuits, title=title)[0]
 
         sources = [circuit_name(model) for model in models]
@@ -552,8 +542,7 @@ class _Run:
     def drawn(self, files: Sequence[str]) -> Iterator[Path]:
         """Yield where to draw each file, and tell of it."""
         for i, file in enumerate(files):
-            if self.progress is not None:
-                self.progress(i, len(files), f"images drawn, at {file}")
+            self.progress(i, len(files), f"images drawn, at {file}")
             yield self.store.path(file)
 
     def report(self) -> None:
@@ -584,8 +573,3 @@ class _Run:
             made=tuple(self.made),
             kept=tuple(self.kept),
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path)
-    return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.parts import split
 from .experiment.spec import EXAMPLES, ComputeSpec, GraphSpec, TaskSpec, check_options, check_task
 from .graphs.errors import within_memory
+from .progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from .patching.run.certificate import Certificate
     from .patching.run.runner import Runner
     from .patching.tasks import TaskReport, TaskResult
-
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, the total, and a word of what is being done."""
 
 
 # -- the model -----------------------------------------------------------------------------------

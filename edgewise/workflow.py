@@ -26,7 +26,8 @@ from .experiment.spec import (
     read_start,
 )
 from .graphs.errors import within_memory
-from .session import Progress, Session, make_pairs, make_runner, open_model, open_task
+from .progress import Progress
+from .session import Session, make_pairs, make_runner, open_model, open_task
 from .steps.discover import Found, discover, task_block
 from .steps.evaluate import Evaluated, evaluate
 from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task

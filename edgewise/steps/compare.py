@@ -14,7 +14,8 @@ from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskS
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
-from ..session import Progress, Session, open_task
+from ..progress import Progress
+from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
 from .fit import found_by, open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in

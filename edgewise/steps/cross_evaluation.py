@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.diff import CircuitDiff
     from ..patching.prompts.pairs import PromptPairs
-    from ..session import Progress, Session
+    from ..progress import Progress
+    from ..session import Session
 
 RANDOM = 20
 """How many random circuits are run in each model."""

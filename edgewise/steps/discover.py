@@ -10,7 +10,8 @@ from ..experiment.key import Key, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection, TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
-from ..session import Progress, Session, make_runner, open_model, open_task
+from ..progress import Progress
+from ..session import Session, make_runner, open_model, open_task
 from .stored import circuit_pairs, prompts_blocks
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from ..discovery.registry import scoring_method
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, EvaluationSpec
 from ..graphs.errors import EdgewiseError, within_memory
-from ..session import Progress, Session, make_runner
+from ..progress import Progress
+from ..session import Session, make_runner
 
 if TYPE_CHECKING:
     from ..discovery.random_circuits import Baseline

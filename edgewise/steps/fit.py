@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..graphs.diff import shape_differences
 from ..graphs.errors import GraphMismatch, PromptError
-from ..session import Progress, Session, open_model, open_task
+from ..progress import Progress
+from ..session import Session, open_model, open_task
 from .stored import open_stored
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ..graphs.roles import HeadRoles, ModelRoles
 
 if TYPE_CHECKING:
     from ..patching.prompts.pairs import PromptPairs
-    from ..session import Progress, Session
+    from ..progress import Progress
+    from ..session import Session
 
 EXAMPLES = 32
 """How many of the pairs are used; a mean over more hardly changes."""

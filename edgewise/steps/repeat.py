@@ -18,7 +18,8 @@ import numpy as np
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
-from ..session import Progress, Session, make_runner, open_task
+from ..progress import Progress
+from ..session import Session, make_runner, open_task
 from .discover import selected
 from .stored import circuit_pairs
 

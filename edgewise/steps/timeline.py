@@ -28,7 +28,8 @@ from ..experiment.spec import (
     numbered,
 )
 from ..graphs.errors import EdgewiseError, within_memory
-from ..session import Progress, Session, make_runner, open_model, open_pairs, open_task
+from ..progress import Progress
+from ..session import Session, make_runner, open_model, open_pairs, open_task
 from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
 from .fit import same_prompts, same_shape

@@ -20,7 +20,8 @@ from ..experiment.spec import ComputeSpec, GraphSpec, TaskSpec
 from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
 from ..graphs.files.transplant import DIRECTIONS, Chosen, Row, TransplantFile
 from ..graphs.names import Edge, Node
-from ..session import Progress, Session, open_model, open_task, open_vocabulary, task_of
+from ..progress import Progress
+from ..session import Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
 from .fit import same_prompts, same_shape
 
