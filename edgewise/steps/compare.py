@@ -14,7 +14,7 @@ from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskS
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
-from ..progress import Progress
+from ..progress import Progress, named
 from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
 from .fit import found_by, open_for, same_prompts, weights_notes
@@ -92,18 +92,10 @@ def look_closer(
     models: tuple[Source, Source] = (None, None),
     progress: Progress | None = None,
 ) -> tuple[DiffFile, list[str]]:
-    """Add a noise floor, a cross-evaluation and head roles to a diff.
+    """Add a noise floor, a cross-evaluation and head roles to a diff; return notes on it too.
 
-    Args:
-        found: the diff of the two files.
-        files: the circuits.
-        comparison: what to do.
-        computes: how, in either model; default: in the dtypes the circuits were found in.
-        models: references or open sessions in place of the models the files name.
-        progress: told what is done.
-
-    Returns:
-        The diff with `noise_floor`, `cross` and `roles`, and notes for its reader.
+    `computes`: how, in either model; default: in the dtypes the circuits were found in. `models`:
+    references or open sessions in place of the models the files name.
 
     Raises:
         EdgewiseError: the circuits were found in different ways; says in what.
@@ -121,7 +113,7 @@ def look_closer(
     sides: list[InModel] = []
     notes: list[str] = []
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
-        told = _naming("AB"[side], progress)
+        told = named(progress, f"model {'AB'[side]}")
         compute = found_by(file) if computes is None else computes[side]
         if isinstance(source, Session):
             session = source
@@ -153,17 +145,8 @@ def noise_floor(
 ) -> NoiseFloor:
     """Repeat the discovery of two circuits in their models; return their noise floor.
 
-    Args:
-        file_a, file_b: circuits found in the same way, on equal graphs.
-        repetitions: how often in each model.
-        level: of q-values, for the edges listed beside those of the two circuits.
-        models: references or open sessions in place of the models the files name.
-        progress: told what is done.
-        compute: fields of `ComputeSpec`, such as batch_size and device.
-
-    Raises:
-        EdgewiseError: the circuits were found in different ways, or the prompts are too few.
-        GraphMismatch: a model is not of its circuit's shape.
+    `level`: of q-values, for the edges listed beside those of the two circuits. `compute`: fields
+    of `ComputeSpec`, such as batch_size and device. For the rest see `look_closer`.
     """
     files = (file_a, file_b)
     computes = (found_by(file_a).but(**compute), found_by(file_b).but(**compute))
@@ -203,11 +186,7 @@ def _in_model(
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
-    """Return the metric and ablation both circuits were found with.
-
-    Raises:
-        EdgewiseError: they differ, or one task is a file and the other is not.
-    """
+    """Return the metric and ablation both circuits were found with; refuse two of either."""
     keys = ("metric", "ablation")
     a, b = ({key: str(dict(file.discovery)[key]) for key in keys} for file in files)
     unequal = [f"{key} {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
@@ -254,10 +233,3 @@ def _check_prompts(session: Session, file: CircuitFile, prompts: Prompts) -> Non
         same_prompts(prompts.made, lambda: open_task(session, TaskSpec.of_circuit(file)), refusal)
     elif not reads_alike(session, prompts.pairs):
         raise PromptError(refusal("some of their token ids stand for other text"))
-
-
-def _naming(name: str, progress: Progress | None) -> Progress | None:
-    """Return a progress callback that says in which model."""
-    if progress is None:
-        return None
-    return lambda done, total, what: progress(done, total, f"model {name}: {what}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
+from ..progress import SILENT, Progress
 from ..session import make_runner
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.diff import CircuitDiff
     from ..patching.prompts.pairs import PromptPairs
-    from ..progress import Progress
     from ..session import Session
 
 RANDOM = 20
@@ -88,8 +88,7 @@ def cross_in(
     circuits = [*plan.circuits.values(), *plan.drawn]
     for number, circuit in enumerate(circuits, start=1):
         values.append(float(runner.measure([circuit])[0, 0]))
-        if progress is not None:
-            progress(number, len(circuits), "circuits run")
+        (progress or SILENT)(number, len(circuits), "circuits run")
     count = len(plan.circuits)
     return MeasuredCircuits(ends, tuple(values[:count]), tuple(values[count:]))
 
@@ -104,20 +103,16 @@ def cross_evaluation(
     """Put together what was measured on the same pairs in models A and B, which are called so."""
     a, b = measured
     metric, ablation = by(measure)
-    ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
     values = zip(a.circuits, b.circuits, strict=True)
+    ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
+    sizes = map(len, plan.circuits.values())
     return CrossEvaluation(
         metric=metric,
         ablation=ablation,
         examples=len(pairs),
         sha256=pairs.sha256,
         models=names,
-        rows=tuple(
-            CrossRow(name, len(circuit), value, ratio)
-            for (name, circuit), value, ratio in zip(
-                plan.circuits.items(), values, ratios, strict=True
-            )
-        ),
+        rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios)),
         random=RandomCircuits(
             len(plan.drawn),
             len(plan.drawn[0]) if plan.drawn else 0,

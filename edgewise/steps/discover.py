@@ -10,7 +10,7 @@ from ..experiment.key import Key, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection, TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
-from ..progress import Progress
+from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, open_task
 from .stored import circuit_pairs, prompts_blocks
 
@@ -242,10 +242,10 @@ def forward_seconds(session: Session, runner: Runner, progress: Progress | None 
     import torch
 
     model = session.loaded.model
+    told, what = progress or SILENT, "passes of the original model timed"
     seconds = []
     for number in range(TIMED_PASSES):
-        if progress is not None:
-            progress(number, TIMED_PASSES, "passes of the original model timed")
+        told(number, TIMED_PASSES, what)
         start = _now(session)
         with torch.no_grad():
             for chunk in runner.chunks():
@@ -257,8 +257,7 @@ def forward_seconds(session: Session, runner: Runner, progress: Progress | None 
                     use_cache=False,
                 )
         seconds.append(_now(session) - start)
-    if progress is not None:
-        progress(TIMED_PASSES, TIMED_PASSES, "passes of the original model timed")
+    told(TIMED_PASSES, TIMED_PASSES, what)
     return statistics.median(seconds)
 
 

@@ -36,13 +36,8 @@ def open_for(
 ) -> Session:
     """Open a model to run a file's circuit in, with the circuit's graph options.
 
-    Args:
-        file: the circuit.
-        reference: the model; default: the one the circuit was found in.
-        compute: how; default: as the circuit was found.
-        option: what gives another model, for a message.
-        refusal: says that a model, of this name, is of another shape, and in what.
-        progress: told of downloads and conversions.
+    Model and precision default to those the circuit was found in. For messages: `option` gives
+    another model; `refusal` says that a model, of this name, is of another shape, and in what.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -92,11 +87,7 @@ def same_shape(
     widths: tuple[object, object],
     refusal: Callable[[str], str],
 ) -> None:
-    """Refuse two models of unlike shape; `refusal` says so, given in what they differ.
-
-    Raises:
-        GraphMismatch: their graphs, or their widths, differ.
-    """
+    """Refuse two models of unlike shape; `refusal` says so, given in what they differ."""
     differences = shape_differences(a, b, widths)
     if differences:
         raise GraphMismatch(refusal("; ".join(differences)))
@@ -109,13 +100,7 @@ def same_prompts(
 ) -> None:
     """Refuse a model that reads a task otherwise; `refusal` says so, given the first difference.
 
-    Args:
-        expected: the prompt pairs every model gets.
-        own: makes the same task's pairs as this model reads them.
-        refusal: returns the message.
-
-    Raises:
-        PromptError: its own pairs are others, or cannot be made.
+    `expected` are the prompt pairs every model gets; `own` makes them as this model reads them.
     """
     try:
         found, _ = own()

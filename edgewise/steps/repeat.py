@@ -18,7 +18,7 @@ import numpy as np
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
-from ..progress import Progress
+from ..progress import Progress, numbered
 from ..session import Session, make_runner, open_task
 from .discover import selected
 from .stored import circuit_pairs
@@ -92,11 +92,7 @@ class PromptSets:
 
 
 def check_repetitions(repetitions: int) -> int:
-    """Refuse too few repetitions.
-
-    Raises:
-        EdgewiseError: fewer than two.
-    """
+    """Refuse fewer than two repetitions."""
     if repetitions < LEAST_REPETITIONS:
         raise EdgewiseError(
             f"{repetitions} repetitions are too few to tell how much circuits vary; accepted: "
@@ -135,10 +131,8 @@ def made_sets(session: Session, task: TaskSpec, repetitions: int, *, first_seed:
             f"task '{task.name}' makes the same {len(sets[0])} pairs from several seeds, so its "
             "prompts cannot be drawn anew; ask for fewer examples."
         )
-    half = repetitions
-    return PromptSets(
-        tuple(sets[:half]), tuple(sets[half:]), tuple(seeds[:half]), tuple(seeds[half:])
-    )
+    a, b = slice(repetitions), slice(repetitions, None)
+    return PromptSets(tuple(sets[a]), tuple(sets[b]), tuple(seeds[a]), tuple(seeds[b]))
 
 
 def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
@@ -151,11 +145,8 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
     size = len(pairs) // number
     if size < LEAST_PAIRS:
         most = len(pairs) // (2 * LEAST_PAIRS)
-        fewer = (
-            f", or at most {most} repetitions of these {len(pairs):,}"
-            if most >= LEAST_REPETITIONS
-            else ""
-        )
+        fewer = f", or at most {most} repetitions of these {len(pairs):,}"
+        fewer = fewer if most >= LEAST_REPETITIONS else ""
         raise PromptError(
             f"the {len(pairs):,} prompt pairs of '{pairs.name}' are too few: {repetitions} "
             f"repetitions in each of two models take {number} groups of {LEAST_PAIRS} pairs or "
@@ -176,10 +167,7 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
 class Repeats:
     """What R discoveries in one model found; as a file, safetensors with a seal against changes.
 
-    Args:
-        graph: the graph.
-        scores: float32 [R, P, S], a score for every edge, NaN where none exists.
-        kept: bool [R, P, S], the circuits.
+    `scores`: float32 [R, P, S], NaN where there is no edge; `kept`: bool [R, P, S], the circuits.
     """
 
     graph: ComputationGraph
@@ -195,11 +183,7 @@ class Repeats:
         return hashlib.sha256(self.scores.tobytes() + self.kept.tobytes()).hexdigest()
 
     def write(self, path: Path) -> None:
-        """Write the repetitions, all or nothing.
-
-        Raises:
-            EdgewiseError: the file cannot be written there.
-        """
+        """Write the repetitions, all or nothing."""
         from safetensors.numpy import save
 
         tensors = {"kept": self.kept.astype(np.uint8), "scores": self.scores}
@@ -239,15 +223,14 @@ def repeat_in(
     """Do a discovery in one model, once for each set of prompts.
 
     Raises:
-        EdgewiseError: the metric has no gradient, which the tested scores need, or the model and
-            the prompts do not fit together.
+        EdgewiseError: the metric has no gradient, which the tested scores need.
     """
     scores, kept = [], []
     for number, pairs in enumerate(sets, start=1):
-        told = _numbered(progress, number, len(sets))
         runner = make_runner(
             session, pairs, metric=asked.metric, ablation=asked.ablation, batch_size=batch_size
         )
+        told = numbered(progress, number, len(sets), "repetition")
         values, mask = once(runner, asked, told)
         scores.append(values)
         kept.append(mask)
@@ -267,15 +250,3 @@ def once(
         scores = get_method(name)(runner, progress, **options).scores
         return scores.values, found.circuit.kept
     return found.scores.values, selected(runner, found.scores, asked.select, progress).kept
-
-
-def _numbered(progress: Progress | None, number: int, total: int) -> Progress | None:
-    """Return a callback that counts one repetition's work as a part of that of all."""
-    if progress is None:
-        return None
-
-    def told(done: int, of: int, what: str) -> None:
-        before = (number - 1) * of
-        progress(before + done, total * of, f"{what}, repetition {number} of {total}")
-
-    return told

@@ -11,7 +11,7 @@ One model is in memory at a time, and none where every result is kept already.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,14 +28,14 @@ from ..experiment.spec import (
     numbered,
 )
 from ..graphs.errors import EdgewiseError, within_memory
-from ..progress import Progress
+from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, open_pairs, open_task
 from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
+from .discover import discover
 from .fit import same_prompts, same_shape
 
 if TYPE_CHECKING:
-    from ..experiment.key import Key
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
     from ..graphs.files.timeline import Checkpoint, MetricValues
@@ -88,17 +88,15 @@ def timeline(
     names = list(labels) if labels is not None else default_labels(references)
     check_labels(names, len(references))
     check_selects(asked.discovery)
-    job = _Job(asked, open_pairs(references[0], asked.task), results)
-    told = progress or (lambda done, total, what: None)
+    job = _Job(asked, open_pairs(references[0], asked.task), progress or SILENT)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
-        told(number, len(references), f"checkpoints; now {name}")
-        first = found[0].file if found else None
-        kept = job.find(reference, first, (names[0], name), progress)
-        width = kept.file.model["d_model"]
-        _refuse_other_shape(first, kept.file.circuit.graph, width, (names[0], name))
+        job.progress(number, len(references), f"checkpoints; now {name}")
+        kept = job.find(reference, name, results)
+        job.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
+        job.first = job.first or (name, kept.file)
         found.append(kept)
-    told(len(references), len(references), "checkpoints")
+    job.progress(len(references), len(references), "checkpoints")
     discovery = found[0].file.discovery
     return TimelineFile(
         timeline=Timeline(
@@ -135,59 +133,41 @@ def _experiment(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """What every checkpoint is asked, on the prompt pairs that all of them get."""
+    """What every checkpoint is asked, on the prompt pairs that all of them get.
+
+    `first`: what the first checkpoint is called, and its circuit, once that is found.
+    """
 
     asked: Experiment
     pairs: PromptPairs
-    results: Results | None
+    progress: Progress
+    first: tuple[str, CircuitFile] | None = None
 
-    def find(
-        self,
-        reference: str,
-        first: CircuitFile | None,
-        names: tuple[str, str],
-        progress: Progress | None,
-    ) -> Kept:
-        """Return a checkpoint's result, the kept one if there is one."""
-        if self.results is None:
-            return self.make(reference, first, names, progress, None)
-        told = progress or (lambda done, total, what: None)
-        return self.results.get(
-            self.key(reference).sha256,
-            lambda journal: self.make(reference, first, names, progress, journal),
-            lambda text: told(0, 1, text),
-        )
+    def find(self, reference: str, name: str, results: Results | None) -> Kept:
+        """Return a checkpoint's result: the kept one, or found and measured now."""
+        asked = self.asked
 
-    def key(self, reference: str) -> Key:
-        """Return what a checkpoint's result depends on."""
-        return self.asked.key(
+        def make(journal: JournalFile | None = None) -> Kept:
+            session = open_model(reference, asked.graph, asked.compute, progress=self.progress)
+            self.check_shape(session.graph, session.lifted.d_model, name)
+            self.check_prompts(session, name)
+            for metric in asked.evaluation.metrics:
+                self.runner(session, metric)  # refused now, not after the search
+            found = discover(
+                session, self.pairs, asked.discovery, asked.compute,
+                progress=self.progress, journal=journal, allow_empty=True,
+            )  # fmt: skip
+            return Kept(found.file, found.scores.scores, self.measure(session, found.file))
+
+        if results is None:
+            return make()
+        key = asked.key(
             "discovery", "graph", "evaluation", "compute",
             model=fingerprint(reference), pairs_sha256=self.pairs.sha256,
         )  # fmt: skip
-
-    def make(
-        self,
-        reference: str,
-        first: CircuitFile | None,
-        names: tuple[str, str],
-        progress: Progress | None,
-        journal: JournalFile | None,
-    ) -> Kept:
-        """Load a checkpoint, find its circuit and measure it."""
-        from .discover import discover
-
-        asked = self.asked
-        session = open_model(reference, asked.graph, asked.compute, progress=progress)
-        self.check(session, first, names)
-        for metric in asked.evaluation.metrics:
-            self.runner(session, metric)  # refused now, not after the search
-        found = discover(
-            session, self.pairs, asked.discovery, asked.compute,
-            progress=progress, journal=journal, allow_empty=True,
-        )  # fmt: skip
-        return Kept(found.file, found.scores.scores, self.measure(session, found.file))
+        return results.get(key.sha256, make, lambda text: self.progress(0, 1, text))
 
     def runner(self, session: Session, metric: str) -> Runner:
         """Return a runner on the pairs; refuses a metric that does not fit them."""
@@ -202,26 +182,38 @@ class _Job:
         from ..patching.metrics.registry import get_metric
 
         runner = self.runner(session, self.asked.discovery.metric)
-        metrics = [get_metric(name) for name in self.asked.evaluation.metrics]
-        measured = evaluate_by(runner, file.circuit, metrics)
-        return {
-            name: {
-                "full": one.value_full,
-                "circuit": one.value_circuit,
-                "empty": one.value_empty,
-                "faithfulness": one.faithfulness,
-            }
-            for name, one in zip(self.asked.evaluation.metrics, measured, strict=True)
-        }
+        names = self.asked.evaluation.metrics
+        measured = evaluate_by(runner, file.circuit, [get_metric(name) for name in names])
+        found = {}
+        for name, one in zip(names, measured, strict=True):
+            values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
+            found[name] = {**values, "faithfulness": one.faithfulness}
+        return found
 
-    def check(self, session: Session, first: CircuitFile | None, names: tuple[str, str]) -> None:
-        """Refuse a checkpoint of another shape than the first one's, or with other prompts."""
-        _refuse_other_shape(first, session.graph, session.lifted.d_model, names)
+    def check_shape(self, graph: ComputationGraph, width: int, name: str) -> None:
+        """Refuse a checkpoint whose edges are not those of the first."""
+        if self.first is None:
+            return
+        before, file = self.first
+        same_shape(
+            file.circuit.graph,
+            graph,
+            (file.model["d_model"], width),
+            lambda found: (
+                f"checkpoint '{name}' cannot be compared with '{before}': their graphs differ in "
+                f"{found} ({before} and {name}). Checkpoints of one timeline must have one shape; "
+                "leave it out."
+            ),
+        )
+
+    def check_prompts(self, session: Session, name: str) -> None:
+        """Refuse a checkpoint that gets other prompts than the first."""
+        before = self.first[0] if self.first else name
         same_prompts(
             self.pairs,
             lambda: open_task(session, self.asked.task),
             lambda found: (
-                f"checkpoint '{names[1]}' cannot be compared with '{names[0]}': their tokenizers "
+                f"checkpoint '{name}' cannot be compared with '{before}': their tokenizers "
                 f"map the task's prompts differently: {found}. Circuits are compared on equal "
                 "prompts only; give the pairs as token ids, or leave the checkpoint out."
             ),
@@ -240,7 +232,9 @@ def find_checkpoints(models: Sequence[str] | str) -> list[str]:
     given = [models] if isinstance(models, str) else [str(model) for model in models]
     if len(given) == 1:
         folder = Path(given[0]).expanduser()
-        held = sorted(_checkpoints_in(folder)) if folder.is_dir() else []
+        inside = folder.iterdir() if folder.is_dir() else ()
+        steps = [(_STEP.fullmatch(path.name), path) for path in inside if path.is_dir()]
+        held = sorted((int(step[1]), str(path)) for step, path in steps if step)
         if len(held) < 2:
             raise EdgewiseError(
                 f"'{given[0]}' alone makes no timeline: it holds {len(held) or 'no'} checkpoint"
@@ -251,13 +245,6 @@ def find_checkpoints(models: Sequence[str] | str) -> list[str]:
     if not given:
         raise EdgewiseError("no model is given; accepted: two or more, in order of time.")
     return given
-
-
-def _checkpoints_in(folder: Path) -> Iterator[tuple[int, str]]:
-    for path in folder.iterdir():
-        step = _STEP.fullmatch(path.name)
-        if step and path.is_dir():
-            yield int(step[1]), str(path)
 
 
 def default_labels(references: Sequence[str]) -> list[str]:
@@ -282,35 +269,11 @@ def default_labels(references: Sequence[str]) -> list[str]:
 
 
 def check_selects(asked: DiscoverySpec) -> None:
-    """Refuse to keep every edge at every checkpoint: nothing would appear or vanish.
-
-    Raises:
-        EdgewiseError: says how edges can be selected.
-    """
+    """Refuse to keep every edge at every checkpoint: nothing would appear or vanish."""
     if asked.keeps_all:
         raise EdgewiseError(
             f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
             "which to keep: top (so many), above (|score| at least), or faithfulness."
-        )
-
-
-# -- steps ---------------------------------------------------------------------------------------
-
-
-def _refuse_other_shape(
-    first: CircuitFile | None, graph: ComputationGraph, width: int, names: tuple[str, str]
-) -> None:
-    """Refuse a checkpoint whose edges are not those of the first."""
-    if first is not None:
-        same_shape(
-            first.circuit.graph,
-            graph,
-            (first.model["d_model"], width),
-            lambda found: (
-                f"checkpoint '{names[1]}' cannot be compared with '{names[0]}': their graphs "
-                f"differ in {found} ({names[0]} and {names[1]}). Checkpoints of one timeline must "
-                "have one shape; leave it out."
-            ),
         )
 
 

@@ -98,7 +98,14 @@ class Choice:
         """
         from ..patching.transplant.donor import column_of
 
-        self._check(graph)
+        for name, circuit in (("circuit", self.circuit), ("among", self.among)):
+            differences = [] if circuit is None else circuit.graph.differences(graph)
+            if differences:
+                raise GraphMismatch(
+                    f"{name} does not fit the models' graph: {'; '.join(differences)} (circuit "
+                    "and models). Accepted: a circuit found in a model of this shape with the same "
+                    "graph options."
+                )
         if self.circuit is not None:
             sending = {edge.sender for edge in self.circuit.edges}
             return [node for node in graph.senders if node in sending]
@@ -113,16 +120,6 @@ class Choice:
             graph.locate(edge)
         columns = {column_of(graph, node) for node in (*nodes, *(edge.sender for edge in edges))}
         return [graph.senders[u] for u in sorted(columns)]
-
-    def _check(self, graph: ComputationGraph) -> None:
-        for name, circuit in (("circuit", self.circuit), ("among", self.among)):
-            differences = [] if circuit is None else circuit.graph.differences(graph)
-            if differences:
-                raise GraphMismatch(
-                    f"{name} does not fit the models' graph: {'; '.join(differences)} (circuit "
-                    "and models). Accepted: a circuit found in a model of this shape with the same "
-                    "graph options."
-                )
 
     def edges_of(self, graph: ComputationGraph) -> Circuit:
         """Return the chosen edges."""
