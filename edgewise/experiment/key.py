@@ -17,6 +17,16 @@ from typing import Protocol, runtime_checkable
 from .parts import Part, Uncounted
 
 
+def digest(values: Mapping[str, object]) -> str:
+    """Hash plain values; equal values give equal hashes.
+
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    True
+    """
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
 @dataclass(frozen=True)
 class Key:
     """Everything one result depends on, by name: results of equal keys are equal."""
@@ -26,8 +36,7 @@ class Key:
     @cached_property
     def sha256(self) -> str:
         """Return a hash; equal keys have equal ones."""
-        text = json.dumps(self.values, sort_keys=True, ensure_ascii=False, default=str)
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        return digest(self.values)
 
 
 @runtime_checkable
@@ -42,9 +51,8 @@ class Counted(Protocol):
 def key_of(*parts: Part, **facts: object) -> Key:
     """Return what a result depends on that follows from parts of an experiment, and from facts.
 
-    Args:
-        parts: what the result was asked for by, with what surrounds each (`Part.surroundings`).
-        facts: what else counts, such as hashes of weights and prompts.
+    With each part counts what surrounds it (`Part.surroundings`); facts are what no part knows,
+    such as hashes of weights and prompts.
     """
     from .. import __version__
 

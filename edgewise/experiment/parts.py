@@ -106,11 +106,7 @@ def _refusal(found: Sequence[EdgewiseError], cls: type[Part]) -> EdgewiseError:
 
 
 def split(what: str, fields: Mapping[str, object], *parts: type[Part]) -> list[dict[str, object]]:
-    """Sort keyword arguments of a function by the parts whose fields they are; None is not given.
-
-    Raises:
-        UnknownName: one is no part's.
-    """
+    """Sort a function's keyword arguments by the parts whose fields they are; leave out None."""
     known = [name for one in parts for name in one.names()]
     for name in fields:
         if name not in known:
@@ -150,6 +146,11 @@ def not_accepted(accepted: str) -> PydanticCustomError:
     return PydanticCustomError("accepted", "accepted", {"accepted": accepted})
 
 
+def not_known(choices: Iterable[str], **context: str) -> PydanticCustomError:
+    """Build the error for a name that is none of these; by default it is the value `found`."""
+    return PydanticCustomError("unknown", "unknown", {"choices": list(choices), **context})
+
+
 @dataclasses.dataclass(frozen=True)
 class Accepts:
     """Say what a field accepts, for whoever gives it something else."""
@@ -171,7 +172,7 @@ def one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
     def check(value: str) -> str:
         known = list(names())
         if value not in known:
-            raise PydanticCustomError("unknown", "unknown", {"choices": known})
+            raise not_known(known)
         return value
 
     return AfterValidator(check)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -49,6 +49,7 @@ from .parts import (
     Undeclared,
     Whole,
     not_accepted,
+    not_known,
     one_of,
     part,
     refused,
@@ -100,11 +101,26 @@ def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]
     return tuple(texts)
 
 
+def _each(
+    options: Mapping[str, object], check: Callable[[str, object], Mapping[str, object]]
+) -> dict[str, object]:
+    """Check options one by one, and refuse all that are wrong together."""
+    values, problems = dict[str, object](), []
+    for key, value in options.items():
+        try:
+            values |= check(key, value)
+        except EdgewiseError as error:
+            problems.append(error)
+    if problems:
+        raise refused(*problems)
+    return values
+
+
+Word = Annotated[str, Strict(), Accepts("a text")]
 MetricName = Annotated[Text, AfterValidator(_metric)]
-Ablation = Annotated[str, Strict(), Accepts("a text"), one_of(ablations)]
-Least = Annotated[
-    float, Strict(), Field(ge=0, allow_inf_nan=False), Accepts("a number from 0 up")
-]  # fmt: skip
+Ablation = Annotated[Word, one_of(ablations)]
+Finite = Field(ge=0, allow_inf_nan=False)
+Least = Annotated[float, Strict(), Finite, Accepts("a number from 0 up")]
 Share = Annotated[
     float, Strict(), Field(gt=0, le=1), Accepts("a number above 0, up to 1, such as 0.9")
 ]
@@ -196,7 +212,7 @@ class TaskSpec(Part):
 
     refused_as: ClassVar[type[EdgewiseError]] = PromptError
 
-    name: Annotated[str, Strict(), Accepts("a text")] = ""
+    name: Word = ""
     file: Annotated[Text | None, Uncounted("where the pairs are; their hash counts")] = Field(
         default=None, validate_default=True
     )
@@ -257,8 +273,7 @@ class TaskSpec(Part):
         if file is None and name == "":
             raise PydanticCustomError("missing", "missing", {"at": "name"})
         if file is None and name is not None and name not in TASKS:
-            context = {"choices": list(TASKS), "found": name, "at": "name"}
-            raise PydanticCustomError("unknown", "unknown", context)
+            raise not_known(TASKS, found=name, at="name")
         return file
 
     @field_validator("examples")
@@ -277,17 +292,12 @@ class TaskSpec(Part):
     @field_validator("options", mode="before")
     @classmethod
     def _options(cls, options: object, info: ValidationInfo) -> object:
-        values, problems = dict[str, object](), []
+        def checked(key: str, value: object) -> dict[str, object]:
+            own, choice = check_options(info.data.get("name", ""), {key: value})
+            return own | choice
+
         given = {} if info.data.get("file") else _by_name(options)
-        for key in [key for key, value in given.items() if value is not None]:
-            try:
-                own, choice = check_options(info.data.get("name", ""), {key: given[key]})
-                values |= {**own, **choice}
-            except EdgewiseError as error:
-                problems.append(error)
-        if problems:
-            raise refused(*problems)
-        return values
+        return _each({k: v for k, v in given.items() if v is not None}, checked)
 
 
 @part
@@ -412,7 +422,7 @@ class DiscoverySpec(Part):
             scores, or needs a gradient that the metric has not.
     """
 
-    method: Annotated[str, Strict(), Accepts("a text"), one_of(methods)]
+    method: Annotated[Word, one_of(methods)]
     metric: MetricName = Field(default="", validate_default=True)
     ablation: Ablation = Field(default_factory=default_ablation)
     options: Mapping[str, Any] = Field(default_factory=dict, validate_default=True)
@@ -429,11 +439,7 @@ class DiscoverySpec(Part):
             UnknownName: a method, or ablation, or metric, that this program does not know.
             EdgewiseError: the circuit's method started from given scores, which the file has not.
         """
-        return DiscoverySpec.of_block(file.discovery)
-
-    @staticmethod
-    def of_block(block: Mapping[str, Any]) -> DiscoverySpec:
-        """Read the block `discovery` of a file; see `of_circuit`."""
+        block: Mapping[str, Any] = file.discovery
         method = get_method(str(block["method"]))
         if "start" in block:
             raise EdgewiseError(
@@ -464,15 +470,8 @@ class DiscoverySpec(Part):
         method = methods().get(info.data.get("method", ""))
         if method is None:
             return {}
-        values, problems = dict(method.check({})), []
-        for key, value in _by_name(options).items():
-            try:
-                values[key] = method.check({key: value})[key]
-            except EdgewiseError as error:
-                problems.append(error)
-        if problems:
-            raise refused(*problems)
-        return values
+        given = _each(_by_name(options), lambda key, value: {key: method.check({key: value})[key]})
+        return {**method.check({}), **given}
 
     @field_validator("select")
     @classmethod
@@ -520,11 +519,6 @@ class DiscoverySpec(Part):
         return not (self.chosen.selects or self.select.as_dict())
 
     @property
-    def selection(self) -> str:
-        """Say in words which edges are kept."""
-        return str(self.select)
-
-    @property
     def scored_by(self) -> tuple[str, Mapping[str, Any]]:
         """Return the method, with options, whose scores are tested: searches score few edges."""
         if not self.chosen.selects:
@@ -533,13 +527,7 @@ class DiscoverySpec(Part):
         return other.name, other.suited(get_ablation(self.ablation))
 
     def check_repeatable(self) -> None:
-        """Refuse a metric by which edges cannot be scored to be tested.
-
-        Raises:
-            EdgewiseError: the scores take its gradient, and it has none.
-        """
-        from ..discovery.registry import get_method
-
+        """Refuse a metric without the gradient by which edges are scored to be tested."""
         get_method(self.scored_by[0]).check_metric(get_metric(self.metric))
 
     def differences(self, other: DiscoverySpec) -> list[str]:
@@ -581,9 +569,7 @@ class DrawingSpec(Part):
 
     formats: tuple[str, ...] = ("svg",)
     top: Drawn = 120
-    layout: Annotated[
-        str, Strict(), Accepts("a text"), one_of(lambda: ("auto", "dot", "built-in"))
-    ] = "auto"
+    layout: Annotated[Word, one_of(lambda: ("auto", "dot", "built-in"))] = "auto"
     heat_map: Flag = True
     overlap: Flag = True
 
@@ -599,8 +585,7 @@ class DrawingSpec(Part):
 
         for found in formats:
             if found not in ENDINGS:
-                context = {"choices": ENDINGS, "found": found}
-                raise PydanticCustomError("unknown", "unknown", context)
+                raise not_known(ENDINGS, found=found)
         if {"png", "pdf"} & set(formats) and find_spec("matplotlib") is None:
             raise refused(
                 "drawing.formats: png and pdf need matplotlib, which is not installed; install it "
@@ -614,7 +599,7 @@ class ComputeSpec(Part):
     """Say where and how to compute; the batch size defaults to what fits in memory."""
 
     device: Annotated[Text, Uncounted("the device it stands for counts")] = "auto"
-    dtype: Annotated[str, Strict(), Accepts("a text"), one_of(lambda: DTYPES)] = "float32"
+    dtype: Annotated[Word, one_of(lambda: DTYPES)] = "float32"
     batch_size: Count | None = None
     threads: Annotated[
         Count | None,
@@ -663,7 +648,7 @@ class Experiment(Part):
     compute: ComputeSpec = Field(default_factory=ComputeSpec)
     graph: GraphSpec = Field(default_factory=GraphSpec)
     comparison: ComparisonSpec = Field(default_factory=ComparisonSpec)
-    description: Annotated[str, Strict(), Accepts("a text"), Uncounted("for readers")] = ""
+    description: Annotated[Word, Uncounted("for readers")] = ""
     circuit: Annotated[
         InstanceOf[CircuitFile] | None,
         Undeclared("a circuit has a file of its own"),
@@ -711,12 +696,7 @@ class Experiment(Part):
         return self.models[1:]
 
     def key(self, *parts: str, **facts: object) -> Key:
-        """Return what a result depends on that these parts, and facts, lead to; see `key_of`.
-
-        Args:
-            parts: names of this experiment's fields, such as "discovery" and "compute".
-            facts: what no part knows, such as hashes of weights and prompts.
-        """
+        """Return what a result of these parts, by name, and facts depends on; see `key_of`."""
         return key_of(*(getattr(self, name) for name in parts), **facts)
 
     def to_document(self) -> dict[str, Document]:
@@ -750,9 +730,6 @@ class Experiment(Part):
     @field_validator("evaluation")
     @classmethod
     def _evaluable(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
-        from ..discovery.registry import scoring_method
-        from ..patching.metrics.registry import default_metric
-
         asked: DiscoverySpec | None = info.data.get("discovery")
         if asked is None:
             return evaluation

@@ -1,10 +1,8 @@
-"""What a result is known by: hashes of plain values, of files, and of what a model's name means."""
+"""What results depend on: hashes of files, and of what a model's name means."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..graphs.errors import EdgewiseError
@@ -12,16 +10,6 @@ from ..graphs.files.reading import is_there
 from ..graphs.load.references import Form, find
 
 _OF_A_MODEL = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
-
-
-def digest(inputs: Mapping[str, object]) -> str:
-    """Hash plain values; equal values give equal hashes.
-
-    >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
-    True
-    """
-    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
@@ -41,9 +29,6 @@ def fingerprint(reference: str) -> list[str]:
 
     A hub's or built-in model by its name and commit; local files by their content; an adapter by
     its files and its base model.
-
-    Raises:
-        ModelNotFound: there is no such model.
     """
     from ..graphs.load.adapters import base_reference
     from ..graphs.load.builtin import ALIAS

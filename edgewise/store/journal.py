@@ -41,15 +41,10 @@ def journal_path(output: str | Path) -> Path:
 
 
 class JournalFile:
-    """The decisions of one walk, in a file.
+    """The decisions of one walk, in a file: `entries` made before, which took so many `seconds`.
 
-    Args:
-        path: the file.
-        resume: go on from what the file holds; otherwise it is begun anew.
-        or_anew: where the file is of another request or version, begin it anew too, in place of an
-            error.
-
-    `entries`: what was decided before. `seconds`: how long that took.
+    `resume`: go on from what the file holds; otherwise, and where it is of another request or
+    version if `or_anew`, it is begun anew.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, or_anew: bool = False) -> None:
@@ -127,9 +122,8 @@ class JournalFile:
 
     def _read(self, request: Mapping[str, object]) -> int:
         """Read the file; return how many bytes are whole, or 0 if it is to be begun anew."""
-        *lines, _ = read_bounded(self.path, LINES_BYTES, "a journal").split(
-            b"\n"
-        )  # what follows the last newline is torn
+        content = read_bounded(self.path, LINES_BYTES, "a journal")
+        *lines, _ = content.split(b"\n")  # what follows the last newline is torn
         found = list(self._checked(lines))
         if not found:
             return 0

@@ -39,14 +39,9 @@ def lock_path(path: str | Path) -> Path:
 
 @contextmanager
 def writing(path: str | Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Let no other process write a path while the block runs.
+    """Let no other process write a path, which need not be there, while the block runs.
 
-    Args:
-        path: what is written; it need not be there.
-        waiting: told who writes it now, before that one's end is waited for; default: refuse.
-
-    Raises:
-        EdgewiseError: another process writes it; says which, since when, and what to do.
+    Another process that writes it is refused; or waited for, where `waiting` is told which it is.
     """
     from filelock import FileLock, Timeout
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..experiment.key import digest
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.atomic import check_writable, write_text
 from ..graphs.files.json_files import dump_document
 from ..graphs.files.reading import read_json
 from ..graphs.load.builtin import cache_directory
-from .hashes import digest
 from .journal import JournalFile
 from .store import Store
 
@@ -48,11 +48,7 @@ class Kept:
 
 
 class Results:
-    """The folder of kept results; it is made when it is opened.
-
-    Raises:
-        EdgewiseError: the folder cannot be made or written to.
-    """
+    """The folder of kept results; it is made when it is opened."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder or results_directory()).expanduser()
@@ -73,10 +69,8 @@ class Results:
     ) -> Kept:
         """Return the result with a key, made and kept if it is not there.
 
-        Args:
-            key: a hash of everything the result depends on.
-            make: makes it; what a search has decided goes to the journal.
-            waiting: told who makes the same result now; that one is waited for.
+        What a search has decided goes to the journal. `waiting`: told who makes the same result
+        now; that one is waited for.
         """
         from ..graphs.files import read_circuit, read_scores, write_circuit, write_scores
 

@@ -13,11 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..experiment.key import digest
 from ..graphs.errors import EdgewiseError, FileFormatError, SpecError
 from ..graphs.files.atomic import TEMPORARY, check_writable, write_bytes
 from ..graphs.files.json_files import dump_document, read_document
 from ..graphs.files.reading import read_json
-from .hashes import digest, file_sha256
+from .hashes import file_sha256
 from .journal import JournalFile, journal_path
 from .locks import lock_path, writing
 
@@ -85,13 +86,8 @@ class Store:
         """Let a step write its files, unless that is done; tell whether it was done now.
 
         A file that several steps share is named with a step's part, as in `evaluation.json#base`:
-        its top-level object `models` has a key `base`.
-
-        Args:
-            name: the step's.
-            key: a hash of everything its files depend on.
-            files: what it writes, relative to the directory.
-            make: writes them, to their `path`.
+        its top-level object `models` has a key `base`. `key`: a hash of everything the files depend
+        on; `make` writes them, to their `path`.
         """
         found = self._step(key, files)
         if self._steps.get(name) == found and None not in found.files.values():

@@ -83,7 +83,7 @@ def test_everything_can_be_said() -> None:
     assert spec.task.options == {"corruption": "abc"}
     assert spec.discovery.metric == "log(p(answer)) - log(p(distractor))"
     assert spec.discovery.select == Selection(faithfulness=0.9, signed=True)
-    assert "largest score found" in spec.discovery.selection
+    assert "largest score found" in str(spec.discovery.select)
     assert spec.evaluation.metrics == ("kl", "accuracy")
     assert spec.compute.batch_size == 4
     assert parse_spec(spec.to_toml()) == spec

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgewise.experiment.document import parse_spec, read_spec
+from edgewise.experiment.key import digest
 from edgewise.experiment.spec import Experiment
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, SpecError
@@ -19,7 +20,7 @@ from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
 from edgewise.run import RunResult, run, run_spec
 from edgewise.steps.fit import first_difference
-from edgewise.store.hashes import digest, fingerprint
+from edgewise.store.hashes import fingerprint
 from edgewise.store.store import Store
 from edgewise.visualize.pictures import share_out
 

@@ -137,7 +137,7 @@ def test_a_signed_selection_prefers_edges_that_help(session: Session) -> None:
     assert top.circuit == scores.top(10, absolute=False) != scores.top(10)
     assert (scores.values[top.circuit.kept] > 0).all()
     assert (top.discovery["top"], top.discovery["signed"]) == (10, True)
-    assert DiscoverySpec.of_block(top.discovery).select == Selection(top=10, signed=True)
+    assert DiscoverySpec.of_circuit(top).select == Selection(top=10, signed=True)
     above = found(above=half).circuit
     assert above == scores.above(half, absolute=False)
     assert len(above) < len(scores.above(half))
