@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any
 
 import click
@@ -93,7 +94,10 @@ def guarded(call: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        return _failed(_message(error), error)
+        if os.environ.get(TRACEBACK):
+            click.echo(visible_lines("".join(format_exception(error))), err=True, nl=False)
+        click.echo(f"Error: {visible_lines(_message(error))}", err=True)
+        return FAILED
 
 
 def _message(error: Exception) -> str:
@@ -108,15 +112,6 @@ def _message(error: Exception) -> str:
         f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]} This is a "
         f"mistake in edgewise; please report it with what {TRACEBACK}=1 shows."
     )
-
-
-def _failed(message: str, error: BaseException) -> int:
-    if os.environ.get(TRACEBACK):
-        import traceback
-
-        click.echo(visible_lines("".join(traceback.format_exception(error))), err=True, nl=False)
-    click.echo(f"Error: {visible_lines(message)}", err=True)
-    return FAILED
 
 
 @contextmanager

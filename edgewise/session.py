@@ -37,11 +37,7 @@ class Lift:
 
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
-        """Describe a live model and certify that the description computes what it computes.
-
-        Raises:
-            UnsupportedModel, CertificateFailed: says why; the latter only if it is required.
-        """
+        """Describe a live model; certify, or require, that this computes what the model does."""
         from .graphs.lift.lifting import describe
         from .graphs.load.weights import weights_state
         from .patching.run.certificate import certify
@@ -188,12 +184,7 @@ def open_task(
 
 
 def open_pairs(reference: str, task: TaskSpec) -> PromptPairs:
-    """Make a task's prompt pairs for a model as `open_task` does, without reading its weights.
-
-    Raises:
-        ModelNotFound: there is no such model.
-        UnknownName, PromptError: as `open_task`.
-    """
+    """Make a task's prompt pairs for a model as `open_task` does, without reading its weights."""
     return _pairs(task, *open_vocabulary(reference))[0]
 
 
@@ -223,9 +214,6 @@ def open_vocabulary(reference: str) -> tuple[Any, int | None]:
     """Return a model's tokenizer, None if it has none, and its vocabulary's size if it is known.
 
     The weights are neither fetched nor read.
-
-    Raises:
-        ModelNotFound: there is no such model.
     """
     from .graphs.load.adapters import base_reference
     from .graphs.load.loading import load_tokenizer

@@ -73,9 +73,6 @@ def request(method: str, **fields: Any) -> DiscoverySpec:
 
     >>> request("acdc", options={"threshold": 0.1}).metric
     'kl'
-
-    Raises:
-        EdgewiseError: as `DiscoverySpec`.
     """
     (own,) = split("request", fields, DiscoverySpec)
     return DiscoverySpec.of(method=method, **own)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+import statistics
+import time
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from .. import __version__
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection, TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, open_task
-from .stored import circuit_pairs, prompts_blocks
+from .stored import circuit_pairs
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -72,6 +76,7 @@ def discover(
     from ..discovery.meaning import Meaningless
     from ..graphs.files import CircuitFile, ScoresFile
     from ..graphs.files.circuit import PROMPTS
+    from ..patching.prompts.pair_files import pair_rows
 
     if isinstance(session, Experiment):
         spec, compute = session.discovery, session.compute
@@ -112,7 +117,6 @@ def discover(
         raise
     for words in doubts:
         warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
-    prompts, rows = prompts_blocks(pairs)
     file = CircuitFile(
         circuit=circuit,
         model=session.model_block,
@@ -124,7 +128,7 @@ def discover(
                 "order": found.order,
                 "seconds": seconds,
                 "questions": found.questions,
-                "prompts": prompts,
+                "prompts": {"where": "inline", "sha256": pairs.sha256},
                 **found.notes,
                 **({} if tied is None else {"ties": tied.as_dict()}),
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
@@ -134,7 +138,7 @@ def discover(
         certificate=session.certificate.as_dict(),
         measures=measures(evaluation),
         edge_scores=found.scores.values,
-        extra={PROMPTS: rows},
+        extra={PROMPTS: pair_rows(pairs)},
     )
     beside = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
     return Found(file, beside, evaluation)
@@ -173,11 +177,7 @@ DRIFT = {"float16": 0.02, "bfloat16": 0.1}
 
 
 def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
-    """Refuse a circuit whose loss is not what the search took it for.
-
-    Raises:
-        DriftError: both losses, and how far apart they may be.
-    """
+    """Refuse a circuit whose loss is not what the search took it for."""
     if "loss_search" not in found.notes:
         return
     searched, measured = found.notes["loss_search"], evaluation.loss_circuit
@@ -196,11 +196,7 @@ def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
 def selected(
     runner: Runner, scores: Scores, select: Selection, progress: Progress | None = None
 ) -> Circuit:
-    """Return the circuit a selection makes of scores; without one, every edge.
-
-    Raises:
-        EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
-    """
+    """Return the circuit a selection makes of scores; without one, every edge."""
     from ..discovery.evaluation import smallest_faithful
     from ..graphs.circuit import Circuit
 
@@ -237,8 +233,6 @@ def measures(evaluation: Evaluation) -> dict[str, object]:
 
 def forward_seconds(session: Session, runner: Runner, progress: Progress | None = None) -> float:
     """Time the original model on the clean prompts in the runner's batches; the median pass."""
-    import statistics
-
     import torch
 
     model = session.loaded.model
@@ -266,8 +260,6 @@ def forward_seconds(session: Session, runner: Runner, progress: Progress | None 
 
 def _now(session: Session) -> float:
     """Return the time when everything asked of the device so far is done."""
-    import time
-
     import torch
 
     if session.device.type == "cuda":
@@ -344,12 +336,8 @@ def _refuse_empty(
 
 def circumstances(session: Session, runner: Runner) -> dict[str, object]:
     """Return what else numbers and times depend on."""
-    import platform
-
     import torch
     import transformers
-
-    from .. import __version__
 
     return {
         "dtype": session.loaded.dtype,

@@ -98,10 +98,8 @@ def roles_in(
 
 def _nodes(heads: Heads) -> list[Node] | None:
     """Return the heads that are meant."""
-    if heads is None:
-        return None
-    if isinstance(heads, Circuit | CircuitFile):
-        return circuit_heads(heads)
+    if heads is None or isinstance(heads, Circuit | CircuitFile):
+        return None if heads is None else circuit_heads(heads)
     given = [Node.parse(head) if isinstance(head, str) else head for head in heads]
     return [HeadRoles.of(node, {}).node for node in given]
 

@@ -20,19 +20,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def named_by(file: CircuitFile, option: str, tried: list[str]) -> Iterator[None]:
-    """Say of an error inside that the name at fault came from a circuit file, and what replaces it.
-
-    Raises:
-        ModelNotFound, PromptError, UnknownName: the error, with that sentence.
-    """
+    """Say of an error inside that the name at fault came from a circuit file; what replaces it."""
     try:
         yield
     except (ModelNotFound, PromptError, UnknownName) as error:
         places = f" (looked for at {', '.join(tried)})" if len(tried) > 1 else ""
-        raise type(error)(
-            f"{error} The name comes from {file.path or 'the circuit'}{places}; {option} replaces "
-            "it."
-        ) from error
+        source = f"The name comes from {file.path or 'the circuit'}{places}"
+        raise type(error)(f"{error} {source}; {option} replaces it.") from error
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -69,13 +63,6 @@ def open_stored(
 
 
 # -- the prompt pairs ----------------------------------------------------------------------------
-
-
-def prompts_blocks(pairs: PromptPairs) -> tuple[dict[str, str], list[dict[str, object]]]:
-    """Return what a circuit file holds of its prompt pairs: `discovery.prompts` and `prompts`."""
-    from ..patching.prompts.pair_files import pair_rows
-
-    return {"where": "inline", "sha256": pairs.sha256}, pair_rows(pairs)
 
 
 def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPairs | None:
@@ -147,7 +134,7 @@ def circuit_pairs(
     name = file.task.get("file")
     places = [] if name is None else possible_places(name, file.task.get("paths"), file.path)
     with named_by(file, "--task", places):
-        pairs = open_task(session, **{**stored_task(file), **changed})[0]
+        pairs = open_task(session, TaskSpec.of_circuit(file), **changed)[0]
     if changed or pairs.sha256 == file.task["sha256"]:
         return pairs, []
     why = "the task's file, words or tokenizer have changed"
@@ -160,14 +147,10 @@ def circuit_pairs(
 
 
 def made_again(file: CircuitFile, session: Session) -> PromptPairs | None:
-    """Make a circuit's task with a model's own tokenizer; None if the task's file is gone.
-
-    Raises:
-        PromptError: the tokenizer cannot make the task's pairs.
-    """
-    task = stored_task(file)
-    gone = "file" in file.task and not is_there(task["task"])
-    return None if gone else open_task(session, **task)[0]
+    """Make a circuit's task with a model's own tokenizer; None if the task's file is gone."""
+    task = TaskSpec.of_circuit(file)
+    gone = task.file is not None and not is_there(task.file)
+    return None if gone else open_task(session, task)[0]
 
 
 def reads_alike(session: Session, pairs: PromptPairs) -> bool:
