@@ -15,9 +15,9 @@ those it would write. A model is opened only for a step that is done; one is in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,6 @@ if TYPE_CHECKING:
     from .graphs.files import CircuitFile
     from .graphs.graph import ComputationGraph
     from .patching.prompts.pairs import PromptPairs
-    from .visualize.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -469,81 +468,72 @@ class _Run:
 
     def picture(self, source: str, title: str, names: tuple[str, str]) -> None:
         """Draw one circuit or diff in every format."""
-        asked, files = self.spec.drawing, image_names(self.spec, source)
+        asked = self.spec.drawing
 
-        def make() -> None:
+        def prepare() -> Callable[[Path], object]:
             from .visualize.draw import draw
             from .visualize.pictures import make_picture
 
             picture = make_picture(read_any(self.place(source)), names, asked.top)
             how = replace(picture.drawing, names=names, title=title, layout=asked.layout)
-            for path in self.drawn(files):
-                draw(picture.subject, path, how)
+            return lambda path: draw(picture.subject, path, how)
 
-        if files:
-            key = self.spec.key(
-                file=self.store.sha256(source), title=title, names=names, top=asked.top,
-                layout=asked.layout, images=files,
-            )  # fmt: skip
-            self.step(f"images of {Path(source).stem}", files, make, key)
+        self.images(
+            f"images of {Path(source).stem}", image_names(self.spec, source), prepare,
+            file=self.store.sha256(source), title=title, names=names, top=asked.top,
+            layout=asked.layout,
+        )  # fmt: skip
 
     def heat_map(self, source: str, models: list[ModelSpec]) -> None:
         """Draw the node scores of one model or two, from the scores of all edges."""
-        names = [model.name for model in models]
-        title = f"Node scores of {' and '.join(names)}: {self.about_task['name']}"
-        scored = [scores_path(circuit_name(model)).as_posix() for model in models]
+        title = f"Node scores of {' and '.join(m.name for m in models)}: {self.about_task['name']}"
+        scored = {model.name: scores_path(circuit_name(model)).as_posix() for model in models}
 
-        def make() -> Scene:
+        def prepare() -> Callable[[Path], object]:
             from .visualize.charts.heat_map import ScoredSide, draw_heat_map
+            from .visualize.draw import write_scene
 
             sides = [
                 ScoredSide(name, read_scores(self.place(file)).scores, kept=False)
-                for name, file in zip(names, scored, strict=True)
+                for name, file in scored.items()
             ]
-            return draw_heat_map(sides, title=title)
+            return partial(write_scene, draw_heat_map(sides, title=title))
 
         step, files = f"heat map of {Path(source).stem}", heat_map_names(self.spec, source)
-        self.map(step, files, make, scored, title)
+        self.images(step, files, prepare, files=self.store.sha256(*scored.values()), title=title)
 
     def overlap(self) -> None:
         """Draw how alike every two circuits are."""
         title, models = f"Overlap of the circuits: {self.about_task['name']}", self.spec.models
 
-        def make() -> Scene:
+        def prepare() -> Callable[[Path], object]:
             from .visualize.charts.overlap import draw_overlap
-
-            circuits = {model.name: self.circuit(model).circuit for model in models}
-            return draw_overlap(circuits, title=title)[0]
-
-        sources = [circuit_name(model) for model in models]
-        self.map("overlap of all circuits", overlap_names(self.spec), make, sources, title)
-
-    def map(
-        self,
-        step: str,
-        files: list[str],
-        scene: Callable[[], Scene],
-        sources: list[str],
-        title: str,
-    ) -> None:
-        """Write a drawing that shows no graph in every format, if there is any."""
-
-        def make() -> None:
             from .visualize.draw import write_scene
 
-            drawn = scene()
-            for path in self.drawn(files):
-                write_scene(drawn, path)
+            circuits = {model.name: self.circuit(model).circuit for model in models}
+            return partial(write_scene, draw_overlap(circuits, title=title)[0])
 
-        if files:
-            hashes = self.store.sha256(*sources)
-            self.step(step, files, make, self.spec.key(files=hashes, images=files, title=title))
+        hashes = self.store.sha256(*map(circuit_name, models))
+        files = overlap_names(self.spec)
+        self.images("overlap of all circuits", files, prepare, files=hashes, title=title)
 
-    def drawn(self, files: Sequence[str]) -> Iterator[Path]:
-        """Yield where to draw each file, and tell of it."""
-        for i, file in enumerate(files):
-            self.progress(i, len(files), f"images drawn, at {file}")
-            yield self.store.path(file)
+    def images(
+        self,
+        step: str,
+        images: list[str],
+        prepare: Callable[[], Callable[[Path], object]],
+        **facts: object,
+    ) -> None:
+        """Draw a picture in every format, if there is any, by what `prepare` returns."""
+
+        def make() -> None:
+            write = prepare()
+            for i, image in enumerate(images):
+                self.progress(i, len(images), f"images drawn, at {image}")
+                write(self.store.path(image))
+
+        if images:
+            self.step(step, images, make, self.spec.key(images=images, **facts))
 
     def report(self) -> None:
         """Write the report from the files of the other steps."""

@@ -63,11 +63,10 @@ def diff(
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
     """
-    from ..experiment.spec import ComparisonSpec
+    from ..experiment.spec import ComparisonSpec, ComputeSpec
     from ..graphs.files import read_circuit, unlike, write_diff
     from ..progress import reporting
     from ..steps.compare import look_closer
-    from ..steps.fit import found_by
     from ..workflow import beside_scores, compare
 
     closer = asked["noise_floor"] is not None or asked["cross"] or asked["roles"]
@@ -79,7 +78,7 @@ def diff(
     notes: list[str] = []
     if closer:
         options.set_threads(asked["threads"])
-        request_a, request_b = (asked.over(found_by(file)) for file in files)
+        request_a, request_b = (asked.over(ComputeSpec.of_circuit(file)) for file in files)
         sources = (models["model_a"], models["model_b"])
         with reporting() as progress:
             progress.say("loading and lifting model A")

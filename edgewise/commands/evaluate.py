@@ -44,13 +44,13 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
-    from ..experiment.spec import EvaluationSpec
+    from ..experiment.spec import ComputeSpec, EvaluationSpec
     from ..graphs.files import read_circuit, read_scores
     from ..progress import reporting
     from ..session import open_task
     from ..steps.discover import task_block
     from ..steps.evaluate import evaluate as measure
-    from ..steps.fit import found_by, open_for, weights_notes
+    from ..steps.fit import open_for, weights_notes
     from ..steps.stored import circuit_pairs, stored_model
 
     if asked.settings and asked["task"] is None:
@@ -59,7 +59,7 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     scores = read_scores(circuit, file.circuit.graph).scores if asked["curve"] else None
     task = None if asked["task"] is None else asked.task()
     changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
-    compute = asked.over(found_by(file))
+    compute = asked.over(ComputeSpec.of_circuit(file))
     options.set_threads(compute.threads)
     with reporting() as progress:
         progress.say(f"loading and lifting {model or stored_model(file)}")

@@ -55,7 +55,7 @@ a file can get wrong (tables, keys, paths) here, values by the parts themselves.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -73,7 +73,7 @@ from .spec import (
     TaskSpec,
     default_name,
 )
-from .toml import parse_toml, read_toml
+from .toml import Table, parse_toml, read_toml
 
 SELECTION = Selection.names()
 
@@ -110,14 +110,8 @@ def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment")
     return experiment_of(parse_toml(text, "the spec"), Path(folder), "the spec", name)
 
 
-def experiment_of(
-    document: Mapping[str, object], folder: Path, source: str, name: str
-) -> Experiment:
-    """Turn a parsed document into an experiment.
-
-    Raises:
-        SpecError: lists all problems, each with its key, what was found and what is accepted.
-    """
+def experiment_of(document: Table, folder: Path, source: str, name: str) -> Experiment:
+    """Turn a parsed document into an experiment; all problems are listed."""
     reader = _Reader(folder)
     fields = reader.fields(document, name)
     wrong = reader.problems
@@ -137,7 +131,7 @@ class _Reader:
         self.folder = folder
         self.problems: list[str] = []
 
-    def fields(self, document: Mapping[str, object], name: str) -> dict[str, object]:
+    def fields(self, document: Table, name: str) -> dict[str, object]:
         """Return the fields of an experiment."""
         found: dict[str, object] = {"name": name, **self.table(document, "experiment")}
         self.refuse_unknown("experiment", found, ["name", "description"])
@@ -152,7 +146,7 @@ class _Reader:
         self.refuse_unknown("", document, ["experiment", "models", *TABLES])
         return found
 
-    def table(self, document: Mapping[str, object], key: str) -> dict[str, object]:
+    def table(self, document: Table, key: str) -> dict[str, object]:
         """Return a table; one that is missing is empty."""
         value = document.get(key, {})
         if isinstance(value, dict):
@@ -175,9 +169,8 @@ class _Reader:
     def models(self, value: object) -> object:
         """Return the models with whole paths, and with names."""
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-            self.problems.append(
-                f"models is {shown(value)}; accepted: tables, each headed [[models]]."
-            )
+            accepted = "tables, each headed [[models]]"
+            self.problems.append(f"models is {shown(value)}; accepted: {accepted}.")
             return (ModelSpec.at("missing"),)
         found = []
         for number, table in enumerate(value, start=1):
@@ -245,13 +238,7 @@ class _Reader:
         return {**found, "select": select}
 
     def folded(
-        self,
-        key: str,
-        table: Mapping[str, object],
-        own: list[str],
-        options: list[str],
-        *,
-        keep: bool,
+        self, key: str, table: Table, own: list[str], options: list[str], *, keep: bool
     ) -> dict[str, object]:
         """Put options, which stand beside a table's own keys, under `options`, or leave them."""
         self.refuse_unknown(key, table, [*own, *options])

@@ -17,7 +17,7 @@ from ..graphs.files import diff_files
 from ..progress import Progress, named
 from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
-from .fit import found_by, open_for, same_prompts, weights_notes
+from .fit import open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
 from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
@@ -114,7 +114,7 @@ def look_closer(
     notes: list[str] = []
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
         told = named(progress, f"model {'AB'[side]}")
-        compute = found_by(file) if computes is None else computes[side]
+        compute = ComputeSpec.of_circuit(file) if computes is None else computes[side]
         if isinstance(source, Session):
             session = source
         else:
@@ -149,9 +149,9 @@ def noise_floor(
     of `ComputeSpec`, such as batch_size and device. For the rest see `look_closer`.
     """
     files = (file_a, file_b)
-    computes = (found_by(file_a).but(**compute), found_by(file_b).but(**compute))
+    a, b = (ComputeSpec.of_circuit(file).but(**compute) for file in files)
     asked = ComparisonSpec(noise_floor=repetitions, level=level)
-    found, _ = look_closer(diff_files(*files), files, asked, computes, models, progress)
+    found, _ = look_closer(diff_files(*files), files, asked, (a, b), models, progress)
     assert found.noise_floor is not None
     return found.noise_floor
 

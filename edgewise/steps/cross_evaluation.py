@@ -75,11 +75,7 @@ def cross_in(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> MeasuredCircuits:
-    """Measure a plan's circuits in one model, by the metric and ablation of `measure`.
-
-    Raises:
-        EdgewiseError: full and empty circuit measure the same, so there is no faithfulness.
-    """
+    """Measure a plan's circuits in one model, by the metric and ablation of `measure`."""
     from ..discovery.evaluation import different_ends
 
     metric, ablation = by(measure)

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from ..patching.tasks import TaskReport
 
 
-def found_by(file: CircuitFile) -> ComputeSpec:
-    """Return how a file's circuit was computed, in batches that fit here."""
-    return ComputeSpec.of_circuit(file).but(batch_size=None)
-
-
 def open_for(
     file: CircuitFile,
     reference: str | None = None,
@@ -46,7 +41,7 @@ def open_for(
     graph = file.circuit.graph
 
     def load(name: str) -> Session:
-        asked = compute or found_by(file)
+        asked = compute or ComputeSpec.of_circuit(file)
         return open_model(name, GraphSpec.of_graph(graph), asked, progress=progress)
 
     session = open_stored(file, load, option) if reference is None else load(reference)

@@ -38,11 +38,7 @@ SPLIT_SEED = 0
 
 
 def common_discovery(a: CircuitFile, b: CircuitFile) -> DiscoverySpec:
-    """Return how both circuits were found.
-
-    Raises:
-        EdgewiseError: they were found in different ways, or on different tasks; says in what.
-    """
+    """Return how both circuits were found; refuse two ways, or two tasks."""
     asked, other = DiscoverySpec.of_circuit(a), DiscoverySpec.of_circuit(b)
     unequal = asked.differences(other) + task_differences(a.task, b.task)
     if unequal:
@@ -136,11 +132,7 @@ def made_sets(session: Session, task: TaskSpec, repetitions: int, *, first_seed:
 
 
 def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
-    """Split pairs into 2·R disjoint random groups of equal size; what is left over is not used.
-
-    Raises:
-        PromptError: a group would have fewer than 4 pairs.
-    """
+    """Split pairs into 2·R disjoint random groups of equal size; what is left over is not used."""
     number = 2 * check_repetitions(repetitions)
     size = len(pairs) // number
     if size < LEAST_PAIRS:
@@ -220,11 +212,7 @@ def repeat_in(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Repeats:
-    """Do a discovery in one model, once for each set of prompts.
-
-    Raises:
-        EdgewiseError: the metric has no gradient, which the tested scores need.
-    """
+    """Do a discovery in one model, once for each set of prompts."""
     scores, kept = [], []
     for number, pairs in enumerate(sets, start=1):
         runner = make_runner(

@@ -44,11 +44,7 @@ def stored_model(file: CircuitFile) -> str:
 def open_stored(
     file: CircuitFile, load: Callable[[str], Session], option: str = "--model"
 ) -> Session:
-    """Open the model a circuit was found in; of several that are there, the one of its weights.
-
-    Raises:
-        ModelNotFound: it is nowhere; says where it was looked for and what to do.
-    """
+    """Open the model a circuit was found in; of several that are there, the one of its weights."""
     reference, places = stored_model(file), []
     if "paths" in file.model:
         places = possible_places(file.model["name"], file.model["paths"], file.path)
