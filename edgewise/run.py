@@ -111,7 +111,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
     """
     with Store(output) as store:
         job = _Run(spec, store, progress)
-        job.copy_spec()
+        store.write(SPEC, relocated(spec, store.folder).to_toml())
         job.make_prompts()
         job.make_repetition_prompts()
         for model in spec.models:
@@ -176,10 +176,6 @@ class _Run:
     def place(self, name: str) -> Path:
         """Return where a finished file is."""
         return self.store.folder / name
-
-    def copy_spec(self) -> None:
-        """Write the spec with its defaults; its paths start from the output directory."""
-        self.store.write(SPEC, relocated(self.spec, self.store.folder).to_toml())
 
     # -- prompts --------------------------------------------------------------------------------
 

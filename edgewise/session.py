@@ -90,10 +90,6 @@ class Session:
         """Return the graph whose circuits can be found and run."""
         return self._lift.lifted.graph
 
-    def ran_by(self, batch_size: int | None = None) -> ComputeSpec:
-        """Return how the model computes, whatever was asked for."""
-        return ComputeSpec(str(self.device), self.loaded.dtype, batch_size)
-
     @property
     def device(self) -> torch.device:
         """Return where the model's stream lies."""

@@ -12,7 +12,7 @@ from . import options, show
 from .options import Asked
 
 if TYPE_CHECKING:
-    from ..discovery.evaluation import Curve, Evaluation
+    from ..discovery.evaluation import Evaluation
     from ..discovery.random_circuits import Baseline
 
 LEAST = 10
@@ -96,11 +96,15 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
     show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
     if found.curve is not None:
-        _print_curve(found.curve)
+        curve = found.curve
+        rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
+        columns = ("edges", "f, by signed score", "f, by |score|")
+        show.table(columns, rows, title="faithfulness by size")
+        show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])
     if found.minimality is not None:
         rises = found.rises
-        rows = [(str(edge), rise) for edge, rise in rises[:LEAST]]
-        show.table(("least needed edges", "rise of the loss without it"), rows, title="minimality")
+        least = [(str(edge), rise) for edge, rise in rises[:LEAST]]
+        show.table(("least needed edges", "rise of the loss without it"), least, title="minimality")
         show.facts([("do not help", f"{found.useless:,} of {len(rises):,} edges")])
 
 
@@ -130,10 +134,3 @@ def shown_task(task: Mapping[str, object]) -> str:
     """Name a task with its number of pairs."""
     seed = "" if task["seed"] is None else f", seed {task['seed']}"
     return f"{task['name']}, {task['examples']:,} pairs{seed}"
-
-
-def _print_curve(curve: Curve) -> None:
-    rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
-    columns = ("edges", "f, by signed score", "f, by |score|")
-    show.table(columns, rows, title="faithfulness by size")
-    show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])

@@ -8,7 +8,7 @@ project's words (see `errors`). A field counts in `key()` unless it is marked `U
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
@@ -91,18 +91,15 @@ def part(cls: P) -> P:
         try:
             build(self, *values, **fields)
         except ValidationError as error:
-            found = problems(error, Built(cls.__name__, cls.names()))
-            raise _refusal(found, cls) from None
+            first, *others = found = problems(error, Built(cls.__name__, cls.names()))
+            if others:
+                together = "; ".join(str(one).rstrip(".") for one in found)
+                raise cls.refused_as(f"{together}.") from None
+            plain = type(first) is EdgewiseError
+            raise (cls.refused_as(str(first)) if plain else first) from None
 
     made.__init__ = checked  # type: ignore[assignment]
     return cast("P", made)
-
-
-def _refusal(found: Sequence[EdgewiseError], cls: type[Part]) -> EdgewiseError:
-    """Return one error for everything that is wrong."""
-    if len(found) > 1:
-        return cls.refused_as("; ".join(str(one).rstrip(".") for one in found) + ".")
-    return cls.refused_as(str(found[0])) if type(found[0]) is EdgewiseError else found[0]
 
 
 def split(what: str, fields: Mapping[str, object], *parts: type[Part]) -> list[dict[str, object]]:

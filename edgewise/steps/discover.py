@@ -89,7 +89,11 @@ def discover(
     runner = make_runner(
         session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=compute.batch_size
     )
-    _check_size(spec.select, runner)
+    total, top = runner.graph.edge_count, spec.select.top
+    if top is not None and top > total:
+        raise EdgewiseError(
+            f"top is {top:,}, but the model's graph has {total:,} edges; accepted: 1 to {total:,}."
+        )
     journal, before = journal if spec.chosen.resumable else None, 0.0
     if journal is not None:
         journal.begin(discovery_key(session, runner, spec).values)
@@ -164,7 +168,7 @@ def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
     return key_of(
         spec,
         GraphSpec.of_graph(session.graph),
-        session.ran_by(runner.batch_size),
+        ComputeSpec(str(session.device), session.loaded.dtype, runner.batch_size),
         weights_sha256=session.loaded.weights_sha256,
         pairs_sha256=runner.pairs.sha256,
         family=session.lifted.family,
@@ -212,21 +216,14 @@ def selected(
 
 def task_block(pairs: PromptPairs) -> TaskBlock:
     """Return what a circuit file says of its prompt pairs."""
-    block = {
-        "name": pairs.name,
-        "sha256": pairs.sha256,
-        "examples": len(pairs),
-        "seed": pairs.seed,
-        "bos_prepended": pairs.bos_prepended,
-        **pairs.origin,
-    }
-    return cast("TaskBlock", block)
+    about = {"name": pairs.name, "sha256": pairs.sha256, "examples": len(pairs)}
+    more = {"seed": pairs.seed, "bos_prepended": pairs.bos_prepended}
+    return cast("TaskBlock", {**about, **more, **pairs.origin})
 
 
 def measures(evaluation: Evaluation) -> dict[str, object]:
     """Return what a circuit file says of what was measured."""
-    names = ("full", "circuit", "empty")
-    keys = [f"{what}_{name}" for what in ("loss", "value") for name in names]
+    keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
     keys += ["value_complement", "faithfulness", "completeness", "edges", "nodes"]
     return {key: getattr(evaluation, key) for key in keys}
 
@@ -265,16 +262,6 @@ def _now(session: Session) -> float:
     if session.device.type == "cuda":
         torch.cuda.synchronize(session.device)
     return time.perf_counter()
-
-
-def _check_size(select: Selection, runner: Runner) -> None:
-    """Refuse to select more edges than there are."""
-    total = runner.graph.edge_count
-    if select.top is not None and select.top > total:
-        raise EdgewiseError(
-            f"top is {select.top:,}, but the model's graph has {total:,} edges; accepted: 1 to "
-            f"{total:,}."
-        )
 
 
 def _chosen(

@@ -38,7 +38,7 @@ from .fit import same_prompts, same_shape
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
-    from ..graphs.files.timeline import Checkpoint, MetricValues
+    from ..graphs.files.timeline import MetricValues
     from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
@@ -104,7 +104,15 @@ def timeline(
             tuple(one.file.circuit for one in found),
             tuple(one.scores.values for one in found),
         ),
-        checkpoints=tuple(map(_head, references, found)),
+        checkpoints=tuple(
+            {
+                "reference": reference,
+                "model": one.file.model,
+                "certificate": one.file.certificate,
+                "measures": cast("dict[str, MetricValues]", one.measured),
+            }
+            for reference, one in zip(references, found, strict=True)
+        ),
         task=found[0].file.task,
         discovery=cast(
             "DiscoveryBlock",
@@ -275,13 +283,3 @@ def check_selects(asked: DiscoverySpec) -> None:
             f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
             "which to keep: top (so many), above (|score| at least), or faithfulness."
         )
-
-
-def _head(reference: str, kept: Kept) -> Checkpoint:
-    """Return what a timeline file says of a checkpoint."""
-    return {
-        "reference": reference,
-        "model": kept.file.model,
-        "certificate": kept.file.certificate,
-        "measures": cast("dict[str, MetricValues]", kept.measured),
-    }

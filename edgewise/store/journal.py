@@ -143,8 +143,10 @@ class JournalFile:
         """Yield what each line holds, and its seal, as long as it follows from the one before."""
         seal = ""
         for number, line in enumerate(lines, start=1):
-            document = _parsed(line)
-            if document is None:
+            document: Any = None
+            with suppress(ValueError, RecursionError):
+                document = json.loads(line)
+            if not isinstance(document, dict):
                 if number == len(lines):
                     return  # torn by a crash, as no other line can be
                 raise self._refused(f", line {number}, is damaged; start anew")
@@ -172,15 +174,6 @@ class JournalFile:
 def _seal(text: bytes, last: str) -> str:
     """Hash a line's text with the seal of the line before."""
     return hashlib.sha256(last.encode() + text).hexdigest()
-
-
-def _parsed(line: bytes) -> Any:
-    """Return the JSON object of a line, None if it is none."""
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _difference(path: Path, written: Mapping[str, object], request: Mapping[str, object]) -> str:

@@ -71,21 +71,16 @@ def writing(path: str | Path, waiting: Callable[[str], None] | None = None) -> I
         )
     try:
         if lock.is_locked:
-            _sign(file)
+            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300]
+            who = f"process {os.getpid()} on {platform.node()}"
+            text = f"{who} ({command}, since {time.strftime('%Y-%m-%d %H:%M:%S')})"
+            with suppress(OSError):  # a full disk is told when the output is written
+                file.write_text(text, encoding="utf-8", errors="backslashreplace")
         yield
     finally:
         with suppress(OSError):  # first, as what is removed while it is locked locks nobody out
             file.unlink()
         lock.release()
-
-
-def _sign(file: Path) -> None:
-    """Write into a lock's file who holds it."""
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    with suppress(OSError):  # a full disk is told when the output is written
-        text = f"process {os.getpid()} on {platform.node()} ({command[:300]}, since {since})"
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _holder(file: Path) -> str:

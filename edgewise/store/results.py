@@ -33,11 +33,6 @@ FORMAT = 2
 CIRCUIT, SCORES, MEASURED = "circuit.json", "circuit.scores.safetensors", "measured.json"
 
 
-def results_directory() -> Path:
-    """Return the default folder: `results` in `$EDGEWISE_CACHE`, else in the XDG cache's."""
-    return cache_directory() / "results"
-
-
 @dataclass(frozen=True, eq=False)
 class Kept:
     """A result: the circuit, the scores of all edges, and by metric what else was measured."""
@@ -51,7 +46,7 @@ class Results:
     """The folder of kept results; it is made when it is opened."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder or results_directory()).expanduser()
+        self.folder = Path(folder or cache_directory() / "results").expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
