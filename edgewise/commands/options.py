@@ -296,11 +296,6 @@ class Asked:
         with usage():
             return TaskSpec.named(self["task"], options=self.settings, **self.fields(TaskSpec))
 
-    @property
-    def measure(self) -> dict[str, Any]:
-        """Return what a runner is told of metric, ablation and batch size."""
-        return {key: self[key] for key in ("metric", "ablation", "batch_size")}
-
     def discovery(self) -> DiscoverySpec:
         """Return how circuits are to be found."""
         from ..experiment.spec import DiscoverySpec, Selection, read_start

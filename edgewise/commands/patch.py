@@ -51,7 +51,8 @@ def patch(
         session = options.open_session(model, asked.over(GraphSpec()), compute, progress)
         pairs, _ = open_task(session, task)
         progress.say("patching")
-        runner = make_runner(session, pairs, **asked.measure)
+        measure = {key: asked[key] for key in ("metric", "ablation", "batch_size")}
+        runner = make_runner(session, pairs, **measure)
         found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
     if as_json:

@@ -103,9 +103,6 @@ def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment")
     >>> spec = parse_spec(text)
     >>> spec.base.name, spec.discovery.options, spec.evaluation.metrics
     ('smollm2-135m', {'steps': 5, 'midpoint': False}, ('logit_diff', 'kl'))
-
-    Raises:
-        SpecError: as `read_spec`.
     """
     return experiment_of(parse_toml(text, "the spec"), Path(folder), "the spec", name)
 
@@ -271,11 +268,7 @@ class _Reader:
 
 
 def whole_source(source: str, folder: Path) -> str:
-    """Return a model's reference that means the same from the working directory.
-
-    Raises:
-        EdgewiseError: a path with nothing, or with no model, there.
-    """
+    """Return a model's reference that means the same from the working directory."""
     from ..graphs.load.adapters import base_reference
     from ..graphs.load.builtin import ALIAS
     from ..graphs.load.references import Form, find

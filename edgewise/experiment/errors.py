@@ -32,11 +32,6 @@ class Built(NamedTuple):
     declared: bool = False
 
 
-def problems(error: ValidationError, built: Built) -> list[EdgewiseError]:
-    """Return everything that is wrong; in a file each problem has the full path of its key."""
-    return list(_problems(error, built))
-
-
 def listed_problems(source: str, found: Sequence[str]) -> str:
     """Write one problem as a sentence, several as a list."""
     if len(found) == 1:
@@ -57,7 +52,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
+def problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
+    """Yield everything that is wrong; in a file each problem has the full path of its key."""
     for found in error.errors(include_url=False):
         context: Mapping[str, object] = found.get("ctx", {})
         loc = found["loc"]
@@ -66,16 +62,13 @@ def _problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
         where = _place(loc, str(context.get("at", "")))
         if found["type"] == "refused":
             for problem in context["problems"]:  # type: ignore[attr-defined]
-                yield _told(problem, where if built.declared else "")
+                if isinstance(problem, str):
+                    yield EdgewiseError(problem)
+                else:  # of a registry or a rule, which knows no place
+                    at_place = built.declared and where
+                    yield EdgewiseError(f"{where}: {problem}") if at_place else problem
         else:
             yield _mismatch(found, where, built)
-
-
-def _told(problem: str | EdgewiseError, where: str) -> EdgewiseError:
-    """Return a problem that a registry or a rule tells of; in a file, with its place."""
-    if isinstance(problem, str):
-        return EdgewiseError(problem)
-    return EdgewiseError(f"{where}: {problem}") if where else problem
 
 
 def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:

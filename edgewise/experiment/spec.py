@@ -157,11 +157,7 @@ class ModelSpec(Part):
 
     @staticmethod
     def of_circuit(file: CircuitFile) -> ModelSpec:
-        """Name the model a circuit was found in.
-
-        Raises:
-            EdgewiseError: the file does not say.
-        """
+        """Name the model a circuit was found in; refuse a file that does not say."""
         name, revision = file.model["name"], file.model["revision"]
         if not name:
             raise EdgewiseError("the circuit's file names no model; say which one to use.")
@@ -238,12 +234,7 @@ class TaskSpec(Part):
 
     @staticmethod
     def of_circuit(file: CircuitFile) -> TaskSpec:
-        """Return the part that makes a circuit's prompt pairs again.
-
-        Raises:
-            EdgewiseError: the file does not say.
-            UnknownName, PromptError: they cannot be made; says why.
-        """
+        """Return the part that makes a circuit's prompt pairs again, if its file says enough."""
         block = file.task
         task = block.get("file") or block["name"]
         if not task:
@@ -812,12 +803,7 @@ def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
 def check_options(
     task: str, options: Mapping[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Check a built-in task's options; return the task's own, and those of every task.
-
-    Raises:
-        UnknownName: there is no such task or option.
-        PromptError: a value makes no sense.
-    """
+    """Check a built-in task's options; return the task's own, and those of every task."""
     if task not in TASKS:
         raise unknown("task", task, [*TASKS, "a file of prompt pairs (.jsonl)"])
     given = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}

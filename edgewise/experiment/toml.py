@@ -19,21 +19,13 @@ Document = Table | list[Table]
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """Read a TOML file.
-
-    Raises:
-        SpecError: it is missing, no text, or no TOML; says where.
-    """
+    """Read a TOML file; refuse what is missing, no text, or no TOML."""
     text = read_text(path, "an experiment's TOML file", SETTINGS_BYTES, SpecError)
     return parse_toml(text.removeprefix("\ufeff"), str(path))
 
 
 def parse_toml(text: str, source: str) -> dict[str, object]:
-    """Parse TOML; `source` names the text in messages.
-
-    Raises:
-        SpecError: a syntax error, with its line shown and the column marked.
-    """
+    """Parse TOML; refuse what is none, with its line shown; `source` names the text."""
     tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     message = ""
     try:

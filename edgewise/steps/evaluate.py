@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 class Evaluated(Evaluation):
     """What was measured of a circuit, and what else was asked for.
 
-    Args:
-        curve: faithfulness over sizes.
-        minimality: by how much the loss rises without each kept edge.
-        random: where it stands among random circuits.
-        floor: rises of the loss up to this are rounding.
+    `minimality`: by how much the loss rises without each kept edge; up to `floor` it is rounding.
     """
 
     curve: Curve | None = None

@@ -57,16 +57,14 @@ def heat_map_sources(spec: Experiment) -> list[str]:
 
 def heat_map_names(spec: Experiment, source: str) -> list[str]:
     """Name the images of the node scores of a circuit or diff file, none if it gets none."""
-    if source not in heat_map_sources(spec):
-        return []
-    return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in _endings(spec)]
+    endings = _endings(spec) if source in heat_map_sources(spec) else []
+    return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in endings]
 
 
 def overlap_names(spec: Experiment) -> list[str]:
     """Name the images of how alike every two circuits are, if there are three or more."""
-    if not spec.drawing.overlap or len(spec.models) < 3:
-        return []
-    return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec)]
+    wanted = spec.drawing.overlap and len(spec.models) >= 3
+    return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec) if wanted]
 
 
 def _endings(spec: Experiment) -> list[str]:
