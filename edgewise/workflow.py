@@ -26,6 +26,7 @@ from .experiment.spec import (
     read_start,
 )
 from .graphs.errors import within_memory
+from .graphs.files.diff import diff_files as compare
 from .progress import Progress
 from .session import Session, make_pairs, make_runner, open_model, open_task
 from .steps.discover import Found, discover, task_block
@@ -33,7 +34,7 @@ from .steps.evaluate import Evaluated, evaluate
 from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task
 
 if TYPE_CHECKING:
-    from .graphs.files import CircuitFile, DiffFile
+    from .graphs.files import CircuitFile
     from .graphs.scores import Scores
     from .patching.paths import PathEffect
     from .patching.prompts.pairs import PromptPairs
@@ -98,23 +99,6 @@ def patch(
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 
-def compare(
-    a: CircuitFile,
-    b: CircuitFile,
-    *,
-    names: tuple[str, str] = ("A", "B"),
-    scores: tuple[Scores | None, Scores | None] = (None, None),
-) -> DiffFile:
-    """Compare two circuits on equal graphs; `scores`: of all edges of each, where they are known.
-
-    Raises:
-        GraphMismatch: the graphs differ; says in what.
-    """
-    from .graphs.files import diff_files
-
-    return diff_files(a, b, names=names, scores=scores)
-
-
 def beside_scores(path: str, file: CircuitFile) -> Scores | None:
     """Return the scores in the sidecar of a circuit's file, None if there is no sidecar.
 
@@ -123,6 +107,5 @@ def beside_scores(path: str, file: CircuitFile) -> Scores | None:
     """
     from .graphs.files import read_scores, scores_path
 
-    if not scores_path(path).is_file():
-        return None
-    return read_scores(path, file.circuit.graph).scores
+    there = scores_path(path).is_file()
+    return read_scores(path, file.circuit.graph).scores if there else None

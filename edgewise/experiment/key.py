@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 from .parts import Part, Uncounted
 
@@ -37,15 +36,6 @@ class Key:
     def sha256(self) -> str:
         """Return a hash; equal keys have equal ones."""
         return digest(self.values)
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """A value that says itself what of it counts."""
-
-    def counted(self) -> object:
-        """Return plain values, equal for values of equal influence."""
-        ...
 
 
 def key_of(*parts: Part, **facts: object) -> Key:
@@ -74,7 +64,7 @@ def counted(part: Part) -> dict[str, object]:
             continue
         if isinstance(value, Part):
             found |= {f"{name}.{k.partition('.')[2]}": v for k, v in counted(value).items()}
-        elif isinstance(value, Counted):
+        elif hasattr(value, "counted"):  # it says itself what of it counts
             found[f"{name}.{field}"] = value.counted()
         elif isinstance(value, Mapping):
             found |= {f"{name}.{k}": v for k, v in value.items()}

@@ -113,8 +113,7 @@ def discover(
     try:
         check_drift(found, evaluation, session.loaded.dtype)
         if not allow_empty:
-            _refuse_constant(spec, found, evaluation, runner.floor)
-            _refuse_empty(circuit, spec, found.scores, evaluation)
+            _refuse_meaningless(circuit, spec, found, evaluation, runner.floor)
     except EdgewiseError:
         if journal is not None:
             journal.remove()  # going on from it would end here again
@@ -281,28 +280,22 @@ def _chosen(
     return circuit, tied, doubts
 
 
-def _refuse_constant(
-    spec: DiscoverySpec, found: Discovery, evaluation: Evaluation, floor: float
+def _refuse_meaningless(
+    circuit: Circuit, spec: DiscoverySpec, found: Discovery, evaluation: Evaluation, floor: float
 ) -> None:
-    """Refuse a circuit chosen by a metric that is the same for every circuit measured."""
+    """Refuse a circuit without edges, or chosen by a metric that is the same for every circuit."""
     names = ("full", "circuit", "empty", "complement")
     values = [getattr(evaluation, f"value_{name}") for name in names]
     chosen = found.circuit is not None or spec.select.as_dict()
     if found.doubt and chosen and max(values) - min(values) <= floor:
         raise EdgewiseError(f"method '{spec.method}' gives no circuit: {found.doubt}")
-
-
-def _refuse_empty(
-    circuit: Circuit, spec: DiscoverySpec, scores: Scores, evaluation: Evaluation
-) -> None:
-    """Refuse a circuit without edges, with what a smaller threshold would have to undercut."""
     if len(circuit):
         return
     if spec.select.above is not None:
         import numpy as np
 
-        signed = spec.select.signed
-        largest = float(np.nanmax(scores.values if signed else np.abs(scores.values)))
+        signed, scores = spec.select.signed, found.scores.values
+        largest = float(np.nanmax(scores if signed else np.abs(scores)))
         raise EdgewiseError(
             f"above {spec.select.above:g} keeps no edge: the largest "
             f"{'score' if signed else '|score|'} is {largest:.4g}; "

@@ -64,11 +64,20 @@ class Store:
         self._steps: dict[str, FinishedStep] = {}
 
     def __enter__(self) -> Store:
-        ledger = self.folder / NAME
-        _make(self.folder)
+        folder, ledger = self.folder, self.folder / NAME
+        if folder.exists() and not folder.is_dir():
+            raise SpecError(f"the output '{folder}' is a file; give a directory, existing or new.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            check_writable(ledger)
+        except OSError as error:
+            raise EdgewiseError(
+                f"the output directory '{folder}' cannot be used: {error.strerror or error}; "
+                "choose a place you can write to."
+            ) from error
         with ExitStack() as held:
             held.enter_context(writing(ledger, self._waiting))
-            _check(self.folder)
+            _check(folder)
             if ledger.exists():
                 self._steps, self.damaged = _read(ledger)
             self._write()
@@ -89,19 +98,15 @@ class Store:
         its top-level object `models` has a key `base`. `key`: a hash of everything the files depend
         on; `make` writes them, to their `path`.
         """
-        found = self._step(key, files)
+        found = FinishedStep(key, {file: self._hash(file) for file in files})
         if self._steps.get(name) == found and None not in found.files.values():
             return False
         for file in files:
             self.path(file.partition("#")[0])
         make()
-        self._steps[name] = self._step(key, files)
+        self._steps[name] = FinishedStep(key, {file: self._hash(file) for file in files})
         self._write()
         return True
-
-    def _step(self, key: str, files: Sequence[str]) -> FinishedStep:
-        """Describe a step by its files as they are now."""
-        return FinishedStep(key, {name: self._hash(name) for name in files})
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, unless it holds that already."""
@@ -146,20 +151,6 @@ class Store:
         }
         document = {"format": FORMAT, "version": VERSION, "steps": steps}
         self.write(NAME, dump_document(document, rows=()))
-
-
-def _make(folder: Path) -> None:
-    """Make the directory of a store."""
-    if folder.exists() and not folder.is_dir():
-        raise SpecError(f"the output '{folder}' is a file; give a directory, existing or new.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        check_writable(folder / NAME)
-    except OSError as error:
-        raise EdgewiseError(
-            f"the output directory '{folder}' cannot be used: {error.strerror or error}; choose a "
-            "place you can write to."
-        ) from error
 
 
 def _check(folder: Path) -> None:

@@ -142,7 +142,7 @@ def diff_files(
     names: tuple[str, str] = ("A", "B"),
     scores: tuple[Scores | None, Scores | None] = (None, None),
 ) -> DiffFile:
-    """Compare two circuit files.
+    """Compare two circuits on equal graphs.
 
     Args:
         a, b: the files.
