@@ -53,7 +53,7 @@ def named(progress: Progress | None, where: str) -> Progress:
     return lambda done, total, what: report(done, total, f"{where}: {what}")
 
 
-def numbered(progress: Progress | None, number: int, count: int, what: str) -> Progress:
+def repeated(progress: Progress | None, number: int, count: int, what: str) -> Progress:
     """Return a callback for one of so many equal parts, called `what`, of one piece of work."""
     report = progress or SILENT
     return lambda done, total, doing: report(

@@ -18,7 +18,7 @@ import numpy as np
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
-from ..progress import Progress, numbered
+from ..progress import Progress, repeated
 from ..session import Session, make_runner, open_task
 from .discover import selected
 from .stored import circuit_pairs
@@ -218,7 +218,7 @@ def repeat_in(
         runner = make_runner(
             session, pairs, metric=asked.metric, ablation=asked.ablation, batch_size=batch_size
         )
-        told = numbered(progress, number, len(sets), "repetition")
+        told = repeated(progress, number, len(sets), "repetition")
         values, mask = once(runner, asked, told)
         scores.append(values)
         kept.append(mask)
