@@ -43,9 +43,7 @@ def tasks(
     With --model the pairs are made for that model's tokenizer, and what had to be left out is
     counted: words that are not one token, pairs that do not align.
     """
-    from ..experiment.spec import check_task
     from ..patching.tasks import describe_tasks, preview
-    from ..session import make_pairs, open_vocabulary
 
     if name is None:
         if model or task_settings:
@@ -58,6 +56,9 @@ def tasks(
         show.line()
         show.line("edgewise tasks NAME shows a task's options and sample pairs.")
         return
+    from ..experiment.spec import check_task
+    from ..session import make_pairs, open_vocabulary
+
     given = options.settings(task_settings)
     with options.usage():
         check_task(name, given)
