@@ -52,7 +52,11 @@ def base_reference(directory: Path) -> tuple[str, str | None]:
 
     A relative path is taken from the working directory, else from the adapter's directory.
     """
-    require_peft(directory)
+    if find_spec("peft") is None:
+        raise ModelNotFound(
+            f"'{directory}' is an adapter, and reading it needs the Python package peft, not "
+            'installed here; install the extra: pip install "edgewise[peft]".'
+        )
     config = read_json(directory / "adapter_config.json")
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
@@ -67,9 +71,7 @@ def base_reference(directory: Path) -> tuple[str, str | None]:
             "accepted: the name of a revision, or null."
         )
     beside = directory / base
-    if not is_there(base) and beside.is_dir():
-        return str(beside), revision
-    return base, revision
+    return str(beside) if not is_there(base) and beside.is_dir() else base, revision
 
 
 def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedModel:
@@ -101,33 +103,30 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     _refuse_partial(wrapped, directory, where)
     try:
         with quiet():
-            wanted = _logits(wrapped.eval())
+            logits = _logits(wrapped.eval())
             untied = _untie(wrapped, own)
             merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
             if untied & {id(merged.get_output_embeddings()), id(merged.get_input_embeddings())}:
                 merged.config.tie_word_embeddings = False
-            found = _logits(merged.eval())
+            merged_logits = _logits(merged.eval())
     except Exception as error:
         raise ModelNotFound(f"{where}: {one_line(error)}") from error
-    _refuse_another_function(wanted, found, where)
+    same = merged_logits.shape == logits.shape
+    error = float((merged_logits - logits).abs().max()) if same else float("inf")
+    if not error <= _ROUNDING * max(1.0, float(logits.abs().max())):
+        raise ModelNotFound(
+            f"{where}: the merged model's logits differ from those of PEFT's unmerged model by "
+            f"{error:.3g} on random tokens, so this kind of adapter cannot be written into the "
+            "weights. Accepted: adapters whose merged model computes the same function."
+        )
     return merged
 
 
 def describe_adapter(directory: Path, base: str, revision: str | None) -> AdapterInfo:
     """Read what an adapter is."""
     config = read_json(directory / "adapter_config.json")
-    rank = config.get("r")
-    kind = str(config.get("peft_type"))
+    kind, rank = str(config.get("peft_type")), config.get("r")
     return AdapterInfo(directory, base, revision, kind, rank if isinstance(rank, int) else None)
-
-
-def require_peft(directory: Path) -> None:
-    """Refuse to go on without the package that reads adapters."""
-    if find_spec("peft") is None:
-        raise ModelNotFound(
-            f"'{directory}' is an adapter, and reading it needs the Python package peft, not "
-            'installed here; install the extra: pip install "edgewise[peft]".'
-        )
 
 
 def _refuse_sizes(directory: Path, where: str) -> None:
@@ -155,34 +154,29 @@ def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
     PEFT only warns of tensors that are missing, and ignores those it has no place for. Beside the
     adapter's own tensors a file may hold all those of the two embedding layers.
     """
-    from peft import get_peft_model_state_dict
-
-    found = _stored_names(directory)
-    with quiet():
-        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
-        extended = set(get_peft_model_state_dict(wrapped, save_embedding_layers=True))
-    if found & (extended - wanted):
-        wanted = extended
-    for kind, names in (("lacks", wanted - found), ("has no place for", found - wanted)):
-        if names:
-            verb = "it lacks" if kind == "lacks" else "the base model has no place for"
-            raise ModelNotFound(
-                f"{where}: {verb} {len(names)} tensors, such as {min(names)}. Accepted: a "
-                "complete adapter for exactly this base model."
-            )
-
-
-def _stored_names(directory: Path) -> set[str]:
-    """List the tensors of an adapter's file; a pickled one is read without running code."""
     import torch
+    from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     file = directory / "adapter_model.safetensors"
     if file.is_file():
         with safe_open(file, framework="pt") as stored:
-            return set(stored.keys())
-    pickled = torch.load(directory / "adapter_model.bin", map_location="cpu", weights_only=True)
-    return {str(name) for name in pickled}
+            found = set(stored.keys())
+    else:  # pickled, and read without running code
+        pickled = directory / "adapter_model.bin"
+        found = set(map(str, torch.load(pickled, map_location="cpu", weights_only=True)))
+    with quiet():
+        wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+        extended = set(get_peft_model_state_dict(wrapped, save_embedding_layers=True))
+    if found & (extended - wanted):
+        wanted = extended
+    verbs = {"it lacks": wanted - found, "the base model has no place for": found - wanted}
+    for verb, names in verbs.items():
+        if names:
+            raise ModelNotFound(
+                f"{where}: {verb} {len(names)} tensors, such as {min(names)}. Accepted: a "
+                "complete adapter for exactly this base model."
+            )
 
 
 def _untie(wrapped: Any, own: set[int]) -> set[int]:
@@ -220,15 +214,3 @@ def _logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         logits: torch.Tensor = model(input_ids=tokens, use_cache=False).logits
     return logits.float()
-
-
-def _refuse_another_function(wanted: torch.Tensor, found: torch.Tensor, where: str) -> None:
-    """Check that the merged model computes what PEFT's own, unmerged, does."""
-    same = wanted.shape == found.shape
-    error = float((wanted - found).abs().max()) if same else float("inf")
-    if not error <= _ROUNDING * max(1.0, float(wanted.abs().max())):
-        raise ModelNotFound(
-            f"{where}: the merged model's logits differ from those of PEFT's unmerged model by "
-            f"{error:.3g} on random tokens, so this kind of adapter cannot be written into the "
-            "weights. Accepted: adapters whose merged model computes the same function."
-        )

@@ -101,8 +101,16 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as opened:
             reader = _Reader(opened, path.stat().st_size)
-            fields = {reader.text(): reader.value() for _ in range(reader.begin())}
-            shapes = {reader.text(): reader.shape() for _ in range(reader.tensors)}
+            if reader.take(4) != b"GGUF":
+                raise ValueError("it does not begin with the bytes GGUF")
+            version = reader.number("I")
+            if version & 0xFFFF == 0:  # the other byte order
+                reader.order, version = ">", version >> 24
+            if version not in (2, 3):
+                raise ValueError(f"it is of version {version}; accepted: 2, 3")
+            tensors = reader.count()
+            fields = {reader.text(): reader.value() for _ in range(reader.count())}
+            shapes = {reader.text(): reader.shape() for _ in range(tensors)}
     except (OSError, ValueError, struct.error) as error:
         raise ModelNotFound(
             f"'{path}' cannot be read as a GGUF model: {str(error) or type(error).__name__}. "
@@ -129,22 +137,9 @@ class _Reader:
     """Take values from a file one after the other, as the format GGUF has them (version 2, 3)."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
-        self.file, self.left, self.order, self.tensors = file, size, "<", 0
-
-    def begin(self) -> int:
-        """Read the head; return the number of fields, `tensors` being that of tensors."""
-        if self.take(4) != b"GGUF":
-            raise ValueError("it does not begin with the bytes GGUF")
-        version = self.number("I")
-        if version & 0xFFFF == 0:  # the other byte order
-            self.order, version = ">", version >> 24
-        if version not in (2, 3):
-            raise ValueError(f"it is of version {version}; accepted: 2, 3")
-        self.tensors = self.count()
-        return self.count()
+        self.file, self.left, self.order = file, size, "<"
 
     def take(self, size: int) -> bytes:
-        """Return the next bytes."""
         if size > min(self.left, _LONGEST):
             raise ValueError("it says more than it holds; it is damaged or was cut off")
         self.left -= size
@@ -162,7 +157,6 @@ class _Reader:
         return found
 
     def text(self) -> str:
-        """Return the next text."""
         return self.take(self.count()).decode(errors="replace")
 
     def value(self) -> object:
@@ -172,15 +166,13 @@ class _Reader:
             return self.of(kind)
         kind, length = self.number("I"), self.count()
         if kind in _FORMS:
-            form = f"{length}{_FORMS[kind]}"
             packed = self.take(length * struct.calcsize(_FORMS[kind]))
-            found = list(struct.unpack(self.order + form, packed))
+            found = list(struct.unpack(f"{self.order}{length}{_FORMS[kind]}", packed))
         else:
             found = [self.of(kind) for _ in range(length)]
         return found[0] if length == 1 else found
 
     def of(self, kind: int) -> object:
-        """Return the next value of a type."""
         if kind == _TEXT:
             return self.text()
         if kind not in _FORMS:
@@ -237,15 +229,14 @@ def _rotary(config: Any, name: str, kind: str = "full_attention") -> Any:
 
 
 def _rotary_size(config: Any) -> list[Any]:
-    share = _rotary(config, "partial_rotary_factor")
-    share = getattr(config, "partial_rotary_factor", None) if share is None else share
-    return [int(_head_dim(config) * (1.0 if share is None else share))]
+    part = _rotary(config, "partial_rotary_factor")
+    part = getattr(config, "partial_rotary_factor", None) if part is None else part
+    return [int(_head_dim(config) * (1.0 if part is None else part))]
 
 
 def _kv_heads(config: Any) -> list[Any]:
-    names = ("num_key_value_heads", "num_kv_heads")
-    held = [getattr(config, name, None) for name in names]
-    return held if any(held) else [config.num_attention_heads]
+    stated = [getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads")]
+    return stated if any(stated) else [config.num_attention_heads]
 
 
 def _attention_scale(config: Any) -> list[Any]:

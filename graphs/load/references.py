@@ -228,10 +228,7 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> str:
             unreachable = _reason(error)
         return str(
             snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=patterns,
-                local_files_only=bool(unreachable),
+                name, revision=revision, allow_patterns=patterns, local_files_only=bool(unreachable)
             )
         )
     except errors.RevisionNotFoundError as error:

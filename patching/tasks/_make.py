@@ -234,10 +234,7 @@ class _Maker:
 
 
 def _spaces(
-    found: Task,
-    vocabulary: Vocabulary,
-    values: Mapping[str, object],
-    groups: Sequence[str] | None,
+    found: Task, vocabulary: Vocabulary, values: Mapping[str, object], groups: Sequence[str] | None
 ) -> list[Space]:
     spaces = list(found.spaces(vocabulary, **values))
     if groups is None:

@@ -42,10 +42,7 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 )
 @family("llama", model_types=["qwen2"], handled=f"{HANDLED} {WINDOWS}", ignored=IGNORED)
 @family(
-    "llama",
-    model_types=["qwen3"],
-    handled=f"{HANDLED} attention_bias {WINDOWS}",
-    ignored=IGNORED,
+    "llama", model_types=["qwen3"], handled=f"{HANDLED} attention_bias {WINDOWS}", ignored=IGNORED
 )
 @family(
     "llama",
@@ -60,10 +57,7 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
     ignored=f"{IGNORED} {WINDOWS} residual_dropout",
 )
 @family(
-    "llama",
-    model_types=["ernie4_5"],
-    handled=f"{HANDLED} use_bias",
-    ignored=f"{IGNORED} {WINDOWS}",
+    "llama", model_types=["ernie4_5"], handled=f"{HANDLED} use_bias", ignored=f"{IGNORED} {WINDOWS}"
 )
 @family(
     "llama",
