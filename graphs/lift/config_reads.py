@@ -38,18 +38,12 @@ _APART = (
 
 @dataclass(frozen=True)
 class Reads:
-    """Hold the names that some code can read from a config.
-
-    Args:
-        words: attribute names and strings in the code.
-        patterns: names that it composes, as regular expressions.
-    """
+    """What some code can read from a config: names in it, and patterns of names it composes."""
 
     words: frozenset[str]
     patterns: frozenset[str]
 
     def __contains__(self, name: str) -> bool:
-        """Tell whether the code can read an attribute of this name."""
         return name in self.words or any(re.fullmatch(p, name) for p in self.patterns)
 
 
@@ -103,27 +97,15 @@ def reads_in(source: str) -> Reads:
     words: set[str] = set()
     patterns: set[str] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute):
-            words.add(node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            words.add(node.value)
-        elif _is_composed(node):
-            patterns.add(_pattern(node.args[1]))  # type: ignore[attr-defined]
+        match node:
+            case ast.Attribute(attr=name) | ast.Constant(value=str(name)):
+                words.add(name)
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr"), args=[_, ast.JoinedStr(values=parts), *_]
+            ):
+                patterns.add("".join(map(_pattern, parts)))
     return Reads(frozenset(words), frozenset(patterns))
 
 
-def _is_composed(node: ast.AST) -> bool:
-    """Tell whether the code reads an attribute by a name put together as an f-string."""
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in ("getattr", "hasattr")
-        and isinstance(node.args[1], ast.JoinedStr)
-    )
-
-
-def _pattern(name: ast.expr) -> str:
-    parts = name.values if isinstance(name, ast.JoinedStr) else []
-    return "".join(
-        re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w*" for part in parts
-    )
+def _pattern(part: ast.expr) -> str:
+    return re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w*"

@@ -25,15 +25,11 @@ from .lifted import ACTIVATIONS, LiftedModel
 
 @dataclass(frozen=True)
 class Family:
-    """Declare a model family.
+    """A model family: the types of configurations it covers, and how such models are described.
 
-    Args:
-        name: the family's name in circuit files.
-        model_types: the `model_type`s of Hugging Face configurations it covers.
-        handled: config attributes the description depends on.
-        ignored: config attributes known to have no influence on an evaluation forward pass.
-        describe: builds the description from the live model.
-        refuses: settings among the handled ones that `describe` refuses, and why, for people.
+    `handled`: config attributes the description depends on; `ignored`: those known to have no
+    influence on an evaluation forward pass. `refuses`: settings among the handled ones that
+    `describe` refuses, and why, for people.
     """
 
     name: str
@@ -63,23 +59,16 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 def family(
     name: str,
-    *,
     model_types: Iterable[str],
     handled: str,
     ignored: str = "",
     refuses: Iterable[str] = (),
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
+    reads = frozenset(handled.split()), frozenset(ignored.split())
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
-        entry = Family(
-            name,
-            tuple(model_types),
-            frozenset(handled.split()),
-            frozenset(ignored.split()),
-            describe,
-            tuple(refuses),
-        )
+        entry = Family(name, tuple(model_types), *reads, describe, tuple(refuses))
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
@@ -106,7 +95,8 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     known = families()
-    if model_type not in known:
+    entry = known.get(str(model_type))
+    if entry is None:
         raise UnsupportedModel(
             f"a model of type '{model_type or type(model).__name__}' cannot be lifted; supported "
             f"types: {', '.join(known)}."
@@ -116,7 +106,6 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
             f"{type(model).__name__} has no language-model head edgewise can read; load the model "
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
         )
-    entry = known[model_type]
     inert_keys = _check_config(entry, model)
     _check_layer_types(entry, config)
     _check_offloaded(model)
@@ -148,11 +137,6 @@ def require_activation(name: str) -> str:
     return name
 
 
-def frozen(tensor: Tensor) -> Tensor:
-    """Return a view of a parameter that records no gradient."""
-    return tensor.detach()
-
-
 def _check_config(entry: Family, model: Any) -> set[str]:
     """Refuse settings that the family does not know; return those that no code can read."""
     config = model.config
@@ -175,10 +159,8 @@ def _check_config(entry: Family, model: Any) -> set[str]:
 
 def _check_layer_types(entry: Family, config: Any) -> None:
     """Refuse layers whose attention is of a kind that no family describes."""
-    kinds = (
-        set(getattr(config, "layer_types", None) or ()) if "layer_types" in entry.handled else set()
-    )
-    if strange := kinds - set(LAYER_TYPES):
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "layer_types" in entry.handled and (strange := kinds - set(LAYER_TYPES)):
         raise UnsupportedModel(
             f"the {config.model_type} configuration names the layer type "
             f"{' and '.join(map(repr, sorted(strange)))}; known: {', '.join(LAYER_TYPES)}."
@@ -209,7 +191,10 @@ def _check_hooks(model: Any) -> None:
     hooked = [
         name or type(model).__name__
         for name, module in model.named_modules()
-        if any(map(_may_change, module._forward_hooks.values()))
+        if any(
+            not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
+            for hook in module._forward_hooks.values()
+        )
         or module._forward_pre_hooks
         or not _only_moves(getattr(module, "_hf_hook", None))
     ]
@@ -218,11 +203,6 @@ def _check_hooks(model: Any) -> None:
             f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
             "lifted; remove the hooks first."
         )
-
-
-def _may_change(hook: Any) -> bool:
-    """Tell whether a forward hook is another than one of transformers' that record outputs."""
-    return not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
 
 
 def _only_moves(hook: Any) -> bool:
@@ -281,17 +261,11 @@ def weights_of(lifted: LiftedModel) -> list[Tensor]:
     return list(lifted.model.state_dict(keep_vars=True).values())
 
 
-def head_rows(weight: Tensor, heads: int) -> Tensor:
-    """View a projection [heads·K, D] by head, [heads, K, D]."""
-    rows: Tensor = frozen(weight).unflatten(0, (heads, -1))
-    return rows
-
-
-def head_bias(bias: Tensor | None, heads: int) -> Tensor | None:
-    """View a projection's bias [heads·K] by head, [heads, K]."""
-    return None if bias is None else frozen(bias).unflatten(0, (heads, -1))
+def by_head(tensor: Any, heads: int) -> Any:
+    """View a projection [heads·K, D], or its bias [heads·K], by head; None stays None."""
+    return None if tensor is None else tensor.detach().unflatten(0, (heads, -1))
 
 
 def optional(tensor: Tensor | None) -> Tensor | None:
-    """Return a frozen view, or None."""
-    return None if tensor is None else frozen(tensor)
+    """Return a view that records no gradient, or None."""
+    return None if tensor is None else tensor.detach()

@@ -112,11 +112,11 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
     except Exception as error:
         raise ModelNotFound(f"{where}: {one_line(error)}") from error
     same = merged_logits.shape == logits.shape
-    error = float((merged_logits - logits).abs().max()) if same else float("inf")
-    if not error <= _ROUNDING * max(1.0, float(logits.abs().max())):
+    change = float((merged_logits - logits).abs().max()) if same else float("inf")
+    if not change <= _ROUNDING * max(1.0, float(logits.abs().max())):
         raise ModelNotFound(
             f"{where}: the merged model's logits differ from those of PEFT's unmerged model by "
-            f"{error:.3g} on random tokens, so this kind of adapter cannot be written into the "
+            f"{change:.3g} on random tokens, so this kind of adapter cannot be written into the "
             "weights. Accepted: adapters whose merged model computes the same function."
         )
     return merged

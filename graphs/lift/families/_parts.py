@@ -14,7 +14,7 @@ from ...errors import UnsupportedModel
 from ...graph import ComputationGraph
 from ..experts import Experts
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
-from ..lifting import frozen, head_bias, head_rows, optional, require_activation
+from ..lifting import by_head, optional, require_activation
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
@@ -31,12 +31,12 @@ def layer_norm(module: Any) -> Norm:
 
 def rms_norm(module: Any) -> Norm:
     """Describe an RMSNorm."""
-    return Norm(frozen(module.weight), None, module.variance_epsilon, centred=False)
+    return Norm(module.weight.detach(), None, module.variance_epsilon, centred=False)
 
 
 def linear(module: Any) -> Linear:
     """Describe an `nn.Linear`."""
-    return Linear(frozen(module.weight), optional(module.bias))
+    return Linear(module.weight.detach(), optional(module.bias))
 
 
 def rotary(
@@ -57,8 +57,8 @@ def rotary(
     _check_built(config, module, kind, layers)
     factor = float(getattr(module, f"{prefix}attention_scaling"))
     if kind in STATIC_ROTARY:
-        return Rotary(frozen(getattr(module, f"{prefix}inv_freq")), factor, interleaved)
-    table = frozen(getattr(module, f"{prefix}original_inv_freq"))  # the other follows the length
+        return Rotary(getattr(module, f"{prefix}inv_freq").detach(), factor, interleaved)
+    table = getattr(module, f"{prefix}original_inv_freq").detach()  # the other follows the length
     base, size = scaling["rope_theta"], 2 * len(table)
     if kind == "dynamic":
         growth = Growth(base, scaling["factor"], config.max_position_embeddings)
@@ -109,9 +109,9 @@ def matrices(
 ) -> Attention:
     """Describe attention by its three matrices and biases, rows by head, and its output module."""
     counts = (heads, groups or heads, groups or heads)
-    wq, wk, wv = (head_rows(weight, n) for weight, n in zip(weights, counts, strict=True))
-    bq, bk, bv = (head_bias(b, n) for b, n in zip(biases or (None,) * 3, counts, strict=True))
-    wo, bo = head_rows(output.weight.t(), heads), optional(output.bias)
+    wq, wk, wv = (by_head(weight, n) for weight, n in zip(weights, counts, strict=True))
+    bq, bk, bv = (by_head(b, n) for b, n in zip(biases or (None,) * 3, counts, strict=True))
+    wo, bo = by_head(output.weight.t(), heads), optional(output.bias)
     return Attention(wq=wq, wk=wk, wv=wv, wo=wo, bq=bq, bk=bk, bv=bv, bo=bo, **rest)
 
 
@@ -176,7 +176,7 @@ def fused_heads(
     bq, bk, bv = (None if bias is None else bias[:, part] for part in parts)
     rest.setdefault("scale", weight.shape[2] ** -0.5)
     return Attention(
-        wq=q, wk=k, wv=v, wo=head_rows(output.weight.t(), heads),
+        wq=q, wk=k, wv=v, wo=by_head(output.weight.t(), heads),
         bq=bq, bk=bk, bv=bv, bo=optional(output.bias), **rest,
     )  # fmt: skip
 
@@ -229,7 +229,7 @@ def gated(module: Any, activation: str, **rest: Any) -> MLP:
 
 def packed_gated(module: Any, activation: str) -> MLP:
     """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
-    gate, up = frozen(module.gate_up_proj.weight).chunk(2)
+    gate, up = module.gate_up_proj.weight.detach().chunk(2)
     down, act = linear(module.down_proj), require_activation(activation)
     return MLP(gate=Linear(gate), up=Linear(up), down=down, activation=act)
 
@@ -244,26 +244,27 @@ def words(
 ) -> dict[str, str]:
     """Say in words what was found in a model."""
     block, attention = blocks[0], blocks[0].attention
-    windows = sorted({str(b.attention.window or "full") for b in blocks})
     biases: dict[str, Tensor | None] = {
         "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
         "mlp": block.mlp.bias,
     }  # fmt: skip
+    mlps = Counter(block.mlp.words for block in blocks)
+    mixed = [f"{what} ({n} layer{'s' * (n > 1)})" for what, n in mlps.items()]
     found = {
         "norm": norm_words(block),
         "positions": positions,
         "block": "parallel" if parallel else "sequential",
         "attention": f"{attention.heads} heads of {attention.size}, "
         f"{attention.kv_heads} key/value heads",
-        "window": ", ".join(windows),
+        "window": ", ".join(sorted({str(b.attention.window or "full") for b in blocks})),
         "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
-        "MLP": _mlp_words(blocks),
+        "MLP": "; ".join(mixed if len(mixed) > 1 else mlps),
         "unembedding": "tied" if tied else "untied",
     }
     if attention.q_norm is not None:
-        own = isinstance(attention.q_norm, tuple)
-        kind = "per head, with weights of its own" if own else "per head"
-        found["q/k norms"] = "of all heads together" if attention.norm_together else kind
+        own = ", with weights of its own" if isinstance(attention.q_norm, tuple) else ""
+        together = attention.norm_together
+        found["q/k norms"] = "of all heads together" if together else f"per head{own}"
     if attention.clip is not None:
         found["clip"] = f"queries, keys and values to ±{attention.clip:g}"
     return found
@@ -273,23 +274,14 @@ def norm_words(block: Block) -> str:
     """Say in words which norms a block has, and where."""
     before = [block.attention_norm, block.mlp_norm]
     after = [block.attention_post_norm, block.mlp_post_norm]
-    kinds = [n for n in (*before, *after) if n is not None]
-    if not kinds:
+    one = next((norm for norm in (*before, *after) if norm is not None), None)
+    if one is None:
         return "none"
-    kind = "LayerNorm" if kinds[0].centred else "RMSNorm"
-    kind += "" if kinds[0].weight is not None else " without weight"
-    kind += " (1 + w)" if kinds[0].offset else ""
-    if not any(after):
-        return kind
-    return f"{kind}, {'also' if any(before) else 'only'} after attention and MLP"
-
-
-def _mlp_words(blocks: Sequence[Block]) -> str:
-    """Say what the layers' MLPs are, and of how many layers where they are not all alike."""
-    found = Counter(block.mlp.words for block in blocks)
-    if len(found) == 1:
-        return blocks[0].mlp.words
-    return "; ".join(f"{what} ({n} layer{'s' * (n > 1)})" for what, n in found.items())
+    kind = "LayerNorm" if one.centred else "RMSNorm"
+    kind += "" if one.weight is not None else " without weight"
+    kind += " (1 + w)" if one.offset else ""
+    where = f", {'also' if any(before) else 'only'} after attention and MLP"
+    return kind + where if any(after) else kind
 
 
 def assemble(
@@ -307,39 +299,33 @@ def assemble(
 ) -> LiftedModel:
     """Put a description together; `rest` are further fields of `LiftedModel`.
 
-    Args:
-        family: its name.
-        model, embedding: the live model and its token embedding.
-        blocks, final_norm: what was described of it.
-        positions: how positions enter, in words or as the rotary table of the layers that turn.
-        table: learned position embeddings, [positions, D].
-        max_positions: how long a prompt may be, if there is no table.
-        parallel: attention and MLP of a block read the same stream.
-        rest: further fields.
+    `positions`: how positions enter, in words or as the rotary table of the layers that turn.
+    `table`: learned position embeddings, [positions, D]; without one, prompts are as long as
+    `max_positions`. `parallel`: attention and MLP of a block read the same stream.
     """
-    first = blocks[0].attention
+    first, head = blocks[0].attention, model.get_output_embeddings()
     if not isinstance(positions, str):
         without = sum(block.attention.rotary is None for block in blocks)
         positions = rotary_words(model.config, positions, first.size, without)
+    tied = bool(head.weight.data_ptr() == embedding.weight.data_ptr())
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
+    graph = ComputationGraph(
+        layers=len(blocks),
+        heads=first.heads,
+        kv_heads=first.kv_heads,
+        parallel=parallel,
+        post_norm=blocks[0].attention_post_norm is not None,
+        experts=tuple(m.count if m else 0 for m in mixtures),
+        shared_experts=any(m.shared is not None for m in mixtures if m),
+    )
     return LiftedModel(
         family=family,
-        tokens=frozen(embedding.weight),
+        tokens=embedding.weight.detach(),
         blocks=blocks,
         final_norm=final_norm,
-        unembed=linear(model.get_output_embeddings()),
-        graph=ComputationGraph(
-            layers=len(blocks),
-            heads=first.heads,
-            kv_heads=first.kv_heads,
-            parallel=parallel,
-            post_norm=blocks[0].attention_post_norm is not None,
-            experts=tuple(m.count if m else 0 for m in mixtures),
-            shared_experts=any(m.shared is not None for m in mixtures if m),
-        ),
-        variants=words(
-            blocks, positions=positions, tied=is_tied(model, embedding), parallel=parallel
-        ),
+        unembed=linear(head),
+        graph=graph,
+        variants=words(blocks, positions=positions, tied=tied, parallel=parallel),
         positions=table,
         max_positions=max_positions if table is None else len(table),
         **rest,
@@ -357,9 +343,3 @@ def rotary_words(config: Any, table: Rotary, head: int, without: int = 0) -> str
         return f"rotary ({scaling['rope_type']}), base {scaling['rope_theta']:g}{share}"
     each = [f"{v['rope_theta']:g} ({v['rope_type']}, {kind})" for kind, v in of_kinds]
     return f"rotary, base {', '.join(each)}{share}"
-
-
-def is_tied(model: Any, embedding: Any) -> bool:
-    """Tell whether the unembedding is the embedding."""
-    head = model.get_output_embeddings()  # `lm_head`; by another name in some versions
-    return bool(head.weight.data_ptr() == embedding.weight.data_ptr())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import Attention, LiftedModel, Norm
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary_heads, window
 
 HANDLED = """
@@ -20,18 +20,13 @@ HANDLED = """
 IGNORED = "attention_dropout max_position_embeddings"
 
 
-@family("cohere", model_types=["cohere"], handled=f"{HANDLED} use_qk_norm", ignored=IGNORED)
+@family("cohere", ["cohere"], f"{HANDLED} use_qk_norm", IGNORED)
 def describe(model: Any) -> LiftedModel:
     """Describe a `CohereForCausalLM`."""
     return _cohere(model, [None] * len(model.model.layers), turns_without_window=True)
 
 
-@family(
-    "cohere",
-    model_types=["cohere2"],
-    handled=f"{HANDLED} sliding_window layer_types",
-    ignored=IGNORED,
-)
+@family("cohere", ["cohere2"], f"{HANDLED} sliding_window layer_types", IGNORED)
 def describe_2(model: Any) -> LiftedModel:
     """Describe a `Cohere2ForCausalLM`."""
     sizes = [window(model.config, layer) for layer in range(len(model.model.layers))]
@@ -61,4 +56,4 @@ def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) 
 
 def _head_norms(module: Any) -> tuple[Norm, ...]:
     eps = module.variance_epsilon
-    return tuple(Norm(row, None, eps, centred=True) for row in frozen(module.weight))
+    return tuple(Norm(row, None, eps, centred=True) for row in module.weight.detach())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel, Norm
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, gated, rotary_heads, rotary_tables, window
 
 HANDLED = """
@@ -31,24 +31,20 @@ UNCAPPED = (
 
 
 @family(
-    "gemma",
-    model_types=["gemma"],
-    handled=f"{HANDLED} hidden_act",
-    ignored=f"{IGNORED} hidden_activation",
-    refuses=[BOTH_WAYS],
+    "gemma", ["gemma"], f"{HANDLED} hidden_act", f"{IGNORED} hidden_activation", refuses=[BOTH_WAYS]
 )
 @family(
     "gemma",
-    model_types=["gemma2"],
-    handled=SINCE_2,
-    ignored=f"{IGNORED} hidden_act sliding_window_pattern",
+    ["gemma2"],
+    SINCE_2,
+    f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS, UNCAPPED],
 )
 @family(
     "gemma",
-    model_types=["gemma3_text"],
-    handled=SINCE_2,
-    ignored=f"{IGNORED} hidden_act sliding_window_pattern",
+    ["gemma3_text"],
+    SINCE_2,
+    f"{IGNORED} hidden_act sliding_window_pattern",
     refuses=[BOTH_WAYS],
 )
 def describe(model: Any) -> LiftedModel:
@@ -91,4 +87,4 @@ def describe(model: Any) -> LiftedModel:
 
 
 def _norm(module: Any) -> Norm:
-    return Norm(frozen(module.weight), None, module.eps, centred=False, offset=1.0)
+    return Norm(module.weight.detach(), None, module.eps, centred=False, offset=1.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..lifted import MLP, Attention, LiftedModel, Linear
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, layer_norm, matrices, plain
 
 
@@ -45,7 +45,7 @@ def describe(model: Any) -> LiftedModel:
 
     blocks = describe_blocks(body.h, layer_norm, attention, mlp, ("ln_1", "ln_2"))
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
-    return assemble("gpt2", model, body.wte, blocks, last, words, table=frozen(table))
+    return assemble("gpt2", model, body.wte, blocks, last, words, table=table.detach())
 
 
 def _linear(module: Any) -> Any:

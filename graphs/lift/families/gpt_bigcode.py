@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, fused_heads, layer_norm, matrices, plain
 
 
@@ -38,7 +38,7 @@ def describe(model: Any) -> LiftedModel:
         ("ln_1", "ln_2"),
     )
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
-    return assemble("gpt-bigcode", model, body.wte, blocks, last, words, table=frozen(table))
+    return assemble("gpt-bigcode", model, body.wte, blocks, last, words, table=table.detach())
 
 
 def _attention(config: Any, module: Any) -> Attention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import Attention, LiftedModel
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 
 
@@ -36,7 +36,7 @@ def describe(model: Any) -> LiftedModel:
         ("ln_1", "ln_2"),
     )
     last, words = layer_norm(body.ln_f), f"learned, {config.max_position_embeddings}"
-    return assemble("gpt-neo", model, body.wte, blocks, last, words, table=frozen(body.wpe.weight))
+    return assemble("gpt-neo", model, body.wte, blocks, last, words, table=body.wpe.weight.detach())
 
 
 def _window(module: Any, layer: int, config: Any) -> int | None:

@@ -28,45 +28,31 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 """What only the code of other types reads, where every layer has the one window of the config."""
 
 
+@family("llama", ["llama", "arcee", "helium"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
+@family("llama", ["mistral"], f"{HANDLED} sliding_window", f"{IGNORED} {ONE_WINDOW}")
+@family("llama", ["qwen2"], f"{HANDLED} {WINDOWS}", IGNORED)
+@family("llama", ["qwen3"], f"{HANDLED} attention_bias {WINDOWS}", IGNORED)
 @family(
     "llama",
-    model_types=["llama", "arcee", "helium"],
-    handled=f"{HANDLED} {BIASES}",
-    ignored=f"{IGNORED} {WINDOWS}",
-)
-@family(
-    "llama",
-    model_types=["mistral"],
-    handled=f"{HANDLED} sliding_window",
-    ignored=f"{IGNORED} {ONE_WINDOW}",
-)
-@family("llama", model_types=["qwen2"], handled=f"{HANDLED} {WINDOWS}", ignored=IGNORED)
-@family(
-    "llama", model_types=["qwen3"], handled=f"{HANDLED} attention_bias {WINDOWS}", ignored=IGNORED
+    ["smollm3"],
+    f"{HANDLED} {BIASES} no_rope_layers sliding_window use_sliding_window layer_types",
+    f"{IGNORED} no_rope_layer_interval max_window_layers",
 )
 @family(
     "llama",
-    model_types=["smollm3"],
-    handled=f"{HANDLED} {BIASES} no_rope_layers sliding_window use_sliding_window layer_types",
-    ignored=f"{IGNORED} no_rope_layer_interval max_window_layers",
+    ["seed_oss"],
+    f"{HANDLED} {BIASES} attention_out_bias",
+    f"{IGNORED} {WINDOWS} residual_dropout",
 )
+@family("llama", ["ernie4_5"], f"{HANDLED} use_bias", f"{IGNORED} {WINDOWS}")
 @family(
     "llama",
-    model_types=["seed_oss"],
-    handled=f"{HANDLED} {BIASES} attention_out_bias",
-    ignored=f"{IGNORED} {WINDOWS} residual_dropout",
-)
-@family(
-    "llama", model_types=["ernie4_5"], handled=f"{HANDLED} use_bias", ignored=f"{IGNORED} {WINDOWS}"
-)
-@family(
-    "llama",
-    model_types=["granite"],
-    handled=f"""
+    ["granite"],
+    f"""
         {HANDLED} {BIASES}
         embedding_multiplier logits_scaling residual_multiplier attention_multiplier
     """,
-    ignored=f"{IGNORED} {WINDOWS}",
+    f"{IGNORED} {WINDOWS}",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..experts import Experts, SharedExpert
 from ..lifted import MLP, LiftedModel
-from ..lifting import family, frozen, require_activation
+from ..lifting import family, require_activation
 from ._parts import gated
 from .llama import HANDLED as LLAMA
 from .llama import IGNORED as LLAMA_IGNORED
@@ -26,9 +26,9 @@ QWEN = "moe_intermediate_size norm_topk_prob mlp_only_layers decoder_sparse_step
 
 @family(
     "mixtral",
-    model_types=["mixtral"],
-    handled=f"{LLAMA} num_local_experts num_experts_per_tok sliding_window",
-    ignored=f"{IGNORED} {ONE_WINDOW} router_jitter_noise",  # the jitter: in training only
+    ["mixtral"],
+    f"{LLAMA} num_local_experts num_experts_per_tok sliding_window",
+    f"{IGNORED} {ONE_WINDOW} router_jitter_noise",  # the jitter: in training only
 )
 def describe_mixtral(model: Any) -> LiftedModel:
     """Describe a Mixtral model for causal language modelling."""
@@ -37,15 +37,15 @@ def describe_mixtral(model: Any) -> LiftedModel:
 
 @family(
     "qwen-moe",
-    model_types=["qwen2_moe"],
-    handled=f"{HANDLED} {QWEN} {WINDOWS} qkv_bias shared_expert_intermediate_size",
-    ignored=IGNORED,
+    ["qwen2_moe"],
+    f"{HANDLED} {QWEN} {WINDOWS} qkv_bias shared_expert_intermediate_size",
+    IGNORED,
 )
 @family(
     "qwen-moe",
-    model_types=["qwen3_moe"],
-    handled=f"{HANDLED} {QWEN} attention_bias sliding_window use_sliding_window num_local_experts",
-    ignored=f"{IGNORED} max_window_layers layer_types",
+    ["qwen3_moe"],
+    f"{HANDLED} {QWEN} attention_bias sliding_window use_sliding_window num_local_experts",
+    f"{IGNORED} max_window_layers layer_types",
 )
 def describe_qwen(model: Any) -> LiftedModel:
     """Describe a Qwen2-MoE or Qwen3-MoE model for causal language modelling."""
@@ -53,10 +53,7 @@ def describe_qwen(model: Any) -> LiftedModel:
 
 
 @family(
-    "olmoe",
-    model_types=["olmoe"],
-    handled=f"{HANDLED} attention_bias norm_topk_prob clip_qkv",
-    ignored=f"{IGNORED} {WINDOWS}",
+    "olmoe", ["olmoe"], f"{HANDLED} attention_bias norm_topk_prob clip_qkv", f"{IGNORED} {WINDOWS}"
 )
 def describe_olmoe(model: Any) -> LiftedModel:
     """Describe an OLMoE model for causal language modelling."""
@@ -80,13 +77,13 @@ def _describe(
 
 def experts(module: Any, chosen: int, activation: str, **rest: Any) -> Experts:
     """Describe a sparse MLP: the modules `gate` (its router), `experts` and `shared_expert`."""
-    gate, up = frozen(module.experts.gate_up_proj).chunk(2, 1)
+    gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
     shared = getattr(module, "shared_expert", None)
     if shared is not None:
-        own = frozen(module.shared_expert_gate.weight)
+        own = module.shared_expert_gate.weight.detach()
         shared = SharedExpert(gated(shared, activation), own)
     return Experts(
-        router=frozen(module.gate.weight), gate=gate, up=up,
-        down=frozen(module.experts.down_proj), chosen=chosen,
+        router=module.gate.weight.detach(), gate=gate, up=up,
+        down=module.experts.down_proj.detach(), chosen=chosen,
         activation=require_activation(activation), shared=shared, **rest,
     )  # fmt: skip

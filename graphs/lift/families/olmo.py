@@ -29,7 +29,7 @@ IGNORED = "attention_dropout max_position_embeddings"
 UNWEIGHTED = Norm(None, None, 1e-5, centred=True)  # its eps is fixed in the model's code
 
 
-@family("olmo", model_types=["olmo"], handled=f"{HANDLED} clip_qkv", ignored=IGNORED)
+@family("olmo", ["olmo"], f"{HANDLED} clip_qkv", IGNORED)
 def describe(model: Any) -> LiftedModel:
     """Describe an `OlmoForCausalLM`."""
     config, body = model.config, model.model
@@ -43,13 +43,8 @@ def describe(model: Any) -> LiftedModel:
     return assemble("olmo", model, body.embed_tokens, blocks, UNWEIGHTED, table)
 
 
-@family("olmo", model_types=["olmo2"], handled=f"{HANDLED} rms_norm_eps", ignored=IGNORED)
-@family(
-    "olmo",
-    model_types=["olmo3"],
-    handled=f"{HANDLED} rms_norm_eps sliding_window layer_types",
-    ignored=IGNORED,
-)
+@family("olmo", ["olmo2"], f"{HANDLED} rms_norm_eps", IGNORED)
+@family("olmo", ["olmo3"], f"{HANDLED} rms_norm_eps sliding_window layer_types", IGNORED)
 def describe_2(model: Any) -> LiftedModel:
     """Describe an `Olmo2ForCausalLM` or an `Olmo3ForCausalLM`."""
     body, tables = model.model, rotary_tables(model.config, model.model)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
-from ..lifting import family, frozen
+from ..lifting import family
 from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 
 
@@ -42,7 +42,7 @@ def describe(model: Any) -> LiftedModel:
         lambda block: plain(block.fc1, block.fc2, config.activation_function),
         ("self_attn_layer_norm", "final_layer_norm"),
     )
-    places = frozen(body.embed_positions.weight)[body.embed_positions.offset :]
+    places = body.embed_positions.weight.detach()[body.embed_positions.offset :]
     last, words = layer_norm(body.final_layer_norm), f"learned, {len(places)}"
     return assemble("opt", model, body.embed_tokens, blocks, last, words, table=places)
 
