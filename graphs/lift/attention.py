@@ -19,7 +19,7 @@ from .rotary import Rotary
 
 @dataclass(frozen=True)
 class Attention:
-    """Hold one layer's attention, by head.
+    """One layer's attention, by head.
 
     `wq`: [H, K, D] (or [G, H/G, K, D], where memory holds the groups apart); `wk`, `wv`:
     [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K]; `bo`: [D].
@@ -77,9 +77,9 @@ class Attention:
     def projection(self, letter: str) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of `q`, `k` or `v`, by head."""
         if letter == "q":
-            apart = self.wq.dim() > 3
-            bias = self.bq if self.bq is None or not apart else self.bq.flatten(0, 1)
-            return (self.wq.flatten(0, 1) if apart else self.wq), bias
+            if self.wq.dim() == 3:
+                return self.wq, self.bq
+            return self.wq.flatten(0, 1), None if self.bq is None else self.bq.flatten(0, 1)
         return (self.wk, self.bk) if letter == "k" else (self.wv, self.bv)
 
     def norm_of_all(self, letter: str) -> Norm | None:
@@ -171,7 +171,7 @@ class Attention:
 
 @dataclass
 class AttentionContext:
-    """Hold what attention needs to know of a batch's positions; tables are made once.
+    """What attention needs to know of a batch's positions; tables are made once.
 
     `mask`: bool [B, T], True on real tokens. `position_ids`: [B, T]. `start`: queries stand at the
     positions from here on, the window; keys and values at all positions. `at`: the position of

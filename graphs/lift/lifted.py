@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Block:
-    """Hold one layer, on one device; a norm that is None leaves its input as it is.
+    """One layer, on one device; a norm that is None leaves its input as it is.
 
     `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
     stream takes it. `mlp_post_norm` is part of the MLP, and has no place beside experts, each of
@@ -148,15 +148,13 @@ class LiftedModel:
         token = self.tokens[ids]
         token = token if self.embed_scale == 1 else token * self.embed_scale
         token = normalise(self.embed_norm, token)
-        if self.positions is None:
-            position = torch.zeros_like(token) if self.sources == 2 else None
-        else:
-            table = self.positions
+        if (table := self.positions) is not None:
             position = place(table[place(position_ids, table.device)], token.device)
-        if self.sources == 2:
-            assert position is not None
-            return torch.stack((token, position))
-        return (token if position is None else token + position)[None]
+        elif self.sources == 1:
+            return token[None]
+        else:
+            position = torch.zeros_like(token)
+        return torch.stack((token, position)) if self.sources == 2 else (token + position)[None]
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""

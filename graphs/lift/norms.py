@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,13 +33,10 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x, [N, D]."""
         unit, _ = self.unit(x)
-        scale = self.scale
-        if scale is None:
-            y = unit.to(x.dtype)
-        else:
-            scale = place(scale, x.device)
-            y = scaled(unit if self.offset else unit.to(x.dtype), scale)
-            y = y.to(x.dtype) if self.offset else y
+        scale, y = self.scale, unit if self.offset else unit.to(x.dtype)
+        if scale is not None:
+            y = scaled(y, place(scale, x.device))
+        y = y.to(x.dtype) if self.offset else y
         return y if self.bias is None else y + place(self.bias, x.device)
 
     @property
@@ -83,12 +80,10 @@ def normalise_heads(
     if not isinstance(norm, tuple):
         return normalise(norm, x)
     first = norm[0]
-    weights, biases = ([getattr(norm[h], name) for h in heads] for name in ("weight", "bias"))
-    own = Norm(
-        None if first.weight is None else torch.stack(weights),
-        None if first.bias is None else torch.stack(biases),
-        first.eps,
-        first.centred,
-        first.offset,
+    weight, bias = (
+        None
+        if getattr(first, name) is None
+        else torch.stack([getattr(norm[h], name) for h in heads])
+        for name in ("weight", "bias")
     )
-    return own(x)
+    return replace(first, weight=weight, bias=bias)(x)

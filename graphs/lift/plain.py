@@ -46,20 +46,16 @@ def plain_block(
     `wo` is 0.
 
     Args:
-        wq, wk, wv, wo: [H, K, D], or [G, K, D] for `wk` and `wv`.
-        bq, bk, bv: [H, K] or [G, K].
+        wq, wk, wv, wo: [H, K, D], or [G, K, D] for `wk` and `wv`; biases: [H, K] or [G, K].
         bo: [D], added to the sum of the heads.
         scale: of attention scores; default 1/√K.
-        up, down: [M, D] and [D, M].
-        up_bias, down_bias: [M] and [D].
+        up, down, up_bias, down_bias: [M, D], [D, M], [M] and [D].
         activation: a name in `graphs.lifted.ACTIVATIONS`.
         attention_norm, mlp_norm: norms before attention and before the MLP; default: none.
         attention: further fields of `graphs.lifted.Attention`, such as `rotary` or `window`.
     """
     if up is None or down is None:
-        width = wo.shape[-1]
-        up, up_bias = wo.new_zeros(0, width), None
-        down = wo.new_zeros(width, 0)
+        up, down, up_bias = wo.new_zeros(0, wo.shape[-1]), wo.new_zeros(wo.shape[-1], 0), None
     return Block(
         attention_norm=attention_norm,
         attention=Attention(
@@ -128,8 +124,8 @@ def plain_model(
         max_positions=None if positions is None else len(positions),
         original=original,
     )  # fmt: skip
-    frozen: LiftedModel = _frozen(model)
-    return frozen
+    detached: LiftedModel = _detached(model)
+    return detached
 
 
 def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list[str]:
@@ -151,11 +147,8 @@ def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list
     }
     if len(kinds) > 1:
         wrong.append("the layers differ in their heads or in having a norm behind attention")
-    types = {
-        str(t.dtype)
-        for t in (tokens, *tensors_of(tuple(blocks)), *tables.values())
-        if t is not None
-    }
+    weights = (tokens, *tensors_of(tuple(blocks)), *tables.values())
+    types = {str(weight.dtype) for weight in weights if weight is not None}
     if len(types) > 1:
         wrong.append(f"the weights have types {', '.join(sorted(types))}; accepted: one type")
     return wrong
@@ -168,6 +161,7 @@ def _misfits(block: Block, width: int) -> list[str]:
     if any(w.dim() != 3 for w in (a.wq, a.wk, a.wv, a.wo)):
         return ["wq, wk, wv and wo must be given by head, [heads, d_head, d_model]"]
     heads, groups, size, inner = a.heads, a.kv_heads, a.wk.shape[1], a.wv.shape[1]
+    hidden = len(mlp.up.weight)
     must: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
         "wq": (a.wq, (heads, size, width)),
         "wk": (a.wk, (groups, size, width)),
@@ -177,9 +171,9 @@ def _misfits(block: Block, width: int) -> list[str]:
         "bk": (a.bk, (groups, size)),
         "bv": (a.bv, (groups, inner)),
         "bo": (a.bo, (width,)),
-        "up": (mlp.up.weight, (len(mlp.up.weight), width)),
-        "down": (mlp.down.weight, (width, len(mlp.up.weight))),
-        "up_bias": (mlp.up.bias, (len(mlp.up.weight),)),
+        "up": (mlp.up.weight, (hidden, width)),
+        "down": (mlp.down.weight, (width, hidden)),
+        "up_bias": (mlp.up.bias, (hidden,)),
         "down_bias": (mlp.down.bias, (width,)),
     }
     wrong = [
@@ -196,13 +190,13 @@ def _misfits(block: Block, width: int) -> list[str]:
     return wrong
 
 
-def _frozen(value: Any) -> Any:
+def _detached(value: Any) -> Any:
     """Return the same description with weights that record no gradient."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, tuple):
-        return tuple(_frozen(item) for item in value)
+        return tuple(map(_detached, value))
     if is_dataclass(value) and not isinstance(value, type | ComputationGraph):
-        changed = {f.name: _frozen(getattr(value, f.name)) for f in fields(value) if f.init}
+        changed = {f.name: _detached(getattr(value, f.name)) for f in fields(value) if f.init}
         return replace(value, **changed)
     return value

@@ -21,26 +21,17 @@ IGNORED = "attention_dropout max_position_embeddings"
 
 
 @family("cohere", ["cohere"], f"{HANDLED} use_qk_norm", IGNORED)
-def describe(model: Any) -> LiftedModel:
-    """Describe a `CohereForCausalLM`."""
-    return _cohere(model, [None] * len(model.model.layers), turns_without_window=True)
-
-
 @family("cohere", ["cohere2"], f"{HANDLED} sliding_window layer_types", IGNORED)
-def describe_2(model: Any) -> LiftedModel:
-    """Describe a `Cohere2ForCausalLM`."""
-    sizes = [window(model.config, layer) for layer in range(len(model.model.layers))]
-    return _cohere(model, sizes, turns_without_window=False)
-
-
-def _cohere(model: Any, sizes: list[int | None], *, turns_without_window: bool) -> LiftedModel:
-    """Describe a model whose layers see `sizes` tokens; those with a window have positions."""
+def describe(model: Any) -> LiftedModel:
+    """Describe a `CohereForCausalLM` or a `Cohere2ForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb, interleaved=True)
+    first = config.model_type == "cohere"
 
     def attention(block: Any, layer: int) -> Attention:
-        turn = table if turns_without_window or sizes[layer] is not None else None
-        return rotary_heads(config, block.self_attn, turn, _head_norms, window=sizes[layer])
+        size = None if first else window(config, layer)
+        turn = table if first or size is not None else None
+        return rotary_heads(config, block.self_attn, turn, _head_norms, window=size)
 
     blocks = describe_blocks(
         body.layers,
