@@ -135,21 +135,13 @@ class Attention:
         wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
         weight = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
         if self.slopes is not None:
-            weight = weight + self._slant(context, chosen, wide)
+            slopes = place(self.slopes, q.device)[list(chosen)][:, None, None]
+            bias = slopes * context.position_ids[:, None, None]  # of the slopes' own type
+            weight = weight + bias.to(wide) * self.slope_scale
         if self.softcap is not None:
             weight = (weight / self.softcap).tanh() * self.softcap
         hidden = context.hidden(self.window, self.causal)
         return weight.masked_fill(hidden, torch.finfo(weight.dtype).min).softmax(-1)
-
-    def _slant(self, context: AttentionContext, heads: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return what ALiBi adds to the scores of these heads, [B, h, 1, T].
-
-        The product is rounded to the slopes' own type, as the models do.
-        """
-        assert self.slopes is not None
-        slopes = place(self.slopes, context.position_ids.device)[list(heads)]
-        bias = slopes[:, None, None] * context.position_ids[:, None, None]
-        return bias.to(dtype) * self.slope_scale
 
     def merge(self, z: Tensor) -> Tensor:
         """Sum the heads' outputs, without the projection's bias: z [N, H, K] gives [N, D]."""

@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelNotFound, out_of_memory
+from ..errors import ModelNotFound
 from ..files.reading import is_there, short
-from .gguf_files import one_line
-from .quiet import quiet
+from .libraries import explained, silenced
 from .references import read_json
 from .sizes import numbers_in, stored_in
 
@@ -84,16 +83,9 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
 
     where = f"adapter '{directory}' cannot be merged into '{base_name}'"
     own = {id(parameter) for parameter in base.parameters()}
-    try:
+    with explained(where, "Accepted: a complete adapter for exactly this base model."):
         _refuse_sizes(directory, where)
-        with quiet():
-            wrapped = PeftModel.from_pretrained(base, str(directory), torch_device="cpu")
-    except ModelNotFound:
-        raise
-    except Exception as error:
-        raise out_of_memory(error) or ModelNotFound(
-            f"{where}: {one_line(error)} Accepted: a complete adapter for exactly this base model."
-        ) from error
+        wrapped = PeftModel.from_pretrained(base, str(directory), torch_device="cpu")
     if not hasattr(wrapped, "merge_and_unload"):
         kind = read_json(directory / "adapter_config.json").get("peft_type")
         raise ModelNotFound(
@@ -101,16 +93,13 @@ def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedM
             "weights. Accepted: adapters that PEFT can merge, such as LoRA."
         )
     _refuse_partial(wrapped, directory, where)
-    try:
-        with quiet():
-            logits = _logits(wrapped.eval())
-            untied = _untie(wrapped, own)
-            merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
-            if untied & {id(merged.get_output_embeddings()), id(merged.get_input_embeddings())}:
-                merged.config.tie_word_embeddings = False
-            merged_logits = _logits(merged.eval())
-    except Exception as error:
-        raise ModelNotFound(f"{where}: {one_line(error)}") from error
+    with explained(where):
+        logits = _logits(wrapped.eval())
+        untied = _untie(wrapped, own)
+        merged: PreTrainedModel = wrapped.merge_and_unload(safe_merge=True)
+        if untied & {id(merged.get_output_embeddings()), id(merged.get_input_embeddings())}:
+            merged.config.tie_word_embeddings = False
+        merged_logits = _logits(merged.eval())
     same = merged_logits.shape == logits.shape
     change = float((merged_logits - logits).abs().max()) if same else float("inf")
     if not change <= _ROUNDING * max(1.0, float(logits.abs().max())):
@@ -165,7 +154,7 @@ def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
     else:  # pickled, and read without running code
         pickled = directory / "adapter_model.bin"
         found = set(map(str, torch.load(pickled, map_location="cpu", weights_only=True)))
-    with quiet():
+    with silenced():
         wanted = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
         extended = set(get_peft_model_state_dict(wrapped, save_embedding_layers=True))
     if found & (extended - wanted):

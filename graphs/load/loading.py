@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import NotRequired, TypedDict
 
-from ..errors import ModelNotFound, UnsupportedModel, out_of_memory, unknown
+from ..errors import ModelNotFound, UnsupportedModel, unknown
 from ..files.places import local_paths
 from ..files.reading import at_home, is_there, listed, problems
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
-from .gguf_files import gguf_tokenizer, one_line, read_gguf
-from .quiet import quiet
+from .gguf_files import gguf_tokenizer, read_gguf
+from .libraries import explained
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
 from .weights import weights_sha256, weights_state
@@ -48,7 +48,7 @@ class Announced(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """Hold a causal language model and where it came from.
+    """A causal language model and where it came from.
 
     `name` loads the same model again (for a live module it is only a label); `revision` is the
     hub's commit where it is known. `adapter` tells what was merged in, if anything.
@@ -95,13 +95,8 @@ class LoadedModel:
         if self.path is not None and self.path == at_home(self.name):
             record["paths"] = local_paths(self.path)
         if self.adapter is not None:
-            record["adapter"] = {
-                "name": self.adapter.name,
-                "kind": self.adapter.kind,
-                "rank": self.adapter.rank,
-                "base": self.adapter.base,
-                "base_revision": self.adapter.base_revision,
-            }
+            names = ("name", "kind", "rank", "base", "base_revision")
+            record["adapter"] = {name: getattr(self.adapter, name) for name in names}
         return record
 
 
@@ -125,7 +120,9 @@ def load(
         UnsupportedModel: it is of a family that cannot be lifted.
         UnknownName: dtype or device is not one of the accepted ones.
     """
-    dtype = _check_dtype(dtype)
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     device = resolve_device(device)
     source = find(
         os.fspath(reference), revision=revision, allow_pickle=allow_pickle, progress=progress
@@ -201,11 +198,7 @@ def from_module(
 
 
 def refuse_training(model: PreTrainedModel) -> None:
-    """Refuse a live model in training mode.
-
-    Raises:
-        ModelNotFound: it is.
-    """
+    """Refuse a live model in training mode."""
     if model.training:
         raise ModelNotFound(
             f"the {type(model).__name__} is in training mode, where dropout may change its output "
@@ -248,29 +241,22 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
 
     plain: dict[str, object] = {"local_files_only": True, "trust_remote_code": False}
     what = f"the config.json of '{source.name}'"
-    try:
+    failed = f"model '{source.name}' cannot be loaded from '{source.path}'"
+    with explained(failed, "Accepted: a complete directory as save_pretrained writes it."):
         stored = stored_in(source.path.glob("*.safetensors"))
         if allow_pickle and not stored.tensors:
             stored = stored_in(source.path.glob("*.bin"))
         refuse_counts(config, stored, what)
-        with quiet():
-            refuse_sizes(AutoConfig.from_pretrained(str(source.path), **plain), stored, what)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                str(source.path),
-                dtype=getattr(torch, dtype),
-                attn_implementation=_attention(config),
-                use_safetensors=None if allow_pickle else True,
-                weights_only=True,
-                output_loading_info=True,
-                **plain,
-            )
-    except ModelNotFound:
-        raise
-    except Exception as error:  # whatever transformers makes of damaged files
-        raise out_of_memory(error) or ModelNotFound(
-            f"model '{source.name}' cannot be loaded from '{source.path}': {one_line(error)} "
-            "Accepted: a complete directory as save_pretrained writes it."
-        ) from error
+        refuse_sizes(AutoConfig.from_pretrained(str(source.path), **plain), stored, what)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(source.path),
+            dtype=getattr(torch, dtype),
+            attn_implementation=_attention(config),
+            use_safetensors=None if allow_pickle else True,
+            weights_only=True,
+            output_loading_info=True,
+            **plain,
+        )
     _refuse_partial(info, source)
     return model
 
@@ -370,31 +356,18 @@ def _read_tokenizer(source: Source) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(source.path), local_files_only=True, trust_remote_code=False
-            )
-            tokenizer.decode(tokenizer("a b")["input_ids"])  # some damage shows only in use
-            return tokenizer
-    except Exception as error:  # whatever transformers makes of damaged files
-        raise out_of_memory(error) or ModelNotFound(
-            f"the tokenizer of '{source.name}' cannot be loaded from '{source.path}': "
-            f"{one_line(error)}"
-        ) from error
+    with explained(f"the tokenizer of '{source.name}' cannot be loaded from '{source.path}'"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(source.path), local_files_only=True, trust_remote_code=False
+        )
+        tokenizer.decode(tokenizer("a b")["input_ids"])  # some damage shows only in use
+        return tokenizer
 
 
 def _causal_classes() -> set[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-
-
-def _check_dtype(dtype: str) -> str:
-    dtype = str(dtype).removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    return dtype
 
 
 def resolve_device(device: str) -> str:

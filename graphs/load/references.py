@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import FileFormatError, ModelNotFound
 from ..files.reading import SETTINGS_BYTES, at_home, is_there, parse_json, read_text
 from .builtin import ALIAS, REVISION, Progress, smollm2_directory
-from .gguf_files import one_line
+from .libraries import one_line
 from .sizes import refuse_large_texts
 
 ACCEPTED = (
@@ -137,7 +137,14 @@ def _form(path: Path) -> Form:
     if config.is_file():
         return Form.DIRECTORY
     found = sorted(entry.name for entry in path.iterdir())
-    _refuse_checkpoints(path, found)
+    steps = [int(m[1]) for name in found if (m := _CHECKPOINT.fullmatch(name))]
+    names = [f"checkpoint-{step}" for step in sorted(steps)]
+    if names:  # of a `Trainer`
+        listing = ", ".join(names if len(names) <= 10 else [*names[:4], "…", *names[-4:]])
+        raise ModelNotFound(
+            f"'{path}' holds no model itself but checkpoints of a training run ({len(names)}): "
+            f"{listing}. Name the one you want: {path / names[-1]}."
+        )
     gguf = [name for name in found if name.endswith(".gguf")]
     listing = ", ".join(found[:6]) + (", …" if len(found) > 6 else "") or "nothing"
     hint = f" To load the GGUF file, name it: {path / gguf[0]}." if gguf else ""
@@ -145,18 +152,6 @@ def _form(path: Path) -> Form:
         f"'{path}' holds neither config.json (a model) nor adapter_config.json (an adapter); it "
         f"holds {listing}. Accepted: a directory written by save_pretrained.{hint}"
     )
-
-
-def _refuse_checkpoints(path: Path, found: list[str]) -> None:
-    """Refuse the output directory of a `Trainer` that holds checkpoints, and tell which."""
-    steps = [int(m[1]) for name in found if (m := _CHECKPOINT.fullmatch(name))]
-    names = [f"checkpoint-{step}" for step in sorted(steps)]
-    if names:
-        listing = ", ".join(names if len(names) <= 10 else [*names[:4], "…", *names[-4:]])
-        raise ModelNotFound(
-            f"'{path}' holds no model itself but checkpoints of a training run ({len(names)}): "
-            f"{listing}. Name the one you want: {path / names[-1]}."
-        )
 
 
 def _check_weights(source: Source, allow_pickle: bool) -> None:

@@ -8,13 +8,14 @@ fill it. Live models from Python are not concerned.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ModelNotFound
-from .quiet import quiet
+from .libraries import silenced
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,7 +24,7 @@ TOKENIZER_BYTES = 2**28
 """Most bytes of a file of a tokenizer, or of any other of text; the largest in use have 40 MB."""
 
 _TEXTS = (".json", ".txt", ".model", ".jinja")
-_SLACK = 2
+_MOST_TIMES = 2
 """A model may have this many times the stored numbers: a tied matrix is stored once."""
 
 _BUFFERS = 2**28
@@ -40,13 +41,9 @@ class Stored(NamedTuple):
     @staticmethod
     def of(shapes: Iterable[Iterable[int]]) -> Stored:
         """Count tensors of these shapes."""
-        tensors = numbers = largest = 0
-        for shape in shapes:
-            size = 1
-            for length in shape:
-                size, largest = size * length, max(largest, length)
-            tensors, numbers = tensors + 1, numbers + size
-        return Stored(tensors, numbers, largest)
+        all_shapes = [tuple(shape) for shape in shapes]
+        largest = max((length for shape in all_shapes for length in shape), default=0)
+        return Stored(len(all_shapes), sum(map(math.prod, all_shapes)), largest)
 
 
 def stored_in(files: Iterable[Path]) -> Stored:
@@ -60,8 +57,7 @@ def _shapes(file: Path) -> Iterator[list[int]]:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 parts = len(archive.infolist())
-        share = -(-file.stat().st_size // parts)
-        yield from ([share] for _ in range(parts))
+        yield from [[-(-file.stat().st_size // parts)]] * parts
         return
     from safetensors import safe_open
 
@@ -132,16 +128,16 @@ def refuse_sizes(config: PretrainedConfig, stored: Stored, what: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with quiet(), torch.device("meta"):
+    with silenced(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     wanted = sum(parameter.numel() for parameter in model.parameters())
-    if wanted > _SLACK * stored.numbers:
+    if wanted > _MOST_TIMES * stored.numbers:
         raise ModelNotFound(
             f"{what} describes a model of {wanted} numbers, but its weights have {stored.numbers}; "
             "accepted: a configuration of exactly these weights."
         )
     held = sum(buffer.numel() for buffer in model.buffers())
-    if held > max(_BUFFERS, _SLACK * stored.numbers):
+    if held > max(_BUFFERS, _MOST_TIMES * stored.numbers):
         raise ModelNotFound(
             f"{what} describes a model whose masks and tables take {held} numbers; accepted: a "
             "smaller number of positions."

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Literal
 
 from ._registry import task
@@ -36,8 +37,8 @@ def greater_than(vocabulary: Vocabulary, *, form: Form = "auto") -> Iterator[Spa
     """Yield spans of years; the corrupted span begins so early that nearly every end is later."""
     chosen = _form(vocabulary) if form == "auto" else form
     years = Pick([years for years in _years(chosen) if _fits(vocabulary, chosen, years)])
-    ends = _ends(chosen)
-    ends = vocabulary.keep("numbers", ends, lambda end: (end,))
+    digits = product(_DIGITS, repeat=2 if chosen == "two-digits" else 1)
+    ends = vocabulary.keep("numbers", list(map("".join, digits)), lambda end: (end,))
     for number, template in enumerate(_TEMPLATES):
         build = partial(_pair, template, chosen, ends)
         yield Space(f"{chosen}{number}", (Pick(words("events")), years), build)
@@ -71,23 +72,15 @@ def _split(form: str, year: str) -> tuple[str, str]:
     return year[:start], year[start:] if form != "tens" else year[start]
 
 
-def _ends(form: str) -> tuple[str, ...]:
-    return tuple(a + b for a in _DIGITS for b in _DIGITS) if form == "two-digits" else (*_DIGITS,)
-
-
 def _years(form: str) -> Iterator[tuple[str, str]]:
     """Yield the clean and the corrupted first year."""
-    for century in _CENTURIES:
-        if form == "two-digits":
-            yield from ((f"{century}{end:02}", f"{century}01") for end in range(2, 99))
-        else:
-            for other in _DIGITS:
-                for high in _HIGH:
-                    for low in _LOW:
-                        ends = (high + other, low + other)
-                        if form == "units":
-                            ends = (other + high, other + low)
-                        yield f"{century}{ends[0]}", f"{century}{ends[1]}"
+    if form == "two-digits":
+        for century, end in product(_CENTURIES, range(2, 99)):
+            yield f"{century}{end:02}", f"{century}01"
+        return
+    for century, other, high, low in product(_CENTURIES, _DIGITS, _HIGH, _LOW):
+        ends = (other + high, other + low) if form == "units" else (high + other, low + other)
+        yield f"{century}{ends[0]}", f"{century}{ends[1]}"
 
 
 def _form(vocabulary: Vocabulary) -> Form:

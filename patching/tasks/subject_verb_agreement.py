@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 
 from ._registry import task
 from ._space import Candidate, Pick, Space
@@ -30,11 +31,9 @@ def subject_verb_agreement(vocabulary: Vocabulary) -> Iterator[Space]:
     if not verbs:
         return
     nouns = Pick(vocabulary.keep("nouns", words("nouns"), _spaced), 2)
-    for number, template in enumerate(_TEMPLATES):
-        for subject in (0, 1):
-            for other in (0, 1):
-                build = partial(_pair, template, verbs, subject, other)
-                yield Space(f"{'SP'[subject]}{'SP'[other]}{number}", (nouns,), build)
+    for (number, template), subject, other in product(enumerate(_TEMPLATES), (0, 1), (0, 1)):
+        build = partial(_pair, template, verbs, subject, other)
+        yield Space(f"{'SP'[subject]}{'SP'[other]}{number}", (nouns,), build)
 
 
 def _pair(

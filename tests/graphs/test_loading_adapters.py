@@ -119,10 +119,10 @@ def test_merging_leaves_the_bases_file_alone(home: Path) -> None:
 
 def test_a_base_beside_or_inside_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = load(str(home / "lora")).weights_sha256
+    monkeypatch.chdir(home)  # where no "../base" is
     edit(home / "lora", base_model_name_or_path="../base")
     assert load(str(home / "lora")).weights_sha256 == wanted
     edit(home / "lora", base_model_name_or_path="base")
-    monkeypatch.chdir(home)
     assert load("lora").weights_sha256 == wanted
 
 

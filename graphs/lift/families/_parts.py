@@ -54,7 +54,13 @@ def rotary(
             f"rotary scaling '{kind}' is not known; known: "
             f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
         )
-    _check_built(config, module, kind, layers)
+    built = module.rope_type if layers is None else module.rope_type[layers]
+    limit, now = module.original_max_seq_len, config.max_position_embeddings
+    if built != kind or (kind == "dynamic" and limit != now):  # edited after it was built
+        raise UnsupportedModel(
+            f"the config says rotary scaling '{kind}' and {now} positions, but the model was built "
+            f"with '{built}' and {limit}; set its config before it is built, not afterwards."
+        )
     factor = float(getattr(module, f"{prefix}attention_scaling"))
     if kind in STATIC_ROTARY:
         return Rotary(getattr(module, f"{prefix}inv_freq").detach(), factor, interleaved)
@@ -77,17 +83,6 @@ def rotary_tables(config: Any, body: Any) -> list[Rotary]:
     kinds = sorted(set(config.layer_types))
     tables = {kind: rotary(config, body.rotary_emb, layers=kind) for kind in kinds}
     return [tables[kind] for kind in config.layer_types]
-
-
-def _check_built(config: Any, module: Any, kind: str, layers: str | None) -> None:
-    """Refuse a config that was edited after its rotary embedding was built from it."""
-    built = module.rope_type if layers is None else module.rope_type[layers]
-    limit, now = module.original_max_seq_len, config.max_position_embeddings
-    if built != kind or (kind == "dynamic" and limit != now):
-        raise UnsupportedModel(
-            f"the config says rotary scaling '{kind}' and {now} positions, but the model was built "
-            f"with '{built}' and {limit}; set its config before it is built, not afterwards."
-        )
 
 
 def window(config: Any, layer: int) -> int | None:
