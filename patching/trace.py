@@ -129,7 +129,7 @@ def project_heads(
     block: Block, letter: str, normed: Tensor, heads: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
     """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
-    share = 1 if letter == "q" else block.attention.share
+    share = 1 if letter == "q" else block.attention.group_size
     if block.attention.norm_of_all(letter) is not None:
         return project(block, letter, normed), [head // share for head in heads]
     weight, bias = block.attention.projection(letter)
@@ -145,7 +145,8 @@ def project_heads(
 
 def spread(block: Block, x: Tensor) -> Tensor:
     """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
-    return x if block.attention.share == 1 else x.repeat_interleave(block.attention.share, -2)
+    size = block.attention.group_size
+    return x if size == 1 else x.repeat_interleave(size, -2)
 
 
 def past_of(
@@ -156,7 +157,7 @@ def past_of(
         return None
     keys, values = past[layer]
     chosen = range(block.attention.heads) if heads is None else heads
-    groups = [head // block.attention.share for head in chosen]
+    groups = [head // block.attention.group_size for head in chosen]
     if groups == list(range(keys.shape[-2])):
         return keys, values
     return keys[..., groups, :], values[..., groups, :]

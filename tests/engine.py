@@ -141,7 +141,7 @@ def naive_run(
         for head in range(graph.heads):
             inputs = []
             for letter in "qkv":
-                group = head // attention.share
+                group = head // attention.group_size
                 grouped = graph.grouped_kv and letter != "q"
                 kind, index = (Kind.KV, group) if grouped else (Kind.HEAD, head)
                 x = block.read(stream(rows[kind, layer, index, letter], layer))

@@ -70,7 +70,7 @@ class Attention:
         return self.wk.shape[0]
 
     @property
-    def share(self) -> int:
+    def group_size(self) -> int:
         """Count the query heads of one key/value head."""
         return self.heads // self.kv_heads
 
@@ -124,7 +124,7 @@ class Attention:
         chosen = range(self.heads) if heads is None else heads
         if not self.norm_together:
             q = normalise_heads(self.q_norm, q, chosen)
-            k = normalise_heads(self.k_norm, k, [head // self.share for head in chosen])
+            k = normalise_heads(self.k_norm, k, [head // self.group_size for head in chosen])
         if self.clip is not None:
             q, k = (x.clamp(-self.clip, self.clip) for x in (q, k))
         if self.rotary is not None:

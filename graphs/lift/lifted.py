@@ -128,7 +128,7 @@ class LiftedModel:
         return self.tokens.device
 
     @cached_property
-    def spread(self) -> bool:
+    def on_several_devices(self) -> bool:
         """Tell whether some of the model lies on another device than the stream."""
         parts = [self.unembed.weight.device, *(block.device for block in self.blocks)]
         return any(device != self.device for device in parts)

@@ -21,16 +21,10 @@ ACCEPTED = (
 )
 
 _INERT = (
-    "context_length",
-    "expert_feed_forward_length",
-    "expert_shared_count",
-    "expert_shared_feed_forward_length",
-    "feed_forward_length",
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-    "tensor_data_layout",
-    "vocab_size",
-)
+    "context_length", "expert_feed_forward_length", "expert_shared_count",
+    "expert_shared_feed_forward_length", "feed_forward_length", "rope.scaling.finetuned",
+    "rope.scaling.original_context_length", "tensor_data_layout", "vocab_size",
+)  # fmt: skip
 """Keys without influence, or that the tensors' shapes fix (a misfit is refused on loading)."""
 
 _EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon")
@@ -192,16 +186,16 @@ def _is_lost(key: str, value: Any, metadata: Mapping[str, object], config: Any) 
     if key in _INERT:
         return False
     if key in _DERIVED:
-        wanted = _DERIVED[key](config)
+        said = _DERIVED[key](config)
     else:
-        wanted = [getattr(config, name, None) for name in _ATTRIBUTES.get(key, ())]
-    wanted = [each for each in wanted if each is not None]
-    if key == "attention.sliding_window" and not wanted:
+        said = [getattr(config, name, None) for name in _ATTRIBUTES.get(key, ())]
+    said = [each for each in said if each is not None]
+    if key == "attention.sliding_window" and not said:
         context = metadata.get("context_length", math.inf)
         return isinstance(value, list) or 0 < value < context  # a longer one hides nothing
-    if not wanted:
-        wanted = [_DEFAULTS.get(key), *([] if key == "attention.causal" else [0, [], ""])]
-    return not any(_same(value, each) for each in wanted)
+    if not said:
+        said = [_DEFAULTS.get(key), *([] if key == "attention.causal" else [0, [], ""])]
+    return not any(_same(value, each) for each in said)
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -243,7 +243,7 @@ class _ChunkScores:
         block = self.model.blocks[layer]
         attention = block.attention
         folded = fold(block.attention_norm, attention.projection(letter)[0])  # [H or G, d, D]
-        share = 1 if letter == "q" else attention.share
+        share = 1 if letter == "q" else attention.group_size
         merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
         if share > 1 and self.graph.grouped_kv:
             g, seen = merged, seen[..., ::share, :]

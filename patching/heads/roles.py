@@ -266,7 +266,7 @@ class _AnswerRun:
         found = np.zeros((2, *attended.shape))
         for number, head in enumerate(heads):
             at = torch.from_numpy(attended[number]).to(v.device)
-            value = v[rows, at, head // attention.share][None]  # [1, B, K]
+            value = v[rows, at, head // attention.group_size][None]  # [1, B, K]
             written = self._to_stream(layer, attention.outputs(value, [head]))
             logits = self.direct.logits(self.direct.normed(written)[0])  # [B, V]
             token = self.batch.clean[rows.to(self.at.device), at.to(self.at.device)]

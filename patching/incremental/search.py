@@ -316,7 +316,8 @@ def make_search(runner: Runner, resolution: float = 0.0) -> Search:
     What is reused between questions lies on one device: a model that is spread over several is
     searched by whole runs.
     """
-    return DenseSearch(runner) if runner.model.spread else IncrementalSearch(runner, resolution)
+    several = runner.model.on_several_devices
+    return DenseSearch(runner) if several else IncrementalSearch(runner, resolution)
 
 
 def full_loss(runner: Runner) -> np.ndarray:

@@ -337,7 +337,7 @@ def project_inputs(
 
     `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
     """
-    share = 1 if letter == "q" else block.attention.share
+    share = 1 if letter == "q" else block.attention.group_size
     if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
         whole = whole if share == 1 else spread(block, whole)
