@@ -26,7 +26,16 @@ from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_
 def describe(model: Any) -> LiftedModel:
     """Describe a `BloomForCausalLM`."""
     config, body = model.config, model.transformer
-    _refuse(config)
+    if config.apply_residual_connection_post_layernorm:
+        raise UnsupportedModel(
+            "the BLOOM model has apply_residual_connection_post_layernorm=True: its stream passes "
+            "through norms, so it is no sum of senders, and the model cannot be lifted."
+        )
+    if config.pretraining_tp > 1 and config.slow_but_exact:
+        raise UnsupportedModel(
+            f"the BLOOM model has slow_but_exact=True with pretraining_tp={config.pretraining_tp}, "
+            "with which the model's code leaves out biases; set slow_but_exact=False."
+        )
     slopes = alibi_slopes(config.n_head, body.word_embeddings.weight)
 
     def attention(block: Any, _: int) -> Attention:
@@ -40,17 +49,3 @@ def describe(model: Any) -> LiftedModel:
     first, last = layer_norm(body.word_embeddings_layernorm), layer_norm(body.ln_f)
     embedding = body.word_embeddings
     return assemble("bloom", model, embedding, blocks, last, "ALiBi", embed_norm=first)
-
-
-def _refuse(config: Any) -> None:
-    """Refuse the variants that have no place in the graph."""
-    if config.apply_residual_connection_post_layernorm:
-        raise UnsupportedModel(
-            "the BLOOM model has apply_residual_connection_post_layernorm=True: its stream passes "
-            "through norms, so it is no sum of senders, and the model cannot be lifted."
-        )
-    if config.pretraining_tp > 1 and config.slow_but_exact:
-        raise UnsupportedModel(
-            f"the BLOOM model has slow_but_exact=True with pretraining_tp={config.pretraining_tp}, "
-            "with which the model's code leaves out biases; set slow_but_exact=False."
-        )

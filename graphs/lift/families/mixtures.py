@@ -70,20 +70,15 @@ def _describe(
     def mlp(module: Any) -> MLP | Experts:
         if not hasattr(module, "experts"):
             return gated(module, activation)
-        return experts(module, model.config.num_experts_per_tok, activation, **rest)
+        gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
+        shared = getattr(module, "shared_expert", None)
+        if shared is not None:
+            own = module.shared_expert_gate.weight.detach()
+            shared = SharedExpert(gated(shared, activation), own)
+        return Experts(
+            router=module.gate.weight.detach(), gate=gate, up=up,
+            down=module.experts.down_proj.detach(), chosen=model.config.num_experts_per_tok,
+            activation=require_activation(activation), shared=shared, **rest,
+        )  # fmt: skip
 
     return llama_like(model, name=name, mlp=mlp, **(attention or {}))
-
-
-def experts(module: Any, chosen: int, activation: str, **rest: Any) -> Experts:
-    """Describe a sparse MLP: the modules `gate` (its router), `experts` and `shared_expert`."""
-    gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
-    shared = getattr(module, "shared_expert", None)
-    if shared is not None:
-        own = module.shared_expert_gate.weight.detach()
-        shared = SharedExpert(gated(shared, activation), own)
-    return Experts(
-        router=module.gate.weight.detach(), gate=gate, up=up,
-        down=module.experts.down_proj.detach(), chosen=chosen,
-        activation=require_activation(activation), shared=shared, **rest,
-    )  # fmt: skip

@@ -28,7 +28,18 @@ from ._parts import assemble, describe_blocks, layer_norm, plain, separate
 def describe(model: Any) -> LiftedModel:
     """Describe an `OPTForCausalLM`."""
     config, body = model.config, model.model.decoder
-    _refuse(config)
+    wrong = {
+        "do_layer_norm_before": config.do_layer_norm_before is False,
+        "word_embed_proj_dim": config.word_embed_proj_dim != config.hidden_size,
+        "layer_norm_elementwise_affine": config.layer_norm_elementwise_affine is False,
+        "_remove_final_layer_norm": config._remove_final_layer_norm,
+    }
+    found = [f"{name}={getattr(config, name)}" for name, is_so in wrong.items() if is_so]
+    if found:
+        raise UnsupportedModel(
+            f"the OPT model has {', '.join(found)}, which is not supported (among the published "
+            "models only OPT-350m has such settings)."
+        )
     heads = config.num_attention_heads
 
     def attention(block: Any, _: int) -> Attention:
@@ -45,19 +56,3 @@ def describe(model: Any) -> LiftedModel:
     places = body.embed_positions.weight.detach()[body.embed_positions.offset :]
     last, words = layer_norm(body.final_layer_norm), f"learned, {len(places)}"
     return assemble("opt", model, body.embed_tokens, blocks, last, words, table=places)
-
-
-def _refuse(config: Any) -> None:
-    """Refuse the variants that have no place in the graph."""
-    wrong = {
-        "do_layer_norm_before": config.do_layer_norm_before is False,
-        "word_embed_proj_dim": config.word_embed_proj_dim != config.hidden_size,
-        "layer_norm_elementwise_affine": config.layer_norm_elementwise_affine is False,
-        "_remove_final_layer_norm": config._remove_final_layer_norm,
-    }
-    found = [f"{name}={getattr(config, name)}" for name, is_so in wrong.items() if is_so]
-    if found:
-        raise UnsupportedModel(
-            f"the OPT model has {', '.join(found)}, which is not supported (among the published "
-            "models only OPT-350m has such settings)."
-        )
