@@ -38,7 +38,7 @@ REVISION = f"{PACKAGE}=={VERSION}"
 WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 """Of the converted weights, for a cache without a record: an older version's, or a copied one."""
 
-_STALE_SECONDS = 24 * 3600.0
+_ABANDONED_SECONDS = 24 * 3600.0
 _RECORD = ".verified.json"
 _CONVERSION = 2
 """Raise when the conversion writes something else, so that an old cache is not used."""
@@ -216,5 +216,5 @@ def _sweep(ready: Path) -> None:
     for pattern in (f".{ready.name}.*", ".download.*"):
         for partial in ready.parent.glob(pattern):
             with contextlib.suppress(OSError):
-                if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(partial, ignore_errors=True)

@@ -26,7 +26,7 @@ ACCEPTED = (
 )
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-_PATIENCE_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
@@ -183,24 +183,24 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
 
 def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights: bool) -> Source:
     """Fetch a hub model's files (or find them in the hub's cache) and resolve its commit."""
-    before, at, asked = reference.rpartition("@")
+    before, at, named = reference.rpartition("@")
     if at and before and is_there(before):
         raise ModelNotFound(
-            f"'{before}' is on this machine, and revision '{asked}' applies to Hugging Face names "
+            f"'{before}' is on this machine, and revision '{named}' applies to Hugging Face names "
             "only; leave the revision out."
         )
-    name, at, asked = reference.partition("@")
-    if _HUB_NAME.fullmatch(name) is None or name.endswith(".gguf") or (at and not asked):
+    name, at, named = reference.partition("@")
+    if _HUB_NAME.fullmatch(name) is None or name.endswith(".gguf") or (at and not named):
         raise ModelNotFound(f"model '{reference}' does not exist on this machine{_near(reference)}")
-    if at and revision and asked != revision:
+    if at and revision and named != revision:
         raise ModelNotFound(
-            f"'{reference}' names revision '{asked}', and revision '{revision}' is asked for too; "
+            f"'{reference}' names revision '{named}', and revision '{revision}' is asked for too; "
             "give one of them."
         )
     patterns = [*_FETCH_TOKENIZER, *(_FETCH_SAFE if weights else [])]
     patterns += _FETCH_PICKLED if weights and allow_pickle else []
-    directory = Path(_snapshot(name, asked or revision, patterns))
-    commit = directory.name if _COMMIT.fullmatch(directory.name) else asked or revision
+    directory = Path(_snapshot(name, named or revision, patterns))
+    commit = directory.name if _COMMIT.fullmatch(directory.name) else named or revision
     return Source(name, _form(directory), directory, commit)
 
 
@@ -216,7 +216,7 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> str:
     try:
         unreachable = ""
         try:
-            HfApi().repo_info(name, revision=revision, timeout=_PATIENCE_SECONDS)
+            HfApi().repo_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
         except (*refusals, errors.HFValidationError):
             raise
         except Exception as error:  # no network has many forms: each library its own
