@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """Hold a graph and its kept mask, bool [ports, senders]; every edit returns a new value.
+    """A graph and which of its edges are kept, bool [ports, senders]; edits return a new value.
 
     >>> graph = ComputationGraph(layers=2, heads=2)
     >>> circuit = Circuit.empty(graph).with_edges(["embed->m1", "m1->logits"])
@@ -68,7 +68,7 @@ class Circuit:
     def _set(self, edges: Iterable[Edge | str], value: bool) -> Circuit:
         kept = self.kept.copy()
         for edge in edges:
-            kept[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)] = value
+            kept[self.graph.locate(edge)] = value
         return Circuit(self.graph, kept)
 
     def __and__(self, other: Circuit) -> Circuit:
@@ -108,9 +108,7 @@ class Circuit:
         return int(self.kept.sum())
 
     def __contains__(self, edge: Edge | str) -> bool:
-        return bool(
-            self.kept[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)]
-        )
+        return bool(self.kept[self.graph.locate(edge)])
 
     @property
     def edges(self) -> Iterator[Edge]:

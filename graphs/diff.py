@@ -9,7 +9,7 @@ means nothing (fewer than two edges, no variation, a kept edge without a score) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -61,7 +61,7 @@ class DiffSummary:
 
 @dataclass(frozen=True)
 class CircuitDiff:
-    """Set two circuits on equal graphs side by side.
+    """Two circuits on equal graphs, side by side.
 
     >>> graph = ComputationGraph(layers=1, heads=1)
     >>> a = Circuit.empty(graph).with_edges(["embed->m0", "m0->logits"])
@@ -110,35 +110,36 @@ class CircuitDiff:
 
     def summary(self) -> DiffSummary:
         """Count the overlap of edges and nodes, in all, by kind and by layer."""
-        graph = self.a.graph
-        possible = _all_nodes(graph)
-        nodes = [set(circuit.nodes) for circuit in (self.a, self.b)]
+        graph, a, b = self.a.graph, set(self.a.nodes), set(self.b.nodes)
+        masks = (graph.reads, self.a.kept, self.b.kept, self.shared.kept)
+        ports, nodes = list(enumerate(graph.ports)), _all_nodes(graph)
+
+        def of_edges(some: list[tuple[int, Port]]) -> Overlap:
+            rows = [row for row, _ in some]
+            return Overlap(*(int(mask[rows].sum()) for mask in masks))
+
+        def of_nodes(some: list[Node]) -> Overlap:
+            among = set(some)
+            return Overlap(len(among), len(among & a), len(among & b), len(among & a & b))
+
         return DiffSummary(
-            edges=self._edges(range(len(graph.ports))),
-            edges_by_kind=self._edges_by(lambda port: port.kind),
-            edges_by_layer=self._edges_by(lambda port: port.node.layer),
-            nodes=_node_overlap(possible, *nodes),
-            nodes_by_kind={
-                kind: _node_overlap(group, *nodes)
-                for kind, group in _grouped(possible, lambda node: node.kind.value).items()
-            },
-            nodes_by_layer={
-                layer: _node_overlap(group, *nodes)
-                for layer, group in _grouped(possible, lambda node: node.layer).items()
-            },
+            edges=of_edges(ports),
+            edges_by_kind=_by(lambda one: one[1].kind, ports, of_edges),
+            edges_by_layer=_by(lambda one: one[1].node.layer, ports, of_edges),
+            nodes=of_nodes(nodes),
+            nodes_by_kind=_by(lambda node: node.kind.value, nodes, of_nodes),
+            nodes_by_layer=_by(lambda node: node.layer, nodes, of_nodes),
         )
 
-    def _edges_by(self, key: Callable[[Port], Key]) -> dict[Key, Overlap]:
-        ports = self.a.graph.ports
-        groups = _grouped(range(len(ports)), lambda row: key(ports[row]))
-        return {name: self._edges(rows) for name, rows in groups.items()}
 
-    def _edges(self, rows: Iterable[int]) -> Overlap:
-        """Count the edges that end in some ports."""
-        chosen = list(rows)
-        graph = self.a.graph
-        masks = (graph.reads, self.a.kept, self.b.kept, self.shared.kept)
-        return Overlap(*(int(mask[chosen].sum()) for mask in masks))
+def _by(
+    key: Callable[[Thing], Key], things: list[Thing], count: Callable[[list[Thing]], Overlap]
+) -> dict[Key, Overlap]:
+    """Count each group of things with one key, in order of first appearance."""
+    groups: dict[Key, list[Thing]] = {}
+    for thing in things:
+        groups.setdefault(key(thing), []).append(thing)
+    return {name: count(group) for name, group in groups.items()}
 
 
 def _all_nodes(graph: ComputationGraph) -> list[Node]:
@@ -148,25 +149,12 @@ def _all_nodes(graph: ComputationGraph) -> list[Node]:
     return sorted(nodes, key=lambda node: -1 if node.layer is None else node.layer)
 
 
-def _node_overlap(possible: Iterable[Node], a: set[Node], b: set[Node]) -> Overlap:
-    among = set(possible)
-    return Overlap(len(among), len(among & a), len(among & b), len(among & a & b))
-
-
-def _grouped(things: Iterable[Thing], key: Callable[[Thing], Key]) -> dict[Key, list[Thing]]:
-    """Group things by a key, in order of first appearance."""
-    groups: dict[Key, list[Thing]] = {}
-    for thing in things:
-        groups.setdefault(key(thing), []).append(thing)
-    return groups
-
-
 # -- scores --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """Say how alike two sides' scores are.
+    """How alike two sides' scores are.
 
     Args:
         over: which edges the rank correlation is over: `all edges` if both sides have scores of
@@ -241,8 +229,7 @@ def changes(
     places = np.argwhere(known)
     before, after = a[known].astype(np.float64), b[known].astype(np.float64)
     change = after - before
-    graph = diff.a.graph
     return [
-        (graph.edge_at(*places[i]), float(before[i]), float(after[i]), float(change[i]))
+        (diff.a.graph.edge_at(*places[i]), float(before[i]), float(after[i]), float(change[i]))
         for i in np.argsort(-np.abs(change), kind="stable")
     ]

@@ -21,7 +21,7 @@ MOST_CELLS = 10**9
 
 @dataclass(frozen=True)
 class ComputationGraph:
-    """Hold a transformer's shape; senders, ports and edges follow from it.
+    """A transformer's shape; senders, ports and edges follow from it.
 
     Args:
         layers: number of blocks.
@@ -226,12 +226,13 @@ class ComputationGraph:
         """Count the edges."""
         return int(self.reads.sum())
 
-    def locate(self, edge: Edge) -> tuple[int, int]:
+    def locate(self, edge: Edge | str) -> tuple[int, int]:
         """Find an edge's place in a mask: (port row, sender column).
 
         Raises:
             GraphMismatch: the graph has no such port, sender or edge.
         """
+        edge = Edge.parse(edge) if isinstance(edge, str) else edge
         row = self.port_index.get(edge.port)
         column = self.sender_index.get(edge.sender)
         if row is None or column is None:

@@ -42,9 +42,7 @@ class Scores:
         object.__setattr__(self, "values", values)
 
     def __getitem__(self, edge: Edge | str) -> float:
-        return float(
-            self.values[self.graph.locate(Edge.parse(edge) if isinstance(edge, str) else edge)]
-        )
+        return float(self.values[self.graph.locate(edge)])
 
     def by_sender(self, *, absolute: bool = False) -> np.ndarray:
         """Sum the (absolute) scores of each sender's edges, float64 [senders]; NaN if it has none.

@@ -12,7 +12,7 @@ which come and go with little weight, from a circuit that is rebuilt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import pairwise
@@ -29,7 +29,7 @@ from .overlap import Overlap, weighted_overlap
 
 @dataclass(frozen=True)
 class Life:
-    """Hold when a thing is alive: `spans` are runs of checkpoints, (first, last), in order.
+    """When a thing is alive: `spans` are runs of checkpoints, (first, last), in order.
 
     >>> life = Life("m0", ((1, 2), (4, 4)))
     >>> life.born, life.last, life.length, life.returns, 3 in life
@@ -65,7 +65,7 @@ class Life:
 
 @dataclass(frozen=True)
 class Change:
-    """Hold what two checkpoints share: edges, nodes (A is the earlier one), weighted overlap.
+    """What two checkpoints share: edges, nodes (A is the earlier one), weighted overlap.
 
     `weighted` is None where a kept edge has no score.
     """
@@ -86,7 +86,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Hold the circuits of several checkpoints, in order of time, on equal graphs.
+    """The circuits of several checkpoints, in order of time, on equal graphs.
 
     Args:
         labels: what each checkpoint is called; all different.
@@ -165,7 +165,7 @@ class Timeline:
     @cached_property
     def nodes(self) -> tuple[Life, ...]:
         """List the lives of all nodes but `logits` that any checkpoint has, in graph order."""
-        sets = [_nodes(circuit) for circuit in self.circuits]
+        sets = [set(circuit.nodes) for circuit in self.circuits]
         return tuple(
             Life(node, spans_of([node in alive for alive in sets]))
             for node in self.union.nodes
@@ -198,39 +198,30 @@ class Timeline:
         """Compare checkpoint i with the first."""
         return self.change(0, i)
 
-    def _weights(self, i: int) -> np.ndarray:
-        return np.where(self.circuits[i].kept, np.nan_to_num(self.scores[i]), 0.0)
-
     # -- which matter ---------------------------------------------------------------------------
 
-    def peak(self, thing: Edge) -> float:
+    def peak(self, thing: Edge | Node | str) -> float:
         """Return an edge's largest |score| where a circuit has it, 0 without scores."""
-        return float(self.peaks[self.graph.locate(thing)])
+        return float(self.peaks[self.graph.locate(str(thing))])
 
     @cached_property
     def peaks(self) -> np.ndarray:
         """Return every edge's largest |score| where a circuit has it, float64 [ports, senders]."""
-        found: np.ndarray = np.max([np.abs(self._weights(i)) for i in range(len(self))], axis=0)
+        kept = [circuit.kept for circuit in self.circuits]
+        found: np.ndarray = np.where(kept, np.abs(np.nan_to_num(self.scores)), 0.0).max(axis=0)
         return found
 
     def longest(self, most: int) -> list[Life]:
         """List the edges alive at most checkpoints; among equals the larger |score| first."""
-        return self._ranked(lambda life: (-life.length, -self._peak(life)), most)
+        return sorted(self.edges, key=lambda one: (-one.length, -self.peak(one.thing)))[:most]
 
     def newest(self, most: int) -> list[Life]:
         """List the edges that first appear latest; among equals the larger |score| first.
 
         Those of the first checkpoint did not appear, so they are not among them.
         """
-        appeared = self._ranked(lambda life: (-life.born, -self._peak(life)), len(self.edges))
-        return [life for life in appeared if life.born][:most]
-
-    def _ranked(self, key: Callable[[Life], tuple[float, float]], most: int) -> list[Life]:
-        return sorted(self.edges, key=key)[:most]
-
-    def _peak(self, life: Life) -> float:
-        assert isinstance(life.thing, Edge)
-        return self.peak(life.thing)
+        appeared = [life for life in self.edges if life.born]
+        return sorted(appeared, key=lambda one: (-one.born, -self.peak(one.thing)))[:most]
 
 
 def check_labels(labels: Sequence[str], count: int) -> None:
@@ -261,7 +252,3 @@ def spans_of(alive: Sequence[bool] | np.ndarray) -> tuple[tuple[int, int], ...]:
     padded = [False, *map(bool, alive), False]
     turns = [i for i, (before, after) in enumerate(pairwise(padded)) if before != after]
     return tuple((first, after - 1) for first, after in zip(turns[::2], turns[1::2], strict=True))
-
-
-def _nodes(circuit: Circuit) -> set[Node]:
-    return set(circuit.nodes)

@@ -12,24 +12,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from . import circuit as circuit_file
 from . import diff as diff_file
 from . import timeline as timeline_file
 from .atomic import check_writable
-from .circuit import (
-    CircuitFile,
-    circuit_from_document,
-    model_block,
-    read_circuit,
-    write_circuit,
-)
-from .diff import DiffFile, diff_files, diff_from_document, read_diff, unlike, write_diff
+from .circuit import CircuitFile, model_block, read_circuit, write_circuit
+from .diff import DiffFile, diff_files, read_diff, unlike, write_diff
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, scores_path, write_scores
-from .timeline import TimelineFile, read_timeline, timeline_from_document, write_timeline
+from .timeline import TimelineFile, read_timeline, write_timeline
 from .transplant import TransplantFile, read_transplant, write_transplant
 
 __all__ = [
@@ -61,34 +57,22 @@ __all__ = [
 ]
 
 
-def read_any(path: str | Path) -> CircuitFile | DiffFile:
-    """Read a circuit file or a diff file, whichever it is.
+_READERS: Mapping[str, Callable[..., CircuitFile | DiffFile | TimelineFile]] = {
+    circuit_file.FORMAT: circuit_file.circuit_from_document,
+    diff_file.FORMAT: diff_file.diff_from_document,
+    timeline_file.FORMAT: timeline_file.timeline_from_document,
+}
 
-    Raises:
-        FileFormatError: neither, or something in it is wrong.
-    """
-    formats = {
-        circuit_file.FORMAT: circuit_file.VERSION,
-        diff_file.FORMAT: diff_file.VERSION,
-    }
+
+def read_any(path: str | Path) -> CircuitFile | DiffFile:
+    """Read a circuit file or a diff file, whichever it is; a FileFormatError says if neither."""
+    formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file)}
     document = read_document(path, "a circuit or diff file", formats)
-    if document["format"] == circuit_file.FORMAT:
-        return circuit_from_document(path, document)
-    return diff_from_document(path, document)
+    return cast("CircuitFile | DiffFile", _READERS[str(document["format"])](path, document))
 
 
 def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
-    """Read a circuit, diff or timeline file, whichever it is.
-
-    Raises:
-        FileFormatError: none of these, or something in it is wrong.
-    """
-    modules = (circuit_file, diff_file, timeline_file)
-    document = read_document(
-        path, "a circuit, diff or timeline file", {one.FORMAT: one.VERSION for one in modules}
-    )
-    if document["format"] == timeline_file.FORMAT:
-        return timeline_from_document(path, document)
-    if document["format"] == diff_file.FORMAT:
-        return diff_from_document(path, document)
-    return circuit_from_document(path, document)
+    """Read a circuit, diff or timeline file; a FileFormatError says if it is none of these."""
+    formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file, timeline_file)}
+    document = read_document(path, "a circuit, diff or timeline file", formats)
+    return _READERS[str(document["format"])](path, document)

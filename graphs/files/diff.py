@@ -290,7 +290,7 @@ def _read_floor(
     found = _read(path, document, "noise_floor", NoiseFloor)
     for number, row in enumerate(found.edges if found is not None else ()):
         try:
-            graph.locate(Edge.parse(row.edge))
+            graph.locate(row.edge)
         except EdgewiseError as error:
             _damaged(path, "noise_floor", str(error).rstrip("."), "edges", number)
     return found

@@ -19,7 +19,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -27,7 +27,7 @@ from typing_extensions import TypedDict
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from ..graph import ComputationGraph
-from ..names import Edge, Kind, Node, Port
+from ..names import Kind, Node, Port
 from ..scores import Scores
 from .atomic import write_bytes, write_text
 from .circuit import graph_of
@@ -41,9 +41,6 @@ from .reading import (
     read_text,
     short,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _UNLISTED = 2**24
 """Most places of a mask for a file that lists few edges: five times that of Llama-3.1-8B."""
@@ -81,12 +78,19 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
         FileFormatError: says what is wrong.
     """
     if Path(path).suffix == ".pt":
-        return _eap_ig_from_tensors(path, _load_tensors(path), kv_heads)
+        document = _load_tensors(path)
+        graph = _eap_ig_graph(path, document, _Matrices, kv_heads)
+        shape, matrices = graph.size[::-1], (document["edges_scores"], document["edges_in_graph"])
+        for key, matrix in zip(("edges_scores", "edges_in_graph"), matrices, strict=True):
+            if not _is_matrix(matrix, shape):
+                raise FileFormatError(f"{path}: {key} is no tensor of shape {list(shape)}.")
+        values, kept = (matrix.detach().float().numpy().T for matrix in matrices)
+        return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, values)
     what = "an EAP-IG graph"
-    document = _object(path, parse_json(path, read_text(path, what), what, allow_nan=True))
+    document = parse_json(path, read_text(path, what), what, allow_nan=True)
     graph = _eap_ig_graph(path, document, _Listed, kv_heads)
     ports, senders = graph.size
-    listing = cast("Mapping[str, Any]", document["edges"])
+    listing = document["edges"]
     if ports * senders > max(_UNLISTED, 100 * len(listing)):
         raise FileFormatError(
             f"{path} describes a graph of {ports} ports and {senders} senders, but lists only "
@@ -96,7 +100,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
     wrong = []
     for name, entry in listing.items():
         try:
-            at = graph.locate(Edge.parse(re.sub(r"^input->", "embed->", name)))
+            at = graph.locate(re.sub(r"^input->", "embed->", name))
             score, in_graph = entry["score"], entry["in_graph"]
             if not isinstance(score, int | float) or in_graph not in (False, True):
                 raise ValueError(f"score {short(score)}, in_graph {short(in_graph)}")
@@ -108,35 +112,22 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
     return Circuit(graph, kept), Scores(graph, values)
 
 
-def _eap_ig_from_tensors(
-    path: str | Path, document: dict[str, object], kv_heads: int
-) -> tuple[Circuit, Scores]:
-    matrices = ("edges_scores", "edges_in_graph")
-    graph = _eap_ig_graph(path, document, _Matrices, kv_heads)
-    shape = graph.size[::-1]
-    wrong = [key for key in matrices if not _is_matrix(document[key], shape)]
-    if wrong:
-        raise FileFormatError(f"{path}: {wrong[0]} is no tensor of shape {list(shape)}.")
-    tensors = (cast("Tensor", document[key]) for key in matrices)
-    scores, kept = (tensor.detach().float().numpy().T for tensor in tensors)
-    return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, scores)
-
-
 def _eap_ig_graph(
     path: str | Path,
-    document: dict[str, object],
+    document: Any,
     form: type[_Listed | _Matrices],
     kv_heads: int,
 ) -> ComputationGraph:
+    if not isinstance(document, dict):
+        raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
     lacking, _ = problems(document, form)
     if lacking:
         raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
-    cfg = cast("Mapping[str, object]", document["cfg"])
-    shape = {ours: cfg[theirs] for ours, theirs in _CFG.items()}
+    shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
     return graph_of(path, {**shape, "kv_heads": kv_heads or shape["heads"]})
 
 
-def _load_tensors(path: str | Path) -> dict[str, object]:
+def _load_tensors(path: str | Path) -> Any:
     import torch
 
     content = read_bounded(path, RESULT_BYTES, "an EAP-IG graph")
@@ -144,13 +135,12 @@ def _load_tensors(path: str | Path) -> dict[str, object]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:  # what torch.save writes, unpacked
             if sum(part.file_size for part in archive.infolist()) > len(content):
                 raise ValueError("it is compressed")
-        document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its archive and tensor readers raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise FileFormatError(
             f"{path} is damaged, or holds more than plain tensors, which is never run: {reason}"
         ) from None
-    return _object(path, document)
 
 
 def _is_matrix(value: object, shape: tuple[int, int]) -> bool:
@@ -189,45 +179,33 @@ def write_eap_ig(
     cfg = {theirs: getattr(graph, ours) for ours, theirs in _CFG.items()} | {"d_model": d_model}
     touched = set(circuit.nodes)
     if Path(path).suffix == ".pt":
-        _write_tensors(path, circuit, values, cfg, touched)
+        import torch
+
+        tensors = {
+            "cfg": cfg,
+            "src_nodes": [_eap_ig_name(node) for node in graph.senders],
+            "dst_nodes": [str(port) for port in graph.ports],
+            "edges_scores": torch.tensor(values.T.copy()),
+            "edges_in_graph": torch.tensor(circuit.kept.T.copy()),
+            "nodes_in_graph": torch.tensor([node in touched for node in graph.senders]),
+        }
+        content = io.BytesIO()
+        torch.save(tensors, content)  # to a path, it reports a full disk as no other writer does
+        write_bytes(path, content.getvalue())
         return
     nodes = [*graph.senders, Node(Kind.LOGITS)]
-    edges = {
-        f"{_eap_ig_name(graph.senders[column])}->{graph.ports[row]}": {
-            "score": float(values[row, column]),
-            "in_graph": bool(circuit.kept[row, column]),
-        }
-        for row, column in np.argwhere(graph.reads)
-    }
     document = {
         "cfg": cfg,
         "nodes": {_eap_ig_name(node): {"in_graph": node in touched} for node in nodes},
-        "edges": edges,
+        "edges": {
+            f"{_eap_ig_name(graph.senders[column])}->{graph.ports[row]}": {
+                "score": float(values[row, column]),
+                "in_graph": bool(circuit.kept[row, column]),
+            }
+            for row, column in np.argwhere(graph.reads)
+        },
     }
     write_text(path, json.dumps(document, allow_nan=False))
-
-
-def _write_tensors(
-    path: str | Path,
-    circuit: Circuit,
-    values: np.ndarray,
-    cfg: dict[str, object],
-    touched: set[Node],
-) -> None:
-    import torch
-
-    graph = circuit.graph
-    document = {
-        "cfg": cfg,
-        "src_nodes": [_eap_ig_name(node) for node in graph.senders],
-        "dst_nodes": [str(port) for port in graph.ports],
-        "edges_scores": torch.tensor(values.T.copy()),
-        "edges_in_graph": torch.tensor(circuit.kept.T.copy()),
-        "nodes_in_graph": torch.tensor([node in touched for node in graph.senders]),
-    }
-    content = io.BytesIO()
-    torch.save(document, content)  # to a path, it reports a full disk as no other writer does
-    write_bytes(path, content.getvalue())
 
 
 def _eap_ig_name(node: Node) -> str:
@@ -266,12 +244,14 @@ def read_acdc(path: str | Path, graph: ComputationGraph) -> Circuit:
     edges, direct, problems = [], set(), []
     for number, (parent, child) in enumerate(_acdc_pairs(path), start=1):
         sender, port = _from_hook(parent, _SENDER_HOOKS), _from_hook(child, _PORT_HOOKS)
-        inner = _from_hook(child, _DIRECT_HOOKS)
+        start, inner = _from_hook(parent, _PORT_HOOKS), _from_hook(child, _DIRECT_HOOKS)
         if sender and port:
             edges.append(f"{sender}->{port}")
-        elif inner and _from_hook(parent, _PORT_HOOKS) == inner:
+        elif inner and start == inner:
             direct.add(Port.parse(inner))
-        elif not _is_inside(parent, child):
+        elif not (  # a step inside a head or an MLP starts at a port and ends at a sender
+            (start or _from_hook(parent, _DIRECT_HOOKS)) and _from_hook(child, _SENDER_HOOKS)
+        ):
             problems.append(f"entry {number}, '{parent} -> {child}'")
     if problems:
         raise FileFormatError(
@@ -321,12 +301,6 @@ def _from_hook(text: str, forms: Mapping[str, str]) -> str | None:
     return None
 
 
-def _is_inside(parent: str, child: str) -> bool:
-    """Tell a step inside a head or an MLP: it starts at a port or ends at a sender."""
-    starts = _from_hook(parent, _PORT_HOOKS) or _from_hook(parent, _DIRECT_HOOKS)
-    return starts is not None and _from_hook(child, _SENDER_HOOKS) is not None
-
-
 # -- Edge-Pruning -------------------------------------------------------------------------------
 
 _WRITERS = {"embeds": "embed", "tok_embeds": "tok", "pos_embeds": "pos"}
@@ -345,7 +319,9 @@ def read_edge_pruning(path: str | Path, graph: ComputationGraph) -> Circuit:
     what = "an edge list of Edge-Pruning"
     rows = parse_json(path, read_text(path, what), what)
     form = 'accepted: [["a0.h1", "a2.h3.q"], ["m2", "resid_post"], …]'
-    if not isinstance(rows, list) or not all(_is_pair(row) for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, list) and [type(name) for name in row] == [str, str] for row in rows
+    ):
         raise FileFormatError(f"{path} is not {what}; {form}.")
     rows = [row for row in rows if not row[0].endswith((".q", ".k", ".v"))]  # inside a head
     edges = [f"{_WRITERS.get(row[0], row[0])}->{_reader(row[1], graph)}" for row in rows]
@@ -354,10 +330,6 @@ def read_edge_pruning(path: str | Path, graph: ComputationGraph) -> Circuit:
     if circuit.kept[:, sources].any():
         return circuit
     return Circuit(graph, circuit.kept | (graph.reads & sources[None, :]))
-
-
-def _is_pair(row: Any) -> bool:
-    return isinstance(row, list) and len(row) == 2 and all(isinstance(name, str) for name in row)
 
 
 def _reader(name: str, graph: ComputationGraph) -> str:
@@ -375,19 +347,12 @@ def _reader(name: str, graph: ComputationGraph) -> str:
 
 def _circuit(path: str | Path, graph: ComputationGraph, edges: list[str]) -> Circuit:
     """Keep the named edges; errors name the path and the first edges at fault."""
-    problems, found = [], []
+    kept, problems = np.zeros_like(graph.reads), []
     for name in edges:
         try:
-            graph.locate(Edge.parse(name))
-            found.append(name)
+            kept[graph.locate(name)] = True
         except EdgewiseError as error:
             problems.append(str(error).rstrip("."))
     if problems:
         raise FileFormatError(f"{path} does not fit the graph: {listed(problems)}.")
-    return Circuit.empty(graph).with_edges(found)
-
-
-def _object(path: str | Path, document: Any) -> dict[str, object]:
-    if not isinstance(document, dict):
-        raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
-    return document
+    return Circuit(graph, kept)

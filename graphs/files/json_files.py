@@ -124,11 +124,8 @@ def to_plain(value: Any, where: str) -> Any:
 
 def ordered(block: Mapping[str, object], first: Collection[str]) -> dict[str, object]:
     """Return a block with the documented keys first and the others sorted, nested ones too."""
-    rest = sorted(key for key in block if key not in first)
-    return {key: _sorted(block[key]) for key in [*(k for k in first if k in block), *rest]}
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return value
+    keys = [*(key for key in first if key in block), *sorted(block.keys() - set(first))]
+    return {
+        key: ordered(value, ()) if isinstance(value := block[key], Mapping) else value
+        for key in keys
+    }

@@ -69,16 +69,12 @@ def write_scores(
         "senders": json.dumps([str(node) for node in graph.senders]),
         "ports": json.dumps([str(port) for port in graph.ports]),
         **ScoresFile(scores, method, metric, ablation).about,
-        "graph": json.dumps(_shape(graph)),
+        "graph": json.dumps(
+            {k: v for k, v in asdict(graph).items() if graph.experts or k not in SPARSE}
+        ),
     }
     write_bytes(scores_path(path), _encode(scores.values, metadata))
     return scores_path(path)
-
-
-def _shape(graph: ComputationGraph) -> dict[str, object]:
-    """Return the graph's fields; those of experts only where it has some."""
-    shape = asdict(graph)
-    return shape if graph.experts else {k: v for k, v in shape.items() if k not in SPARSE}
 
 
 def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
@@ -130,7 +126,12 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile
     dtype, shape = tensor.get_dtype(), tensor.get_shape()
     stated = graph is None
     if graph is None:
-        graph = _graph(file, metadata)
+        if "graph" not in metadata:
+            raise FileFormatError(f"{file} does not say its graph; read it with its circuit's.")
+        fields = parse_json(file, metadata["graph"], "a scores file")
+        if not isinstance(fields, dict):
+            raise FileFormatError(f"{file}: its graph is {short(fields)}; accepted: an object.")
+        graph = graph_of(file, fields)
     fits = dtype == "F32" and shape == list(graph.size)
     if fits or not stated:
         for key, expected in (("senders", graph.senders), ("ports", graph.ports)):
@@ -141,17 +142,16 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile
             f"{list(graph.size)} [ports, senders]."
         )
     values = opened.get_tensor("scores")
-    _check_values(file, values, graph)
+    wrong = ~np.isnan(values) & ~graph.reads
+    if wrong.any():
+        raise FileFormatError(
+            f"{file}: {int(wrong.sum())} scores stand where no edge exists (first: "
+            f"{graph.edge_at(*np.argwhere(wrong)[0])}); accepted there: NaN."
+        )
+    if np.isinf(values).any():
+        edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
+        raise FileFormatError(f"{file}: the score of {edge} is infinite.")
     return ScoresFile(Scores(graph, values), *(metadata[key] for key in METADATA[2:]))
-
-
-def _graph(file: Path, metadata: dict[str, str]) -> ComputationGraph:
-    if "graph" not in metadata:
-        raise FileFormatError(f"{file} does not say its graph; read it with its circuit's.")
-    shape = parse_json(file, metadata["graph"], "a scores file")
-    if not isinstance(shape, dict):
-        raise FileFormatError(f"{file}: its graph is {short(shape)}; accepted: an object.")
-    return graph_of(file, shape)
 
 
 def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[str]) -> None:
@@ -168,15 +168,3 @@ def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[
             f"{file} is of another graph: it has {len(found)} {key} for {len(expected)}, and "
             f"number {first + 1} is {names[0]} where {names[1]} is expected."
         )
-
-
-def _check_values(file: Path, values: np.ndarray, graph: ComputationGraph) -> None:
-    wrong = ~np.isnan(values) & ~graph.reads
-    if wrong.any():
-        raise FileFormatError(
-            f"{file}: {int(wrong.sum())} scores stand where no edge exists (first: "
-            f"{graph.edge_at(*np.argwhere(wrong)[0])}); accepted there: NaN."
-        )
-    if np.isinf(values).any():
-        edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
-        raise FileFormatError(f"{file}: the score of {edge} is infinite.")
