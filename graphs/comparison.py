@@ -25,7 +25,7 @@ PLACES = {"only_a": "only in A", "only_b": "only in B", "shared": "shared", "out
 
 
 class FloorRow(NamedTuple):
-    """Say what the repetitions tell of an edge.
+    """What the repetitions tell of an edge.
 
     `survival_a`, `survival_b`: shares of the repetitions whose circuit keeps it. `mean_a`,
     `mean_b`: of its scores. `p`, `q`: see `discovery.significance`.
@@ -48,7 +48,7 @@ class FloorRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Likeness:
-    """List the Jaccard indices of repetitions' circuits within A, within B and between the two.
+    """Jaccard indices of repetitions' circuits: within A, within B and between the two.
 
     `p`: how often two groups of such circuits are as much less alike between than within by chance.
     """
@@ -61,7 +61,7 @@ class Likeness:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """Say what differs between two models by more than prompts make it differ.
+    """What differs between two models by more than prompts make it differ.
 
     Args:
         repetitions: so many discoveries were done in each model, each on `examples` pairs.
@@ -109,7 +109,7 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class Floor:
-    """Sort a noise floor's edges by where the diff has them, and say what that allows to say."""
+    """A noise floor's edges by where the diff has them, and what that allows to say."""
 
     measured: NoiseFloor
     diff: CircuitDiff
@@ -159,9 +159,9 @@ class Floor:
         effect has grown.
         """
         changed = self.changed(place)
-        stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
         if not changed:
             return ""
+        stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
         return f": {stronger:,} stronger in {b}, {len(changed) - stronger:,} weaker"
 
 
@@ -180,7 +180,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class CrossRow:
-    """Say what one of `ROWS` measures, and how faithful it is, in either model."""
+    """What one of `ROWS` measures, and how faithful it is, in either model."""
 
     circuit: str
     edges: int
@@ -190,7 +190,7 @@ class CrossRow:
 
 @dataclass(frozen=True)
 class RandomCircuits:
-    """List how faithful random circuits of so many edges are in model A, and in model B."""
+    """How faithful random circuits of so many edges are in model A, and in model B."""
 
     circuits: int
     edges: int
@@ -206,7 +206,7 @@ class RandomCircuits:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEvaluation:
-    """Say what two circuits, what they share and their union do in both models.
+    """What two circuits, what they share and their union do in both models.
 
     Args:
         metric, ablation: how they were measured, on so many `examples`, whose hash is `sha256`.
@@ -242,7 +242,7 @@ class CrossEvaluation:
 
 @dataclass(frozen=True)
 class RolesInModel:
-    """Say what some heads do in one model; `notes` limit what that means, in sentences."""
+    """What some heads do in one model; `notes` limit what that means, in sentences."""
 
     heads: tuple[HeadRoles, ...] = ()
     notes: tuple[str, ...] = ()
@@ -250,7 +250,7 @@ class RolesInModel:
 
 @dataclass(frozen=True)
 class RolesComparison:
-    """Say what the heads of two circuits do in model A, and in model B."""
+    """What the heads of two circuits do in model A, and in model B."""
 
     a: RolesInModel
     b: RolesInModel

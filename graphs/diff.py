@@ -35,7 +35,7 @@ def shape_differences(
 
 @dataclass(frozen=True)
 class DiffSummary:
-    """Count what two circuits share: in all, by kind (q, k, v, post, mlp, logits), by layer.
+    """What two circuits share, counted: in all, by kind (q, k, v, post, mlp, logits), by layer.
 
     An edge has the kind and layer of the port it ends in; `logits` has the layer None. A node has
     its own; its kinds are those of `Kind` (embed, head, mlp, …). `logits` is always in a circuit,

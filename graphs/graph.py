@@ -108,12 +108,9 @@ class ComputationGraph:
     @cached_property
     def mlp_columns(self) -> tuple[range, ...]:
         """Tell, for each layer, the columns of the senders that compute from its port `m{l}`."""
-        found = []
-        for layer in range(self.layers):
-            nodes = self.mlp_nodes(layer)
-            first = self.sender_index[nodes[0]]
-            found.append(range(first, first + len(nodes)))
-        return tuple(found)
+        layers = [self.mlp_nodes(layer) for layer in range(self.layers)]
+        firsts = [self.sender_index[nodes[0]] for nodes in layers]
+        return tuple(range(i, i + len(nodes)) for i, nodes in zip(firsts, layers, strict=True))
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
@@ -141,11 +138,8 @@ class ComputationGraph:
             rows: dict[str, tuple[int, ...]] = {}
             for letter in LETTERS:
                 owners = self.attention_owners(layer, letter)
-                share = self.heads // len(owners)
-                rows[letter] = tuple(
-                    self.port_index[Port(owners[head // share], letter)]
-                    for head in range(self.heads)
-                )
+                first, share = self.port_index[Port(owners[0], letter)], self.heads // len(owners)
+                rows[letter] = tuple(first + head // share for head in range(self.heads))
             found.append(rows)
         return tuple(found)
 
@@ -180,10 +174,8 @@ class ComputationGraph:
                 found.append(())
             elif node.kind is Kind.KV:
                 assert node.index is not None
-                heads = range(node.index * share, (node.index + 1) * share)
-                found.append(
-                    tuple(self.sender_index[Node(Kind.HEAD, node.layer, h)] for h in heads)
-                )
+                first = self.sender_index[Node(Kind.HEAD, node.layer, node.index * share)]
+                found.append(tuple(range(first, first + share)))
             elif node.kind is Kind.MLP:
                 assert node.layer is not None
                 found.append(tuple(self.mlp_columns[node.layer]))
@@ -196,28 +188,20 @@ class ComputationGraph:
     @cached_property
     def reads(self) -> np.ndarray:
         """Return the bool matrix [ports, senders] of the edges that exist; read-only."""
-        stage = {Kind.EMBED: -1, Kind.TOK: -1, Kind.POS: -1}
-        steps = 3  # inside a layer: heads, o, m
-        written = np.array(
-            [stage.get(n.kind, (n.layer or 0) * steps + _STEP.get(n.kind, 0)) for n in self.senders]
-        )
-        heads = np.array([n.kind is Kind.HEAD for n in self.senders])
-        exist = np.zeros((len(self.ports), len(self.senders)), dtype=bool)
-        for row, port in enumerate(self.ports):
-            node = port.node
-            if node.kind is Kind.POST:
-                layers = np.array([-1 if n.layer is None else n.layer for n in self.senders])
-                exist[row] = heads & (layers == node.layer)
+        layers = np.array([-1 if node.layer is None else node.layer for node in self.senders])
+        steps = np.array([_STEP.get(node.kind, 0) for node in self.senders])
+        heads = np.array([node.kind is Kind.HEAD for node in self.senders])
+        written, unread = layers * 3 + steps, heads & self.post_norm
+        exist = np.zeros(self.size, dtype=bool)
+        for row, (kind, layer) in enumerate(
+            (port.node.kind, port.node.layer) for port in self.ports
+        ):
+            if kind is Kind.POST:
+                exist[row] = heads & (layers == layer)
                 continue
-            if node.kind is Kind.LOGITS:
-                before = self.layers * steps
-            elif node.kind is Kind.MLP and not self.parallel:
-                before = (node.layer or 0) * steps + _STEP[Kind.MLP]
-            else:
-                before = (node.layer or 0) * steps
-            exist[row] = written < before
-            if self.post_norm:
-                exist[row] &= ~heads
+            step = _STEP[Kind.MLP] if kind is Kind.MLP and not self.parallel else 0
+            before = (self.layers if layer is None else layer) * 3 + step
+            exist[row] = (written < before) & ~unread
         exist.setflags(write=False)
         return exist
 
@@ -294,6 +278,7 @@ class ComputationGraph:
 
 
 _STEP = {Kind.HEAD: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2}
+"""In which of the three steps of a layer a node writes."""
 
 
 def _counts(numbers: tuple[int, ...]) -> str:

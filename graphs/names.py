@@ -84,29 +84,25 @@ class Node:
     index: int | None = None
 
     @staticmethod
+    @cache
     def parse(text: str) -> Node:
         """Read a node's name.
 
         Raises:
             NameSyntaxError: the text is not one of the forms in this module's table.
         """
-        return _parse_node(text)
+        name = text.strip()
+        if name in _BARE:
+            return Node(Kind(name))
+        for kind, pattern in _PATTERNS.items():
+            match = pattern.fullmatch(name)
+            if match is not None:
+                return Node(kind, *map(int, match.groups()))
+        raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
 
     def __str__(self) -> str:
         form = _FORMS.get(self.kind)
         return self.kind.value if form is None else form.format(self.layer, self.index)
-
-
-@cache
-def _parse_node(text: str) -> Node:
-    name = text.strip()
-    if name in _BARE:
-        return Node(Kind(name))
-    for kind, pattern in _PATTERNS.items():
-        match = pattern.fullmatch(name)
-        if match is not None:
-            return Node(kind, *map(int, match.groups()))
-    raise NameSyntaxError(f"'{text}' is not a node's name; accepted: {_NODE_FORMS}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +118,29 @@ class Port:
     letter: str | None = None
 
     @staticmethod
+    @cache
     def parse(text: str) -> Port:
         """Read a port's name.
 
         Raises:
             NameSyntaxError: no such form, or a head without its `<q>`, `<k>` or `<v>`.
         """
-        return _parse_port(text)
+        match = _PORT.fullmatch(text.strip())
+        if match is None:
+            raise NameSyntaxError(f"'{text}' is not a port's name; examples: a5.h1<q>, m7, logits.")
+        node, letter = Node.parse(match["node"]), match["letter"]
+        accepted = {Kind.HEAD: LETTERS, Kind.KV: ("k", "v")}.get(node.kind, (None,))
+        if letter not in accepted:
+            forms = ", ".join(f"{node}<{a}>" if a else str(node) for a in accepted)
+            raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
+        if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
+            raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
+        if node.kind in (Kind.EXPERT, Kind.SHARED):
+            raise NameSyntaxError(
+                f"'{text}' is no port: the experts of a layer, and their router, all read the port "
+                f"m{node.layer}."
+            )
+        return Port(node, letter)
 
     @property
     def kind(self) -> str:
@@ -137,26 +149,6 @@ class Port:
 
     def __str__(self) -> str:
         return f"{self.node}<{self.letter}>" if self.letter else str(self.node)
-
-
-@cache
-def _parse_port(text: str) -> Port:
-    match = _PORT.fullmatch(text.strip())
-    if match is None:
-        raise NameSyntaxError(f"'{text}' is not a port's name; examples: a5.h1<q>, m7, logits.")
-    node, letter = Node.parse(match["node"]), match["letter"]
-    accepted = {Kind.HEAD: LETTERS, Kind.KV: ("k", "v")}.get(node.kind, (None,))
-    if letter not in accepted:
-        forms = ", ".join(f"{node}<{a}>" if a else str(node) for a in accepted)
-        raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
-    if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
-        raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
-    if node.kind in (Kind.EXPERT, Kind.SHARED):
-        raise NameSyntaxError(
-            f"'{text}' is no port: the experts of a layer, and their router, all read the port "
-            f"m{node.layer}."
-        )
-    return Port(node, letter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Count two subsets of N possible things (edges or nodes).
+    """The sizes of two subsets of N possible things (edges or nodes), and of what they share.
 
     >>> overlap = Overlap(possible=10, a=4, b=3, shared=2)
     >>> overlap.only_a, overlap.only_b, overlap.jaccard, round(overlap.corrected or 0, 3)
@@ -103,8 +103,6 @@ def expected_jaccard(possible: int, a: int, b: int) -> float:
 @lru_cache(maxsize=4096)
 def overlap_p_value(possible: int, a: int, b: int, shared: int) -> float:
     """Return P(X >= shared), X the overlap of uniformly random subsets of sizes a and b of N.
-
-    Too small for a float it is 0.
 
     >>> round(overlap_p_value(4, 2, 2, 1), 4), overlap_p_value(0, 0, 0, 0)
     (0.8333, 1.0)

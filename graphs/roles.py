@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from .errors import EdgewiseError
 from .names import Kind, Node
@@ -33,7 +33,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class RoleRule:
-    """Say when a head gets a name: `score` at least `threshold`.
+    """When a head gets a name: `score` at least `threshold`.
 
     `share`: it needs a |direct_share| of so much too, so that it matters to the task.
     """
@@ -57,7 +57,7 @@ RULES: Mapping[str, RoleRule] = MappingProxyType(
 
 @dataclass(frozen=True)
 class HeadRoles:
-    """Say what was measured of one head.
+    """What was measured of one head.
 
     `scores` has all keys of `SCORES`, `spans` (attention weights from the answer position, which
     sum up to 1) all of `SPANS`; None is what was not measured or does not exist.
@@ -141,7 +141,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ModelRoles:
-    """Say what was measured of a model's heads, or of those of a circuit.
+    """What was measured of a model's heads, or of those of a circuit.
 
     Args:
         heads: in graph order.
@@ -164,17 +164,12 @@ class ModelRoles:
     @property
     def layers(self) -> int:
         """Return the number of the model's layers."""
-        return self._count("layers")
+        return cast("int", self.model["layers"])  # read and made so
 
     @property
     def total(self) -> int:
         """Return the number of all the model's heads."""
-        return self.layers * self._count("heads")
-
-    def _count(self, key: str) -> int:
-        count = self.model[key]
-        assert isinstance(count, int)  # read and made so
-        return count
+        return self.layers * cast("int", self.model["heads"])
 
     @property
     def rows(self) -> list[dict[str, object]]:
@@ -188,9 +183,7 @@ class ModelRoles:
 
     def with_role(self, role: str | None) -> list[HeadRoles]:
         """List the heads that have a role among theirs; None: those without any."""
-        if role is None:
-            return [head for head in self.heads if not head.roles]
-        return [head for head in self.heads if role in dict(head.roles)]
+        return [head for head in self.heads if role in (dict(head.roles) or {None})]
 
 
 def labels(heads: Iterable[HeadRoles], *, most: int | None = None) -> dict[str, str]:
@@ -226,7 +219,7 @@ def matches(a: Sequence[float], b: Sequence[float], near: float = NEAR) -> int:
 
 
 class RoleRow(TypedDict):
-    """Say which heads of several models have one role; None: no role.
+    """Which heads of several models have one role; None: no role.
 
     `heads`: a list for each model with names and relative depths. `matched`: for each model how
     many of its heads match one of the first model's, at about the same relative depth.
@@ -244,21 +237,13 @@ def compare_roles(sides: Sequence[ModelRoles]) -> list[RoleRow]:
     """
     found: list[RoleRow] = []
     for role in (*RULES, None):
-        heads = [side.with_role(role) for side in sides]
-        if not any(heads):
-            continue
-        depths = [
-            [head.depth(side.layers) for head in some]
-            for side, some in zip(sides, heads, strict=True)
+        heads = [
+            [(str(head.node), head.depth(side.layers)) for head in side.with_role(role)]
+            for side in sides
         ]
-        found.append(
-            {
-                "role": role,
-                "heads": [
-                    [(str(head.node), round(depth, 4)) for head, depth in zip(*both, strict=True)]
-                    for both in zip(heads, depths, strict=True)
-                ],
-                "matched": [matches(depths[0], depth) for depth in depths],
-            }
-        )
+        if any(heads):
+            depths = [[depth for _, depth in some] for some in heads]
+            named = [[(name, round(depth, 4)) for name, depth in some] for some in heads]
+            matched = [matches(depths[0], some) for some in depths]
+            found.append({"role": role, "heads": named, "matched": matched})
     return found

@@ -104,8 +104,7 @@ class Timeline:
     (['m0->logits'], 0.5)
 
     Raises:
-        EdgewiseError: no checkpoint, or as many labels as there are circuits are not given, or one
-            is given twice.
+        EdgewiseError: no checkpoint, or labels that do not name each by its own.
         GraphMismatch: a checkpoint's graph is not the first one's; names it.
     """
 
@@ -225,11 +224,7 @@ class Timeline:
 
 
 def check_labels(labels: Sequence[str], count: int) -> None:
-    """Refuse labels that do not name so many checkpoints, each by its own.
-
-    Raises:
-        EdgewiseError: says which.
-    """
+    """Refuse labels that do not name so many checkpoints, each by its own (EdgewiseError)."""
     if not count:
         raise EdgewiseError("a timeline needs at least one checkpoint.")
     if len(labels) != count:

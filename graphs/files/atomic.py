@@ -61,21 +61,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, all or nothing.
-
-    Raises:
-        EdgewiseError: the file cannot be written there; says why.
-    """
+    """Write a file, all or nothing; an EdgewiseError says why it cannot be."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, content: str) -> None:
-    """Write a text file in UTF-8, all or nothing.
-
-    Raises:
-        EdgewiseError: the file cannot be written there; says why.
-    """
+    """Write a text file in UTF-8, all or nothing, as `write_bytes` does."""
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 

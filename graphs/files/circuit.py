@@ -239,11 +239,7 @@ def model_block(
 
 
 def write_circuit(path: str | Path, file: CircuitFile) -> None:
-    """Write a circuit file, all or nothing; equal circuits give equal bytes.
-
-    Raises:
-        EdgewiseError: the file cannot be written there.
-    """
+    """Write a circuit file, all or nothing; equal circuits give equal bytes."""
     write_text(path, dump_circuit(file.at(Path(path))))
 
 
@@ -287,12 +283,12 @@ def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
     rows, columns = np.nonzero(circuit.kept)
     texts = [values[rows, columns].astype(np.float32).astype(str) for values in scores]
     return [
-        [senders[column], ports[row], *map(number_of, numbers)]
+        [senders[column], ports[row], *map(_number, numbers)]
         for row, column, *numbers in zip(rows.tolist(), columns.tolist(), *texts, strict=True)
     ]
 
 
-def number_of(text: str) -> float | None:
+def _number(text: str) -> float | None:
     """Read the shortest decimal of a float32; None if it is not finite."""
     return None if text in ("nan", "inf", "-inf") else float(text)
 
@@ -301,12 +297,7 @@ def number_of(text: str) -> float | None:
 
 
 def read_circuit(path: str | Path) -> CircuitFile:
-    """Read and check a circuit file.
-
-    Raises:
-        FileFormatError: says what is wrong: missing, cut off, another format, a newer version,
-            missing keys (all of them), counts or edges that do not fit the shape.
-    """
+    """Read and check a circuit file; a FileFormatError says what is wrong."""
     return circuit_from_document(path, read_document(path, "a circuit file", {FORMAT: VERSION}))
 
 
@@ -332,8 +323,7 @@ def read_graph(
 ) -> ComputationGraph:
     """Build the graph a file describes and check it against the file's counts."""
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
-    shape = {key: model[key] for key in SHAPE}
-    shape |= {key: model.get(key, absent) for key, absent in _ABSENT.items()}
+    shape = {key: {**_ABSENT, **model}[key] for key in (*SHAPE, *_ABSENT)}
     shape |= {key: block.get(key, False) for key in OPTIONS}
     graph = graph_of(path, shape, counts)
     size = dict(zip(COUNTS, graph.size[::-1], strict=False))
@@ -385,11 +375,7 @@ def graph_of(
 def read_rows(
     path: str | Path, graph: ComputationGraph, key: str, rows: Any, *, scores: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Read rows [sender, port, score, …] to a bool mask and float32 scores [ports, senders].
-
-    Raises:
-        FileFormatError: names the first rows at fault (counted from 1) and what is wrong.
-    """
+    """Read rows [sender, port, score, …] to a bool mask and float32 scores [ports, senders]."""
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: {key} is no list; accepted: [[sender, port, score], …].")
     kept = np.zeros(graph.reads.shape, dtype=bool)

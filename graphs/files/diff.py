@@ -145,8 +145,7 @@ def diff_files(
     """Compare two circuits on equal graphs.
 
     Args:
-        a, b: the files.
-        names: their paths or labels.
+        a, b, names: the files, and their paths or labels.
         scores: of all edges of each; with both, the rank correlation is over all edges.
 
     Raises:
@@ -302,15 +301,10 @@ class _Head(TypedDict):
     spans: dict[str, float | None]
 
 
-class _Notes(TypedDict, total=False):
-    a: list[str]
-    b: list[str]
-
-
 class _Roles(TypedDict):
     a: list[_Head]
     b: list[_Head]
-    notes: NotRequired[_Notes]
+    notes: NotRequired[dict[str, list[str]]]
 
 
 def _read_roles(

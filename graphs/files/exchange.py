@@ -68,14 +68,9 @@ class _Matrices(TypedDict):
 
 
 def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
-    """Read a graph saved by EAP-IG; a `.pt` file is read without running anything in it.
+    """Read a graph saved by EAP-IG, or say what is wrong; nothing in a `.pt` file is run.
 
-    Args:
-        path: a `.json` or `.pt` file.
-        kv_heads: the model's key/value heads, which the file does not tell; default: the heads.
-
-    Raises:
-        FileFormatError: says what is wrong.
+    `kv_heads` are the model's key/value heads, which the file does not tell; default: the heads.
     """
     if Path(path).suffix == ".pt":
         document = _load_tensors(path)
@@ -113,10 +108,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
 
 
 def _eap_ig_graph(
-    path: str | Path,
-    document: Any,
-    form: type[_Listed | _Matrices],
-    kv_heads: int,
+    path: str | Path, document: Any, form: type[_Listed | _Matrices], kv_heads: int
 ) -> ComputationGraph:
     if not isinstance(document, dict):
         raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
@@ -165,7 +157,6 @@ def write_eap_ig(
     Raises:
         GraphMismatch: the graph has what EAP-IG does not know: an o node, key/value groups, a
             split embedding or experts; or the scores are of another graph.
-        EdgewiseError: the file cannot be written there.
     """
     graph = circuit.graph
     flags = ("post_norm", "grouped_kv", "split_embedding", "experts")
@@ -231,15 +222,12 @@ _DIRECT_HOOKS = {r"blocks\.(\d+)\.attn\.hook_([qkv])": "a{0}.h{head}<{1}>"}
 
 
 def read_acdc(path: str | Path, graph: ComputationGraph) -> Circuit:
-    """Read an edge list of the ACDC authors' program.
+    """Read an edge list of the ACDC authors' program; name the entries that cannot be read.
 
     Lines `parent[index] -> child[index]`, a JSON list of such lines, or JSON rows as its
     `save_edges` has them, [[child, index, parent, index], effect]. Steps inside a head or an MLP
     are no edges here. If the list has the heads' direct edges (`hook_q_input -> attn.hook_q`), a
     port without its own is at its ablated value: all its edges are left out.
-
-    Raises:
-        FileFormatError: names the entries that cannot be read.
     """
     edges, direct, problems = [], set(), []
     for number, (parent, child) in enumerate(_acdc_pairs(path), start=1):
@@ -307,14 +295,11 @@ _WRITERS = {"embeds": "embed", "tok_embeds": "tok", "pos_embeds": "pos"}
 
 
 def read_edge_pruning(path: str | Path, graph: ComputationGraph) -> Circuit:
-    """Read the `edges.json` of Edge-Pruning.
+    """Read the `edges.json` of Edge-Pruning; name the entries that cannot be read.
 
     A file made without embedding nodes lists no edge of the embedding because all are kept; so
     they are kept here. Its Llama circuits have one `k` and `v` for each key/value head: give a
     graph with `grouped_kv`. GPT-2 circuits with embedding nodes need `split_embedding`.
-
-    Raises:
-        FileFormatError: names the entries that cannot be read.
     """
     what = "an edge list of Edge-Pruning"
     rows = parse_json(path, read_text(path, what), what)

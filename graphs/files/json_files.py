@@ -22,7 +22,7 @@ def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> di
     Args:
         path: the file.
         what: what is expected, for messages, as in "a circuit file".
-        formats: accepted values of `format`, with the newest version this program reads.
+        formats: accepted values of `format`, each with its newest version.
 
     Raises:
         FileFormatError: the file is missing, damaged, of another format or too new.
@@ -96,11 +96,7 @@ _BLOCK = json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=2)
 
 
 def to_plain(value: Any, where: str) -> Any:
-    """Turn a value into what JSON holds: tuples to lists, numpy to numbers, not finite to None.
-
-    Raises:
-        EdgewiseError: any other type, or a key that is not text.
-    """
+    """Turn a value into what JSON holds: tuples to lists, numpy to numbers, not finite to None."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (str, bool, int)):

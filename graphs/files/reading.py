@@ -97,11 +97,7 @@ def read_text(
     limit: int = RESULT_BYTES,
     error: type[EdgewiseError] = FileFormatError,
 ) -> str:
-    """Read a whole text file in UTF-8.
-
-    Raises:
-        EdgewiseError: (of the given class) it is missing, cannot be read, too large, or no text.
-    """
+    """Read a whole text file in UTF-8, as `read_bounded` does."""
     try:
         return read_bounded(path, limit, what, error).decode("utf-8")
     except UnicodeDecodeError:
@@ -147,11 +143,7 @@ def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = Fals
 
 
 def read_json(path: str | Path, what: str = "a file of a run") -> Any:
-    """Read JSON without a format of its own; what is in it is checked by who reads it.
-
-    Raises:
-        FileFormatError: it is missing, damaged, or holds what no reader takes.
-    """
+    """Read JSON without a format of its own; what is in it is checked by who reads it."""
     return parse_json(path, read_text(path, what), what)
 
 
@@ -300,11 +292,7 @@ def take_rows(
     take: Callable[[Any], str | None],
     entry: str = "entry {}, {}",
 ) -> None:
-    """Hand on each row; `take` says what is wrong with it, or raises it, else returns None.
-
-    Raises:
-        FileFormatError: names the first rows at fault, counted from 1.
-    """
+    """Hand on rows; `take` returns, or raises, what is wrong. Refuse by number those at fault."""
     wrong = []
     for number, row in enumerate(rows, start=1):
         try:

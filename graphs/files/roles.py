@@ -124,11 +124,7 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
 
 
 def read_roles(path: str | Path) -> RolesFile:
-    """Read and check a roles file.
-
-    Raises:
-        FileFormatError: says what is wrong, of rows at fault the first with their numbers.
-    """
+    """Read and check a roles file; a FileFormatError says what is wrong."""
     document = read_document(path, "a roles file", {FORMAT: VERSION})
     file = checked(path, document, _Document)
     models, rows = file["models"], file["heads"]

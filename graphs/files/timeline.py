@@ -188,11 +188,7 @@ def _edge_rows(line: Timeline) -> list[list[object]]:
 
 
 def read_timeline(path: str | Path) -> TimelineFile:
-    """Read and check a timeline file.
-
-    Raises:
-        FileFormatError: says what is wrong.
-    """
+    """Read and check a timeline file; a FileFormatError says what is wrong."""
     return timeline_from_document(path, read_document(path, "a timeline file", {FORMAT: VERSION}))
 
 

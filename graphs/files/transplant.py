@@ -178,11 +178,7 @@ def write_transplant(path: str | Path, file: TransplantFile) -> None:
 
 
 def read_transplant(path: str | Path) -> TransplantFile:
-    """Read and check a transplant file.
-
-    Raises:
-        FileFormatError: says what is wrong.
-    """
+    """Read and check a transplant file; a FileFormatError says what is wrong."""
     document = read_document(path, "a transplant file", {FORMAT: VERSION})
     with form_of(path, document, TransplantDocument) as file:
         direction = file["transplant"]["direction"]
