@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,13 +153,13 @@ def test_an_edge_without_a_score_leaves_the_weighted_overlap_open() -> None:
 
 
 def test_scores_of_another_graph_are_refused() -> None:
-    from edgewise.graphs.files.diff import _all_scores
+    from edgewise.graphs.files import diff_files, read_circuit
     from edgewise.graphs.scores import Scores
 
-    other = ComputationGraph(layers=2, heads=1)
-    a = Circuit.full(TINY)
-    with pytest.raises(GraphMismatch, match="layers 1 and 2"):
-        _all_scores(CircuitDiff(a, a), (Scores(other, np.zeros(other.reads.shape)), None))
+    stored = read_circuit(Path(__file__).parents[1] / "data/version1/acdc.json")
+    other = Scores(TINY, np.zeros(TINY.reads.shape))
+    with pytest.raises(GraphMismatch, match="layers 2 and 1"):
+        diff_files(stored, stored, scores=(other, None))
 
 
 def test_rows_within_a_block_stand_one_a_line() -> None:
