@@ -267,9 +267,8 @@ def _read(
 
     if document.get(name) is None:
         return None
-    text = json.dumps(to_plain(document[name], name))
     try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(document[name]), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         _damaged(path, name, first["msg"], *first["loc"])

@@ -209,13 +209,9 @@ def timeline_from_document(path: str | Path, document: dict[str, object]) -> Tim
         raise FileFormatError(f"{path}: {error}") from None
     known = {"format", "version", "graph", "task", "discovery", "checkpoints", *ROWS}
     derived = ("label", "edges", "nodes", "to_last", "to_first")
+    stated: Any = tuple({k: v for k, v in one.items() if k not in derived} for one in heads)
     return TimelineFile(
-        line,
-        tuple(
-            cast("Checkpoint", {k: v for k, v in one.items() if k not in derived}) for one in heads
-        ),
-        file["task"],
-        file["discovery"],
+        *(line, stated, file["task"], file["discovery"]),
         extra={key: value for key, value in document.items() if key not in known},
     )
 
@@ -223,7 +219,7 @@ def timeline_from_document(path: str | Path, document: dict[str, object]) -> Tim
 def _read_edges(
     path: str | Path, graph: ComputationGraph, rows: list[Any], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return who is alive, bool [checkpoints, ports, senders], and scores of that shape."""
+    """Return what circuits keep, bool [checkpoints, ports, senders], and scores of that shape."""
     take_rows(path, "edges", rows, lambda row: _row_problem(row, count))
     flat = [[sender, port, *scores] for sender, port, _, scores in rows]
     union, scores = read_rows(path, graph, "edges", flat, scores=count)
