@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from ..graphs.names import Node
 from ..graphs.text import visible
 from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
@@ -45,8 +44,13 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     rows = dict(zip(nodes, rows_of(subject)[0], strict=True))
     ranks: dict[int, list[str]] = defaultdict(list)
     for node, stroke in subject.nodes:
-        attributes = _node_attributes(node, stroke, subject.labels.get(node))
-        lines.append(f"  {quote(str(node))} [{attributes}];")
+        label, style = subject.labels.get(node), NODE_STYLES[node.kind]
+        words = "" if label is None else f"label={quote(str(node), label)}, "
+        lines.append(
+            f"  {quote(str(node))} [{words}"
+            f'shape={_SHAPES[style.shape]}, fillcolor="{style.fill}", color="{stroke}", '
+            f'fontcolor="{stroke}", tooltip={quote(f"{node}  {style.words}")}];'
+        )
         ranks[rows[node]].append(quote(str(node)))
     lines += [f"  {{rank=same; {' '.join(f'{n};' for n in names)}}}" for names in ranks.values()]
     for low, high in links(subject.graph, nodes):
@@ -58,23 +62,12 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _node_attributes(node: Node, stroke: str, label: str | None) -> str:
-    style = NODE_STYLES[node.kind]
-    words = "" if label is None else f"label={quote(str(node), label)}, "
-    return words + (
-        f'shape={_SHAPES[style.shape]}, fillcolor="{style.fill}", color="{stroke}", '
-        f'fontcolor="{stroke}", tooltip={quote(f"{node}  {style.words}")}'
-    )
-
-
 def _edge(line: Line, span: int, letters: bool) -> str:
     port = line.edge.port
+    tooltip = quote(line.tooltip)
     attributes = [
-        f'color="{line.shade}"',
-        f"penwidth={edge_width(line.strength):.2f}",
-        f"minlen={span}",
-        f"tooltip={quote(line.tooltip)}",
-        f"edgetooltip={quote(line.tooltip)}",
+        f'color="{line.shade}", penwidth={edge_width(line.strength):.2f}, minlen={span}',
+        f"tooltip={tooltip}, edgetooltip={tooltip}",
     ]
     if port.letter:
         attributes.append(f'class="{port.letter}"')

@@ -34,7 +34,7 @@ _LINE, _SAMPLE, _SPACE, _GAP, _HEADING = 15.0, 22.0, 5.0, 12.0, 56.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendSample:
     """A sample (a node's shape, or a line's colour, width and dashes) and its words."""
 
     words: str
@@ -58,14 +58,14 @@ def build_legend(
     for words, entries in _blocks(subject).items():
         if entries:
             title = Text(left + 5, y, words, SMALL_FONT, FAINT, "start")
-            block, y = place_entries(entries, left + _HEADING, y, width - 2 * left - _HEADING)
+            block, y = place_samples(entries, left + _HEADING, y, width - 2 * left - _HEADING)
             legend += Legend(texts=(title,)) + block
     below, y = paragraph(caption, left + 5, y, width - 2 * left - 10)
     return legend + Legend(texts=tuple(below)), y - _LINE / 2
 
 
-def place_entries(
-    entries: Sequence[Entry], left: float, y: float, width: float
+def place_samples(
+    entries: Sequence[LegendSample], left: float, y: float, width: float
 ) -> tuple[Legend, float]:
     """Place samples and words in rows of at most this width; return them and the next row's y."""
     nodes, lines, texts = list[NodeMark](), list[EdgeMark](), list[Text]()
@@ -104,29 +104,31 @@ def least_width(subject: Subject, left: float) -> float:
     return 2 * left + _HEADING + max(lengths, default=0.0)
 
 
-def _blocks(subject: Subject) -> dict[str, list[Entry]]:
+def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
     """List the legend's entries under their headings."""
     kinds = {node.kind for node, _ in subject.nodes}
     if kinds & {Kind.TOK, Kind.POS}:
         kinds = kinds - {Kind.TOK, Kind.POS} | {Kind.EMBED}
-    shapes = [Entry(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds]
-    colours = [Entry(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
+    shapes = [
+        LegendSample(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds
+    ]
+    colours = [LegendSample(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
     if Kind.KV in kinds:
-        colours.append(Entry("key/value head used by", None, FAINT, 0.8, dashes=DOTS))
+        colours.append(LegendSample("key/value head used by", None, FAINT, 0.8, dashes=DOTS))
     if kinds & {Kind.EXPERT, Kind.SHARED}:
-        colours.append(Entry("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
+        colours.append(LegendSample("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
     widths, shades = [], []
     for size in (1.0, 0.25, 0.0625) if subject.largest else ():
         opacity = edge_opacity(size) if subject.level is None else 1.0
         words = f"{subject.largest * size:.2g}"
-        widths.append(Entry(words, None, FAINT, edge_width(size), opacity))
+        widths.append(LegendSample(words, None, FAINT, edge_width(size), opacity))
     if any(line.negative for line in subject.lines):
-        widths.append(Entry("negative", None, FAINT, 1.6, dashes=DASHES))
+        widths.append(LegendSample("negative", None, FAINT, 1.6, dashes=DASHES))
     if subject.level is not None:
         samples = {f"kept in {kept:.0%}": (kept, False) for kept in (0.0, 0.5, 1.0)}
         samples[f"solid: changed, q < {subject.level:g}"] = (1.0, True)
         for words, (kept, changed) in samples.items():
-            shades.append(Entry(words, colour=stable_colour(INK, kept, changed=changed)))
+            shades.append(LegendSample(words, colour=stable_colour(INK, kept, changed=changed)))
     into = "edges" if subject.letters else "edges into"
     return {"nodes": shapes, into: colours, "|score|": widths, "stability": shades}
 

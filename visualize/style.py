@@ -85,10 +85,9 @@ def edge_width(strength: float | None) -> float:
 
 
 def stable_colour(colour: str, survival: float, *, changed: bool) -> str:
-    """Fade a colour by the share of repeated discoveries that keep an edge.
+    """Fade a colour by the share of repeated discoveries that keep an edge; solid: it changed.
 
-    What changed significantly is solid; nothing else comes near that. The colour is mixed with the
-    paper's: with opacity, faint edges that share a trunk would add up to a solid one.
+    It is mixed with the paper: with opacity, faint edges of a trunk would add up to a solid one.
 
     >>> stable_colour("#000000", 0.0, changed=True), stable_colour("#000000", 1.0, changed=False)
     ('#000000', '#808080')

@@ -11,7 +11,6 @@ from . import show
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import DiffFile
-    from ..graphs.names import Node
 
 MOST_CHANGES, MOST_ROWS, MOST_NODES = 5, 12, 30
 """How many are printed: shared edges whose score changed, edges of each place, lone nodes."""
@@ -36,7 +35,11 @@ def print_lone(found: DiffFile) -> None:
     nodes, sides = found.diff.nodes, (("A", "only_a"), ("B", "only_b"))
     if nodes["only_a"] or nodes["only_b"]:
         show.line()
-        show.facts((f"nodes only in {name}", _names(nodes[key])) for name, key in sides)
+        for name, key in sides:
+            words = " ".join(map(str, nodes[key][:MOST_NODES])) or "none"
+            if (more := len(nodes[key]) - MOST_NODES) > 0:
+                words += f" and {more:,} more"
+            show.facts([(f"nodes only in {name}", words)])
     if found.noise_floor is not None:
         return
     for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
@@ -46,11 +49,6 @@ def print_lone(found: DiffFile) -> None:
         rows.sort(key=lambda row: -abs(row[1] or 0.0))
         if rows:
             show.table((f"edges only in {name}{_of(rows)}", "score"), rows[:MOST_ROWS])
-
-
-def _names(nodes: Sequence[Node]) -> str:
-    more = f" and {len(nodes) - MOST_NODES:,} more" if len(nodes) > MOST_NODES else ""
-    return (" ".join(str(node) for node in nodes[:MOST_NODES]) or "none") + more
 
 
 def _of(rows: Sequence[object]) -> str:

@@ -76,15 +76,17 @@ def draw(as_json: bool, **given: Any) -> None:
     timeline, what is new and what is there for the last time; an edge's width follows its score.
     Where a diff has a noise floor, faint edges are unstable and solid ones changed significantly.
     """
-    asked = Request(**given)
-    asked.check()
-    options.claim(asked.output, *asked.files, *filter(None, [asked.roles]))
-    make = {"edges": _draw_edges, "heat-map": _draw_heat_map, "overlap": _draw_overlap}[asked.kind]
-    found, told = make(asked)
+    request = Request(**given)
+    request.check()
+    options.claim(request.output, *request.files, *filter(None, [request.roles]))
+    make = {"edges": _draw_edges, "heat-map": _draw_heat_map, "overlap": _draw_overlap}[
+        request.kind
+    ]
+    facts, words = make(request)
     if as_json:
-        show.emit({"drawing": asked.output, **found})
+        show.emit({"drawing": request.output, **facts})
     else:
-        show.line(f"written: {asked.output} ({told})")
+        show.line(f"written: {request.output} ({words})")
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,11 @@ class Request:
         return list(self.labels or names)
 
 
-Told = tuple[Mapping[str, object], str]
+Outcome = tuple[Mapping[str, object], str]
 """What a drawing shows, for programs and for people."""
 
 
-def _draw_edges(asked: Request) -> Told:
+def _draw_edges(request: Request) -> Outcome:
     """Draw a circuit's, a diff's or a timeline's edges."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, TimelineFile, read_drawable
@@ -153,9 +155,9 @@ def _draw_edges(asked: Request) -> Told:
     from ..visualize.charts.timeline import draw_checkpoints
     from ..visualize.draw import draw as render
 
-    (path,) = asked.files
+    (path,) = request.files
     found = read_drawable(path)
-    if asked.roles is not None and not isinstance(found, CircuitFile):
+    if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
             f"--roles is for a circuit, and {path} is none. Of a diff, measure the roles in both "
             "models: `edgewise diff A.json B.json --roles -o diff.json`, then draw that."
@@ -165,28 +167,30 @@ def _draw_edges(asked: Request) -> Told:
     else:
         union = found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
     edges = len(union)
-    if asked.top is None and edges > MANY_EDGES:
+    if request.top is None and edges > MANY_EDGES:
         raise EdgewiseError(
             f"{path} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
             f"{MANY_EDGES:,}. Draw the strongest with --top, such as --top 300."
         )
-    wanted = edges if asked.top is None else min(edges, asked.top)
+    most = min(edges, request.top or edges)
     with reporting() as progress:
-        progress.say(f"drawing {wanted:,} edges")
+        progress.say(f"drawing {most:,} edges")
         if isinstance(found, TimelineFile):
             usual = f"{found.task['name']} over {len(found.timeline)} checkpoints"
-            title = asked.titled(f"{usual}, {found.discovery['method']}")
-            drawn = draw_checkpoints(found, asked.output, wanted, title=title, layout=asked.layout)
+            title = request.titled(f"{usual}, {found.discovery['method']}")
+            drawn = draw_checkpoints(
+                found, request.output, most, title=title, layout=request.layout
+            )
         else:
-            picture = _picture(found, wanted, asked)
-            render(picture.subject, asked.output, picture.drawing, layout=asked.layout)
+            picture = _picture(found, most, request)
+            render(picture.subject, request.output, picture.drawing, layout=request.layout)
             drawn = picture.edges
-    left = wanted - drawn
-    without = f"; of the {wanted:,} strongest, {left:,} lead nowhere among them" if left else ""
+    left = most - drawn
+    without = f"; of the {most:,} strongest, {left:,} lead nowhere among them" if left else ""
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{without}"
 
 
-def _picture(found: CircuitFile | DiffFile, top: int, asked: Request) -> Picture:
+def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Picture:
     """Choose what of a circuit or a diff is drawn, with its title and a circuit's head roles."""
     from ..graphs.files import CircuitFile
     from ..visualize.pictures import circuit_picture, diff_picture
@@ -195,12 +199,12 @@ def _picture(found: CircuitFile | DiffFile, top: int, asked: Request) -> Picture
         picture = circuit_picture(found, top)
         name = Path(str(found.model["name"] or "a model")).name
         usual = f"{found.task['name']} in {name}, {found.discovery['method']}"
-        labels = {} if asked.roles is None else _roles(found, asked.roles)
+        labels = {} if request.roles is None else _roles(found, request.roles)
     else:
         a, b = _names_in(found)
         picture = diff_picture(found, (a, b), top)
         usual, labels = f"{a} and {b}", dict(picture.drawing.labels)
-    drawing = replace(picture.drawing, title=asked.titled(usual), labels=labels)
+    drawing = replace(picture.drawing, title=request.titled(usual), labels=labels)
     return picture._replace(drawing=drawing)
 
 
@@ -221,61 +225,61 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
     )
 
 
-def _draw_heat_map(asked: Request) -> Told:
+def _draw_heat_map(request: Request) -> Outcome:
     """Draw node scores."""
     from ..visualize.charts.heat_map import draw_heat_map
     from ..visualize.draw import write_scene
 
-    sides = _sides(asked)
+    sides = _sides(request)
     names = [side.name for side in sides]
-    title = asked.titled(f"Node scores of {' and '.join(names)}")
-    write_scene(draw_heat_map(sides, title=title, absolute=asked.absolute), asked.output)
+    title = request.titled(f"Node scores of {' and '.join(names)}")
+    write_scene(draw_heat_map(sides, title=title, absolute=request.absolute), request.output)
     panels = [*names, "their difference"] if len(names) > 1 else names
-    found = {"kind": asked.kind, "panels": panels, "absolute": asked.absolute}
-    return found, f"{Path(asked.output).suffix[1:]}: {', '.join(panels)}"
+    found = {"kind": request.kind, "panels": panels, "absolute": request.absolute}
+    return found, f"{Path(request.output).suffix[1:]}: {', '.join(panels)}"
 
 
-def _sides(asked: Request) -> list[ScoredSide]:
+def _sides(request: Request) -> list[ScoredSide]:
     """Read a diff file, or one or two circuit or scores files."""
-    from ..graphs.files import DiffFile, read_any, read_scores
+    from ..graphs.files import CircuitFile, DiffFile, read_any, read_scores
     from ..graphs.scores import Scores
-    from ..visualize.charts.heat_map import ScoredSide, diff_sides
+    from ..visualize.charts.heat_map import ScoredSide
 
-    if len(asked.files) > 2:
+    if len(request.files) > 2:
         raise click.UsageError(
-            f"a heat map takes one or two files or a diff, not {len(asked.files)}."
+            f"a heat map takes one or two files or a diff, not {len(request.files)}."
         )
-    found: list[tuple[Scores, bool]] = []
+    scored: list[tuple[Scores, bool]] = []
     models: list[Mapping[str, object]] = []
-    for file in asked.files:
-        if file.endswith(".safetensors"):
-            found.append((read_scores(file).scores, False))
-            models.append({})
-            continue
-        read = read_any(file)
+    for file in request.files:
+        read = read_scores(file) if file.endswith(".safetensors") else read_any(file)
         if isinstance(read, DiffFile):
-            if len(asked.files) > 1:
+            if len(request.files) > 1:
                 raise click.UsageError(f"{file} is a diff: give it alone, or give circuit files.")
-            a, b = asked.named(_names_in(read))
-            return diff_sides(read, (a, b))
-        assert read.edge_scores is not None  # CircuitFile.__post_init__
-        found.append((Scores(read.circuit.graph, read.edge_scores), True))
-        models.append(read.model)
-    names = asked.named(names_of(asked.files, models))
-    return [ScoredSide(name, *one) for name, one in zip(names, found, strict=True)]
+            both = [Scores(read.diff.a.graph, values) for values in (read.scores_a, read.scores_b)]
+            return list(map(ScoredSide, request.named(_names_in(read)), both))
+        if isinstance(read, CircuitFile):
+            assert read.edge_scores is not None  # CircuitFile.__post_init__
+            scored.append((Scores(read.circuit.graph, read.edge_scores), True))
+            models.append(read.model)
+        else:
+            scored.append((read.scores, False))
+            models.append({})
+    names = request.named(names_of(request.files, models))
+    return [ScoredSide(name, *one) for name, one in zip(names, scored, strict=True)]
 
 
-def _draw_overlap(asked: Request) -> Told:
+def _draw_overlap(request: Request) -> Outcome:
     """Draw the overlaps of every two circuits."""
     from ..graphs.errors import GraphMismatch
     from ..graphs.files import read_circuit
     from ..visualize.charts.overlap import draw_overlap
     from ..visualize.draw import write_scene
 
-    if len(asked.files) < 2:
+    if len(request.files) < 2:
         raise click.UsageError("a matrix of overlaps takes two or more circuit files.")
-    read = [read_circuit(file) for file in asked.files]
-    names = asked.named(names_of(asked.files, [one.model for one in read]))
+    read = [read_circuit(file) for file in request.files]
+    names = request.named(names_of(request.files, [one.model for one in read]))
     circuits = {name: one.circuit for name, one in zip(names, read, strict=True)}
     widths = [one.model["d_model"] for one in read]
     if len(set(widths)) > 1:
@@ -284,18 +288,17 @@ def _draw_overlap(asked: Request) -> Told:
             f"the circuits' edges cannot be compared: d_model differs ({listed}). Compare circuits "
             "of models of one shape."
         )
-    title = asked.titled(f"Overlap of {len(asked.files)} circuits")
-    scene, ordered, overlaps = draw_overlap(
-        circuits, title=title, clustered=asked.order == "clustered"
-    )
-    write_scene(scene, asked.output)
+    title = request.titled(f"Overlap of {len(request.files)} circuits")
+    clustered = request.order == "clustered"
+    scene, ordered, overlaps = draw_overlap(circuits, title=title, clustered=clustered)
+    write_scene(scene, request.output)
     found = {
-        "kind": asked.kind,
+        "kind": request.kind,
         "circuits": ordered,
         "jaccard": [[one.jaccard for one in row] for row in overlaps],
         "corrected_jaccard": [[one.corrected for one in row] for row in overlaps],
     }
-    return found, f"{Path(asked.output).suffix[1:]}: {', '.join(ordered)}"
+    return found, f"{Path(request.output).suffix[1:]}: {', '.join(ordered)}"
 
 
 def _names_in(found: DiffFile) -> list[str]:

@@ -45,12 +45,15 @@ def lift(ctx: click.Context, model: str, asked: Asked, as_json: bool) -> None:
 
 
 def _document(session: Session) -> dict[str, object]:
+    from ..graphs.files.circuit import graph_block
+
     names = ("tolerance", "stream_tolerance", "rounding", "passed")
     shown = {name: getattr(session.certificate, name) for name in names}
+    kinds = session.graph.count_by_kind()
     return {
         "model": session.model_block,
         "variants": session.lifted.variants,
-        "graph": show.graph_fields(session.graph),
+        "graph": {**graph_block(session.graph, {}), "edges_by_kind": kinds},
         "certificate": {**session.certificate.as_dict(), **shown},
     }
 

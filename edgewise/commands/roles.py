@@ -101,9 +101,9 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
     """Pair circuits with models; wrong usage if they do not go together."""
     from ..graphs.files import read_circuit
 
+    if not circuits and not models:
+        raise click.UsageError("Missing argument 'CIRCUIT.json', or --model.")
     if not circuits:
-        if not models:
-            raise click.UsageError("Missing argument 'CIRCUIT.json', or --model.")
         return [(None, None, model) for model in models]
     if models and len(models) != len(circuits):
         raise click.UsageError(
@@ -162,9 +162,6 @@ def _no_circuit_of(path: str | None, model: str, differences: str) -> str:
         "model). Accepted: a model of the circuit's shape; to compare with a model of another, "
         "give its own circuit too, or give models without circuits."
     )
-
-
-# -- printing -----------------------------------------------------------------------------------
 
 
 def _print(found: RolesFile, *, every: bool) -> None:

@@ -16,8 +16,6 @@ from ..graphs.text import visible, visible_lines
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..graphs.graph import ComputationGraph
-
 PIPED_WIDTH = 1000
 """Columns of a table that goes to a file or pipe, where nothing is cut or folded."""
 
@@ -129,13 +127,6 @@ def emit_text(text: str) -> None:
 def kind(name: str) -> str:
     """Return the word for a kind of edge or node."""
     return KIND_WORDS.get(name, name)
-
-
-def graph_fields(graph: ComputationGraph) -> dict[str, object]:
-    """Return a graph's size and options as plain values."""
-    from ..graphs.files.circuit import graph_block
-
-    return {**graph_block(graph, {}), "edges_by_kind": graph.count_by_kind()}
 
 
 def edges_by_kind(kept: Mapping[str, int], total: Mapping[str, int]) -> None:

@@ -106,9 +106,6 @@ def _results(folder: str | None) -> Results | None:
         return None
 
 
-# -- tables --------------------------------------------------------------------------------------
-
-
 def _print(found: TimelineFile) -> None:
     from .evaluate import shown_task
 

@@ -59,9 +59,6 @@ MARKUP = r"[\\`*_\[\]<>|]|&(?=#?\w+;)|^[#=~]|^[-+](?=[- ]|$)"
 """What Markdown takes for markup: within a line, and at its beginning."""
 
 
-# -- how values are written ---------------------------------------------------------------------
-
-
 def text(value: object) -> str:
     r"""Write what people can name on one line, with a backslash before what would be markup.
 

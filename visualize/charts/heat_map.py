@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +25,6 @@ from ..legend import MARGIN, heading, paragraph, wrap
 from ..scene import Cell, Legend, Scene, Text
 from ..style import FAINT, INK, SMALL_FONT, text_width
 from .scales import ABSENT, BAR, DIFFERENCE, GRID, SCALE_HEIGHT, SCORE, Scale, legend_bar
-
-if TYPE_CHECKING:
-    from ...graphs.files import DiffFile
 
 _GUTTER, _FIRST, _BETWEEN, _SPLIT = 22.0, 46.0, 16.0, 5.0
 _TICK, _LINE, _LEAST, _THIN = 7.5, 12.0, 110.0, 0.6
@@ -125,13 +121,6 @@ def _reading(sides: Sequence[ScoredSide], *, absolute: bool) -> str:
             "as 0 there if the other has one. Its colours have a scale of their own"
         )
     return words + ". Colours follow the square root of a value, so that weak ones are seen."
-
-
-def diff_sides(file: DiffFile, names: tuple[str, str]) -> list[ScoredSide]:
-    """Return the two sides of a diff file."""
-    graph = file.diff.a.graph
-    both = zip(names, (file.scores_a, file.scores_b), strict=True)
-    return [ScoredSide(name, Scores(graph, values)) for name, values in both]
 
 
 class _Builder:

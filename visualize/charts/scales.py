@@ -18,11 +18,8 @@ SCALE_HEIGHT = 30.0
 class Scale:
     """Turn values into colours: 0 is white, `largest` in size is the full colour.
 
-    Args:
-        largest: the largest |value|.
-        low, high: a middle and a full colour, for values below and above 0.
-        root: colours follow the square root of |value|, so that weak values are seen beside
-            strong ones.
+    `low` and `high` are a middle and a full colour, for values below and above 0; by `root`
+    colours follow the square root of |value|, so that weak values are seen beside strong ones.
 
     >>> scale = Scale(2.0, DIFFERENCE[0], DIFFERENCE[1])
     >>> scale.colour(0.0), scale.colour(2.0), scale.colour(-2.0), scale.colour(float("nan"))
@@ -44,10 +41,8 @@ class Scale:
     def at(self, place: float) -> str:
         """Return the colour at a place of the legend bar, from -1 (or 0) to 1."""
         middle, full = (self.low or self.high) if place < 0 else self.high
-        size = abs(place)
-        if size < 0.5:
-            return mix(PAPER, middle, 2 * size)
-        return mix(middle, full, 2 * size - 1)
+        size = 2 * abs(place)
+        return mix(PAPER, middle, size) if size < 1 else mix(middle, full, size - 1)
 
     def value(self, place: float) -> float:
         """Return the value at a place of the legend bar."""
@@ -64,13 +59,11 @@ def legend_bar(scale: Scale, words: str, x: float, y: float) -> tuple[list[Cell]
     """Place a scale's bar right of its words, with numbers below; y is the bar's middle."""
     least = -1.0 if scale.low is not None else 0.0
     top, width = y - BAR_HEIGHT / 2, BAR / _STEPS
+    colours = [scale.at(least + (1 - least) * (i + 0.5) / _STEPS) for i in range(_STEPS)]
     cells = [
-        Cell(
-            "", round(x + i * width, 2), top, width, BAR_HEIGHT,
-            scale.at(least + (1 - least) * (i + 0.5) / _STEPS),
-        )
-        for i in range(_STEPS)
-    ]  # fmt: skip
+        Cell("", round(x + i * width, 2), top, width, BAR_HEIGHT, colour)
+        for i, colour in enumerate(colours)
+    ]
     texts = [Text(x - 8, y, words, SMALL_FONT, FAINT, "end")]
     for i in range(5):
         place = least + (1 - least) * i / 4

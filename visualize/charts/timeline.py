@@ -26,7 +26,7 @@ from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
 from ..draw import write_scene
-from ..legend import MARGIN, Entry, heading, line_mark, paragraph, place_entries
+from ..legend import MARGIN, LegendSample, heading, line_mark, paragraph, place_samples
 from ..pictures import most_that_connect, strongest
 from ..scene import Cell, EdgeMark, Legend, NodeMark, Scene, Text
 from ..style import DASHES, FAINT, INK, SMALL_FONT, STRIPE, edge_opacity, edge_width
@@ -145,10 +145,8 @@ class _Strip:
         most = max(1, int((WIDEST - _AXIS) / (self.panel_width + _GAP)))
         rows = -(-len(timeline) // most)
         self.columns = -(-len(timeline) // rows)  # so that the rows are about equally long
-        self.span = _AXIS + self.columns * (self.panel_width + _GAP)
-        self.width = max(self.span + MARGIN, 480.0)
-        strongest = timeline.peaks.max()
-        self.strongest = float(strongest) if strongest > 0 else 1.0
+        self.width = max(_AXIS + self.columns * (self.panel_width + _GAP) + MARGIN, 480.0)
+        self.strongest = max(0.0, float(timeline.peaks.max())) or 1.0
 
     def scene(self, title: str, caption: str) -> Scene:
         """Make all marks, row by row."""
@@ -164,28 +162,36 @@ class _Strip:
                 words = f"{self.timeline.labels[i]}  ({len(self.timeline.circuits[i]):,} edges)"
                 middle = round(x + self.panel_width / 2, 2)
                 texts.append(Text(middle, y + 5, words, SMALL_FONT, INK, bold=True))
-                links += [_moved(m, *self._move(x, y + _LINE)) for m in self.base.links]
-                edges += self._edges(i, x, y + _LINE)
-                nodes += self._nodes(i, x, y + _LINE)
-                texts += self._letters(i, x, y + _LINE)
+                dx, dy = x - self.left * _SCALE, y + _LINE - self.top * _SCALE
+                links += [_moved(mark, dx, dy) for mark in self.base.links]
+                edges += self._edges(i, dx, dy)
+                nodes += self._nodes(i, dx, dy)
+                texts += self._letters(i, dx, dy)
             y += _LINE + self.panel_height
             if self.curves:
                 marks, dots, numbers = self._plot(row, y + 10)
                 edges, nodes, texts = edges + marks, nodes + dots, texts + numbers
                 y += 10 + _CURVE
             y += 14
-        legend, y = self._legend(caption, y)
+        legend = Legend()
+        for entries in (
+            [LegendSample(_WORDS[c], None, c, 0.8 if c == ABSENT else 2.4) for c in _WORDS],
+            [
+                LegendSample(f"{self.axis} {c.words}", None, c.colour, 1.4, 1.0, c.dashes)
+                for c in self.curves
+            ],
+        ):
+            block, y = place_samples(entries, _AXIS, y, self.width - _AXIS - 2 * MARGIN)
+            legend += block
+        below, y = paragraph(caption, _AXIS, y, self.width - _AXIS - MARGIN)
+        legend += Legend(texts=tuple(below))
         return Scene(
-            round(self.width, 1), round(y + MARGIN, 1), title or caption or "timeline",
+            round(self.width, 1), round(y - _LINE / 2 + MARGIN, 1), title or caption or "timeline",
             tuple(bands), tuple(links), tuple(edges), tuple(nodes), tuple(texts), legend,
             self.base.notes,
         )  # fmt: skip
 
-    def _move(self, x: float, y: float) -> tuple[float, float]:
-        """Return how far the scaled layout is moved to stand in a panel at x, y."""
-        return x - self.left * _SCALE, y - self.top * _SCALE
-
-    def _edges(self, i: int, x: float, y: float) -> list[EdgeMark]:
+    def _edges(self, i: int, dx: float, dy: float) -> list[EdgeMark]:
         """Draw what is absent first, then what stays, then what comes and goes."""
         marks = []
         for mark in self.base.edges:
@@ -199,7 +205,7 @@ class _Strip:
                 width, opacity = round(edge_width(strength), 2), round(edge_opacity(strength), 2)
                 dashes = DASHES if scored and value < 0 else ()
             words = f"{edge}  {_WORDS[state]}" + (f"  score {value:.4g}" if scored else "")
-            path = _moved(mark, *self._move(x, y)).path
+            path = _moved(mark, dx, dy).path
             made = EdgeMark(mark.name, path, state, width, opacity, dashes, words)
             marks.append((_RANK[state], made))
         return [mark for _, mark in sorted(marks, key=lambda one: one[0])]
@@ -213,9 +219,8 @@ class _Strip:
             return PASSING if leaving else NEW
         return LEAVING if leaving else STAYING
 
-    def _nodes(self, i: int, x: float, y: float) -> list[NodeMark]:
+    def _nodes(self, i: int, dx: float, dy: float) -> list[NodeMark]:
         sets = [set(map(str, circuit.nodes)) for circuit in self.timeline.circuits]
-        dx, dy = self._move(x, y)
         marks = []
         for mark in self.base.nodes:
             state = self._colour(i, [mark.name in alive for alive in sets])
@@ -231,16 +236,15 @@ class _Strip:
             )  # fmt: skip
         return marks
 
-    def _letters(self, i: int, x: float, y: float) -> list[Text]:
+    def _letters(self, i: int, dx: float, dy: float) -> list[Text]:
         """Write q, k and v where the panel's circuit has an edge into that port."""
-        dx, dy = self._move(x, y)
         drawn = [Edge.parse(mark.name) for mark in self.base.edges]
         here = {edge.port for edge in drawn if edge in self.timeline.circuits[i]}
-        wanted = {(str(port.node), port.letter) for port in here}
+        ports = {(str(port.node), port.letter) for port in here}
         found = []
         for text in self.base.texts:
             owner = min(self.base.nodes, key=lambda m: abs(m.x - text.x) + 3 * abs(m.y - text.y))
-            if text.halo and (owner.name, text.text) in wanted:
+            if text.halo and (owner.name, text.text) in ports:
                 x, y = text.x * _SCALE + dx, text.y * _SCALE + dy
                 found.append(replace(text, x=round(x, 2), y=round(y, 2)))
         return found
@@ -276,19 +280,6 @@ class _Strip:
             if value in (low, high) or at(high) + SMALL_FONT < at(value) < at(low) - SMALL_FONT
         ]
         return marks, dots, texts
-
-    def _legend(self, caption: str, y: float) -> tuple[Legend, float]:
-        """Say what colours mean, with how many edges ever had them; then the caption."""
-        legend = Legend()
-        for entries in (
-            [Entry(_WORDS[c], None, c, 0.8 if c == ABSENT else 2.4) for c in _WORDS],
-            [Entry(f"{self.axis} {c.words}", None, c.colour, 1.4, 1.0, c.dashes)
-             for c in self.curves],
-        ):  # fmt: skip
-            block, y = place_entries(entries, _AXIS, y, self.width - _AXIS - 2 * MARGIN)
-            legend += block
-        below, y = paragraph(caption, _AXIS, y, self.width - _AXIS - MARGIN)
-        return legend + Legend(texts=tuple(below)), y - _LINE / 2
 
 
 _WORDS = {

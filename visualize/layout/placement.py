@@ -7,8 +7,8 @@ Gansner, Koutsofios, North and Vo 1993 (section 4) place vertices by the linear 
 
 Its dual is a circulation of least cost: an arc from left to right of cost -separation for each
 pair of neighbours, and arcs of capacity `pull` both ways for each segment. The places are the
-potentials of the optimal flow, shortest distances in its residual graph. There are many optimal
-solutions; the mean of the leftmost and the rightmost is optimal too, and looks balanced.
+potentials of the optimal flow, shortest distances in its residual graph. Of the many optimal
+solutions the mean of the leftmost and the rightmost looks balanced.
 """
 
 from __future__ import annotations
@@ -48,10 +48,8 @@ def _residual_arcs(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> np.nda
 
     network = networkx.DiGraph()
     network.add_nodes_from(range(len(skeleton.vertices)), demand=0)
-    for row in order:
-        for left, right in pairwise(row):
-            apart = ceil(separation(skeleton, left, right) * _GRID)
-            network.add_edge(left, right, weight=-apart)
+    for left, right in (pair for row in order for pair in pairwise(row)):
+        network.add_edge(left, right, weight=-ceil(separation(skeleton, left, right) * _GRID))
     for s in skeleton.segments:
         network.add_edge(s.lower, s.upper, capacity=s.pull, weight=0)
         network.add_edge(s.upper, s.lower, capacity=s.pull, weight=0)
