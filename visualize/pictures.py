@@ -90,12 +90,12 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     if sum(sizes) <= top:
         words = "All edges"
     places = ("shared", f"only in {names[0]}", f"only in {names[1]}")
-    told = ", ".join(
+    drawn = ", ".join(
         f"{len(part & shown):,} of {len(part):,} {place}"
         for part, place in zip(parts, places, strict=True)
     )
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    caption, labels = f"{words}: {told}. {READING}", role_changes(file)
+    caption, labels = f"{words}: {drawn}. {READING}", role_changes(file)
     if floor is not None:
         caption += f" {_fade_words(floor, subject)}"
     if labels:
@@ -180,7 +180,7 @@ def share_out(total: int, available: Sequence[int]) -> list[int]:
     >>> share_out(100, [1000, 1000, 1000]), share_out(100, [1000, 10, 0])
     ([40, 30, 30], [90, 10, 0])
     """
-    counts = [min(round(total * share), n) for share, n in zip(SHARES, available, strict=True)]
+    counts = [min(round(total * part), n) for part, n in zip(SHARES, available, strict=True)]
     for i in (1, 2, 0):
         counts[i] += min(total - sum(counts), available[i] - counts[i])
     return counts

@@ -95,13 +95,13 @@ def stable_colour(colour: str, survival: float, *, changed: bool) -> str:
     return colour if changed else mix(PAPER, colour, 0.08 + 0.42 * survival)
 
 
-def mix(a: str, b: str, share: float) -> str:
-    """Go a share of the way from one colour to another.
+def mix(a: str, b: str, weight: float) -> str:
+    """Return the mean of two colours, the second weighing 0 to 1.
 
     >>> mix("#000000", "#ff8000", 0.5)
     '#804000'
     """
-    mixed = (round(p + (q - p) * share) for p, q in zip(parts(a), parts(b), strict=True))
+    mixed = (round(p + (q - p) * weight) for p, q in zip(parts(a), parts(b), strict=True))
     return "#" + "".join(f"{value:02x}" for value in mixed)
 
 

@@ -195,9 +195,9 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
         pairs = zip(names, (values_a, values_b), strict=True)
         found = [(name, table[edge]) for name, table in pairs if edge in table]
         value = max((v for _, v in found), key=abs, default=None)
-        told = "".join(f"  score in {name} {v:.4g}" for name, v in found)
+        scored = "".join(f"  score in {name} {v:.4g}" for name, v in found)
         strength, negative = _strength(value, largest)
-        tooltip, survival, changed = f"{edge}  {words[group]}{told}", None, False
+        tooltip, survival, changed = f"{edge}  {words[group]}{scored}", None, False
         if fade is not None:
             survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
             tooltip += f"  kept in {survival:.0%} of the repetitions"

@@ -99,10 +99,10 @@ def print_floor(found: DiffFile) -> None:
     ]
     own = found.diff.summary().edges.jaccard
     show.table(("Jaccard of circuits", "mean", "least", "most"), [*rows, ("this diff", own)])
-    told = f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}"
+    sentence = f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}"
     if (least := measured.least_p) >= floor.level:
-        told += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
-    show.line(told)
+        sentence += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
+    show.line(sentence)
     columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
     for place, words in PLACES.items():  # of shared edges only those that changed
         lone = place in ("only_a", "only_b")

@@ -109,14 +109,14 @@ def _results(folder: str | None) -> Results | None:
 def _print(found: TimelineFile) -> None:
     from .evaluate import shown_task
 
-    line, asked = found.timeline, found.discovery
-    chosen = [f"{key} {asked[key]:g}" for key in ("top", "above", "faithfulness") if key in asked]
-    chosen += ["by signed score"] * bool(asked.get("signed"))
+    line, how = found.timeline, found.discovery
+    chosen = [f"{key} {how[key]:g}" for key in ("top", "above", "faithfulness") if key in how]
+    chosen += ["by signed score"] * bool(how.get("signed"))
     show.facts(
         [
             ("task", shown_task(found.task)),
-            ("method", ", ".join([str(asked["method"]), *chosen])),
-            ("measured", f"{', '.join(found.metrics)}, {asked['ablation']} ablation"),
+            ("method", ", ".join([str(how["method"]), *chosen])),
+            ("measured", f"{', '.join(found.metrics)}, {how['ablation']} ablation"),
             ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
         ]
     )

@@ -89,7 +89,7 @@ class ScoreChange(NamedTuple):
     within: str
 
 
-class Spread(NamedTuple):
+class Similarities(NamedTuple):
     """How alike pairs of circuits are: the middle, least and largest index, and how many pairs."""
 
     median: float | None = None
@@ -170,14 +170,14 @@ class DiffFindings:
         return unlike(self.file.a, self.file.b)
 
     @property
-    def spreads(self) -> Iterator[Spread]:
+    def similarities(self) -> Iterator[Similarities]:
         """Yield how alike repetitions' circuits are: within A, within B, and between the two."""
         assert self.floor is not None
         for _, found in self.floor.measured.likeness():
             if len(found):
-                yield Spread(float(np.median(found)), min(found), max(found), len(found))
+                yield Similarities(float(np.median(found)), min(found), max(found), len(found))
             else:
-                yield Spread()
+                yield Similarities()
 
     @property
     def transfers(self) -> Iterator[Transfer]:

@@ -198,10 +198,10 @@ class _Builder:
             value = math.nan if np.isnan(values).all() else float(np.nansum(values))
             node = self.graph.senders[members[0]]
             name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
-            told = "no score" if math.isnan(value) else f"{value:.4g}"
+            score = "no score" if math.isnan(value) else f"{value:.4g}"
             corner = (round(left + x, 2), round(top + y, 2))
             size = (round(width - _THIN, 2), round(self.row - _THIN, 2))
-            words = f"{name}  {panel.title}  {told}"
+            words = f"{name}  {panel.title}  {score}"
             marks.append(Cell(name, *corner, *size, scale.colour(value), words))
         return marks
 

@@ -83,11 +83,11 @@ def make_overlap_matrix(
         texts.append(Text(left + (i + 0.5) * _CELL, top - 8, f"{i + 1}", SMALL_FONT, FAINT))
         for j, overlap in enumerate(overlaps[i]):
             fill = ABSENT if i == j else scale.colour(overlap.jaccard)
-            told, inside = f"{names[i]}  {overlap.a:,} edges", [(f"{overlap.a:,}", 0, 7.5)]
+            tooltip, inside = f"{names[i]}  {overlap.a:,} edges", [(f"{overlap.a:,}", 0, 7.5)]
             if i != j:
-                told, inside = _told(names[i], names[j], overlap), _numbers(overlap)
+                tooltip, inside = _describe(names[i], names[j], overlap), _numbers(overlap)
             x, name = left + j * _CELL, f"{i + 1},{j + 1}"
-            cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, told))
+            cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, tooltip))
             colour = PAPER if is_dark(fill) else INK
             texts += [
                 Text(x + _CELL / 2, middle + below, words, size, colour, bold=size > 8)
@@ -103,7 +103,7 @@ def make_overlap_matrix(
     )  # fmt: skip
 
 
-def _told(a: str, b: str, overlap: Overlap) -> str:
+def _describe(a: str, b: str, overlap: Overlap) -> str:
     corrected = "none" if overlap.corrected is None else f"{overlap.corrected:.4g}"
     return (
         f"{a} and {b}  Jaccard {overlap.jaccard:.4g}  corrected {corrected}  shared "

@@ -35,19 +35,19 @@ class Scale:
         """Return a value's colour; grey for NaN."""
         if math.isnan(value):
             return ABSENT
-        share = min(abs(value) / self.largest, 1.0) if self.largest else 0.0
-        return self.at(math.copysign(share**0.5 if self.root else share, value))
+        size = min(abs(value) / self.largest, 1.0) if self.largest else 0.0
+        return self.at(math.copysign(size**0.5 if self.root else size, value))
 
-    def at(self, place: float) -> str:
-        """Return the colour at a place of the legend bar, from -1 (or 0) to 1."""
-        middle, full = (self.low or self.high) if place < 0 else self.high
-        size = 2 * abs(place)
+    def at(self, position: float) -> str:
+        """Return the colour at a position on the legend bar, from -1 (or 0) to 1."""
+        middle, full = (self.low or self.high) if position < 0 else self.high
+        size = 2 * abs(position)
         return mix(PAPER, middle, size) if size < 1 else mix(middle, full, size - 1)
 
-    def value(self, place: float) -> float:
-        """Return the value at a place of the legend bar."""
-        size = place**2 if self.root else abs(place)
-        return math.copysign(size * self.largest, place) if place else 0.0
+    def value(self, position: float) -> float:
+        """Return the value at a position on the legend bar."""
+        size = position**2 if self.root else abs(position)
+        return math.copysign(size * self.largest, position) if position else 0.0
 
 
 SCORE = (("#c2a5cf", "#762a83"), ("#9fd3a4", "#1b7837"))
@@ -66,8 +66,8 @@ def legend_bar(scale: Scale, words: str, x: float, y: float) -> tuple[list[Cell]
     ]
     texts = [Text(x - 8, y, words, SMALL_FONT, FAINT, "end")]
     for i in range(5):
-        place = least + (1 - least) * i / 4
-        number = f"{scale.value(place):.2g}".replace("-", "−", 1)
+        position = least + (1 - least) * i / 4
+        number = f"{scale.value(position):.2g}".replace("-", "−", 1)
         texts.append(Text(round(x + BAR * i / 4, 2), y + 12, number, 7.5, INK))
     return cells, texts
 
