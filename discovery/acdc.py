@@ -123,7 +123,7 @@ def whole_ports(on: Resumable, rule: Rule, rows: list[int]) -> list[int]:
 def edges(on: Resumable, rule: Rule, row: int) -> list[int]:
     """Decide every edge into a port, from the latest sender; what stays gets its increment."""
     left = np.flatnonzero(on.search.kept[row])[::-1]
-    on.tell(row, int(on.graph.reads[row].sum()) - len(left))
+    on.report(row, int(on.graph.reads[row].sum()) - len(left))
     while len(left):
         asked = left[: on.batch]
         each = np.eye(len(on.graph.senders), dtype=bool)[asked, None]
@@ -132,7 +132,7 @@ def edges(on: Resumable, rule: Rule, row: int) -> list[int]:
             on.scores[row, asked[first]] = losses.rise(first)
         on.learn(len(asked), first)
         decided = len(asked[: first + 1])
-        on.tell(row, decided)
+        on.report(row, decided)
         left = left[decided:]
     return [row]
 

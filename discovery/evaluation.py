@@ -222,8 +222,7 @@ def smallest_faithful(
 def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
     """Measure by how much the loss rises without each kept edge; other edges have no score.
 
-    An edge whose score is not above the runner's `floor` does not help: without it the loss is as
-    small, but for rounding, or smaller.
+    Edges whose score is not above the runner's `floor` do not help.
     """
     from ..patching.incremental.search import make_search
 

@@ -46,8 +46,7 @@ class Entry:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values, from which JSON gives back the same floats."""
-        kept = [[name, rise] for name, rise in self.kept.items()]
-        return {**vars(self), "kept": kept, "mark": self.mark.value}
+        return {**vars(self), "kept": list(map(list, self.kept.items())), "mark": self.mark.value}
 
     @staticmethod
     def read(entry: Any, number: int) -> Entry:

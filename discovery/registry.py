@@ -96,7 +96,7 @@ class Method:
 
     @property
     def default_metric(self) -> str:
-        """Name what it measures unless told otherwise."""
+        """Name what it measures unless annotated otherwise."""
         from ..patching.metrics.registry import default_metric
 
         return default_metric(searching=self.selects)
@@ -141,14 +141,13 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
-        more: dict[str, Any] = {}
         if journal is not None:
             self.check_resumable()
-            more["journal"] = journal
         if start is not None:
             self.check_start()
-            more["start"] = start
-        found = self.function(runner, progress=progress, **more, **self.check(options))
+        given = {"journal": journal, "start": start, **self.check(options)}
+        given = {key: value for key, value in given.items() if value is not None}
+        found = self.function(runner, progress=progress, **given)
         found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
         if found.doubt:
             warnings.warn(f"method '{self.name}': {found.doubt}", Meaningless, stacklevel=2)
@@ -210,15 +209,16 @@ def metric_defaults() -> str:
 
 def _options(function: Callable[..., Discovery]) -> dict[str, Option]:
     """Read what keyword parameters annotated with an `Option` accept, and their defaults."""
-    parameters = inspect.signature(function).parameters.values()
-    told = {p.name: p.annotation for p in parameters if "Option(" in str(p.annotation)}
-    carrier = SimpleNamespace(__annotations__=told)  # other names may be there for type checks only
+    parameters = inspect.signature(function).parameters
+    texts = {name: p.annotation for name, p in parameters.items() if "Option(" in str(p.annotation)}
+    carrier = SimpleNamespace(
+        __annotations__=texts
+    )  # other names may be there for type checks only
     hints = get_type_hints(carrier, vars(sys.modules[function.__module__]), include_extras=True)
     found = {}
-    for parameter in parameters:
-        if parameter.name in hints:
-            kind, option = get_args(hints[parameter.name])
-            found[parameter.name] = replace(option, type=kind, default=parameter.default)
+    for name, hint in hints.items():
+        kind, option = get_args(hint)
+        found[name] = replace(option, type=kind, default=parameters[name].default)
     return found
 
 

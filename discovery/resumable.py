@@ -6,7 +6,7 @@ questions are asked together follows how many fell; progress tells the pace.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,10 +48,8 @@ def question_bound(graph: ComputationGraph, candidates: int, ports_first: bool =
     if candidates > 1:
         bound += graph.edge_count + len(graph.ports) * (candidates // 2)
     if ports_first:
-        for layer in range(graph.layers):
-            ports = [port for port in graph.ports if port.node.layer == layer]
-            n = sum(port.letter in LETTERS for port in ports)
-            bound += n * (n + 1) // 2
+        wholes = Counter(port.node.layer for port in graph.ports if port.letter in LETTERS)
+        bound += sum(n * (n + 1) // 2 for n in wholes.values())
     return bound
 
 
@@ -112,8 +110,7 @@ class Resumable:
         self.pace = Pace(graph.edge_count, questions)
         self.progress, self.journal = progress, journal
         self.scores = np.full(graph.reads.shape, np.nan, dtype=np.float32)
-        self.decided = 0
-        self.batch = 1
+        self.decided, self.batch = 0, 1
         self._past = list(journal.entries if journal else ())[::-1]
         self._trail = Trail(search.kept.copy()) if self._past else None
 
@@ -135,7 +132,7 @@ class Resumable:
     def drop(self, row: int) -> None:
         """Take all edges of a port without a question."""
         self.search.commit((row,), self.graph.reads[row][None], None)
-        self.tell(row, int(self.graph.reads[row].sum()))
+        self.report(row, int(self.graph.reads[row].sum()))
 
     def learn(self, asked: int, fallen: int) -> None:
         """Ask twice as many questions together next if all fell, else as many as fell."""
@@ -180,7 +177,7 @@ class Resumable:
         self._trail = self._trail.marked(here, entry.mark, entry.questions, entry.products)
         return True
 
-    def tell(self, row: int, decided: int) -> None:
+    def report(self, row: int, decided: int) -> None:
         """Report that so many more edges are decided, unless that was in an earlier session."""
         self.decided += decided
         if self.progress is None or self._past:

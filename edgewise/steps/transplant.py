@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files.transplant import How
     from ..graphs.graph import ComputationGraph
-    from ..patching.transplant.ranking import Carried
+    from ..patching.transplant.ranking import NodeEffect
     from ..patching.transplant.transplant import Transplant
 
 BEAM = 32
@@ -276,7 +276,7 @@ def _measured(
         nodes = list(choice.nodes)
         return {"chosen": {"nodes": nodes, "value": value, "carried": carried}, "edges": edges}
     singles = single_effects(both, wanted, progress)
-    steps: list[Carried] = []
+    steps: list[NodeEffect] = []
     if choice.greedy is not None:
         steps = greedy(
             both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam,

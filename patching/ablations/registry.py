@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Runs(Protocol):
-    """Some pairs as a batch, and their runs, each made when it is first asked for."""
+    """Some pairs as a batch, and their runs, each made when it is first used."""
 
     @property
     def model(self) -> LiftedModel:

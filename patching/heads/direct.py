@@ -31,10 +31,8 @@ def frozen(norm: Norm | None, at: Tensor, x: Tensor) -> Tensor:
         return x
     _, rate = norm.unit(at)
     x = x.to(rate.dtype)
-    if norm.centred:
-        x = x - x.mean(-1, keepdim=True)
-    scale = norm.scale
-    return x * rate if scale is None else x * rate * place(scale, x.device)
+    x = (x - x.mean(-1, keepdim=True) if norm.centred else x) * rate
+    return x if norm.scale is None else x * place(norm.scale, x.device)
 
 
 def to_stream(block: Block, summed: Tensor | None, x: Tensor) -> Tensor:
@@ -50,7 +48,7 @@ def to_stream(block: Block, summed: Tensor | None, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Direct:
-    """Map what is written at one position of each example to logits.
+    """What is written at one position of each example, as logits.
 
     `final`: the stream at `logits` there, [B, D]. `answers`, `distractors`: ids, [B, A] and
     [B, A'], padded with -1.
@@ -88,15 +86,13 @@ class Direct:
 
     @cached_property
     def _direction(self) -> Tensor:
-        """Return the unembedding's direction from distractors to answers, [B, D]."""
         direction = _contrast(self.model.unembed.weight, self.answers, self.distractors)
         dtype = working_dtype(self.final.dtype)
         return place(direction.to(dtype), self.final.device) * self.model.logit_scale
 
     @cached_property
     def _bias(self) -> Tensor | None:
-        bias = self.model.unembed.bias
-        if bias is None:
+        if (bias := self.model.unembed.bias) is None:
             return None
         found = _contrast(bias[:, None], self.answers, self.distractors)[:, 0]
         return place(found, self.final.device) * self.model.logit_scale

@@ -104,7 +104,7 @@ def random_blocks(
 
 
 def _lengths(shortest: int, longest: int, number: int) -> list[int]:
-    """Spread lengths evenly; a few of them reach from end to end, a single one is the longest."""
+    """Vary lengths evenly; a few of them reach from end to end, a single one is the longest."""
     steps = longest - shortest
     if number > steps:
         return [shortest + i * (steps + 1) // number for i in range(number)]

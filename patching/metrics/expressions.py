@@ -34,9 +34,7 @@ MAX_NUMBER = 1e30
 
 @dataclass(frozen=True)
 class Expression:
-    """A function of the quantities `logit(…)` and `logprob(…)`.
-
-    `tree` is a sympy expression; its symbols are the quantities' names.
+    """A function of the quantities `logit(…)` and `logprob(…)`, the symbols of a sympy `tree`.
 
     >>> import torch
     >>> ratio = expression("p(answer) / p(distractor)")

@@ -49,9 +49,7 @@ def get_metric(text: str) -> Metric:
     >>> get_metric("kl").larger_is_better, get_metric("minimize: -log(p(answer))").larger_is_better
     (False, False)
 
-    Raises:
-        UnknownName: a single word that is no metric's name.
-        MetricSyntaxError: an expression that cannot be read; the place is marked.
+    Raises UnknownName for a single word, and MetricSyntaxError, which marks the place.
     """
     if text.strip() in METRICS:
         return METRICS[text.strip()]

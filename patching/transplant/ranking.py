@@ -27,7 +27,7 @@ from .transplant import Transplant, nodes_mask
 
 
 @dataclass(frozen=True)
-class Carried:
+class NodeEffect:
     """What the receiver measures with a node's value, and the share of the gain that is.
 
     Of a greedy step: with this node and all that were chosen before it.
@@ -40,24 +40,24 @@ class Carried:
 
 def single_effects(
     transplant: Transplant, nodes: Iterable[Node] | None = None, progress: Progress | None = None
-) -> list[Carried]:
+) -> list[NodeEffect]:
     """Measure nodes one at a time (default: all), and rank them by the share each carries alone."""
     graph = transplant.graph
     chosen = graph.senders if nodes is None else tuple(nodes)
     columns = sorted({column_of(graph, node) for node in chosen})
     found = _extended(transplant, (), [graph.senders[u] for u in columns], progress, "single nodes")
-    return [found[i] for i in _best_first(transplant, found)]
+    return [found[i] for i in in_order([-one.share for one in found], transplant.floor)]
 
 
 def greedy(
     transplant: Transplant,
-    singles: Sequence[Carried],
+    singles: Sequence[NodeEffect],
     *,
     steps: int,
     share: float | None = None,
     beam: int | None = None,
     progress: Progress | None = None,
-) -> list[Carried]:
+) -> list[NodeEffect]:
     """Choose up to `steps` nodes, each time the one that carries most with those before it.
 
     `singles`: from `single_effects`; the best `beam` of them (default: all) are tried in each step.
@@ -77,15 +77,11 @@ def greedy(
         rest.sort(key=lambda node: graph.sender_index[node])
         words = f"candidates of step {len(best) + 1}"
         tried = _extended(transplant, chosen, rest, progress, words)
-        step = tried[_best_first(transplant, tried)[0]]
+        step = tried[in_order([-one.share for one in tried], transplant.floor)[0]]
         if step.share <= best[-1].share + transplant.floor:
             break
         best.append(step)
     return best
-
-
-def _best_first(transplant: Transplant, found: Sequence[Carried]) -> list[int]:
-    return in_order([-one.share for one in found], transplant.floor)
 
 
 def _extended(
@@ -94,15 +90,15 @@ def _extended(
     nodes: Sequence[Node],
     progress: Progress | None,
     words: str,
-) -> list[Carried]:
+) -> list[NodeEffect]:
     """Measure what is chosen together with each of some nodes, which are in graph order."""
     base = nodes_mask(transplant.graph, chosen)
-    found: list[Carried] = []
+    found: list[NodeEffect] = []
     for _, group in groupby(nodes, key=lambda node: node.layer):
         layer = list(group)
         masks = np.stack([base | nodes_mask(transplant.graph, [node]) for node in layer])
         for node, value in zip(layer, transplant.measure(masks), strict=True):
-            found.append(Carried(node, value, transplant.require_share(value)))
+            found.append(NodeEffect(node, value, transplant.require_share(value)))
         if progress is not None:
             progress(len(found), len(nodes), words)
     return found
