@@ -126,7 +126,7 @@ def edges(on: Resumable, rule: Rule, row: int) -> list[int]:
     on.report(row, int(on.graph.reads[row].sum()) - len(left))
     while len(left):
         asked = left[: on.batch]
-        each = np.eye(len(on.graph.senders), dtype=bool)[asked, None]
+        each = asked[:, None, None] == np.arange(len(on.graph.senders))
         first, losses = first_that_rises(on.search, rule, (row,), each)
         if first < len(asked):
             on.scores[row, asked[first]] = losses.rise(first)

@@ -271,4 +271,5 @@ def leave_out(
         every = np.flatnonzero(kept[row])
         for start in range(0, len(every), at_once or len(every)):
             senders = every[start : start + (at_once or len(every))]
-            yield row, senders, search.ask((row,), np.eye(kept.shape[1], dtype=bool)[senders, None])
+            single = senders[:, None, None] == np.arange(kept.shape[1])
+            yield row, senders, search.ask((row,), single)

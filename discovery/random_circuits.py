@@ -99,6 +99,6 @@ def baseline(
         found.append(ratio(float(runner.measure([one])[0, 0]), *ends) or 0.0)  # the ends differ
         if progress is not None:
             progress(i, number, "random circuits measured")
-    own, others = found[0], tuple(found[1:])
+    others = tuple(found[1:])
     floor = runner.floor / abs(ends[0] - ends[1])
-    return Baseline(others, percentile(own, others, floor), seed)
+    return Baseline(others, percentile(found[0], others, floor), seed)

@@ -263,7 +263,7 @@ class _Refinement:
                 larger = kept.copy()
                 larger[row] |= added
                 self.search.restart(larger)
-                others = added & ~np.eye(len(added), dtype=bool)[senders, None]
+                others = added & (senders[:, None, None] != np.arange(len(added)))
                 yield row, senders, self.search.ask((row,), others)
 
     def report(self, now: _Step) -> None:

@@ -82,20 +82,16 @@ class Direct:
         """Return the model's own difference, [B], before a soft cap."""
         normed = self.final if self.model.final_norm is None else self.model.final_norm(self.final)
         found = (normed.to(self._direction.dtype) * self._direction).sum(-1)
-        return found if self._bias is None else found + self._bias
+        if (bias := self.model.unembed.bias) is None:
+            return found
+        least = _contrast(bias[:, None], self.answers, self.distractors)[:, 0]
+        return found + place(least, self.final.device) * self.model.logit_scale
 
     @cached_property
     def _direction(self) -> Tensor:
         direction = _contrast(self.model.unembed.weight, self.answers, self.distractors)
         dtype = working_dtype(self.final.dtype)
         return place(direction.to(dtype), self.final.device) * self.model.logit_scale
-
-    @cached_property
-    def _bias(self) -> Tensor | None:
-        if (bias := self.model.unembed.bias) is None:
-            return None
-        found = _contrast(bias[:, None], self.answers, self.distractors)[:, 0]
-        return place(found, self.final.device) * self.model.logit_scale
 
 
 def _contrast(rows: Tensor, answers: Tensor, distractors: Tensor) -> Tensor:

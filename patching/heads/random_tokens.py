@@ -133,8 +133,7 @@ def model_blocks(
         pool = sorted(set(range(size)).difference(*special.values()))
     names = ("max_position_embeddings", "n_positions")
     limits = [model.max_positions, *(getattr(config, name, None) for name in names)]
-    known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
-    positions = min(known) if known else None
+    positions = min((x for x in limits if isinstance(x, int) and x > 0), default=None)
     return random_blocks(pool, start=start, positions=positions, sequences=sequences, seed=seed)
 
 

@@ -188,10 +188,8 @@ def _warn_of_size(
 ) -> None:
     tokens = sum(len(pair.clean) for pair in runner.pairs)
     width = sum(weight[..., 0].numel() for weight, _ in projections.values())
-    width += runner.model.d_model * sum(
-        runner.graph.senders[u].kind is not Kind.HEAD for u in wanted
-    )
-    size = tokens * width * runner.model.tokens.element_size()
+    others = sum(runner.graph.senders[u].kind is not Kind.HEAD for u in wanted)
+    size = tokens * (width + others * runner.model.d_model) * runner.model.tokens.element_size()
     if size > WARN_BYTES:
         warnings.warn(
             f"keeping what the donor wrote takes {size / 2**30:.1f} GiB of memory; fewer examples, "
