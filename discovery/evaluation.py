@@ -80,8 +80,8 @@ def _evaluation(
     metric: Metric, circuit: Circuit, values: Sequence[float], floor: float
 ) -> Evaluation:
     """Put together the values of full, circuit, empty and complement."""
-    graph = circuit.graph
     full, kept, empty, rest = values
+    graph = circuit.graph
     sign = -1.0 if metric.larger_is_better else 1.0
     return Evaluation(
         metric=metric.name,

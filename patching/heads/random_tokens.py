@@ -95,12 +95,9 @@ def random_blocks(
         )
     draw = random.Random(seed)
     lengths = _lengths(max(LEAST, longest // 3), longest, sequences)
-    found = []
-    for length in lengths:
-        tokens = draw.sample(usable, length + alone)
-        block = tokens[alone:]
-        found.append((*start, *tokens[:alone], *block, *block))
-    return RandomBlocks(tuple(found), tuple(lengths), lead, bool(start), len(usable), seed)
+    drawn = [draw.sample(usable, length + alone) for length in lengths]
+    found = tuple((*start, *tokens, *tokens[alone:]) for tokens in drawn)
+    return RandomBlocks(found, tuple(lengths), lead, bool(start), len(usable), seed)
 
 
 def _lengths(shortest: int, longest: int, number: int) -> list[int]:

@@ -147,7 +147,6 @@ def after(text: str, node: ast.expr) -> int:
 
 
 def _near(found: str, accepted: Iterable[str]) -> str:
-    """Quote a wrong word, with the nearest right one and the list of all."""
     names = list(accepted)
     near = difflib.get_close_matches(found, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"

@@ -126,10 +126,10 @@ def column_of(graph: ComputationGraph, node: Node) -> int:
 
 def target_of(chunk: Chunk, metric: Metric, logits: Tensor | None) -> Target:
     """Return what runs are compared with: answers, distractors, and the donor's logits."""
-    if logits is not None:
-        logits = place(logits, chunk.clean.values.sources.device)
     compared = logits if metric.needs_clean_logits else None
-    return Target(chunk.batch.answers, chunk.batch.distractors, compared)
+    if compared is not None:
+        compared = place(compared, chunk.clean.values.sources.device)
+    return Target.from_batch(chunk.batch, compared)
 
 
 def summed(chunk: Chunk) -> Tensor:

@@ -66,7 +66,6 @@ def greedy(
     for name, number in (("steps", steps), ("beam", beam)):
         if number is not None and number < 1:
             raise EdgewiseError(f"{name} is {number}; accepted: a whole number from 1 up.")
-    graph = transplant.graph
     candidates = [one.node for one in singles[:beam]]
     best = list(singles[:1])
     while best and len(best) < min(steps, len(candidates)):
@@ -74,7 +73,7 @@ def greedy(
             break
         chosen = [one.node for one in best]
         rest = [node for node in candidates if node not in chosen]
-        rest.sort(key=lambda node: graph.sender_index[node])
+        rest.sort(key=lambda node: transplant.graph.sender_index[node])
         words = f"candidates of step {len(best) + 1}"
         tried = _extended(transplant, chosen, rest, progress, words)
         step = tried[in_order([-one.share for one in tried], transplant.floor)[0]]

@@ -157,7 +157,6 @@ class Transplant:
             )
         return share
 
-    @torch.no_grad()
     def measure(self, chosen: np.ndarray) -> list[float]:
         """Return the metric's mean with the donor's values on edges, bool [C, ports, senders]."""
         assert not (chosen & ~self.graph.reads).any()
