@@ -98,14 +98,12 @@ class CircuitDiff:
     @cached_property
     def nodes(self) -> Mapping[str, tuple[Node, ...]]:
         """Sort the circuits' nodes, but for `logits`, into `shared`, `only_a` and `only_b`."""
-        a, b = (
-            [node for node in circuit.nodes if node.kind is not Kind.LOGITS]
-            for circuit in (self.a, self.b)
-        )
+        a, b = self.a.nodes[:-1], self.b.nodes[:-1]  # `logits` is always the last
+        in_a, in_b = set(a), set(b)
         return {
-            "shared": tuple(node for node in a if node in set(b)),
-            "only_a": tuple(node for node in a if node not in set(b)),
-            "only_b": tuple(node for node in b if node not in set(a)),
+            "shared": tuple(node for node in a if node in in_b),
+            "only_a": tuple(node for node in a if node not in in_b),
+            "only_b": tuple(node for node in b if node not in in_a),
         }
 
     def summary(self) -> DiffSummary:

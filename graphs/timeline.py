@@ -23,7 +23,7 @@ from .circuit import Circuit
 from .diff import CircuitDiff
 from .errors import EdgewiseError, GraphMismatch
 from .graph import ComputationGraph
-from .names import Edge, Kind, Node
+from .names import Edge, Node
 from .overlap import Overlap, weighted_overlap
 
 
@@ -167,8 +167,7 @@ class Timeline:
         sets = [set(circuit.nodes) for circuit in self.circuits]
         return tuple(
             Life(node, spans_of([node in alive for alive in sets]))
-            for node in self.union.nodes
-            if node.kind is not Kind.LOGITS
+            for node in self.union.nodes[:-1]  # `logits` is always the last
         )
 
     # -- from one checkpoint to another ---------------------------------------------------------

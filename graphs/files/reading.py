@@ -45,6 +45,7 @@ TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 TOO_LONG = f"it holds a whole number of more than {MOST_DIGITS} digits"
 
 Form = TypeVar("Form")
+Take = Callable[[Any], "str | None"]
 
 _AT_ONCE: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -286,11 +287,7 @@ _ACCEPTED = {
 
 
 def take_rows(
-    path: str | Path,
-    what: str,
-    rows: Iterable[Any],
-    take: Callable[[Any], str | None],
-    entry: str = "entry {}, {}",
+    path: str | Path, what: str, rows: Iterable[Any], take: Take, entry: str = "entry {}, {}"
 ) -> None:
     """Hand on rows; `take` returns, or raises, what is wrong. Refuse by number those at fault."""
     wrong = []
