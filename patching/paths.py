@@ -79,19 +79,11 @@ class PathEffect:
 
 
 def patch_paths(
-    runner: Runner,
-    paths: Sequence[str | Path],
-    *,
-    denoise: bool = False,
-    together: bool = False,
+    runner: Runner, paths: Sequence[str | Path], *, denoise: bool = False, together: bool = False
 ) -> list[PathEffect]:
-    """Measure the effect of paths, each alone or all at once.
+    """Measure the effect of paths, each alone or, if `together`, of all in one run.
 
-    Args:
-        runner: model, pairs, metric and ablation.
-        paths: paths or their texts; `*` stands for every head, or expert, of a layer.
-        denoise: put clean values into the corrupted run; default: ablated values into the clean.
-        together: patch all paths in one run and return one effect.
+    `denoise`: put clean values into the corrupted run; default: ablated values into the clean.
 
     Raises:
         EdgewiseError: denoising with an ablation other than resample, or no path.
@@ -106,8 +98,7 @@ def patch_paths(
     if not found:
         raise EdgewiseError("no path is given; accepted: one or more, as in a0.h3->logits.")
     groups = [found] if together else [[path] for path in found]
-    before = 0.0
-    after = np.zeros(len(groups))
+    before, after = 0.0, np.zeros(len(groups))
     for chunk in runner.chunks():
         base, other = (chunk.base, chunk.clean) if denoise else (chunk.clean, chunk.base)
         before += _loss(runner, chunk, base.streams.final)
@@ -117,12 +108,9 @@ def patch_paths(
                 stream = _patched_stream(runner, chunk, base, delta, group)
                 after[i] += _loss(runner, chunk, stream[0])
     refuse_nan(np.append(after, before), f"the metric '{runner.metric.name}'")
-    count = len(runner.pairs)
+    before, after = before / len(runner.pairs), after / len(runner.pairs)
     names = [" + ".join(path.name for path in group) for group in groups]
-    return [
-        PathEffect(name, before / count, float(value) / count)
-        for name, value in zip(names, after, strict=True)
-    ]
+    return [PathEffect(name, before, float(x)) for name, x in zip(names, after, strict=True)]
 
 
 def _expand(step: str, graph: ComputationGraph, *, first: bool) -> list[str]:
@@ -141,7 +129,9 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
     start = Node.parse(steps[0])
     senders, edges = [start], []
     for step in steps[1:]:
-        port, expert = _port(step)
+        # an expert stands for the port it reads
+        expert = Node.parse(step) if re.fullmatch(r"m\d+\.\w+", step) else None
+        port = Port.parse(step) if expert is None else Port(Node(Kind.MLP, expert.layer))
         edges += [Edge(sender, port) for sender in senders]
         for edge in edges[-len(senders) :]:
             graph.locate(edge)
@@ -153,14 +143,6 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
         if port.node.kind is Kind.LOGITS and step is not steps[-1]:
             raise NameSyntaxError(f"'{'->'.join(steps)}': logits is the last step of a path.")
     return Path(start, tuple(edges), "->".join(steps))
-
-
-def _port(step: str) -> tuple[Port, Node | None]:
-    """Read a step: a port, or one expert, which stands for the port it reads."""
-    if re.fullmatch(r"m\d+\.\w+", step) is None:
-        return Port.parse(step), None
-    node = Node.parse(step)
-    return Port(Node(Kind.MLP, node.layer)), node
 
 
 def _loss(runner: Runner, chunk: Chunk, stream: Tensor) -> float:

@@ -168,11 +168,7 @@ def run_plain(
 ) -> Trace:
     """Run the whole model on token ids [B, all positions]; keep what senders write in the window.
 
-    Args:
-        model: the lifted model.
-        ids: the tokens.
-        context: masks and positions; `start` of it is where the window begins.
-        past: keys and values before the window; needed if it does not begin at 0.
+    The window begins at the context's `start`; if that is not 0, `past` is needed.
     """
     window = slice(context.start, None)
     sources = model.embed(ids[:, window], context.position_ids[:, window])
@@ -197,8 +193,7 @@ def run_plain(
 def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [..., H, K], keys and values [..., G, K] of one stream."""
     normed = block.read(stream)
-    q, k, v = (project(block, letter, normed) for letter in "qkv")
-    return q, k, v
+    return project(block, "q", normed), project(block, "k", normed), project(block, "v", normed)
 
 
 def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
@@ -218,14 +213,7 @@ def split(run: Trace, start: int) -> tuple[Trace, Past]:
     for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
         normed = block.read(stream[:, :start])
         past.append((project(block, "k", normed), project(block, "v", normed)))
-    old = run.values
-    values = Values(
-        old.sources[:, :, start:].clone(),
-        tuple(z[:, start:].clone() for z in old.z),
-        tuple(m[:, :, start:].clone() for m in old.mlp),
-        tuple(o[:, start:].clone() for o in old.post),
-    )
-    return Trace(run.model, values), tuple(past)
+    return Trace(run.model, run.values.map(lambda x: x[:, start:].clone())), tuple(past)
 
 
 def at_answers(x: Tensor, position: Tensor) -> Tensor:

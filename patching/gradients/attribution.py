@@ -56,18 +56,15 @@ class _Tape:
     z: Tensor
     x_mlp: Tensor
     write: Tensor
-    x_post: Tensor | None = None
-    post: Tensor | None = None
+    post: tuple[Tensor, Tensor] | None = None
+    """What `o{l}` writes, and reads."""
 
 
 def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
     """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
 
-    Args:
-        runner: model, pairs, metric and ablation.
-        points: for each gradient, how much of the clean embedding it is taken at: 1 is the clean
-            run, 0 the run from the ablated embedding.
-        progress: told after every chunk and group of points.
+    `points`: for each gradient, how much of the clean embedding it is taken at: 1 is the clean run,
+    0 the run from the ablated embedding.
 
     Raises:
         EdgewiseError: the metric has no gradient, or none at these points, or one that is NaN.
@@ -108,12 +105,9 @@ class _ChunkScores:
     `delta`: [S, n·D], clean − ablated value of every sender at the moving tokens.
     """
 
-    def __init__(
-        self, runner: Runner, chunk: Chunk, points: Sequence[float], delta: Tensor
-    ) -> None:
+    def __init__(self, runner: Runner, chunk: Chunk, points: list[float], delta: Tensor) -> None:
         self.runner, self.chunk, self.model = runner, chunk, runner.model
-        self.graph = runner.graph
-        self.points = list(points)
+        self.graph, self.points = runner.graph, points
         self.values = np.zeros(self.graph.reads.shape)
         self.batch = len(chunk.batch)
         self.tokens, self.delta = chunk.moving_tokens, delta
@@ -126,13 +120,13 @@ class _ChunkScores:
         self._put(Port(Node(Kind.LOGITS)), self._mean(gradient)[None])
         for layer in reversed(range(len(tapes))):
             block = self.model.blocks[layer]
-            through_mlp = self._mlp(layer, tapes[layer], gradient)
+            tape = tapes.pop()
+            through_mlp = self._through(Kind.MLP, layer, tape.write, tape.x_mlp, gradient)
             into_heads = gradient if self.graph.parallel else gradient + through_mlp
-            if self.graph.post_norm:
-                into_heads = self._post(layer, tapes[layer], into_heads)
-            through_heads = self._attention(layer, block, tapes[layer], into_heads)
+            if tape.post is not None:
+                into_heads = self._through(Kind.POST, layer, *tape.post, into_heads)
+            through_heads = self._attention(layer, block, tape, into_heads)
             gradient = gradient + through_mlp + through_heads
-            tapes.pop()
         self._flush()
         return self.values
 
@@ -147,7 +141,7 @@ class _ChunkScores:
             tape = self._tape(layer, block, stream)
             tapes.append(tape)
             with torch.no_grad():
-                out = sum_heads(block, tape.z) if tape.post is None else tape.post
+                out = sum_heads(block, tape.z) if tape.post is None else tape.post[0]
                 stream = stream + place(out, stream.device) + tape.write
         return tapes, stream
 
@@ -159,16 +153,16 @@ class _ChunkScores:
             z = self._attend(layer, block, q, k, v)
         with torch.no_grad():
             summed = place(sum_heads(block, z), stream.device)
-        x_post = post = None
+        post = None
         if self.graph.post_norm:
             x_post = summed.detach().requires_grad_()
             with torch.enable_grad():
-                post = block.write_post(x_post)
-            summed = post.detach()
+                post = block.write_post(x_post), x_post
+            summed = post[0].detach()
         leaf = (stream if self.graph.parallel else stream + summed).detach().requires_grad_()
         with torch.enable_grad():
             write = block.write(leaf)
-        return _Tape(stream, q, k, v, z, leaf, write, x_post, post)
+        return _Tape(stream, q, k, v, z, leaf, write, post)
 
     def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with the points as an axis of their own, so that the batch's tables fit."""
@@ -188,21 +182,15 @@ class _ChunkScores:
 
     # -- backward ---------------------------------------------------------------------------
 
-    def _mlp(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
-        """Score the MLP's port; return the gradient that flows back through it.
+    def _through(
+        self, kind: Kind, layer: int, write: Tensor, x: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Score the port of `m{l}` or `o{l}`; return the gradient that flows back through it.
 
         Where the layer has experts the gradient is that of the sum of what they write.
         """
-        (own,) = torch.autograd.grad(tape.write, tape.x_mlp, gradient)
-        self._put(Port(Node(Kind.MLP, layer)), self._mean(own)[None])
-        return own
-
-    def _post(self, layer: int, tape: _Tape, gradient: Tensor) -> Tensor:
-        """Score the port of `o{l}`; return the gradient of the sum of the layer's heads."""
-        assert tape.post is not None
-        assert tape.x_post is not None
-        (own,) = torch.autograd.grad(tape.post, tape.x_post, gradient)
-        self._put(Port(Node(Kind.POST, layer)), self._mean(own)[None])
+        (own,) = torch.autograd.grad(write, x, gradient)
+        self._put(Port(Node(kind, layer)), self._mean(own)[None])
         return own
 
     def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:

@@ -56,16 +56,6 @@ class Reading:
         """Return the questions' bounds."""
         return self._bounds
 
-    @property
-    def low(self) -> np.ndarray:
-        """Return what the losses are at least, [n]."""
-        return self.bounds.low
-
-    @property
-    def high(self) -> np.ndarray:
-        """Return what the losses are at most, [n]."""
-        return self.bounds.high
-
     def sharpen(self, start: int, stop: int) -> None:
         """Know the losses of questions `start` to `stop` better, and perhaps those behind them."""
 

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,11 +89,15 @@ class Certificate:
         if self.not_finite:
             raise CertificateFailed(f"{self.weights_error}. No result from it could be trusted.")
         if not self.passed:
+            blocks = ""
+            if self.rounding is not None:
+                blocks = f", of single blocks beyond their rounding {self.rounding:.3g}"
+                blocks += " (at most 1 accepted)"
             raise CertificateFailed(
                 "the lifted model does not compute what the original computes: largest error with "
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
                 f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
-                f"{self.stream_tolerance:.3g}){self._blocks_error}. The model has something its "
+                f"{self.stream_tolerance:.3g}){blocks}. The model has something its "
                 "family's description misses; no result from it could be trusted. (In 16 bits a "
                 "mixture may fail because rounding sends tokens to other experts: use float32.)"
             )
@@ -105,21 +110,9 @@ class Certificate:
         found = f"{len(self.not_finite)} of the model's tensors hold numbers that are not finite"
         return f"{found} ({', '.join(names)}{rest})" if names else ""
 
-    @property
-    def _blocks_error(self) -> str:
-        if self.rounding is None:
-            return ""
-        share = "at most 1 accepted"
-        return f", of single blocks beyond their rounding {self.rounding:.3g} ({share})"
-
 
 def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
-    """Compare a lifted model with the original.
-
-    Args:
-        model: the lifted model.
-        pairs: prompts to compare on (the first few are used); default: generated tokens.
-    """
+    """Compare a lifted model with the original on the first few pairs, or on generated tokens."""
     pairs = generated_pairs(model) if pairs is None else PromptPairs(pairs.pairs[:SAMPLE])
     runner = Runner.create(model, pairs, metric=nll, batch_size=len(pairs))
     (chunk,) = runner.chunks()
@@ -133,14 +126,13 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
     )
     plain = run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
     everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
-    kept_all = _largest(
-        float((full - clean[rows, batch.answer_position]).abs().max()),
-        float(everywhere.abs().max()),
-    )
+    at_answers = (full - clean[rows, batch.answer_position]).abs().max()
+    kept_all = float(np.maximum(float(at_answers), float(everywhere.abs().max())))  # NaN stays
     kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
     share = RELATIVE_TOLERANCE[model.dtype]
     stream = _stream_error(chunk, plain, hidden)
     broken = not math.isfinite(kept_all + kept_none + stream)
+    weights = model.model.named_parameters() if broken and model.model is not None else ()
     return Certificate(
         kept_all=kept_all,
         kept_none=kept_none,
@@ -149,16 +141,8 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         stream_tolerance=share,
         compared=model.model is not None or model.original is not None,
         rounding=rounding_excess(model, batch, clean, hidden),
-        not_finite=_not_finite(model) if broken else (),
+        not_finite=tuple(name for name, w in weights if not bool(w.isfinite().all())),
     )
-
-
-def _not_finite(model: LiftedModel) -> tuple[str, ...]:
-    """Name the original's weights that hold NaN or infinite numbers."""
-    if model.model is None:
-        return ()
-    named = model.model.named_parameters()
-    return tuple(name for name, weight in named if not bool(weight.isfinite().all()))
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
@@ -248,7 +232,8 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         size = max(1.0, float(summed.abs().max()))
         for found in (stream, own):
             if found is not None:
-                largest = _largest(largest, float((found[mask] - summed).abs().max()) / size)
+                error = float((found[mask] - summed).abs().max()) / size
+                largest = float(np.maximum(largest, error))  # NaN stays
 
     for layer in range(model.graph.layers):
         own = hidden[layer] if hidden else None
@@ -271,8 +256,3 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         at = columns.stop
     compare(streams.final, constants.final)
     return largest
-
-
-def _largest(a: float, b: float) -> float:
-    """Return the larger number, or NaN if one of them is: NaN must fail the certificate."""
-    return a if math.isnan(a) or a > b else b

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -126,20 +126,16 @@ class Chunk:
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
-        found = []
-        every: Tensor | None = None
-        few: Tensor | None = None
-        for metric in metrics:
-            if metric.reads_few:
-                if few is None:
-                    answers = at_answers(stream, self.batch.answer_position - self.start)
-                    few = self.few_tokens.logits(answers)
-                logits, target = few, self.few_tokens.target
-            else:
-                every = self.logits_with_grad(stream) if every is None else every
-                logits, target = every, self.target
-            found.append(metric.loss(logits, target) if losses else metric(logits, target))
-        return found
+        answers = at_answers(stream, self.batch.answer_position - self.start)
+
+        @cache
+        def logits_and_target(few: bool) -> tuple[Tensor, Target]:
+            if few:
+                return self.few_tokens.logits(answers), self.few_tokens.target
+            return self.model.logits(answers), self.target
+
+        inputs = [(metric, *logits_and_target(metric.reads_few)) for metric in metrics]
+        return [m.loss(x, target) if losses else m(x, target) for m, x, target in inputs]
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:

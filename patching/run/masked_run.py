@@ -40,14 +40,9 @@ WIDEST = 1 << 20
 class World:
     """What a masked run starts from.
 
-    Args:
-        model: the lifted model.
-        context: the batch's masks and positions.
-        base: the run whose values ablated edges carry.
-        known: [S', B·T·D] deltas (value − base value) of the first S' senders; those that the plan
-            calls known are used.
-        past: keys and values before the window that the run is confined to.
-        extras: [G, B·T·D] values from outside that the plan adds to ports.
+    `base`: the run whose values ablated edges carry. `known`: [S', B·T·D] deltas (value − base
+    value) of the first S' senders; those that the plan calls known are used. `past`: keys and
+    values before the window. `extras`: [G, B·T·D] values from outside that the plan adds to ports.
     """
 
     model: LiftedModel
@@ -98,7 +93,7 @@ class _Deltas:
         self._mine = shared.astype(np.float32)
         own = [int(i) for i in (plan.needed & plan.moving & ~shared).nonzero()[0]]
         self._columns = np.array(own, dtype=np.intp)
-        self._slot = {sender: i for i, sender in enumerate(own)}
+        self.slot = {sender: i for i, sender in enumerate(own)}
         self._list: list[Tensor] = []
         few = like.dtype in SUMMED and like.device.type != "mps"
         self._one_by_one = few and like[0].numel() <= WIDEST
@@ -107,11 +102,11 @@ class _Deltas:
             self._own = like.new_empty(circuits, len(own), like[0].numel())
             for sender in own:
                 if plan.known[sender]:
-                    self._own[:, self._slot[sender]] = world.known[sender]
+                    self._own[:, self.slot[sender]] = world.known[sender]
 
     def put(self, sender: int, delta: Tensor) -> None:
         """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
-        slot = self._slot.get(sender)
+        slot = self.slot.get(sender)
         if slot is None:
             return
         if self._own is None:
@@ -119,10 +114,6 @@ class _Deltas:
             self._list.append(flat.expand(self._circuits, -1, -1))
         else:
             self._own[:, slot] = delta.reshape(delta.shape[0], -1)
-
-    def wants(self, sender: int) -> bool:
-        """Tell whether a sender's delta is needed by itself."""
-        return sender in self._slot
 
     def add(self, weights: np.ndarray) -> Tensor:
         """Weigh and add deltas: weights [C, n, S] give n streams a circuit, [C, n, B, T, D]."""
@@ -144,10 +135,7 @@ class _Deltas:
         """Add up deltas with weights [C, n, slots], [C, n, N].
 
         They are added up one by one if fewer are wanted than a matrix product would read.
-
-        Args:
-            weights: the weights.
-            places: where they are not 0: circuits, sums and slots.
+        `places`: where weights are not 0: circuits, sums and slots.
         """
         circuits, number, _ = weights.shape
         circuit, which, slot = places
@@ -162,11 +150,7 @@ class _Deltas:
                 for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes, weights[places])
             )
             flat = functional.embedding_bag(
-                index,
-                own.flatten(0, 1),
-                starts,
-                mode="sum",
-                per_sample_weights=each.to(own.dtype),
+                index, own.flatten(0, 1), starts, mode="sum", per_sample_weights=each.to(own.dtype)
             )
             return flat.view(circuits, number, -1)
         else:
@@ -203,14 +187,12 @@ class _MaskedRun:
     def final(self) -> Tensor:
         for layer, step in enumerate(self.plan.layers):
             block = self.world.model.blocks[layer]
-            if not self.graph.parallel:
-                self._attention(layer, block, step)
-                self._post(layer, block, step)
-                self._mlp(layer, block, step)
-            else:
-                write = None if step.mlp is None else self._mlp_input(layer, step)
-                self._attention(layer, block, step)
-                self._mlp(layer, block, step, write)
+            x = self._mlp_input(layer, step) if self.graph.parallel else None
+            self._attention(layer, block, step)
+            self._post(layer, block, step)
+            x = x if self.graph.parallel else self._mlp_input(layer, step)
+            if x is not None:
+                self._mlp(layer, block, step, x)
         return self._stream(
             self.plan.logits, self.world.base.streams.final, len(self.graph.senders)
         )
@@ -248,11 +230,9 @@ class _MaskedRun:
         known = self.plan.known & self.plan.moving & self.on_stream
         new = [i for i in range(self.merged + 1, senders) if known[i]]
         self.merged = max(self.merged, senders - 1)
-        if not new:
-            return
-        shape = self.world.base.values.sources.shape[1:]
-        total = self.world.known_sum(tuple(new)).to(self.world.base.values.sources.dtype)
-        self._move(total.view(1, *shape))
+        if new:
+            like = self.world.base.values.sources
+            self._move(self.world.known_sum(tuple(new)).to(like.dtype).view(1, *like.shape[1:]))
 
     def _move(self, delta: Tensor) -> None:
         self.moved = delta if self.moved is None else self.moved + delta
@@ -280,7 +260,7 @@ class _MaskedRun:
             self._move(place(moved, base.device))
         own = delta.movedim(-2, 0).flatten(1, -2)  # [h, C·B·T, K]
         for head, z_of in zip(heads, own, strict=True):
-            if self.deltas.wants(first + head):
+            if first + head in self.deltas.slot:
                 out = block.attention.scaled(z_of @ block.attention.wo[head])
                 out = place(out, base.device).view(*delta.shape[:-2], -1)
                 self.deltas.put(first + head, out)
@@ -306,23 +286,20 @@ class _MaskedRun:
             self._move(delta)
         self.deltas.put(sender, delta)
 
-    def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor:
-        assert step.mlp is not None
+    def _mlp_input(self, layer: int, step: LayerPlan) -> Tensor | None:
+        if step.mlp is None:
+            return None
         senders = self.graph.mlp_columns[layer].start
         if self.graph.parallel:
             senders -= self.graph.heads
         return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
 
-    def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor | None = None) -> None:
-        if step.mlp is None:
-            return
-        x = self._mlp_input(layer, step) if x is None else x
+    def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor) -> None:
         base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]
         if len(step.writers) == len(base):
             delta = block.writes(x) - base
         else:
-            writers = list(step.writers)
-            delta = block.writes(x, writers) - base[writers]
+            delta = block.writes(x, list(step.writers)) - base[list(step.writers)]
         if layer <= self.plan.current_until:
             self._move(together(delta))
         first = self.graph.mlp_columns[layer].start

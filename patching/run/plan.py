@@ -24,7 +24,7 @@ stream; edges from senders that cannot move do not count."""
 
 @dataclass(frozen=True)
 class Sum:
-    """Tell what a port holds: the current or the base stream plus weighted sender deltas.
+    """What a port holds: the current or the base stream plus weighted sender deltas.
 
     `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
     port, where ports are told apart; otherwise ports that hold the same share one sum. `extra`:
@@ -39,7 +39,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tell what the ports of one letter of a layer hold: for each sum, the owners that read it."""
+    """What the ports of one letter of a layer hold: for each sum, the owners that read it."""
 
     sums: tuple[int, ...]
     owners: tuple[tuple[int, ...], ...]
@@ -47,7 +47,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Tell what to run in one layer.
+    """What to run in one layer.
 
     `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
     letter, in the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, or
@@ -70,7 +70,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tell what a masked run computes.
+    """What a masked run computes.
 
     `known`: senders [S] whose values are given. `moving`: those whose value can differ from the
     base value. `needed`: those whose delta some port adds by itself. `current_until`: the last
@@ -110,13 +110,10 @@ def make_plan(
     """
     union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)
-    known = _known(graph, start_row)
-    given = np.zeros(len(graph.senders), dtype=bool)
-    if fixed is None:
-        given[: 2 if graph.split_embedding else 1] = True
-    else:
-        given[list(fixed)] = True
-    known |= given
+    known = np.full(len(graph.senders), start_row > 0)
+    for feeds in graph.feeds[start_row:] if start_row else ():
+        known[list(feeds)] = False
+    known[list(range(2 if graph.split_embedding else 1) if fixed is None else fixed)] = True
     every = apart or not consistent
     shifted = np.zeros(len(graph.ports), dtype=bool)
     if extra is not None:
@@ -142,16 +139,6 @@ def make_plan(
     readers = [i for i, p in enumerate(layers) if any(s.start == CURRENT for s in p.all_sums)]
     current_until = len(layers) if logits.start == CURRENT else max(readers, default=-1)
     return Plan(layers, logits, needed, known, moving, current_until)
-
-
-def _known(graph: ComputationGraph, start_row: int) -> np.ndarray:
-    """Find the senders all of whose ports come before a row (none if the row is 0)."""
-    known = np.zeros(len(graph.senders), dtype=bool)
-    if start_row:
-        known[:] = True
-        for feeds in graph.feeds[start_row:]:
-            known[list(feeds)] = False
-    return known
 
 
 def _moving(
@@ -193,15 +180,14 @@ def _sums(
     few = SPARSE * kept[live].sum() < (kept + cut)[live].sum()
     found: list[Sum | None] = []
     for row, port in enumerate(graph.ports):
+        current = not few and port.node.kind is not Kind.POST
         if not live[row]:
             found.append(None)
-        elif not cut[row] and not few and port.node.kind is not Kind.POST:
+        elif not cut[row] and current:
             found.append(Sum(CURRENT, None))
         elif not kept[row]:
             found.append(Sum(BASE, None))
-        elif few or port.node.kind is Kind.POST:
-            found.append(Sum(BASE, on[:, row].astype(np.float32)))
-        elif cut[row] < kept[row] and everywhere[row]:
+        elif current and cut[row] < kept[row] and everywhere[row]:
             off = ~masks[:, row] & reads[row]
             found.append(Sum(CURRENT, -off.astype(np.float32)))
         else:

@@ -58,10 +58,7 @@ def rounding_excess(
     Right lifts give about 0.5, and at most 1. None for types in which rounding hides nothing, and
     for models that do not tell their hidden states.
 
-    Args:
-        model: the lifted model.
-        batch: the prompts that the original ran on.
-        logits, hidden: what it made of the clean ones, [B, T, V] and per block [B, T, D].
+    `logits`, `hidden`: what the original makes of clean prompts, [B, T, V] and per block [B, T, D].
     """
     if model.dtype not in HALF_TYPES or not hidden:
         return None
@@ -69,24 +66,20 @@ def rounding_excess(
     for block, (x, y, z, before) in zip(
         model.blocks, _outputs(model, batch, logits, hidden), strict=True
     ):
-        unit = torch.finfo(model.dtype).eps * _size(z, before)
+        rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
+        unit = torch.finfo(model.dtype).eps * rounded
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
         if isinstance(block.mlp, Experts):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]
-        found = _excess(original, own)
+        usual = own.mean()
+        mean = original.mean() / usual / MEAN_EXCESS
+        token = (2 * original / (own + usual)).max() / TOKEN_EXCESS
+        found = float(torch.maximum(mean, token))
         if math.isnan(found):
             return found
         worst = max(worst, found)
     return worst
-
-
-def _excess(original: Tensor, own: Tensor) -> float:
-    """Compare the distances of a block's tokens, [n], with what is accepted."""
-    usual = own.mean()
-    mean = original.mean() / usual / MEAN_EXCESS
-    token = (2 * original / (own + usual)).max() / TOKEN_EXCESS
-    return float(torch.maximum(mean, token))
 
 
 def _outputs(
@@ -102,12 +95,8 @@ def _outputs(
         if layer < last:
             found = (hidden[layer + 1], y, z, states)
         else:
-            head = replace(
-                model,
-                final_norm=widened(model.final_norm, model.dtype),
-                unembed=widened(model.unembed, model.dtype),
-            )
-            exact = head.logits(z)
+            norm, unembed = (widened(x, model.dtype) for x in (model.final_norm, model.unembed))
+            exact = replace(model, final_norm=norm, unembed=unembed).logits(z)
             found = (logits, model.logits(y), exact, torch.zeros_like(exact))
         x, y, z, before = (part[batch.mask].double() for part in found)
         yield x, y, z, before
@@ -139,11 +128,6 @@ def widened(value: Any, dtype: torch.dtype) -> Any:
         parts = {field.name: widened(getattr(value, field.name), dtype) for field in fields(value)}
         return replace(value, **parts)
     return value
-
-
-def _size(z: Tensor, before: Tensor) -> Tensor:
-    """Return the size of the numbers that were rounded on the way to z, [n, D]."""
-    return z.abs() + before.abs() + _mean_square(z - before)[:, None]
 
 
 def _mean_square(x: Tensor) -> Tensor:

@@ -52,14 +52,9 @@ class _Kept:
 class Runner:
     """Evaluate circuits of a lifted model on prompt pairs.
 
-    Args:
-        model: the lifted model.
-        pairs: the prompt pairs.
-        metric: what the loss is made of, a `Metric` or its name or expression.
-        ablation: what ablated edges carry.
-        batch_size: examples run at once; default: as many as fit a quarter gigabyte.
-        reference: the pairs an ablation takes its values from where it needs more than one
-            example; default: the pairs themselves.
+    `metric`: what the loss is made of. `ablation`: what ablated edges carry. `batch_size`: examples
+    run at once; default: as many as fit a quarter gigabyte. `reference`: the pairs an ablation
+    takes its values from where it needs more than one example; default: the pairs themselves.
     """
 
     model: LiftedModel
@@ -196,9 +191,7 @@ class Runner:
     def logits(self, circuits: Sequence[Circuit]) -> Tensor:
         """Return logits at the answer positions, [circuits, examples, V], in the pairs' order."""
         masks = self._masks(circuits)
-        found: list[Tensor] = []
-        for chunk in self.chunks():
-            found.append(self.chunk_logits(chunk, masks))
+        found = [self.chunk_logits(chunk, masks) for chunk in self.chunks()]
         order = torch.tensor([i for rows in self._rows for i in rows]).argsort()
         return torch.cat(found, 1)[:, order.to(found[0].device)]
 
@@ -219,12 +212,10 @@ class Runner:
 
     @torch.no_grad()
     def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
-        """Return the mean loss of each mask, float64 [masks].
+        """Return the mean loss of each mask, bool [masks, ports, senders]: float64 [masks].
 
-        Args:
-            masks: bool [masks, ports, senders].
-            start_row: the first port whose row differs from the full circuit; what comes before
-                is not computed again.
+        `start_row`: the first port whose row differs from the full circuit; what comes before is
+        not computed again.
         """
         total = np.zeros(len(masks))
         for chunk in self.chunks():
@@ -261,9 +252,8 @@ class Runner:
         Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
         other.
         """
-        plan = make_plan(
-            self.graph, masks, consistent=self.ablation.consistent, start_row=start_row
-        )
+        consistent = self.ablation.consistent
+        plan = make_plan(self.graph, masks, consistent=consistent, start_row=start_row)
         world = chunk.restart_world if start_row else chunk.world
         streams = len(masks) * max(len(step.sums) for step in plan.layers)
         if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:

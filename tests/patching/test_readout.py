@@ -123,10 +123,10 @@ def check(
     both = slack[1:] + slack[:-1] if before is None else 2 * slack
     assert (low[skip:] <= rise + both).all(), (low[skip:] - rise, both)
     assert (high[skip:] >= rise - both).all(), (rise - high[skip:], both)
-    assert not np.isnan(reading.low).any()
-    assert not np.isnan(reading.high).any()
-    assert (reading.low <= exact + slack).all(), (reading.low - exact, slack)
-    assert (reading.high >= exact - slack).all(), (exact - reading.high, slack)
+    assert not np.isnan(reading.bounds.low).any()
+    assert not np.isnan(reading.bounds.high).any()
+    assert (reading.bounds.low <= exact + slack).all(), (reading.bounds.low - exact, slack)
+    assert (reading.bounds.high >= exact - slack).all(), (exact - reading.bounds.high, slack)
 
 
 @settings(max_examples=80, deadline=None)
@@ -171,7 +171,7 @@ def bounds_hold(asked: Case, sizes: list[float], blocks: list[tuple[int, int]], 
             for _ in range(2):
                 reading.sharpen(0, len(sizes))
             check(reading, exact, slack, before)
-            assert np.array_equal(reading.low, reading.high)
+            assert np.array_equal(reading.bounds.low, reading.bounds.high)
             assert np.array_equal(reading.bounds.rise_low, reading.bounds.rise_high)
 
 
@@ -196,20 +196,22 @@ def test_bounds_are_near_for_near_streams(name: str, metric: str) -> None:
         widths = []
         for size in (1e-4, 1e-3, 1e-2):
             reading = read.read(steps(asked.chunk, [size] * 4, 3))
-            widths.append(float((reading.high - reading.low).max()) - 16e-6)  # ROUNDING, 2 pairs
+            widths.append(
+                float((reading.bounds.high - reading.bounds.low).max()) - 16e-6
+            )  # ROUNDING, 2 pairs
         assert read.products == 1  # the clean run's own
         assert widths[0] < 1e-6
         assert widths[1] < 1e-4
         assert widths[2] < 1e-2  # they grow with the square of the step
         before = read.read(streams := steps(asked.chunk, [0.1] * 4, 5))
-        low, high = before.low.copy(), before.high.copy()
+        low, high = before.bounds.low.copy(), before.bounds.high.copy()
         before.sharpen(0, 2)
-        assert (before.low >= low).all()
-        assert (before.high <= high).all()
-        assert (before.high - before.low < high - low).any()  # the larger head
+        assert (before.bounds.low >= low).all()
+        assert (before.bounds.high <= high).all()
+        assert (before.bounds.high - before.bounds.low < high - low).any()  # the larger head
         before.sharpen(0, 2)
-        assert np.array_equal(before.low[:2], before.high[:2])
-        np.testing.assert_allclose(before.low[:2], asked.losses(streams)[:2], atol=1e-12)
+        assert np.array_equal(before.bounds.low[:2], before.bounds.high[:2])
+        np.testing.assert_allclose(before.bounds.low[:2], asked.losses(streams)[:2], atol=1e-12)
         assert read.products == 3
 
 
@@ -234,7 +236,7 @@ def test_bounds_hold_where_nothing_is_to_spare() -> None:
                 patch.setattr(readout, "ROUNDING", 0.0)
                 reading = make_readout(asked.chunk, asked.metric).read(streams)
             check(reading, asked.losses(streams), asked.slack(streams))
-            gap = reading.high - asked.losses(streams)
+            gap = reading.bounds.high - asked.losses(streams)
             assert (gap < 2 * size.flatten().numpy() ** 3).all()
 
 
@@ -268,7 +270,7 @@ def test_bounds_are_near_where_almost_nothing_is_outside_the_head() -> None:
     assert float(p[:, 64:].sum(-1).max()) < 1e-40  # nothing at all in float32
     with torch.no_grad():
         reading = make_readout(asked.chunk, asked.metric).read(steps(asked.chunk, [1e-4], 1))
-    assert float(reading.high[0] - reading.low[0]) < 1e-4
+    assert float(reading.bounds.high[0] - reading.bounds.low[0]) < 1e-4
 
 
 @pytest.mark.usefixtures("small_heads")
@@ -284,7 +286,7 @@ def test_small_divergences_keep_their_digits_in_float32(name: str) -> None:
         reading = read.read(streams)
         for _ in range(2):
             reading.sharpen(0, len(streams))
-        np.testing.assert_allclose(reading.low, exact, rtol=0, atol=4e-7)
+        np.testing.assert_allclose(reading.bounds.low, exact, rtol=0, atol=4e-7)
 
 
 def test_the_real_sizes() -> None:
@@ -302,7 +304,7 @@ def test_the_real_sizes() -> None:
                 for _ in range(3):
                     check(reading, exact, slack)
                     reading.sharpen(1, 3)
-                assert np.array_equal(reading.low[1:3], reading.high[1:3])
+                assert np.array_equal(reading.bounds.low[1:3], reading.bounds.high[1:3])
 
 
 @pytest.mark.usefixtures("small_heads")
@@ -322,7 +324,7 @@ def test_a_heavy_tail_gets_another_head() -> None:
             check(again, asked.losses(near), asked.slack(near))
             again.sharpen(0, 1)
             check(again, asked.losses(near), asked.slack(near))
-            assert float(again.high[0] - again.low[0]) < 1e-4
+            assert float(again.bounds.high[0] - again.bounds.low[0]) < 1e-4
 
 
 # -- which readout, and the others ------------------------------------------------------------
@@ -346,8 +348,8 @@ def test_single_tokens_give_what_all_logits_give(name: str, metric: str) -> None
         every = Readout(chunk, runner.metric)
         with torch.no_grad():
             found, expected = read.read(streams), every.read(streams)
-        np.testing.assert_allclose(found.low, expected.low, atol=1e-12)
-        assert np.array_equal(found.low, found.high)
+        np.testing.assert_allclose(found.bounds.low, expected.bounds.low, atol=1e-12)
+        assert np.array_equal(found.bounds.low, found.bounds.high)
         assert (read.products, every.products) == (0, 3)
 
 
@@ -364,5 +366,5 @@ def test_what_has_no_bounds_gets_all_logits() -> None:
     with torch.no_grad():
         streams = steps(capped.chunk, [0.0, 1.0], 1)
         reading = make_readout(capped.chunk, capped.metric).read(streams)
-        np.testing.assert_allclose(reading.low, capped.losses(streams), atol=1e-12)
-        assert reading.low[0] == pytest.approx(0, abs=1e-12)
+        np.testing.assert_allclose(reading.bounds.low, capped.losses(streams), atol=1e-12)
+        assert reading.bounds.low[0] == pytest.approx(0, abs=1e-12)
