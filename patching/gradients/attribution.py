@@ -117,7 +117,7 @@ class _ChunkScores:
         """Return the summed scores, [P, S]."""
         tapes, final = self._forward()
         gradient = self._loss_gradient(final)
-        self._put(Port(Node(Kind.LOGITS)), self._mean(gradient)[None])
+        self._put(Port(Node(Kind.LOGITS)), self._select(gradient).mean(0, keepdim=True))
         for layer in reversed(range(len(tapes))):
             block = self.model.blocks[layer]
             tape = tapes.pop()
@@ -129,8 +129,6 @@ class _ChunkScores:
             gradient = gradient + through_mlp + through_heads
         self._flush()
         return self.values
-
-    # -- forward ----------------------------------------------------------------------------
 
     def _forward(self) -> tuple[list[_Tape], Tensor]:
         chunk, model = self.chunk, self.model
@@ -180,8 +178,6 @@ class _ChunkScores:
         gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
         return gradient.flatten(0, 1)
 
-    # -- backward ---------------------------------------------------------------------------
-
     def _through(
         self, kind: Kind, layer: int, write: Tensor, x: Tensor, gradient: Tensor
     ) -> Tensor:
@@ -190,7 +186,7 @@ class _ChunkScores:
         Where the layer has experts the gradient is that of the sum of what they write.
         """
         (own,) = torch.autograd.grad(write, x, gradient)
-        self._put(Port(Node(kind, layer)), self._mean(own)[None])
+        self._put(Port(Node(kind, layer)), self._select(own).mean(0, keepdim=True))
         return own
 
     def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:
@@ -290,10 +286,6 @@ class _ChunkScores:
         """Keep the moving tokens, [K·B, T, …] to [K, n, …]."""
         apart: Tensor = x.flatten(0, 1).unflatten(0, (len(self.points), -1))
         return apart[:, place(self.tokens, x.device)]
-
-    def _mean(self, gradient: Tensor) -> Tensor:
-        """Average over the points, [K·B, T, D] to [n, D]."""
-        return self._select(gradient).mean(0)
 
     def _put(self, first: Port, gradient: Tensor) -> None:
         """Score all edges into successive ports, gradient [ports, n, D] of a summed loss."""

@@ -25,6 +25,9 @@ from torch import Tensor
 from .liveness import Group
 from .state import IncrementalChunk, Projections
 
+QUESTION_BYTES = 1 << 28
+"""Memory that the questions of one pass may take."""
+
 
 @dataclass(frozen=True)
 class WriteChange:
@@ -46,17 +49,20 @@ class AskedStreams:
     of: Tensor | None
 
 
+@torch.no_grad()
 def ask(state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray) -> Tensor:
     """Return the stream at `logits`, [n, B, D], if edges into one or more ports were ablated too.
 
-    Args:
-        state: the current circuit's state.
-        rows: the ports; several must be attention ports of one layer.
-        ablated: bool [n, R, S]; only edges that the current circuit keeps count.
+    `rows`: the ports; several must be attention ports of one layer. `ablated`: bool [n, R, S]; only
+    edges that the current circuit keeps count.
     """
-    several = len(rows) > 1
-    starts = [_start(state, row, ablated[:, i], several) for i, row in enumerate(rows)]
-    return _Question(state, starts, len(ablated)).answer()
+    step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
+    found = []
+    for start in range(0, len(ablated), step):
+        some = ablated[start : start + step]
+        starts = [_start(state, row, some[:, i], len(rows) > 1) for i, row in enumerate(rows)]
+        found.append(_Question(state, starts, len(some)).answer())
+    return torch.cat(found)
 
 
 def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool) -> AskedStreams:
@@ -136,19 +142,15 @@ class _Question:
             last, total = (), None
         for i in which:
             if i not in last:
-                value = self._change(i, wide)
+                value = self.changes[i].value
+                if not wide and value.shape[-2] != 1:
+                    if i not in self._narrow:
+                        self._narrow[i] = self.state.narrow(value)
+                    value = self._narrow[i]
                 total = value if total is None else total + value
         assert total is not None
         self._last[wide] = which, total
         return total
-
-    def _change(self, index: int, wide: bool) -> Tensor:
-        value = self.changes[index].value
-        if wide or value.shape[-2] == 1:
-            return value
-        if index not in self._narrow:
-            self._narrow[index] = self.state.narrow(value)
-        return self._narrow[index]
 
     def _attention(self, layer: int, starts: list[AskedStreams]) -> None:
         """Run the heads that a change reaches; `starts`: the asked ports, if they are here."""
@@ -169,9 +171,8 @@ class _Question:
             senders = [self.layout.head(layer, h) for h in heads]
             for places in self.layout.classes(senders):
                 part = moved if len(places) == len(heads) else moved[..., places, :]
-                value = state.output(
-                    state.model.blocks[layer], part, tuple(heads[i] for i in places)
-                )
+                some = tuple(heads[i] for i in places)
+                value = state.output(state.model.blocks[layer], part, some)
                 self.changes.append(WriteChange(tuple(senders[i] for i in places), value))
 
     def _project(self, layer: int, start: AskedStreams, changed: Projections) -> None:
@@ -199,6 +200,5 @@ class _Question:
         for places in self.layout.classes(senders):
             some = tuple(senders[i] for i in places)
             value = moved[places[0]] if len(places) == 1 else moved[places].sum(0)
-            self.changes.append(
-                WriteChange(some, state.fit(value, bool(self.layout.wide[some[0]])))
-            )
+            value = state.fit(value, bool(self.layout.wide[some[0]]))
+            self.changes.append(WriteChange(some, value))

@@ -43,11 +43,9 @@ class BoundSource(Protocol):
 
     def sharpen(self, start: int, stop: int) -> LossBounds:
         """Know some of the losses better; return the bounds of all."""
-        ...
 
     def know(self, start: int, stop: int) -> LossBounds:
         """Know some of the losses exactly; return the bounds of all."""
-        ...
 
 
 class Losses:
@@ -60,8 +58,7 @@ class Losses:
     def __init__(
         self, bounds: LossBounds, source: BoundSource | None = None, before: Loss | None = None
     ) -> None:
-        self.bounds, self.before = bounds, before
-        self.source = source
+        self.bounds, self.before, self.source = bounds, before, source
         self._block, self._next = 1, -MOST_AT_ONCE
 
     @property
@@ -180,9 +177,7 @@ def rises(new: Loss, old: Loss, threshold: float, *, absolute: bool = False) -> 
         least, most = new.rise(old)
         if absolute:
             least, most = max(least, -most, 0.0), max(most, -least)
-        if least >= threshold or most < threshold:
-            return least >= threshold
-        if not new.refine_rise(old):
+        if least >= threshold or most < threshold or not new.refine_rise(old):
             return least >= threshold
 
 

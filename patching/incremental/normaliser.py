@@ -224,10 +224,7 @@ class Base:
 def _rises(top: Tensor, tails: tuple[Tensor, Tensor], reach: Tensor) -> tuple[Tensor, Tensor]:
     """Bound by how much log(H + T) rises from each of n steps to the next, [B, n − 1].
 
-    Args:
-        top: log H, [B, n].
-        tails: bounds of log T, [B, n].
-        reach: ρ, [B, n − 1].
+    `top`: log H, [B, n]. `tails`: bounds of log T, [B, n]. `reach`: ρ, [B, n − 1].
     """
     least, most = [], []
     for tail in tails:

@@ -70,6 +70,7 @@ class Readout:
         self.chunk, self.metric = chunk, metric
         self.products = 0
 
+    @torch.no_grad()
     def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
         """Read the losses of streams at the answer positions, [n, B, D].
 
@@ -86,6 +87,7 @@ class Readout:
         """Take the last anchor as base point again; return False if it was given up."""
         return True
 
+    @torch.no_grad()
     def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
         """Return the loss of a stream, [1, B, D], exactly, and keep it as base point to go back to.
 
@@ -118,6 +120,8 @@ class NormaliserReadout(Readout):
         self.patience = patience * len(chunk.batch)
         model = chunk.model
         self.weight = model.unembed.weight
+        bias = model.unembed.bias
+        self._bias = None if bias is None else bias * model.logit_scale
         self.dtype = torch.promote_types(model.dtype, torch.float32)
         self._anchor: Base | None = None
         self._base: Base
@@ -132,6 +136,7 @@ class NormaliserReadout(Readout):
         self._base, self._settled = self._anchor, (self._anchor.y, None)
         return True
 
+    @torch.no_grad()
     def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
         """Return the loss of a stream exactly, and keep it as base point to go back to."""
         losses = self.settle(self.normed(stream), base=0)
@@ -142,6 +147,7 @@ class NormaliserReadout(Readout):
         self._base = self._anchor = Base.at(y, logits, self.weight, head)
         return losses
 
+    @torch.no_grad()
     def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
         """Bound the losses of streams at the answer positions, [n, B, D]."""
         if current is not None:
@@ -193,11 +199,6 @@ class NormaliserReadout(Readout):
         model = self.chunk.model
         y = normalise(model.final_norm, stream)
         return y if model.logit_scale == 1 else y * model.logit_scale
-
-    @cached_property
-    def _bias(self) -> Tensor | None:
-        model = self.chunk.model
-        return None if model.unembed.bias is None else model.unembed.bias * model.logit_scale
 
     @cached_property
     def _rest(self) -> Callable[[Tensor], Tensor]:
@@ -290,18 +291,18 @@ class Readings:
         refuse_nan(found.low, f"the metric '{self.runner.metric.name}'")
         return found
 
+    @torch.no_grad()
     def sharpen(self, start: int, stop: int) -> LossBounds:
         """Know the losses of questions `start` to `stop` better; return all bounds."""
-        with torch.no_grad():
-            for reading in self.readings:
-                reading.sharpen(start, stop)
+        for reading in self.readings:
+            reading.sharpen(start, stop)
         return self.bounds()
 
+    @torch.no_grad()
     def know(self, start: int, stop: int) -> LossBounds:
         """Know the losses of questions `start` to `stop` exactly; return all bounds."""
-        with torch.no_grad():
-            for reading in self.readings:
-                reading.know(start, stop)
+        for reading in self.readings:
+            reading.know(start, stop)
         return self.bounds()
 
 

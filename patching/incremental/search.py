@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from ..run.runner import Runner
 
-QUESTION_BYTES = 1 << 28
-"""Memory that the questions of one pass may take."""
-
 
 class BaseKind(str, Enum):
     """What became the base point of bounds when a search was marked."""
@@ -80,9 +77,8 @@ class Search(ABC):
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too.
 
-        Args:
-            rows: the ports; several must be attention ports of one layer.
-            candidates: bool [n, rows, senders], the edges each question ablates.
+        `rows`: the ports; several must be attention ports of one layer. `candidates`: bool
+        [n, rows, senders], the edges each question ablates.
         """
 
     @abstractmethod
@@ -184,32 +180,21 @@ class IncrementalSearch(Search):
 
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too."""
-        import torch
-
         from .candidates import ask
 
         if tuple(rows) != self._rows:
             self._renew(tuple(rows))
         self.questions += len(candidates)
         ablated = candidates | self._cut[list(rows)]
-        streams = []
-        for state in self._states:
-            step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
-            parts = [ablated[i : i + step] for i in range(0, len(ablated), step)]
-            with torch.no_grad():
-                streams.append(torch.cat([ask(state, rows, part) for part in parts]))
-        return self._read(streams)
+        return self._read([ask(state, rows, ablated) for state in self._states])
 
     def _read(self, streams: list[Tensor], current: bool = True) -> Losses:
         """Read losses of streams [n, B, D]; `current`: rises above the current circuit's matter."""
-        import torch
-
         from .readout import Readings
 
         now = self._at if current else [None] * len(streams)
         triples = zip(self._readouts, streams, now, strict=True)
-        with torch.no_grad():
-            readings = [readout.read(stream, at) for readout, stream, at in triples]
+        readings = [readout.read(stream, at) for readout, stream, at in triples]
         source = Readings(self._runner, readings, streams)
         return Losses(source.bounds(), source, self.loss)
 
@@ -285,12 +270,9 @@ class IncrementalSearch(Search):
 
     def _anchor(self, renew: bool) -> None:
         """Take the loss in full, with the current circuit as base point of later bounds."""
-        import torch
-
         self._at = self._streams()
-        with torch.no_grad():
-            pairs = zip(self._readouts, self._at, strict=True)
-            losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
+        pairs = zip(self._readouts, self._at, strict=True)
+        losses = np.sum([readout.anchor(stream, renew) for readout, stream in pairs], axis=0)
         self.loss = known(losses / len(self._runner.pairs))[0]
 
     def _rebuild(self, kept: np.ndarray) -> None:
@@ -300,12 +282,9 @@ class IncrementalSearch(Search):
 
     def _renew(self, rows: tuple[int, ...]) -> None:
         """Compute the state of the current circuit anew if ports have lost edges."""
-        import torch
-
         if self._cut.any():
-            with torch.no_grad():
-                for state in self._states:
-                    state.rebuild(self.kept.copy())
+            for state in self._states:
+                state.rebuild(self.kept.copy())
             self._cut[:] = False
         self._rows = rows
 

@@ -53,13 +53,9 @@ class IncrementalChunk:
         self._projection: dict[tuple[int, int, str], Tensor] = {}
         self._z: dict[int, Tensor] = {}
 
-    # -- values of the current circuit ------------------------------------------------------
-
     def narrow(self, x: Tensor) -> Tensor:
         """Take the answer positions of x [..., B, T, D] as [..., B, 1, D]."""
-        if x.shape[-2] == 1:
-            return x
-        return at_answers(x, self.at).unsqueeze(-2)
+        return x if x.shape[-2] == 1 else at_answers(x, self.at).unsqueeze(-2)
 
     def fit(self, x: Tensor, wide: bool) -> Tensor:
         """Return x at every position or at the answer positions."""
@@ -85,14 +81,10 @@ class IncrementalChunk:
         """Return a port's stream in the clean run or with every edge ablated, [B, T, D]."""
         streams = (self.chunk.base if base else self.chunk.clean).streams
         node = self.graph.ports[row].node
-        if node.kind is Kind.LOGITS:
+        if node.layer is None:
             return streams.final
-        assert node.layer is not None
-        if node.kind is Kind.MLP:
-            return streams.mlp[node.layer]
-        if node.kind is Kind.POST:
-            return streams.post[node.layer]
-        return streams.attention[node.layer]
+        by_kind = {Kind.MLP: streams.mlp, Kind.POST: streams.post}
+        return by_kind.get(node.kind, streams.attention)[node.layer]
 
     def base_stream(self, row: int, wide: bool) -> Tensor:
         """Return what a port holds when every edge into it is ablated, [B, T, D]."""
@@ -121,8 +113,7 @@ class IncrementalChunk:
         """List the live senders that compute from a port."""
         return [sender for sender in self.graph.feeds[row] if self.layout.live[sender]]
 
-    # -- the whole circuit ------------------------------------------------------------------
-
+    @torch.no_grad()
     def rebuild(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and compute its state from the clean run."""
         self.layout = Liveness(self.graph, kept)
@@ -179,8 +170,6 @@ class IncrementalChunk:
         self._stream[row] = x = self._summed(row, self.layout.kept[row], wide)
         moved = self.writes(layer, row, x, senders) - self.base_writes(layer, row, senders, wide)
         self._delta.update(zip(senders, moved, strict=True))
-
-    # -- parts of a layer -------------------------------------------------------------------
 
     def writes(self, layer: int, row: int, x: Tensor, senders: list[int]) -> Tensor:
         """Return what senders write when the port of `m` or `o` holds x, [s, ..., D]."""

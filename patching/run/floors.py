@@ -51,31 +51,23 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
 
     number, size, units = 0, 0.0, 0.0
     for chunk in chunks:
-        number, size = number + len(chunk.batch), size + _size(chunk, metric)
-        dtype = chunk.model.dtype
+        dtype, target = chunk.model.dtype, chunk.target
+        assert target.clean_logits is not None
+        steepest = torch.zeros_like(target.clean_logits[:, 0], dtype=torch.float32)
+        ends = (target.clean_logits, chunk.logits(chunk.base.streams.final))
+        for end in ends if metric.differentiable else ():
+            leaf = end.detach().float().requires_grad_()
+            with torch.enable_grad():
+                loss = metric.loss(leaf, target).sum()
+            if loss.requires_grad:
+                (slope,) = torch.autograd.grad(loss, leaf)
+                steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
+        steepest = torch.where(steepest > 0, steepest, 1.0)
+        largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
+        number, size = number + len(chunk.batch), size + float((largest * steepest).sum())
         units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
         units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
     return float(units * size / number**1.5)
-
-
-def _size(chunk: Chunk, metric: Metric) -> float:
-    """Add up s · L over the examples of a chunk."""
-    import torch
-
-    target = chunk.target
-    assert target.clean_logits is not None
-    steepest = torch.zeros_like(target.clean_logits[:, 0], dtype=torch.float32)
-    ends = (target.clean_logits, chunk.logits(chunk.base.streams.final))
-    for end in ends if metric.differentiable else ():
-        leaf = end.detach().float().requires_grad_()
-        with torch.enable_grad():
-            loss = metric.loss(leaf, target).sum()
-        if loss.requires_grad:
-            (slope,) = torch.autograd.grad(loss, leaf)
-            steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
-    steepest = torch.where(steepest > 0, steepest, 1.0)
-    largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
-    return float((largest * steepest).sum())
 
 
 def in_order(values: Sequence[float] | np.ndarray, floor: float) -> list[int]:

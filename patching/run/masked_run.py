@@ -197,8 +197,6 @@ class _MaskedRun:
             self.plan.logits, self.world.base.streams.final, len(self.graph.senders)
         )
 
-    # -- the stream -------------------------------------------------------------------------
-
     def _streams(self, entries: Sequence[Sum], base: Tensor, senders: int) -> list[Tensor]:
         """Return what ports hold, [C or 1, B, T, D] each; `senders` write before them."""
         start = base[None]
@@ -236,8 +234,6 @@ class _MaskedRun:
 
     def _move(self, delta: Tensor) -> None:
         self.moved = delta if self.moved is None else self.moved + delta
-
-    # -- one layer --------------------------------------------------------------------------
 
     def _attention(self, layer: int, block: Block, step: LayerPlan) -> None:
         if not step.heads:

@@ -98,15 +98,11 @@ def make_plan(
 ) -> Plan:
     """Plan a run of the circuits `masks`, bool [circuits, ports, senders].
 
-    Args:
-        graph: the graph of the masks.
-        masks: the kept edges of each circuit.
-        consistent: a node without kept inputs writes its base value (see `Ablation`).
-        start_row: senders that only read ports before this row write known values; 0: none.
-        fixed: senders with given values (path patching); None: the embedding's senders.
-        apart: run every live node and let no two ports share a stream, so that each port's can
-            be changed or differentiated by itself.
-        extra: which of some values from outside each port adds, bool [circuits, ports, extras].
+    `consistent`: a node without kept inputs writes its base value (see `Ablation`). `start_row`:
+    senders that only read ports before this row write known values; 0: none. `fixed`: senders with
+    given values (path patching); None: the embedding's senders. `apart`: run every live node and
+    let no two ports share a stream, so that each port's can be changed or differentiated by itself.
+    `extra`: which of some values from outside each port adds, bool [circuits, ports, extras].
     """
     union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)

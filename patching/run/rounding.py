@@ -107,12 +107,9 @@ def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -
     parts = {field.name: getattr(model, field.name) for field in fields(LiftedModel)}
     parts["blocks"] = (block,)
     experts = (block.mlp.count,) if isinstance(block.mlp, Experts) else ()
+    shared = bool(experts) and model.graph.shared_experts
     parts["graph"] = replace(
-        model.graph,
-        layers=1,
-        split_embedding=False,
-        experts=experts,
-        shared_experts=bool(experts) and model.graph.shared_experts,
+        model.graph, layers=1, split_embedding=False, experts=experts, shared_experts=shared
     )
     context = AttentionContext(batch.mask, batch.position_ids)
     return run_plain(_Fed(**parts, states=states), batch.clean, context).streams.final

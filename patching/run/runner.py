@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from ...graphs.graph import ComputationGraph
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import weights_of
 from ...graphs.load.weights import versions
@@ -29,9 +29,6 @@ from .floors import rounding_floor
 from .masked_run import run_masked
 from .plan import make_plan
 from .prompt_checks import check_prompts
-
-if TYPE_CHECKING:
-    from ...graphs.graph import ComputationGraph
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, the total, and a word of what is being done."""
@@ -135,8 +132,6 @@ class Runner:
                 + f" ({what.removeprefix('the ')} and model)."
             )
 
-    # -- chunks -----------------------------------------------------------------------------
-
     @cached_property
     def _rows(self) -> list[list[int]]:
         """Cut the examples into chunks, sorted by length and by where a pair first differs."""
@@ -185,8 +180,6 @@ class Runner:
             self._kept.carried = self.ablation.prepare(reference)
         return self._kept.carried
 
-    # -- questions --------------------------------------------------------------------------
-
     @torch.no_grad()
     def logits(self, circuits: Sequence[Circuit]) -> Tensor:
         """Return logits at the answer positions, [circuits, examples, V], in the pairs' order."""
@@ -195,15 +188,28 @@ class Runner:
         order = torch.tensor([i for rows in self._rows for i in rows]).argsort()
         return torch.cat(found, 1)[:, order.to(found[0].device)]
 
+    @torch.no_grad()
     def measure(
-        self, circuits: Sequence[Circuit], metrics: Sequence[Metric] | None = None
+        self,
+        circuits: Sequence[Circuit],
+        metrics: Sequence[Metric] | None = None,
+        losses: bool = False,
     ) -> np.ndarray:
-        """Return the mean of each metric for each circuit, float64 [metrics, circuits]."""
-        return self._mean(circuits, [self.metric] if metrics is None else metrics, losses=False)
+        """Return the mean of each metric, or of its loss, for each circuit, [metrics, circuits]."""
+        metrics = [self.metric] if metrics is None else metrics
+        masks = self._masks(circuits)
+        total = np.zeros((len(metrics), len(circuits)))
+        for chunk in self.chunks():
+            for c in range(len(masks)):
+                found = self._read(chunk, masks[c : c + 1], metrics, losses)
+                total[:, c] += [float(value.cpu().double().sum()) for value in found]
+        for metric, values in zip(metrics, total, strict=True):
+            refuse_nan(values, f"the metric '{metric.name}'")
+        return total / len(self.pairs)
 
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
-        losses: np.ndarray = self._mean(circuits, [self.metric], losses=True)[0]
+        losses: np.ndarray = self.measure(circuits, losses=True)[0]
         return losses
 
     def loss(self, circuit: Circuit) -> float:
@@ -230,53 +236,30 @@ class Runner:
         return torch.cat([chunk.logits_with_grad(x).expand(n, -1, -1) for n, x in parts])
 
     def _read(
-        self,
-        chunk: Chunk,
-        masks: np.ndarray,
-        metrics: Sequence[Metric],
-        losses: bool,
-        start_row: int = 0,
+        self, chunk: Chunk, masks: np.ndarray, metrics: Sequence[Metric], losses: bool, row: int = 0
     ) -> list[Tensor]:
         """Return values or losses of metrics, of masks [C, P, S] on one chunk, [C, B] each."""
         parts = [
             [value.expand(n, -1) for value in chunk.read(stream, metrics, losses)]
-            for n, stream in self._streams(chunk, masks, start_row)
+            for n, stream in self._streams(chunk, masks, row)
         ]
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
-    def _streams(
-        self, chunk: Chunk, masks: np.ndarray, start_row: int
-    ) -> Iterator[tuple[int, Tensor]]:
+    def _streams(self, chunk: Chunk, masks: np.ndarray, row: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the stream at `logits`, [n or 1, B, T, D], of n masks at a time.
 
         Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
         other.
         """
         consistent = self.ablation.consistent
-        plan = make_plan(self.graph, masks, consistent=consistent, start_row=start_row)
-        world = chunk.restart_world if start_row else chunk.world
+        plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)
+        world = chunk.restart_world if row else chunk.world
         streams = len(masks) * max(len(step.sums) for step in plan.layers)
         if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
-            half = len(masks) // 2
-            for part in (masks[:half], masks[half:]):
-                yield from self._streams(chunk, part, start_row)
-            return
-        yield len(masks), run_masked(world, plan, len(masks))
-
-    def _mean(
-        self, circuits: Sequence[Circuit], metrics: Sequence[Metric], *, losses: bool
-    ) -> np.ndarray:
-        masks = self._masks(circuits)
-        total = np.zeros((len(metrics), len(circuits)))
-        with torch.no_grad():
-            for chunk in self.chunks():
-                for c in range(len(masks)):
-                    found = self._read(chunk, masks[c : c + 1], metrics, losses)
-                    for i, value in enumerate(found):
-                        total[i, c] += float(value.cpu().double().sum())
-        for metric, values in zip(metrics, total, strict=True):
-            refuse_nan(values, f"the metric '{metric.name}'")
-        return total / len(self.pairs)
+            for part in (masks[: len(masks) // 2], masks[len(masks) // 2 :]):
+                yield from self._streams(chunk, part, row)
+        else:
+            yield len(masks), run_masked(world, plan, len(masks))
 
     def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
         for circuit in circuits:
