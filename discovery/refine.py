@@ -295,9 +295,9 @@ def smallest(asked: Iterator[Answers], count: int, floor: float = 0.0) -> list[R
     places = [(losses, i) for _, senders, losses in parts for i in range(len(senders))]
     last = min(count, len(edges)) - 1
     while True:
-        low = np.concatenate([losses.low for _, _, losses in parts])
+        low = np.concatenate([losses.bounds.low for _, _, losses in parts])
         near = np.flatnonzero(low <= np.partition(low, last)[last] + floor)
-        sharpened = [losses.refine(i) for losses, i in (places[at] for at in near)]
+        sharpened = [losses[i].refine() for losses, i in (places[at] for at in near)]
         if not any(sharpened):
             first = near[in_order(low[near], floor)][:count].tolist()
             return [(*edges[at], float(low[at])) for at in first]

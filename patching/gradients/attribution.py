@@ -4,7 +4,7 @@ For an edge u→p the attribution is Σ (a_u − o_u) · ∂loss/∂x_p over pos
 taped forward pass and one backward pass give ∂loss/∂x_p of every port; one matrix product per
 layer gives all scores. What is saved against a plain implementation:
 
-* Each block is a tape of its own. Parameters are constants, so no gradient of theirs exists.
+* Each block is a tape of its own, in which parameters are constants.
 * A port's gradient passes its projection W and its norm. With x̂ the normalised input, r the
   norm's factor 1/std, W' the projection times the norm's weight (its rows centred if the norm
   centres) and g the gradient at the projection's output,
@@ -198,10 +198,8 @@ class _ChunkScores:
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
         grads = dict(zip(LETTERS, found, strict=True))
         norm = block.attention_norm
-        if norm is None:
-            unit, rate = stream.to(working_dtype(gradient.dtype)), None
-        else:
-            unit, rate = norm.unit(stream)
+        wide = working_dtype(gradient.dtype)
+        unit, rate = (stream.to(wide), None) if norm is None else norm.unit(stream)
         through = torch.zeros_like(unit)
         for letter in LETTERS:
             g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()

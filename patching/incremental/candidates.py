@@ -5,10 +5,9 @@
 2. The change of what the owner writes is added to every live port that keeps an edge from it, and
    so on in topological order, once each, up to `logits`.
 
-Nothing else is computed: no dead node, no node that the change does not reach, no position that is
-not read. Ports that keep the same edges hold the same stream and share its norm and projection;
-senders that all ports treat alike share one output product. So a question costs what the circuit
-downstream of its port costs, from a few heads at one position up to a dense run.
+Nothing else is computed: no node that the change does not reach, no position that is not read.
+Ports that keep the same edges hold the same stream and share its norm and projection; senders that
+all ports treat alike share one output product.
 
 Shapes: n questions, R ports, B examples, T positions (1 for narrow values), D d_model, S senders.
 """
@@ -66,10 +65,7 @@ def ask(state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray) -> Te
 
 
 def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool) -> AskedStreams:
-    """Take edges away from a port's stream.
-
-    Where `several` ports are asked about, questions that treat this one alike are computed once.
-    """
+    """Take edges away from a port's stream, of `several` once for questions that treat it alike."""
     ablated = ablated & state.layout.kept[row]
     index = None
     if several:
@@ -184,8 +180,7 @@ class _Question:
         group = Group(self.layout.kept[start.row], [start.row], {letter: heads})
         self.state.project(layer, group, start.streams, found)
         for head, (value, place) in found[letter].items():
-            every = value if start.of is None else value[start.of]
-            changed[letter][head] = (every, place)
+            changed[letter][head] = value if start.of is None else value[start.of], place
 
     def _other(self, layer: int, row: int, x: Tensor) -> None:
         """Run the senders behind the port of `m` or `o` on its changed stream."""

@@ -61,18 +61,8 @@ class Losses:
         self.bounds, self.before, self.source = bounds, before, source
         self._block, self._next = 1, -MOST_AT_ONCE
 
-    @property
-    def low(self) -> np.ndarray:
-        """Return what the losses are at least, [n]."""
-        return self.bounds.low
-
-    @property
-    def high(self) -> np.ndarray:
-        """Return what the losses are at most, [n]."""
-        return self.bounds.high
-
     def __len__(self) -> int:
-        return len(self.low)
+        return len(self.bounds.low)
 
     def __getitem__(self, index: int) -> Loss:
         return Loss(self, index)
@@ -80,20 +70,7 @@ class Losses:
     def __iter__(self) -> Iterator[Loss]:
         return (self[index] for index in range(len(self)))
 
-    def refine(self, index: int) -> bool:
-        """Know a loss better; return False if it is known already."""
-        return self.low[index] != self.high[index] and self._sharpen(index)
-
-    def refine_rise(self, index: int) -> bool:
-        """Know better how much a loss exceeds the one before; return False if it is known."""
-        _, _, low, high = self.bounds
-        if low[index] == high[index]:
-            return False
-        if index or (self.source is not None and self.source.leads):
-            return self._sharpen(index)
-        return self.refine(0) or (self.before is not None and self.before.refine())
-
-    def _sharpen(self, index: int) -> bool:
+    def sharpen(self, index: int) -> bool:
         """Know a loss better; where many are asked for in a row, the next ones are taken along."""
         if self.source is None:
             return False
@@ -105,10 +82,10 @@ class Losses:
 
     def values(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return losses exactly, all or those from start to stop, float64."""
-        some = slice(start, stop)
-        if self.source is not None and not np.array_equal(self.low[some], self.high[some]):
+        low, high = (bound[start:stop] for bound in self.bounds[:2])
+        if self.source is not None and not np.array_equal(low, high):
             self.bounds = self.source.know(start, len(self) if stop is None else stop)
-        return self.low[some]
+        return self.bounds.low[start:stop]
 
     def rise(self, index: int) -> float:
         """Return by how much a loss exceeds the one before."""
@@ -133,16 +110,16 @@ class Loss:
     @property
     def low(self) -> float:
         """Return the lower bound."""
-        return float(self.losses.low[self.index])
+        return float(self.losses.bounds.low[self.index])
 
     @property
     def high(self) -> float:
         """Return the upper bound."""
-        return float(self.losses.high[self.index])
+        return float(self.losses.bounds.high[self.index])
 
     def refine(self) -> bool:
         """Know the loss better; return False if it is known already."""
-        return self.losses.refine(self.index)
+        return self.low != self.high and self.losses.sharpen(self.index)
 
     def value(self) -> float:
         """Return the loss exactly."""
@@ -166,9 +143,15 @@ class Loss:
 
     def refine_rise(self, old: Loss) -> bool:
         """Know better how much this exceeds another loss; return False if it is known."""
-        if self.follows(old):
-            return self.losses.refine_rise(self.index)
-        return old.refine() or self.refine()
+        if not self.follows(old):
+            return old.refine() or self.refine()
+        _, _, low, high = self.losses.bounds
+        if low[self.index] == high[self.index]:
+            return False
+        source = self.losses.source
+        if self.index or (source is not None and source.leads):
+            return self.losses.sharpen(self.index)
+        return self.refine() or old.refine()
 
 
 def rises(new: Loss, old: Loss, threshold: float, *, absolute: bool = False) -> bool:

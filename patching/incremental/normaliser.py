@@ -33,7 +33,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,15 +50,6 @@ LEAST = 1e-25
 
 HEAVY_TAIL = 0.03
 """Mass outside the head from which another head is chosen."""
-
-
-class Bounds(NamedTuple):
-    """Bound values [n, B] and, [n − 1, B], by how much each exceeds the one before."""
-
-    low: Tensor
-    high: Tensor
-    rise_low: Tensor
-    rise_high: Tensor
 
 
 @dataclass(frozen=True)
@@ -201,8 +191,11 @@ class Base:
         """Tell whether so much is outside the head that another one should be chosen."""
         return float(self.tails[-1].log_mass.exp().mean()) > HEAVY_TAIL
 
-    def bounds(self, y: Tensor, fine: bool) -> Bounds:
-        """Bound the log-normaliser at y [n, B, D], with the smallest or the largest head."""
+    def bounds(self, y: Tensor, fine: bool) -> tuple[Tensor, ...]:
+        """Bound the log-normaliser at y [n, B, D], with the smallest or the largest head.
+
+        Low and high, [n, B], and of how much each exceeds the one before, [n − 1, B].
+        """
         place = len(self.tails) - 1 if fine else 0
         tail, size = self.tails[place], self.head.sizes[place]
         d = (y - self.y).transpose(0, 1).contiguous()  # [B, n, D]
@@ -218,7 +211,7 @@ class Base:
         rises = _rises(top, (below, above), step.norm(dim=-1) * tail.reach)
         along = step @ self.head.centre
         values = (low + level, high + level, *(along + rise for rise in rises))
-        return Bounds(*(value.t() for value in values))
+        return tuple(value.t() for value in values)
 
 
 def _rises(top: Tensor, tails: tuple[Tensor, Tensor], reach: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,8 @@
 
 * A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
 * `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
-  normaliser. The normaliser is bounded from both sides by M tokens in full and the rest in bulk,
-  and taken in full only where the bounds do not decide.
+  normaliser, which is taken in full only where its bounds (normaliser.py) do not decide.
 * Any other metric gets all logits.
-
-normaliser.py has the bounds.
 
 Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 """
@@ -49,12 +46,7 @@ class Reading:
     """Whether the current circuit's loss can be known here too, as that of question −1."""
 
     def __init__(self, bounds: LossBounds) -> None:
-        self._bounds = bounds
-
-    @property
-    def bounds(self) -> LossBounds:
-        """Return the questions' bounds."""
-        return self._bounds
+        self.bounds = bounds
 
     def sharpen(self, start: int, stop: int) -> None:
         """Know the losses of questions `start` to `stop` better, and perhaps those behind them."""
@@ -234,13 +226,9 @@ class BoundedReading(Reading):
         self.readout, self.y, self.leads, self.first = readout, y, leads, int(leads)
         n = len(y)
         self.rows = LossBounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
+        super().__init__(LossBounds(*(part[self.first :] for part in self.rows)))  # views
         self.coarse = 0  # questions from here on have been bounded with the small head only
         self._bound(0, n, fine=False)
-
-    @property
-    def bounds(self) -> LossBounds:
-        """Return the questions' bounds."""
-        return LossBounds(*(part[self.first :] for part in self.rows))
 
     def sharpen(self, start: int, stop: int) -> None:
         """Bound questions with the large head, or take them in full if that was done before."""

@@ -102,11 +102,7 @@ class Search(ABC):
 
 
 class DenseSearch(Search):
-    """Answer each question by a run that restarts at the first changed layer.
-
-    Raises:
-        EdgewiseError: the full model's loss is not finite.
-    """
+    """Answer each question by a run that restarts at the first changed layer."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -154,9 +150,6 @@ class IncrementalSearch(Search):
 
     `resolution`: a difference of losses that matters (the threshold of decisions); bounds move to a
     nearer base point when the loss is known worse.
-
-    Raises:
-        EdgewiseError: the full model's loss is not finite.
     """
 
     def __init__(self, runner: Runner, resolution: float = 0.0) -> None:

@@ -44,10 +44,10 @@ class IncrementalChunk:
         narrow = AttentionContext(wide.mask, wide.position_ids, wide.start, answers)
         self.contexts = {True: wide, False: narrow}
         self._clean_projection: dict[tuple[int, int, str, bool], Tensor] = {}
-        self.layout = Liveness(self.graph, self.graph.reads)
-        self._clear()
+        self._start(self.graph.reads)
 
-    def _clear(self) -> None:
+    def _start(self, kept: np.ndarray) -> None:
+        self.layout = Liveness(self.graph, kept)
         self._delta: dict[int, Tensor] = {}
         self._stream: dict[int, Tensor] = {}
         self._projection: dict[tuple[int, int, str], Tensor] = {}
@@ -116,8 +116,7 @@ class IncrementalChunk:
     @torch.no_grad()
     def rebuild(self, kept: np.ndarray) -> None:
         """Make another circuit the current one and compute its state from the clean run."""
-        self.layout = Liveness(self.graph, kept)
-        self._clear()
+        self._start(kept)
         ports, _ = self.layout.touched
         for layer in range(self.graph.layers):
             self._rebuild_attention(layer, ports)

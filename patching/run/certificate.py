@@ -36,20 +36,15 @@ LENGTH, LONGEST_WINDOW = 12, 128
 class Certificate:
     """The largest errors of a lift.
 
-    Args:
-        kept_all: of logits with every edge kept, against the original model's.
-        kept_none: of logits with no edge kept, against the original on the corrupted prompts.
-        stream: of the stream at every port against the sum of its senders and constants, and
-            against the original model's hidden states; relative to the stream's largest entry.
-        tolerance: what `kept_all` and `kept_none` may be, in logits.
-        stream_tolerance: what `stream` may be.
-        compared: whether there was an original model to compare with. If not, `kept_all` and
-            `kept_none` compare circuits' runs with a plain run of the description itself, which
-            shows that the identities hold, not that the description is of the intended model.
-        rounding: in types of 16 bits, how far single blocks are from the original's beyond their
-            own rounding, as a share of what is accepted (see `rounding`); else None.
-        not_finite: names of weights that hold NaN or infinite numbers; looked for only where an
-            error is NaN.
+    `kept_all`, `kept_none`: of logits with every edge kept, against the original model's, and with
+    none, against the original on the corrupted prompts; at most `tolerance` is accepted. `stream`:
+    of the stream at every port against the sum of its senders and constants, and against the
+    original's hidden states, relative to its largest entry. `compared`: whether there was an
+    original. If not, circuits' runs are compared with a plain run of the description itself, which
+    shows that the identities hold, not that the description is of the intended model. `rounding`:
+    in types of 16 bits, how far single blocks are from the original's beyond their own rounding, as
+    a share of what is accepted (see `rounding`). `not_finite`: names of weights that hold NaN or
+    infinite numbers; looked for only where an error is NaN.
     """
 
     kept_all: float
@@ -158,12 +153,9 @@ def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     windows += [rotary.limit or 0 for rotary in rotaries if rotary is not None]
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
-
-    def tokens(length: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(vocabulary) for _ in range(length))
-
-    lengths = [longest, max(1, longest - 5)]
-    return PromptPairs(tuple(Pair(tokens(n), tokens(n), (0,), (1,)) for n in lengths))
+    lengths = [longest] * 2 + [max(1, longest - 5)] * 2
+    a, b, c, d = (tuple(draw.randrange(vocabulary) for _ in range(n)) for n in lengths)
+    return PromptPairs((Pair(a, b, (0,), (1,)), Pair(c, d, (0,), (1,))))
 
 
 @torch.no_grad()

@@ -17,8 +17,7 @@ from ..metrics.metric import Target
 class FewTokens:
     """The unembedding's rows of each example's answers and distractors, n of them.
 
-    `rows`: [B, n, D], float32 at least; `bias`: [B, n] or None. `target`: answers and distractors
-    as places among the n.
+    `rows`: [B, n, D], float32 at least; `bias`: [B, n]. `target`: indices into the n.
     """
 
     model: LiftedModel
@@ -43,8 +42,7 @@ class FewTokens:
 
     def logits(self, stream: Tensor) -> Tensor:
         """Map the stream at the answer positions, [..., B, D], to logits, [..., B, n]."""
-        y = normalise(self.model.final_norm, stream)
-        y = y.to(self.rows.dtype)
+        y = normalise(self.model.final_norm, stream).to(self.rows.dtype)
         logits = torch.einsum("...bd,bad->...ba", y, self.rows)  # copies no rows
         logits = logits if self.bias is None else logits + self.bias
         return self.model.scale_logits(logits.to(stream.dtype))

@@ -1,9 +1,8 @@
 """How far rounding alone moves a measured value, and choices that do not turn on less.
 
-Another processor, or another number of threads, adds the same numbers up in another order. A choice
-between values that are equal but for that must not depend on it. *The floor* of a mean over n
-examples, whose logits are at most s large (mean over the examples of the full model's run; at least
-1), is
+Another processor, or another number of threads, adds the same numbers up in another order. *The
+floor* of a mean over n examples, whose logits are at most s large (mean over the examples of the
+full model's run; at least 1), is
 
     floor = s · L · (64 · eps(a) + u · eps(m)) / √n
 
@@ -16,16 +15,14 @@ examples, whose logits are at most s large (mean over the examples of the full m
 * L: by how much the metric moves with the logits, in units of a logit difference: half the sum of
   its absolute derivatives, the larger of those at the full and the empty circuit; 1 without any.
 
-Where a rule needs it: *values nearer than the floor are equal*, and of equal ones the earlier in
-the graph comes first. So written, choices made with it are: what `refine` removes, puts back and
-stops at; the greedy steps of a transplant and the order of its nodes; the smallest faithful
-circuit; whether full and empty circuit measure the same; the percentile among random circuits;
-which edges do not help (minimality); and ACDC's threshold (`beyond_rounding`). Scores have a floor
-of their own, relative to each (see graphs/scores.py), because each is one sum.
+*Values nearer than the floor are equal*, and of equal ones the earlier in the graph comes first.
+So are chosen: what `refine` removes, puts back and stops at; the greedy steps of a transplant and
+the order of its nodes; the smallest faithful circuit; whether full and empty circuit measure the
+same; the percentile among random circuits; which edges do not help (minimality); and ACDC's
+threshold (`beyond_rounding`). Scores have a floor of their own (see graphs/scores.py).
 
-No floor, but a rule: `accuracy` compares single logits as they were computed; overlaps and their
-clustering are ratios of whole numbers; numbers read from files are compared as they are stored, and
-equal ones stay in graph order.
+No floor: `accuracy` compares single logits as they were computed; overlaps and their clustering are
+ratios of whole numbers; numbers from files are compared as stored, equal ones stay in graph order.
 """
 
 from __future__ import annotations

@@ -26,14 +26,11 @@ from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 SUMS_KEPT = 8
 
 FEW = 2
-"""In runs of one circuit, up to so many known senders are kept beside others, and have no sum of
-their own."""
+"""In runs of one circuit, up to so many known senders have no sum of their own."""
 
-SUMMED = (torch.float32, torch.float64)
-"""Types in which few deltas are added up without a matrix product."""
-
-WIDEST = 1 << 20
-"""Numbers of a delta up to which that is faster; each size costs some compiling, once."""
+SUMMED, WIDEST = (torch.float32, torch.float64), 1 << 20
+"""Types of deltas, and most numbers of one, with which few are added up without a matrix product,
+as is faster then; each size costs some compiling, once."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +178,8 @@ class _MaskedRun:
         self.deltas = _Deltas(plan, world, circuits)
         self.moved: Tensor | None = None  # current − base stream, [C or 1, B, T, D]
         self.merged = -1  # the known senders up to here are in `moved`
-        kinds = np.array([sender.kind is not Kind.HEAD for sender in self.graph.senders])
-        self.on_stream = kinds if self.graph.post_norm else np.ones_like(kinds)
+        apart = Kind.HEAD if self.graph.post_norm else None
+        self.on_stream = np.array([sender.kind is not apart for sender in self.graph.senders])
 
     def final(self) -> Tensor:
         for layer, step in enumerate(self.plan.layers):

@@ -7,7 +7,7 @@ and which ports hold the same stream and so share their norm and projection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -116,13 +116,10 @@ def make_plan(
         shifted |= extra.any((0, 2))
     moving = live.copy() if every else _moving(graph, union, live, known, shifted)
     rows = _sums(graph, masks, live_ports, moving)
-    if apart:
-        rows = [entry and replace(entry, row=r) for r, entry in enumerate(rows)]
-    if extra is not None:
-        rows = [
-            replace(entry, extra=extra[:, r].astype(np.float32)) if entry and shifted[r] else entry
-            for r, entry in enumerate(rows)
-        ]
+    for row, entry in enumerate(rows if apart or extra is not None else ()):
+        if entry is not None:
+            more = extra[:, row].astype(np.float32) if extra is not None and shifted[row] else None
+            rows[row] = Sum(entry.start, entry.weights, row if apart else None, more)
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
     used = [s for plan in layers for s in plan.all_sums]
@@ -204,9 +201,8 @@ def _layer(
         for head in heads:
             entry = rows[graph.attention_rows[layer][letter][head]]
             assert entry is not None
-            weights = None if entry.weights is None else entry.weights.tobytes()
-            extra = None if entry.extra is None else entry.extra.tobytes()
-            key = (entry.start, weights, entry.row, extra)
+            parts = (x if x is None else x.tobytes() for x in (entry.weights, entry.extra))
+            key = (entry.start, entry.row, *parts)
             if key not in sums:
                 sums[key] = len(chosen)
                 chosen.append(entry)

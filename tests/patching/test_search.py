@@ -58,8 +58,8 @@ class Both:
             dense, incremental = losses
             assert len(dense) == len(incremental) == len(candidates)
             known = dense.values()
-            assert (incremental.low <= known + 1e-9).all()
-            assert (incremental.high >= known - 1e-9).all()
+            assert (incremental.bounds.low <= known + 1e-9).all()
+            assert (incremental.bounds.high >= known - 1e-9).all()
             order = self.generator.permutation(len(candidates))
             for i in order[: int(self.generator.integers(0, len(order) + 1))]:
                 assert incremental[int(i)].value() == pytest.approx(known[i], abs=1e-9)
