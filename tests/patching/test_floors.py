@@ -43,7 +43,7 @@ def noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
     """Move every measured mean by a third of the floor, as another processor might."""
 
     def begin() -> None:
-        exact = Runner.mask_losses, Runner._mean
+        exact = Runner.mask_losses, Runner.measure
 
         def moved(self: Runner, masks: np.ndarray, means: np.ndarray) -> np.ndarray:
             seeds = [zlib.crc32(mask.tobytes(), request.param) for mask in masks]
@@ -57,7 +57,7 @@ def noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
             return moved(self, self._masks(circuits), exact[1](self, circuits, *rest, **options))
 
         monkeypatch.setattr(Runner, "mask_losses", losses)
-        monkeypatch.setattr(Runner, "_mean", means)
+        monkeypatch.setattr(Runner, "measure", means)
 
     return begin
 
