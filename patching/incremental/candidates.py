@@ -38,10 +38,7 @@ class WriteChange:
 
 @dataclass(frozen=True)
 class AskedStreams:
-    """The streams of one asked port, [u, B, T, D], and which of them each question takes.
-
-    `of`: int64 [n], or None where every question has its own.
-    """
+    """Streams of one port, [u, B, T, D]; `of`: which each question takes, [n]; None: its own."""
 
     row: int
     streams: Tensor

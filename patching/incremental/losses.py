@@ -35,8 +35,7 @@ def exactly(losses: np.ndarray) -> LossBounds:
 class BoundSource(Protocol):
     """Give better bounds of n losses.
 
-    `leads`: what the circuit's loss is that the questions start from is among what can be known,
-    as number −1.
+    `leads`: the loss of the circuit that they start from can be known too, as number −1.
     """
 
     leads: bool

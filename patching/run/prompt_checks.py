@@ -20,27 +20,22 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None 
     """
     vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
     for number, pair in enumerate(pairs, start=1):
-        ids = (*pair.clean, *pair.corrupted)
+        which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.corrupted)
         if vocabulary == outputs:
             ids += (*pair.answers, *pair.distractors)
-        elif max(pair.answers + pair.distractors) >= outputs:
-            raise PromptError(
-                f"pair {number} of '{pairs.name}' has answer or distractor id "
-                f"{max(pair.answers + pair.distractors)}; the model has logits 0 to {outputs - 1}."
-            )
+        elif (last := max(pair.answers + pair.distractors)) >= outputs:
+            found = f"{which} has answer or distractor id {last}"
+            raise PromptError(f"{found}; the model has logits 0 to {outputs - 1}.")
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise PromptError(
-                f"pair {number} of '{pairs.name}' holds token id {max(ids)}; the model's "
-                f"vocabulary has ids 0 to {vocabulary - 1}. The prompts were made for another "
-                "tokenizer."
+                f"{which} holds token id {max(ids)}; the model's vocabulary has ids 0 to "
+                f"{vocabulary - 1}. The prompts were made for another tokenizer."
             )
         if model.max_positions is not None and len(pair.clean) > model.max_positions:
-            raise PromptError(
-                f"pair {number} of '{pairs.name}' has {len(pair.clean)} tokens; the model takes at "
-                f"most {model.max_positions}."
-            )
+            found = f"{which} has {len(pair.clean)} tokens"
+            raise PromptError(f"{found}; the model takes at most {model.max_positions}.")
         if metric is not None and metric.needs_distractors and not pair.distractors:
             raise PromptError(
-                f"metric '{metric.name}' compares answers with distractors, and pair {number} of "
-                f"'{pairs.name}' has no distractor; add some, or use a metric that needs none."
+                f"metric '{metric.name}' compares answers with distractors, and {which} has no "
+                "distractor; add some, or use a metric that needs none."
             )
