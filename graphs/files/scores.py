@@ -163,7 +163,7 @@ def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[
             (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
             min(len(found), len(expected)),
         )
-        names = [str(names[first]) if first < len(names) else "none" for names in (found, expected)]
+        names = [str(x[first])[:60] if first < len(x) else "none" for x in (found, expected)]
         raise FileFormatError(
             f"{file} is of another graph: it has {len(found)} {key} for {len(expected)}, and "
             f"number {first + 1} is {names[0]} where {names[1]} is expected."

@@ -357,6 +357,16 @@ def test_foreign_safetensors_files_are_refused(tmp_path: Path) -> None:
             read_scores(file)
 
 
+def test_a_name_that_would_fill_pages_is_cut(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = save_scores(tmp_path / "c.json", random_scores())
+    senders = json.dumps(["a0.h" + "9" * 5000])
+    save_file(load_file(path), path, {**read_metadata(path), "senders": senders})
+    with pytest.raises(FileFormatError, match=r"number 1 is a0\.h9{56} where embed is expected"):
+        read_scores(path)
+
+
 def test_infinite_scores_in_a_file_are_refused(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
