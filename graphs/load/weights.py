@@ -45,21 +45,26 @@ def versions(tensors: Iterable[Tensor]) -> tuple[tuple[int, int, int], ...]:
 
 
 def weights_state(model: Module) -> tuple[object, ...]:
-    """Return what changes when a model's weights do, without reading them all.
+    """Return what changes when a model's weights do, or their names; see `tensors_state`."""
+    held = model.state_dict(keep_vars=True)
+    return (*held, *tensors_state(held.values()))
+
+
+def tensors_state(tensors: Iterable[Tensor]) -> tuple[object, ...]:
+    """Return what changes when tensors do, without reading them all.
 
     Beside `versions`, a hash of small tensors and of 64 values of each large one: it tells of most
     of what torch does not count. 538 MB take two milliseconds.
     """
     import torch
 
-    held = model.state_dict(keep_vars=True)
-    sample = []
-    for tensor in held.values():
+    held, sample = list(tensors), []
+    for tensor in held:
         flat = tensor.detach().reshape(-1)
         step = 1 if flat.numel() <= _WHOLE else flat.numel() // _SAMPLE
         sample.append(flat[::step].cpu().to(torch.float64))  # MPS has no float64
     digest = hashlib.sha256(torch.cat(sample).numpy().tobytes()).digest()
-    return (*held, digest, *versions(held.values()))
+    return (digest, *versions(held))
 
 
 def _float32_blocks(tensor: Tensor) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.graph import ComputationGraph
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import weights_of
-from ...graphs.load.weights import versions
+from ...graphs.load.weights import tensors_state
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric, get_metric
@@ -60,7 +60,7 @@ class Runner:
     ablation: Ablation
     batch_size: int
     reference: PromptPairs
-    _versions: tuple[tuple[int, int, int], ...] = field(repr=False, compare=False)
+    _weights: tuple[object, ...] = field(repr=False, compare=False)
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
@@ -95,7 +95,7 @@ class Runner:
         if reference is not pairs:
             check_prompts(model, reference)
         carries.check(pairs, reference)
-        now = versions(weights_of(model))
+        now = tensors_state(weights_of(model))
         return Runner(model, pairs, chosen, carries, batch_size, reference, now)
 
     @property
@@ -158,7 +158,7 @@ class Runner:
         Raises:
             EdgewiseError: the model's weights are not those the kept runs are of.
         """
-        if versions(weights_of(self.model)) != self._versions:
+        if tensors_state(weights_of(self.model)) != self._weights:
             raise EdgewiseError(
                 "the model's weights have changed since this runner was made, and what it knows of "
                 "earlier runs is of the old ones; make a new runner, of a model lifted anew."

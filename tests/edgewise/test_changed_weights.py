@@ -82,7 +82,7 @@ def test_a_file_written_after_a_change_is_of_the_new_weights(
     assert after.circuit == true.circuit
 
 
-@pytest.mark.parametrize("change", COUNTED)
+@pytest.mark.parametrize("change", [*COUNTED, through_data])
 def test_a_kept_runner_refuses_changed_weights(
     session: Session, change: Callable[[Any], None]
 ) -> None:
