@@ -55,7 +55,8 @@ def acdc(
     ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False,
     absolute: Annotated[bool, Option("compare the absolute change of the loss")] = False,
     candidates: Annotated[
-        int, Option("questions asked together; no influence on the result", 1, 1024)
+        int,
+        Option("questions asked together; no influence on the result", 1, 1024, only_time=True),
     ] = 64,
     progress: Progress | None = None,
     journal: Journal | None = None,

@@ -23,7 +23,7 @@ def exact(
     runner: Runner,
     *,
     candidates: Annotated[
-        int, Option("edges run together; no influence on the result", 1, 1024)
+        int, Option("edges run together; no influence on the result", 1, 1024, only_time=True)
     ] = 32,
     progress: Progress | None = None,
 ) -> Discovery:

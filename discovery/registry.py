@@ -30,13 +30,15 @@ class Option:
     """Say what an option of a method means, and which values it takes.
 
     It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
-    from which `type` and `default` are read too.
+    from which `type` and `default` are read too. `only_time`: it changes how long a discovery
+    takes, not what is found.
     """
 
     help: str
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    only_time: bool = False
     type: type = str
     default: bool | int | float | str = ""
 

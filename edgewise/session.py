@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.parts import split
-from .experiment.spec import EXAMPLES, ComputeSpec, GraphSpec, TaskSpec, check_options, check_task
+from .experiment.spec import ComputeSpec, GraphSpec
+from .experiment.task import EXAMPLES, TaskSpec, check_options, check_task
 from .graphs.errors import within_memory
 from .progress import Progress
 

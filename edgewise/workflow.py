@@ -15,16 +15,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .experiment.parts import split
-from .experiment.spec import (
-    EXAMPLES,
-    DiscoverySpec,
-    Experiment,
-    Selection,
-    Start,
-    check_task,
-    is_file,
-    read_start,
-)
+from .experiment.spec import DiscoverySpec, Experiment, Selection
+from .experiment.start import Start, read_start
+from .experiment.task import EXAMPLES, check_task, is_file
 from .graphs.errors import within_memory
 from .graphs.files.diff import diff_files as compare
 from .progress import Progress

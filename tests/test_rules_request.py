@@ -32,9 +32,9 @@ from edgewise.experiment.spec import (
     GraphSpec,
     ModelSpec,
     Selection,
-    Start,
-    TaskSpec,
 )
+from edgewise.experiment.start import Start
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.errors import EdgewiseError, UnknownName
 from edgewise.graphs.files import write_circuit
 from edgewise.graphs.graph import ComputationGraph

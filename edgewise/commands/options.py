@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..experiment.parts import Part
-    from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, TaskSpec
+    from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec
+    from ..experiment.task import TaskSpec
     from ..progress import Reporter
     from ..session import Session
 
@@ -44,7 +45,7 @@ class Known(click.ParamType):  # type: ignore[type-arg]
 
 
 def _task(text: str) -> None:
-    from ..experiment.spec import check_task
+    from ..experiment.task import check_task
 
     check_task(text)
 
@@ -291,14 +292,15 @@ class Asked:
 
     def task(self) -> TaskSpec:
         """Return which prompt pairs are asked for."""
-        from ..experiment.spec import TaskSpec
+        from ..experiment.task import TaskSpec
 
         with usage():
             return TaskSpec.named(self["task"], options=self.settings, **self.fields(TaskSpec))
 
     def discovery(self) -> DiscoverySpec:
         """Return how circuits are to be found."""
-        from ..experiment.spec import DiscoverySpec, Selection, read_start
+        from ..experiment.spec import DiscoverySpec, Selection
+        from ..experiment.start import read_start
 
         own = method_options(self.given, self["method"])
         fields = self.fields(DiscoverySpec)

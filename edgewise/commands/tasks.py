@@ -56,7 +56,7 @@ def tasks(
         show.line()
         show.line("edgewise tasks NAME shows a task's options and sample pairs.")
         return
-    from ..experiment.spec import check_task
+    from ..experiment.task import check_task
     from ..session import make_pairs, open_vocabulary
 
     given = options.settings(task_settings)

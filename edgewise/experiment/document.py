@@ -63,16 +63,8 @@ from pydantic import TypeAdapter, ValidationError
 from ..graphs.errors import EdgewiseError, SpecError, unknown
 from ..graphs.files.reading import at_home, is_there
 from .errors import Built, listed_problems, problems, shown
-from .spec import (
-    CHOICES_OF_PAIRS,
-    TABLES,
-    DiscoverySpec,
-    Experiment,
-    ModelSpec,
-    Selection,
-    TaskSpec,
-    default_name,
-)
+from .spec import TABLES, DiscoverySpec, Experiment, ModelSpec, Selection, default_name
+from .task import CHOICES_OF_PAIRS, TaskSpec
 from .toml import Table, parse_toml, read_toml
 
 SELECTION = Selection.names()

@@ -181,6 +181,25 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def each(
+    options: object, check: Callable[[str, object], Mapping[str, object]]
+) -> dict[str, object]:
+    """Check options, given by their names or not at all, and refuse all that are wrong together."""
+    given = {} if options is None else options
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise not_accepted("options by their names")
+    values, problems = dict[str, object](), []
+    for key, value in given.items():
+        try:
+            values |= check(key, value)
+        except EdgewiseError as error:
+            problems.append(error)
+    if problems:
+        raise refused(*problems)
+    return values
+
+
+Word = Annotated[str, Strict(), Accepts("a text")]
 Text = Annotated[str, Strict(), Accepts("a text"), AfterValidator(_not_blank)]
 Flag = Annotated[bool, Strict(), Accepts("true or false")]
 Count = Annotated[int, Strict(), Field(ge=1), Accepts("a whole number from 1 up")]

@@ -6,13 +6,10 @@ its parts are what the steps take, and `key` says what a result depends on.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -22,12 +19,12 @@ from pydantic import (
     ValidationInfo,
     field_validator,
     model_validator,
-)
+)  # fmt: skip
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
-from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
+from ..graphs.errors import EdgewiseError
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
@@ -35,7 +32,6 @@ from ..graphs.load.builtin import ALIAS
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, get_metric
-from ..patching.tasks import TASKS, get_task
 from ..visualize import accepted_suffixes
 from ..visualize.compose import MOST_EDGES
 from .key import Key, key_of
@@ -47,31 +43,25 @@ from .parts import (
     Text,
     Uncounted,
     Undeclared,
-    Whole,
+    Word,
+    each,
     not_accepted,
     not_known,
     one_of,
     part,
     refused,
-)
+)  # fmt: skip
+from .start import Start
+from .task import TaskSpec
 from .toml import Document, dump_toml
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
-    from ..graphs.scores import Scores
-
-EXAMPLES = 64
-"""How many pairs a built-in task makes if nothing is said."""
-
-CHOICES_OF_PAIRS = ("length", "groups")
-"""Options that every built-in task has: pairs of this many tokens only, of these templates only."""
 
 LEAST_REPETITIONS = 2
 """How often a discovery is repeated at least, to tell how much circuits vary."""
 
 ENDINGS = [suffix.removeprefix(".") for suffix in accepted_suffixes()]
-
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
 
 # -- what fields accept, as registries say --------------------------------------------------------
@@ -84,14 +74,6 @@ def _metric(text: str) -> str:
         raise refused(error) from None
 
 
-def _by_name(options: object) -> Mapping[str, object]:
-    """Return options, none if there are none."""
-    found = {} if options is None else options
-    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise not_accepted("options by their names")
-    return found
-
-
 def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
     """Return a list of texts, each once."""
     found = tuple(value) if isinstance(value, list | tuple) else (None,)
@@ -101,27 +83,12 @@ def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]
     return tuple(texts)
 
 
-def _each(
-    options: Mapping[str, object], check: Callable[[str, object], Mapping[str, object]]
-) -> dict[str, object]:
-    """Check options one by one, and refuse all that are wrong together."""
-    values, problems = dict[str, object](), []
-    for key, value in options.items():
-        try:
-            values |= check(key, value)
-        except EdgewiseError as error:
-            problems.append(error)
-    if problems:
-        raise refused(*problems)
-    return values
-
-
-Word = Annotated[str, Strict(), Accepts("a text")]
 MetricName = Annotated[Text, AfterValidator(_metric)]
 Ablation = Annotated[Word, one_of(ablations)]
-Finite = Field(ge=0, allow_inf_nan=False)
-Least = Annotated[float, Strict(), Finite, Accepts("a number from 0 up")]
-Share = Annotated[
+NotNegative = Annotated[
+    float, Strict(), Field(ge=0, allow_inf_nan=False), Accepts("a number from 0 up")
+]
+UpToOne = Annotated[
     float, Strict(), Field(gt=0, le=1), Accepts("a number above 0, up to 1, such as 0.9")
 ]
 Level = Annotated[float, Strict(), Field(gt=0, lt=1), Accepts("between 0 and 1")]
@@ -141,7 +108,7 @@ Drawn = Annotated[
 
 @part
 class ModelSpec(Part):
-    """Name a model: a label for files and reports, and the reference that loads it."""
+    """A model: its label in files and reports, and the reference that loads it."""
 
     name: Annotated[Text, Uncounted("a label; the weights' hash counts")]
     source: Annotated[Text, Uncounted("where the weights are; their hash counts")]
@@ -169,8 +136,12 @@ class ModelSpec(Part):
     @field_validator("name")
     @classmethod
     def _names_files(cls, name: str) -> str:
-        if not _FILE_NAME.fullmatch(name) or "_vs_" in name:
-            raise PydanticCustomError("wrong", "wrong", {"why": _NO_FILE_NAME})
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}", name) or "_vs_" in name:
+            why = (
+                "which cannot name files; accepted: letters, digits, '.', '_', '+' and '-', "
+                "beginning with a letter or digit, without '_vs_'."
+            )
+            raise PydanticCustomError("wrong", "wrong", {"why": why})
         return name
 
 
@@ -193,107 +164,9 @@ def default_name(source: str) -> str:
     return plain[:80] or "model"
 
 
-_NO_FILE_NAME = (
-    "which cannot name files; accepted: letters, digits, '.', '_', '+' and '-', beginning with a "
-    "letter or digit, without '_vs_'."
-)
-
-
-@part
-class TaskSpec(Part):
-    """Say which prompt pairs are meant: those a built-in task makes, or those of a file.
-
-    `examples`: how many; of a file, None means all. `seed` and `options` are of built-in tasks.
-    """
-
-    refused_as: ClassVar[type[EdgewiseError]] = PromptError
-
-    name: Word = ""
-    file: Annotated[Text | None, Uncounted("where the pairs are; their hash counts")] = Field(
-        default=None, validate_default=True
-    )
-    examples: Count | None = Field(default=None, validate_default=True)
-    seed: Whole | None = Field(default=None, validate_default=True)
-    bos: Flag | None = None
-    options: Mapping[str, Any] = Field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.file is not None and not self.name:
-            object.__setattr__(self, "name", Path(self.file).stem)
-
-    @staticmethod
-    def named(task: str, **fields: Any) -> TaskSpec:
-        """Return the part for what a user types: a built-in task's name, or a file's.
-
-        Raises:
-            UnknownName: there is no such task, or field, or option.
-            PromptError: the file cannot be read, or a value makes no sense.
-        """
-        check_task(task, fields.get("options"))
-        return TaskSpec(file=task, **fields) if is_file(task) else TaskSpec(task, **fields)
-
-    @staticmethod
-    def of_circuit(file: CircuitFile) -> TaskSpec:
-        """Return the part that makes a circuit's prompt pairs again, if its file says enough."""
-        block = file.task
-        task = block.get("file") or block["name"]
-        if not task:
-            raise EdgewiseError("the circuit's file names no task; say which one to use.")
-        examples, bos = block["examples"], block.get("bos")
-        if "file" in block:
-            found = possible_places(task, block.get("paths"), file.path)[0]
-            return TaskSpec(file=found, examples=examples, bos=bos)
-        options = block.get("options") or {}
-        return TaskSpec.named(task, examples=examples, bos=bos, seed=block["seed"], options=options)
-
-    @property
-    def reference(self) -> str:
-        """Return what a user types for it."""
-        return self.file or self.name
-
-    def surroundings(self) -> dict[str, object]:
-        """Return the version of the library that tokenizes."""
-        from importlib.metadata import version
-
-        return {"transformers": version("transformers")}
-
-    @field_validator("file")
-    @classmethod
-    def _named(cls, file: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if file is None and name == "":
-            raise PydanticCustomError("missing", "missing", {"at": "name"})
-        if file is None and name is not None and name not in TASKS:
-            raise not_known(TASKS, found=name, at="name")
-        return file
-
-    @field_validator("examples")
-    @classmethod
-    def _examples(cls, examples: int | None, info: ValidationInfo) -> int | None:
-        made = examples is None and info.data.get("file") is None
-        return EXAMPLES if made else examples
-
-    @field_validator("seed")
-    @classmethod
-    def _seed(cls, seed: int | None, info: ValidationInfo) -> int | None:
-        if info.data.get("file") is not None:
-            return None
-        return seed or 0
-
-    @field_validator("options", mode="before")
-    @classmethod
-    def _options(cls, options: object, info: ValidationInfo) -> object:
-        def checked(key: str, value: object) -> dict[str, object]:
-            own, choice = check_options(info.data.get("name", ""), {key: value})
-            return own | choice
-
-        given = {} if info.data.get("file") else _by_name(options)
-        return _each({k: v for k, v in given.items() if v is not None}, checked)
-
-
 @part
 class GraphSpec(Part):
-    """Say which graph is meant: the options a model's graph has."""
+    """Which graph is meant: the options a model's graph has."""
 
     grouped_kv: Flag = False
     split_embedding: Flag = False
@@ -306,7 +179,7 @@ class GraphSpec(Part):
 
 @part
 class Selection(Part):
-    """Say which edges of a scoring method are kept: at most one of the first three.
+    """Which edges of a scoring method are kept: at most one of the first three.
 
     Args:
         top: this many of largest |score|.
@@ -319,8 +192,8 @@ class Selection(Part):
     """
 
     top: Count | None = None
-    above: Least | None = None
-    faithfulness: Share | None = None
+    above: NotNegative | None = None
+    faithfulness: UpToOne | None = None
     signed: Flag = False
 
     @model_validator(mode="after")
@@ -358,54 +231,11 @@ class Selection(Part):
         return "the edges the method keeps"
 
 
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Scores that a method starts from, and what a circuit file says of them."""
-
-    scores: Scores
-    about: Mapping[str, object]
-
-    def counted(self) -> object:
-        """Return what it is of, and a hash of the scores."""
-        import hashlib
-
-        return {**self.about, "sha256": hashlib.sha256(self.scores.values.tobytes()).hexdigest()}
-
-
-def read_start(path: str) -> Start:
-    """Read what a method starts from: a file of scores, or the kept edges of a circuit.
-
-    Kept edges that have no score in the circuit's file stand before all others.
-
-    Raises:
-        FileFormatError: the file is neither, or something in it is wrong.
-    """
-    import numpy as np
-
-    from ..graphs.files import read_circuit, read_scores, scores_path
-    from ..graphs.files.scores import ABOUT
-    from ..graphs.scores import Scores
-
-    if str(scores_path(path)) == str(path):
-        file = read_scores(path)
-        scores, about = file.scores, file.about
-    else:
-        circuit = read_circuit(path)
-        values = np.nan if circuit.edge_scores is None else circuit.edge_scores
-        kept = circuit.circuit.kept
-        values = np.where(kept & np.isnan(values), np.inf, values)
-        scores = Scores(circuit.circuit.graph, np.where(kept, values, np.nan))
-        found: Mapping[str, object] = circuit.discovery
-        about = {key: str(found[key]) for key in ABOUT}
-    return Start(scores, {**about, "edges": int((~np.isnan(scores.values)).sum())})
-
-
 @part
 class DiscoverySpec(Part):
-    """Say how a circuit is found: the method with all its options, and which edges are kept.
+    """How a circuit is found: the method with all its options, and which edges are kept.
 
-    The metric defaults to what the method measures unless told otherwise. `start`: scores that a
-    method which can do so starts from.
+    The metric defaults to the method's own. `start`: scores that a method starts from, if it can.
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
@@ -436,16 +266,12 @@ class DiscoverySpec(Part):
             raise EdgewiseError(
                 f"the discovery cannot be repeated: '{method.name}' started from scores that were "
                 "given to it and are of one set of prompts; accepted: a circuit found without "
-                "--start."
+                "`start`."
             )
-        limits = [] if method.selects else [key for key in vars(Selection()) if key in block]
-        return DiscoverySpec(
-            method.name,
-            block["metric"],
-            block["ablation"],
-            {key: block[key] for key in method.options if key in block},
-            Selection(**{key: block[key] for key in limits}),
-        )
+        options = {key: block[key] for key in method.options if key in block}
+        limits = [] if method.selects else [key for key in Selection.names() if key in block]
+        select = Selection(**{key: block[key] for key in limits})
+        return DiscoverySpec(method.name, block["metric"], block["ablation"], options, select)
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -461,8 +287,8 @@ class DiscoverySpec(Part):
         method = methods().get(info.data.get("method", ""))
         if method is None:
             return {}
-        given = _each(_by_name(options), lambda key, value: {key: method.check({key: value})[key]})
-        return {**method.check({}), **given}
+        given = each(options, lambda key, value: {key: method.check({key: value})[key]})
+        return method.check({}) | given
 
     @field_validator("select")
     @classmethod
@@ -499,10 +325,10 @@ class DiscoverySpec(Part):
     @property
     def block(self) -> dict[str, object]:
         """Return what a file says of the request, in its order."""
-        started = {} if self.start is None else {"start": self.start.about}
-        measured = {"metric": self.metric, "ablation": self.ablation}
-        asked = {"method": self.method, **self.options, **self.select.as_dict()}
-        return {**asked, **started, **measured}
+        found = {"method": self.method, **self.options, **self.select.as_dict()}
+        if self.start is not None:
+            found["start"] = self.start.about
+        return {**found, "metric": self.metric, "ablation": self.ablation}
 
     @property
     def keeps_all(self) -> bool:
@@ -522,15 +348,16 @@ class DiscoverySpec(Part):
         get_method(self.scored_by[0]).check_metric(get_metric(self.metric))
 
     def differences(self, other: DiscoverySpec) -> list[str]:
-        """List in words what differs; options that cannot matter are left out."""
+        """List in words what differs, but for options that change only the time it takes."""
         a, b = self.block, other.block
-        keys = [key for key in {**a, **b} if key != "candidates"]
+        options = self.chosen.options | other.chosen.options
+        keys = [key for key in a | b if key not in options or not options[key].only_time]
         return [f"{key} {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
 
 
 @part
 class EvaluationSpec(Part):
-    """Say what to measure of each circuit; the ablation defaults to the discovery's."""
+    """What to measure of each circuit; the ablation defaults to the discovery's."""
 
     metrics: tuple[MetricName, ...] = ()
     curve: Flag = False
@@ -546,7 +373,7 @@ class EvaluationSpec(Part):
 
 @part
 class ComparisonSpec(Part):
-    """Say what stands beside each diff: repetitions in each model, circuits run in both."""
+    """What stands beside each diff: repetitions in each model, circuits run in both."""
 
     noise_floor: Repetitions | None = None
     level: Level = 0.05
@@ -556,7 +383,7 @@ class ComparisonSpec(Part):
 
 @part
 class DrawingSpec(Part):
-    """Say what to draw: endings of image files (none: no images), how many edges at most, maps."""
+    """What to draw: endings of image files (none: no images), how many edges at most, maps."""
 
     formats: tuple[str, ...] = ("svg",)
     top: Drawn = 120
@@ -587,7 +414,7 @@ class DrawingSpec(Part):
 
 @part
 class ComputeSpec(Part):
-    """Say where and how to compute; the batch size defaults to what fits in memory."""
+    """Where and how to compute; the batch size defaults to what fits in memory."""
 
     device: Annotated[Text, Uncounted("the device it stands for counts")] = "auto"
     dtype: Annotated[Word, one_of(lambda: DTYPES)] = "float32"
@@ -704,15 +531,15 @@ class Experiment(Part):
 
     @field_validator("models")
     @classmethod
-    def _told_apart(cls, models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+    def _named_apart(cls, models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
         if not models:
             raise not_accepted("one or more, each headed [[models]]")
         names = [model.name.lower() for model in models]
         alike = [
-            f"models[{i + 1}].name is '{models[i].name}', like a model before it; give each model "
-            "a name of its own."
-            for i, name in enumerate(names)
-            if name in names[:i]
+            f"models[{number}].name is '{model.name}', like a model before it; give each model a "
+            "name of its own."
+            for number, model in enumerate(models, start=1)
+            if model.name.lower() in names[: number - 1]
         ]
         if alike:
             raise refused(*alike)
@@ -760,63 +587,3 @@ PARTS: tuple[type[Part], ...] = (
 )  # fmt: skip
 FIELDS = {"task", "task_settings", "measure"} | {name for one in PARTS for name in one.names()}
 """What flags may say of an experiment: task and metrics as they are typed, fields of the parts."""
-
-
-# -- tasks ---------------------------------------------------------------------------------------
-
-
-def is_file(task: str) -> bool:
-    """Tell whether a task's name means a file of prompt pairs.
-
-    >>> is_file("pairs.jsonl"), is_file("ioi")
-    (True, False)
-    """
-    return task not in TASKS and (task.endswith(".jsonl") or os.path.isfile(task))
-
-
-def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
-    """Refuse a task that does not exist, or options it does not have, before anything is loaded.
-
-    Raises:
-        UnknownName: with the nearest match and what is accepted.
-        PromptError: the file cannot be read.
-    """
-    if not is_file(task):
-        check_options(task, options or {})
-        return
-    if options:
-        raise UnknownName(
-            f"the prompt pairs of '{task}' come from a file, which has no options; options "
-            f"such as {next(iter(options))} belong to built-in tasks."
-        )
-    try:
-        if is_there(task) and not (os.path.isfile(task) or os.path.isdir(task)):
-            raise OSError(errno.EINVAL, "it is a device or pipe, not a file")
-        Path(task).open("rb").close()
-    except OSError as error:
-        raise PromptError(
-            f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a JSON Lines "
-            "file, or the name of a built-in task."
-        ) from None
-
-
-def check_options(
-    task: str, options: Mapping[str, object]
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Check a built-in task's options; return the task's own, and those of every task."""
-    if task not in TASKS:
-        raise unknown("task", task, [*TASKS, "a file of prompt pairs (.jsonl)"])
-    given = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
-    read = get_task(task).read_options(given)
-    own: dict[str, object] = {key: read[key] for key in given}
-    choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}
-    if "length" in choice:
-        text = str(choice["length"])
-        if not text.isdecimal() or int(text) < 1:
-            raise PromptError(
-                f"length is '{text}'; accepted: the number of tokens of the prompts to keep."
-            )
-        choice["length"] = int(text)
-    if isinstance(choice.get("groups"), str):
-        choice["groups"] = [group.strip() for group in str(choice["groups"]).split(",")]
-    return own, choice

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec, TaskSpec
+from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec
+from ..experiment.task import TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import __version__
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
-from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection, TaskSpec
+from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
+from ..experiment.task import TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, open_task

@@ -13,7 +13,7 @@ from ..session import Session, open_model, open_task
 from .stored import open_stored
 
 if TYPE_CHECKING:
-    from ..experiment.spec import TaskSpec
+    from ..experiment.task import TaskSpec
     from ..graphs.files import CircuitFile
     from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import Pair, PromptPairs

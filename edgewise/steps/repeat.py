@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec, TaskSpec
+from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
+from ..experiment.task import TaskSpec
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
 from ..progress import Progress, repeated

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ..experiment.spec import ModelSpec, TaskSpec
+from ..experiment.spec import ModelSpec
+from ..experiment.task import TaskSpec
 from ..graphs.errors import FileFormatError, ModelNotFound, PromptError, UnknownName
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there

@@ -24,9 +24,9 @@ from ..experiment.spec import (
     EvaluationSpec,
     Experiment,
     GraphSpec,
-    TaskSpec,
     numbered,
 )
+from ..experiment.task import TaskSpec
 from ..graphs.errors import EdgewiseError, within_memory
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, open_pairs, open_task

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..experiment.parts import split
-from ..experiment.spec import ComputeSpec, GraphSpec, TaskSpec
+from ..experiment.spec import ComputeSpec, GraphSpec
+from ..experiment.task import TaskSpec
 from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
 from ..graphs.files.transplant import DIRECTIONS, Chosen, Row, TransplantFile
 from ..graphs.names import Edge, Node

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.experiment.spec import TaskSpec
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.diff import rank_correlation
 from edgewise.store.results import Results
 

@@ -13,7 +13,8 @@ import pytest
 import scipy.stats
 
 from edgewise.discovery.registry import get_method
-from edgewise.experiment.spec import ComparisonSpec, DiscoverySpec, Selection, TaskSpec
+from edgewise.experiment.spec import ComparisonSpec, DiscoverySpec, Selection
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.comparison import PLACES, NoiseFloor
 from edgewise.graphs.diff import CircuitDiff

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgewise.experiment.spec import TaskSpec
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.errors import PromptError
 from edgewise.graphs.files import read_circuit, write_circuit
 from edgewise.workflow import (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgewise.discovery.registry import methods
 from edgewise.experiment.document import parse_spec, read_spec
 from edgewise.experiment.spec import DiscoverySpec, Experiment, ModelSpec, Selection
 from edgewise.graphs.errors import SpecError
@@ -39,6 +40,21 @@ def refusal(text: str, folder: Path | str = ".") -> str:
     with pytest.raises(SpecError) as caught:
         parse_spec(text, folder=folder)
     return str(caught.value)
+
+
+OTHER: dict[type, Any] = {bool: True, int: 7, float: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("method", "key"), [(name, key) for name, one in methods().items() for key in one.options]
+)
+def test_only_options_that_change_what_is_found_are_differences(method: str, key: str) -> None:
+    option = methods()[method].options[key]
+    other = option.choices[-1] if option.choices else OTHER[option.type]
+    one, two = DiscoverySpec(method), DiscoverySpec(method, options={key: other})
+    named = [f"{key} {option.default} and {other}"]
+    assert one.differences(two) == ([] if option.only_time else named)
+    assert option.only_time == ("no influence on the result" in option.help)
 
 
 # -- reading ------------------------------------------------------------------------------------

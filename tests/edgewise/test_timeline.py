@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.experiment.spec import ComputeSpec, Selection, TaskSpec
+from edgewise.experiment.spec import ComputeSpec, Selection
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,
