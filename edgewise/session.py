@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .graphs.files.circuit import ModelBlock
     from .graphs.graph import ComputationGraph
     from .graphs.lift.lifted import LiftedModel
+    from .graphs.lift.watching import Watch
     from .graphs.load.loading import LoadedModel
     from .patching.prompts.pairs import PromptPairs
     from .patching.run.certificate import Certificate
@@ -30,30 +31,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Lift:
-    """A model's description and its certificate, of the weights in one state."""
+    """A model's description and its certificate, and what tells whether they are still true."""
 
     lifted: LiftedModel
     certificate: Certificate
-    state: tuple[object, ...]
+    watch: Watch
 
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
         """Describe a live model; certify, or require, that this computes what the model does."""
         from .graphs.lift.lifting import describe
-        from .graphs.load.weights import weights_state
+        from .graphs.lift.watching import Watch
         from .patching.run.certificate import certify
 
-        state = weights_state(model)
         lifted = describe(model, **vars(graph))
         certificate = certify(lifted)
-        return Lift(lifted, certificate.require() if require else certificate, state)
+        return Lift(lifted, certificate.require() if require else certificate, Watch(model))
 
 
 @dataclass(eq=False)
 class Session:
     """A loaded model, its description, and the proof that the two compute the same.
 
-    Weights may be changed in place, as by a training step: description and certificate are then
+    The model may be changed in place, as by a training step: description and certificate are then
     made anew when they are next asked for, and so is the weights' hash.
     """
 
@@ -62,25 +62,24 @@ class Session:
 
     @property
     def lifted(self) -> LiftedModel:
-        """Return the description of the model's weights as they are now.
+        """Return the description of the model as it is now.
 
         Raises:
-            ModelNotFound: the weights have changed, and the model is in training mode.
+            ModelNotFound: the model has changed, and is in training mode.
             CertificateFailed, UnsupportedModel: see `open_model`.
         """
         return self._current().lifted
 
     @property
     def certificate(self) -> Certificate:
-        """Return the proof for the model's weights as they are now; see `lifted`."""
+        """Return the proof for the model as it is now; see `lifted`."""
         return self._current().certificate
 
     def _current(self) -> Lift:
         from .graphs.load.loading import refuse_training
-        from .graphs.load.weights import weights_state
 
         model, lift = self.loaded.model, self._lift
-        if weights_state(model) != lift.state:
+        if lift.watch.changed():
             refuse_training(model)
             graph = GraphSpec.of_graph(lift.lifted.graph)
             self._lift = Lift.of(model, graph, require=lift.certificate.passed)

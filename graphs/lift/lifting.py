@@ -191,10 +191,7 @@ def _check_hooks(model: Any) -> None:
     hooked = [
         name or type(model).__name__
         for name, module in model.named_modules()
-        if any(
-            not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
-            for hook in module._forward_hooks.values()
-        )
+        if not all(map(records, module._forward_hooks.values()))
         or module._forward_pre_hooks
         or not _only_moves(getattr(module, "_hf_hook", None))
     ]
@@ -203,6 +200,11 @@ def _check_hooks(model: Any) -> None:
             f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
             "lifted; remove the hooks first."
         )
+
+
+def records(hook: object) -> bool:
+    """Tell whether transformers records hidden states by a hook, which changes nothing."""
+    return str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
 
 
 def _only_moves(hook: Any) -> bool:
@@ -252,13 +254,6 @@ def tensors_of(value: Any) -> list[Tensor]:
             for t in tensors_of(getattr(value, f.name))
         ]
     return []
-
-
-def weights_of(lifted: LiftedModel) -> list[Tensor]:
-    """List the weights of the model that was described, as it holds them now."""
-    if lifted.model is None:
-        return tensors_of(lifted)
-    return list(lifted.model.state_dict(keep_vars=True).values())
 
 
 def by_head(tensor: Any, heads: int) -> Any:

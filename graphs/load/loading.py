@@ -27,10 +27,12 @@ from .gguf_files import gguf_tokenizer, read_gguf
 from .libraries import explained
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
-from .weights import weights_sha256, weights_state
+from .weights import weights_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ..lift.watching import Watch
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 """The floating-point types a model can be loaded in."""
@@ -61,7 +63,7 @@ class LoadedModel:
     dtype: str = "float32"
     adapter: AdapterInfo | None = None
     read_tokenizer: Callable[[], Any] = field(default=lambda: None, repr=False)
-    _hashes: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
+    _hashed: list[tuple[Watch, str]] = field(default_factory=list, repr=False)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -71,11 +73,11 @@ class LoadedModel:
     @property
     def weights_sha256(self) -> str:
         """Return the hash of the weights as they are now; see `weights.weights_sha256`."""
-        state = weights_state(self.model)
-        if state not in self._hashes:
-            self._hashes.clear()
-            self._hashes[state] = weights_sha256(self.model)
-        return self._hashes[state]
+        from ..lift.watching import Watch
+
+        if not self._hashed or self._hashed[0][0].changed():
+            self._hashed[:] = [(Watch(self.model), weights_sha256(self.model))]
+        return self._hashed[0][1]
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ from ...graphs.errors import CertificateFailed
 from ...graphs.files.circuit import CertificateBlock
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ...graphs.lift.watching import start_afresh
 from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..trace import Trace, run_plain
@@ -168,7 +169,8 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
     """
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
-        _start_afresh(model, ids)
+        if model.model is not None:
+            start_afresh(model.model)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
         outputs = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
@@ -177,7 +179,8 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows[:, None], real] = part
-    _start_afresh(model, ids)
+    if model.model is not None:
+        start_afresh(model.model)
     return found[0], found[1:]
 
 
@@ -197,14 +200,6 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
         return [model.original(ids)]
     run = run_plain(model, ids, AttentionContext(ones.bool(), position_ids))
     return [model.logits(run.streams.final)]
-
-
-def _start_afresh(model: LiftedModel, ids: Tensor) -> None:
-    """Run one token: models with dynamic rotary scaling then forget the longer prompts they ran."""
-    rotaries = [block.attention.rotary for block in model.blocks]
-    grows = any(rotary is not None and rotary.growth is not None for rotary in rotaries)
-    if grows and model.model is not None:
-        model.model(input_ids=ids[:1, :1], use_cache=False)
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.graph import ComputationGraph
 from ...graphs.lift.lifted import LiftedModel
-from ...graphs.lift.lifting import weights_of
-from ...graphs.load.weights import tensors_state
+from ...graphs.lift.lifting import tensors_of
+from ...graphs.lift.watching import Watch
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric, get_metric
@@ -60,7 +60,7 @@ class Runner:
     ablation: Ablation
     batch_size: int
     reference: PromptPairs
-    _weights: tuple[object, ...] = field(repr=False, compare=False)
+    _watch: Watch = field(repr=False, compare=False)
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
@@ -95,8 +95,8 @@ class Runner:
         if reference is not pairs:
             check_prompts(model, reference)
         carries.check(pairs, reference)
-        now = tensors_state(weights_of(model))
-        return Runner(model, pairs, chosen, carries, batch_size, reference, now)
+        watch = Watch(tensors_of(model) if model.model is None else model.model)
+        return Runner(model, pairs, chosen, carries, batch_size, reference, watch)
 
     @property
     def graph(self) -> ComputationGraph:
@@ -156,11 +156,11 @@ class Runner:
         """Yield the chunks; kept between calls if they fit in memory.
 
         Raises:
-            EdgewiseError: the model's weights are not those the kept runs are of.
+            EdgewiseError: the model is not what the kept runs are of.
         """
-        if tensors_state(weights_of(self.model)) != self._weights:
+        if what := self._watch.changed():
             raise EdgewiseError(
-                "the model's weights have changed since this runner was made, and what it knows of "
+                f"the model's {what} have changed since this runner was made, and what it knows of "
                 "earlier runs is of the old ones; make a new runner, of a model lifted anew."
             )
         for index, rows in enumerate(self._rows):

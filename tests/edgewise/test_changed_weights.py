@@ -12,7 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import CertificateFailed, EdgewiseError, ModelNotFound
+from edgewise.graphs.errors import (
+    CertificateFailed,
+    EdgewiseError,
+    ModelNotFound,
+    UnsupportedModel,
+)
 from edgewise.patching.run.runner import Runner
 from edgewise.steps.discover import discover
 from edgewise.workflow import Selection, Session, evaluate, make_runner, open_model, open_task
@@ -60,6 +65,36 @@ def other_data(model: Any) -> None:
 
 def through_data(model: Any) -> None:
     model.model.layers[0].self_attn.v_proj.weight.data[2, 3] += 1.0
+
+
+def other_frequencies(model: Any) -> None:
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+
+
+def other_epsilon(model: Any) -> None:
+    for layer in model.model.layers:
+        layer.input_layernorm.variance_epsilon = 0.5
+
+
+def other_activation(model: Any) -> None:
+    model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+
+
+def other_slope(model: Any) -> None:
+    model.model.layers[0].self_attn.scaling *= 2.0
+
+
+def other_forward(model: Any) -> None:
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda x: 2.0 * type(mlp).forward(mlp, x)
+
+
+def hook(model: Any) -> None:
+    model.model.layers[0].register_forward_hook(lambda module, args, out: out * 2.0)
+
+
+def pre_hook(model: Any) -> None:
+    model.model.norm.register_forward_pre_hook(lambda module, args: (args[0] * 2.0 + 1.0,))
 
 
 COUNTED = [optimise, add, reassign, replace_module, other_data]
@@ -128,6 +163,85 @@ def test_a_model_in_training_or_broken_by_the_change_is_refused(session: Session
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(CertificateFailed, match=r"not finite \(model\.norm\.weight\)"):
         evaluate(session, Circuit.full(session.graph), pairs)
+
+
+PARTS = {
+    other_frequencies: r"model\.rotary_emb\.inv_freq",
+    other_epsilon: r"input_layernorm\.variance_epsilon",
+    other_activation: r"model\.layers\.1\.mlp\.act_fn\(\)",
+    other_slope: r"model\.layers\.0\.self_attn\.scaling",
+    other_forward: r"model\.layers\.0\.mlp\.forward",
+    hook: r"model\.layers\.0\(\)",
+    pre_hook: r"model\.norm\(\)",
+}
+FOLLOWED = (other_frequencies, other_epsilon)
+
+
+@pytest.mark.parametrize("change", PARTS)
+def test_a_kept_runner_refuses_other_buffers_numbers_functions_and_hooks(
+    session: Session, change: Callable[[Any], None]
+) -> None:
+    runner = make_runner(session, pairs_of(session), metric="logit_diff")
+    circuit = Circuit.full(session.graph)
+    runner.loss(circuit)
+    change(session.loaded.model)
+    with pytest.raises(EdgewiseError, match=f"the model's .*{PARTS[change]}.* have changed since"):
+        runner.loss(circuit)
+
+
+@pytest.mark.parametrize("change", PARTS)
+def test_other_buffers_numbers_functions_and_hooks_are_certified_again_or_refused(
+    session: Session, change: Callable[[Any], None]
+) -> None:
+    pairs = pairs_of(session)
+    before = discover(session, pairs, method="eap", select=TOP).file
+    change(session.loaded.model)
+    if change in FOLLOWED:
+        after = discover(session, pairs, method="eap", select=TOP).file
+        fresh = discover(open_model(session.loaded.model), pairs, method="eap", select=TOP).file
+        assert after.certificate == fresh.certificate != before.certificate
+        assert after.measures == fresh.measures != before.measures
+    else:
+        with pytest.raises((CertificateFailed, UnsupportedModel)):
+            discover(session, pairs, method="eap", select=TOP)
+
+
+def test_what_has_no_influence_is_not_taken_for_a_change(session: Session) -> None:
+    model = session.loaded.model
+    runner = make_runner(session, pairs_of(session), metric="logit_diff")
+    certificate, loss = session.certificate, runner.loss(Circuit.full(session.graph))
+    model.train()
+    model.config.use_cache = False
+    model.model._anything = torch.ones(3)
+    with torch.no_grad():
+        model(torch.ones(1, 4, dtype=torch.long), output_attentions=True)
+    assert runner.loss(Circuit.full(session.graph)) == loss
+    model.eval()
+    assert session.certificate is certificate
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_rotary_scaling_that_follows_the_length_is_no_change(
+    models: dict[str, Path], kind: str
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["llama"]).eval()
+    size = model.config.hidden_size // model.config.num_attention_heads
+    factors = {"short_factor": [1.0] * (size // 2), "long_factor": [2.0] * (size // 2)}
+    more = factors if kind == "longrope" else {}
+    model.config.rope_parameters |= {"rope_type": kind, "factor": 2.0, **more}
+    model.config.rope_parameters["original_max_position_embeddings"] = 8
+    model.config.max_position_embeddings = 8 if kind == "dynamic" else 16
+    model = AutoModelForCausalLM.from_config(model.config).eval()
+    session = open_model(model)
+    runner = make_runner(session, pairs_of(session), metric="logit_diff")
+    circuit = Circuit.full(session.graph)
+    loss = runner.loss(circuit)
+    with torch.no_grad():
+        model(torch.ones(1, 14, dtype=torch.long))
+    assert runner.loss(circuit) == loss
+    model.model.rotary_emb.original_inv_freq.mul_(0.5)
+    with pytest.raises(EdgewiseError, match="inv_freq have changed"):
+        runner.loss(circuit)
 
 
 def test_a_model_known_by_its_tensors_alone_is_watched_too(session: Session) -> None:
