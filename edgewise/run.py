@@ -1,15 +1,9 @@
 """Carry out a declared experiment: circuits, evaluation, diffs, images, a report; nothing twice.
 
-1. Make the prompt pairs, once, with the first model's tokenizer.
-2. For each model: find its circuit, measure it, and (if asked for) find it again on other prompts.
-   Repetitions of the first model use the first R sets of prompts, those of every variant the other
-   R, so that each variant's are independent of the first model's.
-3. If asked for, run the circuits of every diff, and measure what their heads do, in both models.
-4. Compare each variant's circuit with the first model's, by the same steps as `edgewise diff`.
-5. Draw circuits and diffs. 6. Write the report.
-
 Every step is known by what it depends on (see `Experiment.key`) and is skipped if its files are
 those it would write. A model is opened only for a step that is done; one is in memory at a time.
+Diffs are made by the same steps as `edgewise diff`. Repetitions of the first model use the first R
+sets of prompts, those of every variant the other R, so that these are independent of the first's.
 """
 
 from __future__ import annotations
@@ -24,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .experiment.document import read_spec
 from .experiment.spec import EvaluationSpec, Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
-from .graphs.diff import CircuitDiff
-from .graphs.errors import FileFormatError, within_memory
+from .graphs.diff import CircuitDiff, shape_differences
+from .graphs.errors import FileFormatError, GraphMismatch, PromptError, within_memory
 from .graphs.files import (
     diff_files,
     read_any,
@@ -36,46 +30,32 @@ from .graphs.files import (
     write_diff,
     write_scores,
 )
-from .graphs.files.atomic import write_text
 from .graphs.files.json_files import dump_document
-from .graphs.files.reading import read_json
+from .graphs.files.reading import is_there, read_json
 from .graphs.roles import HeadRoles
 from .progress import SILENT, Progress, named
-from .session import Session, make_runner, open_model, open_task
+from .session import Session, make_runner, open_model
 from .steps.compare import CloserLook, InModel, Prompts, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
 from .steps.discover import discover
-from .steps.fit import check_variant, sample
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
+from .steps.same_prompts import prompt_difference
+from .steps.stored import experiment_pairs
+from .store import names
 from .store.hashes import file_sha256, fingerprint
-from .store.names import (
-    EVALUATION,
-    PROMPTS,
-    REPETITION_PROMPTS,
-    REPETITION_SEEDS,
-    REPORT,
-    REPORT_PAGE,
-    SPEC,
-    TASK,
-    all_images,
-    circuit_name,
-    cross_name,
-    diff_name,
-    heat_map_names,
-    image_names,
-    overlap_names,
-    relocated,
-    repeats_name,
-    roles_name,
-)
 from .store.store import Store
 
 if TYPE_CHECKING:
     from .experiment.key import Key
     from .graphs.files import CircuitFile
     from .graphs.graph import ComputationGraph
-    from .patching.prompts.pairs import PromptPairs
+    from .patching.prompts.pairs import Pair, PromptPairs
+
+NOTED = ("name", "seed", "bos_prepended", "origin")
+"""What is noted of the prompt pairs, beside their ids, to take them up again."""
+
+REPETITIONS = (names.REPETITION_PROMPTS, names.REPETITION_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -111,7 +91,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
     """
     with Store(output) as store:
         job = _Run(spec, store, progress)
-        store.write(SPEC, relocated(spec, store.folder).to_toml())
+        store.write(names.SPEC, names.relocated(spec, store.folder).to_toml())
         job.make_prompts()
         job.make_repetition_prompts()
         for model in spec.models:
@@ -147,68 +127,56 @@ class _Run:
         self.spec, self.store, self.progress = spec, store, progress or SILENT
         self.made: list[str] = []
         self.kept: list[str] = []
-        self._open: tuple[str, Session] | None = None
-        self._fingerprint = cache(fingerprint)
+        self.fingerprint = cache(lambda model: fingerprint(model.source))
+        self._open: tuple[ModelSpec, Session] | None = None
 
     def step(self, name: str, files: Sequence[str], make: Callable[[], None], key: Key) -> None:
         """Do a step unless it is done; `key` is what its files depend on."""
         made = self.store.get(name, key.sha256, files, make)
         (self.made if made else self.kept).append(name)
 
-    def fingerprint(self, model: ModelSpec) -> list[str]:
-        """Identify a model without loading it."""
-        return self._fingerprint(model.source)
-
     def session(self, model: ModelSpec) -> Session:
         """Open a model; the one that was open before is let go."""
-        if self._open is None or self._open[0] != model.name:
+        if self._open is None or self._open[0] != model:
             self._open = None
-            told = self.telling(model)
-            told(0, 1, "loading the model")
-            session = open_model(model.source, self.spec.graph, self.spec.compute, progress=told)
-            self._open = (model.name, session)
+            report = named(self.progress, model.name)
+            report(0, 1, "loading the model")
+            session = open_model(model.source, self.spec.graph, self.spec.compute, progress=report)
+            self._open = (model, session)
         return self._open[1]
-
-    def telling(self, model: ModelSpec) -> Progress:
-        """Return a progress callback that names the model."""
-        return named(self.progress, model.name)
-
-    def place(self, name: str) -> Path:
-        """Return where a finished file is."""
-        return self.store.folder / name
 
     # -- prompts --------------------------------------------------------------------------------
 
     def make_prompts(self) -> None:
         """Make the prompt pairs, as token ids, and note what a reader wants to know of them."""
-        base, file = self.spec.base, self.spec.task.file
+        from .patching.prompts.pair_files import write_pairs
+
+        base, file, circuit = self.spec.base, self.spec.task.file, self.spec.circuit
 
         def make() -> None:
-            from .patching.prompts.pair_files import write_pairs
-
             session = self.session(base)
-            pairs, left_out = open_task(session, self.spec.task)
+            pairs, left_out = experiment_pairs(self.spec, session)
             about = {
-                "name": pairs.name,
-                "seed": pairs.seed,
+                **{key: getattr(pairs, key) for key in NOTED},
                 "examples": len(pairs),
                 "sha256": pairs.sha256,
-                "bos_prepended": pairs.bos_prepended,
-                "origin": dict(pairs.origin),
                 "left_out": None if left_out is None else str(left_out),
-                "sample": sample(session, pairs.pairs[0]),
+                "sample": _shown(pairs.pairs[0], session.loaded.tokenizer),
             }
-            write_pairs(self.store.path(PROMPTS), pairs)
-            self.store.write(TASK, dump_document(about, rows=()))
+            write_pairs(self.store.path(names.PROMPTS), pairs)
+            self.store.write(names.TASK, dump_document(about, rows=()))
 
-        content = None if file is None else file_sha256(Path(file))
-        key = self.spec.key("task", model=self.fingerprint(base), file=content)
-        self.step("prompts", [PROMPTS, TASK], make, key)
+        facts: dict[str, object] = {"model": self.fingerprint(base)}
+        if circuit is not None:  # whose file may hold the pairs of a file that is gone
+            facts["circuit"] = circuit.task["sha256"]
+        if file is not None and (circuit is None or is_there(file)):
+            facts["file"] = file_sha256(Path(file))
+        self.step("prompts", [names.PROMPTS, names.TASK], make, self.spec.key("task", **facts))
 
     @cached_property
     def about_task(self) -> dict[str, Any]:
         """Return what was noted of the prompt pairs."""
-        found: dict[str, Any] = read_json(self.place(TASK))
+        found: dict[str, Any] = read_json(self.store.path(names.TASK))
         return found
 
     @cached_property
@@ -216,108 +184,124 @@ class _Run:
         """Return the prompt pairs every model gets."""
         from .patching.prompts.pair_files import read_pairs
 
-        about = self.about_task
-        noted = {key: about[key] for key in ("name", "seed", "bos_prepended", "origin")}
-        return replace(read_pairs(self.place(PROMPTS)), **noted)
+        noted = {key: self.about_task[key] for key in NOTED}
+        return replace(read_pairs(self.store.path(names.PROMPTS)), **noted)
 
     def make_repetition_prompts(self) -> None:
         """Make the prompts of all repetitions with the first model's tokenizer."""
+        from .patching.prompts.pair_files import write_pairs
+
         number, task, base = self.spec.comparison.noise_floor, self.spec.task, self.spec.base
         if number is None:
             return
 
         def make() -> None:
-            from .patching.prompts.pair_files import write_pairs
-
             if task.file is not None:
                 sets = split_pairs(self.pairs, number)
             else:
-                first = 1 + (task.seed or 0)
-                sets = made_sets(self.session(base), task, number, first_seed=first)
-            everything = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
+                sets = made_sets(self.session(base), task, number, first_seed=1 + (task.seed or 0))
+            together = tuple(pair for one in (*sets.a, *sets.b) for pair in one)
             about = {"examples": sets.examples, "seeds_a": sets.seeds_a, "seeds_b": sets.seeds_b}
-            write_pairs(self.store.path(REPETITION_PROMPTS), replace(self.pairs, pairs=everything))
-            self.store.write(REPETITION_SEEDS, dump_document(about, rows=()))
+            pairs = replace(self.pairs, pairs=together)
+            write_pairs(self.store.path(names.REPETITION_PROMPTS), pairs)
+            self.store.write(names.REPETITION_SEEDS, dump_document(about, rows=()))
 
-        model = self.fingerprint(base)
-        key = self.spec.key("task", prompts=self.pairs.sha256, repetitions=number, model=model)
-        files = [REPETITION_PROMPTS, REPETITION_SEEDS]
-        self.step("prompts of the repetitions", files, make, key)
+        model, prompts = self.fingerprint(base), self.pairs.sha256
+        key = self.spec.key("task", prompts=prompts, repetitions=number, model=model)
+        self.step("prompts of the repetitions", REPETITIONS, make, key)
 
     @cached_property
     def sets(self) -> PromptSets:
         """Return the prompts of all repetitions."""
         from .patching.prompts.pair_files import read_pairs
 
-        about = read_json(self.place(REPETITION_SEEDS))
-        pairs, size = read_pairs(self.place(REPETITION_PROMPTS)).pairs, about["examples"]
-        sets = tuple(
-            replace(self.pairs, pairs=pairs[i : i + size]) for i in range(0, len(pairs), size)
+        about = read_json(self.store.path(names.REPETITION_SEEDS))
+        pairs = read_pairs(self.store.path(names.REPETITION_PROMPTS)).pairs
+        size, half = about["examples"], len(pairs) // 2
+        a, b = (
+            tuple(replace(self.pairs, pairs=pairs[i : i + size]) for i in range(*side, size))
+            for side in ((0, half), (half, len(pairs)))
         )
-        half = len(sets) // 2
-        seeds = (tuple(about[key]) for key in ("seeds_a", "seeds_b"))
-        return PromptSets(sets[:half], sets[half:], *seeds)
+        return PromptSets(a, b, tuple(about["seeds_a"]), tuple(about["seeds_b"]))
 
     # -- in one model ---------------------------------------------------------------------------
 
+    def circuit(self, model: ModelSpec) -> CircuitFile:
+        return read_circuit(self.store.path(names.circuit_name(model)))
+
     def find_circuit(self, model: ModelSpec) -> None:
         """Find a model's circuit, with the scores of all edges beside it."""
-        name, base = circuit_name(model), self.spec.base
+        name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
             session = self.session(model)
-            for metric in self.spec.evaluation.metrics:
+            for metric in spec.evaluation.metrics:
                 make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
-            if model != base:
-                names = base.name, model.name
-                check_variant(names, self.circuit(base), session, self.pairs, self.spec.task)
+            if model != spec.base:
+                self.check_variant(model, session)
             path, journal = self.store.path(name), self.store.journal(name)
-            asked = self.spec.discovery
             found = discover(
-                session, self.pairs, asked, self.spec.compute,
-                progress=self.telling(model), journal=journal,
+                session, self.pairs, spec.discovery, spec.compute,
+                progress=named(self.progress, model.name), journal=journal,
             )  # fmt: skip
-            about = {key: getattr(found.scores, key) for key in ("method", "metric", "ablation")}
-            write_scores(path, found.scores.scores, **about)
+            write_scores(path, found.scores.scores, **found.scores.about)
             write_circuit(path, found.file)
             journal.remove()
 
-        key = self.spec.key(
-            "graph", "discovery", "compute",
-            model=self.fingerprint(model), prompts=self.pairs.sha256,
-        )  # fmt: skip
+        prompts = self.pairs.sha256
+        parts = ("graph", "discovery", "compute")
+        key = spec.key(*parts, model=self.fingerprint(model), prompts=prompts)
         self.step(f"circuit of {model.name}", [scores_path(name).as_posix(), name], make, key)
+
+    def check_variant(self, variant: ModelSpec, session: Session) -> None:
+        """Refuse a variant whose circuit could not be compared with the first model's."""
+        base, first = self.circuit(self.spec.base), self.spec.base.name
+        where = f"model '{variant.name}' cannot be compared with '{first}'"
+        widths = base.model["d_model"], session.lifted.d_model
+        if found := "; ".join(shape_differences(base.circuit.graph, session.graph, widths)):
+            raise GraphMismatch(
+                f"{where}: their graphs differ in {found} ({first} and {variant.name}). Variants "
+                "must have the first model's shape; give this one a spec of its own, and compare "
+                "what the heads of two circuits do with `edgewise roles`."
+            )
+        if session.loaded.tokenizer is None:
+            return
+        if unequal := prompt_difference(self.pairs, partial(experiment_pairs, self.spec, session)):
+            raise PromptError(
+                f"{where}: their tokenizers map the task's prompts differently: {unequal}. "
+                "Circuits are compared on equal prompts only; give the pairs as token ids that "
+                "both understand, or leave the model out."
+            )
 
     def measure(self, model: ModelSpec) -> None:
         """Measure a model's circuit by every metric, and its curve if that is asked for."""
         from .discovery.evaluation import curve, evaluate_by
         from .patching.metrics.registry import get_metric
 
-        path, asked = self.place(circuit_name(model)), self.spec.discovery
+        name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
             runner = make_runner(
-                self.session(model), self.pairs, metric=asked.metric, ablation=asked.ablation,
-                batch_size=self.spec.compute.batch_size,
+                self.session(model), self.pairs, metric=spec.discovery.metric,
+                ablation=spec.discovery.ablation, batch_size=spec.compute.batch_size,
             )  # fmt: skip
-            circuit, told = read_circuit(path).circuit, self.telling(model)
-            told(0, 1, "circuits measured")
-            metrics = [get_metric(metric) for metric in self.spec.evaluation.metrics]
-            measured = evaluate_by(runner, circuit, metrics)
+            circuit, report = self.circuit(model).circuit, named(self.progress, model.name)
+            report(0, 1, "circuits measured")
+            measured = evaluate_by(runner, circuit, [*map(get_metric, spec.evaluation.metrics)])
             found: dict[str, object] = {"metrics": [one.as_dict() for one in measured]}
-            if self.spec.evaluation.curve:
-                scores = read_scores(path, circuit.graph).scores
-                found["curve"] = curve(runner, scores, progress=told).as_dict()
+            if spec.evaluation.curve:
+                scores = read_scores(self.store.path(name), circuit.graph).scores
+                found["curve"] = curve(runner, scores, progress=report).as_dict()
             self.write_evaluation({**self.evaluations(), model.name: found})
 
-        file = self.store.sha256(circuit_name(model))
-        key = self.spec.key("evaluation", file=file, prompts=self.pairs.sha256)
-        self.step(f"evaluation of {model.name}", [f"{EVALUATION}#{model.name}"], make, key)
+        key = spec.key("evaluation", file=self.store.sha256(name), prompts=self.pairs.sha256)
+        part = f"{names.EVALUATION}#{model.name}"
+        self.step(f"evaluation of {model.name}", [part], make, key)
 
     def evaluations(self) -> dict[str, object]:
         """Return what was measured so far, by model."""
         try:
-            return dict(read_json(self.place(EVALUATION))["models"])
+            return dict(read_json(self.store.path(names.EVALUATION))["models"])
         except (FileFormatError, KeyError, TypeError, ValueError):
             return {}
 
@@ -325,125 +309,114 @@ class _Run:
         """Write what was measured, in the spec's order, without other models."""
         known = {m.name: models[m.name] for m in self.spec.models if m.name in models}
         document = {"format": "edgewise/evaluation", "version": 1, "models": known}
-        self.store.write(EVALUATION, dump_document(document, rows=()))
+        self.store.write(names.EVALUATION, dump_document(document, rows=()))
 
     def repeat(self, model: ModelSpec) -> None:
         """Repeat the discovery in a model."""
-        if self.spec.comparison.noise_floor is None:
+        spec, side, target = self.spec, int(model != self.spec.base), names.repeats_name(model)
+        if spec.comparison.noise_floor is None:
             return
-        side, target = int(model != self.spec.base), repeats_name(model)
 
         def make() -> None:
             found = repeat_in(
-                self.session(model), self.spec.discovery, self.sets[side],
-                batch_size=self.spec.compute.batch_size, progress=self.telling(model),
+                self.session(model), spec.discovery, self.sets[side],
+                batch_size=spec.compute.batch_size, progress=named(self.progress, model.name),
             )  # fmt: skip
             found.write(self.store.path(target))
 
-        key = self.spec.key(
-            "graph", "discovery", "compute", model=self.fingerprint(model), side=side,
-            prompts=self.store.sha256(REPETITION_PROMPTS, REPETITION_SEEDS),
-        )  # fmt: skip
+        facts = {"model": self.fingerprint(model), "prompts": self.store.sha256(*REPETITIONS)}
+        key = spec.key("graph", "discovery", "compute", side=side, **facts)
         self.step(f"repetitions of {model.name}", [target], make, key)
 
     # -- two circuits ---------------------------------------------------------------------------
 
     @property
-    def asked(self) -> CloserLook:
-        """Return what is asked of every diff."""
-        discovery, comparison = self.spec.discovery, self.spec.comparison
-        measure = EvaluationSpec((discovery.metric,), ablation=discovery.ablation)
-        return CloserLook(
-            comparison, measure, None if comparison.noise_floor is None else discovery
-        )
-
-    def circuit(self, model: ModelSpec) -> CircuitFile:
-        """Read a model's circuit."""
-        return read_circuit(self.place(circuit_name(model)))
+    def closer(self) -> CloserLook:
+        """Return what to find out about every diff."""
+        found, comparison = self.spec.discovery, self.spec.comparison
+        measure = EvaluationSpec((found.metric,), ablation=found.ablation)
+        return CloserLook(comparison, measure, found if comparison.noise_floor else None)
 
     def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
-        """Read the two circuits of a diff."""
         return self.circuit(self.spec.base), self.circuit(variant)
 
     def look_closer_in(self, model: ModelSpec, variant: ModelSpec) -> None:
         """Run a diff's circuits, and measure what their heads do, in one of its models."""
-        base, told, size = self.spec.base, self.telling(model), self.spec.compute.batch_size
-        key = self.spec.key(
-            "compute", model=self.fingerprint(model), prompts=self.pairs.sha256, random=RANDOM,
-            circuits=self.store.sha256(circuit_name(base), circuit_name(variant)),
-        )  # fmt: skip
-        both = f"of {base.name} and {variant.name}"
+        base, comparison = self.spec.base, self.spec.comparison
+        circuits = (names.circuit_name(base), names.circuit_name(variant))
+        cross_name, roles_name = names.within_names(base, variant, model)
+        report = named(self.progress, model.name)
 
         def cross() -> None:
-            plan = CrossPlan.of(CircuitDiff(*(file.circuit for file in self.sides(variant))))
+            plan = CrossPlan.of(CircuitDiff(*(one.circuit for one in self.sides(variant))))
             found = cross_in(
-                self.session(model), self.pairs, plan, self.asked.measure,
-                batch_size=size, progress=told,
+                self.session(model), self.pairs, plan, self.closer.measure,
+                batch_size=self.spec.compute.batch_size, progress=report,
             )  # fmt: skip
-            path = self.store.path(cross_name(base, variant, model))
-            write_text(path, dump_document(asdict(found), rows=()))
+            self.store.write(cross_name, dump_document(asdict(found), rows=()))
 
         def roles() -> None:
-            a, b = (file.circuit for file in self.sides(variant))
-            found = roles_in(self.session(model), self.pairs, circuit_heads(a | b), told)
+            a, b = (one.circuit for one in self.sides(variant))
+            found = roles_in(self.session(model), self.pairs, circuit_heads(a | b), report)
             heads = [head.as_dict(a.graph.layers) for head in found.heads]
             document = {"heads": heads, "notes": list(found.notes)}
-            path = self.store.path(roles_name(base, variant, model))
-            write_text(path, dump_document(document, rows=("heads",)))
+            self.store.write(roles_name, dump_document(document, rows=("heads",)))
 
-        if self.spec.comparison.cross:
-            name, files = (
-                f"circuits {both} run in {model.name}",
-                [cross_name(base, variant, model)],
-            )
-            self.step(name, files, cross, key)
-        if self.spec.comparison.roles:
-            name, files = (f"head roles {both} in {model.name}", [roles_name(base, variant, model)])
-            self.step(name, files, roles, key)
+        key = self.spec.key(
+            "compute", model=self.fingerprint(model), prompts=self.pairs.sha256, random=RANDOM,
+            circuits=self.store.sha256(*circuits),
+        )  # fmt: skip
+        both = f"of {base.name} and {variant.name}"
+        if comparison.cross:
+            self.step(f"circuits {both} run in {model.name}", [cross_name], cross, key)
+        if comparison.roles:
+            self.step(f"head roles {both} in {model.name}", [roles_name], roles, key)
 
     def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
         """Read what was found in one of a diff's models."""
-        base, asked = self.spec.base, self.spec.comparison
+        comparison, path = self.spec.comparison, self.store.path
+        cross_name, roles_name = names.within_names(self.spec.base, variant, model)
         repeats: Repeats | None = None
         cross: MeasuredCircuits | None = None
         roles: RolesInModel | None = None
-        if asked.noise_floor is not None:
-            repeats = Repeats.read(self.place(repeats_name(model)), graph)
-        if asked.cross:
-            cross = MeasuredCircuits(**read_json(self.place(cross_name(base, variant, model))))
-        if asked.roles:
-            found = read_json(self.place(roles_name(base, variant, model)))
+        if comparison.noise_floor is not None:
+            repeats = Repeats.read(path(names.repeats_name(model)), graph)
+        if comparison.cross:
+            cross = MeasuredCircuits(**read_json(path(cross_name)))
+        if comparison.roles:
+            found = read_json(path(roles_name))
             rows = ((row["head"], row["scores"], row["spans"]) for row in found["heads"])
-            heads = tuple(HeadRoles.of(*row) for row in rows)
-            roles = RolesInModel(heads, tuple(found["notes"]))
+            roles = RolesInModel(tuple(HeadRoles.of(*row) for row in rows), tuple(found["notes"]))
         return InModel(model.name, repeats, cross, roles)
 
     def compare(self, variant: ModelSpec) -> None:
         """Compare a variant's circuit with the first model's."""
-        base, asked = self.spec.base, self.spec.comparison
-        names = circuit_name(base), circuit_name(variant)
-        target = diff_name(base, variant)
+        base, comparison = self.spec.base, self.spec.comparison
+        circuits = names.circuit_name(base), names.circuit_name(variant)
+        target = names.diff_name(base, variant)
         further = []
-        if asked.noise_floor is not None:
-            further += [REPETITION_SEEDS, repeats_name(base), repeats_name(variant)]
-        for wanted, name_of in ((asked.cross, cross_name), (asked.roles, roles_name)):
-            further += [name_of(base, variant, one) for one in (base, variant) if wanted]
+        if comparison.noise_floor is not None:
+            further += [names.REPETITION_SEEDS, *map(names.repeats_name, (base, variant))]
+        inside = [names.within_names(base, variant, model) for model in (base, variant)]
+        for number, wanted in enumerate((comparison.cross, comparison.roles)):
+            further += [both[number] for both in inside if wanted]
 
         def make() -> None:
             files = self.sides(variant)
             graph = files[0].circuit.graph
-            a, b = (read_scores(self.place(name), graph).scores for name in names)
-            sets = None if asked.noise_floor is None else self.sets
+            a, b = (read_scores(self.store.path(name), graph).scores for name in circuits)
+            sets = None if comparison.noise_floor is None else self.sets
             found = put_together(
-                diff_files(*files, names=names, scores=(a, b)),
-                self.asked,
+                diff_files(*files, names=circuits, scores=(a, b)),
+                self.closer,
                 Prompts(self.pairs, sets),
                 self.found_in(base, variant, graph),
                 self.found_in(variant, variant, graph),
             )
             write_diff(self.store.path(target), found)
 
-        key = self.spec.key("comparison", files=self.store.sha256(*names, *further), names=names)
+        files = self.store.sha256(*circuits, *further)
+        key = self.spec.key("comparison", files=files, names=circuits)
         self.step(f"diff of {base.name} and {variant.name}", [target], make, key)
 
     # -- pictures and words ---------------------------------------------------------------------
@@ -452,51 +425,52 @@ class _Run:
         """Draw every circuit and diff, node scores, and the overlaps of all circuits."""
         base, task = self.spec.base, self.about_task["name"]
         for model in self.spec.models:
-            self.picture(circuit_name(model), f"{task} in {model.name}", ("A", "B"))
+            self.picture(names.circuit_name(model), f"{task} in {model.name}", ("A", "B"))
         for model in self.spec.variants:
             title = f"{task} in {base.name} and {model.name}"
-            self.picture(diff_name(base, model), title, (base.name, model.name))
+            self.picture(names.diff_name(base, model), title, (base.name, model.name))
         for model in self.spec.variants:
-            self.heat_map(diff_name(base, model), [base, model])
+            self.heat_map(names.diff_name(base, model), [base, model])
         if not self.spec.variants:
-            self.heat_map(circuit_name(base), [base])
+            self.heat_map(names.circuit_name(base), [base])
         self.overlap()
 
-    def picture(self, source: str, title: str, names: tuple[str, str]) -> None:
-        """Draw one circuit or diff in every format."""
-        asked = self.spec.drawing
+    def picture(self, source: str, title: str, sides: tuple[str, str]) -> None:
+        """Draw one circuit or diff."""
+        top, layout = self.spec.drawing.top, self.spec.drawing.layout
 
         def prepare() -> Callable[[Path], object]:
             from .visualize.draw import draw
             from .visualize.pictures import make_picture
 
-            picture = make_picture(read_any(self.place(source)), names, asked.top)
-            how = replace(picture.drawing, names=names, title=title, layout=asked.layout)
+            picture = make_picture(read_any(self.store.path(source)), sides, top)
+            how = replace(picture.drawing, names=sides, title=title, layout=layout)
             return lambda path: draw(picture.subject, path, how)
 
+        facts = {"file": self.store.sha256(source), "title": title, "names": sides}
+        images = names.image_names(self.spec, source)
         self.images(
-            f"images of {Path(source).stem}", image_names(self.spec, source), prepare,
-            file=self.store.sha256(source), title=title, names=names, top=asked.top,
-            layout=asked.layout,
-        )  # fmt: skip
+            f"images of {Path(source).stem}", images, prepare, top=top, layout=layout, **facts
+        )
 
     def heat_map(self, source: str, models: list[ModelSpec]) -> None:
         """Draw the node scores of one model or two, from the scores of all edges."""
         title = f"Node scores of {' and '.join(m.name for m in models)}: {self.about_task['name']}"
-        scored = {model.name: scores_path(circuit_name(model)).as_posix() for model in models}
+        scored = {model.name: scores_path(names.circuit_name(model)).as_posix() for model in models}
 
         def prepare() -> Callable[[Path], object]:
             from .visualize.charts.heat_map import ScoredSide, draw_heat_map
             from .visualize.draw import write_scene
 
             sides = [
-                ScoredSide(name, read_scores(self.place(file)).scores, kept=False)
+                ScoredSide(name, read_scores(self.store.path(file)).scores, kept=False)
                 for name, file in scored.items()
             ]
             return partial(write_scene, draw_heat_map(sides, title=title))
 
-        step, files = f"heat map of {Path(source).stem}", heat_map_names(self.spec, source)
-        self.images(step, files, prepare, files=self.store.sha256(*scored.values()), title=title)
+        images, files = names.heat_map_names(self.spec, source), self.store.sha256(*scored.values())
+        step = f"heat map of {Path(source).stem}"
+        self.images(step, images, prepare, files=files, title=title)
 
     def overlap(self) -> None:
         """Draw how alike every two circuits are."""
@@ -509,9 +483,9 @@ class _Run:
             circuits = {model.name: self.circuit(model).circuit for model in models}
             return partial(write_scene, draw_overlap(circuits, title=title)[0])
 
-        hashes = self.store.sha256(*map(circuit_name, models))
-        files = overlap_names(self.spec)
-        self.images("overlap of all circuits", files, prepare, files=hashes, title=title)
+        images = names.overlap_names(self.spec)
+        files = self.store.sha256(*map(names.circuit_name, models))
+        self.images("overlap of all circuits", images, prepare, files=files, title=title)
 
     def images(
         self,
@@ -535,27 +509,37 @@ class _Run:
         """Write the report from the files of the other steps."""
         from .report.report import write_report
 
-        base = self.spec.base
-        names = [TASK, EVALUATION, *(circuit_name(model) for model in self.spec.models)]
-        names += [diff_name(base, model) for model in self.spec.variants]
-        folder = self.store.folder
-        key = self.spec.key(
-            files=self.store.sha256(*names, *all_images(self.spec)),
-            spec=relocated(self.spec, folder).to_document(),
-        )
-        self.step("report", [REPORT, REPORT_PAGE], lambda: write_report(self.spec, folder), key)
+        spec, folder = self.spec, self.store.folder
+        read = [names.TASK, names.EVALUATION, *map(names.circuit_name, spec.models)]
+        read += [names.diff_name(spec.base, model) for model in spec.variants]
+        files = self.store.sha256(*read, *names.all_images(spec))
+        key = spec.key(files=files, spec=names.relocated(spec, folder).to_document())
+        files = [names.REPORT, names.REPORT_PAGE]
+        self.step("report", files, lambda: write_report(spec, folder), key)
 
     def result(self) -> RunResult:
         """Say what there is."""
-        base = self.spec.base
+        spec, path = self.spec, self.store.path
         return RunResult(
             output=self.store.folder,
-            report=self.place(REPORT),
-            page=self.place(REPORT_PAGE),
-            evaluation=self.place(EVALUATION),
-            circuits={model.name: self.place(circuit_name(model)) for model in self.spec.models},
-            diffs={model.name: self.place(diff_name(base, model)) for model in self.spec.variants},
-            images=tuple(map(self.place, all_images(self.spec))),
+            report=path(names.REPORT),
+            page=path(names.REPORT_PAGE),
+            evaluation=path(names.EVALUATION),
+            circuits={model.name: path(names.circuit_name(model)) for model in spec.models},
+            diffs={model.name: path(names.diff_name(spec.base, model)) for model in spec.variants},
+            images=tuple(map(path, names.all_images(spec))),
             made=tuple(self.made),
             kept=tuple(self.kept),
         )
+
+
+def _shown(pair: Pair, tokenizer: Any) -> dict[str, str | list[str]]:
+    """Return one pair as people read it; ids where there is no tokenizer."""
+
+    def text(ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids)) if tokenizer is None else str(tokenizer.decode(list(ids)))
+
+    answers = {
+        key: [text([token]) for token in getattr(pair, key)] for key in ("answers", "distractors")
+    }
+    return {"clean": text(pair.clean), "corrupted": text(pair.corrupted), **answers}

@@ -159,12 +159,12 @@ def open_model(
 
 
 def open_task(
-    session: Session, task: TaskSpec | str, **fields: Any
+    session: Session | str, task: TaskSpec | str, **fields: Any
 ) -> tuple[PromptPairs, TaskReport | None]:
-    """Make a built-in task's prompt pairs for the session's model, or read them from a file.
+    """Make a built-in task's prompt pairs for a model, or read them from a file.
 
     Args:
-        session: the model, whose tokenizer and vocabulary count.
+        session: the model, whose tokenizer and vocabulary count; a reference's weights stay unread.
         task: which pairs, or a built-in task's name, or a JSON Lines file.
         fields: of `TaskSpec`, as in `examples=32`.
 
@@ -175,13 +175,7 @@ def open_task(
         UnknownName: no such task or option.
         PromptError: the pairs cannot be made or read.
     """
-    vocabulary = session.lifted.tokens.shape[0]
-    return _pairs(task_of(task, **fields), session.loaded.tokenizer, vocabulary)
-
-
-def open_pairs(reference: str, task: TaskSpec) -> PromptPairs:
-    """Make a task's prompt pairs for a model as `open_task` does, without reading its weights."""
-    return _pairs(task, *open_vocabulary(reference))[0]
+    return _pairs(task_of(task, **fields), *open_vocabulary(session))
 
 
 def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
@@ -206,15 +200,17 @@ def _pairs(
     return replace(pairs, origin={**pairs.origin, **where}), None
 
 
-def open_vocabulary(reference: str) -> tuple[Any, int | None]:
+def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
     """Return a model's tokenizer, None if it has none, and its vocabulary's size if it is known.
 
-    The weights are neither fetched nor read.
+    Of a reference, the weights are neither fetched nor read.
     """
     from .graphs.load.adapters import base_reference
     from .graphs.load.loading import load_tokenizer
     from .graphs.load.references import Form, find, has_tokenizer, read_json
 
+    if isinstance(reference, Session):
+        return reference.loaded.tokenizer, reference.lifted.tokens.shape[0]
     source = base = find(reference, weights=False)
     if source.form is Form.ADAPTER:
         name, revision = base_reference(source.path)

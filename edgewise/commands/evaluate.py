@@ -50,8 +50,7 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     from ..session import open_task
     from ..steps.discover import task_block
     from ..steps.evaluate import evaluate as measure
-    from ..steps.fit import open_for, weights_notes
-    from ..steps.stored import circuit_pairs, stored_model
+    from ..steps.stored import circuit_pairs, open_for, stored_model, weights_notes
 
     if asked.settings and asked["task"] is None:
         raise click.UsageError("--task-option needs --task.")

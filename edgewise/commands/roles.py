@@ -129,9 +129,8 @@ def _measure(
 
     from ..experiment.spec import ComputeSpec
     from ..session import open_model, open_task
-    from ..steps.fit import open_for, weights_notes
     from ..steps.head_roles import EXAMPLES, head_roles
-    from ..steps.stored import circuit_pairs
+    from ..steps.stored import circuit_pairs, open_for, weights_notes
 
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
     if file is None:

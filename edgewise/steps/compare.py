@@ -8,6 +8,7 @@ made with A's tokenizer; B's, if it has one, must make the same.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec
@@ -15,14 +16,15 @@ from ..experiment.task import TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import diff_files
+from ..graphs.files.reading import is_there
 from ..progress import Progress, named
 from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
-from .fit import open_for, same_prompts, weights_notes
 from .head_roles import circuit_heads, roles_in
 from .noise_floor import find_floor
 from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
-from .stored import circuit_pairs, made_again, reads_alike
+from .same_prompts import prompt_difference
+from .stored import circuit_pairs, open_for, reads_alike, weights_notes
 
 if TYPE_CHECKING:
     from ..experiment.spec import DiscoverySpec
@@ -216,21 +218,23 @@ def _make_prompts(
         notes.append(
             "the two circuits were found on different prompts; those of A are used for both."
         )
-    return Prompts(pairs, sets, made_again(files[0], session)), notes
+    task = TaskSpec.of_circuit(files[0])
+    gone = task.file is not None and not is_there(task.file)
+    return Prompts(pairs, sets, None if gone else open_task(session, task)[0]), notes
 
 
 def _check_prompts(session: Session, file: CircuitFile, prompts: Prompts) -> None:
     """Refuse a second model whose tokenizer makes other prompts than the first one's."""
-
-    def refusal(found: str) -> str:
-        return (
+    found, tokenizer = None, session.loaded.tokenizer
+    if tokenizer is None:
+        return
+    if prompts.made is not None:
+        own = partial(open_task, session, TaskSpec.of_circuit(file))
+        found = prompt_difference(prompts.made, own)
+    elif not reads_alike(tokenizer, prompts.pairs):
+        found = "some of their token ids stand for other text"
+    if found:
+        raise PromptError(
             "the two models cannot be compared: their tokenizers map the task's prompts "
             f"differently: {found}. Give the pairs as token ids that both understand."
         )
-
-    if session.loaded.tokenizer is None:
-        return
-    if prompts.made is not None:
-        same_prompts(prompts.made, lambda: open_task(session, TaskSpec.of_circuit(file)), refusal)
-    elif not reads_alike(session, prompts.pairs):
-        raise PromptError(refusal("some of their token ids stand for other text"))

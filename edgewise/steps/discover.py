@@ -13,11 +13,10 @@ from .. import __version__
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
-from ..experiment.task import TaskSpec
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..progress import SILENT, Progress
-from ..session import Session, make_runner, open_model, open_task
-from .stored import circuit_pairs
+from ..session import Session, make_runner, open_model
+from .stored import experiment_pairs
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -80,8 +79,9 @@ def discover(
     from ..patching.prompts.pair_files import pair_rows
 
     if isinstance(session, Experiment):
-        spec, compute = session.discovery, session.compute
-        session, pairs = opened(session, progress)
+        asked, spec, compute = session, session.discovery, session.compute
+        session = open_model(asked.base.source, asked.graph, compute, progress=progress)
+        pairs, _ = experiment_pairs(asked, session)
     if pairs is None:
         raise EdgewiseError("discover is given no prompt pairs; accepted: those of open_task.")
     own, how = split("discover", fields, DiscoverySpec, ComputeSpec)
@@ -146,21 +146,6 @@ def discover(
     )
     beside = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
     return Found(file, beside, evaluation)
-
-
-def opened(experiment: Experiment, progress: Progress | None = None) -> tuple[Session, PromptPairs]:
-    """Open an experiment's first model; make its prompt pairs, or take those of its circuit."""
-    source, file, task = experiment.base.source, experiment.circuit, experiment.task
-    session = open_model(source, experiment.graph, experiment.compute, progress=progress)
-    if file is not None:
-        before = vars(TaskSpec.of_circuit(file))
-        changed = {key: value for key, value in vars(task).items() if value != before[key]}
-        if set(changed) <= {"examples", "seed", "bos"}:
-            pairs, notes = circuit_pairs(file, session, changed)
-            for words in notes:
-                warnings.warn(words, stacklevel=1)
-            return session, pairs
-    return session, open_task(session, task)[0]
 
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:

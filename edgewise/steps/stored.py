@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ..experiment.spec import ModelSpec
+from ..experiment.spec import ComputeSpec, Experiment, GraphSpec, ModelSpec
 from ..experiment.task import TaskSpec
-from ..graphs.errors import FileFormatError, ModelNotFound, PromptError, UnknownName
+from ..graphs.errors import FileFormatError, GraphMismatch, ModelNotFound, PromptError, UnknownName
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
-from ..session import Session, open_task
+from ..progress import Progress
+from ..session import Session, open_model, open_task, open_vocabulary
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile
     from ..patching.prompts.pairs import PromptPairs
+    from ..patching.tasks import TaskReport
 
 
 @contextmanager
@@ -42,21 +45,66 @@ def stored_model(file: CircuitFile) -> str:
     return ModelSpec.of_circuit(file).source
 
 
-def open_stored(
-    file: CircuitFile, load: Callable[[str], Session], option: str = "--model"
+def open_for(
+    file: CircuitFile,
+    reference: str | None = None,
+    compute: ComputeSpec | None = None,
+    *,
+    option: str = "--model",
+    refusal: Callable[[str, str], str] | None = None,
+    progress: Progress | None = None,
 ) -> Session:
-    """Open the model a circuit was found in; of several that are there, the one of its weights."""
-    reference, places = stored_model(file), []
-    if "paths" in file.model:
-        places = possible_places(file.model["name"], file.model["paths"], file.path)
-    there = [place for place in places if is_there(place)]
-    with named_by(file, option, places):
-        for place in there if len(there) > 1 else ():
-            session = load(place)
-            if session.loaded.weights_sha256 == file.model["weights_sha256"]:
-                return session
-            del session  # one model in memory at a time
-        return load(reference)
+    """Open a model to run a file's circuit in, with the circuit's graph options.
+
+    Model and precision default to those the circuit was found in; of several places where its model
+    is, the one of its weights counts. For messages: `option` gives another model; `refusal` says
+    that a model, of this name, is of another shape, and in what.
+
+    Raises:
+        ModelNotFound: there is no such model.
+        GraphMismatch: the model is not of the circuit's shape.
+    """
+    graph, compute = file.circuit.graph, compute or ComputeSpec.of_circuit(file)
+
+    def load(name: str) -> Session:
+        return open_model(name, GraphSpec.of_graph(graph), compute, progress=progress)
+
+    def load_stored() -> Session:
+        name, places = stored_model(file), []
+        if "paths" in file.model:
+            places = possible_places(file.model["name"], file.model["paths"], file.path)
+        there = [place for place in places if is_there(place)]
+        with named_by(file, option, places):
+            for place in there if len(there) > 1 else ():
+                session = load(place)
+                if session.loaded.weights_sha256 == file.model["weights_sha256"]:
+                    return session
+                del session  # one model in memory at a time
+            return load(name)
+
+    session = load_stored() if reference is None else load(reference)
+    if unequal := "; ".join(graph.differences(session.graph)):
+        said = (
+            f"the circuit was found in '{file.model['name']}' and cannot be run in "
+            f"'{session.loaded.name}': their graphs differ in {unequal} (circuit and model). "
+            "Accepted: a model of the circuit's shape."
+        )
+        raise GraphMismatch(said if refusal is None else refusal(session.loaded.name, unequal))
+    return session
+
+
+def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> list[str]:
+    """Say in what the model is not the one the circuit was found in."""
+    stored, found, name = file.model["weights_sha256"], session.loaded, session.loaded.name
+    if stored is None or stored == found.weights_sha256:
+        return []
+    source, dtype = f"the circuit was found in '{file.model['name']}'", file.discovery.get("dtype")
+    if not same_model:
+        return [f"{source} and is measured in '{name}', whose weights differ."]
+    if dtype not in (None, found.dtype):
+        return [f"the circuit was found in {dtype} and is measured in {found.dtype}."]
+    changed = f"the weights of '{name}' are not those the circuit was found in"
+    return [f"{changed}: the model has changed since."]
 
 
 # -- the prompt pairs ----------------------------------------------------------------------------
@@ -84,7 +132,7 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
             f"{where} are not those the circuit was found on (their hash differs): the file was "
             "altered. Restore it, or give the prompts with --task."
         )
-    task, said = file.task, ("name", "sha256", "examples", "seed", "bos_prepended")
+    task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended")
     return replace(
         pairs,
         name=task["name"],
@@ -106,53 +154,68 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
 
 
 def circuit_pairs(
-    file: CircuitFile, session: Session, changed: Mapping[str, Any] | None = None
+    file: CircuitFile, model: Session | str, changed: Mapping[str, Any] | None = None
 ) -> tuple[PromptPairs, list[str]]:
     """Return a circuit's prompt pairs for a model, and notes if they are not what they were.
 
     The pairs that the file holds are taken as they are. The task is made again if it holds none,
     if the model's tokenizer reads them otherwise, or if something is to be `changed`: more
-    `examples`, `seed`, `bos`.
+    `examples`, `seed`, `bos`. Of a reference to a model the tokenizer alone is read.
 
     Raises:
         PromptError, UnknownName: the task cannot be made again; says that the file named it.
         FileFormatError: see `stored_pairs`.
     """
     changed = changed or {}
-    kept = stored_pairs(file, session.lifted.tokens.shape[0])
+    tokenizer, vocabulary = open_vocabulary(model)
+    kept = stored_pairs(file, vocabulary)
     first = changed.get("examples", file.task["examples"])
     if (
         kept is not None
         and set(changed) <= {"examples"}
         and (first is not None and first <= len(kept))  # None: all of the task's file
-        and reads_alike(session, kept)
+        and reads_alike(tokenizer, kept)
     ):
         return replace(kept, pairs=kept.pairs[:first]), []
     name = file.task.get("file")
     places = [] if name is None else possible_places(name, file.task.get("paths"), file.path)
     with named_by(file, "--task", places):
-        pairs = open_task(session, TaskSpec.of_circuit(file), **changed)[0]
+        pairs = open_task(model, TaskSpec.of_circuit(file), **changed)[0]
     if changed or pairs.sha256 == file.task["sha256"]:
         return pairs, []
     why = "the task's file, words or tokenizer have changed"
     if kept is not None:
-        why = f"the tokenizer of '{session.loaded.name}' reads their token ids otherwise"
+        called = model if isinstance(model, str) else model.loaded.name
+        why = f"the tokenizer of '{called}' reads their token ids otherwise"
     return pairs, [
         f"the prompt pairs made anew for task '{pairs.name}' are not those the circuit was found "
         f"on (their hash differs): {why}."
     ]
 
 
-def made_again(file: CircuitFile, session: Session) -> PromptPairs | None:
-    """Make a circuit's task with a model's own tokenizer; None if the task's file is gone."""
-    task = TaskSpec.of_circuit(file)
-    gone = task.file is not None and not is_there(task.file)
-    return None if gone else open_task(session, task)[0]
+def experiment_pairs(
+    experiment: Experiment, model: Session | str
+) -> tuple[PromptPairs, TaskReport | None]:
+    """Return the prompt pairs that a model gets: those of the experiment's circuit, or the task's.
+
+    A circuit's pairs count unless more is changed than `circuit_pairs` can change; a warning says
+    if they are not what they were.
+    """
+    file, task = experiment.circuit, experiment.task
+    if file is not None:
+        before = vars(TaskSpec.of_circuit(file))
+        changed = {key: value for key, value in vars(task).items() if value != before[key]}
+        if set(changed) <= {"examples", "seed", "bos"}:
+            pairs, notes = circuit_pairs(file, model, changed)
+            for words in notes:
+                warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
+            return pairs, None
+    return open_task(model, task)
 
 
-def reads_alike(session: Session, pairs: PromptPairs) -> bool:
-    """Tell whether the ids of pairs are the same text to a model as where they were made."""
+def reads_alike(tokenizer: Any, pairs: PromptPairs) -> bool:
+    """Tell whether the ids of pairs are the same text to a tokenizer as where they were made."""
     from ..patching.prompts.tokens import tokens_sha256
 
-    made, tokenizer = pairs.origin.get("tokens_sha256"), session.loaded.tokenizer
+    made = pairs.origin.get("tokens_sha256")
     return made is None or tokenizer is None or made == tokens_sha256(tokenizer, pairs)

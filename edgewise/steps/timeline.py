@@ -1,8 +1,7 @@
 """One task's circuit at every checkpoint of a training run, on the same prompts: a timeline.
 
-1. Make the prompt pairs, with the first checkpoint's tokenizer; no weights are read.
-2. For each checkpoint, look its result up by content (see `results`). If there is none, load the
-   model, find its circuit, measure it, and keep the result at once, so that a stopped run goes on.
+1. Make the prompt pairs with the first checkpoint's tokenizer, or take those of a circuit's file.
+2. Find and measure every checkpoint's circuit, unless its result is kept (see `store.results`).
 3. Put the circuits in order of time.
 
 One model is in memory at a time, and none where every result is kept already.
@@ -27,13 +26,15 @@ from ..experiment.spec import (
     numbered,
 )
 from ..experiment.task import TaskSpec
-from ..graphs.errors import EdgewiseError, within_memory
+from ..graphs.diff import shape_differences
+from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
 from ..progress import SILENT, Progress
-from ..session import Session, make_runner, open_model, open_pairs, open_task
+from ..session import Session, make_runner, open_model
 from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
 from .discover import discover
-from .fit import same_prompts, same_shape
+from .same_prompts import prompt_difference
+from .stored import experiment_pairs
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, TimelineFile
@@ -62,13 +63,13 @@ def timeline(
 
     Args:
         models: references in order of time, or one directory that holds `checkpoint-N` or `step-N`
-            directories, which are taken in the order of N; or in place of everything that is asked
-            for an experiment, whose models are the checkpoints.
-        task: which prompt pairs, or a built-in task's name, or a file of prompt pairs.
-        measure: further metrics to measure at every checkpoint.
+            directories, which are taken in the order of N; or in place of all arguments but the
+            next three an experiment, whose models are the checkpoints.
         labels: what the checkpoints are called; default: what sets their names apart.
         results: where circuits are kept by content and found again; default: nowhere.
         progress: told what is done.
+        task: which prompt pairs, or a built-in task's name, or a file of prompt pairs.
+        measure: further metrics to measure at every checkpoint.
         fields: of how circuits are found, of the graph and of how to compute, as in `discover` and
             `open_model`; a checkpoint whose circuit has no edge is no error here.
 
@@ -81,23 +82,24 @@ def timeline(
     from ..graphs.timeline import Timeline, check_labels
 
     if isinstance(models, Experiment):
-        asked = models
+        spec = models
     else:
-        asked = _experiment(find_checkpoints(models), task, measure, fields)
-    references = [model.source for model in asked.models]
+        spec = _experiment(find_checkpoints(models), task, measure, fields)
+    references = [model.source for model in spec.models]
     names = list(labels) if labels is not None else default_labels(references)
     check_labels(names, len(references))
-    check_selects(asked.discovery)
-    job = _Job(asked, open_pairs(references[0], asked.task), progress or SILENT)
+    check_selects(spec.discovery)
+    pairs, _ = experiment_pairs(spec, references[0])
+    checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
-        job.progress(number, len(references), f"checkpoints; now {name}")
-        kept = job.find(reference, name, results)
-        job.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
-        job.first = job.first or (name, kept.file)
+        checkpoints.progress(number, len(references), f"checkpoints; now {name}")
+        kept = checkpoints.find(reference, name, results)
+        checkpoints.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
+        checkpoints.first = checkpoints.first or (name, kept.file)
         found.append(kept)
-    job.progress(len(references), len(references), "checkpoints")
-    discovery = found[0].file.discovery
+    checkpoints.progress(len(references), len(references), "checkpoints")
+    first = found[0].file
     return TimelineFile(
         timeline=Timeline(
             tuple(names),
@@ -113,10 +115,10 @@ def timeline(
             }
             for reference, one in zip(references, found, strict=True)
         ),
-        task=found[0].file.task,
+        task=first.task,
         discovery=cast(
             "DiscoveryBlock",
-            {**asked.discovery.block, **{key: discovery.get(key) for key in ("order", "dtype")}},
+            spec.discovery.block | {key: first.discovery.get(key) for key in ("order", "dtype")},
         ),
     )
 
@@ -142,36 +144,36 @@ def _experiment(
 
 
 @dataclass
-class _Job:
-    """What every checkpoint is asked, on the prompt pairs that all of them get.
+class _Checkpoints:
+    """What is found and measured at every checkpoint, on the prompt pairs that all of them get.
 
     `first`: what the first checkpoint is called, and its circuit, once that is found.
     """
 
-    asked: Experiment
+    spec: Experiment
     pairs: PromptPairs
     progress: Progress
     first: tuple[str, CircuitFile] | None = None
 
     def find(self, reference: str, name: str, results: Results | None) -> Kept:
         """Return a checkpoint's result: the kept one, or found and measured now."""
-        asked = self.asked
+        spec = self.spec
 
         def make(journal: JournalFile | None = None) -> Kept:
-            session = open_model(reference, asked.graph, asked.compute, progress=self.progress)
+            session = open_model(reference, spec.graph, spec.compute, progress=self.progress)
             self.check_shape(session.graph, session.lifted.d_model, name)
             self.check_prompts(session, name)
-            for metric in asked.evaluation.metrics:
+            for metric in spec.evaluation.metrics:
                 self.runner(session, metric)  # refused now, not after the search
             found = discover(
-                session, self.pairs, asked.discovery, asked.compute,
+                session, self.pairs, spec.discovery, spec.compute,
                 progress=self.progress, journal=journal, allow_empty=True,
             )  # fmt: skip
             return Kept(found.file, found.scores.scores, self.measure(session, found.file))
 
         if results is None:
             return make()
-        key = asked.key(
+        key = spec.key(
             "discovery", "graph", "evaluation", "compute",
             model=fingerprint(reference), pairs_sha256=self.pairs.sha256,
         )  # fmt: skip
@@ -179,23 +181,20 @@ class _Job:
 
     def runner(self, session: Session, metric: str) -> Runner:
         """Return a runner on the pairs; refuses a metric that does not fit them."""
-        ablation, batch_size = self.asked.discovery.ablation, self.asked.compute.batch_size
-        return make_runner(
-            session, self.pairs, metric=metric, ablation=ablation, batch_size=batch_size
-        )
+        ablation, size = self.spec.discovery.ablation, self.spec.compute.batch_size
+        return make_runner(session, self.pairs, metric=metric, ablation=ablation, batch_size=size)
 
     def measure(self, session: Session, file: CircuitFile) -> dict[str, dict[str, float | None]]:
         """Measure a circuit by every metric."""
         from ..discovery.evaluation import evaluate_by
         from ..patching.metrics.registry import get_metric
 
-        runner = self.runner(session, self.asked.discovery.metric)
-        names = self.asked.evaluation.metrics
-        measured = evaluate_by(runner, file.circuit, [get_metric(name) for name in names])
+        runner = self.runner(session, self.spec.discovery.metric)
+        metrics = [get_metric(name) for name in self.spec.evaluation.metrics]
         found = {}
-        for name, one in zip(names, measured, strict=True):
+        for one in evaluate_by(runner, file.circuit, metrics):
             values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
-            found[name] = {**values, "faithfulness": one.faithfulness}
+            found[one.metric] = {**values, "faithfulness": one.faithfulness}
         return found
 
     def check_shape(self, graph: ComputationGraph, width: int, name: str) -> None:
@@ -203,29 +202,23 @@ class _Job:
         if self.first is None:
             return
         before, file = self.first
-        same_shape(
-            file.circuit.graph,
-            graph,
-            (file.model["d_model"], width),
-            lambda found: (
+        widths = file.model["d_model"], width
+        if found := "; ".join(shape_differences(file.circuit.graph, graph, widths)):
+            raise GraphMismatch(
                 f"checkpoint '{name}' cannot be compared with '{before}': their graphs differ in "
                 f"{found} ({before} and {name}). Checkpoints of one timeline must have one shape; "
                 "leave it out."
-            ),
-        )
+            )
 
     def check_prompts(self, session: Session, name: str) -> None:
         """Refuse a checkpoint that gets other prompts than the first."""
         before = self.first[0] if self.first else name
-        same_prompts(
-            self.pairs,
-            lambda: open_task(session, self.asked.task),
-            lambda found: (
+        if found := prompt_difference(self.pairs, lambda: experiment_pairs(self.spec, session)):
+            raise PromptError(
                 f"checkpoint '{name}' cannot be compared with '{before}': their tokenizers "
                 f"map the task's prompts differently: {found}. Circuits are compared on equal "
                 "prompts only; give the pairs as token ids, or leave the checkpoint out."
-            ),
-        )
+            )
 
 
 # -- which checkpoints ---------------------------------------------------------------------------
@@ -276,10 +269,10 @@ def default_labels(references: Sequence[str]) -> list[str]:
     return [f"{number}: {last}" for number, last in enumerate(lasts, start=1)]
 
 
-def check_selects(asked: DiscoverySpec) -> None:
+def check_selects(spec: DiscoverySpec) -> None:
     """Refuse to keep every edge at every checkpoint: nothing would appear or vanish."""
-    if asked.keeps_all:
+    if spec.keeps_all:
         raise EdgewiseError(
-            f"method '{asked.method}' scores all edges, so every circuit would hold them all; say "
+            f"method '{spec.method}' scores all edges, so every circuit would hold them all; say "
             "which to keep: top (so many), above (|score| at least), or faithfulness."
         )

@@ -13,18 +13,20 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..experiment.task import TaskSpec
-from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
+from ..graphs.diff import shape_differences
+from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
 from ..graphs.files.transplant import DIRECTIONS, Chosen, Row, TransplantFile
 from ..graphs.names import Edge, Node
 from ..progress import Progress
 from ..session import Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
-from .fit import same_prompts, same_shape
+from .same_prompts import prompt_difference
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -192,24 +194,19 @@ def transplant(
     gc.collect()  # before the next model is read
 
     receiver = opened(models[1])
-    same_shape(
-        donated.graph,
-        receiver.graph,
-        (donated.d_model, receiver.lifted.d_model),
-        lambda found: (
-            f"nothing can be transplanted between {names}: they differ in {found}. Accepted: two "
-            "models of one shape, such as a model and what fine-tuning made of it."
-        ),
-    )
-    same_prompts(
-        donated.pairs,
-        lambda: open_task(_able_to_read(receiver, models[0]), pairs_of),
-        lambda found: (
+    widths = donated.d_model, receiver.lifted.d_model
+    if differences := "; ".join(shape_differences(donated.graph, receiver.graph, widths)):
+        raise GraphMismatch(
+            f"nothing can be transplanted between {names}: they differ in {differences}. Accepted: "
+            "two models of one shape, such as a model and what fine-tuning made of it."
+        )
+    own = partial(open_task, _able_to_read(receiver, models[0]), pairs_of)
+    if unequal := prompt_difference(donated.pairs, own):
+        raise PromptError(
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
-            f"differ: {found}. Values can be exchanged on equal prompts only; give the pairs as "
+            f"differ: {unequal}. Values can be exchanged on equal prompts only; give the pairs as "
             "token ids that both understand."
-        ),
-    )
+        )
     begun = time.perf_counter()
     both = Transplant.create(receiver.lifted, donated.pairs, donated)
     found = _measured(both, choice, wanted, progress)
@@ -240,14 +237,9 @@ def transplant(
 
 def _able_to_read(session: Session, other: Any) -> Session:
     """Lend a model without a tokenizer the other's."""
-    if session.loaded.tokenizer is not None:
+    if session.loaded.tokenizer is not None or not isinstance(other, Session | str):
         return session
-    if isinstance(other, Session):
-        tokenizer = other.loaded.tokenizer
-    elif isinstance(other, str):
-        tokenizer, _ = open_vocabulary(other)
-    else:
-        return session
+    tokenizer, _ = open_vocabulary(other)
     return replace(session, loaded=replace(session.loaded, read_tokenizer=lambda: tokenizer))
 
 

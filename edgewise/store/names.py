@@ -32,14 +32,10 @@ def repeats_name(model: ModelSpec) -> str:
     return f"repetitions/{model.name}.safetensors"
 
 
-def cross_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
-    """Name the file of what two models' circuits measure in one of them."""
-    return f"cross/{base.name}_vs_{variant.name}_in_{model.name}.json"
-
-
-def roles_name(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> str:
-    """Name the file of what the heads of two models' circuits do in one of them."""
-    return f"roles/{base.name}_vs_{variant.name}_in_{model.name}.json"
+def within_names(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> tuple[str, str]:
+    """Name what a diff's circuits measure in one of its models, and what their heads do there."""
+    stem = f"{base.name}_vs_{variant.name}_in_{model.name}"
+    return f"cross/{stem}.json", f"roles/{stem}.json"
 
 
 def image_names(spec: Experiment, source: str) -> list[str]:

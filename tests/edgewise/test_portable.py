@@ -12,6 +12,8 @@ import pytest
 from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.errors import PromptError
 from edgewise.graphs.files import read_circuit, write_circuit
+from edgewise.run import run
+from edgewise.steps.timeline import timeline
 from edgewise.workflow import (
     Experiment,
     circuit_pairs,
@@ -133,6 +135,29 @@ def test_a_discovery_is_done_again_on_the_pairs_of_the_file(made: Path, models: 
     assert (few.task["examples"], few.extra["prompts"]) == (2, file.extra["prompts"][:2])
     other = again.but(task=TaskSpec("induction", examples=3))
     assert discover(other).file.task["name"] == "induction"
+
+
+def test_a_run_and_a_timeline_take_the_pairs_of_the_circuits_file(
+    made: Path, models: Any, tmp_path: Path
+) -> None:
+    """Neither the file the pairs came from, which is gone, nor the task made anew is asked."""
+    (made.parent.parent / "pairs.jsonl").unlink()
+    file = read_circuit(made)
+    both = Experiment.from_circuit(made).on(str(models["llama"]), str(models["tuned"]))
+    followed = timeline(both)
+    assert followed.task["sha256"] == file.task["sha256"]
+    assert "relative" not in followed.task["paths"], "the file that says it lies elsewhere"
+    assert followed.timeline.circuits[0] == file.circuit
+    found = run(both.but(drawing=both.drawing.but(formats=())), tmp_path / "out")
+    first, second = (read_circuit(path) for path in found.circuits.values())
+    assert first.circuit == file.circuit == followed.timeline.circuits[0]
+    assert second.circuit == followed.timeline.circuits[1] != first.circuit
+    assert first.task["sha256"] == second.task["sha256"] == file.task["sha256"]
+    assert first.extra["prompts"] == file.extra["prompts"]
+    few = both.but(task=both.task.but(examples=2), drawing=both.drawing.but(formats=()))
+    again = run(few, tmp_path / "out")
+    assert "prompts" in again.made
+    assert read_circuit(again.circuits["llama"]).task["examples"] == 2
 
 
 def test_a_discovery_says_so_where_the_pairs_are_made_anew(made: Path, models: Any) -> None:

@@ -19,7 +19,7 @@ from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError, Sp
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
 from edgewise.run import RunResult, run, run_spec
-from edgewise.steps.fit import first_difference
+from edgewise.steps.same_prompts import first_difference
 from edgewise.store.hashes import fingerprint
 from edgewise.store.store import Store
 from edgewise.visualize.pictures import share_out
