@@ -112,6 +112,7 @@ def discover(
     While a search that can be resumed runs, NAME.journal.jsonl beside the output holds what it has
     decided. If it is stopped, the same command with --resume goes on and ends in the same circuit.
     """
+    from ..graphs.errors import EdgewiseError
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..progress import reporting
     from ..session import open_task
@@ -136,7 +137,11 @@ def discover(
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
-    write_circuit(output, found.file)
+    try:
+        write_circuit(output, found.file)
+    except EdgewiseError as error:
+        beside = "" if sidecar is None else f" Its scores are written: {sidecar}."
+        raise EdgewiseError(f"{error}{beside}") from error
     if journal is not None:
         journal.remove()
     if as_json:

@@ -8,8 +8,10 @@ is not used; a warning says so, and it is made again.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Raise when results come out otherwise, or are kept otherwise, so that old ones are not used."""
+
+OLD = re.compile(r"[0-9a-f]{64}\.(json|scores\.safetensors|journal\.jsonl)")
+"""What a result was kept in before format 2, which reads none of it: plain files, not folders."""
 
 CIRCUIT, SCORES, MEASURED = "circuit.json", "circuit.scores.safetensors", "measured.json"
 
@@ -55,6 +60,10 @@ class Results:
                 "another folder, or keep none."
             ) from error
         check_writable(self.folder / "probe.json")
+        for path in self.folder.iterdir():
+            if OLD.fullmatch(path.name):
+                with suppress(OSError):  # a folder, or another process was first
+                    path.unlink()
 
     def get(
         self,

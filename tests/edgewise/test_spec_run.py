@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -348,6 +353,53 @@ def test_a_file_that_is_gone_or_damaged_is_made_again(
     assert "prompts" in again.kept or name == "run.json"
     with_times = ("run.json", "report.md")
     assert name in with_times or (tmp_path / "out" / name).read_bytes() == whole
+
+
+KILLED = """
+import os, signal, sys
+from edgewise.run import run_spec
+sync, calls = os.fsync, 0
+def killed(descriptor):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(descriptor)
+os.fsync = killed
+run_spec(sys.argv[1], sys.argv[2])
+"""
+"""A run that is killed while it writes so many files, that one half written."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by signal")
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_was_not(
+    spec: Experiment, tmp_path: Path
+) -> None:
+    """What is sealed stays, and nothing half written is left."""
+    (tmp_path / "spec.toml").write_text(spec.to_toml())
+    out = tmp_path / "out"
+    program = [sys.executable, "-c", KILLED, tmp_path / "spec.toml", out, "12"]
+    assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
+    assert len(list(out.rglob(".edgewise-*"))) == 1
+    sealed = len(json.loads((out / "run.json").read_text())["steps"])
+    assert 0 < sealed < len(STEPS)
+    before = contents(out)
+    found = run_spec(tmp_path / "spec.toml", out)
+    assert found.kept == STEPS[:sealed]
+    assert found.made == STEPS[sealed:]
+    whole = run_spec(tmp_path / "spec.toml", tmp_path / "whole")
+    after, expected = contents(out), contents(whole.output)
+    assert list(after) == list(expected), "nothing else is left"
+    assert after["prompts.jsonl"] == before["prompts.jsonl"]
+    timed = [name for name in after if after[name][1] != expected[name][1]]
+    for name in timed:
+        assert untimed(out / name) == untimed(whole.output / name)
+
+
+def untimed(path: Path) -> object:
+    """Read a file of a run without what depends on measured seconds."""
+    text = re.sub(r'"(seconds|forward_equivalents)": [^,}\n]+|"[0-9a-f]{64}"', "", path.read_text())
+    return re.sub(r"[\d.]+ s \| [\d.]+ \||<td class=\"right\">[\d.]+( s)?</td>", "", text)
 
 
 def test_a_flipped_bit_in_any_file_is_noticed_or_makes_no_difference(

@@ -170,6 +170,18 @@ def test_a_flipped_byte_of_a_kept_result_never_gives_another(tmp_path: Path, cir
     assert len(made) > 100
 
 
+def test_results_of_an_older_format_are_swept(tmp_path: Path, circuit: Path) -> None:
+    """They were plain files; no other file, and no result of today, goes."""
+    made = Results(tmp_path).get("a", lambda journal: kept_from(circuit))
+    before = set(tmp_path.iterdir())
+    (tmp_path / "notes.json").write_text("mine")
+    for ending in ("json", "scores.safetensors", "journal.jsonl"):
+        (tmp_path / f"{'0a' * 32}.{ending}").write_text("of format 1")
+    kept = Results(tmp_path).get("a", lambda journal: pytest.fail("made again"))
+    assert as_values(kept) == as_values(made)
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "notes.json"}
+
+
 def test_two_that_want_the_same_result_make_it_once(tmp_path: Path, circuit: Path) -> None:
     begun, made, told = threading.Event(), [], []
 

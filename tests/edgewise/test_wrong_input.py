@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +276,23 @@ def test_output_that_is_an_input(refused: Any, models: Any, pairs: Path, circuit
 
 def test_more_threads_than_any_machine_has(refused: Any, line: list[object]) -> None:
     assert "--threads" in refused(*line, "--method", "eap", "--threads", 10**8, status=USAGE)
+
+
+def test_of_two_files_it_is_said_which_was_written(
+    edgewise: Any, models: Any, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk fills up between scores and circuit, the scores do not stay without a word."""
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).name == "a.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    common = ("discover", "--model", models["gpt2"], "--task", pairs, "--method", "eap", "-o")
+    said = edgewise(*common, "a.json", "--top", 5, "--scores", status=1).stderr
+    assert "cannot write a.json: no space left" in said
+    assert "Its scores are written: a.scores.safetensors." in " ".join(said.split())
+    assert sorted(os.listdir()) == ["a.scores.safetensors", "pairs.jsonl"]
+    assert "scores are" not in edgewise(*common, "a.json", "--top", 5, status=1).stderr
