@@ -35,8 +35,10 @@ def rms_norm(module: Any) -> Norm:
 
 
 def linear(module: Any) -> Linear:
-    """Describe an `nn.Linear`."""
-    return Linear(module.weight.detach(), optional(module.bias))
+    """Describe an `nn.Linear`, or transformers' `Conv1D`, which is stored [in, out]."""
+    weight = module.weight.detach()
+    stored = weight.t() if type(module).__name__ == "Conv1D" else weight
+    return Linear(stored, optional(module.bias))
 
 
 def rotary(
@@ -123,20 +125,48 @@ def describe_blocks(
     layers: Iterable[Any],
     norm: Callable[[Any], Norm],
     attention: Callable[[Any, int], Attention],
-    mlp: Callable[[Any], MLP | Experts],
+    mlp: str | Callable[[Any], MLP | Experts],
     norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
 ) -> tuple[Block, ...]:
     """Describe blocks; `attention` takes a block and its number.
 
-    `norms`: the names of the norms before attention and before the MLP, and of those behind them.
+    `mlp` takes a block; where a block's MLP is `mlp`, its activation will do. `norms`: the names of
+    the norms before attention and before the MLP, and of those behind them.
     """
 
     def describe(layer: int, block: Any) -> Block:
         own = (None if name is None else norm(getattr(block, name)) for name in norms)
         first, second, *behind = own
-        return Block(first, attention(block, layer), second, mlp(block), *behind)
+        inner = feed_forward(block.mlp, mlp) if isinstance(mlp, str) else mlp(block)
+        return Block(first, attention(block, layer), second, inner, *behind)
 
     return tuple(describe(layer, block) for layer, block in enumerate(layers))
+
+
+def rotary_decoder(
+    family: str,
+    model: Any,
+    norm: Callable[[Any], Norm],
+    *norms: str,
+    interleaved: bool = False,
+    parallel: bool = False,
+    **attention: Any,
+) -> LiftedModel:
+    """Describe a model with Llama's modules and one rotary table for all layers.
+
+    `norms`: as of `describe_blocks`, if they are others. `attention`: what else all layers have.
+    """
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb, interleaved=interleaved)
+    blocks = describe_blocks(
+        body.layers,
+        norm,
+        lambda block, _: rotary_heads(config, block.self_attn, table, **attention),
+        config.hidden_act,
+        *((norms,) if norms else ()),
+    )
+    last = norm(body.norm if hasattr(body, "norm") else body.final_layernorm)
+    return assemble(family, model, body.embed_tokens, blocks, last, table, parallel=parallel)
 
 
 def normed_behind(
@@ -153,7 +183,7 @@ def normed_behind(
         lambda block, layer: rotary_heads(
             config, block.self_attn, tables[layer], window=window(config, layer), **attention
         ),
-        lambda block: gated(block.mlp, config.hidden_act),
+        config.hidden_act,
         (None, None, "post_attention_layernorm", "post_feedforward_layernorm"),
     )
 
@@ -194,44 +224,40 @@ def rotary_heads(
     config: Any,
     module: Any,
     table: Rotary | None,
-    norm: Callable[[Any], Any] = rms_norm,
+    head_norm: Callable[[Any], Any] = rms_norm,
     **rest: Any,
 ) -> Attention:
     """Describe attention with separate projections, rotary positions and the usual scale.
 
-    `norm` describes the norm of queries and that of keys, where there are such.
+    `head_norm` describes the norm of queries and that of keys, where there are such.
     """
     for letter in "qk":
         for name in (f"{letter}_norm", f"{letter}_layernorm"):
             if hasattr(module, name):
-                rest[f"{letter}_norm"] = norm(getattr(module, name))
+                rest[f"{letter}_norm"] = head_norm(getattr(module, name))
     output = module.o_proj if hasattr(module, "o_proj") else module.dense
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     rest.setdefault("scale", module.head_dim**-0.5)
     return separate(module, output, heads, groups, rotary=table, **rest)
 
 
-def gated(module: Any, activation: str, **rest: Any) -> MLP:
-    """Describe an MLP with modules `gate_proj`, `up_proj` and `down_proj`."""
-    return MLP(
-        gate=linear(module.gate_proj),
-        up=linear(module.up_proj),
-        down=linear(module.down_proj),
-        activation=require_activation(activation),
-        **rest,
-    )
+_PROJECTIONS = {
+    "up_proj": "down_proj", "dense_h_to_4h": "dense_4h_to_h", "c_fc": "c_proj",
+    "fc_in": "fc_out", "fc1": "fc2",
+}  # fmt: skip
+"""What families call the first projection of an MLP, and then the second."""
 
 
-def packed_gated(module: Any, activation: str) -> MLP:
-    """Describe an MLP with modules `gate_up_proj`, gate before up, and `down_proj`."""
-    gate, up = module.gate_up_proj.weight.detach().chunk(2)
-    down, act = linear(module.down_proj), require_activation(activation)
-    return MLP(gate=Linear(gate), up=Linear(up), down=down, activation=act)
-
-
-def plain(up: Any, down: Any, activation: str) -> MLP:
-    """Describe an MLP of two projections."""
-    return MLP(up=linear(up), down=linear(down), activation=require_activation(activation))
+def feed_forward(module: Any, activation: str, output_scale: float = 1.0) -> MLP:
+    """Describe an MLP, plain or gated, by the names of its modules; gate and up may be packed."""
+    activation = require_activation(activation)
+    if hasattr(module, "gate_up_proj"):
+        gate, up = map(Linear, module.gate_up_proj.weight.detach().chunk(2))
+        return MLP(up, linear(module.down_proj), activation, gate)
+    up, down = next((up, down) for up, down in _PROJECTIONS.items() if hasattr(module, up))
+    projections = linear(getattr(module, up)), linear(getattr(module, down))
+    gate = linear(module.gate_proj) if hasattr(module, "gate_proj") else None
+    return MLP(*projections, activation, gate, output_scale)
 
 
 def words(

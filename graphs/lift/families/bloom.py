@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..lifted import MLP, Attention, LiftedModel
+from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm, plain
+from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm
 
 
 @family(
@@ -42,10 +42,7 @@ def describe(model: Any) -> LiftedModel:
         module = block.self_attention
         return fused_heads(module.query_key_value, module.dense, config.n_head, slopes=slopes)
 
-    def mlp(block: Any) -> MLP:
-        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, "gelu_new")
-
-    blocks = describe_blocks(body.h, layer_norm, attention, mlp)
+    blocks = describe_blocks(body.h, layer_norm, attention, "gelu_new")
     first, last = layer_norm(body.word_embeddings_layernorm), layer_norm(body.ln_f)
     embedding = body.word_embeddings
     return assemble("bloom", model, embedding, blocks, last, "ALiBi", embed_norm=first)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..lifted import Attention, LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary_heads, window
+from ._parts import assemble, describe_blocks, layer_norm, rotary, rotary_heads, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
@@ -33,13 +33,8 @@ def describe(model: Any) -> LiftedModel:
         turn = table if first or size is not None else None
         return rotary_heads(config, block.self_attn, turn, _head_norms, window=size)
 
-    blocks = describe_blocks(
-        body.layers,
-        layer_norm,
-        attention,
-        lambda block: gated(block.mlp, config.hidden_act),
-        ("input_layernorm", "input_layernorm"),
-    )
+    norms = ("input_layernorm", "input_layernorm")
+    blocks = describe_blocks(body.layers, layer_norm, attention, config.hidden_act, norms)
     own = {"parallel": True, "logit_scale": config.logit_scale}
     last = layer_norm(body.norm)
     return assemble("cohere", model, body.embed_tokens, blocks, last, table, **own)

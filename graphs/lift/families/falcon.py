@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..lifted import MLP, Attention, LiftedModel
+from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm, plain, rotary
+from ._parts import alibi_slopes, assemble, describe_blocks, fused_heads, layer_norm, rotary
 
 
 @family(
@@ -39,10 +39,7 @@ def describe(model: Any) -> LiftedModel:
         module = block.self_attention
         return fused_heads(module.query_key_value, module.dense, heads, groups, **positions)
 
-    def mlp(block: Any) -> MLP:
-        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.activation)
-
-    blocks = describe_blocks(body.h, layer_norm, attention, mlp, (first, second))
+    blocks = describe_blocks(body.h, layer_norm, attention, config.activation, (first, second))
     last, where = layer_norm(body.ln_f), blocks[0].attention.rotary or "ALiBi"
     return assemble("falcon", model, body.word_embeddings, blocks, last, where, parallel=parallel)
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, describe_blocks, gated, rotary_heads, rotary_tables, window
+from ._parts import assemble, describe_blocks, rotary_heads, rotary_tables, window
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -65,19 +65,14 @@ def describe(model: Any) -> LiftedModel:
 
     def attention(block: Any, layer: int) -> Attention:
         module, size = block.self_attn, block.self_attn.head_dim
-        own = {
-            "scale": (getattr(config, "query_pre_attn_scalar", None) or size) ** -0.5,
-            "window": window(config, layer),
-            "softcap": softcap,
-        }
+        scale = (getattr(config, "query_pre_attn_scalar", None) or size) ** -0.5
+        own = {"scale": scale, "window": window(config, layer), "softcap": softcap}
         return rotary_heads(config, module, tables[layer], _norm, **own)
 
     norms = ["input_layernorm", "post_attention_layernorm"]
     if not first:
         norms[1:] = ["pre_feedforward_layernorm", norms[1], "post_feedforward_layernorm"]
-    blocks = describe_blocks(
-        body.layers, _norm, attention, lambda block: gated(block.mlp, activation), norms
-    )
+    blocks = describe_blocks(body.layers, _norm, attention, activation, norms)
     weight = body.embed_tokens.weight  # the scale is rounded to its type, as the models do
     return assemble(
         "gemma", model, body.embed_tokens, blocks, _norm(body.norm), tables[0],

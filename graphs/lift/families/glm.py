@@ -9,7 +9,7 @@ from typing import Any
 
 from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, packed_gated, rms_norm, rotary, rotary_heads
+from ._parts import rms_norm, rotary_decoder
 
 
 @family(
@@ -24,16 +24,7 @@ from ._parts import assemble, describe_blocks, packed_gated, rms_norm, rotary, r
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `GlmForCausalLM` or a `Glm4ForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb, interleaved=True)
     norms = ["input_layernorm", "post_attention_layernorm"]
-    if config.model_type == "glm4":
+    if model.config.model_type == "glm4":
         norms += ["post_self_attn_layernorm", "post_mlp_layernorm"]
-    blocks = describe_blocks(
-        body.layers,
-        rms_norm,
-        lambda block, _: rotary_heads(config, block.self_attn, table),
-        lambda block: packed_gated(block.mlp, config.hidden_act),
-        norms,
-    )
-    return assemble("glm", model, body.embed_tokens, blocks, rms_norm(body.norm), table)
+    return rotary_decoder("glm", model, rms_norm, *norms, interleaved=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedModel
-from ..lifted import MLP, Attention, LiftedModel, Linear
+from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, matrices, plain
+from ._parts import assemble, describe_blocks, layer_norm, linear, matrices
 
 
 @family(
@@ -32,22 +32,14 @@ def describe(model: Any) -> LiftedModel:
         )
 
     def attention(block: Any, layer: int) -> Attention:
-        packed = _linear(block.attn.c_attn)  # rows are outputs: queries, keys, values
+        packed = linear(block.attn.c_attn)  # rows are outputs: queries, keys, values
         scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
         weights, biases = packed.weight.chunk(3), packed.bias.chunk(3)
-        output = _linear(block.attn.c_proj)
+        output = linear(block.attn.c_proj)
         return matrices(weights, biases, output, config.n_head, scale=scale)
 
-    def mlp(block: Any) -> MLP:
-        up, down = _linear(block.mlp.c_fc), _linear(block.mlp.c_proj)
-        return plain(up, down, config.activation_function)
-
-    blocks = describe_blocks(body.h, layer_norm, attention, mlp, ("ln_1", "ln_2"))
+    names, activation = ("ln_1", "ln_2"), config.activation_function
+    blocks = describe_blocks(body.h, layer_norm, attention, activation, names)
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
     return assemble("gpt2", model, body.wte, blocks, last, words, table=table.detach())
-
-
-def _linear(module: Any) -> Any:
-    """Describe a projection that is stored [in, out]."""
-    return Linear(module.weight.detach().t(), module.bias.detach())

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, fused_heads, layer_norm, matrices, plain
+from ._parts import assemble, describe_blocks, fused_heads, layer_norm, matrices
 
 
 @family(
@@ -34,7 +34,7 @@ def describe(model: Any) -> LiftedModel:
         body.h,
         layer_norm,
         lambda block, _: _attention(config, block.attn),
-        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
+        config.activation_function,
         ("ln_1", "ln_2"),
     )
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight

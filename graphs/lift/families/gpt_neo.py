@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, layer_norm, separate
 
 
 @family(
@@ -28,13 +28,8 @@ def describe(model: Any) -> LiftedModel:
         seen = _window(module, layer, config)
         return separate(module, module.out_proj, config.num_heads, scale=1.0, window=seen)
 
-    blocks = describe_blocks(
-        body.h,
-        layer_norm,
-        attention,
-        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.activation_function),
-        ("ln_1", "ln_2"),
-    )
+    names, activation = ("ln_1", "ln_2"), config.activation_function
+    blocks = describe_blocks(body.h, layer_norm, attention, activation, names)
     last, words = layer_norm(body.ln_f), f"learned, {config.max_position_embeddings}"
     return assemble("gpt-neo", model, body.wte, blocks, last, words, table=body.wpe.weight.detach())
 

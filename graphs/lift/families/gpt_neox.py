@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import MLP, Attention, LiftedModel
+from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, fused_heads, layer_norm, plain, rotary
+from ._parts import assemble, describe_blocks, fused_heads, layer_norm, rotary
 
 
 @family(
@@ -29,9 +29,6 @@ def describe(model: Any) -> LiftedModel:
         module = block.attention
         return fused_heads(module.query_key_value, module.dense, heads, rotary=table)
 
-    def mlp(block: Any) -> MLP:
-        return plain(block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, config.hidden_act)
-
-    blocks = describe_blocks(body.layers, layer_norm, attention, mlp)
+    blocks = describe_blocks(body.layers, layer_norm, attention, config.hidden_act)
     last, parallel = layer_norm(body.final_layer_norm), config.use_parallel_residual
     return assemble("gpt-neox", model, body.embed_in, blocks, last, table, parallel=parallel)

@@ -8,7 +8,7 @@ import torch
 
 from ..lifted import Attention, LiftedModel, Rotary
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, layer_norm, separate
 
 
 @family(
@@ -34,13 +34,8 @@ def describe(model: Any) -> LiftedModel:
         module, own = block.attn, {"scale": block.attn.head_dim**-0.5, "rotary": table}
         return separate(module, module.out_proj, config.n_head, **own)
 
-    blocks = describe_blocks(
-        body.h,
-        layer_norm,
-        attention,
-        lambda block: plain(block.mlp.fc_in, block.mlp.fc_out, config.activation_function),
-        ("ln_1", "ln_1"),
-    )
+    names, activation = ("ln_1", "ln_1"), config.activation_function
+    blocks = describe_blocks(body.h, layer_norm, attention, activation, names)
     own = {"max_positions": config.n_positions, "parallel": True}
     of = blocks[0].attention.size
     words = f"rotary, base 10000, first {size} of {of} features, interleaved"

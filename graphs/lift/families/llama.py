@@ -14,7 +14,15 @@ from typing import Any
 from ..experts import Experts
 from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, gated, plain, rms_norm, rotary, rotary_heads, window
+from ._parts import (
+    assemble,
+    describe_blocks,
+    feed_forward,
+    rms_norm,
+    rotary,
+    rotary_heads,
+    window,
+)
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -74,13 +82,10 @@ def llama_like(
     mlp: Callable[[Any], MLP | Experts] | None = None,
     **rest: Any,
 ) -> LiftedModel:
-    """Describe a model whose modules are named as Llama's.
+    """Describe a model whose modules are named as Llama's; `name` is the family's.
 
-    Args:
-        model: the live model.
-        name: of the family.
-        mlp: describes a layer's MLP module; default: gated, or plain without a gate.
-        rest: further fields of each layer's attention; MLPs have its `output_scale`.
+    `mlp` describes a layer's MLP module; default: gated, or plain without a gate. `rest`: further
+    fields of each layer's attention; MLPs have its `output_scale`.
     """
     config, body = model.config, model.model
     interleaved = config.model_type in ("helium", "ernie4_5")
@@ -92,15 +97,12 @@ def llama_like(
         return rotary_heads(config, block.self_attn, turn, window=seen, **rest)
 
     def usual_mlp(module: Any) -> MLP:
-        if not hasattr(module, "gate_proj"):
-            return plain(module.up_proj, module.down_proj, config.hidden_act)
-        return gated(module, config.hidden_act, output_scale=rest.get("output_scale", 1.0))
+        return feed_forward(module, config.hidden_act, rest.get("output_scale", 1.0))
 
     blocks = describe_blocks(
         body.layers, rms_norm, attention, lambda block: (mlp or usual_mlp)(block.mlp)
     )
-    last = rms_norm(body.norm)
-    return assemble(name, model, body.embed_tokens, blocks, last, table)
+    return assemble(name, model, body.embed_tokens, blocks, rms_norm(body.norm), table)
 
 
 def _window(config: Any, layer: int) -> int | None:

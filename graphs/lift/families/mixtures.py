@@ -12,7 +12,7 @@ from typing import Any
 from ..experts import Experts, SharedExpert
 from ..lifted import MLP, LiftedModel
 from ..lifting import family, require_activation
-from ._parts import gated
+from ._parts import feed_forward
 from .llama import HANDLED as LLAMA
 from .llama import IGNORED as LLAMA_IGNORED
 from .llama import ONE_WINDOW, WINDOWS, llama_like
@@ -69,12 +69,12 @@ def _describe(
 
     def mlp(module: Any) -> MLP | Experts:
         if not hasattr(module, "experts"):
-            return gated(module, activation)
+            return feed_forward(module, activation)
         gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
         shared = getattr(module, "shared_expert", None)
         if shared is not None:
             own = module.shared_expert_gate.weight.detach()
-            shared = SharedExpert(gated(shared, activation), own)
+            shared = SharedExpert(feed_forward(shared, activation), own)
         return Experts(
             router=module.gate.weight.detach(), gate=gate, up=up,
             down=module.experts.down_proj.detach(), chosen=model.config.num_experts_per_tok,

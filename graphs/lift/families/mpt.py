@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, matrices, plain
+from ._parts import assemble, describe_blocks, feed_forward, layer_norm, matrices
 
 
 @family(
@@ -44,7 +44,7 @@ def describe(model: Any) -> LiftedModel:
         body.blocks,
         layer_norm,
         attention,
-        lambda block: plain(block.ffn.up_proj, block.ffn.down_proj, "gelu"),
+        lambda block: feed_forward(block.ffn, "gelu"),
         ("norm_1", "norm_2"),
     )
     last, most = layer_norm(body.norm_f), config.max_seq_len

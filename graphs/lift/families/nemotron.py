@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..lifted import LiftedModel, Norm
+from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary_heads
+from ._parts import layer_norm, rotary_decoder
 
 
 @family(
@@ -22,16 +22,4 @@ from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `NemotronForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
-    blocks = describe_blocks(
-        body.layers,
-        _norm,
-        lambda block, _: rotary_heads(config, block.self_attn, table),
-        lambda block: plain(block.mlp.up_proj, block.mlp.down_proj, config.hidden_act),
-    )
-    return assemble("nemotron", model, body.embed_tokens, blocks, _norm(body.norm), table)
-
-
-def _norm(module: Any) -> Norm:
-    return replace(layer_norm(module), offset=1.0)
+    return rotary_decoder("nemotron", model, lambda norm: replace(layer_norm(norm), offset=1.0))

@@ -10,16 +10,7 @@ from typing import Any
 
 from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import (
-    assemble,
-    describe_blocks,
-    gated,
-    normed_behind,
-    rms_norm,
-    rotary,
-    rotary_heads,
-    rotary_tables,
-)  # fmt: skip
+from ._parts import assemble, normed_behind, rms_norm, rotary_decoder, rotary_tables
 
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
@@ -32,15 +23,7 @@ UNWEIGHTED = Norm(None, None, 1e-5, centred=True)  # its eps is fixed in the mod
 @family("olmo", ["olmo"], f"{HANDLED} clip_qkv", IGNORED)
 def describe(model: Any) -> LiftedModel:
     """Describe an `OlmoForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
-    blocks = describe_blocks(
-        body.layers,
-        lambda _: UNWEIGHTED,
-        lambda block, _: rotary_heads(config, block.self_attn, table, clip=config.clip_qkv),
-        lambda block: gated(block.mlp, config.hidden_act),
-    )
-    return assemble("olmo", model, body.embed_tokens, blocks, UNWEIGHTED, table)
+    return rotary_decoder("olmo", model, lambda _: UNWEIGHTED, clip=model.config.clip_qkv)
 
 
 @family("olmo", ["olmo2"], f"{HANDLED} rms_norm_eps", IGNORED)

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, separate
+from ._parts import assemble, describe_blocks, feed_forward, layer_norm, separate
 
 
 @family(
@@ -50,7 +50,7 @@ def describe(model: Any) -> LiftedModel:
         body.layers,
         layer_norm,
         attention,
-        lambda block: plain(block.fc1, block.fc2, config.activation_function),
+        lambda block: feed_forward(block, config.activation_function),
         ("self_attn_layer_norm", "final_layer_norm"),
     )
     places = body.embed_positions.weight.detach()[body.embed_positions.offset :]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary_heads
+from ._parts import layer_norm, rotary_decoder
 
 
 @family(
@@ -21,15 +21,6 @@ from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `PhiForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
-
-    blocks = describe_blocks(
-        body.layers,
-        layer_norm,
-        lambda block, _: rotary_heads(config, block.self_attn, table, layer_norm),
-        lambda block: plain(block.mlp.fc1, block.mlp.fc2, config.hidden_act),
-        ("input_layernorm", "input_layernorm"),
-    )
-    last = layer_norm(body.final_layernorm)
-    return assemble("phi", model, body.embed_tokens, blocks, last, table, parallel=True)
+    norms = ("input_layernorm", "input_layernorm")
+    own = {"head_norm": layer_norm, "parallel": True}
+    return rotary_decoder("phi", model, layer_norm, *norms, **own)

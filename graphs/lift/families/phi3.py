@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, matrices, packed_gated, rms_norm, rotary
+from ._parts import assemble, describe_blocks, matrices, rms_norm, rotary
 
 
 @family(
@@ -35,7 +35,5 @@ def describe(model: Any) -> LiftedModel:
         parts = module.qkv_proj.weight.split(cuts)
         return matrices(parts, None, module.o_proj, heads, groups, **own)
 
-    blocks = describe_blocks(
-        body.layers, rms_norm, attention, lambda block: packed_gated(block.mlp, config.hidden_act)
-    )
+    blocks = describe_blocks(body.layers, rms_norm, attention, config.hidden_act)
     return assemble("phi3", model, body.embed_tokens, blocks, rms_norm(body.norm), table)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import LiftedModel, Norm
 from ..lifting import family
-from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary_heads
+from ._parts import layer_norm, rotary_decoder
 
 
 @family(
@@ -21,19 +21,11 @@ from ._parts import assemble, describe_blocks, gated, layer_norm, rotary, rotary
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `StableLmForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
 
     def head_norms(module: Any) -> tuple[Norm, ...]:
         return tuple(map(layer_norm, module.norms))
 
-    parallel, before = config.use_parallel_residual, "input_layernorm"
-    blocks = describe_blocks(
-        body.layers,
-        layer_norm,
-        lambda block, _: rotary_heads(config, block.self_attn, table, head_norms),
-        lambda block: gated(block.mlp, config.hidden_act),
-        (before, before if parallel else "post_attention_layernorm"),
-    )
-    last = layer_norm(body.norm)
-    return assemble("stablelm", model, body.embed_tokens, blocks, last, table, parallel=parallel)
+    parallel, first = model.config.use_parallel_residual, "input_layernorm"
+    second = first if parallel else "post_attention_layernorm"
+    own = {"head_norm": head_norms, "parallel": parallel}
+    return rotary_decoder("stablelm", model, layer_norm, first, second, **own)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..lifted import LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary_heads
+from ._parts import layer_norm, rotary_decoder
 
 
 @family(
@@ -21,12 +21,4 @@ from ._parts import assemble, describe_blocks, layer_norm, plain, rotary, rotary
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `Starcoder2ForCausalLM`."""
-    config, body = model.config, model.model
-    table = rotary(config, body.rotary_emb)
-    blocks = describe_blocks(
-        body.layers,
-        layer_norm,
-        lambda block, _: rotary_heads(config, block.self_attn, table, window=config.sliding_window),
-        lambda block: plain(block.mlp.c_fc, block.mlp.c_proj, config.hidden_act),
-    )
-    return assemble("starcoder2", model, body.embed_tokens, blocks, layer_norm(body.norm), table)
+    return rotary_decoder("starcoder2", model, layer_norm, window=model.config.sliding_window)
