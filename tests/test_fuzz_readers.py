@@ -11,6 +11,9 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,15 @@ from click.testing import CliRunner
 from edgewise.cli import cli
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, PromptError, SpecError
-from edgewise.graphs.files import read_circuit, read_scores, scores_path, write_scores
+from edgewise.graphs.files import (
+    read_any,
+    read_circuit,
+    read_scores,
+    read_timeline,
+    read_transplant,
+    scores_path,
+    write_scores,
+)
 from edgewise.graphs.files.exchange import read_eap_ig, write_eap_ig
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
@@ -100,6 +111,69 @@ def test_scores_of_a_billion_heads(tmp_path: Path) -> None:
     assert scores_path(path) == path
 
 
+VERSION1 = Path(__file__).parent / "data" / "version1"
+SMALL = {
+    "acdc": lambda one: one["model"],
+    "diff": lambda one: one["a"]["model"],
+    "timeline": lambda one: one["checkpoints"][0]["model"],
+    "transplant": lambda one: one["a"]["model"],
+}
+
+
+def enlarged(name: str, path: Path, **shape: Any) -> ComputationGraph:
+    """Write a small file again that says it is of a large graph, with counts that fit."""
+    document = json.loads((VERSION1 / f"{name}.json").read_text("utf-8"))
+    model = SMALL[name](document)
+    model |= shape
+    fields = ("layers", "heads", "kv_heads", "experts")
+    graph = ComputationGraph(**{key: model[key] for key in fields if key in model})
+    ports, senders = graph.size
+    document["graph"] |= {"ports": ports, "senders": senders, "edges": 7}
+    if ports * senders < 10**7:
+        document["graph"]["edges"] = graph.edge_count
+    path.write_text(json.dumps(document))
+    return graph
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"heads": 9000, "kv_heads": 9000},
+        {"layers": 5000, "heads": 2},
+        {"layers": 1, "heads": 2, "kv_heads": 2, "experts": [2 * 10**7]},
+    ],
+)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_file_of_a_large_graph_is_refused_before_it_takes_memory(
+    tmp_path: Path, name: str, shape: dict[str, Any]
+) -> None:
+    path = tmp_path / "large.json"
+    enlarged(name, path, **shape)
+    readers = {"timeline": read_timeline, "transplant": read_transplant}
+    with quick(), peak(50), pytest.raises(FileFormatError, match=r"takes about \d+ MB of memory"):
+        readers.get(name, read_any)(path)
+
+
+def test_the_largest_graph_that_a_small_file_may_have_fits_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.json"
+    graph = enlarged("acdc", path, heads=800, kv_heads=800)
+    with peak(200):
+        assert read_circuit(path).circuit.graph == graph
+    enlarged("acdc", path, layers=32, heads=32, kv_heads=8)  # Llama-3.1-8B with a few edges
+    assert len(read_circuit(path).circuit) > 0
+
+
+@contextmanager
+def peak(most: float) -> Iterator[None]:
+    """Fail if what is done inside takes more MB of memory at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("suffix", [".json", ".pt"])
 @pytest.mark.parametrize("sizes", [(10**9, 2), (2, 10**9), (500, 100), (10**400, 1), (True, 1)])
 def test_a_small_file_of_eap_ig_that_names_a_large_graph(
@@ -171,6 +245,25 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
         for read, error in readers:
             with quick(), pytest.raises(error, match="a device or pipe, not a file"):
                 read(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a link that leads nowhere"])
+def test_what_stands_for_a_configuration_and_is_no_file_is_named(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    from edgewise.graphs.errors import ModelNotFound
+    from edgewise.graphs.load.loading import load
+
+    path = tmp_path / name
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "a device" else "gone")
+    with quick(), pytest.raises(ModelNotFound, match=rf"/{name}' is a directory, device, pipe or"):
+        load(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

@@ -85,6 +85,37 @@ def test_a_circuit_measures_the_same(name: str, folder: Path) -> None:
     assert list(unlike(load(f"said-{name}.json"), again, skip=frozenset({"notes"}))) == []
 
 
+def test_a_circuit_is_used_from_another_folder_with_what_lies_beside_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what has the hashes that the file states is taken; its paths are relative to nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again, old = said("evaluate", folder / "acdc.json"), load("said-acdc.json")
+    assert again["task"]["sha256"] == old["task"]["sha256"]
+    assert again["value_circuit"] == pytest.approx(old["value_circuit"], rel=1e-4)
+    assert again["notes"] == []
+    few = said("evaluate", folder / "acdc.json", "--examples", 2)
+    assert (few["task"]["examples"], few["notes"]) == (2, [])
+
+    def refused(*more: object) -> str:
+        given = ["evaluate", str(folder / "acdc.json"), *map(str, more)]
+        result = CliRunner().invoke(cli, given)
+        assert result.exit_code == 1, result.output
+        return result.output
+
+    pairs = folder / "pairs.jsonl"
+    pairs.write_text("\n".join(reversed(pairs.read_text().splitlines())))
+    for more in ((), ("--examples", 2)):
+        words = refused(*more)
+        assert "holds other prompt pairs: their hash is not the one" in words
+        assert "--task replaces it" in words
+    shutil.rmtree(folder / "models" / "base")
+    shutil.copytree(folder / "models" / "tuned", folder / "models" / "base")
+    assert "is another: its weights have another hash than the file states" in refused()
+    assert "--model replaces it" in refused()
+
+
 @pytest.mark.parametrize("name", CIRCUITS)
 def test_a_circuit_is_written_again_as_it_was(name: str, folder: Path) -> None:
     write_circuit(folder / "again.json", read_circuit(folder / f"{name}.json"))

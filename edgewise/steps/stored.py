@@ -70,16 +70,22 @@ def open_for(
         return open_model(name, GraphSpec.of_graph(graph), compute, progress=progress)
 
     def load_stored() -> Session:
-        name, places = stored_model(file), []
-        if "paths" in file.model:
-            places = possible_places(file.model["name"], file.model["paths"], file.path)
+        name, places, paths = stored_model(file), [], file.model.get("paths")
+        if paths is not None or file.model["revision"] is None:  # it was on this machine
+            places = possible_places(file.model["name"], paths, file.path)
         there = [place for place in places if is_there(place)]
+        guessed = bool(there) and paths is None and not is_there(name)
         with named_by(file, option, places):
-            for place in there if len(there) > 1 else ():
+            for place in there if len(there) > 1 or guessed else ():
                 session = load(place)
                 if session.loaded.weights_sha256 == file.model["weights_sha256"]:
                     return session
                 del session  # one model in memory at a time
+            if guessed:
+                raise ModelNotFound(
+                    f"model '{name}' does not exist here, and the one beside the circuit, "
+                    f"'{there[0]}', is another: its weights have another hash than the file states."
+                )
             return load(name)
 
     session = load_stored() if reference is None else load(reference)
@@ -104,7 +110,11 @@ def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> l
     if dtype not in (None, found.dtype):
         return [f"the circuit was found in {dtype} and is measured in {found.dtype}."]
     changed = f"the weights of '{name}' are not those the circuit was found in"
-    return [f"{changed}: the model has changed since."]
+    return [
+        f"{changed}: the model has changed since, or the hash in the circuit's file has "
+        f"(model.weights_sha256 is {stored:.12}…, the model's {found.weights_sha256:.12}…). What "
+        "is measured here need not hold there."
+    ]
 
 
 # -- the prompt pairs ----------------------------------------------------------------------------
@@ -177,10 +187,18 @@ def circuit_pairs(
         and reads_alike(tokenizer, kept)
     ):
         return replace(kept, pairs=kept.pairs[:first]), []
-    name = file.task.get("file")
+    name, task = file.task.get("file"), TaskSpec.of_circuit(file)
     places = [] if name is None else possible_places(name, file.task.get("paths"), file.path)
     with named_by(file, "--task", places):
-        pairs = open_task(model, TaskSpec.of_circuit(file), **changed)[0]
+        pairs = open_task(model, task, **changed)[0]
+        if name is not None and "paths" not in file.task and task.file != name:  # a guess
+            whole = open_task(model, task)[0] if changed else pairs
+            if whole.sha256 != file.task["sha256"]:
+                raise PromptError(
+                    f"the task's file '{name}' does not exist here, and the one beside the "
+                    f"circuit, '{task.file}', holds other prompt pairs: their hash is not the one "
+                    "the circuit's file states."
+                )
     if changed or pairs.sha256 == file.task["sha256"]:
         return pairs, []
     why = "the task's file, words or tokenizer have changed"

@@ -6,6 +6,8 @@ and unknown top-level keys, are kept and written back.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +22,15 @@ from ..errors import EdgewiseError, FileFormatError, GraphMismatch, NameSyntaxEr
 from ..graph import MOST_CELLS, ComputationGraph
 from ..names import Node, Port
 from .atomic import write_text
-from .json_files import dump_document, ordered, read_document, to_plain
+from .json_files import dump_document, make_plain, ordered, others, read_document
 from .places import Paths, moved
 from .reading import form_of, is_number, listed, problems, short, take_rows
 
 FORMAT = "edgewise/circuit"
 VERSION = 1
+
+FREE_MEMORY, MEMORY_PER_BYTE = 2**27, 2**15
+"""Most bytes of memory that any file's graph may take, and that a byte of a larger file adds."""
 
 SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")
 """The keys of the block `model` that give the graph's shape."""
@@ -178,23 +183,20 @@ class CircuitFile:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        for block in (*PROVENANCE, "extra"):
-            object.__setattr__(self, block, to_plain(getattr(self, block), block))
+        make_plain(self, *PROVENANCE, "extra")
         missing, wrong = problems(vars(self), Provenance)
         if missing or wrong:
             found = f"these are missing: {', '.join(missing)}" if missing else listed(wrong)
             raise EdgewiseError(f"the circuit cannot be saved: {found}.")
-        self._check_shape()
-        shape = self.circuit.kept.shape
-        scores = np.full(shape, np.nan) if self.edge_scores is None else self.edge_scores
-        if np.shape(scores) != shape:
-            raise GraphMismatch(f"scores of shape {np.shape(scores)} do not fit a mask of {shape}.")
-        scores = np.where(self.circuit.kept, scores, np.nan).astype(np.float32)
+        graph, kept = self.circuit.graph, self.circuit.kept
+        given = np.float32(np.nan) if self.edge_scores is None else self.edge_scores
+        if np.shape(given) not in ((), kept.shape):
+            raise GraphMismatch(
+                f"scores of shape {np.shape(given)} do not fit a mask of {kept.shape}."
+            )
+        scores = np.where(kept, given, np.float32(np.nan)).astype(np.float32, copy=False)
         scores.setflags(write=False)
         object.__setattr__(self, "edge_scores", scores)
-
-    def _check_shape(self) -> None:
-        graph = self.circuit.graph
         stated: Mapping[str, object] = {**_ABSENT, **self.model}
         true = {key: getattr(graph, key) for key in (*SHAPE, *_ABSENT)}
         true["experts"] = list(graph.experts)
@@ -281,16 +283,14 @@ def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
     senders = [str(node) for node in circuit.graph.senders]
     ports = [str(port) for port in circuit.graph.ports]
     rows, columns = np.nonzero(circuit.kept)
-    texts = [values[rows, columns].astype(np.float32).astype(str) for values in scores]
+    numbers = [
+        [None if text in ("nan", "inf", "-inf") else float(text) for text in texts]
+        for texts in (values[rows, columns].astype(np.float32).astype(str) for values in scores)
+    ]  # as text, float32 has its shortest decimal
     return [
-        [senders[column], ports[row], *map(_number, numbers)]
-        for row, column, *numbers in zip(rows.tolist(), columns.tolist(), *texts, strict=True)
+        [senders[column], ports[row], *own]
+        for row, column, *own in zip(rows.tolist(), columns.tolist(), *numbers, strict=True)
     ]
-
-
-def _number(text: str) -> float | None:
-    """Read the shortest decimal of a float32; None if it is not finite."""
-    return None if text in ("nan", "inf", "-inf") else float(text)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -304,30 +304,39 @@ def read_circuit(path: str | Path) -> CircuitFile:
 def circuit_from_document(path: str | Path, document: Mapping[str, object]) -> CircuitFile:
     """Check a parsed circuit file; errors name the path."""
     with form_of(path, document, CircuitDocument) as file:
-        graph = read_graph(path, file["model"], file["graph"])
-    kept, (scores,) = read_rows(path, graph, "edges", file["edges"], scores=1)
-    known = {"format", "version", "edges", "graph", *PROVENANCE}
-    extra = {key: value for key, value in document.items() if key not in known}
-    more = {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *COUNTS)}
-    return CircuitFile(
-        Circuit(graph, kept),
-        *(file["model"], file["task"], file["discovery"], file["certificate"], file["measures"]),
-        edge_scores=scores,
-        extra={**extra, "graph": more} if more else extra,
-        path=Path(path),
-    )
+        graph = read_graph(path, file["model"], file["graph"], scores=1)
+    scores = unscored(graph, 1)
+    circuit = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores))
+    blocks = (file["model"], file["task"], file["discovery"], file["certificate"], file["measures"])
+    extra, more = others(document, "edges", "graph", *PROVENANCE), dict(file["graph"])
+    if more := others(more, *OPTIONS, *COUNTS):
+        extra["graph"] = more
+    return CircuitFile(circuit, *blocks, edge_scores=scores[0], extra=extra, path=Path(path))
 
 
 def read_graph(
-    path: str | Path, model: Mapping[str, object], block: Mapping[str, object]
+    path: str | Path, model: Mapping[str, object], block: Mapping[str, object], scores: int
 ) -> ComputationGraph:
-    """Build the graph a file describes and check it against the file's counts."""
+    """Build the graph a file describes and check it against the file's counts.
+
+    A graph is refused that takes, with so many `scores` of each edge, much more memory than a file
+    of this size has edges for.
+    """
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
     shape = {key: {**_ABSENT, **model}[key] for key in (*SHAPE, *_ABSENT)}
     shape |= {key: block.get(key, False) for key in OPTIONS}
     graph = graph_of(path, shape, counts)
     size = dict(zip(COUNTS, graph.size[::-1], strict=False))
     if all(block[key] == count for key, count in size.items()):
+        memory = 8 * (1 + scores) * math.prod(graph.size) + 500 * sum(graph.size)
+        held = os.stat(path).st_size
+        if memory > max(FREE_MEMORY, MEMORY_PER_BYTE * held):
+            raise FileFormatError(
+                f"{path} describes a graph of {size['ports']} ports and {size['senders']} senders, "
+                f"which takes about {memory >> 20} MB of memory, and holds {held} bytes; accepted: "
+                "graphs that such a file can have found edges in. It is damaged, or not what it "
+                "says."
+            )
         size["edges"] = graph.edge_count  # only now something of the graph's size is made
     wrong = [
         f"{block[key]} {key}, but its shape has {count}"
@@ -342,11 +351,7 @@ def read_graph(
 def graph_of(
     path: str | Path, shape: Mapping[str, object], counts: Mapping[str, object] | None = None
 ) -> ComputationGraph:
-    """Build the graph whose fields a file states, unchecked; `counts` must be numbers too.
-
-    Raises:
-        FileFormatError: fields of another type, or no graph (of a size to hold) has them.
-    """
+    """Build the graph whose fields a file states, unchecked; `counts` must be numbers too."""
     numbers = {key: shape.get(key) for key in SHAPE[:3]} | dict(counts or {})
     wrong = [
         f"{key} {short(number)} (accepted: a number)"
@@ -372,19 +377,23 @@ def graph_of(
         raise FileFormatError(f"{path} describes no graph: {str(error).rstrip('.')}.") from None
 
 
+def unscored(graph: ComputationGraph, count: int) -> np.ndarray:
+    """Return so many scores of no edge, NaN, float32 [count, ports, senders]."""
+    return np.full((count, *graph.size), np.nan, dtype=np.float32)
+
+
 def read_rows(
-    path: str | Path, graph: ComputationGraph, key: str, rows: Any, *, scores: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Read rows [sender, port, score, …] to a bool mask and float32 scores [ports, senders]."""
+    path: str | Path, graph: ComputationGraph, key: str, rows: Any, scores: np.ndarray
+) -> np.ndarray:
+    """Read rows [sender, port, score, …] to a bool mask, and into scores [n, ports, senders]."""
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: {key} is no list; accepted: [[sender, port, score], …].")
-    kept = np.zeros(graph.reads.shape, dtype=bool)
-    values = [np.full(kept.shape, np.nan, dtype=np.float32) for _ in range(scores)]
+    kept = np.zeros_like(graph.reads)
     senders = {str(node): i for i, node in enumerate(graph.senders)}
     ports = {str(port): i for i, port in enumerate(graph.ports)}
 
     def take(row: Any) -> str | None:
-        if problem := _row_problem(row, scores):
+        if problem := _row_problem(row, len(scores)):
             return problem
         sender, port, *numbers = row
         at = (ports.get(port, -1), senders.get(sender, -1))
@@ -394,12 +403,12 @@ def read_rows(
         if problem or kept[at]:
             return f"{sender}->{port}: {problem or 'stands twice'}"
         kept[at] = True
-        for value, score in zip(values, numbers, strict=True):
-            value[at] = np.nan if score is None else score
+        for values, score in zip(scores, numbers, strict=True):
+            values[at] = np.nan if score is None else score
         return None
 
     take_rows(path, key, rows, take)
-    return kept, values
+    return kept
 
 
 def _row_problem(row: Any, scores: int) -> str | None:

@@ -39,8 +39,9 @@ from .circuit import (
     ordered_blocks,
     read_graph,
     read_rows,
+    unscored,
 )
-from .json_files import dump_document, ordered, read_document, to_plain
+from .json_files import dump_document, make_plain, ordered, others, read_document, to_plain
 from .reading import form_of
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ class DiffFile:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("a", "b", "extra"):
-            object.__setattr__(self, name, to_plain(getattr(self, name), name))
+        make_plain(self, "a", "b", "extra")
 
     @property
     def scores(self) -> ScoreComparison:
@@ -234,25 +234,23 @@ def read_diff(path: str | Path) -> DiffFile:
 def diff_from_document(path: str | Path, document: dict[str, object]) -> DiffFile:
     """Check a parsed diff file; errors name the path."""
     with form_of(path, document, DiffDocument) as file:
-        graph = read_graph(path, file["a"]["model"], file["graph"])
-    read = [read_rows(path, graph, part, document[part], scores=2) for part in PARTS]
-    shared, only_a, only_b = (mask for mask, _ in read)
+        graph = read_graph(path, file["a"]["model"], file["graph"], scores=2)
+    scores = unscored(graph, 2)
+    shared, only_a, only_b = (
+        read_rows(path, graph, part, document[part], scores) for part in PARTS
+    )
     twice = (shared & (only_a | only_b)) | (only_a & only_b)
     if twice.any():
         edge = graph.edge_at(*np.argwhere(twice)[0])
         raise FileFormatError(f"{path} contradicts itself: {edge} stands in two of its lists.")
-    scores_a, scores_b = (
-        np.fmax.reduce(side) for side in zip(*(one for _, one in read), strict=True)
-    )
-    known = {"format", "version", "graph", "a", "b", "statistics", *PARTS, *BLOCKS}
     return DiffFile(
         CircuitDiff(Circuit(graph, shared | only_a), Circuit(graph, shared | only_b)),
-        file["a"], file["b"], scores_a, scores_b,
+        file["a"], file["b"], scores[0], scores[1],
         alike=_read(path, document, "scores", ScoreComparison),
         noise_floor=_read_floor(path, document, graph),
         cross=_read(path, document, "cross", CrossEvaluation),
         roles=_read_roles(path, document, graph),
-        extra={key: value for key, value in document.items() if key not in known},
+        extra=others(document, "graph", "a", "b", "statistics", *PARTS, *BLOCKS),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from ..graph import ComputationGraph
 from ..names import Kind, Node, Port
 from ..scores import Scores
 from .atomic import write_bytes, write_text
-from .circuit import graph_of
+from .circuit import graph_of, unscored
 from .reading import (
     LINES_BYTES,
     RESULT_BYTES,
@@ -42,8 +42,8 @@ from .reading import (
     short,
 )
 
-_UNLISTED = 2**24
-"""Most places of a mask for a file that lists few edges: five times that of Llama-3.1-8B."""
+_UNLISTED = 2**23
+"""Most places of a mask for a file that lists few edges: twice that of Llama-3.1-8B."""
 
 _CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp"}
 
@@ -91,7 +91,7 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
             f"{path} describes a graph of {ports} ports and {senders} senders, but lists only "
             f"{len(listing)} edges; EAP-IG lists them all."
         )
-    kept, values = np.zeros_like(graph.reads), np.full(graph.reads.shape, np.nan)
+    kept, values = np.zeros_like(graph.reads), unscored(graph, 1)[0]
     wrong = []
     for name, entry in listing.items():
         try:

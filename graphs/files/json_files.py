@@ -17,12 +17,7 @@ from .reading import parse_json, read_text
 
 
 def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
-    """Read a JSON file of one of some formats.
-
-    Args:
-        path: the file.
-        what: what is expected, for messages, as in "a circuit file".
-        formats: accepted values of `format`, each with its newest version.
+    """Read a JSON file of one of some formats, each with its newest version; `what` names them.
 
     Raises:
         FileFormatError: the file is missing, damaged, of another format or too new.
@@ -118,10 +113,21 @@ def to_plain(value: Any, where: str) -> Any:
     )
 
 
+def make_plain(value: object, *fields: str) -> None:
+    """Turn fields of a frozen value into what JSON holds, as `to_plain` does."""
+    for name in fields:
+        object.__setattr__(value, name, to_plain(getattr(value, name), name))
+
+
+def others(document: Mapping[str, object], *known: str) -> dict[str, object]:
+    """Return the keys of a document that its format does not know."""
+    return {k: v for k, v in document.items() if k not in ("format", "version", *known)}
+
+
 def ordered(block: Mapping[str, object], first: Collection[str]) -> dict[str, object]:
     """Return a block with the documented keys first and the others sorted, nested ones too."""
-    keys = [*(key for key in first if key in block), *sorted(block.keys() - set(first))]
-    return {
-        key: ordered(value, ()) if isinstance(value := block[key], Mapping) else value
-        for key in keys
-    }
+    found = {}
+    for key in (*(key for key in first if key in block), *sorted(block.keys() - set(first))):
+        value = block[key]
+        found[key] = ordered(value, ()) if isinstance(value, Mapping) else value
+    return found

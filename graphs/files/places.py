@@ -32,13 +32,19 @@ def local_paths(path: str | Path) -> Paths:
 def possible_places(name: str, paths: Paths | None, file: Path | None) -> list[str]:
     """List where what a file names may be: beside the file, where it was, as it was typed.
 
-    Those that exist come first; `file` is where name and paths were read from.
+    Those that exist come first; `file` is where name and paths were read from. An older file does
+    not say from which folder its name was typed: it is tried as typed, then beside the file, where
+    it is a guess, to be used only if what is there has the hash that the file states.
     """
-    found = [] if paths is None else [paths["absolute"]]
-    if paths is not None and "relative" in paths and file is not None:
-        found.insert(0, os.path.normpath(file.resolve().parent / paths["relative"]))
-    places = list(dict.fromkeys([*found, name]))
-    return sorted(places, key=lambda place: not is_there(place))
+    relative = name if paths is None else paths.get("relative")
+    beside = []
+    if relative is not None and file is not None:
+        beside = [os.path.normpath(file.resolve().parent / at_home(relative))]
+    if paths is not None:
+        found = [*beside, paths["absolute"], name]
+    else:
+        found = [name, *(place for place in beside if place != os.path.abspath(at_home(name)))]
+    return sorted(dict.fromkeys(found), key=lambda place: not is_there(place))
 
 
 def moved(paths: Paths, source: Path | None, target: Path | None) -> Paths:

@@ -31,7 +31,7 @@ from ..errors import EdgewiseError, FileFormatError
 from ..names import Kind, Node
 from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, RoleRow, compare_roles
 from .atomic import write_text
-from .json_files import dump_document, ordered, read_document, to_plain
+from .json_files import dump_document, make_plain, ordered, others, read_document, to_plain
 from .reading import checked, is_number, short, take_rows
 
 FORMAT = "edgewise/roles"
@@ -80,7 +80,7 @@ class RolesFile:
             for one in self.models
         )
         object.__setattr__(self, "models", tuple(models))
-        object.__setattr__(self, "extra", to_plain(self.extra, "extra"))
+        make_plain(self, "extra")
 
     @property
     def comparison(self) -> list[RoleRow]:
@@ -136,7 +136,6 @@ def read_roles(path: str | Path) -> RolesFile:
     ]
     if wrong:
         raise FileFormatError(f"{path} contradicts itself: {'; '.join(wrong)}.")
-    known = {"format", "version", "rules", "models", "comparison", "heads"}
     read = (
         ModelRoles(
             tuple(found), one["model"], one["tokens"], one.get("task"),
@@ -145,9 +144,7 @@ def read_roles(path: str | Path) -> RolesFile:
         )
         for one, found in zip(models, heads, strict=True)
     )  # fmt: skip
-    return RolesFile(
-        tuple(read), {key: value for key, value in document.items() if key not in known}
-    )
+    return RolesFile(tuple(read), others(document, "rules", "models", "comparison", "heads"))
 
 
 def _read_rows(

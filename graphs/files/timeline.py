@@ -38,8 +38,9 @@ from .circuit import (
     ordered_blocks,
     read_graph,
     read_rows,
+    unscored,
 )
-from .json_files import dump_document, ordered, read_document, to_plain
+from .json_files import dump_document, make_plain, ordered, others, read_document
 from .reading import form_of, listed, problems, take_rows
 
 FORMAT = "edgewise/timeline"
@@ -109,10 +110,8 @@ class TimelineFile:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("task", "discovery", "extra"):
-            object.__setattr__(self, name, to_plain(getattr(self, name), name))
-        plain = tuple(to_plain(one, "checkpoints") for one in self.checkpoints)
-        object.__setattr__(self, "checkpoints", plain)
+        make_plain(self, "task", "discovery", "extra", "checkpoints")
+        object.__setattr__(self, "checkpoints", tuple(self.checkpoints))
         missing, wrong = problems(vars(self), _Blocks)
         if len(self.checkpoints) != len(self.timeline):
             missing.append(f"checkpoints ({len(self.timeline)}, not {len(self.checkpoints)})")
@@ -200,20 +199,17 @@ def timeline_from_document(path: str | Path, document: dict[str, object]) -> Tim
             raise FileFormatError(
                 f"{path} is incomplete; missing: checkpoints (a list of objects, one at least)."
             )
-        graph = read_graph(path, heads[0]["model"], file["graph"])
+        graph = read_graph(path, heads[0]["model"], file["graph"], scores=len(heads))
     alive, scores = _read_edges(path, graph, file["edges"], len(heads))
     labels = tuple(one["label"] for one in heads)
     try:
         line = Timeline(labels, tuple(Circuit(graph, kept) for kept in alive), tuple(scores))
     except EdgewiseError as error:
         raise FileFormatError(f"{path}: {error}") from None
-    known = {"format", "version", "graph", "task", "discovery", "checkpoints", *ROWS}
     derived = ("label", "edges", "nodes", "to_last", "to_first")
     stated: Any = tuple({k: v for k, v in one.items() if k not in derived} for one in heads)
-    return TimelineFile(
-        *(line, stated, file["task"], file["discovery"]),
-        extra={key: value for key, value in document.items() if key not in known},
-    )
+    extra = others(document, "graph", "task", "discovery", "checkpoints", *ROWS)
+    return TimelineFile(line, stated, file["task"], file["discovery"], extra)
 
 
 def _read_edges(
@@ -221,15 +217,15 @@ def _read_edges(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what circuits keep, bool [checkpoints, ports, senders], and scores of that shape."""
     take_rows(path, "edges", rows, lambda row: _row_problem(row, count))
-    flat = [[sender, port, *scores] for sender, port, _, scores in rows]
-    union, scores = read_rows(path, graph, "edges", flat, scores=count)
+    flat, scores = [[*row[:2], *row[3]] for row in rows], unscored(graph, count)
+    union = read_rows(path, graph, "edges", flat, scores)
     senders = {str(node): i for i, node in enumerate(graph.senders)}
     ports = {str(port): i for i, port in enumerate(graph.ports)}
     alive = np.zeros((count, *union.shape), dtype=bool)
     for sender, port, spans, _ in rows:
         for first, last in spans:
             alive[first : last + 1, ports[port], senders[sender]] = True
-    return alive, np.stack(scores)
+    return alive, scores
 
 
 def _row_problem(row: Any, count: int) -> str | None:

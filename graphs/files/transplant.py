@@ -32,8 +32,9 @@ from .circuit import (
     graph_block,
     read_graph,
     read_rows,
+    unscored,
 )
-from .json_files import dump_document, ordered, read_document, to_plain
+from .json_files import dump_document, make_plain, ordered, others, read_document
 from .reading import form_of, is_number, take_rows
 
 FORMAT = "edgewise/transplant"
@@ -135,8 +136,7 @@ class TransplantFile:
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("a", "b", "task", "transplant", "measures", "chosen", "extra"):
-            object.__setattr__(self, name, to_plain(getattr(self, name), name))
+        make_plain(self, "a", "b", "task", "transplant", "measures", "chosen", "extra")
 
     @property
     def direction(self) -> str:
@@ -189,29 +189,25 @@ def read_transplant(path: str | Path) -> TransplantFile:
         nodes: object = file["chosen"]["nodes"] if "chosen" in file else []
         if not isinstance(nodes, list) or not all(isinstance(name, str) for name in nodes):
             raise FileFormatError(f"{path}: chosen.nodes is {nodes!r}; accepted: a list of names.")
-        graph = read_graph(path, file["a"]["model"], file["graph"])
+        graph = read_graph(path, file["a"]["model"], file["graph"], scores=0)
     if "chosen" in file and "edges" not in file:
         raise FileFormatError(f"{path} is incomplete; missing: edges.")
     edges, chosen = None, None
     if "chosen" in file:
         stated = file["chosen"]["edges"]
-        chosen = cast("Chosen", {k: v for k, v in file["chosen"].items() if k != "edges"})
-        edges = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores=0)[0])
+        chosen = cast("Chosen", others(file["chosen"], "edges"))
+        edges = Circuit(graph, read_rows(path, graph, "edges", file["edges"], unscored(graph, 0)))
         if stated != len(edges):
             raise FileFormatError(
                 f"{path} contradicts itself: chosen.edges is {stated!r}, but "
                 f"{len(edges)} are listed."
             )
-    known = {"format", "version", "a", "b", "graph", *BLOCKS, *ROWS}
+    singles = _ranking(path, graph, "singles", file["singles"])
+    greedy = _ranking(path, graph, "greedy", file["greedy"])
     return TransplantFile(
-        graph,
-        *(file["a"], file["b"], file["task"], file["transplant"], file["measures"]),
-        chosen=chosen,
-        edges=edges,
-        singles=_ranking(path, graph, "singles", file["singles"]),
-        greedy=_ranking(path, graph, "greedy", file["greedy"]),
-        extra={key: value for key, value in document.items() if key not in known},
-    )
+        graph, file["a"], file["b"], file["task"], file["transplant"], file["measures"],
+        chosen, edges, singles, greedy, others(document, "a", "b", "graph", *BLOCKS, *ROWS),
+    )  # fmt: skip
 
 
 def _ranking(path: str | Path, graph: ComputationGraph, key: str, rows: Any) -> tuple[Row, ...]:

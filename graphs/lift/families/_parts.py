@@ -241,11 +241,11 @@ def rotary_heads(
     return separate(module, output, heads, groups, rotary=table, **rest)
 
 
-_PROJECTIONS = {
-    "up_proj": "down_proj", "dense_h_to_4h": "dense_4h_to_h", "c_fc": "c_proj",
-    "fc_in": "fc_out", "fc1": "fc2",
-}  # fmt: skip
-"""What families call the first projection of an MLP, and then the second."""
+_PROJECTIONS = (
+    ("up_proj", "down_proj"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj"),
+    ("fc_in", "fc_out"), ("fc1", "fc2"),
+)  # fmt: skip
+"""What families call the two projections of an MLP."""
 
 
 def feed_forward(module: Any, activation: str, output_scale: float = 1.0) -> MLP:
@@ -254,10 +254,10 @@ def feed_forward(module: Any, activation: str, output_scale: float = 1.0) -> MLP
     if hasattr(module, "gate_up_proj"):
         gate, up = map(Linear, module.gate_up_proj.weight.detach().chunk(2))
         return MLP(up, linear(module.down_proj), activation, gate)
-    up, down = next((up, down) for up, down in _PROJECTIONS.items() if hasattr(module, up))
-    projections = linear(getattr(module, up)), linear(getattr(module, down))
-    gate = linear(module.gate_proj) if hasattr(module, "gate_proj") else None
-    return MLP(*projections, activation, gate, output_scale)
+    own = linear(module.gate_proj) if hasattr(module, "gate_proj") else None
+    first, second = next(pair for pair in _PROJECTIONS if hasattr(module, pair[0]))
+    projections = linear(getattr(module, first)), linear(getattr(module, second))
+    return MLP(*projections, activation, own, output_scale)
 
 
 def words(

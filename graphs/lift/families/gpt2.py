@@ -32,7 +32,7 @@ def describe(model: Any) -> LiftedModel:
         )
 
     def attention(block: Any, layer: int) -> Attention:
-        packed = linear(block.attn.c_attn)  # rows are outputs: queries, keys, values
+        packed: Any = linear(block.attn.c_attn)  # rows are outputs: queries, keys, values
         scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         scale /= layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
         weights, biases = packed.weight.chunk(3), packed.bias.chunk(3)

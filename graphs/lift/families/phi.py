@@ -22,5 +22,4 @@ from ._parts import layer_norm, rotary_decoder
 def describe(model: Any) -> LiftedModel:
     """Describe a `PhiForCausalLM`."""
     norms = ("input_layernorm", "input_layernorm")
-    own = {"head_norm": layer_norm, "parallel": True}
-    return rotary_decoder("phi", model, layer_norm, *norms, **own)
+    return rotary_decoder("phi", model, layer_norm, *norms, parallel=True, head_norm=layer_norm)
