@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+
+from typing_extensions import Required, TypedDict, Unpack
 
 from ..graphs.errors import EdgewiseError, unknown
+from ..patching.registries import look_up, registered
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Option:
-    """Say what an option of a method means, and which values it takes.
+    """An option of a method: what it means, and which values it takes.
 
     It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
     from which `type` and `default` are read too. `only_time`: it changes how long a discovery
@@ -74,8 +75,8 @@ class Method:
     """
 
     name: str
-    summary: str
     function: Callable[..., Discovery]
+    summary: str
     selects: bool
     gradient: str = ""
     scores_for_searches: bool = False
@@ -83,18 +84,31 @@ class Method:
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """Read the options from the function's signature."""
-        return _options(self.function)
+        """Read what the function's parameters annotated with an `Option` accept, and defaults."""
+        wanted = {key: p for key, p in self._parameters.items() if "Option(" in str(p.annotation)}
+        # apart, because other names may be there for type checks only
+        carrier = SimpleNamespace(__annotations__={k: p.annotation for k, p in wanted.items()})
+        names = vars(sys.modules[self.function.__module__])
+        hints = get_type_hints(carrier, names, include_extras=True)
+        kinds = {key: get_args(hint) for key, hint in hints.items()}
+        return {
+            key: replace(option, type=kind, default=wanted[key].default)
+            for key, (kind, option) in kinds.items()
+        }
 
     @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.function).parameters
+
+    @property
     def resumable(self) -> bool:
         """Tell whether it keeps a journal, from which it goes on after it was stopped."""
-        return "journal" in inspect.signature(self.function).parameters
+        return "journal" in self._parameters
 
-    @cached_property
+    @property
     def starts(self) -> bool:
         """Tell whether it can start from given scores."""
-        return "start" in inspect.signature(self.function).parameters
+        return "start" in self._parameters
 
     @property
     def default_metric(self) -> str:
@@ -116,8 +130,7 @@ class Method:
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options with defaults filled in, types and ranges checked."""
         for key in options:
-            if key not in self.options:
-                raise unknown(f"option of method '{self.name}'", key, self.options)
+            look_up(f"option of method '{self.name}'", key, self.options)
         return {
             key: _checked(self.name, key, option, options.get(key, option.default))
             for key, option in self.options.items()
@@ -126,10 +139,17 @@ class Method:
     def check_start(self) -> None:
         """Refuse scores to start from unless the method can use them."""
         if not self.starts:
-            able = ", ".join(name for name, one in methods().items() if one.starts)
             raise EdgewiseError(
                 f"method '{self.name}' cannot start from scores; accepted: no scores, or a method "
-                f"that can ({able})."
+                f"that can ({_able('starts')})."
+            )
+
+    def check_resumable(self) -> None:
+        """Refuse to go on where a run was stopped if the method cannot."""
+        if not self.resumable:
+            raise EdgewiseError(
+                f"method '{self.name}' keeps no journal, so it cannot be resumed; accepted: "
+                f"{_able('resumable')}. Start it anew."
             )
 
     def __call__(
@@ -155,26 +175,27 @@ class Method:
             warnings.warn(f"method '{self.name}': {found.doubt}", Meaningless, stacklevel=2)
         return found
 
-    def check_resumable(self) -> None:
-        """Refuse to go on where a run was stopped if the method cannot."""
-        if not self.resumable:
-            able = ", ".join(name for name, one in methods().items() if one.resumable)
-            raise EdgewiseError(
-                f"method '{self.name}' keeps no journal, so it cannot be resumed; accepted: "
-                f"{able}. Start it anew."
-            )
-
 
 METHODS: dict[str, Method] = {}
 
 
+class Properties(TypedDict, total=False):
+    """What else than its name and its function a method has; see `Method`."""
+
+    summary: Required[str]
+    selects: Required[bool]
+    gradient: Literal["clean", "path"]
+    scores_for_searches: bool
+    unpaired: Mapping[str, object]
+
+
 def method(
-    name: str, *, summary: str, **properties: Any
+    name: str, **properties: Unpack[Properties]
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
-    """Register a discovery method by name; see `Method` for what the properties mean."""
+    """Register a discovery method by name."""
 
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
-        METHODS[name] = Method(name, summary, function, **properties)
+        METHODS[name] = Method(name, function, **properties)
         return function
 
     return register
@@ -182,18 +203,12 @@ def method(
 
 def methods() -> dict[str, Method]:
     """Map the names of all methods to them."""
-    package = __package__ or ""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
-    return dict(sorted(METHODS.items()))
+    return registered(METHODS, __package__)
 
 
 def get_method(name: str) -> Method:
     """Look a method up; `UnknownName` if there is none."""
-    known = methods()
-    if name not in known:
-        raise unknown("method", name, known)
-    return known[name]
+    return look_up("method", name, methods())
 
 
 def scoring_method() -> Method:
@@ -209,19 +224,8 @@ def metric_defaults() -> str:
     return f"{searches[0].default_metric} for {names}, {scores} for scoring methods"
 
 
-def _options(function: Callable[..., Discovery]) -> dict[str, Option]:
-    """Read what keyword parameters annotated with an `Option` accept, and their defaults."""
-    parameters = inspect.signature(function).parameters
-    texts = {name: p.annotation for name, p in parameters.items() if "Option(" in str(p.annotation)}
-    carrier = SimpleNamespace(
-        __annotations__=texts
-    )  # other names may be there for type checks only
-    hints = get_type_hints(carrier, vars(sys.modules[function.__module__]), include_extras=True)
-    found = {}
-    for name, hint in hints.items():
-        kind, option = get_args(hint)
-        found[name] = replace(option, type=kind, default=parameters[name].default)
-    return found
+def _able(can: str) -> str:
+    return ", ".join(name for name, one in methods().items() if getattr(one, can))
 
 
 def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:

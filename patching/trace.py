@@ -129,21 +129,21 @@ def project_heads(
     block: Block, letter: str, normed: Tensor, heads: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
     """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
-    share = 1 if letter == "q" else block.attention.group_size
+    group = 1 if letter == "q" else block.attention.group_size
     if block.attention.norm_of_all(letter) is not None:
-        return project(block, letter, normed), [head // share for head in heads]
+        return project(block, letter, normed), [head // group for head in heads]
     weight, bias = block.attention.projection(letter)
-    groups = sorted({head // share for head in heads})
+    groups = sorted({head // group for head in heads})
     if groups[-1] - groups[0] < len(groups):  # views, no copies
         at = slice(groups[0], groups[-1] + 1)
         weight, bias = weight[at], None if bias is None else bias[at]
     else:
         weight, bias = weight[groups], None if bias is None else bias[groups]
     out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
-    return out if bias is None else out + bias, [groups.index(head // share) for head in heads]
+    return out if bias is None else out + bias, [groups.index(head // group) for head in heads]
 
 
-def spread(block: Block, x: Tensor) -> Tensor:
+def repeat_kv(block: Block, x: Tensor) -> Tensor:
     """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
     size = block.attention.group_size
     return x if size == 1 else x.repeat_interleave(size, -2)
@@ -177,7 +177,7 @@ def run_plain(
     for layer, block in enumerate(model.blocks):
         q, k, v = project_all(block, stream)
         before = past_of(block, layer, past)
-        z = block.attention.mix(q, spread(block, k), spread(block, v), context, before)
+        z = block.attention.mix(q, repeat_kv(block, k), repeat_kv(block, v), context, before)
         summed = place(sum_heads(block, z), stream.device)
         if model.graph.post_norm:
             summed = block.write_post(summed)
@@ -204,7 +204,7 @@ def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
     normed = block.read(stream)
     context = context.on(normed.device)
     q = project(block, "q", context.queries(normed))
-    return block.attention.pattern(q, spread(block, project(block, "k", normed)), context)
+    return block.attention.pattern(q, repeat_kv(block, project(block, "k", normed)), context)
 
 
 def split(run: Trace, start: int) -> tuple[Trace, Past]:

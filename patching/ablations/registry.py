@@ -11,26 +11,20 @@ senders in it:
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from ...graphs.errors import PromptError, unknown
+from ...graphs.errors import PromptError
+from ..registries import look_up, registered
 
 if TYPE_CHECKING:
-    from ...graphs.lift.lifted import LiftedModel
     from ..prompts.pairs import Batch, PromptPairs
     from ..trace import Trace, Values
 
 
 class Runs(Protocol):
     """Some pairs as a batch, and their runs, each made when it is first used."""
-
-    @property
-    def model(self) -> LiftedModel:
-        """Return the model."""
 
     @property
     def batch(self) -> Batch:
@@ -112,18 +106,12 @@ def ablation(
 
 def ablations() -> dict[str, Ablation]:
     """Map the names of all ablations to them."""
-    package = __package__ or ""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
-    return dict(sorted(_ABLATIONS.items()))
+    return registered(_ABLATIONS, __package__)
 
 
 def get_ablation(name: str) -> Ablation:
     """Look an ablation up; `UnknownName` if there is none."""
-    known = ablations()
-    if name not in known:
-        raise unknown("ablation", name, known)
-    return known[name]
+    return look_up("ablation", name, ablations())
 
 
 def default_ablation() -> str:

@@ -38,7 +38,7 @@ from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner, refuse_nan
-from ..trace import past_of, project_all, spread, sum_heads
+from ..trace import past_of, project_all, repeat_kv, sum_heads
 from .closed_form import Extra, Together, constant, fold, spread_out
 
 ROWS_AT_ONCE = 128
@@ -146,7 +146,9 @@ class _ChunkScores:
     def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
         with torch.no_grad():
             q, k, v = project_all(block, stream)
-            q, k, v = (x.detach().requires_grad_() for x in (q, spread(block, k), spread(block, v)))
+            q, k, v = (
+                x.detach().requires_grad_() for x in (q, repeat_kv(block, k), repeat_kv(block, v))
+            )
         with torch.enable_grad():
             z = self._attend(layer, block, q, k, v)
         with torch.no_grad():
@@ -225,10 +227,10 @@ class _ChunkScores:
         block = self.model.blocks[layer]
         attention = block.attention
         folded = fold(block.attention_norm, attention.projection(letter)[0])  # [H or G, d, D]
-        share = 1 if letter == "q" else attention.group_size
-        merged = g.unflatten(-2, (-1, share)).sum(-2) if share > 1 else g
-        if share > 1 and self.graph.grouped_kv:
-            g, seen = merged, seen[..., ::share, :]
+        group = 1 if letter == "q" else attention.group_size
+        merged = g.unflatten(-2, (-1, group)).sum(-2) if group > 1 else g
+        if group > 1 and self.graph.grouped_kv:
+            g, seen = merged, seen[..., ::group, :]
         heads = g.shape[-2]
         first = Port(self.graph.attention_owners(layer, letter)[0], letter)
         norm = attention.norm_of_all(letter)
@@ -272,10 +274,10 @@ class _ChunkScores:
         total = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
         along = (scaled * seen).sum(-1)  # [K, n, ports]
         if extra is not None:
-            factor, vector, share = (self._select(x) for x in extra)
-            factor, share = (x if rate is None else x * rate for x in (factor, share))
+            factor, vector, product = (self._select(x) for x in extra)
+            factor, product = (x if rate is None else x * rate for x in (factor, product))
             total -= spread_out(factor, vector)
-            along = along - share
+            along = along - product
         if rate is not None:
             total -= spread_out(along / unit.shape[-1], unit)
         self._put(first, total / len(self.points))

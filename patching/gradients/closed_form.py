@@ -19,13 +19,13 @@ from ..trace import project_only
 class Extra(NamedTuple):
     """What a norm of all heads together takes off a port's g W'.
 
-    That is a factor of each port times one vector; `share` is its product with x̂. [K·B, T, …]:
+    That is a factor of each port times one vector; `product` is theirs with x̂. [K·B, T, …]:
     ports, D and ports.
     """
 
     factor: Tensor
     vector: Tensor
-    share: Tensor
+    product: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Together:
 
     def parts(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """Return ρ·s∘g and, for each head's part of g alone, ρ·(s∘g · u)/(H·d)."""
-        share = g.shape[-2] // self.raw.shape[-2]
-        unit, scale = (x.repeat_interleave(share, -2) for x in (self.unit, self.scale))
+        group = g.shape[-2] // self.raw.shape[-2]
+        unit, scale = (x.repeat_interleave(group, -2) for x in (self.unit, self.scale))
         back = g * scale * self.rate[..., None]
         return back, (back * unit).sum(-1) / self.scale.numel()
 

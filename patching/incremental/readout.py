@@ -29,7 +29,7 @@ from .unembedding import times, weighted
 SIZES = (512, 8192)
 """Sizes of the head: bounds are first taken with the small one."""
 
-AHEAD = 64
+BOUNDED_AT_ONCE = 64
 """Questions that are bounded with the large head together."""
 
 ROUNDING = 4e-6
@@ -100,7 +100,7 @@ class TokenReadout(Readout):
 
     def full(self, stream: Tensor) -> Tensor:
         """Return losses from the logits of the metric's tokens, float64 [n]."""
-        few = self.chunk.few_tokens
+        few = self.chunk.answer_logits
         return self.metric.loss(few.logits(stream), few.target).double().sum(-1)
 
 
@@ -234,7 +234,7 @@ class BoundedReading(Reading):
         """Bound questions with the large head, or take them in full if that was done before."""
         begin, end = max(0, start + self.first - 1), stop + self.first
         if start >= self.coarse:
-            self.coarse = min(start + AHEAD, len(self.y) - self.first)
+            self.coarse = min(start + BOUNDED_AT_ONCE, len(self.y) - self.first)
             self._bound(begin, self.coarse + self.first, fine=True)
         elif self._settle(begin, end, last=True) and end < len(self.y):
             self._bound(end - 1, len(self.y), fine=False)

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
+
+from typing_extensions import Required, TypedDict, Unpack
 
 from ...graphs.errors import unknown
 from .expressions import expression_metric
@@ -26,8 +28,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def metric(name: str, **properties: Any) -> Callable[[Function], Metric]:
-    """Register a function as a metric; see `Metric` for what the properties mean."""
+class Properties(TypedDict, total=False):
+    """What else than its name and its function a metric has; see `Metric`."""
+
+    larger_is_better: Required[bool]
+    needs_distractors: bool
+    needs_clean_logits: bool
+    differentiable: bool
+    flat_at_clean: bool
+    tokens_only: bool
+    rest: Literal["answers", "full model"]
+    default_for: Literal["searches", "scores"]
+
+
+def metric(name: str, **properties: Unpack[Properties]) -> Callable[[Function], Metric]:
+    """Register a function as a metric."""
 
     def register(function: Function) -> Metric:
         if name in METRICS:

@@ -15,7 +15,7 @@ from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
 from ..trace import Past, Trace, at_answers, run_plain, split
-from .few_tokens import FewTokens
+from .answer_logits import AnswerLogits
 from .masked_run import World
 
 
@@ -120,9 +120,9 @@ class Chunk:
         return Target(self.batch.answers, self.batch.distractors, logits)
 
     @cached_property
-    def few_tokens(self) -> FewTokens:
+    def answer_logits(self) -> AnswerLogits:
         """Return what maps the stream at the answers to the logits of their tokens alone."""
-        return FewTokens.of(self.model, Target.from_batch(self.batch))
+        return AnswerLogits.of(self.model, Target.from_batch(self.batch))
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
@@ -131,7 +131,7 @@ class Chunk:
         @cache
         def logits_and_target(few: bool) -> tuple[Tensor, Target]:
             if few:
-                return self.few_tokens.logits(answers), self.few_tokens.target
+                return self.answer_logits.logits(answers), self.answer_logits.target
             return self.model.logits(answers), self.target
 
         inputs = [(metric, *logits_and_target(metric.reads_few)) for metric in metrics]

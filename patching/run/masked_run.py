@@ -20,12 +20,12 @@ from torch.nn import functional
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
 from ...graphs.names import Kind
-from ..trace import Past, Trace, past_of, project, project_heads, spread, together
+from ..trace import Past, Trace, past_of, project, project_heads, repeat_kv, together
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 
 SUMS_KEPT = 8
 
-FEW = 2
+OWN_SUM = 2
 """In runs of one circuit, up to so many known senders have no sum of their own."""
 
 SUMMED, WIDEST = (torch.float32, torch.float64), 1 << 20
@@ -83,7 +83,7 @@ class _Deltas:
         self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
         held = not torch.is_grad_enabled()
         shared = plan.needed & plan.known
-        if held and circuits == 1 and shared.sum() <= FEW:  # they need no sum of their own
+        if held and circuits == 1 and shared.sum() <= OWN_SUM:  # they need no sum of their own
             shared = np.zeros_like(shared)
         (columns,) = shared.nonzero()
         self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
@@ -307,10 +307,10 @@ def project_inputs(
 
     `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
     """
-    share = 1 if letter == "q" else block.attention.group_size
+    group = 1 if letter == "q" else block.attention.group_size
     if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
-        whole = whole if share == 1 else spread(block, whole)
+        whole = whole if group == 1 else repeat_kv(block, whole)
         return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
     columns: dict[int, Tensor] = {}
     for index, owners in zip(inputs.sums, inputs.owners, strict=True):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ...graphs.errors import UnknownName, unknown
+from ..registries import look_up
 from ._space import Space
 
 TaskFunction = Callable[..., Iterable[Space]]
@@ -59,8 +60,7 @@ class Task:
                 raise UnknownName(
                     f"unknown option '{name}' of task '{self.name}', which has no options."
                 )
-            if name not in known:
-                raise unknown(f"option of task '{self.name}'", name, known)
+            look_up(f"option of task '{self.name}'", name, known)
         return {
             name: option.read(self.name, given.get(name, option.default))
             for name, option in known.items()
@@ -72,9 +72,7 @@ TASKS: dict[str, Task] = {}
 
 def get_task(name: str) -> Task:
     """Return a registered task; raises UnknownName with the nearest match."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
+    return look_up("task", name, TASKS)
 
 
 def task(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.trace import patterns, project, run_plain, spread
+from edgewise.patching.trace import patterns, project, repeat_kv, run_plain
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_model
 
@@ -34,7 +34,7 @@ def test_patterns_mix_the_values(name: str) -> None:
         real = context.mask[:, None, :, None].expand(*found.shape[:3], 1)
         assert (found.sum(-1, keepdim=True)[real] - 1).abs().max() < 1e-6
         assert found.masked_fill(~context.hidden(None), 0).masked_fill(~real, 0).abs().max() == 0
-        v = spread(block, project(block, "v", block.read(stream)))
+        v = repeat_kv(block, project(block, "v", block.read(stream)))
         clip = block.attention.clip
         v = v if clip is None else v.clamp(-clip, clip)
         mixed = torch.einsum("bhqt,bthk->bqhk", found.to(v.dtype), v)

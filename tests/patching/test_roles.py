@@ -21,7 +21,7 @@ from edgewise.graphs.roles import ON_TOKENS, SPANS
 from edgewise.patching.heads.direct import frozen
 from edgewise.patching.heads.random_tokens import model_blocks, random_blocks
 from edgewise.patching.heads.roles import _extreme, measure, spans_of, token_scores
-from edgewise.patching.trace import project_all, run_plain, spread
+from edgewise.patching.trace import project_all, repeat_kv, run_plain
 from tests.engine import tiny_lift, tiny_pairs
 
 V, P = 12, 24
@@ -295,7 +295,7 @@ def alone(lifted: LiftedModel, pair: Pair, node: Node) -> dict[str, float]:
     context = AttentionContext(torch.ones(1, length, dtype=torch.bool), positions)
     run = run_plain(lifted, ids, context)
     q, k, v = project_all(block, run.streams.attention[layer])
-    k, v = spread(block, k), spread(block, v)
+    k, v = repeat_kv(block, k), repeat_kv(block, v)
     weights = block.attention.pattern(q, k, context)[0, head, t]
     s = max(range(1, t + 1), key=lambda i: float(weights[i])) if t else 0
     only = AttentionContext(torch.arange(length)[None] == s, positions)

@@ -14,7 +14,7 @@ from ..metrics.metric import Target
 
 
 @dataclass(frozen=True)
-class FewTokens:
+class AnswerLogits:
     """The unembedding's rows of each example's answers and distractors, n of them.
 
     `rows`: [B, n, D], float32 at least; `bias`: [B, n]. `target`: indices into the n.
@@ -26,7 +26,7 @@ class FewTokens:
     target: Target
 
     @staticmethod
-    def of(model: LiftedModel, target: Target) -> FewTokens:
+    def of(model: LiftedModel, target: Target) -> AnswerLogits:
         """Take the rows that a target names."""
         unembed = model.unembed
         ids = torch.cat((target.answers, target.distractors), -1)
@@ -38,7 +38,7 @@ class FewTokens:
         bias = None if unembed.bias is None else place(unembed.bias[chosen], model.device)
         wide = working_dtype(rows.dtype)
         small = Target(places[:, :answers], places[:, answers:])
-        return FewTokens(model, rows.to(wide), None if bias is None else bias.to(wide), small)
+        return AnswerLogits(model, rows.to(wide), None if bias is None else bias.to(wide), small)
 
     def logits(self, stream: Tensor) -> Tensor:
         """Map the stream at the answer positions, [..., B, D], to logits, [..., B, n]."""

@@ -72,5 +72,5 @@ def test_one_stream_is_read_like_several() -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
     (chunk,) = runner.chunks()
     streams = torch.randn(3, len(chunk.batch), chunk.model.d_model, dtype=torch.float64)
-    several = chunk.few_tokens.logits(streams)
-    torch.testing.assert_close(chunk.few_tokens.logits(streams[1]), several[1])
+    several = chunk.answer_logits.logits(streams)
+    torch.testing.assert_close(chunk.answer_logits.logits(streams[1]), several[1])
