@@ -100,10 +100,10 @@ class Watch:
 
 
 @torch.no_grad()
-def start_afresh(model: Module) -> None:
+def start_afresh(model: Module | None) -> None:
     """Run one token: models with dynamic rotary scaling then forget the longer prompts they ran."""
-    kinds = str([getattr(module, "rope_type", "") for module in model.modules()])
-    if re.search("dynamic|longrope", kinds):
+    kinds = [] if model is None else [getattr(one, "rope_type", "") for one in model.modules()]
+    if model is not None and re.search("dynamic|longrope", str(kinds)):
         device = next(model.parameters()).device
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
 

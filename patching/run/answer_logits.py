@@ -28,17 +28,15 @@ class AnswerLogits:
     @staticmethod
     def of(model: LiftedModel, target: Target) -> AnswerLogits:
         """Take the rows that a target names."""
-        unembed = model.unembed
+        unembed, wide = model.unembed, working_dtype(model.unembed.weight.dtype)
         ids = torch.cat((target.answers, target.distractors), -1)
-        places = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids)
-        places = places.masked_fill(ids < 0, -1)
+        index = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids)
+        index = index.masked_fill(ids < 0, -1)
         answers = target.answers.shape[-1]
         chosen = place(ids.clamp(min=0), unembed.weight.device)
-        rows = place(unembed.weight[chosen], model.device)
-        bias = None if unembed.bias is None else place(unembed.bias[chosen], model.device)
-        wide = working_dtype(rows.dtype)
-        small = Target(places[:, :answers], places[:, answers:])
-        return AnswerLogits(model, rows.to(wide), None if bias is None else bias.to(wide), small)
+        rows = place(unembed.weight[chosen], model.device).to(wide)
+        bias = None if unembed.bias is None else place(unembed.bias[chosen], model.device).to(wide)
+        return AnswerLogits(model, rows, bias, Target(index[:, :answers], index[:, answers:]))
 
     def logits(self, stream: Tensor) -> Tensor:
         """Map the stream at the answer positions, [..., B, D], to logits, [..., B, n]."""

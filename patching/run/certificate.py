@@ -41,11 +41,10 @@ class Certificate:
     none, against the original on the corrupted prompts; at most `tolerance` is accepted. `stream`:
     of the stream at every port against the sum of its senders and constants, and against the
     original's hidden states, relative to its largest entry. `compared`: whether there was an
-    original. If not, circuits' runs are compared with a plain run of the description itself, which
-    shows that the identities hold, not that the description is of the intended model. `rounding`:
-    in types of 16 bits, how far single blocks are from the original's beyond their own rounding, as
-    a share of what is accepted (see `rounding`). `not_finite`: names of weights that hold NaN or
-    infinite numbers; looked for only where an error is NaN.
+    original; if not, a plain run of the description takes its place, which shows that the
+    identities hold, not that the intended model is described. `rounding`: in types of 16 bits, how
+    far single blocks are from the original's, in parts of what is accepted (see `rounding`).
+    `not_finite`: weights that hold NaN or infinite numbers; looked for only where an error is NaN.
     """
 
     kept_all: float
@@ -69,26 +68,20 @@ class Certificate:
 
     def as_dict(self) -> CertificateBlock:
         """Return the three errors, as circuit files store them; and if there was no original."""
-        errors: CertificateBlock = {
-            "kept_all": self.kept_all,
-            "kept_none": self.kept_none,
-            "stream": self.stream,
-        }
+        errors = CertificateBlock(
+            kept_all=self.kept_all, kept_none=self.kept_none, stream=self.stream
+        )
         return errors if self.compared else {**errors, "compared": False}
 
     def require(self) -> Certificate:
-        """Return the certificate if it passed.
-
-        Raises:
-            CertificateFailed: it did not; the message gives the errors and the tolerance.
-        """
+        """Return the certificate; CertificateFailed, with its errors, unless it passed."""
         if self.not_finite:
             raise CertificateFailed(f"{self.weights_error}. No result from it could be trusted.")
         if not self.passed:
             blocks = ""
             if self.rounding is not None:
-                blocks = f", of single blocks beyond their rounding {self.rounding:.3g}"
-                blocks += " (at most 1 accepted)"
+                blocks = f", of single blocks beyond their rounding {self.rounding:.3g} (at most 1"
+                blocks += " accepted)"
             raise CertificateFailed(
                 "the lifted model does not compute what the original computes: largest error with "
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
@@ -116,10 +109,8 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
     clean, hidden = original_run(model, batch.clean, batch)
     corrupted, _ = original_run(model, batch.corrupted, batch)
     rows = torch.arange(len(batch), device=batch.clean.device)
-    full, empty = (
-        runner.chunk_logits(chunk, c.kept[None])[0]
-        for c in (Circuit.full(model.graph), Circuit.empty(model.graph))
-    )
+    ends = (Circuit.full(model.graph), Circuit.empty(model.graph))
+    full, empty = (runner.chunk_logits(chunk, circuit.kept[None])[0] for circuit in ends)
     plain = run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
     everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
     at_answers = (full - clean[rows, batch.answer_position]).abs().max()
@@ -144,8 +135,8 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     """Make random prompt pairs of unequal lengths for any vocabulary.
 
-    They are long enough to leave a short attention window, and to pass a short limit beyond which
-    rotary frequencies change, so that these are checked too.
+    They are longer than a short attention window, or a short limit beyond which rotary frequencies
+    change, so that these are checked too.
     """
     draw = random.Random(seed)
     vocabulary = len(model.tokens)
@@ -164,13 +155,11 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
     """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D].
 
     Examples of equal length run together, without padding, on which some models give NaN; what
-    stands at padding is 0. A model without code of its own is run as it is described; there are
-    hidden states of Hugging Face models only.
+    stands at padding is 0. There are hidden states of Hugging Face models only.
     """
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
-        if model.model is not None:
-            start_afresh(model.model)
+        start_afresh(model.model)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
         outputs = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
@@ -179,22 +168,15 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows[:, None], real] = part
-    if model.model is not None:
-        start_afresh(model.model)
+    start_afresh(model.model)
     return found[0], found[1:]
 
 
 def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
-    """Return the original's logits and hidden states for prompts without padding, [b, n, …]."""
     ones = torch.ones_like(ids)
     if model.model is not None:
-        out = model.model(
-            input_ids=ids,
-            attention_mask=ones,
-            position_ids=position_ids,
-            output_hidden_states=True,
-            use_cache=False,
-        )
+        where = {"attention_mask": ones, "position_ids": position_ids}
+        out = model.model(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
         return [out.logits, *out.hidden_states]
     if model.original is not None:
         return [model.original(ids)]

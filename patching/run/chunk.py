@@ -23,12 +23,10 @@ from .masked_run import World
 class Chunk:
     """One batch of pairs and its runs; everything is computed once, when asked for.
 
-    `carried` is the ablation, prepared: what ablated edges carry in this chunk.
-
-    Under a paired ablation (`resample`), nothing differs before the first token at which a pair of
-    the batch differs: all runs after the clean one are confined to the window that begins there.
-    T counts the window's positions. In a model that attends in both directions everything can
-    differ, and the window is the whole prompt.
+    `carried` is the ablation, prepared: what ablated edges carry in this chunk. Under a paired
+    ablation (`resample`) nothing differs before the first token at which a pair of the batch does:
+    all runs after the clean one are confined to the window that begins there, of T positions. In a
+    model that attends in both directions the window is the whole prompt.
     """
 
     model: LiftedModel
@@ -51,11 +49,11 @@ class Chunk:
         return AttentionContext(self.batch.mask, self.batch.position_ids, self.start)
 
     @cached_property
+    @torch.no_grad()
     def _clean(self) -> tuple[Trace, Past | None]:
         whole = AttentionContext(self.batch.mask, self.batch.position_ids)
-        with torch.no_grad():
-            run = run_plain(self.model, self.batch.clean, whole)
-            return split(run, self.start) if self.start else (run, None)
+        run = run_plain(self.model, self.batch.clean, whole)
+        return split(run, self.start) if self.start else (run, None)
 
     @property
     def clean(self) -> Trace:
@@ -68,30 +66,29 @@ class Chunk:
         return self._clean[1]
 
     @cached_property
+    @torch.no_grad()
     def corrupted(self) -> Trace:
         """Return the run of the corrupted prompts."""
-        with torch.no_grad():
-            return run_plain(self.model, self.batch.corrupted, self.context, self.past)
+        return run_plain(self.model, self.batch.corrupted, self.context, self.past)
 
     @cached_property
+    @torch.no_grad()
     def base(self) -> Trace:
         """Return the run whose values ablated edges carry."""
-        with torch.no_grad():
-            return Trace(self.model, self.carried(self))
+        return Trace(self.model, self.carried(self))
 
     @cached_property
+    @torch.no_grad()
     def delta(self) -> Tensor:
         """Return what every sender writes on the clean run minus its ablation value, [S, B·T·D]."""
-        with torch.no_grad():
-            return sender_deltas(self.clean, self.base).flatten(1)
+        return sender_deltas(self.clean, self.base).flatten(1)
 
     @cached_property
     def moving_tokens(self) -> Tensor:
         """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
 
-        Not: padding, what stands behind the answer position, and, where ablated values come from
-        the corrupted prompt, what stands before its first difference from the clean one. In a
-        model that attends in both directions only padding does not matter.
+        Not: padding, and in causal models what stands behind the answer position or, where ablated
+        values come from the corrupted prompt, before its first difference from the clean one.
         """
         batch = self.batch
         if not self.model.causal:
@@ -134,8 +131,8 @@ class Chunk:
                 return self.answer_logits.logits(answers), self.answer_logits.target
             return self.model.logits(answers), self.target
 
-        inputs = [(metric, *logits_and_target(metric.reads_few)) for metric in metrics]
-        return [m.loss(x, target) if losses else m(x, target) for m, x, target in inputs]
+        measures = [(m, m.loss if losses else m) for m in metrics]
+        return [measure(*logits_and_target(m.reads_few)) for m, measure in measures]
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .chunk import Chunk
 
 SUM_UNITS, TYPE_UNITS = 64, 2
-"""How many units of the type of sums, and of the model's type, a logit may be off."""
+"""By how many units of the type of sums, and of the model's type, a logit may be off."""
 
 
 def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = False) -> float:
@@ -87,16 +87,11 @@ def beyond_rounding(threshold: float, floor: float) -> float:
     """Return what a rise is held against so that rises within the floor count as 0.
 
     Thresholds above the floor stay. Below it a rise counts as soon as it is beyond rounding; at 0
-    every edge counts whose loss does not fall by more than rounding.
+    every edge counts whose loss does not fall by more than rounding. Negative ones are refused.
 
     >>> beyond_rounding(0.02, 1e-5), beyond_rounding(1e-6, 1e-5), beyond_rounding(0.0, 1e-5)
     (0.02, 1e-05, -1e-05)
-
-    Raises:
-        EdgewiseError: the threshold is negative: a search would keep edges that lower the loss.
     """
-    if threshold < 0:
+    if threshold < 0:  # a search would keep edges that lower the loss
         raise EdgewiseError(f"threshold is {threshold:g}; accepted: a number from 0 up.")
-    if threshold == 0:
-        return -floor
-    return max(threshold, floor)
+    return max(threshold, floor) if threshold else -floor

@@ -24,9 +24,8 @@ from ..trace import Past, Trace, past_of, project, project_heads, repeat_kv, tog
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 
 SUMS_KEPT = 8
-
-OWN_SUM = 2
-"""In runs of one circuit, up to so many known senders have no sum of their own."""
+OWN_SUM = 3
+"""In runs of one circuit, fewer known senders than this have no sum of their own."""
 
 SUMMED, WIDEST = (torch.float32, torch.float64), 1 << 20
 """Types of deltas, and most numbers of one, with which few are added up without a matrix product,
@@ -54,7 +53,7 @@ class World:
         """Add up deltas of known senders, [B·T·D]; the latest sums are kept."""
         if senders not in self._sums:
             if len(self._sums) >= SUMS_KEPT:
-                del self._sums[next(iter(self._sums))]
+                self._sums.pop(next(iter(self._sums)))
             span = self.known[senders[0] : senders[-1] + 1]
             whole = len(span) == len(senders)
             self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
@@ -71,7 +70,7 @@ class World:
 
 
 class _Deltas:
-    """Collect the senders' deltas and add them up with weights.
+    """The senders' deltas, and their weighted sums.
 
     Known senders are shared by all circuits, [n, N]; the rest (and few known ones, in runs of one
     circuit) have one value for each, [C, n, N]; N is B·T·D.
@@ -83,7 +82,7 @@ class _Deltas:
         self._shape, self._dtype = tuple(like.shape[1:]), like.dtype
         held = not torch.is_grad_enabled()
         shared = plan.needed & plan.known
-        if held and circuits == 1 and shared.sum() <= OWN_SUM:  # they need no sum of their own
+        if held and circuits == 1 and shared.sum() < OWN_SUM:  # they need no sum of their own
             shared = np.zeros_like(shared)
         (columns,) = shared.nonzero()
         self._shared = world.known[: int(columns[-1]) + 1] if len(columns) else None
@@ -103,14 +102,12 @@ class _Deltas:
 
     def put(self, sender: int, delta: Tensor) -> None:
         """Store one sender's delta, [C, B, T, D], if some port wants it alone."""
-        slot = self.slot.get(sender)
-        if slot is None:
-            return
-        if self._own is None:
-            flat = delta.reshape(delta.shape[0], 1, -1)
-            self._list.append(flat.expand(self._circuits, -1, -1))
-        else:
-            self._own[:, slot] = delta.reshape(delta.shape[0], -1)
+        if sender in self.slot:
+            flat = delta.reshape(delta.shape[0], -1)
+            if self._own is None:
+                self._list.append(flat[:, None].expand(self._circuits, -1, -1))
+            else:
+                self._own[:, self.slot[sender]] = flat
 
     def add(self, weights: np.ndarray) -> Tensor:
         """Weigh and add deltas: weights [C, n, S] give n streams a circuit, [C, n, B, T, D]."""
@@ -129,10 +126,9 @@ class _Deltas:
         return total.view(circuits, number, *self._shape).to(self._dtype)
 
     def _weighed(self, weights: np.ndarray, places: tuple[np.ndarray, ...]) -> Tensor:
-        """Add up deltas with weights [C, n, slots], [C, n, N].
+        """Add up deltas with weights [C, n, slots], which are not 0 at `places`; [C, n, N].
 
         They are added up one by one if fewer are wanted than a matrix product would read.
-        `places`: where weights are not 0: circuits, sums and slots.
         """
         circuits, number, _ = weights.shape
         circuit, which, slot = places
@@ -168,8 +164,6 @@ def run_masked(
 
 
 class _MaskedRun:
-    """Walk the layers once; see the module's docstring."""
-
     def __init__(
         self, world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor]
     ) -> None:
@@ -196,8 +190,7 @@ class _MaskedRun:
 
     def _streams(self, entries: Sequence[Sum], base: Tensor, senders: int) -> list[Tensor]:
         """Return what ports hold, [C or 1, B, T, D] each; `senders` write before them."""
-        start = base[None]
-        current = start
+        start = current = base[None]
         if any(entry.start == CURRENT for entry in entries):
             self._catch_up(senders)
             current = start if self.moved is None else start + self.moved
@@ -307,10 +300,9 @@ def project_inputs(
 
     `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
     """
-    group = 1 if letter == "q" else block.attention.group_size
     if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
-        whole = whole if group == 1 else repeat_kv(block, whole)
+        whole = whole if letter == "q" else repeat_kv(block, whole)
         return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
     columns: dict[int, Tensor] = {}
     for index, owners in zip(inputs.sums, inputs.owners, strict=True):

@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None = None) -> None:
-    """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs.
-
-    Raises:
-        PromptError: they do; names the pair.
-    """
+    """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs."""
     vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
     for number, pair in enumerate(pairs, start=1):
         which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.corrupted)

@@ -1,7 +1,6 @@
 """The runner: what is the loss, or a metric, of this circuit on these prompt pairs?
 
-It holds the lifted model, the pairs in chunks of like length, and for each chunk the clean run
-and the ablation values. Everything asked of it is an average over all examples.
+Everything is an average over all examples, which are run in chunks of like length.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from .plan import make_plan
 from .prompt_checks import check_prompts
 
 Progress = Callable[[int, int, str], None]
-"""Called with what is done, the total, and a word of what is being done."""
+"""Called with how much is done, the total, and what is being done."""
 
 CACHE_BYTES = 2 << 30
 RUN_BYTES = 1 << 29
@@ -73,13 +72,7 @@ class Runner:
         batch_size: int | None = None,
         reference: PromptPairs | None = None,
     ) -> Runner:
-        """Check that model, pairs and metric fit together and return a runner.
-
-        Raises:
-            PromptError: the prompts are too long for the model, hold ids it has not, or lack
-                what the metric or the ablation needs.
-            UnknownName: no such metric or ablation.
-        """
+        """Return a runner; PromptError if the prompts do not fit the model, metric or ablation."""
         metric = metric or default_metric(searching=False)
         chosen = get_metric(metric) if isinstance(metric, str) else metric
         if batch_size is not None and batch_size < 1:
@@ -120,55 +113,44 @@ class Runner:
         return replace(self, metric=chosen)
 
     def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
-        """Refuse what was made for another graph than the model's.
-
-        Raises:
-            GraphMismatch: says in what they differ.
-        """
+        """Refuse what was made for another graph than the model's, by a GraphMismatch."""
         if graph != self.graph:
             raise GraphMismatch(
-                f"{what} does not fit the model's graph: "
-                + "; ".join(graph.differences(self.graph))
-                + f" ({what.removeprefix('the ')} and model)."
+                f"{what} does not fit the model's graph: {'; '.join(graph.differences(self.graph))}"
+                f" ({what.removeprefix('the ')} and model)."
             )
 
     @cached_property
     def _rows(self) -> list[list[int]]:
         """Cut the examples into chunks, sorted by length and by where a pair first differs."""
 
-        def key(i: int) -> tuple[int, int, int]:
+        def key(i: int) -> tuple[int, int]:
             pair = self.pairs.pairs[i]
             both = zip(pair.clean, pair.corrupted, strict=True)
             first = next((t for t, (a, b) in enumerate(both) if a != b), len(pair.clean))
-            return len(pair.clean), first, i
+            return len(pair.clean), first
 
         order = sorted(range(len(self.pairs)), key=key)
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
-    @cached_property
-    def _cacheable(self) -> bool:
-        """Tell whether the runs of all chunks fit the memory set aside for them."""
-        tokens = sum(len(p.clean) for p in self.pairs)
-        per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
-        return tokens * per_token < CACHE_BYTES
-
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks; kept between calls if they fit in memory.
 
-        Raises:
-            EdgewiseError: the model is not what the kept runs are of.
+        Raises EdgewiseError if the model has changed, of which the kept runs are not.
         """
         if what := self._watch.changed():
             raise EdgewiseError(
                 f"the model's {what} have changed since this runner was made, and what it knows of "
                 "earlier runs is of the old ones; make a new runner, of a model lifted anew."
             )
+        tokens = sum(len(pair.clean) for pair in self.pairs)
+        per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
         for index, rows in enumerate(self._rows):
             chunk = self._kept.chunks.get(index)
             if chunk is None:
                 batch = self.pairs.batch(rows, device=str(self.model.device))
                 chunk = Chunk(self.model, batch, self.ablation, self.carried())
-                if self._cacheable:
+                if tokens * per_token < CACHE_BYTES:
                     self._kept.chunks[index] = chunk
             yield chunk
 
@@ -209,8 +191,7 @@ class Runner:
 
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
-        losses: np.ndarray = self.measure(circuits, losses=True)[0]
-        return losses
+        return np.asarray(self.measure(circuits, losses=True)[0])
 
     def loss(self, circuit: Circuit) -> float:
         """Return the mean loss of one circuit."""
@@ -268,13 +249,8 @@ class Runner:
 
 
 def refuse_nan(values: np.ndarray, what: str) -> None:
-    """Refuse results that are not numbers, with which no edge can be judged.
-
-    Raises:
-        EdgewiseError: some are; says how many, and what the reason may be.
-    """
-    wrong = int(np.isnan(values).sum())
-    if wrong:
+    """Refuse results that are not numbers, with which no edge can be judged."""
+    if wrong := int(np.isnan(values).sum()):
         raise EdgewiseError(
             f"{what} is not a number (NaN) in {wrong:,} of {values.size:,} results. In float16 a "
             "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
