@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 FAST ?=
-WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+WORKERS ?= auto
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
@@ -33,15 +33,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## a real model's circuit, and how fine-tuning changed it, into demo-output/
 	"$(BIN)/edgewise" run examples/demo.toml -o demo-output
 
+# A worker begins with a stretch of neighbouring tests, so that what a file's tests share is made once.
+PARALLEL := -n $(WORKERS) --dist worksteal
 test: $(READY) ## all tests, with doctests, README code and examples
-	"$(BIN)/python" -m pytest -n $(WORKERS) $(if $(FAST),--fast) $(ARGS)
+	"$(BIN)/python" -m pytest $(PARALLEL) $(if $(FAST),--fast) $(ARGS)
 
 # A processor without AVX, and another number of threads, add the same numbers up in another order.
+# There are as many workers as processors for their threads.
 OLD := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=3 OMP_WAIT_POLICY=PASSIVE
+	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
 COMPUTING := tests/patching tests/discovery tests/edgewise/test_transplant.py
 other-processors: $(READY) ## the heart of what computes, as other processors compute it
-	$(OLD) "$(BIN)/python" -m pytest -n $(WORKERS) --fast $(COMPUTING) $(ARGS)
+	$(OLD) "$(BIN)/python" -m pytest $(PARALLEL) --fast $(COMPUTING) $(ARGS)
 
 examples: $(READY) ## the examples alone
 	"$(BIN)/python" -m pytest tests/test_examples.py $(ARGS)

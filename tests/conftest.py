@@ -8,9 +8,9 @@ from collections import defaultdict
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Set before anything imports torch or transformers; subprocesses inherit them. Where workers share
-# the processor (pytest-xdist), each computes with one thread.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+from tests.processors import workers
+
+# Set before anything imports torch or transformers; workers and subprocesses inherit them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -24,8 +24,12 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-FAST_CASES = 6
+FAST_CASES = 4
 """With --fast, so many cases of each test are run, spread over all of them."""
+
+settings.register_profile(
+    "fast", settings.get_profile(settings.get_current_profile_name()), max_examples=25
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +38,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help=f"run the heart: at most {FAST_CASES} cases of each test, and no real model",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers (pytest-xdist), which share the processors, compute with one thread each."""
+    shared = config.getoption("numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ
+    os.environ.setdefault("OMP_NUM_THREADS", "1" if shared else "2")
+    if config.getoption("--fast"):
+        settings.load_profile("fast")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Use the processors that are allowed, by workers of as many threads as are asked for."""
+    return workers(int(os.environ.get("OMP_NUM_THREADS") or 1))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
