@@ -80,9 +80,22 @@ def test_a_constant_that_moves_is_a_difference() -> None:
     assert welch(column(0.5, 0.6, 0.55), column(0.0, 0.0, 0.0))[0] < 0.01
 
 
+def test_the_floor_is_a_part_of_the_largest_score_by_hand() -> None:
+    """Beside scores of 10⁶ a constant change of ½ is t = ½ / (σ √(2/3)) with σ = 10⁶ / 2²⁰.
+
+    That is t = .642 with 4 degrees of freedom, which is nothing; beside scores of 1 it is much.
+    """
+    large = welch(column(*[1e6 - 0.5] * 3), column(*[1e6] * 3))
+    t = 0.5 / (1e6 / 2**20 * np.sqrt(2 / 3))
+    assert t == pytest.approx(0.642, abs=1e-3)
+    assert large == pytest.approx([2 * scipy.stats.t.sf(t, 4)], rel=1e-6)
+    assert welch(column(*[0.5] * 3), column(*[1.0] * 3))[0] < 1e-9
+
+
 def test_one_repetition_is_refused() -> None:
-    with pytest.raises(EdgewiseError, match="1 and 3 repetitions cannot be tested"):
-        welch(column(1), column(1, 2, 3))
+    for one, other in ((1, 3), (3, 1)):
+        with pytest.raises(EdgewiseError, match=f"{one} and {other} repetitions cannot be tested"):
+            welch(column(*range(one)), column(*range(other)))
 
 
 # -- all edges -----------------------------------------------------------------------------------
@@ -118,8 +131,14 @@ def test_scores_that_lack_an_edge_are_refused() -> None:
     a = np.zeros((3, *TINY.reads.shape))
     with pytest.raises(EdgewiseError, match="edges without a score"):
         compare_edges(TINY, np.full_like(a, np.nan), a)
-    with pytest.raises(EdgewiseError, match=r"accepted: \[repetitions, "):
-        compare_edges(TINY, a[0], a)
+    one = a.copy()
+    one[2][np.nonzero(TINY.reads)[0][0], np.nonzero(TINY.reads)[1][0]] = np.nan
+    for sides in ((one, a), (a, one)):
+        with pytest.raises(EdgewiseError, match="edges without a score"):
+            compare_edges(TINY, *sides)
+    for wrong in (a[0], a[:, :-1], a[None]):
+        with pytest.raises(EdgewiseError, match=r"accepted: \[repetitions, "):
+            compare_edges(TINY, wrong, a)
 
 
 def test_under_the_null_the_p_values_are_uniform() -> None:
@@ -173,7 +192,10 @@ def test_many_splits_are_drawn_with_a_fixed_seed(monkeypatch: pytest.MonkeyPatch
     drawn = label_permutation(alike, 6).p
     assert drawn == label_permutation(alike, 6).p
     assert drawn == pytest.approx(exact, abs=0.06)
-    assert drawn >= 1 / 901
+    # the given split counts among the drawn: p is a whole number of 901st parts, exactly of 924th
+    assert drawn * 901 == pytest.approx(round(drawn * 901), abs=1e-9)
+    assert drawn * 924 != pytest.approx(round(drawn * 924), abs=1e-3)
+    assert exact * 924 == pytest.approx(round(exact * 924), abs=1e-9)
 
 
 @pytest.mark.parametrize("size", [5, 8])  # with 2 and 6 more pairs are within than between

@@ -66,6 +66,24 @@ def test_p_values_at_the_ends() -> None:
         overlap_p_value(3, 4, 1, 1)
 
 
+def test_everything_that_is_told_of_an_overlap_by_hand() -> None:
+    """Of 10 things A has 4 and B 3, two of them the same; X is how many chance lets them share.
+
+    P(X = 0, 1, 2, 3) = (20, 60, 36, 4) / 120, so E[J] = 60/120 · 1/6 + 36/120 · 2/5 + 4/120 · 3/4
+    = 137/600, the corrected index is (2/5 − 137/600) / (1 − 137/600) = 103/463, and
+    P(X >= 2) = 40/120.
+    """
+    assert Overlap(possible=10, a=4, b=3, shared=2).to_dict() == {
+        "possible": 10, "a": 4, "b": 3, "shared": 2, "only_a": 2, "only_b": 1, "jaccard": 0.4,
+        "expected_jaccard": pytest.approx(137 / 600),
+        "corrected_jaccard": pytest.approx(103 / 463),
+        "p_value": pytest.approx(1 / 3),
+    }  # fmt: skip
+    # of 5 things A has 3: chance lets them share at least 1
+    assert Overlap(possible=5, a=3, b=3, shared=1).to_dict()["p_value"] == 1
+    assert Overlap(possible=5, a=4, b=1, shared=1).to_dict()["only_a"] == 3
+
+
 # -- scores --------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,17 @@ def test_senders_sum_their_signed_scores_unless_told_otherwise() -> None:
     assert BY_HAND.by_sender(absolute=True)[0] == 5.5
 
 
+def test_a_sender_none_of_whose_edges_has_a_score_has_none() -> None:
+    # the last edge, m0->logits, is the only one of m0; the others of a0.h0 and embed have scores
+    sums = scores(1, 2, 3, 4, 5, 6, 7, NAN).by_sender()
+    np.testing.assert_array_equal(sums, [1 + 2 + 3 + 4 + 6, 5 + 7, NAN])
+
+
+def test_nothing_is_cut_off_where_nothing_is_kept() -> None:
+    cut = BY_HAND.cut(0)
+    assert len(cut.circuit) == cut.tied == cut.taken == 0 and np.isnan(cut.score)
+
+
 def test_an_edge_without_a_score_is_never_selected() -> None:
     assert len(BY_HAND.top(100)) == len(BY_HAND.above(0)) == 7
     assert "embed->logits" not in BY_HAND.top(100)

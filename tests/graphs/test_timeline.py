@@ -160,6 +160,51 @@ def test_by_hand() -> None:
     }
 
 
+def test_the_strongest_and_the_newest_by_hand() -> None:
+    found = hand_made()
+    assert [found.peak(name) for name in (A, B, C)] == [4.0, 3.0, 6.0]
+    assert [str(life.thing) for life in found.newest(1)] == [C]
+    assert [str(life.thing) for life in found.longest(1)] == [A]
+    # where no circuit has an edge, its score does not count: A is not in the third, m0 in none
+    silent = [scores.copy() for scores in found.scores]
+    silent[2][TINY.locate(A)] = -9.0
+    silent[0][TINY.locate("m0->logits")] = 9.0
+    again = line(*found.circuits, scores=tuple(silent))
+    assert (again.peak(A), again.peak("m0->logits")) == (4.0, 0.0)
+    assert line(*found.circuits).peak(A) == 0.0  # no scores at all
+    # B and C are born at the same time: the stronger first
+    both = line(EMPTY, EMPTY.with_edges([B, C]), scores=found.scores[1:3])
+    assert [str(life.thing) for life in both.newest(9)] == [C, B]
+
+
+def test_a_change_by_hand() -> None:
+    """From {A, B} to {B, C}, 8 edges possible: J = 1/3; nodes embed, a0.h0, and m0 of 3 possible.
+
+    Chance lets two of 8 share 0, 1, 2 with P = 15/28, 12/28, 1/28, so E[J] = 12/28 · 1/3 + 1/28
+    = 5/28, and the corrected index is (1/3 − 5/28) / (23/28) = 13/69.
+    """
+    told = hand_made().to_last(2).to_dict()
+    assert told["edges"] == {
+        "shared": 1, "died": 1, "born": 1, "jaccard": pytest.approx(1 / 3),
+        "corrected_jaccard": pytest.approx(13 / 69),
+    }  # fmt: skip
+    assert told["nodes"] == {
+        "shared": 2, "died": 0, "born": 1, "jaccard": pytest.approx(2 / 3),
+        "corrected_jaccard": pytest.approx(0),  # all three nodes: chance shares the other's two
+    }  # fmt: skip
+    assert told["weighted_overlap"] == pytest.approx((1 / 3) / (2 / 5 + 3 / 5 + 2 / 3))
+    assert hand_made().to_first(2).edges == hand_made().change(0, 2).edges
+    assert (hand_made().to_first(2).edges.shared, hand_made().to_first(2).edges.a) == (0, 1)
+    assert hand_made().to_last(0).edges.shared == 1
+
+
+def test_scores_of_another_number_or_shape_are_refused() -> None:
+    fitting = np.zeros(TINY.reads.shape)
+    for scores in ((fitting,), (fitting,) * 3, (fitting, fitting[:-1])):
+        with pytest.raises(GraphMismatch, match="scores do not fit 2 circuits"):
+            line(EMPTY, EMPTY, scores=scores)
+
+
 def test_checkpoints_on_unequal_graphs_are_refused_by_name() -> None:
     other = Circuit.empty(ComputationGraph(layers=2, heads=1))
     with pytest.raises(GraphMismatch, match=r"checkpoint '1' .* with '0'.*layers"):
