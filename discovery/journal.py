@@ -64,7 +64,7 @@ class Entry:
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"entry {number} of the journal cannot be read ({error!r}), so the walk cannot go "
-                "on from it; start anew without --resume."
+                "on from it; start anew without `resume`."
             ) from None
 
 
@@ -72,5 +72,5 @@ def misfit(entry: Entry, expected: str) -> FileFormatError:
     """Build the error for an entry that cannot follow those before it."""
     return FileFormatError(
         f"the journal has '{entry.step}' where the walk reaches '{expected}', or names what is not "
-        "there, so the walk cannot go on from it; start anew without --resume."
+        "there, so the walk cannot go on from it; start anew without `resume`."
     )

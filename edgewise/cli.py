@@ -7,6 +7,7 @@ request failed (one paragraph says why), 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from .commands.discover import discover
 from .commands.draw import draw
 from .commands.evaluate import evaluate
 from .commands.lift import lift
+from .commands.options import PREFIX
 from .commands.patch import patch
 from .commands.roles import roles
 from .commands.run import run
@@ -86,7 +88,7 @@ def guarded(call: Callable[[], Any]) -> int:
             error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         )
         hint = f" See '{command} --help'." if command else ""
-        click.echo(f"Error: {visible_lines(error.format_message())}{hint}", err=True)
+        click.echo(f"Error: {_in_options(error.format_message())}{hint}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -96,7 +98,7 @@ def guarded(call: Callable[[], Any]) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             click.echo(visible_lines("".join(format_exception(error))), err=True, nl=False)
-        click.echo(f"Error: {visible_lines(_message(error))}", err=True)
+        click.echo(f"Error: {_in_options(_message(error))}", err=True)
         return FAILED
 
 
@@ -114,12 +116,26 @@ def _message(error: Exception) -> str:
     )
 
 
+ELSEWHERE = {"models[0]": "--model-a", "models[1]": "--model-b", "write_scores": "--scores"}
+"""Options whose names are not those of the arguments they stand for."""
+
+
+def _in_options(text: str) -> str:
+    """Write arguments of Python, in backquotes, as options, and what a terminal would obey."""
+    options = dict(ELSEWHERE)
+    for command in cli.commands.values() if "`" in text else ():
+        for param in command.get_params(click.Context(command, **cli.context_settings)):
+            options[str(param.name).removeprefix(PREFIX)] = max(param.opts, key=len)
+    flags = {name: flag for name, flag in options.items() if flag.startswith("--")}
+    return visible_lines(re.sub(r"`([\w\[\]]+)`", lambda one: flags.get(one[1], one[0]), text))
+
+
 @contextmanager
 def _own_warnings() -> Iterator[None]:
     """Print this project's warnings as one line each, and drop those of libraries."""
 
     def tell(message: Warning | str, *_: Any, **__: Any) -> None:
-        click.echo(f"Warning: {visible_lines(str(message))}", err=True)
+        click.echo(f"Warning: {_in_options(str(message))}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

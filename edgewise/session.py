@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from .patching.tasks import TaskReport, TaskResult
 
 
-# -- the model -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Lift:
-    """A model's description and its certificate, and what tells whether they are still true."""
+    """A model's description and certificate, and what tells whether they are still true."""
 
     lifted: LiftedModel
     certificate: Certificate
@@ -39,7 +36,7 @@ class Lift:
 
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
-        """Describe a live model; certify, or require, that this computes what the model does."""
+        """Describe a live model and certify the description; `require` that it is exact."""
         from .graphs.lift.lifting import describe
         from .graphs.lift.watching import Watch
         from .patching.run.certificate import certify
@@ -53,8 +50,8 @@ class Lift:
 class Session:
     """A loaded model, its description, and the proof that the two compute the same.
 
-    The model may be changed in place, as by a training step: description and certificate are then
-    made anew when they are next asked for, and so is the weights' hash.
+    After the model was changed in place, as by a training step, description, certificate and the
+    weights' hash are made anew when they are next read.
     """
 
     loaded: LoadedModel
@@ -102,13 +99,9 @@ class Session:
 
         loaded, lifted = self.loaded, self.lifted
         block = model_block(
-            lifted.graph,
-            name=loaded.name,
-            revision=loaded.revision,
-            weights_sha256=loaded.weights_sha256,
-            family=lifted.family,
-            d_model=lifted.d_model,
-        )
+            lifted.graph, name=loaded.name, revision=loaded.revision, d_model=lifted.d_model,
+            weights_sha256=loaded.weights_sha256, family=lifted.family,
+        )  # fmt: skip
         return cast("ModelBlock", {**block, **loaded.provenance})
 
 
@@ -126,12 +119,11 @@ def open_model(
     """Load a model, lift it, and certify the lift.
 
     Args:
-        reference: what a user types for MODEL, a `LoadedModel`, or a live transformers model; a
-            live one is taken as it is, with `tokenizer` for its prompts.
-        graph, compute: which graph, and where and how to compute.
+        reference: what a user types for MODEL, a `LoadedModel`, or a live transformers model, which
+            is taken as it is, with `tokenizer` for its prompts.
+        graph, compute, fields: which graph, and where and how to compute, as in `dtype="float64"`.
         require_certificate: refuse a lift that does not compute what the model computes.
-        progress: told of downloads and conversions.
-        fields: of the graph and of how to compute, as in `dtype="float64"`.
+        progress: called at downloads and conversions.
 
     Raises:
         ModelNotFound, UnsupportedModel, CertificateFailed: says why.
@@ -144,18 +136,12 @@ def open_model(
         loaded = reference
     elif isinstance(reference, str | os.PathLike):
         loaded = loading.load(
-            reference,
-            dtype=compute.dtype,
-            device=compute.device,
-            allow_pickle=compute.allow_pickle,
-            progress=progress,
-        )
+            reference, dtype=compute.dtype, device=compute.device,
+            allow_pickle=compute.allow_pickle, progress=progress,
+        )  # fmt: skip
     else:
         loaded = loading.from_module(reference, tokenizer)
     return Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
-
-
-# -- the task ------------------------------------------------------------------------------------
 
 
 def open_task(
@@ -179,7 +165,7 @@ def open_task(
 
 
 def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
-    """Return which pairs are meant by a task, or what a user types for one, and more fields."""
+    """Return which pairs a part, or what a user types for a task, means with more fields."""
     (own,) = split("open_task", fields, TaskSpec)
     return task.but(**own) if isinstance(task, TaskSpec) else TaskSpec.named(task, **own)
 
@@ -217,11 +203,9 @@ def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
         base = find(name, revision=revision, weights=False)
     if base.form is Form.GGUF:
         return load_tokenizer(reference), None
-    stated = read_json(base.path / "config.json").get("vocab_size")
-    size = stated if isinstance(stated, int) else None
-    if not (has_tokenizer(source.path) or has_tokenizer(base.path)):
-        return None, size
-    return load_tokenizer(reference), size
+    size = read_json(base.path / "config.json").get("vocab_size")
+    there = has_tokenizer(source.path) or has_tokenizer(base.path)
+    return load_tokenizer(reference) if there else None, size if isinstance(size, int) else None
 
 
 def make_pairs(
@@ -231,19 +215,14 @@ def make_pairs(
     from .patching.prompts.tokens import tokens_sha256
     from .patching.tasks import get_task, make_task
 
-    asked = task_of(task, **fields)
-    own, choice = check_options(asked.name, asked.options)
+    part = task_of(task, **fields)
+    own, choice = check_options(part.name, part.options)
     made = make_task(
-        asked.name,
-        tokenizer=tokenizer,
-        vocab_size=vocab_size,
-        examples=asked.examples or EXAMPLES,
-        seed=asked.seed or 0,
-        bos=asked.bos,
-        **{**choice, **own},
-    )
-    origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": asked.bos}
-    if tokenizer is not None and get_task(asked.name).needs_tokenizer:
+        part.name, tokenizer=tokenizer, vocab_size=vocab_size, bos=part.bos,
+        examples=part.examples or EXAMPLES, seed=part.seed or 0, **{**choice, **own},
+    )  # fmt: skip
+    origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": part.bos}
+    if tokenizer is not None and get_task(part.name).needs_tokenizer:
         origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
     return replace(made, pairs=replace(made.pairs, origin=origin))
 
@@ -265,10 +244,8 @@ def make_runner(
     from .patching.metrics.registry import default_metric
     from .patching.run.runner import Runner
 
+    metric = metric or default_metric(searching=False)
+    ablation = ablation or default_ablation()
     return Runner.create(
-        session.lifted,
-        pairs,
-        metric=metric or default_metric(searching=False),
-        ablation=ablation or default_ablation(),
-        batch_size=batch_size,
+        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
     )

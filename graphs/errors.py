@@ -1,7 +1,8 @@
 """Every error a user can cause, as one tree.
 
-A message says what failed, what was found, what is accepted and what to do.
-The command line prints it as one paragraph and exits with status 1.
+A message says what failed, what was found, what is accepted and what to do. What to do is said in
+the words of Python: arguments by their names, in backquotes. The command line prints it as one
+paragraph, with its options in their place, and exits with status 1.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ def out_of_memory(error: BaseException) -> OutOfMemory | None:
         size = f"{asked[2] or f'{max(1, int(asked[1]) >> 20):,} MB'}, which were"
     return OutOfMemory(
         f"the memory does not suffice: that of the {whose} has no further {size} asked for at "
-        "once. Try a smaller --batch-size, fewer --examples, fewer --candidates of a search, or "
-        "--dtype bfloat16 (from Python the arguments of these names); a model that does not fit at "
-        "all needs another --device or a smaller model."
+        "once. Try a smaller `batch_size`, fewer `examples`, fewer `candidates` of a search, or "
+        "`dtype` bfloat16; a model that does not fit at all needs another `device` or a smaller "
+        "model."
     )
 
 

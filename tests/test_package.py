@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -191,3 +192,28 @@ def test_ordinary_text_is_clean() -> None:
     index = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
     assert private_things(index) == []
     assert private_things("https://example.org/home/x ~/work/a $HOME/work/b tmp/x work/y") == []
+
+
+def test_where_things_are_is_true_and_short() -> None:
+    """CONTRIBUTING names every folder of code, each once there is one, on half a page."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Where things are\n")[2].partition("\n## ")[0]
+    named = {name.rstrip("/") for name in re.findall(r"`([a-z_/]+/)`", section)}
+    packages = ("graphs", "patching", "discovery", "visualize", "edgewise")
+    inits = [path for name in packages for path in (ROOT / name).rglob("__init__.py")]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in inits}
+    assert named == folders - {"edgewise", "patching"}  # of which all parts are named
+    assert len(section.splitlines()) <= 30
+
+
+def test_a_task_is_what_the_guide_says() -> None:
+    from edgewise.patching.tasks import TASKS
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    said = text.partition("* **a task**")[2].partition("\n* **")[0].partition("\n## ")[0]
+    assert "`Vocabulary`" in said and "yields `Space`s" in said
+    for task in TASKS.values():
+        first, *others = inspect.signature(task.spaces).parameters.values()
+        assert first.annotation == "Vocabulary"
+        assert {one.name for one in others} == {option.name for option in task.options}
+        assert inspect.signature(task.spaces).return_annotation == "Iterator[Space]"

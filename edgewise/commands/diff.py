@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
 from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
-from .options import Asked
+from .options import FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.files import DiffFile
@@ -19,43 +18,30 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 
 
 @click.command(short_help="Compare two circuits on equal graphs.")
-@click.argument("a", metavar="A.json")
-@click.argument("b", metavar="B.json")
-@click.option(
-    "--noise-floor",
-    type=click.IntRange(2),
-    metavar="R",
-    help="Repeat the discovery R times in each model on other prompts, and tell which edges "
+@click.argument("a", type=FILE, metavar="A.json")
+@click.argument("b", type=FILE, metavar="B.json")
+@option(
+    "--noise-floor R",
+    "Repeat the discovery R times in each model on other prompts, and tell which edges "
     "changed by more than prompts make them change.",
+    type=click.IntRange(2),
 )
-@click.option(
-    "--level",
+@option(
+    "--level Q",
+    "The share of false changes that --noise-floor accepts; default 0.05.",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="Q",
-    help="The share of false changes that --noise-floor accepts; default 0.05.",
 )
-@click.option(
-    "--cross",
-    is_flag=True,
-    help="Run both circuits, what they share and their union in both models.",
-)
-@click.option(
-    "--roles", is_flag=True, help="Measure in both models what the heads of the circuits do."
-)
-@click.option("--model-a", metavar="MODEL", help="The model of A; default: the one its file names.")
-@click.option("--model-b", metavar="MODEL", help="The model of B; default: the one its file names.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Examples run at once; default: as many as fit in memory.",
-)
+@option("--cross", "Run both circuits, what they share and their union in both models.")
+@option("--roles", "Measure in both models what the heads of the circuits do.")
+@option("--model-a MODEL", "The model of A; default: the one its file names.")
+@option("--model-b MODEL", "The model of B; default: the one its file names.")
+@options.batch_option
 @options.compute_options
-@click.option("-o", "--output", metavar="DIFF.json", help="Write the diff, for `edgewise draw`.")
+@option("-o --output DIFF.json", "Write the diff, for `edgewise draw`.", type=FILE)
 @options.json_option
-@options.asking
+@options.with_flags
 def diff(
-    a: str, b: str, asked: Asked, output: str | None, as_json: bool, **models: str | None
+    a: str, b: str, flags: Flags, output: str | None, as_json: bool, **models: str | None
 ) -> None:
     """Compare the circuits of two files.
 
@@ -63,29 +49,33 @@ def diff(
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
     """
-    from ..experiment.spec import ComparisonSpec, ComputeSpec
+    from ..experiment.spec import ComparisonSpec
     from ..graphs.files import read_circuit, unlike, write_diff
     from ..progress import reporting
     from ..steps.compare import look_closer
     from ..workflow import beside_scores, compare
 
-    closer = asked["noise_floor"] is not None or asked["cross"] or asked["roles"]
-    _check_models(asked, models, closer)
+    closer = flags["noise_floor"] is not None or flags["cross"] or flags["roles"]
+    for name, value in {**models, **flags.only("batch_size", "dtype", "threads")}.items():
+        if value is not None and not closer:
+            raise click.UsageError(
+                f"{options.flag_name(name)} is for --noise-floor, --cross or --roles; give one of "
+                "them."
+            )
+    if flags["level"] is not None and flags["noise_floor"] is None:
+        raise click.UsageError("--level is for --noise-floor; give that too.")
     options.claim(output, a, b)
     files = (read_circuit(a), read_circuit(b))
     scores = (beside_scores(a, files[0]), beside_scores(b, files[1]))
     found = compare(*files, names=(a, b), scores=scores)
     notes: list[str] = []
     if closer:
-        options.set_threads(asked["threads"])
-        request_a, request_b = (asked.over(ComputeSpec.of_circuit(file)) for file in files)
+        how = flags.over(ComparisonSpec())
+        computes = (flags.compute(files[0]), flags.compute(files[1]))
         sources = (models["model_a"], models["model_b"])
         with reporting() as progress:
             progress.say("loading and lifting model A")
-            found, notes = look_closer(
-                found, files, asked.over(ComparisonSpec()), (request_a, request_b), sources,
-                progress,
-            )  # fmt: skip
+            found, notes = look_closer(found, files, how, computes, sources, progress)
     if output is not None:
         write_diff(output, found)
     others = unlike(found.a, found.b)
@@ -105,36 +95,22 @@ def diff(
     show.written(output)
 
 
-def _check_models(asked: Asked, models: Mapping[str, str | None], closer: bool) -> None:
-    """Refuse options that nothing asks for."""
-    given = {**models, **{key: asked[key] for key in ("batch_size", "dtype", "threads")}}
-    for name, value in given.items():
-        if value is not None and not closer:
-            raise click.UsageError(
-                f"{options.flag_name(name)} is for --noise-floor, --cross or --roles; give one of "
-                "them."
-            )
-    if asked["level"] is not None and asked["noise_floor"] is None:
-        raise click.UsageError("--level is for --noise-floor; give that too.")
-
-
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:
     from ..graphs.files.circuit import edge_rows
 
-    scores = (found.scores_a, found.scores_b)
-    parts = {"shared": found.diff.shared, "only_a": found.diff.only_a, "only_b": found.diff.only_b}
-    changes = [[str(edge.sender), str(edge.port), *rest] for edge, *rest in found.changes]
+    diff, scores = found.diff, (found.scores_a, found.scores_b)
+    parts = {"shared": diff.shared, "only_a": diff.only_a, "only_b": diff.only_b}
     return {
         "a": found.a,
         "b": found.b,
         "diff": output,
         "unlike": others,
-        "statistics": found.diff.summary().to_dict(),
+        "statistics": diff.summary().to_dict(),
         "scores": found.scores.to_dict(),
         **found.blocks,
-        "nodes": {name: [str(node) for node in nodes] for name, nodes in found.diff.nodes.items()},
+        "nodes": {name: [str(node) for node in nodes] for name, nodes in diff.nodes.items()},
         **{name: edge_rows(circuit, *scores) for name, circuit in parts.items()},
-        "changes": changes,
+        "changes": [[str(e.sender), str(e.port), *numbers] for e, *numbers in found.changes],
     }
 
 

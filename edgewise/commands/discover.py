@@ -10,7 +10,7 @@ import click
 
 from ..discovery.registry import get_method, methods
 from . import options, show
-from .options import PREFIX, Asked, flag_name
+from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,29 +22,25 @@ if TYPE_CHECKING:
     from ..store.journal import JournalFile
 
 
-method_option = click.option(
-    "--method",
+method_option = option(
+    "--method NAME",
+    "How to find circuits; the methods are listed below.",
     required=True,
-    type=options.Known("NAME", get_method),
-    help="How to find circuits; the methods are listed below.",
+    type=options.Known(get_method),
 )
 
 
 class DiscoverCommand(click.Command):
     """A command with an option for each option of each discovery method."""
 
-    @property
-    def _of_methods(self) -> list[click.Option]:
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the general options and those of the methods, which are known only now."""
+        *params, last = super().get_params(ctx)
         owners: dict[str, list[Method]] = {}
         for method in methods().values():
             for key in method.options:
                 owners.setdefault(key, []).append(method)
-        return [_flag(key, found) for key, found in sorted(owners.items())]
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return the general options and those of the methods, which are known only now."""
-        params = super().get_params(ctx)
-        return [*params[:-1], *self._of_methods, params[-1]]
+        return [*params, *(_flag(key, found) for key, found in sorted(owners.items())), last]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Tell what each method does."""
@@ -53,14 +49,12 @@ class DiscoverCommand(click.Command):
 
 
 def _flag(key: str, owners: list[Method]) -> click.Option:
-    option = owners[0].options[key]
-    names = ", ".join(method.name for method in owners)
-    name = [PREFIX + key, flag_name(key)]
-    if option.type is bool:
-        return click.Option(name, is_flag=True, default=None, help=f"[{names}] {option.help}.")
-    text = f"[{names}] {option.help}; default {option.default}."
-    kind: Any = click.Choice(option.choices) if option.choices else option.type
-    return click.Option(name, type=kind, help=text)
+    found, methods_names = owners[0].options[key], ", ".join(method.name for method in owners)
+    name, text = [PREFIX + key, flag_name(key)], f"[{methods_names}] {found.help}"
+    if found.type is bool:
+        return click.Option(name, is_flag=True, default=None, help=f"{text}.")
+    kind: Any = click.Choice(found.choices) if found.choices else found.type
+    return click.Option(name, type=kind, help=f"{text}; default {found.default}.")
 
 
 def _those(can: str) -> str:
@@ -69,39 +63,34 @@ def _those(can: str) -> str:
 
 
 @click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
-@click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
+@options.model_option
 @options.task_options(required=True)
 @method_option
 @options.measure_options(searching=True)
 @options.selection_options
-@click.option(
-    "--from",
-    "start",
-    cls=options.Told,
-    metavar="FILE",
-    told=lambda: (
+@option(
+    "--from FILE",
+    lambda: (
         f"[{_those('starts')}] Start from this circuit's edges, or from a file of scores, "
         "not from EAP-IG's."
     ),
+    "start",
+    type=FILE,
 )
 @options.graph_options
 @options.compute_options
-@click.option(
-    "--scores", is_flag=True, help="Write all scores too, to NAME.scores.safetensors beside it."
-)
-@click.option(
+@option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
+@option(
     "--resume",
-    cls=options.Told,
-    is_flag=True,
-    told=lambda: (
+    lambda: (
         f"[{_those('resumable')}] Go on from the journal that a stopped run left beside the output."
     ),
 )
-@click.option("-o", "--output", required=True, metavar="NAME.json", help="The circuit's file.")
+@option("-o --output NAME.json", "The circuit's file.", type=FILE, required=True)
 @options.json_option
-@options.asking
+@options.with_flags
 def discover(
-    model: str, asked: Asked, output: str, scores: bool, resume: bool, as_json: bool
+    model: str, flags: Flags, output: str, scores: bool, resume: bool, as_json: bool
 ) -> None:
     """Find the circuit of a task in a model.
 
@@ -115,22 +104,23 @@ def discover(
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
     from ..progress import reporting
-    from ..session import open_task
+    from ..session import open_model, open_task
     from ..steps.discover import discover as find
 
-    request = asked.experiment(model)
+    request = flags.experiment(model)
     spec, method = request.discovery, request.discovery.chosen
-    with options.usage():
-        if resume:
+    if resume:
+        with options.usage():
             method.check_resumable()
-    inputs = [one for one in (asked["task"], model, asked["start"]) if one is not None]
+    inputs = [one for one in (flags["task"], model, flags["start"]) if one is not None]
     options.claim(output, *inputs)
     sidecar = scores_path(output) if scores or spec.keeps_all else None
     if sidecar is not None:
         check_writable(sidecar, *inputs)
     journal = _journal(output, resume, *inputs) if method.resumable else None
     with _kept_on_interrupt(journal), reporting() as progress:
-        session = options.open_session(model, request.graph, request.compute, progress)
+        progress.say(f"loading and lifting {model}")
+        session = open_model(model, request.graph, request.compute, progress=progress)
         progress.say("making prompt pairs")
         pairs, report = open_task(session, request.task)
         progress.say(spec.method)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .options import COUNT, FILE, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile
@@ -20,17 +21,16 @@ if TYPE_CHECKING:
 MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
 
-LABEL_HELP = "What a circuit is called, once for each; default: its model, or its file."
-
 
 @click.command(short_help="Draw circuits, a diff or a timeline to SVG, PNG, PDF, HTML, DOT.")
-@click.argument("files", metavar="CIRCUIT.json|DIFF.json|TIMELINE.json …", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
+@click.argument(
+    "files", type=FILE, metavar="CIRCUIT.json|DIFF.json|TIMELINE.json …", nargs=-1, required=True
+)
+@option(
+    "-o --output FILE",
+    "Ends in .svg, .png, .pdf, .html or (edges only) .dot.",
+    type=FILE,
     required=True,
-    metavar="FILE",
-    help="Ends in .svg, .png, .pdf, .html or (edges only) .dot.",
 )
 @click.option(
     "--as",
@@ -41,32 +41,36 @@ LABEL_HELP = "What a circuit is called, once for each; default: its model, or it
     "a diff, of one or two circuit files (their kept edges) or scores files (all edges). overlap: "
     "how alike every two of several circuits are.",
 )
-@click.option(
-    "--top",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Only the N strongest edges, without those that lead nowhere among them.",
+@option(
+    "--top N",
+    "Only the N strongest edges, without those that lead nowhere among them.",
+    type=COUNT,
 )
-@click.option("--title", metavar="TEXT", help="Printed above; default: task, model, method.")
+@option("--title TEXT", "Printed above; default: task, model, method.")
 @click.option(
     "--layout",
     type=click.Choice(["auto", "dot", "built-in"]),
     default="auto",
     help="Who places the nodes; auto: Graphviz's dot where the machine has it, else built-in.",
 )
-@click.option("--label", "labels", multiple=True, metavar="NAME", help=LABEL_HELP)
-@click.option("--absolute", is_flag=True, help="Heat map: add up absolute scores.")
+@option(
+    "--label NAME",
+    "What a circuit is called, once for each; default: its model, or its file.",
+    "labels",
+    multiple=True,
+)
+@option("--absolute", "Heat map: add up absolute scores.")
 @click.option(
     "--order",
     type=click.Choice(["given", "clustered"]),
     default="given",
     help="Overlap: clustered puts alike circuits together.",
 )
-@click.option(
-    "--roles",
-    metavar="ROLES.json",
-    help="Write above each head of a circuit what `edgewise roles` found; a diff made with --roles "
+@option(
+    "--roles ROLES.json",
+    "Write above each head of a circuit what `edgewise roles` found; a diff made with --roles "
     "needs no file.",
+    type=FILE,
 )
 @options.json_option
 def draw(as_json: bool, **given: Any) -> None:
@@ -79,10 +83,8 @@ def draw(as_json: bool, **given: Any) -> None:
     request = Request(**given)
     request.check()
     options.claim(request.output, *request.files, *filter(None, [request.roles]))
-    make = {"edges": _draw_edges, "heat-map": _draw_heat_map, "overlap": _draw_overlap}[
-        request.kind
-    ]
-    facts, words = make(request)
+    makers = {"edges": _draw_edges, "heat-map": _draw_heat_map, "overlap": _draw_overlap}
+    facts, words = makers[request.kind](request)
     if as_json:
         show.emit({"drawing": request.output, **facts})
     else:
@@ -91,7 +93,7 @@ def draw(as_json: bool, **given: Any) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks to be drawn, by its options."""
+    """What is to be drawn, by the command's options."""
 
     files: tuple[str, ...]
     output: str
@@ -117,22 +119,22 @@ class Request:
                 f"{len(self.files)} files were given; one circuit or diff is drawn at a time. "
                 "Compare two with `edgewise diff`, or several with --as overlap."
             )
-        for given, option, of in (
-            (self.absolute, "--absolute", "heat-map"),
-            (self.order != "given", "--order", "overlap"),
-            (self.roles is not None, "--roles", "edges"),
+        for given, flag, kinds in (
+            (self.absolute, "--absolute", ["heat-map"]),
+            (self.order != "given", "--order", ["overlap"]),
+            (self.roles is not None, "--roles", ["edges"]),
+            (self.labels, "--label", ["heat-map", "overlap"]),
         ):
-            if given and self.kind != of:
-                raise click.UsageError(f"{option} belongs to --as {of}.")
-        if self.labels and self.kind == "edges":
-            raise click.UsageError("--label belongs to --as heat-map and --as overlap.")
+            if given and self.kind not in kinds:
+                belongs = " and ".join(f"--as {kind}" for kind in kinds)
+                raise click.UsageError(f"{flag} belongs to {belongs}.")
 
     def titled(self, usual: str) -> str:
         """Return the title that was given, or else the usual one."""
         return usual if self.title is None else self.title
 
     def named(self, names: Sequence[str]) -> list[str]:
-        """Return the labels that were given, one for each circuit, or else the names."""
+        """Return the labels that were given, one for each circuit, or else these names."""
         if self.labels and len(self.labels) != len(names):
             raise click.UsageError(
                 f"--label was given {len(self.labels)} times for {len(names)} circuits; give one "
@@ -163,10 +165,11 @@ def _draw_edges(request: Request) -> Outcome:
             "models: `edgewise diff A.json B.json --roles -o diff.json`, then draw that."
         )
     if isinstance(found, TimelineFile):
-        union = found.timeline.union
+        edges = len(found.timeline.union)
     else:
-        union = found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
-    edges = len(union)
+        edges = len(
+            found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
+        )
     if request.top is None and edges > MANY_EDGES:
         raise EdgewiseError(
             f"{path} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
@@ -177,10 +180,8 @@ def _draw_edges(request: Request) -> Outcome:
         progress.say(f"drawing {most:,} edges")
         if isinstance(found, TimelineFile):
             usual = f"{found.task['name']} over {len(found.timeline)} checkpoints"
-            title = request.titled(f"{usual}, {found.discovery['method']}")
-            drawn = draw_checkpoints(
-                found, request.output, most, title=title, layout=request.layout
-            )
+            title, layout = request.titled(f"{usual}, {found.discovery['method']}"), request.layout
+            drawn = draw_checkpoints(found, request.output, most, title=title, layout=layout)
         else:
             picture = _picture(found, most, request)
             render(picture.subject, request.output, picture.drawing, layout=request.layout)
@@ -292,11 +293,13 @@ def _draw_overlap(request: Request) -> Outcome:
     clustered = request.order == "clustered"
     scene, ordered, overlaps = draw_overlap(circuits, title=title, clustered=clustered)
     write_scene(scene, request.output)
+    jaccards = [[one.jaccard for one in row] for row in overlaps]
+    corrected = [[one.corrected for one in row] for row in overlaps]
     found = {
         "kind": request.kind,
         "circuits": ordered,
-        "jaccard": [[one.jaccard for one in row] for row in overlaps],
-        "corrected_jaccard": [[one.corrected for one in row] for row in overlaps],
+        "jaccard": jaccards,
+        "corrected_jaccard": corrected,
     }
     return found, f"{Path(request.output).suffix[1:]}: {', '.join(ordered)}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .options import Asked
+from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -20,63 +20,53 @@ LEAST = 10
 
 
 @click.command(short_help="Measure a circuit: faithfulness, completeness, edges by kind.")
-@click.argument("circuit", metavar="CIRCUIT.json")
-@click.option("--model", metavar="MODEL", help="Another model of the same shape; default: its own.")
+@click.argument("circuit", type=FILE, metavar="CIRCUIT.json")
+@option("--model MODEL", "Another model of the same shape; default: its own.")
 @options.task_options(required=False)
 @options.measure_options(searching=None)
-@click.option("--curve", is_flag=True, help="Faithfulness by size, CPR and CMD; needs the scores.")
-@click.option(
+@option("--curve", "Faithfulness by size, CPR and CMD; needs the scores.")
+@option(
     "--minimality",
-    is_flag=True,
-    help="By how much the loss rises without each kept edge, and which edges do not help.",
+    "By how much the loss rises without each kept edge, and which edges do not help.",
 )
-@click.option(
-    "--random",
-    type=click.IntRange(1),
-    metavar="K",
-    help="Faithfulness of K random circuits of as many edges of each kind, and the percentile.",
+@option(
+    "--random K",
+    "Faithfulness of K random circuits of as many edges of each kind, and the percentile.",
+    type=COUNT,
 )
 @options.compute_options
 @options.json_option
-@options.asking
-def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> None:
+@options.with_flags
+def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> None:
     """Measure the circuit of a file.
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
     """
-    from ..experiment.spec import ComputeSpec, EvaluationSpec
+    from ..experiment.spec import EvaluationSpec
     from ..graphs.files import read_circuit, read_scores
     from ..progress import reporting
-    from ..session import open_task
     from ..steps.discover import task_block
     from ..steps.evaluate import evaluate as measure
-    from ..steps.stored import circuit_pairs, open_for, stored_model, weights_notes
+    from ..steps.stored import open_for, stored_model, weights_notes
 
-    if asked.settings and asked["task"] is None:
-        raise click.UsageError("--task-option needs --task.")
+    flags.task()  # wrong ones are refused before anything is loaded
     file = read_circuit(circuit)
-    scores = read_scores(circuit, file.circuit.graph).scores if asked["curve"] else None
-    task = None if asked["task"] is None else asked.task()
-    changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
-    compute = asked.over(ComputeSpec.of_circuit(file))
-    options.set_threads(compute.threads)
+    scores = read_scores(circuit, file.circuit.graph).scores if flags["curve"] else None
+    compute = flags.compute(file)
     with reporting() as progress:
         progress.say(f"loading and lifting {model or stored_model(file)}")
         session = open_for(file, model, compute, progress=progress)
         notes = weights_notes(file, session, same_model=model is None)
-        if task is None:
-            pairs, differences = circuit_pairs(file, session, changed)
-            notes += differences
-        else:
-            pairs, _ = open_task(session, task)
+        pairs, differences = flags.pairs(file, session)
+        notes += differences
         progress.say("measuring")
         found = measure(
-            session, file, pairs, asked.over(EvaluationSpec()), scores=scores, progress=progress,
-            metric=asked["metric"], batch_size=compute.batch_size,
+            session, file, pairs, flags.over(EvaluationSpec()), scores=scores, progress=progress,
+            metric=flags["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
     for text in notes:
         show.note(text)
-    ablation = asked["ablation"] or file.discovery["ablation"]
+    ablation = flags["ablation"] or file.discovery["ablation"]
     if as_json:
         heads = {"circuit": circuit, "model": session.model_block, "task": task_block(pairs)}
         show.emit({**heads, "ablation": ablation, **found.as_dict(), "notes": notes})
@@ -85,7 +75,7 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     show.facts(
         [
             ("model", session.loaded.title),
-            ("task", shown_task({"name": pairs.name, "examples": len(pairs), "seed": pairs.seed})),
+            ("task", shown_task(task_block(pairs))),
             ("measured", f"{evaluation.metric}, {ablation} ablation"),
             *outcome(evaluation),
             *_beside_random(found.random),
@@ -95,9 +85,8 @@ def evaluate(circuit: str, model: str | None, asked: Asked, as_json: bool) -> No
     nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
     show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
     if found.curve is not None:
-        curve = found.curve
+        curve, columns = found.curve, ("edges", "f, by signed score", "f, by |score|")
         rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
-        columns = ("edges", "f, by signed score", "f, by |score|")
         show.table(columns, rows, title="faithfulness by size")
         show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])
     if found.minimality is not None:

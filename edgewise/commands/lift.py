@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .options import Asked
+from .options import Flags
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
 @options.compute_options
 @options.json_option
 @click.pass_context
-@options.asking
-def lift(ctx: click.Context, model: str, asked: Asked, as_json: bool) -> None:
+@options.with_flags
+def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
     directory, or smollm2-135m. The certificate compares the lifted model with the original on
     random tokens; exit status 1 if it fails.
     """
-    from ..experiment.spec import ComputeSpec, GraphSpec
+    from ..experiment.spec import GraphSpec
     from ..progress import reporting
     from ..session import open_model
 
-    graph, compute = asked.over(GraphSpec()), asked.over(ComputeSpec())
-    options.set_threads(compute.threads)
+    graph, compute = flags.over(GraphSpec()), flags.compute()
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, require_certificate=False, progress=progress)

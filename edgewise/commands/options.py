@@ -1,10 +1,9 @@
-"""Options that several commands have, and names that are checked against a registry."""
+"""Options that several commands have, and the parts of an experiment that flags ask for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,20 +18,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..experiment.parts import Part
-    from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec
+    from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment
     from ..experiment.task import TaskSpec
-    from ..progress import Reporter
+    from ..graphs.files import CircuitFile
+    from ..patching.prompts.pairs import PromptPairs
     from ..session import Session
 
 P = TypeVar("P", bound="Part")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+# -- what values are accepted --------------------------------------------------------------------
+
+
 class Known(click.ParamType):  # type: ignore[type-arg]
     """A name that a registry must know; an unknown one is wrong usage, with the nearest match."""
 
-    def __init__(self, name: str, check: Callable[[str], object]) -> None:
-        self.name = name
+    name = "name"
+
+    def __init__(self, check: Callable[[str], object]) -> None:
         self._check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -44,45 +48,68 @@ class Known(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
+def among(what: str, accepted: Iterable[str]) -> Callable[[str], None]:
+    """Return a check, for `Known`, that a name is in a closed list."""
+
+    def check(text: str) -> None:
+        if text not in accepted:
+            raise unknown(what, text, accepted)
+
+    return check
+
+
 def _task(text: str) -> None:
     from ..experiment.task import check_task
 
     check_task(text)
 
 
-def _dtype(text: str) -> None:
-    if text not in (accepted := ("float32", "float64", "bfloat16", "float16")):
-        raise unknown("dtype", text, accepted)
+class NotEmpty(click.ParamType):  # type: ignore[type-arg]
+    """A name that is not blank, as an unset variable of a shell would make it."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name."""
+        if not str(value).strip():
+            leave = "" if param is None or param.required else ", or leave it out"
+            self.fail(f"it is empty; accepted: a name. Give one{leave}.", param, ctx)
+        return value
 
 
-class Told(click.Option):
-    """An option whose help asks registries, once somebody reads it."""
+FILE = NotEmpty()
 
-    def __init__(self, names: Sequence[str], *, told: Callable[[], str], **settings: Any) -> None:
+
+class LateHelp(click.Option):
+    """An option whose help is made from registries, once somebody reads it."""
+
+    def __init__(self, names: list[str], *, text: Callable[[], str], **settings: Any) -> None:
         super().__init__(names, **settings)
-        self._told = told
+        self._text = text
 
     @property
     def help(self) -> str:
         """Return the help."""
-        return self._told()
+        return self._text()
 
     @help.setter
     def help(self, value: str | None) -> None:
         """Leave out what click would set."""
 
 
-class KeyValue(click.ParamType):  # type: ignore[type-arg]
-    """Text of the form NAME=VALUE, as a pair."""
-
-    name = "NAME=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split the text at its first equals sign."""
-        name, equals, text = str(value).partition("=")
+def _task_settings(
+    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str] | None:
+    """Turn repeated NAME=VALUE, split at the first equals sign, into a mapping."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
         if not (name and equals):
-            self.fail(f"'{value}' is not NAME=VALUE, as in corruption=flip.", param, ctx)
-        return name.strip().replace("-", "_"), text
+            raise click.BadParameter(f"'{text}' is not NAME=VALUE, as in corruption=flip.")
+        found[name.strip().replace("-", "_")] = value
+    if len(found) < len(texts):
+        raise click.UsageError("a task option is given twice; accepted: each once.")
+    return found or None
 
 
 @contextmanager
@@ -94,12 +121,7 @@ def usage() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
-def settings(given: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Turn repeated NAME=VALUE into a mapping; a name given twice is wrong usage."""
-    found = dict(given)
-    if len(found) < len(given):
-        raise click.UsageError("a task option is given twice; accepted: each once.")
-    return found
+# -- options -------------------------------------------------------------------------------------
 
 
 def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
@@ -113,22 +135,35 @@ def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
     return decorate
 
 
+def option(
+    words: str, help: str | Callable[[], str], *name: str, **settings: Any
+) -> Callable[[Function], Function]:
+    """Add an option, written as in help: its flags, then what it takes, if anything.
+
+    `help`: its text, or what makes it once somebody reads it. `name`: of the parameter.
+    """
+    flags = [word for word in words.split() if word.startswith("-")]
+    takes = words.split()[len(flags) :]
+    settings |= {"metavar": takes[0]} if takes else {"is_flag": True}
+    settings |= {"help": help} if isinstance(help, str) else {"cls": LateHelp, "text": help}
+    return click.option(*flags, *name, **settings)
+
+
+COUNT = click.IntRange(1)
+DTYPE = Known(among("dtype", ("float32", "float64", "bfloat16", "float16")))
+METRIC = Known(get_metric)
+
 compute_options = all_of(
-    click.option(
-        "--dtype",
-        type=Known("TYPE", _dtype),
-        help="float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
+    option(
+        "--dtype TYPE",
+        "float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
+        type=DTYPE,
     ),
-    click.option(
-        "--device", metavar="NAME", default="auto", help="auto (default), cpu, cuda, mps."
-    ),
-    click.option(
-        "--threads", type=click.IntRange(1, 1024), metavar="N", help="Threads torch computes with."
-    ),
-    click.option(
+    option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),
+    option("--threads N", "Threads torch computes with.", type=click.IntRange(1, 1024)),
+    option(
         "--allow-pickle",
-        is_flag=True,
-        help="Read pickled weights too, which can run code; only from sources you trust.",
+        "Read pickled weights too, which can run code; only from sources you trust.",
     ),
 )
 
@@ -138,65 +173,53 @@ graph_options = all_of(
         default=False,
         help="One port for each key/value head, or (default) for each query head.",
     ),
-    click.option(
-        "--split-embedding", is_flag=True, help="Token and position embedding as two senders."
-    ),
+    option("--split-embedding", "Token and position embedding as two senders."),
 )
 
 selection_options = all_of(
-    click.option("--top", type=int, metavar="N", help="Keep the N edges of largest |score|."),
-    click.option(
-        "--above", type=float, metavar="X", help="Keep the edges whose |score| is at least X."
-    ),
-    click.option(
-        "--faithfulness",
+    option("--top N", "Keep the N edges of largest |score|.", type=int),
+    option("--above X", "Keep the edges whose |score| is at least X.", type=float),
+    option(
+        "--faithfulness F",
+        "Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
         type=float,
-        metavar="F",
-        help="Keep as few edges of largest |score| as reach faithfulness F, such as 0.9.",
     ),
-    click.option(
+    option(
         "--signed",
-        is_flag=True,
-        help="Select by the scores themselves: edges that work against the task come last.",
+        "Select by the scores themselves: edges that work against the task come last.",
     ),
 )
 
-task_option = click.option(
-    "--task-option",
-    "task_settings",
-    type=KeyValue(),
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="A built-in task's own option, such as corruption=flip; repeat for more.",
+model_option = option("--model MODEL", "See `edgewise lift --help`.", type=FILE, required=True)
+json_option = option("--json", "Print one JSON object on standard output.", "as_json")
+batch_option = option(
+    "--batch-size N", "Examples run at once; default: as many as fit in memory.", type=COUNT
 )
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+task_option = option(
+    "--task-option NAME=VALUE",
+    "A built-in task's own option, such as corruption=flip; repeat for more.",
+    "task_settings",
+    callback=_task_settings,
+    multiple=True,
 )
 
 
 def task_options(*, required: bool) -> Callable[[Function], Function]:
     """Add the task and how its prompt pairs are made."""
     return all_of(
-        click.option(
-            "--task",
-            type=Known("NAME|FILE.jsonl", _task),
+        option(
+            "--task NAME|FILE.jsonl",
+            "A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
+            type=Known(_task),
             required=required,
-            help="A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
         ),
         task_option,
-        click.option(
-            "--examples",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Number of pairs; default 64, of a file all.",
-        ),
-        click.option(
-            "--seed",
+        option("--examples N", "Number of pairs; default 64, of a file all.", type=COUNT),
+        option(
+            "--seed N",
+            "Decides which pairs a built-in task makes; default 0.",
             type=click.IntRange(0),
             default=0 if required else None,
-            metavar="N",
-            help="Decides which pairs a built-in task makes; default 0.",
         ),
         click.option(
             "--bos/--no-bos",
@@ -222,25 +245,10 @@ def measure_options(*, searching: bool | None) -> Callable[[Function], Function]
         return f"What ablated edges carry: {', '.join(most)} or {last}; default {default}."
 
     return all_of(
-        click.option(
-            "--metric", cls=Told, type=Known("NAME|EXPRESSION", get_metric), told=metric_help
-        ),
-        click.option("--ablation", cls=Told, type=Known("NAME", get_ablation), told=ablation_help),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Examples run at once; default: as many as fit in memory.",
-        ),
+        option("--metric NAME|EXPRESSION", metric_help, type=METRIC),
+        option("--ablation NAME", ablation_help, type=Known(get_ablation)),
+        batch_option,
     )
-
-
-def set_threads(threads: int | None) -> None:
-    """Let torch compute with so many threads."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def claim(output: str | Path | None, *inputs: str | Path) -> None:
@@ -253,68 +261,66 @@ def claim(output: str | Path | None, *inputs: str | Path) -> None:
         click.get_current_context().with_resource(writing(output))
 
 
-def only_given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is None."""
-    return {key: value for key, value in values.items() if value is not None}
-
-
 # -- what flags ask for --------------------------------------------------------------------------
 
 PREFIX = "method_option_"
 """What precedes the name of a method's option among a command's parameters."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a command's flags say of an experiment, by the names of its parts' fields.
+class Flags(dict[str, Any]):
+    """What a command line says of an experiment, by the names of its parts' fields.
 
-    What was not given is not in it, and is the part's default, or that of a circuit's file.
+    What was not given is None here, and is the part's default, or that of a circuit's file.
     """
 
-    given: Mapping[str, Any]
+    def __missing__(self, name: str) -> None:
+        return None
 
-    def __getitem__(self, name: str) -> Any:
-        return self.given.get(name)
+    def only(self, *names: str) -> dict[str, Any]:
+        """Return what was given under some names."""
+        return {name: self[name] for name in names if name in self}
 
-    def over(self, part: P, *, but: Mapping[str, object] | None = None) -> P:
+    def over(self, part: P) -> P:
         """Return a part with the fields that were given; what makes no sense is wrong usage."""
         with usage():
-            return part.but(**self.fields(type(part)), **(but or {}))
+            return part.but(**self.only(*part.names()))
 
-    def fields(self, part: type[Part]) -> dict[str, object]:
-        """Return the fields of a part that were given."""
-        return {name: self.given[name] for name in part.names() if name in self.given}
+    def compute(self, file: CircuitFile | None = None) -> ComputeSpec:
+        """Return where and how to compute, by default in the precision of a circuit."""
+        from ..experiment.spec import ComputeSpec
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """Return the task's own options; one given twice is wrong usage."""
-        return settings(self["task_settings"] or ())
+        return self.over(ComputeSpec() if file is None else ComputeSpec.of_circuit(file))
 
-    def task(self) -> TaskSpec:
-        """Return which prompt pairs are asked for."""
+    def task(self) -> TaskSpec | None:
+        """Return which prompt pairs are asked for, None if they are those of a circuit."""
         from ..experiment.task import TaskSpec
 
+        if self["task"] is None:
+            if self["task_settings"]:
+                raise click.UsageError("--task-option needs --task.")
+            return None
+        fields, options = self.only(*TaskSpec.names()), self["task_settings"] or {}
         with usage():
-            return TaskSpec.named(self["task"], options=self.settings, **self.fields(TaskSpec))
+            return TaskSpec.named(self["task"], options=options, **fields)
 
     def discovery(self) -> DiscoverySpec:
         """Return how circuits are to be found."""
         from ..experiment.spec import DiscoverySpec, Selection
         from ..experiment.start import read_start
 
-        own = method_options(self.given, self["method"])
-        fields = self.fields(DiscoverySpec)
+        fields = self.only(*DiscoverySpec.names())
+        fields["options"] = _method_options(self)
         if "start" in fields:
-            fields["start"] = read_start(self["start"])
+            fields["start"] = read_start(fields["start"])
         with usage():
-            select = Selection.of(**self.fields(Selection))
-            return DiscoverySpec.of(**fields, options=own, select=select)
+            return DiscoverySpec.of(**fields, select=Selection.of(**self.only(*Selection.names())))
 
     def experiment(self, *models: str) -> Experiment:
         """Return everything that is asked for."""
-        from ..experiment.spec import ComputeSpec, EvaluationSpec, Experiment, GraphSpec, numbered
+        from ..experiment.spec import EvaluationSpec, Experiment, GraphSpec, numbered
 
         discovery, task = self.discovery(), self.task()
+        assert task is not None  # click requires --task where an experiment is asked for
         with usage():
             metrics = tuple(dict.fromkeys([discovery.metric, *(self["measure"] or ())]))
             return Experiment(
@@ -323,21 +329,36 @@ class Asked:
                 task=task,
                 discovery=discovery,
                 evaluation=EvaluationSpec(metrics),
-                compute=self.over(ComputeSpec()),
+                compute=self.compute(),
                 graph=self.over(GraphSpec()),
             )
 
+    def pairs(self, file: CircuitFile, session: Session) -> tuple[PromptPairs, list[str]]:
+        """Return the prompt pairs asked for, or a circuit's own, and notes if these changed."""
+        from ..session import open_task
+        from ..steps.stored import circuit_pairs
 
-def asking(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command what its flags say of an experiment as one argument, `asked`."""
+        task = self.task()
+        if task is not None:
+            return open_task(session, task)[0], []
+        return circuit_pairs(file, session, self.only("examples", "seed", "bos"))
+
+
+def with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command what its command line says of an experiment as one argument, `flags`."""
 
     @wraps(function)
     def command(*first: Any, **values: Any) -> None:
         from ..experiment.spec import FIELDS
 
         mine = [key for key in values if key in FIELDS or key.startswith(PREFIX)]
-        given = only_given({key: values.pop(key) for key in mine})
-        function(*first, asked=Asked(given), **values)
+        given = {key: values.pop(key) for key in mine}
+        flags = Flags({key: value for key, value in given.items() if value is not None})
+        if flags["threads"] is not None:
+            import torch
+
+            torch.set_num_threads(flags["threads"])
+        function(*first, flags=flags, **values)
 
     return command
 
@@ -351,25 +372,16 @@ def flag_name(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def method_options(given: Mapping[str, Any], method: str) -> dict[str, Any]:
+def _method_options(flags: Flags) -> dict[str, Any]:
     """Return the method's options that were given; others' are wrong usage."""
-    accepted = get_method(method).options
-    own = {key.removeprefix(PREFIX): given[key] for key in given if key.startswith(PREFIX)}
-    for key in own.keys() - accepted.keys():
+    method = get_method(flags["method"])
+    own = {key.removeprefix(PREFIX): flags[key] for key in flags if key.startswith(PREFIX)}
+    for key in own.keys() - method.options.keys():
         owners = ", ".join(name for name, one in methods().items() if key in one.options)
-        if not accepted:
-            raise click.UsageError(
-                f"{flag_name(key)} is an option of {owners}; method '{method}' has no options."
-            )
-        error = unknown(f"option of method '{method}'", flag_name(key), map(flag_name, accepted))
-        raise click.UsageError(f"{error} {flag_name(key)} is an option of {owners}.")
+        of_others = f"{flag_name(key)} is an option of {owners}"
+        if not method.options:
+            raise click.UsageError(f"{of_others}; method '{method.name}' has no options.")
+        known = map(flag_name, method.options)
+        error = unknown(f"option of method '{method.name}'", flag_name(key), known)
+        raise click.UsageError(f"{error} {of_others}.")
     return own
-
-
-def open_session(model: str, graph: GraphSpec, compute: ComputeSpec, progress: Reporter) -> Session:
-    """Load, lift and certify the model that a command's options name."""
-    from ..session import open_model
-
-    set_threads(compute.threads)
-    progress.say(f"loading and lifting {model}")
-    return open_model(model, graph, compute, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import options, show
-from .options import Asked
+from .options import Flags, option
 
 DIRECTIONS = {
     False: "noising: ablated values are put into the clean run along the path",
@@ -14,45 +14,45 @@ DIRECTIONS = {
 
 
 @click.command(short_help="Measure the effect of named paths (path patching).")
-@click.option("--model", required=True, metavar="MODEL", help="See `edgewise lift --help`.")
+@options.model_option
 @options.task_options(required=True)
-@click.option(
-    "--path",
+@option(
+    "--path PATH",
+    "Such as 'a0.h3->a1.h2<k>->logits', quoted for the shell; a0.* stands for each head of "
+    "the layer. Repeat for more.",
     "paths",
     multiple=True,
     required=True,
-    metavar="PATH",
-    help="Such as 'a0.h3->a1.h2<k>->logits', quoted for the shell; a0.* stands for each head of "
-    "the layer. Repeat for more.",
 )
-@click.option("--denoise", is_flag=True, help="Clean values into the corrupted run.")
-@click.option("--together", is_flag=True, help="Patch all paths in one run, one effect in all.")
+@option("--denoise", "Clean values into the corrupted run.")
+@option("--together", "Patch all paths in one run, one effect in all.")
 @options.measure_options(searching=False)
 @options.graph_options
 @options.compute_options
 @options.json_option
-@options.asking
+@options.with_flags
 def patch(
-    model: str, asked: Asked, paths: tuple[str, ...], denoise: bool, together: bool, as_json: bool
+    model: str, flags: Flags, paths: tuple[str, ...], denoise: bool, together: bool, as_json: bool
 ) -> None:
     """Measure what flows along paths, from a sender through ports to logits.
 
     The effect is the change of the loss: of noising, positive if the path helps.
     """
-    from ..experiment.spec import ComputeSpec, GraphSpec
+    from ..experiment.spec import GraphSpec
     from ..patching.paths import patch_paths
     from ..progress import reporting
-    from ..session import make_runner, open_task
+    from ..session import make_runner, open_model, open_task
     from ..steps.discover import task_block
     from .evaluate import shown_task
 
-    task, compute = asked.task(), asked.over(ComputeSpec())
+    task, graph, compute = flags.task(), flags.over(GraphSpec()), flags.compute()
+    assert task is not None  # click requires it
     with reporting() as progress:
-        session = options.open_session(model, asked.over(GraphSpec()), compute, progress)
+        progress.say(f"loading and lifting {model}")
+        session = open_model(model, graph, compute, progress=progress)
         pairs, _ = open_task(session, task)
         progress.say("patching")
-        measure = {key: asked[key] for key in ("metric", "ablation", "batch_size")}
-        runner = make_runner(session, pairs, **measure)
+        runner = make_runner(session, pairs, **flags.only("metric", "ablation", "batch_size"))
         found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
     if as_json:
@@ -67,7 +67,7 @@ def patch(
     show.facts(
         [
             ("model", session.loaded.title),
-            ("task", shown_task({"name": pairs.name, "examples": len(pairs), "seed": pairs.seed})),
+            ("task", shown_task(task_block(pairs))),
             ("direction", DIRECTIONS[denoise]),
             ("ablation", runner.ablation.name),
             ("loss", f"{loss}, {found[0].loss_before:.4g} before"),

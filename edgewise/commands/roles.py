@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .options import Asked
+from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
@@ -30,32 +30,25 @@ COLUMNS = {
 
 
 @click.command(short_help="Measure what heads do: previous token, induction, copying, …")
-@click.argument("circuits", metavar="[CIRCUIT.json …]", nargs=-1)
-@click.option(
-    "--model",
+@click.argument("circuits", type=FILE, metavar="[CIRCUIT.json …]", nargs=-1)
+@option(
+    "--model MODEL",
+    "In place of the circuit's own model, one for each circuit; without circuits: all heads "
+    "of this model. Repeat for more.",
     "models",
     multiple=True,
-    metavar="MODEL",
-    help="In place of the circuit's own model, one for each circuit; without circuits: all heads "
-    "of this model. Repeat for more.",
 )
 @options.task_options(required=False)
-@click.option("--all", "every", is_flag=True, help="All heads of the model, with or without role.")
-@click.option(
-    "--sequences",
-    type=click.IntRange(1),
-    default=32,
-    metavar="N",
-    help="Sequences of random tokens; default 32.",
-)
-@click.option("-o", "--output", metavar="ROLES.json", help="Write what was measured.")
+@option("--all", "All heads of the model, with or without role.", "every")
+@option("--sequences N", "Sequences of random tokens; default 32.", type=COUNT, default=32)
+@option("-o --output ROLES.json", "Write what was measured.", type=FILE)
 @options.compute_options
 @options.json_option
-@options.asking
+@options.with_flags
 def roles(
     circuits: tuple[str, ...],
     models: tuple[str, ...],
-    asked: Asked,
+    flags: Flags,
     every: bool,
     sequences: int,
     output: str | None,
@@ -70,15 +63,11 @@ def roles(
     from ..graphs.files.roles import dump_roles
     from ..progress import reporting
 
-    if asked.settings and asked["task"] is None:
-        raise click.UsageError("--task-option needs --task.")
+    flags.task()  # a wrong one is refused before anything is loaded
     subjects = _subjects(circuits, models)
-    if asked["task"] is not None:
-        asked.task()
     options.claim(output, *circuits)
-    options.set_threads(asked["threads"])
     with reporting() as progress:
-        measure = partial(_measure, asked, every=every, sequences=sequences, progress=progress)
+        measure = partial(_measure, flags, every=every, sequences=sequences, progress=progress)
         found = RolesFile(tuple(measure(*one) for one in subjects))
     if output is not None:
         write_roles(output, found)
@@ -115,7 +104,7 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
 
 
 def _measure(
-    asked: Asked,
+    flags: Flags,
     path: str | None,
     file: CircuitFile | None,
     model: str | None,
@@ -127,30 +116,27 @@ def _measure(
     """Open one model, make its pairs, and measure its heads."""
     from dataclasses import replace
 
-    from ..experiment.spec import ComputeSpec
     from ..session import open_model, open_task
     from ..steps.head_roles import EXAMPLES, head_roles
-    from ..steps.stored import circuit_pairs, open_for, weights_notes
+    from ..steps.stored import open_for, weights_notes
 
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
     if file is None:
-        session = open_model(model, None, asked.over(ComputeSpec()), progress=progress)
+        session = open_model(model, None, flags.compute(), progress=progress)
     else:
-        compute = asked.over(ComputeSpec.of_circuit(file))
         refusal = partial(_no_circuit_of, path)
-        session = open_for(file, model, compute, refusal=refusal, progress=progress)
-    pairs, notes, examples = None, list[str](), asked["examples"] or EXAMPLES
-    if asked["task"] is not None:
-        task = asked.task()
+        session = open_for(file, model, flags.compute(file), refusal=refusal, progress=progress)
+    pairs, notes, examples = None, list[str](), flags["examples"] or EXAMPLES
+    task = flags.task()
+    if task is not None:
         pairs, _ = open_task(session, task if task.file else task.but(examples=examples))
     elif file is not None:
-        changed = options.only_given({key: asked[key] for key in ("examples", "seed", "bos")})
-        pairs, notes = circuit_pairs(file, session, changed)
+        pairs, notes = flags.pairs(file, session)
         notes = [*weights_notes(file, session, same_model=model is None), *notes]
     progress.say("measuring heads")
     found = head_roles(
         session, pairs, heads=None if every else file, examples=examples, sequences=sequences,
-        seed=asked["seed"] or 0, progress=progress,
+        seed=flags["seed"] or 0, progress=progress,
     )  # fmt: skip
     return replace(found, circuit=path, notes=(*notes, *found.notes))
 

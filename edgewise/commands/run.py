@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from . import options, show
+from .options import FILE, option
 
 
 @click.command(short_help="Do everything an experiment's declaration names.")
-@click.argument("spec", metavar="SPEC.toml")
-@click.option(
-    "-o", "--output", metavar="DIR", help="Where results go; default: SPEC without its ending."
-)
+@click.argument("spec", type=FILE, metavar="SPEC.toml")
+@option("-o --output DIR", "Where results go; default: SPEC without its ending.", type=FILE)
 @options.json_option
 def run(spec: str, output: str | None, as_json: bool) -> None:
     """Find, evaluate, compare and draw what SPEC declares, into a directory."""
-    from pathlib import Path
-
     from ..progress import reporting
     from ..run import run_spec
 
-    directory = output or str(Path(spec).with_suffix(""))
     with reporting() as progress:
-        result = run_spec(spec, directory, progress)
+        result = run_spec(spec, output or os.path.splitext(spec)[0], progress)
     if as_json:
         show.emit(result.as_dict())
         return

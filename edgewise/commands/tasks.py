@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
+from .options import option
 
 if TYPE_CHECKING:
-    from ..patching.tasks import TaskResult
+    from ..patching.tasks import Sample, TaskResult
 
 
 def _built_in(name: str) -> object:
@@ -20,14 +22,10 @@ def _built_in(name: str) -> object:
 
 
 @click.command(short_help="List the built-in tasks, or show sample pairs of one.")
-@click.argument("name", required=False, type=options.Known("NAME", _built_in))
-@click.option("--model", metavar="MODEL", help="Make the pairs for this model's tokenizer.")
-@click.option(
-    "--examples", type=click.IntRange(1), default=4, metavar="N", help="Pairs to show; default 4."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, metavar="N", help="Decides which pairs; default 0."
-)
+@click.argument("name", required=False, type=options.Known(_built_in))
+@option("--model MODEL", "Make the pairs for this model's tokenizer.")
+@option("--examples N", "Pairs to show; default 4.", type=options.COUNT, default=4)
+@option("--seed N", "Decides which pairs; default 0.", type=click.IntRange(0), default=0)
 @options.task_option
 @options.json_option
 def tasks(
@@ -35,7 +33,7 @@ def tasks(
     model: str | None,
     examples: int,
     seed: int,
-    task_settings: tuple[tuple[str, str], ...],
+    task_settings: dict[str, str] | None,
     as_json: bool,
 ) -> None:
     """List the built-in tasks; with a NAME, show its options and sample pairs.
@@ -59,7 +57,7 @@ def tasks(
     from ..experiment.task import check_task
     from ..session import make_pairs, open_vocabulary
 
-    given = options.settings(task_settings)
+    given = task_settings or {}
     with options.usage():
         check_task(name, given)
     about = next(task for task in describe_tasks() if task["name"] == name)
@@ -79,16 +77,15 @@ def tasks(
     _print(about, samples, made)
 
 
-def _print(about: dict[str, Any], samples: tuple[Any, ...], made: TaskResult | None) -> None:
+def _print(about: dict[str, Any], samples: Sequence[Sample], made: TaskResult | None) -> None:
     from ..patching.tasks import format_samples
 
     show.line(f"{about['name']}: {about['summary']}")
-    for option in about["options"]:
-        accepted = ", ".join(option["choices"]) or {"int": "a whole number"}.get(
-            option["type"], option["type"]
-        )
-        default = "none" if option["default"] is None else option["default"]
-        show.line(f"  --task-option {option['name']}=…   {accepted}; default {default}")
+    for one in about["options"]:
+        kind = "a whole number" if one["type"] == "int" else one["type"]
+        accepted = ", ".join(one["choices"]) or kind
+        default = "none" if one["default"] is None else one["default"]
+        show.line(f"  --task-option {one['name']}=…   {accepted}; default {default}")
     show.line()
     for text in format_samples(samples).splitlines():
         show.line(text)

@@ -9,44 +9,38 @@ import click
 
 from . import options, show
 from .discover import DiscoverCommand, method_option
+from .options import FILE, option
 
 if TYPE_CHECKING:
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Life, Timeline
     from ..store.results import Results
-    from .options import Asked
+    from .options import Flags
 
 LISTED = 10
 """How many of the longest-living, and of the newest, edges are printed."""
 
 
 @click.command(cls=DiscoverCommand, short_help="Follow a task's circuit over checkpoints.")
-@click.argument("models", metavar="MODEL…", nargs=-1, required=True)
+@click.argument("models", type=FILE, metavar="MODEL…", nargs=-1, required=True)
 @options.task_options(required=True)
 @method_option
 @options.measure_options(searching=True)
-@click.option(
-    "--measure",
-    multiple=True,
-    metavar="METRIC",
-    help="Measure the circuits by this metric too; repeat for more.",
+@option(
+    "--measure METRIC", "Measure the circuits by this metric too; repeat for more.", multiple=True
 )
 @options.selection_options
-@click.option(
-    "--labels", metavar="A,B,…", help="What the checkpoints are called; default: their steps."
-)
+@option("--labels A,B,…", "What the checkpoints are called; default: their steps.")
 @options.graph_options
 @options.compute_options
-@click.option(
-    "--cache", metavar="DIR", help="Keep results here; default: the user's cache directory."
-)
-@click.option("--no-cache", is_flag=True, help="Keep no results, and use none.")
-@click.option("-o", "--output", metavar="TIMELINE.json", help="Write it, for `edgewise draw`.")
+@option("--cache DIR", "Keep results here; default: the user's cache directory.", type=FILE)
+@option("--no-cache", "Keep no results, and use none.")
+@option("-o --output TIMELINE.json", "Write it, for `edgewise draw`.", type=FILE)
 @options.json_option
-@options.asking
+@options.with_flags
 def timeline(
     models: tuple[str, ...],
-    asked: Asked,
+    flags: Flags,
     labels: str | None,
     cache: str | None,
     no_cache: bool,
@@ -70,14 +64,13 @@ def timeline(
 
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache are given together; accepted: one of them.")
-    request = asked.experiment(*models)
+    request = flags.experiment(*models)
     with options.usage():
         check_selects(request.discovery)
     references = find_checkpoints(models)
     request = request.but(models=numbered(references))
     options.claim(output, request.task.reference, *references)
     results = None if no_cache else _results(cache)
-    options.set_threads(request.compute.threads)
     names = None if labels is None else [label.strip() for label in labels.split(",")]
     with reporting() as progress:
         found = follow(request, labels=names, results=results, progress=progress)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..patching.metrics.registry import default_metric, get_metric
+from ..patching.metrics.registry import default_metric, metrics
 from . import options, show
-from .options import Asked
+from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -27,68 +27,52 @@ DIRECTIONS = {
 VERBS = {"b-into-a": "carried", "a-into-b": "lost"}
 
 
-def _direction(text: str) -> str:
-    from ..graphs.errors import unknown
-
-    if text not in DIRECTIONS:
-        raise unknown("direction", text, DIRECTIONS)
-    return text
+def _metric_help() -> str:
+    compare = ", ".join(name for name, one in metrics().items() if one.needs_clean_logits)
+    return (
+        f"As in `edgewise evaluate`; {compare} compares with the model that gives. Default "
+        f"{default_metric(searching=False)}."
+    )
 
 
 @click.command(short_help="Put one model's activations into another: what carries its gain.")
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", type=FILE, metavar="A")
+@click.argument("b", type=FILE, metavar="B")
 @options.task_options(required=True)
-@click.option(
-    "--metric",
-    cls=options.Told,
-    type=options.Known("NAME|EXPRESSION", get_metric),
-    told=lambda: (
-        f"As in `edgewise evaluate`; {_compares()} compares with the model that gives. "
-        f"Default {default_metric(searching=False)}."
-    ),
-)
-@click.option("--nodes", metavar="NAMES", help="Nodes that take the values, as in a5.h1,m7.")
-@click.option(
-    "--edges",
+@option("--metric NAME|EXPRESSION", _metric_help, type=options.METRIC)
+@option("--nodes NAMES", "Nodes that take the values, as in a5.h1,m7.")
+@option(
+    "--edges EDGE",
+    "Edges, such as 'a0.h1->a2.h3<q>', quoted for the shell. Repeat for more.",
     multiple=True,
-    metavar="EDGE",
-    help="Edges, such as 'a0.h1->a2.h3<q>', quoted for the shell. Repeat for more.",
 )
-@click.option("--circuit", metavar="CIRCUIT.json", help="The edges of a circuit.")
-@click.option(
-    "--greedy",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Rank single nodes, then add up to N, each time the one that carries most.",
+@option("--circuit CIRCUIT.json", "The edges of a circuit.", type=FILE)
+@option(
+    "--greedy N",
+    "Rank single nodes, then add up to N, each time the one that carries most.",
+    type=COUNT,
 )
-@click.option(
-    "--share", type=float, metavar="S", help="Stop adding when this share is carried, as in 0.9."
+@option("--share S", "Stop adding when this share is carried, as in 0.9.", type=float)
+@option(
+    "--beam M",
+    "Of the single nodes the M best are tried in each greedy step; default 32.",
+    type=COUNT,
 )
-@click.option(
-    "--beam",
-    type=click.IntRange(1),
-    metavar="M",
-    help="Of the single nodes the M best are tried in each greedy step; default 32.",
-)
-@click.option("--among", metavar="CIRCUIT.json", help="Rank the nodes of this circuit only.")
-@click.option(
-    "--direction",
-    type=options.Known("NAME", _direction),
+@option("--among CIRCUIT.json", "Rank the nodes of this circuit only.", type=FILE)
+@option(
+    "--direction NAME",
+    "b-into-a (default), or a-into-b: A's values in B's run.",
+    type=options.Known(options.among("direction", DIRECTIONS)),
     default="b-into-a",
-    help="b-into-a (default), or a-into-b: A's values in B's run.",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(1), metavar="N", help="Examples run at once; default: "
-    "as many as fit in memory.",
-)  # fmt: skip
-@click.option("-o", "--output", metavar="FILE.json", help="Write everything that was measured.")
+@options.batch_option
+@option("-o --output FILE.json", "Write everything that was measured.", type=FILE)
 @options.graph_options
 @options.compute_options
 @options.json_option
-@options.asking
+@options.with_flags
 def transplant(
-    a: str, b: str, asked: Asked, direction: str, output: str | None, as_json: bool, **parts: Any
+    a: str, b: str, flags: Flags, direction: str, output: str | None, as_json: bool, **parts: Any
 ) -> None:
     """Run A on a task with the activations that chosen nodes or edges have in B.
 
@@ -96,26 +80,26 @@ def transplant(
     same prompts. What is carried is the share of B's gain over A that A has with them. Without
     a choice all nodes are ranked, each alone.
     """
-    from ..experiment.spec import ComputeSpec, GraphSpec
+    from ..experiment.spec import GraphSpec
     from ..graphs.files import read_circuit, write_transplant
     from ..graphs.files.transplant import ROWS
     from ..progress import reporting
     from ..steps.transplant import transplant as measure
 
-    task, compute = asked.task(), asked.over(ComputeSpec())
+    task, compute = flags.task(), flags.compute()
+    assert task is not None  # click requires it
     files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
     with options.usage():
         _choice(parts, {})
     circuits = {key: read_circuit(path).circuit for key, path in files.items()}
-    choice, graph = _choice(parts, circuits), asked.over(GraphSpec())
+    choice, graph = _choice(parts, circuits), flags.over(GraphSpec())
     for circuit in circuits.values():
         graph = GraphSpec.of_graph(circuit.graph)
     options.claim(output, *files.values())
-    options.set_threads(compute.threads)
     with reporting() as progress:
         progress.say(f"comparing {a} and {b}")
         found = measure(
-            a, b, task, choice, direction=direction, progress=progress, metric=asked["metric"],
+            a, b, task, choice, direction=direction, progress=progress, metric=flags["metric"],
             **vars(graph), **vars(compute),
         )  # fmt: skip
     if output is not None:
@@ -125,13 +109,6 @@ def transplant(
         return
     _print(found)
     show.written(output)
-
-
-def _compares() -> str:
-    """Name the metrics that compare with another model's logits."""
-    from ..patching.metrics.registry import metrics
-
-    return ", ".join(name for name, one in metrics().items() if one.needs_clean_logits)
 
 
 def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:

@@ -57,6 +57,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -66,6 +67,9 @@ from .errors import Built, listed_problems, problems, shown
 from .spec import TABLES, DiscoverySpec, Experiment, ModelSpec, Selection, default_name
 from .task import CHOICES_OF_PAIRS, TaskSpec
 from .toml import Table, parse_toml, read_toml
+
+if TYPE_CHECKING:
+    from ..discovery.registry import Method
 
 SELECTION = Selection.names()
 
@@ -121,10 +125,8 @@ class _Reader:
         self.problems: list[str] = []
 
     def fields(self, document: Table, name: str) -> dict[str, object]:
-        """Return the fields of an experiment."""
-        found: dict[str, object] = {"name": name, **self.table(document, "experiment")}
-        self.refuse_unknown("experiment", found, ["name", "description"])
-        found = {key: found[key] for key in ("name", "description") if key in found}
+        about = {"name": name, **self.table(document, "experiment")}
+        found = self.known("key of [experiment]", about, ["name", "description"])
         if "models" in document:
             found["models"] = self.models(document["models"])
         else:
@@ -132,10 +134,10 @@ class _Reader:
             found["models"] = (ModelSpec.at("missing"),)
         for key in TABLES:
             found[key] = getattr(self, key, self.plain)(key, self.table(document, key))
-        self.refuse_unknown("", document, ["experiment", "models", *TABLES])
+        self.known("table", document, ["experiment", "models", *TABLES])
         return found
 
-    def table(self, document: Table, key: str) -> dict[str, object]:
+    def table(self, document: Table, key: str) -> Table:
         """Return a table; one that is missing is empty."""
         value = document.get(key, {})
         if isinstance(value, dict):
@@ -143,17 +145,15 @@ class _Reader:
         self.problems.append(f"{key} is {shown(value)}; accepted: a table, [{key}].")
         return {}
 
-    def refuse_unknown(self, table: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-        """Note every key that a table does not have."""
-        known = list(dict.fromkeys(accepted))
-        what = f"key of [{table}]" if table else "table"
-        self.problems += [str(unknown(what, key, known)) for key in given if key not in known]
+    def known(self, what: str, table: Table, accepted: Iterable[str]) -> dict[str, object]:
+        """Return what stands under accepted keys, and note all others."""
+        names = list(dict.fromkeys(accepted))
+        self.problems += [str(unknown(what, key, names)) for key in table if key not in names]
+        return {name: table[name] for name in names if name in table}
 
-    def plain(self, key: str, table: dict[str, object]) -> dict[str, object]:
+    def plain(self, key: str, table: Table) -> dict[str, object]:
         """Return a table all of whose keys are fields."""
-        accepted = TABLES[key].declared()
-        self.refuse_unknown(key, table, accepted)
-        return {name: table[name] for name in table if name in accepted}
+        return self.known(f"key of [{key}]", table, TABLES[key].declared())
 
     def models(self, value: object) -> object:
         """Return the models with whole paths, and with names."""
@@ -161,20 +161,19 @@ class _Reader:
             accepted = "tables, each headed [[models]]"
             self.problems.append(f"models is {shown(value)}; accepted: {accepted}.")
             return (ModelSpec.at("missing"),)
-        found = []
+        models = []
         for number, table in enumerate(value, start=1):
-            self.refuse_unknown(f"models[{number}]", table, ["source", "name"])
-            source = table.get("source")
+            found = self.known(f"key of [models[{number}]]", table, ["source", "name"])
+            source = found.get("source")
             if isinstance(source, str) and source.strip():
                 try:
-                    table = {**table, "source": whole_source(source, self.folder)}
+                    found["source"] = whole_source(source, self.folder)
                 except EdgewiseError as error:
                     self.problems.append(f"models[{number}].source: {error}")
-            kept = {key: table[key] for key in ("source", "name") if key in table}
-            found.append({"name": default_name(str(source)), **kept})
-        return found
+            models.append({"name": default_name(str(source)), **found})
+        return models
 
-    def task(self, key: str, table: dict[str, object]) -> dict[str, object]:
+    def task(self, key: str, table: Table) -> dict[str, object]:
         """Return the task with a whole path, and its own options as such."""
         from ..patching.tasks import TASKS
 
@@ -183,23 +182,23 @@ class _Reader:
             task = TASKS.get(str(table.get("name")))
             among = [task] if task else TASKS.values()
             options = [option.name for one in among for option in one.options]
-            options += CHOICES_OF_PAIRS
-            return self.folded(key, table, own, options, keep=task is not None)
+            return self.folded(key, table, own, [*options, *CHOICES_OF_PAIRS], task is not None)
         if "name" in table:
             self.problems.append("task.name and task.file are both given; accepted: one of them.")
         if "seed" in table:
             self.problems.append(
                 "task.seed belongs to built-in tasks; a file's pairs are fixed, leave it out."
             )
-        self.refuse_unknown(key, table, own)
         if isinstance(file, str) and file.strip():
             path = self.folder / at_home(file)
             if not os.path.isfile(path):
                 self.problems.append(f"task.file: '{path}' does not exist; expected a .jsonl file.")
             file = str(path)
-        return {"file": file, **{name: table[name] for name in own[2:] if name in table}}
+        found = self.known(f"key of [{key}]", table, own)
+        found.pop("name", None)
+        return {**found, "file": file}
 
-    def discovery(self, key: str, table: dict[str, object]) -> dict[str, object]:
+    def discovery(self, key: str, table: Table) -> dict[str, object]:
         """Return the discovery with the method's options, and the selection, as such."""
         from ..discovery.registry import methods
 
@@ -209,7 +208,7 @@ class _Reader:
         own += SELECTION
         table = dict(table)
         if method is not None:
-            self.check_selection(table, method.name, method.selects)
+            self.check_selection(table, method)
             for name in [name for name in table if name not in (*own, *method.options)]:
                 owners = [one.name for one in known.values() if name in one.options]
                 if owners:
@@ -222,41 +221,40 @@ class _Reader:
             self.problems.append(f"discovery.method is missing; accepted: {', '.join(known)}.")
             table["method"] = next(iter(known))
         options = [o for one in ([method] if method else known.values()) for o in one.options]
-        found = self.folded(key, table, own, options, keep=method is not None)
+        found = self.folded(key, table, own, options, method is not None)
         select = {name: found.pop(name) for name in SELECTION if name in found}
         return {**found, "select": select}
 
     def folded(
-        self, key: str, table: Table, own: list[str], options: list[str], *, keep: bool
+        self, key: str, table: Table, own: list[str], options: list[str], keep: bool
     ) -> dict[str, object]:
         """Put options, which stand beside a table's own keys, under `options`, or leave them."""
-        self.refuse_unknown(key, table, [*own, *options])
-        given = {name: table[name] for name in options if name in table} if keep else {}
-        return {**{name: table[name] for name in table if name in own}, "options": given}
+        found = self.known(f"key of [{key}]", table, [*own, *options])
+        given = {name: found.pop(name) for name in options if name in found}
+        return {**found, "options": given if keep else {}}
 
-    def check_selection(self, table: dict[str, object], method: str, selects: bool) -> None:
+    def check_selection(self, table: dict[str, object], method: Method) -> None:
         """Note a selection that does not go with the method, and go on without it."""
         given = [key for key in SELECTION if key in table and key != "signed"]
         signed = table.get("signed", False) is not False
-        if selects and (given or signed):
+        if method.selects and (given or signed):
             self.problems.append(
                 f"discovery.{[*given, 'signed'][0]} chooses edges by their scores, but method "
-                f"'{method}' decides itself which edges to keep; leave it out."
+                f"'{method.name}' decides itself which edges to keep; leave it out."
             )
-            given += ["signed"]
-        elif not selects and len(given) != 1:
+        elif not method.selects and len(given) != 1:
             both = f"{' and '.join(given)} are both given"
             self.problems.append(
-                f"discovery: method '{method}' gives every edge a score, and "
+                f"discovery: method '{method.name}' gives every edge a score, and "
                 f"{both if given else 'nothing says how many to keep'}; accepted: one of top (a "
                 "number of edges), above (a smallest score), faithfulness (such as 0.9)."
             )
-            given += ["signed"]
         else:
             return
+        if isinstance(table.get("signed"), bool):
+            given.append("signed")
         for key in given:
-            if key != "signed" or isinstance(table.get(key), bool):
-                table.pop(key, None)
+            table.pop(key, None)
 
 
 def whole_source(source: str, folder: Path) -> str:

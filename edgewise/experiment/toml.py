@@ -34,6 +34,12 @@ def parse_toml(text: str, source: str) -> dict[str, object]:
         if problem is None:
             return found
     except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith("{"):
+            raise SpecError(
+                f"{source} is not TOML but JSON, as circuits and prompt pairs are; accepted: a "
+                "TOML file that declares an experiment's models, task and discovery. Measure a "
+                "circuit with `edgewise evaluate`, draw it with `edgewise draw`."
+            ) from None
         message, problem = str(error), None
     except RecursionError:
         problem = TOO_DEEP

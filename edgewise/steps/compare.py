@@ -121,7 +121,7 @@ def look_closer(
         if isinstance(source, Session):
             session = source
         else:
-            option = f"--model-{'ab'[side]}"
+            option = f"`models[{side}]`"
             session = open_for(file, source, compute, option=option, progress=told)
             notes += weights_notes(file, session, same_model=source is None)
         if prompts is None:

@@ -177,7 +177,7 @@ def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
             f"the search ended at a loss of {searched:.6g}, but the circuit it found measures "
             f"{measured:.6g} when it is run as a whole; in {dtype} they may differ by "
             f"{allowed:.2g}. The search's numbers have drifted, so its decisions cannot be trusted "
-            "and no circuit is written. Use a wider --dtype; if it is float32 already, please "
+            "and no circuit is written. Use a wider `dtype`; if it is float32 already, please "
             "report this."
         )
 

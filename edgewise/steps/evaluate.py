@@ -139,9 +139,7 @@ def evaluate(
 def _complete(scores: Scores | None) -> Scores:
     """Refuse scores that do not rank every edge."""
     if scores is None:
-        raise EdgewiseError(
-            "a curve needs scores of all edges; accepted: a circuit found with --scores."
-        )
+        raise EdgewiseError("a curve needs scores of all edges; give those found with the circuit.")
     lacking = int((np.isnan(scores.values) & scores.graph.reads).sum())
     if lacking:
         raise EdgewiseError(

@@ -50,7 +50,7 @@ def open_for(
     reference: str | None = None,
     compute: ComputeSpec | None = None,
     *,
-    option: str = "--model",
+    option: str = "`model`",
     refusal: Callable[[str, str], str] | None = None,
     progress: Progress | None = None,
 ) -> Session:
@@ -140,7 +140,7 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
     if pairs.sha256 != file.task["sha256"]:
         raise FileFormatError(
             f"{where} are not those the circuit was found on (their hash differs): the file was "
-            "altered. Restore it, or give the prompts with --task."
+            "altered. Restore it, or give the prompts with `task`."
         )
     task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended")
     return replace(
@@ -189,7 +189,7 @@ def circuit_pairs(
         return replace(kept, pairs=kept.pairs[:first]), []
     name, task = file.task.get("file"), TaskSpec.of_circuit(file)
     places = [] if name is None else possible_places(name, file.task.get("paths"), file.path)
-    with named_by(file, "--task", places):
+    with named_by(file, "`task`", places):
         pairs = open_task(model, task, **changed)[0]
         if name is not None and "paths" not in file.task and task.file != name:  # a guess
             whole = open_task(model, task)[0] if changed else pairs

@@ -90,7 +90,7 @@ class JournalFile:
         except OSError as error:
             raise EdgewiseError(
                 f"cannot write the journal {self.path}: {error.strerror or error}; make room, then "
-                "go on with --resume."
+                "go on with `resume`."
             ) from error
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class JournalFile:
             yield document, seal
 
     def _refused(self, why: str) -> FileFormatError:
-        return FileFormatError(f"{self.path}{why} without --resume.")
+        return FileFormatError(f"{self.path}{why} without `resume`.")
 
 
 def _seal(text: bytes, last: str) -> str:
@@ -181,5 +181,5 @@ def _difference(path: Path, written: Mapping[str, object], request: Mapping[str,
     parts = [f"{key} ({written.get(key)} there, {request.get(key)} now)" for key in keys]
     return (
         f"the journal {path} is of another request; these differ: {', '.join(parts)}. Repeat the "
-        "request that was stopped, or start anew without --resume, which overwrites the journal."
+        "request that was stopped, or start anew without `resume`, which overwrites the journal."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EdgewiseError, FileFormatError
-from .reading import parse_json, read_text
+from .reading import PAIRS_HINT, parse_json, read_text
 
 
 def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
@@ -24,8 +24,10 @@ def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> di
     """
     document = parse_json(path, read_text(path, what), what)
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
+        pair = isinstance(document, dict) and not {"clean", "clean_ids"}.isdisjoint(document)
         raise FileFormatError(
             f'{path} is JSON, but not {what}: it has no "format"; accepted: {" or ".join(formats)}.'
+            + (PAIRS_HINT if pair else "")
         )
     found, version = document["format"], document.get("version")
     if found not in formats:

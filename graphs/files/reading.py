@@ -41,6 +41,9 @@ DEEPEST = 64
 MOST_DIGITS = 20
 """Most digits of a whole number in JSON: a seed has 20 at most, and 10**400 is no float."""
 
+PAIRS_HINT = " Give the file that was meant; prompt pairs are given as `task`."
+"""What to do where prompt pairs stand in another file's place."""
+
 TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 TOO_LONG = f"it holds a whole number of more than {MOST_DIGITS} digits"
 
@@ -181,6 +184,11 @@ def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeErro
         return f"{path} is empty; expected {what}."
     if not text.lstrip().startswith(("{", "[")):
         return f"{path} is not {what}: it is not JSON."
+    if error.msg == "Extra data" and "\n" not in text[: error.pos].strip():
+        return (
+            f"{path} is not {what}: it is JSON Lines, one value a line, as prompt pairs are; "
+            f"accepted: one JSON object.{PAIRS_HINT}"
+        )
     cut = error.msg.startswith("Unterminated string") or re.fullmatch(
         r"\s*[\w.+-]{0,8}\s*", text[error.pos :]
     )

@@ -98,7 +98,7 @@ def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> Scor
     """
     file = scores_path(path)
     if not file.is_file():
-        raise FileFormatError(f"{file} does not exist; `discover --scores` writes scores.")
+        raise FileFormatError(f"{file} does not exist; find the circuit again with `write_scores`.")
     from safetensors import SafetensorError, safe_open
 
     try:

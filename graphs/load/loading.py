@@ -390,6 +390,6 @@ def resolve_device(device: str) -> str:
     if not present[kind]:
         raise ModelNotFound(
             f"device '{device}' is not on this machine, where torch {torch.__version__} sees "
-            f"{here} CUDA devices; use --device cpu or auto."
+            f"{here} CUDA devices; use `device` cpu or auto."
         )
     return device

@@ -175,13 +175,13 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
         raise ModelNotFound(
             f"'{source.name}' has its weights in {found[0]} only, a pickle, which can run code "
             "when it is read; accepted: safetensors. Convert it (load it where you trust it and "
-            "call save_pretrained), or allow it with --allow-pickle (in Python "
-            "allow_pickle=True): then tensors are read, and no code is run."
+            "call save_pretrained), or allow it with `allow_pickle`: then tensors are read, and no "
+            "code is run."
         )
     raise ModelNotFound(
         f"'{source.name}' has no weights in safetensors: looked for {' and '.join(safe)} in "
         f"'{source.path}'. A model whose weights are pickled (.bin) is read only with "
-        "--allow-pickle (in Python allow_pickle=True)."
+        "`allow_pickle`."
     )
 
 

@@ -37,7 +37,7 @@ def of_python() -> None:
 )
 def test_real_failures_to_allocate_are_told(ask: Callable[[], None], said: str) -> None:
     with (
-        pytest.raises(OutOfMemory, match=r"--batch-size, fewer --examples") as caught,
+        pytest.raises(OutOfMemory, match="`batch_size`, fewer `examples`") as caught,
         within_memory(),
     ):
         ask()
@@ -95,6 +95,6 @@ def test_a_model_that_does_not_fit_is_not_called_damaged(
         of_torch()
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    with pytest.raises(OutOfMemory, match="another --device or a smaller model") as caught:
+    with pytest.raises(OutOfMemory, match="another `device` or a smaller model") as caught:
         open_model(models["llama"])
     assert not isinstance(caught.value, ModelNotFound)

@@ -244,7 +244,7 @@ def test_a_model_that_reads_the_ids_otherwise_gets_its_own_pairs(
     assert own == open_task(other, str(text))[0] != pairs
     assert "reads their token ids otherwise" in notes[0]
     text.unlink()
-    with pytest.raises(PromptError, match="--task replaces it"):
+    with pytest.raises(PromptError, match="`task` replaces it"):
         circuit_pairs(file, other)
 
 

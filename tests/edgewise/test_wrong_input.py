@@ -296,3 +296,76 @@ def test_of_two_files_it_is_said_which_was_written(
     assert "Its scores are written: a.scores.safetensors." in " ".join(said.split())
     assert sorted(os.listdir()) == ["a.scores.safetensors", "pairs.jsonl"]
     assert "scores are" not in edgewise(*common, "a.json", "--top", 5, status=1).stderr
+
+
+# -- poor words ----------------------------------------------------------------------------------
+
+NEVER = ["--model", "./never-loaded", "--task", "induction"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["diff", "a.json", "b.json"],
+        ["discover", *NEVER, "--method", "acdc"],
+        ["draw", "a.json"],
+        ["roles", "a.json"],
+        ["run", "a.toml"],
+        ["timeline", "./a", "./b", "--task", "induction", "--method", "eap", "--top", "3"],
+        ["transplant", "./a", "./b", "--task", "induction"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_empty_output_is_named_as_such(refused: Any, command: list[str]) -> None:
+    for empty in ("", " "):
+        message = refused(*command, "-o", empty, status=USAGE)
+        assert "Invalid value for '-o' / '--output': it is empty; accepted: a name." in message
+        assert ("or leave it out" in message) == (command[0] not in ("discover", "draw"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", ""],
+        ["diff", "", "a.json"],
+        ["draw", "", "-o", "x.svg"],
+        ["draw", "a.json", "--roles", "", "-o", "x.svg"],
+        ["run", ""],
+        ["roles", ""],
+        ["discover", "--model", "", "--task", "induction", "--method", "acdc", "-o", "x.json"],
+        ["discover", *NEVER, "--method", "refine", "--from", "", "-o", "x.json"],
+        ["transplant", "./a", "./b", "--task", "induction", "--circuit", ""],
+        ["timeline", "a", "b", "--task", "induction", "--method", "eap", "--cache", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_of_a_file_is_named_as_such(refused: Any, command: list[str]) -> None:
+    assert "it is empty; accepted: a name. Give one" in refused(*command, status=USAGE)
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["draw", "-o", "x.svg"], ["roles"], ["diff", "none.json"]], ids=str
+)
+def test_prompt_pairs_in_place_of_a_circuit(
+    refused: Any, pairs: Path, command: list[str], lines: int
+) -> None:
+    rows = pairs.read_text().splitlines(keepends=True)
+    Path("pairs.jsonl").write_text("".join(rows[:lines]))
+    name, *others = command
+    message = refused(name, "pairs.jsonl", *others)
+    assert "damaged" not in message and "not a circuit" in message
+    assert ("JSON Lines" if lines > 1 else "edgewise/circuit") in message
+    assert message.strip().endswith("prompt pairs are given as --task.")
+
+
+def test_a_circuit_in_place_of_a_spec(refused: Any, circuit: Path) -> None:
+    message = refused("run", circuit)
+    assert "not TOML but JSON" in message and "edgewise evaluate" in message
+    assert "declares an experiment's models, task and discovery" in message
+    assert "is a directory" in refused("run", ".")
+
+
+def test_a_list_of_one_line_in_place_of_a_circuit_is_no_pair(refused: Any) -> None:
+    Path("list.json").write_text("[]")
+    assert "prompt pairs" not in refused("evaluate", "list.json")
