@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,12 +110,22 @@ def edgewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def discovered(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discover a small circuit, with its scores, once."""
+    folder = tmp_path_factory.mktemp("discovered")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in id_rows()))
+    line = ("--model", models["llama"], "--task", folder / "pairs.jsonl", "--method", "eap-ig",
+            "--top", 12, "--scores", "-o", folder / "circuit.json")  # fmt: skip
+    result = CliRunner().invoke(cli, ["discover", *map(str, line)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
 @pytest.fixture
-def circuit(edgewise: Run, models: dict[str, Path], pairs: Path, tmp_path: Path) -> Path:
-    """Discover a small circuit, with its scores."""
+def circuit(edgewise: Run, discovered: Path, pairs: Path, tmp_path: Path) -> Path:
+    """Copy the circuit and its scores to where the test is, as if it was discovered there."""
     path = tmp_path / "circuit.json"
-    edgewise(
-        "discover", "--model", models["llama"], "--task", pairs, "--method", "eap-ig",
-        "--top", 12, "--scores", "-o", path,
-    )  # fmt: skip
+    path.write_text((discovered / path.name).read_text().replace(str(discovered), str(tmp_path)))
+    shutil.copy(discovered / "circuit.scores.safetensors", tmp_path)
     return path
