@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help=f"run the heart: at most {FAST_CASES} cases of each test, and no real model",
+        help=f"run the heart: at most {FAST_CASES} cases of each test, no real model, nothing slow",
     )
 
 
@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("fast")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Use the processors that are allowed, by workers of as many threads as are asked for."""
     return workers(int(os.environ.get("OMP_NUM_THREADS") or 1))
@@ -64,6 +65,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for group in cases.values():
         number = min(len(group), FAST_CASES)
         kept |= {group[i * len(group) // number] for i in range(number)}
-    kept = {item for item in kept if item.get_closest_marker("real") is None}
+    kept = {item for item in kept if not {"real", "slow"} & {m.name for m in item.iter_markers()}}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]

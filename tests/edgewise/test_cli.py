@@ -395,6 +395,7 @@ def process(*arguments: object, **settings: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_equal_commands_write_equal_files(models: Any, pairs: Path, tmp_path: Path) -> None:
     files = []
     for seed in ("1", "2"):

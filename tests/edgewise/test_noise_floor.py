@@ -62,6 +62,7 @@ def two_jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 # -- done means ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
     """Two circuits of one model on other prompts, each repeated on fresh prompts: 100 times."""
     repetitions, examples, claims, lone = 4, 8, 0, 0

@@ -91,6 +91,7 @@ def lines_of(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(
     edgewise: Any, command: list[object], one_thread: None, tmp_path: Path
 ) -> None:
