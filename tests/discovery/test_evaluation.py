@@ -181,6 +181,18 @@ def test_the_smallest_faithful_circuit_by_hand(wanted: float, size: int) -> None
     assert {total for _, total, _ in seen} == {8}  # twice the digits of 8
 
 
+def test_the_smallest_faithful_circuit_by_signed_scores_by_hand() -> None:
+    """Of weights 4, 2, 1, 1 the largest |score| is that of the last, the largest score of the 4."""
+    runner: Any = ByHand((4, 2, 1, 1, 0, 0, 0, 0))
+    scores = Scores(runner.graph, runner.spread((4, 3, 2, -9, 0, 0, 0, 0)))
+    first, last = (
+        {str(e) for e in smallest_faithful(runner, scores, 0.5, absolute=absolute).edges}
+        for absolute in (False, True)
+    )
+    assert first == {"embed->a0.h0<q>"}  # f = 4/8
+    assert last == {"embed->a0.h0<q>", "embed->m0"}  # 1/8, then 5/8
+
+
 def test_the_smallest_faithful_circuit_is_on_the_edge(runner: Runner) -> None:
     scores = get_method("exact")(runner).scores
     found = smallest_faithful(runner, scores, 0.9)

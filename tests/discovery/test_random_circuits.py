@@ -44,6 +44,14 @@ def test_every_edge_of_a_kind_is_as_likely() -> None:
         np.testing.assert_allclose(shares[row][TINY.reads[row]], expected, atol=0.04)
 
 
+def test_each_draw_has_the_next_seed() -> None:
+    counts = {"q": 3, "logits": 1}
+    drawn = random_circuits(TINY, counts, 3, seed=5)
+    assert drawn == [random_circuit(TINY, counts, seed) for seed in (5, 6, 7)]
+    assert random_circuits(TINY, counts, 2, seed=5) == drawn[:2]
+    assert len({one.kept.tobytes() for one in drawn}) == 3
+
+
 def test_too_many_edges_are_refused() -> None:
     with pytest.raises(EdgewiseError, match="999 edges into ports of kind q; accepted: 0 to "):
         random_circuit(TINY, {"q": 999}, 0)
@@ -55,6 +63,8 @@ def test_percentile_by_hand() -> None:
     assert percentile(0.5, (0.1, 0.2, 0.9, 1.0)) == 50.0
     assert percentile(1.0, (0.0, 1.0)) == 75.0
     assert percentile(-1.0, (0.0, 1.0)) == 0.0
+    # within ¼ of ½ are ¼ and ¾, counted half; only ⅛ is below
+    assert percentile(0.5, (0.25, 0.75, 0.125, 0.875), 0.25) == 100 * (1 + 2 / 2) / 4
 
 
 def runner() -> Runner:
@@ -79,7 +89,14 @@ def test_where_a_circuit_stands_by_hand() -> None:
     useless = baseline(measured, Circuit.empty(graph).with_edges(["m0->logits"]), 60)
     assert useless.faithfulness == found.faithfulness
     assert useless.percentile == pytest.approx(100 * (60 - ones) / 2 / 60)
-    assert found.as_dict()["circuits"] == 60
+    assert found.as_dict() == {
+        "circuits": 60, "seed": 0, "percentile": found.percentile,
+        "faithfulness": list(found.faithfulness),
+    }  # fmt: skip
+    seen: list[tuple[int, int, str]] = []
+    later = baseline(measured, needed, 2, 7, lambda *what: seen.append(what))
+    assert (later.seed, later.faithfulness) == (7, found.faithfulness[7:9])
+    assert seen == [(i, 2, "random circuits measured") for i in range(3)]
 
 
 def test_a_baseline_that_cannot_be() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from edgewise.graphs.files import read_circuit, read_diff, read_scores
 from edgewise.patching.prompts.pairs import Pair
 from edgewise.run import RunResult, run, run_spec
 from edgewise.steps.same_prompts import first_difference
-from edgewise.store.hashes import fingerprint
+from edgewise.store.hashes import file_sha256, fingerprint
 from edgewise.store.store import Store
 from edgewise.visualize.pictures import share_out
 
@@ -601,9 +602,36 @@ def test_a_store_forgets_nothing_and_trusts_no_changed_file(tmp_path: Path) -> N
 def test_fingerprints_follow_content(models: dict[str, Path], tmp_path: Path) -> None:
     import shutil
 
-    shutil.copytree(models["llama"], tmp_path / "copy")
-    assert fingerprint(str(tmp_path / "copy")) == fingerprint(str(models["llama"]))
-    assert fingerprint(str(models["llama"])) != fingerprint(str(models["tuned"]))
+    copy = tmp_path / "copy"
+    shutil.copytree(models["llama"], copy)
+    before = fingerprint(str(copy))
+    assert before == fingerprint(str(models["llama"]))
+    assert before != fingerprint(str(models["tuned"]))
+    config, weights = (file_sha256(copy / f) for f in ("config.json", "model.safetensors"))
+    assert before[0] == "files"
+    assert {f"config.json {config}", f"model.safetensors {weights}"} <= set(before)
+    (copy / "README.md").write_text("what nothing depends on")
+    assert fingerprint(str(copy)) == before
+    (copy / "added.json").write_text("{}")
+    added = f"added.json {hashlib.sha256(b'{}').hexdigest()}"
+    assert sorted(fingerprint(str(copy))) == sorted([*before, added])
+
+
+def test_an_adapters_fingerprint_follows_its_base(models: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(models["llama"], base)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    before = fingerprint(str(adapter))
+    assert before[-len(fingerprint(str(base))) - 1 :] == ["base", *fingerprint(str(base))]
+    with (base / "model.safetensors").open("r+b") as opened:
+        opened.write(b"\1")
+    assert fingerprint(str(adapter)) != before
+    (adapter / "adapter_model.safetensors").write_bytes(b"1")
+    assert fingerprint(str(adapter))[2] != before[2]
 
 
 def test_shares_of_a_diff_picture_never_exceed_what_there_is() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.diff import CircuitDiff
+from edgewise.graphs.diff import CircuitDiff, shape_differences
 from edgewise.graphs.errors import GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.overlap import Overlap, expected_jaccard
@@ -156,6 +156,14 @@ def test_parts_worked_out_by_hand() -> None:
     assert len(diff.shared) == 3
 
 
+def test_nodes_sorted_by_hand() -> None:
+    """Both have embed, m0 and a1.h0, whose q is read in B too; only B has a1.h1."""
+    for one, other, own in ((A, B, "only_b"), (B, A, "only_a")):
+        found = {k: [str(node) for node in v] for k, v in CircuitDiff(one, other).nodes.items()}
+        sides = {"only_a": [], "only_b": [], own: ["a1.h1"]}
+        assert found == {"shared": ["embed", "m0", "a1.h0"], **sides}
+
+
 def test_summary_worked_out_by_hand() -> None:
     summary = CircuitDiff(A, B).summary()
     assert summary.edges == Overlap(46, 5, 5, 3)
@@ -212,6 +220,14 @@ def test_summary_as_plain_mappings() -> None:
     assert plain["edges"]["only_a"] == 2
     assert plain["edges_by_kind"]["k"]["corrected_jaccard"] is None
     assert list(plain["edges_by_layer"]) == ["0", "1", "none"]
+
+
+def test_models_differ_in_the_shape_of_their_graphs_and_in_width() -> None:
+    two, three = ComputationGraph(2, 2), ComputationGraph(3, 2)
+    assert shape_differences(two, two, (16, 16)) == []
+    assert shape_differences(two, two, (16, 24)) == ["d_model 16 and 24"]
+    assert shape_differences(two, three, (16, 16)) == ["layers 2 and 3"]
+    assert shape_differences(two, three, (16, None)) == ["layers 2 and 3", "d_model 16 and None"]
 
 
 def test_unequal_graphs_are_refused_saying_in_what() -> None:

@@ -176,6 +176,13 @@ def test_pairs_without_distractors_are_refused_by_number_and_metric(name: str) -
         METRICS[name](torch.zeros(3, 5), target)
 
 
+@pytest.mark.parametrize(("count", "named"), [(5, "1, 2, 3, 4, 5"), (6, "1, 2, 3, 4, 5, …")])
+def test_the_first_five_pairs_at_fault_are_named(count: int, named: str) -> None:
+    target = Target(torch.ones(count, 1).long(), torch.full((count, 1), -1))
+    with pytest.raises(PromptError, match=rf"{count} of {count} have none \(pair {named}\)"):
+        METRICS["logit_diff"].check(target)
+
+
 def test_metrics_that_need_no_distractors_do_without() -> None:
     target = Target(torch.tensor([[1]]), torch.tensor([[-1]]), torch.zeros(1, 4))
     assert value("nll", torch.zeros(1, 4), target) == pytest.approx([math.log(4)])
@@ -194,6 +201,10 @@ def test_targets_that_do_not_fit_the_logits_are_refused() -> None:
         METRICS["nll"](LOGITS[:1], TARGET)
     with pytest.raises(PromptError, match=r"answer token 3 is outside .* vocabulary of 3"):
         METRICS["nll"](LOGITS[:, :3], Target(TARGET.answers, TARGET.distractors))
+    with pytest.raises(PromptError, match=r"distractor token 3 is outside .* vocabulary of 3"):
+        METRICS["nll"](LOGITS[:, :3], Target(TARGET.distractors, TARGET.answers))
+    with pytest.raises(PromptError, match="2 examples, but answers for 2 and distractors for 1"):
+        METRICS["nll"](LOGITS, Target(TARGET.answers, TARGET.distractors[:1]))
     with pytest.raises(PromptError, match=r"clean_logits of shape \(2, 4\)"):
         METRICS["kl"](LOGITS[:, :3], Target(torch.zeros(2, 1).long(), TARGET.distractors, LOGITS))
 
