@@ -42,6 +42,7 @@ def test_experiment_is_declared_rightly(path: Path) -> None:
     assert spec.description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [p for p in EXAMPLES if p not in BY_HAND],

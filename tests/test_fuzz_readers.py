@@ -55,6 +55,7 @@ def test_every_kind_is_fuzzed() -> None:
     assert sorted(KINDS) == sorted(kind for group in GROUPS for kind in group.split(","))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", GROUPS)
 def test_changed_files_are_read_or_refused(kinds: str) -> None:
     if "gguf" in kinds:
