@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let workers (pytest-xdist), which share the processors, compute with one thread each."""
+    config.addinivalue_line(
+        "markers", "slow: takes as long as hundreds of others; not in the heart"
+    )
     shared = config.getoption("numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ
     os.environ.setdefault("OMP_NUM_THREADS", "1" if shared else "2")
     if config.getoption("--fast"):

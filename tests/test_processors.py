@@ -62,7 +62,10 @@ def test_workers_that_share_the_processors_have_one_thread_each(
     for name in ("OMP_NUM_THREADS", "PYTEST_XDIST_WORKER"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
-    chosen: Any = SimpleNamespace(getoption=lambda name, *_: asked if name != "--fast" else False)
+    chosen: Any = SimpleNamespace(
+        getoption=lambda name, *_: asked if name != "--fast" else False,
+        addinivalue_line=lambda *_: None,
+    )
     assert conftest.pytest_xdist_auto_num_workers() == workers(1)
     conftest.pytest_configure(chosen)
     assert os.environ["OMP_NUM_THREADS"] == threads
