@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .experiment.document import read_spec
-from .experiment.spec import EvaluationSpec, Experiment, ModelSpec
+from .experiment.spec import Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff, shape_differences
 from .graphs.errors import FileFormatError, GraphMismatch, PromptError, within_memory
@@ -35,7 +35,7 @@ from .graphs.files.reading import is_there, read_json
 from .graphs.roles import HeadRoles
 from .progress import SILENT, Progress, named
 from .session import Session, make_runner, open_model
-from .steps.compare import CloserLook, InModel, Prompts, put_together
+from .steps.compare import CloserLook, InModel, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
 from .steps.discover import discover
 from .steps.head_roles import circuit_heads, roles_in
@@ -127,7 +127,9 @@ class _Run:
         self.spec, self.store, self.progress = spec, store, progress or SILENT
         self.made: list[str] = []
         self.kept: list[str] = []
+        self.drawn: list[str] = []
         self.fingerprint = cache(lambda model: fingerprint(model.source))
+        self.by = spec.discovery.metric, spec.discovery.ablation
         self._open: tuple[ModelSpec, Session] | None = None
 
     def step(self, name: str, files: Sequence[str], make: Callable[[], None], key: Key) -> None:
@@ -217,12 +219,9 @@ class _Run:
 
         about = read_json(self.store.path(names.REPETITION_SEEDS))
         pairs = read_pairs(self.store.path(names.REPETITION_PROMPTS)).pairs
-        size, half = about["examples"], len(pairs) // 2
-        a, b = (
-            tuple(replace(self.pairs, pairs=pairs[i : i + size]) for i in range(*side, size))
-            for side in ((0, half), (half, len(pairs)))
-        )
-        return PromptSets(a, b, tuple(about["seeds_a"]), tuple(about["seeds_b"]))
+        starts, size = range(0, len(pairs), about["examples"]), about["examples"]
+        sets = [replace(self.pairs, pairs=pairs[start : start + size]) for start in starts]
+        return PromptSets.of(sets, (*about["seeds_a"], *about["seeds_b"]))
 
     # -- in one model ---------------------------------------------------------------------------
 
@@ -281,9 +280,10 @@ class _Run:
         name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
+            metric, ablation = self.by
             runner = make_runner(
-                self.session(model), self.pairs, metric=spec.discovery.metric,
-                ablation=spec.discovery.ablation, batch_size=spec.compute.batch_size,
+                self.session(model), self.pairs, metric=metric, ablation=ablation,
+                batch_size=spec.compute.batch_size,
             )  # fmt: skip
             circuit, report = self.circuit(model).circuit, named(self.progress, model.name)
             report(0, 1, "circuits measured")
@@ -330,93 +330,75 @@ class _Run:
 
     # -- two circuits ---------------------------------------------------------------------------
 
-    @property
-    def closer(self) -> CloserLook:
-        """Return what to find out about every diff."""
-        found, comparison = self.spec.discovery, self.spec.comparison
-        measure = EvaluationSpec((found.metric,), ablation=found.ablation)
-        return CloserLook(comparison, measure, found if comparison.noise_floor else None)
-
     def sides(self, variant: ModelSpec) -> tuple[CircuitFile, CircuitFile]:
         return self.circuit(self.spec.base), self.circuit(variant)
 
     def look_closer_in(self, model: ModelSpec, variant: ModelSpec) -> None:
         """Run a diff's circuits, and measure what their heads do, in one of its models."""
-        base, comparison = self.spec.base, self.spec.comparison
-        circuits = (names.circuit_name(base), names.circuit_name(variant))
-        cross_name, roles_name = names.within_names(base, variant, model)
+        base, inside = self.spec.base, names.names_inside(self.spec, variant, model)
         report = named(self.progress, model.name)
 
         def cross() -> None:
             plan = CrossPlan.of(CircuitDiff(*(one.circuit for one in self.sides(variant))))
             found = cross_in(
-                self.session(model), self.pairs, plan, self.closer.measure,
+                self.session(model), self.pairs, plan, self.by,
                 batch_size=self.spec.compute.batch_size, progress=report,
             )  # fmt: skip
-            self.store.write(cross_name, dump_document(asdict(found), rows=()))
+            self.store.write(inside["cross"], dump_document(asdict(found), rows=()))
 
         def roles() -> None:
             a, b = (one.circuit for one in self.sides(variant))
             found = roles_in(self.session(model), self.pairs, circuit_heads(a | b), report)
             heads = [head.as_dict(a.graph.layers) for head in found.heads]
             document = {"heads": heads, "notes": list(found.notes)}
-            self.store.write(roles_name, dump_document(document, rows=("heads",)))
+            self.store.write(inside["roles"], dump_document(document, rows=("heads",)))
 
         key = self.spec.key(
             "compute", model=self.fingerprint(model), prompts=self.pairs.sha256, random=RANDOM,
-            circuits=self.store.sha256(*circuits),
+            circuits=self.store.sha256(*map(names.circuit_name, (base, variant))),
         )  # fmt: skip
         both = f"of {base.name} and {variant.name}"
-        if comparison.cross:
-            self.step(f"circuits {both} run in {model.name}", [cross_name], cross, key)
-        if comparison.roles:
-            self.step(f"head roles {both} in {model.name}", [roles_name], roles, key)
+        if "cross" in inside:
+            self.step(f"circuits {both} run in {model.name}", [inside["cross"]], cross, key)
+        if "roles" in inside:
+            self.step(f"head roles {both} in {model.name}", [inside["roles"]], roles, key)
 
     def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
         """Read what was found in one of a diff's models."""
-        comparison, path = self.spec.comparison, self.store.path
-        cross_name, roles_name = names.within_names(self.spec.base, variant, model)
-        repeats: Repeats | None = None
-        cross: MeasuredCircuits | None = None
+        inside = names.names_inside(self.spec, variant, model)
+        found = {key: self.store.path(name) for key, name in inside.items()}
+        repeats = Repeats.read(found["repeats"], graph) if "repeats" in found else None
+        cross = MeasuredCircuits(**read_json(found["cross"])) if "cross" in found else None
         roles: RolesInModel | None = None
-        if comparison.noise_floor is not None:
-            repeats = Repeats.read(path(names.repeats_name(model)), graph)
-        if comparison.cross:
-            cross = MeasuredCircuits(**read_json(path(cross_name)))
-        if comparison.roles:
-            found = read_json(path(roles_name))
-            rows = ((row["head"], row["scores"], row["spans"]) for row in found["heads"])
-            roles = RolesInModel(tuple(HeadRoles.of(*row) for row in rows), tuple(found["notes"]))
+        if "roles" in found:
+            read = read_json(found["roles"])
+            rows = ((row["head"], row["scores"], row["spans"]) for row in read["heads"])
+            roles = RolesInModel(tuple(HeadRoles.of(*row) for row in rows), tuple(read["notes"]))
         return InModel(model.name, repeats, cross, roles)
 
     def compare(self, variant: ModelSpec) -> None:
-        """Compare a variant's circuit with the first model's."""
-        base, comparison = self.spec.base, self.spec.comparison
+        base, spec, target = self.spec.base, self.spec, names.diff_name(self.spec.base, variant)
         circuits = names.circuit_name(base), names.circuit_name(variant)
-        target = names.diff_name(base, variant)
-        further = []
-        if comparison.noise_floor is not None:
-            further += [names.REPETITION_SEEDS, *map(names.repeats_name, (base, variant))]
-        inside = [names.within_names(base, variant, model) for model in (base, variant)]
-        for number, wanted in enumerate((comparison.cross, comparison.roles)):
-            further += [both[number] for both in inside if wanted]
+        further = [] if spec.comparison.noise_floor is None else [names.REPETITION_SEEDS]
+        for model in (base, variant):
+            further += names.names_inside(spec, variant, model).values()
 
         def make() -> None:
             files = self.sides(variant)
             graph = files[0].circuit.graph
             a, b = (read_scores(self.store.path(name), graph).scores for name in circuits)
-            sets = None if comparison.noise_floor is None else self.sets
+            look = CloserLook(spec.comparison, self.by, self.pairs)
+            if spec.comparison.noise_floor is not None:
+                look = replace(look, discovery=spec.discovery, sets=self.sets)
             found = put_together(
                 diff_files(*files, names=circuits, scores=(a, b)),
-                self.closer,
-                Prompts(self.pairs, sets),
+                look,
                 self.found_in(base, variant, graph),
                 self.found_in(variant, variant, graph),
             )
             write_diff(self.store.path(target), found)
 
-        files = self.store.sha256(*circuits, *further)
-        key = self.spec.key("comparison", files=files, names=circuits)
+        key = spec.key("comparison", files=self.store.sha256(*circuits, *further), names=circuits)
         self.step(f"diff of {base.name} and {variant.name}", [target], make, key)
 
     # -- pictures and words ---------------------------------------------------------------------
@@ -502,6 +484,7 @@ class _Run:
                 self.progress(i, len(images), f"images drawn, at {image}")
                 write(self.store.path(image))
 
+        self.drawn += images
         if images:
             self.step(step, images, make, self.spec.key(images=images, **facts))
 
@@ -512,7 +495,7 @@ class _Run:
         spec, folder = self.spec, self.store.folder
         read = [names.TASK, names.EVALUATION, *map(names.circuit_name, spec.models)]
         read += [names.diff_name(spec.base, model) for model in spec.variants]
-        files = self.store.sha256(*read, *names.all_images(spec))
+        files = self.store.sha256(*read, *self.drawn)
         key = spec.key(files=files, spec=names.relocated(spec, folder).to_document())
         files = [names.REPORT, names.REPORT_PAGE]
         self.step("report", files, lambda: write_report(spec, folder), key)
@@ -527,7 +510,7 @@ class _Run:
             evaluation=path(names.EVALUATION),
             circuits={model.name: path(names.circuit_name(model)) for model in spec.models},
             diffs={model.name: path(names.diff_name(spec.base, model)) for model in spec.variants},
-            images=tuple(map(path, names.all_images(spec))),
+            images=tuple(map(path, self.drawn)),
             made=tuple(self.made),
             kept=tuple(self.kept),
         )

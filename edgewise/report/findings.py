@@ -53,17 +53,6 @@ class ReportPicture(NamedTuple):
         return usable[:1]
 
 
-class PromptFacts(NamedTuple):
-    """The prompt pairs: what they are called, how they were made, and the first pair's texts."""
-
-    name: str
-    examples: int
-    seed: int | None
-    sample: Mapping[str, object]
-    options: Mapping[str, object]
-    left_out: str | None
-
-
 class CircuitFindings(NamedTuple):
     """What was found and measured in one model: its circuit, from the file `source`.
 
@@ -174,10 +163,8 @@ class DiffFindings:
         """Yield how alike repetitions' circuits are: within A, within B, and between the two."""
         assert self.floor is not None
         for _, found in self.floor.measured.likeness():
-            if len(found):
-                yield Similarities(float(np.median(found)), min(found), max(found), len(found))
-            else:
-                yield Similarities()
+            ends = (min(found), max(found), len(found)) if len(found) else (None, None, 0)
+            yield Similarities(float(np.median(found)) if len(found) else None, *ends)
 
     @property
     def transfers(self) -> Iterator[Transfer]:
@@ -203,10 +190,10 @@ class DiffFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run's directory holds, as a report tells it."""
+    """What a run's directory holds, as a report tells it; `prompts` are the facts of task.json."""
 
     spec: Experiment
-    prompts: PromptFacts
+    prompts: Mapping[str, object]
     circuits: Sequence[CircuitFindings]
     diffs: Sequence[DiffFindings]
     overlaps: ReportPicture
@@ -243,11 +230,8 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         FileFormatError: one of the run's files is missing or damaged.
     """
     task, evaluated = (read_json(folder / name) for name in (names.TASK, names.EVALUATION))
-    prompts = PromptFacts(
-        **{key: task[key] for key in ("name", "examples", "seed", "sample")},
-        options=(task.get("origin") or {}).get("options") or {},
-        left_out=task.get("left_out"),
-    )
+    options = (task.get("origin") or {}).get("options") or {}
+    prompts = {"left_out": None, **task, "options": options}
     circuits = []
     for model in spec.models:
         source, found = names.circuit_name(model), evaluated["models"][model.name]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..experiment.spec import ComparisonSpec, ComputeSpec, EvaluationSpec
+from ..experiment.spec import ComparisonSpec, ComputeSpec
 from ..experiment.task import TaskSpec
 from ..graphs.comparison import RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
@@ -21,8 +21,15 @@ from ..progress import Progress, named
 from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
 from .head_roles import circuit_heads, roles_in
-from .noise_floor import find_floor
-from .repeat import PromptSets, Repeats, common_discovery, prompt_sets, repeat_in, task_differences
+from .repeat import (
+    PromptSets,
+    Repeats,
+    common_discovery,
+    find_floor,
+    prompt_sets,
+    repeat_in,
+    task_differences,
+)
 from .same_prompts import prompt_difference
 from .stored import circuit_pairs, open_for, reads_alike, weights_notes
 
@@ -47,40 +54,29 @@ class InModel:
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The pairs that both models get, and the sets of pairs on which discoveries are repeated.
-
-    `made` are the pairs of the task made anew with the first model's tokenizer, if it can be.
-    """
-
-    pairs: PromptPairs
-    sets: PromptSets | None = None
-    made: PromptPairs | None = None
-
-
-@dataclass(frozen=True)
 class CloserLook:
-    """Say what to find out about a diff: `discovery` is repeated, `measure` tells what circuits do.
+    """What to find out about a diff in its models, both of which get the prompt pairs.
 
-    `discovery` is None where nothing is repeated: then circuits may be found in different ways.
+    `measure`: the metric and ablation with which circuits are run. `discovery` is repeated on the
+    `sets`; both are None where nothing is: then circuits may be found in different ways.
     """
 
     comparison: ComparisonSpec
-    measure: EvaluationSpec
+    measure: tuple[str, str]
+    pairs: PromptPairs
     discovery: DiscoverySpec | None = None
+    sets: PromptSets | None = None
 
 
-def put_together(
-    found: DiffFile, asked: CloserLook, prompts: Prompts, a: InModel, b: InModel
-) -> DiffFile:
+def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> DiffFile:
     """Put beside a diff what was found in its two models, as far as it was asked for."""
     floor = cross = roles = None
-    if asked.discovery is not None and prompts.sets is not None and a.repeats and b.repeats:
-        level, repeats = asked.comparison.level, (a.repeats, b.repeats)
-        floor = find_floor(found.diff, repeats, asked.discovery, prompts.sets, level)
+    if look.discovery is not None and look.sets is not None and a.repeats and b.repeats:
+        level, repeats = look.comparison.level, (a.repeats, b.repeats)
+        floor = find_floor(found.diff, repeats, look.discovery, look.sets, level)
     if a.cross is not None and b.cross is not None:
         plan, names = CrossPlan.of(found.diff), (a.name, b.name)
-        cross = cross_evaluation(plan, (a.cross, b.cross), names, prompts.pairs, asked.measure)
+        cross = cross_evaluation(plan, (a.cross, b.cross), names, look.pairs, look.measure)
     if a.roles is not None and b.roles is not None:
         roles = RolesComparison(a.roles, b.roles)
     return replace(found, noise_floor=floor, cross=cross, roles=roles)
@@ -105,34 +101,40 @@ def look_closer(
         PromptError: there are too few prompts, or the tokenizers make different ones.
         GraphMismatch: a model is not of its circuit's shape.
     """
-    if comparison.noise_floor is None and not comparison.cross and not comparison.roles:
+    repetitions = comparison.noise_floor
+    if repetitions is None and not comparison.cross and not comparison.roles:
         return found, []
-    asked = CloserLook(
-        comparison,
-        _common_measure(files),
-        None if comparison.noise_floor is None else common_discovery(*files),
-    )
-    prompts: Prompts | None = None
+    measure = _common_measure(files)
+    discovery = None if repetitions is None else common_discovery(*files)
+    look: CloserLook | None = None
     sides: list[InModel] = []
     notes: list[str] = []
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
-        told = named(progress, f"model {'AB'[side]}")
+        report = named(progress, f"model {'AB'[side]}")
         compute = ComputeSpec.of_circuit(file) if computes is None else computes[side]
         if isinstance(source, Session):
             session = source
         else:
             option = f"`models[{side}]`"
-            session = open_for(file, source, compute, option=option, progress=told)
+            session = open_for(file, source, compute, option=option, progress=report)
             notes += weights_notes(file, session, same_model=source is None)
-        if prompts is None:
-            prompts, said = _make_prompts(session, files, comparison)
+        if look is None:
+            sets = None if repetitions is None else prompt_sets(session, files, repetitions)
+            pairs, said = circuit_pairs(files[0], session)
+            look = CloserLook(comparison, measure, pairs, discovery, sets)
+            made = _made(file, session)
             notes += said
         else:
-            _check_prompts(session, files[0], prompts)
-        sides.append(_in_model(session, found, asked, prompts, side, compute, told))
+            _check_prompts(session, files[0], look.pairs, made)
+        sides.append(_in_model(session, found, look, side, compute, report))
         del session  # one model is in memory at a time
-    assert prompts is not None
-    found = put_together(found, asked, prompts, *sides)
+    assert look is not None
+    found = put_together(found, look, *sides)
+    first, second = (file.task["sha256"] for file in files)
+    if (comparison.cross or comparison.roles) and first != second:
+        notes.append(
+            "the two circuits were found on different prompts; those of A are used for both."
+        )
     return found, notes + (found.roles.notes() if found.roles is not None else [])
 
 
@@ -153,45 +155,39 @@ def noise_floor(
     """
     files = (file_a, file_b)
     a, b = (ComputeSpec.of_circuit(file).but(**compute) for file in files)
-    asked = ComparisonSpec(noise_floor=repetitions, level=level)
-    found, _ = look_closer(diff_files(*files), files, asked, (a, b), models, progress)
+    comparison = ComparisonSpec(noise_floor=repetitions, level=level)
+    found, _ = look_closer(diff_files(*files), files, comparison, (a, b), models, progress)
     assert found.noise_floor is not None
     return found.noise_floor
-
-
-# -- in one model --------------------------------------------------------------------------------
 
 
 def _in_model(
     session: Session,
     found: DiffFile,
-    asked: CloserLook,
-    prompts: Prompts,
+    look: CloserLook,
     side: int,
     compute: ComputeSpec,
-    progress: Progress | None,
+    progress: Progress,
 ) -> InModel:
-    """Find out in one model everything that is asked for."""
+    """Find out in one model what is asked for; cheap things first, so that they fail early."""
     repeats = cross = roles = None
-    size, diff = compute.batch_size, found.diff
-    if asked.comparison.roles:  # first, as it is quick and not every model's heads can be measured
-        roles = roles_in(session, prompts.pairs, circuit_heads(diff.a | diff.b), progress)
-    if prompts.sets is not None and asked.discovery is not None:
+    diff, size = found.diff, compute.batch_size
+    if look.comparison.roles:
+        roles = roles_in(session, look.pairs, circuit_heads(diff.a | diff.b), progress)
+    if look.sets is not None and look.discovery is not None:
         repeats = repeat_in(
-            session, asked.discovery, prompts.sets[side], batch_size=size, progress=progress
+            session, look.discovery, look.sets[side], batch_size=size, progress=progress
         )
-    if asked.comparison.cross:
-        cross = cross_in(
-            session, prompts.pairs, CrossPlan.of(diff), asked.measure,
-            batch_size=size, progress=progress,
-        )  # fmt: skip
+    if look.comparison.cross:
+        plan, pairs = CrossPlan.of(diff), look.pairs
+        cross = cross_in(session, pairs, plan, look.measure, batch_size=size, progress=progress)
     return InModel(session.loaded.title, repeats, cross, roles)
 
 
-def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
+def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> tuple[str, str]:
     """Return the metric and ablation both circuits were found with; refuse two of either."""
+    a, b = (dict(file.discovery) for file in files)
     keys = ("metric", "ablation")
-    a, b = ({key: str(dict(file.discovery)[key]) for key in keys} for file in files)
     unequal = [f"{key} {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
     unequal += task_differences(files[0].task, files[1].task, keys=("name", "bos", "options"))
     if unequal:
@@ -200,38 +196,26 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> EvaluationSpec:
             f"on different tasks or measures ({'; '.join(unequal)}); accepted: circuits of one "
             "task, found with one metric and one ablation."
         )
-    return EvaluationSpec((a["metric"],), ablation=a["ablation"])
+    return str(a["metric"]), str(a["ablation"])
 
 
-# -- prompts -------------------------------------------------------------------------------------
-
-
-def _make_prompts(
-    session: Session, files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec
-) -> tuple[Prompts, list[str]]:
-    """Make all prompts, for both models; say in what they are not those of the circuits."""
-    repetitions = comparison.noise_floor
-    sets = None if repetitions is None else prompt_sets(session, files, repetitions)
-    pairs, notes = circuit_pairs(files[0], session)
-    first, second = (file.task["sha256"] for file in files)
-    if (comparison.cross or comparison.roles) and first != second:
-        notes.append(
-            "the two circuits were found on different prompts; those of A are used for both."
-        )
-    task = TaskSpec.of_circuit(files[0])
+def _made(file: CircuitFile, session: Session) -> PromptPairs | None:
+    """Make a circuit's task with a model's own tokenizer; None if the task's file is gone."""
+    task = TaskSpec.of_circuit(file)
     gone = task.file is not None and not is_there(task.file)
-    return Prompts(pairs, sets, None if gone else open_task(session, task)[0]), notes
+    return None if gone else open_task(session, task)[0]
 
 
-def _check_prompts(session: Session, file: CircuitFile, prompts: Prompts) -> None:
+def _check_prompts(
+    session: Session, file: CircuitFile, pairs: PromptPairs, made: PromptPairs | None
+) -> None:
     """Refuse a second model whose tokenizer makes other prompts than the first one's."""
     found, tokenizer = None, session.loaded.tokenizer
     if tokenizer is None:
         return
-    if prompts.made is not None:
-        own = partial(open_task, session, TaskSpec.of_circuit(file))
-        found = prompt_difference(prompts.made, own)
-    elif not reads_alike(tokenizer, prompts.pairs):
+    if made is not None:
+        found = prompt_difference(made, partial(open_task, session, TaskSpec.of_circuit(file)))
+    elif not reads_alike(tokenizer, pairs):
         found = "some of their token ids stand for other text"
     if found:
         raise PromptError(

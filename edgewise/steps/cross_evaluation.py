@@ -16,7 +16,6 @@ from ..progress import SILENT, Progress
 from ..session import make_runner
 
 if TYPE_CHECKING:
-    from ..experiment.spec import EvaluationSpec
     from ..graphs.circuit import Circuit
     from ..graphs.diff import CircuitDiff
     from ..patching.prompts.pairs import PromptPairs
@@ -60,25 +59,19 @@ class MeasuredCircuits:
         return tuple((value - empty) / (full - empty) for value in values)
 
 
-def by(measure: EvaluationSpec) -> tuple[str, str]:
-    """Return the metric and the ablation that circuits are run with."""
-    assert measure.ablation is not None
-    return measure.metrics[0], measure.ablation
-
-
 def cross_in(
     session: Session,
     pairs: PromptPairs,
     plan: CrossPlan,
-    measure: EvaluationSpec,
+    measure: tuple[str, str],
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> MeasuredCircuits:
-    """Measure a plan's circuits in one model, by the metric and ablation of `measure`."""
+    """Measure a plan's circuits in one model, by a metric with an ablation."""
     from ..discovery.evaluation import different_ends
 
-    metric, ablation = by(measure)
+    metric, ablation = measure
     runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
     ends, values = different_ends(runner), []
     circuits = [*plan.circuits.values(), *plan.drawn]
@@ -94,17 +87,16 @@ def cross_evaluation(
     measured: tuple[MeasuredCircuits, MeasuredCircuits],
     names: tuple[str, str],
     pairs: PromptPairs,
-    measure: EvaluationSpec,
+    measure: tuple[str, str],
 ) -> CrossEvaluation:
     """Put together what was measured on the same pairs in models A and B, which are called so."""
     a, b = measured
-    metric, ablation = by(measure)
     values = zip(a.circuits, b.circuits, strict=True)
     ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
     sizes = map(len, plan.circuits.values())
     return CrossEvaluation(
-        metric=metric,
-        ablation=ablation,
+        metric=measure[0],
+        ablation=measure[1],
         examples=len(pairs),
         sha256=pairs.sha256,
         models=names,

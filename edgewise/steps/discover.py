@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 import warnings
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,18 +59,17 @@ def discover(
     """Find a circuit, measure it, and note everything that led to it.
 
     Args:
-        session, pairs: the model and the prompt pairs; or in place of all that is asked for an
-            experiment, whose first model is opened.
+        session, pairs: the model and the prompt pairs; or instead of all else an experiment, whose
+            first model is opened.
         spec, compute: how circuits are found, and the batch size.
-        progress: told what is done.
-        journal: where a method that can be resumed writes what it has decided (others leave it
-            alone); the caller removes it when the result is safe.
-        allow_empty: give a circuit without edges, in place of an error, where none is kept.
+        journal: where a method that can be resumed writes what it has decided; the caller removes
+            it when the result is safe.
+        allow_empty: return a circuit even where no edge is kept.
         fields: of `DiscoverySpec` and `ComputeSpec`, as in `method="eap-ig", batch_size=8`.
 
     Raises:
-        EdgewiseError: the request makes no sense, or no edge would be kept, or the journal is of
-            another request; says what to do.
+        EdgewiseError: the request makes no sense, no edge would be kept, or the journal is of
+            another request.
         DriftError: the search's loss is not the circuit's.
     """
     from ..discovery.evaluation import measure
@@ -79,9 +79,9 @@ def discover(
     from ..patching.prompts.pair_files import pair_rows
 
     if isinstance(session, Experiment):
-        asked, spec, compute = session, session.discovery, session.compute
-        session = open_model(asked.base.source, asked.graph, compute, progress=progress)
-        pairs, _ = experiment_pairs(asked, session)
+        experiment, spec, compute = session, session.discovery, session.compute
+        session = open_model(experiment.base.source, experiment.graph, compute, progress=progress)
+        pairs, _ = experiment_pairs(experiment, session)
     if pairs is None:
         raise EdgewiseError("discover is given no prompt pairs; accepted: those of open_task.")
     own, how = split("discover", fields, DiscoverySpec, ComputeSpec)
@@ -100,14 +100,10 @@ def discover(
         journal.begin(discovery_key(session, runner, spec).values)
         before = journal.seconds
     begun = _now(session)
-    try:
-        scores = None if spec.start is None else spec.start.scores
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Meaningless)  # said below
-            found = spec.chosen(runner, progress, journal, scores, **spec.options)
-    finally:
-        if journal is not None:
-            journal.close()
+    start = None if spec.start is None else spec.start.scores
+    with nullcontext() if journal is None else closing(journal), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Meaningless)  # said below
+        found = spec.chosen(runner, progress, journal, start, **spec.options)
     seconds = before + _now(session) - begun
     circuit, tied, doubts = _chosen(runner, found, spec.select, progress)
     evaluation = measure(runner, circuit)
@@ -144,8 +140,8 @@ def discover(
         edge_scores=found.scores.values,
         extra={PROMPTS: pair_rows(pairs)},
     )
-    beside = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
-    return Found(file, beside, evaluation)
+    scores = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
+    return Found(file, scores, evaluation)
 
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
@@ -217,31 +213,24 @@ def forward_seconds(session: Session, runner: Runner, progress: Progress | None 
     """Time the original model on the clean prompts in the runner's batches; the median pass."""
     import torch
 
-    model = session.loaded.model
-    told, what = progress or SILENT, "passes of the original model timed"
     seconds = []
-    for number in range(TIMED_PASSES):
-        told(number, TIMED_PASSES, what)
-        start = _now(session)
+    for number in range(1, TIMED_PASSES + 1):
+        begun = _now(session)
         with torch.no_grad():
             for chunk in runner.chunks():
-                batch = chunk.batch
-                model(
-                    input_ids=batch.clean,
-                    attention_mask=batch.mask.long(),
-                    position_ids=batch.position_ids,
+                session.loaded.model(
+                    input_ids=chunk.batch.clean,
+                    attention_mask=chunk.batch.mask.long(),
+                    position_ids=chunk.batch.position_ids,
                     use_cache=False,
                 )
-        seconds.append(_now(session) - start)
-    told(TIMED_PASSES, TIMED_PASSES, what)
+        seconds.append(_now(session) - begun)
+        (progress or SILENT)(number, TIMED_PASSES, "passes of the original model timed")
     return statistics.median(seconds)
 
 
-# -- steps ---------------------------------------------------------------------------------------
-
-
 def _now(session: Session) -> float:
-    """Return the time when everything asked of the device so far is done."""
+    """Return the time when everything the device was given so far is done."""
     import torch
 
     if session.device.type == "cuda":
@@ -256,13 +245,13 @@ def _chosen(
     from ..discovery.meaning import doubts_of_selection, ties
 
     doubts = [found.doubt] if found.doubt else []
-    if found.circuit is not None:
-        return found.circuit, None, doubts
-    circuit, tied = selected(runner, found.scores, select, progress), None
-    if select.as_dict():
-        if select.above is None:
-            tied = ties(found.scores, circuit, absolute=not select.signed)
-        doubts += doubts_of_selection(found.scores, circuit, tied)
+    circuit, tied = found.circuit, None
+    if circuit is None:
+        circuit = selected(runner, found.scores, select, progress)
+        if select.as_dict():
+            if select.above is None:
+                tied = ties(found.scores, circuit, absolute=not select.signed)
+            doubts += doubts_of_selection(found.scores, circuit, tied)
     return circuit, tied, doubts
 
 
@@ -270,34 +259,33 @@ def _refuse_meaningless(
     circuit: Circuit, spec: DiscoverySpec, found: Discovery, evaluation: Evaluation, floor: float
 ) -> None:
     """Refuse a circuit without edges, or chosen by a metric that is the same for every circuit."""
-    names = ("full", "circuit", "empty", "complement")
-    values = [getattr(evaluation, f"value_{name}") for name in names]
+    parts = ("full", "circuit", "empty", "complement")
+    values = [getattr(evaluation, f"value_{part}") for part in parts]
     chosen = found.circuit is not None or spec.select.as_dict()
     if found.doubt and chosen and max(values) - min(values) <= floor:
         raise EdgewiseError(f"method '{spec.method}' gives no circuit: {found.doubt}")
     if len(circuit):
         return
+    why = "those left had no way from the embedding to the logits; ask for more edges."
     if spec.select.above is not None:
         import numpy as np
 
-        signed, scores = spec.select.signed, found.scores.values
-        largest = float(np.nanmax(scores if signed else np.abs(scores)))
+        scores, signed = found.scores.values, spec.select.signed
+        largest = np.nanmax(scores if signed else np.abs(scores))
         raise EdgewiseError(
             f"above {spec.select.above:g} keeps no edge: the largest "
-            f"{'score' if signed else '|score|'} is {largest:.4g}; "
-            "choose a smaller value, or select by top or faithfulness."
+            f"{'score' if signed else '|score|'} is {largest:.4g}; choose a smaller value, or "
+            "select by top or faithfulness."
         )
-    if "threshold" not in spec.options:
-        raise EdgewiseError(
-            f"method '{spec.method}' keeps no edge: those left had no way from the embedding to "
-            "the logits; ask for more edges."
+    named = f"method '{spec.method}'"
+    if "threshold" in spec.options:
+        rise = evaluation.loss_empty - evaluation.loss_full
+        named = f"{named} with threshold {spec.options['threshold']:g}"
+        why = (
+            f"without any edge the loss ({spec.metric}) is only {rise:.4g} above the full model's; "
+            "choose a smaller threshold."
         )
-    rise = evaluation.loss_empty - evaluation.loss_full
-    raise EdgewiseError(
-        f"method '{spec.method}' with threshold {spec.options.get('threshold', 0):g} keeps no "
-        f"edge: without any edge the loss ({spec.metric}) is only {rise:.4g} above the full "
-        "model's; choose a smaller threshold."
-    )
+    raise EdgewiseError(f"{named} keeps no edge: {why}")
 
 
 def circumstances(session: Session, runner: Runner) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,14 +42,13 @@ class Evaluated(Evaluation):
     @property
     def evaluation(self) -> Evaluation:
         """Return the measures alone."""
-        return Evaluation(**{one.name: getattr(self, one.name) for one in fields(Evaluation)})
+        return Evaluation(**{name: getattr(self, name) for name in Evaluation.__dataclass_fields__})
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         found = self.evaluation.as_dict()
-        for name in ("curve", "random"):
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name).as_dict()
+        parts = (("curve", self.curve), ("random", self.random))
+        found |= {name: part.as_dict() for name, part in parts if part is not None}
         if self.minimality is not None:
             edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
             found["minimality"] = {"useless": self.useless, "edges": edges}
@@ -80,20 +79,18 @@ def evaluate(
     *,
     scores: Scores | None = None,
     progress: Progress | None = None,
-    **given: Any,
+    **fields: Any,
 ) -> Evaluated:
     """Measure a circuit in a model, which need not be the one it was found in.
 
     Args:
         model: an open one; or a runner, which has its own pairs, metric, ablation and batch size.
-        circuit: what to measure.
         pairs: the prompts, of an open model.
         spec: what to measure. Metric and ablation default to those of the circuit's file; a curve
             needs scores of all edges; minimality takes a question for each kept edge; `random`
             circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
         scores: of all edges.
-        progress: told what is done.
-        given: fields of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
+        fields: of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
 
     Raises:
         GraphMismatch: the circuit's graph is not the model's.
@@ -103,8 +100,8 @@ def evaluate(
     from ..discovery.random_circuits import baseline
     from ..graphs.files import CircuitFile
 
-    metric = given.pop("metric", None)
-    own, how = split("evaluate", given, EvaluationSpec, ComputeSpec)
+    metric = fields.pop("metric", None)
+    own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
     spec = (spec or EvaluationSpec()).but(**own)
     if isinstance(model, Session):
         if pairs is None:
@@ -138,13 +135,13 @@ def evaluate(
 
 def _complete(scores: Scores | None) -> Scores:
     """Refuse scores that do not rank every edge."""
+    needed = "a curve needs scores of all edges"
     if scores is None:
-        raise EdgewiseError("a curve needs scores of all edges; give those found with the circuit.")
+        raise EdgewiseError(f"{needed}; give those found with the circuit.")
     lacking = int((np.isnan(scores.values) & scores.graph.reads).sum())
     if lacking:
         raise EdgewiseError(
-            f"a curve needs scores of all edges, and {lacking:,} of {scores.graph.edge_count:,} "
-            f"have none; accepted: scores of a method that scores every edge, such as "
-            f"{scoring_method().name}."
+            f"{needed}, and {lacking:,} of {scores.graph.edge_count:,} have none; accepted: scores "
+            f"of a method that scores every edge, such as {scoring_method().name}."
         )
     return scores

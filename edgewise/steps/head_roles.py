@@ -1,7 +1,5 @@
 """Head roles: what each head of a circuit, or of a model, measurably does.
 
-session = open_model("smollm2-135m")
-pairs, _ = open_task(session, "ioi", examples=32)
 found = head_roles(session, pairs)
 found.labels["a5.h1"]
 """
@@ -44,13 +42,10 @@ def head_roles(
     """Measure what heads attend to and write; `patching.roles` defines every score.
 
     Args:
-        session: the model.
         pairs: the task, for what heads do at its answer; default: none, random tokens only.
         heads: a circuit, whose heads are meant, or heads or their names; default: all.
         examples: the most pairs to use; the first ones.
-        sequences: how many sequences of random tokens.
-        seed: decides the random tokens.
-        progress: told how far it is.
+        sequences, seed: how many sequences of random tokens, and what decides them.
 
     Raises:
         GraphMismatch: the model has no such head.
@@ -65,8 +60,7 @@ def head_roles(
     blocks = model_blocks(session.lifted, session.loaded.tokenizer, sequences=sequences, seed=seed)
     used = None if pairs is None else replace(pairs, pairs=pairs.pairs[:examples])
     found = measure(session.lifted, blocks, used, heads=_nodes(heads), progress=progress)
-    notes = list(blocks.notes())
-    measures = {}
+    notes, measures = list(blocks.notes()), {}
     if used is not None and found.difference is not None:
         measures = {"logit_difference": found.difference, "examples": len(used)}
         notes += _task_notes(session, used, found.difference)
@@ -97,9 +91,10 @@ def roles_in(
 
 
 def _nodes(heads: Heads) -> list[Node] | None:
-    """Return the heads that are meant."""
-    if heads is None or isinstance(heads, Circuit | CircuitFile):
-        return None if heads is None else circuit_heads(heads)
+    if heads is None:
+        return None
+    if isinstance(heads, Circuit | CircuitFile):
+        return circuit_heads(heads)
     given = [Node.parse(head) if isinstance(head, str) else head for head in heads]
     return [HeadRoles.of(node, {}).node for node in given]
 

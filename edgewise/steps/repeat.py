@@ -1,7 +1,11 @@
-"""Repeat a discovery in one model, each time on prompts of its own.
+"""The noise floor of a diff: what differs between two models by more than prompts make it differ?
 
-The prompts are 2·R disjoint or newly made sets, R for model A and R for model B, so that nothing
-but chance makes the sets of A differ from those of B. Shapes: R repetitions, P ports, S senders.
+1. The discovery is repeated R times in each model, on 2·R disjoint or newly made sets of prompts,
+   so that nothing but chance makes the sets of A differ from those of B.
+2. Every edge of the graph is tested on the scores of the repetitions (`discovery.significance`).
+   One that only one circuit keeps *changed* if its q-value is below the level.
+
+`graphs.comparison.NoiseFloor` holds it all. Shapes: R repetitions, P ports, S senders.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import numpy as np
 
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
 from ..experiment.task import TaskSpec
+from ..graphs.comparison import FloorRow, NoiseFloor
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files.atomic import write_bytes
 from ..progress import Progress, repeated
@@ -25,7 +30,7 @@ from .discover import selected
 from .stored import circuit_pairs
 
 if TYPE_CHECKING:
-    from ..discovery.registry import Discovery
+    from ..graphs.diff import CircuitDiff
     from ..graphs.files import CircuitFile
     from ..graphs.graph import ComputationGraph
     from ..patching.prompts.pairs import PromptPairs
@@ -40,15 +45,15 @@ SPLIT_SEED = 0
 
 def common_discovery(a: CircuitFile, b: CircuitFile) -> DiscoverySpec:
     """Return how both circuits were found; refuse two ways, or two tasks."""
-    asked, other = DiscoverySpec.of_circuit(a), DiscoverySpec.of_circuit(b)
-    unequal = asked.differences(other) + task_differences(a.task, b.task)
+    found = DiscoverySpec.of_circuit(a)
+    unequal = found.differences(DiscoverySpec.of_circuit(b)) + task_differences(a.task, b.task)
     if unequal:
         raise EdgewiseError(
             f"the two circuits were found in different ways ({'; '.join(unequal)}), so their "
             "differences need not come from the models; accepted: circuits found by the same "
             "method with the same options on the same task."
         )
-    return asked
+    return found
 
 
 def task_differences(
@@ -69,7 +74,7 @@ def task_differences(
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Give R sets of prompt pairs for each of two models, independent of each other.
+    """R sets of prompt pairs for each of two models, independent of each other.
 
     `seeds_a`, `seeds_b`: what a built-in task made them from; empty for the groups of a file.
     """
@@ -78,6 +83,13 @@ class PromptSets:
     b: tuple[PromptPairs, ...]
     seeds_a: tuple[int, ...] = ()
     seeds_b: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(sets: Sequence[PromptPairs], seeds: Sequence[int] = ()) -> PromptSets:
+        """Give the first half of the sets, and of the seeds, to A and the others to B."""
+        half, first = len(sets) // 2, tuple(seeds[: len(seeds) // 2])
+        last = tuple(seeds[len(first) :])
+        return PromptSets(tuple(sets[:half]), tuple(sets[half:]), first, last)
 
     def __getitem__(self, side: int) -> tuple[PromptPairs, ...]:
         return self.b if side else self.a
@@ -88,16 +100,6 @@ class PromptSets:
         return len(self.a[0])
 
 
-def check_repetitions(repetitions: int) -> int:
-    """Refuse fewer than two repetitions."""
-    if repetitions < LEAST_REPETITIONS:
-        raise EdgewiseError(
-            f"{repetitions} repetitions are too few to tell how much circuits vary; accepted: "
-            f"{LEAST_REPETITIONS} or more (5 to 10 are usual)."
-        )
-    return repetitions
-
-
 def prompt_sets(
     session: Session, files: tuple[CircuitFile, CircuitFile], repetitions: int
 ) -> PromptSets:
@@ -105,9 +107,6 @@ def prompt_sets(
 
     A built-in task makes them from seeds that neither circuit was found with; the pairs of a file,
     or of two different files together, are split.
-
-    Raises:
-        PromptError: there are too few pairs, or the task makes the same pairs from every seed.
     """
     tasks = [TaskSpec.of_circuit(file) for file in files]
     if tasks[0].file is not None:
@@ -120,7 +119,6 @@ def prompt_sets(
 
 def made_sets(session: Session, task: TaskSpec, repetitions: int, *, first_seed: int) -> PromptSets:
     """Make a built-in task's pairs 2·R times, from successive seeds."""
-    check_repetitions(repetitions)
     seeds = range(first_seed, first_seed + 2 * repetitions)
     sets = [open_task(session, task.but(seed=seed))[0] for seed in seeds]
     if len({one.sha256 for one in sets}) < len(sets):
@@ -128,13 +126,12 @@ def made_sets(session: Session, task: TaskSpec, repetitions: int, *, first_seed:
             f"task '{task.name}' makes the same {len(sets[0])} pairs from several seeds, so its "
             "prompts cannot be drawn anew; ask for fewer examples."
         )
-    a, b = slice(repetitions), slice(repetitions, None)
-    return PromptSets(tuple(sets[a]), tuple(sets[b]), tuple(seeds[a]), tuple(seeds[b]))
+    return PromptSets.of(sets, seeds)
 
 
 def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
     """Split pairs into 2·R disjoint random groups of equal size; what is left over is not used."""
-    number = 2 * check_repetitions(repetitions)
+    number = 2 * repetitions
     size = len(pairs) // number
     if size < LEAST_PAIRS:
         most = len(pairs) // (2 * LEAST_PAIRS)
@@ -149,8 +146,9 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
     order = list(range(len(pairs)))
     random.Random(SPLIT_SEED).shuffle(order)
     groups = [sorted(order[size * i : size * (i + 1)]) for i in range(number)]
-    sets = [replace(pairs, pairs=tuple(pairs.pairs[i] for i in group)) for group in groups]
-    return PromptSets(tuple(sets[:repetitions]), tuple(sets[repetitions:]))
+    return PromptSets.of(
+        [replace(pairs, pairs=tuple(pairs.pairs[i] for i in group)) for group in groups]
+    )
 
 
 # -- repetitions ---------------------------------------------------------------------------------
@@ -207,7 +205,7 @@ class Repeats:
 
 def repeat_in(
     session: Session,
-    asked: DiscoverySpec,
+    spec: DiscoverySpec,
     sets: Sequence[PromptPairs],
     *,
     batch_size: int | None = None,
@@ -217,25 +215,71 @@ def repeat_in(
     scores, kept = [], []
     for number, pairs in enumerate(sets, start=1):
         runner = make_runner(
-            session, pairs, metric=asked.metric, ablation=asked.ablation, batch_size=batch_size
+            session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=batch_size
         )
-        told = repeated(progress, number, len(sets), "repetition")
-        values, mask = once(runner, asked, told)
+        report = repeated(progress, number, len(sets), "repetition")
+        values, mask = once(runner, spec, report)
         scores.append(values)
         kept.append(mask)
     return Repeats(session.graph, np.stack(scores), np.stack(kept))
 
 
 def once(
-    runner: Runner, asked: DiscoverySpec, progress: Progress | None = None
+    runner: Runner, spec: DiscoverySpec, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do a discovery; return the scores that are tested, [P, S], and the circuit's mask, [P, S]."""
     from ..discovery.registry import get_method
 
-    name, options = asked.scored_by
-    asked.check_repeatable()
-    found: Discovery = asked.chosen(runner, progress, **asked.options)
-    if found.circuit is not None:
-        scores = get_method(name)(runner, progress, **options).scores
-        return scores.values, found.circuit.kept
-    return found.scores.values, selected(runner, found.scores, asked.select, progress).kept
+    spec.check_repeatable()
+    found = spec.chosen(runner, progress, **spec.options)
+    if found.circuit is None:
+        return found.scores.values, selected(runner, found.scores, spec.select, progress).kept
+    name, options = spec.scored_by
+    return get_method(name)(runner, progress, **options).scores.values, found.circuit.kept
+
+
+def find_floor(
+    diff: CircuitDiff,
+    repeats: tuple[Repeats, Repeats],
+    spec: DiscoverySpec,
+    sets: PromptSets,
+    level: float,
+) -> NoiseFloor:
+    """Test every edge on the repetitions in both models; list those kept, and those that changed.
+
+    Beside each stands its survival: the share of repetitions whose circuit keeps it.
+    """
+    from ..discovery.significance import compare_edges, jaccard_matrix, label_permutation
+
+    a, b = repeats
+    graph = diff.a.graph
+    test = compare_edges(graph, a.scores, b.scores)
+    columns = (a.kept.mean(0), b.kept.mean(0), test.mean_a, test.mean_b, test.p, test.q)
+    listed = diff.a.kept | diff.b.kept | (np.nan_to_num(test.q, nan=1.0) < level)
+    rows = []
+    for row, sender in np.argwhere(listed):
+        edge = graph.edge_at(row, sender)
+        numbers = (float(column[row, sender]) for column in columns)
+        rows.append(FloorRow(str(edge.sender), str(edge.port), *numbers))
+    name, options = spec.scored_by
+    return NoiseFloor(
+        repetitions=len(a),
+        examples=sets.examples,
+        seeds_a=sets.seeds_a,
+        seeds_b=sets.seeds_b,
+        prompts="new seeds" if sets.seeds_a else "disjoint groups of the file's pairs",
+        method=spec.method,
+        scores=name,
+        scores_options=options,
+        metric=spec.metric,
+        ablation=spec.ablation,
+        level=level,
+        edges_tested=graph.edge_count,
+        test=(
+            f"Welch's t-test of the {name} scores of {len(a)} repetitions in A and {len(b)} in B, "
+            f"each on {sets.examples} pairs of its own, for each of the {graph.edge_count} edges; "
+            "q-values after Benjamini and Hochberg over all of them"
+        ),
+        jaccard=label_permutation(jaccard_matrix(np.concatenate([a.kept, b.kept])), len(a)),
+        edges=tuple(rows),
+    )

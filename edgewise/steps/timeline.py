@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,11 +26,10 @@ from ..experiment.spec import (
     GraphSpec,
     numbered,
 )
-from ..experiment.task import TaskSpec
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
 from ..progress import SILENT, Progress
-from ..session import Session, make_runner, open_model
+from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
 from ..store.results import Kept, Results
 from .discover import discover
@@ -37,6 +37,8 @@ from .same_prompts import prompt_difference
 from .stored import experiment_pairs
 
 if TYPE_CHECKING:
+    from ..experiment.task import TaskSpec
+    from ..graphs.circuit import Circuit
     from ..graphs.files import CircuitFile, TimelineFile
     from ..graphs.files.circuit import DiscoveryBlock
     from ..graphs.files.timeline import MetricValues
@@ -63,20 +65,18 @@ def timeline(
 
     Args:
         models: references in order of time, or one directory that holds `checkpoint-N` or `step-N`
-            directories, which are taken in the order of N; or in place of all arguments but the
-            next three an experiment, whose models are the checkpoints.
-        labels: what the checkpoints are called; default: what sets their names apart.
-        results: where circuits are kept by content and found again; default: nowhere.
-        progress: told what is done.
+            directories; or instead of all that is asked for an experiment, whose models they are.
         task: which prompt pairs, or a built-in task's name, or a file of prompt pairs.
         measure: further metrics to measure at every checkpoint.
+        labels: what the checkpoints are called; default: what sets their names apart.
+        results: where circuits are kept by content and found again; default: nowhere.
         fields: of how circuits are found, of the graph and of how to compute, as in `discover` and
             `open_model`; a checkpoint whose circuit has no edge is no error here.
 
     Raises:
-        GraphMismatch: a checkpoint's shape is not the first one's; names it.
+        GraphMismatch: a checkpoint's shape is not the first one's.
         PromptError: a checkpoint's tokenizer makes other prompts.
-        EdgewiseError: the request makes no sense; says what to do.
+        EdgewiseError: the request makes no sense.
     """
     from ..graphs.files import TimelineFile
     from ..graphs.timeline import Timeline, check_labels
@@ -135,7 +135,7 @@ def _experiment(
     return Experiment(
         name="timeline",
         models=numbered(references),
-        task=task if isinstance(task, TaskSpec) else TaskSpec.named(task),
+        task=task_of(task),
         discovery=discovery,
         evaluation=EvaluationSpec(tuple(dict.fromkeys([discovery.metric, *measure]))),
         graph=GraphSpec.of(**graph),
@@ -163,13 +163,16 @@ class _Checkpoints:
             session = open_model(reference, spec.graph, spec.compute, progress=self.progress)
             self.check_shape(session.graph, session.lifted.d_model, name)
             self.check_prompts(session, name)
+            ablation, size = spec.discovery.ablation, spec.compute.batch_size
+            runner = partial(make_runner, session, self.pairs, ablation=ablation, batch_size=size)
             for metric in spec.evaluation.metrics:
-                self.runner(session, metric)  # refused now, not after the search
+                runner(metric=metric)  # refused now, not after the search
             found = discover(
                 session, self.pairs, spec.discovery, spec.compute,
                 progress=self.progress, journal=journal, allow_empty=True,
             )  # fmt: skip
-            return Kept(found.file, found.scores.scores, self.measure(session, found.file))
+            measured = self.measure(runner(metric=spec.discovery.metric), found.file.circuit)
+            return Kept(found.file, found.scores.scores, measured)
 
         if results is None:
             return make()
@@ -179,20 +182,13 @@ class _Checkpoints:
         )  # fmt: skip
         return results.get(key.sha256, make, lambda text: self.progress(0, 1, text))
 
-    def runner(self, session: Session, metric: str) -> Runner:
-        """Return a runner on the pairs; refuses a metric that does not fit them."""
-        ablation, size = self.spec.discovery.ablation, self.spec.compute.batch_size
-        return make_runner(session, self.pairs, metric=metric, ablation=ablation, batch_size=size)
-
-    def measure(self, session: Session, file: CircuitFile) -> dict[str, dict[str, float | None]]:
+    def measure(self, runner: Runner, circuit: Circuit) -> dict[str, dict[str, float | None]]:
         """Measure a circuit by every metric."""
         from ..discovery.evaluation import evaluate_by
         from ..patching.metrics.registry import get_metric
 
-        runner = self.runner(session, self.spec.discovery.metric)
-        metrics = [get_metric(name) for name in self.spec.evaluation.metrics]
         found = {}
-        for one in evaluate_by(runner, file.circuit, metrics):
+        for one in evaluate_by(runner, circuit, [*map(get_metric, self.spec.evaluation.metrics)]):
             values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
             found[one.metric] = {**values, "faithfulness": one.faithfulness}
         return found
@@ -249,7 +245,7 @@ def find_checkpoints(models: Sequence[str] | str) -> list[str]:
 
 
 def default_labels(references: Sequence[str]) -> list[str]:
-    """Call checkpoints by their steps, the last parts of their names, or their revisions.
+    """Call checkpoints by their steps, their revisions, or the last parts of their names.
 
     >>> default_labels(["run/checkpoint-100", "run/checkpoint-200"])
     ['100', '200']

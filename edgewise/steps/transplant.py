@@ -3,15 +3,15 @@
     found = transplant("smollm2-135m", "adapters/boxes", "entity-tracking", Choice(greedy=5))
     write_transplant("transplant.json", found)
 
-The donor is opened, what its senders write is recorded, and it is closed before the receiver is
-opened, so that one model's weights are in memory at a time. See patching/transplant.py for what
-is measured.
+The donor is closed before the receiver is opened, so that one model's weights are in memory at a
+time. See patching/transplant for what is measured.
 """
 
 from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -41,12 +41,9 @@ BEAM = 32
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Say what takes the donor's values: nodes, edges, a circuit's edges; or rank nodes.
+    """What takes the donor's values: nodes with all their edges, edges, a circuit's; or a ranking.
 
     Args:
-        nodes: names of nodes, each with all its edges.
-        edges: names of edges.
-        circuit: whose edges.
         greedy: having ranked single nodes, add up to so many one after the other.
         share: stop adding when this share of the gain is carried.
         among: rank the nodes of this circuit only.
@@ -69,10 +66,9 @@ class Choice:
     beam: int = BEAM
 
     def __post_init__(self) -> None:
-        parts = {"nodes": self.nodes, "edges": self.edges, "circuit": self.circuit}
-        given = [name for name, value in parts.items() if value]
-        ranking = {"greedy": self.greedy, "share": self.share, "among": self.among}
-        ranked = [name for name, value in ranking.items() if value is not None]
+        given = [name for name in ("nodes", "edges", "circuit") if getattr(self, name)]
+        ranking = ("greedy", "share", "among")
+        ranked = [name for name in ranking if getattr(self, name) is not None]
         if len(given) > 1 or (given and ranked):
             raise EdgewiseError(
                 f"{' and '.join([*given, *ranked])} are given together; accepted: one of nodes, "
@@ -99,8 +95,6 @@ class Choice:
         Raises:
             GraphMismatch: a name is not in the graph, or a circuit is of another graph.
         """
-        from ..patching.transplant.donor import column_of
-
         for name, circuit in (("circuit", self.circuit), ("among", self.among)):
             differences = [] if circuit is None else circuit.graph.differences(graph)
             if differences:
@@ -109,20 +103,11 @@ class Choice:
                     "and models). Accepted: a circuit found in a model of this shape with the same "
                     "graph options."
                 )
-        if self.circuit is not None:
-            sending = {edge.sender for edge in self.circuit.edges}
-            return [node for node in graph.senders if node in sending]
-        if self.among is not None:
-            touched = set(self.among.nodes)
-            return [node for node in graph.senders if node in touched]
-        if self.ranks:
-            return list(graph.senders)
-        nodes = [Node.parse(name) for name in self.nodes]
-        edges = [Edge.parse(name) for name in self.edges]
-        for edge in edges:
-            graph.locate(edge)
-        columns = {column_of(graph, node) for node in (*nodes, *(edge.sender for edge in edges))}
-        return [graph.senders[u] for u in sorted(columns)]
+        if not self.ranks:
+            kept = self.edges_of(graph).kept
+            return [node for u, node in enumerate(graph.senders) if kept[:, u].any()]
+        touched = set(graph.senders if self.among is None else self.among.nodes)
+        return [node for node in graph.senders if node in touched]
 
     def edges_of(self, graph: ComputationGraph) -> Circuit:
         """Return the chosen edges."""
@@ -155,9 +140,7 @@ def transplant(
         choice: which parts; default: rank all nodes, each alone.
         direction: `b-into-a`, B's values in A's run: what carries the gain; or `a-into-b`, A's
             values in B's run: what loses it.
-        progress: told what is done.
-        fields: `metric`, what is measured; and those of the task, of the graph and of how to
-            compute, as in `open_task` and `open_model`.
+        fields: `metric`; and those of the task, of the graph and of how to compute.
 
     Raises:
         GraphMismatch: the models differ in shape, or the choice is not in their graph.
@@ -172,8 +155,8 @@ def transplant(
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
     metric = get_metric(fields.pop("metric", None) or default_metric(searching=False)).name
-    asked, graph, how = split("transplant", fields, TaskSpec, GraphSpec, ComputeSpec)
-    pairs_of, compute = task_of(task, **asked), ComputeSpec.of(**how)
+    asks, graph, how = split("transplant", fields, TaskSpec, GraphSpec, ComputeSpec)
+    task, compute = task_of(task, **asks), ComputeSpec.of(**how)
     models = (a, b) if direction == "a-into-b" else (b, a)
     names = " and ".join(map(_name, models))
 
@@ -183,13 +166,13 @@ def transplant(
         return open_model(model, GraphSpec.of(**graph), compute, progress=progress)
 
     donor = opened(models[0])
-    pairs, _ = open_task(_able_to_read(donor, models[1]), pairs_of)
+    pairs, _ = open_task(_able_to_read(donor, models[1]), task)
     runner = clean_runner(donor.lifted, pairs, metric, compute.batch_size)
     wanted = choice.senders(donor.graph)
     begun = time.perf_counter()
     donated = record(runner, wanted)
     seconds = time.perf_counter() - begun
-    blocks = [donor.model_block]
+    block = donor.model_block
     del donor, runner
     gc.collect()  # before the next model is read
 
@@ -200,7 +183,7 @@ def transplant(
             f"nothing can be transplanted between {names}: they differ in {differences}. Accepted: "
             "two models of one shape, such as a model and what fine-tuning made of it."
         )
-    own = partial(open_task, _able_to_read(receiver, models[0]), pairs_of)
+    own = partial(open_task, _able_to_read(receiver, models[0]), task)
     if unequal := prompt_difference(donated.pairs, own):
         raise PromptError(
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
@@ -211,23 +194,20 @@ def transplant(
     both = Transplant.create(receiver.lifted, donated.pairs, donated)
     found = _measured(both, choice, wanted, progress)
     seconds += time.perf_counter() - begun
-    blocks.append(receiver.model_block)
-    ends = (both.donor, both.receiver)
-    if direction == "b-into-a":
-        blocks.reverse()
-        ends = (both.receiver, both.donor)
+    ends = [(block, both.donor), (receiver.model_block, both.receiver)]
+    (block_a, at_a), (block_b, at_b) = ends if direction == "a-into-b" else reversed(ends)
     how_far = {"beam": choice.beam, "share": choice.share} if choice.greedy is not None else {}
     around = {"seconds": seconds, **circumstances(receiver, both.runner)}
     return TransplantFile(
         graph=both.graph,
-        a={"model": blocks[0]},
-        b={"model": blocks[1]},
+        a={"model": block_a},
+        b={"model": block_b},
         task=task_block(donated.pairs),
         transplant=cast("How", {"direction": direction, "metric": metric, **how_far, **around}),
         measures={
-            "a": ends[0],
-            "b": ends[1],
-            "gain": ends[1] - ends[0],
+            "a": at_a,
+            "b": at_b,
+            "gain": at_b - at_a,
             "everything": both.everything,
             "carried": both.carried(both.everything),
         },
@@ -266,14 +246,16 @@ def _measured(
         edges = choice.edges_of(both.graph)
         (value,) = both.measure(edges.kept[None])
         carried = both.carried(value)
-        nodes = list(choice.nodes)
-        return {"chosen": {"nodes": nodes, "value": value, "carried": carried}, "edges": edges}
+        chosen: Chosen = {"nodes": list(choice.nodes), "value": value, "carried": carried}
+        return {"chosen": chosen, "edges": edges}
+
+    def rows(effects: Sequence[NodeEffect]) -> tuple[Row, ...]:
+        return tuple((one.node, one.value, one.share) for one in effects)
+
     singles = single_effects(both, wanted, progress)
-    steps: list[NodeEffect] = []
-    if choice.greedy is not None:
-        steps = greedy(
-            both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam,
-            progress=progress,
-        )  # fmt: skip
-    rows = (tuple((one.node, one.value, one.share) for one in each) for each in (singles, steps))
-    return dict(zip(("singles", "greedy"), rows, strict=True))  # type: ignore[return-value]
+    if choice.greedy is None:
+        return {"singles": rows(singles), "greedy": ()}
+    steps = greedy(
+        both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam, progress=progress
+    )
+    return {"singles": rows(singles), "greedy": rows(steps)}

@@ -32,10 +32,15 @@ def repeats_name(model: ModelSpec) -> str:
     return f"repetitions/{model.name}.safetensors"
 
 
-def within_names(base: ModelSpec, variant: ModelSpec, model: ModelSpec) -> tuple[str, str]:
-    """Name what a diff's circuits measure in one of its models, and what their heads do there."""
-    stem = f"{base.name}_vs_{variant.name}_in_{model.name}"
-    return f"cross/{stem}.json", f"roles/{stem}.json"
+def names_inside(spec: Experiment, variant: ModelSpec, model: ModelSpec) -> dict[str, str]:
+    """Name what is found out about a diff in one of its models: repeats, cross, roles, as asked."""
+    stem, asked = f"{spec.base.name}_vs_{variant.name}_in_{model.name}", spec.comparison
+    found = {
+        "repeats": (asked.noise_floor, repeats_name(model)),
+        "cross": (asked.cross, f"cross/{stem}.json"),
+        "roles": (asked.roles, f"roles/{stem}.json"),
+    }
+    return {key: name for key, (wanted, name) in found.items() if wanted}
 
 
 def image_names(spec: Experiment, source: str) -> list[str]:
@@ -43,38 +48,21 @@ def image_names(spec: Experiment, source: str) -> list[str]:
     return [f"images/{Path(source).stem}.{ending}" for ending in spec.drawing.formats]
 
 
-def heat_map_sources(spec: Experiment) -> list[str]:
-    """Name the files whose node scores are drawn: the diffs, or the circuit of a single model."""
-    if not spec.drawing.heat_map:
-        return []
-    diffs = [diff_name(spec.base, model) for model in spec.variants]
-    return diffs or [circuit_name(spec.base)]
-
-
 def heat_map_names(spec: Experiment, source: str) -> list[str]:
-    """Name the images of the node scores of a circuit or diff file, none if it gets none."""
-    endings = _endings(spec) if source in heat_map_sources(spec) else []
-    return [f"images/heat-maps/{Path(source).stem}.{ending}" for ending in endings]
+    """Name the images of node scores: of a diff file, or of a single model's circuit file."""
+    drawn = spec.drawing.heat_map and source.startswith("diffs/") == bool(spec.variants)
+    return _charts(spec, f"heat-maps/{Path(source).stem}") if drawn else []
 
 
 def overlap_names(spec: Experiment) -> list[str]:
     """Name the images of how alike every two circuits are, if there are three or more."""
-    wanted = spec.drawing.overlap and len(spec.models) >= 3
-    return [f"images/overlaps/circuits.{ending}" for ending in _endings(spec) if wanted]
+    drawn = spec.drawing.overlap and len(spec.models) >= 3
+    return _charts(spec, "overlaps/circuits") if drawn else []
 
 
-def _endings(spec: Experiment) -> list[str]:
-    """List the formats of pictures that show no graph, which have no DOT."""
-    return [ending for ending in spec.drawing.formats if ending != "dot"]
-
-
-def all_images(spec: Experiment) -> list[str]:
-    """Name every image of a run."""
-    sources = [circuit_name(model) for model in spec.models]
-    sources += [diff_name(spec.base, model) for model in spec.variants]
-    found = [name for source in sources for name in image_names(spec, source)]
-    found += [name for source in heat_map_sources(spec) for name in heat_map_names(spec, source)]
-    return found + overlap_names(spec)
+def _charts(spec: Experiment, stem: str) -> list[str]:
+    endings = [ending for ending in spec.drawing.formats if ending != "dot"]  # they are no graphs
+    return [f"images/{stem}.{ending}" for ending in endings]
 
 
 def relocated(spec: Experiment, folder: Path) -> Experiment:

@@ -95,8 +95,7 @@ class Store:
         """Let a step write its files, unless that is done; tell whether it was done now.
 
         A file that several steps share is named with a step's part, as in `evaluation.json#base`:
-        its top-level object `models` has a key `base`. `key`: a hash of everything the files depend
-        on; `make` writes them, to their `path`.
+        its top-level object `models` has a key `base`. `key`: a hash of all the files depend on.
         """
         found = FinishedStep(key, {file: self._hash(file) for file in files})
         if self._steps.get(name) == found and None not in found.files.values():
@@ -145,10 +144,8 @@ class Store:
             return None
 
     def _write(self) -> None:
-        steps = {
-            name: {**step._asdict(), "seal": step.seal(name)}
-            for name, step in sorted(self._steps.items())
-        }
+        found = sorted(self._steps.items())
+        steps = {name: {**step._asdict(), "seal": step.seal(name)} for name, step in found}
         document = {"format": FORMAT, "version": VERSION, "steps": steps}
         self.write(NAME, dump_document(document, rows=()))
 
@@ -159,23 +156,24 @@ def _check(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir())
     found = [name for name in found if name != own and not TEMPORARY.fullmatch(name)]
     if found and NAME not in found:
-        others = f"files that no run made ({found[0]} and others, but no {NAME})"
+        held = f"a file that no run made ({found[0]})"
+        if len(found) > 1:
+            held = f"files that no run made ({found[0]} and others, but no {NAME})"
         raise SpecError(
-            f"the output directory '{folder}' holds "
-            f"{others if len(found) > 1 else f'a file that no run made ({found[0]})'}; "
-            "choose a new or empty directory, so that nothing is overwritten."
+            f"the output directory '{folder}' holds {held}; choose a new or empty directory, so "
+            "that nothing is overwritten."
         )
 
 
 def _read(path: Path) -> tuple[dict[str, FinishedStep], bool]:
     """Read the finished steps, and whether there are entries that cannot be trusted."""
+    sound = {}
     try:
         entries: Any = read_document(path, "a run's ledger", {FORMAT: VERSION})["steps"]
-        read = {
-            name: (FinishedStep(entry["inputs"], entry["files"]), entry["seal"])
-            for name, entry in entries.items()
-        }
-        sound = {name: step for name, (step, seal) in read.items() if step.seal(name) == seal}
+        for name, entry in entries.items():
+            step = FinishedStep(entry["inputs"], entry["files"])
+            if step.seal(name) == entry["seal"]:
+                sound[name] = step
     except (FileFormatError, AttributeError, KeyError, TypeError, ValueError):
         return {}, True  # then everything is made again
-    return sound, len(sound) < len(read)
+    return sound, len(sound) < len(entries)

@@ -25,11 +25,11 @@ from edgewise.patching.prompts.pair_files import write_pairs
 from edgewise.session import Session, open_model, open_task
 from edgewise.steps.compare import look_closer, noise_floor
 from edgewise.steps.discover import discover
-from edgewise.steps.noise_floor import find_floor
 from edgewise.steps.repeat import (
     PromptSets,
     Repeats,
     common_discovery,
+    find_floor,
     made_sets,
     once,
     repeat_in,
@@ -295,8 +295,8 @@ def test_too_few_pairs_are_refused(count: int, repetitions: int, accepted: str) 
 
 
 def test_one_repetition_is_refused() -> None:
-    with pytest.raises(EdgewiseError, match="1 repetitions are too few"):
-        split_pairs(ask(50, 0), 1)
+    with pytest.raises(EdgewiseError, match="noise_floor is 1; accepted: a whole number from 2 up"):
+        ComparisonSpec(noise_floor=1)
 
 
 def test_a_built_in_task_makes_new_pairs(models: dict[str, Path]) -> None:
