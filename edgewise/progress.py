@@ -1,11 +1,6 @@
-"""Progress on standard error: a bar with the time left, or a line now and then in a log.
+"""Progress on standard error: on a terminal a bar with the time left, which is gone in the end.
 
-    with reporting() as progress:
-        progress.say("loading the model")
-        progress(3, 10, "edges measured")
-
-On a terminal one line is redrawn and gone in the end. Elsewhere (a file, a pipe, CI) a line is
-written every half minute at most, so that quick work is silent.
+Elsewhere (a file, a pipe, CI) a line is written every half minute at most: quick work is silent.
 """
 
 from __future__ import annotations
@@ -72,23 +67,20 @@ class Bar(Reporter):
     def __call__(self, done: int, total: int, what: str) -> None:
         """Move the bar; another total, or less done, begins a new one."""
         if self._task is None or total != self._total or done < self._done:
-            self._begin(total, what)
+            self._task = self._begin(total, what)
         self._done = done
-        assert self._task is not None
-        words = f"{done:,} of {total:,} {visible(what)}"
-        percent = f"{100 * done / max(total, 1):.0f}%"
-        self._progress.update(self._task, completed=done, description=words, percent=percent)
+        words = f"left {done:,} of {total:,} {visible(what)}"
+        self._progress.update(self._task, completed=done, description=words)
 
     def say(self, what: str) -> None:
         """Show a bar without an end."""
-        self._begin(None, what)
+        self._task = self._begin(None, what)
 
-    def _begin(self, total: int | None, what: str) -> None:
+    def _begin(self, total: int | None, what: str) -> TaskID:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        left = "" if total is None else "left"
-        self._task = self._progress.add_task(visible(what), total=total, percent="", left=left)
         self._total, self._done = total or 0, 0
+        return self._progress.add_task(visible(what), total=total)
 
 
 class Log(Reporter):
@@ -157,10 +149,9 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
     bars = rich.Progress(
         rich.SpinnerColumn(),
         rich.BarColumn(bar_width=24),
-        rich.TextColumn("{task.fields[percent]:>4}"),
+        rich.TaskProgressColumn(),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[left]}"),
         rich.TextColumn("{task.description}", markup=False),
         console=Console(file=stream),
         transient=True,

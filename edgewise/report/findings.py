@@ -1,8 +1,7 @@
 """What a run found, as a value: every number of its report, and what each sentence depends on.
 
-Pure functions from a run's files; the words are in the templates. Nothing is claimed beyond what
-was measured: an edge is called changed only if it passes the noise floor, and whether edges matter
-is told of the very circuits that were run.
+The words are in the templates. Nothing is claimed beyond what was measured: an edge is called
+changed only if it passes the noise floor, and whether edges matter is told of circuits that ran.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ..patching.ablations.registry import get_ablation
 from ..store import names
 
 if TYPE_CHECKING:
-    from ..experiment.spec import Experiment
+    from ..experiment.spec import Experiment, ModelSpec
     from ..graphs.comparison import Floor
     from ..graphs.diff import DiffSummary
     from ..graphs.files import CircuitFile, DiffFile
@@ -88,10 +87,10 @@ class Similarities(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """How the circuit of `there` does in the model `here`, beside its own, and what that means.
+    """How the circuit of `there` does in the model `here`, beside its own.
 
     `own`, `other`, `both` and `random` are faithfulness: of the circuit found here, of that found
-    there, of what the two share, and of random circuits. `verdict` is of `meaning`; `changed` tells
+    there, of what the two share, and of random circuits; the nearer to 1, the better. `changed`:
     whether any edge of only one circuit changed beyond the noise floor (None: unknown).
     """
 
@@ -101,7 +100,6 @@ class Transfer(NamedTuple):
     other: float
     both: float
     random: Sequence[float]
-    verdict: str
     changed: bool | None
 
     @property
@@ -109,31 +107,28 @@ class Transfer(NamedTuple):
         """Tell whether neither circuit comes within half of the whole model."""
         return min(abs(1 - self.own), abs(1 - self.other)) > 0.5
 
+    @property
+    def verdict(self) -> str:
+        """Say what follows for the edges in which the two circuits differ, and no more.
 
-def meaning(own: float, other: float, both: float, random: Sequence[float]) -> str:
-    """Say what follows for the edges in which two circuits differ, and no more.
-
-    The nearer a circuit's faithfulness is to 1, from either side, the better it does.
-
-    Returns:
         `nothing` if a random circuit does as well; `own` or `other` if that one does better, so
         that the edges matter; else `little` or `either`: two circuits that do equally well may each
         need what the other lacks, so only if what they share does as well, too, they matter little.
-    """
-    nearest = min(abs(1 - own), abs(1 - other))
-    if any(abs(1 - value) <= nearest for value in random):
-        return "nothing"
-    if abs(own - other) >= MATTERS:
-        return "own" if abs(1 - own) <= abs(1 - other) else "other"
-    return "little" if max(abs(own - both), abs(other - both)) < MATTERS else "either"
+        """
+        here, there = abs(1 - self.own), abs(1 - self.other)
+        if any(abs(1 - value) <= min(here, there) for value in self.random):
+            return "nothing"
+        if abs(self.own - self.other) >= MATTERS:
+            return "own" if here <= there else "other"
+        lost = max(abs(self.own - self.both), abs(self.other - self.both))
+        return "little" if lost < MATTERS else "either"
 
 
 @dataclass(frozen=True)
 class DiffFindings:
     """How the circuits of the models called `a` and `b` differ, by the diff's file at `source`.
 
-    `pictures` are of the diff and of the node scores; `changes` are the edges whose score changed
-    most, in the circuits or not.
+    `pictures`: of the diff, and of node scores; `changes`: the edges whose score changed most.
     """
 
     a: str
@@ -174,12 +169,10 @@ class DiffFindings:
         changes = floor and (floor.changed("only_a") or floor.changed("only_b"))
         changed = None if floor is None else bool(changes)
         for model, (here, there) in enumerate(((self.a, self.b), (self.b, self.a))):
-            own, other, both = (
-                cross.row(key).faithfulness[model] for key in ("AB"[model], "BA"[model], "both")
-            )
+            keys = ("AB"[model], "BA"[model], "both")
+            own, other, both = (cross.row(key).faithfulness[model] for key in keys)
             random = cross.random.faithfulness[model]
-            verdict = meaning(own, other, both, random)
-            yield Transfer(here, there, own, other, both, random, verdict, changed)
+            yield Transfer(here, there, own, other, both, random, changed)
 
     @property
     def other_roles(self) -> list[tuple[HeadRoles, HeadRoles]]:
@@ -245,24 +238,21 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         circuits.append(
             CircuitFindings(model.name, source, file, measured, curve, pictures, strongest)
         )
-    diffs = [_diff(spec, folder, number) for number in range(1, len(spec.models))]
+    diffs = [_diff(spec, folder, variant) for variant in spec.variants]
     overlaps = ReportPicture("overlap of every two circuits", names.overlap_names(spec))
     return Findings(spec, prompts, circuits, diffs, overlaps)
 
 
-def _diff(spec: Experiment, folder: Path, number: int) -> DiffFindings:
-    """Read how a variant's circuit differs from the first model's."""
-    models = (spec.base, spec.models[number])
+def _diff(spec: Experiment, folder: Path, variant: ModelSpec) -> DiffFindings:
+    models = (spec.base, variant)
     a, b = (model.name for model in models)
     source = names.diff_name(*models)
     file = read_diff(folder / source)
-    before, after = (
-        read_scores(folder / names.circuit_name(model), file.diff.a.graph).scores
-        for model in models
-    )
+    graph, paths = file.diff.a.graph, [folder / names.circuit_name(model) for model in models]
+    before, after = (read_scores(path, graph).scores for path in paths)
     within = {(True, True): "both", (True, False): a, (False, True): b}
     changes = []
-    for edge, change in _strongest(before.graph, after.values - before.values, CHANGED):
+    for edge, change in _strongest(graph, after.values - before.values, CHANGED):
         where = within.get((edge in file.diff.a, edge in file.diff.b), "neither")
         if change:
             changes.append(ScoreChange(edge, before[edge], after[edge], where))
@@ -271,7 +261,6 @@ def _diff(spec: Experiment, folder: Path, number: int) -> DiffFindings:
 
 
 def _pictures(spec: Experiment, source: str, words: str, scored: str) -> list[ReportPicture]:
-    """Name the pictures of a circuit or diff and of its node scores."""
     drawn, scores = names.image_names(spec, source), names.heat_map_names(spec, source)
     return [ReportPicture(words, drawn), ReportPicture(f"node scores of {scored}", scores)]
 

@@ -65,9 +65,9 @@ class Evaluated(Evaluation):
         if self.minimality is None:
             return []
         values, graph = self.minimality.values, self.minimality.graph
-        order = np.argsort(values, axis=None, kind="stable")[: int((~np.isnan(values)).sum())]
-        places = zip(*np.unravel_index(order, values.shape), strict=True)
-        return [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
+        places = np.argwhere(~np.isnan(values))
+        found = [(graph.edge_at(row, at), float(values[row, at])) for row, at in places]
+        return sorted(found, key=lambda one: one[1])
 
 
 @within_memory()
