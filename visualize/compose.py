@@ -71,21 +71,22 @@ class _Builder:
 
     def __init__(self, subject: Subject, placed: Layout, title: str) -> None:
         self.subject, self.placed, self.title = subject, placed, title
-        skeleton = placed.skeleton
-        self.nodes: list[Node] = [node for node, _ in subject.nodes]
-        reach = [v.width / 2 for v in skeleton.vertices]
-        left = min(x - r for x, r in zip(placed.x, reach, strict=True))
+        vertices = placed.skeleton.vertices
+        left = min(x - v.width / 2 for x, v in zip(placed.x, vertices, strict=True))
         shift = MARGIN + _LABELS - left + 6
         self.x = [x + shift for x in placed.x]
-        own = max(x + r for x, r in zip(self.x, reach, strict=True)) + 10 + MARGIN
+        right = max(x + v.width / 2 for x, v in zip(self.x, vertices, strict=True))
+        own = right + 10 + MARGIN
         self.width = max(own, 430.0, least_width(subject, MARGIN))
         middle = (self.width - MARGIN + MARGIN + _LABELS) / 2
         move = middle - (min(self.x) + max(self.x)) / 2 if self.width > own else 0.0
         self.x = [x + move for x in self.x]
         self.heading, top = heading(title, self.width)
         self.y = self._row_middles(top + (8 if title else 0))
-        rows = (vertex.row for vertex in skeleton.vertices)
-        self.at = [(x, self.y[row]) for x, row in zip(self.x, rows, strict=True)]
+        self.at: dict[Node, tuple[float, float]] = {
+            node: (x, self.y[vertex.row])
+            for (node, _), x, vertex in zip(subject.nodes, self.x, vertices, strict=False)
+        }
 
     def _row_middles(self, top: float) -> list[float]:
         """Stack the rows from the top down, the last row first."""
@@ -132,24 +133,17 @@ class _Builder:
 
     def _nodes(self) -> tuple[NodeMark, ...]:
         marks = []
-        for (x, y), (node, stroke) in zip(self.at, self.subject.nodes, strict=False):
-            style = NODE_STYLES[node.kind]
-            words = (str(node), style.words, self.subject.labels.get(node, ""))
-            marks.append(
-                NodeMark(
-                    str(node), round(x, 2), y, node_width(node), NODE_HEIGHT, style.shape,
-                    style.fill, stroke, stroke, NODE_FONT, "  ".join(filter(None, words)),
-                )
-            )  # fmt: skip
+        for node, stroke in self.subject.nodes:
+            (x, y), style = self.at[node], NODE_STYLES[node.kind]
+            words = "  ".join(filter(None, (str(node), style.words, self.subject.labels.get(node))))
+            size = (node_width(node), NODE_HEIGHT)
+            look = (style.shape, style.fill, stroke, stroke, NODE_FONT)
+            marks.append(NodeMark(str(node), round(x, 2), y, *size, *look, words))
         return tuple(marks)
 
     def _edges(self) -> tuple[EdgeMark, ...]:
         """Draw weak edges first; in a diff shared ones, or, if that is known, unstable ones."""
-
-        def rank(line: Line) -> tuple[bool, float, bool, float]:
-            return (line.changed, line.survival or 0.0, line.group > 0, line.strength or 0.0)
-
-        ranked = sorted(enumerate(self.subject.lines), key=lambda one: rank(one[1]))
+        ranked = sorted(enumerate(self.subject.lines), key=lambda one: one[1].rank)
         return tuple(self._edge(number, line) for number, line in ranked)
 
     def _edge(self, number: int, line: Line) -> EdgeMark:
@@ -166,13 +160,13 @@ class _Builder:
     def _links(self) -> tuple[EdgeMark, ...]:
         """Tie each node that only reads to the drawn senders that compute from it."""
         marks = []
-        for low, high in links(self.subject.graph, self.nodes):
+        for low, high in links(self.subject.graph, [*self.at]):
             (x0, below), (x1, above) = self.at[low], self.at[high]
             y0, y1 = below - NODE_HEIGHT / 2, above + NODE_HEIGHT / 2
             bend = (y0 - y1) / 2
             path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
-            what = "keys and values" if self.nodes[low].kind is Kind.KV else "input"
-            words = f"{self.nodes[low]} gives {self.nodes[high]} its {what}"
+            what = "keys and values" if low.kind is Kind.KV else "input"
+            words = f"{low} gives {high} its {what}"
             marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, DOTS, words))
         return tuple(marks)
 
@@ -183,17 +177,17 @@ class _Builder:
         found = {}
         for port in (line.edge.port for line in self.subject.lines):
             if port.letter:
-                x, y = self.at[self.nodes.index(port.node)]
+                x, y = self.at[port.node]
                 x = round(x + _ENTRY[port.letter] * node_width(port.node), 2)
                 y = round(y + NODE_HEIGHT / 2 + 3.6, 2)
-                found[str(port)] = Text(x, y, port.letter, 6.0, INK, halo=True)
+                found[port] = Text(x, y, port.letter, 6.0, INK, halo=True)
         return tuple(found.values())
 
     def _labels(self) -> tuple[Text, ...]:
         """Write labels above their nodes."""
         found = []
         for node, words in self.subject.labels.items():
-            x, y = self.at[self.nodes.index(node)]
+            x, y = self.at[node]
             y = round(y - NODE_HEIGHT / 2 - LABEL_ROOM / 2, 2)
             found.append(Text(round(x, 2), y, words, LABEL_FONT, INK, halo=True))
         return tuple(found)

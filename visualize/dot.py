@@ -8,16 +8,9 @@ from collections import defaultdict
 from ..graphs.text import visible
 from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
-from .subject import Line, Subject
+from .subject import Subject
 
-_SHAPES = {
-    "pill": "ellipse",
-    "box": "box",
-    "cut": "octagon",
-    "hexagon": "hexagon",
-    "foot": "trapezium",
-    "crown": "invtrapezium",
-}
+_SHAPES = {"pill": "ellipse", "cut": "octagon", "foot": "trapezium", "crown": "invtrapezium"}
 
 
 def quote(*lines: str) -> str:
@@ -47,33 +40,23 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
         label, style = subject.labels.get(node), NODE_STYLES[node.kind]
         words = "" if label is None else f"label={quote(str(node), label)}, "
         lines.append(
-            f"  {quote(str(node))} [{words}"
-            f'shape={_SHAPES[style.shape]}, fillcolor="{style.fill}", color="{stroke}", '
-            f'fontcolor="{stroke}", tooltip={quote(f"{node}  {style.words}")}];'
+            f"  {quote(str(node))} [{words}shape={_SHAPES.get(style.shape, style.shape)}, "
+            f'fillcolor="{style.fill}", color="{stroke}", fontcolor="{stroke}", '
+            f"tooltip={quote(f'{node}  {style.words}')}];"
         )
         ranks[rows[node]].append(quote(str(node)))
     lines += [f"  {{rank=same; {' '.join(f'{n};' for n in names)}}}" for names in ranks.values()]
     for low, high in links(subject.graph, nodes):
-        ends = f"{quote(str(nodes[low]))} -> {quote(str(nodes[high]))}"
+        ends = f"{quote(str(low))} -> {quote(str(high))}"
         lines.append(f'  {ends} [style=dotted, arrowhead=none, color="{FAINT}"];')
     for line in subject.lines:
-        span = rows[line.edge.port.node] - rows[line.edge.sender]
-        lines.append(_edge(line, span, subject.letters))
+        sender, port, tooltip = line.edge.sender, line.edge.port, quote(line.tooltip)
+        lines.append(
+            f'  {quote(str(sender))} -> {quote(str(port.node))} [color="{line.shade}", '
+            f"penwidth={edge_width(line.strength):.2f}, minlen={rows[port.node] - rows[sender]}, "
+            f"tooltip={tooltip}, edgetooltip={tooltip}"
+            + (f', class="{port.letter}"' if port.letter else "")
+            + (f', headlabel="{port.letter}"' if port.letter and subject.letters else "")
+            + (", style=dashed];" if line.negative else "];")
+        )
     return "\n".join([*lines, "}", ""])
-
-
-def _edge(line: Line, span: int, letters: bool) -> str:
-    port = line.edge.port
-    tooltip = quote(line.tooltip)
-    attributes = [
-        f'color="{line.shade}", penwidth={edge_width(line.strength):.2f}, minlen={span}',
-        f"tooltip={tooltip}, edgetooltip={tooltip}",
-    ]
-    if port.letter:
-        attributes.append(f'class="{port.letter}"')
-        if letters:
-            attributes.append(f'headlabel="{port.letter}"')
-    if line.negative:
-        attributes.append("style=dashed")
-    ends = f"{quote(str(line.edge.sender))} -> {quote(str(port.node))}"
-    return f"  {ends} [{', '.join(attributes)}];"

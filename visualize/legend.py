@@ -27,9 +27,7 @@ from .subject import Subject
 MARGIN, TITLE_LINE, TEXT_LINE = 12.0, 17.0, 13.0
 """Points around a drawing, and from one line of its title, or of its caption, to the next."""
 
-MOST_LINES = 60
-"""Of a title, a name or a caption."""
-
+_MOST_LINES = 60  # of a title, a name or a caption
 _LINE, _SAMPLE, _SPACE, _GAP, _HEADING = 15.0, 22.0, 5.0, 12.0, 56.0
 
 
@@ -68,8 +66,7 @@ def place_samples(
     entries: Sequence[LegendSample], left: float, y: float, width: float
 ) -> tuple[Legend, float]:
     """Place samples and words in rows of at most this width; return them and the next row's y."""
-    nodes, lines, texts = list[NodeMark](), list[EdgeMark](), list[Text]()
-    x = left
+    nodes, lines, texts, x = list[NodeMark](), list[EdgeMark](), list[Text](), left
     for entry in entries:
         if x > left and x + entry.length - _GAP > left + width:
             x, y = left, y + _LINE
@@ -77,9 +74,8 @@ def place_samples(
             ends = (round(x, 2), y), (round(x + _SAMPLE, 2), y)
             lines.append(line_mark(ends, entry.colour, entry.width, entry.opacity, entry.dashes))
         else:
-            style, middle = NODE_STYLES[entry.kind], round(x + _SAMPLE / 2, 2)
-            size = (_SAMPLE - 2, 10)
-            nodes.append(NodeMark("", middle, y, *size, style.shape, style.fill, INK, INK, 8, ""))
+            style, place = NODE_STYLES[entry.kind], (round(x + _SAMPLE / 2, 2), y, _SAMPLE - 2, 10)
+            nodes.append(NodeMark("", *place, style.shape, style.fill, INK))
         at = round(x + _SAMPLE + _SPACE, 2)
         texts.append(Text(at, y, entry.words, SMALL_FONT, INK, "start"))
         x += entry.length
@@ -109,19 +105,16 @@ def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
     kinds = {node.kind for node, _ in subject.nodes}
     if kinds & {Kind.TOK, Kind.POS}:
         kinds = kinds - {Kind.TOK, Kind.POS} | {Kind.EMBED}
-    shapes = [
-        LegendSample(style.words, kind) for kind, style in NODE_STYLES.items() if kind in kinds
-    ]
-    colours = [LegendSample(f"{g.words} ({g.count:,})", colour=g.colour) for g in subject.groups]
+    shapes = [LegendSample(style.words, k) for k, style in NODE_STYLES.items() if k in kinds]
+    colours = [LegendSample(words, colour=colour) for words, colour in subject.groups]
     if Kind.KV in kinds:
         colours.append(LegendSample("key/value head used by", None, FAINT, 0.8, dashes=DOTS))
     if kinds & {Kind.EXPERT, Kind.SHARED}:
         colours.append(LegendSample("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
     widths, shades = [], []
     for size in (1.0, 0.25, 0.0625) if subject.largest else ():
-        opacity = edge_opacity(size) if subject.level is None else 1.0
-        words = f"{subject.largest * size:.2g}"
-        widths.append(LegendSample(words, None, FAINT, edge_width(size), opacity))
+        look = (edge_width(size), edge_opacity(size) if subject.level is None else 1.0)
+        widths.append(LegendSample(f"{subject.largest * size:.2g}", None, FAINT, *look))
     if any(line.negative for line in subject.lines):
         widths.append(LegendSample("negative", None, FAINT, 1.6, dashes=DASHES))
     if subject.level is not None:
@@ -151,7 +144,7 @@ def paragraph(text: str, x: float, y: float, width: float) -> tuple[list[Text], 
 
 
 def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
-    """Break a text into at most `MOST_LINES` lines; a long name breaks within itself.
+    """Break a text into at most 60 lines; a long name breaks within itself.
 
     >>> wrap("one two three", 40), wrap("one-two", 24)
     (['one two', 'three'], ['one-', 'two'])
@@ -162,7 +155,7 @@ def wrap(text: str, width: float, size: float = SMALL_FONT) -> list[str]:
             lines[-1] += f" {word}"
         else:
             lines += _broken(word, width, size)
-    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"]
+    return lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "…"]
 
 
 def _broken(word: str, width: float, size: float) -> list[str]:

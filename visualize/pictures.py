@@ -1,7 +1,6 @@
 """Which edges of a circuit or a diff a readable picture shows, and the caption that says so.
 
 A circuit of thousands of edges is a black page, so a picture shows the strongest that connect.
-Whether an edge or node is in both circuits of a diff or in one is told from the whole circuits.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
     All three get a part of the picture (`SHARES`), or what changed, being mostly weak, would not be
-    seen. Edges of one circuit that changed beyond a noise floor come before stronger ones, and what
-    did not is faded by how often repetitions keep it.
+    seen. Edges of one circuit that changed beyond a noise floor come before stronger ones.
     """
     diff, floor = file.diff, file.floor
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
@@ -89,20 +87,21 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     words = f"The strongest edges of each kind{_without(count - len(shown))}"
     if sum(sizes) <= top:
         words = "All edges"
-    places = ("shared", f"only in {names[0]}", f"only in {names[1]}")
-    drawn = ", ".join(
-        f"{len(part & shown):,} of {len(part):,} {place}"
-        for part, place in zip(parts, places, strict=True)
-    )
+    where = zip(parts, ("shared", f"only in {names[0]}", f"only in {names[1]}"), strict=True)
+    counts = ", ".join(f"{len(part & shown):,} of {len(part):,} {words}" for part, words in where)
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
-    caption, labels = f"{words}: {drawn}. {READING}", role_changes(file)
-    if floor is not None:
-        caption += f" {_fade_words(floor, subject)}"
+    caption, labels = f"{words}: {counts}. {READING}", role_changes(file)
+    if floor is not None and fade is not None:
+        drawn = sum(edge in fade.changed for edge in shown.edges)
+        caption += (
+            f" Faint edges are those that few of {floor.measured.repetitions} repeated discoveries "
+            "keep in the model whose circuit has them (of shared edges, in the one that keeps them "
+            f"less often). Solid edges changed beyond the noise floor (q < {fade.level:g} after "
+            f"Benjamini and Hochberg): {drawn:,} of {len(fade.changed):,} such edges are drawn."
+        )
     if labels:
         caption += " Above heads: their measured role in either model."
-    return Picture(
-        subject, Drawing(scores, names, whole=diff, fade=fade, labels=labels, caption=caption)
-    )
+    return Picture(subject, Drawing(scores, names, diff, fade, labels, caption=caption))
 
 
 def role_changes(file: DiffFile) -> dict[str, str]:
@@ -120,25 +119,13 @@ def role_changes(file: DiffFile) -> dict[str, str]:
 def fade_of(floor: Floor) -> Fade:
     """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
     survival, changed = {}, set[Edge]()
-    for place in ("shared", "only_a", "only_b"):
-        for row in floor.rows[place]:
+    for group in ("shared", "only_a", "only_b"):
+        for row in floor.rows[group]:
             kept = {"only_a": row.survival_a, "only_b": row.survival_b}
-            least = kept.get(place, min(row.survival_a, row.survival_b))
+            least = kept.get(group, min(row.survival_a, row.survival_b))
             survival[Edge.parse(row.edge)] = float(least)
-        changed.update(Edge.parse(row.edge) for row in floor.changed(place))
+        changed.update(Edge.parse(row.edge) for row in floor.changed(group))
     return Fade(survival, frozenset(changed), floor.level)
-
-
-def _fade_words(floor: Floor, subject: CircuitDiff) -> str:
-    """Say what the opacity of a diff's edges means."""
-    changed = fade_of(floor).changed
-    drawn = sum(edge in changed for edge in (subject.a | subject.b).edges)
-    return (
-        f"Faint edges are those that few of {floor.measured.repetitions} repeated discoveries keep "
-        "in the model whose circuit has them (of shared edges, in the one that keeps them less "
-        f"often). Solid edges changed beyond the noise floor (q < {floor.level:g} after "
-        f"Benjamini and Hochberg): {drawn:,} of {len(changed):,} such edges are drawn."
-    )
 
 
 def most_that_connect(
@@ -167,11 +154,11 @@ def strongest(circuit: Circuit, scores: np.ndarray, most: int) -> Circuit:
     >>> len(strongest(full, scores, 3))
     3
     """
-    key = np.where(circuit.kept, np.nan_to_num(np.abs(scores), nan=-1.0), -np.inf).ravel()
-    order = np.argsort(-key, kind="stable")[: min(most, len(circuit))]
-    kept = np.zeros(key.shape, dtype=bool)
-    kept[order] = True
-    return Circuit(circuit.graph, kept.reshape(circuit.kept.shape))
+    key = np.where(circuit.kept, np.nan_to_num(np.abs(scores), nan=-1.0), -np.inf)
+    order = np.argsort(-key, kind="stable", axis=None)[: min(most, len(circuit))]
+    kept = np.zeros_like(circuit.kept)
+    kept.flat[order] = True
+    return Circuit(circuit.graph, kept)
 
 
 def share_out(total: int, available: Sequence[int]) -> list[int]:

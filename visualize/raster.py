@@ -27,8 +27,7 @@ def render(scene: Scene, file: BinaryIO, kind: str, *, dpi: float = 150.0) -> No
             f"a {kind.upper()} needs matplotlib, which is not installed; install it with "
             'pip install "edgewise[draw]", or draw to .svg or .dot, which need nothing.'
         ) from None
-    settings = {"pdf.fonttype": 42, "path.simplify": False, "font.family": ["DejaVu Sans"]}
-    with rc_context(settings):
+    with rc_context({"pdf.fonttype": 42, "path.simplify": False, "font.family": ["DejaVu Sans"]}):
         figure = Figure(figsize=(scene.width / 72, scene.height / 72), facecolor=PAPER)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_xlim(0, scene.width)
@@ -47,11 +46,10 @@ def _draw(axes: Axes, scene: Scene) -> None:
         axes.add_patch(Rectangle((b.x, b.y), b.width, b.height, facecolor=b.fill, linewidth=0))
     for mark in (*scene.links, *scene.edges, *scene.legend.lines):
         style: Any = (0, tuple(d / mark.width for d in mark.dashes)) if mark.dashes else "solid"
-        patch = PathPatch(
+        axes.add_patch(PathPatch(
             _path(mark.path), fill=False, edgecolor=mark.colour, linewidth=mark.width,
             alpha=mark.opacity, linestyle=style, capstyle="butt", joinstyle="round",
-        )  # fmt: skip
-        axes.add_patch(patch)
+        ))  # fmt: skip
     for node in (*scene.nodes, *scene.legend.nodes):
         path = _path(outline(node))
         axes.add_patch(PathPatch(path, facecolor=node.fill, edgecolor=node.stroke, linewidth=0.9))

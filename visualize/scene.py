@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class NodeMark:
-    """A node's outline and label; x and y are its centre."""
+    """A node's outline and label, of `colour` and `size`; x and y are its centre."""
 
     name: str
     x: float
@@ -55,9 +55,9 @@ class NodeMark:
     shape: str
     fill: str
     stroke: str
-    colour: str
-    size: float
-    tooltip: str
+    colour: str = ""
+    size: float = 8.0
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)

@@ -67,20 +67,17 @@ _WIDTHS |= {"m": 0.97, "w": 0.82, "M": 0.86, "W": 0.99}
 def text_width(text: str, size: float) -> float:
     """Estimate a text's width, slightly generous for the usual sans-serif fonts.
 
-    The signs of East Asian scripts are as wide as they are high.
-
     >>> text_width("m12", 10) > text_width("m1", 10), text_width("漢字", 10)
     (True, 20.0)
     """
-    widths = (_WIDTHS.get(c) or (1.0 if east_asian_width(c) in "WF" else 0.635) for c in text)
-    return size * sum(widths)
+    return size * sum(
+        _WIDTHS.get(c) or (1.0 if east_asian_width(c) in "WF" else 0.635) for c in text
+    )
 
 
 def edge_width(strength: float | None) -> float:
-    """Turn |score| as a fraction of the largest (None: unscored) into a line width.
-
-    A square root keeps the weak edges of a heavy-tailed circuit visible.
-    """
+    """Turn |score| as a fraction of the largest (None: unscored) into a line width."""
+    # a square root keeps the weak edges of a heavy-tailed circuit visible
     return PLAIN if strength is None else THIN + (THICK - THIN) * strength**0.5
 
 
@@ -101,13 +98,8 @@ def mix(a: str, b: str, weight: float) -> str:
     >>> mix("#000000", "#ff8000", 0.5)
     '#804000'
     """
-    mixed = (round(p + (q - p) * weight) for p, q in zip(parts(a), parts(b), strict=True))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
-
-
-def parts(colour: str) -> tuple[int, int, int]:
-    """Return a colour's red, green and blue, from 0 to 255."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+    both = zip(bytes.fromhex(a[1:]), bytes.fromhex(b[1:]), strict=True)
+    return "#" + bytes(round(p + (q - p) * weight) for p, q in both).hex()
 
 
 def edge_opacity(strength: float | None) -> float:

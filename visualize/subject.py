@@ -19,12 +19,14 @@ from .style import INK, KIND_COLOURS, ONLY_A, ONLY_B, SHARED, edge_opacity, stab
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""
 
+PairOfScores: TypeAlias = tuple[EdgeScores | None, EdgeScores | None]
+
 _KINDS = tuple(KIND_COLOURS)
 
 
 @dataclass(frozen=True)
 class Fade:
-    """Say how stable a diff's edges are, as measured by repeating both discoveries.
+    """How stable a diff's edges are, as measured by repeating both discoveries.
 
     `survival` is the share (0 to 1) of a model's repetitions that keep an edge, in the model whose
     circuit has it, the smaller of both for a shared edge; an edge that is missing was never kept.
@@ -36,12 +38,9 @@ class Fade:
     level: float
 
 
-PairOfScores: TypeAlias = tuple[EdgeScores | None, EdgeScores | None]
-
-
 @dataclass(frozen=True)
 class Drawing:
-    """Say how a circuit or a diff is drawn: what is beside its edges, in words, and who places it.
+    """How a circuit or a diff is drawn: what is beside its edges, in words, and who places it.
 
     Args:
         scores: of a circuit, a `Scores` or a mapping from edges; of a diff, a pair of those.
@@ -96,6 +95,11 @@ class Line:
             return self.colour
         return stable_colour(self.colour, self.survival, changed=self.changed)
 
+    @property
+    def rank(self) -> tuple[bool, float, bool, float]:
+        """Return what lines are drawn by, the largest last and so on top."""
+        return (self.changed, self.survival or 0.0, self.group > 0, self.strength or 0.0)
+
     def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
         """Return what sets lines of one trunk apart.
 
@@ -107,25 +111,17 @@ class Line:
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """One entry of the legend of colours."""
-
-    words: str
-    colour: str
-    count: int
-
-
-@dataclass(frozen=True)
 class Subject:
     """What is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
-    `level` is the false discovery rate at which lines are marked as changed, None if unknown.
+    `groups` are words and a colour for the legend. `level` is the false discovery rate at which
+    lines are marked as changed, None if unknown.
     """
 
     graph: ComputationGraph
     lines: tuple[Line, ...]
     nodes: tuple[tuple[Node, str], ...]
-    groups: tuple[LegendEntry, ...]
+    groups: tuple[tuple[str, str], ...]
     largest: float
     caption: str
     letters: bool
@@ -151,9 +147,8 @@ def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
         raise EdgewiseError(
             f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
         )
-    above = drawing.labels or {}
-    labels = {node: visible(above[str(node)]) for node, _ in read.nodes if above.get(str(node))}
-    return replace(read, labels=labels)
+    above = {node: drawing.labels.get(str(node)) for node, _ in read.nodes}
+    return replace(read, labels={node: visible(text) for node, text in above.items() if text})
 
 
 def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
@@ -162,20 +157,17 @@ def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     largest = max(map(abs, values.values()), default=0.0)
     lines = []
     for edge in circuit.edges:
-        kind, value = edge.port.kind, values.get(edge)
+        value = values.get(edge)
         words = f"{edge}" if value is None else f"{edge}  score {value:.4g}"
-        strength, negative = _strength(value, largest)
-        lines.append(Line(edge, 0, KIND_COLOURS[kind], strength, negative, words))
+        lines.append(Line(edge, 0, KIND_COLOURS[edge.port.kind], *_strength(value, largest), words))
     counts = circuit.graph.count_by_kind(circuit.kept)
     groups = tuple(
-        LegendEntry(KIND_WORDS[k], KIND_COLOURS[k], counts[k]) for k in _KINDS if counts.get(k)
+        (f"{KIND_WORDS[k]} ({counts[k]:,})", KIND_COLOURS[k]) for k in _KINDS if counts.get(k)
     )
     nodes = tuple((node, INK) for node in circuit.nodes)
-    caption = (
-        f"{len(lines):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
-        if lines
-        else "The circuit keeps no edge; only the logits are drawn."
-    )
+    caption = f"{len(lines):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
+    if not lines:
+        caption = "The circuit keeps no edge; only the logits are drawn."
     return Subject(circuit.graph, tuple(lines), nodes, groups, largest, caption, False)
 
 
@@ -196,27 +188,24 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
         found = [(name, table[edge]) for name, table in pairs if edge in table]
         value = max((v for _, v in found), key=abs, default=None)
         scored = "".join(f"  score in {name} {v:.4g}" for name, v in found)
-        strength, negative = _strength(value, largest)
         tooltip, survival, changed = f"{edge}  {words[group]}{scored}", None, False
         if fade is not None:
             survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
             tooltip += f"  kept in {survival:.0%} of the repetitions"
             tooltip += f"  changed, q < {fade.level:g}" * changed
-        lines.append(
-            Line(edge, group, colours[group], strength, negative, tooltip, survival, changed)
-        )
+        look = (colours[group], *_strength(value, largest))
+        lines.append(Line(edge, group, *look, tooltip, survival, changed))
     in_a, in_b = set(whole.a.nodes), set(whole.b.nodes)
     nodes = tuple(
         (n, INK if n in in_a and n in in_b else ONLY_A if n in in_a else ONLY_B)
         for n in union.nodes
     )
-    groups = tuple(LegendEntry(w, c, len(p)) for w, c, p in zip(words, colours, parts, strict=True))
-    caption = (
-        f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
-        f"{len(union):,} in all, {len(nodes)} nodes."
-        if len(union)
-        else "Neither circuit keeps an edge; only the logits are drawn."
-    )
+    counted = [f"{where} ({len(part):,})" for where, part in zip(words, parts, strict=True)]
+    groups = tuple(zip(counted, colours, strict=True))
+    caption = f"{names[0]}: {len(diff.a):,} edges. {names[1]}: {len(diff.b):,} edges. "
+    caption += f"{len(union):,} in all, {len(nodes)} nodes."
+    if not lines:
+        caption = "Neither circuit keeps an edge; only the logits are drawn."
     level = None if fade is None else fade.level
     return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, level)
 
@@ -227,10 +216,8 @@ def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float
         return {}
     if isinstance(scores, Scores):
         if scores.graph != circuit.graph:
-            differences = "; ".join(scores.graph.differences(circuit.graph))
-            raise GraphMismatch(
-                f"the scores belong to another graph than the circuit: {differences}."
-            )
+            found = "; ".join(scores.graph.differences(circuit.graph))
+            raise GraphMismatch(f"the scores belong to another graph than the circuit: {found}.")
         return {edge: scores[edge] for edge in circuit.edges if math.isfinite(scores[edge])}
     if not isinstance(scores, Mapping):
         raise EdgewiseError(

@@ -17,15 +17,14 @@ def to_svg(scene: Scene, *, inline: bool = False) -> str:
     size = f'width="{_n(scene.width)}pt" height="{_n(scene.height)}pt"'
     parts = [
         *([] if inline else ['<?xml version="1.0" encoding="UTF-8"?>']),
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
-        f'viewBox="0 0 {_n(scene.width)} {_n(scene.height)}" '
-        f'font-family="{FONTS}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {_n(scene.width)} '
+        f'{_n(scene.height)}" font-family="{FONTS}" role="img">',
         f"<title>{_text(scene.title)}</title>",
         f'<rect width="100%" height="100%" fill="{PAPER}"/>',
         *_group("layers", [f"<rect {_box(band)}/>" for band in scene.bands]),
         *_group("cells", [_cell(cell) for cell in scene.cells]),
-        *_group("links", [_edge(mark) for mark in scene.links], 'fill="none"'),
-        *_group("edges", [_edge(mark) for mark in scene.edges], 'fill="none"'),
+        *_group("links", [_edge(mark) for mark in scene.links], ' fill="none"'),
+        *_group("edges", [_edge(mark) for mark in scene.edges], ' fill="none"'),
         *_group("nodes", [_node(mark) for mark in scene.nodes]),
         *_group("labels", [_label(text) for text in scene.texts]),
         *_group("legend", [
@@ -39,9 +38,7 @@ def to_svg(scene: Scene, *, inline: bool = False) -> str:
 
 
 def _group(name: str, members: list[str], attributes: str = "") -> list[str]:
-    if not members:
-        return []
-    return [f'<g class="{name}"{" " if attributes else ""}{attributes}>', *members, "</g>"]
+    return [f'<g class="{name}"{attributes}>', *members, "</g>"] if members else []
 
 
 def _n(value: float) -> str:
@@ -85,10 +82,8 @@ def _box(cell: Cell) -> str:
 
 
 def _node(mark: NodeMark) -> str:
-    shape = (
-        f'<path d="{_path(outline(mark))}" fill="{mark.fill}" stroke="{mark.stroke}" '
-        'stroke-width="0.9"/>'
-    )
+    look = f'fill="{mark.fill}" stroke="{mark.stroke}" stroke-width="0.9"'
+    shape = f'<path d="{_path(outline(mark))}" {look}/>'
     if not mark.name:
         return shape
     label = _label(Text(mark.x, mark.y, mark.name, mark.size, mark.colour))
@@ -96,7 +91,7 @@ def _node(mark: NodeMark) -> str:
 
 
 def _label(text: Text) -> str:
-    """Place a text; its baseline lies about a third of its size below its middle."""
+    # the baseline lies about a third of the size below the middle
     weight = ' font-weight="bold"' if text.bold else ""
     halo = ' stroke="#ffffff" stroke-width="2" paint-order="stroke"' if text.halo else ""
     return (

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from shutil import which
 from typing import BinaryIO
 from xml.etree import ElementTree
 
@@ -20,7 +21,6 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Kind, Node
 from edgewise.visualize import draw, make_scene, to_svg
 from edgewise.visualize.draw import FORMATS
-from edgewise.visualize.layout.dot_layout import find_dot
 
 GRAPH = ComputationGraph(4, 3)
 
@@ -60,13 +60,13 @@ def test_dot_holds_every_node_and_edge(circuit: Circuit, tmp_path: Path) -> None
     assert 'say \\"hi\\" \\\\ there' in text
 
 
-@pytest.mark.skipif(not find_dot(), reason="no dot here")
+@pytest.mark.skipif(not which("dot"), reason="no dot here")
 def test_dot_files_parse(sample: Callable, tmp_path: Path) -> None:
     a, scores = sample(ComputationGraph(4, 4, 2, grouped_kv=True), 30, 2)
     b, _ = sample(ComputationGraph(4, 4, 2, grouped_kv=True), 30, 3)
     for name, subject, given in [("a", a, scores), ("d", CircuitDiff(a, b), (scores, None))]:
         path = draw(subject, tmp_path / f"{name}.dot", scores=given, title='"\\')
-        command = [find_dot() or "", "-Tplain", str(path)]
+        command = [which("dot") or "", "-Tplain", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and done.stderr == ""
         union = a | b if name == "d" else a
@@ -216,6 +216,6 @@ def test_missing_matplotlib_is_told(
 def test_a_failed_dot_is_a_warning(
     circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: None)
+    monkeypatch.setattr("edgewise.visualize.layout.layout.which", lambda _: None)
     with pytest.warns(UserWarning, match="built-in layout was used"):
         draw(circuit, tmp_path / "c.svg", layout="dot")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise, permutations
 from pathlib import Path
+from shutil import which
 
 import pytest
 from hypothesis import given, settings
@@ -119,7 +120,7 @@ def fake_dot(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None
     program = folder / "dot"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: str(program))
+    monkeypatch.setattr("edgewise.visualize.layout.layout.which", lambda _: str(program))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_a_misbehaving_dot_gives_way_to_the_built_in_layout(
 
 
 def test_without_dot_auto_is_silent_and_dot_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgewise.visualize.layout.layout.find_dot", lambda: None)
+    monkeypatch.setattr("edgewise.visualize.layout.layout.which", lambda _: None)
     assert make_scene(CIRCUIT, layout="auto").notes == ()
     (note,) = make_scene(CIRCUIT, layout="dot").notes
     assert "not found" in note
@@ -155,9 +156,9 @@ def test_a_program_that_cannot_be_run_is_a_failed_dot(tmp_path: Path) -> None:
         dot_layout.order_with_dot(skeleton, str(tmp_path / "none"), timeout=1)
 
 
-@pytest.mark.skipif(not dot_layout.find_dot(), reason="no dot here")
+@pytest.mark.skipif(not which("dot"), reason="no dot here")
 def test_dot_orders_two_rows_without_the_avoidable_crossing() -> None:
     skeleton = build([0, 0, 1, 1], [9.0] * 4, [wire(0, 3), wire(1, 2)])
-    order = dot_layout.order_with_dot(skeleton, dot_layout.find_dot() or "", timeout=20)
+    order = dot_layout.order_with_dot(skeleton, which("dot") or "", timeout=20)
     _, up = neighbours(skeleton)
     assert count_crossings(order, up) == 0

@@ -26,7 +26,7 @@ from edgewise.visualize.charts.scales import DIFFERENCE, SCORE, Scale
 from edgewise.visualize.draw import draw, write_scene
 from edgewise.visualize.legend import wrap
 from edgewise.visualize.scene import Cell, Scene, Text
-from edgewise.visualize.style import ONLY_A, ONLY_B, PAPER, SHARED, mix, parts, text_width
+from edgewise.visualize.style import ONLY_A, ONLY_B, PAPER, SHARED, mix, text_width
 from edgewise.visualize.subject import Fade
 
 LONG = "HuggingFaceTB/SmolLM2-135M-Instruct@93efa2f097d58c2a74874c7e644dbc9b0cee75a2"
@@ -173,9 +173,9 @@ def test_shades_follow_stability_and_changed_edges_are_solid(sample: Callable) -
     assert {mark.opacity for mark in marks.values()} == {1.0}
     stable = {e: share for e, share in fade.survival.items() if e not in fade.changed}
     for colour, part in ((SHARED, diff.shared), (ONLY_A, diff.only_a), (ONLY_B, diff.only_b)):
-        ink = 3 * 255 - sum(parts(colour))
+        ink = 3 * 255 - sum(bytes.fromhex(colour[1:]))
         for edge in (edge for edge in part.edges if edge in stable):
-            paleness = (3 * 255 - sum(parts(marks[str(edge)].colour))) / ink
+            paleness = (3 * 255 - sum(bytes.fromhex(marks[str(edge)].colour[1:]))) / ink
             assert paleness == pytest.approx(0.08 + 0.42 * stable[edge], abs=0.01)
     (changed,) = fade.changed
     mark = marks[str(changed)]

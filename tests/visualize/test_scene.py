@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from itertools import combinations, pairwise
+from shutil import which
 
 import numpy as np
 import pytest
@@ -19,14 +20,13 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Node
 from edgewise.graphs.scores import Scores
 from edgewise.visualize.compose import make_scene
-from edgewise.visualize.layout.dot_layout import find_dot
 from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
 from edgewise.visualize.style import KIND_COLOURS, ONLY_A, ONLY_B, SHARED
 
 SMALL = ComputationGraph(layers=2, heads=2)
 LAYOUTS = [
     "built-in",
-    pytest.param("dot", marks=pytest.mark.skipif(not find_dot(), reason="no dot here")),
+    pytest.param("dot", marks=pytest.mark.skipif(not which("dot"), reason="no dot here")),
 ]
 
 

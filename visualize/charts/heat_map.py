@@ -48,7 +48,7 @@ def panels_of(names: Sequence[str], values: Sequence[np.ndarray]) -> list[Panel]
 
     In the difference a node that only one of both has counts as 0 in the other.
     """
-    panels = [Panel(name, scores) for name, scores in zip(names, values, strict=True)]
+    panels = [*map(Panel, names, values)]
     if len(values) == 2:
         a, b = values
         change = np.nan_to_num(b) - np.nan_to_num(a)
@@ -95,8 +95,7 @@ def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: boo
             f"a heat map of {len(sides)} circuits cannot be drawn; accepted: one, two, or a diff."
         )
     graph = sides[0].scores.graph
-    differences = graph.differences(sides[-1].scores.graph)
-    if differences:
+    if differences := graph.differences(sides[-1].scores.graph):
         raise GraphMismatch(
             f"{sides[0].name} and {sides[1].name} cannot be compared node by node: their graphs "
             f"differ in {'; '.join(differences)}. Draw each alone, or compare what their heads do "
@@ -104,11 +103,6 @@ def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: boo
         )
     values = [side.scores.by_sender(absolute=absolute) for side in sides]
     panels = panels_of([side.name for side in sides], values)
-    return make_heat_map(graph, panels, title=title, caption=_reading(sides, absolute=absolute))
-
-
-def _reading(sides: Sequence[ScoredSide], *, absolute: bool) -> str:
-    """Say how a heat map is read."""
     which = "its edges out that the circuit keeps" if sides[0].kept else "all its edges out"
     if len({side.kept for side in sides}) > 1:
         which = "its edges out (of a circuit those it keeps, of a scores file all)"
@@ -120,7 +114,8 @@ def _reading(sides: Sequence[ScoredSide], *, absolute: bool) -> str:
             f". At the right {sides[1].name} less {sides[0].name}; a node without a score counts "
             "as 0 there if the other has one. Its colours have a scale of their own"
         )
-    return words + ". Colours follow the square root of a value, so that weak ones are seen."
+    words += ". Colours follow the square root of a value, so that weak ones are seen."
+    return make_heat_map(graph, panels, title=title, caption=words)
 
 
 class _Builder:
@@ -136,14 +131,12 @@ class _Builder:
         self.extras = list(zip(starts, widths, strict=False))
         self.grid = max(starts[-1], _LEAST)
         self.scales = []  # of scores, and of differences: one for all panels of a kind
-        for difference in (False, True):
+        for difference, colours in enumerate((SCORE, DIFFERENCE)):
             found = [p.values for p in panels if p.difference == difference]
-            sizes = [float(np.nanmax(np.abs(v))) for v in found if not np.isnan(v).all()]
-            colours = DIFFERENCE if difference else SCORE
-            self.scales.append(Scale(max(sizes, default=0.0), *colours))
-        self.lefts = [
-            MARGIN + _FIRST + i * (self.grid + _GUTTER + _BETWEEN) for i in range(len(panels))
-        ]
+            largest = max((np.nanmax(np.abs(v), initial=0.0) for v in found), default=0.0)
+            self.scales.append(Scale(float(largest), *colours))
+        step = self.grid + _GUTTER + _BETWEEN
+        self.lefts = [MARGIN + _FIRST + i * step for i in range(len(panels))]
         self.width = max(self.lefts[-1] + self.grid + MARGIN, 430.0)
 
     def scene(self, caption: str) -> Scene:
@@ -154,14 +147,12 @@ class _Builder:
         lines = max(map(len, names))
         top = at + lines * _LINE + 14
         cells: list[Cell] = []
-        for i, (panel, words) in enumerate(zip(self.panels, names, strict=True)):
-            first = at + (lines - len(words)) * _LINE
-            texts += [
-                Text(self.lefts[i], first + (n + 0.5) * _LINE, word, SMALL_FONT, INK, "start", True)
-                for n, word in enumerate(words)
-            ]
+        for i, (left, words) in enumerate(zip(self.lefts, names, strict=True)):
+            for n, word in enumerate(words, lines - len(words)):
+                middle = at + (n + 0.5) * _LINE
+                texts.append(Text(left, middle, word, SMALL_FONT, INK, "start", bold=True))
             texts += self._ticks(i, top)
-            cells += self._cells(panel, self.lefts[i], top)
+            cells += self._cells(self.panels[i], left, top)
         bottom = top + (self.graph.layers + 1) * self.row + _SPLIT
         bars, legend, height = self._legend(bottom + 18, caption)
         # what shows as thin lines behind the cells, or white ones would not be seen
@@ -170,9 +161,8 @@ class _Builder:
             for c in cells
         )
         return Scene(
-            width=round(self.width, 1), height=round(height + MARGIN, 1),
-            title=self.title or caption, bands=grid, texts=tuple(texts), legend=legend,
-            cells=(*cells, *bars),
+            round(self.width, 1), round(height + MARGIN, 1), self.title or caption, bands=grid,
+            texts=tuple(texts), legend=legend, cells=(*cells, *bars),
         )  # fmt: skip
 
     def _place(self, node: Node) -> tuple[float, float, float]:
@@ -194,38 +184,32 @@ class _Builder:
             found.setdefault(self._place(node), []).append(i)
         marks = []
         for (x, y, width), members in found.items():
-            values = panel.values[members]
+            values, node = panel.values[members], self.graph.senders[members[0]]
             value = math.nan if np.isnan(values).all() else float(np.nansum(values))
-            node = self.graph.senders[members[0]]
             name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
             score = "no score" if math.isnan(value) else f"{value:.4g}"
-            corner = (round(left + x, 2), round(top + y, 2))
-            size = (round(width - _THIN, 2), round(self.row - _THIN, 2))
+            sizes = (left + x, top + y, width - _THIN, self.row - _THIN)
+            where = [round(size, 2) for size in sizes]
             words = f"{name}  {panel.title}  {score}"
-            marks.append(Cell(name, *corner, *size, scale.colour(value), words))
+            marks.append(Cell(name, *where, scale.colour(value), words))
         return marks
 
     def _ticks(self, panel: int, top: float) -> list[Text]:
         """Number heads above a panel and layers at its left, as many as there is room for."""
         left, graph, above = self.lefts[panel], self.graph, top - 7
         room = text_width(str(graph.heads - 1), _TICK) + 3
-        step = _step(room, self.cell, graph.heads)
-        texts = [
-            Text(round(left + (h + 0.5) * self.cell, 2), above, str(h), _TICK, FAINT)
-            for h in range(0, graph.heads, step)
-        ]
-        for word, (x, width) in zip(self.extra, self.extras, strict=True):
-            texts.append(Text(round(left + x + width / 2, 2), above, word, _TICK, FAINT))
+        heads = range(0, graph.heads, _step(room, self.cell, graph.heads))
+        columns = [((h + 0.5) * self.cell, str(h)) for h in heads]
+        columns += [(x + w / 2, word) for word, (x, w) in zip(self.extra, self.extras, strict=True)]
+        texts = [Text(round(left + x, 2), above, word, _TICK, FAINT) for x, word in columns]
+        rows = []
         for layer in range(0, graph.layers, _step(10.0, self.row, graph.layers)):
             y = round(top + (graph.layers - layer - 0.5) * self.row, 2)
-            words = f"{layer}" if panel else f"layer {layer}"
-            texts.append(Text(left - 4, y, words, _TICK, FAINT, "end"))
-        y = round(top + (graph.layers + 0.5) * self.row + _SPLIT, 2)
-        embed = "tok, pos" if graph.split_embedding else "embed"
+            rows.append((y, f"{layer}" if panel else f"layer {layer}"))
         if not panel:
-            texts.append(Text(left - 4, above, "head", _TICK, FAINT, "end"))
-            texts.append(Text(left - 4, y, embed, _TICK, FAINT, "end"))
-        return texts
+            y = round(top + (graph.layers + 0.5) * self.row + _SPLIT, 2)
+            rows += [(above, "head"), (y, "tok, pos" if graph.split_embedding else "embed")]
+        return texts + [Text(left - 4, y, words, _TICK, FAINT, "end") for y, words in rows]
 
     def _legend(self, top: float, caption: str) -> tuple[list[Cell], Legend, float]:
         """Place the scales, what grey means, and the caption."""

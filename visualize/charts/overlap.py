@@ -33,9 +33,10 @@ def draw_overlap(
     """
     names = list(circuits)
     overlaps = pairwise_overlaps(list(circuits.values()), names)
-    order = clustered_order(overlaps) if clustered else range(len(names))
-    names = [names[i] for i in order]
-    overlaps = [[overlaps[i][j] for j in order] for i in order]
+    if clustered:
+        order = clustered_order(overlaps)
+        names = [names[i] for i in order]
+        overlaps = [[overlaps[i][j] for j in order] for i in order]
     return make_overlap_matrix(names, overlaps, title=title), names, overlaps
 
 
@@ -74,11 +75,9 @@ def make_overlap_matrix(
     cells: list[Cell] = []
     for i, lines in enumerate(labels):
         middle = top + (i + 0.5) * row
-        first = middle - (len(lines) - 1) * _LINE / 2
-        texts += [
-            Text(numbered + 8, first + n * _LINE, words, SMALL_FONT, INK, "start")
-            for n, words in enumerate(lines)
-        ]
+        for n, words in enumerate(lines):
+            y = middle - (len(lines) - 1) * _LINE / 2 + n * _LINE
+            texts.append(Text(numbered + 8, y, words, SMALL_FONT, INK, "start"))
         texts.append(Text(numbered, middle, f"{i + 1}", SMALL_FONT, FAINT, "end"))
         texts.append(Text(left + (i + 0.5) * _CELL, top - 8, f"{i + 1}", SMALL_FONT, FAINT))
         for j, overlap in enumerate(overlaps[i]):
@@ -89,10 +88,9 @@ def make_overlap_matrix(
             x, name = left + j * _CELL, f"{i + 1},{j + 1}"
             cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, tooltip))
             colour = PAPER if is_dark(fill) else INK
-            texts += [
-                Text(x + _CELL / 2, middle + below, words, size, colour, bold=size > 8)
-                for words, below, size in inside
-            ]
+            for words, below, size in inside:
+                where = (x + _CELL / 2, middle + below)
+                texts.append(Text(*where, words, size, colour, bold=size > 8))
     y = top + count * row + 18
     bars, numbers = legend_bar(scale, "Jaccard", MARGIN + 52, y)
     notes, bottom = paragraph(caption, MARGIN, y + SCALE_HEIGHT, width - 2 * MARGIN)

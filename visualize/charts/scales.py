@@ -6,22 +6,22 @@ import math
 from dataclasses import dataclass
 
 from ..scene import Cell, Text
-from ..style import FAINT, INK, ONLY_A, ONLY_B, PAPER, SMALL_FONT, mix, parts
+from ..style import FAINT, INK, ONLY_A, ONLY_B, PAPER, SMALL_FONT, mix
 
 ABSENT, GRID = "#e6e6e6", "#cfcfcf"
-BAR, BAR_HEIGHT, _STEPS = 200.0, 9.0, 50
+BAR, _BAR_HEIGHT, _STEPS = 200.0, 9.0, 50
 SCALE_HEIGHT = 30.0
 """Points that a legend bar takes with the numbers below it."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Turn values into colours: 0 is white, `largest` in size is the full colour.
+    """The colours of values: 0 is white, `largest` in size is the full colour.
 
     `low` and `high` are a middle and a full colour, for values below and above 0; by `root`
     colours follow the square root of |value|, so that weak values are seen beside strong ones.
 
-    >>> scale = Scale(2.0, DIFFERENCE[0], DIFFERENCE[1])
+    >>> scale = Scale(2.0, *DIFFERENCE)
     >>> scale.colour(0.0), scale.colour(2.0), scale.colour(-2.0), scale.colour(float("nan"))
     ('#ffffff', '#d55e00', '#0072b2', '#e6e6e6')
     """
@@ -58,12 +58,11 @@ RISING = ("#86bcdc", "#00517f")
 def legend_bar(scale: Scale, words: str, x: float, y: float) -> tuple[list[Cell], list[Text]]:
     """Place a scale's bar right of its words, with numbers below; y is the bar's middle."""
     least = -1.0 if scale.low is not None else 0.0
-    top, width = y - BAR_HEIGHT / 2, BAR / _STEPS
-    colours = [scale.at(least + (1 - least) * (i + 0.5) / _STEPS) for i in range(_STEPS)]
-    cells = [
-        Cell("", round(x + i * width, 2), top, width, BAR_HEIGHT, colour)
-        for i, colour in enumerate(colours)
-    ]
+    top, width = y - _BAR_HEIGHT / 2, BAR / _STEPS
+    cells = []
+    for i in range(_STEPS):
+        colour = scale.at(least + (1 - least) * (i + 0.5) / _STEPS)
+        cells.append(Cell("", round(x + i * width, 2), top, width, _BAR_HEIGHT, colour))
     texts = [Text(x - 8, y, words, SMALL_FONT, FAINT, "end")]
     for i in range(5):
         position = least + (1 - least) * i / 4
@@ -78,5 +77,5 @@ def is_dark(colour: str) -> bool:
     >>> is_dark("#00517f"), is_dark("#ffffff")
     (True, False)
     """
-    red, green, blue = parts(colour)
+    red, green, blue = bytes.fromhex(colour[1:])
     return 0.299 * red + 0.587 * green + 0.114 * blue < 140

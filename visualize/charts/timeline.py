@@ -29,7 +29,7 @@ from ..draw import write_scene
 from ..legend import MARGIN, LegendSample, heading, line_mark, paragraph, place_samples
 from ..pictures import most_that_connect, strongest
 from ..scene import Cell, EdgeMark, Legend, NodeMark, Scene, Text
-from ..style import DASHES, FAINT, INK, SMALL_FONT, STRIPE, edge_opacity, edge_width
+from ..style import DASHES, FAINT, INK, PAPER, SMALL_FONT, STRIPE, edge_opacity, edge_width
 from ..subject import Drawing
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def make_timeline_scene(
     drawing, peaks = Drawing.of(drawing, fields), Scores(timeline.graph, timeline.peaks)
     plain = Drawing((peaks, peaks), layout=drawing.layout, timeout=drawing.timeout)
     base = make_scene(CircuitDiff(union, union), plain)
-    strip = _Strip(timeline, base, tuple(curves), axis)
-    return strip.scene(drawing.title, drawing.caption or "")
+    return _Strip(timeline, base, curves, axis).scene(drawing.title, drawing.caption or "")
 
 
 def draw_checkpoints(
@@ -129,16 +128,14 @@ class _Strip:
     """The placed union whose panels are being made."""
 
     def __init__(
-        self, timeline: Timeline, base: Scene, curves: tuple[MetricLine, ...], axis: str
+        self, timeline: Timeline, base: Scene, curves: Sequence[MetricLine], axis: str
     ) -> None:
         self.timeline, self.base, self.axis = timeline, base, axis
-        self.curves = tuple(c for c in curves if any(v is not None for v in c.values))
+        self.curves = [c for c in curves if any(v is not None for v in c.values)]
         self.left = min(m.x - m.width / 2 for m in base.nodes) - _PAD
         self.top = min(m.y - m.height / 2 for m in base.nodes) - _PAD
-        right = max(
-            *(m.x + m.width / 2 for m in base.nodes),
-            *(x for m in base.edges for _, values in m.path for x in values[::2]),
-        )
+        ends = [x for m in base.edges for _, values in m.path for x in values[::2]]
+        right = max(*ends, *(m.x + m.width / 2 for m in base.nodes))
         bottom = max(m.y + m.height / 2 for m in base.nodes)
         self.panel_width = (right + _PAD - self.left) * _SCALE
         self.panel_height = (bottom + _PAD - self.top) * _SCALE
@@ -174,13 +171,12 @@ class _Strip:
                 y += 10 + _CURVE
             y += 14
         legend = Legend()
-        for entries in (
-            [LegendSample(_WORDS[c], None, c, 0.8 if c == ABSENT else 2.4) for c in _WORDS],
-            [
-                LegendSample(f"{self.axis} {c.words}", None, c.colour, 1.4, 1.0, c.dashes)
-                for c in self.curves
-            ],
-        ):
+        states = [LegendSample(w, None, c, 0.8 if c == ABSENT else 2.4) for c, w in _WORDS.items()]
+        measured = [
+            LegendSample(f"{self.axis} {c.words}", None, c.colour, 1.4, 1.0, c.dashes)
+            for c in self.curves
+        ]
+        for entries in (states, measured):
             block, y = place_samples(entries, _AXIS, y, self.width - _AXIS - 2 * MARGIN)
             legend += block
         below, y = paragraph(caption, _AXIS, y, self.width - _AXIS - MARGIN)
@@ -206,9 +202,8 @@ class _Strip:
                 dashes = DASHES if scored and value < 0 else ()
             words = f"{edge}  {_WORDS[state]}" + (f"  score {value:.4g}" if scored else "")
             path = _moved(mark, dx, dy).path
-            made = EdgeMark(mark.name, path, state, width, opacity, dashes, words)
-            marks.append((_RANK[state], made))
-        return [mark for _, mark in sorted(marks, key=lambda one: one[0])]
+            marks.append(EdgeMark(mark.name, path, state, width, opacity, dashes, words))
+        return sorted(marks, key=lambda mark: _RANK.index(mark.colour))
 
     def _colour(self, i: int, alive: Sequence[bool]) -> str:
         """Return the colour of what is alive at these checkpoints, in panel i."""
@@ -224,22 +219,19 @@ class _Strip:
         marks = []
         for mark in self.base.nodes:
             state = self._colour(i, [mark.name in alive for alive in sets])
-            marks.append(
-                NodeMark(
-                    mark.name, round(mark.x * _SCALE + dx, 2), round(mark.y * _SCALE + dy, 2),
-                    mark.width * _SCALE, mark.height * _SCALE, mark.shape,
-                    fill=mark.fill if state != ABSENT else "#ffffff",
-                    stroke=INK if state == STAYING else state,
-                    colour=FAINT if state == ABSENT else INK,
-                    size=mark.size * _SCALE, tooltip=f"{mark.name}  {_WORDS[state]}",
-                )
-            )  # fmt: skip
+            marks.append(replace(
+                mark, x=round(mark.x * _SCALE + dx, 2), y=round(mark.y * _SCALE + dy, 2),
+                width=mark.width * _SCALE, height=mark.height * _SCALE, size=mark.size * _SCALE,
+                fill=PAPER if state == ABSENT else mark.fill,
+                stroke=INK if state == STAYING else state,
+                colour=FAINT if state == ABSENT else INK, tooltip=f"{mark.name}  {_WORDS[state]}",
+            ))  # fmt: skip
         return marks
 
     def _letters(self, i: int, dx: float, dy: float) -> list[Text]:
         """Write q, k and v where the panel's circuit has an edge into that port."""
         drawn = [Edge.parse(mark.name) for mark in self.base.edges]
-        here = {edge.port for edge in drawn if edge in self.timeline.circuits[i]}
+        here = [edge.port for edge in drawn if edge in self.timeline.circuits[i]]
         ports = {(str(port.node), port.letter) for port in here}
         found = []
         for text in self.base.texts:
@@ -269,11 +261,10 @@ class _Strip:
             points = [(round(middles[i], 2), at(v)) for i, v in values.items()]
             if len(points) > 1:
                 marks.append(line_mark(points, curve.colour, 1.4, 1.0, curve.dashes))
+            look = ("pill", curve.colour, curve.colour)
             for (px, py), (i, value) in zip(points, values.items(), strict=True):
                 words = f"{self.timeline.labels[i]}: {curve.words} {value:.4g}"
-                dots.append(
-                    NodeMark("", px, py, 4, 4, "pill", curve.colour, curve.colour, INK, 8, words)
-                )
+                dots.append(NodeMark("", px, py, 4, 4, *look, tooltip=words))
         texts = [
             Text(_AXIS - 4, at(value), f"{value:.3g}", SMALL_FONT, FAINT, "end")
             for value in rules
@@ -289,7 +280,7 @@ _WORDS = {
     PASSING: "here only",
     ABSENT: "not in this checkpoint",
 }
-_RANK = {ABSENT: 0, STAYING: 1, LEAVING: 2, PASSING: 3, NEW: 4}
+_RANK = (ABSENT, STAYING, LEAVING, PASSING, NEW)
 
 
 def _moved(mark: EdgeMark, dx: float, dy: float) -> EdgeMark:

@@ -6,7 +6,6 @@ the order is taken, which is where layered layouts differ in quality; the look s
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 from .placement import NODE_GAP, TRUNK_GAP
@@ -20,21 +19,15 @@ class DotFailed(Exception):
     """`dot` gave no usable layout; the built-in one takes over."""
 
 
-def find_dot() -> str | None:
-    """Return the path of the `dot` program, or None."""
-    return shutil.which("dot")
-
-
 def order_with_dot(skeleton: Skeleton, program: str, *, timeout: float) -> list[list[int]]:
     """Return the vertices of each row from left to right as `dot` places them.
 
     Raises:
         DotFailed: an error, more than `timeout` seconds, or an answer that cannot be read.
     """
-    source = skeleton_source(skeleton)
     try:
         done = subprocess.run(
-            [program, "-Tplain"], input=source, capture_output=True, text=True,
+            [program, "-Tplain"], input=skeleton_source(skeleton), capture_output=True, text=True,
             timeout=timeout, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from shutil import which
 
 from ...graphs.errors import unknown
 from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node, Port
 from ..style import LABEL_FONT, NODE_FONT, NODE_PAD, edge_width, text_width
 from ..subject import Subject
-from . import skeleton as skeletons
-from .dot_layout import DotFailed, find_dot, order_with_dot
-from .ordering import order_rows
+from .dot_layout import DotFailed, order_with_dot
+from .ordering import Order, order_rows
 from .placement import place_rows
-from .skeleton import Skeleton
+from .skeleton import Skeleton, Wire, build
 
 LAYOUTS = ("auto", "dot", "built-in")
 TALL = 22
@@ -42,29 +42,22 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
     nodes = [node for node, _ in subject.nodes]
     rows, layers = rows_of(subject)
     number = {node: i for i, node in enumerate(nodes)}
-    wires = [
-        skeletons.Wire(
-            number[line.edge.sender],
-            number[line.edge.port.node],
-            line.strand(joined=False, by_kind=not subject.letters),
-            line.strand(joined=True, by_kind=not subject.letters),
-            edge_width(line.strength),
-        )
-        for line in subject.lines
-    ]
-    above = [text_width(subject.labels.get(node, ""), LABEL_FONT) for node in nodes]
-    widths = [
-        round(max(node_width(node), label + 2), 1) for node, label in zip(nodes, above, strict=True)
-    ]
-    skeleton = skeletons.build(rows, widths, wires, links(subject.graph, nodes))
+    wires = []
+    for line in subject.lines:
+        ends = (number[line.edge.sender], number[line.edge.port.node])
+        strands = [line.strand(joined=j, by_kind=not subject.letters) for j in (False, True)]
+        wires.append(Wire(*ends, *strands, edge_width(line.strength)))
+    widths = []
+    for node in nodes:
+        above = text_width(subject.labels.get(node, ""), LABEL_FONT) + 2
+        widths.append(round(max(node_width(node), above), 1))
+    ties = [(number[low], number[high]) for low, high in links(subject.graph, nodes)]
+    skeleton = build(rows, widths, wires, ties)
     order, notes = _order(skeleton, layout, timeout)
     x = place_rows(skeleton, order)
-    left, right = min(x), max(x)
-    factor = 1.0  # by which what would come out as a narrow tower is widened
-    if right > left:
-        factor = min(2.5, max(1.0, 0.6 * len(skeleton.rows) * 40.0 / (right - left)))
-    wide = tuple(round((value - left) * factor, 2) for value in x)
-    return Layout(skeleton, wide, tuple(layers), notes)
+    # what would come out as a narrow tower is widened
+    factor = min(2.5, max(1.0, 0.6 * len(skeleton.rows) * 40.0 / (max(x) or 1.0)))
+    return Layout(skeleton, tuple(round(at * factor, 2) for at in x), tuple(layers), notes)
 
 
 def node_width(node: Node) -> float:
@@ -72,31 +65,25 @@ def node_width(node: Node) -> float:
     return round(text_width(str(node), NODE_FONT) + 2 * NODE_PAD, 1)
 
 
-def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[int, int]]:
-    """List, as numbers of nodes, what only reads with the drawn senders that compute from it.
+def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[Node, Node]]:
+    """Pair what only reads with the drawn senders that compute from it.
 
     A key/value head with the heads that use it; an MLP port with the experts that read it.
     """
-    number = {node: i for i, node in enumerate(nodes)}
-    found = []
+    found, drawn = [], set(nodes)
     for node in nodes:
-        if node.kind is Kind.KV:
-            port = Port(node, "k")
-        elif node.kind is Kind.MLP and node not in graph.sender_index:
-            port = Port(node)
-        else:
-            continue
-        users = (graph.senders[i] for i in graph.feeds[graph.port_index[port]])
-        found += [(number[node], number[user]) for user in users if user in number]
+        if node.kind is Kind.KV or (node.kind is Kind.MLP and node not in graph.sender_index):
+            port = Port(node, "k" if node.kind is Kind.KV else None)
+            users = (graph.senders[i] for i in graph.feeds[graph.port_index[port]])
+            found += [(node, user) for user in users if user in drawn]
     return found
 
 
 def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     """Give each node its row (rows without a node are left out), and each row its layer.
 
-    An MLP stands above the heads of its layer, experts above the port they read. In tall drawings
-    an MLP stands beside the heads if none of them feeds it, and in drawings of parallel blocks
-    always.
+    An MLP stands above the heads of its layer, experts above the port they read; beside the heads
+    in parallel blocks, and in tall drawings if none of them feeds it.
     """
     graph, nodes = subject.graph, [node for node, _ in subject.nodes]
     ends = [(line.edge.sender, line.edge.port.node) for line in subject.lines]
@@ -112,17 +99,14 @@ def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     if len(set(keys)) > TALL:
         keys = [key(node, True) for node in nodes]
     levels = sorted(set(keys))
-    row = {k: i for i, k in enumerate(levels)}
     layers = [layer if 0 <= layer < graph.layers else None for layer, _ in levels]
-    return [row[k] for k in keys], layers
+    return [levels.index(k) for k in keys], layers
 
 
-def _order(
-    skeleton: Skeleton, layout: str, timeout: float
-) -> tuple[list[list[int]], tuple[str, ...]]:
+def _order(skeleton: Skeleton, layout: str, timeout: float) -> tuple[Order, tuple[str, ...]]:
     """Let `dot` or the built-in layout order the rows; say so if `dot` could not."""
     problem = "was not found" if layout == "dot" else ""
-    program = find_dot() if layout != "built-in" else None
+    program = which("dot") if layout != "built-in" else None
     if program is not None:
         try:
             return order_with_dot(skeleton, program, timeout=timeout), ()

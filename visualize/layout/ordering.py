@@ -17,6 +17,8 @@ import numpy as np
 from .skeleton import Skeleton
 
 Order = list[list[int]]
+Near = list[list[int]]
+"""Each vertex's neighbours in the row below, or above."""
 LARGE = 900
 
 
@@ -38,9 +40,7 @@ def order_rows(skeleton: Skeleton, *, starts: int = 8, sweeps: int = 16) -> Orde
     return best
 
 
-def _improve(
-    order: Order, down: list[list[int]], up: list[list[int]], sweeps: int
-) -> tuple[Order, int]:
+def _improve(order: Order, down: Near, up: Near, sweeps: int) -> tuple[Order, int]:
     """Sweep, keep the best order met, and sift it until that helps no more; count its crossings."""
     met = [(count_crossings(order, up), [list(row) for row in order])]
     for sweep in range(sweeps):
@@ -57,14 +57,13 @@ def _improve(
     return best, fewest
 
 
-def neighbours(skeleton: Skeleton) -> tuple[list[list[int]], list[list[int]]]:
+def neighbours(skeleton: Skeleton) -> tuple[Near, Near]:
     """List each vertex's neighbours below and above, as often as their segments weigh."""
-    down: list[list[int]] = [[] for _ in skeleton.vertices]
-    up: list[list[int]] = [[] for _ in skeleton.vertices]
+    down: Near = [[] for _ in skeleton.vertices]
+    up: Near = [[] for _ in skeleton.vertices]
     for segment in skeleton.segments:
-        for _ in range(segment.crossing_weight):
-            down[segment.upper].append(segment.lower)
-            up[segment.lower].append(segment.upper)
+        down[segment.upper] += [segment.lower] * segment.crossing_weight
+        up[segment.lower] += [segment.upper] * segment.crossing_weight
     return down, up
 
 
@@ -76,32 +75,28 @@ def count_crossings(order: Sequence[Sequence[int]], up: Sequence[Sequence[int]])
     """
     total = 0
     for lower, upper in pairwise(order):
-        place = {v: i for i, v in enumerate(upper)}
-        ends = np.array([n for v in lower for n in sorted(place[w] for w in up[v])])
+        at = {v: i for i, v in enumerate(upper)}
+        ends = np.array([n for v in lower for n in sorted(at[w] for w in up[v])])
         total += int(np.triu(ends[:, None] > ends[None, :]).sum())
     return total
 
 
-def _sweep(order: Order, down: list[list[int]], up: list[list[int]], *, upward: bool) -> None:
+def _sweep(order: Order, down: Near, up: Near, *, upward: bool) -> None:
     """Sort each row by the barycentre of the row before it; vertices without one stay put."""
-    rows = range(1, len(order)) if upward else range(len(order) - 2, -1, -1)
-    for r in rows:
+    for r in range(1, len(order)) if upward else range(len(order) - 2, -1, -1):
         fixed, near = (order[r - 1], down) if upward else (order[r + 1], up)
-        place = {v: i / max(1, len(fixed) - 1) for i, v in enumerate(fixed)}
-        own = {v: i / max(1, len(order[r]) - 1) for i, v in enumerate(order[r])}
-        key = {
-            v: sum(place[n] for n in near[v]) / len(near[v]) if near[v] else own[v]
-            for v in order[r]
-        }
-        order[r].sort(key=lambda v, key=key, own=own: (key[v], own[v]))  # type: ignore[misc]
+        at = {v: i / max(1, len(fixed) - 1) for i, v in enumerate(fixed)}
+        keys = []
+        for i, v in enumerate(order[r]):
+            own = i / max(1, len(order[r]) - 1)
+            keys.append((sum(at[n] for n in near[v]) / len(near[v]) if near[v] else own, own, v))
+        order[r] = [v for _, _, v in sorted(keys)]
 
 
-def _sift_all(order: Order, down: list[list[int]], up: list[list[int]]) -> None:
-    """Move each vertex of each row to the place with the fewest crossings."""
+def _sift_all(order: Order, down: Near, up: Near) -> None:
+    """Move each vertex of each row to where it has the fewest crossings."""
     for r in [*range(len(order)), *range(len(order) - 2, -1, -1)]:
         row = order[r]
-        if len(row) < 2:
-            continue
         cost = np.zeros((len(row), len(row)), dtype=np.int64)
         if r:
             cost += _pair_costs(row, order[r - 1], down)
@@ -110,13 +105,13 @@ def _sift_all(order: Order, down: list[list[int]], up: list[list[int]]) -> None:
         order[r] = [row[i] for i in _sift(cost)]
 
 
-def _pair_costs(row: list[int], fixed: list[int], near: list[list[int]]) -> np.ndarray:
+def _pair_costs(row: list[int], fixed: list[int], near: Near) -> np.ndarray:
     """Count, for every i and j of a row, the crossings of their segments when i stands left."""
-    place = {v: i for i, v in enumerate(fixed)}
+    at = {v: i for i, v in enumerate(fixed)}
     counts = np.zeros((len(row), len(fixed)), dtype=np.int64)
     for i, v in enumerate(row):
         for n in near[v]:
-            counts[i, place[n]] += 1
+            counts[i, at[n]] += 1
     smaller = np.cumsum(counts, axis=1) - counts
     return counts @ smaller.T
 

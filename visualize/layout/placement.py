@@ -34,12 +34,9 @@ def separation(skeleton: Skeleton, left: int, right: int) -> float:
 
 def place_rows(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> list[float]:
     """Return every vertex's x, the smallest 0, for rows ordered from left to right."""
-    arcs = _residual_arcs(skeleton, order)
-    count = len(skeleton.vertices)
-    left = -_distances(count, arcs)
-    right = _distances(count, arcs[:, [1, 0, 2]])
-    both = left + right - (left + right).min()
-    return [float(value) / (2 * _GRID) for value in both]
+    arcs, count = _residual_arcs(skeleton, order), len(skeleton.vertices)
+    both = _distances(count, arcs[:, [1, 0, 2]]) - _distances(count, arcs)
+    return ((both - both.min()) / (2 * _GRID)).tolist()
 
 
 def _residual_arcs(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> np.ndarray:

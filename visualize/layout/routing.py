@@ -13,8 +13,7 @@ from itertools import pairwise
 from ..scene import Command, PathData
 from .skeleton import Skeleton
 
-MIN_GAP, MAX_GAP = 10.0, 38.0
-ROOMY = 20
+_MIN_GAP, _MAX_GAP, _ROOMY = 10.0, 38.0, 20
 
 
 def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
@@ -23,12 +22,11 @@ def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
     for segment in skeleton.segments:
         row = skeleton.vertices[segment.lower].row
         moves[row].append(abs(x[segment.lower] - x[segment.upper]))
-    heights = []
-    extra = max(0.0, 14.0 * (1 - len(skeleton.rows) / ROOMY))
+    heights, extra = [], max(0.0, 14.0 * (1 - len(skeleton.rows) / _ROOMY))
     for row in range(len(skeleton.rows) - 1):
         sideways = sorted(m for m in moves[row] if m > 2)
         far = sideways[-1 - len(sideways) // 8] if sideways else 0.0
-        heights.append(extra + min(MAX_GAP, MIN_GAP + 0.7 * far**0.5 + 0.22 * len(sideways)))
+        heights.append(extra + min(_MAX_GAP, _MIN_GAP + 0.7 * far**0.5 + 0.22 * len(sideways)))
     return heights
 
 

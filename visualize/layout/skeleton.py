@@ -12,13 +12,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
-MAIN_PULL, MOST_PULL = 12, 120
+MAIN_PULL, MOST_PULL, _STRAND_GAP = 12, 120, 0.8
+Trunk: TypeAlias = tuple[bool, int]
+"""Whether a trunk belongs to the target of its lines, and the number of the node it belongs to."""
 
 
 @dataclass(frozen=True)
 class Wire:
-    """Ask for a line from node `source` to node `target` (numbers).
+    """A line from node `source` to node `target` (numbers).
 
     Lines of one trunk with equal strand lie upon each other, others side by side. `strand` holds
     in the source's trunk, `joined_strand` in the target's.
@@ -88,30 +91,28 @@ def build(
     trunks = [(t, w.target if t else w.source) for w, t in zip(wires, joined, strict=True)]
     offsets, thickness = _strands(wires, trunks)
     vertices = [Vertex(*one, i) for i, one in enumerate(zip(rows, widths, strict=True))]
-    place: dict[tuple[tuple[bool, int], int], int] = {}
+    number: dict[tuple[Trunk, int], int] = {}  # of the vertex where a trunk passes a row
     routes = []
     for wire, trunk in zip(wires, trunks, strict=True):
-        route = [wire.source]
-        for row in range(rows[wire.source] + 1, rows[wire.target]):
-            if (trunk, row) not in place:
-                place[trunk, row] = len(vertices)
-                vertices.append(Vertex(row, thickness[trunk]))
-            route.append(place[trunk, row])
-        routes.append((*route, wire.target))
-    owner = {vertex: trunk for (trunk, _), vertex in place.items()}
+        between = [(trunk, row) for row in range(rows[wire.source] + 1, rows[wire.target])]
+        for passing in between:
+            if passing not in number:
+                number[passing] = len(vertices)
+                vertices.append(Vertex(passing[1], thickness[trunk]))
+        routes.append((wire.source, *(number[passing] for passing in between), wire.target))
+    owner = {vertex: trunk for (trunk, _), vertex in number.items()}
     segments = _segments(wires, routes, owner, ties)
     ranked: list[list[int]] = [[] for _ in range(max(rows, default=-1) + 1)]
     for i, vertex in enumerate(vertices):
         ranked[vertex.row].append(i)
-    return Skeleton(
-        tuple(vertices), tuple(map(tuple, ranked)), segments, tuple(routes), offsets, joined
-    )
+    levels = tuple(map(tuple, ranked))
+    return Skeleton(tuple(vertices), levels, segments, tuple(routes), offsets, joined)
 
 
 def _segments(
     wires: Sequence[Wire],
     routes: Sequence[tuple[int, ...]],
-    owner: dict[int, tuple[bool, int]],
+    owner: dict[int, Trunk],
     ties: Sequence[tuple[int, int]],
 ) -> tuple[Segment, ...]:
     """List the distinct connections; those within a trunk or to its owner pull hardest."""
@@ -119,35 +120,31 @@ def _segments(
     for wire, route in zip(wires, routes, strict=True):
         for lower, upper in pairwise(route):
             a, b = owner.get(lower), owner.get(upper)
-            main = (
-                (a is not None and a == b)
-                or (a is None and b == (False, lower))
-                or (b is None and a == (True, upper))
-            )
-            pull = MAIN_PULL if main else max(1, round(wire.width))
-            so_far = found.get((lower, upper), 0)
-            found[lower, upper] = min(so_far + pull, MOST_PULL) if main else max(pull, so_far)
+            pull, so_far = max(1, round(wire.width)), found.get((lower, upper), 0)
+            if (a and a == b) or b == (False, lower) or a == (True, upper):
+                found[lower, upper] = min(so_far + MAIN_PULL, MOST_PULL)
+            else:
+                found[lower, upper] = max(pull, so_far)
     return tuple(Segment(lower, upper, pull) for (lower, upper), pull in found.items())
 
 
 def _strands(
-    wires: Sequence[Wire], trunks: Sequence[tuple[bool, int]]
-) -> tuple[tuple[float, ...], dict[tuple[bool, int], float]]:
+    wires: Sequence[Wire], trunks: Sequence[Trunk]
+) -> tuple[tuple[float, ...], dict[Trunk, float]]:
     """Give every wire its offset inside its trunk, and every trunk its thickness."""
-    widest: dict[tuple[bool, int], dict[tuple[int, ...], float]] = defaultdict(dict)
+    widest: dict[Trunk, dict[tuple[int, ...], float]] = defaultdict(dict)
     chosen = [w.joined_strand if t else w.strand for w, (t, _) in zip(wires, trunks, strict=True)]
     for wire, trunk, strand in zip(wires, trunks, chosen, strict=True):
         widest[trunk][strand] = max(wire.width, widest[trunk].get(strand, 0.0))
-    middle: dict[tuple[tuple[bool, int], tuple[int, ...]], float] = {}
-    thickness: dict[tuple[bool, int], float] = {}
+    middle: dict[tuple[Trunk, tuple[int, ...]], float] = {}
+    thickness: dict[Trunk, float] = {}
     for trunk, strands in widest.items():
-        total = sum(strands.values()) + 0.8 * (len(strands) - 1)
-        at = -total / 2
+        thickness[trunk] = sum(strands.values()) + _STRAND_GAP * (len(strands) - 1)
+        at = -thickness[trunk] / 2
         for strand in sorted(strands):
             middle[trunk, strand] = at + strands[strand] / 2
-            at += strands[strand] + 0.8
-        thickness[trunk] = total
-    return tuple(middle[place] for place in zip(trunks, chosen, strict=True)), thickness
+            at += strands[strand] + _STRAND_GAP
+    return tuple(middle[key] for key in zip(trunks, chosen, strict=True)), thickness
 
 
 def choose_trunks(rows: Sequence[int], wires: Sequence[Wire]) -> tuple[bool, ...]:
@@ -162,27 +159,23 @@ def choose_trunks(rows: Sequence[int], wires: Sequence[Wire]) -> tuple[bool, ...
         above[wire.source].add(wire.target)
         below[wire.target].add(wire.source)
     taken: dict[int, set[int]] = {target: set() for target in below}
-
-    def reach(source: int, without: int) -> int:
-        return max((rows[t] for t in above[source] if t != without), default=rows[source] + 1)
-
-    targets = sorted(below, key=lambda t: (-len(below[t]), t))
     for _ in range(4):
-        before = {t: set(s) for t, s in taken.items()}
-        for target in targets:
-            for source in taken[target]:
-                above[source].add(target)
-            saving = {s: max(0, rows[target] - reach(s, target)) for s in sorted(below[target])}
-            best, floor = 0, None
+        before = dict(taken)
+        for target in sorted(below, key=lambda t: (-len(below[t]), t)):
+            saving = {}  # how many rows a source's trunk would be shorter
+            for source in below[target]:
+                above[source].discard(target)
+                reach = max((rows[t] for t in above[source]), default=rows[source] + 1)
+                saving[source] = max(0, rows[target] - reach)
+            best, floor = 0, rows[target]
             for row in sorted({rows[s] for s in saving}):
                 gain = sum(g for s, g in saving.items() if rows[s] >= row)
                 gain -= rows[target] - row - 1
                 if gain > best:
                     best, floor = gain, row
-            chosen = {s for s, g in saving.items() if floor is not None and rows[s] >= floor and g}
-            taken[target] = chosen
-            for source in chosen:
-                above[source].discard(target)
+            taken[target] = {s for s, g in saving.items() if rows[s] >= floor and g}
+            for source in below[target] - taken[target]:
+                above[source].add(target)
         if before == taken:
             break
     return tuple(w.source in taken[w.target] for w in wires)
