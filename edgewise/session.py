@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from .experiment.parts import split
@@ -32,7 +32,7 @@ class Lift:
 
     lifted: LiftedModel
     certificate: Certificate
-    watch: Watch
+    watch: Watch = field(repr=False)
 
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:

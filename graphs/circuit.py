@@ -45,6 +45,10 @@ class Circuit:
         kept.setflags(write=False)
         object.__setattr__(self, "kept", kept)
 
+    def __repr__(self) -> str:
+        counts = f"{len(self):,} of {self.graph.edge_count:,} edges, {len(self.nodes):,} nodes"
+        return f"Circuit({counts}, {self.graph.describe()})"
+
     @staticmethod
     def full(graph: ComputationGraph) -> Circuit:
         """Keep every edge."""

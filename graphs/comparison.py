@@ -87,8 +87,8 @@ class NoiseFloor:
     level: float
     edges_tested: int = 0
     test: str = "not stated"
-    jaccard: Likeness
-    edges: tuple[FloorRow, ...]
+    jaccard: Likeness = field(repr=False)
+    edges: tuple[FloorRow, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.repetitions < 2 or not 0 < self.level < 1:
@@ -244,7 +244,7 @@ class CrossEvaluation:
 class RolesInModel:
     """What some heads do in one model; `notes` limit what that means, in sentences."""
 
-    heads: tuple[HeadRoles, ...] = ()
+    heads: tuple[HeadRoles, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
 

@@ -71,6 +71,11 @@ _NODE_FORMS = (
 )
 
 
+def _short(thing: Node | Port | Edge) -> str:
+    """Show a name as people write it, in lists and notebooks too."""
+    return f"{type(thing).__name__}({str(thing)!r})"
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """Name one computation of the model.
@@ -82,6 +87,7 @@ class Node:
     kind: Kind
     layer: int | None = None
     index: int | None = None
+    __repr__ = _short
 
     @staticmethod
     @cache
@@ -116,6 +122,7 @@ class Port:
 
     node: Node
     letter: str | None = None
+    __repr__ = _short
 
     @staticmethod
     @cache
@@ -162,6 +169,7 @@ class Edge:
 
     sender: Node
     port: Port
+    __repr__ = _short
 
     @staticmethod
     def parse(text: str) -> Edge:

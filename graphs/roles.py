@@ -153,7 +153,7 @@ class ModelRoles:
         notes: what limits the values, in sentences.
     """
 
-    heads: tuple[HeadRoles, ...]
+    heads: tuple[HeadRoles, ...] = field(repr=False)
     model: Mapping[str, object]
     tokens: Mapping[str, object]
     task: Mapping[str, object] | None = None

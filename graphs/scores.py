@@ -41,6 +41,10 @@ class Scores:
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
 
+    def __repr__(self) -> str:
+        counts = f"{np.isfinite(self.values).sum():,} of {self.graph.edge_count:,} edges"
+        return f"Scores({counts}, {self.graph.describe()})"
+
     def __getitem__(self, edge: Edge | str) -> float:
         return float(self.values[self.graph.locate(edge)])
 

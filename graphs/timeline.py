@@ -132,6 +132,11 @@ class Timeline:
             values.setflags(write=False)
         object.__setattr__(self, "scores", frozen)
 
+    def __repr__(self) -> str:
+        ends = f"from {self.labels[0]!r} to {self.labels[-1]!r}"
+        edges = f"{len(self.core):,} edges in all, {len(self.union):,} in any"
+        return f"Timeline({len(self)} checkpoints {ends}, {edges})"
+
     def __len__(self) -> int:
         return len(self.circuits)
 

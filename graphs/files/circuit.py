@@ -178,8 +178,8 @@ class CircuitFile:
     discovery: DiscoveryBlock
     certificate: CertificateBlock
     measures: Mapping[str, Any] = field(default_factory=dict)
-    edge_scores: np.ndarray | None = None
-    extra: Mapping[str, object] = field(default_factory=dict)
+    edge_scores: np.ndarray | None = field(default=None, repr=False)
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
     path: Path | None = None
 
     def __post_init__(self) -> None:

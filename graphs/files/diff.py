@@ -108,6 +108,10 @@ class DiffFile:
     def __post_init__(self) -> None:
         make_plain(self, "a", "b", "extra")
 
+    def __repr__(self) -> str:
+        names = (side["model"]["name"] for side in (self.a, self.b))
+        return "DiffFile(a={!r}, b={!r}, {!r})".format(*names, self.diff)
+
     @property
     def scores(self) -> ScoreComparison:
         """Return how alike the scores are; of an older file, as far as its kept edges tell."""

@@ -104,10 +104,10 @@ class TimelineFile:
     """
 
     timeline: Timeline
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: tuple[Checkpoint, ...] = field(repr=False)
     task: TaskBlock
     discovery: DiscoveryBlock
-    extra: Mapping[str, object] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         make_plain(self, "task", "discovery", "extra", "checkpoints")

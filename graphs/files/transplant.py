@@ -131,7 +131,7 @@ class TransplantFile:
     measures: Gain
     chosen: Chosen | None = None
     edges: Circuit | None = None
-    singles: tuple[Row, ...] = ()
+    singles: tuple[Row, ...] = field(default=(), repr=False)
     greedy: tuple[Row, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
 

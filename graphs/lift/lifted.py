@@ -97,18 +97,18 @@ class LiftedModel:
     """
 
     family: str
-    tokens: Tensor
-    positions: Tensor | None
-    blocks: tuple[Block, ...]
-    final_norm: Norm | None
-    unembed: Linear
+    tokens: Tensor = field(repr=False)
+    positions: Tensor | None = field(repr=False)
+    blocks: tuple[Block, ...] = field(repr=False)
+    final_norm: Norm | None = field(repr=False)
+    unembed: Linear = field(repr=False)
     graph: ComputationGraph
     variants: dict[str, str]
     max_positions: int | None = None
     embed_scale: float = 1.0
     logit_scale: float = 1.0
     logit_softcap: float | None = None
-    embed_norm: Norm | None = None
+    embed_norm: Norm | None = field(default=None, repr=False)
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 

@@ -86,6 +86,9 @@ class PromptPairs:
         if not self.pairs:
             raise PromptError(f"'{self.name}' holds no prompt pairs; accepted: at least one.")
 
+    def __repr__(self) -> str:
+        return f"PromptPairs({len(self):,} pairs, name={self.name!r}, seed={self.seed})"
+
     def __len__(self) -> int:
         return len(self.pairs)
 

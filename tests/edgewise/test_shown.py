@@ -1,0 +1,66 @@
+"""What a notebook shows of a value: what it is in a few lines, never its weights or scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgewise import (
+    Edge,
+    Experiment,
+    read_circuit,
+    read_roles,
+    read_scores,
+    read_timeline,
+    read_transplant,
+)
+from edgewise.graphs.files import read_diff
+from edgewise.workflow import Selection, discover, make_runner, open_model, open_task
+
+STORED = Path(__file__).parents[1] / "data" / "version1"
+SCREEN = 30 * 80
+
+
+def shown(value: object) -> str:
+    """Return what a notebook shows, if that is short and has no arrays in it."""
+    text = repr(value)
+    assert len(text) <= SCREEN and text.count("\n") < 30, text[:300]
+    assert not any(word in text for word in ("tensor(", "array(", "Parameter", "\n")), text[:300]
+    return text
+
+
+def test_files_are_shown_in_a_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(STORED)
+    circuit, diff = read_circuit("eap-ig.json"), read_diff("run/diffs/base_vs_tuned.json")
+    line = read_timeline("timeline.json")
+    assert shown(line.timeline).startswith("Timeline(2 checkpoints from 'base' to 'tuned', ")
+    assert shown(circuit.circuit).startswith("Circuit(40 of 110 edges, ")
+    assert "40 of 110 edges" in shown(circuit)
+    assert shown(read_scores("eap-ig.scores.safetensors").scores).startswith(
+        "Scores(110 of 110 edges, 2 layers"
+    )
+    for value in (diff, diff.diff, diff.noise_floor, diff.cross, diff.roles, line, line.timeline):
+        shown(value)
+    shown(read_scores("eap-ig.scores.safetensors"))
+    shown(read_roles("roles.json"))
+    shown(read_transplant("transplant.json"))
+    assert "40 of 110 edges" in shown(Experiment.from_circuit("eap-ig.json"))
+
+
+def test_names_are_shown_as_people_write_them() -> None:
+    edge = Edge.parse("embed->a0.h1<v>")
+    assert repr([edge, edge.port, edge.sender]) == (
+        "[Edge('embed->a0.h1<v>'), Port('a0.h1<v>'), Node('embed')]"
+    )
+
+
+def test_what_is_found_from_python_is_shown_in_a_few_lines(models: dict[str, Path]) -> None:
+    session = open_model(models["llama"])
+    pairs, report = open_task(session, "induction", examples=20)
+    assert shown(pairs) == "PromptPairs(20 pairs, name='induction', seed=0)"
+    found = discover(session, pairs, method="eap", select=Selection(top=30))
+    for value in (session, session.lifted, session.loaded, session.certificate, report, found):
+        shown(value)
+    shown(make_runner(session, pairs))
+    assert "family='llama'" in shown(session)
