@@ -136,9 +136,9 @@ class _Builder:
         for node, stroke in self.subject.nodes:
             (x, y), style = self.at[node], NODE_STYLES[node.kind]
             words = "  ".join(filter(None, (str(node), style.words, self.subject.labels.get(node))))
-            size = (node_width(node), NODE_HEIGHT)
-            look = (style.shape, style.fill, stroke, stroke, NODE_FONT)
-            marks.append(NodeMark(str(node), round(x, 2), y, *size, *look, words))
+            where = (round(x, 2), y, node_width(node), NODE_HEIGHT)
+            look = (style.shape, style.fill, stroke, stroke)
+            marks.append(NodeMark(str(node), *where, *look, NODE_FONT, words))
         return tuple(marks)
 
     def _edges(self) -> tuple[EdgeMark, ...]:

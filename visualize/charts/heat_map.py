@@ -188,10 +188,10 @@ class _Builder:
             value = math.nan if np.isnan(values).all() else float(np.nansum(values))
             name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
             score = "no score" if math.isnan(value) else f"{value:.4g}"
-            sizes = (left + x, top + y, width - _THIN, self.row - _THIN)
-            where = [round(size, 2) for size in sizes]
+            corner = (round(left + x, 2), round(top + y, 2))
+            size = (round(width - _THIN, 2), round(self.row - _THIN, 2))
             words = f"{name}  {panel.title}  {score}"
-            marks.append(Cell(name, *where, scale.colour(value), words))
+            marks.append(Cell(name, *corner, *size, scale.colour(value), words))
         return marks
 
     def _ticks(self, panel: int, top: float) -> list[Text]:

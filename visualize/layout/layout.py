@@ -44,9 +44,9 @@ def arrange(subject: Subject, *, layout: str = "auto", timeout: float = 20.0) ->
     number = {node: i for i, node in enumerate(nodes)}
     wires = []
     for line in subject.lines:
-        ends = (number[line.edge.sender], number[line.edge.port.node])
-        strands = [line.strand(joined=j, by_kind=not subject.letters) for j in (False, True)]
-        wires.append(Wire(*ends, *strands, edge_width(line.strength)))
+        source, target = number[line.edge.sender], number[line.edge.port.node]
+        own, joined = (line.strand(joined=j, by_kind=not subject.letters) for j in (False, True))
+        wires.append(Wire(source, target, own, joined, edge_width(line.strength)))
     widths = []
     for node in nodes:
         above = text_width(subject.labels.get(node, ""), LABEL_FONT) + 2

@@ -36,7 +36,7 @@ def place_rows(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> list[float
     """Return every vertex's x, the smallest 0, for rows ordered from left to right."""
     arcs, count = _residual_arcs(skeleton, order), len(skeleton.vertices)
     both = _distances(count, arcs[:, [1, 0, 2]]) - _distances(count, arcs)
-    return ((both - both.min()) / (2 * _GRID)).tolist()
+    return [*map(float, (both - both.min()) / (2 * _GRID))]
 
 
 def _residual_arcs(skeleton: Skeleton, order: Sequence[Sequence[int]]) -> np.ndarray:
