@@ -24,7 +24,7 @@ from edgewise.discovery.exact import exact
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
@@ -91,7 +91,7 @@ def search(options: argparse.Namespace, runner: Runner) -> tuple[Discovery, int 
     if options.work == "exact":
         return exact(runner), None
     found: Search = (
-        DenseSearch(runner) if options.dense else IncrementalSearch(runner, options.threshold)
+        Search(runner) if options.dense else IncrementalSearch(runner, options.threshold)
     )
     rule = Rule(options.threshold, options.ports_first, candidates=options.candidates)
     result = walk(found, runner.graph, rule)

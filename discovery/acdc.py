@@ -13,9 +13,7 @@
 Questions about successive edges are asked in batches as prefixes {e1}, {e1, e2}, …: as long as
 edges fall, the second question of the one-by-one walk is the second prefix. The first prefix whose
 increment over the one before reaches the threshold marks a kept edge, and the walk goes on behind
-it, so every decision is that of the one-by-one walk.
-
-A journal of the decisions lets a stopped walk go on to the same circuit; see resumable.py.
+it, so every decision is that of the one-by-one walk. How a stopped walk goes on: resumable.py.
 """
 
 from __future__ import annotations
@@ -55,8 +53,7 @@ def acdc(
     ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False,
     absolute: Annotated[bool, Option("compare the absolute change of the loss")] = False,
     candidates: Annotated[
-        int,
-        Option("questions asked together; no influence on the result", 1, 1024, only_time=True),
+        int, Option("questions asked together; no influence on the result", 1, 1024, only_time=True)
     ] = 64,
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -65,8 +62,7 @@ def acdc(
     from ..patching.incremental.search import make_search
     from ..patching.run.floors import beyond_rounding
 
-    least = beyond_rounding(threshold, runner.floor)
-    rule = Rule(least, ports_first, absolute, candidates)
+    rule = Rule(beyond_rounding(threshold, runner.floor), ports_first, absolute, candidates)
     return walk(make_search(runner, threshold), runner.graph, rule, progress, journal)
 
 
@@ -87,10 +83,7 @@ def walk(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Discovery:
-    """Walk all ports with any search, whose current circuit is the full one.
-
-    Raises FileFormatError if the journal is not of this walk.
-    """
+    """Walk all ports with any search at the full circuit; FileFormatError: not its journal."""
     most = question_bound(graph, rule.candidates, rule.ports_first)
     on = Resumable(search, graph, rule.candidates, most, progress, journal)
     for step in on.through(steps(graph, rule.ports_first)):
@@ -158,16 +151,13 @@ def first_that_rises(
 
 def steps(graph: ComputationGraph, ports_first: bool) -> list[Step]:
     """List the steps of the walk in order."""
-
-    def single(row: int) -> Step:
-        return Step((row,), str(graph.ports[row]))
-
-    found = [single(len(graph.ports) - 1)]
+    single = [Step((row,), str(port)) for row, port in enumerate(graph.ports)]
+    found = single[-1:]
     for layer in reversed(range(graph.layers)):
         rows = [i for i, port in enumerate(graph.ports) if port.node.layer == layer][::-1]
         attention = [row for row in rows if graph.ports[row].letter in LETTERS]
-        found += [single(row) for row in rows if row not in attention]
+        found += [single[row] for row in rows if row not in attention]
         if ports_first:
             found.append(Step(tuple(attention), f"ports of layer {layer}", whole=True))
-        found += [single(row) for row in attention]
+        found += [single[row] for row in attention]
     return found

@@ -1,18 +1,22 @@
-"""EAP: edge attribution patching (Syed et al. 2023).
+"""EAP and EAP-IG: edge attribution patching (Syed et al. 2023; Hanna et al. 2024).
 
-1. Run the model on the clean prompts, and note the ablation value a_u of every sender.
-2. Take the gradient of the loss at every port of the clean run.
+1. Note the ablation value a_u of every sender, and what it writes on the clean prompts, o_u.
+2. Take the gradient of the loss at every port, in one run or as the mean over several: `eap` of
+   the clean run; `clean-corrupted` of it and the run from the ablated embedding; `eap-ig` of m runs
+   from the embeddings z_k = z_ablated + (k/m)(z_clean − z_ablated), k = 0 … m−1 (the reference
+   implementation's range; `midpoint` takes (k + ½)/m instead).
 3. Score each edge by Σ (a_u − o_u) · ∂loss/∂x_p: the change of the loss, to first order, if the
    edge alone were ablated. Positive means the edge helps.
 
-`clean-corrupted` averages the gradient of the clean run and of the run from the ablated embedding.
+Under `zero` ablation the first point of EAP-IG is an embedding of 0, where an RMSNorm's slope is
+1/√eps; its gradient then drowns the others. `midpoint` avoids that point.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from .registry import Discovery, method
+from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Progress, Runner
@@ -26,9 +30,7 @@ if TYPE_CHECKING:
 )
 def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the gradient at the clean run."""
-    from ..patching.gradients.attribution import attribute
-
-    return Discovery(attribute(runner, [1.0], progress), questions=0)
+    return _attributed(runner, [1.0], progress)
 
 
 @method(
@@ -39,6 +41,30 @@ def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
 )
 def clean_corrupted(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     """Score every edge with the mean of the two gradients."""
+    return _attributed(runner, [0.0, 1.0], progress)
+
+
+@method(
+    "eap-ig",
+    summary="score all edges with gradients averaged between the ablated and the clean input",
+    selects=False,
+    gradient="path",
+    scores_for_searches=True,
+    unpaired={"midpoint": True},
+)
+def eap_ig(
+    runner: Runner,
+    *,
+    steps: Annotated[int, Option("number of gradients that are averaged", 1, 1000)] = 5,
+    midpoint: Annotated[bool, Option("take the middle of each step, not its left end")] = False,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Score every edge with the averaged gradient."""
+    shift = 0.5 if midpoint else 0.0
+    return _attributed(runner, [(k + shift) / steps for k in range(steps)], progress)
+
+
+def _attributed(runner: Runner, points: list[float], progress: Progress | None) -> Discovery:
     from ..patching.gradients.attribution import attribute
 
-    return Discovery(attribute(runner, [0.0, 1.0], progress), questions=0)
+    return Discovery(attribute(runner, points, progress))

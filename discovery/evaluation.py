@@ -79,7 +79,6 @@ def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> 
 def _evaluation(
     metric: Metric, circuit: Circuit, values: Sequence[float], floor: float
 ) -> Evaluation:
-    """Put together the values of full, circuit, empty and complement."""
     full, kept, empty, rest = values
     graph = circuit.graph
     sign = -1.0 if metric.larger_is_better else 1.0
@@ -139,10 +138,7 @@ def curve(
     shares: Sequence[float] = CURVE_SHARES,
     progress: Progress | None = None,
 ) -> Curve:
-    """Measure faithfulness of the top circuits of several sizes, and the areas CPR and CMD.
-
-    Source: Mueller et al. 2025 (Mechanistic Interpretability Benchmark).
-    """
+    """Measure top circuits of several sizes, and the areas CPR and CMD (Mueller et al. 2025)."""
     from scipy.integrate import trapezoid
 
     sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
@@ -195,8 +191,6 @@ def smallest_faithful(
     Doubles n until the floor is reached, but for rounding, then halves the interval. Faithfulness
     need not rise with every edge, so a smaller n may exist that this search steps over; the
     returned circuit is measured to reach the floor, and the one with an edge less is not.
-
-    Raises EdgewiseError if full and empty circuit measure the same.
     """
     total = runner.graph.edge_count
     ends = different_ends(runner)
@@ -220,10 +214,7 @@ def smallest_faithful(
 
 
 def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
-    """Measure by how much the loss rises without each kept edge; other edges have no score.
-
-    Edges whose score is not above the runner's `floor` do not help.
-    """
+    """Measure by how much the loss rises without each kept edge: above `floor` the edge helps."""
     from ..patching.incremental.search import make_search
 
     runner.require_graph(circuit.graph)
@@ -238,10 +229,7 @@ def effects_of_leaving_out(
     progress: Progress | None = None,
     at_once: int | None = None,
 ) -> Scores:
-    """Measure by how much the loss rises without each edge of the search's current circuit.
-
-    Edges into a port without a way to `logits` have the effect 0, without a question.
-    """
+    """Measure the loss's rise without each edge of the search's circuit, 0 for dead ones."""
     kept, loss = search.kept, search.loss.value()
     values = np.where(kept, 0.0, np.nan)
     live = kept & graph.live(kept)[0][:, None]

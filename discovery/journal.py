@@ -2,8 +2,7 @@
 
 An entry is written when a step (a port, or a layer's ports as wholes) is decided and the search has
 been marked; every later number follows from the entries alone. So a walk that replays them, and
-restores the search to its last mark, goes on as if it had never stopped, to the last bit. Nothing
-here touches a file: a journal is whatever has entries and takes more of them.
+restores the search to its last mark, goes on as if it had never stopped, to the last bit.
 """
 
 from __future__ import annotations

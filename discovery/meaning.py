@@ -28,10 +28,7 @@ class Meaningless(UserWarning):
 
 
 def doubt(runner: Runner, scores: Scores, searched: bool) -> str | None:
-    """Say why what a method found cannot mean anything; None where it can.
-
-    `searched`: the method chose a circuit itself.
-    """
+    """Say why what a method found, a circuit if it `searched`, cannot mean anything; or None."""
     values = scores.values[~np.isnan(scores.values)].astype(np.float64)
     remedy = (
         f"accepted: a metric, prompts or an ablation (here {runner.ablation.name}) with which "

@@ -57,10 +57,7 @@ def random_circuits(
 
 @dataclass(frozen=True)
 class Baseline:
-    """The faithfulness of random circuits, and a circuit's percentile among them.
-
-    `seed`: of the first draw; the others follow it.
-    """
+    """Random circuits' faithfulness, a circuit's percentile among it, and the first draw's seed."""
 
     faithfulness: tuple[float, ...]
     percentile: float
@@ -68,9 +65,8 @@ class Baseline:
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        values = list(self.faithfulness)
-        found = {"circuits": len(values), "seed": self.seed, "percentile": self.percentile}
-        return {**found, "faithfulness": values}
+        found = {"circuits": len(self.faithfulness), "seed": self.seed}
+        return {**found, "percentile": self.percentile, "faithfulness": [*self.faithfulness]}
 
 
 def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> float:

@@ -17,10 +17,9 @@ Given scores of edges (EAP-IG's, unless others are given) and the wanted number 
    `sweeps` times, or until nothing is better.
 6. The scores are the rises of the loss without each kept edge (minimality).
 
-Every loss after step 1 is measured, none is estimated. Nothing is random. Losses that differ by no
-more than rounding makes them differ (the runner's `floor`) are equal, and ties go to the earlier
-edge in the graph. An edge that dangles when another is removed goes with it, so fewer than n edges
-may be kept.
+Every loss after step 1 is measured. Losses that differ by no more than rounding makes them differ
+(the runner's `floor`) are equal, and ties go to the earlier edge in the graph. An edge that dangles
+when another is removed goes with it, so fewer than n edges may be kept.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ import numpy as np
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
 from ..patching.run.floors import in_order
-from .eap_ig import eap_ig
+from .eap import eap_ig
 from .evaluation import different_ends, effects_of_leaving_out, leave_out
 from .registry import Discovery, Option, method
 
@@ -45,20 +44,11 @@ if TYPE_CHECKING:
     from ..patching.incremental.search import Search
     from ..patching.run.runner import Progress, Runner
 
-POOL = 3
-"""How many times the wanted edges removal starts from."""
-
-EXTRA_RISE = 0.25
-"""By what share a block may raise the loss more than its edges do one by one."""
-
-SHORT_LIST = 32
-"""Of how many of the least harmful edges the effects are measured anew after every removal."""
-
-REMEASURED = 0.1
-"""What share of the circuit is removed before the effects of all edges are measured anew."""
-
-ROUNDING = 1e-5
-"""How far above the wanted faithfulness a circuit must be: it is measured again by another run."""
+POOL = 3  # how many times the wanted edges removal starts from
+EXTRA_RISE = 0.25  # by what part a block may raise the loss more than its edges do one by one
+SHORT_LIST = 32  # least harmful edges whose effects are measured anew after every removal
+REMEASURED = 0.1  # what part of the circuit is removed before all effects are measured anew
+ROUNDING = 1e-5  # how far above the wanted faithfulness: it is measured again by another run
 
 ORDER = "least harmful edges first; ablated edges put back where that lowers the loss"
 
@@ -284,10 +274,7 @@ def pool(scores: Scores, n: int) -> Circuit:
 
 
 def smallest(asked: Iterator[Answers], count: int, floor: float = 0.0) -> list[Ranked]:
-    """Return the questions with the smallest losses in order, of equal ones the earlier edge first.
-
-    Losses within `floor` are equal; they are sharpened only as far as it takes to rank them.
-    """
+    """Return the questions with the smallest losses in order, equal ones as `in_order` has them."""
     parts = list(asked)
     if not parts:
         return []

@@ -50,7 +50,7 @@ class Discovery:
 
     `circuit`: if the method selects one itself. `questions`: how many candidate ablations were
     evaluated; `order`: in which order edges were decided, for searches. `notes`: what else a file
-    should say: of searches `loss_search`, the circuit's loss as the search has it, and
+    says: of searches `loss_search`, the circuit's loss as the search has it, and
     `vocabulary_products`, the questions that took all logits. `doubt`: why it cannot mean anything.
     """
 
@@ -64,7 +64,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method, with everything that help, documents and other steps say of it.
+    """A registered method.
 
     `function` takes a runner, `progress`, and the options as keywords; one that takes `journal` can
     be stopped and resumed, one that takes `start` can start from given scores. `selects`: it
@@ -232,16 +232,18 @@ def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:
     if option.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     right = isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))
-    where = f"option '{key}' of method '{method_name}'"
+    where, accepted = f"option '{key}' of method '{method_name}'", ""
     if not right:
-        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        raise EdgewiseError(f"{where} is {value!r}; accepted: {kind[option.type]}.")
-    if option.choices and value not in option.choices:
+        kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+        accepted, value = kinds[option.type], repr(value)
+    elif option.choices and value not in option.choices:
         raise unknown(where, value, option.choices)
-    if option.type is float and not math.isfinite(value):
-        raise EdgewiseError(f"{where} is {value}; accepted: a finite number.")
-    if option.minimum is not None and value < option.minimum:
-        raise EdgewiseError(f"{where} is {value}; accepted: at least {option.minimum:g}.")
-    if option.maximum is not None and value > option.maximum:
-        raise EdgewiseError(f"{where} is {value}; accepted: at most {option.maximum:g}.")
+    elif option.type is float and not math.isfinite(value):
+        accepted = "a finite number"
+    elif option.minimum is not None and value < option.minimum:
+        accepted = f"at least {option.minimum:g}"
+    elif option.maximum is not None and value > option.maximum:
+        accepted = f"at most {option.maximum:g}"
+    if accepted:
+        raise EdgewiseError(f"{where} is {value}; accepted: {accepted}.")
     return value

@@ -1,13 +1,9 @@
-"""A walk that can be stopped: what ACDC needs beside its decisions.
-
-The journal's entries are replayed, then the search is restored to where it stood; how many
-questions are asked together follows how many fell; progress tells the pace.
-"""
+"""A walk that can be stopped: journal, batches and pace, which ACDC needs beside its decisions."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +23,7 @@ if TYPE_CHECKING:
     from .journal import Journal
 
 
-RECENT = 64
-"""How many reports back the pace is taken from."""
+RECENT = 64  # reports that the pace is taken from
 
 
 def question_bound(graph: ComputationGraph, candidates: int, ports_first: bool = False) -> int:
@@ -54,10 +49,7 @@ def question_bound(graph: ComputationGraph, candidates: int, ports_first: bool =
 
 
 class Pace:
-    """How many questions there were, and about how many more there will be.
-
-    Estimated from recent questions for each edge decided, which become fewer as nodes die.
-    """
+    """How many questions there were, and, judged by recent ones, about how many more will be."""
 
     def __init__(self, edges: int, bound: int) -> None:
         self.edges, self.bound = edges, bound
@@ -93,8 +85,8 @@ class Step:
 class Resumable:
     """A walk on its way: the search, whose circuit is the current one, and what was decided.
 
-    At most `candidates` questions are asked together, and `questions` in all. The journal tells
-    what was decided before, and takes what is decided.
+    At most `candidates` questions are asked together, and `questions` in all. The journal's entries
+    are replayed, then the search is restored to where it stood.
     """
 
     def __init__(
@@ -114,20 +106,16 @@ class Resumable:
         self._past = list(journal.entries if journal else ())[::-1]
         self._trail = Trail(search.kept.copy()) if self._past else None
 
-    def through(self, steps: Iterable[Step]) -> Iterator[Step]:
+    def through(self, steps: Sequence[Step]) -> Iterator[Step]:
         """Yield the steps, each where the search stands behind the one before."""
-        for step in steps:
-            self._stand()
-            yield step
+        for step in (*steps, None):
+            if self._trail is not None and not self._past:  # everything in the journal is replayed
+                self.search.restore(self._trail)
+                self._trail = None
+            if step is not None:
+                yield step
         if self._past:
             raise misfit(self._past[-1], "its end")
-        self._stand()
-
-    def _stand(self) -> None:
-        """Stand where the last session stood, once everything in the journal is replayed."""
-        if self._trail is not None and not self._past:
-            self.search.restore(self._trail)
-            self._trail = None
 
     def drop(self, row: int) -> None:
         """Take all edges of a port without a question."""
@@ -141,15 +129,14 @@ class Resumable:
     def note(self, step: Step, stay: Sequence[int]) -> None:
         """Settle the search, and journal what was decided; `stay`: the whole ports kept."""
         mark = self.search.mark()
-        if self.journal is None:
-            return
         kept: dict[str, float | None] = {str(self.graph.ports[row]): None for row in stay}
         if not step.whole:
             (row,) = step.rows
             senders = np.flatnonzero(self.search.kept[row]).tolist()
             kept = {str(self.graph.senders[u]): float(self.scores[row, u]) for u in senders}
         counts = (self.batch, self.search.questions, self.search.products)
-        self.journal.append(Entry(step.name, kept, *counts, mark))
+        if self.journal is not None:
+            self.journal.append(Entry(step.name, kept, *counts, mark))
 
     def replay(self, step: Step, left: list[int]) -> bool:
         """Decide about a step's ports as the journal has it; False where that has ended."""
@@ -182,16 +169,17 @@ class Resumable:
         self.decided += decided
         if self.progress is None or self._past:
             return
-        what = (
-            f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss.low:.4g}, "
-            f"{int(self.search.kept.any(0).sum()):,} nodes left, "
-            f"{self.pace.words(self.decided, self.search.questions)}"
-        )
+        nodes = int(self.search.kept.any(0).sum())
+        what = f"edges decided, at {self.graph.ports[row]}, loss {self.search.loss.low:.4g}, "
+        what += f"{nodes:,} nodes left, {self.pace.words(self.decided, self.search.questions)}"
         self.progress(self.decided, self.graph.edge_count, what)
 
     def result(self, order: str) -> Discovery:
         """Return the circuit and the increments that kept its edges."""
-        scores, search = Scores(self.graph, self.scores), self.search
-        circuit = Circuit(self.graph, search.kept)
-        notes = {"loss_search": search.loss.value(), "vocabulary_products": search.products}
-        return Discovery(scores, circuit, search.questions, order, notes)
+        return searched(self.search, Scores(self.graph, self.scores), order)
+
+
+def searched(search: Search, scores: Scores, order: str) -> Discovery:
+    """Return the circuit that a search ended with, and the scores of its edges."""
+    notes = {"loss_search": search.loss.value(), "vocabulary_products": search.products}
+    return Discovery(scores, Circuit(scores.graph, search.kept), search.questions, order, notes)

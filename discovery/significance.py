@@ -1,7 +1,7 @@
 """Which edges' scores differ between two models by more than prompts make them differ?
 
 Discovery is repeated R_a times in model A and R_b times in model B, each time on prompts of its
-own. Each repetition scores every edge, so the question is asked of every edge of the graph:
+own, and every edge of the graph is asked about:
 
 1. Welch's t-test (Welch 1947) of the edge's scores in A against those in B: the two may vary
    unequally. t = (mean_b − mean_a) / √(v_a / R_a + v_b / R_b), v the sample variances, with the
@@ -14,8 +14,7 @@ own. Each repetition scores every edge, so the question is asked of every edge o
 No edge is selected by its score before the test: a test of the strongest edges only, on the
 numbers that made them the strongest, would find changes where there are none.
 
-Beside it, `label_permutation` asks of whole circuits whether two groups of repetitions are less
-alike between than within. Shapes: R repetitions, P ports, S senders.
+Shapes: R repetitions, P ports, S senders, E edges.
 """
 
 from __future__ import annotations
@@ -29,16 +28,13 @@ from ..graphs.errors import EdgewiseError
 from ..graphs.graph import ComputationGraph
 from .registry import scoring_method
 
-ROUNDING = 2.0**-20
-"""Standard deviations have this floor, in parts of the largest |score|: 16 units of float32."""
-
-MOST_SPLITS = 20_000
-"""So many ways to split repetitions into two groups are enumerated; of more, as many are drawn."""
+ROUNDING = 2.0**-20  # floor of standard deviations, in parts of the largest |score|
+MOST_SPLITS = 20_000  # ways to split repetitions that are enumerated; of more, as many are drawn
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeTest:
-    """Say of every edge what a test found, float64 [P, S], NaN where no edge exists."""
+    """What a test found of every edge, float64 [P, S], NaN where no edge exists."""
 
     mean_a: np.ndarray
     mean_b: np.ndarray
@@ -47,10 +43,7 @@ class EdgeTest:
 
 
 def compare_edges(graph: ComputationGraph, a: np.ndarray, b: np.ndarray) -> EdgeTest:
-    """Test, for every edge, whether its scores differ between two groups of repetitions.
-
-    `a`, `b`: [R_a, P, S] and [R_b, P, S], two repetitions or more and a score for every edge.
-    """
+    """Test, for every edge, whether scores [R, P, S] of two groups of two or more differ."""
     x, y = _rows(graph, a), _rows(graph, b)
     p = welch(x, y)
     found = np.full((4, *graph.reads.shape), np.nan)
@@ -113,7 +106,7 @@ def jaccard_matrix(kept: np.ndarray) -> np.ndarray:
     shared = flat @ flat.T
     sizes = np.diag(shared)
     union = sizes[:, None] + sizes[None, :] - shared
-    return np.where(union == 0, 1.0, shared / np.where(union == 0, 1.0, union))
+    return np.divide(shared, union, out=np.ones_like(union), where=union > 0)
 
 
 def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> Likeness:
@@ -143,9 +136,7 @@ def label_permutation(likeness: np.ndarray, first: int, seed: int = 0) -> Likene
     test = permutation_test(
         (a, b), statistic, n_resamples=MOST_SPLITS, alternative="greater", rng=rng
     )
-    within_a, within_b = (
-        tuple(likeness[np.ix_(rows, rows)][np.triu_indices(len(rows), 1)].tolist())
-        for rows in (a, b)
-    )
-    between = tuple(likeness[:first, first:].ravel().tolist())
-    return Likeness(within_a, within_b, between, float(test.pvalue))
+    blocks = (likeness[np.ix_(rows, rows)] for rows in (a, b))
+    a_alike, b_alike = (block[np.triu_indices(len(block), 1)].tolist() for block in blocks)
+    between = likeness[:first, first:].ravel().tolist()
+    return Likeness(tuple(a_alike), tuple(b_alike), tuple(between), float(test.pvalue))

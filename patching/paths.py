@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
@@ -48,12 +49,7 @@ class Path:
 
     @staticmethod
     def parse(text: str, graph: ComputationGraph) -> list[Path]:
-        """Read a path; `*` stands for each head, or expert, of a layer, one path for each.
-
-        Raises:
-            NameSyntaxError: not a path; the message shows the form.
-            GraphMismatch: a step is not an edge of the graph.
-        """
+        """Read a path; `*` stands for each head, or expert, of a layer, one path for each."""
         steps = [step.strip() for step in text.split("->")]
         if len(steps) < 2 or steps[-1] != "logits":
             raise NameSyntaxError(
@@ -83,10 +79,8 @@ def patch_paths(
 ) -> list[PathEffect]:
     """Measure the effect of paths, each alone or, if `together`, of all in one run.
 
-    `denoise`: put clean values into the corrupted run; default: ablated values into the clean.
-
-    Raises:
-        EdgewiseError: denoising with an ablation other than resample, or no path.
+    `denoise`: put clean values into the corrupted run (there must be one); default: ablated values
+    into the clean.
     """
     if denoise and not runner.ablation.paired:
         paired = " or ".join(name for name, one in ablations().items() if one.paired)
@@ -98,19 +92,19 @@ def patch_paths(
     if not found:
         raise EdgewiseError("no path is given; accepted: one or more, as in a0.h3->logits.")
     groups = [found] if together else [[path] for path in found]
-    before, after = 0.0, np.zeros(len(groups))
+    losses = np.zeros(1 + len(groups))
     for chunk in runner.chunks():
         base, other = (chunk.base, chunk.clean) if denoise else (chunk.clean, chunk.base)
-        before += _loss(runner, chunk, base.streams.final)
         with torch.no_grad():
             delta = sender_deltas(other, base).flatten(1)
-            for i, group in enumerate(groups):
-                stream = _patched_stream(runner, chunk, base, delta, group)
-                after[i] += _loss(runner, chunk, stream[0])
-    refuse_nan(np.append(after, before), f"the metric '{runner.metric.name}'")
-    before, after = before / len(runner.pairs), after / len(runner.pairs)
+            patched = (_patched_stream(runner, chunk, base, delta, group)[0] for group in groups)
+            for i, stream in enumerate(itertools.chain([base.streams.final], patched)):
+                loss = runner.metric.loss(chunk.logits(stream), chunk.target)
+                losses[i] += float(loss.cpu().double().sum())
+    refuse_nan(losses, f"the metric '{runner.metric.name}'")
+    before, *after = (losses / len(runner.pairs)).tolist()
     names = [" + ".join(path.name for path in group) for group in groups]
-    return [PathEffect(name, before, float(x)) for name, x in zip(names, after, strict=True)]
+    return [PathEffect(name, before, loss) for name, loss in zip(names, after, strict=True)]
 
 
 def _expand(step: str, graph: ComputationGraph, *, first: bool) -> list[str]:
@@ -145,19 +139,13 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
     return Path(start, tuple(edges), "->".join(steps))
 
 
-def _loss(runner: Runner, chunk: Chunk, stream: Tensor) -> float:
-    return float(runner.metric.loss(chunk.logits(stream), chunk.target).cpu().double().sum())
-
-
 def _patched_stream(
     runner: Runner, chunk: Chunk, base: Trace, delta: Tensor, paths: Sequence[Path]
 ) -> Tensor:
     """Return the stream at `logits`, [1, B, T, D]; delta [S, B·T·D] is what starts change."""
     graph = runner.graph
-    kept = np.zeros_like(graph.reads)
-    for edge in itertools.chain.from_iterable(path.edges for path in paths):
-        kept[graph.locate(edge)] = True
+    circuit = Circuit.empty(graph).with_edges(edge for path in paths for edge in path.edges)
     starts = sorted({graph.sender_index[path.start] for path in paths})
-    plan = make_plan(graph, kept[None], consistent=True, fixed=frozenset(starts))
+    plan = make_plan(graph, circuit.kept[None], consistent=True, fixed=frozenset(starts))
     world = World(runner.model, chunk.context, base, delta, chunk.past)
     return run_masked(world, plan, 1)

@@ -33,10 +33,7 @@ class Values:
     post: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[..., Tensor], *others: Values) -> Values:
-        """Change what all senders write, with examples and positions first, [B, T, …] each.
-
-        `others`: values whose tensors are given to `change` too.
-        """
+        """Change what all senders write, and `others` beside it, each with [B, T, …] first."""
 
         def senders_last(*x: Tensor) -> Tensor:
             return change(*(y.movedim(0, 2) for y in x)).movedim(2, 0)
@@ -109,10 +106,7 @@ def sum_heads(block: Block, z: Tensor) -> Tensor:
 
 
 def project(block: Block, letter: str, normed: Tensor) -> Tensor:
-    """Apply a whole projection: normed [..., D] gives [..., H, K], or [..., G, K] for k, v.
-
-    A norm of all heads together is applied; norms of single heads are part of attending.
-    """
+    """Project normed [..., D], with a norm of all heads together: [..., H, K], or [..., G, K]."""
     out = project_only(block, letter, normed)
     norm = block.attention.norm_of_all(letter)
     return out if norm is None else norm(out.flatten(-2)).view_as(out)
@@ -158,18 +152,14 @@ def past_of(
     keys, values = past[layer]
     chosen = range(block.attention.heads) if heads is None else heads
     groups = [head // block.attention.group_size for head in chosen]
-    if groups == list(range(keys.shape[-2])):
-        return keys, values
-    return keys[..., groups, :], values[..., groups, :]
+    whole = groups == list(range(keys.shape[-2]))
+    return past[layer] if whole else (keys[..., groups, :], values[..., groups, :])
 
 
 def run_plain(
     model: LiftedModel, ids: Tensor, context: AttentionContext, past: Past | None = None
 ) -> Trace:
-    """Run the whole model on token ids [B, all positions]; keep what senders write in the window.
-
-    The window begins at the context's `start`; if that is not 0, `past` is needed.
-    """
+    """Run the model on ids [B, all]; keep what senders write from the context's `start` on."""
     window = slice(context.start, None)
     sources = model.embed(ids[:, window], context.position_ids[:, window])
     stream = sources.sum(0)
@@ -197,10 +187,7 @@ def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
-    """Return how the context's queries weigh all positions, [B, H, queries, T], of one stream.
-
-    stream: [B, T, D], what the attention ports of the layer hold at all positions.
-    """
+    """Return the attention of the context's queries to a stream [B, T, D], [B, H, queries, T]."""
     normed = block.read(stream)
     context = context.on(normed.device)
     q = project(block, "q", context.queries(normed))

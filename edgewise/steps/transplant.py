@@ -112,13 +112,13 @@ class Choice:
     def edges_of(self, graph: ComputationGraph) -> Circuit:
         """Return the chosen edges."""
         from ..graphs.circuit import Circuit
-        from ..patching.transplant.transplant import edges_mask, nodes_mask
+        from ..patching.transplant.transplant import nodes_mask
 
         if self.circuit is not None:
             return self.circuit
         if self.nodes:
             return Circuit(graph, nodes_mask(graph, map(Node.parse, self.nodes)))
-        return Circuit(graph, edges_mask(graph, map(Edge.parse, self.edges)))
+        return Circuit.empty(graph).with_edges(self.edges)
 
 
 @within_memory()

@@ -56,7 +56,7 @@ Carried = Callable[[Runs], "Values"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """A registered ablation, with everything that help, documents and runners ask of it.
+    """A registered ablation.
 
     `paired`: the values are those of the corrupted run, token by token. `consistent`: a node all of
     whose inputs are ablated writes exactly its own ablation value. `aligned`: all prompts must be

@@ -2,9 +2,8 @@
 
 For an edge u→p the attribution is Σ (a_u − o_u) · ∂loss/∂x_p over positions and features. One
 taped forward pass and one backward pass give ∂loss/∂x_p of every port; one matrix product per
-layer gives all scores. What is saved against a plain implementation:
+layer gives all scores. Each block is a tape of its own, in which parameters are constants.
 
-* Each block is a tape of its own, in which parameters are constants.
 * A port's gradient passes its projection W and its norm. With x̂ the normalised input, r the
   norm's factor 1/std, W' the projection times the norm's weight (its rows centred if the norm
   centres) and g the gradient at the projection's output,
@@ -14,8 +13,7 @@ layer gives all scores. What is saved against a plain implementation:
   Without a norm only the first term is left, with r = 1. A norm of all heads' queries or keys
   together couples a port to every head's projection; that is one more term of the second kind.
 * Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
-* A token at which nothing moves (before the first difference of a pair under `resample`; behind
-  the answer; padding) adds nothing to any score and is left out of ports' gradients and products.
+* A token at which nothing moves adds nothing to any score and is left out.
 
 Shapes: K points, B examples, T positions, n tokens at which something moves, D d_model, H heads,
 d d_head, S senders.
@@ -64,10 +62,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
     """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
 
     `points`: for each gradient, how much of the clean embedding it is taken at: 1 is the clean run,
-    0 the run from the ablated embedding.
-
-    Raises:
-        EdgewiseError: the metric has no gradient, or none at these points, or one that is NaN.
+    0 the run from the ablated embedding. Metrics without a gradient there are refused.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
@@ -100,10 +95,7 @@ def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
 
 
 class _ChunkScores:
-    """Run forward and backward once over one chunk; scores are summed over its examples.
-
-    `delta`: [S, n·D], clean − ablated value of every sender at the moving tokens.
-    """
+    """One run forward and backward over a chunk; `delta`: [S, n·D], clean − ablated values."""
 
     def __init__(self, runner: Runner, chunk: Chunk, points: list[float], delta: Tensor) -> None:
         self.runner, self.chunk, self.model = runner, chunk, runner.model
@@ -183,10 +175,7 @@ class _ChunkScores:
     def _through(
         self, kind: Kind, layer: int, write: Tensor, x: Tensor, gradient: Tensor
     ) -> Tensor:
-        """Score the port of `m{l}` or `o{l}`; return the gradient that flows back through it.
-
-        Where the layer has experts the gradient is that of the sum of what they write.
-        """
+        """Score the port of `m{l}` or `o{l}`; return the gradient that flows back through it."""
         (own,) = torch.autograd.grad(write, x, gradient)
         self._put(Port(Node(kind, layer)), self._select(own).mean(0, keepdim=True))
         return own

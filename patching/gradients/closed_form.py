@@ -17,11 +17,7 @@ from ..trace import project_only
 
 
 class Extra(NamedTuple):
-    """What a norm of all heads together takes off a port's g W'.
-
-    That is a factor of each port times one vector; `product` is theirs with x̂. [K·B, T, …]:
-    ports, D and ports.
-    """
+    """What a norm of all heads takes off a port's g W': factors of ports by a vector, with x̂."""
 
     factor: Tensor
     vector: Tensor

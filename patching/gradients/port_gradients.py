@@ -20,13 +20,7 @@ from ..run.runner import Runner
 
 
 def port_gradients(runner: Runner, chunk: Chunk, circuit: Circuit) -> dict[Port, Tensor]:
-    """Return ∂(summed loss of the chunk)/∂x_p for every port with a path to `logits`, [B, T, D].
-
-    Ports without such a path have no influence; their gradient is 0 and they are left out.
-
-    Raises:
-        EdgewiseError: the metric has no gradient.
-    """
+    """Return ∂(summed loss)/∂x_p at every port with a path to `logits`, [B, T, D]."""
     runner.metric.require_gradient(at_clean_only=False)
     graph = runner.graph
     ports, _ = graph.live(circuit.kept)

@@ -17,33 +17,19 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import Block, LiftedModel
+from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.norms import Norm, working_dtype
 from ..incremental.unembedding import times
 
 
 def frozen(norm: Norm | None, at: Tensor, x: Tensor) -> Tensor:
-    """Return what a part x of `at` contributes to the normalised `at`, [N, D].
-
-    Parts that sum up to `at` contribute, together with the norm's bias, what the norm gives.
-    """
+    """Return what a part x of `at` contributes to the normalised `at`, but its bias, [N, D]."""
     if norm is None:
         return x
     _, rate = norm.unit(at)
     x = x.to(rate.dtype)
     x = (x - x.mean(-1, keepdim=True) if norm.centred else x) * rate
     return x if norm.scale is None else x * place(norm.scale, x.device)
-
-
-def to_stream(block: Block, summed: Tensor | None, x: Tensor) -> Tensor:
-    """Return what heads' outputs x [h, B, D] add to the stream.
-
-    summed: [B, D], what the layer's norm behind attention reads; not needed without such a norm.
-    """
-    if block.attention_post_norm is None:
-        return x
-    assert summed is not None
-    return frozen(block.attention_post_norm, place(summed, x.device), x)
 
 
 @dataclass(frozen=True)
@@ -71,10 +57,7 @@ class Direct:
         return times(place(normed, weight.device), weight) * self.model.logit_scale
 
     def difference(self, normed: Tensor) -> Tensor:
-        """Return the mean logit of the answers minus that of the distractors, [h, B].
-
-        Where a pair has no distractors, the mean over all logits takes their place.
-        """
+        """Return the mean logit of the answers minus that of the distractors, or of all, [h, B]."""
         return torch.einsum("hbd,bd->hb", normed, self._direction)
 
     @cached_property

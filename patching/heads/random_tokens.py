@@ -1,8 +1,7 @@
 """Random tokens to measure heads on: a start, a block of distinct random tokens, the block again.
 
-In the second copy every token is a duplicate and its successor is known; what stands in the first
-copy is random. Block lengths vary, so that attending a fixed number of tokens back does not look
-like finding a token again.
+In the second copy every token is a duplicate and its successor is known. Block lengths vary, so
+that attending a fixed number of tokens back does not look like finding a token again.
 """
 
 from __future__ import annotations
@@ -18,12 +17,9 @@ from ..prompts.tokens import Tokens
 if TYPE_CHECKING:
     from ...graphs.lift.lifted import LiftedModel
 
-LEAST, LONGEST = 4, 40
-"""Tokens of the shortest block that can be used, and of the longest that is made."""
-
+LEAST, LONGEST = 4, 40  # tokens of the shortest block that can be used, of the longest made
 SEQUENCES = 32
-VARIED = 4
-"""Fewer different block lengths than this are worth a note."""
+VARIED = 4  # fewer different block lengths than this are worth a note
 
 
 @dataclass(frozen=True)
@@ -114,8 +110,7 @@ def model_blocks(
     """Draw sequences that a model accepts: its own start token, tokens, and number of positions.
 
     With a tokenizer, blocks are made of its plain words (see `Tokens.ordinary`) and start as its
-    prompts do, or with its beginning-of-sequence token; else they are made of all the model's
-    tokens but those its config calls special.
+    prompts do; else they are made of all the model's tokens but those its config calls special.
     """
     config = getattr(model.model, "config", None)
     size = len(model.tokens)

@@ -37,18 +37,17 @@ import torch
 from torch import Tensor
 
 from ...graphs.errors import GraphMismatch
+from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
 from ..prompts.pairs import Batch, Pair, PromptPairs
-from ..run.prompt_checks import check_prompts
-from ..run.runner import Progress
+from ..run.runner import Progress, check_prompts
 from ..trace import Trace, at_answers, patterns, project, run_plain
-from .direct import Direct, to_stream
+from .direct import Direct, frozen
 from .random_tokens import RandomBlocks
 
-TOP = 5
-"""Among how many of the largest logits a copied token must be."""
+TOP = 5  # among how many of the largest logits a copied token must be
 
 EQUAL = 2.0**-17
 """Attention weights, and logits in units of the largest, are equal if they differ by less: 64 units
@@ -77,7 +76,11 @@ def measure(
     progress: Progress | None = None,
 ) -> Measured:
     """Measure heads (default: all) on random tokens and, if there are any, on prompt pairs."""
-    wanted = _wanted(model, heads)
+    every = [node for node in model.graph.senders if node.kind is Kind.HEAD]
+    wanted = [node for node in every if heads is None or node in heads]
+    if missing := [str(node) for node in heads or () if node not in every]:
+        has = model.graph.describe()
+        raise GraphMismatch(f"the model has no head {', '.join(missing)}; it has {has}.")
     if pairs is not None:
         check_prompts(model, pairs)
     on_tokens = token_scores(model, blocks, progress)
@@ -90,18 +93,6 @@ def measure(
         own = {key: float(on_tokens[key][node.layer or 0, node.index or 0]) for key in ON_TOKENS}
         found.append(HeadRoles.of(node, {**own, **scores}, spans))
     return Measured(tuple(found), difference)
-
-
-def _wanted(model: LiftedModel, heads: Sequence[Node] | None) -> list[Node]:
-    every = [node for node in model.graph.senders if node.kind is Kind.HEAD]
-    if heads is None:
-        return every
-    missing = [str(node) for node in heads if node not in set(every)]
-    if missing:
-        raise GraphMismatch(
-            f"the model has no head {', '.join(missing)}; it has {model.graph.describe()}."
-        )
-    return [node for node in every if node in set(heads)]
 
 
 @torch.no_grad()
@@ -128,13 +119,9 @@ def token_scores(
 
 def _targets(lead: int, length: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return, for each score, the queries and the key of each, for a block of this length."""
-    first = torch.arange(lead, lead + length)
-    second = first + length
-    return {
-        "previous": (first[1:], first[:-1]),
-        "duplicate": (second, first),
-        "induction": (second, first + 1),
-    }
+    t = torch.arange(lead, lead + length)
+    again = t + length
+    return {"previous": (t[1:], t[:-1]), "duplicate": (again, t), "induction": (again, t + 1)}
 
 
 def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
@@ -150,10 +137,7 @@ def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
 def task_scores(
     model: LiftedModel, pairs: PromptPairs, heads: Sequence[Node], progress: Progress | None = None
 ) -> tuple[list[tuple[Figures, Figures]], float]:
-    """Return each head's means at the answer position of the clean prompts, and the model's own.
-
-    Of a head: the scores, and the weight of each span that any prompt has.
-    """
+    """Return each head's mean scores and span weights at answers, and the model's difference."""
     sums = {key: np.zeros(len(heads)) for key in ON_TASK if key != "direct_share"}
     weights = np.zeros((len(model.blocks), model.graph.heads, len(SPANS)))
     present, total = np.zeros(len(SPANS), dtype=bool), 0.0
@@ -163,11 +147,12 @@ def task_scores(
         present |= spans.any(0).any(-1)
         total += float(run.direct.total.double().sum())
         for layer in range(len(model.blocks)):
-            weights[layer] += np.einsum("bht,bst->hs", run.pattern(layer), spans)
+            pattern = run.pattern(layer)
+            weights[layer] += np.einsum("bht,bst->hs", pattern, spans)
             columns = [i for i, node in enumerate(heads) if node.layer == layer]
             if columns:
                 own = [heads[i].index or 0 for i in columns]
-                for key, values in run.measure(layer, own).items():
+                for key, values in run.measure(layer, own, pattern[:, own]).items():
                     sums[key][columns] += values.sum(-1)
         if progress is not None:
             progress(some[-1] + 1, len(pairs), "prompts")
@@ -180,9 +165,9 @@ def task_scores(
     found = []
     for number, node in enumerate(heads):
         each = weights[node.layer or 0, node.index or 0] / len(pairs)
-        spread = zip(SPANS, each.tolist(), present, strict=True)
-        weight_of = {key: weight if there else None for key, weight, there in spread}
-        found.append(({key: means[key][number] for key in ON_TASK}, weight_of))
+        read = [x if there else None for x, there in zip(each.tolist(), present, strict=True)]
+        scores = {key: means[key][number] for key in ON_TASK}
+        found.append((scores, dict(zip(SPANS, read, strict=True))))
     return found, difference
 
 
@@ -216,17 +201,14 @@ class _AnswerRun:
         self.context = AttentionContext(*places, at=self.at)
         final = at_answers(self.run.streams.final, self.at)
         self.direct = Direct(model, final, batch.answers, batch.distractors)
-        self._patterns: dict[int, np.ndarray] = {}
 
     def pattern(self, layer: int) -> np.ndarray:
         """Return how the answer positions weigh all positions, float64 [B, H, T]."""
-        if layer not in self._patterns:
-            block, stream = self.model.blocks[layer], self.run.streams.attention[layer]
-            weights = patterns(block, stream, self.context)[:, :, 0]
-            self._patterns[layer] = weights.double().cpu().numpy()
-        return self._patterns[layer]
+        block, stream = self.model.blocks[layer], self.run.streams.attention[layer]
+        weights = patterns(block, stream, self.context)[:, :, 0]
+        return np.asarray(weights.double().cpu())
 
-    def measure(self, layer: int, heads: list[int]) -> dict[str, np.ndarray]:
+    def measure(self, layer: int, heads: list[int], pattern: np.ndarray) -> dict[str, np.ndarray]:
         """Return each score of some heads of a layer on each prompt, float64 [h, B]."""
         attention = self.model.blocks[layer].attention
         z = self.run.values.z[layer]  # [B, T, H, K]
@@ -234,19 +216,19 @@ class _AnswerRun:
         z = z[rows, self.at.to(z.device)][:, heads].transpose(0, 1)  # [h, B, K]
         written = self.direct.normed(self._to_stream(layer, attention.outputs(z, heads)))
         direct = self.direct.difference(written).double().cpu().numpy()
-        attended, weight = self._attended(layer, heads)
+        attended, weight = self._attended(layer, pattern.transpose(1, 0, 2))  # [h, B, T]
         copy, anti_copy = self._copies(layer, heads, attended)
         return {"direct": direct, "attended": weight, "copy": copy, "anti_copy": anti_copy}
 
     def _to_stream(self, layer: int, x: Tensor) -> Tensor:
-        summed = None
-        if self.model.graph.post_norm:
-            summed = at_answers(self.run.streams.post[layer], self.at)
-        return to_stream(self.model.blocks[layer], summed, x)
+        """Return what heads' outputs x [h, B, D] add to the stream."""
+        if not self.model.graph.post_norm:
+            return x
+        summed = at_answers(self.run.streams.post[layer], self.at)
+        return frozen(self.model.blocks[layer].attention_post_norm, place(summed, x.device), x)
 
-    def _attended(self, layer: int, heads: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _attended(self, layer: int, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions attended to most, behind the first, [h, B], and their weight."""
-        pattern = self.pattern(layer)[:, heads].transpose(1, 0, 2)  # [h, B, T]
         attention = self.model.blocks[layer].attention
         hidden = self.context.hidden(attention.window, attention.causal)[:, 0, 0].cpu().numpy()
         start = self.batch.mask.long().argmax(-1).cpu().numpy()
@@ -275,10 +257,7 @@ class _AnswerRun:
 
 
 def _extreme(logits: Tensor, token: Tensor) -> np.ndarray:
-    """Tell whether a token is among the largest, and the smallest, logits [B, V]; [2, B].
-
-    Of equal logits none is ahead: a head that writes nothing copies nothing.
-    """
+    """Tell whether a token is ahead of all but few logits [B, V], or behind; of equal ones none."""
     known = token < logits.shape[-1]
     own = logits.gather(-1, token.clamp(max=logits.shape[-1] - 1)[:, None])
     same = EQUAL * logits.abs().amax(-1, keepdim=True)

@@ -24,8 +24,7 @@ from torch import Tensor
 from .liveness import Group
 from .state import IncrementalChunk, Projections
 
-QUESTION_BYTES = 1 << 28
-"""Memory that the questions of one pass may take."""
+QUESTION_BYTES = 1 << 28  # memory that the questions of one pass may take
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,7 @@ from ...graphs.names import Kind, Node, Port
 
 @dataclass(frozen=True)
 class Group:
-    """Live ports of one layer that keep the same edges, so that they hold the same stream.
-
-    `kept`: bool [S]. `heads`: which heads read the stream, for each letter.
-    """
+    """Live ports of one layer that keep the same edges, `kept` [S], and so hold one stream."""
 
     kept: np.ndarray
     rows: list[int]
@@ -40,10 +37,8 @@ class Liveness:
     def __init__(self, graph: ComputationGraph, kept: np.ndarray) -> None:
         self.graph, self.kept = graph, kept
         kinds = (Kind.POST, Kind.MLP) if graph.post_norm else (Kind.MLP,)
-        self.others = [
-            [graph.port_index[Port(Node(kind, layer))] for kind in kinds]
-            for layer in range(graph.layers)
-        ]
+        nodes = [[Node(kind, layer) for kind in kinds] for layer in range(graph.layers)]
+        self.others = [[graph.port_index[Port(node)] for node in layer] for layer in nodes]
         senders = np.zeros(len(graph.senders), dtype=np.int8)  # 0: dead, 1: narrow, 2: wide
         ports = np.zeros(len(graph.ports), dtype=np.int8)
         for row in range(len(ports) - 1, -1, -1):
@@ -93,10 +88,7 @@ class Liveness:
         return self.graph.first_heads[layer] + head
 
     def classes(self, senders: Sequence[int]) -> list[list[int]]:
-        """Part senders by which live ports keep an edge from them; returns indices into `senders`.
-
-        What the senders of one class write can be added up at once.
-        """
+        """Part senders, as indices, by which live ports keep an edge from them."""
         columns = self.kept[self.live_ports]
         found: dict[bytes, list[int]] = {}
         for i, sender in enumerate(senders):

@@ -8,16 +8,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-MOST_AT_ONCE = 32
-"""Losses that are taken in full together."""
+MOST_AT_ONCE = 32  # losses that are taken in full together
 
 
 class LossBounds(NamedTuple):
-    """Bound n losses, and by how much each exceeds the one before it; float64 [n].
-
-    Equal where a loss, or a rise, is known. What comes before the first is the loss of the circuit
-    that the questions start from.
-    """
+    """Bounds of n losses, and of the rise of each above the one before; float64 [n]."""
 
     low: np.ndarray
     high: np.ndarray
@@ -33,10 +28,7 @@ def exactly(losses: np.ndarray) -> LossBounds:
 
 
 class BoundSource(Protocol):
-    """Give better bounds of n losses.
-
-    `leads`: the loss of the circuit that they start from can be known too, as number −1.
-    """
+    """Where n losses are known better, and with `leads`, as number −1, that they start from."""
 
     leads: bool
 
@@ -48,11 +40,7 @@ class BoundSource(Protocol):
 
 
 class Losses:
-    """The losses of n questions, as bounds that are sharpened when asked for.
-
-    `source`: where they come from; None if all are known. `before`: the loss of the circuit that
-    the questions start from.
-    """
+    """Losses of n questions about a circuit of loss `before`, as bounds that `source` sharpens."""
 
     def __init__(
         self, bounds: LossBounds, source: BoundSource | None = None, before: Loss | None = None

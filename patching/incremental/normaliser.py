@@ -40,16 +40,10 @@ from torch import Tensor
 from .unembedding import ROWS, weighted
 
 HEAD_BYTES = 1 << 28
-FAR = 8
-"""One of so many tokens of the head is there for its distance from the centre."""
-
-TINY = 1e-30
-INFINITE = 1e30
-LEAST = 1e-25
-"""A sum of terms that is smaller has lost some of them in float32."""
-
-HEAVY_TAIL = 0.03
-"""Mass outside the head from which another head is chosen."""
+FAR = 8  # one of so many tokens of the head is there for its distance from the centre
+TINY, INFINITE = 1e-30, 1e30
+LEAST = 1e-25  # a sum of terms that is smaller has lost some of them in float32
+HEAVY_TAIL = 0.03  # mass outside the head from which another head is chosen
 
 
 @dataclass(frozen=True)
@@ -192,10 +186,7 @@ class Base:
         return float(self.tails[-1].log_mass.exp().mean()) > HEAVY_TAIL
 
     def bounds(self, y: Tensor, fine: bool) -> tuple[Tensor, ...]:
-        """Bound the log-normaliser at y [n, B, D], with the smallest or the largest head.
-
-        Low and high, [n, B], and of how much each exceeds the one before, [n − 1, B].
-        """
+        """Bound the log-normaliser at y [n, B, D], [n, B], and its n − 1 rises, with a head."""
         place = len(self.tails) - 1 if fine else 0
         tail, size = self.tails[place], self.head.sizes[place]
         d = (y - self.y).transpose(0, 1).contiguous()  # [B, n, D]
@@ -215,10 +206,7 @@ class Base:
 
 
 def _rises(top: Tensor, tails: tuple[Tensor, Tensor], reach: Tensor) -> tuple[Tensor, Tensor]:
-    """Bound by how much log(H + T) rises from each of n steps to the next, [B, n − 1].
-
-    `top`: log H, [B, n]. `tails`: bounds of log T, [B, n]. `reach`: ρ, [B, n − 1].
-    """
+    """Bound the n − 1 rises of log(H + T), [B, n − 1], from log H, bounds of log T, and ρ."""
     least, most = [], []
     for tail in tails:
         before, tail = torch.logaddexp(top, tail)[:, :-1], tail[:, :-1]

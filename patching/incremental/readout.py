@@ -26,24 +26,19 @@ from .losses import LossBounds, exactly
 from .normaliser import INFINITE, Base, Head
 from .unembedding import times, weighted
 
-SIZES = (512, 8192)
-"""Sizes of the head: bounds are first taken with the small one."""
-
-BOUNDED_AT_ONCE = 64
-"""Questions that are bounded with the large head together."""
-
-ROUNDING = 4e-6
-"""What bounds in float32 are widened by."""
+SIZES = (512, 8192)  # of the head: bounds are first taken with the small one
+BOUNDED_AT_ONCE = 64  # questions that are bounded with the large head together
+ROUNDING = 4e-6  # what bounds in float32 are widened by
 
 
 class Reading:
     """What is known of the losses of n questions on one chunk: sums over its examples.
 
-    `bounds`: float64 [n] each; the first rise is that above the current circuit's loss.
+    `bounds`: float64 [n] each; the first rise is that above the current circuit's loss. `leads`:
+    that loss can be known here too, as that of question −1.
     """
 
     leads = False
-    """Whether the current circuit's loss can be known here too, as that of question −1."""
 
     def __init__(self, bounds: LossBounds) -> None:
         self.bounds = bounds
@@ -64,10 +59,7 @@ class Readout:
 
     @torch.no_grad()
     def read(self, stream: Tensor, current: Tensor | None = None) -> Reading:
-        """Read the losses of streams at the answer positions, [n, B, D].
-
-        `current`: the current circuit's, [1, B, D], where rises above its loss are asked for.
-        """
+        """Read losses of streams at answers, [n, B, D], and rises above `current`, [1, B, D]."""
         return Reading(exactly(as_array(self.full(stream))))
 
     @property
@@ -81,11 +73,7 @@ class Readout:
 
     @torch.no_grad()
     def anchor(self, stream: Tensor, new_head: bool) -> np.ndarray:
-        """Return the loss of a stream, [1, B, D], exactly, and keep it as base point to go back to.
-
-        Bounds then depend on the anchor's stream and head alone, not on what was asked before.
-        `new_head`: choose another head at it.
-        """
+        """Return the loss of a stream, [1, B, D]; it is the base point to go back to."""
         return as_array(self.full(stream))
 
     def full(self, stream: Tensor) -> Tensor:
@@ -100,8 +88,8 @@ class TokenReadout(Readout):
 
     def full(self, stream: Tensor) -> Tensor:
         """Return losses from the logits of the metric's tokens, float64 [n]."""
-        few = self.chunk.answer_logits
-        return self.metric.loss(few.logits(stream), few.target).double().sum(-1)
+        tokens = self.chunk.answer_logits
+        return self.metric.loss(tokens.logits(stream), tokens.target).double().sum(-1)
 
 
 class NormaliserReadout(Readout):
@@ -147,10 +135,7 @@ class NormaliserReadout(Readout):
         return BoundedReading(self, self.normed(stream), current is not None)
 
     def bounds(self, y: Tensor, *, fine: bool) -> LossBounds:
-        """Bound the losses at normalised streams, [n, B, D], with the small or the large head.
-
-        There is a rise for all but the first of them.
-        """
+        """Bound losses at normalised streams [n, B, D], and all rises but the first."""
         found, rest = self.base.bounds(y, fine), self._rest(y)
         rise = rest[1:] - rest[:-1]
         slack = ROUNDING * len(self.chunk.batch)
@@ -217,10 +202,7 @@ class NormaliserReadout(Readout):
 
 
 class BoundedReading(Reading):
-    """Bounds: with a small head first, with a large one and in full where they do not do.
-
-    The rows of `y` are the current circuit, if it was given, and the questions.
-    """
+    """Bounds with a small head, then a large one, then in full; `leads`: y[0] is the circuit."""
 
     def __init__(self, readout: NormaliserReadout, y: Tensor, leads: bool) -> None:
         self.readout, self.y, self.leads, self.first = readout, y, leads, int(leads)
@@ -281,24 +263,21 @@ class Readings:
 
     @torch.no_grad()
     def sharpen(self, start: int, stop: int) -> LossBounds:
-        """Know the losses of questions `start` to `stop` better; return all bounds."""
+        """Know some losses better; return all bounds."""
         for reading in self.readings:
             reading.sharpen(start, stop)
         return self.bounds()
 
     @torch.no_grad()
     def know(self, start: int, stop: int) -> LossBounds:
-        """Know the losses of questions `start` to `stop` exactly; return all bounds."""
+        """Know some losses exactly; return all bounds."""
         for reading in self.readings:
             reading.know(start, stop)
         return self.bounds()
 
 
 def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout:
-    """Choose the cheapest readout that is exact for a metric.
-
-    `patience`: bounds move to a nearer base point where a mean loss is known worse than this.
-    """
+    """Choose the cheapest exact readout; `patience`: how badly a mean loss may be known."""
     if metric.reads_few:
         return TokenReadout(chunk, metric)
     vocabulary = chunk.model.unembed.weight.shape[0]
@@ -309,5 +288,4 @@ def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout
 
 def as_array(x: Tensor) -> np.ndarray:
     """Return a tensor's values as a new array."""
-    values: np.ndarray = x.cpu().numpy().copy()
-    return values
+    return np.array(x.cpu().numpy())

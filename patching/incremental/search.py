@@ -1,15 +1,13 @@
 """Searching: ask what ablating more edges of one port would do to the loss, then keep the answer.
 
-Discovery algorithms that decide edge by edge talk to this interface only. Two runners are behind
-it: `DenseSearch` restarts a masked run at the first changed layer and is short enough to be seen
-right; `IncrementalSearch` computes only what a question changes, and the loss only as well as is
-needed to decide. Both give the same answers; tests compare them.
+`Search` restarts a masked run at the first changed layer and is short enough to be seen right;
+`IncrementalSearch` computes only what a question changes, and the loss only as well as is needed to
+decide. Both give the same answers; tests compare them.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -31,10 +29,8 @@ class BaseKind(str, Enum):
     """What became the base point of bounds when a search was marked."""
 
     SAME = "same"
-    MOVED = "moved"
-    """The marked circuit."""
-    RENEWED = "renewed"
-    """The marked circuit, with another head of the vocabulary."""
+    MOVED = "moved"  # the marked circuit
+    RENEWED = "renewed"  # the marked circuit, with another head of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -58,60 +54,34 @@ class Trail:
         return Trail(kept, base, head, questions, products)
 
 
-class Search(ABC):
-    """A current circuit and its loss, and answers to questions about smaller ones.
+class Search:
+    """A current circuit and its loss, and answers to questions about smaller ones, by whole runs.
 
     `questions`: how many were asked. `kept`: the current circuit's mask, bool [ports, senders].
     """
 
-    questions = 0
-    kept: np.ndarray
-    loss: Loss
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self.questions = runner, 0
+        self.kept = runner.graph.reads.copy()
+        self._touched = len(runner.graph.ports)  # the first port that has lost an edge
+        self.loss = known(runner.losses([Circuit.full(runner.graph)]))[0]
+        if not math.isfinite(self.loss.low):
+            raise EdgewiseError(
+                f"the metric '{runner.metric.name}' is {self.loss.low} for the full model, so no "
+                "change of it can be measured; accepted: a metric that is finite on every prompt."
+            )
 
     @property
     def products(self) -> int:
         """Count questions whose loss took the whole unembedding."""
         return self.questions
 
-    @abstractmethod
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too.
 
         `rows`: the ports; several must be attention ports of one layer. `candidates`: bool
         [n, rows, senders], the edges each question ablates.
         """
-
-    @abstractmethod
-    def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of ports, bool [rows, senders].
-
-        `loss`: what `ask` said of it; None: dead ports, which change nothing.
-        """
-
-    @abstractmethod
-    def restart(self, kept: np.ndarray) -> None:
-        """Make another circuit the current one and measure it."""
-
-    @abstractmethod
-    def mark(self) -> BaseKind:
-        """Settle what is held, so that every later number follows from the trail of marks alone."""
-
-    @abstractmethod
-    def restore(self, trail: Trail) -> None:
-        """Stand where a search stood when it was marked, to the last bit."""
-
-
-class DenseSearch(Search):
-    """Answer each question by a run that restarts at the first changed layer."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.kept = runner.graph.reads.copy()
-        self._touched = len(runner.graph.ports)  # the first port that has lost an edge
-        self.loss = known(full_loss(runner))[0]
-
-    def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
-        """Return the losses if edges of one or more ports were ablated too."""
         masks = self.kept[None].repeat(len(candidates), axis=0)
         masks[:, list(rows)] &= ~candidates
         self.questions += len(candidates)
@@ -119,7 +89,10 @@ class DenseSearch(Search):
         return known(self._runner.mask_losses(masks, start_row=start), before=self.loss)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
-        """Ablate edges of ports."""
+        """Ablate edges of ports, bool [rows, senders].
+
+        `loss`: what `ask` said of it; None: dead ports, which change nothing.
+        """
         self.kept[list(rows)] &= ~ablated
         self._touched = min(*rows, self._touched)
         self.loss = self.loss if loss is None else loss
@@ -132,7 +105,7 @@ class DenseSearch(Search):
         self.loss = known(self._runner.mask_losses(kept[None]))[0]
 
     def mark(self) -> BaseKind:
-        """Settle what is held, so that every later number follows from the mask alone."""
+        """Settle what is held, so that every later number follows from the trail of marks alone."""
         self.restart(self.kept)
         return BaseKind.SAME
 
@@ -146,19 +119,16 @@ class IncrementalSearch(Search):
     """Answer each question by what it changes; see candidates.py and readout.py.
 
     Edges committed to a port are taken away in every later question about it; the state is computed
-    anew when another port is asked about.
-
-    `resolution`: a difference of losses that matters (the threshold of decisions); bounds move to a
-    nearer base point when the loss is known worse.
+    anew when another port is asked about. `resolution`: a difference of losses that matters (the
+    threshold of decisions); bounds move to a nearer base point when the loss is known worse.
     """
 
     def __init__(self, runner: Runner, resolution: float = 0.0) -> None:
         from .readout import make_readout
         from .state import IncrementalChunk
 
-        self._runner, self._resolution = runner, resolution
-        self.kept = runner.graph.reads.copy()
-        self.loss = known(full_loss(runner))[0]
+        super().__init__(runner)
+        self._resolution = resolution
         chunks = list(runner.chunks())
         self._states = [IncrementalChunk(chunk) for chunk in chunks]
         self._readouts = [make_readout(chunk, runner.metric, resolution) for chunk in chunks]
@@ -223,10 +193,10 @@ class IncrementalSearch(Search):
             self.loss.refine()
 
     def mark(self) -> BaseKind:
-        """Settle what is held, so that every later number follows from the trail of marks alone.
+        """Settle what is held; the loss becomes that of the state as it is computed anew.
 
-        The loss becomes that of the state as it is computed anew. The base point of bounds becomes
-        the last mark's again if it still bounds this loss well enough, else this circuit.
+        The base point of bounds becomes the last mark's again if it still bounds this loss well
+        enough, else this circuit.
         """
         self._renew(())
         went = [readout.back() for readout in self._readouts]
@@ -283,25 +253,6 @@ class IncrementalSearch(Search):
 
 
 def make_search(runner: Runner, resolution: float = 0.0) -> Search:
-    """Return the fastest search for a runner; see `IncrementalSearch` for `resolution`.
-
-    What is reused between questions lies on one device: a model that is spread over several is
-    searched by whole runs.
-    """
+    """Return the fastest search; a model on several devices is searched by whole runs."""
     several = runner.model.on_several_devices
-    return DenseSearch(runner) if several else IncrementalSearch(runner, resolution)
-
-
-def full_loss(runner: Runner) -> np.ndarray:
-    """Return the full circuit's loss, [1].
-
-    Raises:
-        EdgewiseError: it is not finite.
-    """
-    losses = runner.losses([Circuit.full(runner.graph)])
-    if not math.isfinite(losses[0]):
-        raise EdgewiseError(
-            f"the metric '{runner.metric.name}' is {losses[0]} for the full model, so no "
-            "change of it can be measured; accepted: a metric that is finite on every prompt."
-        )
-    return losses
+    return Search(runner) if several else IncrementalSearch(runner, resolution)

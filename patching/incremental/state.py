@@ -3,8 +3,7 @@
 The state is a function of the circuit's mask alone: `rebuild` computes it anew from the clean run,
 so no rounding piles up, and a search that was stopped goes on from the same numbers. Only nodes
 with a path to `logits` are computed, only where something reads them (see liveness.py), and only if
-they can differ from the full circuit's. Questions about smaller circuits start from it (see
-candidates.py).
+they can differ from the full circuit's.
 
 Shapes: n questions, B examples, T positions of the chunk's window (1 for narrow values), D d_model,
 K d_head, S senders. Everything is float32 at least, whatever the model's dtype.
@@ -81,10 +80,9 @@ class IncrementalChunk:
         """Return a port's stream in the clean run or with every edge ablated, [B, T, D]."""
         streams = (self.chunk.base if base else self.chunk.clean).streams
         node = self.graph.ports[row].node
-        if node.layer is None:
-            return streams.final
         by_kind = {Kind.MLP: streams.mlp, Kind.POST: streams.post}
-        return by_kind.get(node.kind, streams.attention)[node.layer]
+        of_layer = by_kind.get(node.kind, streams.attention)
+        return streams.final if node.layer is None else of_layer[node.layer]
 
     def base_stream(self, row: int, wide: bool) -> Tensor:
         """Return what a port holds when every edge into it is ablated, [B, T, D]."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROWS = 4096
-"""Rows that are widened at once."""
+ROWS = 4096  # that are widened at once
 
 
 def times(y: Tensor, weight: Tensor) -> Tensor:

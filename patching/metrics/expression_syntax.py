@@ -12,21 +12,19 @@ error names its place with a caret.
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
-from ...graphs.errors import MetricSyntaxError
+from ...graphs.errors import MetricSyntaxError, unknown
 
 ATOMS = ("logit", "logprob", "p")
 SIDES = ("answer", "distractor")
 FUNCTIONS = {"log": 1, "exp": 1, "abs": 1, "sqrt": 1, "max": 2, "min": 2}
 """Accepted functions, with the least number of values they take."""
 
-MAX_LENGTH = 500
-MAX_DEPTH = 40
+MAX_LENGTH, MAX_DEPTH = 500, 40
 TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 BEHIND = "expected an operator or ')'"
 
@@ -67,8 +65,7 @@ def parse(text: str) -> Declaration:
     larger_is_better, start = True, 0
     if match := _DIRECTION.match(text):
         if match["word"] not in _DIRECTIONS:
-            problem = f"unknown direction {_near(match['word'], _DIRECTIONS)}"
-            refuse(text, match.start("word"), problem)
+            refuse(text, match.start("word"), str(unknown("direction", match["word"], _DIRECTIONS)))
         larger_is_better, start = _DIRECTIONS[match["word"]], match.end()
     _check(text, list(_tokens(text, start)))
     plain = " " * start + re.sub(r"\s", " ", text[start:])
@@ -133,7 +130,7 @@ def _problem(before: _Token, token: _Token, name: str) -> str:
     accepted_names = SIDES if name in ATOMS else (*ATOMS, *FUNCTIONS)
     if token.kind == "name":
         known = token.text in accepted_names
-        return "" if known else f"unknown name {_near(token.text, accepted_names)}"
+        return "" if known else str(unknown("name", token.text, accepted_names))
     if name in ATOMS:
         return f"expected {' or '.join(SIDES)}{found}"
     begins = token.kind == "number" or token.text in ("(", "+", "-")
@@ -144,10 +141,3 @@ def after(text: str, node: ast.expr) -> int:
     """Find what follows a node and the parentheses around it."""
     end = (node.end_col_offset or 0) - 1
     return end + len(text[end:]) - len(text[end:].lstrip(f"){string.whitespace}"))
-
-
-def _near(found: str, accepted: Iterable[str]) -> str:
-    names = list(accepted)
-    near = difflib.get_close_matches(found, names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ";"
-    return f"'{found}'{hint} accepted: {', '.join(names)}"

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     Value = Tensor | float
 
-MAX_EXPONENT = 64
-MAX_NUMBER = 1e30
+MAX_EXPONENT, MAX_NUMBER = 64, 1e30
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,7 @@ class Expression:
 
 
 def expression(text: str) -> Expression:
-    """Read an expression (with or without a direction).
-
-    Raises MetricSyntaxError where it cannot be read, is constant, or is not a real number.
-    """
+    """Read an expression, with or without a direction; MetricSyntaxError if it has no value."""
     return _simplified(parse(text).tree, text)
 
 
@@ -226,11 +222,13 @@ def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
     name = tree.func.__name__
     # ratios of probabilities: p/(p + q) is 0/0 in floats where both underflow
     powers = name == "Pow" or (name == "Mul" and any(factor.is_Pow for factor in tree.args))
+    value: Value
     if powers and (logarithm := _log_of_positive(tree, values)) is not None:
-        return _exp(logarithm)
-    if name == "log" and (logarithm := _log_of_positive(tree.args[0], values)) is not None:
-        return logarithm
-    value: Value = _TORCH[name](*(_evaluate(part, values) for part in tree.args))
+        value = _TORCH["exp"](logarithm)
+    elif name == "log" and (logarithm := _log_of_positive(tree.args[0], values)) is not None:
+        value = logarithm
+    else:
+        value = _TORCH[name](*(_evaluate(part, values) for part in tree.args))
     return value
 
 
@@ -252,39 +250,31 @@ def _log_of_positive(tree: Any, values: Mapping[str, Tensor]) -> Value | None:
     known = [log for part in tree.args if (log := _log_of_positive(part, values)) is not None]
     if len(known) < len(tree.args):
         return None
-    return reduce(operator.add if name == "Mul" else _log_add_exp, known)
+    return reduce(operator.add, known) if name == "Mul" else _of_tensors("logaddexp")(*known)
 
 
-def _log_add_exp(a: Value, b: Value) -> Value:
-    import torch
+def _of_tensors(name: str) -> Callable[..., Any]:
+    """Extend a function of two tensors to two values or more, of which one at least is a tensor."""
 
-    if isinstance(a, float) and isinstance(b, float):
-        return max(a, b) + math.log1p(math.exp(-abs(a - b)))
-    return torch.logaddexp(*_tensors(a, b))
+    def apply(*parts: Value) -> Tensor:
+        import torch
 
+        like = next(part for part in parts if isinstance(part, torch.Tensor))
+        tensors = (torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in parts)
+        return reduce(getattr(torch, name), tensors)
 
-def _tensors(a: Value, b: Value) -> tuple[Tensor, Tensor]:
-    """Give the float of a mixed pair the other's shape and type."""
-    import torch
-
-    like = a if isinstance(a, torch.Tensor) else b
-    assert isinstance(like, torch.Tensor)
-    return torch.as_tensor(a).to(like), torch.as_tensor(b).to(like)
-
-
-def _exp(value: Value) -> Value:
-    return math.exp(value) if isinstance(value, float) else value.exp()
+    return apply
 
 
 _TORCH: dict[str, Callable[..., Any]] = {
     "Add": lambda *parts: reduce(operator.add, parts),
     "Mul": lambda *parts: reduce(operator.mul, parts),
     "Pow": operator.pow,
-    "exp": _exp,
+    "exp": lambda value: value.exp(),
     "log": lambda value: value.log(),
     "Abs": lambda value: value.abs(),
-    "Max": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].maximum(_tensors(a, b)[1]), parts),
-    "Min": lambda *parts: reduce(lambda a, b: _tensors(a, b)[0].minimum(_tensors(a, b)[1]), parts),
+    "Max": _of_tensors("maximum"),
+    "Min": _of_tensors("minimum"),
     "sign": lambda value: value.sign(),
     "Heaviside": lambda value, *_: (value.sign() + 1) / 2,  # ½ at ties, as in torch's maximum
 }

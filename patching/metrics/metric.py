@@ -15,8 +15,6 @@ from ...graphs.errors import EdgewiseError, PromptError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..prompts.pairs import Batch
-
 
 @dataclass(frozen=True)
 class Target:
@@ -29,11 +27,6 @@ class Target:
     answers: Tensor
     distractors: Tensor
     clean_logits: Tensor | None = None
-
-    @staticmethod
-    def from_batch(batch: Batch, clean_logits: Tensor | None = None) -> Target:
-        """Take the answers and distractors of a batch."""
-        return Target(batch.answers, batch.distractors, clean_logits)
 
     @cached_property
     def clean_log_probs(self) -> Tensor:
@@ -78,10 +71,7 @@ class Metric:
     default_for: str = ""
 
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
-        """Map logits [..., B, V] to one value per example [..., B].
-
-        Raises PromptError if the target lacks what the metric needs, or does not fit the logits.
-        """
+        """Map logits [..., B, V] to values [..., B]; PromptError if the target does not fit."""
         self.check(target)
         _check_fit(self.name, logits, target)
         return self.function(logits, target)
@@ -141,8 +131,7 @@ class Metric:
         return (self.function.__doc__ or "").strip().partition("\n")[0]
 
 
-METRICS: dict[str, Metric] = {}
-"""The registered metrics by name, in the order of definition; `registry.py` fills it."""
+METRICS: dict[str, Metric] = {}  # by name, in the order of definition; `registry.py` fills it
 
 
 def named(suited: Callable[[Metric], bool]) -> str:

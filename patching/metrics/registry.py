@@ -8,8 +8,7 @@
 | `nll` | −log Σ p(answers) | smaller |
 | `accuracy` | 1 where the largest answer logit exceeds the largest distractor logit | larger |
 
-A metric may also be written down as an expression (`expressions.py`). A new metric is one function
-under the decorator `metric`.
+A metric may also be written down as an expression (`expressions.py`).
 """
 
 from __future__ import annotations

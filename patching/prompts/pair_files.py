@@ -82,9 +82,7 @@ def read_pairs(
         )
     read = reader.tokens is not None and tokenizer is not None
     origin = {"tokens_sha256": tokens_sha256(tokenizer, pairs)} if read else {}
-    return PromptPairs(
-        tuple(pairs), name=path.stem, bos_prepended=reader.bos_prepended, origin=origin
-    )
+    return PromptPairs(tuple(pairs), path.stem, None, reader.bos_prepended, origin)
 
 
 def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> PromptPairs:
@@ -232,12 +230,12 @@ class _Reader:
         if position is None:
             position = tokens.last(clean_ids)
         context = clean if position == tokens.last(clean_ids) else ""
-        chosen = (
-            tuple(_one_token(tokens, context, _TEXT[2], text) for text in answers),
-            tuple(_one_token(tokens, context, _TEXT[3], text) for text in distractors),
+        right, wrong = (
+            tuple(_one_token(tokens, context, key, text) for text in texts)
+            for key, texts in zip(_TEXT[2:], (answers, distractors), strict=True)
         )
-        pair = _pair((clean_ids, corrupted_ids), *chosen, position, group)
-        for key, ids in zip(_TEXT, (clean_ids, corrupted_ids, *chosen), strict=True):
+        pair = _pair((clean_ids, corrupted_ids), right, wrong, position, group)
+        for key, ids in zip(_TEXT, (clean_ids, corrupted_ids, right, wrong), strict=True):
             self._ids(key, list(ids), empty=True)
         return pair
 

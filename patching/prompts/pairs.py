@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """One clean and corrupted prompt as token ids, without padding.
-
-    `answer_position` counts from the first token; the answer is predicted at this position.
-    """
+    """One clean and corrupted prompt as token ids; the answer is predicted at `answer_position`."""
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]

@@ -72,10 +72,7 @@ class Tokens:
         return self._single[text]
 
     def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
-        """Return the ids of an answer after a prompt: one id if it is a single known token.
-
-        Where prompt and answer would merge into other tokens, the answer counts as it stands alone.
-        """
+        """Return the ids of an answer after a prompt, or alone where the two would merge."""
         before, both = self.encode(prompt), self.encode(prompt + answer)
         if len(both) == len(before) + 1 and both[:-1] == before:
             return both[-1:]
@@ -86,10 +83,7 @@ class Tokens:
         return self._unknown is not None and self._unknown in ids
 
     def show(self, ids: Sequence[int]) -> list[str]:
-        """Return each id as readable text, spaces included.
-
-        Bytes that are no text by themselves are shown as the vocabulary writes them.
-        """
+        """Return each id as readable text or, if it is none by itself, as in the vocabulary."""
         shown: list[str] = []
         for mark, one in zip(self._tokens(ids), ids, strict=True):
             text: str = self._tokenizer.decode([one])
@@ -104,9 +98,8 @@ class Tokens:
     def ordinary(self, vocab_size: int | None = None, *, most: int = 4000) -> tuple[int, ...]:
         """Return the ids of up to `most` plain lower-case words with a space before them.
 
-        The lowest ids come first; tokenizers learn frequent words first, and rare pieces of words
-        make even good models hesitate. A vocabulary without such marks gives all its tokens that
-        are not special.
+        The lowest ids, of frequent words, come first. A vocabulary that marks no spaces gives all
+        its tokens that are not special.
         """
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         special = set(self._tokenizer.all_special_ids)

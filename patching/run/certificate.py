@@ -133,11 +133,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
-    """Make random prompt pairs of unequal lengths for any vocabulary.
-
-    They are longer than a short attention window, or a short limit beyond which rotary frequencies
-    change, so that these are checked too.
-    """
+    """Make random pairs longer than short attention windows and limits of rotary frequencies."""
     draw = random.Random(seed)
     vocabulary = len(model.tokens)
     rotaries = [block.attention.rotary for block in model.blocks]

@@ -119,7 +119,7 @@ class Chunk:
     @cached_property
     def answer_logits(self) -> AnswerLogits:
         """Return what maps the stream at the answers to the logits of their tokens alone."""
-        return AnswerLogits.of(self.model, Target.from_batch(self.batch))
+        return AnswerLogits.of(self.model, Target(self.batch.answers, self.batch.distractors))
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
@@ -145,10 +145,7 @@ class Chunk:
 
 
 def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:
-    """Subtract what every sender writes in two runs, [S, n, D], float32 at least.
-
-    `tokens`: indices into B·T of the n tokens wanted; default: all.
-    """
+    """Subtract what senders write in two runs at some tokens, [S, n, D], float32 at least."""
     model, new, old = run.model, run.values, base.values
 
     def flat(x: Tensor, y: Tensor) -> Tensor:  # [B, T, …] to [n, …]

@@ -6,23 +6,18 @@ full model's run; at least 1), is
 
     floor = s · L · (64 · eps(a) + u · eps(m)) / √n
 
-* eps(a): of the type that sums are taken in, float32 at least. A logit is the end of some hundred
-  sums of some thousand terms each; their roundings add up like a random walk. Over one, two and
-  four threads and every instruction set from SSE4 to AVX-512, losses of random circuits of five
-  families moved by at most 15 · s · eps / √n.
+* eps(a): of the type that sums are taken in, float32 at least. Roundings of some hundred sums of
+  some thousand terms add up like a random walk: over one to four threads and every instruction set
+  from SSE4 to AVX-512, losses of circuits of five families moved by at most 15 · s · eps / √n.
 * eps(m): of the model's type, with u = 2 where the values that are compared were computed in unlike
   ways (moved by at most 0.8 of these units); u = 0 within one search, whose state is kept in a.
 * L: by how much the metric moves with the logits, in units of a logit difference: half the sum of
   its absolute derivatives, the larger of those at the full and the empty circuit; 1 without any.
 
-*Values nearer than the floor are equal*, and of equal ones the earlier in the graph comes first.
-So are chosen: what `refine` removes, puts back and stops at; the greedy steps of a transplant and
-the order of its nodes; the smallest faithful circuit; whether full and empty circuit measure the
-same; the percentile among random circuits; which edges do not help (minimality); and ACDC's
-threshold (`beyond_rounding`). Scores have a floor of their own (see graphs/scores.py).
-
-No floor: `accuracy` compares single logits as they were computed; overlaps and their clustering are
-ratios of whole numbers; numbers from files are compared as stored, equal ones stay in graph order.
+*Values nearer than the floor are equal*, and of equal ones the earlier in the graph comes first:
+in every choice, order, stop and threshold of `refine`, transplants, ACDC (`beyond_rounding`) and
+evaluation. Scores have a floor of their own (see graphs/scores.py). There is none for `accuracy`,
+which compares single logits, for overlaps, and for numbers from files.
 """
 
 from __future__ import annotations

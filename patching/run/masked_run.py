@@ -195,16 +195,13 @@ class _MaskedRun:
             self._catch_up(senders)
             current = start if self.moved is None else start + self.moved
         found = [current if entry.start == CURRENT else start for entry in entries]
-        weighted = [i for i, entry in enumerate(entries) if entry.weights is not None]
-        if weighted:
-            weights = np.stack([w for e in entries if (w := e.weights) is not None], axis=1)
-            for i, extra in zip(weighted, self.deltas.add(weights).unbind(1), strict=True):
-                found[i] = found[i] + extra
-        outside = [i for i, entry in enumerate(entries) if entry.extra is not None]
-        if outside:
-            weights = np.stack([e for i in outside if (e := entries[i].extra) is not None], axis=1)
-            for i, more in zip(outside, self.world.extra_sums(weights).unbind(1), strict=True):
-                found[i] = found[i] + more
+        inside = {i: w for i, entry in enumerate(entries) if (w := entry.weights) is not None}
+        outside = {i: w for i, entry in enumerate(entries) if (w := entry.extra) is not None}
+        for weights, add in ((inside, self.deltas.add), (outside, self.world.extra_sums)):
+            if weights:
+                sums = add(np.stack(list(weights.values()), axis=1)).unbind(1)
+                for i, more in zip(weights, sums, strict=True):
+                    found[i] = found[i] + more
         for i, entry in enumerate(entries):
             if entry.row is not None and entry.row in self.offsets:
                 found[i] = found[i] + self.offsets[entry.row]
@@ -296,10 +293,7 @@ class _MaskedRun:
 def project_inputs(
     block: Block, letter: str, normed: list[Tensor], inputs: Inputs, heads: tuple[int, ...]
 ) -> Tensor:
-    """Project each head's own normalised input, [C, B, T, h, K] in the order of `heads`.
-
-    `normed`: the layer's distinct inputs, [C or 1, B, T, D] each.
-    """
+    """Project each head's own of the layer's inputs, [C or 1, B, T, D] each: [C, B, T, h, K]."""
     if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
         whole = whole if letter == "q" else repeat_kv(block, whole)

@@ -16,10 +16,8 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node, Port
 
 CURRENT, BASE = "current", "base"
-
 SPARSE = 8
-"""Circuits that keep fewer than one of so many moving edges into their live ports only use the base
-stream; edges from senders that cannot move do not count."""
+"""Circuits that keep fewer than one of so many moving edges into live ports use only the base."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +47,9 @@ class Inputs:
 class LayerPlan:
     """What to run in one layer.
 
-    `heads`: the heads that run. `sums`: the distinct streams their ports hold. `inputs`: by
-    letter, in the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, or
-    None when it does not run. `writers`: of the senders that compute from `m{l}` (its MLP, or its
-    experts) those that run, counted within the layer.
+    `heads`: those that run. `sums`: the distinct streams their ports hold. `inputs`: by letter, in
+    the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, if it runs.
+    `writers`: of the senders that compute from `m{l}` those that run, counted within the layer.
     """
 
     heads: tuple[int, ...]
@@ -74,8 +71,7 @@ class Plan:
 
     `known`: senders [S] whose values are given. `moving`: those whose value can differ from the
     base value. `needed`: those whose delta some port adds by itself. `current_until`: the last
-    layer in which the current stream is read (the number of layers stands for `logits`), so that it
-    has to be kept up to there; −1: nowhere.
+    layer in which the current stream is read (the number of layers: by `logits`; −1: nowhere).
     """
 
     layers: tuple[LayerPlan, ...]
@@ -141,10 +137,7 @@ def _moving(
     known: np.ndarray,
     shifted: np.ndarray,
 ) -> np.ndarray:
-    """Find the live senders whose value can differ from the base value.
-
-    `shifted`: bool [ports], those that something from outside is added to.
-    """
+    """Find live senders whose value can differ; `shifted`: ports with values from outside."""
     moving: np.ndarray = live & known
     held = integers(kept)
     found = integers(moving[None])[0]

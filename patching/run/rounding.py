@@ -18,11 +18,11 @@ Shapes: B examples, T positions, n real tokens, D d_model (V vocabulary in the l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,19 +53,16 @@ class _Fed(LiftedModel):
 def rounding_excess(
     model: LiftedModel, batch: Batch, logits: Tensor, hidden: list[Tensor]
 ) -> float | None:
-    """Return how large the original's distance from the lift is, as a share of what is accepted.
+    """Return how large the original's distance from the lift is, in parts of what is accepted.
 
-    Right lifts give about 0.5, and at most 1. None for types in which rounding hides nothing, and
-    for models that do not tell their hidden states.
-
-    `logits`, `hidden`: what the original makes of clean prompts, [B, T, V] and per block [B, T, D].
+    Right lifts give about 0.5. None for types in which rounding hides nothing, and without hidden
+    states. `logits`, `hidden`: the original's of clean prompts, [B, T, V] and per block [B, T, D].
     """
     if model.dtype not in HALF_TYPES or not hidden:
         return None
     worst = 0.0
-    for block, (x, y, z, before) in zip(
-        model.blocks, _outputs(model, batch, logits, hidden), strict=True
-    ):
+    outputs = _outputs(model, batch, logits, hidden)
+    for block, (x, y, z, before) in zip(model.blocks, outputs, strict=True):
         rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
         unit = torch.finfo(model.dtype).eps * rounded
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
@@ -75,10 +72,7 @@ def rounding_excess(
         usual = own.mean()
         mean = original.mean() / usual / MEAN_EXCESS
         token = (2 * original / (own + usual)).max() / TOKEN_EXCESS
-        found = float(torch.maximum(mean, token))
-        if math.isnan(found):
-            return found
-        worst = max(worst, found)
+        worst = float(np.maximum(worst, float(torch.maximum(mean, token))))  # NaN stays
     return worst
 
 
@@ -105,14 +99,14 @@ def _outputs(
 def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -> Tensor:
     """Return the stream behind one block that reads these states, [B, T, D]."""
     parts = {field.name: getattr(model, field.name) for field in fields(LiftedModel)}
-    parts["blocks"] = (block,)
     experts = (block.mlp.count,) if isinstance(block.mlp, Experts) else ()
     shared = bool(experts) and model.graph.shared_experts
-    parts["graph"] = replace(
+    graph = replace(
         model.graph, layers=1, split_embedding=False, experts=experts, shared_experts=shared
     )
+    fed = _Fed(**{**parts, "blocks": (block,), "graph": graph}, states=states)
     context = AttentionContext(batch.mask, batch.position_ids)
-    return run_plain(_Fed(**parts, states=states), batch.clean, context).streams.final
+    return run_plain(fed, batch.clean, context).streams.final
 
 
 def widened(value: Any, dtype: torch.dtype) -> Any:

@@ -27,7 +27,6 @@ from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
 from .plan import make_plan
-from .prompt_checks import check_prompts
 
 Progress = Callable[[int, int, str], None]
 """Called with how much is done, the total, and what is being done."""
@@ -134,10 +133,7 @@ class Runner:
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks; kept between calls if they fit in memory.
-
-        Raises EdgewiseError if the model has changed, of which the kept runs are not.
-        """
+        """Yield the chunks, kept if they fit in memory; EdgewiseError if the model has changed."""
         if what := self._watch.changed():
             raise EdgewiseError(
                 f"the model's {what} have changed since this runner was made, and what it knows of "
@@ -199,11 +195,7 @@ class Runner:
 
     @torch.no_grad()
     def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
-        """Return the mean loss of each mask, bool [masks, ports, senders]: float64 [masks].
-
-        `start_row`: the first port whose row differs from the full circuit; what comes before is
-        not computed again.
-        """
+        """Return the mean loss of masks [n, P, S] that are full before a port, float64 [n]."""
         total = np.zeros(len(masks))
         for chunk in self.chunks():
             (found,) = self._read(chunk, masks, [self.metric], True, start_row)
@@ -227,11 +219,7 @@ class Runner:
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
     def _streams(self, chunk: Chunk, masks: np.ndarray, row: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the stream at `logits`, [n or 1, B, T, D], of n masks at a time.
-
-        Masks whose distinct streams of one layer do not fit in `RUN_BYTES` run one half after the
-        other.
-        """
+        """Yield the stream at `logits`, [n or 1, B, T, D], of as many masks as fit in memory."""
         consistent = self.ablation.consistent
         plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)
         world = chunk.restart_world if row else chunk.world
@@ -256,3 +244,28 @@ def refuse_nan(values: np.ndarray, what: str) -> None:
             "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
             "given as an expression may have no value there, such as the log of a negative number."
         )
+
+
+def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None = None) -> None:
+    """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs."""
+    vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
+    for number, pair in enumerate(pairs, start=1):
+        which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.corrupted)
+        if vocabulary == outputs:
+            ids += (*pair.answers, *pair.distractors)
+        elif (last := max(pair.answers + pair.distractors)) >= outputs:
+            found = f"{which} has answer or distractor id {last}"
+            raise PromptError(f"{found}; the model has logits 0 to {outputs - 1}.")
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise PromptError(
+                f"{which} holds token id {max(ids)}; the model's vocabulary has ids 0 to "
+                f"{vocabulary - 1}. The prompts were made for another tokenizer."
+            )
+        if model.max_positions is not None and len(pair.clean) > model.max_positions:
+            found = f"{which} has {len(pair.clean)} tokens"
+            raise PromptError(f"{found}; the model takes at most {model.max_positions}.")
+        if metric is not None and metric.needs_distractors and not pair.distractors:
+            raise PromptError(
+                f"metric '{metric.name}' compares answers with distractors, and {which} has no "
+                "distractor; add some, or use a metric that needs none."
+            )

@@ -9,33 +9,20 @@ A task is one file here: a function that yields spaces of candidate pairs, regis
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from ..registries import registered
 from ._make import Sample, TaskReport, TaskResult, format_samples, make_task, preview
-from ._registry import TASKS, Task, TaskOption, describe_tasks, get_task, task
-from ._space import Candidate, Pick, Space
-from ._vocabulary import Vocabulary
+from ._registry import TASKS, describe_tasks, get_task
 
 __all__ = [
-    "TASKS",
-    "Candidate",
-    "Pick",
     "Sample",
-    "Space",
-    "Task",
-    "TaskOption",
+    "TASKS",
     "TaskReport",
     "TaskResult",
-    "Vocabulary",
     "describe_tasks",
     "format_samples",
     "get_task",
     "make_task",
     "preview",
-    "task",
 ]
 
-for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    if not _module.startswith("_"):
-        importlib.import_module(f".{_module}", __name__)
+registered(TASKS, __name__)

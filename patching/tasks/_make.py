@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
-from ...graphs.errors import PromptError, unknown
+from ...graphs.errors import PromptError
 from ..prompts.pairs import Pair, PromptPairs
 from ..prompts.tokens import Tokens
+from ..registries import look_up
 from ._registry import TASKS, Task, get_task
 from ._space import Candidate, Space, walk
 from ._vocabulary import Vocabulary
@@ -45,11 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """Count candidate pairs: how many were generated, kept and left out, and why.
-
-    `left_out` maps a reason to pairs, `words_left_out` a word list to the words it lost because
-    they are not one token.
-    """
+    """Numbers of pairs generated, kept, and left out by reason, and of words left out by list."""
 
     generated: int
     kept: int
@@ -101,7 +98,7 @@ def make_task(
     values = found.read_options(options)
     _check(examples, seed, vocab_size)
     if tokenizer is None and (found.needs_tokenizer or vocab_size is None):
-        raise PromptError(_no_tokenizer(found))
+        raise _no_tokenizer(found)
     if tokenizer is None and bos:
         raise PromptError("bos=True needs a tokenizer, which knows the token; accepted: bos=False.")
     tokens = None if tokenizer is None else Tokens(tokenizer, bos)
@@ -113,7 +110,7 @@ def make_task(
         maker.generated, len(maker.pairs), dict(maker.left_out), vocabulary.left_out
     )
     if len(maker.pairs) < examples:
-        raise PromptError(_too_few(name, examples, report, maker.exhausted))
+        raise _too_few(name, examples, report, maker.exhausted)
     bos = tokens is not None and tokens.bos_prepended
     pairs = PromptPairs(tuple(maker.pairs), name, seed, bos)
     return TaskResult(pairs, tuple(maker.samples), report, values)
@@ -146,12 +143,9 @@ def format_samples(samples: Sequence[Sample]) -> str:
       distractors ' 3'
     """
     return "\n".join(
-        f"[{sample.group}]\n"
-        f"  clean       {sample.clean}\n"
-        f"  corrupted   {sample.corrupted}\n"
-        f"  answers     {_listed(sample.answers)}\n"
-        f"  distractors {_listed(sample.distractors)}"
-        for sample in samples
+        f"[{one.group}]\n  clean       {one.clean}\n  corrupted   {one.corrupted}\n"
+        f"  answers     {_listed(one.answers)}\n  distractors {_listed(one.distractors)}"
+        for one in samples
     )
 
 
@@ -239,10 +233,9 @@ def _spaces(
     spaces = list(found.spaces(vocabulary, **values))
     if groups is None:
         return spaces
-    tags = list(dict.fromkeys(space.group for space in spaces))
+    tags = dict.fromkeys(space.group for space in spaces)
     for group in groups:
-        if group not in tags:
-            raise unknown(f"group of task '{found.name}'", group, tags)
+        look_up(f"group of task '{found.name}'", group, tags)
     return [space for space in spaces if space.group in groups]
 
 
@@ -255,13 +248,8 @@ def _sample(group: str, candidate: Candidate, tokens: Tokens | None) -> Sample:
     def listed(values: tuple[str, ...] | tuple[int, ...]) -> tuple[str, ...]:
         return tuple(text(value if isinstance(value, str) else (value,)) for value in values)
 
-    return Sample(
-        text(candidate.clean),
-        text(candidate.corrupted),
-        listed(candidate.answers),
-        listed(candidate.distractors),
-        group,
-    )
+    prompts = text(candidate.clean), text(candidate.corrupted)
+    return Sample(*prompts, listed(candidate.answers), listed(candidate.distractors), group)
 
 
 def _check(examples: int, seed: int, vocab_size: int | None) -> None:
@@ -273,30 +261,30 @@ def _check(examples: int, seed: int, vocab_size: int | None) -> None:
         raise PromptError(f"examples is {examples}; accepted: at most {MOST_EXAMPLES:,}.")
 
 
-def _no_tokenizer(found: Task) -> str:
+def _no_tokenizer(found: Task) -> PromptError:
     if not found.needs_tokenizer:
-        return (
+        return PromptError(
             f"task '{found.name}' needs the size of the model's vocabulary; accepted: a "
             "vocab_size, or a tokenizer."
         )
     without = [task.name for task in TASKS.values() if not task.needs_tokenizer]
-    return (
+    return PromptError(
         f"task '{found.name}' is made of text and needs the model's tokenizer, but none was given; "
         f"without a tokenizer, with a vocab_size: {', '.join(without)}."
     )
 
 
-def _too_few(name: str, examples: int, report: TaskReport, exhausted: bool) -> str:
-    reasons = []
-    if report.left_out:
-        reasons.append(f"pairs left out: {_counts(report.left_out)}")
-    if report.words_left_out:
-        reasons.append(f"words left out as not one token: {_counts(report.words_left_out)}")
-    why = f" ({'; '.join(reasons)})" if reasons else ""
+def _too_few(name: str, examples: int, report: TaskReport, exhausted: bool) -> PromptError:
+    lost = {
+        "pairs left out": report.left_out,
+        "words left out as not one token": report.words_left_out,
+    }
+    why = "; ".join(f"{what}: {_counts(counts)}" for what, counts in lost.items() if counts)
+    why = f" ({why})" if why else ""
     among = "" if exhausted else f" among the {report.generated} candidates tried"
     many = f"only {report.kept} distinct" if report.kept else "no"
     fewer = f"at most {report.kept} examples, " if report.kept else ""
-    return (
+    return PromptError(
         f"task '{name}' has {many} pairs for this vocabulary and these options{among}, but "
         f"{examples} were asked for{why}; accepted: {fewer}other options, or pairs of your own "
         "in a file."

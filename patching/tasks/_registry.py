@@ -78,10 +78,7 @@ def get_task(name: str) -> Task:
 def task(
     name: str, *, summary: str, needs_tokenizer: bool = True
 ) -> Callable[[TaskFunction], TaskFunction]:
-    """Register a function of a vocabulary that yields spaces of candidates as a task.
-
-    The function's keyword-only parameters become options: whole numbers or `Literal` choices.
-    """
+    """Register a task: what yields its spaces; keyword-only parameters become its options."""
 
     def register(function: TaskFunction) -> TaskFunction:
         if name in TASKS:
@@ -103,24 +100,18 @@ def _choices(hint: object) -> tuple[str, ...]:
 
 
 def describe_tasks() -> list[dict[str, object]]:
-    """Return every task's name, summary, options and whether it needs a tokenizer.
+    """Return every task's name, summary, options and whether it needs a tokenizer, for JSON."""
 
-    The values are plain lists, texts and numbers, ready for JSON.
-    """
+    def described(option: TaskOption) -> dict[str, object]:
+        kind = "choice" if option.choices else "int"
+        return {**vars(option), "type": kind, "choices": list(option.choices)}
+
     return [
         {
             "name": task.name,
             "summary": task.summary,
             "needs_tokenizer": task.needs_tokenizer,
-            "options": [
-                {
-                    "name": option.name,
-                    "default": option.default,
-                    "type": "choice" if option.choices else "int",
-                    "choices": list(option.choices),
-                }
-                for option in task.options
-            ],
+            "options": list(map(described, task.options)),
         }
         for _, task in sorted(TASKS.items())
     ]

@@ -25,10 +25,7 @@ def words(name: str) -> tuple[Any, ...]:
 
 
 class Vocabulary:
-    """Answer a task's questions about a tokenizer; without one, every word is taken as it is.
-
-    `left_out` counts the words that a list lost because they are not one token.
-    """
+    """What is one token for a tokenizer, or all; `left_out` counts the words that lists lost."""
 
     def __init__(self, tokens: Tokens | None = None, size: int | None = None) -> None:
         self.tokens = tokens
@@ -60,10 +57,7 @@ class Vocabulary:
         return whole[:-1] == start and whole[-1:] == (self.tokens.single(ending),)
 
     def random_items(self) -> tuple[Sequence[int], bool] | tuple[Sequence[str], bool]:
-        """Return what random sequences are made of, and whether it is token ids.
-
-        With a tokenizer its plain words; else all ids of the vocabulary; else a list of words.
-        """
+        """Return plain words, all ids, or a list of words, and whether these are token ids."""
         if self.tokens is not None:
             return self.tokens.ordinary(self.size), True
         return (words("words"), False) if self.size is None else (range(self.size), True)

@@ -29,9 +29,5 @@ def capitals(vocabulary: Vocabulary) -> Iterator[Space]:
 
 def _pair(template: str, countries: tuple[tuple[str, str], tuple[str, str]]) -> Candidate:
     (country, capital), (other, wrong) = countries
-    return Candidate(
-        template.format(country=country),
-        template.format(country=other),
-        (f" {capital}",),
-        (f" {wrong}",),
-    )
+    prompts = template.format(country=country), template.format(country=other)
+    return Candidate(*prompts, (f" {capital}",), (f" {wrong}",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -51,27 +51,16 @@ def _pair(
     boxes: tuple[str, ...],
     asked: tuple[int, int],
 ) -> Candidate:
+    def text(things: Sequence[str], box: str) -> str:
+        fact, between, whole = template
+        pairs = zip(things, boxes, strict=True)
+        facts = between.join(fact.format(thing=thing, box=box) for thing, box in pairs)
+        text = whole.format(facts=facts, asked=box)
+        return text[0].upper() + text[1:]
+
     right, wrong = asked
-    if corruption == "question":
-        corrupted = _text(template, things, boxes, boxes[wrong])
-    else:
-        moved = list(things)
-        moved[right], moved[wrong] = things[wrong], things[right]
-        corrupted = _text(template, tuple(moved), boxes, boxes[right])
-    return Candidate(
-        _text(template, things, boxes, boxes[right]),
-        corrupted,
-        (f" {things[right]}",),
-        (f" {things[wrong]}",),
-    )
-
-
-def _text(
-    template: tuple[str, str, str], things: tuple[str, ...], boxes: tuple[str, ...], asked: str
-) -> str:
-    fact, between, whole = template
-    facts = between.join(
-        fact.format(thing=thing, box=box) for thing, box in zip(things, boxes, strict=True)
-    )
-    text = whole.format(facts=facts, asked=asked)
-    return text[0].upper() + text[1:]
+    moved = list(things)
+    moved[right], moved[wrong] = things[wrong], things[right]
+    other = text(things, boxes[wrong]) if corruption == "question" else text(moved, boxes[right])
+    answers = (f" {things[right]}",), (f" {things[wrong]}",)
+    return Candidate(text(things, boxes[right]), other, *answers)

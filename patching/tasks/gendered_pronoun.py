@@ -41,9 +41,5 @@ def _pair(
     if swapped:
         people.reverse()
     (name, pronoun), (other, wrong) = people
-    return Candidate(
-        template.format(name=name, place=place[0]),
-        template.format(name=other, place=place[0]),
-        (pronoun,),
-        (wrong,),
-    )
+    fill = partial(template.format, place=place[0])
+    return Candidate(fill(name=name), fill(name=other), (pronoun,), (wrong,))

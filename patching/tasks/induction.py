@@ -18,10 +18,7 @@ from ._vocabulary import Vocabulary
 
 @task("induction", summary="repeated random tokens: continue the repetition", needs_tokenizer=False)
 def induction(vocabulary: Vocabulary, *, period: int = 10, repeat: int = 7) -> Iterator[Space]:
-    """Yield sequences of `period` distinct tokens and the first `repeat` of them once more.
-
-    Needs no tokenizer, only the size of the vocabulary; with one, plain words are drawn.
-    """
+    """Yield sequences of `period` distinct tokens and the first `repeat` of them once more."""
     if period < 5 or repeat >= period:
         raise PromptError(
             f"task 'induction' got period={period} and repeat={repeat}; accepted: a period from "

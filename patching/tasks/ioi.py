@@ -34,8 +34,8 @@ def ioi(vocabulary: Vocabulary, *, corruption: Corruption = "third-name") -> Ite
     """Yield both orders (ABBA, BABA) of every template.
 
     Corruptions: `third-name` replaces the repeated name's second mention by a third name, so no
-    name is the answer and one token differs; `abc` replaces all three mentions by three other
-    names; `flip` lets the other name repeat, so that answer and distractor change places.
+    name is the answer; `abc` replaces all three mentions by three other names; `flip` lets the
+    other name repeat, so that answer and distractor change places.
     """
     everyone = words("male_names") + words("female_names") + words("other_names")
     names = Pick(vocabulary.keep_words("names", everyone), 6 if corruption == "abc" else 3)
@@ -59,9 +59,6 @@ def _pair(
         "abc": names[-3:],
         "flip": (first, second, answer),
     }[corruption]
-    return Candidate(
-        fill(a=first, b=second, s=repeated),
-        fill(a=corrupted[0], b=corrupted[1], s=corrupted[2]),
-        (f" {answer}",),
-        (f" {repeated}",),
-    )
+    a, b, s = corrupted
+    prompts = fill(a=first, b=second, s=repeated), fill(a=a, b=b, s=s)
+    return Candidate(*prompts, (f" {answer}",), (f" {repeated}",))

@@ -23,10 +23,7 @@ _VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
 
 @task("subject-verb-agreement", summary="singular or plural verb after a subject and another noun")
 def subject_verb_agreement(vocabulary: Vocabulary) -> Iterator[Space]:
-    """Yield all four combinations of numbers; the corrupted twin changes the subject's number.
-
-    A group is the numbers of subject and other noun (S, P) and the template.
-    """
+    """Yield all combinations of numbers (groups by S, P); the twin changes the subject's number."""
     verbs = vocabulary.keep("verbs", _VERBS, _spaced)
     if not verbs:
         return
@@ -45,12 +42,11 @@ def _pair(
 ) -> Candidate:
     chosen, nearest = nouns
     fill = partial(template.format, other=nearest[other])
-    return Candidate(
-        fill(subject=chosen[subject]),
-        fill(subject=chosen[1 - subject]),
-        tuple(f" {verb[subject]}" for verb in verbs),
-        tuple(f" {verb[1 - subject]}" for verb in verbs),
+    right, wrong = (
+        tuple(f" {verb[number]}" for verb in verbs) for number in (subject, 1 - subject)
     )
+    clean, corrupted = fill(subject=chosen[subject]), fill(subject=chosen[1 - subject])
+    return Candidate(clean, corrupted, right, wrong)
 
 
 def _spaced(forms: tuple[str, str]) -> tuple[str, ...]:

@@ -28,11 +28,8 @@ def successor(vocabulary: Vocabulary, *, shown: int = 3) -> Iterator[Space]:
         raise PromptError(f"task 'successor' got shown={shown}; accepted: 1 to 5 items.")
     for name in (*_CYCLIC, *_OPEN):
         items = words(name)
-        runs = [
-            run
-            for run in _runs(items, shown + 1, cyclic=name in _CYCLIC)
-            if vocabulary.single(f" {run[-1]}")
-        ]
+        runs = _runs(items, shown + 1, cyclic=name in _CYCLIC)
+        runs = [run for run in runs if vocabulary.single(f" {run[-1]}")]
         vocabulary.keep_words(name, items)
         for number, template in enumerate(_TEMPLATES):
             yield Space(f"{name}{number}", (Pick(runs, 2),), partial(_pair, template))

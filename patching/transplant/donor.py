@@ -29,8 +29,7 @@ from ..run.floors import rounding_floor
 from ..run.runner import Runner, refuse_nan
 from ..trace import Values, at_answers
 
-WARN_BYTES = 2 << 30
-"""Donor values that take more memory than this are warned of."""
+WARN_BYTES = 2 << 30  # donor values that take more memory than this are warned of
 
 Projection = tuple[Tensor, float]
 """A layer's output projection [H, K, D] and its scale."""
@@ -48,8 +47,7 @@ class DonorChunk:
     """What the donor's senders wrote on one chunk of prompts.
 
     `values`: heads as mixtures; layers that are not wanted are empty. `stream`: [B, D], the sum of
-    all senders, without constants, at the answers. `logits`: [B, V] there, if the metric compares
-    with them.
+    all senders, without constants, at the answers. `logits`: [B, V] there, if the metric needs any.
     """
 
     values: Values
@@ -79,11 +77,7 @@ class DonorValues:
 
 @torch.no_grad()
 def record(runner: Runner, nodes: Iterable[Node] | None = None) -> DonorValues:
-    """Run the donor on the clean prompts and keep what some senders wrote (default: all).
-
-    Nothing of the model itself is kept but copies of output projections, so that the donor can be
-    closed before the receiver is opened.
-    """
+    """Keep what some of a donor's senders write on clean prompts (default: all)."""
     model, graph = runner.model, runner.graph
     senders = graph.senders if nodes is None else tuple(nodes)
     wanted = frozenset(column_of(graph, node) for node in senders)
@@ -129,7 +123,7 @@ def target_of(chunk: Chunk, metric: Metric, logits: Tensor | None) -> Target:
     compared = logits if metric.needs_clean_logits else None
     if compared is not None:
         compared = place(compared, chunk.clean.values.sources.device)
-    return Target.from_batch(chunk.batch, compared)
+    return Target(chunk.batch.answers, chunk.batch.distractors, compared)
 
 
 def summed(chunk: Chunk) -> Tensor:

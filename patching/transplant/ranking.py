@@ -28,10 +28,7 @@ from .transplant import Transplant, nodes_mask
 
 @dataclass(frozen=True)
 class NodeEffect:
-    """What the receiver measures with a node's value, and the share of the gain that is.
-
-    Of a greedy step: with this node and all that were chosen before it.
-    """
+    """What is measured with a node (and those chosen before), and the share of the gain."""
 
     node: Node
     value: float

@@ -1,7 +1,7 @@
 """Cross-model patching: some edges or nodes take the values of another model's run.
 
 On the same clean prompts the *receiver* runs with, for each chosen edge u→p, what u wrote in the
-clean run of the *donor* (Prakash et al. 2024, cross-model activation patching; here by edges):
+clean run of the *donor* (cross-model activation patching, Prakash et al. 2024; here by edges):
 
     x_p = Σ_{u→p not chosen} o_u  +  Σ_{u→p chosen} o_u^donor  +  the receiver's constants
 
@@ -15,8 +15,7 @@ dataset means first, the ratio second, never clamped; shares of several parts ne
 Metrics that compare with the full model, such as `kl`, compare with the donor.
 
 For the dense runner the receiver's clean run is the base, and o_u^donor − o_u^clean is added to the
-ports from outside: what no chosen value reaches is not computed again, and values that are the same
-in both models change nothing, exactly.
+ports from outside: values that are the same in both models change nothing, exactly.
 
 Shapes: B examples, T positions, D d_model, S senders, G chosen senders, C choices, V vocabulary.
 """
@@ -35,7 +34,7 @@ from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
-from ...graphs.names import Edge, Node
+from ...graphs.names import Node
 from ..metrics.metric import named
 from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
@@ -44,15 +43,7 @@ from ..run.masked_run import World, run_masked
 from ..run.plan import make_plan
 from ..run.runner import RUN_BYTES, Runner, refuse_nan
 from ..trace import at_answers
-from .donor import (
-    DonorChunk,
-    DonorValues,
-    clean_runner,
-    column_of,
-    summed,
-    target_of,
-    written,
-)
+from .donor import DonorChunk, DonorValues, clean_runner, column_of, summed, target_of, written
 
 
 def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
@@ -60,14 +51,6 @@ def nodes_mask(graph: ComputationGraph, nodes: Iterable[Node]) -> np.ndarray:
     chosen = np.zeros_like(graph.reads)
     columns = [column_of(graph, node) for node in nodes]
     chosen[:, columns] = graph.reads[:, columns]
-    return chosen
-
-
-def edges_mask(graph: ComputationGraph, edges: Iterable[Edge]) -> np.ndarray:
-    """Choose some edges, bool [ports, senders]."""
-    chosen = np.zeros_like(graph.reads)
-    for edge in edges:
-        chosen[graph.locate(edge)] = True
     return chosen
 
 
@@ -80,10 +63,7 @@ class Transplant:
 
     @staticmethod
     def create(model: LiftedModel, pairs: PromptPairs, donated: DonorValues) -> Transplant:
-        """Put a receiver beside a donor's values, which must be of its shape, and of its prompts.
-
-        Metrics that compare all logits need vocabularies of one size, too.
-        """
+        """Put a receiver beside a donor's values, which must be of its shape and prompts."""
         differences = donated.graph.differences(model.graph)
         if donated.d_model != model.d_model:
             differences.append(f"d_model {donated.d_model} and {model.d_model}")
@@ -188,10 +168,8 @@ class Transplant:
 
     def _given(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> Tensor:
         """Return what the donor's senders wrote minus what the receiver's did, [G, B·T·D]."""
-        own = {
-            layer: (block.attention.wo, block.attention.output_scale)
-            for layer, block in enumerate(chunk.model.blocks)
-        }
+        attentions = (block.attention for block in chunk.model.blocks)
+        own = {layer: (one.wo, one.output_scale) for layer, one in enumerate(attentions)}
         values, device = chunk.clean.values, chunk.clean.values.sources.device
         wide = torch.promote_types(values.sources.dtype, torch.float32)
         rows = [torch.zeros(0, values.sources[0].numel(), dtype=wide, device=device)]

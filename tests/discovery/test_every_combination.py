@@ -165,5 +165,5 @@ def test_heads_of_their_usual_size_search_in_16_bits(
     rows = np.flatnonzero(made.graph.reads[-1])
     single = np.eye(len(made.graph.senders), dtype=bool)[rows]
     losses = asked.ask((len(made.graph.ports) - 1,), single[:, None])
-    values = search.DenseSearch(made).ask((len(made.graph.ports) - 1,), single[:, None]).values()
+    values = search.Search(made).ask((len(made.graph.ports) - 1,), single[:, None]).values()
     np.testing.assert_allclose(losses.values(), values, atol=0.1)

@@ -19,7 +19,7 @@ from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.patching.incremental import normaliser as vocabulary
 from edgewise.patching.incremental import readout
-from edgewise.patching.incremental.search import BaseKind, DenseSearch, IncrementalSearch
+from edgewise.patching.incremental.search import BaseKind, IncrementalSearch, Search
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 
@@ -132,7 +132,7 @@ def test_any_walk_stopped_any_number_of_times(
     rule = Rule(threshold, ports_first, absolute, candidates)
 
     def search() -> Any:
-        return DenseSearch(runner) if dense else IncrementalSearch(runner, threshold)
+        return Search(runner) if dense else IncrementalSearch(runner, threshold)
 
     expected = walk(search(), runner.graph, rule)
     notes = Notes()

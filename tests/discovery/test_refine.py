@@ -19,7 +19,7 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.scores import Scores
 from edgewise.patching.incremental.losses import LossBounds, Losses, known
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
+from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
@@ -56,7 +56,7 @@ def test_both_searches_find_the_same_and_the_floor_holds(
     scores = get_method("eap-ig")(runner, steps=3).scores
     full, empty = runner.losses([Circuit.full(runner.graph), Circuit.empty(runner.graph)])
     assume(not floor or full < empty)
-    slow = search_from(DenseSearch(runner), runner, scores, n, floor)
+    slow = search_from(Search(runner), runner, scores, n, floor)
     fast = search_from(IncrementalSearch(runner), runner, scores, n, floor)
     assert fast.circuit == slow.circuit
     np.testing.assert_allclose(fast.scores.values, slow.scores.values, atol=1e-6)
@@ -277,7 +277,7 @@ def test_dense_and_incremental_leave_out_alike() -> None:
     runner = tiny_runner("llama", 1, metric="kl")
     circuit = pool(get_method("eap-ig")(runner).scores, 30)
     found = []
-    for search in (DenseSearch(runner), IncrementalSearch(runner)):
+    for search in (Search(runner), IncrementalSearch(runner)):
         search.restart(circuit.kept)
         found.append(effects_of_leaving_out(search, runner.graph).values)
     np.testing.assert_allclose(found[0], found[1], atol=1e-9)

@@ -14,7 +14,7 @@ from edgewise.graphs.errors import ModelNotFound
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
 from edgewise.patching.incremental import readout
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
+from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.metrics.metric import Metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
@@ -54,7 +54,7 @@ def test_every_family_is_walked_as_by_dense_runs(
         monkeypatch.setattr(readout, "SIZES", (2, 6))  # bounds, in a vocabulary of 31
         rule = Rule(threshold, first, absolute, int(draw.choice(CANDIDATES)))
         found = walk(IncrementalSearch(runner, threshold), runner.graph, rule)
-        same(found, walk(DenseSearch(runner), runner.graph, rule))
+        same(found, walk(Search(runner), runner.graph, rule))
         if repeat:
             continue
         circuit, increments = plain_acdc(runner, threshold, first, absolute)
@@ -143,7 +143,7 @@ def test_the_first_layers_of_a_real_model(monkeypatch: pytest.MonkeyPatch) -> No
     for threshold in (1e-4, 1e-3):
         found = get_method("acdc")(runner, threshold=threshold)
         same(found, without_bounds(runner, monkeypatch, threshold=threshold))
-        same(found, walk(DenseSearch(runner), runner.graph, Rule(threshold)))
+        same(found, walk(Search(runner), runner.graph, Rule(threshold)))
         asked = IncrementalSearch(runner, threshold)
         same(walk(asked, runner.graph, Rule(threshold)), found)
         assert asked.products < asked.questions / 2  # bounds decided most

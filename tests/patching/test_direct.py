@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
-from edgewise.patching.heads.direct import Direct, frozen, to_stream
+from edgewise.patching.heads.direct import Direct, frozen
 from edgewise.patching.trace import Trace, run_plain
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift
@@ -19,11 +19,11 @@ def written(model: LiftedModel, run: Trace) -> Tensor:
     for layer, block in enumerate(model.blocks):
         heads = block.attention.outputs(values.z[layer][:, -1].transpose(0, 1))
         summed = run.streams.post[layer][:, -1] if model.graph.post_norm else None
-        parts += to_stream(block, summed, heads)
+        parts += frozen(block.attention_post_norm, summed, heads)
         constant, post = block.attention.constant, block.attention_post_norm
         if constant is not None:
             whole = constant.expand_as(parts[0])
-            parts.append(to_stream(block, summed, whole[None])[0])
+            parts.append(frozen(block.attention_post_norm, summed, whole[None])[0])
         if post is not None and post.bias is not None:
             parts.append(post.bias.expand_as(parts[0]))
         parts += values.mlp[layer][:, :, -1]

@@ -20,7 +20,7 @@ from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.scores import Scores
 from edgewise.patching.incremental import search
 from edgewise.patching.incremental.losses import known
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch
+from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.run.floors import beyond_rounding, in_order, rounding_floor
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.transplant.ranking import greedy, single_effects
@@ -123,9 +123,9 @@ def test_order_and_thresholds_by_hand() -> None:
 def test_acdc_keeps_the_same_edges_under_noise(noise: Any, threshold: float) -> None:
     made = runner("kl")
     rule = Rule(beyond_rounding(threshold, made.floor))
-    exact = walk(DenseSearch(made), made.graph, rule).circuit
+    exact = walk(Search(made), made.graph, rule).circuit
     noise()
-    assert walk(DenseSearch(made), made.graph, rule).circuit == exact
+    assert walk(Search(made), made.graph, rule).circuit == exact
     assert exact is not None
     into_logits = {str(edge.sender) for edge in exact.edges if str(edge.port) == "logits"}
     assert ("a1.h1" in into_logits) == (threshold == 0)  # it changes nothing: 0 < 0 is not true
@@ -134,9 +134,9 @@ def test_acdc_keeps_the_same_edges_under_noise(noise: Any, threshold: float) -> 
 def test_refine_takes_the_same_steps_under_noise(noise: Any) -> None:
     made = runner("kl")
     scores = Scores(made.graph, np.where(made.graph.reads, 1.0, np.nan))  # inert edges too
-    exact = search_from(DenseSearch(made), made, scores, 9)
+    exact = search_from(Search(made), made, scores, 9)
     noise()
-    found = search_from(DenseSearch(made), made, scores, 9)
+    found = search_from(Search(made), made, scores, 9)
     assert found.circuit == exact.circuit
     assert found.questions == exact.questions
 
@@ -183,7 +183,7 @@ def test_random_circuits_that_differ_by_rounding_count_half(noise: Any) -> None:
 def test_edges_whose_rise_is_rounding_do_not_help(
     noise: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "make_search", DenseSearch)  # every loss is measured by a whole run
+    monkeypatch.setattr(search, "make_search", Search)  # every loss is measured by a whole run
     made = runner()
     full = Circuit.full(made.graph)
     heads = {"a0.h1", "a1.h1"}

@@ -169,7 +169,8 @@ def test_pairs_without_distractors_are_refused_by_number_and_metric(name: str) -
     pairs = PromptPairs(
         (Pair((1,), (2,), (3,), (0,)), Pair((1,), (2,), (3,)), Pair((1,), (2,), (3,)))
     )
-    target = Target.from_batch(pairs.batch())
+    batch = pairs.batch()
+    target = Target(batch.answers, batch.distractors)
     with pytest.raises(PromptError, match=rf"{name} .* 2 of 3 have none \(pair 2, 3\).* kl, nll"):
         METRICS[name].check(target)
     with pytest.raises(PromptError):

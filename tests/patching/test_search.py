@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.losses import LossBounds, Losses, rises
-from edgewise.patching.incremental.search import DenseSearch, IncrementalSearch, Search
+from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
 
@@ -24,7 +24,7 @@ class Both:
 
     def __init__(self, runner: Runner, generator: np.random.Generator) -> None:
         self.runner, self.graph, self.generator = runner, runner.graph, generator
-        self.searches: list[Search] = [DenseSearch(runner), IncrementalSearch(runner)]
+        self.searches: list[Search] = [Search(runner), IncrementalSearch(runner)]
         self.check()
 
     def check(self) -> None:
@@ -124,7 +124,7 @@ def test_both_searches_answer_alike(
             {"ask": both.ask, "dead": both.cut_dead_ports, "restart": both.restart}[step]()
 
 
-@pytest.mark.parametrize("search", [DenseSearch, IncrementalSearch])
+@pytest.mark.parametrize("search", [IncrementalSearch, Search])
 def test_what_was_ablated_elsewhere_counts(search: Any) -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
     found = search(runner)
@@ -145,7 +145,7 @@ def test_what_was_ablated_elsewhere_counts(search: Any) -> None:
 def test_a_search_leaves_the_graph_and_other_searches_alone() -> None:
     runner = Runner.create(tiny_lift("llama"), tiny_pairs())
     before = runner.graph.reads.copy()
-    for search in (DenseSearch(runner), IncrementalSearch(runner)):
+    for search in (Search(runner), IncrementalSearch(runner)):
         search.commit((2,), runner.graph.reads[2][None], search.ask((2,), before[2][None, None])[0])
         search.restart(random_mask(runner.graph, 0.3, 1))
     assert np.array_equal(runner.graph.reads, before)

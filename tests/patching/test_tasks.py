@@ -18,17 +18,14 @@ from edgewise.graphs.errors import PromptError, UnknownName
 from edgewise.patching.prompts.pair_files import read_pairs
 from edgewise.patching.tasks import (
     TASKS,
-    Candidate,
-    Pick,
-    Space,
     TaskResult,
     describe_tasks,
     format_samples,
     make_task,
     preview,
-    task,
 )
-from edgewise.patching.tasks._space import shuffled, walk
+from edgewise.patching.tasks._registry import task
+from edgewise.patching.tasks._space import Candidate, Pick, Space, shuffled, walk
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in sorted(TASKS)),

@@ -11,15 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.lift.lifting import describe
-from edgewise.graphs.names import Edge, Kind, Node
+from edgewise.graphs.names import Kind, Node
 from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.trace import at_answers
 from edgewise.patching.transplant.donor import clean_runner, record
-from edgewise.patching.transplant.transplant import Transplant, edges_mask, nodes_mask
+from edgewise.patching.transplant.transplant import Transplant, nodes_mask
 from tests.configs import CONFIGS
 from tests.engine import (
     naive_run,
@@ -259,7 +260,7 @@ def test_one_edge_by_hand() -> None:
     position = chunk.batch.answer_position
     stream = at_answers(chunk.clean.streams.final + theirs - ours, position)
     expected = mean(transplant, chunk, receiver.logits(stream), donor)
-    mask = edges_mask(transplant.graph, [Edge.parse("m1->logits")])
+    mask = Circuit.empty(transplant.graph).with_edges(["m1->logits"]).kept
     assert transplant.measure(mask[None]) == pytest.approx([expected], rel=1e-9)
     only = nodes_mask(transplant.graph, [Node.parse("m1")])  # it has no other edge
     assert (mask == only).all()
@@ -307,7 +308,7 @@ def test_only_what_a_choice_reaches_is_computed(monkeypatch: pytest.MonkeyPatch)
     donor, receiver = (tiny_lift("gpt2", seed) for seed in (1, 0))
     transplant = opened(donor, receiver)
     for edge in ("a0.h1->a1.h0<q>", "m1->logits"):
-        transplant.measure(edges_mask(receiver.graph, [Edge.parse(edge)])[None])
+        transplant.measure(Circuit.empty(receiver.graph).with_edges([edge]).kept[None])
     transplant.measure(nodes_mask(receiver.graph, [Node.parse("a0.h0"), Node.parse("a0.h1")])[None])
     assert [[step.heads for step in plan.layers] for plan in plans] == [
         [(), (0,)],
@@ -372,4 +373,4 @@ def test_unknown_nodes_are_refused() -> None:
     with pytest.raises(GraphMismatch, match=r"its senders: m0\.e0"):
         nodes_mask(tiny_lift("mixtral").graph, [Node.parse("m0")])
     with pytest.raises(GraphMismatch, match="does not exist"):
-        edges_mask(graph, [Edge.parse("m1->a0.h1<q>")])
+        Circuit.empty(graph).with_edges(["m1->a0.h1<q>"])
