@@ -131,11 +131,10 @@ class Circuit:
     # -- dead ends --------------------------------------------------------------------------
 
     def live(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find what has a path of kept edges to `logits`.
+        """Find what has a path of kept edges to `logits`: bool [ports] and bool [senders].
 
-        Returns:
-            bool [ports] and bool [senders]. A port is live if a live sender computes from it;
-            a sender is live if it has a kept edge into a live port.
+        A port is live if a live sender computes from it, a sender if it has a kept edge into a live
+        port.
         """
         return self.graph.live(self.kept)
 

@@ -63,15 +63,10 @@ class Likeness:
 class NoiseFloor:
     """What differs between two models by more than prompts make it differ.
 
-    Args:
-        repetitions: so many discoveries were done in each model, each on `examples` pairs.
-        seeds_a, seeds_b: what a built-in task's pairs were made from; `prompts` says it in words.
-        method, metric, ablation: how circuits were found.
-        scores, scores_options: the method, with options, whose scores were tested.
-        level: of q-values, below which an edge counts as changed.
-        edges_tested: how many; `test` says in words how.
-        jaccard: how alike the circuits of repetitions are.
-        edges: those of either circuit, and every other one that changed.
+    In each model `repetitions` discoveries were done on `examples` pairs each; `prompts` says in
+    words which, `seeds_a` and `seeds_b` what a built-in task made them from. `scores` names the
+    method whose scores were tested, `test` says how; an edge counts as changed below the `level` of
+    q-values. `edges` has those of either circuit, and every other one that changed.
     """
 
     repetitions: int
@@ -153,12 +148,8 @@ class Floor:
         return lines
 
     def _directions(self, place: str, b: str) -> str:
-        """Say how many of a place's changed edges are stronger and weaker in B, by |score|.
-
-        Where circuits keep the strongest edges, one that others overtook is lost although its own
-        effect has grown.
-        """
-        changed = self.changed(place)
+        """Say how many of a place's changed edges are stronger and weaker in B, by |score|."""
+        changed = self.changed(place)  # one that others overtook is lost though it may be stronger
         if not changed:
             return ""
         stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
@@ -208,12 +199,9 @@ class RandomCircuits:
 class CrossEvaluation:
     """What two circuits, what they share and their union do in both models.
 
-    Args:
-        metric, ablation: how they were measured, on so many `examples`, whose hash is `sha256`.
-        models: what the two are called.
-        rows: one for each of `ROWS`.
-        random: what as many edges do anyhow.
-        full, empty: the metric with all edges, and with none.
+    They were measured on so many `examples`, whose hash is `sha256`. `rows` has one for each of
+    `ROWS`, `random` what as many edges do anyhow; `full` and `empty` are the metric with all edges
+    and with none.
     """
 
     metric: str

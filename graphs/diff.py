@@ -70,8 +70,7 @@ class CircuitDiff:
     >>> [str(edge) for edge in diff.only_a.edges], diff.summary().edges.shared
     (['m0->logits'], 1)
 
-    Raises:
-        GraphMismatch: the graphs differ; the message says in what.
+    A GraphMismatch says in what the graphs differ.
     """
 
     a: Circuit
@@ -152,14 +151,11 @@ def _all_nodes(graph: ComputationGraph) -> list[Node]:
 
 @dataclass(frozen=True)
 class ScoreComparison:
-    """How alike two sides' scores are.
+    """How alike two sides' scores are, by their weighted overlap and by rank correlations.
 
-    Args:
-        over: which edges the rank correlation is over: `all edges` if both sides have scores of
-            every edge, `some edges` if not of every one, `shared edges` if only kept edges have.
-        edges: how many these are.
-        spearman, spearman_absolute: the rank correlation of scores and of |scores|.
-        weighted_overlap: of the two circuits.
+    `spearman` is of scores, `spearman_absolute` of |scores|; `over` so many `edges`: `all edges` if
+    both sides have scores of every edge, `some edges` if not of every one, `shared edges` if only
+    kept edges have.
     """
 
     over: Literal["all edges", "some edges", "shared edges"]
@@ -178,13 +174,7 @@ def compare_scores(
     kept: tuple[np.ndarray, np.ndarray],
     everything: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> ScoreComparison:
-    """Compare the scores of two circuits.
-
-    Args:
-        diff: the two circuits.
-        kept: the scores of each one's kept edges.
-        everything: the scores of all edges of both, if both are known.
-    """
+    """Compare the scores of two circuits: of their kept edges, and of all if both are known."""
     a, b = kept if everything is None else everything
     both = ~np.isnan(a) & ~np.isnan(b)
     count = int(both.sum())

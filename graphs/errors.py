@@ -101,11 +101,7 @@ def out_of_memory(error: BaseException) -> OutOfMemory | None:
 
 @contextmanager
 def within_memory() -> Iterator[None]:
-    """Say what to lower if memory runs out inside; also decorates functions.
-
-    Raises:
-        OutOfMemory: see `out_of_memory`.
-    """
+    """Raise what `out_of_memory` says if memory runs out inside; also decorates functions."""
     try:
         yield
     except Exception as error:

@@ -211,11 +211,7 @@ class ComputationGraph:
         return int(self.reads.sum())
 
     def locate(self, edge: Edge | str) -> tuple[int, int]:
-        """Find an edge's place in a mask: (port row, sender column).
-
-        Raises:
-            GraphMismatch: the graph has no such port, sender or edge.
-        """
+        """Find an edge's place in a mask, (port row, sender column), or raise a GraphMismatch."""
         edge = Edge.parse(edge) if isinstance(edge, str) else edge
         row = self.port_index.get(edge.port)
         column = self.sender_index.get(edge.sender)

@@ -78,7 +78,7 @@ def _short(thing: Node | Port | Edge) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Name one computation of the model.
+    """One computation of the model, by its name.
 
     >>> str(Node.parse("a5.h1")), Node.parse("m3").layer
     ('a5.h1', 3)
@@ -92,11 +92,7 @@ class Node:
     @staticmethod
     @cache
     def parse(text: str) -> Node:
-        """Read a node's name.
-
-        Raises:
-            NameSyntaxError: the text is not one of the forms in this module's table.
-        """
+        """Read a node's name; a NameSyntaxError lists the forms of this module's table."""
         name = text.strip()
         if name in _BARE:
             return Node(Kind(name))
@@ -113,7 +109,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Name one input that reads the residual stream; `letter` is q, k or v for attention.
+    """One input that reads the residual stream, by its name; `letter`: q, k or v of attention.
 
     >>> port = Port.parse("a5.h1<q>")
     >>> str(port.node), port.letter
@@ -127,11 +123,7 @@ class Port:
     @staticmethod
     @cache
     def parse(text: str) -> Port:
-        """Read a port's name.
-
-        Raises:
-            NameSyntaxError: no such form, or a head without its `<q>`, `<k>` or `<v>`.
-        """
+        """Read a port's name; a NameSyntaxError says what is accepted."""
         match = _PORT.fullmatch(text.strip())
         if match is None:
             raise NameSyntaxError(f"'{text}' is not a port's name; examples: a5.h1<q>, m7, logits.")
@@ -160,7 +152,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Name one connection through the residual stream.
+    """One connection through the residual stream, by its name.
 
     >>> edge = Edge.parse("a0.h1->a2.h3<q>")
     >>> str(edge.sender), str(edge.port)
@@ -173,11 +165,7 @@ class Edge:
 
     @staticmethod
     def parse(text: str) -> Edge:
-        """Read an edge's name, `sender->port`.
-
-        Raises:
-            NameSyntaxError: not two names with one `->` between them.
-        """
+        """Read an edge's name, `sender->port`; a NameSyntaxError says what is accepted."""
         parts = text.split("->")
         if len(parts) != 2:
             raise NameSyntaxError(

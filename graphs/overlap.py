@@ -88,8 +88,7 @@ def expected_jaccard(possible: int, a: int, b: int) -> float:
     >>> expected_jaccard(2, 1, 1)
     0.5
 
-    Raises:
-        ValueError: a size is negative or exceeds N.
+    A ValueError says of a size that it is negative or exceeds N.
     """
     from scipy.stats import hypergeom
 
@@ -106,9 +105,6 @@ def overlap_p_value(possible: int, a: int, b: int, shared: int) -> float:
 
     >>> round(overlap_p_value(4, 2, 2, 1), 4), overlap_p_value(0, 0, 0, 0)
     (0.8333, 1.0)
-
-    Raises:
-        ValueError: a size is negative or exceeds N.
     """
     from scipy.stats import hypergeom
 
@@ -149,9 +145,7 @@ def pairwise_overlaps(
 ) -> list[list[Overlap]]:
     """Count what the edges of every two circuits share: [i][j], the diagonal with themselves.
 
-    Raises:
-        EdgewiseError: fewer than two circuits.
-        GraphMismatch: the graphs differ; names every circuit that is unlike the first, and in what.
+    A GraphMismatch names every circuit whose graph is unlike the first one's, and in what.
 
     >>> from edgewise.graphs.circuit import Circuit
     >>> from edgewise.graphs.graph import ComputationGraph

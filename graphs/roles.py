@@ -141,16 +141,11 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ModelRoles:
-    """What was measured of a model's heads, or of those of a circuit.
+    """What was measured of a model's heads, or of those of a circuit, in graph order.
 
-    Args:
-        heads: in graph order.
-        model: the block `model` of circuit files.
-        tokens: how the random tokens were made.
-        task: the block `task` of circuit files; None without a task.
-        measures: what was measured of the whole model on the task.
-        circuit: the circuit's file, if these are its heads.
-        notes: what limits the values, in sentences.
+    `model`, `task`: the blocks of circuit files. `tokens`: how the random tokens were made.
+    `measures`: of the whole model on the task. `circuit`: its file, if these are its heads.
+    `notes`: what limits the values, in sentences.
     """
 
     heads: tuple[HeadRoles, ...] = field(repr=False)
@@ -231,10 +226,7 @@ class RoleRow(TypedDict):
 
 
 def compare_roles(sides: Sequence[ModelRoles]) -> list[RoleRow]:
-    """Put the heads of several models side by side by role, as far as one occurs.
-
-    The models' shapes need not be equal.
-    """
+    """Put the heads of several models, of any shapes, side by side by the roles that occur."""
     found: list[RoleRow] = []
     for role in (*RULES, None):
         heads = [

@@ -88,11 +88,8 @@ class Change:
 class Timeline:
     """The circuits of several checkpoints, in order of time, on equal graphs.
 
-    Args:
-        labels: what each checkpoint is called; all different.
-        circuits: one for each.
-        scores: float32 [ports, senders] for each, NaN where there is none; of all edges, in the
-            circuit or not, as far as they were measured. Default: no scores.
+    `labels` are all different. `scores`: float32 [ports, senders] for each checkpoint, of all edges
+    as far as they were measured, in the circuit or not; NaN, the default, where there is none.
 
     >>> graph = ComputationGraph(layers=1, heads=1)
     >>> empty = Circuit.empty(graph)
@@ -103,9 +100,7 @@ class Timeline:
     >>> [str(edge) for edge in line.born(2).edges], line.to_last(2).edges.jaccard
     (['m0->logits'], 0.5)
 
-    Raises:
-        EdgewiseError: no checkpoint, or labels that do not name each by its own.
-        GraphMismatch: a checkpoint's graph is not the first one's; names it.
+    A GraphMismatch names a checkpoint whose graph is not the first one's.
     """
 
     labels: tuple[str, ...]

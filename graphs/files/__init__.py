@@ -1,14 +1,4 @@
-"""Read and write circuits, scores and diffs: the file modules' functions in one place.
-
-| file | format | functions |
-| --- | --- | --- |
-| `NAME.json` | `edgewise/circuit` | `read_circuit`, `write_circuit`, `CircuitFile` |
-| `NAME.scores.safetensors` | one tensor `scores` | `read_scores`, `write_scores`, `ScoresFile` |
-| `NAME.json` | `edgewise/diff` | `read_diff`, `write_diff`, `DiffFile`, `diff_files` |
-| `NAME.json` | `edgewise/roles` | `read_roles`, `write_roles`, `RolesFile` |
-| `NAME.json` | `edgewise/transplant` | `read_transplant`, `write_transplant`, `TransplantFile` |
-| `NAME.json` | `edgewise/timeline` | `read_timeline`, `write_timeline`, `TimelineFile` |
-"""
+"""Read and write circuits, scores, diffs and more: a format, its value and functions a module."""
 
 from __future__ import annotations
 

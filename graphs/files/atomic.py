@@ -32,7 +32,7 @@ TEMPORARY = re.compile(r"\.edgewise-(?:(\d+)-([0-9a-f]{6})-)?[0-9a-f]{12}(?:\..*
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give the path of an empty temporary file that becomes `path` if the block succeeds.
 
-    The temporary has the same suffix, for writers that choose a format by it.
+    It has the same suffix. An EdgewiseError says why the file cannot be written there.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -40,9 +40,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     ...     _ = temporary.write_text("all of it")
     >>> [(file.name, file.read_text()) for file in folder.iterdir()]
     [('a.txt', 'all of it')]
-
-    Raises:
-        EdgewiseError: the file cannot be written there; says why.
     """
     final = _final(path)
     temporary = _create_temporary(path, final)
@@ -72,12 +69,7 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def check_writable(path: str | Path, *inputs: str | Path) -> None:
-    """Refuse, before long work, a path that could not be written at its end, or that is an input.
-
-    Raises:
-        EdgewiseError: the path is a directory, a device or one of the inputs, or its directory is
-            missing or not writable.
-    """
+    """Refuse, before long work, a path that could not be written then, or that is an input."""
     final = _final(path)
     for given in inputs:
         if final.exists() and os.path.exists(given) and final.samefile(given):

@@ -158,14 +158,9 @@ class CircuitDocument(Provenance):
 class CircuitFile:
     """A circuit, where it comes from, and what was measured of it.
 
-    Args:
-        circuit: the graph and the kept edges.
-        model, task, discovery, certificate, measures: plain blocks with the keys of `PROVENANCE`.
-            The model's shape must be the graph's.
-        edge_scores: float32 [ports, senders], NaN where an edge has no score; only the scores of
-            kept edges are kept.
-        extra: unknown top-level keys, and under `graph` unknown keys of that block.
-        path: the file it was read from, or written to.
+    The blocks have the keys of `PROVENANCE`; the model's shape is the graph's. `edge_scores`:
+    float32 [ports, senders], NaN where an edge has no score or is not kept. `extra`: unknown
+    top-level keys, and under `graph` those of that block. `path`: the file it was read from.
 
     Raises:
         EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.

@@ -1,11 +1,8 @@
 """Diff files: two circuits on equal graphs side by side, as JSON.
 
 The format is `edgewise/diff`, version 1, told in docs/reference/file-formats.md: a graph, the
-blocks of both circuit files, statistics, and the edges `shared`, `only_a` and `only_b`.
-
-Each edge carries its score in A and in B. A block `scores` tells how alike the scores are (see
-`graphs.diff`); the blocks `noise_floor`, `cross` and `roles` what was found in the models (see
-`graphs.comparison`). Unknown top-level keys are kept and written back.
+blocks of both circuit files, statistics, the edges `shared`, `only_a` and `only_b` with their score
+in A and in B, and what else was found (see `graphs.diff` and `graphs.comparison`).
 """
 
 from __future__ import annotations
@@ -83,15 +80,11 @@ class DiffDocument(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class DiffFile:
-    """Two circuits side by side, where they are from, and what was found beside them.
+    """Two circuits side by side, where each comes from, and what was found beside them.
 
-    Args:
-        diff: the two circuits.
-        a, b: where each comes from.
-        scores_a, scores_b: float32 [ports, senders], NaN where an edge has no score.
-        alike: how alike the scores are; None in an older file.
-        noise_floor, cross, roles: what was found in the models, None where it was not asked for.
-        extra: unknown top-level keys.
+    `scores_a`, `scores_b`: float32 [ports, senders], NaN where an edge has no score; `alike` tells
+    how alike they are, None in an older file. `noise_floor`, `cross`, `roles`: what was found in
+    the models, None where it was not asked for. `extra`: unknown top-level keys.
     """
 
     diff: CircuitDiff
@@ -146,14 +139,10 @@ def diff_files(
     names: tuple[str, str] = ("A", "B"),
     scores: tuple[Scores | None, Scores | None] = (None, None),
 ) -> DiffFile:
-    """Compare two circuits on equal graphs.
+    """Compare two circuits on equal graphs; `names` are their paths or labels.
 
-    Args:
-        a, b, names: the files, and their paths or labels.
-        scores: of all edges of each; with both, the rank correlation is over all edges.
-
-    Raises:
-        GraphMismatch: the graphs differ, or the models' width; the message lists all differences.
+    `scores`: of all edges of each; with both, the rank correlation is over all edges. A
+    GraphMismatch lists all that differs of graphs and models' width.
     """
     widths = (a.model["d_model"], b.model["d_model"])
     differences = shape_differences(a.circuit.graph, b.circuit.graph, widths)
@@ -186,9 +175,6 @@ def diff_files(
 
 def unlike(a: Side, b: Side) -> list[str]:
     """List in words what else differs between two circuits' provenance than the model.
-
-    For a warning beside a diff: circuits found on different tasks, or by different methods, differ
-    for that reason too.
 
     >>> a, b = ({"task": {"name": name}, "discovery": {"metric": "kl"}} for name in ("ioi", "sva"))
     >>> unlike(a, b)

@@ -154,9 +154,8 @@ def write_eap_ig(
 ) -> None:
     """Write a circuit as EAP-IG reads it, as `.json` or `.pt`; edges without a score get 0.
 
-    Raises:
-        GraphMismatch: the graph has what EAP-IG does not know: an o node, key/value groups, a
-            split embedding or experts; or the scores are of another graph.
+    A GraphMismatch names what EAP-IG does not know: an o node, key/value groups, a split embedding
+    or experts.
     """
     graph = circuit.graph
     flags = ("post_norm", "grouped_kv", "split_embedding", "experts")

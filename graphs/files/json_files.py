@@ -17,11 +17,7 @@ from .reading import PAIRS_HINT, parse_json, read_text
 
 
 def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
-    """Read a JSON file of one of some formats, each with its newest version; `what` names them.
-
-    Raises:
-        FileFormatError: the file is missing, damaged, of another format or too new.
-    """
+    """Read a JSON file of one of some formats, each with its newest version; `what` names them."""
     document = parse_json(path, read_text(path, what), what)
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
         pair = isinstance(document, dict) and not {"clean", "clean_ids"}.isdisjoint(document)
@@ -70,9 +66,6 @@ def dump_document(document: Mapping[str, object], rows: Collection[str]) -> str:
         ["m0", 1.0]
       ]
     }
-
-    Raises:
-        EdgewiseError: a value JSON cannot hold; names its place.
     """
     parts = []
     for key, value in document.items():

@@ -66,10 +66,9 @@ def is_there(path: str | Path) -> bool:
 def read_bounded(
     path: str | Path, limit: int, what: str, error: type[EdgewiseError] = FileFormatError
 ) -> bytes:
-    """Read a whole file of at most `limit` bytes; `what` is expected, as in "a circuit file".
+    """Read a whole regular file of at most `limit` bytes, or raise an error of the given class.
 
-    Raises:
-        EdgewiseError: (of the given class) it is missing, larger, or no regular file.
+    `what` is expected, for messages, as in "a circuit file".
     """
     try:
         mode = os.stat(path).st_mode
@@ -114,9 +113,8 @@ def read_text(
 def parse_json(path: str | Path, text: str, what: str, *, allow_nan: bool = False) -> Any:
     """Parse JSON text, read from the path; `allow_nan` takes Python's NaN and Infinity too.
 
-    Raises:
-        FileFormatError: it is empty, cut off, damaged, or no JSON at all; a key stands twice; it
-            is nested too deeply, or a number is too large.
+    A FileFormatError says how it is damaged, that a key stands twice, that it is nested too deeply
+    or a number too large.
     """
 
     def refuse_constant(name: str) -> NoReturn:
@@ -179,7 +177,6 @@ def unfit(document: object, *, allow_nan: bool = False) -> str | None:
 
 
 def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeError) -> str:
-    """Tell an empty file, one that was cut, a damaged one, and one that never was JSON."""
     if not text.strip():
         return f"{path} is empty; expected {what}."
     if not text.lstrip().startswith(("{", "[")):
@@ -210,8 +207,8 @@ def _diagnose(path: str | Path, text: str, what: str, error: json.JSONDecodeErro
 def checked(path: str | Path, document: object, form: type[Form]) -> Form:
     """Return a parsed document as a value of its form, a `TypedDict`, itself unchanged.
 
-    Keys the form does not name are let be. Bounds stand in annotations, as in
-    `Annotated[int, Field(ge=1)]`.
+    Keys the form does not name are let be; bounds stand in annotations. A FileFormatError names all
+    keys that are missing, else the first values of another type.
 
     >>> from typing_extensions import TypedDict
     >>> class Block(TypedDict):
@@ -220,9 +217,6 @@ def checked(path: str | Path, document: object, form: type[Form]) -> Form:
     Traceback (most recent call last):
     edgewise.graphs.errors.FileFormatError: a.json cannot be read: examples is 'many'; accepted: a \
 whole number.
-
-    Raises:
-        FileFormatError: names all keys that are missing, else the first values of another type.
     """
     with form_of(path, document, form) as found:
         return found
@@ -230,10 +224,7 @@ whole number.
 
 @contextmanager
 def form_of(path: str | Path, document: object, form: type[Form]) -> Iterator[Form]:
-    """Check a document as `checked` does; what is done inside comes before its wrong values.
-
-    So a reader can say in its own words what of a document with all its keys is wrong.
-    """
+    """Check a document as `checked` does; what is refused inside comes before its wrong values."""
     missing, wrong = problems(document, form)
     if missing:
         raise FileFormatError(f"{path} is incomplete; missing: {', '.join(missing)}.")

@@ -57,11 +57,7 @@ def scores_path(path: str | Path) -> Path:
 def write_scores(
     path: str | Path, scores: Scores, *, method: str, metric: str, ablation: str
 ) -> Path:
-    """Write the sidecar of a circuit file (or at its own path), all or nothing; return where.
-
-    Raises:
-        EdgewiseError: the file cannot be written there, or a score is infinite.
-    """
+    """Write the sidecar of a circuit file (or at its own path), all or nothing; return where."""
     if np.isinf(scores.values).any():
         raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
     graph = scores.graph
@@ -89,12 +85,7 @@ def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
 def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> ScoresFile:
     """Read and check the sidecar of a circuit file (or at its own path).
 
-    Args:
-        path: the circuit's file or the sidecar.
-        graph: the graph the scores must fit; by default the one the sidecar names.
-
-    Raises:
-        FileFormatError: missing, damaged, or names, shape or NaN pattern do not fit the graph.
+    A FileFormatError says how it is damaged or does not fit the graph; default: the one it names.
     """
     file = scores_path(path)
     if not file.is_file():

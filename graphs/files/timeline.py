@@ -5,11 +5,8 @@ task, a discovery, `checkpoints`, and rows of `nodes` and `edges`, such as
 
     ["a0.h1", "a1.h2<k>", [[2, 5]], [0.0, 0.1, 1.3, 2.2, 2.4, 2.5]]
 
-A row of `nodes` or `edges` is a thing that any checkpoint's circuit has, with its spans: runs of
-checkpoints that have it, as first and last, counted from 0. An edge also has its score at every
-checkpoint, in the circuit there or not, null where it was not measured. What follows from the
-edges (numbers of edges and nodes, `to_last`, `to_first`, `nodes`) is computed anew on reading.
-Unknown top-level keys are kept and written back.
+An edge has its spans, runs of checkpoints that have it, and its score at every checkpoint. What
+follows from the edges (their numbers, `to_last`, `to_first`, `nodes`) is computed anew on reading.
 """
 
 from __future__ import annotations
@@ -93,14 +90,9 @@ class TimelineDocument(TypedDict):
 class TimelineFile:
     """The circuits of several checkpoints, where they are from, and what was measured there.
 
-    Args:
-        timeline: labels, circuits and scores.
-        checkpoints: the metric of the discovery stands first in their measures.
-        task, discovery: what all checkpoints were asked, as in circuit files.
-        extra: unknown top-level keys.
-
-    Raises:
-        EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.
+    `task` and `discovery`, as in circuit files, are those of all checkpoints, in whose measures the
+    discovery's metric stands first. `extra`: unknown top-level keys. An EdgewiseError names all
+    keys that are missing, or a value JSON cannot hold.
     """
 
     timeline: Timeline

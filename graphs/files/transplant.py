@@ -1,12 +1,9 @@
 """Transplant files: what parts of one model carry of its gain over another, as JSON.
 
 The format is `edgewise/transplant`, version 1, told in docs/reference/file-formats.md: two models,
-a graph, a task, `measures`, and either `chosen` parts with their edges or rankings of nodes.
-
-`everything` is the receiver with the values of all nodes. `chosen` and `edges` (the chosen edges)
-stand there if parts were chosen; otherwise `singles` ranks nodes, each alone, and `greedy` lists
-what was chosen one after the other, each row with the value and the share carried so far. A share
-is null if the two models measure the same.
+a graph, a task, `measures`, and either `chosen` parts with their edges or rankings of nodes: of
+`singles`, each alone, and `greedy`, one chosen after the other. A share of the gain is null if the
+two models measure the same.
 """
 
 from __future__ import annotations
@@ -111,16 +108,10 @@ class TransplantDocument(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class TransplantFile:
-    """What parts of one model carry of its gain over another.
+    """What parts of one model carry of its gain over another; both have the graph.
 
-    Args:
-        graph: the graph of both models.
-        a, b: where each model comes from.
-        task, transplant: which prompts, and how they were run.
-        measures: the gain.
-        chosen, edges: what was chosen; None if nothing was.
-        singles, greedy: the rankings.
-        extra: unknown top-level keys.
+    `transplant` says how the prompts of the task were run. `chosen` and its `edges` are None if
+    nothing was chosen; `singles` and `greedy` are the rankings; `extra`: unknown top-level keys.
     """
 
     graph: ComputationGraph

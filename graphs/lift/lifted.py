@@ -87,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class LiftedModel:
-    """Describe a whole model; all tensors are views of the model's own and never change.
+    """A whole model, described; all tensors are views of the model's own and never change.
 
     `tokens`: [V, D]. `positions`: [P, D] or None. `unembed`: [V, D] and bias. `embed_norm`
     normalises token embeddings; it is part of what the embedding writes. `model` is what was

@@ -88,9 +88,7 @@ def families() -> dict[str, Family]:
 def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
     """Read a live `AutoModelForCausalLM` into a description; the model is not altered.
 
-    Raises:
-        UnsupportedModel: the family is unknown, or the model has something its family does not
-            understand; the message names it.
+    An UnsupportedModel names what of the model no family understands.
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
@@ -125,11 +123,7 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
 
 
 def require_activation(name: str) -> str:
-    """Return the name of an activation if the project computes it.
-
-    Raises:
-        UnsupportedModel: it does not.
-    """
+    """Return the name of an activation that the project computes, or raise an UnsupportedModel."""
     if name not in ACTIVATIONS:
         raise UnsupportedModel(
             f"the activation '{name}' is not known; known: {', '.join(sorted(ACTIVATIONS))}."
@@ -183,11 +177,7 @@ def _check_claimed(model: Any, lifted: LiftedModel) -> None:
 
 
 def _check_hooks(model: Any) -> None:
-    """Refuse hooks that may change what modules compute.
-
-    May stay: accelerate's that move data, and those with which transformers itself records hidden
-    states once they were asked for (as every certificate does).
-    """
+    """Refuse hooks but accelerate's that move data and transformers' that record hidden states."""
     hooked = [
         name or type(model).__name__
         for name, module in model.named_modules()
@@ -238,10 +228,7 @@ def _check_devices(lifted: LiftedModel) -> None:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """List all tensors of a nested description that are the model's own weights.
-
-    Left out are constants that models derive from their config, such as rotary frequencies.
-    """
+    """List all tensors of a nested description but constants, such as rotary frequencies."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):

@@ -18,7 +18,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Norm:
-    """Normalise the last axis, by mean and variance (`centred`) or by the root mean square.
+    """How the last axis is normalised: by mean and variance (`centred`) or root mean square.
 
     `weight`, `bias`: [D], or None. `offset` is added to the weight (1 in models that store
     weight − 1), in float32 at least: near 1, bfloat16 has steps of 1/128.

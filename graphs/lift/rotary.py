@@ -15,7 +15,7 @@ from .devices import place
 
 @dataclass(frozen=True)
 class Growth:
-    """Say how frequencies follow the length of a prompt that exceeds `limit` ("dynamic" scaling).
+    """How frequencies follow the length of a prompt that exceeds `limit` ("dynamic" scaling).
 
     The base grows to  base · (factor·length/limit − (factor − 1))^(R/(R−2)).
     """
@@ -35,7 +35,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotate queries and keys.
+    """By how much queries and keys are rotated, and which of their features.
 
     `frequencies`: [R/2] for the first R features of a head. `factor` scales cosine and sine.
     Features i and i + R/2 turn together, or 2i and 2i + 1 if `interleaved`.

@@ -32,7 +32,7 @@ _MOST = 2**20
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """Tell which adapter was merged into which base model."""
+    """Which adapter was merged into which base model."""
 
     path: Path
     base: str
@@ -74,11 +74,7 @@ def base_reference(directory: Path) -> tuple[str, str | None]:
 
 
 def merge(base: PreTrainedModel, directory: Path, base_name: str) -> PreTrainedModel:
-    """Merge an adapter into a base model, which is changed and must be the caller's own.
-
-    Raises:
-        ModelNotFound: the adapter is damaged, does not fit the base, or cannot be merged.
-    """
+    """Merge an adapter into a base model, which is changed and must be the caller's own."""
     from peft import PeftModel
 
     where = f"adapter '{directory}' cannot be merged into '{base_name}'"
@@ -138,10 +134,9 @@ def _refuse_sizes(directory: Path, where: str) -> None:
 
 
 def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
-    """Check that the file's tensors are exactly those the adapter consists of.
+    """Check that the file's tensors are exactly the adapter's, or also both embedding layers'.
 
-    PEFT only warns of tensors that are missing, and ignores those it has no place for. Beside the
-    adapter's own tensors a file may hold all those of the two embedding layers.
+    PEFT only warns of tensors that are missing, and ignores those it has no place for.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -171,9 +166,8 @@ def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
 def _untie(wrapped: Any, own: set[int]) -> set[int]:
     """Give each of several modules that share an adapted weight of the base a copy of its own.
 
-    Merging adds to the weight itself, and so would change every module that shares it: the other
-    embedding of a tied pair, or the layers of a `layer_replication`. Returns the ids of the
-    modules concerned; `own` has those of the base's parameters.
+    Merging would change every module that shares it: the other embedding of a tied pair, or the
+    layers of a `layer_replication`. Takes the ids of the base's parameters; returns the modules'.
     """
     import torch
 

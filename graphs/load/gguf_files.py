@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
 
 def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load the model of a `.gguf` file, its weights dequantised.
-
-    Raises:
-        ModelNotFound: the file is damaged, of an architecture transformers cannot read, or holds
-            tensors the model has no place for; or the extra `gguf` is not installed.
-    """
+    """Load the model of a `.gguf` file, its weights dequantised, or raise a ModelNotFound."""
     require_gguf(path)
     import torch
     import transformers
@@ -44,12 +39,9 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
     with explained(f"'{path}' cannot be read as a GGUF model", ACCEPTED):
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
         refuse_sizes(config, stored, f"'{path}'")
+        options = {"dtype": getattr(torch, dtype), "output_loading_info": True, **plain}
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(path.parent),
-            gguf_file=path.name,
-            dtype=getattr(torch, dtype),
-            output_loading_info=True,
-            **plain,
+            str(path.parent), gguf_file=path.name, **options
         )
     parameters, names, config = sum(1 for _ in model.parameters()), set(header.shapes), model.config
     if info["missing_keys"] or len(names) != parameters:
@@ -70,11 +62,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
 
 
 def gguf_tokenizer(path: Path) -> Any:
-    """Build the tokenizer a `.gguf` file describes.
-
-    Raises:
-        ModelNotFound: the file describes none, or one of a kind transformers cannot read.
-    """
+    """Build the tokenizer a `.gguf` file describes, or raise a ModelNotFound."""
     require_gguf(path)
     read_header(path)
     from transformers import AutoTokenizer

@@ -67,11 +67,7 @@ _DEFAULTS: dict[str, object] = {
 
 
 def refuse_lost_metadata(path: Path, metadata: Mapping[str, object], config: Any) -> None:
-    """Compare a file's metadata with the config that was made of it.
-
-    Raises:
-        ModelNotFound: a key has a value that the config does not have, and that would matter.
-    """
+    """Refuse a file with a value that matters and that the config made of it does not have."""
     lost = {key: value for key, value in metadata.items() if _is_lost(key, value, metadata, config)}
     if lost:
         listing = ", ".join(f"{key}={value!r}" for key, value in sorted(lost.items())[:4])
@@ -93,9 +89,6 @@ def read_header(path: Path) -> Header:
     """Read a file's metadata and its tensors' shapes, no length beyond what the file holds.
 
     The package `gguf` believes lengths: it goes 2**60 times through a list that says so.
-
-    Raises:
-        ModelNotFound: the file is damaged.
     """
     with explained(f"'{path}' cannot be read as a GGUF model", ACCEPTED), path.open("rb") as opened:
         reader = _Reader(opened, path.stat().st_size)

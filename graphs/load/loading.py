@@ -113,9 +113,8 @@ def load(
 ) -> LoadedModel:
     """Load a causal language model by its reference (see `references`).
 
-    `dtype`: float32, float64, bfloat16 or float16. `device`: cpu, cuda, cuda:N, mps, or auto
-    (cuda if there is one, else cpu). An adapter is merged in float32 and then converted, so that
-    the variant's weights do not depend on `dtype` beyond its rounding.
+    `dtype`: one of `DTYPES`. `device`: cpu, cuda, cuda:N, mps, or auto (cuda if there is one, else
+    cpu). An adapter is merged in float32 and then converted.
 
     Raises:
         ModelNotFound: the model cannot be obtained, read, or is no complete causal model.
@@ -126,10 +125,8 @@ def load(
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     device = resolve_device(device)
-    source = find(
-        os.fspath(reference), revision=revision, allow_pickle=allow_pickle, progress=progress
-    )
-    adapter = None
+    name, adapter = os.fspath(reference), None
+    source = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
     if source.form is Form.ADAPTER:
         base = _find_base(source, allow_pickle, progress)
         model = merge(_read(base, "float32", allow_pickle), source.path, base.name)
@@ -151,11 +148,7 @@ def load(
 
 
 def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = None) -> Any:
-    """Load only the tokenizer of a reference (an adapter's own, else its base's).
-
-    Raises:
-        ModelNotFound: there is no such model, or it comes without a tokenizer.
-    """
+    """Load only the tokenizer of a reference (an adapter's own, else its base's)."""
     reference = os.fspath(reference)
     source = find(reference, revision=revision, weights=False)
     if source.form is Form.ADAPTER and not has_tokenizer(source.path):
@@ -175,9 +168,8 @@ def from_module(
 ) -> LoadedModel:
     """Take a live transformers model as it is; it is neither copied nor altered.
 
-    Raises:
-        ModelNotFound: it is no transformers causal language model, carries an unmerged PEFT
-            adapter, is quantised, or is in training mode.
+    A ModelNotFound says why: it is no causal language model, quantised, in training mode, or
+    carries an unmerged PEFT adapter.
     """
     kind = type(model).__name__
     if type(model).__module__.partition(".")[0] == "peft" or hasattr(model, "peft_config"):
@@ -301,13 +293,10 @@ def _check_config(found: Mapping[str, object], name: str) -> None:
 
 
 def _refuse_quantised(config: Mapping[str, object], packed: set[str], what: str) -> None:
-    """Refuse weights that are no plain matrices, by their config or by the types they are in.
-
-    A config that says `gguf` may belong to a model whose weights were unpacked on loading.
-    """
+    """Refuse weights that are no plain matrices, by their config or by the types they are in."""
     quantised = config.get("quantization_config") or {}
     kind = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised
-    if packed or (quantised and kind != "gguf"):
+    if packed or (quantised and kind != "gguf"):  # which was unpacked on loading
         raise ModelNotFound(
             f"{what} has quantised weights ({', '.join(sorted(packed)) or kind}), which are not "
             f"plain matrices. Accepted: weights in {', '.join(DTYPES)}; use the unquantised "
@@ -331,15 +320,11 @@ def _refuse_partial(info: Mapping[str, Collection[object]], source: Source) -> N
 
 
 def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
-    """Freeze a model of our own and bring it to its dtype and device.
-
-    Parameters only: `Module.to(dtype)` would round the rotary frequencies as well, which
-    transformers keeps in float32 whatever the model's dtype.
-    """
+    """Freeze a model of our own and bring it to its dtype and device."""
     import torch
 
     kind = getattr(torch, dtype)
-    if model.dtype != kind:
+    if model.dtype != kind:  # `Module.to` would round the rotary frequencies, float32 always, too
         for parameter in model.parameters():
             parameter.data = parameter.data.to(kind)
         model.config.dtype = kind

@@ -49,7 +49,7 @@ class Form(str, Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """Tell where a model's files are; `name` is the reference without its revision."""
+    """Where a model's files are; `name` is the reference without its revision."""
 
     name: str
     form: Form
@@ -67,10 +67,8 @@ def find(
 ) -> Source:
     """Find a reference's files, fetching them from the hub or the registry if they are remote.
 
-    `weights=False` fetches and checks only what a tokenizer needs.
-
-    Raises:
-        ModelNotFound: nothing is there, or not what a language model's directory must hold.
+    `weights=False` fetches and checks only what a tokenizer needs. A ModelNotFound says what is not
+    there, or not what a language model's directory must hold.
     """
     if not reference.strip():
         raise ModelNotFound(f"the model's name is empty; accepted: {ACCEPTED}.")

@@ -67,11 +67,7 @@ def _shapes(file: Path) -> Iterator[list[int]]:
 
 
 def refuse_large_texts(directory: Path) -> None:
-    """Refuse a directory with a file of text (a tokenizer, a configuration) beyond any real one.
-
-    Raises:
-        ModelNotFound: names the file.
-    """
+    """Refuse a directory with a file of text (a tokenizer, a configuration) beyond any real one."""
     for file in directory.iterdir():
         if file.suffix in _TEXTS and file.is_file() and file.stat().st_size > TOKENIZER_BYTES:
             raise ModelNotFound(
@@ -85,9 +81,6 @@ def refuse_counts(settings: Mapping[str, object], stored: Stored, what: str) -> 
 
     Each layer has a tensor of its own; experts have too, or are a dimension of one. This is
     checked before a configuration is built, which may make a list of one entry a layer.
-
-    Raises:
-        ModelNotFound: names the setting.
     """
     limits = dict.fromkeys(_LAYERS, stored.tensors)
     limits["num_labels"] = max(1024, stored.largest)  # of no use here, but each gets a name
@@ -118,17 +111,11 @@ def numbers_in(value: object) -> Iterator[int]:
 
 
 def refuse_sizes(config: PretrainedConfig, stored: Stored, what: str) -> None:
-    """Refuse a configuration of a model with more numbers than its weights have.
-
-    The model is built without memory, of shapes only.
-
-    Raises:
-        ModelNotFound: says both numbers.
-    """
+    """Refuse a configuration of a model with more numbers than its weights have."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with silenced(), torch.device("meta"):
+    with silenced(), torch.device("meta"):  # of shapes only, without memory
         model = AutoModelForCausalLM.from_config(config)
     wanted = sum(parameter.numel() for parameter in model.parameters())
     if wanted > _MOST_TIMES * stored.numbers:
