@@ -131,11 +131,7 @@ class Circuit:
     # -- dead ends --------------------------------------------------------------------------
 
     def live(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find what has a path of kept edges to `logits`: bool [ports] and bool [senders].
-
-        A port is live if a live sender computes from it, a sender if it has a kept edge into a live
-        port.
-        """
+        """Find what has a path of kept edges to `logits`: bool [ports] and bool [senders]."""
         return self.graph.live(self.kept)
 
     def prune_dangling(self) -> Circuit:

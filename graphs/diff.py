@@ -10,7 +10,7 @@ means nothing (fewer than two edges, no variation, a kept edge without a score) 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -140,7 +140,6 @@ def _by(
 
 
 def _all_nodes(graph: ComputationGraph) -> list[Node]:
-    """List every node but `logits`, once, by layer."""
     found = dict.fromkeys(graph.senders) | dict.fromkeys(port.node for port in graph.ports)
     nodes = [node for node in found if node.kind is not Kind.LOGITS]
     return sorted(nodes, key=lambda node: -1 if node.layer is None else node.layer)
@@ -163,10 +162,6 @@ class ScoreComparison:
     spearman: float | None
     spearman_absolute: float | None
     weighted_overlap: float | None
-
-    def to_dict(self) -> dict[str, object]:
-        """Return everything under its name."""
-        return asdict(self)
 
 
 def compare_scores(

@@ -93,7 +93,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Some edges of largest score, and how many edges have the score at which the rest is cut off.
+    """The edges of largest score, and how the others were cut off.
 
     `score`: that of the last edge kept, NaN if none is. `tied`: how many edges have this score, but
     for rounding; `taken`: how many of them are kept, those that come first in the graph.

@@ -214,10 +214,7 @@ class Timeline:
         return sorted(self.edges, key=lambda one: (-one.length, -self.peak(one.thing)))[:most]
 
     def newest(self, most: int) -> list[Life]:
-        """List the edges that first appear latest; among equals the larger |score| first.
-
-        Those of the first checkpoint did not appear, so they are not among them.
-        """
+        """List the edges that appear latest, not at first; of equals the larger |score| first."""
         appeared = [life for life in self.edges if life.born]
         return sorted(appeared, key=lambda one: (-one.born, -self.peak(one.thing)))[:most]
 

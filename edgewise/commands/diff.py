@@ -106,7 +106,7 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
         "diff": output,
         "unlike": others,
         "statistics": diff.summary().to_dict(),
-        "scores": found.scores.to_dict(),
+        "scores": vars(found.scores),
         **found.blocks,
         "nodes": {name: [str(node) for node in nodes] for name, nodes in diff.nodes.items()},
         **{name: edge_rows(circuit, *scores) for name, circuit in parts.items()},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 from . import circuit as circuit_file
 from . import diff as diff_file
@@ -47,22 +45,23 @@ __all__ = [
 ]
 
 
-_READERS: Mapping[str, Callable[..., CircuitFile | DiffFile | TimelineFile]] = {
-    circuit_file.FORMAT: circuit_file.circuit_from_document,
-    diff_file.FORMAT: diff_file.diff_from_document,
-    timeline_file.FORMAT: timeline_file.timeline_from_document,
-}
-
-
 def read_any(path: str | Path) -> CircuitFile | DiffFile:
     """Read a circuit file or a diff file, whichever it is; a FileFormatError says if neither."""
     formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file)}
-    document = read_document(path, "a circuit or diff file", formats)
-    return cast("CircuitFile | DiffFile", _READERS[str(document["format"])](path, document))
+    parsed = read_document(path, "a circuit or diff file", formats)
+    if parsed["format"] == diff_file.FORMAT:
+        return read_diff(path, parsed)
+    return read_circuit(path, parsed)
 
 
 def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
     """Read a circuit, diff or timeline file; a FileFormatError says if it is none of these."""
     formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file, timeline_file)}
-    document = read_document(path, "a circuit, diff or timeline file", formats)
-    return _READERS[str(document["format"])](path, document)
+    parsed = read_document(path, "a circuit, diff or timeline file", formats)
+    if parsed["format"] == timeline_file.FORMAT:
+        return read_timeline(path, parsed)
+    return (
+        read_diff(path, parsed)
+        if parsed["format"] == diff_file.FORMAT
+        else read_circuit(path, parsed)
+    )

@@ -232,9 +232,6 @@ def model_block(
     return cast("ModelBlock", ordered(block, PROVENANCE["model"]))
 
 
-# -- writing ------------------------------------------------------------------------------------
-
-
 def write_circuit(path: str | Path, file: CircuitFile) -> None:
     """Write a circuit file, all or nothing; equal circuits give equal bytes."""
     write_text(path, dump_circuit(file.at(Path(path))))
@@ -258,12 +255,12 @@ def dump_circuit(file: CircuitFile) -> str:
 
 
 def ordered_blocks(blocks: Mapping[str, object]) -> dict[str, object]:
-    """Return blocks with the keys of `PROVENANCE` first in each; other values as they are."""
-    return {
-        key: ordered(block, PROVENANCE[key]) if key in PROVENANCE and isinstance(block, dict)
-        else block
-        for key, block in blocks.items()
-    }  # fmt: skip
+    """Return blocks in the order of files, with the keys of `PROVENANCE` first in each."""
+    found = {key: blocks[key] for key in ("file", *PROVENANCE) if key in blocks} | dict(blocks)
+    for key, first in PROVENANCE.items():
+        if isinstance(block := found.get(key), dict):
+            found[key] = ordered(block, first)
+    return found
 
 
 def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[str, object]:
@@ -288,23 +285,16 @@ def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
     ]
 
 
-# -- reading ------------------------------------------------------------------------------------
-
-
-def read_circuit(path: str | Path) -> CircuitFile:
-    """Read and check a circuit file; a FileFormatError says what is wrong."""
-    return circuit_from_document(path, read_document(path, "a circuit file", {FORMAT: VERSION}))
-
-
-def circuit_from_document(path: str | Path, document: Mapping[str, object]) -> CircuitFile:
-    """Check a parsed circuit file; errors name the path."""
+def read_circuit(path: str | Path, parsed: dict[str, object] | None = None) -> CircuitFile:
+    """Read and check a circuit file, parsed or not; a FileFormatError says what is wrong."""
+    document = parsed or read_document(path, "a circuit file", {FORMAT: VERSION})
     with form_of(path, document, CircuitDocument) as file:
         graph = read_graph(path, file["model"], file["graph"], scores=1)
     scores = unscored(graph, 1)
     circuit = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores))
     blocks = (file["model"], file["task"], file["discovery"], file["certificate"], file["measures"])
-    extra, more = others(document, "edges", "graph", *PROVENANCE), dict(file["graph"])
-    if more := others(more, *OPTIONS, *COUNTS):
+    extra = others(document, "edges", "graph", *PROVENANCE)
+    if more := {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *COUNTS)}:
         extra["graph"] = more
     return CircuitFile(circuit, *blocks, edge_scores=scores[0], extra=extra, path=Path(path))
 

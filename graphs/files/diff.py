@@ -24,7 +24,6 @@ from ..names import Edge
 from ..roles import HeadRoles
 from .atomic import write_text
 from .circuit import (
-    PROVENANCE,
     CertificateBlock,
     CircuitFile,
     DiscoveryBlock,
@@ -198,12 +197,12 @@ def unlike(a: Side, b: Side) -> list[str]:
 def write_diff(path: str | Path, file: DiffFile) -> None:
     """Write a diff file, all or nothing; equal diffs give equal bytes."""
     scores = (file.scores_a, file.scores_b)
-    scored = {} if file.alike is None else {"scores": file.alike.to_dict()}
+    scored = {} if file.alike is None else {"scores": vars(file.alike)}
     document = {
         "format": FORMAT,
         "version": VERSION,
         "graph": graph_block(file.diff.a.graph, {}),
-        **{name: _ordered_side(getattr(file, name)) for name in ("a", "b")},
+        **{name: ordered_blocks(getattr(file, name)) for name in ("a", "b")},
         "statistics": file.diff.summary().to_dict(),
         **ordered({**file.blocks, **scored, **file.extra}, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
@@ -211,18 +210,9 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
     write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
 
 
-def _ordered_side(side: Mapping[str, object]) -> dict[str, object]:
-    blocks = ordered_blocks(side)
-    return {key: blocks[key] for key in ("file", *PROVENANCE) if key in blocks} | blocks
-
-
-def read_diff(path: str | Path) -> DiffFile:
-    """Read and check a diff file; a FileFormatError says what is wrong."""
-    return diff_from_document(path, read_document(path, "a diff file", {FORMAT: VERSION}))
-
-
-def diff_from_document(path: str | Path, document: dict[str, object]) -> DiffFile:
-    """Check a parsed diff file; errors name the path."""
+def read_diff(path: str | Path, parsed: dict[str, object] | None = None) -> DiffFile:
+    """Read and check a diff file, parsed or not; a FileFormatError says what is wrong."""
+    document = parsed or read_document(path, "a diff file", {FORMAT: VERSION})
     with form_of(path, document, DiffDocument) as file:
         graph = read_graph(path, file["a"]["model"], file["graph"], scores=2)
     scores = unscored(graph, 2)
@@ -272,7 +262,6 @@ def _damaged(path: str | Path, name: str, why: str, *place: int | str) -> NoRetu
 def _read_floor(
     path: str | Path, document: Mapping[str, object], graph: ComputationGraph
 ) -> NoiseFloor | None:
-    """Read the block `noise_floor`; its edges are the graph's."""
     found = _read(path, document, "noise_floor", NoiseFloor)
     for number, row in enumerate(found.edges if found is not None else ()):
         try:

@@ -68,10 +68,7 @@ class _Matrices(TypedDict):
 
 
 def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
-    """Read a graph saved by EAP-IG, or say what is wrong; nothing in a `.pt` file is run.
-
-    `kv_heads` are the model's key/value heads, which the file does not tell; default: the heads.
-    """
+    """Read a graph saved by EAP-IG, which does not tell `kv_heads`; nothing in a `.pt` is run."""
     if Path(path).suffix == ".pt":
         document = _load_tensors(path)
         graph = _eap_ig_graph(path, document, _Matrices, kv_heads)
@@ -330,7 +327,6 @@ def _reader(name: str, graph: ComputationGraph) -> str:
 
 
 def _circuit(path: str | Path, graph: ComputationGraph, edges: list[str]) -> Circuit:
-    """Keep the named edges; errors name the path and the first edges at fault."""
     kept, problems = np.zeros_like(graph.reads), []
     for name in edges:
         try:

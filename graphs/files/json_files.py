@@ -49,9 +49,6 @@ _HINTS = {
 }
 
 
-# -- writing ------------------------------------------------------------------------------------
-
-
 def dump_document(document: Mapping[str, object], rows: Collection[str]) -> str:
     """Return the text of a document; the lists named in `rows` (plain already) one item a line.
 

@@ -30,11 +30,10 @@ def local_paths(path: str | Path) -> Paths:
 
 
 def possible_places(name: str, paths: Paths | None, file: Path | None) -> list[str]:
-    """List where what a file names may be: beside the file, where it was, as it was typed.
+    """List where what a file names may be, beside it, where it was, as typed; existing ones first.
 
-    Those that exist come first; `file` is where name and paths were read from. An older file does
-    not say from which folder its name was typed: it is tried as typed, then beside the file, where
-    it is a guess, to be used only if what is there has the hash that the file states.
+    Without paths, in an older file, the place beside the file is a guess: what is there is to be
+    used only if it has the hash that the file states.
     """
     relative = name if paths is None else paths.get("relative")
     beside = []

@@ -1,17 +1,10 @@
 """Roles files: what was measured of the heads of one or more models, as JSON.
 
-The format is `edgewise/roles`, version 1:
+The format is `edgewise/roles`, version 1: `rules`, a block of `models` for each model, their
+`comparison`, and a row of `heads` for each head:
 
-    {
-      "format": "edgewise/roles", "version": 1,
-      "rules": {"induction": {"score": "induction", "threshold": 0.4, "share": 0.0}, …},
-      "models": [{"circuit": "ioi.json", "model": {…}, "tokens": {…}, "task": {…},
-                  "measures": {…}, "notes": […], "heads": 34}, …],
-      "comparison": [{"role": "induction", "heads": [[["a5.h1", 0.17]], …], "matched": [1, …]}, …],
-      "heads": [{"model": 0, "head": "a5.h1", "depth": 0.1724, "role": "induction",
-                 "label": "induction .91", "roles": [["induction", 0.91]],
-                 "scores": {"previous": 0.02, …}, "spans": {"first": 0.5, …}}, …]
-    }
+    {"model": 0, "head": "a5.h1", "depth": 0.1724, "role": "induction", "label": "induction .91",
+     "roles": [["induction", 0.91]], "scores": {"previous": 0.02, …}, "spans": {"first": 0.5, …}}
 
 `model` of a row counts the models from 0. Names and the comparison follow from scores, and are
 computed anew when a file is read. Unknown top-level keys are kept and written back.
@@ -120,9 +113,6 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
     return dump_document(document, rows={"comparison", "heads"})
 
 
-# -- reading ------------------------------------------------------------------------------------
-
-
 def read_roles(path: str | Path) -> RolesFile:
     """Read and check a roles file; a FileFormatError says what is wrong."""
     document = read_document(path, "a roles file", {FORMAT: VERSION})
@@ -150,7 +140,6 @@ def read_roles(path: str | Path) -> RolesFile:
 def _read_rows(
     path: str | Path, models: Sequence[_Model], rows: Sequence[Any]
 ) -> list[list[HeadRoles]]:
-    """Read the rows to a list of heads for each model."""
     found: list[dict[Node, HeadRoles]] = [{} for _ in models]
 
     def take(row: Any) -> str | None:

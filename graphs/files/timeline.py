@@ -128,9 +128,6 @@ class TimelineFile:
         return [one.get(metric, {}).get(what) for one in every]
 
 
-# -- writing ------------------------------------------------------------------------------------
-
-
 def write_timeline(path: str | Path, file: TimelineFile) -> None:
     """Write a timeline file, all or nothing; equal timelines give equal bytes."""
     write_text(path, dump_document(timeline_document(file), rows=ROWS))
@@ -147,7 +144,10 @@ def timeline_document(file: TimelineFile) -> dict[str, object]:
         **ordered(file.extra, ()),
         "checkpoints": [_checkpoint(file, i) for i in range(len(line))],
         "nodes": [[str(life.thing), [list(span) for span in life.spans]] for life in line.nodes],
-        "edges": _edge_rows(line),
+        "edges": [
+            [*row[:2], [list(span) for span in life.spans], row[2:]]
+            for life, row in zip(line.edges, edge_rows(line.union, *line.scores), strict=True)
+        ],
     }
 
 
@@ -170,21 +170,9 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
     }
 
 
-def _edge_rows(line: Timeline) -> list[list[object]]:
-    rows = zip(line.edges, edge_rows(line.union, *line.scores), strict=True)
-    return [[*row[:2], [list(span) for span in life.spans], row[2:]] for life, row in rows]
-
-
-# -- reading ------------------------------------------------------------------------------------
-
-
-def read_timeline(path: str | Path) -> TimelineFile:
-    """Read and check a timeline file; a FileFormatError says what is wrong."""
-    return timeline_from_document(path, read_document(path, "a timeline file", {FORMAT: VERSION}))
-
-
-def timeline_from_document(path: str | Path, document: dict[str, object]) -> TimelineFile:
-    """Check a parsed timeline file; errors name the path."""
+def read_timeline(path: str | Path, parsed: dict[str, object] | None = None) -> TimelineFile:
+    """Read and check a timeline file, parsed or not; a FileFormatError says what is wrong."""
+    document = parsed or read_document(path, "a timeline file", {FORMAT: VERSION})
     with form_of(path, document, TimelineDocument) as file:
         heads: Any = file["checkpoints"]  # a list only if the form fits
         if not (isinstance(heads, list) and heads):

@@ -202,7 +202,6 @@ def read_transplant(path: str | Path) -> TransplantFile:
 
 
 def _ranking(path: str | Path, graph: ComputationGraph, key: str, rows: Any) -> tuple[Row, ...]:
-    """Read rows [node, value, carried]."""
     if not isinstance(rows, list):
         raise FileFormatError(f"{path}: {key} is no list; accepted: [[node, value, carried], …].")
     found: dict[Node, Row] = {}

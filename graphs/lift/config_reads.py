@@ -50,8 +50,7 @@ class Reads:
 def inert(model: Any, keys: Iterable[str]) -> set[str]:
     """Return the keys of a live model's config that no code of the model can read.
 
-    Where some of that code has no source text, as in frozen applications, or where it is not
-    transformers' own, none is returned.
+    None is returned where some of that code has no source text, or is not transformers' own.
     """
     config = model.config
     if not all(type(x).__module__.startswith("transformers.models.") for x in (model, config)):

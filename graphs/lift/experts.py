@@ -89,10 +89,7 @@ class Experts:
         return (out if self.shared is None else out + self.shared(flat)).view_as(x)
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
-        """Return what each expert writes of normalised features [N, D], [n, N, D].
-
-        `only`: the experts wanted, in rising order; the shared one comes after all others.
-        """
+        """Return what each expert (or `only` these, in order) writes of x [N, D], [n, N, D]."""
         flat = x.reshape(-1, x.shape[-1])
         every = self.count + (self.shared is not None)
         wanted = range(every) if only is None else only

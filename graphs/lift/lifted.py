@@ -64,18 +64,12 @@ class Block:
         return normalise(self.attention_norm, place(x, self.device))
 
     def write(self, x: Tensor) -> Tensor:
-        """Return what the MLP, or all experts together, write when the port holds x, [N, D].
-
-        Like all that is written, it lies where x lies.
-        """
+        """Return what the MLP, or all experts together, write when the port holds x, [N, D]."""
         out = self.mlp(normalise(self.mlp_norm, place(x, self.device)))
         return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
 
     def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
-        """Return what each sender of `m{l}` writes when the port holds x, [n, N, D].
-
-        `only`: which of them, counted within the layer; default: all.
-        """
+        """Return what each sender of `m{l}` (or `only` these) writes when it holds x, [n, N, D]."""
         out = self.mlp.outputs(normalise(self.mlp_norm, place(x, self.device)), only)
         return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
 

@@ -152,7 +152,6 @@ def _check_config(entry: Family, model: Any) -> set[str]:
 
 
 def _check_layer_types(entry: Family, config: Any) -> None:
-    """Refuse layers whose attention is of a kind that no family describes."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if "layer_types" in entry.handled and (strange := kinds - set(LAYER_TYPES)):
         raise UnsupportedModel(

@@ -73,10 +73,7 @@ def normalise(norm: Norm | None, x: Tensor) -> Tensor:
 def normalise_heads(
     norm: Norm | tuple[Norm, ...] | None, x: Tensor, heads: Sequence[int]
 ) -> Tensor:
-    """Normalise each head's features, x [N, h, K]; `heads` says which heads these are.
-
-    One norm serves all heads; of a tuple each head takes its own. They differ in weight and bias.
-    """
+    """Normalise the features of these heads, x [N, h, K], by one norm or each by its own."""
     if not isinstance(norm, tuple):
         return normalise(norm, x)
     first = norm[0]

@@ -51,7 +51,6 @@ def plain_block(
         scale: of attention scores; default 1/√K.
         up, down, up_bias, down_bias: [M, D], [D, M], [M] and [D].
         activation: a name in `graphs.lifted.ACTIVATIONS`.
-        attention_norm, mlp_norm: norms before attention and before the MLP; default: none.
         attention: further fields of `graphs.lifted.Attention`, such as `rotary` or `window`.
     """
     if up is None or down is None:
@@ -87,20 +86,16 @@ def plain_model(
     Args:
         tokens: [V, D].
         blocks: the layers, as `plain_block` makes them.
-        unembed: [V', D]; a row for each logit, of which there may be more or fewer than tokens.
+        unembed, unembed_bias: [V', D] and [V']; there may be more or fewer logits than tokens.
         positions: [P, D], added to the token embeddings; no prompt may be longer than P.
-        unembed_bias: [V'].
-        final_norm: the norm before the unembedding; default: none.
         causal: no position sees a later one; False: every position sees all.
         parallel: attention and MLP of a layer read the same stream.
-        grouped_kv: one port for each key/value head.
-        split_embedding: `tok` and `pos` in place of `embed`.
+        grouped_kv, split_embedding: see `ComputationGraph`.
         original: the model's own code, from token ids [B, T] to logits [B, T, V'], for the
             certificate to compare with.
         name: the family's name in circuit files.
 
-    Raises:
-        UnsupportedModel: the parts do not fit together; all that is wrong is listed.
+    An UnsupportedModel lists all parts that do not fit together.
     """
     wrong = _problems(blocks, {"tokens": tokens, "unembed": unembed, "positions": positions})
     if not causal and any(block.attention.window is not None for block in blocks):
@@ -129,7 +124,6 @@ def plain_model(
 
 
 def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list[str]:
-    """List in words what does not fit together."""
     if not blocks:
         return ["it has no layers; accepted: one or more"]
     tokens = tables["tokens"]
@@ -155,7 +149,6 @@ def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list
 
 
 def _misfits(block: Block, width: int) -> list[str]:
-    """List the weights of a layer that have another shape than they must."""
     a, mlp = block.attention, block.mlp
     assert isinstance(mlp, MLP)
     if any(w.dim() != 3 for w in (a.wq, a.wk, a.wv, a.wo)):
@@ -191,7 +184,6 @@ def _misfits(block: Block, width: int) -> list[str]:
 
 
 def _detached(value: Any) -> Any:
-    """Return the same description with weights that record no gradient."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, tuple):

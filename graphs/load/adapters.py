@@ -115,10 +115,7 @@ def describe_adapter(directory: Path, base: str, revision: str | None) -> Adapte
 
 
 def _refuse_sizes(directory: Path, where: str) -> None:
-    """Refuse ranks, and repetitions of layers, beyond what the adapter's tensors can be of.
-
-    PEFT builds what the configuration names before it looks at the tensors.
-    """
+    """Refuse, before PEFT builds them, ranks and layers that its tensors cannot have."""
     stored = stored_in(directory.glob("adapter_model.*"))
     for name, value in read_json(directory / "adapter_config.json").items():
         limit = stored.largest if name in ("r", "rank_pattern", "init_r", "target_r") else _MOST
@@ -188,7 +185,6 @@ def _untie(wrapped: Any, own: set[int]) -> set[int]:
 
 
 def _logits(model: Any) -> torch.Tensor:
-    """Compute logits [1, token, vocabulary] of a few random tokens."""
     import torch
 
     size = model.get_input_embeddings().weight.shape[0]

@@ -211,7 +211,6 @@ def _write_record(ready: Path, record: dict[str, Entry]) -> None:
 
 
 def _sweep(ready: Path) -> None:
-    """Remove what killed conversions left a day or longer ago."""
     for pattern in (f".{ready.name}.*", ".download.*"):
         for partial in ready.parent.glob(pattern):
             with contextlib.suppress(OSError):

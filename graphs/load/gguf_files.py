@@ -75,10 +75,9 @@ def gguf_tokenizer(path: Path) -> Any:
 
 
 def convert_gguf(path: Path, destination: Path, name: str) -> None:
-    """Write a `.gguf` model as a directory that loads without the `gguf` package, atomically.
+    """Write a `.gguf` model as a directory that loads without the `gguf` package, all or nothing.
 
-    `destination` appears complete or not at all; of several processes that convert at once, the
-    first to finish wins and the others drop their copy.
+    Of several processes that convert at once, the first to finish wins.
     """
     from safetensors.torch import save_file
 

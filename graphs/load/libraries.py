@@ -13,10 +13,7 @@ from ..errors import EdgewiseError, ModelNotFound, out_of_memory
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Silence transformers, PEFT and tqdm inside the block, and put everything back after it.
-
-    What goes wrong is still raised; only bars and notices on standard error are dropped.
-    """
+    """Drop the bars and notices of transformers, PEFT and tqdm inside the block; errors stay."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -204,7 +204,6 @@ def refuse_training(model: PreTrainedModel) -> None:
 
 
 def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -> Source:
-    """Find the model an adapter was trained on."""
     name, revision = base_reference(adapter.path)
     try:
         base = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
@@ -256,16 +255,11 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
 
 
 def _attention(config: Mapping[str, object]) -> str | None:
-    """Choose transformers' attention; None is its own choice, the fused one where a class has it.
-
-    `eager` takes its softmax in float32 even in a float64 model; but only `eager` applies a soft
-    cap to the attention scores.
-    """
+    """Choose transformers' attention: its own choice, but for a soft cap, only in `eager`."""
     return "eager" if config.get("attn_logit_softcapping") else None
 
 
 def _check_config(found: Mapping[str, object], name: str) -> None:
-    """Refuse a directory whose config.json does not announce a causal model that can be lifted."""
     from ..lift.lifting import families
 
     missing, wrong = problems(found, Announced)
@@ -305,7 +299,6 @@ def _refuse_quantised(config: Mapping[str, object], packed: set[str], what: str)
 
 
 def _refuse_partial(info: Mapping[str, Collection[object]], source: Source) -> None:
-    """Refuse a checkpoint that does not match the model tensor for tensor."""
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     for kind in kinds:
         names = sorted(map(str, info.get(kind) or ()))
@@ -336,7 +329,6 @@ def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
 
 
 def _read_tokenizer(source: Source) -> Any:
-    """Load a source's tokenizer, or None if it has none."""
     if source.form is Form.GGUF:
         return gguf_tokenizer(source.path)
     if not has_tokenizer(source.path):

@@ -118,7 +118,6 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def _form(path: Path) -> Form:
-    """Tell what a path that exists holds."""
     if path.is_file():
         if path.suffix == ".gguf":
             return Form.GGUF
@@ -160,7 +159,6 @@ def _form(path: Path) -> Form:
 
 
 def _check_weights(source: Source, allow_pickle: bool) -> None:
-    """Refuse a directory without safetensors, unless pickled weights are allowed and there."""
     adapter = source.form is Form.ADAPTER
     safe = ("adapter_model.safetensors",) if adapter else _SAFE
     pickled = ("adapter_model.bin",) if adapter else _PICKLED
@@ -210,17 +208,13 @@ def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights:
 
 
 def _snapshot(name: str, revision: str | None, patterns: list[str]) -> str:
-    """Download what is missing of a repository; offline, take what the hub's cache has.
-
-    The hub is asked once with a time limit first, because a download waits for ever on a
-    connection that is open and silent.
-    """
+    """Download what is missing of a repository; offline, take what the hub's cache has."""
     from huggingface_hub import HfApi, errors, snapshot_download
 
     refusals = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
     try:
         unreachable = ""
-        try:
+        try:  # within a time limit: a download waits for ever on a connection that is silent
             HfApi().repo_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
         except (*refusals, errors.HFValidationError):
             raise

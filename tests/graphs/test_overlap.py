@@ -146,7 +146,7 @@ def test_comparison_of_kept_edges() -> None:
     assert found.weighted_overlap == pytest.approx((2 / 3) / (4 / 3))
     listed = [(str(edge), *rest) for edge, *rest in changes(diff, x, y)]
     assert listed == [("embed->m0", 1.0, 4.0, 3.0), ("m0->logits", 3.0, 5.0, 2.0)]
-    assert ScoreComparison(**found.to_dict()) == found  # type: ignore[arg-type]
+    assert ScoreComparison(**vars(found)) == found  # type: ignore[arg-type]
 
 
 def test_comparison_of_all_edges() -> None:
