@@ -53,6 +53,15 @@ _ALWAYS_IGNORED = """
 ALWAYS_IGNORED = frozenset(_ALWAYS_IGNORED.split())
 """Config attributes of every family that never influence an evaluation forward pass."""
 
+USUAL = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads hidden_act rope_parameters tie_word_embeddings
+"""
+"""What most configurations of models with rotary positions hold, and their families handle."""
+
+UNREAD = "attention_dropout max_position_embeddings"
+"""What in these configurations has no influence on an evaluation forward pass."""
+
 LAYER_TYPES = ("full_attention", "sliding_attention")
 """The kinds of attention that `layer_types` of a config may name."""
 

@@ -9,19 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import Attention, LiftedModel, Norm
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import assemble, describe_blocks, layer_norm, rotary, rotary_heads, window
 
-HANDLED = """
-    vocab_size hidden_size intermediate_size logit_scale num_hidden_layers num_attention_heads
-    num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-    attention_bias head_dim
-"""
-IGNORED = "attention_dropout max_position_embeddings"
+HANDLED = f"{USUAL} logit_scale layer_norm_eps attention_bias head_dim"
 
 
-@family("cohere", ["cohere"], f"{HANDLED} use_qk_norm", IGNORED)
-@family("cohere", ["cohere2"], f"{HANDLED} sliding_window layer_types", IGNORED)
+@family("cohere", ["cohere"], f"{HANDLED} use_qk_norm", UNREAD)
+@family("cohere", ["cohere2"], f"{HANDLED} sliding_window layer_types", UNREAD)
 def describe(model: Any) -> LiftedModel:
     """Describe a `CohereForCausalLM` or a `Cohere2ForCausalLM`."""
     config, body = model.config, model.model

@@ -8,19 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import assemble, normed_behind, rms_norm, rotary
 
 
 @family(
     "exaone4",
     model_types=["exaone4"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads head_dim
-        num_key_value_heads hidden_act rms_norm_eps rope_parameters tie_word_embeddings
-        sliding_window layer_types
-    """,
-    ignored="attention_dropout max_position_embeddings sliding_window_pattern",
+    handled=f"{USUAL} head_dim rms_norm_eps sliding_window layer_types",
+    ignored=f"{UNREAD} sliding_window_pattern",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe an `Exaone4ForCausalLM`."""

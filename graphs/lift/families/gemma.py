@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel, Norm
-from ..lifting import family
+from ..lifting import UNREAD, family
 from ._parts import assemble, describe_blocks, rotary_heads, rotary_tables, window
 
 HANDLED = """
@@ -22,7 +22,7 @@ SINCE_2 = f"""
     {HANDLED} hidden_activation query_pre_attn_scalar sliding_window layer_types
     final_logit_softcapping attn_logit_softcapping
 """
-IGNORED = "attention_dropout max_position_embeddings"
+IGNORED_SINCE_2 = f"{UNREAD} hidden_act sliding_window_pattern"
 BOTH_WAYS = "`use_bidirectional_attention`: attention in both directions"
 UNCAPPED = (
     "`attn_logit_softcapping` where attention is not `eager`: other implementations leave it out "
@@ -30,23 +30,9 @@ UNCAPPED = (
 )
 
 
-@family(
-    "gemma", ["gemma"], f"{HANDLED} hidden_act", f"{IGNORED} hidden_activation", refuses=[BOTH_WAYS]
-)
-@family(
-    "gemma",
-    ["gemma2"],
-    SINCE_2,
-    f"{IGNORED} hidden_act sliding_window_pattern",
-    refuses=[BOTH_WAYS, UNCAPPED],
-)
-@family(
-    "gemma",
-    ["gemma3_text"],
-    SINCE_2,
-    f"{IGNORED} hidden_act sliding_window_pattern",
-    refuses=[BOTH_WAYS],
-)
+@family("gemma", ["gemma"], f"{HANDLED} hidden_act", f"{UNREAD} hidden_activation", [BOTH_WAYS])
+@family("gemma", ["gemma2"], SINCE_2, IGNORED_SINCE_2, [BOTH_WAYS, UNCAPPED])
+@family("gemma", ["gemma3_text"], SINCE_2, IGNORED_SINCE_2, [BOTH_WAYS])
 def describe(model: Any) -> LiftedModel:
     """Describe a Gemma model of the first, second or third generation."""
     config, body = model.config, model.model

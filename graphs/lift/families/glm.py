@@ -8,19 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import rms_norm, rotary_decoder
 
 
 @family(
     "glm",
     model_types=["glm", "glm4"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads head_dim hidden_act rms_norm_eps rope_parameters attention_bias
-        tie_word_embeddings partial_rotary_factor
-    """,
-    ignored="attention_dropout max_position_embeddings",
+    handled=f"{USUAL} head_dim rms_norm_eps attention_bias partial_rotary_factor",
+    ignored=UNREAD,
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `GlmForCausalLM` or a `Glm4ForCausalLM`."""

@@ -13,25 +13,14 @@ from typing import Any
 
 from ..experts import Experts
 from ..lifted import MLP, Attention, LiftedModel
-from ..lifting import family
-from ._parts import (
-    assemble,
-    describe_blocks,
-    feed_forward,
-    rms_norm,
-    rotary,
-    rotary_heads,
-    window,
-)
+from ..lifting import UNREAD, USUAL, family
+from ._parts import assemble, describe_blocks, feed_forward, rms_norm, rotary, rotary_heads, window
 
-HANDLED = """
-    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-    num_key_value_heads hidden_act rms_norm_eps rope_parameters rope_theta head_dim
-    tie_word_embeddings
-"""
+HANDLED = f"{USUAL} rms_norm_eps rope_theta head_dim"
 BIASES = "attention_bias mlp_bias"
 WINDOWS = "sliding_window use_sliding_window max_window_layers layer_types"
-IGNORED = "attention_dropout max_position_embeddings pretraining_tp"
+SCALES = "embedding_multiplier logits_scaling residual_multiplier attention_multiplier"
+IGNORED = f"{UNREAD} pretraining_tp"
 ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 """What only the code of other types reads, where every layer has the one window of the config."""
 
@@ -53,15 +42,7 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
     f"{IGNORED} {WINDOWS} residual_dropout",
 )
 @family("llama", ["ernie4_5"], f"{HANDLED} use_bias", f"{IGNORED} {WINDOWS}")
-@family(
-    "llama",
-    ["granite"],
-    f"""
-        {HANDLED} {BIASES}
-        embedding_multiplier logits_scaling residual_multiplier attention_multiplier
-    """,
-    f"{IGNORED} {WINDOWS}",
-)
+@family("llama", ["granite"], f"{HANDLED} {BIASES} {SCALES}", f"{IGNORED} {WINDOWS}")
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
     config = model.config

@@ -21,7 +21,9 @@ HANDLED = f"{LLAMA} num_experts num_experts_per_tok"
 IGNORED = f"{LLAMA_IGNORED} output_router_logits router_aux_loss_coef"
 """The router's losses and its logits as an output do not alter the logits of the model."""
 
-QWEN = "moe_intermediate_size norm_topk_prob mlp_only_layers decoder_sparse_step"
+QWEN = f"{HANDLED} moe_intermediate_size norm_topk_prob mlp_only_layers decoder_sparse_step"
+QWEN_2 = f"{QWEN} {WINDOWS} qkv_bias shared_expert_intermediate_size"
+QWEN_3 = f"{QWEN} attention_bias sliding_window use_sliding_window num_local_experts"
 
 
 @family(
@@ -35,18 +37,8 @@ def describe_mixtral(model: Any) -> LiftedModel:
     return _describe(model, "mixtral", renormalise=True, round_weights=False)
 
 
-@family(
-    "qwen-moe",
-    ["qwen2_moe"],
-    f"{HANDLED} {QWEN} {WINDOWS} qkv_bias shared_expert_intermediate_size",
-    IGNORED,
-)
-@family(
-    "qwen-moe",
-    ["qwen3_moe"],
-    f"{HANDLED} {QWEN} attention_bias sliding_window use_sliding_window num_local_experts",
-    f"{IGNORED} max_window_layers layer_types",
-)
+@family("qwen-moe", ["qwen2_moe"], QWEN_2, IGNORED)
+@family("qwen-moe", ["qwen3_moe"], QWEN_3, f"{IGNORED} max_window_layers layer_types")
 def describe_qwen(model: Any) -> LiftedModel:
     """Describe a Qwen2-MoE or Qwen3-MoE model for causal language modelling."""
     return _describe(model, "qwen-moe", renormalise=model.config.norm_topk_prob)

@@ -9,25 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel, Norm
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import assemble, normed_behind, rms_norm, rotary_decoder, rotary_tables
 
-HANDLED = """
-    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-    num_key_value_heads hidden_act rope_parameters attention_bias tie_word_embeddings head_dim
-"""
-IGNORED = "attention_dropout max_position_embeddings"
+HANDLED = f"{USUAL} attention_bias head_dim"
 UNWEIGHTED = Norm(None, None, 1e-5, centred=True)  # its eps is fixed in the model's code
 
 
-@family("olmo", ["olmo"], f"{HANDLED} clip_qkv", IGNORED)
+@family("olmo", ["olmo"], f"{HANDLED} clip_qkv", UNREAD)
 def describe(model: Any) -> LiftedModel:
     """Describe an `OlmoForCausalLM`."""
     return rotary_decoder("olmo", model, lambda _: UNWEIGHTED, clip=model.config.clip_qkv)
 
 
-@family("olmo", ["olmo2"], f"{HANDLED} rms_norm_eps", IGNORED)
-@family("olmo", ["olmo3"], f"{HANDLED} rms_norm_eps sliding_window layer_types", IGNORED)
+@family("olmo", ["olmo2"], f"{HANDLED} rms_norm_eps", UNREAD)
+@family("olmo", ["olmo3"], f"{HANDLED} rms_norm_eps sliding_window layer_types", UNREAD)
 def describe_2(model: Any) -> LiftedModel:
     """Describe an `Olmo2ForCausalLM` or an `Olmo3ForCausalLM`."""
     body, tables = model.model, rotary_tables(model.config, model.model)

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import layer_norm, rotary_decoder
 
 
 @family(
     "phi",
     model_types=["phi"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        partial_rotary_factor qk_layernorm head_dim
-    """,
-    ignored="attention_dropout embd_pdrop resid_pdrop max_position_embeddings",
+    handled=f"{USUAL} layer_norm_eps partial_rotary_factor qk_layernorm head_dim",
+    ignored=f"{UNREAD} embd_pdrop resid_pdrop",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `PhiForCausalLM`."""

@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import Attention, LiftedModel
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import assemble, describe_blocks, matrices, rms_norm, rotary
 
 
 @family(
     "phi3",
     model_types=["phi3"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act rms_norm_eps tie_word_embeddings rope_parameters
-        partial_rotary_factor sliding_window head_dim
-    """,
-    ignored="""
-        attention_dropout embd_pdrop resid_pdrop max_position_embeddings
-        original_max_position_embeddings
-    """,
+    handled=f"{USUAL} rms_norm_eps partial_rotary_factor sliding_window head_dim",
+    ignored=f"{UNREAD} embd_pdrop resid_pdrop original_max_position_embeddings",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `Phi3ForCausalLM`."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel, Norm
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import layer_norm, rotary_decoder
 
 
 @family(
     "stablelm",
     model_types=["stablelm"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act layer_norm_eps tie_word_embeddings rope_parameters
-        partial_rotary_factor use_qkv_bias qk_layernorm use_parallel_residual head_dim
+    handled=f"""
+        {USUAL} layer_norm_eps partial_rotary_factor use_qkv_bias qk_layernorm
+        use_parallel_residual head_dim
     """,
-    ignored="attention_dropout hidden_dropout max_position_embeddings",
+    ignored=f"{UNREAD} hidden_dropout",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `StableLmForCausalLM`."""

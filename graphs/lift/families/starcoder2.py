@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..lifted import LiftedModel
-from ..lifting import family
+from ..lifting import UNREAD, USUAL, family
 from ._parts import layer_norm, rotary_decoder
 
 
 @family(
     "starcoder2",
     model_types=["starcoder2"],
-    handled="""
-        vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-        num_key_value_heads hidden_act norm_epsilon rope_parameters sliding_window use_bias
-        tie_word_embeddings head_dim
-    """,
-    ignored="attention_dropout residual_dropout embedding_dropout max_position_embeddings",
+    handled=f"{USUAL} norm_epsilon sliding_window use_bias head_dim",
+    ignored=f"{UNREAD} residual_dropout embedding_dropout",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `Starcoder2ForCausalLM`."""
