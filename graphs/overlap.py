@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class Overlap:
 
     def to_dict(self) -> dict[str, float | None]:
         """Return counts and indices under their names."""
-        counts = {**asdict(self), "only_a": self.only_a, "only_b": self.only_b}
+        counts = {**vars(self), "only_a": self.only_a, "only_b": self.only_b}
         indices = {"jaccard": self.jaccard, "expected_jaccard": self.expected}
         return counts | indices | {"corrected_jaccard": self.corrected, "p_value": self.p_value}
 

