@@ -1,8 +1,6 @@
 """What stands beside a diff once its two models were run: noise floor, cross-evaluation, roles.
 
-Values without models, as a diff file holds them. What makes them is told in `steps`: the noise
-floor by repeated discoveries, the cross-evaluation by running both circuits in both models, the
-roles by what the circuits' heads do in either.
+Values without models, as a diff file holds them; what makes them is told in `edgewise.steps`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """What two circuits on equal graphs share, what only one of them has, and how alike they are.
 
 How alike the scores are, arrays [ports, senders] with NaN where an edge has none, is told by the
-weighted overlap of the kept edges (see `overlap`) and by rank correlations: Spearman's ρ, in which
-equal scores share their mean rank, over all edges that have a score on both sides; of the scores as
-they are, and of their absolute values, where the sign of an effect does not count. Where a number
-means nothing (fewer than two edges, no variation, a kept edge without a score) it is None.
+weighted overlap of the kept edges (see `overlap`) and by Spearman's rank correlation over all edges
+that have a score on both sides, of scores and of |scores|. Where a number means nothing (fewer than
+two edges, no variation, a kept edge without a score) it is None.
 """
 
 from __future__ import annotations
@@ -109,7 +108,10 @@ class CircuitDiff:
         """Count the overlap of edges and nodes, in all, by kind and by layer."""
         graph, a, b = self.a.graph, set(self.a.nodes), set(self.b.nodes)
         masks = (graph.reads, self.a.kept, self.b.kept, self.shared.kept)
-        ports, nodes = list(enumerate(graph.ports)), _all_nodes(graph)
+        found = dict.fromkeys((*graph.senders, *(port.node for port in graph.ports)))
+        nodes = [node for node in found if node.kind is not Kind.LOGITS]
+        nodes.sort(key=lambda node: -1 if node.layer is None else node.layer)
+        ports = list(enumerate(graph.ports))
 
         def of_edges(some: list[tuple[int, Port]]) -> Overlap:
             rows = [row for row, _ in some]
@@ -137,12 +139,6 @@ def _by(
     for thing in things:
         groups.setdefault(key(thing), []).append(thing)
     return {name: count(group) for name, group in groups.items()}
-
-
-def _all_nodes(graph: ComputationGraph) -> list[Node]:
-    found = dict.fromkeys(graph.senders) | dict.fromkeys(port.node for port in graph.ports)
-    nodes = [node for node in found if node.kind is not Kind.LOGITS]
-    return sorted(nodes, key=lambda node: -1 if node.layer is None else node.layer)
 
 
 # -- scores --------------------------------------------------------------------------------------
@@ -204,10 +200,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def changes(
     diff: CircuitDiff, a: np.ndarray, b: np.ndarray
 ) -> list[tuple[Edge, float, float, float]]:
-    """List shared edges with their score in A and B and the change B − A, the largest first.
-
-    Edges without a score on one side are left out; equal changes stay in graph order.
-    """
+    """List shared edges that have scores with A's, B's and the change B − A, the largest first."""
     known = diff.shared.kept & ~np.isnan(a) & ~np.isnan(b)
     places = np.argwhere(known)
     before, after = a[known].astype(np.float64), b[known].astype(np.float64)

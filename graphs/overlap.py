@@ -87,8 +87,6 @@ def expected_jaccard(possible: int, a: int, b: int) -> float:
 
     >>> expected_jaccard(2, 1, 1)
     0.5
-
-    A ValueError says of a size that it is negative or exceeds N.
     """
     from scipy.stats import hypergeom
 

@@ -33,10 +33,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class RoleRule:
-    """When a head gets a name: `score` at least `threshold`.
-
-    `share`: it needs a |direct_share| of so much too, so that it matters to the task.
-    """
+    """When a head gets a name: `score` from `threshold` up, and |direct_share| from `share` up."""
 
     score: str
     threshold: float

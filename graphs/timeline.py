@@ -3,11 +3,9 @@
 A *thing* (an edge or a node) is alive at a checkpoint if that checkpoint's circuit has it. It is
 *born* at a checkpoint where it is alive and was not at the one before, and *dies* at one where it
 is not alive and was at the one before; the first checkpoint's things are born before the record
-begins. Its *spans* are its unbroken runs of checkpoints.
-
-Overlap of two checkpoints is the Jaccard index, its chance-corrected form and the weighted overlap
-(see `overlap`), the same numbers as in a diff of their circuits. The last tells edges at a cut,
-which come and go with little weight, from a circuit that is rebuilt.
+begins. Its *spans* are its unbroken runs of checkpoints. Overlaps of two checkpoints are those of a
+diff of their circuits; the weighted one tells edges at a cut, which come and go with little weight,
+from a circuit that is rebuilt.
 """
 
 from __future__ import annotations
@@ -65,10 +63,7 @@ class Life:
 
 @dataclass(frozen=True)
 class Change:
-    """What two checkpoints share: edges, nodes (A is the earlier one), weighted overlap.
-
-    `weighted` is None where a kept edge has no score.
-    """
+    """What two checkpoints share: edges, nodes (A is the earlier), weighted overlap of scores."""
 
     edges: Overlap
     nodes: Overlap

@@ -302,11 +302,7 @@ def read_circuit(path: str | Path, parsed: dict[str, object] | None = None) -> C
 def read_graph(
     path: str | Path, model: Mapping[str, object], block: Mapping[str, object], scores: int
 ) -> ComputationGraph:
-    """Build the graph a file describes and check it against the file's counts.
-
-    A graph is refused that takes, with so many `scores` of each edge, much more memory than a file
-    of this size has edges for.
-    """
+    """Build the graph a file describes, of its counts, and of a size that such a file can fill."""
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
     shape = {key: {**_ABSENT, **model}[key] for key in (*SHAPE, *_ABSENT)}
     shape |= {key: block.get(key, False) for key in OPTIONS}

@@ -134,11 +134,7 @@ def _is_matrix(value: object, shape: tuple[int, int]) -> bool:
 def write_eap_ig(
     path: str | Path, circuit: Circuit, scores: Scores | None = None, *, d_model: int
 ) -> None:
-    """Write a circuit as EAP-IG reads it, as `.json` or `.pt`; edges without a score get 0.
-
-    A GraphMismatch names what EAP-IG does not know: an o node, key/value groups, a split embedding
-    or experts.
-    """
+    """Write a circuit as EAP-IG reads it, as `.json` or `.pt`; edges without a score get 0."""
     graph = circuit.graph
     flags = ("post_norm", "grouped_kv", "split_embedding", "experts")
     alien = [name for name in flags if getattr(graph, name)]

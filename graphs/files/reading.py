@@ -66,10 +66,7 @@ def is_there(path: str | Path) -> bool:
 def read_bounded(
     path: str | Path, limit: int, what: str, error: type[EdgewiseError] = FileFormatError
 ) -> bytes:
-    """Read a whole regular file of at most `limit` bytes, or raise an error of the given class.
-
-    `what` is expected, for messages, as in "a circuit file".
-    """
+    """Read a whole regular file of at most `limit` bytes; `what` is expected, for an `error`."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # a pipe may never end, and opening a device may do something

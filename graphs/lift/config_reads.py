@@ -102,9 +102,6 @@ def reads_in(source: str) -> Reads:
             case ast.Call(
                 func=ast.Name(id="getattr" | "hasattr"), args=[_, ast.JoinedStr(values=parts), *_]
             ):
-                patterns.add("".join(map(_pattern, parts)))
+                texts = (p.value if isinstance(p, ast.Constant) else None for p in parts)
+                patterns.add("".join(r"\w*" if t is None else re.escape(str(t)) for t in texts))
     return Reads(frozenset(words), frozenset(patterns))
-
-
-def _pattern(part: ast.expr) -> str:
-    return re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w*"

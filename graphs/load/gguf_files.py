@@ -1,8 +1,7 @@
 """Read a `.gguf` file, and convert one to a directory of safetensors, config and tokenizer.
 
-In: the path of a GGUF file, quantised or not. Out: a transformers model with exact dequantised
-weights in float32. The reading is transformers' own (`gguf_file=`); this module adds the checks
-it lacks: a tensor or a setting that it knows no place for is dropped silently, and here refused.
+The reading, dequantised exactly, is transformers' own (`gguf_file=`). It drops a tensor or a
+setting that it knows no place for silently; here that is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Load the model a reference names, whole and unaltered, or refuse it with the reason.
 
-In: what a user types for MODEL, or a live module. Out: a `LoadedModel`: a transformers causal
-language model in evaluation mode with frozen parameters, its tokenizer, and its provenance. A
-checkpoint that lacks a tensor, or has one the model has no place for, is refused: transformers
+A checkpoint that lacks a tensor, or has one the model has no place for, is refused: transformers
 would fill the gap with random numbers and go on.
 """
 
@@ -50,7 +48,7 @@ class Announced(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A causal language model and where it came from.
+    """A causal language model in evaluation mode, with frozen parameters, and where it came from.
 
     `name` loads the same model again (for a live module it is only a label); `revision` is the
     hub's commit where it is known. `adapter` tells what was merged in, if anything.
@@ -89,11 +87,8 @@ class LoadedModel:
     @property
     def provenance(self) -> dict[str, object]:
         """Return name, revision, hash and (if any) adapter as JSON values."""
-        record: dict[str, object] = {
-            "name": self.name,
-            "revision": self.revision,
-            "weights_sha256": self.weights_sha256,
-        }
+        keys = ("name", "revision", "weights_sha256")
+        record: dict[str, object] = {key: getattr(self, key) for key in keys}
         if self.path is not None and self.path == at_home(self.name):
             record["paths"] = local_paths(self.path)
         if self.adapter is not None:
@@ -136,15 +131,8 @@ def load(
         model = _read(source, dtype, allow_pickle)
     model = _place(model, dtype, device)
     tokenizer_source = source if has_tokenizer(source.path) else base
-    return LoadedModel(
-        model=model,
-        name=source.name,
-        revision=source.revision,
-        path=source.path,
-        dtype=dtype,
-        adapter=adapter,
-        read_tokenizer=lambda: _read_tokenizer(tokenizer_source),
-    )
+    origin = (source.name, source.revision, source.path)
+    return LoadedModel(model, *origin, dtype, adapter, lambda: _read_tokenizer(tokenizer_source))
 
 
 def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = None) -> Any:
@@ -166,11 +154,7 @@ def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = 
 def from_module(
     model: PreTrainedModel, tokenizer: Any = None, name: str | None = None
 ) -> LoadedModel:
-    """Take a live transformers model as it is; it is neither copied nor altered.
-
-    A ModelNotFound says why: it is no causal language model, quantised, in training mode, or
-    carries an unmerged PEFT adapter.
-    """
+    """Take a live transformers model as it is, neither copied nor altered, or say why it cannot."""
     kind = type(model).__name__
     if type(model).__module__.partition(".")[0] == "peft" or hasattr(model, "peft_config"):
         raise ModelNotFound(
@@ -359,12 +343,8 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if here else "cpu"
     kind, _, number = device.partition(":")
-    present = {
-        "cpu": True,
-        "cuda": int(number or 0) < here,
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present[kind]:
+    there = {"cuda": int(number or 0) < here, "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
         raise ModelNotFound(
             f"device '{device}' is not on this machine, where torch {torch.__version__} sees "
             f"{here} CUDA devices; use `device` cpu or auto."

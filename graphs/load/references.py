@@ -1,9 +1,7 @@
 """Find the files that a model's reference names, before anything heavy is loaded.
 
-In: what a user types for MODEL. Out: a `Source`, a directory or `.gguf` file that exists and
-holds what its kind must hold. Accepted references: a Hugging Face name with optional
-`@revision`, a local directory, a `.gguf` file, a PEFT adapter's directory, the alias
-`smollm2-135m`.
+In: what a user types for MODEL, see `ACCEPTED`. Out: a `Source`, a directory or `.gguf` file that
+exists and holds what its kind must hold.
 """
 
 from __future__ import annotations
@@ -67,8 +65,7 @@ def find(
 ) -> Source:
     """Find a reference's files, fetching them from the hub or the registry if they are remote.
 
-    `weights=False` fetches and checks only what a tokenizer needs. A ModelNotFound says what is not
-    there, or not what a language model's directory must hold.
+    `weights=False` fetches and checks only what a tokenizer needs.
     """
     if not reference.strip():
         raise ModelNotFound(f"the model's name is empty; accepted: {ACCEPTED}.")

@@ -1,9 +1,8 @@
 """Compare what a configuration says of a model's size with the weights that are there.
 
-In: a directory's config.json, or a `.gguf` file's metadata, and the headers of its weight files.
 transformers builds what a configuration names before it looks at the weights: a million layers
-take for ever, a hidden size of a million all memory. Here a model is built only if the weights can
-fill it. Live models from Python are not concerned.
+take for ever, a hidden size of a million all memory. Here a model is built only if the weights, by
+the headers of their files, can fill it.
 """
 
 from __future__ import annotations

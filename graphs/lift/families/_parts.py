@@ -172,10 +172,7 @@ def rotary_decoder(
 def normed_behind(
     model: Any, tables: Sequence[Rotary | None], **attention: Any
 ) -> tuple[Block, ...]:
-    """Describe blocks with norms only behind queries, keys, attention and MLP.
-
-    `tables`: each layer's rotary table, if it turns. `attention`: what else holds of all layers.
-    """
+    """Describe blocks with norms only behind queries, keys, attention and MLP."""
     config = model.config
     return describe_blocks(
         model.model.layers,
@@ -227,10 +224,7 @@ def rotary_heads(
     head_norm: Callable[[Any], Any] = rms_norm,
     **rest: Any,
 ) -> Attention:
-    """Describe attention with separate projections, rotary positions and the usual scale.
-
-    `head_norm` describes the norm of queries and that of keys, where there are such.
-    """
+    """Describe attention with separate projections, rotary positions and the usual scale."""
     for letter in "qk":
         for name in (f"{letter}_norm", f"{letter}_layernorm"):
             if hasattr(module, name):
@@ -331,26 +325,15 @@ def assemble(
     tied = bool(head.weight.data_ptr() == embedding.weight.data_ptr())
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
     graph = ComputationGraph(
-        layers=len(blocks),
-        heads=first.heads,
-        kv_heads=first.kv_heads,
-        parallel=parallel,
+        len(blocks), first.heads, first.kv_heads, parallel,
         post_norm=blocks[0].attention_post_norm is not None,
         experts=tuple(m.count if m else 0 for m in mixtures),
         shared_experts=any(m.shared is not None for m in mixtures if m),
-    )
-    return LiftedModel(
-        family=family,
-        tokens=embedding.weight.detach(),
-        blocks=blocks,
-        final_norm=final_norm,
-        unembed=linear(head),
-        graph=graph,
-        variants=words(blocks, positions=positions, tied=tied, parallel=parallel),
-        positions=table,
-        max_positions=max_positions if table is None else len(table),
-        **rest,
-    )
+    )  # fmt: skip
+    variants = words(blocks, positions=positions, tied=tied, parallel=parallel)
+    own = (blocks, final_norm, linear(head), graph, variants)
+    most = max_positions if table is None else len(table)
+    return LiftedModel(family, embedding.weight.detach(), table, *own, most, **rest)
 
 
 def rotary_words(config: Any, table: Rotary, head: int, without: int = 0) -> str:

@@ -45,14 +45,11 @@ def describe(model: Any) -> LiftedModel:
 
 
 def _positions(config: Any, body: Any) -> dict[str, Any]:
-    """Return how positions enter attention: ALiBi is scaled as the scores are.
-
-    Slopes are rounded to bfloat16. The eager attention of transformers adds them to the scores and
-    once more with the mask.
-    """
+    """Return how positions enter attention: ALiBi is scaled as the scores are."""
     if not config.alibi:
         return {"rotary": rotary(config, body.rotary_emb)}
     slopes = alibi_slopes(config.num_attention_heads, body.word_embeddings.weight)
+    # the eager attention of transformers adds them to the scores and once more with the mask
     times = 2 if config._attn_implementation == "eager" else 1
     scale = (config.hidden_size // config.num_attention_heads) ** -0.5
     return {"slopes": slopes.to(torch.bfloat16), "slope_scale": times * scale}

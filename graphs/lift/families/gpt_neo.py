@@ -35,10 +35,7 @@ def describe(model: Any) -> LiftedModel:
 
 
 def _window(module: Any, layer: int, config: Any) -> int | None:
-    """Return how far a layer sees: by the mask it made when it was built, if it has one.
-
-    The config may have been edited since, which alters nothing.
-    """
+    """Return how far a layer sees, by the mask made when it was built, whatever the config says."""
     mask = getattr(module, "bias", None)  # [1, 1, positions, positions]
     if mask is None:
         return config.window_size if config.attention_layers[layer] == "local" else None

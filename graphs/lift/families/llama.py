@@ -77,12 +77,9 @@ def llama_like(
         turn, seen = table if turns[layer] else None, _window(config, layer)
         return rotary_heads(config, block.self_attn, turn, window=seen, **rest)
 
-    def usual_mlp(module: Any) -> MLP:
-        return feed_forward(module, config.hidden_act, rest.get("output_scale", 1.0))
-
-    blocks = describe_blocks(
-        body.layers, rms_norm, attention, lambda block: (mlp or usual_mlp)(block.mlp)
-    )
+    scale = rest.get("output_scale", 1.0)
+    inner = mlp or (lambda module: feed_forward(module, config.hidden_act, scale))
+    blocks = describe_blocks(body.layers, rms_norm, attention, lambda block: inner(block.mlp))
     return assemble(name, model, body.embed_tokens, blocks, rms_norm(body.norm), table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import LiftedModel, Norm
+from ..lifted import LiftedModel
 from ..lifting import UNREAD, USUAL, family
 from ._parts import layer_norm, rotary_decoder
 
@@ -20,11 +20,7 @@ from ._parts import layer_norm, rotary_decoder
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `StableLmForCausalLM`."""
-
-    def head_norms(module: Any) -> tuple[Norm, ...]:
-        return tuple(map(layer_norm, module.norms))
-
     parallel, first = model.config.use_parallel_residual, "input_layernorm"
     second = first if parallel else "post_attention_layernorm"
-    own = {"head_norm": head_norms, "parallel": parallel}
+    own = {"head_norm": lambda module: tuple(map(layer_norm, module.norms)), "parallel": parallel}
     return rotary_decoder("stablelm", model, layer_norm, first, second, **own)
