@@ -193,9 +193,8 @@ class ComputationGraph:
         heads = np.array([node.kind is Kind.HEAD for node in self.senders])
         written, unread = layers * 3 + steps, heads & self.post_norm
         exist = np.zeros(self.size, dtype=bool)
-        for row, (kind, layer) in enumerate(
-            (port.node.kind, port.node.layer) for port in self.ports
-        ):
+        for row, port in enumerate(self.ports):
+            kind, layer = port.node.kind, port.node.layer
             if kind is Kind.POST:
                 exist[row] = heads & (layers == layer)
                 continue

@@ -189,19 +189,19 @@ def labels(heads: Iterable[HeadRoles], *, most: int | None = None) -> dict[str, 
 
 # -- comparing ----------------------------------------------------------------------------------
 
-NEAR = 0.1
+MOST_APART = 0.1
 """Heads of two models match if their relative depths differ by at most this."""
 
 
-def matches(a: Sequence[float], b: Sequence[float], near: float = NEAR) -> int:
-    """Count the most pairs, one of each list, whose values differ by at most `near`.
+def matches(a: Sequence[float], b: Sequence[float], apart: float = MOST_APART) -> int:
+    """Count the most pairs, one of each list, whose values differ by at most `apart`.
 
     >>> matches([0.0, 0.5, 1.0], [0.45, 0.55])
     1
     """
     left, right, found = sorted(a), sorted(b), 0
     while left and right:
-        if abs(left[0] - right[0]) <= near + 1e-9:
+        if abs(left[0] - right[0]) <= apart + 1e-9:
             left, right, found = left[1:], right[1:], found + 1
         elif left[0] < right[0]:
             left = left[1:]

@@ -139,7 +139,7 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 
 def _print(found: TransplantFile) -> None:
     show.facts(_facts(found))
-    verb, metric = VERBS[found.direction], found.metric
+    verb, metric = VERBS[found.transplant["direction"]], found.transplant["metric"]
     alone = {node: share for node, _, share in found.singles}
     if found.singles:
         rows = [(str(node), f"{value:.4f}", percent(s)) for node, value, s in found.singles]
@@ -156,7 +156,8 @@ def _print(found: TransplantFile) -> None:
 def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     from .evaluate import shown_task
 
-    measures, metric, direction = found.measures, found.metric, found.direction
+    measures, how = found.measures, found.transplant
+    metric, direction = how["metric"], how["direction"]
     yield "A", f"{found.a['model']['name']}: {metric} {measures['a']:.4g}"
     yield "B", f"{found.b['model']['name']}: {metric} {measures['b']:.4g}"
     yield "task", shown_task(found.task)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..errors import EdgewiseError
 
-STALE_SECONDS = 24 * 3600.0
+ABANDONED_SECONDS = 24 * 3600.0
 """The age at which a temporary counts as left behind, whoever wrote it."""
 
 TEMPORARY = re.compile(r"\.edgewise-(?:(\d+)-([0-9a-f]{6})-)?[0-9a-f]{12}(?:\..*)?")
@@ -123,7 +123,7 @@ def sweep(folder: Path) -> None:
             if not named or not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
-                old = time.time() - entry.stat().st_mtime > STALE_SECONDS
+                old = time.time() - entry.stat().st_mtime > ABANDONED_SECONDS
                 if old or (named[2] == _here() and _ended(int(named[1]))):
                     os.unlink(entry)
 

@@ -129,16 +129,6 @@ class TransplantFile:
     def __post_init__(self) -> None:
         make_plain(self, "a", "b", "task", "transplant", "measures", "chosen", "extra")
 
-    @property
-    def direction(self) -> str:
-        """Return one of `DIRECTIONS`."""
-        return self.transplant["direction"]
-
-    @property
-    def metric(self) -> str:
-        """Return what was measured."""
-        return self.transplant["metric"]
-
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
         chosen: dict[str, object] = {}

@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..errors import EdgewiseError, ModelNotFound
-from ..files.atomic import write_text
+from ..files.atomic import ABANDONED_SECONDS, write_text
 from .gguf_files import convert_gguf, require_gguf
 from .libraries import one_line
 
@@ -44,7 +44,6 @@ CONVERTED = {
 """The sha256 of what transformers 5.23 makes of it: a cache without a record (an older version's,
 or a copied one) that has anything else is made again."""
 
-_ABANDONED_SECONDS = 24 * 3600.0
 _RECORD = ".verified.json"
 _CONVERSION = 2
 """Raise when the conversion writes something else, so that an old cache is not used."""
@@ -205,5 +204,5 @@ def _sweep(ready: Path) -> None:
     for pattern in (f".{ready.name}.*", ".download.*"):
         for partial in ready.parent.glob(pattern):
             with contextlib.suppress(OSError):
-                if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
                     shutil.rmtree(partial, ignore_errors=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files import RolesFile, read_circuit, read_roles, write_roles
 from edgewise.graphs.roles import (
-    NEAR,
+    MOST_APART,
     RULES,
     HeadRoles,
     ModelRoles,
@@ -116,7 +116,7 @@ def test_matches_are_as_many_as_can_be(a: list[float], b: list[float]) -> None:
         taken = [
             1 + most(rest, [*right[:i], *right[i + 1 :]])
             for i, value in enumerate(right)
-            if abs(value - left[0]) <= NEAR + 1e-9
+            if abs(value - left[0]) <= MOST_APART + 1e-9
         ]
         return max([most(rest, right), *taken])
 

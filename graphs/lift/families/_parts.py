@@ -130,14 +130,17 @@ def describe_blocks(
 ) -> tuple[Block, ...]:
     """Describe blocks; `attention` takes a block and its number.
 
-    `mlp` takes a block; where a block's MLP is `mlp`, its activation will do. `norms`: the names of
-    the norms before attention and before the MLP, and of those behind them.
+    `mlp` takes a block; where that has its MLP as `mlp` or `ffn`, or is it, the activation will do.
+    `norms`: the names of the norms before attention and before the MLP, and of those behind them.
     """
 
     def describe(layer: int, block: Any) -> Block:
         own = (None if name is None else norm(getattr(block, name)) for name in norms)
         first, second, *behind = own
-        inner = feed_forward(block.mlp, mlp) if isinstance(mlp, str) else mlp(block)
+        part = next(
+            (getattr(block, name) for name in ("mlp", "ffn") if hasattr(block, name)), block
+        )
+        inner = feed_forward(part, mlp) if isinstance(mlp, str) else mlp(block)
         return Block(first, attention(block, layer), second, inner, *behind)
 
     return tuple(describe(layer, block) for layer, block in enumerate(layers))

@@ -30,21 +30,16 @@ def describe(model: Any) -> LiftedModel:
         raise UnsupportedModel(
             "the GPT-BigCode model has cross-attention, which has no place in a decoder."
         )
-    blocks = describe_blocks(
-        body.h,
-        layer_norm,
-        lambda block, _: _attention(config, block.attn),
-        config.activation_function,
-        ("ln_1", "ln_2"),
-    )
+    heads, activation, names = config.n_head, config.activation_function, ("ln_1", "ln_2")
+
+    def attention(block: Any, _: int) -> Attention:
+        module, size = block.attn, block.attn.head_dim
+        if not config.multi_query:
+            return fused_heads(module.c_attn, module.c_proj, heads, scale=module.scaling)
+        cuts = [heads * size, size, size]
+        weights, biases = module.c_attn.weight.split(cuts), module.c_attn.bias.split(cuts)
+        return matrices(weights, biases, module.c_proj, heads, 1, scale=module.scaling)
+
+    blocks = describe_blocks(body.h, layer_norm, attention, activation, names)
     last, words, table = layer_norm(body.ln_f), f"learned, {config.n_positions}", body.wpe.weight
     return assemble("gpt-bigcode", model, body.wte, blocks, last, words, table=table.detach())
-
-
-def _attention(config: Any, module: Any) -> Attention:
-    heads, size = config.n_head, module.head_dim
-    if not config.multi_query:
-        return fused_heads(module.c_attn, module.c_proj, heads, scale=module.scaling)
-    cuts = [heads * size, size, size]
-    weights, biases = module.c_attn.weight.split(cuts), module.c_attn.bias.split(cuts)
-    return matrices(weights, biases, module.c_proj, heads, 1, scale=module.scaling)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, feed_forward, layer_norm, matrices
+from ._parts import assemble, describe_blocks, layer_norm, matrices
 
 
 @family(
@@ -40,13 +40,7 @@ def describe(model: Any) -> LiftedModel:
     def attention(block: Any, _: int) -> Attention:
         return matrices(block.attn.Wqkv.weight.chunk(3), None, block.attn.out_proj, heads, **own)
 
-    blocks = describe_blocks(
-        body.blocks,
-        layer_norm,
-        attention,
-        lambda block: feed_forward(block.ffn, "gelu"),
-        ("norm_1", "norm_2"),
-    )
+    blocks = describe_blocks(body.blocks, layer_norm, attention, "gelu", ("norm_1", "norm_2"))
     last, most = layer_norm(body.norm_f), config.max_seq_len
     return assemble("mpt", model, body.wte, blocks, last, "ALiBi", max_positions=most)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import UnsupportedModel
 from ..lifted import Attention, LiftedModel
 from ..lifting import family
-from ._parts import assemble, describe_blocks, feed_forward, layer_norm, separate
+from ._parts import assemble, describe_blocks, layer_norm, separate
 
 
 @family(
@@ -46,13 +46,8 @@ def describe(model: Any) -> LiftedModel:
         module = block.self_attn
         return separate(module, module.out_proj, heads, scale=module.head_dim**-0.5)
 
-    blocks = describe_blocks(
-        body.layers,
-        layer_norm,
-        attention,
-        lambda block: feed_forward(block, config.activation_function),
-        ("self_attn_layer_norm", "final_layer_norm"),
-    )
+    norms, activation = ("self_attn_layer_norm", "final_layer_norm"), config.activation_function
+    blocks = describe_blocks(body.layers, layer_norm, attention, activation, norms)
     places = body.embed_positions.weight.detach()[body.embed_positions.offset :]
     last, words = layer_norm(body.final_layer_norm), f"learned, {len(places)}"
     return assemble("opt", model, body.embed_tokens, blocks, last, words, table=places)
