@@ -96,8 +96,7 @@ class Circuit:
         if self.graph != other.graph:
             raise GraphMismatch(
                 "the two circuits live on unequal graphs, so their edges cannot be compared: "
-                + "; ".join(self.graph.differences(other.graph))
-                + "."
+                f"{'; '.join(self.graph.differences(other.graph))}."
             )
         return other
 

@@ -6,7 +6,7 @@ D d_model, H heads, G key/value heads (most have as many as heads), K d_head, M 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -97,7 +97,8 @@ def plain_model(
 
     An UnsupportedModel lists all parts that do not fit together.
     """
-    wrong = _problems(blocks, {"tokens": tokens, "unembed": unembed, "positions": positions})
+    tables = {"tokens": tokens, "unembed": unembed, "positions": positions}
+    wrong = _problems(blocks, tokens.shape[-1], tables)
     if not causal and any(block.attention.window is not None for block in blocks):
         wrong.append("attention in both directions has no window")
     if wrong:
@@ -123,12 +124,11 @@ def plain_model(
     return detached
 
 
-def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list[str]:
+def _problems(
+    blocks: Sequence[Block], width: int, tables: Mapping[str, Tensor | None]
+) -> list[str]:
     if not blocks:
         return ["it has no layers; accepted: one or more"]
-    tokens = tables["tokens"]
-    assert tokens is not None
-    width = tokens.shape[-1]
     wrong = [
         f"{name} has shape {list(table.shape)}; accepted: [·, {width}]"
         for name, table in tables.items()
@@ -141,7 +141,7 @@ def _problems(blocks: Sequence[Block], tables: dict[str, Tensor | None]) -> list
     }
     if len(kinds) > 1:
         wrong.append("the layers differ in their heads or in having a norm behind attention")
-    weights = (tokens, *tensors_of(tuple(blocks)), *tables.values())
+    weights = (*tensors_of(tuple(blocks)), *tables.values())
     types = {str(weight.dtype) for weight in weights if weight is not None}
     if len(types) > 1:
         wrong.append(f"the weights have types {', '.join(sorted(types))}; accepted: one type")
