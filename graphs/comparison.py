@@ -117,19 +117,14 @@ class Floor:
             found[place].append(row)
         return {place: tuple(rows) for place, rows in found.items()}
 
-    @property
-    def level(self) -> float:
-        """Return the level of q-values."""
-        return self.measured.level
-
     def changed(self, place: str) -> tuple[FloorRow, ...]:
         """List the edges of a place that changed beyond the noise floor."""
-        return tuple(row for row in self.rows[place] if row.q < self.level)
+        return tuple(row for row in self.rows[place] if row.q < self.measured.level)
 
     def sentences(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
         """Say what the noise floor allows to say, in a few sentences."""
         a, b = names
-        beyond = f"changed beyond the noise floor (q < {self.level:g})"
+        beyond = f"changed beyond the noise floor (q < {self.measured.level:g})"
         lines = []
         for place, where, of in (
             ("only_a", f"only in {a}", "of these"),

@@ -125,7 +125,7 @@ def fade_of(floor: Floor) -> Fade:
             least = kept.get(group, min(row.survival_a, row.survival_b))
             survival[Edge.parse(row.edge)] = float(least)
         changed.update(Edge.parse(row.edge) for row in floor.changed(group))
-    return Fade(survival, frozenset(changed), floor.level)
+    return Fade(survival, frozenset(changed), floor.measured.level)
 
 
 def most_that_connect(

@@ -100,7 +100,7 @@ def print_floor(found: DiffFile) -> None:
     own = found.diff.summary().edges.jaccard
     show.table(("Jaccard of circuits", "mean", "least", "most"), [*rows, ("this diff", own)])
     sentence = f"likeness within a model exceeds that between: p = {p_text(measured.jaccard.p)}"
-    if (least := measured.least_p) >= floor.level:
+    if (least := measured.least_p) >= measured.level:
         sentence += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
     show.line(sentence)
     columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
@@ -110,7 +110,7 @@ def print_floor(found: DiffFile) -> None:
         shown = [
             (
                 one.edge, f"{one.survival_a:.0%}", f"{one.survival_b:.0%}", one.mean_a, one.mean_b,
-                p_text(one.p), p_text(one.q), one.q < floor.level,
+                p_text(one.p), p_text(one.q), one.q < measured.level,
             )
             for one in edges[:MOST_ROWS]
         ]  # fmt: skip

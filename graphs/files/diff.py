@@ -51,9 +51,6 @@ VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
 BLOCKS = ("scores", "noise_floor", "cross", "roles")
 
-NESTED = ("noise_floor.edges",)
-"""Lists within further blocks that are written one item a line."""
-
 
 class Side(TypedDict):
     """Where one of the circuits comes from: its file, and the blocks of that file."""
@@ -207,7 +204,7 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         **ordered({**file.blocks, **scored, **file.extra}, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
-    write_text(path, dump_document(document, rows=(*PARTS, *NESTED)))
+    write_text(path, dump_document(document, rows=(*PARTS, "noise_floor.edges")))
 
 
 def read_diff(path: str | Path, parsed: dict[str, object] | None = None) -> DiffFile:

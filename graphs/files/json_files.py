@@ -67,15 +67,13 @@ def dump_document(document: Mapping[str, object], rows: Collection[str]) -> str:
     parts = []
     for key, value in document.items():
         if key in rows and isinstance(value, list | tuple) and value:
-            items = ",\n".join(f"    {_ROW.encode(item)}" for item in value)
-            parts.append(f"  {_ROW.encode(key)}: [\n{items}\n  ]")
+            block = "[\n" + ",\n".join(f"  {_ROW.encode(item)}" for item in value) + "\n]"
         elif inner := [name[len(key) + 1 :] for name in rows if name.startswith(f"{key}.")]:
-            block = dump_document(to_plain(value, key), inner).rstrip("\n").replace("\n", "\n  ")
-            parts.append(f"  {_ROW.encode(key)}: {block}")
+            block = dump_document(to_plain(value, key), inner).rstrip("\n")
         else:
-            block = _BLOCK.encode(to_plain(value, key)).replace("\n", "\n  ")
-            parts.append(f"  {_ROW.encode(key)}: {block}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+            block = _BLOCK.encode(to_plain(value, key))
+        parts.append(f"{_ROW.encode(key)}: {block}".replace("\n", "\n  "))
+    return "{\n  " + ",\n  ".join(parts) + "\n}\n"
 
 
 _ROW = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

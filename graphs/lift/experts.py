@@ -53,6 +53,7 @@ class Experts:
     renormalise: bool
     round_weights: bool = True
     shared: SharedExpert | None = None
+    bias = None  # experts have none
 
     @property
     def count(self) -> int:
@@ -75,11 +76,6 @@ class Experts:
             f"{self.chosen} of {self.count} experts for each token{scale}{shared}, "
             f"gated, {self.activation}"
         )
-
-    @property
-    def bias(self) -> None:
-        """Return None: experts have no biases."""
-        return None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what all experts write together, [N, D]."""

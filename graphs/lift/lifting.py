@@ -111,7 +111,6 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
         )
     inert_keys = _check_config(entry, model)
-    _check_layer_types(entry, config)
     _check_offloaded(model)
     if model.training:
         raise UnsupportedModel(
@@ -154,16 +153,13 @@ def _check_config(entry: Family, model: Any) -> set[str]:
             f"the {config.model_type} configuration sets {listed}, which the family "
             f"'{entry.name}' does not understand, so the model cannot be lifted exactly."
         )
-    return unread
-
-
-def _check_layer_types(entry: Family, config: Any) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if "layer_types" in entry.handled and (strange := kinds - set(LAYER_TYPES)):
+    kinds = set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES)
+    if kinds and "layer_types" in entry.handled:
         raise UnsupportedModel(
             f"the {config.model_type} configuration names the layer type "
-            f"{' and '.join(map(repr, sorted(strange)))}; known: {', '.join(LAYER_TYPES)}."
+            f"{' and '.join(map(repr, sorted(kinds)))}; known: {', '.join(LAYER_TYPES)}."
         )
+    return unread
 
 
 def _check_claimed(model: Any, lifted: LiftedModel) -> None:
