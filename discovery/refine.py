@@ -52,11 +52,8 @@ ROUNDING = 1e-5  # how far above the wanted faithfulness: it is measured again b
 
 ORDER = "least harmful edges first; ablated edges put back where that lowers the loss"
 
-Ranked = tuple[int, int, float]
-"""An edge by row and sender, and the loss without or with it."""
-
-Answers = tuple[int, np.ndarray, "Losses"]
-"""A port's row, the senders [n] of some edges into it, and the losses of a question for each."""
+Ranked = tuple[int, int, float]  # an edge by row and sender, and the loss without or with it
+Answers = tuple[int, np.ndarray, "Losses"]  # a port's row, senders [n] into it, a loss for each
 
 
 @method(
@@ -154,7 +151,6 @@ class _Refinement:
             self.search.restart(step.circuit.kept)
 
     def begin(self, scores: Scores) -> _Step:
-        """Choose the pool."""
         n, known = self.wanted, int((~np.isnan(scores.values)).sum())
         while True:
             step = self.measure(pool(scores, POOL * n))

@@ -31,8 +31,7 @@ class Option:
     """An option of a method: what it means, and which values it takes.
 
     It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
-    from which `type` and `default` are read too. `only_time`: it changes how long a discovery
-    takes, not what is found.
+    from which `type` and `default` are read too. `only_time`: it changes nothing that is found.
     """
 
     help: str

@@ -104,8 +104,7 @@ def jaccard_matrix(kept: np.ndarray) -> np.ndarray:
     """Return the Jaccard index of every two masks of [R, P, S], float64 [R, R]; 1 if both empty."""
     flat = kept.reshape(len(kept), -1).astype(np.float64)
     shared = flat @ flat.T
-    sizes = np.diag(shared)
-    union = sizes[:, None] + sizes[None, :] - shared
+    union = np.add.outer(shared.diagonal(), shared.diagonal()) - shared
     return np.divide(shared, union, out=np.ones_like(union), where=union > 0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ...graphs.lift.devices import place
 from .registry import Carried, Reference, Runs, ablation
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ def mean(reference: Reference) -> Carried:
     tokens = sum(len(pair.clean) for pair in reference.pairs)
 
     def summed(runs: Runs, x: Tensor) -> Tensor:  # [B, T, …] to [1, 1, …]
-        from ...graphs.lift.devices import place
-
         return widest(x[place(runs.batch.mask, x.device)]).sum(0)[None, None]
 
     return averaged(reference, summed, tokens)

@@ -50,8 +50,7 @@ class Reference(Protocol):
         """Yield the pairs' runs, some pairs at a time."""
 
 
-Carried = Callable[[Runs], "Values"]
-"""Tells what every sender's ablated edges carry in some runs."""
+Carried = Callable[[Runs], "Values"]  # what every sender's ablated edges carry in some runs
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,10 @@ class _ChunkScores:
             q, k, v = (
                 x.detach().requires_grad_() for x in (q, repeat_kv(block, k), repeat_kv(block, v))
             )
-        with torch.enable_grad():
-            z = self._attend(layer, block, q, k, v)
+        with torch.enable_grad():  # points are an axis of their own, so that the batch's tables fit
+            qs, ks, vs = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
+            past = past_of(block, layer, self.chunk.past)
+            z = block.attention.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
         with torch.no_grad():
             summed = place(sum_heads(block, z), stream.device)
         post = None
@@ -155,13 +157,6 @@ class _ChunkScores:
         with torch.enable_grad():
             write = block.write(leaf)
         return _Tape(stream, q, k, v, z, leaf, write, post)
-
-    def _attend(self, layer: int, block: Block, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend with the points as an axis of their own, so that the batch's tables fit."""
-        q, k, v = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
-        past = past_of(block, layer, self.chunk.past)
-        z: Tensor = block.attention.mix(q, k, v, self.chunk.context, past)
-        return z.flatten(0, 1)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
@@ -249,10 +244,9 @@ class _ChunkScores:
         rate: Tensor | None,
         extra: Extra | None = None,
     ) -> None:
-        """Score one letter's ports, from the first.
+        """Score one letter's ports, from the first, with g W', and `extra` taken off.
 
         g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
-        extra: what a norm of all heads together takes off g W'.
         """
         ports = g.shape[-2]
         if len(folded) < ports:

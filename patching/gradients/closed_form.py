@@ -78,8 +78,7 @@ def fold(norm: Norm | None, weight: Tensor) -> Tensor:
 def constant(block: Block, letter: str, heads: int) -> Tensor:
     """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d]."""
     weight, bias = block.attention.projection(letter)
-    total = weight.new_zeros(weight.shape[:2])
-    norm = block.attention_norm
+    total, norm = weight.new_zeros(weight.shape[:2]), block.attention_norm
     if norm is not None and norm.bias is not None:
         total = total + weight @ norm.bias
     if bias is not None:

@@ -26,8 +26,7 @@ VARIED = 4  # fewer different block lengths than this are worth a note
 class RandomBlocks:
     """Sequences of `lead` first tokens, a block of distinct tokens, and the same block.
 
-    Sequence i has lead + 2·lengths[i] tokens; `bos` tells whether its first tokens are the model's
-    own start, or else a further random one.
+    `lengths`: of the blocks; `bos`: the first tokens are the model's own start, else a random one.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -46,10 +45,10 @@ class RandomBlocks:
 
     def notes(self) -> Iterator[str]:
         """Say what limits what is measured on these sequences."""
-        if max(self.lengths) < LONGEST:
+        if (longest := max(self.lengths)) < LONGEST:
             yield (
-                f"blocks of random tokens are at most {max(self.lengths)} tokens long, not "
-                f"{LONGEST}: the model has no more positions or tokens."
+                f"blocks of random tokens are at most {longest} tokens long, not {LONGEST}: the "
+                "model has no more positions or tokens."
             )
         if len(set(self.lengths)) < VARIED:
             yield (

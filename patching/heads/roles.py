@@ -55,8 +55,7 @@ of float32, in which both are computed. Of equally attended positions the first 
 
 RUN_BYTES = 1 << 28
 
-Figures = dict[str, float | None]
-"""Values by what they measure; None where there is none."""
+Figures = dict[str, float | None]  # by what they measure; None where there is none
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@
 2. The change of what the owner writes is added to every live port that keeps an edge from it, and
    so on in topological order, once each, up to `logits`.
 
-Nothing else is computed: no node that the change does not reach, no position that is not read.
-Ports that keep the same edges hold the same stream and share its norm and projection; senders that
-all ports treat alike share one output product.
+Nothing else is computed. Ports that keep the same edges hold the same stream and share its norm and
+projection; senders that all ports treat alike share one output product.
 
 Shapes: n questions, R ports, B examples, T positions (1 for narrow values), D d_model, S senders.
 """

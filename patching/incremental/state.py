@@ -21,11 +21,8 @@ from ..run.chunk import Chunk
 from ..trace import Trace, at_answers, past_of, project_heads
 from .liveness import Group, Liveness
 
-Projection = tuple[Tensor, int]
-"""Queries, keys or values [n or 1, B, T, h, K] of some heads, and which of them is meant."""
-
-Projections = dict[str, dict[int, Projection]]
-"""New queries, keys and values, by letter and head."""
+Projection = tuple[Tensor, int]  # of some heads [n or 1, B, T, h, K], and which of them is meant
+Projections = dict[str, dict[int, Projection]]  # new queries, keys and values, by letter and head
 
 
 class IncrementalChunk:

@@ -21,8 +21,7 @@ from ...graphs.errors import MetricSyntaxError, unknown
 
 ATOMS = ("logit", "logprob", "p")
 SIDES = ("answer", "distractor")
-FUNCTIONS = {"log": 1, "exp": 1, "abs": 1, "sqrt": 1, "max": 2, "min": 2}
-"""Accepted functions, with the least number of values they take."""
+FUNCTIONS = {"log": 1, "exp": 1, "abs": 1, "sqrt": 1, "max": 2, "min": 2}  # least values they take
 
 MAX_LENGTH, MAX_DEPTH = 500, 40
 TOO_DEEP = f"nested more than {MAX_DEPTH} deep"

@@ -68,11 +68,8 @@ def text_of(key: str, value: object) -> str:
 
 def found(value: object) -> str:
     """Name a JSON value as its writer would."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "a list"
-    return shorten(json.dumps(value))
+    kinds: dict[type, str] = {dict: "an object", list: "a list"}
+    return kinds.get(type(value)) or shorten(json.dumps(value))
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -33,8 +33,7 @@ _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
 _COMMON = ("answer_position", "group")
 _RECORDED = "bos_prepended"
-_FORMS = {"text": _TEXT, "ids": _IDS}
-"""The two ways to write a pair: their keys, in one order."""
+_FORMS = {"text": _TEXT, "ids": _IDS}  # the two ways to write a pair: their keys, in one order
 
 
 class _WholeFile(PromptError):
@@ -147,7 +146,6 @@ class _Reader:
         return self.recorded[0] if self.recorded else None
 
     def pair(self, line: str) -> Pair:
-        """Read one line."""
         row = parse_object(line)
         form = _form_of(row)
         self.form = self.form or form
@@ -158,12 +156,9 @@ class _Reader:
             )
         keys = _FORMS[form]
         _refuse_unknown(row, (*keys, *_COMMON, *([_RECORDED] if form == "ids" else [])))
-        for key in keys[:3]:
-            if key not in row:
-                raise PromptError(
-                    f"the key '{key}' is missing; found: {', '.join(row)}; needed: "
-                    f"{', '.join(keys[:3])}."
-                )
+        if missing := [key for key in keys[:3] if key not in row]:
+            given = f"found: {', '.join(row)}; needed: {', '.join(keys[:3])}"
+            raise PromptError(f"the key '{missing[0]}' is missing; {given}.")
         position, group = row.get("answer_position"), row.get("group", "")
         if position is not None and (not isinstance(position, int) or isinstance(position, bool)):
             raise PromptError(f"'answer_position' is {found(position)}; accepted: a whole number.")

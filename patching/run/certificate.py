@@ -29,8 +29,7 @@ RELATIVE_TOLERANCE = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-SAMPLE = 8
-LENGTH, LONGEST_WINDOW = 12, 128
+SAMPLE, LENGTH, LONGEST_WINDOW = 8, 12, 128
 
 
 @dataclass(frozen=True)

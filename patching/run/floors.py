@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from ..metrics.metric import Metric
     from .chunk import Chunk
 
-SUM_UNITS, TYPE_UNITS = 64, 2
-"""By how many units of the type of sums, and of the model's type, a logit may be off."""
+SUM_UNITS, TYPE_UNITS = 64, 2  # of the types of sums and of the model, that a logit may be off
 
 
 def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = False) -> float:

@@ -24,8 +24,7 @@ from ..trace import Past, Trace, past_of, project, project_heads, repeat_kv, tog
 from .plan import CURRENT, Inputs, LayerPlan, Plan, Sum
 
 SUMS_KEPT = 8
-OWN_SUM = 3
-"""In runs of one circuit, fewer known senders than this have no sum of their own."""
+OWN_SUM = 3  # in runs of one circuit, fewer known senders than this have no sum of their own
 
 SUMMED, WIDEST = (torch.float32, torch.float64), 1 << 20
 """Types of deltas, and most numbers of one, with which few are added up without a matrix product,
@@ -279,10 +278,8 @@ class _MaskedRun:
 
     def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor) -> None:
         base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]
-        if len(step.writers) == len(base):
-            delta = block.writes(x) - base
-        else:
-            delta = block.writes(x, list(step.writers)) - base[list(step.writers)]
+        some = None if len(step.writers) == len(base) else list(step.writers)
+        delta = block.writes(x, some) - (base if some is None else base[some])
         if layer <= self.plan.current_until:
             self._move(together(delta))
         first = self.graph.mlp_columns[layer].start

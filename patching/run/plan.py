@@ -16,8 +16,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.names import Kind, Node, Port
 
 CURRENT, BASE = "current", "base"
-SPARSE = 8
-"""Circuits that keep fewer than one of so many moving edges into live ports use only the base."""
+SPARSE = 8  # circuits that keep fewer than one of so many moving edges use only the base stream
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,7 @@ from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel, working_
 from ..prompts.pairs import Batch
 from ..trace import run_plain
 
-MEAN_EXCESS, TOKEN_EXCESS = 2.0, 8.0
-"""How far above the lift's rounding the original may be: a block's mean, and any one token."""
-
+MEAN_EXCESS, TOKEN_EXCESS = 2.0, 8.0  # how far above the lift's rounding the original may be
 HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
@@ -44,7 +42,6 @@ class _Fed(LiftedModel):
     states: Tensor | None = None
 
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Return the given states, whatever the tokens."""
         assert self.states is not None
         return self.states[None]
 

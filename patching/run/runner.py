@@ -28,9 +28,7 @@ from .floors import rounding_floor
 from .masked_run import run_masked
 from .plan import make_plan
 
-Progress = Callable[[int, int, str], None]
-"""Called with how much is done, the total, and what is being done."""
-
+Progress = Callable[[int, int, str], None]  # of how much is done, the total, and what is done
 CACHE_BYTES = 2 << 30
 RUN_BYTES = 1 << 29
 
@@ -83,8 +81,9 @@ class Runner:
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
         ablation = ablation or default_ablation()
         carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
-        reference = pairs if reference is None else reference
-        if reference is not pairs:
+        if reference is None:
+            reference = pairs
+        else:
             check_prompts(model, reference)
         carries.check(pairs, reference)
         watch = Watch(tensors_of(model) if model.model is None else model.model)

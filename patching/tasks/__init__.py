@@ -3,8 +3,7 @@
     result = make_task("ioi", tokenizer=tokenizer, examples=32, seed=0)
     result.pairs, result.samples, str(result.report)
 
-A task is one file here: a function that yields spaces of candidate pairs, registered with
-`@task`. It is found by being in the folder.
+A task is one file here, found by being there: a function under `@task` that yields spaces of pairs.
 """
 
 from __future__ import annotations

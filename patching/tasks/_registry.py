@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from ...graphs.errors import UnknownName, unknown
 from ..registries import look_up
@@ -31,9 +31,8 @@ class TaskOption:
             if value in self.choices:
                 return str(value)
             raise unknown(f"{self.name} of task '{task}'", str(value), self.choices)
-        number = value
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip()):
-            number = int(value)
+        written = isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value.strip())
+        number = int(str(value)) if written else value
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise UnknownName(
                 f"{self.name}={value!r} does not fit task '{task}'; accepted: a whole number "
@@ -83,20 +82,17 @@ def task(
     def register(function: TaskFunction) -> TaskFunction:
         if name in TASKS:
             raise ValueError(f"the task '{name}' is registered twice")
-        hints = typing.get_type_hints(function)
+        hints = get_type_hints(function)
+        parameters = inspect.signature(function).parameters.items()
         options = tuple(
-            TaskOption(key, one.default, _choices(hints[key]))
-            for key, one in inspect.signature(function).parameters.items()
-            if one.kind is one.KEYWORD_ONLY
+            TaskOption(key, one.default, get_args(hint) if get_origin(hint) is Literal else ())
+            for key, one in parameters
+            if one.kind is one.KEYWORD_ONLY and (hint := hints[key])
         )
         TASKS[name] = Task(name, summary, function, options, needs_tokenizer)
         return function
 
     return register
-
-
-def _choices(hint: object) -> tuple[str, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def describe_tasks() -> list[dict[str, object]]:
