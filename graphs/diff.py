@@ -68,8 +68,6 @@ class CircuitDiff:
     >>> diff = CircuitDiff(a, b)
     >>> [str(edge) for edge in diff.only_a.edges], diff.summary().edges.shared
     (['m0->logits'], 1)
-
-    A GraphMismatch says in what the graphs differ.
     """
 
     a: Circuit

@@ -94,8 +94,6 @@ class Timeline:
     [('embed->m0', ((1, 2),)), ('m0->logits', ((2, 2),))]
     >>> [str(edge) for edge in line.born(2).edges], line.to_last(2).edges.jaccard
     (['m0->logits'], 0.5)
-
-    A GraphMismatch names a checkpoint whose graph is not the first one's.
     """
 
     labels: tuple[str, ...]

@@ -161,10 +161,7 @@ class CircuitFile:
     The blocks have the keys of `PROVENANCE`; the model's shape is the graph's. `edge_scores`:
     float32 [ports, senders], NaN where an edge has no score or is not kept. `extra`: unknown
     top-level keys, and under `graph` those of that block. `path`: the file it was read from.
-
-    Raises:
-        EdgewiseError: keys are missing, all are named; or a value JSON cannot hold.
-        GraphMismatch: the scores or the model's shape do not fit the circuit's graph.
+    An EdgewiseError names all keys that are missing, a GraphMismatch what does not fit the graph.
     """
 
     circuit: Circuit

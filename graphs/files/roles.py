@@ -56,11 +56,7 @@ class _Document(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class RolesFile:
-    """What was measured of the heads of one model or more, in order, and unknown top-level keys.
-
-    Raises:
-        EdgewiseError: no model, or a value JSON cannot hold.
-    """
+    """What was measured of the heads of one model or more, in order, and unknown top-level keys."""
 
     models: tuple[ModelRoles, ...]
     extra: Mapping[str, object] = field(default_factory=dict)

@@ -83,10 +83,7 @@ def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
 
 
 def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> ScoresFile:
-    """Read and check the sidecar of a circuit file (or at its own path).
-
-    A FileFormatError says how it is damaged or does not fit the graph; default: the one it names.
-    """
+    """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph."""
     file = scores_path(path)
     if not file.is_file():
         raise FileFormatError(f"{file} does not exist; find the circuit again with `write_scores`.")

@@ -131,10 +131,7 @@ def _refuse_sizes(directory: Path, where: str) -> None:
 
 
 def _refuse_partial(wrapped: object, directory: Path, where: str) -> None:
-    """Check that the file's tensors are exactly the adapter's, or also both embedding layers'.
-
-    PEFT only warns of tensors that are missing, and ignores those it has no place for.
-    """
+    """Check, as PEFT does not, that the file has exactly the adapter's tensors."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors import safe_open

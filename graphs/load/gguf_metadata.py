@@ -86,10 +86,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Read a file's metadata and its tensors' shapes, no length beyond what the file holds.
-
-    The package `gguf` believes lengths: it goes 2**60 times through a list that says so.
-    """
+    """Read a file's metadata and its tensors' shapes, without believing lengths as `gguf` does."""
     with explained(f"'{path}' cannot be read as a GGUF model", ACCEPTED), path.open("rb") as opened:
         reader = _Reader(opened, path.stat().st_size)
         if reader.take(4) != b"GGUF":
