@@ -182,6 +182,26 @@ def test_results_of_an_older_format_are_swept(tmp_path: Path, circuit: Path) -> 
     assert set(tmp_path.iterdir()) == {*before, tmp_path / "notes.json"}
 
 
+def test_a_result_is_kept_by_its_key_and_by_how_results_are_kept(
+    tmp_path: Path, circuit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(journal: object) -> Kept:
+        made.append(journal)
+        return kept_from(circuit)
+
+    found = Results(tmp_path / "kept")
+    for key, count in (("a", 1), ("b", 2), ("a", 2), ("b", 2)):
+        kept = found.get(key, make)
+        assert len(made) == count
+        assert kept.file.path is None  # not the folder of results, whose paths mean nothing
+        assert kept.measured == {"kl": {"full": 0.1 + 0.2, "faithfulness": None}}
+    monkeypatch.setattr("edgewise.store.results.FORMAT", 99)  # results come out otherwise
+    found.get("a", make)
+    assert len(made) == 3
+
+
 def test_two_that_want_the_same_result_make_it_once(tmp_path: Path, circuit: Path) -> None:
     begun, made, told = threading.Event(), [], []
 

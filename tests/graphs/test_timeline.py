@@ -144,7 +144,7 @@ def test_by_hand() -> None:
     lives = {str(life.thing): life for life in found.edges}
     assert lives[A].spans == ((0, 1), (3, 3))
     assert (lives[A].born, lives[A].length, lives[A].returns) == (0, 3, 1)
-    assert lives[B].spans == ((1, 3),)
+    assert lives[B].spans == ((1, 3),) and lives[B].returns == 0
     assert lives[C].spans == ((2, 2),)
     # weights of A, B, C: (1, 0, 0), (2/5, 3/5, 0), (0, 1/3, 2/3), (4/7, 3/7, 0)
     assert found.to_last(1).weighted == pytest.approx((2 / 5) / (1 + 3 / 5))
@@ -175,6 +175,15 @@ def test_the_strongest_and_the_newest_by_hand() -> None:
     # B and C are born at the same time: the stronger first
     both = line(EMPTY, EMPTY.with_edges([B, C]), scores=found.scores[1:3])
     assert [str(life.thing) for life in both.newest(9)] == [C, B]
+
+
+def test_births_and_deaths_by_hand() -> None:
+    """A dies at 2 and is born again at 3; the first checkpoint has no births and no deaths."""
+    found = hand_made()
+    born = [[str(edge) for edge in found.born(i).edges] for i in range(4)]
+    died = [[str(edge) for edge in found.died(i).edges] for i in range(4)]
+    assert born == [[], [B], [C], [A]]
+    assert died == [[], [], [A], [C]]
 
 
 def test_a_change_by_hand() -> None:

@@ -146,6 +146,15 @@ def test_position_means_need_prompts_of_one_length(model: LiftedModel) -> None:
         Runner.create(model, ALIGNED, ablation="position-mean", reference=prompts((0,)))
 
 
+def test_a_corrupted_prompt_must_differ_somewhere(model: LiftedModel) -> None:
+    """Only where corrupted prompts are used, and one that differs is enough."""
+    same, other = Pair((0,), (0,), (0,), (1,)), Pair((0,), (1,), (0,), (1,))
+    with pytest.raises(PromptError, match="are the same, so resample ablation changes nothing"):
+        Runner.create(model, PromptPairs((same, same)), ablation="resample")
+    for pairs, ablation in (((same, other), "resample"), ((same, same), "zero")):
+        assert len(Runner.create(model, PromptPairs(pairs), ablation=ablation).pairs) == 2
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     ablation=st.sampled_from(["mean", "position-mean"]),
@@ -204,6 +213,10 @@ def test_every_method_takes_them(method: str, ablation: str) -> None:
 def test_the_registry_knows_them() -> None:
     assert list(ablations()) == ["mean", "position-mean", "resample", "zero"]
     assert default_ablation() == "resample"
-    assert [name for name, one in ablations().items() if one.paired] == ["resample"]
+    for property, name in {
+        "paired": "resample", "consistent": "resample", "default": "resample",
+        "aligned": "position-mean",
+    }.items():  # fmt: skip
+        assert [one for one, held in ablations().items() if getattr(held, property)] == [name]
     with pytest.raises(UnknownName, match=r"unknown ablation 'means'; did you mean 'mean'\?"):
         get_ablation("means")
