@@ -35,8 +35,8 @@ MEASURED = NoiseFloor(
         FloorRow("embed", "m0", 1, 1, 1.0, -2.0, 0.001, 0.01),
         FloorRow("embed", "logits", 1, 0, 3.0, 1.0, 0.01, 0.05),
         FloorRow("m0", "logits", 0, 1, 0.1, 0.4, 0.02, 0.049),
-        FloorRow("embed", "a0.h0<v>", 0, 0, 0.0, 0.5, 0.9, 0.9),
-        FloorRow("a0.h0", "logits", 0, 0, -2.0, 1.0, 0.0, 0.0),
+        FloorRow("a0.h0", "logits", 0, 0, 0.0, 0.5, 0.9, 0.9),
+        FloorRow("embed", "a0.h0<v>", 0, 0, -2.0, 1.0, 0.0, 0.0),
     ),
 )
 BEYOND = "changed beyond the noise floor (q < 0.05)"
@@ -48,14 +48,14 @@ def test_edges_are_sorted_into_places_and_those_below_the_level_have_changed() -
         "only_a": ["embed->logits"],
         "only_b": ["m0->logits"],
         "shared": ["embed->m0"],
-        "outside": ["a0.h0->logits", "embed->a0.h0<v>"],  # the least q first
+        "outside": ["embed->a0.h0<v>", "a0.h0->logits"],  # the least q first
     }
     changed = {place: [row.edge for row in floor.changed(place)] for place in floor.rows}
     assert changed == {
         "only_a": [],  # a q of the level itself is not below it
         "only_b": ["m0->logits"],
         "shared": ["embed->m0"],
-        "outside": ["a0.h0->logits"],
+        "outside": ["embed->a0.h0<v>"],
     }
 
 
@@ -116,6 +116,7 @@ def test_rows_and_ends_of_a_cross_evaluation() -> None:
         ("3 random ones, most faithful", (0.7, 0.3)),
     ]
     assert list(RandomCircuits(0, 5, ((), ())).ends()) == []
+    assert replace(CROSS, metric="nll").random == CROSS.random
     with pytest.raises(ValueError, match="accepted: rows of A, B, both, either"):
         replace(CROSS, rows=CROSS.rows[::-1])
     for values in (((0.1, 0.7), (0.0, -0.1, 0.3)), ((0.1, 0.7, 0.2), (0.0, -0.1))):

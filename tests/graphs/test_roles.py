@@ -60,6 +60,11 @@ B = side(
         ({"copy": 0.49, "direct_share": 0.5}, []),
         ({"anti_copy": 0.5, "direct_share": 0.3}, ["copy suppression"]),
         ({"direct": 3.0, "direct_share": 0.9}, []),
+        # what misses a threshold by less than 10⁻⁶ reaches it
+        ({"induction": 0.4 - 9e-7}, ["induction"]),
+        ({"induction": 0.4 - 11e-7}, []),
+        ({"copy": 0.5, "direct_share": 0.02 - 9e-7}, ["copying"]),
+        ({"copy": 0.5, "direct_share": 0.02 - 11e-7}, []),
     ],
 )
 def test_names(scores: dict[str, float], names: list[str]) -> None:
@@ -76,6 +81,30 @@ def test_labels() -> None:
     assert [short(x) for x in (0.0, 0.004, 0.995, 0.994, -0.25, 10.5)] == [
         ".00", ".00", "0.99", ".99", "-.25", "10.50",
     ]  # fmt: skip
+
+
+def test_everything_about_a_head_by_hand() -> None:
+    head = HeadRoles.of("a1.h0", {"previous": 0.5, "induction": 0.9}, {"first": 0.25, "rest": 0.75})
+    found = head.as_dict(layers=4)
+    none = dict.fromkeys(("duplicate", "copy", "anti_copy", "attended", "direct", "direct_share"))
+    assert found == {
+        "head": "a1.h0", "depth": 0.3333, "role": "induction",
+        "label": "induction .90, previous token .50",
+        "roles": [["induction", 0.9], ["previous token", 0.5]],
+        "scores": {"previous": 0.5, "induction": 0.9, **none},
+        "spans": {"first": 0.25, "rest": 0.75,
+                  **dict.fromkeys(("answer", "distractor", "changed", "last"))},
+    }  # fmt: skip
+    assert HeadRoles.of("a1.h0", {}).role is None
+    assert [head.depth(layers) for layers in (2, 3)] == [1.0, 0.5]
+    assert A.total == 3 * 4
+    assert short(-10.5) == "-10.50"
+    assert compare_roles([side(4, head)])[0]["heads"] == [[("a1.h0", 0.3333)]]
+
+
+def test_depths_a_tenth_apart_match_whatever_their_last_digits() -> None:
+    assert NEAR < 0.8 - 0.7 and matches([0.7], [0.8]) == 1
+    assert matches([0.7], [0.8001]) == 0
 
 
 def test_only_heads_have_roles() -> None:

@@ -172,9 +172,19 @@ def test_the_strongest_and_the_newest_by_hand() -> None:
     again = line(*found.circuits, scores=tuple(silent))
     assert (again.peak(A), again.peak("m0->logits")) == (4.0, 0.0)
     assert line(*found.circuits).peak(A) == 0.0  # no scores at all
-    # B and C are born at the same time: the stronger first
-    both = line(EMPTY, EMPTY.with_edges([B, C]), scores=found.scores[1:3])
-    assert [str(life.thing) for life in both.newest(9)] == [C, B]
+    # A comes before B in the graph, but of equals the larger |score| comes first
+    scores = np.zeros((3, *TINY.reads.shape))
+    for name, score in ((A, 1.0), (B, -2.0)):
+        row, column = TINY.locate(name)
+        scores[:, row, column] = score
+    both = line(EMPTY, *[EMPTY.with_edges([A, B])] * 2, scores=tuple(scores))
+    assert (both.peak(A), both.peak(B)) == (1.0, 2.0)
+    for some in (both.newest(9), both.longest(9)):
+        assert [str(life.thing) for life in some] == [B, A]
+    # and before that the later born, or the longer lived
+    late = line(*[EMPTY.with_edges(edges) for edges in ([], [A, C], [A, B])], scores=tuple(scores))
+    assert [str(life.thing) for life in late.newest(9)] == [B, A, C]
+    assert [str(life.thing) for life in late.longest(9)] == [A, B, C]
 
 
 def test_births_and_deaths_by_hand() -> None:
@@ -204,7 +214,7 @@ def test_a_change_by_hand() -> None:
     assert told["weighted_overlap"] == pytest.approx((1 / 3) / (2 / 5 + 3 / 5 + 2 / 3))
     assert hand_made().to_first(2).edges == hand_made().change(0, 2).edges
     assert (hand_made().to_first(2).edges.shared, hand_made().to_first(2).edges.a) == (0, 1)
-    assert hand_made().to_last(0).edges.shared == 1
+    assert hand_made().to_last(0).edges.jaccard == 1
 
 
 def test_scores_of_another_number_or_shape_are_refused() -> None:
