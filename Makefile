@@ -41,7 +41,7 @@ test: $(READY) ## all tests, with doctests, README code and examples
 # A processor without AVX, and another number of threads, add the same numbers up in another order.
 # There are as many workers as processors for their threads.
 OLD := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
+	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=2
 COMPUTING := tests/patching tests/discovery tests/edgewise/test_transplant.py
 other-processors: $(READY) ## the heart of what computes, as other processors compute it
 	$(OLD) "$(BIN)/python" -m pytest $(PARALLEL) --fast $(COMPUTING) $(ARGS)

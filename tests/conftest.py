@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from tests.processors import workers
 
 # Set before anything imports torch or transformers; workers and subprocesses inherit them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave others the processor
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
