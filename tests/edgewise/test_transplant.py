@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import edgewise as public
+from edgewise.cli import cli
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from edgewise.graphs.files import read_transplant
 from edgewise.graphs.names import Node
@@ -292,13 +294,20 @@ def test_impossible_choices_are_refused() -> None:
 # -- the file -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def transplanted(models: Any, discovered: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("transplanted") / "t.json"
+    line = (models["llama"], models["tuned"], "--task", discovered / "pairs.jsonl", "--edges",
+            "m0->logits,m0->m1", "-o", path)  # fmt: skip
+    result = CliRunner().invoke(cli, ["transplant", *map(str, line)])
+    assert result.exit_code == 0, result.output
+    return path.read_text()
+
+
 @pytest.fixture
-def written(edgewise: Any, models: Any, pairs: Path) -> Path:
-    path = Path("t.json").absolute()
-    edgewise(
-        "transplant", models["llama"], models["tuned"], "--task", pairs, "--edges",
-        "m0->logits,m0->m1", "-o", path,
-    )  # fmt: skip
+def written(transplanted: str, tmp_path: Path) -> Path:
+    path = tmp_path / "t.json"
+    path.write_text(transplanted)
     return path
 
 
