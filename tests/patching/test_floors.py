@@ -89,18 +89,44 @@ def test_two_ways_to_the_same_loss_differ_by_less_than_the_floor(name: str, metr
     assert exact.floor < 1e-8 * made.floor
 
 
+def near(value: float) -> Any:
+    """Compare relatively: what pytest takes for near by itself, 10⁻¹², is more than a floor."""
+    return pytest.approx(value, rel=1e-6, abs=0)
+
+
 def test_the_floor_by_hand() -> None:
     """It is s · L · 64 · eps / √n, and that of 100 times the metric is 100 times as large."""
     made = runner()
-    largest = [float(x.abs().max()) for x in made.logits([Circuit.full(made.graph)])[0]]
-    assert made.floor == pytest.approx(np.mean(largest) * 64 * 2**-52 / 3**0.5)
+    full, empty = made.logits([Circuit.full(made.graph), Circuit.empty(made.graph)])
+    largest = full.abs().amax(-1)
+    unit = 64 * 2**-52 / 3**0.5
+    assert made.floor == near(float(largest.mean()) * unit)
     (chunk,) = made.chunks()
     hundred = made.with_metric("maximize: 100 * (logit(answer) - logit(distractor))")
-    assert hundred.floor == pytest.approx(100 * made.floor)
+    assert hundred.floor == near(100 * made.floor)
     wide = rounding_floor([chunk], made.metric, unlike=True)
-    assert wide == pytest.approx(made.floor * 66 / 64)
-    half = runner(dtype=torch.bfloat16)
-    assert rounding_floor(half.chunks(), half.metric, unlike=True) > 1000 * half.floor
+    assert wide == near(made.floor * 66 / 64)
+    # accuracy has no derivative; that of nll by the logits is p less what of the answers' p each
+    # answer has: the absolute ones add up to 2 (1 - p), of which the larger end counts, and half
+    assert made.with_metric("accuracy").floor == near(float(largest.mean()) * unit)
+    answers = [list(pair.answers) for pair in made.pairs]
+    steepest = [
+        max(1 - float(x[i].softmax(-1)[ids].sum()) for x in (full, empty))
+        for i, ids in enumerate(answers)
+    ]
+    expected = np.mean([float(s) * L for s, L in zip(largest, steepest, strict=True)])
+    assert made.with_metric("nll").floor == near(float(expected) * unit)
+
+
+def test_the_floor_of_narrow_types_and_of_small_logits_by_hand() -> None:
+    half = runner(dtype=torch.bfloat16)  # eps 2⁻⁷, and 2⁻²³ of the type of sums
+    wide = rounding_floor(half.chunks(), half.metric, unlike=True)
+    assert wide / half.floor == near((64 * 2**-23 + 2 * 2**-7) / (64 * 2**-23))
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # a logit of 0 counts as 1
+    silent = Runner.create(describe(model), tiny_pairs(), metric="accuracy")
+    assert silent.floor == near(64 * 2**-52 / 3**0.5)
 
 
 def test_order_and_thresholds_by_hand() -> None:
