@@ -103,7 +103,7 @@ def test_everything_about_a_head_by_hand() -> None:
 
 
 def test_depths_a_tenth_apart_match_whatever_their_last_digits() -> None:
-    assert NEAR < 0.8 - 0.7 and matches([0.7], [0.8]) == 1
+    assert MOST_APART < 0.8 - 0.7 and matches([0.7], [0.8]) == 1
     assert matches([0.7], [0.8001]) == 0
 
 
