@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.graphs.errors import PromptError, UnknownName
+from edgewise.graphs.errors import EdgewiseError, PromptError, UnknownName
 from edgewise.patching.metrics.metric import METRICS, Metric, Target
 from edgewise.patching.metrics.registry import get_metric, metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
@@ -208,6 +208,22 @@ def test_targets_that_do_not_fit_the_logits_are_refused() -> None:
         METRICS["nll"](LOGITS, Target(TARGET.answers, TARGET.distractors[:1]))
     with pytest.raises(PromptError, match=r"clean_logits of shape \(2, 4\)"):
         METRICS["kl"](LOGITS[:, :3], Target(torch.zeros(2, 1).long(), TARGET.distractors, LOGITS))
+
+
+def test_which_metrics_can_be_differentiated_where() -> None:
+    with pytest.raises(EdgewiseError, match=r"accuracy.* such as kl, logit_diff, prob_diff, nll"):
+        METRICS["accuracy"].require_gradient(at_clean_only=False)
+    with pytest.raises(EdgewiseError, match=r"'kl' is 0 at the clean run.*; use a circuit, or"):
+        METRICS["kl"].require_gradient(at_clean_only=True, instead="a circuit")
+    METRICS["kl"].require_gradient(at_clean_only=False)
+    for name in ("logit_diff", "prob_diff", "nll"):
+        METRICS[name].require_gradient(at_clean_only=True)
+
+
+def test_which_metrics_read_few_logits() -> None:
+    assert [name for name, one in METRICS.items() if one.reads_few] == ["logit_diff", "accuracy"]
+    clean = Metric("clean", lambda x, _: x[..., 0], True, needs_clean_logits=True, tokens_only=True)
+    assert not clean.reads_few
 
 
 # -- the registry -------------------------------------------------------------------------------
