@@ -200,7 +200,7 @@ def required(option: Any) -> str:
 
 def spec() -> str:
     """Show the spec that the module's docstring explains."""
-    from edgewise.experiment import spec as module
+    from edgewise.experiment import document as module
 
     blocks = re.findall(r"(?:^    .*\n|^\n)+", module.__doc__ or "", re.MULTILINE)
     longest = max(blocks, key=len)

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from traceback import format_exception
 from typing import Any
 
@@ -56,38 +57,24 @@ class Program(click.Group):
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command line and exit."""
-
-        def run_it() -> Any:
-            return super(Program, self).main(
-                args, prog_name, complete_var, standalone_mode=False, **extra
-            )
-
+        run = partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
-            return run_it()
+            return run()
         with _own_warnings():
-            sys.exit(guarded(run_it))
+            sys.exit(guarded(run))
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Return the exit status of a call; errors are told on standard error."""
+    """Return the exit status of a call; errors go to standard error."""
     try:
         status = call()
         sys.stdout.flush()
         return status if isinstance(status, int) else DONE
     except click.ClickException as error:
-        command = (
-            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        )
-        hint = f" See '{command} --help'." if command else ""
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = f" See '{context.command_path} --help'." if context else ""
         click.echo(f"Error: {_in_options(error.format_message())}{hint}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -103,7 +90,6 @@ def guarded(call: Callable[[], Any]) -> int:
 
 
 def _message(error: Exception) -> str:
-    """Return one paragraph about an error."""
     error = out_of_memory(error) or error
     if isinstance(error, EdgewiseError):
         return str(error)
@@ -116,17 +102,21 @@ def _message(error: Exception) -> str:
     )
 
 
-ELSEWHERE = {"models[0]": "--model-a", "models[1]": "--model-b", "write_scores": "--scores"}
-"""Options whose names are not those of the arguments they stand for."""
+ELSEWHERE = {
+    "models[0]": "--model-a",
+    "models[1]": "--model-b",
+    "write_scores": "`discover --scores`",
+}
+"""What stands, at the command line, for arguments that no option has the name of."""
 
 
 def _in_options(text: str) -> str:
     """Write arguments of Python, in backquotes, as options, and what a terminal would obey."""
-    options = dict(ELSEWHERE)
+    flags = dict(ELSEWHERE)
     for command in cli.commands.values() if "`" in text else ():
         for param in command.get_params(click.Context(command, **cli.context_settings)):
-            options[str(param.name).removeprefix(PREFIX)] = max(param.opts, key=len)
-    flags = {name: flag for name, flag in options.items() if flag.startswith("--")}
+            if isinstance(param, click.Option):
+                flags[str(param.name).removeprefix(PREFIX)] = max(param.opts, key=len)
     return visible_lines(re.sub(r"`([\w\[\]]+)`", lambda one: flags.get(one[1], one[0]), text))
 
 
@@ -134,26 +124,27 @@ def _in_options(text: str) -> str:
 def _own_warnings() -> Iterator[None]:
     """Print this project's warnings as one line each, and drop those of libraries."""
 
-    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         click.echo(f"Warning: {_in_options(str(message))}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"edgewise\.")
-        warnings.showwarning = tell
+        warnings.showwarning = show
         yield
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+COMMANDS = (
+    lift, tasks, discover, patch, evaluate, diff, timeline, transplant, roles, draw, run,
+)  # fmt: skip
+
+
+@click.group(
+    cls=Program, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="edgewise")
 def cli() -> None:
     """Discover, evaluate, compare and draw circuits of transformers."""
-
-
-for _command in (
-    lift, tasks, discover, patch, evaluate, diff, timeline, transplant, roles, draw, run,
-):  # fmt: skip
-    cli.add_command(_command)
 
 
 def main() -> None:

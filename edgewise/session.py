@@ -151,8 +151,7 @@ def open_task(
 
     Args:
         session: the model, whose tokenizer and vocabulary count; a reference's weights stay unread.
-        task: which pairs, or a built-in task's name, or a JSON Lines file.
-        fields: of `TaskSpec`, as in `examples=32`.
+        task, fields: a part, a built-in task's name or a JSON Lines file, as in `examples=32`.
 
     Returns:
         The pairs, and what was left out (None for a file, of which nothing is ever left out).
@@ -161,7 +160,18 @@ def open_task(
         UnknownName: no such task or option.
         PromptError: the pairs cannot be made or read.
     """
-    return _pairs(task_of(task, **fields), *open_vocabulary(session))
+    from .graphs.files.places import local_paths
+    from .patching.prompts.pair_files import read_pairs
+
+    part, (tokenizer, vocabulary) = task_of(task, **fields), open_vocabulary(session)
+    if part.file is None:
+        made = make_pairs(part, tokenizer, vocabulary)
+        return made.pairs, made.report
+    check_task(part.file)
+    pairs = read_pairs(part.file, tokenizer, bos=part.bos, vocab_size=vocabulary)
+    where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos}
+    first = pairs.pairs[: part.examples]
+    return replace(pairs, pairs=first, origin={**pairs.origin, **where}), None
 
 
 def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
@@ -170,27 +180,8 @@ def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
     return task.but(**own) if isinstance(task, TaskSpec) else TaskSpec.named(task, **own)
 
 
-def _pairs(
-    task: TaskSpec, tokenizer: Any, vocabulary: int | None
-) -> tuple[PromptPairs, TaskReport | None]:
-    from .graphs.files.places import local_paths
-    from .patching.prompts.pair_files import read_pairs
-
-    if task.file is None:
-        made = make_pairs(task, tokenizer, vocabulary)
-        return made.pairs, made.report
-    check_task(task.file)
-    pairs = read_pairs(task.file, tokenizer, bos=task.bos, vocab_size=vocabulary)
-    pairs = replace(pairs, pairs=pairs.pairs[: task.examples])
-    where = {"file": task.file, "paths": local_paths(task.file), "bos": task.bos}
-    return replace(pairs, origin={**pairs.origin, **where}), None
-
-
 def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
-    """Return a model's tokenizer, None if it has none, and its vocabulary's size if it is known.
-
-    Of a reference, the weights are neither fetched nor read.
-    """
+    """Return a model's tokenizer and its vocabulary's size, where known, without its weights."""
     from .graphs.load.adapters import base_reference
     from .graphs.load.loading import load_tokenizer
     from .graphs.load.references import Form, find, has_tokenizer, read_json

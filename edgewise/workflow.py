@@ -33,33 +33,11 @@ if TYPE_CHECKING:
     from .patching.prompts.pairs import PromptPairs
 
 __all__ = [
-    "EXAMPLES",
-    "Evaluated",
-    "Experiment",
-    "Found",
-    "Progress",
-    "Selection",
-    "Session",
-    "Start",
-    "beside_scores",
-    "check_task",
-    "circuit_pairs",
-    "compare",
-    "discover",
-    "evaluate",
-    "is_file",
-    "make_pairs",
-    "make_runner",
-    "open_model",
-    "open_task",
-    "patch",
-    "read_start",
-    "request",
-    "stored_model",
-    "stored_pairs",
-    "stored_task",
-    "task_block",
-]
+    "EXAMPLES", "Evaluated", "Experiment", "Found", "Progress", "Selection", "Session", "Start",
+    "beside_scores", "check_task", "circuit_pairs", "compare", "discover", "evaluate", "is_file",
+    "make_pairs", "make_runner", "open_model", "open_task", "patch", "read_start", "request",
+    "stored_model", "stored_pairs", "stored_task", "task_block",
+]  # fmt: skip
 
 
 def request(method: str, **fields: Any) -> DiscoverySpec:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from edgewise.experiment.spec import TABLES
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -31,6 +39,14 @@ def test_tables_are_up_to_date(page: Path, generator: ModuleType) -> None:
 def test_every_table_stands_on_a_page(generator: ModuleType) -> None:
     used = {m["name"] for p in PAGES for m in generator.PLACE.finditer(p.read_text("utf-8"))}
     assert used == set(generator.TABLES)
+
+
+def test_the_declared_experiment_shows_every_table_and_key(generator: ModuleType) -> None:
+    shown = tomllib.loads(generator.spec().removeprefix("```toml\n").removesuffix("```\n"))
+    assert shown.keys() == {"experiment", "models", *TABLES}
+    for name, part in TABLES.items():
+        keys = set(part.declared()) - {"options", "select", "file"}  # beside it, or instead
+        assert keys <= shown[name].keys(), name
 
 
 def test_outdated_tables_are_caught(generator: ModuleType) -> None:

@@ -56,7 +56,7 @@ def test_the_checker_sees_options() -> None:
         ("resume", "--resume"),
         ("start", "--from"),
         ("candidates", "--candidates"),
-        ("write_scores", "--scores"),
+        ("write_scores", "`discover --scores`"),
         ("hidden_size", "`hidden_size`"),
         ("edgewise diff", "`edgewise diff`"),
         ("circuits", "`circuits`"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -84,18 +84,15 @@ def diff(
         show.emit({**_document(found, others, output), "notes": notes}, rows=lists)
         return
     if others:
-        show.note(
-            f"the circuits were found differently, which may show in the diff: {'; '.join(others)}."
-        )
-    for text in notes:
-        show.note(text)
-    _print(found)
-    for part in (print_lone, print_scores, print_floor, print_cross, print_roles):
+        differently = "the circuits were found differently, which may show in the diff"
+        show.note(f"{differently}: {'; '.join(others)}.")
+    show.note(*notes)
+    for part in (_print, print_lone, print_scores, print_floor, print_cross, print_roles):
         part(found)
     show.written(output)
 
 
-def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, Any]:
+def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, object]:
     from ..graphs.files.circuit import edge_rows
 
     diff, scores = found.diff, (found.scores_a, found.scores_b)
@@ -118,7 +115,7 @@ def _print(found: DiffFile) -> None:
     summary = found.diff.summary()
     for name, head, circuit in (("A", found.a, found.diff.a), ("B", found.b, found.diff.b)):
         size = f"{len(circuit):,} edges, {len(circuit.nodes):,} nodes"
-        show.facts([(name, f"{head['file']}: {head['model']['name']}, {size}")])
+        show.facts((name, f"{head['file']}: {head['model']['name']}, {size}"))
     for what, whole, kinds in (
         ("edges into", summary.edges, summary.edges_by_kind),
         ("nodes", summary.nodes, summary.nodes_by_kind),

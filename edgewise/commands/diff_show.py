@@ -39,7 +39,7 @@ def print_lone(found: DiffFile) -> None:
             words = " ".join(map(str, nodes[key][:MOST_NODES])) or "none"
             if (more := len(nodes[key]) - MOST_NODES) > 0:
                 words += f" and {more:,} more"
-            show.facts([(f"nodes only in {name}", words)])
+            show.facts((f"nodes only in {name}", words))
     if found.noise_floor is not None:
         return
     for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
@@ -52,7 +52,6 @@ def print_lone(found: DiffFile) -> None:
 
 
 def _of(rows: Sequence[object]) -> str:
-    """Say how many rows of a table are printed, if not all are."""
     return f", {MOST_ROWS} of {len(rows):,}" if len(rows) > MOST_ROWS else ""
 
 
@@ -69,7 +68,7 @@ def print_scores(found: DiffFile) -> None:
     correlation = f"{rank}, of absolute scores {absolute} ({over[alike.over]})"
     overlap = show.number_text(alike.weighted_overlap)
     show.line()
-    show.facts([("rank correlation", correlation), ("weighted overlap", overlap)])
+    show.facts(("rank correlation", correlation), ("weighted overlap", overlap))
     rows = [(str(edge), *numbers) for edge, *numbers in found.changes[:MOST_CHANGES]]
     if rows:
         show.table(("largest changes of score", "A", "B", "B - A"), rows)
@@ -104,9 +103,9 @@ def print_floor(found: DiffFile) -> None:
         sentence += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
     show.line(sentence)
     columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
-    for place, words in PLACES.items():  # of shared edges only those that changed
-        lone = place in ("only_a", "only_b")
-        edges = floor.rows[place] if lone else floor.changed(place)
+    for place, words in PLACES.items():
+        shared = place not in ("only_a", "only_b")  # of which only those that changed
+        edges = floor.changed(place) if shared else floor.rows[place]
         shown = [
             (
                 one.edge, f"{one.survival_a:.0%}", f"{one.survival_b:.0%}", one.mean_a, one.mean_b,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,11 +14,8 @@ from . import options, show
 from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..discovery.registry import Method
     from ..patching.tasks import TaskReport
-    from ..session import Session
     from ..steps.discover import Found
     from ..store.journal import JournalFile
 
@@ -49,17 +47,12 @@ class DiscoverCommand(click.Command):
 
 
 def _flag(key: str, owners: list[Method]) -> click.Option:
-    found, methods_names = owners[0].options[key], ", ".join(method.name for method in owners)
-    name, text = [PREFIX + key, flag_name(key)], f"[{methods_names}] {found.help}"
+    found, named = owners[0].options[key], ", ".join(method.name for method in owners)
+    name, text = [PREFIX + key, flag_name(key)], f"[{named}] {found.help}"
     if found.type is bool:
         return click.Option(name, is_flag=True, default=None, help=f"{text}.")
     kind: Any = click.Choice(found.choices) if found.choices else found.type
     return click.Option(name, type=kind, help=f"{text}; default {found.default}.")
-
-
-def _those(can: str) -> str:
-    """Name the methods that can be resumed, or can start from scores."""
-    return ", ".join(name for name, method in methods().items() if getattr(method, can))
 
 
 @click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
@@ -71,8 +64,8 @@ def _those(can: str) -> str:
 @option(
     "--from FILE",
     lambda: (
-        f"[{_those('starts')}] Start from this circuit's edges, or from a file of scores, "
-        "not from EAP-IG's."
+        f"[{', '.join(name for name, one in methods().items() if one.starts)}] Start from this "
+        "circuit's edges, or from a file of scores, not from EAP-IG's."
     ),
     "start",
     type=FILE,
@@ -83,7 +76,8 @@ def _those(can: str) -> str:
 @option(
     "--resume",
     lambda: (
-        f"[{_those('resumable')}] Go on from the journal that a stopped run left beside the output."
+        f"[{', '.join(name for name, one in methods().items() if one.resumable)}] Go on from the "
+        "journal that a stopped run left beside the output."
     ),
 )
 @option("-o --output NAME.json", "The circuit's file.", type=FILE, required=True)
@@ -134,10 +128,18 @@ def discover(
         raise EdgewiseError(f"{error}{beside}") from error
     if journal is not None:
         journal.remove()
-    if as_json:
-        show.emit(_document(found, output, sidecar, report))
-    else:
-        _print(found, session, output, sidecar, report)
+    if not as_json:
+        _print(found, session.loaded.title, report)
+        show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
+        return
+    document = {
+        "circuit": output,
+        "scores": None if sidecar is None else str(sidecar),
+        **found.file.provenance,
+        "report": None if report is None else asdict(report),
+        "evaluation": found.evaluation.as_dict(),
+    }
+    show.emit(document)
 
 
 def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
@@ -156,7 +158,6 @@ def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:
 
 @contextmanager
 def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
-    """Say how to go on when Ctrl-C stops a walk."""
     try:
         yield
     except KeyboardInterrupt:
@@ -166,23 +167,7 @@ def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
         raise
 
 
-def _document(
-    found: Found, output: str, sidecar: Path | None, report: TaskReport | None
-) -> Mapping[str, object]:
-    from dataclasses import asdict
-
-    return {
-        "circuit": output,
-        "scores": None if sidecar is None else str(sidecar),
-        **found.file.provenance,
-        "report": None if report is None else asdict(report),
-        "evaluation": found.evaluation.as_dict(),
-    }
-
-
-def _print(
-    found: Found, session: Session, output: str, sidecar: Path | None, report: TaskReport | None
-) -> None:
+def _print(found: Found, model: str, report: TaskReport | None) -> None:
     from ..progress import clock_time
     from .evaluate import outcome, shown_task
 
@@ -191,14 +176,13 @@ def _print(
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
     seconds = noted["seconds"] or 0.0
     took = f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
-    facts = [
-        ("model", session.loaded.title),
+    show.facts(
+        ("model", model),
         ("task", shown_task(found.file.task)),
         ("", None if report is None or not report.left_out else report),
         ("method", method),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
-    ]
-    show.facts([*facts, *outcome(evaluation)])
+        *outcome(evaluation),
+    )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     show.line()
-    show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))

@@ -42,9 +42,7 @@ MANY_EDGES = 2000
     "how alike every two of several circuits are.",
 )
 @option(
-    "--top N",
-    "Only the N strongest edges, without those that lead nowhere among them.",
-    type=COUNT,
+    "--top N", "Only the N strongest edges, without those that lead nowhere among them.", type=COUNT
 )
 @option("--title TEXT", "Printed above; default: task, model, method.")
 @click.option(
@@ -150,7 +148,6 @@ Outcome = tuple[Mapping[str, object], str]
 
 
 def _draw_edges(request: Request) -> Outcome:
-    """Draw a circuit's, a diff's or a timeline's edges."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, TimelineFile, read_drawable
     from ..progress import reporting
@@ -165,11 +162,10 @@ def _draw_edges(request: Request) -> Outcome:
             "models: `edgewise diff A.json B.json --roles -o diff.json`, then draw that."
         )
     if isinstance(found, TimelineFile):
-        edges = len(found.timeline.union)
+        whole = found.timeline.union
     else:
-        edges = len(
-            found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
-        )
+        whole = found.circuit if isinstance(found, CircuitFile) else found.diff.a | found.diff.b
+    edges = len(whole)
     if request.top is None and edges > MANY_EDGES:
         raise EdgewiseError(
             f"{path} has {edges:,} edges, too many to be seen in a drawing; accepted: up to "
@@ -210,7 +206,6 @@ def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Pictu
 
 
 def _roles(found: CircuitFile, path: str) -> dict[str, str]:
-    """Read what the heads of a circuit's model do."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import read_roles
     from ..graphs.roles import labels
@@ -227,7 +222,6 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
 
 
 def _draw_heat_map(request: Request) -> Outcome:
-    """Draw node scores."""
     from ..visualize.charts.heat_map import draw_heat_map
     from ..visualize.draw import write_scene
 
@@ -250,7 +244,7 @@ def _sides(request: Request) -> list[ScoredSide]:
         raise click.UsageError(
             f"a heat map takes one or two files or a diff, not {len(request.files)}."
         )
-    scored: list[tuple[Scores, bool]] = []
+    sides: list[ScoredSide] = []
     models: list[Mapping[str, object]] = []
     for file in request.files:
         read = read_scores(file) if file.endswith(".safetensors") else read_any(file)
@@ -261,17 +255,16 @@ def _sides(request: Request) -> list[ScoredSide]:
             return list(map(ScoredSide, request.named(_names_in(read)), both))
         if isinstance(read, CircuitFile):
             assert read.edge_scores is not None  # CircuitFile.__post_init__
-            scored.append((Scores(read.circuit.graph, read.edge_scores), True))
+            sides.append(ScoredSide("", Scores(read.circuit.graph, read.edge_scores), True))
             models.append(read.model)
         else:
-            scored.append((read.scores, False))
+            sides.append(ScoredSide("", read.scores, False))
             models.append({})
     names = request.named(names_of(request.files, models))
-    return [ScoredSide(name, *one) for name, one in zip(names, scored, strict=True)]
+    return [replace(side, name=name) for side, name in zip(sides, names, strict=True)]
 
 
 def _draw_overlap(request: Request) -> Outcome:
-    """Draw the overlaps of every two circuits."""
     from ..graphs.errors import GraphMismatch
     from ..graphs.files import read_circuit
     from ..visualize.charts.overlap import draw_overlap
@@ -293,19 +286,16 @@ def _draw_overlap(request: Request) -> Outcome:
     clustered = request.order == "clustered"
     scene, ordered, overlaps = draw_overlap(circuits, title=title, clustered=clustered)
     write_scene(scene, request.output)
-    jaccards = [[one.jaccard for one in row] for row in overlaps]
-    corrected = [[one.corrected for one in row] for row in overlaps]
     found = {
         "kind": request.kind,
         "circuits": ordered,
-        "jaccard": jaccards,
-        "corrected_jaccard": corrected,
+        "jaccard": [[one.jaccard for one in row] for row in overlaps],
+        "corrected_jaccard": [[one.corrected for one in row] for row in overlaps],
     }
     return found, f"{Path(request.output).suffix[1:]}: {', '.join(ordered)}"
 
 
 def _names_in(found: DiffFile) -> list[str]:
-    """Name a diff's two circuits."""
     heads = (found.a, found.b)
     return names_of([str(one.get("file", "?")) for one in heads], [one["model"] for one in heads])
 

@@ -64,8 +64,7 @@ def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> No
             session, file, pairs, flags.over(EvaluationSpec()), scores=scores, progress=progress,
             metric=flags["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
-    for text in notes:
-        show.note(text)
+    show.note(*notes)
     ablation = flags["ablation"] or file.discovery["ablation"]
     if as_json:
         heads = {"circuit": circuit, "model": session.model_block, "task": task_block(pairs)}
@@ -73,13 +72,11 @@ def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> No
         return
     evaluation = found.evaluation
     show.facts(
-        [
-            ("model", session.loaded.title),
-            ("task", shown_task(task_block(pairs))),
-            ("measured", f"{evaluation.metric}, {ablation} ablation"),
-            *outcome(evaluation),
-            *_beside_random(found.random),
-        ]
+        ("model", session.loaded.title),
+        ("task", shown_task(task_block(pairs))),
+        ("measured", f"{evaluation.metric}, {ablation} ablation"),
+        *outcome(evaluation),
+        *_beside_random(found.random),
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
@@ -88,20 +85,19 @@ def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> No
         curve, columns = found.curve, ("edges", "f, by signed score", "f, by |score|")
         rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
         show.table(columns, rows, title="faithfulness by size")
-        show.facts([("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd))])
+        show.facts(("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd)))
     if found.minimality is not None:
         rises = found.rises
         least = [(str(edge), rise) for edge, rise in rises[:LEAST]]
         show.table(("least needed edges", "rise of the loss without it"), least, title="minimality")
-        show.facts([("do not help", f"{found.useless:,} of {len(rises):,} edges")])
+        show.facts(("do not help", f"{found.useless:,} of {len(rises):,} edges"))
 
 
 def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
     """Yield what was measured, as lines of name and value."""
-    words = {"full": "full model", "complement": "without it", "empty": "no edge"}
-    for name in ("full", "circuit", "complement", "empty"):
-        value = getattr(evaluation, f"value_{name}")
-        yield words.get(name, name), f"{evaluation.metric} {value:.4g}"
+    words = ("full model", "circuit", "without it", "no edge")
+    for word, name in zip(words, ("full", "circuit", "complement", "empty"), strict=True):
+        yield word, f"{evaluation.metric} {getattr(evaluation, f'value_{name}'):.4g}"
     for name in ("faithfulness", "completeness"):
         value = getattr(evaluation, name)
         undefined = "undefined: full model and no edge measure the same"
@@ -109,7 +105,6 @@ def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
 
 
 def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
-    """Yield where the circuit stands among random ones."""
     if found is None:
         return
     values = found.faithfulness

@@ -28,6 +28,7 @@ def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
     random tokens; exit status 1 if it fails.
     """
     from ..experiment.spec import GraphSpec
+    from ..graphs.files.circuit import graph_block
     from ..progress import reporting
     from ..session import open_model
 
@@ -35,39 +36,31 @@ def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, require_certificate=False, progress=progress)
-    if as_json:
-        show.emit(_document(session))
-    else:
-        _print(session)
-    if not session.certificate.passed:
-        ctx.exit(1)
-
-
-def _document(session: Session) -> dict[str, object]:
-    from ..graphs.files.circuit import graph_block
-
+    proof, kinds = session.certificate, session.graph.count_by_kind()
     names = ("tolerance", "stream_tolerance", "rounding", "passed")
-    shown = {name: getattr(session.certificate, name) for name in names}
-    kinds = session.graph.count_by_kind()
-    return {
+    document = {
         "model": session.model_block,
         "variants": session.lifted.variants,
         "graph": {**graph_block(session.graph, {}), "edges_by_kind": kinds},
-        "certificate": {**session.certificate.as_dict(), **shown},
+        "certificate": {**proof.as_dict(), **{name: getattr(proof, name) for name in names}},
     }
+    if as_json:
+        show.emit(document)
+    else:
+        _print(session)
+    if not proof.passed:
+        ctx.exit(1)
 
 
 def _print(session: Session) -> None:
     loaded, lifted, graph = session.loaded, session.lifted, session.graph
     show.facts(
-        [
-            ("model", loaded.title),
-            ("revision", loaded.revision),
-            ("family", lifted.family),
-            ("shape", f"{graph.describe()}, width {lifted.d_model}"),
-            ("computed in", f"{loaded.dtype} on {lifted.device}"),
-            *lifted.variants.items(),
-        ]
+        ("model", loaded.title),
+        ("revision", loaded.revision),
+        ("family", lifted.family),
+        ("shape", f"{graph.describe()}, width {lifted.d_model}"),
+        ("computed in", f"{loaded.dtype} on {lifted.device}"),
+        *lifted.variants.items(),
     )
     by_kind = [(show.kind(name), count) for name, count in graph.count_by_kind().items()]
     counts = f"{len(graph.senders):,} senders, {len(graph.ports):,} ports"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,7 +32,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Known(click.ParamType):  # type: ignore[type-arg]
-    """A name that a registry must know; an unknown one is wrong usage, with the nearest match."""
+    """A name that passes a check, such as a registry's; one that does not is wrong usage."""
 
     name = "name"
 
@@ -40,7 +40,7 @@ class Known(click.ParamType):  # type: ignore[type-arg]
         self._check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name if it is known."""
+        """Return the name."""
         try:
             self._check(value)
         except EdgewiseError as error:
@@ -64,20 +64,14 @@ def _task(text: str) -> None:
     check_task(text)
 
 
-class NotEmpty(click.ParamType):  # type: ignore[type-arg]
-    """A name that is not blank, as an unset variable of a shell would make it."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name."""
-        if not str(value).strip():
-            leave = "" if param is None or param.required else ", or leave it out"
-            self.fail(f"it is empty; accepted: a name. Give one{leave}.", param, ctx)
-        return value
+def _not_blank(text: str) -> None:
+    if not text.strip():  # as an unset variable of a shell makes it
+        raise EdgewiseError("it is empty; accepted: a name. Give the one that was meant.")
 
 
-FILE = NotEmpty()
+FILE = Known(_not_blank)
+COUNT = click.IntRange(1)
+METRIC = Known(get_metric)
 
 
 class LateHelp(click.Option):
@@ -126,13 +120,7 @@ def usage() -> Iterator[None]:
 
 def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
     """Return one decorator for several; help lists them in the order given."""
-
-    def decorate(function: Function) -> Function:
-        for one in reversed(decorators):
-            function = one(function)
-        return function
-
-    return decorate
+    return lambda function: reduce(lambda made, one: one(made), reversed(decorators), function)
 
 
 def option(
@@ -149,15 +137,11 @@ def option(
     return click.option(*flags, *name, **settings)
 
 
-COUNT = click.IntRange(1)
-DTYPE = Known(among("dtype", ("float32", "float64", "bfloat16", "float16")))
-METRIC = Known(get_metric)
-
 compute_options = all_of(
     option(
         "--dtype TYPE",
         "float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
-        type=DTYPE,
+        type=Known(among("dtype", ("float32", "float64", "bfloat16", "float16"))),
     ),
     option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),
     option("--threads N", "Threads torch computes with.", type=click.IntRange(1, 1024)),
@@ -185,8 +169,7 @@ selection_options = all_of(
         type=float,
     ),
     option(
-        "--signed",
-        "Select by the scores themselves: edges that work against the task come last.",
+        "--signed", "Select by the scores themselves: edges that work against the task come last."
     ),
 )
 
@@ -323,15 +306,11 @@ class Flags(dict[str, Any]):
         assert task is not None  # click requires --task where an experiment is asked for
         with usage():
             metrics = tuple(dict.fromkeys([discovery.metric, *(self["measure"] or ())]))
+            evaluation, graph = EvaluationSpec(metrics), self.over(GraphSpec())
             return Experiment(
-                name=task.name,
-                models=numbered(models),
-                task=task,
-                discovery=discovery,
-                evaluation=EvaluationSpec(metrics),
-                compute=self.compute(),
-                graph=self.over(GraphSpec()),
-            )
+                task.name, numbered(models), task, discovery, evaluation,
+                compute=self.compute(), graph=graph,
+            )  # fmt: skip
 
     def pairs(self, file: CircuitFile, session: Session) -> tuple[PromptPairs, list[str]]:
         """Return the prompt pairs asked for, or a circuit's own, and notes if these changed."""
@@ -351,7 +330,7 @@ def with_flags(function: Callable[..., None]) -> Callable[..., None]:
     def command(*first: Any, **values: Any) -> None:
         from ..experiment.spec import FIELDS
 
-        mine = [key for key in values if key in FIELDS or key.startswith(PREFIX)]
+        mine = {key for key in values if key in FIELDS or key.startswith(PREFIX)}
         given = {key: values.pop(key) for key in mine}
         flags = Flags({key: value for key, value in given.items() if value is not None})
         if flags["threads"] is not None:

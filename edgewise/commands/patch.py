@@ -65,13 +65,11 @@ def patch(
     metric = runner.metric
     loss = f"-{metric.name}" if metric.larger_is_better else metric.name
     show.facts(
-        [
-            ("model", session.loaded.title),
-            ("task", shown_task(task_block(pairs))),
-            ("direction", DIRECTIONS[denoise]),
-            ("ablation", runner.ablation.name),
-            ("loss", f"{loss}, {found[0].loss_before:.4g} before"),
-        ]
+        ("model", session.loaded.title),
+        ("task", shown_task(task_block(pairs))),
+        ("direction", DIRECTIONS[denoise]),
+        ("ablation", runner.ablation.name),
+        ("loss", f"{loss}, {found[0].loss_before:.4g} before"),
     )
     rows = [(p.name, f"{p.loss_after:.4f}", f"{p.effect:+.4f}") for p in found]
     show.table(("path", "loss after", "effect"), rows)

@@ -67,14 +67,13 @@ def roles(
     subjects = _subjects(circuits, models)
     options.claim(output, *circuits)
     with reporting() as progress:
-        measure = partial(_measure, flags, every=every, sequences=sequences, progress=progress)
-        found = RolesFile(tuple(measure(*one) for one in subjects))
+        measured = (_measure(flags, one, every, sequences, progress) for one in subjects)
+        found = RolesFile(tuple(measured))
     if output is not None:
         write_roles(output, found)
     for number, one in enumerate(found.models):
         where = f"{ascii_uppercase[number % 26]}: " if len(found.models) > 1 else ""
-        for text in one.notes:
-            show.note(where + text)
+        show.note(*(where + text for text in one.notes))
     if as_json:
         show.emit_text(dump_roles(found, {"output": output}))
         return
@@ -87,7 +86,6 @@ Subject = tuple["str | None", "CircuitFile | None", "str | None"]
 
 
 def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
-    """Pair circuits with models; wrong usage if they do not go together."""
     from ..graphs.files import read_circuit
 
     if not circuits and not models:
@@ -100,26 +98,19 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
             "for each, in the same order, or not at all."
         )
     chosen: Sequence[str | None] = models or [None] * len(circuits)
-    return [(path, read_circuit(path), model) for path, model in zip(circuits, chosen, strict=True)]
+    return list(zip(circuits, map(read_circuit, circuits), chosen, strict=True))
 
 
 def _measure(
-    flags: Flags,
-    path: str | None,
-    file: CircuitFile | None,
-    model: str | None,
-    *,
-    every: bool,
-    sequences: int,
-    progress: Reporter,
+    flags: Flags, subject: Subject, every: bool, sequences: int, progress: Reporter
 ) -> ModelRoles:
-    """Open one model, make its pairs, and measure its heads."""
     from dataclasses import replace
 
     from ..session import open_model, open_task
     from ..steps.head_roles import EXAMPLES, head_roles
     from ..steps.stored import open_for, weights_notes
 
+    path, file, model = subject
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
     if file is None:
         session = open_model(model, None, flags.compute(), progress=progress)
@@ -154,7 +145,7 @@ def _print(found: RolesFile, *, every: bool) -> None:
     for number, (name, one) in enumerate(zip(names, found.models, strict=True)):
         if number:
             show.line()
-        show.facts(_facts(name if len(names) > 1 else "", one))
+        show.facts(*_facts(name if len(names) > 1 else "", one))
     if len(names) > 1:
         _print_comparison(found, names)
     for name, one in zip(names, found.models, strict=True):
@@ -178,7 +169,6 @@ def _facts(name: str, one: ModelRoles) -> Iterator[tuple[str, object]]:
 
 
 def _print_comparison(found: RolesFile, names: Sequence[str]) -> None:
-    """Print how many heads of each role each model has, and which."""
     rows = [
         (one["role"] or "none", *map(len, one["heads"]), *one["matched"][1:])
         for one in found.comparison
@@ -195,7 +185,7 @@ def _print_comparison(found: RolesFile, names: Sequence[str]) -> None:
     if lists:
         show.line()
         show.line("which, with their relative depth")
-        show.facts(lists)
+        show.facts(*lists)
 
 
 def _print_heads(one: ModelRoles, title: str, *, every: bool) -> None:

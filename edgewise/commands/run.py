@@ -25,11 +25,9 @@ def run(spec: str, output: str | None, as_json: bool) -> None:
         show.emit(result.as_dict())
         return
     show.facts(
-        [
-            ("report", result.report),
-            *((f"circuit of {name}", path) for name, path in result.circuits.items()),
-            *((f"diff with {name}", path) for name, path in result.diffs.items()),
-            ("images", f"{len(result.images)}" if result.images else None),
-            ("steps", f"{len(result.made)} done, {len(result.kept)} finished before"),
-        ]
+        ("report", result.report),
+        *((f"circuit of {name}", path) for name, path in result.circuits.items()),
+        *((f"diff with {name}", path) for name, path in result.diffs.items()),
+        ("images", f"{len(result.images)}" if result.images else None),
+        ("steps", f"{len(result.made)} done, {len(result.kept)} finished before"),
     )

@@ -25,9 +25,10 @@ def line(text: str = "") -> None:
     click.echo(visible(text))
 
 
-def note(text: str) -> None:
-    """Print a warning on standard error."""
-    click.echo(f"Warning: {visible(text)}", err=True)
+def note(*texts: str) -> None:
+    """Print warnings on standard error."""
+    for text in texts:
+        aside(f"Warning: {text}")
 
 
 def aside(text: str) -> None:
@@ -35,7 +36,7 @@ def aside(text: str) -> None:
     click.echo(visible(text), err=True)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> None:
+def facts(*pairs: tuple[str, object]) -> None:
     """Print names and values, one pair a line, values aligned; None is left out."""
     from rich.table import Table
 

@@ -50,7 +50,7 @@ def tasks(
         if as_json:
             show.emit({"tasks": found})
             return
-        show.facts((str(task["name"]), task["summary"]) for task in found)
+        show.facts(*((str(task["name"]), task["summary"]) for task in found))
         show.line()
         show.line("edgewise tasks NAME shows a task's options and sample pairs.")
         return

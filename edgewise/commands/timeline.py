@@ -86,7 +86,7 @@ def timeline(
 
 
 def _results(folder: str | None) -> Results | None:
-    """Open the folder of kept results; do without one if the default cannot be used."""
+    """Open the folder of kept results; none if the default one cannot be used."""
     from ..graphs.errors import EdgewiseError
     from ..store.results import Results
 
@@ -100,22 +100,26 @@ def _results(folder: str | None) -> Results | None:
 
 
 def _print(found: TimelineFile) -> None:
+    from ..graphs.files.timeline import VALUES
     from .evaluate import shown_task
 
     line, how = found.timeline, found.discovery
     chosen = [f"{key} {how[key]:g}" for key in ("top", "above", "faithfulness") if key in how]
     chosen += ["by signed score"] * bool(how.get("signed"))
     show.facts(
-        [
-            ("task", shown_task(found.task)),
-            ("method", ", ".join([str(how["method"]), *chosen])),
-            ("measured", f"{', '.join(found.metrics)}, {how['ablation']} ablation"),
-            ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
-        ]
+        ("task", shown_task(found.task)),
+        ("method", ", ".join([str(how["method"]), *chosen])),
+        ("measured", f"{', '.join(found.metrics)}, {how['ablation']} ablation"),
+        ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
     )
-    measured = ("full", "circuit", "no edge", "faithfulness")
-    columns = [name for metric in found.metrics for name in (f"{metric}: full", *measured[1:])]
-    show.table(("checkpoint", *columns), _measured_rows(found), "what it does")
+    others = ("circuit", "no edge", "faithfulness")
+    columns = [name for metric in found.metrics for name in (f"{metric}: full", *others)]
+    rows: list[list[object]] = [[label] for label in line.labels]
+    for metric in found.metrics:
+        for i, row in enumerate(rows):
+            *values, ratio = (found.values(metric, name)[i] for name in VALUES)
+            row += [*values, show.ratio(ratio)]
+    show.table(("checkpoint", *columns), rows, "what it does")
     show.table(_CHANGE, _change_rows(line), "what it is made of, beside the checkpoint before")
     show.table(_LIFE, _life_rows(line, line.longest(LISTED)), "edges that live longest")
     if newest := line.newest(LISTED):
@@ -125,17 +129,6 @@ def _print(found: TimelineFile) -> None:
 _OVERLAP = ("Jaccard", "corrected", "weighted", "to first")
 _CHANGE = ("checkpoint", "edges", "born", "died", *_OVERLAP, "nodes", "born", "died", "Jaccard")
 _LIFE = ("edge", "alive at", "largest |score|", "last score")
-
-
-def _measured_rows(found: TimelineFile) -> Iterable[list[object]]:
-    from ..graphs.files.timeline import VALUES
-
-    for i, label in enumerate(found.timeline.labels):
-        cells: list[object] = [label]
-        for metric in found.metrics:
-            *values, ratio = (found.values(metric, name)[i] for name in VALUES)
-            cells += [*values, show.ratio(ratio)]
-        yield cells
 
 
 def _change_rows(line: Timeline) -> Iterable[list[object]]:

@@ -23,7 +23,6 @@ DIRECTIONS = {
     "b-into-a": "B into A: B's values in A's run; what carries the gain",
     "a-into-b": "A into B: A's values in B's run; what loses the gain",
 }
-
 VERBS = {"b-into-a": "carried", "a-into-b": "lost"}
 
 
@@ -112,20 +111,15 @@ def transplant(
 
 
 def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice:
-    """Return what is chosen; what contradicts itself is refused."""
     from ..graphs.errors import EdgewiseError
     from ..steps.transplant import BEAM, Choice
 
     if given["beam"] is not None and given["greedy"] is None:
         raise EdgewiseError("--beam is of --greedy; give that too.")
-    return Choice(
-        nodes=() if given["nodes"] is None else _names("nodes", given["nodes"]),
-        edges=tuple(name for text in given["edges"] for name in _names("edges", text)),
-        greedy=given["greedy"],
-        share=given["share"],
-        beam=given["beam"] or BEAM,
-        **circuits,
-    )
+    nodes = () if given["nodes"] is None else _names("nodes", given["nodes"])
+    edges = tuple(name for text in given["edges"] for name in _names("edges", text))
+    greedy, share, beam = given["greedy"], given["share"], given["beam"] or BEAM
+    return Choice(nodes=nodes, edges=edges, greedy=greedy, share=share, beam=beam, **circuits)
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:
@@ -138,7 +132,7 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 
 
 def _print(found: TransplantFile) -> None:
-    show.facts(_facts(found))
+    show.facts(*_facts(found))
     verb, metric = VERBS[found.transplant["direction"]], found.transplant["metric"]
     alone = {node: share for node, _, share in found.singles}
     if found.singles:

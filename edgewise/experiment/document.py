@@ -62,11 +62,11 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from ..graphs.errors import EdgewiseError, SpecError, unknown
-from ..graphs.files.reading import at_home, is_there
-from .errors import Built, listed_problems, problems, shown
+from ..graphs.files.reading import SETTINGS_BYTES, at_home, is_there, read_text
+from .errors import Built, problems, shown
 from .spec import TABLES, DiscoverySpec, Experiment, ModelSpec, Selection, default_name
 from .task import CHOICES_OF_PAIRS, TaskSpec
-from .toml import Table, parse_toml, read_toml
+from .toml import Table, parse_toml
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
@@ -81,10 +81,14 @@ def read_spec(path: str | Path) -> Experiment:
         SpecError: no TOML (with the place), or wrong in what it says (all problems are listed).
     """
     path = Path(path)
-    return experiment_of(read_toml(path), path.parent, str(path), path.stem)
+    text = read_text(path, "an experiment's TOML file", SETTINGS_BYTES, SpecError)
+    text = text.removeprefix("\ufeff")
+    return parse_spec(text, folder=path.parent, name=path.stem, source=str(path))
 
 
-def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment") -> Experiment:
+def parse_spec(
+    text: str, *, folder: str | Path = ".", name: str = "experiment", source: str = "the spec"
+) -> Experiment:
     """Read and check an experiment given as text; relative paths start from the folder.
 
     >>> text = '''
@@ -100,20 +104,17 @@ def parse_spec(text: str, *, folder: str | Path = ".", name: str = "experiment")
     >>> spec.base.name, spec.discovery.options, spec.evaluation.metrics
     ('smollm2-135m', {'steps': 5, 'midpoint': False}, ('logit_diff', 'kl'))
     """
-    return experiment_of(parse_toml(text, "the spec"), Path(folder), "the spec", name)
-
-
-def experiment_of(document: Table, folder: Path, source: str, name: str) -> Experiment:
-    """Turn a parsed document into an experiment; all problems are listed."""
-    reader = _Reader(folder)
-    fields = reader.fields(document, name)
-    wrong = reader.problems
+    reader = _Reader(Path(folder))
+    fields, wrong = reader.fields(parse_toml(text, source), name), reader.problems
     try:
         found = TypeAdapter(Experiment).validate_python(fields)
     except ValidationError as error:
         wrong += map(str, problems(error, Built("Experiment", (), declared=True)))
+    if len(wrong) == 1:
+        raise SpecError(f"{source}: {wrong[0]}")
     if wrong:
-        raise SpecError(listed_problems(source, wrong))
+        lines = [problem.replace("\n", "\n    ") for problem in wrong]
+        raise SpecError(f"{source} has {len(lines)} problems:" + "\n  - ".join(["", *lines]))
     return found
 
 
@@ -152,11 +153,9 @@ class _Reader:
         return {name: table[name] for name in names if name in table}
 
     def plain(self, key: str, table: Table) -> dict[str, object]:
-        """Return a table all of whose keys are fields."""
         return self.known(f"key of [{key}]", table, TABLES[key].declared())
 
     def models(self, value: object) -> object:
-        """Return the models with whole paths, and with names."""
         if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
             accepted = "tables, each headed [[models]]"
             self.problems.append(f"models is {shown(value)}; accepted: {accepted}.")
@@ -174,7 +173,6 @@ class _Reader:
         return models
 
     def task(self, key: str, table: Table) -> dict[str, object]:
-        """Return the task with a whole path, and its own options as such."""
         from ..patching.tasks import TASKS
 
         file, own = table.get("file"), [name for name in TaskSpec.declared() if name != "options"]
@@ -199,7 +197,6 @@ class _Reader:
         return {**found, "file": file}
 
     def discovery(self, key: str, table: Table) -> dict[str, object]:
-        """Return the discovery with the method's options, and the selection, as such."""
         from ..discovery.registry import methods
 
         known = methods()

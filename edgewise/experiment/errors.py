@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 FOLDED = ("options", "select")
 """Fields whose own fields stand beside them: `discovery.top`, not `discovery.select.top`."""
 
-MISSING = {
-    "source": "give the model to load.",
-    "name": "give a built-in task's, or a file of pairs.",
-}
-
 
 class Built(NamedTuple):
     """What is being built, for messages: a part's name and fields; `declared`: in a file."""
@@ -30,14 +25,6 @@ class Built(NamedTuple):
     name: str
     fields: Sequence[str]
     declared: bool = False
-
-
-def listed_problems(source: str, found: Sequence[str]) -> str:
-    """Write one problem as a sentence, several as a list."""
-    if len(found) == 1:
-        return f"{source}: {found[0]}"
-    lines = ["\n    ".join(problem.split("\n")) for problem in found]
-    return f"{source} has {len(lines)} problems:" + "\n  - ".join(["", *lines])
 
 
 def shown(value: object) -> str:
@@ -72,7 +59,6 @@ def problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
 
 
 def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:
-    """Return the error for one value that is not what its field accepts."""
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
     last = str(found["loc"][-1]) if found["loc"] else where
     if kind == "accepted":
@@ -80,8 +66,9 @@ def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:
     if kind == "unknown":
         return unknown(where, str(context.get("found", value)), context["choices"])
     if kind == "missing":
-        last = str(context.get("at", last))
-        return EdgewiseError(f"{where} is missing; {MISSING.get(last, 'give it.')}")
+        what = {"source": "the model to load", "name": "a built-in task's, or a file of pairs"}
+        missing = what.get(str(context.get("at", last)), "it")
+        return EdgewiseError(f"{where} is missing; give {missing}.")
     if kind in ("unexpected_keyword_argument", "unexpected_positional_argument"):
         return unknown(f"field of {built.name}", last, built.fields)
     if kind == "wrong":

@@ -39,11 +39,7 @@ class Key:
 
 
 def key_of(*parts: Part, **facts: object) -> Key:
-    """Return what a result depends on that follows from parts of an experiment, and from facts.
-
-    With each part counts what surrounds it (`Part.surroundings`); facts are what no part knows,
-    such as hashes of weights and prompts.
-    """
+    """Return what a result depends on: parts of an experiment, what surrounds them, and facts."""
     from .. import __version__
 
     values: dict[str, object] = {}

@@ -1,7 +1,7 @@
 """What the parts of an experiment are made of: frozen values that are checked when they are built.
 
 A part is a pydantic dataclass whose fields say what they accept. Whatever builds one (flags, a TOML
-table, Python, a circuit file's blocks) is told of everything that is wrong at once, in this
+table, Python, a circuit file's blocks) hears of everything that is wrong at once, in this
 project's words (see `errors`). A field counts in `key()` unless it is marked `Uncounted`.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, ValidationError, WrapValidator
 from pydantic import dataclasses as pydantic_dataclasses
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self, dataclass_transform
 
 from ..graphs.errors import EdgewiseError, unknown
@@ -117,17 +117,17 @@ def split(what: str, fields: Mapping[str, object], *parts: type[Part]) -> list[d
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Say something of a field, and why."""
+    """What is so of a field, and why."""
 
     why: str
 
 
 class Uncounted(Mark):
-    """Say that a field has no influence on any number, or where its influence is counted."""
+    """A field without influence on any number, or one whose influence is counted elsewhere."""
 
 
 class Undeclared(Mark):
-    """Say that a field is not written in, nor read from, an experiment's file."""
+    """A field that is not written in, nor read from, an experiment's file."""
 
 
 # -- what fields accept -------------------------------------------------------------------------
@@ -148,19 +148,16 @@ def not_known(choices: Iterable[str], **context: str) -> PydanticCustomError:
     return PydanticCustomError("unknown", "unknown", {"choices": list(choices), **context})
 
 
-@dataclasses.dataclass(frozen=True)
-class Accepts:
-    """Say what a field accepts, for whoever gives it something else."""
+def accepts(text: str) -> WrapValidator:
+    """Have a text stand for every error of a field: what it accepts."""
 
-    text: str
+    def check(value: object, handler: Callable[[object], object]) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise not_accepted(text) from None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        """Have every error of the field told by this text."""
-        context = {"accepted": self.text}
-        schema = handler(source)
-        return core_schema.custom_error_schema(
-            schema, "accepted", custom_error_message="accepted", custom_error_context=context
-        )
+    return WrapValidator(check)
 
 
 def one_of(names: Callable[[], Iterable[str]]) -> AfterValidator:
@@ -199,8 +196,8 @@ def each(
     return values
 
 
-Word = Annotated[str, Strict(), Accepts("a text")]
-Text = Annotated[str, Strict(), Accepts("a text"), AfterValidator(_not_blank)]
-Flag = Annotated[bool, Strict(), Accepts("true or false")]
-Count = Annotated[int, Strict(), Field(ge=1), Accepts("a whole number from 1 up")]
-Whole = Annotated[int, Strict(), Field(ge=0), Accepts("a whole number from 0 up")]
+Word = Annotated[str, Strict(), accepts("a text")]
+Text = Annotated[str, Strict(), accepts("a text"), AfterValidator(_not_blank)]
+Flag = Annotated[bool, Strict(), accepts("true or false")]
+Count = Annotated[int, Strict(), Field(ge=1), accepts("a whole number from 1 up")]
+Whole = Annotated[int, Strict(), Field(ge=0), accepts("a whole number from 0 up")]

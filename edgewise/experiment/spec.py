@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     InstanceOf,
     Strict,
     ValidationInfo,
     field_validator,
     model_validator,
-)  # fmt: skip
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -36,7 +37,6 @@ from ..visualize import accepted_suffixes
 from ..visualize.compose import MOST_EDGES
 from .key import Key, key_of
 from .parts import (
-    Accepts,
     Count,
     Flag,
     Part,
@@ -44,13 +44,14 @@ from .parts import (
     Uncounted,
     Undeclared,
     Word,
+    accepts,
     each,
     not_accepted,
     not_known,
     one_of,
     part,
     refused,
-)  # fmt: skip
+)
 from .start import Start
 from .task import TaskSpec
 from .toml import Document, dump_toml
@@ -74,32 +75,36 @@ def _metric(text: str) -> str:
         raise refused(error) from None
 
 
-def _listed(what: str, value: object, *, empty: bool = False) -> tuple[str, ...]:
-    """Return a list of texts, each once."""
-    found = tuple(value) if isinstance(value, list | tuple) else (None,)
-    texts = [item for item in found if isinstance(item, str)]
-    if len(set(texts)) < len(found) or not (found or empty):
-        raise not_accepted(f"a list of {what}, each once")
-    return tuple(texts)
+def _listed(what: str, *, empty: bool = False) -> BeforeValidator:
+    """Accept a list of texts, each once; an empty tuple is a default."""
+
+    def check(value: object) -> tuple[str, ...]:
+        found = tuple(value) if isinstance(value, list | tuple) else (None,)
+        texts = tuple(item for item in found if isinstance(item, str))
+        if len(set(texts)) < len(found) or not (found or empty or value == ()):
+            raise not_accepted(f"a list of {what}, each once")
+        return texts
+
+    return BeforeValidator(check)
 
 
 MetricName = Annotated[Text, AfterValidator(_metric)]
 Ablation = Annotated[Word, one_of(ablations)]
 NotNegative = Annotated[
-    float, Strict(), Field(ge=0, allow_inf_nan=False), Accepts("a number from 0 up")
+    float, Strict(), Field(ge=0, allow_inf_nan=False), accepts("a number from 0 up")
 ]
 UpToOne = Annotated[
-    float, Strict(), Field(gt=0, le=1), Accepts("a number above 0, up to 1, such as 0.9")
+    float, Strict(), Field(gt=0, le=1), accepts("a number above 0, up to 1, such as 0.9")
 ]
-Level = Annotated[float, Strict(), Field(gt=0, lt=1), Accepts("between 0 and 1")]
+Level = Annotated[float, Strict(), Field(gt=0, lt=1), accepts("between 0 and 1")]
 Repetitions = Annotated[
     int,
     Strict(),
     Field(ge=LEAST_REPETITIONS),
-    Accepts(f"a whole number from {LEAST_REPETITIONS} up"),
+    accepts(f"a whole number from {LEAST_REPETITIONS} up"),
 ]
 Drawn = Annotated[
-    int, Strict(), Field(ge=1, le=MOST_EDGES), Accepts(f"a whole number from 1 to {MOST_EDGES}")
+    int, Strict(), Field(ge=1, le=MOST_EDGES), accepts(f"a whole number from 1 to {MOST_EDGES}")
 ]
 
 
@@ -219,7 +224,6 @@ class Selection(Part):
         return {k: v for k, v in vars(self).items() if v is not None and v is not False}
 
     def __str__(self) -> str:
-        """Say in words which edges are kept."""
         kind = "score" if self.signed else "absolute score"
         if self.top is not None:
             return f"the {self.top:,} edges of largest {kind}"
@@ -359,16 +363,11 @@ class DiscoverySpec(Part):
 class EvaluationSpec(Part):
     """What to measure of each circuit; the ablation defaults to the discovery's."""
 
-    metrics: tuple[MetricName, ...] = ()
+    metrics: Annotated[tuple[MetricName, ...], _listed("metrics")] = ()
     curve: Flag = False
     ablation: Annotated[Ablation | None, Undeclared("the discovery's")] = None
     minimality: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
     random: Annotated[Count | None, Undeclared("of `evaluate` alone")] = None
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _metrics(cls, metrics: object) -> object:
-        return metrics if metrics == () else _listed("metrics", metrics)
 
 
 @part
@@ -385,16 +384,13 @@ class ComparisonSpec(Part):
 class DrawingSpec(Part):
     """What to draw: endings of image files (none: no images), how many edges at most, maps."""
 
-    formats: tuple[str, ...] = ("svg",)
+    formats: Annotated[tuple[str, ...], _listed(f"formats ({', '.join(ENDINGS)})", empty=True)] = (
+        "svg",
+    )
     top: Drawn = 120
     layout: Annotated[Word, one_of(lambda: ("auto", "dot", "built-in"))] = "auto"
     heat_map: Flag = True
     overlap: Flag = True
-
-    @field_validator("formats", mode="before")
-    @classmethod
-    def _formats(cls, formats: object) -> object:
-        return _listed(f"formats ({', '.join(ENDINGS)})", formats, empty=True)
 
     @field_validator("formats")
     @classmethod
@@ -444,13 +440,9 @@ class ComputeSpec(Part):
         processor = torch.backends.cpu.get_cpu_capability()
         if device.startswith("cuda"):
             processor += f", {torch.cuda.get_device_name(device)}"
-        return {
-            "device": device,
-            "processor": processor,
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-            "transformers": str(transformers.__version__),
-        }
+        versions = {one.__name__: str(one.__version__) for one in (torch, transformers)}
+        threads = torch.get_num_threads()
+        return {"device": device, "processor": processor, "threads": threads, **versions}
 
 
 @part
@@ -484,15 +476,12 @@ class Experiment(Part):
 
         found = file if isinstance(file, CircuitFile) else read_circuit(file)
         model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
+        compute = ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size"))
+        graph, name = GraphSpec.of_graph(found.circuit.graph), f"{task.name} in {model.name}"
         return Experiment(
-            f"{task.name} in {model.name}",
-            (model,),
-            task,
-            DiscoverySpec.of_circuit(found),
-            compute=ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size")),
-            graph=GraphSpec.of_graph(found.circuit.graph),
+            name, (model,), task, DiscoverySpec.of_circuit(found), compute=compute, graph=graph,
             circuit=found,
-        )
+        )  # fmt: skip
 
     def on(self, *models: str) -> Experiment:
         """Return the same experiment on other models, which may need another batch size.
@@ -548,24 +537,24 @@ class Experiment(Part):
     @field_validator("evaluation")
     @classmethod
     def _evaluable(cls, evaluation: EvaluationSpec, info: ValidationInfo) -> EvaluationSpec:
-        asked: DiscoverySpec | None = info.data.get("discovery")
-        if asked is None:
+        found: DiscoverySpec | None = info.data.get("discovery")
+        if found is None:
             return evaluation
-        if evaluation.curve and asked.chosen.selects:
+        if evaluation.curve and found.chosen.selects:
             raise refused(
-                f"evaluation.curve is true, but method '{asked.method}' does not score every edge; "
+                f"evaluation.curve is true, but method '{found.method}' does not score every edge; "
                 f"leave it out, or choose a method that does, such as {scoring_method().name}."
             )
-        default = tuple(dict.fromkeys([asked.metric, default_metric(searching=True)]))
+        default = tuple(dict.fromkeys([found.metric, default_metric(searching=True)]))
         return evaluation if evaluation.metrics else evaluation.but(metrics=default)
 
     @field_validator("comparison")
     @classmethod
     def _repeatable(cls, comparison: ComparisonSpec, info: ValidationInfo) -> ComparisonSpec:
-        asked: DiscoverySpec | None = info.data.get("discovery")
-        if asked is not None and comparison.noise_floor is not None:
+        found: DiscoverySpec | None = info.data.get("discovery")
+        if found is not None and comparison.noise_floor is not None:
             try:
-                asked.check_repeatable()
+                found.check_repeatable()
             except EdgewiseError as error:
                 raise refused(error, at="comparison.noise_floor") from None
         return comparison
@@ -582,8 +571,7 @@ TABLES: dict[str, type[Part]] = {
 }
 """The parts of an experiment, beside its models, by the names of their tables in a file."""
 
-PARTS: tuple[type[Part], ...] = (
-    TaskSpec, GraphSpec, DiscoverySpec, Selection, EvaluationSpec, ComparisonSpec, ComputeSpec,
-)  # fmt: skip
-FIELDS = {"task", "task_settings", "measure"} | {name for one in PARTS for name in one.names()}
+FIELDS = {"task", "task_settings", "measure"}.union(
+    Selection.names(), *(one.names() for one in TABLES.values())
+)
 """What flags may say of an experiment: task and metrics as they are typed, fields of the parts."""

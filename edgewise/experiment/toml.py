@@ -7,27 +7,19 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from ..graphs.errors import SpecError
-from ..graphs.files.reading import SETTINGS_BYTES, TOO_DEEP, TOO_LONG, read_text, unfit
+from ..graphs.files.reading import TOO_DEEP, TOO_LONG, unfit
 
 Table = Mapping[str, object]
 Document = Table | list[Table]
 """What stands under one name in a document: a table, or a list of them."""
 
 
-def read_toml(path: Path) -> dict[str, object]:
-    """Read a TOML file; refuse what is missing, no text, or no TOML."""
-    text = read_text(path, "an experiment's TOML file", SETTINGS_BYTES, SpecError)
-    return parse_toml(text.removeprefix("\ufeff"), str(path))
-
-
 def parse_toml(text: str, source: str) -> dict[str, object]:
     """Parse TOML; refuse what is none, with its line shown; `source` names the text."""
     tomllib = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    message = ""
     try:
         found: dict[str, object] = tomllib.loads(text)
         problem = unfit(found, allow_nan=True)

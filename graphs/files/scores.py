@@ -86,7 +86,7 @@ def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> Scor
     """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph."""
     file = scores_path(path)
     if not file.is_file():
-        raise FileFormatError(f"{file} does not exist; find the circuit again with `write_scores`.")
+        raise FileFormatError(f"{file} does not exist; `write_scores` writes scores.")
     from safetensors import SafetensorError, safe_open
 
     try:

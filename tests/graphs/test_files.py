@@ -320,7 +320,7 @@ def test_the_sidecar_is_a_safetensors_file_with_fixed_bytes(tmp_path: Path) -> N
 
 def test_sidecars_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    with pytest.raises(FileFormatError, match="find the circuit again with `write_scores`"):
+    with pytest.raises(FileFormatError, match="does not exist; `write_scores`"):
         read_scores(path)
     side = save_scores(path, random_scores())
     with pytest.raises(FileFormatError, match=r"7 senders for 10, and number 8 is none where"):
