@@ -178,7 +178,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-class Properties(TypedDict, total=False):
+class MethodProperties(TypedDict, total=False):
     """What else than its name and its function a method has; see `Method`."""
 
     summary: Required[str]
@@ -189,7 +189,7 @@ class Properties(TypedDict, total=False):
 
 
 def method(
-    name: str, **properties: Unpack[Properties]
+    name: str, **properties: Unpack[MethodProperties]
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name."""
 

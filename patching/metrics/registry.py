@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Properties(TypedDict, total=False):
+class MetricProperties(TypedDict, total=False):
     """What else than its name and its function a metric has; see `Metric`."""
 
     larger_is_better: Required[bool]
@@ -40,7 +40,7 @@ class Properties(TypedDict, total=False):
     default_for: Literal["searches", "scores"]
 
 
-def metric(name: str, **properties: Unpack[Properties]) -> Callable[[Function], Metric]:
+def metric(name: str, **properties: Unpack[MetricProperties]) -> Callable[[Function], Metric]:
     """Register a function as a metric."""
 
     def register(function: Function) -> Metric:
