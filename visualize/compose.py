@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..graphs.circuit import Circuit
@@ -11,7 +13,7 @@ from ..graphs.names import Kind, Node
 from .layout.layout import Layout, arrange, links, node_width
 from .layout.routing import gap_heights, wire_path
 from .legend import MARGIN, build_legend, heading, least_width
-from .scene import Cell, EdgeMark, NodeMark, Scene, Text
+from .scene import Cell, EdgeMark, NodeMark, Point, Scene, Text
 from .style import (
     DASHES,
     DOTS,
@@ -26,7 +28,7 @@ from .style import (
     STRIPE,
     edge_width,
 )
-from .subject import Drawing, Line, Subject, read_subject
+from .subject import Drawing, Subject, read_subject
 
 _LABELS, _LAYER_GAP = 44.0, 3.0
 MOST_EDGES = 4000
@@ -52,7 +54,7 @@ def make_scene(
     >>> [node.name for node in make_scene(circuit, layout="built-in").nodes]
     ['embed', 'logits']
     """
-    drawing = Drawing.of(drawing, fields)
+    drawing = replace(drawing or Drawing(), **fields)
     drawn = read_subject(subject, drawing)
     if len(drawn.lines) > MOST_EDGES:
         raise EdgewiseError(
@@ -83,10 +85,9 @@ class _Builder:
         self.x = [x + move for x in self.x]
         self.heading, top = heading(title, self.width)
         self.y = self._row_middles(top + (8 if title else 0))
-        self.at: dict[Node, tuple[float, float]] = {
-            node: (x, self.y[vertex.row])
-            for (node, _), x, vertex in zip(subject.nodes, self.x, vertices, strict=False)
-        }
+        self.places = [(x, self.y[v.row]) for x, v in zip(self.x, vertices, strict=True)]
+        nodes = (node for node, _ in subject.nodes)
+        self.at: dict[Node, Point] = dict(zip(nodes, self.places, strict=False))
 
     def _row_middles(self, top: float) -> list[float]:
         """Stack the rows from the top down, the last row first."""
@@ -109,11 +110,12 @@ class _Builder:
         bands, labels = self._layers()
         texts = (*self.heading, *labels, *self._letters(), *self._labels())
         return Scene(
-            round(self.width, 1), round(height + MARGIN, 1), self.title or caption, bands,
-            self._links(), self._edges(), self._nodes(), texts, legend, self.placed.notes,
+            round(self.width, 1), round(height + MARGIN, 1), self.title or caption, tuple(bands),
+            tuple(self._links()), tuple(self._edges()), tuple(self._nodes()), texts, legend,
+            self.placed.notes,
         )  # fmt: skip
 
-    def _layers(self) -> tuple[tuple[Cell, ...], tuple[Text, ...]]:
+    def _layers(self) -> tuple[list[Cell], list[Text]]:
         """Stripe every other layer and name each at the left."""
         spans: dict[int, list[float]] = {}
         for row, layer in enumerate(self.placed.layers):
@@ -129,37 +131,31 @@ class _Builder:
                 bands.append(Cell("", MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
             where = (MARGIN + 5, (low + high) / 2)
             labels.append(Text(*where, f"layer {layer}", SMALL_FONT, FAINT, "start"))
-        return tuple(bands), tuple(labels)
+        return bands, labels
 
-    def _nodes(self) -> tuple[NodeMark, ...]:
-        marks = []
+    def _nodes(self) -> Iterator[NodeMark]:
         for node, stroke in self.subject.nodes:
             (x, y), style = self.at[node], NODE_STYLES[node.kind]
             words = "  ".join(filter(None, (str(node), style.words, self.subject.labels.get(node))))
             where = (round(x, 2), y, node_width(node), NODE_HEIGHT)
             look = (style.shape, style.fill, stroke, stroke)
-            marks.append(NodeMark(str(node), *where, *look, NODE_FONT, words))
-        return tuple(marks)
+            yield NodeMark(str(node), *where, *look, NODE_FONT, words)
 
-    def _edges(self) -> tuple[EdgeMark, ...]:
+    def _edges(self) -> Iterator[EdgeMark]:
         """Draw weak edges first; in a diff shared ones, or, if that is known, unstable ones."""
-        ranked = sorted(enumerate(self.subject.lines), key=lambda one: one[1].rank)
-        return tuple(self._edge(number, line) for number, line in ranked)
+        skeleton, lines = self.placed.skeleton, self.subject.lines
+        for number in sorted(range(len(lines)), key=lambda number: lines[number].rank):
+            line = lines[number]
+            limit = skeleton.vertices[skeleton.routes[number][0]].width * 0.36
+            arrive = _ENTRY.get(line.edge.port.letter or "", 0.0) * node_width(line.edge.port.node)
+            ends = (max(-limit, min(limit, skeleton.offsets[number])), arrive)
+            path = wire_path(skeleton, number, self.places, ends)
+            width, opacity = round(edge_width(line.strength), 2), round(line.opacity, 2)
+            dashes = DASHES if line.negative else ()
+            yield EdgeMark(str(line.edge), path, line.shade, width, opacity, dashes, line.tooltip)
 
-    def _edge(self, number: int, line: Line) -> EdgeMark:
-        skeleton = self.placed.skeleton
-        route = skeleton.routes[number]
-        limit = skeleton.vertices[route[0]].width * 0.36
-        arrive = _ENTRY.get(line.edge.port.letter or "", 0.0) * node_width(line.edge.port.node)
-        ends = (max(-limit, min(limit, skeleton.offsets[number])), arrive)
-        path = wire_path(skeleton, number, self.x, self.y, NODE_HEIGHT / 2, ends)
-        width, opacity = round(edge_width(line.strength), 2), round(line.opacity, 2)
-        dashes = DASHES if line.negative else ()
-        return EdgeMark(str(line.edge), path, line.shade, width, opacity, dashes, line.tooltip)
-
-    def _links(self) -> tuple[EdgeMark, ...]:
+    def _links(self) -> Iterator[EdgeMark]:
         """Tie each node that only reads to the drawn senders that compute from it."""
-        marks = []
         for low, high in links(self.subject.graph, [*self.at]):
             (x0, below), (x1, above) = self.at[low], self.at[high]
             y0, y1 = below - NODE_HEIGHT / 2, above + NODE_HEIGHT / 2
@@ -167,27 +163,20 @@ class _Builder:
             path = (("M", (x0, y0)), ("C", (x0, y0 - bend, x1, y1 + bend, x1, y1)))
             what = "keys and values" if low.kind is Kind.KV else "input"
             words = f"{low} gives {high} its {what}"
-            marks.append(EdgeMark("", path, FAINT, 0.8, 1.0, DOTS, words))
-        return tuple(marks)
+            yield EdgeMark("", path, FAINT, 0.8, 1.0, DOTS, words)
 
-    def _letters(self) -> tuple[Text, ...]:
+    def _letters(self) -> Iterator[Text]:
         """Write q, k and v below the nodes of a diff, whose colours say something else."""
-        if not self.subject.letters:
-            return ()
-        found = {}
-        for port in (line.edge.port for line in self.subject.lines):
+        drawn = dict.fromkeys(line.edge.port for line in self.subject.lines)
+        for port in drawn if self.subject.letters else ():
             if port.letter:
                 x, y = self.at[port.node]
                 x = round(x + _ENTRY[port.letter] * node_width(port.node), 2)
-                y = round(y + NODE_HEIGHT / 2 + 3.6, 2)
-                found[port] = Text(x, y, port.letter, 6.0, INK, halo=True)
-        return tuple(found.values())
+                yield Text(x, round(y + NODE_HEIGHT / 2 + 3.6, 2), port.letter, 6.0, INK, halo=True)
 
-    def _labels(self) -> tuple[Text, ...]:
+    def _labels(self) -> Iterator[Text]:
         """Write labels above their nodes."""
-        found = []
         for node, words in self.subject.labels.items():
             x, y = self.at[node]
             y = round(y - NODE_HEIGHT / 2 - LABEL_ROOM / 2, 2)
-            found.append(Text(round(x, 2), y, words, LABEL_FONT, INK, halo=True))
-        return tuple(found)
+            yield Text(round(x, 2), y, words, LABEL_FONT, INK, halo=True)

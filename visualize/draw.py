@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,7 +61,7 @@ def draw(
     ...     draw(circuit, f"{folder}/circuit.svg", title="Two edges").name
     'circuit.svg'
     """
-    target, drawing = Path(path), Drawing.of(drawing, fields)
+    target, drawing = Path(path), replace(drawing or Drawing(), **fields)
     suffix = target.suffix.lower()
     if suffix not in accepted_suffixes():
         raise unknown("ending of a drawing's file name", suffix, accepted_suffixes())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..graphs.names import Kind
 from ..graphs.text import visible
-from .scene import EdgeMark, Legend, NodeMark, Text
+from .scene import EdgeMark, Legend, NodeMark, Text, straight
 from .style import (
     DASHES,
     DOTS,
@@ -72,7 +72,8 @@ def place_samples(
             x, y = left, y + _LINE
         if entry.kind is None:
             ends = (round(x, 2), y), (round(x + _SAMPLE, 2), y)
-            lines.append(line_mark(ends, entry.colour, entry.width, entry.opacity, entry.dashes))
+            look = (entry.colour, entry.width, entry.opacity, entry.dashes)
+            lines.append(EdgeMark("", straight(ends), *look))
         else:
             style, place = NODE_STYLES[entry.kind], (round(x + _SAMPLE / 2, 2), y, _SAMPLE - 2, 10)
             nodes.append(NodeMark("", *place, style.shape, style.fill, INK))
@@ -80,18 +81,6 @@ def place_samples(
         texts.append(Text(at, y, entry.words, SMALL_FONT, INK, "start"))
         x += entry.length
     return Legend(tuple(nodes), tuple(lines), tuple(texts)), y + _LINE if entries else y
-
-
-def line_mark(
-    points: Sequence[tuple[float, float]],
-    colour: str,
-    width: float,
-    opacity: float = 1.0,
-    dashes: tuple[float, ...] = (),
-) -> EdgeMark:
-    """Join points by straight lines."""
-    path = tuple(("L" if i else "M", point) for i, point in enumerate(points))
-    return EdgeMark("", path, colour, width, opacity, dashes)
 
 
 def least_width(subject: Subject, left: float) -> float:
@@ -128,11 +117,10 @@ def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
 
 def heading(title: str, width: float) -> tuple[list[Text], float]:
     """Place a drawing's title; return it and where it ends. Bold letters are a little wider."""
-    lines = enumerate(wrap(title, (width - 2 * MARGIN) / 1.1, TITLE_FONT))
-    texts = [
-        Text(width / 2, MARGIN + (i + 0.4) * TITLE_LINE, words, TITLE_FONT, INK, bold=True)
-        for i, words in lines
-    ]
+    texts = []
+    for i, words in enumerate(wrap(title, (width - 2 * MARGIN) / 1.1, TITLE_FONT)):
+        y = MARGIN + (i + 0.4) * TITLE_LINE
+        texts.append(Text(width / 2, y, words, TITLE_FONT, INK, bold=True))
     return texts, MARGIN + len(texts) * TITLE_LINE
 
 

@@ -87,8 +87,8 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     words = f"The strongest edges of each kind{_without(count - len(shown))}"
     if sum(sizes) <= top:
         words = "All edges"
-    where = zip(parts, ("shared", f"only in {names[0]}", f"only in {names[1]}"), strict=True)
-    counts = ", ".join(f"{len(part & shown):,} of {len(part):,} {words}" for part, words in where)
+    groups = zip(parts, ("shared", f"only in {names[0]}", f"only in {names[1]}"), strict=True)
+    counts = ", ".join(f"{len(part & shown):,} of {len(part):,} {who}" for part, who in groups)
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
     caption, labels = f"{words}: {counts}. {READING}", role_changes(file)
     if floor is not None and fade is not None:

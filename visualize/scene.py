@@ -5,9 +5,11 @@ Lengths are points (1/72 inch), x to the right, y downward, the origin at the to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+Point: TypeAlias = tuple[float, float]
 Command: TypeAlias = tuple[str, tuple[float, ...]]
 """M or L with x, y; C with two control points and the end; Z with nothing."""
 PathData: TypeAlias = tuple[Command, ...]
@@ -68,7 +70,7 @@ class EdgeMark:
     path: PathData
     colour: str
     width: float
-    opacity: float
+    opacity: float = 1.0
     dashes: tuple[float, ...] = ()
     tooltip: str = ""
 
@@ -126,7 +128,12 @@ def outline(mark: NodeMark) -> PathData:
         "foot": [(left + slant, top), (right - slant, top), (right, bottom), (left, bottom)],
         "crown": [(left, top), (right, top), (right - slant, bottom), (left + slant, bottom)],
     }[mark.shape]  # fmt: skip
-    return (("M", corners[0]), *(("L", c) for c in corners[1:]), ("Z", ()))
+    return (*straight(corners), ("Z", ()))
+
+
+def straight(points: Sequence[Point]) -> PathData:
+    """Join points by straight lines."""
+    return tuple(("L" if i else "M", point) for i, point in enumerate(points))
 
 
 def _rounded(left: float, top: float, right: float, bottom: float, radius: float) -> PathData:

@@ -64,11 +64,6 @@ class Drawing:
     layout: str = "auto"
     timeout: float = 20.0
 
-    @staticmethod
-    def of(drawing: Drawing | None, fields: Mapping[str, object]) -> Drawing:
-        """Return a drawing, the plain one if there is none, with some fields replaced."""
-        return replace(drawing or Drawing(), **fields)  # type: ignore[arg-type]
-
 
 @dataclass(frozen=True)
 class Line:

@@ -1,8 +1,5 @@
 """Node scores by layer and head: one panel for each circuit, and one for their difference.
 
-The MLP of a layer (or its experts together) has the last column, a post-attention norm the one
-before, and the embedding a cell of its own below layer 0.
-
 A node's score is the sum of the scores of its edges out: of those that a circuit keeps, or, from a
 scores file, of all. Signed by default, so that what helps and what hurts cancel as they do when
 the node is ablated; of EAP and EAP-IG the signed sum over all edges is the node's own attribution.
@@ -11,7 +8,7 @@ the node is ablated; of EAP and EAP-IG the signed sum over all edges is the node
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -166,7 +163,7 @@ class _Builder:
         )  # fmt: skip
 
     def _place(self, node: Node) -> tuple[float, float, float]:
-        """Return a node's left edge, row counted from the top layer, and width, in a panel."""
+        """Return a node's left edge, top and width in a panel; the embedding's is below layer 0."""
         if node.layer is None:
             width = max(self.cell, 14.0)
             return (node.kind is Kind.POS) * width, self.graph.layers * self.row + _SPLIT, width
@@ -176,13 +173,12 @@ class _Builder:
         x, width = self.extras[0 if node.kind is Kind.POST else -1]
         return x, y, width
 
-    def _cells(self, panel: Panel, left: float, top: float) -> list[Cell]:
+    def _cells(self, panel: Panel, left: float, top: float) -> Iterator[Cell]:
         """Make a panel's cells; the experts of a layer are one."""
         scale = self.scales[panel.difference]
         found: dict[tuple[float, float, float], list[int]] = {}
         for i, node in enumerate(self.graph.senders):
             found.setdefault(self._place(node), []).append(i)
-        marks = []
         for (x, y, width), members in found.items():
             values, node = panel.values[members], self.graph.senders[members[0]]
             value = math.nan if np.isnan(values).all() else float(np.nansum(values))
@@ -191,8 +187,7 @@ class _Builder:
             corner = (round(left + x, 2), round(top + y, 2))
             size = (round(width - _THIN, 2), round(self.row - _THIN, 2))
             words = f"{name}  {panel.title}  {score}"
-            marks.append(Cell(name, *corner, *size, scale.colour(value), words))
-        return marks
+            yield Cell(name, *corner, *size, scale.colour(value), words)
 
     def _ticks(self, panel: int, top: float) -> list[Text]:
         """Number heads above a panel and layers at its left, as many as there is room for."""

@@ -84,7 +84,7 @@ def make_overlap_matrix(
             fill = ABSENT if i == j else scale.colour(overlap.jaccard)
             tooltip, inside = f"{names[i]}  {overlap.a:,} edges", [(f"{overlap.a:,}", 0, 7.5)]
             if i != j:
-                tooltip, inside = _describe(names[i], names[j], overlap), _numbers(overlap)
+                tooltip, inside = _describe(names[i], names[j], overlap)
             x, name = left + j * _CELL, f"{i + 1},{j + 1}"
             cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, tooltip))
             colour = PAPER if is_dark(fill) else INK
@@ -101,15 +101,12 @@ def make_overlap_matrix(
     )  # fmt: skip
 
 
-def _describe(a: str, b: str, overlap: Overlap) -> str:
-    corrected = "none" if overlap.corrected is None else f"{overlap.corrected:.4g}"
-    return (
-        f"{a} and {b}  Jaccard {overlap.jaccard:.4g}  corrected {corrected}  shared "
-        f"{overlap.shared:,} of {overlap.a + overlap.b - overlap.shared:,}"
-    )
-
-
-def _numbers(overlap: Overlap) -> list[tuple[str, int, float]]:
-    """Return a cell's numbers with how far below its middle they stand, and their size."""
-    below = "–" if overlap.corrected is None else f"{overlap.corrected:.2f}".replace("-", "−")
-    return [(f"{overlap.jaccard:.2f}", -5, 8.5), (below, 6, 7.0)]
+def _describe(a: str, b: str, overlap: Overlap) -> tuple[str, list[tuple[str, int, float]]]:
+    """Return a cell's tooltip, and its numbers with how far below its middle and how large."""
+    corrected, below = "none", "–"
+    if overlap.corrected is not None:
+        corrected = f"{overlap.corrected:.4g}"
+        below = f"{overlap.corrected:.2f}".replace("-", "−")
+    words = f"{a} and {b}  Jaccard {overlap.jaccard:.4g}  corrected {corrected}  shared "
+    words += f"{overlap.shared:,} of {overlap.a + overlap.b - overlap.shared:,}"
+    return words, [(f"{overlap.jaccard:.2f}", -5, 8.5), (below, 6, 7.0)]

@@ -1,19 +1,15 @@
 """A timeline becomes a `Scene`: one panel for each checkpoint, all on one layout, and a curve.
 
-The union of all circuits is placed once, so that a node stands in the same place in every panel,
-and what differs from panel to panel is the circuit. Below each row of panels stand the values of a
-metric, each point under the middle of its panel.
-
-An edge of a panel is new (not in the checkpoint before), leaving (not in the next one), both, or
-neither; the edges of the first checkpoint are not new, and those of the last are not leaving. What
-a checkpoint lacks is drawn faint.
+The union of all circuits is placed once, so that a node stands in the same place in every panel.
+An edge is new (not in the checkpoint before), leaving (not in the next one), both, or neither; the
+edges of the first checkpoint are not new, and those of the last are not leaving.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +22,9 @@ from ...graphs.scores import Scores
 from ...graphs.timeline import Timeline
 from ..compose import make_scene
 from ..draw import write_scene
-from ..legend import MARGIN, LegendSample, heading, line_mark, paragraph, place_samples
+from ..legend import MARGIN, LegendSample, heading, paragraph, place_samples
 from ..pictures import most_that_connect, strongest
-from ..scene import Cell, EdgeMark, Legend, NodeMark, Scene, Text
+from ..scene import Cell, EdgeMark, Legend, NodeMark, Scene, Text, straight
 from ..style import DASHES, FAINT, INK, PAPER, SMALL_FONT, STRIPE, edge_opacity, edge_width
 from ..subject import Drawing
 
@@ -83,7 +79,8 @@ def make_timeline_scene(
     union = timeline.union if shown is None else timeline.union & shown
     if not len(union):
         raise EdgewiseError("no checkpoint's circuit has an edge, so there is nothing to draw.")
-    drawing, peaks = Drawing.of(drawing, fields), Scores(timeline.graph, timeline.peaks)
+    drawing = replace(drawing or Drawing(), **fields)
+    peaks = Scores(timeline.graph, timeline.peaks)
     plain = Drawing((peaks, peaks), layout=drawing.layout, timeout=drawing.timeout)
     base = make_scene(CircuitDiff(union, union), plain)
     return _Strip(timeline, base, curves, axis).scene(drawing.title, drawing.caption or "")
@@ -115,12 +112,7 @@ def draw_checkpoints(
 
 
 def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: Any) -> Path:
-    """Draw a timeline to a file; the options are those of `make_timeline_scene`.
-
-    Raises:
-        UnknownName: the file's name ends in none of `.svg`, `.png`, `.pdf`.
-        EdgewiseError: there is nothing to draw, or the file cannot be written.
-    """
+    """Draw a timeline to a file; options and errors: `make_timeline_scene` and `write_scene`."""
     return write_scene(make_timeline_scene(timeline, **options), path)
 
 
@@ -214,32 +206,28 @@ class _Strip:
             return PASSING if leaving else NEW
         return LEAVING if leaving else STAYING
 
-    def _nodes(self, i: int, dx: float, dy: float) -> list[NodeMark]:
+    def _nodes(self, i: int, dx: float, dy: float) -> Iterator[NodeMark]:
         sets = [set(map(str, circuit.nodes)) for circuit in self.timeline.circuits]
-        marks = []
         for mark in self.base.nodes:
             state = self._colour(i, [mark.name in alive for alive in sets])
-            marks.append(replace(
+            yield replace(
                 mark, x=round(mark.x * _SCALE + dx, 2), y=round(mark.y * _SCALE + dy, 2),
                 width=mark.width * _SCALE, height=mark.height * _SCALE, size=mark.size * _SCALE,
                 fill=PAPER if state == ABSENT else mark.fill,
                 stroke=INK if state == STAYING else state,
                 colour=FAINT if state == ABSENT else INK, tooltip=f"{mark.name}  {_WORDS[state]}",
-            ))  # fmt: skip
-        return marks
+            )  # fmt: skip
 
-    def _letters(self, i: int, dx: float, dy: float) -> list[Text]:
+    def _letters(self, i: int, dx: float, dy: float) -> Iterator[Text]:
         """Write q, k and v where the panel's circuit has an edge into that port."""
         drawn = [Edge.parse(mark.name) for mark in self.base.edges]
         here = [edge.port for edge in drawn if edge in self.timeline.circuits[i]]
         ports = {(str(port.node), port.letter) for port in here}
-        found = []
         for text in self.base.texts:
             owner = min(self.base.nodes, key=lambda m: abs(m.x - text.x) + 3 * abs(m.y - text.y))
             if text.halo and (owner.name, text.text) in ports:
                 x, y = text.x * _SCALE + dx, text.y * _SCALE + dy
-                found.append(replace(text, x=round(x, 2), y=round(y, 2)))
-        return found
+                yield replace(text, x=round(x, 2), y=round(y, 2))
 
     def _plot(self, row: range, y: float) -> tuple[list[EdgeMark], list[NodeMark], list[Text]]:
         """Plot the curves of one row of panels, from y downward."""
@@ -255,12 +243,14 @@ class _Strip:
         rules = sorted({low, high, *([0.0] if low < 0 < high else [])})
         ends = (_AXIS, middles[row[-1]] + self.panel_width / 2)
         for value in rules:
-            marks.append(line_mark([(x, at(value)) for x in ends], "#e0e0e0", 0.6))
+            path = straight([(x, at(value)) for x in ends])
+            marks.append(EdgeMark("", path, "#e0e0e0", 0.6))
         for curve in self.curves:
             values = {i: v for i in row if (v := curve.values[i]) is not None}
             points = [(round(middles[i], 2), at(v)) for i, v in values.items()]
             if len(points) > 1:
-                marks.append(line_mark(points, curve.colour, 1.4, 1.0, curve.dashes))
+                path = straight(points)
+                marks.append(EdgeMark("", path, curve.colour, 1.4, dashes=curve.dashes))
             look = ("pill", curve.colour, curve.colour)
             for (px, py), (i, value) in zip(points, values.items(), strict=True):
                 words = f"{self.timeline.labels[i]}: {curve.words} {value:.4g}"
@@ -285,9 +275,8 @@ _RANK = (ABSENT, STAYING, LEAVING, PASSING, NEW)
 
 def _moved(mark: EdgeMark, dx: float, dy: float) -> EdgeMark:
     """Scale a mark's path and move it."""
-
-    def place(values: Sequence[float]) -> tuple[float, ...]:
-        return tuple(round(v * _SCALE + (dy if k % 2 else dx), 2) for k, v in enumerate(values))
-
-    path = tuple((command, place(values)) for command, values in mark.path)
+    path = tuple(
+        (command, tuple(round(v * _SCALE + (dx, dy)[k % 2], 2) for k, v in enumerate(values)))
+        for command, values in mark.path
+    )
     return replace(mark, path=path, width=round(mark.width * _SCALE, 2))

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ..scene import Command, PathData
+from ..scene import Command, PathData, Point
+from ..style import NODE_HEIGHT
 from .skeleton import Skeleton
 
 _MIN_GAP, _MAX_GAP, _ROOMY = 10.0, 38.0, 20
@@ -30,28 +31,21 @@ def gap_heights(skeleton: Skeleton, x: Sequence[float]) -> list[float]:
     return heights
 
 
-def wire_path(
-    skeleton: Skeleton,
-    number: int,
-    x: Sequence[float],
-    y: Sequence[float],
-    half: float,
-    ends: tuple[float, float],
-) -> PathData:
+def wire_path(skeleton: Skeleton, number: int, at: Sequence[Point], ends: Point) -> PathData:
     """Return one wire's path from its source's middle to its target's middle.
 
-    Given are the vertices' x, the rows' middles y, `half` a row's height, and how far from the
-    nodes' middles the wire leaves and arrives (`ends`).
+    `at` are the middles of all vertices, `ends` how far from those of its nodes, to the side, the
+    wire leaves and arrives.
     """
     route, offset = skeleton.routes[number], skeleton.offsets[number]
     shift = [ends[0], *(offset for _ in route[2:]), ends[1]]
-    points = [(x[v] + s, y[skeleton.vertices[v].row]) for v, s in zip(route, shift, strict=True)]
+    points = [(at[v][0] + s, at[v][1]) for v, s in zip(route, shift, strict=True)]
     path: list[Command] = [("M", points[0])]
     for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
         if abs(x0 - x1) < 0.05:
             _straight(path, x0, y1)
             continue
-        low, high = y0 - half, y1 + half
+        low, high = y0 - NODE_HEIGHT / 2, y1 + NODE_HEIGHT / 2
         # a line at the right of its trunk turns right below the others, and left above them
         aside = (shift[i] + shift[i + 1]) / 2 * (1 if x1 > x0 else -1)
         bend = (low + high) / 2 + max(-0.3, min(0.3, 1.3 * aside / (low - high))) * (low - high)

@@ -1,9 +1,8 @@
 """The layered graph that a layout arranges: nodes in rows, and trunks through the rows between.
 
-A drawn edge that spans several rows would need a place in each of them. Edges share these places:
-all edges of one sender run along one trunk and branch off below their receivers, or all edges
-into one receiver join its trunk above their senders. Each edge is in one trunk only, so a drawing
-says of every branch where it comes from and where it goes.
+All edges of one sender run along one trunk and branch off below their receivers, or all edges into
+one receiver join its trunk above their senders. Each edge is in one trunk only, so a drawing says
+of every branch where it comes from and where it goes.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 MAIN_PULL, MOST_PULL, _STRAND_GAP = 12, 120, 0.8
+Pair: TypeAlias = tuple[int, int]
 Trunk: TypeAlias = tuple[bool, int]
 """Whether a trunk belongs to the target of its lines, and the number of the node it belongs to."""
 
@@ -74,10 +74,7 @@ class Skeleton:
 
 
 def build(
-    rows: Sequence[int],
-    widths: Sequence[float],
-    wires: Sequence[Wire],
-    ties: Sequence[tuple[int, int]] = (),
+    rows: Sequence[int], widths: Sequence[float], wires: Sequence[Wire], ties: Sequence[Pair] = ()
 ) -> Skeleton:
     """Lay trunks for wires between nodes whose rows and widths are given.
 
@@ -113,10 +110,10 @@ def _segments(
     wires: Sequence[Wire],
     routes: Sequence[tuple[int, ...]],
     owner: dict[int, Trunk],
-    ties: Sequence[tuple[int, int]],
+    ties: Sequence[Pair],
 ) -> tuple[Segment, ...]:
     """List the distinct connections; those within a trunk or to its owner pull hardest."""
-    found: dict[tuple[int, int], int] = dict.fromkeys(ties, MAIN_PULL)
+    found: dict[Pair, int] = dict.fromkeys(ties, MAIN_PULL)
     for wire, route in zip(wires, routes, strict=True):
         for lower, upper in pairwise(route):
             a, b = owner.get(lower), owner.get(upper)
