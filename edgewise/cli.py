@@ -74,8 +74,10 @@ def guarded(call: Callable[[], Any]) -> int:
         return status if isinstance(status, int) else DONE
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
-        hint = f" See '{context.command_path} --help'." if context else ""
-        click.echo(f"Error: {_in_options(error.format_message())}{hint}", err=True)
+        text = _in_options(error.format_message())
+        gap = "\n" if "\n" in text else " "  # the mark below an expression stands alone
+        hint = f"{gap}See '{context.command_path} --help'." if context else ""
+        click.echo(f"Error: {text}{hint}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED

@@ -117,6 +117,11 @@ class Request:
                 f"{len(self.files)} files were given; one circuit or diff is drawn at a time. "
                 "Compare two with `edgewise diff`, or several with --as overlap."
             )
+        if self.kind == "edges" and self.files[0].endswith(".safetensors"):
+            raise click.UsageError(
+                f"{self.files[0]} holds no circuit; of a scores file the node scores can be drawn, "
+                "with --as heat-map."
+            )
         for given, flag, kinds in (
             (self.absolute, "--absolute", ["heat-map"]),
             (self.order != "given", "--order", ["overlap"]),

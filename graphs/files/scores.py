@@ -84,7 +84,7 @@ def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
 
 def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> ScoresFile:
     """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph."""
-    file = scores_path(path)
+    file = Path(path) if Path(path).suffix == ".safetensors" else scores_path(path)
     if not file.is_file():
         raise FileFormatError(f"{file} does not exist; `write_scores` writes scores.")
     from safetensors import SafetensorError, safe_open

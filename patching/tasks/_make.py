@@ -270,7 +270,8 @@ def _no_tokenizer(found: Task) -> PromptError:
     without = [task.name for task in TASKS.values() if not task.needs_tokenizer]
     return PromptError(
         f"task '{found.name}' is made of text and needs the model's tokenizer, but none was given; "
-        f"without a tokenizer, with a vocab_size: {', '.join(without)}."
+        "save it beside the model (save_pretrained), or take a task that is not made of text, only "
+        f"of the ids below a vocab_size: {', '.join(without)}."
     )
 
 

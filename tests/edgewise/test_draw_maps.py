@@ -95,6 +95,7 @@ def test_pages_are_drawn(edgewise: Run, circuit: Path, tmp_path: Path) -> None:
     [
         (("x", "--as", "heat-map", "-o", "m.dot"), "Accepted: .svg, .png, .pdf, .html"),
         (("x", "x", "-o", "m.svg"), "one circuit or diff is drawn at a time"),
+        (("x.safetensors", "-o", "m.svg"), "holds no circuit; of a scores file"),
         (("x", "x", "x", "--as", "heat-map", "-o", "m.svg"), "one or two files"),
         (("x", "--as", "overlap", "-o", "m.svg"), "two or more circuit files"),
         (("x", "--absolute", "-o", "m.svg"), "--absolute belongs to --as heat-map"),

@@ -153,7 +153,15 @@ def test_unknown_device(refused: Any, models: Any) -> None:
 
 def test_wrong_metric_expression(refused: Any, line: list[object]) -> None:
     wrong = ["--metric", "logit(answer) - logit(banana)"]
-    assert "banana" in refused(*line, "--method", "eap", "--top", 5, *wrong, status=USAGE)
+    message = refused(*line, "--method", "eap", "--top", 5, *wrong, status=USAGE)
+    assert "banana" in message
+    assert "^\nSee '" in message  # the mark stands alone
+
+
+def test_weights_in_place_of_scores(refused: Any, models: Any) -> None:
+    weights = models["gpt2"] / "model.safetensors"
+    message = refused("draw", weights, "--as", "heat-map", "-o", "x.svg")
+    assert f"{weights} is no scores file: it holds the tensors " in message
 
 
 def test_unknown_option_and_command(refused: Any, line: list[object]) -> None:
