@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from ..graphs.circuit import Circuit
@@ -117,16 +118,12 @@ class _Builder:
 
     def _layers(self) -> tuple[list[Cell], list[Text]]:
         """Stripe every other layer and name each at the left."""
-        spans: dict[int, list[float]] = {}
-        for row, layer in enumerate(self.placed.layers):
-            if layer is not None:
-                spans.setdefault(layer, []).append(self.y[row])
-        bands, labels = [], []
-        for i, (layer, ys) in enumerate(spans.items()):
-            # a border lies halfway to the rows beside it
-            below = min((y for y in self.y if y > max(ys)), default=max(ys) + 2 * NODE_HEIGHT)
-            above = max((y for y in self.y if y < min(ys)), default=min(ys) - 2 * NODE_HEIGHT)
-            low, high = round((max(ys) + below) / 2, 2), round((min(ys) + above) / 2, 2)
+        bands, labels, layers = [], [], self.placed.layers
+        around = [self.y[0] + 2 * NODE_HEIGHT, *self.y, self.y[-1] - 2 * NODE_HEIGHT]
+        borders = [round((low + high) / 2, 2) for low, high in pairwise(around)]  # below each row
+        for i, layer in enumerate(dict.fromkeys(n for n in layers if n is not None)):
+            row = layers.index(layer)
+            low, high = borders[row], borders[row + layers.count(layer)]
             if i % 2 == 0:
                 bands.append(Cell("", MARGIN, high, self.width - 2 * MARGIN, low - high, STRIPE))
             where = (MARGIN + 5, (low + high) / 2)

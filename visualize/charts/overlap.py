@@ -10,7 +10,7 @@ from ...graphs.overlap import Overlap, clustered_order, pairwise_overlaps
 from ..legend import MARGIN, heading, paragraph, wrap
 from ..scene import Cell, Legend, Scene, Text
 from ..style import FAINT, INK, PAPER, SMALL_FONT, text_width
-from .scales import ABSENT, BAR, RISING, SCALE_HEIGHT, Scale, is_dark, legend_bar
+from .scales import ABSENT, BAR, RISING, SCALE_HEIGHT, Scale, legend_bar
 
 _CELL, _ROW, _LINE, _WIDEST = 36.0, 27.0, 11.0, 220.0
 READING = (
@@ -87,7 +87,8 @@ def make_overlap_matrix(
                 tooltip, inside = _describe(names[i], names[j], overlap)
             x, name = left + j * _CELL, f"{i + 1},{j + 1}"
             cells.append(Cell(name, x, top + i * row, _CELL - 0.8, row - 0.8, fill, tooltip))
-            colour = PAPER if is_dark(fill) else INK
+            red, green, blue = bytes.fromhex(fill[1:])
+            colour = PAPER if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else INK
             for words, below, size in inside:
                 where = (x + _CELL / 2, middle + below)
                 texts.append(Text(*where, words, size, colour, bold=size > 8))

@@ -69,13 +69,3 @@ def legend_bar(scale: Scale, words: str, x: float, y: float) -> tuple[list[Cell]
         number = f"{scale.value(position):.2g}".replace("-", "−", 1)
         texts.append(Text(round(x + BAR * i / 4, 2), y + 12, number, 7.5, INK))
     return cells, texts
-
-
-def is_dark(colour: str) -> bool:
-    """Tell whether text on a colour must be white.
-
-    >>> is_dark("#00517f"), is_dark("#ffffff")
-    (True, False)
-    """
-    red, green, blue = bytes.fromhex(colour[1:])
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
