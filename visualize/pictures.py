@@ -93,11 +93,14 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     caption, labels = f"{words}: {counts}. {READING}", role_changes(file)
     if floor is not None and fade is not None:
         drawn = sum(edge in fade.changed for edge in shown.edges)
+        who, counted = "Solid edges", f": {drawn:,} of {len(fade.changed):,} such edges are drawn"
+        if not fade.changed:
+            who, counted = "No edge", ""
         caption += (
             f" Faint edges are those that few of {floor.measured.repetitions} repeated discoveries "
             "keep in the model whose circuit has them (of shared edges, in the one that keeps them "
-            f"less often). Solid edges changed beyond the noise floor (q < {fade.level:g} after "
-            f"Benjamini and Hochberg): {drawn:,} of {len(fade.changed):,} such edges are drawn."
+            f"less often). {who} changed beyond the noise floor (q < {fade.level:g} after "
+            f"Benjamini and Hochberg){counted}."
         )
     if labels:
         caption += " Above heads: their measured role in either model."

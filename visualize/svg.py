@@ -85,7 +85,7 @@ def _node(mark: NodeMark) -> str:
     look = f'fill="{mark.fill}" stroke="{mark.stroke}" stroke-width="0.9"'
     shape = f'<path d="{_path(outline(mark))}" {look}/>'
     if not mark.name:
-        return shape
+        return f"<g>{_tooltip(mark.tooltip)}{shape}</g>" if mark.tooltip else shape
     label = _label(Text(mark.x, mark.y, mark.name, mark.size, mark.colour))
     return f"<g{_name('node', mark.name)}>{_tooltip(mark.tooltip)}{shape}{label}</g>"
 

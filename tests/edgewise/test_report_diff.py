@@ -236,6 +236,8 @@ def test_the_picture_fades_what_is_not_stable(diff: DiffFile) -> None:
     caption = picture.drawing.caption or ""
     assert "few of 4 repeated discoveries" in caption
     assert "(q < 0.05 after Benjamini and Hochberg): 1 of 1 such edges are drawn" in caption
+    none = diff_picture(replace(diff, noise_floor=floor_of({})), NAMES, top=10)
+    assert "No edge changed beyond the noise floor" in (none.drawing.caption or "")
     assert diff_picture(diff, NAMES, top=10).drawing.fade is None
 
 

@@ -113,6 +113,7 @@ def test_curves_stand_under_the_middles_of_their_panels() -> None:
     assert [d.y for d in dots] == pytest.approx([(low + high) / 2, high, low], abs=0.02)
     assert all(d.y > band.y + band.height for d, band in zip(dots, found.bands, strict=True))
     assert "logit_diff of the model" in {text.text for text in found.legend.texts}
+    assert "<title>10: of the model 5</title>" in to_svg(found)  # shown by pointing at the dot
     gap = scene(strip(), curves=[MetricLine("x", [None, None, None])])
     assert not [mark for mark in gap.nodes if not mark.name]
 

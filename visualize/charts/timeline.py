@@ -105,7 +105,7 @@ def draw_checkpoints(
     caption = (
         f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
         f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "
-        "checkpoint. Edges run upward."
+        "checkpoint, dashed if that is negative. Edges run upward."
     )
     draw_timeline(line, path, shown=shown, curves=curves, axis=metric, caption=caption, **look)
     return len(shown)
