@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from string import ascii_uppercase
@@ -92,6 +93,12 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
         raise click.UsageError("Missing argument 'CIRCUIT.json', or --model.")
     if not circuits:
         return [(None, None, model) for model in models]
+    for path in circuits:
+        if os.path.isdir(path):
+            raise click.UsageError(
+                f"'{path}' is a directory, no circuit file; for all heads of a model: --model "
+                f"{path}."
+            )
     if models and len(models) != len(circuits):
         raise click.UsageError(
             f"--model is given {len(models)} times with {len(circuits)} circuits; accepted: once "

@@ -77,6 +77,11 @@ def _print(found: Table) -> None:
 
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     screen = Console(markup=False, highlight=False, emoji=False, width=width)
+    if (
+        screen.measure(found, options=screen.options.update(width=PIPED_WIDTH)).maximum
+        > screen.width
+    ):
+        found.padding = (0, 0)  # columns move together before names and numbers break
     with screen.capture() as capture:
         screen.print(found)
     click.echo("\n".join(text.rstrip() for text in capture.get().splitlines()))

@@ -120,30 +120,34 @@ def _print(found: TimelineFile) -> None:
             *values, ratio = (found.values(metric, name)[i] for name in VALUES)
             row += [*values, show.ratio(ratio)]
     show.table(("checkpoint", *columns), rows, "what it does")
-    show.table(_CHANGE, _change_rows(line), "what it is made of, beside the checkpoint before")
+    edges, nodes = _change_rows(line)
+    show.table(_EDGES, edges, "what it is made of, beside the checkpoint before")
+    show.table(_NODES, nodes)
     show.table(_LIFE, _life_rows(line, line.longest(LISTED)), "edges that live longest")
     if newest := line.newest(LISTED):
         show.table(_LIFE, _life_rows(line, newest), "edges that appeared last")
 
 
-_OVERLAP = ("Jaccard", "corrected", "weighted", "to first")
-_CHANGE = ("checkpoint", "edges", "born", "died", *_OVERLAP, "nodes", "born", "died", "Jaccard")
+_NODES = ("checkpoint", "nodes", "born", "died", "Jaccard")
+_EDGES = ("checkpoint", "edges", *_NODES[2:], "corrected", "weighted", "to first")
 _LIFE = ("edge", "alive at", "largest |score|", "last score")
 
 
-def _change_rows(line: Timeline) -> Iterable[list[object]]:
-    nodes = [sum(i in life for life in line.nodes) for i in range(len(line))]
+def _change_rows(line: Timeline) -> tuple[list[list[object]], list[list[object]]]:
+    """List what changed of the edges, and of the nodes."""
+    of_edges: list[list[object]] = []
+    of_nodes: list[list[object]] = []
     for i, label in enumerate(line.labels):
-        if not i:
-            yield [label, len(line.circuits[i]), *["-"] * 6, nodes[i], *["-"] * 3]
-            continue
-        change, to_first = line.to_last(i), line.to_first(i).edges.jaccard
-        edges, both = change.edges, change.nodes
-        likeness = (edges.jaccard, edges.corrected, change.weighted, to_first)
-        yield [
-            label, len(line.circuits[i]), edges.only_b, edges.only_a, *map(show.ratio, likeness),
-            nodes[i], both.only_b, both.only_a, show.ratio(both.jaccard),
-        ]  # fmt: skip
+        found, drawn = ["-"] * 6, ["-"] * 3
+        if i:
+            change, to_first = line.to_last(i), line.to_first(i).edges.jaccard
+            edges, nodes = change.edges, change.nodes
+            likeness = (edges.jaccard, edges.corrected, change.weighted, to_first)
+            found = [str(edges.only_b), str(edges.only_a), *map(show.ratio, likeness)]
+            drawn = [str(nodes.only_b), str(nodes.only_a), show.ratio(nodes.jaccard)]
+        of_edges.append([label, len(line.circuits[i]), *found])
+        of_nodes.append([label, sum(i in life for life in line.nodes), *drawn])
+    return of_edges, of_nodes
 
 
 def _life_rows(line: Timeline, lives: Iterable[Life]) -> Iterable[list[object]]:

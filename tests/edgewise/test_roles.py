@@ -123,6 +123,14 @@ def test_wrong_usage(edgewise: Any, arguments: list[object], words: str) -> None
     assert words in edgewise("roles", *arguments, status=2).stderr
 
 
+def test_a_model_in_place_of_a_circuit(edgewise: Any, models: Any) -> None:
+    result = edgewise("roles", models["gpt2"], status=2)
+    assert (
+        f"is a directory, no circuit file; for all heads of a model: --model {models['gpt2']}"
+        in (result.stderr)
+    )
+
+
 def test_models_and_circuits_that_do_not_go_together(edgewise: Any, circuit: Path) -> None:
     message = edgewise("roles", circuit, "--model", "a", "--model", "b", status=2).stderr
     assert "--model is given 2 times with 1 circuit" in message

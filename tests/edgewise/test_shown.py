@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from edgewise import (
     read_timeline,
     read_transplant,
 )
+from edgewise.commands.show import table
 from edgewise.graphs.files import read_diff
 from edgewise.workflow import Selection, discover, make_runner, open_model, open_task
 
@@ -64,3 +67,17 @@ def test_what_is_found_from_python_is_shown_in_a_few_lines(models: dict[str, Pat
         shown(value)
     shown(make_runner(session, pairs))
     assert "family='llama'" in shown(session)
+
+
+def test_columns_move_together_before_names_break(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    name = "a20.h11->a23.h10<q>"
+    table(("edge", *["a number"] * 4), [(name, *[0.125] * 4)])
+    lines = capsys.readouterr().out.splitlines()
+    lines = [re.sub(r"\x1b\[\d*m", "", line) for line in lines]
+    assert max(map(len, lines)) <= 60, lines
+    assert any(name in line and line.count("0.125") == 4 for line in lines)
