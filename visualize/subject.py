@@ -28,8 +28,8 @@ _KINDS = tuple(KIND_COLOURS)
 class Fade:
     """How stable a diff's edges are, as measured by repeating both discoveries.
 
-    `survival` is the share (0 to 1) of a model's repetitions that keep an edge, in the model whose
-    circuit has it, the smaller of both for a shared edge; an edge that is missing was never kept.
+    `survival` is the part (0 to 1) of a model's repetitions that keep an edge, in the model whose
+    circuit has it, the smaller of both for a shared edge; of an edge that is missing it is 0.
     `changed` differ significantly between the models, at the false discovery rate `level`.
     """
 

@@ -10,10 +10,7 @@ from .style import FONTS, PAPER
 
 
 def to_svg(scene: Scene, *, inline: bool = False) -> str:
-    """Render a scene; nodes, edges and cells carry their names as tooltips.
-
-    `inline`: for use within a page of HTML, without the XML declaration.
-    """
+    """Render a scene with its marks' names as tooltips; `inline`: for use in a page of HTML."""
     size = f'width="{_n(scene.width)}pt" height="{_n(scene.height)}pt"'
     parts = [
         *([] if inline else ['<?xml version="1.0" encoding="UTF-8"?>']),

@@ -1,7 +1,6 @@
 """The order of the vertices in each row by Graphviz's `dot`, if the machine has it.
 
-`dot` receives the skeleton, trunks included, and so the same problem as the built-in layout. Only
-the order is taken, which is where layered layouts differ in quality; the look stays the drawing's.
+It receives the skeleton, trunks included. Only the order is taken, in which layered layouts differ.
 """
 
 from __future__ import annotations

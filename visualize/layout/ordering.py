@@ -1,9 +1,8 @@
 """Crossing reduction: the order of the vertices in each row of a skeleton.
 
 Sugiyama, Tagawa and Toda 1981: sweeps up and down that sort each row by the barycentre of its
-neighbours; then sifting (Matuszewski et al. 1999), which moves single vertices to their best
-place. Several starts, of which the one with the fewest crossings is kept. Deterministic.
-Trunks of several lines weigh double, which keeps them straight and leaves the bends to others.
+neighbours; then sifting (Matuszewski et al. 1999) of single vertices. Of several starts the one
+with the fewest crossings is kept. Trunks of several lines weigh double, which keeps them straight.
 """
 
 from __future__ import annotations
