@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgewise.discovery.registry import methods
-from edgewise.experiment.key import key_of
+from edgewise.experiment.key import counted, digest, key_of
 from edgewise.experiment.parts import Part, Uncounted
 from edgewise.experiment.spec import (
     ComparisonSpec,
@@ -202,6 +202,15 @@ def test_every_field_counts_or_says_why_not(part: type[Part], field: str, data: 
     if field != "file":  # which names the pairs too
         assert (key_of(one).sha256 != key_of(other).sha256) == (counts and not equal)
     assert one.but(**{field: vars(one)[field]}) == one
+
+
+def test_what_counts_of_a_part_by_hand() -> None:
+    """Parts within it and what it maps count by their own names, beside its other fields."""
+    part = DiscoverySpec("eap-ig", metric="kl", options={"steps": 3}, select=Selection(top=9))
+    found = counted(part)
+    assert (found["discovery.method"], found["discovery.metric"]) == ("eap-ig", "kl")
+    assert (found["discovery.steps"], found["discovery.top"]) == (3, 9)
+    assert digest({"a": Path("x"), "b": "é"}) == digest({"b": "é", "a": "x"})
 
 
 def test_facts_versions_and_where_it_is_computed_count(monkeypatch: pytest.MonkeyPatch) -> None:

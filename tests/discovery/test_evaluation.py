@@ -12,6 +12,7 @@ from edgewise.discovery.evaluation import (
     CURVE_SHARES,
     _evaluation,
     curve,
+    different_ends,
     measure,
     minimality,
     ratio,
@@ -19,7 +20,7 @@ from edgewise.discovery.evaluation import (
 )
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import GraphMismatch
+from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.patching.metrics.registry import get_metric
@@ -94,6 +95,7 @@ class ByHand:
 
     graph = ComputationGraph(layers=1, heads=1)  # 8 edges
     floor = 1e-12
+    metric = get_metric("logit_diff")
 
     def __init__(self, weights: Sequence[float]) -> None:
         self.weights = self.spread(weights)
@@ -179,6 +181,28 @@ def test_the_smallest_faithful_circuit_by_hand(wanted: float, size: int) -> None
     assert len(found) == size
     assert [asked for asked, _, _ in seen] == list(range(1, len(seen) + 1))
     assert {total for _, total, _ in seen} == {8}  # twice the digits of 8
+
+
+@pytest.mark.parametrize("sign", [1, -1])  # the full circuit may measure less than the empty one
+@pytest.mark.parametrize(("wanted", "size"), [(0.54, 1), (0.56, 2), (0.79, 2), (0.81, 3)])
+def test_faithfulness_is_reached_but_for_rounding_by_hand(
+    wanted: float, size: int, sign: int
+) -> None:
+    """A mean may be off by .4 and the ends are 8 apart, so f of .5 and .75 may be .55 and .8."""
+    runner: Any = ByHand([sign * weight for weight in (4, 2, 1, 1, 0, 0, 0, 0)])
+    runner.floor = 0.4
+    scores = Scores(runner.graph, runner.spread((8, 7, 6, 5, 4, 3, 2, 1)))
+    assert len(smallest_faithful(runner, scores, wanted)) == size
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ends_as_far_apart_as_rounding_moves_them_are_equal(sign: int) -> None:
+    runner: Any = ByHand([sign * 8, *[0] * 7])
+    runner.floor = 8.0
+    with pytest.raises(EdgewiseError, match=f"is {sign * 8} for the full and for the empty"):
+        different_ends(runner)
+    runner.floor = 7.9
+    assert different_ends(runner) == (sign * 8, 0)
 
 
 def test_the_smallest_faithful_circuit_by_signed_scores_by_hand() -> None:
