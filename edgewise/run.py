@@ -13,14 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .discovery.evaluation import curve, evaluate_by
 from .experiment.document import read_spec
+from .experiment.key import Key
 from .experiment.spec import Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff, shape_differences
 from .graphs.errors import FileFormatError, GraphMismatch, PromptError, within_memory
 from .graphs.files import (
+    CircuitFile,
     diff_files,
     read_any,
     read_circuit,
@@ -32,8 +35,13 @@ from .graphs.files import (
 )
 from .graphs.files.json_files import dump_document
 from .graphs.files.reading import is_there, read_json
+from .graphs.graph import ComputationGraph
 from .graphs.roles import HeadRoles
+from .patching.metrics.registry import get_metric
+from .patching.prompts.pair_files import read_pairs, write_pairs
+from .patching.prompts.pairs import Pair, PromptPairs
 from .progress import SILENT, Progress, named
+from .report.report import write_report
 from .session import Session, make_runner, open_model
 from .steps.compare import CloserLook, InModel, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
@@ -45,12 +53,10 @@ from .steps.stored import experiment_pairs
 from .store import names
 from .store.hashes import file_sha256, fingerprint
 from .store.store import Store
-
-if TYPE_CHECKING:
-    from .experiment.key import Key
-    from .graphs.files import CircuitFile
-    from .graphs.graph import ComputationGraph
-    from .patching.prompts.pairs import Pair, PromptPairs
+from .visualize.charts.heat_map import ScoredSide, draw_heat_map
+from .visualize.charts.overlap import draw_overlap
+from .visualize.draw import draw, write_scene
+from .visualize.pictures import make_picture
 
 NOTED = ("name", "seed", "bos_prepended", "origin")
 """What is noted of the prompt pairs, beside their ids, to take them up again."""
@@ -111,12 +117,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
 
 
 def run_spec(path: str | Path, output: str | Path, progress: Progress | None = None) -> RunResult:
-    """Do everything a spec declares, into a directory; what is there already is not redone.
-
-    Raises:
-        SpecError: the spec is wrong; all problems are listed.
-        EdgewiseError: the directory cannot be used, or a step failed; finished files stay.
-    """
+    """Do what the spec at a path declares, as `run` does; a SpecError lists all that is wrong."""
     return run(read_spec(path), output, progress)
 
 
@@ -151,8 +152,6 @@ class _Run:
 
     def make_prompts(self) -> None:
         """Make the prompt pairs, as token ids, and note what a reader wants to know of them."""
-        from .patching.prompts.pair_files import write_pairs
-
         base, file, circuit = self.spec.base, self.spec.task.file, self.spec.circuit
 
         def make() -> None:
@@ -177,22 +176,16 @@ class _Run:
 
     @cached_property
     def about_task(self) -> dict[str, Any]:
-        """Return what was noted of the prompt pairs."""
         found: dict[str, Any] = read_json(self.store.path(names.TASK))
         return found
 
     @cached_property
     def pairs(self) -> PromptPairs:
-        """Return the prompt pairs every model gets."""
-        from .patching.prompts.pair_files import read_pairs
-
         noted = {key: self.about_task[key] for key in NOTED}
         return replace(read_pairs(self.store.path(names.PROMPTS)), **noted)
 
     def make_repetition_prompts(self) -> None:
         """Make the prompts of all repetitions with the first model's tokenizer."""
-        from .patching.prompts.pair_files import write_pairs
-
         number, task, base = self.spec.comparison.noise_floor, self.spec.task, self.spec.base
         if number is None:
             return
@@ -214,9 +207,6 @@ class _Run:
 
     @cached_property
     def sets(self) -> PromptSets:
-        """Return the prompts of all repetitions."""
-        from .patching.prompts.pair_files import read_pairs
-
         about = read_json(self.store.path(names.REPETITION_SEEDS))
         pairs = read_pairs(self.store.path(names.REPETITION_PROMPTS)).pairs
         starts, size = range(0, len(pairs), about["examples"]), about["examples"]
@@ -274,9 +264,6 @@ class _Run:
 
     def measure(self, model: ModelSpec) -> None:
         """Measure a model's circuit by every metric, and its curve if that is asked for."""
-        from .discovery.evaluation import curve, evaluate_by
-        from .patching.metrics.registry import get_metric
-
         name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
@@ -299,7 +286,6 @@ class _Run:
         self.step(f"evaluation of {model.name}", [part], make, key)
 
     def evaluations(self) -> dict[str, object]:
-        """Return what was measured so far, by model."""
         try:
             return dict(read_json(self.store.path(names.EVALUATION))["models"])
         except (FileFormatError, KeyError, TypeError, ValueError):
@@ -312,7 +298,6 @@ class _Run:
         self.store.write(names.EVALUATION, dump_document(document, rows=()))
 
     def repeat(self, model: ModelSpec) -> None:
-        """Repeat the discovery in a model."""
         spec, side, target = self.spec, int(model != self.spec.base), names.repeats_name(model)
         if spec.comparison.noise_floor is None:
             return
@@ -364,7 +349,6 @@ class _Run:
             self.step(f"head roles {both} in {model.name}", [inside["roles"]], roles, key)
 
     def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
-        """Read what was found in one of a diff's models."""
         inside = names.names_inside(self.spec, variant, model)
         found = {key: self.store.path(name) for key, name in inside.items()}
         repeats = Repeats.read(found["repeats"], graph) if "repeats" in found else None
@@ -418,13 +402,9 @@ class _Run:
         self.overlap()
 
     def picture(self, source: str, title: str, sides: tuple[str, str]) -> None:
-        """Draw one circuit or diff."""
         top, layout = self.spec.drawing.top, self.spec.drawing.layout
 
         def prepare() -> Callable[[Path], object]:
-            from .visualize.draw import draw
-            from .visualize.pictures import make_picture
-
             picture = make_picture(read_any(self.store.path(source)), sides, top)
             how = replace(picture.drawing, names=sides, title=title, layout=layout)
             return lambda path: draw(picture.subject, path, how)
@@ -441,9 +421,6 @@ class _Run:
         scored = {model.name: scores_path(names.circuit_name(model)).as_posix() for model in models}
 
         def prepare() -> Callable[[Path], object]:
-            from .visualize.charts.heat_map import ScoredSide, draw_heat_map
-            from .visualize.draw import write_scene
-
             sides = [
                 ScoredSide(name, read_scores(self.store.path(file)).scores, kept=False)
                 for name, file in scored.items()
@@ -455,13 +432,9 @@ class _Run:
         self.images(step, images, prepare, files=files, title=title)
 
     def overlap(self) -> None:
-        """Draw how alike every two circuits are."""
         title, models = f"Overlap of the circuits: {self.about_task['name']}", self.spec.models
 
         def prepare() -> Callable[[Path], object]:
-            from .visualize.charts.overlap import draw_overlap
-            from .visualize.draw import write_scene
-
             circuits = {model.name: self.circuit(model).circuit for model in models}
             return partial(write_scene, draw_overlap(circuits, title=title)[0])
 
@@ -489,9 +462,6 @@ class _Run:
             self.step(step, images, make, self.spec.key(images=images, **facts))
 
     def report(self) -> None:
-        """Write the report from the files of the other steps."""
-        from .report.report import write_report
-
         spec, folder = self.spec, self.store.folder
         read = [names.TASK, names.EVALUATION, *map(names.circuit_name, spec.models)]
         read += [names.diff_name(spec.base, model) for model in spec.variants]
@@ -501,7 +471,6 @@ class _Run:
         self.step("report", files, lambda: write_report(spec, folder), key)
 
     def result(self) -> RunResult:
-        """Say what there is."""
         spec, path = self.spec, self.store.path
         return RunResult(
             output=self.store.folder,

@@ -10,24 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..discovery.evaluation import Curve, Evaluation
-from ..graphs.files import read_circuit, read_diff, read_scores, unlike
+from ..experiment.spec import Experiment, ModelSpec
+from ..graphs.comparison import Floor
+from ..graphs.diff import DiffSummary
+from ..graphs.files import CircuitFile, DiffFile, read_circuit, read_diff, read_scores, unlike
 from ..graphs.files.reading import read_json
+from ..graphs.graph import ComputationGraph
+from ..graphs.names import Edge
+from ..graphs.roles import HeadRoles
 from ..patching.ablations.registry import get_ablation
 from ..store import names
-
-if TYPE_CHECKING:
-    from ..experiment.spec import Experiment, ModelSpec
-    from ..graphs.comparison import Floor
-    from ..graphs.diff import DiffSummary
-    from ..graphs.files import CircuitFile, DiffFile
-    from ..graphs.graph import ComputationGraph
-    from ..graphs.names import Edge
-    from ..graphs.roles import HeadRoles
 
 STRONGEST = 10
 """How many of a circuit's edges are listed."""
@@ -217,11 +214,7 @@ class Findings:
 
 
 def read_findings(spec: Experiment, folder: Path) -> Findings:
-    """Read what a finished run found.
-
-    Raises:
-        FileFormatError: one of the run's files is missing or damaged.
-    """
+    """Read what a finished run found; a FileFormatError says which file is missing or damaged."""
     task, evaluated = (read_json(folder / name) for name in (names.TASK, names.EVALUATION))
     options = (task.get("origin") or {}).get("options") or {}
     prompts = {"left_out": None, **task, "options": options}

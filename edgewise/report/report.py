@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..experiment.spec import Experiment
 from ..graphs.files.atomic import write_text
 from ..graphs.text import visible, visible_lines
 from ..store.names import REPORT, REPORT_PAGE
@@ -21,15 +22,9 @@ from .page import to_page
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from ..experiment.spec import Experiment
-
 
 def write_report(spec: Experiment, folder: Path) -> None:
-    """Write report.md and report.html of a finished run, each all or nothing.
-
-    Raises:
-        FileFormatError: one of the run's files is missing or damaged.
-    """
+    """Write report.md and report.html of a finished run; a FileFormatError says what is damaged."""
     found = read_findings(spec, folder)
     words = templates().get_template("report.md.j2").render(run=found).rstrip("\n") + "\n"
     write_text(folder / REPORT, words)
@@ -46,11 +41,9 @@ def templates() -> Environment:
         return re.sub(r"\n +", " ", files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
     found = Environment(
-        loader=FunctionLoader(source),
-        trim_blocks=True,
+        loader=FunctionLoader(source), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    )  # fmt: skip
     found.filters |= FILTERS
     return found
 
@@ -137,9 +130,9 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}".replace("-0%", "0%")
 
 
+_OWN = (text, code, codes, fenced, links, settings, ratio, number, percent)
 FILTERS = {
-    **{one.__name__: one for one in (text, code, codes, fenced, links, settings)},
-    **{one.__name__: one for one in (ratio, number, percent)},
+    **{one.__name__: one for one in _OWN},
     "whole": "{:,}".format,
     "short": "{:g}".format,
     "rough": "{:.2g}".format,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from ..experiment.spec import ComparisonSpec, ComputeSpec
+from ..experiment.spec import ComparisonSpec, ComputeSpec, DiscoverySpec
 from ..experiment.task import TaskSpec
-from ..graphs.comparison import RolesComparison, RolesInModel
+from ..graphs.comparison import NoiseFloor, RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
-from ..graphs.files import diff_files
+from ..graphs.files import CircuitFile, DiffFile, diff_files
 from ..graphs.files.reading import is_there
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, named
 from ..session import Session, open_task
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
@@ -32,12 +33,6 @@ from .repeat import (
 )
 from .same_prompts import prompt_difference
 from .stored import circuit_pairs, open_for, reads_alike, weights_notes
-
-if TYPE_CHECKING:
-    from ..experiment.spec import DiscoverySpec
-    from ..graphs.comparison import NoiseFloor
-    from ..graphs.files import CircuitFile, DiffFile
-    from ..patching.prompts.pairs import PromptPairs
 
 Source: TypeAlias = "str | Session | None"
 """A model: what a user types for it, an open one, or None for the one a circuit's file names."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ..discovery.evaluation import different_ends
+from ..discovery.random_circuits import random_circuits
+from ..graphs.circuit import Circuit
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
+from ..graphs.diff import CircuitDiff
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
-from ..session import make_runner
-
-if TYPE_CHECKING:
-    from ..graphs.circuit import Circuit
-    from ..graphs.diff import CircuitDiff
-    from ..patching.prompts.pairs import PromptPairs
-    from ..session import Session
+from ..session import Session, make_runner
 
 RANDOM = 20
 """How many random circuits are run in each model."""
@@ -35,8 +33,6 @@ class CrossPlan:
     @staticmethod
     def of(diff: CircuitDiff, random: int = RANDOM, seed: int = 0) -> CrossPlan:
         """Take the four circuits of a diff and draw the random ones."""
-        from ..discovery.random_circuits import random_circuits
-
         graph = diff.a.graph
         counts = [graph.count_by_kind(circuit.kept) for circuit in (diff.a, diff.b)]
         most = {kind: max(count[kind] for count in counts) for kind in counts[0]}
@@ -69,8 +65,6 @@ def cross_in(
     progress: Progress | None = None,
 ) -> MeasuredCircuits:
     """Measure a plan's circuits in one model, by a metric with an ablation."""
-    from ..discovery.evaluation import different_ends
-
     metric, ablation = measure
     runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
     ends, values = different_ends(runner), []
@@ -94,18 +88,11 @@ def cross_evaluation(
     values = zip(a.circuits, b.circuits, strict=True)
     ratios = zip(a.faithfulness(a.circuits), b.faithfulness(b.circuits), strict=True)
     sizes = map(len, plan.circuits.values())
+    size = len(plan.drawn[0]) if plan.drawn else 0
+    drawn = (a.faithfulness(a.random), b.faithfulness(b.random))
+    full, empty = zip(a.ends, b.ends, strict=True)
     return CrossEvaluation(
-        metric=measure[0],
-        ablation=measure[1],
-        examples=len(pairs),
-        sha256=pairs.sha256,
-        models=names,
-        rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios)),
-        random=RandomCircuits(
-            len(plan.drawn),
-            len(plan.drawn[0]) if plan.drawn else 0,
-            (a.faithfulness(a.random), b.faithfulness(b.random)),
-        ),
-        full=(a.ends[0], b.ends[0]),
-        empty=(a.ends[1], b.ends[1]),
-    )
+        metric=measure[0], ablation=measure[1], examples=len(pairs), sha256=pairs.sha256,
+        models=names, rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios)),
+        random=RandomCircuits(len(plan.drawn), size, drawn), full=full, empty=empty,
+    )  # fmt: skip

@@ -11,25 +11,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import __version__
+from ..discovery.evaluation import Evaluation, measure, smallest_faithful
+from ..discovery.meaning import Meaningless, Ties, doubts_of_selection, ties
+from ..discovery.registry import Discovery
 from ..experiment.key import Key, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
+from ..graphs.circuit import Circuit
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
+from ..graphs.files import CircuitFile, ScoresFile
+from ..graphs.files.circuit import PROMPTS, DiscoveryBlock, TaskBlock
+from ..graphs.scores import Scores
+from ..patching.prompts.pair_files import pair_rows
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model
+from ..store.journal import JournalFile
 from .stored import experiment_pairs
 
 if TYPE_CHECKING:
-    from ..discovery.evaluation import Evaluation
-    from ..discovery.meaning import Ties
-    from ..discovery.registry import Discovery
-    from ..graphs.circuit import Circuit
-    from ..graphs.files import CircuitFile, ScoresFile
-    from ..graphs.files.circuit import DiscoveryBlock, TaskBlock
-    from ..graphs.scores import Scores
-    from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
-    from ..store.journal import JournalFile
 
 TIMED_PASSES = 3
 """How often the original model's forward pass is timed."""
@@ -72,12 +73,6 @@ def discover(
             another request.
         DriftError: the search's loss is not the circuit's.
     """
-    from ..discovery.evaluation import measure
-    from ..discovery.meaning import Meaningless
-    from ..graphs.files import CircuitFile, ScoresFile
-    from ..graphs.files.circuit import PROMPTS
-    from ..patching.prompts.pair_files import pair_rows
-
     if isinstance(session, Experiment):
         experiment, spec, compute = session, session.discovery, session.compute
         session = open_model(experiment.base.source, experiment.graph, compute, progress=progress)
@@ -182,9 +177,6 @@ def selected(
     runner: Runner, scores: Scores, select: Selection, progress: Progress | None = None
 ) -> Circuit:
     """Return the circuit a selection makes of scores; without one, every edge."""
-    from ..discovery.evaluation import smallest_faithful
-    from ..graphs.circuit import Circuit
-
     absolute = not select.signed
     if select.top is not None:
         return scores.top(select.top, absolute=absolute)
@@ -242,8 +234,6 @@ def _chosen(
     runner: Runner, found: Discovery, select: Selection, progress: Progress | None
 ) -> tuple[Circuit, Ties | None, list[str]]:
     """Return the circuit, what ties where it was cut, and what must be said of it."""
-    from ..discovery.meaning import doubts_of_selection, ties
-
     doubts = [found.doubt] if found.doubt else []
     circuit, tied = found.circuit, None
     if circuit is None:

@@ -10,20 +10,20 @@ import numpy as np
 
 from ..discovery import evaluation as measures
 from ..discovery.evaluation import Curve, Evaluation
+from ..discovery.random_circuits import Baseline, baseline
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, EvaluationSpec
+from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, within_memory
+from ..graphs.files import CircuitFile
+from ..graphs.names import Edge
+from ..graphs.scores import Scores
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress
 from ..session import Session, make_runner
 
 if TYPE_CHECKING:
-    from ..discovery.random_circuits import Baseline
-    from ..graphs.circuit import Circuit
-    from ..graphs.files import CircuitFile
-    from ..graphs.names import Edge
-    from ..graphs.scores import Scores
-    from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
 
 
@@ -97,9 +97,6 @@ def evaluate(
         EdgewiseError: a curve without scores, or with scores of some edges only; a model without
             pairs, or a runner with what it has already.
     """
-    from ..discovery.random_circuits import baseline
-    from ..graphs.files import CircuitFile
-
     metric = fields.pop("metric", None)
     own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
     spec = (spec or EvaluationSpec()).but(**own)

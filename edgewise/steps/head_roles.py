@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..graphs.circuit import Circuit
 from ..graphs.comparison import RolesInModel
@@ -16,11 +15,11 @@ from ..graphs.errors import EdgewiseError, within_memory
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.names import Kind, Node
 from ..graphs.roles import HeadRoles, ModelRoles
-
-if TYPE_CHECKING:
-    from ..patching.prompts.pairs import PromptPairs
-    from ..progress import Progress
-    from ..session import Session
+from ..patching.heads.random_tokens import model_blocks
+from ..patching.prompts.pairs import PromptPairs
+from ..progress import Progress
+from ..session import Session
+from .discover import task_block
 
 EXAMPLES = 32
 """How many of the pairs are used; a mean over more hardly changes."""
@@ -51,15 +50,16 @@ def head_roles(
         GraphMismatch: the model has no such head.
         PromptError: pairs do not fit the model, or it has too few tokens or positions.
     """
-    from ..patching.heads.random_tokens import model_blocks
     from ..patching.heads.roles import measure
-    from .discover import task_block
 
+    if isinstance(heads, Circuit | CircuitFile):
+        heads = circuit_heads(heads)
+    nodes = None if heads is None else [HeadRoles.of(head, {}).node for head in heads]
     if examples < 1:
         raise EdgewiseError(f"examples is {examples}; accepted: a whole number from 1 up.")
     blocks = model_blocks(session.lifted, session.loaded.tokenizer, sequences=sequences, seed=seed)
     used = None if pairs is None else replace(pairs, pairs=pairs.pairs[:examples])
-    found = measure(session.lifted, blocks, used, heads=_nodes(heads), progress=progress)
+    found = measure(session.lifted, blocks, used, heads=nodes, progress=progress)
     notes, measures = list(blocks.notes()), {}
     if used is not None and found.difference is not None:
         measures = {"logit_difference": found.difference, "examples": len(used)}
@@ -88,15 +88,6 @@ def roles_in(
         return RolesInModel()
     found = head_roles(session, pairs, heads=heads, progress=progress)
     return RolesInModel(found.heads, found.notes)
-
-
-def _nodes(heads: Heads) -> list[Node] | None:
-    if heads is None:
-        return None
-    if isinstance(heads, Circuit | CircuitFile):
-        return circuit_heads(heads)
-    given = [Node.parse(head) if isinstance(head, str) else head for head in heads]
-    return [HeadRoles.of(node, {}).node for node in given]
 
 
 def _task_notes(session: Session, pairs: PromptPairs, difference: float) -> list[str]:

@@ -19,21 +19,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..discovery.registry import get_method
+from ..discovery.significance import compare_edges, jaccard_matrix, label_permutation
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
 from ..experiment.task import TaskSpec
 from ..graphs.comparison import FloorRow, NoiseFloor
+from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
+from ..graphs.files import CircuitFile
 from ..graphs.files.atomic import write_bytes
+from ..graphs.graph import ComputationGraph
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, repeated
 from ..session import Session, make_runner, open_task
 from .discover import selected
 from .stored import circuit_pairs
 
 if TYPE_CHECKING:
-    from ..graphs.diff import CircuitDiff
-    from ..graphs.files import CircuitFile
-    from ..graphs.graph import ComputationGraph
-    from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
 
 LEAST_PAIRS = 4
@@ -105,8 +107,7 @@ def prompt_sets(
 ) -> PromptSets:
     """Make, with a model's tokenizer, the prompts of both models' repetitions.
 
-    A built-in task makes them from seeds that neither circuit was found with; the pairs of a file,
-    or of two different files together, are split.
+    A built-in task gets seeds that neither circuit was found with; pairs of files are split.
     """
     tasks = [TaskSpec.of_circuit(file) for file in files]
     if tasks[0].file is not None:
@@ -182,11 +183,7 @@ class Repeats:
 
     @staticmethod
     def read(path: Path, graph: ComputationGraph) -> Repeats:
-        """Read repetitions on a graph.
-
-        Raises:
-            FileFormatError: the file is missing, damaged, changed or of another graph.
-        """
+        """Read repetitions on a graph; a FileFormatError if the file is damaged or of another."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -228,8 +225,6 @@ def once(
     runner: Runner, spec: DiscoverySpec, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do a discovery; return the scores that are tested, [P, S], and the circuit's mask, [P, S]."""
-    from ..discovery.registry import get_method
-
     spec.check_repeatable()
     found = spec.chosen(runner, progress, **spec.options)
     if found.circuit is None:
@@ -249,8 +244,6 @@ def find_floor(
 
     Beside each stands its survival: the share of repetitions whose circuit keeps it.
     """
-    from ..discovery.significance import compare_edges, jaccard_matrix, label_permutation
-
     a, b = repeats
     graph = diff.a.graph
     test = compare_edges(graph, a.scores, b.scores)
@@ -262,24 +255,16 @@ def find_floor(
         numbers = (float(column[row, sender]) for column in columns)
         rows.append(FloorRow(str(edge.sender), str(edge.port), *numbers))
     name, options = spec.scored_by
-    return NoiseFloor(
-        repetitions=len(a),
-        examples=sets.examples,
-        seeds_a=sets.seeds_a,
-        seeds_b=sets.seeds_b,
-        prompts="new seeds" if sets.seeds_a else "disjoint groups of the file's pairs",
-        method=spec.method,
-        scores=name,
-        scores_options=options,
-        metric=spec.metric,
-        ablation=spec.ablation,
-        level=level,
-        edges_tested=graph.edge_count,
-        test=(
-            f"Welch's t-test of the {name} scores of {len(a)} repetitions in A and {len(b)} in B, "
-            f"each on {sets.examples} pairs of its own, for each of the {graph.edge_count} edges; "
-            "q-values after Benjamini and Hochberg over all of them"
-        ),
-        jaccard=label_permutation(jaccard_matrix(np.concatenate([a.kept, b.kept])), len(a)),
-        edges=tuple(rows),
+    test_in_words = (
+        f"Welch's t-test of the {name} scores of {len(a)} repetitions in A and {len(b)} in B, "
+        f"each on {sets.examples} pairs of its own, for each of the {graph.edge_count} edges; "
+        "q-values after Benjamini and Hochberg over all of them"
     )
+    jaccard = label_permutation(jaccard_matrix(np.concatenate([a.kept, b.kept])), len(a))
+    return NoiseFloor(
+        repetitions=len(a), examples=sets.examples, seeds_a=sets.seeds_a, seeds_b=sets.seeds_b,
+        prompts="new seeds" if sets.seeds_a else "disjoint groups of the file's pairs",
+        method=spec.method, scores=name, scores_options=options,
+        metric=spec.metric, ablation=spec.ablation, level=level,
+        edges_tested=graph.edge_count, test=test_in_words, jaccard=jaccard, edges=tuple(rows),
+    )  # fmt: skip

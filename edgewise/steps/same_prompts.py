@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ..graphs.errors import PromptError
-
-if TYPE_CHECKING:
-    from ..patching.prompts.pairs import Pair, PromptPairs
+from ..patching.prompts.pairs import Pair, PromptPairs
 
 
 def prompt_difference(

@@ -6,20 +6,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ..experiment.spec import ComputeSpec, Experiment, GraphSpec, ModelSpec
 from ..experiment.task import TaskSpec
 from ..graphs.errors import FileFormatError, GraphMismatch, ModelNotFound, PromptError, UnknownName
+from ..graphs.files import CircuitFile
+from ..graphs.files.circuit import PROMPTS
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
+from ..patching.prompts.pair_files import pairs_from_rows
+from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.tokens import tokens_sha256
+from ..patching.tasks import TaskReport
 from ..progress import Progress
 from ..session import Session, open_model, open_task, open_vocabulary
-
-if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile
-    from ..patching.prompts.pairs import PromptPairs
-    from ..patching.tasks import TaskReport
 
 
 @contextmanager
@@ -37,11 +38,7 @@ def named_by(file: CircuitFile, option: str, tried: list[str]) -> Iterator[None]
 
 
 def stored_model(file: CircuitFile) -> str:
-    """Return the reference that loads the model a circuit was found in.
-
-    Raises:
-        EdgewiseError: the file does not say.
-    """
+    """Return the reference that loads a circuit's model; an EdgewiseError if the file has none."""
     return ModelSpec.of_circuit(file).source
 
 
@@ -127,9 +124,6 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
         FileFormatError: they are not those the circuit was found on, or cannot be read.
         PromptError: they hold ids that a vocabulary of this size has not.
     """
-    from ..graphs.files.circuit import PROMPTS
-    from ..patching.prompts.pair_files import pairs_from_rows
-
     if PROMPTS not in file.extra:
         return None
     where = f"the prompt pairs in {file.path or 'the circuit'}"
@@ -153,11 +147,7 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
 
 
 def stored_task(file: CircuitFile) -> dict[str, Any]:
-    """Return the arguments of `open_task` that make a circuit's prompt pairs again.
-
-    Raises:
-        EdgewiseError: the file does not say.
-    """
+    """Return the arguments of `open_task` that make a circuit's prompt pairs again."""
     task = TaskSpec.of_circuit(file)
     again = {"task": task.reference, "bos": task.bos, "examples": task.examples}
     return again if task.file else {**again, "seed": task.seed, "options": task.options}
@@ -233,7 +223,5 @@ def experiment_pairs(
 
 def reads_alike(tokenizer: Any, pairs: PromptPairs) -> bool:
     """Tell whether the ids of pairs are the same text to a tokenizer as where they were made."""
-    from ..patching.prompts.tokens import tokens_sha256
-
     made = pairs.origin.get("tokens_sha256")
     return made is None or tokenizer is None or made == tokens_sha256(tokenizer, pairs)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ..discovery.evaluation import evaluate_by
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
 from ..experiment.spec import (
@@ -26,26 +27,28 @@ from ..experiment.spec import (
     GraphSpec,
     numbered,
 )
+from ..experiment.task import TaskSpec
+from ..graphs.circuit import Circuit
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
+from ..graphs.files import CircuitFile, TimelineFile
+from ..graphs.files.circuit import DiscoveryBlock
+from ..graphs.files.timeline import Checkpoint, MetricValues
+from ..graphs.graph import ComputationGraph
+from ..graphs.timeline import Timeline, check_labels
+from ..patching.metrics.registry import get_metric
+from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
+from ..store.journal import JournalFile
 from ..store.results import Kept, Results
 from .discover import discover
 from .same_prompts import prompt_difference
 from .stored import experiment_pairs
 
 if TYPE_CHECKING:
-    from ..experiment.task import TaskSpec
-    from ..graphs.circuit import Circuit
-    from ..graphs.files import CircuitFile, TimelineFile
-    from ..graphs.files.circuit import DiscoveryBlock
-    from ..graphs.files.timeline import MetricValues
-    from ..graphs.graph import ComputationGraph
-    from ..patching.prompts.pairs import PromptPairs
     from ..patching.run.runner import Runner
-    from ..store.journal import JournalFile
 
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
@@ -78,9 +81,6 @@ def timeline(
         PromptError: a checkpoint's tokenizer makes other prompts.
         EdgewiseError: the request makes no sense.
     """
-    from ..graphs.files import TimelineFile
-    from ..graphs.timeline import Timeline, check_labels
-
     if isinstance(models, Experiment):
         spec = models
     else:
@@ -90,37 +90,30 @@ def timeline(
     check_labels(names, len(references))
     check_selects(spec.discovery)
     pairs, _ = experiment_pairs(spec, references[0])
-    checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
+    every = _Checkpoints(spec, pairs, progress or SILENT)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
-        checkpoints.progress(number, len(references), f"checkpoints; now {name}")
-        kept = checkpoints.find(reference, name, results)
-        checkpoints.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
-        checkpoints.first = checkpoints.first or (name, kept.file)
+        every.progress(number, len(references), f"checkpoints; now {name}")
+        kept = every.find(reference, name, results)
+        every.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
+        every.first = every.first or (name, kept.file)
         found.append(kept)
-    checkpoints.progress(len(references), len(references), "checkpoints")
+    every.progress(len(references), len(references), "checkpoints")
     first = found[0].file
-    return TimelineFile(
-        timeline=Timeline(
-            tuple(names),
-            tuple(one.file.circuit for one in found),
-            tuple(one.scores.values for one in found),
-        ),
-        checkpoints=tuple(
-            {
-                "reference": reference,
-                "model": one.file.model,
-                "certificate": one.file.certificate,
-                "measures": cast("dict[str, MetricValues]", one.measured),
-            }
-            for reference, one in zip(references, found, strict=True)
-        ),
-        task=first.task,
-        discovery=cast(
-            "DiscoveryBlock",
-            spec.discovery.block | {key: first.discovery.get(key) for key in ("order", "dtype")},
-        ),
+    checkpoints = tuple(
+        Checkpoint(
+            reference=reference,
+            model=one.file.model,
+            certificate=one.file.certificate,
+            measures=cast("dict[str, MetricValues]", one.measured),
+        )
+        for reference, one in zip(references, found, strict=True)
     )
+    circuits = tuple(one.file.circuit for one in found)
+    line = Timeline(tuple(names), circuits, tuple(one.scores.values for one in found))
+    noted = {key: first.discovery.get(key) for key in ("order", "dtype")}
+    discovery = cast("DiscoveryBlock", spec.discovery.block | noted)
+    return TimelineFile(line, checkpoints, task=first.task, discovery=discovery)
 
 
 def _experiment(
@@ -183,10 +176,6 @@ class _Checkpoints:
         return results.get(key.sha256, make, lambda text: self.progress(0, 1, text))
 
     def measure(self, runner: Runner, circuit: Circuit) -> dict[str, dict[str, float | None]]:
-        """Measure a circuit by every metric."""
-        from ..discovery.evaluation import evaluate_by
-        from ..patching.metrics.registry import get_metric
-
         found = {}
         for one in evaluate_by(runner, circuit, [*map(get_metric, self.spec.evaluation.metrics)]):
             values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
@@ -194,7 +183,6 @@ class _Checkpoints:
         return found
 
     def check_shape(self, graph: ComputationGraph, width: int, name: str) -> None:
-        """Refuse a checkpoint whose edges are not those of the first."""
         if self.first is None:
             return
         before, file = self.first
@@ -207,7 +195,6 @@ class _Checkpoints:
             )
 
     def check_prompts(self, session: Session, name: str) -> None:
-        """Refuse a checkpoint that gets other prompts than the first."""
         before = self.first[0] if self.first else name
         if found := prompt_difference(self.pairs, lambda: experiment_pairs(self.spec, session)):
             raise PromptError(
@@ -221,11 +208,7 @@ class _Checkpoints:
 
 
 def find_checkpoints(models: Sequence[str] | str) -> list[str]:
-    """Return the references of all checkpoints, in order.
-
-    Raises:
-        EdgewiseError: one directory is given that holds none, or fewer than two models are.
-    """
+    """Return the references of all checkpoints, in order; an EdgewiseError if there are no two."""
     given = [models] if isinstance(models, str) else [str(model) for model in models]
     if len(given) == 1:
         folder = Path(given[0]).expanduser()

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..experiment.task import TaskSpec
+from ..graphs.circuit import Circuit
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
-from ..graphs.files.transplant import DIRECTIONS, Chosen, Row, TransplantFile
+from ..graphs.files.transplant import DIRECTIONS, Chosen, Gain, How, Row, TransplantFile
+from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
+from ..patching.metrics.registry import default_metric, get_metric
 from ..progress import Progress
 from ..session import Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
 from .same_prompts import prompt_difference
 
 if TYPE_CHECKING:
-    from ..graphs.circuit import Circuit
-    from ..graphs.files.transplant import How
-    from ..graphs.graph import ComputationGraph
     from ..patching.transplant.ranking import NodeEffect
     from ..patching.transplant.transplant import Transplant
 
@@ -90,11 +90,7 @@ class Choice:
         return not (self.nodes or self.edges or self.circuit)
 
     def senders(self, graph: ComputationGraph) -> list[Node]:
-        """List the nodes whose values are needed, in graph order.
-
-        Raises:
-            GraphMismatch: a name is not in the graph, or a circuit is of another graph.
-        """
+        """List the nodes whose values are needed, in graph order; refuse what is not in it."""
         for name, circuit in (("circuit", self.circuit), ("among", self.among)):
             differences = [] if circuit is None else circuit.graph.differences(graph)
             if differences:
@@ -111,7 +107,6 @@ class Choice:
 
     def edges_of(self, graph: ComputationGraph) -> Circuit:
         """Return the chosen edges."""
-        from ..graphs.circuit import Circuit
         from ..patching.transplant.transplant import nodes_mask
 
         if self.circuit is not None:
@@ -147,7 +142,6 @@ def transplant(
         PromptError: their tokenizers make other prompts.
         EdgewiseError: the models measure the same, so that nodes cannot be ranked.
     """
-    from ..patching.metrics.registry import default_metric, get_metric
     from ..patching.transplant.donor import clean_runner, record
     from ..patching.transplant.transplant import Transplant
 
@@ -196,21 +190,18 @@ def transplant(
     seconds += time.perf_counter() - begun
     ends = [(block, both.donor), (receiver.model_block, both.receiver)]
     (block_a, at_a), (block_b, at_b) = ends if direction == "a-into-b" else reversed(ends)
-    how_far = {"beam": choice.beam, "share": choice.share} if choice.greedy is not None else {}
-    around = {"seconds": seconds, **circumstances(receiver, both.runner)}
+    limits = {} if choice.greedy is None else {"beam": choice.beam, "share": choice.share}
+    around = {**limits, "seconds": seconds, **circumstances(receiver, both.runner)}
+    carried = both.carried(both.everything)
     return TransplantFile(
         graph=both.graph,
         a={"model": block_a},
         b={"model": block_b},
         task=task_block(donated.pairs),
-        transplant=cast("How", {"direction": direction, "metric": metric, **how_far, **around}),
-        measures={
-            "a": at_a,
-            "b": at_b,
-            "gain": at_b - at_a,
-            "everything": both.everything,
-            "carried": both.carried(both.everything),
-        },
+        transplant=cast("How", {"direction": direction, "metric": metric, **around}),
+        measures=Gain(
+            a=at_a, b=at_b, gain=at_b - at_a, everything=both.everything, carried=carried
+        ),
         **found,
     )
 

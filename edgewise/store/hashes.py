@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.reading import is_there
+from ..graphs.load.adapters import base_reference
+from ..graphs.load.builtin import ALIAS
 from ..graphs.load.references import Form, find
 
 _OF_A_MODEL = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
@@ -30,9 +32,6 @@ def fingerprint(reference: str) -> list[str]:
     A hub's or built-in model by its name and commit; local files by their content; an adapter by
     its files and its base model.
     """
-    from ..graphs.load.adapters import base_reference
-    from ..graphs.load.builtin import ALIAS
-
     source = find(reference)
     if source.form is Form.GGUF:
         return ["file", file_sha256(source.path)]

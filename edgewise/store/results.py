@@ -14,20 +14,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..experiment.key import digest
 from ..graphs.errors import EdgewiseError
+from ..graphs.files import CircuitFile, read_circuit, read_scores, write_circuit, write_scores
 from ..graphs.files.atomic import check_writable, write_text
 from ..graphs.files.json_files import dump_document
 from ..graphs.files.reading import read_json
 from ..graphs.load.builtin import cache_directory
+from ..graphs.scores import Scores
 from .journal import JournalFile
 from .store import Store
-
-if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile
-    from ..graphs.scores import Scores
 
 FORMAT = 2
 """Raise when results come out otherwise, or are kept otherwise, so that old ones are not used."""
@@ -76,8 +73,6 @@ class Results:
         What a search has decided goes to the journal. `waiting`: told who makes the same result
         now; that one is waited for.
         """
-        from ..graphs.files import read_circuit, read_scores, write_circuit, write_scores
-
         folder = self.folder / digest({"format": FORMAT, "key": key})
         with Store(folder, waiting or (lambda text: None)) as store:
 
