@@ -153,10 +153,8 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.description}", markup=False),
-        console=Console(file=stream),
-        transient=True,
+        console=Console(file=stream), transient=True, refresh_per_second=4,
         speed_estimate_period=RECENT_SECONDS,
-        refresh_per_second=4,
-    )
+    )  # fmt: skip
     with bars:
         yield Bar(bars)

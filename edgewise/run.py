@@ -84,8 +84,7 @@ class RunResult:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        plain: dict[str, object] = json.loads(json.dumps(asdict(self), default=str))
-        return plain
+        return dict(json.loads(json.dumps(asdict(self), default=str)))
 
 
 @within_memory()
@@ -176,8 +175,7 @@ class _Run:
 
     @cached_property
     def about_task(self) -> dict[str, Any]:
-        found: dict[str, Any] = read_json(self.store.path(names.TASK))
-        return found
+        return dict(read_json(self.store.path(names.TASK)))
 
     @cached_property
     def pairs(self) -> PromptPairs:

@@ -210,12 +210,9 @@ def forward_seconds(session: Session, runner: Runner, progress: Progress | None 
         begun = _now(session)
         with torch.no_grad():
             for chunk in runner.chunks():
-                session.loaded.model(
-                    input_ids=chunk.batch.clean,
-                    attention_mask=chunk.batch.mask.long(),
-                    position_ids=chunk.batch.position_ids,
-                    use_cache=False,
-                )
+                batch = chunk.batch
+                how = {"attention_mask": batch.mask.long(), "position_ids": batch.position_ids}
+                session.loaded.model(input_ids=batch.clean, **how, use_cache=False)
         seconds.append(_now(session) - begun)
         (progress or SILENT)(number, TIMED_PASSES, "passes of the original model timed")
     return statistics.median(seconds)

@@ -137,13 +137,9 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
             "altered. Restore it, or give the prompts with `task`."
         )
     task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended")
-    return replace(
-        pairs,
-        name=task["name"],
-        seed=task["seed"],
-        bos_prepended=task.get("bos_prepended"),
-        origin={key: value for key, value in task.items() if key not in said},
-    )
+    origin = {key: value for key, value in task.items() if key not in said}
+    bos = task.get("bos_prepended")
+    return replace(pairs, name=task["name"], seed=task["seed"], bos_prepended=bos, origin=origin)
 
 
 def stored_task(file: CircuitFile) -> dict[str, Any]:

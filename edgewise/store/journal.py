@@ -133,7 +133,13 @@ class JournalFile:
         if written != request:
             if self._or_anew:
                 return 0
-            raise JournalMismatch(_difference(self.path, written, request))
+            keys = [key for key in {**written, **request} if written.get(key) != request.get(key)]
+            parts = [f"{key} ({written.get(key)} there, {request.get(key)} now)" for key in keys]
+            raise JournalMismatch(
+                f"the journal {self.path} is of another request; these differ: {', '.join(parts)}. "
+                "Repeat the request that was stopped, or start anew without `resume`, which "
+                "overwrites the journal."
+            )
         self.entries = tuple(Entry.read(step, n) for n, (step, _) in enumerate(found[1:], start=1))
         self.seconds = self.entries[-1].seconds if self.entries else 0.0
         self._last = found[-1][1]
@@ -174,12 +180,3 @@ class JournalFile:
 def _seal(text: bytes, last: str) -> str:
     """Hash a line's text with the seal of the line before."""
     return hashlib.sha256(last.encode() + text).hexdigest()
-
-
-def _difference(path: Path, written: Mapping[str, object], request: Mapping[str, object]) -> str:
-    keys = [key for key in {**written, **request} if written.get(key) != request.get(key)]
-    parts = [f"{key} ({written.get(key)} there, {request.get(key)} now)" for key in keys]
-    return (
-        f"the journal {path} is of another request; these differ: {', '.join(parts)}. Repeat the "
-        "request that was stopped, or start anew without `resume`, which overwrites the journal."
-    )

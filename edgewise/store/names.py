@@ -34,13 +34,10 @@ def repeats_name(model: ModelSpec) -> str:
 
 def names_inside(spec: Experiment, variant: ModelSpec, model: ModelSpec) -> dict[str, str]:
     """Name what is found out about a diff in one of its models: repeats, cross, roles, as asked."""
-    stem, asked = f"{spec.base.name}_vs_{variant.name}_in_{model.name}", spec.comparison
-    found = {
-        "repeats": (asked.noise_floor, repeats_name(model)),
-        "cross": (asked.cross, f"cross/{stem}.json"),
-        "roles": (asked.roles, f"roles/{stem}.json"),
-    }
-    return {key: name for key, (wanted, name) in found.items() if wanted}
+    stem, comparison = f"{spec.base.name}_vs_{variant.name}_in_{model.name}", spec.comparison
+    found = {"cross": f"cross/{stem}.json", "roles": f"roles/{stem}.json"}
+    found = {key: name for key, name in found.items() if getattr(comparison, key)}
+    return found if comparison.noise_floor is None else {"repeats": repeats_name(model), **found}
 
 
 def image_names(spec: Experiment, source: str) -> list[str]:
