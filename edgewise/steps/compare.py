@@ -117,10 +117,12 @@ def look_closer(
             sets = None if repetitions is None else prompt_sets(session, files, repetitions)
             pairs, said = circuit_pairs(files[0], session)
             look = CloserLook(comparison, measure, pairs, discovery, sets)
-            made = _made(file, session)
+            task = TaskSpec.of_circuit(file)
+            gone = task.file is not None and not is_there(task.file)
+            made = None if gone else open_task(session, task)[0]
             notes += said
         else:
-            _check_prompts(session, files[0], look.pairs, made)
+            _check_prompts(session, task, look.pairs, made)
         sides.append(_in_model(session, found, look, side, compute, report))
         del session  # one model is in memory at a time
     assert look is not None
@@ -194,22 +196,18 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> tuple[str, str]:
     return str(a["metric"]), str(a["ablation"])
 
 
-def _made(file: CircuitFile, session: Session) -> PromptPairs | None:
-    """Make a circuit's task with a model's own tokenizer; None if the task's file is gone."""
-    task = TaskSpec.of_circuit(file)
-    gone = task.file is not None and not is_there(task.file)
-    return None if gone else open_task(session, task)[0]
-
-
 def _check_prompts(
-    session: Session, file: CircuitFile, pairs: PromptPairs, made: PromptPairs | None
+    session: Session, task: TaskSpec, pairs: PromptPairs, made: PromptPairs | None
 ) -> None:
-    """Refuse a second model whose tokenizer makes other prompts than the first one's."""
+    """Refuse a second model whose tokenizer makes, or reads, other prompts than the first one's.
+
+    `made`: the task made anew with the first one's tokenizer; None if the task's file is gone.
+    """
     found, tokenizer = None, session.loaded.tokenizer
     if tokenizer is None:
         return
     if made is not None:
-        found = prompt_difference(made, partial(open_task, session, TaskSpec.of_circuit(file)))
+        found = prompt_difference(made, partial(open_task, session, task))
     elif not reads_alike(tokenizer, pairs):
         found = "some of their token ids stand for other text"
     if found:
