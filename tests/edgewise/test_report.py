@@ -262,9 +262,8 @@ def test_nothing_that_people_name_is_taken_for_markup(
 
     def page(name: str) -> Tags:
         sample = {"clean": name, "corrupted": name, "answers": [name], "distractors": [name]}
-        prompts = found.prompts._replace(
-            name=name, sample=sample, options={name: name}, left_out=name
-        )
+        nasty_prompts = {"name": name, "sample": sample, "options": {name: name}, "left_out": name}
+        prompts = {**found.prompts, **nasty_prompts}
         circuits = []
         for one in found.circuits:
             model = {**one.file.model, "name": name}
