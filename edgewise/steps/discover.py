@@ -10,6 +10,8 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from .. import __version__
 from ..discovery.evaluation import Evaluation, measure, smallest_faithful
 from ..discovery.meaning import Meaningless, Ties, doubts_of_selection, ties
@@ -255,8 +257,6 @@ def _refuse_meaningless(
         return
     why = "those left had no way from the embedding to the logits; ask for more edges."
     if spec.select.above is not None:
-        import numpy as np
-
         scores, signed = found.scores.values, spec.select.signed
         largest = np.nanmax(scores if signed else np.abs(scores))
         raise EdgewiseError(

@@ -90,17 +90,17 @@ def timeline(
     check_labels(names, len(references))
     check_selects(spec.discovery)
     pairs, _ = experiment_pairs(spec, references[0])
-    every = _Checkpoints(spec, pairs, progress or SILENT)
+    checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
-        every.progress(number, len(references), f"checkpoints; now {name}")
-        kept = every.find(reference, name, results)
-        every.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
-        every.first = every.first or (name, kept.file)
+        checkpoints.progress(number, len(references), f"checkpoints; now {name}")
+        kept = checkpoints.find(reference, name, results)
+        checkpoints.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
+        checkpoints.first = checkpoints.first or (name, kept.file)
         found.append(kept)
-    every.progress(len(references), len(references), "checkpoints")
+    checkpoints.progress(len(references), len(references), "checkpoints")
     first = found[0].file
-    checkpoints = tuple(
+    blocks = tuple(
         Checkpoint(
             reference=reference,
             model=one.file.model,
@@ -113,7 +113,7 @@ def timeline(
     line = Timeline(tuple(names), circuits, tuple(one.scores.values for one in found))
     noted = {key: first.discovery.get(key) for key in ("order", "dtype")}
     discovery = cast("DiscoveryBlock", spec.discovery.block | noted)
-    return TimelineFile(line, checkpoints, task=first.task, discovery=discovery)
+    return TimelineFile(line, blocks, task=first.task, discovery=discovery)
 
 
 def _experiment(
