@@ -470,17 +470,13 @@ class _Run:
 
     def result(self) -> RunResult:
         spec, path = self.spec, self.store.path
+        circuits = {model.name: path(names.circuit_name(model)) for model in spec.models}
+        diffs = {model.name: path(names.diff_name(spec.base, model)) for model in spec.variants}
         return RunResult(
-            output=self.store.folder,
-            report=path(names.REPORT),
-            page=path(names.REPORT_PAGE),
-            evaluation=path(names.EVALUATION),
-            circuits={model.name: path(names.circuit_name(model)) for model in spec.models},
-            diffs={model.name: path(names.diff_name(spec.base, model)) for model in spec.variants},
-            images=tuple(map(path, self.drawn)),
-            made=tuple(self.made),
-            kept=tuple(self.kept),
-        )
+            self.store.folder, path(names.REPORT), path(names.REPORT_PAGE), path(names.EVALUATION),
+            circuits, diffs, images=tuple(map(path, self.drawn)),
+            made=tuple(self.made), kept=tuple(self.kept),
+        )  # fmt: skip
 
 
 def _shown(pair: Pair, tokenizer: Any) -> dict[str, str | list[str]]:

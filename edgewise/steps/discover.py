@@ -143,15 +143,12 @@ def discover(
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
     """Return what a walk's decisions, and the last digits of its numbers, depend on."""
+    compute = ComputeSpec(str(session.device), session.loaded.dtype, runner.batch_size)
     return key_of(
-        spec,
-        GraphSpec.of_graph(session.graph),
-        ComputeSpec(str(session.device), session.loaded.dtype, runner.batch_size),
-        weights_sha256=session.loaded.weights_sha256,
-        pairs_sha256=runner.pairs.sha256,
-        family=session.lifted.family,
-        graph=repr(runner.graph),
-    )
+        spec, GraphSpec.of_graph(session.graph), compute,
+        weights_sha256=session.loaded.weights_sha256, pairs_sha256=runner.pairs.sha256,
+        family=session.lifted.family, graph=repr(runner.graph),
+    )  # fmt: skip
 
 
 DRIFT = {"float16": 0.02, "bfloat16": 0.1}

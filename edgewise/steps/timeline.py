@@ -125,15 +125,11 @@ def _experiment(
     """Return what the arguments of `timeline` ask for."""
     own, graph, how = split("timeline", fields, DiscoverySpec, GraphSpec, ComputeSpec)
     discovery = DiscoverySpec.of(**{"method": scoring_method().name, **own})
+    evaluation = EvaluationSpec(tuple(dict.fromkeys([discovery.metric, *measure])))
     return Experiment(
-        name="timeline",
-        models=numbered(references),
-        task=task_of(task),
-        discovery=discovery,
-        evaluation=EvaluationSpec(tuple(dict.fromkeys([discovery.metric, *measure]))),
-        graph=GraphSpec.of(**graph),
-        compute=ComputeSpec.of(**how),
-    )
+        "timeline", numbered(references), task_of(task), discovery, evaluation,
+        graph=GraphSpec.of(**graph), compute=ComputeSpec.of(**how),
+    )  # fmt: skip
 
 
 @dataclass
