@@ -19,11 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-SILENCE_SECONDS = 30.0
-
-RECENT_SECONDS = 120.0
-"""The time left is told from the pace of this last while."""
-
+SILENCE_SECONDS = 30.0  # between two lines of a log
+RECENT_SECONDS = 120.0  # whose pace tells the time left
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, the total, and a word of what is being done."""

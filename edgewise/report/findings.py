@@ -26,14 +26,9 @@ from ..graphs.roles import HeadRoles
 from ..patching.ablations.registry import get_ablation
 from ..store import names
 
-STRONGEST = 10
-"""How many of a circuit's edges are listed."""
-
-CHANGED = 15
-"""How many edges of changed score are listed."""
-
-MATTERS = 0.05
-"""Differences of faithfulness below this are called little."""
+STRONGEST = 10  # of a circuit's edges are listed
+CHANGED = 15  # of the edges of changed score are listed
+MATTERS = 0.05  # differences of faithfulness below this are called little
 
 
 class ReportPicture(NamedTuple):

@@ -19,8 +19,7 @@ from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner
 
-RANDOM = 20
-"""How many random circuits are run in each model."""
+RANDOM = 20  # circuits that are run in each model
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ from .stored import experiment_pairs
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
 
-TIMED_PASSES = 3
-"""How often the original model's forward pass is timed."""
+TIMED_PASSES = 3  # of the original model
 
 
 @dataclass(frozen=True, eq=False)

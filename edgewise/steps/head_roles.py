@@ -21,8 +21,7 @@ from ..progress import Progress
 from ..session import Session
 from .discover import task_block
 
-EXAMPLES = 32
-"""How many of the pairs are used; a mean over more hardly changes."""
+EXAMPLES = 32  # a mean over more pairs hardly changes
 
 Heads = Circuit | CircuitFile | Iterable[Node | str] | None
 

@@ -38,11 +38,8 @@ from .stored import circuit_pairs
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
 
-LEAST_PAIRS = 4
-"""A group of prompt pairs from a file has at least so many."""
-
-SPLIT_SEED = 0
-"""Decides which pairs of a file come into which group."""
+LEAST_PAIRS = 4  # in a group of prompt pairs from a file
+SPLIT_SEED = 0  # decides which pairs of a file come into which group
 
 
 def common_discovery(a: CircuitFile, b: CircuitFile) -> DiscoverySpec:

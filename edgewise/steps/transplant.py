@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from ..patching.transplant.ranking import NodeEffect
     from ..patching.transplant.transplant import Transplant
 
-BEAM = 32
-"""How many of the best single nodes a greedy step tries."""
+BEAM = 32  # of the best single nodes, tried in each greedy step
 
 
 @dataclass(frozen=True, eq=False)

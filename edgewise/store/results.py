@@ -26,9 +26,7 @@ from ..graphs.scores import Scores
 from .journal import JournalFile
 from .store import Store
 
-FORMAT = 2
-"""Raise when results come out otherwise, or are kept otherwise, so that old ones are not used."""
-
+FORMAT = 2  # raised when results come out, or are kept, otherwise, so that old ones are not used
 OLD = re.compile(r"[0-9a-f]{64}\.(json|scores\.safetensors|journal\.jsonl)")
 """What a result was kept in before format 2, which reads none of it: plain files, not folders."""
 
