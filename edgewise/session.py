@@ -43,7 +43,7 @@ class Lift:
 
         lifted = describe(model, **vars(graph))
         certificate = certify(lifted)
-        return Lift(lifted, certificate.require() if require else certificate, Watch(model))
+        return Lift(lifted, certificate.require() if require else certificate, Watch.over(model))
 
 
 @dataclass(eq=False)

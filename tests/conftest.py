@@ -25,9 +25,6 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-FAST_CASES = 4
-"""With --fast, so many cases of each test are run, spread over all of them."""
-
 settings.register_profile(
     "fast", settings.get_profile(settings.get_current_profile_name()), max_examples=25
 )
@@ -37,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help=f"run the heart: at most {FAST_CASES} cases of each test, no real model, nothing slow",
+        help="run the heart: a few cases of each test, no real model, nothing slow",
+    )
+    parser.addoption(
+        "--fast-cases", type=int, default=3, help="with --fast: so many cases of each test at most"
     )
 
 
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         cases[item.nodeid.partition("[")[0]].append(item)
     kept = set()
     for group in cases.values():
-        number = min(len(group), FAST_CASES)
+        number = min(len(group), config.getoption("--fast-cases"))
         kept |= {group[i * len(group) // number] for i in range(number)}
     kept = {item for item in kept if not {"real", "slow"} & {m.name for m in item.iter_markers()}}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])

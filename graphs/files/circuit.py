@@ -29,7 +29,7 @@ from .reading import form_of, is_number, listed, problems, short, take_rows
 FORMAT = "edgewise/circuit"
 VERSION = 1
 
-FREE_MEMORY, MEMORY_PER_BYTE = 2**27, 2**15
+FREE_MEMORY, MEMORY_PER_BYTE = 2**27, 2**18
 """Most bytes of memory that any file's graph may take, and that a byte of a larger file adds."""
 
 SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")

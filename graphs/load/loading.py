@@ -74,7 +74,7 @@ class LoadedModel:
         from ..lift.watching import Watch
 
         if not self._hashed or self._hashed[0][0].changed():
-            self._hashed[:] = [(Watch(self.model), weights_sha256(self.model))]
+            self._hashed[:] = [(Watch.over(self.model), weights_sha256(self.model))]
         return self._hashed[0][1]
 
     @property

@@ -86,7 +86,8 @@ class Runner:
         else:
             check_prompts(model, reference)
         carries.check(pairs, reference)
-        watch = Watch(tensors_of(model) if model.model is None else model.model)
+        live = model.model
+        watch = Watch(tensors_of(model)) if live is None else Watch.over(live)
         return Runner(model, pairs, chosen, carries, batch_size, reference, watch)
 
     @property
