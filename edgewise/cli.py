@@ -13,24 +13,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
+from pkgutil import iter_modules
 from traceback import format_exception
 from typing import Any
 
 import click
 
-from . import __version__
-from .commands.diff import diff
-from .commands.discover import discover
-from .commands.draw import draw
-from .commands.evaluate import evaluate
-from .commands.lift import lift
+from . import __version__, commands
 from .commands.options import PREFIX
-from .commands.patch import patch
-from .commands.roles import roles
-from .commands.run import run
-from .commands.tasks import tasks
-from .commands.timeline import timeline
-from .commands.transplant import transplant
 from .graphs.errors import EdgewiseError, out_of_memory
 from .graphs.text import visible_lines
 
@@ -136,13 +127,26 @@ def _own_warnings() -> Iterator[None]:
         yield
 
 
-COMMANDS = (
-    lift, tasks, discover, patch, evaluate, diff, timeline, transplant, roles, draw, run,
+IN_USE = (
+    "lift", "tasks", "discover", "patch", "evaluate", "diff", "timeline", "transplant", "roles",
+    "draw", "run",
 )  # fmt: skip
+"""The order in which commands are listed, which is that of their use; further ones come last."""
+
+
+def found_commands() -> list[click.Command]:
+    """Return the commands, each found by being there: the one that its file is named after."""
+    found = []
+    for _, name, _ in iter_modules(commands.__path__):
+        one = getattr(import_module(f".{name}", commands.__name__), name, None)
+        if isinstance(one, click.Command):
+            found.append(one)
+    places = {name: place for place, name in enumerate(IN_USE)}
+    return sorted(found, key=lambda one: places.get(str(one.name), len(places)))
 
 
 @click.group(
-    cls=Program, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Program, commands=found_commands(), context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(__version__, prog_name="edgewise")
 def cli() -> None:

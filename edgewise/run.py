@@ -17,7 +17,7 @@ from typing import Any
 
 from .discovery.evaluation import curve, evaluate_by
 from .experiment.document import read_spec
-from .experiment.key import Key
+from .experiment.key import Key, key_of
 from .experiment.spec import Experiment, ModelSpec
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff, shape_differences
@@ -457,14 +457,14 @@ class _Run:
 
         self.drawn += images
         if images:
-            self.step(step, images, make, self.spec.key(images=images, **facts))
+            self.step(step, images, make, key_of(images=images, **facts))
 
     def report(self) -> None:
         spec, folder = self.spec, self.store.folder
         read = [names.TASK, names.EVALUATION, *map(names.circuit_name, spec.models)]
         read += [names.diff_name(spec.base, model) for model in spec.variants]
         files = self.store.sha256(*read, *self.drawn)
-        key = spec.key(files=files, spec=names.relocated(spec, folder).to_document())
+        key = key_of(files=files, spec=names.relocated(spec, folder).to_document())
         files = [names.REPORT, names.REPORT_PAGE]
         self.step("report", files, lambda: write_report(spec, folder), key)
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.cli import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("graphs", "patching", "discovery", "visualize")
 MAY_IMPORT: dict[str, set[str]] = {
@@ -40,10 +42,7 @@ LIGHT_ALL_THE_SAME = (
 HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}
 MODEL_PACKAGES = {"torch", "transformers", "peft"}
-COMMANDS = (
-    "lift", "tasks", "discover", "patch", "evaluate", "diff", "timeline", "transplant", "roles",
-    "draw", "run",
-)  # fmt: skip
+COMMANDS = tuple(cli.commands)
 
 
 @dataclass(frozen=True)

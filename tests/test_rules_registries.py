@@ -12,8 +12,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
 from typing import Annotated, Any
 
 import pytest
@@ -95,6 +96,22 @@ def test_names_are_quoted_in_their_own_file_only() -> None:
             file = str(path.relative_to(ROOT))
             found += breaches(file, path.read_text(encoding="utf-8"), own)
     assert not found, "ask the registry:\n" + "\n".join(found)
+
+
+def template_texts(source: str) -> Iterator[str]:
+    """Yield a template as a whole, and what is quoted in it, which may be a word of English too."""
+    yield source
+    yield from re.findall(r"""["']([^"'\n]*)["']""", source)
+
+
+def test_templates_quote_no_names() -> None:
+    names, found = set(own_files()), sorted((ROOT / "edgewise").rglob("*.j2"))
+    assert found
+    for path in found:
+        for text in template_texts(path.read_text(encoding="utf-8")):
+            assert quoted(text, names) == [], path
+    for bad in ("{{ m }} of eap-ig", '{% if m == "zero" %}', "{% if m == 'mean' %}"):
+        assert any(quoted(text, names) for text in template_texts(bad)), bad
 
 
 def test_each_homonym_is_still_there() -> None:
@@ -191,6 +208,75 @@ def test_what_was_added_works() -> None:
     assert found.scores["m0->logits"] == 3
     exact = discovery.get_method("exact")(runner).scores
     assert exact["m0->logits"] != 0
+
+
+FILES = {
+    "edgewise.discovery": """
+        from .registry import Discovery, method
+        @method("added", summary="nothing", selects=False)
+        def added(runner, *, progress=None) -> Discovery: ...
+    """,
+    "edgewise.patching.ablations": """
+        from .registry import ablation
+        @ablation("added", summary="nothing")
+        def added(reference): ...
+    """,
+    "edgewise.patching.metrics": """
+        from .registry import metric
+        @metric("added", larger_is_better=True)
+        def added(logits, target): ...
+    """,
+    "edgewise.patching.tasks": """
+        from ._registry import task
+        @task("added", summary="nothing")
+        def added(vocabulary): ...
+    """,
+    "edgewise.graphs.lift.families": """
+        from ..lifting import family
+        @family("added", model_types=["added"], handled="")
+        def describe(model): ...
+    """,
+    "edgewise.commands": """
+        import click
+        @click.command()
+        def added() -> None: ...
+    """,
+}
+"""A file of each kind."""
+
+
+@pytest.mark.parametrize("package", FILES)
+def test_a_file_is_found_by_being_there(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgewise.cli import IN_USE, found_commands
+    from edgewise.graphs.lift import lifting
+    from edgewise.patching.registries import registered
+
+    known: dict[str, Callable[[], Any]] = {
+        "edgewise.discovery": methods,
+        "edgewise.patching.ablations": ablations,
+        "edgewise.patching.metrics": metrics,
+        "edgewise.patching.tasks": lambda: registered(TASKS, "edgewise.patching.tasks"),
+        "edgewise.graphs.lift.families": lifting.families,
+        "edgewise.commands": lambda: [one.name for one in found_commands()],
+    }
+    before = list(known[package]())
+    (tmp_path / "added.py").write_text(dedent(FILES[package]))
+    folder = importlib.import_module(package)
+    kept = (discovery.METHODS, ablation_registry._ABLATIONS, metric_registry.METRICS, TASKS,
+            lifting._FAMILIES)  # fmt: skip
+    with monkeypatch.context() as patched:
+        patched.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
+        try:
+            assert set(known[package]()) - set(before) == {"added"}
+        finally:
+            for registry in kept:
+                registry.pop("added", None)  # type: ignore[attr-defined]
+            sys.modules.pop(f"{package}.added", None)
+            vars(folder).pop("added", None)
+    assert list(known[package]()) == before
+    assert list(IN_USE) == [one.name for one in found_commands()]
 
 
 def test_defaults_are_declared_once() -> None:

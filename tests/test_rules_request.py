@@ -51,13 +51,37 @@ ASKED = {"metric", "ablation", "method", "pairs", "weights_sha256"}
 MOST = 7
 
 
+def keys(node: ast.AST) -> set[object]:
+    """Return the keys of a dict as it is written: a literal, `dict(…)`, what both are merged of."""
+    match node:
+        case ast.Dict():
+            own = {key.value for key in node.keys if isinstance(key, ast.Constant)}
+            inside = [one for key, one in zip(node.keys, node.values, strict=True) if key is None]
+            return own.union(*map(keys, inside))
+        case ast.Call(func=ast.Name(id="dict")):
+            pairs = [one for given in node.args for one in getattr(given, "elts", [])]
+            firsts = [one.elts[0] for one in pairs if isinstance(one, ast.Tuple | ast.List)]
+            own = {one.value for one in firsts if isinstance(one, ast.Constant)}
+            return own.union({one.arg for one in node.keywords}, *map(keys, node.args))
+        case ast.BinOp(op=ast.BitOr()):
+            return keys(node.left) | keys(node.right)
+    return set()
+
+
 def hand_written(source: str) -> Iterator[int]:
-    """Yield the lines of dict literals with two of the names of what is asked for as keys."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Dict):
-            keys = {key.value for key in node.keys if isinstance(key, ast.Constant)}
-            if len(keys & ASKED) > 1:
-                yield node.lineno
+    """Yield the lines of dicts with two of the names of what is asked for as keys."""
+    tree = ast.parse(source)
+    found = {node.lineno for node in ast.walk(tree) if len(keys(node) & ASKED) > 1}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
+            filled: dict[str, set[object]] = {}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                    named = filled.setdefault(ast.unparse(node.value), set())
+                    named.add(getattr(node.slice, "value", None))
+                    if len(named & ASKED) > 1:
+                        found.add(node.lineno)
+    yield from sorted(found)
 
 
 def wide(source: str) -> Iterator[str]:
@@ -87,7 +111,16 @@ def test_no_function_lacks_a_value(path: Path) -> None:
 
 def test_the_checkers_see_what_breaks_the_rule() -> None:
     assert list(hand_written('x = {"method": 1,\n     "metric": 2}')) == [1]
-    assert list(hand_written('x = {"method": 1, **rest}\ny = dict(method=1, metric=2)')) == []
+    assert list(hand_written('x = {"method": 1, **rest}\ny = dict(method=1, **rest)')) == []
+    for source in (
+        "dict(method=1, metric=2)",
+        'dict([("method", 1), ("metric", 2)])',
+        '{"method": 1} | {"metric": 2}',
+        '{**{"method": 1}, "metric": 2}',
+        'dict({"method": 1}, metric=2)',
+        'def f(x): x["method"] = 1; x["metric"] = 2',
+    ):
+        assert list(hand_written(source)) == [1], source
     assert list(wide("def f(self, a, b, c, d, *, e, f, g): ...")) == []
     assert list(wide("def f(a, b, c, d, *, e, f, g, h): ...")) == ["f"]
 
@@ -213,6 +246,34 @@ def test_what_counts_of_a_part_by_hand() -> None:
     assert digest({"a": Path("x"), "b": "é"}) == digest({"b": "é", "a": "x"})
 
 
+def whole(**changes: object) -> Experiment:
+    """Build an experiment, with some parts or fields changed."""
+    models, task = (ModelSpec("a", "b"),), TaskSpec("induction")
+    one = Experiment("x", models, task, DiscoverySpec("eap-ig", metric="logit_diff"))
+    return one.but(**changes)
+
+
+def test_the_key_of_a_whole_experiment_counts_every_part() -> None:
+    """Asked for no parts by name, it is of all, with what was typed for models and prompts."""
+    before = whole().key()
+    assert whole(name="y", description="z").key() == before
+    for changes in (
+        {"models": (ModelSpec("a", "c"),)},
+        {"task": TaskSpec(file="p.jsonl")},
+        {"task": TaskSpec("induction", seed=1)},
+        {"discovery": DiscoverySpec("eap-ig", metric="logit_diff", options={"steps": 9})},
+        {"evaluation": EvaluationSpec(("nll",))},
+        {"comparison": ComparisonSpec(noise_floor=3)},
+        {"drawing": DrawingSpec(top=3)},
+        {"compute": ComputeSpec(dtype="float64")},
+        {"compute": ComputeSpec(batch_size=3)},
+        {"graph": GraphSpec(grouped_kv=True)},
+    ):
+        assert whole(**changes).key().sha256 != before.sha256, changes
+    files = [TaskSpec(file="p.jsonl"), TaskSpec("p", file="q.jsonl")]
+    assert len({whole(task=task).key().sha256 for task in files}) == 2
+
+
 def test_facts_versions_and_where_it_is_computed_count(monkeypatch: pytest.MonkeyPatch) -> None:
     part = ComputeSpec()
     before = key_of(part, prompts="a")
@@ -291,6 +352,7 @@ def test_a_circuit_is_found_again_from_its_own_file(experiment: Experiment, tmp_
     parts = ("graph", "discovery", "compute")
     assert again.key(*parts) == experiment.key(*parts)
     assert again.task == experiment.task.but(examples=len(id_rows()))
+    assert again.key().values["pairs"] == found.file.task["sha256"]
     assert discover(again).file.circuit == found.file.circuit
     other = discover(again.on(elsewhere(experiment.base.source)))
     assert other.file.discovery["method"] == found.file.discovery["method"]

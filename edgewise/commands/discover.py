@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..discovery.registry import get_method, methods
+from ..discovery.registry import get_method, methods, scoring_method
 from . import options, show
 from .options import FILE, PREFIX, Flags, flag_name, option
 
@@ -65,7 +65,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
     "--from FILE",
     lambda: (
         f"[{', '.join(name for name, one in methods().items() if one.starts)}] Start from this "
-        "circuit's edges, or from a file of scores, not from EAP-IG's."
+        f"circuit's edges, or from a file of scores, not from those of {scoring_method().name}."
     ),
     "start",
     type=FILE,

@@ -503,8 +503,14 @@ class Experiment(Part):
         return self.models[1:]
 
     def key(self, *parts: str, **facts: object) -> Key:
-        """Return what a result of these parts, by name, and facts depends on; see `key_of`."""
-        return key_of(*(getattr(self, name) for name in parts), **facts)
+        """Return what a result of these parts, by name, and facts depends on; see `key_of`.
+
+        Without names, of all; models and prompts count as they are referred to, not as they are.
+        """
+        if not parts:
+            pairs = self.task.file if self.circuit is None else self.circuit.task["sha256"]
+            facts = {"models": [one.source for one in self.models], "pairs": pairs, **facts}
+        return key_of(*(getattr(self, name) for name in parts or TABLES), **facts)
 
     def to_document(self) -> dict[str, Document]:
         """Return the tables of a TOML file that declares the same; reading it gives this value."""

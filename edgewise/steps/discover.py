@@ -16,7 +16,7 @@ from .. import __version__
 from ..discovery.evaluation import Evaluation, measure, smallest_faithful
 from ..discovery.meaning import Meaningless, Ties, doubts_of_selection, ties
 from ..discovery.registry import Discovery
-from ..experiment.key import Key, key_of
+from ..experiment.key import Key, digest, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
 from ..graphs.circuit import Circuit
@@ -142,10 +142,15 @@ def discover(
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
     """Return what a walk's decisions, and the last digits of its numbers, depend on."""
-    compute = ComputeSpec(str(session.device), session.loaded.dtype, runner.batch_size)
+    from ..graphs.lift.lifting import ALWAYS_IGNORED
+
+    loaded, config = session.loaded, getattr(session.loaded.model, "config", None)
+    compute = ComputeSpec(str(session.device), loaded.dtype, runner.batch_size)
+    settings = {} if config is None else config.to_dict()
     return key_of(
         spec, GraphSpec.of_graph(session.graph), compute,
-        weights_sha256=session.loaded.weights_sha256, pairs_sha256=runner.pairs.sha256,
+        weights_sha256=loaded.weights_sha256, pairs_sha256=runner.pairs.sha256,
+        config=digest({key: settings[key] for key in settings.keys() - ALWAYS_IGNORED}),
         family=session.lifted.family, graph=repr(runner.graph),
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import Required, TypedDict, Unpack
 
 from ...graphs.errors import unknown
+from ..registries import registered
 from .expressions import expression_metric
 from .metric import METRICS, Function, Metric, Target, log_prob, mean_logit, pick, widen
 
@@ -53,7 +54,8 @@ def metric(name: str, **properties: Unpack[MetricProperties]) -> Callable[[Funct
 
 
 def metrics() -> dict[str, Metric]:
-    """Map the names of all registered metrics to them."""
+    """Map the names of all metrics, in this file or others beside it, to them."""
+    registered(METRICS, __package__)
     return dict(METRICS)
 
 
@@ -65,11 +67,12 @@ def get_metric(text: str) -> Metric:
 
     Raises UnknownName for a single word, and MetricSyntaxError, which marks the place.
     """
-    if text.strip() in METRICS:
-        return METRICS[text.strip()]
+    known = metrics()
+    if text.strip() in known:
+        return known[text.strip()]
     if re.fullmatch(r"\s*([^\W\d][\w-]*)?\s*", text):
         example = "an expression such as 'logit(answer) - logit(distractor)'"
-        raise unknown("metric", text.strip(), [*METRICS, example])
+        raise unknown("metric", text.strip(), [*known, example])
     return expression_metric(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -214,6 +215,21 @@ def test_another_model_is_another_request(
     other = [models["tuned"] if word == models["llama"] else word for word in command]
     result = edgewise(*other, "a.json", "--resume", status=1)
     assert "these differ: weights_sha256 (" in result.stderr
+
+
+def test_the_same_weights_with_other_settings_are_another_model(
+    edgewise: Any, command: list[object], models: Any, stopped: list[str], tmp_path: Path
+) -> None:
+    """A copy goes on as the model itself; with another constant in its config it does not."""
+    copy = shutil.copytree(models["llama"], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    other = [copy if word == models["llama"] else word for word in command]
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
+    result = edgewise(*other, "a.json", "--resume", status=1)
+    assert "these differ: config (" in result.stderr
+    (copy / "config.json").write_text(json.dumps(config))
+    edgewise(*other, "a.json", "--resume")
+    assert read_circuit("a.json").circuit == read_circuit("b.json").circuit
 
 
 class Elsewhere:
