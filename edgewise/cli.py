@@ -102,6 +102,9 @@ ELSEWHERE = {
 }
 """What stands, at the command line, for arguments that no option has the name of."""
 
+LONGEST = 4000
+"""Most characters of an error or warning; of a longer one the middle is left out."""
+
 
 def _in_options(text: str) -> str:
     """Write arguments of Python, in backquotes, as options, and what a terminal would obey."""
@@ -110,6 +113,8 @@ def _in_options(text: str) -> str:
         for param in command.get_params(click.Context(command, **cli.context_settings)):
             if isinstance(param, click.Option):
                 flags[str(param.name).removeprefix(PREFIX)] = max(param.opts, key=len)
+    if len(text) > LONGEST:  # a file's own words, or a name, may be of any length
+        text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
     return visible_lines(re.sub(r"`([\w\[\]]+)`", lambda one: flags.get(one[1], one[0]), text))
 
 

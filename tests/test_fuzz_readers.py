@@ -305,6 +305,26 @@ def test_a_file_beyond_its_limit_is_not_read(tmp_path: Path) -> None:
         read_pairs(path)
 
 
+def test_zeros_are_not_taken_for_text_however_many_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    with path.open("wb") as file:
+        file.write(b"{}")
+        file.truncate(10**9)
+    tracemalloc.start()
+    with quick(), pytest.raises(FileFormatError, match=r"not text \(UTF-8\)"):
+        read_circuit(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**26
+
+
+def test_what_is_quoted_of_a_file_is_bounded(tmp_path: Path) -> None:
+    (path := tmp_path / "spec.toml").write_text("a" * 10**6 + " b")
+    result = CliRunner().invoke(cli, ["run", str(path)])
+    assert result.exit_code == 1 and result.output.startswith(f"Error: {path} is not TOML: line 1")
+    assert len(result.output) < 5000 and " … " in result.output
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 RESULT_BYTES = 2**30
 """Most bytes of a circuit, diff or other file of results."""
 
-LINES_BYTES = 2**31
-"""Most bytes of a file of lines: a journal, an edge list."""
+LINES_BYTES = 2**28
+"""Most bytes of a file of lines: a journal or edge list of 1.6 million edges is 60 MB."""
 
 PROMPT_BYTES = 2**28
 """Most bytes of a file of prompt pairs: a hundred thousand pairs of a hundred tokens are 120 MB."""
@@ -44,6 +44,7 @@ MOST_DIGITS = 20
 PAIRS_HINT = " Give the file that was meant; prompt pairs are given as `task`."
 """What to do where prompt pairs stand in another file's place."""
 
+NO_TEXT = "it is not text (UTF-8)"
 TOO_DEEP = f"it is nested deeper than {DEEPEST} levels"
 TOO_LONG = f"it holds a whole number of more than {MOST_DIGITS} digits"
 
@@ -64,7 +65,11 @@ def is_there(path: str | Path) -> bool:
 
 
 def read_bounded(
-    path: str | Path, limit: int, what: str, error: type[EdgewiseError] = FileFormatError
+    path: str | Path,
+    limit: int,
+    what: str,
+    error: type[EdgewiseError] = FileFormatError,
+    text: bool = False,
 ) -> bytes:
     """Read a whole regular file of at most `limit` bytes; `what` is expected, for an `error`."""
     try:
@@ -78,6 +83,8 @@ def read_bounded(
             size = os.fstat(file.fileno()).st_size
             while max(size, len(content)) <= limit and (block := file.read(2**20)):
                 content += block
+                if text and 0 in block:  # before a gigabyte of zeros, which a disk holds as nothing
+                    raise error(f"{path} is not {what}: {NO_TEXT}.")
     except FileNotFoundError:
         raise error(f"{path} does not exist; expected {what}.") from None
     except (OSError, ValueError) as caught:
@@ -99,9 +106,9 @@ def read_text(
 ) -> str:
     """Read a whole text file in UTF-8, as `read_bounded` does."""
     try:
-        return read_bounded(path, limit, what, error).decode("utf-8")
+        return read_bounded(path, limit, what, error, text=True).decode("utf-8")
     except UnicodeDecodeError:
-        raise error(f"{path} is not {what}: it is not text (UTF-8).") from None
+        raise error(f"{path} is not {what}: {NO_TEXT}.") from None
 
 
 # -- JSON ---------------------------------------------------------------------------------------
