@@ -100,9 +100,10 @@ def _imports(node: ast.AST, package: str, when: str) -> Iterator[Import]:
 
 def _called_import(node: ast.AST, package: str, when: str) -> Iterator[Import]:
     """Yield the import that a call such as `import_module(".eap", __package__)` makes."""
-    if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+    if not isinstance(node, ast.Call):
         return
-    name = node.args[0].value
+    given = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "name")]
+    name = given[0].value if given and isinstance(given[0], ast.Constant) else None
     if _called(node) in ("import_module", "__import__") and isinstance(name, str):
         level = len(name) - len(name.lstrip("."))
         yield Import(_resolve(level, name[level:], package), node.lineno, level > 0, when)
@@ -251,6 +252,11 @@ def test_tests_and_examples_import_edgewise(path: Path) -> None:
         ("edgewise.cli", "from edgewise.graphs.names import Edge", "relatively"),
         ("edgewise.graphs.a", "if TYPE_CHECKING:\n    from ..patching import runner", "patching"),
         ("edgewise.graphs.a", "import_module('..patching.runner', __package__)", "patching"),
+        (
+            "edgewise.graphs.a",
+            "import_module(name='..patching.b', package=__package__)",
+            "patching",
+        ),
         ("edgewise.graphs.a", "importlib.import_module('edgewise.graphs.b')", "relatively"),
         ("edgewise.graphs.a", "def f():\n    import pickle", "no pickle"),
         ("edgewise.graphs.a", "torch.load(path)", "weights_only"),

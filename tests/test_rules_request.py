@@ -87,10 +87,10 @@ def hand_written(source: str) -> Iterator[int]:
 def wide(source: str) -> Iterator[str]:
     """Yield the functions with more than seven parameters, `self` and `cls` not counted."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             found = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             if len([one for one in found if one.arg not in ("self", "cls")]) > MOST:
-                yield node.name
+                yield getattr(node, "name", "lambda")
 
 
 def name_of(path: Path) -> str:
@@ -123,6 +123,7 @@ def test_the_checkers_see_what_breaks_the_rule() -> None:
         assert list(hand_written(source)) == [1], source
     assert list(wide("def f(self, a, b, c, d, *, e, f, g): ...")) == []
     assert list(wide("def f(a, b, c, d, *, e, f, g, h): ...")) == ["f"]
+    assert list(wide("x = lambda a, b, c, d, e, f, g, h: 0")) == ["lambda"]
 
 
 # -- the key counts everything -------------------------------------------------------------------
@@ -280,11 +281,13 @@ def test_facts_versions_and_where_it_is_computed_count(monkeypatch: pytest.Monke
     assert key_of(part, prompts="b") != before
     for name, value in (("torch.__version__", "0"), ("transformers.__version__", "0"),
                         ("edgewise.__version__", "0"), ("torch.get_num_threads", lambda: 99),
-                        ("torch.backends.cpu.get_cpu_capability", lambda: "abacus")):  # fmt: skip
+                        ("torch.backends.cpu.get_cpu_capability", lambda: "abacus"),
+                        ("torch.get_float32_matmul_precision", lambda: "medium")):  # fmt: skip
         with monkeypatch.context() as patched:
             patched.setattr(name, value)
             assert key_of(part, prompts="a") != before, name
     assert key_of(part, prompts="a") == before
+    assert key_of(ComputeSpec("cpu")) != key_of(ComputeSpec("mps"))
 
 
 # -- what does not count has no influence ----------------------------------------------------------

@@ -441,8 +441,8 @@ class ComputeSpec(Part):
         if device.startswith("cuda"):
             processor += f", {torch.cuda.get_device_name(device)}"
         versions = {one.__name__: str(one.__version__) for one in (torch, transformers)}
-        threads = torch.get_num_threads()
-        return {"device": device, "processor": processor, "threads": threads, **versions}
+        how = {"threads": torch.get_num_threads(), "matmul": torch.get_float32_matmul_precision()}
+        return {"device": device, "processor": processor, **how, **versions}
 
 
 @part
