@@ -26,6 +26,7 @@ from pathlib import Path
 
 from ..errors import EdgewiseError, ModelNotFound
 from ..files.atomic import ABANDONED_SECONDS, write_text
+from ..files.reading import read_json
 from .gguf_files import convert_gguf, require_gguf
 from .libraries import one_line
 
@@ -161,6 +162,8 @@ def _damage(ready: Path) -> str | None:
             return f"{name} is {'missing' if name in record else 'none of its files'}"
         new: dict[str, Entry] = {}
         for name, old in record.items():
+            if not (ready / name).is_file():  # a pipe or device would be read for ever
+                return f"{name} is no file"
             new[name] = old if old[1] == _noted(ready / name) else _entry(ready / name)
             if new[name][0] != old[0]:
                 return f"{name} has other content"
@@ -189,9 +192,9 @@ def _noted(path: Path) -> list[int]:
 def _read_record(ready: Path) -> dict[str, Entry]:
     """Return every file's entry; without a record that can be read, what they must hold."""
     try:
-        found = json.loads((ready / _RECORD).read_text(encoding="utf-8"))
+        found = read_json(ready / _RECORD)
         return {name: (str(digest), list(noted)) for name, (digest, noted) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (EdgewiseError, ValueError, TypeError, AttributeError):
         return {name: (digest, []) for name, digest in CONVERTED.items()}
 
 

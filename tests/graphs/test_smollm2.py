@@ -256,6 +256,11 @@ def empty(ready: Path) -> None:
         path.unlink()
 
 
+def device(ready: Path) -> None:
+    (ready / "config.json").unlink()
+    (ready / "config.json").symlink_to("/dev/null")  # /dev/zero, or a pipe, would never end
+
+
 DAMAGE = {
     "zeros": (zero_a_piece, "model.safetensors has other content"),
     "emptied": (empty, "chat_template.jinja is missing"),
@@ -270,6 +275,11 @@ DAMAGE = {
             (ready / "config.json").read_text().replace("1e-05", "1e-03")
         ),
         "config.json has other content",
+    ),
+    "a device": (device, "config.json is no file"),
+    "a deep record": (
+        lambda ready: (ready / ".verified.json").write_text("[" * 10**5),
+        "chat_template.jinja is missing",
     ),
     "no record": (
         lambda ready: (ready / ".verified.json").unlink(),
