@@ -132,6 +132,10 @@ def open_model(
 
     own, how = split("open_model", fields, GraphSpec, ComputeSpec)
     graph, compute = (graph or GraphSpec()).but(**own), (compute or ComputeSpec()).but(**how)
+    if compute.threads is not None:
+        import torch
+
+        torch.set_num_threads(compute.threads)
     if isinstance(reference, loading.LoadedModel):
         loaded = reference
     elif isinstance(reference, str | os.PathLike):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +234,9 @@ def test_every_field_counts_or_says_why_not(part: type[Part], field: str, data: 
             other.start.scores.values,
             equal_nan=True,  # type: ignore[attr-defined]
         )
+    if field == "threads":  # the number that it stands for counts
+        numbers = [vars(part)[field] or torch.get_num_threads() for part in (one, other)]
+        counts, equal = True, numbers[0] == numbers[1]
     if field != "file":  # which names the pairs too
         assert (key_of(one).sha256 != key_of(other).sha256) == (counts and not equal)
     assert one.but(**{field: vars(one)[field]}) == one
@@ -322,7 +326,9 @@ OTHERWISE: dict[tuple[type[Part], str], Callable[[Experiment], Experiment]] = {
     (ModelSpec, "source"): lambda one: one.on(elsewhere(one.base.source)).but(compute=one.compute),
     (TaskSpec, "file"): lambda one: one.but(task=one.task.but(file=elsewhere(one.task.reference))),
     (ComputeSpec, "device"): lambda one: one.but(compute=one.compute.but(device="auto")),
-    (ComputeSpec, "threads"): lambda one: one.but(compute=one.compute.but(threads=2)),
+    (ComputeSpec, "threads"): lambda one: one.but(
+        compute=one.compute.but(threads=1 + torch.get_num_threads())
+    ),
     (ComputeSpec, "allow_pickle"): lambda one: one.but(compute=one.compute.but(allow_pickle=True)),
     (Experiment, "name"): lambda one: one.but(name="two"),
     (Experiment, "description"): lambda one: one.but(description="of two"),
@@ -341,9 +347,20 @@ def test_what_does_not_count_has_no_influence(
 ) -> None:
     changed = OTHERWISE[part, field](experiment)
     assert changed != experiment
-    one, other = discover(experiment), discover(changed)
-    assert np.array_equal(one.scores.scores.values, other.scores.scores.values, equal_nan=True)
+    threads = torch.get_num_threads()
+    try:
+        one, other = discover(experiment), discover(changed)
+        assert torch.get_num_threads() == (changed.compute.threads or threads)
+    finally:
+        torch.set_num_threads(threads)
     assert one.file.circuit == other.file.circuit
+    values = one.scores.scores.values, other.scores.scores.values
+    if field == "threads":  # it moves the last digits, and its number counts
+        assert np.allclose(*values, equal_nan=True)
+        assert one.file.discovery["threads"] != other.file.discovery["threads"]
+        assert experiment.key("compute").sha256 != changed.key("compute").sha256
+        return
+    assert np.array_equal(*values, equal_nan=True)
     assert one.evaluation == other.evaluation
 
 

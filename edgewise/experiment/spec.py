@@ -441,8 +441,12 @@ class ComputeSpec(Part):
         if device.startswith("cuda"):
             processor += f", {torch.cuda.get_device_name(device)}"
         versions = {one.__name__: str(one.__version__) for one in (torch, transformers)}
-        how = {"threads": torch.get_num_threads(), "matmul": torch.get_float32_matmul_precision()}
-        return {"device": device, "processor": processor, **how, **versions}
+        threads, matmul = (
+            self.threads or torch.get_num_threads(),
+            torch.get_float32_matmul_precision(),
+        )
+        how = {"processor": processor, "threads": threads, "matmul": matmul}
+        return {"device": device, **how, **versions}
 
 
 @part
