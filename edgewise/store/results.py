@@ -72,7 +72,7 @@ class Results:
         now; that one is waited for.
         """
         folder = self.folder / digest({"format": FORMAT, "key": key})
-        with Store(folder, waiting or (lambda text: None)) as store:
+        with Store(folder, waiting or (lambda text: None), own=True) as store:
 
             def work() -> None:
                 if "result" in store or store.damaged:

@@ -51,15 +51,17 @@ class Store:
     False
 
     `waiting`: if another process has the store open, it is told which, and then waits; without it
-    the store is refused.
+    the store is refused. `own`: nobody else names the directory, so whatever it holds is replaced.
 
     Raises (as it is entered):
         SpecError: the directory is a file, or holds something else than a store's files.
         EdgewiseError: it cannot be written to, or another process has it open.
     """
 
-    def __init__(self, folder: str | Path, waiting: Callable[[str], None] | None = None) -> None:
-        self.folder, self._waiting = Path(folder), waiting
+    def __init__(
+        self, folder: str | Path, waiting: Callable[[str], None] | None = None, own: bool = False
+    ) -> None:
+        self.folder, self._waiting, self._own = Path(folder), waiting, own
         self.damaged = False
         self._steps: dict[str, FinishedStep] = {}
 
@@ -77,7 +79,8 @@ class Store:
             ) from error
         with ExitStack() as held:
             held.enter_context(writing(ledger, self._waiting))
-            _check(folder)
+            if not self._own:
+                _check(folder)
             if ledger.exists():
                 self._steps, self.damaged = _read(ledger)
             self._write()
