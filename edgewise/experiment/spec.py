@@ -441,10 +441,8 @@ class ComputeSpec(Part):
         if device.startswith("cuda"):
             processor += f", {torch.cuda.get_device_name(device)}"
         versions = {one.__name__: str(one.__version__) for one in (torch, transformers)}
-        threads, matmul = (
-            self.threads or torch.get_num_threads(),
-            torch.get_float32_matmul_precision(),
-        )
+        matmul = torch.get_float32_matmul_precision()
+        threads = self.threads or torch.get_num_threads()
         how = {"processor": processor, "threads": threads, "matmul": matmul}
         return {"device": device, **how, **versions}
 

@@ -117,13 +117,19 @@ def test_a_file_written_after_a_change_is_of_the_new_weights(
     assert after.circuit == true.circuit
 
 
+def kept_runner(session: Session) -> tuple[Runner, Circuit]:
+    """Return a runner that has run a circuit before, and the circuit."""
+    runner = make_runner(session, pairs_of(session), metric="logit_diff")
+    circuit = Circuit.full(session.graph)
+    runner.loss(circuit)
+    return runner, circuit
+
+
 @pytest.mark.parametrize("change", [*COUNTED, through_data])
 def test_a_kept_runner_refuses_changed_weights(
     session: Session, change: Callable[[Any], None]
 ) -> None:
-    runner = make_runner(session, pairs_of(session), metric="logit_diff")
-    circuit = Circuit.full(session.graph)
-    runner.loss(circuit)
+    runner, circuit = kept_runner(session)
     change(session.loaded.model)
     for one in (runner, runner.with_metric("kl")):
         with pytest.raises(EdgewiseError, match="weights have changed since this runner was made"):
@@ -181,9 +187,7 @@ FOLLOWED = (other_frequencies, other_epsilon)
 def test_a_kept_runner_refuses_other_buffers_numbers_functions_and_hooks(
     session: Session, change: Callable[[Any], None]
 ) -> None:
-    runner = make_runner(session, pairs_of(session), metric="logit_diff")
-    circuit = Circuit.full(session.graph)
-    runner.loss(circuit)
+    runner, circuit = kept_runner(session)
     change(session.loaded.model)
     with pytest.raises(EdgewiseError, match=f"the model's .*{PARTS[change]}.* have changed since"):
         runner.loss(circuit)
