@@ -187,9 +187,8 @@ def _draw_edges(request: Request) -> Outcome:
             picture = _picture(found, most, request)
             render(picture.subject, request.output, picture.drawing, layout=request.layout)
             drawn = picture.edges
-    left = most - drawn
-    without = f"; of the {most:,} strongest, {left:,} lead nowhere among them" if left else ""
-    return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{without}"
+    which = f"; the strongest that lead somewhere, {most:,} at most" if drawn < most else ""
+    return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
 
 
 def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Picture:
