@@ -141,8 +141,6 @@ class _Reader:
     @property
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
-        if self.tokens is not None:
-            return self.tokens.bos_prepended
         return self.recorded[0] if self.recorded else None
 
     def pair(self, line: str) -> Pair:
@@ -216,6 +214,7 @@ class _Reader:
                 raise _WholeFile(str(error)) from None
         tokens = self.tokens
         clean_ids, corrupted_ids = tokens.prompts([clean, corrupted])
+        self._note_start(clean_ids, corrupted_ids)
         if len(clean_ids) != len(corrupted_ids):
             raise PromptError(
                 f"clean has {len(clean_ids)} tokens and corrupted {len(corrupted_ids)}; accepted: "
@@ -233,6 +232,20 @@ class _Reader:
         for key, ids in zip(_TEXT, (clean_ids, corrupted_ids, right, wrong), strict=True):
             self._ids(key, list(ids), empty=True)
         return pair
+
+    def _note_start(self, *prompts: Sequence[int]) -> None:
+        """Refuse prompts of which some begin with BOS and others do not."""
+        assert self.tokens is not None  # which has made the prompts
+        for ids in prompts:
+            begins = self.tokens.begins(ids)
+            self.recorded = self.recorded or [begins]
+            if begins != self.recorded[0]:
+                one, rest = ("begins", "do not") if begins else ("does not begin", "do")
+                raise PromptError(
+                    f"a prompt {one} with the beginning-of-sequence token, and those before it "
+                    f"{rest}; accepted: its text before every prompt of the file, or before none "
+                    "(`bos` puts it before those without)."
+                )
 
 
 def _one_token(tokens: Tokens, context: str, key: str, text: str) -> int:

@@ -21,8 +21,11 @@ class Tokens:
     """One tokenizer, and one decision about BOS, for prompts and answers.
 
     A prompt gets the special tokens that the tokenizer itself adds. `bos=True` prepends the
-    beginning-of-sequence token where the tokenizer does not, `bos=False` removes it.
-    `prefix` and `suffix` are the special tokens around every prompt.
+    beginning-of-sequence token where the tokenizer does not, `bos=False` leaves out the one it
+    adds. A text that begins with that token (or with all that is put before texts) keeps it and
+    gets no second one, so a prompt begins with one or none. `prefix` and `suffix` are the special
+    tokens around a text that has none of its own; `bos_prepended`: whether such a prompt begins
+    with BOS.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> None:
@@ -35,11 +38,11 @@ class Tokens:
                 "bos=True asks for a beginning-of-sequence token, but this tokenizer has none; "
                 "accepted: bos=False, or none for what the tokenizer does."
             )
+        self._added, self._start = added, start
         has = start is not None and added[:1] == (start,)
-        self._drop = 1 if has and bos is False else 0
-        self._prepend = (start,) if bos and not has and start is not None else ()
-        self.prefix: tuple[int, ...] = (*self._prepend, *added[self._drop :])
-        self.bos_prepended: bool = start is not None and self.prefix[:1] == (start,)
+        first = (start,) if bos and not has and start is not None else ()
+        self.prefix: tuple[int, ...] = (*first, *added[1 if has and bos is False else 0 :])
+        self.bos_prepended: bool = self.begins(self.prefix)
         self._unknown: int | None = getattr(tokenizer, "unk_token_id", None)
         if self._unknown in (start, getattr(tokenizer, "eos_token_id", None)):
             self._unknown = None  # GPT-2 names one token for all; nothing is unknown to its bytes
@@ -52,8 +55,11 @@ class Tokens:
 
     def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of several prompts, special tokens included."""
-        rows = self._encoded(list(texts))
-        return [(*self._prepend, *row[self._drop :]) for row in rows]
+        return [self._begun(tuple(row)) for row in self._encoded(list(texts))]
+
+    def begins(self, ids: Sequence[int]) -> bool:
+        """Tell whether ids begin with the beginning-of-sequence token."""
+        return self._start is not None and tuple(ids[:1]) == (self._start,)
 
     def wrap(self, ids: Iterable[int]) -> tuple[int, ...]:
         """Return a prompt of ids with the special tokens around it."""
@@ -110,6 +116,16 @@ class Tokens:
         )
         words = tuple(one for one, mark in usable if _is_word(mark))
         return words[:most] if len(words) >= 100 else tuple(one for one, _ in usable)
+
+    def _begun(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what the tokenizer makes of a text with one BOS at most before it."""
+        own = row[len(self._added) :] if row[: len(self._added)] == self._added else row
+        while self.prefix and own[: len(self.prefix)] == self.prefix:
+            own = own[len(self.prefix) :]  # the text has it, as what a chat template writes does
+        has = self._start in self.prefix
+        while self.begins(own) and (has or self.begins(own[1:])):
+            own = own[1:]
+        return self.prefix + own
 
     def _alone(self, text: str) -> tuple[int, ...]:
         """Encode a text by itself; a space that the tokenizer would invent before it is avoided."""
