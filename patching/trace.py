@@ -14,6 +14,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from ..graphs.lift.attention import project as project_by
 from ..graphs.lift.devices import place
 from ..graphs.lift.lifted import AttentionContext, Block, LiftedModel
 
@@ -114,9 +115,17 @@ def project(block: Block, letter: str, normed: Tensor) -> Tensor:
 
 def project_only(block: Block, letter: str, normed: Tensor) -> Tensor:
     """Do the same without any norm."""
-    weight, bias = block.attention.projection(letter)
-    out: Tensor = (normed @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
-    return out if bias is None else out + bias
+    return _projected(block, letter, normed, *block.attention.projection(letter))
+
+
+def _projected(
+    block: Block, letter: str, normed: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Project normed [..., D] by the weight and bias of some heads."""
+    latent = block.attention.latent(letter)
+    if latent is not None:
+        return latent.project(normed, weight, bias)
+    return project_by(normed, weight, bias)
 
 
 def project_heads(
@@ -133,8 +142,8 @@ def project_heads(
         weight, bias = weight[at], None if bias is None else bias[at]
     else:
         weight, bias = weight[groups], None if bias is None else bias[groups]
-    out = (normed @ weight.flatten(0, 1).t()).unflatten(-1, (len(groups), -1))
-    return out if bias is None else out + bias, [groups.index(head // group) for head in heads]
+    out = _projected(block, letter, normed, weight, bias)
+    return out, [groups.index(head // group) for head in heads]
 
 
 def repeat_kv(block: Block, x: Tensor) -> Tensor:

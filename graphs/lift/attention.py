@@ -6,15 +6,77 @@ heads, K d_head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .devices import place
-from .norms import Norm, normalise_heads, working_dtype
+from .mlp import Linear
+from .norms import Norm, normalise, normalise_heads, working_dtype
 from .rotary import Rotary
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softplus": functional.softplus,
+}
+"""What the gates of heads' outputs go through."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What stands before a projection: y = down · x, whose first R features are normalised.
+
+    Heads project these, y[:R]. The rest of y, if there is any, is shared: each head has it behind
+    its own features (DeepSeek's keys: the part that turns). down: [R + rest, D].
+    """
+
+    down: Linear
+    norm: Norm | None
+
+    @property
+    def rows(self) -> Tensor:
+        """Return the weight of `down` as that of one head which all share, [1, R + rest, D]."""
+        return self.down.weight[None]
+
+    def width(self, weight: Tensor) -> int:
+        """Count the features that heads have behind their own, which weight [h, K, R] makes."""
+        return len(self.down.weight) - weight.shape[-1]
+
+    def project(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Project x [..., D] for the heads of a weight [h, K, R] and bias [h, K]: [..., h, K']."""
+        size = weight.shape[-1]
+        y = self.down(x)
+        out = project(normalise(self.norm, y[..., :size]), weight, bias)
+        if not self.width(weight):
+            return out
+        shared = y[..., None, size:].expand(*out.shape[:-1], -1)
+        return torch.cat((out, shared), -1)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Project x [..., D] by a weight [h, K, D] and bias [h, K]: [..., h, K]."""
+    out: Tensor = (x @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
+    return out if bias is None else out + bias
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Stretch queries the further back they can look.
+
+    The query at a position is multiplied by 1 + `rate` · log(1 + ⌊(position + `ahead`)/`length`⌋).
+    """
+
+    rate: float
+    length: float
+    ahead: int = 0
+
+    def __call__(self, position_ids: Tensor) -> Tensor:
+        """Return the factors of queries at these positions, [B, T] both, in float32."""
+        steps = ((position_ids.float() + self.ahead) / self.length).floor()
+        return steps.log1p() * self.rate + 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +93,13 @@ class Attention:
     −c … c. `slopes` [H] add slope · the key's position · `slope_scale` to attention scores
     (ALiBi). `softcap` c bends attention scores s to c·tanh(s/c). What heads write is multiplied by
     `output_scale` (which the weights `wo` do not hold; `bo` is multiplied too).
+
+    `q_latent` and its like make what `wq` and its like project, which are then [H, K, R]. With a
+    `gate`, a name in GATES, a head's z is multiplied by the gate of what stands behind its query in
+    its projection by `wq`, or by `wgate`, [H, K or 1, D], where memory holds that apart: the gate
+    reads the queries' port. `sinks` [H] are one more score in each softmax, of nothing to read.
+    `chunk` c: a query sees only keys with the same ⌊position/c⌋. `norm_after` the rotation: queries
+    and keys are normalised behind it. `value_norm` normalises values.
     """
 
     wq: Tensor
@@ -53,6 +122,16 @@ class Attention:
     slopes: Tensor | None = field(default=None, metadata={"derived": True})
     slope_scale: float = 1.0
     causal: bool = True
+    q_latent: Latent | None = None
+    k_latent: Latent | None = None
+    v_latent: Latent | None = None
+    gate: str | None = None
+    wgate: Tensor | None = None
+    sinks: Tensor | None = None
+    chunk: int | None = None
+    norm_after: bool = False
+    temperature: Temperature | None = None
+    value_norm: Norm | None = None
 
     @property
     def heads(self) -> int:
@@ -61,8 +140,9 @@ class Attention:
 
     @property
     def size(self) -> int:
-        """Return the width of a head, K."""
-        return self.wq.shape[-2]
+        """Return the width of a head's queries and keys, K."""
+        own = self.wk.shape[-2]
+        return own if self.k_latent is None else own + self.k_latent.width(self.wk)
 
     @property
     def kv_heads(self) -> int:
@@ -75,12 +155,21 @@ class Attention:
         return self.heads // self.kv_heads
 
     def projection(self, letter: str) -> tuple[Tensor, Tensor | None]:
-        """Return weight and bias of `q`, `k` or `v`, by head."""
-        if letter == "q":
-            if self.wq.dim() == 3:
-                return self.wq, self.bq
-            return self.wq.flatten(0, 1), None if self.bq is None else self.bq.flatten(0, 1)
-        return (self.wk, self.bk) if letter == "k" else (self.wv, self.bv)
+        """Return weight and bias of `q` (with the gate), `k` or `v`, by head."""
+        if letter != "q":
+            return (self.wk, self.bk) if letter == "k" else (self.wv, self.bv)
+        weight, bias = self.wq, self.bq
+        if weight.dim() == 4:
+            weight, bias = weight.flatten(0, 1), None if bias is None else bias.flatten(0, 1)
+        if self.wgate is not None:
+            weight = torch.cat((weight, self.wgate), 1)
+            if bias is not None:  # the gate has none
+                bias = functional.pad(bias, (0, self.wgate.shape[1]))
+        return weight, bias
+
+    def latent(self, letter: str) -> Latent | None:
+        """Return what stands before the projection of `q`, `k` or `v`."""
+        return {"q": self.q_latent, "k": self.k_latent, "v": self.v_latent}[letter]
 
     def norm_of_all(self, letter: str) -> Norm | None:
         """Return the norm of all heads' queries, or keys, together; None if there is none."""
@@ -109,28 +198,48 @@ class Attention:
                 for old, new in zip(past, (k, v), strict=True)
             )
         weight = self.pattern(q, k, context, heads)
-        v = (v if self.clip is None else v.clamp(-self.clip, self.clip)).transpose(-2, -3)
-        return (weight.to(v.dtype) @ v).transpose(-2, -3)
+        v = self.values(v).transpose(-2, -3)
+        z = (weight.to(v.dtype) @ v).transpose(-2, -3)
+        return self.gated(z, q)
+
+    def gated(self, z: Tensor, q: Tensor) -> Tensor:
+        """Multiply z [..., h, K] by the gates that stand behind the queries q, as projected."""
+        return z if self.gate is None else z * GATES[self.gate](q[..., self.size :])
+
+    def hidden(self, context: AttentionContext) -> Tensor:
+        """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""
+        return context.hidden(self.window, self.causal, self.chunk)
+
+    def values(self, v: Tensor) -> Tensor:
+        """Return what heads mix, from values as projected, [..., K]."""
+        v = v if self.clip is None else v.clamp(-self.clip, self.clip)
+        return normalise(self.value_norm, v)
 
     def pattern(
         self, q: Tensor, k: Tensor, context: AttentionContext, heads: Sequence[int] | None = None
     ) -> Tensor:
-        """Return how queries weigh keys, [..., B, h, queries, keys]; each row sums up to 1.
+        """Return how queries weigh keys, [..., B, h, queries, keys].
 
-        q: [..., B, queries, h, K] at the context's queries; k: [..., B, keys, h, K]; both as
-        projected, of the same h heads (default: all). The type is float32 at least.
+        Each row sums up to 1, or less where there are sinks. q: [..., B, queries, h, K] at the
+        context's queries, with the gates or without; k: [..., B, keys, h, K]; both as projected, of
+        the same h heads (default: all). The type is float32 at least.
         """
         context = context.on(q.device)
         chosen = range(self.heads) if heads is None else heads
-        if not self.norm_together:
-            q = normalise_heads(self.q_norm, q, chosen)
-            k = normalise_heads(self.k_norm, k, [head // self.group_size for head in chosen])
+        q = q[..., : k.shape[-1]]
+        if not self.norm_together and not self.norm_after:
+            q, k = self._normalised(q, k, chosen)
         if self.clip is not None:
             q, k = (x.clamp(-self.clip, self.clip) for x in (q, k))
         if self.rotary is not None:
             cos, sin = context.rotary(self.rotary, q.dtype)
             q = self.rotary(q, (context.queries(cos), context.queries(sin)))
             k = self.rotary(k, (cos, sin))
+        if self.norm_after:
+            q, k = self._normalised(q, k, chosen)
+        if self.temperature is not None:
+            factors = self.temperature(context.queries(context.position_ids))
+            q = (q * factors[..., None, None]).to(q.dtype)
         q, k = (x.transpose(-2, -3) for x in (q, k))  # [..., B, h, T, K]
         wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
         weight = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
@@ -140,8 +249,17 @@ class Attention:
             weight = weight + bias.to(wide) * self.slope_scale
         if self.softcap is not None:
             weight = (weight / self.softcap).tanh() * self.softcap
-        hidden = context.hidden(self.window, self.causal)
-        return weight.masked_fill(hidden, torch.finfo(weight.dtype).min).softmax(-1)
+        weight = weight.masked_fill(self.hidden(context), torch.finfo(weight.dtype).min)
+        if self.sinks is None:
+            return weight.softmax(-1)
+        sinks = place(self.sinks, weight.device)[list(chosen)].to(weight)
+        sinks = sinks[:, None, None].expand(*weight.shape[:-1], 1)
+        return torch.cat((weight, sinks), -1).softmax(-1)[..., :-1]
+
+    def _normalised(self, q: Tensor, k: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Normalise the queries and keys of these heads."""
+        groups = [head // self.group_size for head in heads]
+        return normalise_heads(self.q_norm, q, heads), normalise_heads(self.k_norm, k, groups)
 
     def merge(self, z: Tensor) -> Tensor:
         """Sum the heads' outputs, without the projection's bias: z [N, H, K] gives [N, D]."""
@@ -174,7 +292,9 @@ class AttentionContext:
     position_ids: Tensor
     start: int = 0
     at: Tensor | None = None
-    _hidden: dict[tuple[int | None, bool], Tensor] = field(default_factory=dict, repr=False)
+    _hidden: dict[tuple[int | None, bool, int | None], Tensor] = field(
+        default_factory=dict, repr=False
+    )
     _tables: dict[tuple[int, float, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
@@ -190,15 +310,18 @@ class AttentionContext:
             self._elsewhere[device] = AttentionContext(mask, positions, self.start, at)
         return self._elsewhere[device]
 
-    def hidden(self, window: int | None, causal: bool = True) -> Tensor:
+    def hidden(self, window: int | None, causal: bool = True, chunk: int | None = None) -> Tensor:
         """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""
-        key = (window, causal)
+        key = (window, causal, chunk)
         if key not in self._hidden:
             index = torch.arange(self.mask.shape[1], device=self.mask.device)
             gap = self.queries(index.expand(self.mask.shape))[:, None, :, None] - index
             seen = gap >= 0 if causal else torch.ones_like(gap, dtype=torch.bool)
             if window is not None:
                 seen &= gap < window
+            if chunk is not None:
+                part = self.position_ids // chunk
+                seen &= self.queries(part)[:, None, :, None] == part[:, None, None, :]
             self._hidden[key] = ~(seen & self.mask[:, None, None, :])
         return self._hidden[key]
 

@@ -24,28 +24,154 @@ from .norms import working_dtype
 
 @dataclass(frozen=True)
 class SharedExpert:
-    """An MLP that every token runs through, times sigmoid(gate · x): `gate` is [1, D]."""
+    """An MLP that every token runs through, times sigmoid(gate · x) if there is a `gate`, [1, D].
+
+    Several shared experts whose weights lie one behind the other are one MLP.
+    """
 
     mlp: MLP
-    gate: Tensor
+    gate: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the shared expert writes, [N, D]."""
-        return functional.linear(x, self.gate).sigmoid() * self.mlp(x)
+        out = self.mlp(x)
+        return out if self.gate is None else functional.linear(x, self.gate).sigmoid() * out
+
+
+SCORES = {
+    "all": "",
+    "chosen": "softmax of the chosen",
+    "sigmoid": "sigmoid",
+    "sparsemixer": "masked",
+}
+"""What a router can make of its logits (see `Routing`), and what that is called, if not usual."""
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a router's logits choose experts and weigh them, where that is not as usual.
+
+    `bias` [E] is added to logits; `softcap` c bends them to c·tanh(·/c); `wide`: they are computed
+    in float32 at least. `score`: an expert's score is its share in the softmax over "all" logits,
+    in that over the "chosen" ones alone, or the "sigmoid" of its logit; "sparsemixer" takes one
+    after the other, each by the softmax over what is left and not behind by 2·`jitter` of its size.
+
+    The experts of largest score + `correction` [E] are chosen; their weights are the scores without
+    it. With `groups` of experts only those in the `open_groups` groups count whose `best` largest
+    sums are largest together. If weights are renormalised, they are divided by their sum +
+    `epsilon`, which is at least `least`. `scale`, and `scales` [E] of each, multiply what is left.
+    """
+
+    score: str = "all"
+    bias: Tensor | None = None
+    softcap: float | None = None
+    wide: bool = False
+    jitter: float = 0.0
+    correction: Tensor | None = None
+    groups: int = 1
+    open_groups: int = 1
+    best: int = 1
+    epsilon: float = 0.0
+    least: float = 0.0
+    scale: float = 1.0
+    scales: Tensor | None = None
+
+    def logits(self, router: Tensor, x: Tensor) -> Tensor:
+        """Return the logits of tokens x [N, D], [N, E], in float32 at least."""
+        bias, wide = self.bias, working_dtype(x.dtype)
+        if self.wide:
+            x, router = x.to(wide), router.to(wide)
+            bias = None if bias is None else bias.to(wide)
+        logits = functional.linear(x, router, bias).to(wide)
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
+
+    def choose(self, logits: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+        """Return the scores of the chosen experts of each token, [N, chosen], and which."""
+        if self.score == "sparsemixer":
+            return self._one_after_the_other(logits, chosen)
+        scores = logits
+        if self.score != "chosen":
+            scores = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
+        ranked = scores if self.correction is None else scores + self.correction
+        if self.groups > 1:
+            ranked = self._open(ranked)
+        expert = ranked.topk(chosen, -1).indices
+        weight = scores.gather(-1, expert)
+        return (weight.softmax(-1) if self.score == "chosen" else weight), expert
+
+    def weigh(self, weight: Tensor, expert: Tensor, renormalise: bool) -> Tensor:
+        """Return the weights of chosen experts from their scores, both [N, chosen]."""
+        if renormalise:
+            total = weight.sum(-1, keepdim=True) + self.epsilon
+            weight = weight / (total.clamp(min=self.least) if self.least else total)
+        weight = weight if self.scale == 1 else weight * self.scale
+        return weight if self.scales is None else weight * self.scales[expert]
+
+    def _open(self, ranked: Tensor) -> Tensor:
+        """Put the experts of closed groups last."""
+        apart = ranked.unflatten(-1, (self.groups, -1))
+        best = apart.topk(self.best, -1).values.sum(-1)
+        closed = torch.ones_like(best, dtype=torch.bool)
+        closed = closed.scatter(-1, best.topk(self.open_groups, -1).indices, False)
+        open_alone: Tensor = apart.masked_fill(closed[..., None], -torch.inf).flatten(-2)
+        return open_alone
+
+    def _one_after_the_other(self, logits: Tensor, chosen: int) -> tuple[Tensor, Tensor]:
+        """Choose as in Liu et al. 2024 (sparsemixer-v2), in evaluation."""
+        left, weights, experts = logits, [], []
+        for _ in range(chosen):
+            top, expert = left.detach().max(-1, keepdim=True)
+            behind = (top - logits.detach()) / torch.maximum(logits.detach().abs(), top)
+            near = left.masked_fill(behind > 2 * self.jitter, -torch.inf)
+            weights.append(near.softmax(-1).gather(-1, expert))
+            experts.append(expert)
+            left = left.scatter(-1, expert, -torch.inf)
+        return torch.cat(weights, -1), torch.cat(experts, -1)
+
+    @property
+    def words(self) -> str:
+        """Say what is unusual."""
+        said = [SCORES[self.score]] if SCORES[self.score] else []
+        if self.groups > 1:
+            said.append(f"from {self.open_groups} of {self.groups} groups")
+        if self.correction is not None:
+            said.append("corrected scores")
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Keep a gate under `limit`, and what it gates in −`limit` … `limit`, plus `offset`.
+
+    With `alpha` the gate's activation is g·sigmoid(alpha·g).
+    """
+
+    limit: float
+    alpha: float | None = None
+    offset: float = 0.0
+
+    def __call__(self, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        """Return what goes into the last projection, from both projections before it."""
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        if self.alpha is None:
+            return ACTIVATIONS[activation](gate) * (up + self.offset)
+        return gate * (gate * self.alpha).sigmoid() * (up + self.offset)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """One layer's router and experts; each is down(act(gate(x)) · up(x)).
+    """One layer's router and experts; each is down(act(gate(x)) · up(x)), or down(act(up(x))).
 
-    `router`: [E, D]; `gate`, `up`: [E, I, D]; `down`: [E, D, I]. Each token goes to the `chosen`
-    experts of largest softmax(router · x), the expert's weight; `renormalise` divides the chosen
-    weights by their sum. They are computed in float32 at least and, if `round_weights`, rounded to
-    the type of x before use.
+    `router`: [E, D]; `gate` (or None), `up`: [E, I, D]; `down`: [E, D, I]; biases: [E, I], [E, D].
+    Each token goes to the `chosen` experts of largest softmax(router · x), the expert's weight,
+    where `routing` says nothing else; `renormalise` divides the chosen weights by their sum. They
+    are computed in float32 at least and, if `round_weights`, rounded to the type of x before use.
+    They multiply what experts write, or what they read if `weigh_input`. `output_scale` multiplies
+    what all write, the shared one too.
     """
 
     router: Tensor
-    gate: Tensor
+    gate: Tensor | None
     up: Tensor
     down: Tensor
     chosen: int
@@ -53,7 +179,18 @@ class Experts:
     renormalise: bool
     round_weights: bool = True
     shared: SharedExpert | None = None
-    bias = None  # experts have none
+    routing: Routing = Routing()
+    gate_bias: Tensor | None = None
+    up_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+    clamp: Clamp | None = None
+    weigh_input: bool = False
+    output_scale: float = 1.0
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the biases of the experts' first projections."""
+        return self.up_bias
 
     @property
     def count(self) -> int:
@@ -71,10 +208,13 @@ class Experts:
     def words(self) -> str:
         """Say what this is."""
         scale = ", weights renormalised" if self.renormalise else ""
+        scale += f", {self.routing.words}" if self.routing.words else ""
         shared = " and a shared one" if self.shared is not None else ""
+        kind = "plain" if self.gate is None else "gated"
+        clamp = "" if self.clamp is None else f", kept in ±{self.clamp.limit:g}"
         return (
             f"{self.chosen} of {self.count} experts for each token{scale}{shared}, "
-            f"gated, {self.activation}"
+            f"{kind}, {self.activation}{clamp}"
         )
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -82,7 +222,7 @@ class Experts:
         flat = x.reshape(-1, x.shape[-1])
         _, tokens, parts = zip(*self._parts(flat, range(self.count)), strict=True)
         out = torch.zeros_like(flat).index_add(0, torch.cat(tokens), torch.cat(parts))
-        return (out if self.shared is None else out + self.shared(flat)).view_as(x)
+        return self._scaled(out if self.shared is None else out + self.shared(flat)).view_as(x)
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each expert (or `only` these, in order) writes of x [N, D], [n, N, D]."""
@@ -98,26 +238,45 @@ class Experts:
         out = out.view(len(routed), *x.shape)
         if self.shared is not None and len(wanted) > len(routed):
             out = torch.cat((out, self.shared(x)[None]))
-        return out
+        return self._scaled(out)
+
+    def _scaled(self, out: Tensor) -> Tensor:
+        return out if self.output_scale == 1 else out * self.output_scale
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the chosen experts of tokens x [N, D], and which they are."""
-        wide = functional.linear(x, self.router).to(working_dtype(x.dtype))
-        weight, expert = wide.softmax(-1).topk(self.chosen, -1)
-        if self.renormalise:
-            weight = weight / weight.sum(-1, keepdim=True)
+        logits = self.routing.logits(self.router, x)
+        weight, expert = self.routing.choose(logits, self.chosen)
+        weight = self.routing.weigh(weight, expert, self.renormalise)
         return weight.to(x.dtype) if self.round_weights else weight, expert
 
     def _parts(self, x: Tensor, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield the place in `wanted`, the tokens, and the writes there, of experts with tokens."""
         weight, chosen = self.route(x)
-        act = ACTIVATIONS[self.activation]
         for place, expert in enumerate(wanted):
             token, choice = (chosen == expert).nonzero(as_tuple=True)
             if not len(token):
                 continue
-            here = x[token]
-            inner = act(functional.linear(here, self.gate[expert]))
-            inner = inner * functional.linear(here, self.up[expert])
-            out = functional.linear(inner, self.down[expert]) * weight[token, choice, None]
+            own = weight[token, choice, None]
+            if self.weigh_input:
+                out = self._write(expert, (x[token] * own).to(x.dtype))
+            else:
+                out = self._write(expert, x[token]) * own
             yield place, token, out.to(x.dtype)
+
+    def _write(self, expert: int, x: Tensor) -> Tensor:
+        """Return what one expert makes of tokens [n, D], [n, D]."""
+
+        def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+            return functional.linear(x, weight[expert], None if bias is None else bias[expert])
+
+        up = project(self.up, self.up_bias, x)
+        if self.gate is None:
+            inner = ACTIVATIONS[self.activation](up)
+        else:
+            gate = project(self.gate, self.gate_bias, x)
+            if self.clamp is not None:
+                inner = self.clamp(gate, up, self.activation)
+            else:
+                inner = ACTIVATIONS[self.activation](gate) * up
+        return project(self.down, self.down_bias, inner)

@@ -37,8 +37,8 @@ class Growth:
 class Rotary:
     """By how much queries and keys are rotated, and which of their features.
 
-    `frequencies`: [R/2] for the first R features of a head. `factor` scales cosine and sine.
-    Features i and i + R/2 turn together, or 2i and 2i + 1 if `interleaved`.
+    `frequencies`: [R/2] for the first R features of a head, or those from `start` on. `factor`
+    scales cosine and sine. Features i and i + R/2 turn together, or 2i and 2i + 1 if `interleaved`.
     Some models choose frequencies by the prompt's own length: beyond `limit` tokens those of
     `growth`, or `long` [R/2].
     """
@@ -49,6 +49,7 @@ class Rotary:
     limit: int | None = None
     long: Tensor | None = field(default=None, metadata={"derived": True})
     growth: Growth | None = None
+    start: int = 0
 
     @property
     def size(self) -> int:
@@ -80,12 +81,13 @@ class Rotary:
     def __call__(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """Rotate x, [..., B, T, H, K], whose tables are those of its positions."""
         cos, sin = tables
-        size = cos.shape[-1]
-        turn, rest = x[..., :size], x[..., size:]
+        end = self.start + cos.shape[-1]
+        before, turn, rest = x[..., : self.start], x[..., self.start : end], x[..., end:]
         if self.interleaved:
             crossed = torch.stack((-turn[..., 1::2], turn[..., ::2]), -1).flatten(-2)
         else:
             low, high = turn.chunk(2, -1)
             crossed = torch.cat((-high, low), -1)
         turned = turn * cos + crossed * sin
-        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+        parts = [part for part in (before, turned, rest) if part.shape[-1]]
+        return torch.cat(parts, -1) if len(parts) > 1 else turned

@@ -12,6 +12,8 @@ layer gives all scores. Each block is a tape of its own, in which parameters are
   before the product with W', which then costs the same for one point and for fifty.
   Without a norm only the first term is left, with r = 1. A norm of all heads' queries or keys
   together couples a port to every head's projection; that is one more term of the second kind.
+  Where heads project a normalised smaller space, g is first taken back to that space, through its
+  norm by the same formula; W is then the projection into it, which all heads share.
 * Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
 * A token at which nothing moves adds nothing to any score and is left out.
 
@@ -37,7 +39,7 @@ from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner, refuse_nan
 from ..trace import past_of, project_all, repeat_kv, sum_heads
-from .closed_form import Extra, Together, constant, fold, spread_out
+from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 
 ROWS_AT_ONCE = 128
 TAPE_BYTES = 1 << 29
@@ -209,14 +211,20 @@ class _ChunkScores:
         g: [K·B, T, H, d], the gradient at what every head was given; seen: that itself.
         """
         block = self.model.blocks[layer]
-        attention = block.attention
-        folded = fold(block.attention_norm, attention.projection(letter)[0])  # [H or G, d, D]
+        attention, latent = block.attention, block.attention.latent(letter)
+        first_of_all = attention.projection(letter)[0] if latent is None else latent.rows
+        folded = fold(block.attention_norm, first_of_all)  # [H or G, d, D]
         group = 1 if letter == "q" else attention.group_size
         merged = g.unflatten(-2, (-1, group)).sum(-2) if group > 1 else g
         if group > 1 and self.graph.grouped_kv:
             g, seen = merged, seen[..., ::group, :]
         heads = g.shape[-2]
         first = Port(self.graph.attention_owners(layer, letter)[0], letter)
+        if latent is not None:
+            stage = Stage.of(block, letter, latent, stream)
+            back, seen = stage.back(g), stage.raw[..., None, :] - constant(block, letter, 1)
+            self._put_attention(first, back, seen.expand_as(back), folded, unit, rate)
+            return back.sum(-2) @ folded[0]
         norm = attention.norm_of_all(letter)
         if norm is None:
             seen = seen - constant(block, letter, heads)
@@ -249,7 +257,9 @@ class _ChunkScores:
         g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
         """
         ports = g.shape[-2]
-        if len(folded) < ports:
+        if len(folded) == 1:
+            folded = folded.expand(ports, -1, -1)
+        elif len(folded) < ports:
             folded = folded.repeat_interleave(ports // len(folded), 0)
         g, seen, unit = (self._select(x) for x in (g, seen, unit))  # [K, n, …]
         rate = None if rate is None else self._select(rate)  # [K, n, 1]

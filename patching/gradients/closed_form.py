@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...graphs.lift.attention import Latent
 from ...graphs.lift.lifted import Block, Norm
 from ..trace import project_only
 
@@ -61,6 +62,45 @@ class Together:
         return back, (back * unit).sum(-1) / self.scale.numel()
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Differentiate what stands before a projection: y = down·x, normalised, projected by head.
+
+    With y the first features of down·x, u = y·ρ normalised, s the norm's weight, W a head's weight
+    and g the gradient at what W makes, the gradient at y is  ρ·(gW∘s − u·(gW∘s · u)/R).  Behind
+    stands the gradient at the features of down·x that heads have as they are.
+    raw: [K·B, T, R + rest]; unit: [K·B, T, R]; rate: [K·B, T, 1]; weight: [H or G, d, R].
+    """
+
+    raw: Tensor
+    unit: Tensor
+    rate: Tensor | None
+    weight: Tensor
+
+    @staticmethod
+    def of(block: Block, letter: str, latent: Latent, stream: Tensor) -> Stage:
+        """Project and normalise again what the forward pass did."""
+        with torch.no_grad():
+            weight, norm = block.attention.projection(letter)[0], latent.norm
+            raw = latent.down(block.read(stream))
+            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            y = raw[..., : weight.shape[-1]]
+            if norm is None:
+                return Stage(raw, y.to(weight), None, weight)
+            return Stage(raw, *norm.unit(y), fold(norm, weight))
+
+    def back(self, g: Tensor) -> Tensor:
+        """Return the gradient at down·x of each head's part g [K·B, T, h, d] of the projection."""
+        heads, size = g.shape[-2], self.weight.shape[1]
+        weight = self.weight.repeat_interleave(heads // len(self.weight), 0)
+        inner = torch.einsum("...hd,hdr->...hr", g[..., :size], weight)
+        if self.rate is not None:
+            unit = self.unit[..., None, :]
+            along = (inner * unit).mean(-1, keepdim=True)
+            inner = self.rate[..., None] * (inner - unit * along)
+        return torch.cat((inner, g[..., size:]), -1)
+
+
 def spread_out(factor: Tensor, vector: Tensor) -> Tensor:
     """Multiply a factor [K, n, ports] by a vector [K, n, D], add up the points: [ports, n, D]."""
     return torch.bmm(factor.permute(1, 2, 0), vector.transpose(0, 1)).transpose(0, 1)
@@ -76,8 +116,14 @@ def fold(norm: Norm | None, weight: Tensor) -> Tensor:
 
 
 def constant(block: Block, letter: str, heads: int) -> Tensor:
-    """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d]."""
+    """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d].
+
+    Where something stands before the projection, W is its first matrix, and one for all heads.
+    """
+    latent = block.attention.latent(letter)
     weight, bias = block.attention.projection(letter)
+    if latent is not None:
+        weight, bias = latent.down.weight[None], latent.down.bias
     total, norm = weight.new_zeros(weight.shape[:2]), block.attention_norm
     if norm is not None and norm.bias is not None:
         total = total + weight @ norm.bias

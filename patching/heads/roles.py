@@ -229,7 +229,7 @@ class _AnswerRun:
     def _attended(self, layer: int, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions attended to most, behind the first, [h, B], and their weight."""
         attention = self.model.blocks[layer].attention
-        hidden = self.context.hidden(attention.window, attention.causal)[:, 0, 0].cpu().numpy()
+        hidden = attention.hidden(self.context)[:, 0, 0].cpu().numpy()
         start = self.batch.mask.long().argmax(-1).cpu().numpy()
         seen = np.where(hidden, -2.0, pattern)
         rows = np.arange(len(start))
@@ -241,13 +241,17 @@ class _AnswerRun:
         """Tell whether heads that attend there alone raise, or lower, the token most, [2, h, B]."""
         block = self.model.blocks[layer]
         attention = block.attention
-        v = project(block, "v", block.read(self.run.streams.attention[layer]))  # [B, T, G, K]
-        v = v if attention.clip is None else v.clamp(-attention.clip, attention.clip)
+        normed = block.read(self.run.streams.attention[layer])
+        v = project(block, "v", normed)  # [B, T, G, K]
+        v = attention.values(v)
         rows = torch.arange(len(v), device=v.device)
+        q = project(block, "q", normed[rows, self.at.to(v.device)])  # [B, H, K]
         found = np.zeros((2, *attended.shape))
         for number, head in enumerate(heads):
             at = torch.from_numpy(attended[number]).to(v.device)
             value = v[rows, at, head // attention.group_size][None]  # [1, B, K]
+            if attention.gate is not None:  # of the query that attends
+                value = attention.gated(value, q[:, head][None])
             written = self._to_stream(layer, attention.outputs(value, [head]))
             logits = self.direct.logits(self.direct.normed(written)[0])  # [B, V]
             token = self.batch.clean[rows.to(self.at.device), at.to(self.at.device)]
