@@ -41,6 +41,7 @@ from transformers import (
     StableLmForCausalLM,
 )
 
+from tests.configs_copies import COPIES, COPIES_IN_FULL
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
@@ -242,4 +243,8 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     **MORE,
     **OTHER,
     **EXPERT_CONFIGS,
+    **COPIES_IN_FULL,
 }
+
+EVERY = {**CONFIGS, **COPIES}
+"""Also the near copies, of which little new can be learnt by what takes long."""

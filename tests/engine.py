@@ -16,7 +16,7 @@ from edgewise.patching.ablations.registry import ablations, get_ablation
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
-from tests.configs import CONFIGS
+from tests.configs import CONFIGS, EVERY
 
 ABLATIONS = list(ablations())
 WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero", True),
@@ -26,7 +26,7 @@ WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero"
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
     """Make a random model whose every parameter (biases and norms too) is far from its default."""
-    config_class, model_class, options = CONFIGS[name]
+    config_class, model_class, options = EVERY[name]
     torch.manual_seed(seed)
     model = model_class(config_class(**options)).eval()
     with torch.no_grad():
@@ -36,10 +36,10 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
     return model.to(dtype)
 
 
-def one_of_each_type() -> dict[str, str]:
-    """Map each model type to the first configuration of it."""
+def one_of_each_type(copies: bool = True) -> dict[str, str]:
+    """Map each model type to the first configuration of it; near copies are left out on wish."""
     found: dict[str, str] = {}
-    for name, (config, _, _) in CONFIGS.items():
+    for name, (config, _, _) in (EVERY if copies else CONFIGS).items():
         found.setdefault(config.model_type, name)
     return found
 

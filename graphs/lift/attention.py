@@ -83,8 +83,9 @@ class Temperature:
 class Attention:
     """One layer's attention, by head.
 
-    `wq`: [H, K, D] (or [G, H/G, K, D], where memory holds the groups apart); `wk`, `wv`:
-    [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K]; `bo`: [D].
+    `wq`: [H, K, D] (or [G, H/G, K, D], where memory holds the groups apart, as it may those of
+    `wk` and `wv`); `wk`, `wv`: [G, K, D]; `wo`: [H, K, D]; `bq`: [H, K]; `bk`, `bv`: [G, K];
+    `bo`: [D].
     `window`: how many last positions a query sees, itself included; `causal`: it sees none after
     its own. `q_norm`, `k_norm` normalise each head's queries and keys before the rotation, with
     one norm for all heads or a tuple of one for each; if `norm_together`, all heads' queries (or
@@ -147,7 +148,7 @@ class Attention:
     @property
     def kv_heads(self) -> int:
         """Count the key/value heads."""
-        return self.wk.shape[0]
+        return self.wk.shape[:-2].numel()
 
     @property
     def group_size(self) -> int:
@@ -156,12 +157,12 @@ class Attention:
 
     def projection(self, letter: str) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of `q` (with the gate), `k` or `v`, by head."""
-        if letter != "q":
-            return (self.wk, self.bk) if letter == "k" else (self.wv, self.bv)
-        weight, bias = self.wq, self.bq
+        weight, bias = {
+            "q": (self.wq, self.bq), "k": (self.wk, self.bk), "v": (self.wv, self.bv),
+        }[letter]  # fmt: skip
         if weight.dim() == 4:
             weight, bias = weight.flatten(0, 1), None if bias is None else bias.flatten(0, 1)
-        if self.wgate is not None:
+        if letter == "q" and self.wgate is not None:
             weight = torch.cat((weight, self.wgate), 1)
             if bias is not None:  # the gate has none
                 bias = functional.pad(bias, (0, self.wgate.shape[1]))

@@ -21,7 +21,8 @@ class Norm:
     """How the last axis is normalised: by mean and variance (`centred`) or root mean square.
 
     `weight`, `bias`: [D], or None. `offset` is added to the weight (1 in models that store
-    weight − 1), in float32 at least: near 1, bfloat16 has steps of 1/128.
+    weight − 1), in float32 at least: near 1, bfloat16 has steps of 1/128. What a norm with a weight
+    gives is multiplied by `factor` (1 but in models that scale what is added to the stream).
     """
 
     weight: Tensor | None
@@ -29,19 +30,26 @@ class Norm:
     eps: float
     centred: bool
     offset: float = 0.0
+    factor: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x, [N, D]."""
         unit, _ = self.unit(x)
-        scale, y = self.scale, unit if self.offset else unit.to(x.dtype)
+        scale, y = self._own_scale, unit if self.offset else unit.to(x.dtype)
         if scale is not None:
             y = scaled(y, place(scale, x.device))
         y = y.to(x.dtype) if self.offset else y
-        return y if self.bias is None else y + place(self.bias, x.device)
+        y = y if self.bias is None else y + place(self.bias, x.device)
+        return y if self.factor == 1 else y * self.factor
 
     @property
     def scale(self) -> Tensor | None:
         """Return the factor of each feature, [D]; None stands for 1."""
+        own = self._own_scale
+        return own if own is None or self.factor == 1 else own * self.factor
+
+    @property
+    def _own_scale(self) -> Tensor | None:
         if self.weight is None or not self.offset:
             return self.weight
         return self.weight.to(working_dtype(self.weight.dtype)) + self.offset

@@ -36,7 +36,7 @@ def same(found: Discovery, expected: Discovery, tolerance: float = 1e-6) -> None
     np.testing.assert_allclose(found.scores.values, expected.scores.values, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", one_of_each_type().values())
+@pytest.mark.parametrize("name", one_of_each_type(copies=False).values())
 def test_every_family_is_walked_as_by_dense_runs(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

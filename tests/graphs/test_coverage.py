@@ -10,7 +10,7 @@ import pytest
 
 from edgewise.graphs.errors import UnsupportedModel
 from edgewise.graphs.lift.lifting import describe, families
-from tests.configs import CONFIGS
+from tests.configs import EVERY
 
 REFUSED: dict[tuple[str, str], Any] = {
     ("bloom", "apply_residual_connection_post_layernorm"): True,
@@ -19,6 +19,7 @@ REFUSED: dict[tuple[str, str], Any] = {
     ("gemma3_text", "use_bidirectional_attention"): True,
     ("gpt2", "add_cross_attention"): True,
     ("gpt_bigcode", "add_cross_attention"): {"add_cross_attention": True, "multi_query": False},
+    ("xglm", "add_cross_attention"): True,
     ("opt", "_remove_final_layer_norm"): True,
     ("opt", "do_layer_norm_before"): False,
     ("opt", "layer_norm_elementwise_affine"): False,
@@ -38,7 +39,7 @@ ALIASES = {"partial_rotary_factor"}
 def settings() -> dict[str, dict[str, set[str]]]:
     """Map model type and attribute to the values that the tiny configurations give it."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for config_class, _, options in CONFIGS.values():
+    for config_class, _, options in EVERY.values():
         config: Any = config_class(**copy.deepcopy(options))
         for name, value in config.to_dict().items():
             found[config.model_type][name].add(repr(value))
@@ -65,7 +66,7 @@ def test_every_handled_attribute_is_tested_in_two_settings(model_type: str) -> N
 @pytest.mark.parametrize(("model_type", "name"), REFUSED)
 def test_the_other_setting_is_refused(model_type: str, name: str) -> None:
     config_class, model_class, options = next(
-        entry for entry in CONFIGS.values() if entry[0].model_type == model_type
+        entry for entry in EVERY.values() if entry[0].model_type == model_type
     )
     other = REFUSED[model_type, name]
     changes = other if isinstance(other, dict) else {name: other}

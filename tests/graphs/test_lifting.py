@@ -24,12 +24,12 @@ from edgewise.graphs.lift.lifted import Attention, AttentionContext, Norm
 from edgewise.graphs.lift.lifting import ALWAYS_IGNORED, describe, families, tensors_of
 from edgewise.patching.run.certificate import certify
 from edgewise.patching.trace import run_plain
-from tests.configs import CONFIGS, LLAMA
+from tests.configs import EVERY, LLAMA
 from tests.engine import tiny_lift, tiny_model
 from tests.shapes import GPT_NEO
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 def test_weights_are_views_of_the_models_own(name: str) -> None:
     model = tiny_model(name)
     owned = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
@@ -204,9 +204,9 @@ IGNORED_BY_THE_CODE = {
 def test_settings_a_models_code_does_not_read_do_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, model, options = CONFIGS[name]
+    config, model, options = EVERY[name]
     changed = (config, model, {**options, **IGNORED_BY_THE_CODE[name]})
-    monkeypatch.setitem(CONFIGS, name, changed)
+    monkeypatch.setitem(EVERY, name, changed)
     certify(tiny_lift(name)).require()
 
 

@@ -16,7 +16,7 @@ from ..experts import Experts
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
 from ..lifting import by_head, optional, require_activation
 
-STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
+STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "ntk_alpha")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
 
 GROWING_ROTARY = ("dynamic", "longrope")
@@ -57,6 +57,8 @@ def rotary(
             f"{', '.join(STATIC_ROTARY + GROWING_ROTARY)}."
         )
     built = module.rope_type if layers is None else module.rope_type[layers]
+    if built == "ntk_alpha":  # what Hunyuan makes of "dynamic" with `alpha`: a larger base, once
+        kind = built
     limit, now = module.original_max_seq_len, config.max_position_embeddings
     if built != kind or (kind == "dynamic" and limit != now):  # edited after it was built
         raise UnsupportedModel(
@@ -206,6 +208,12 @@ def fused_heads(
     )  # fmt: skip
 
 
+def positions_behind(module: Any) -> Tensor:
+    """Return a table of position embeddings without its first rows, which no position takes."""
+    table: Tensor = module.weight if hasattr(module, "weight") else module.weights
+    return table.detach()[module.offset :]
+
+
 def alibi_slopes(heads: int, like: Tensor) -> Tensor:
     """Return each head's slope, float32 [H], as the models compute it (Press et al. 2022)."""
     power = 2 ** math.floor(math.log2(heads))
@@ -228,8 +236,8 @@ def rotary_heads(
     **rest: Any,
 ) -> Attention:
     """Describe attention with separate projections, rotary positions and the usual scale."""
-    for letter in "qk":
-        for name in (f"{letter}_norm", f"{letter}_layernorm"):
+    for letter, long in ("q", "query"), ("k", "key"):
+        for name in (f"{letter}_norm", f"{letter}_layernorm", f"{long}_layernorm"):
             if hasattr(module, name):
                 rest[f"{letter}_norm"] = head_norm(getattr(module, name))
     output = module.o_proj if hasattr(module, "o_proj") else module.dense

@@ -1,7 +1,8 @@
-"""Gemma 1, 2 and 3 (text): scaled embedding, RMSNorm as 1 + w, from 2 on norms after each part.
+"""Gemma 1 to 3 (text), VaultGemma: scaled embedding, RMSNorm as 1 + w; in 2, 3 norms after parts.
 
-Gemma 2 bends scores and logits with soft caps; Gemma 3 normalises queries and keys and gives the
-layers with a window a rotary base of their own.
+Gemma 2 bends scores and logits with soft caps, as does VaultGemma, which has no norms after
+attention and MLP; Gemma 3 normalises queries and keys and gives the layers with a window a rotary
+base of their own.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from ._parts import assemble, describe_blocks, rotary_heads, rotary_tables, wind
 HANDLED = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads head_dim rms_norm_eps rope_parameters
-    attention_bias tie_word_embeddings use_bidirectional_attention
+    attention_bias tie_word_embeddings
 """
 SINCE_2 = f"""
     {HANDLED} hidden_activation query_pre_attn_scalar sliding_window layer_types
     final_logit_softcapping attn_logit_softcapping
 """
+WAYS = "use_bidirectional_attention"
+IGNORED_IN_1 = f"{UNREAD} hidden_activation"
 IGNORED_SINCE_2 = f"{UNREAD} hidden_act sliding_window_pattern"
 BOTH_WAYS = "`use_bidirectional_attention`: attention in both directions"
 UNCAPPED = (
@@ -30,16 +33,18 @@ UNCAPPED = (
 )
 
 
-@family("gemma", ["gemma"], f"{HANDLED} hidden_act", f"{UNREAD} hidden_activation", [BOTH_WAYS])
-@family("gemma", ["gemma2"], SINCE_2, IGNORED_SINCE_2, [BOTH_WAYS, UNCAPPED])
-@family("gemma", ["gemma3_text"], SINCE_2, IGNORED_SINCE_2, [BOTH_WAYS])
+@family("gemma", ["gemma"], f"{HANDLED} {WAYS} hidden_act", IGNORED_IN_1, [BOTH_WAYS])
+@family("gemma", ["gemma2"], f"{SINCE_2} {WAYS}", IGNORED_SINCE_2, [BOTH_WAYS, UNCAPPED])
+@family("gemma", ["vaultgemma"], SINCE_2, IGNORED_SINCE_2, [UNCAPPED])
+@family("gemma", ["gemma3_text"], f"{SINCE_2} {WAYS}", IGNORED_SINCE_2, [BOTH_WAYS])
 def describe(model: Any) -> LiftedModel:
-    """Describe a Gemma model of the first, second or third generation."""
+    """Describe a Gemma model of the first, second or third generation, or a VaultGemma."""
     config, body = model.config, model.model
     if getattr(config, "use_bidirectional_attention", None):
         raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
     # Gemma 3 may have a soft cap on attention scores in its config, but has no use for it
-    softcap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    capped = config.model_type in ("gemma2", "vaultgemma")
+    softcap = config.attn_logit_softcapping if capped else None
     if softcap is not None and config._attn_implementation != "eager":
         raise UnsupportedModel(
             "the model's soft cap on attention scores is not applied by attention implementation "
@@ -56,7 +61,9 @@ def describe(model: Any) -> LiftedModel:
         return rotary_heads(config, module, tables[layer], _norm, **own)
 
     norms = ["input_layernorm", "post_attention_layernorm"]
-    if not first:
+    if config.model_type == "vaultgemma":
+        norms[1] = "pre_feedforward_layernorm"
+    elif not first:
         norms[1:] = ["pre_feedforward_layernorm", norms[1], "post_feedforward_layernorm"]
     blocks = describe_blocks(body.layers, _norm, attention, activation, norms)
     weight = body.embed_tokens.weight  # the scale is rounded to its type, as the models do

@@ -1,14 +1,14 @@
 """Llama and its like: RMSNorm, rotary positions, gated MLP, shared keys and values.
 
-Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2; with q/k norms per head Qwen3; with multipliers
-Granite; with layers without rotary positions SmolLM3; without gate in the MLP Arcee; with a bias
-setting of its own for the output Seed-OSS; with interleaved rotary positions Helium and Ernie 4.5.
+Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2, InternLM3, IQuest-Coder; with windows in some layers
+Ministral and CWM; with q/k norms per head Qwen3, and behind the rotation Hunyuan; with layers
+without rotary positions SmolLM3; without gate in the MLP Arcee; with a bias setting of its own for
+the output Seed-OSS; with interleaved rotary positions Helium and Ernie 4.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..experts import Experts
@@ -19,14 +19,21 @@ from ._parts import assemble, describe_blocks, feed_forward, rms_norm, rotary, r
 HANDLED = f"{USUAL} rms_norm_eps rope_theta head_dim"
 BIASES = "attention_bias mlp_bias"
 WINDOWS = "sliding_window use_sliding_window max_window_layers layer_types"
-SCALES = "embedding_multiplier logits_scaling residual_multiplier attention_multiplier"
 IGNORED = f"{UNREAD} pretraining_tp"
 ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 """What only the code of other types reads, where every layer has the one window of the config."""
 
 
+MIXED = ("qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm")
+"""Types whose layers see a window, or not, as the config's `layer_types` say."""
+
+
 @family("llama", ["llama", "arcee", "helium"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
 @family("llama", ["mistral"], f"{HANDLED} sliding_window", f"{IGNORED} {ONE_WINDOW}")
+@family("llama", ["ministral"], f"{HANDLED} sliding_window layer_types", UNREAD)
+@family("llama", ["cwm"], f"{HANDLED} mlp_bias sliding_window layer_types", IGNORED)
+@family("llama", ["internlm3", "iquestcoder"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
+@family("llama", ["hunyuan_v1_dense"], f"{HANDLED} attention_bias", f"{IGNORED} eod_token_id")
 @family("llama", ["qwen2"], f"{HANDLED} {WINDOWS}", IGNORED)
 @family("llama", ["qwen3"], f"{HANDLED} attention_bias {WINDOWS}", IGNORED)
 @family(
@@ -42,18 +49,9 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
     f"{IGNORED} {WINDOWS} residual_dropout",
 )
 @family("llama", ["ernie4_5"], f"{HANDLED} use_bias", f"{IGNORED} {WINDOWS}")
-@family("llama", ["granite"], f"{HANDLED} {BIASES} {SCALES}", f"{IGNORED} {WINDOWS}")
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
-    config = model.config
-    if config.model_type != "granite":
-        return llama_like(model)
-    attention = {"scale": config.attention_multiplier, "output_scale": config.residual_multiplier}
-    return replace(
-        llama_like(model, **attention),
-        embed_scale=config.embedding_multiplier,
-        logit_scale=1 / config.logits_scaling,
-    )
+    return llama_like(model, norm_after=model.config.model_type == "hunyuan_v1_dense")
 
 
 def llama_like(
@@ -61,12 +59,14 @@ def llama_like(
     *,
     name: str = "llama",
     mlp: Callable[[Any], MLP | Experts] | None = None,
+    norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
     **rest: Any,
 ) -> LiftedModel:
     """Describe a model whose modules are named as Llama's; `name` is the family's.
 
-    `mlp` describes a layer's MLP module; default: gated, or plain without a gate. `rest`: further
-    fields of each layer's attention; MLPs have its `output_scale`.
+    `mlp` describes a layer's MLP module; default: gated, or plain without a gate. `norms`: as of
+    `describe_blocks`. `rest`: further fields of each layer's attention; MLPs have its
+    `output_scale`.
     """
     config, body = model.config, model.model
     interleaved = config.model_type in ("helium", "ernie4_5")
@@ -79,7 +79,8 @@ def llama_like(
 
     scale = rest.get("output_scale", 1.0)
     inner = mlp or (lambda module: feed_forward(module, config.hidden_act, scale))
-    blocks = describe_blocks(body.layers, rms_norm, attention, lambda block: inner(block.mlp))
+    of_block: Callable[[Any], MLP | Experts] = lambda block: inner(block.mlp)  # noqa: E731
+    blocks = describe_blocks(body.layers, rms_norm, attention, of_block, norms)
     return assemble(name, model, body.embed_tokens, blocks, rms_norm(body.norm), table)
 
 
@@ -88,5 +89,4 @@ def _window(config: Any, layer: int) -> int | None:
     if config.model_type in ("mistral", "mixtral", "qwen3_moe"):
         size: int | None = config.sliding_window
         return size
-    mixed = config.model_type in ("qwen2", "qwen2_moe", "qwen3", "smollm3")
-    return window(config, layer) if mixed else None
+    return window(config, layer) if config.model_type in MIXED else None

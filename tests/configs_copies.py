@@ -1,0 +1,143 @@
+"""Tiny configurations of near copies: types whose blocks other configurations test in all ways.
+
+The certificate, the coverage of attributes, loading and a discovery run on these; what takes
+longer runs on `tests.configs.CONFIGS`, which has every field of a block in several settings.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import transformers
+
+from tests.other_settings import ACT, EPS, ROPE, SIZES, TIED, UNTIED, WIDE
+from tests.shapes import GEMMA, GPT2, LLAMA, LLAMA3, NEOX, PADDED
+
+KINDS = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
+BIASED = {"attention_bias": True, "mlp_bias": True}
+ALL = {**SIZES, **ACT, **EPS, **ROPE, **TIED, **WIDE}
+"""Every usual attribute of Llama's configurations in another setting."""
+
+MULTIPLIED = {
+    "embedding_multiplier": 3.0, "logits_scaling": 0.5, "residual_multiplier": 0.3,
+    "attention_multiplier": 0.7,
+}  # fmt: skip
+FAIRSEQ = {
+    "vocab_size": 31, "d_model": 16, "ffn_dim": 24, "num_layers": 2, "attention_heads": 2,
+    "max_position_embeddings": 24,
+}  # fmt: skip
+BIOGPT = {
+    "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "max_position_embeddings": 24,
+}  # fmt: skip
+HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
+
+_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ministral": ("Ministral", {**LLAMA, **KINDS, "head_dim": 4}),
+    "ministral-other": ("Ministral", {**LLAMA, **ALL, "sliding_window": 2}),
+    "cwm": ("Cwm", {**LLAMA, **KINDS, "head_dim": 4, "rope_parameters": LLAMA3}),
+    "cwm-other": ("Cwm", {**LLAMA, **ALL, "mlp_bias": True, "sliding_window": 2}),
+    "internlm3": ("InternLM3", {**PADDED, "head_dim": 4}),
+    "internlm3-other": ("InternLM3", {**PADDED, **ALL, **BIASED}),
+    "iquestcoder": ("IQuestCoder", {**LLAMA, "head_dim": 4}),
+    "iquestcoder-other": ("IQuestCoder", {**LLAMA, **ALL, **BIASED}),
+    "jais2": ("Jais2", {**LLAMA}),
+    "jais2-other": (
+        "Jais2",
+        {**LLAMA, **SIZES, **ACT, **ROPE, **TIED, **WIDE, "attention_bias": False,
+         "mlp_bias": False, "layer_norm_eps": 0.1},
+    ),
+    "vaultgemma": ("VaultGemma", {**GEMMA, "attn_implementation": "eager"}),
+    "vaultgemma-other": (
+        "VaultGemma",
+        {**GEMMA, **SIZES, **EPS, **ROPE, **UNTIED, **WIDE, "attn_implementation": "eager",
+         "attention_bias": True, "hidden_activation": "gelu", "query_pre_attn_scalar": 7,
+         "sliding_window": 3, "layer_types": ["sliding_attention"],
+         "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.5},
+    ),
+    "hyperclovax": ("HyperCLOVAX", {**LLAMA, **MULTIPLIED}),
+    "hyperclovax-other": (
+        "HyperCLOVAX",
+        {**LLAMA, **ALL, **BIASED, "use_post_norm": False, "residual_multiplier": 0.5},
+    ),
+    "gpt-neox-japanese": (
+        "GPTNeoXJapanese",
+        {**{k: v for k, v in NEOX.items() if k not in ("intermediate_size", "rotary_pct")},
+         "intermediate_multiple_size": 2, "rope_parameters": HALF},
+    ),
+    "gpt-neox-japanese-other": (
+        "GPTNeoXJapanese",
+        {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3,
+         "hidden_act": "relu", "layer_norm_eps": 0.1, "tie_word_embeddings": False},
+    ),
+    "codegen": ("CodeGen", {**GPT2, "n_head": 4, "n_embd": 16, "rotary_dim": 2}),
+    "codegen-other": (
+        "CodeGen",
+        {"vocab_size": 37, "n_positions": 20, "n_embd": 32, "n_layer": 1, "n_head": 8,
+         "rotary_dim": 4, "n_inner": 20, "activation_function": "relu", "layer_norm_epsilon": 0.1,
+         "tie_word_embeddings": True},
+    ),
+    "xglm": ("XGLM", FAIRSEQ),
+    "xglm-other": (
+        "XGLM",
+        {"vocab_size": 37, "d_model": 24, "ffn_dim": 20, "num_layers": 1, "attention_heads": 3,
+         "max_position_embeddings": 20, "activation_function": "relu", "scale_embedding": False,
+         "tie_word_embeddings": False},
+    ),
+    "biogpt": ("BioGpt", BIOGPT),
+    "biogpt-other": (
+        "BioGpt",
+        {"vocab_size": 37, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "max_position_embeddings": 20, "hidden_act": "relu",
+         "scale_embedding": False, "tie_word_embeddings": False},
+    ),
+    "hunyuan-other": ("HunYuanDenseV1", {**LLAMA, **ALL}),
+    "nanochat-other": (
+        "NanoChat",
+        {**LLAMA, **SIZES, **ACT, **EPS, **ROPE, **TIED, "final_logit_softcapping": None},
+    ),
+    "persimmon-other": (
+        "Persimmon",
+        {"vocab_size": 37, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "hidden_act": "relu", "layer_norm_eps": 0.1,
+         "tie_word_embeddings": True, "rope_parameters": HALF, "qk_layernorm": False},
+    ),
+}  # fmt: skip
+
+_FULL: dict[str, tuple[str, dict[str, Any]]] = {
+    "hunyuan": (
+        "HunYuanDenseV1",
+        {**LLAMA, "head_dim": 4, "attention_bias": True,
+         "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "rope_theta": 1e3,
+                             "factor": 1.0}},
+    ),
+    "nanochat": ("NanoChat", {**LLAMA, "attention_bias": True, "final_logit_softcapping": 3.0}),
+    "persimmon": (
+        "Persimmon",
+        {"vocab_size": 31, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "max_position_embeddings": 24},
+    ),
+}  # fmt: skip
+
+_MODELS = {"InternLM3": "LlamaForCausalLM", "IQuestCoder": "LlamaForCausalLM"}
+
+
+def _entries(
+    settings: dict[str, tuple[str, dict[str, Any]]],
+) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
+    return {
+        name: (
+            getattr(transformers, f"{kind}Config"),
+            getattr(transformers, _MODELS.get(kind, f"{kind}ForCausalLM")),
+            copy.deepcopy(options),  # configurations write into what they are given
+        )
+        for name, (kind, options) in settings.items()
+    }
+
+
+COPIES = _entries(_SETTINGS)
+"""Configurations by the names of tests, each with its classes."""
+
+COPIES_IN_FULL = _entries(_FULL)
+"""Those whose blocks have what no other configuration's have."""
