@@ -21,6 +21,14 @@ from torch import Tensor
 from ..errors import UnsupportedModel
 from .config_reads import inert
 from .lifted import ACTIVATIONS, LiftedModel
+from .live.guards import (
+    check_built,
+    check_evaluation,
+    check_state,
+    check_types,
+    check_weights,
+    naming_modules,
+)
 
 
 @dataclass(frozen=True)
@@ -111,14 +119,12 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
         )
     inert_keys = _check_config(entry, model)
-    _check_offloaded(model)
-    if model.training:
-        raise UnsupportedModel(
-            "the model is in training mode, where dropout is active; call model.eval() first."
-        )
-    _check_hooks(model)
-    lifted = entry.describe(model)
+    check_evaluation(model)
+    check_weights(model)
+    lifted = _described(entry, model)
     _check_claimed(model, lifted)
+    check_state(model)
+    check_types(model, lifted.dtype)
     _check_devices(lifted)
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
     variants = dict(lifted.variants)
@@ -134,6 +140,20 @@ def require_activation(name: str) -> str:
             f"the activation '{name}' is not known; known: {', '.join(sorted(ACTIVATIONS))}."
         )
     return name
+
+
+def _described(entry: Family, model: Any) -> LiftedModel:
+    """Let the family describe a model; a part that it cannot read, or misreads, is named."""
+    try:
+        lifted = entry.describe(model)
+    except UnsupportedModel:
+        raise
+    except Exception:
+        check_built(model)  # says it best, if a part was replaced
+        with naming_modules(model, f"the model cannot be read as the family '{entry.name}' is"):
+            raise
+    check_built(model)
+    return lifted
 
 
 def _check_config(entry: Family, model: Any) -> set[str]:
@@ -174,46 +194,6 @@ def _check_claimed(model: Any, lifted: LiftedModel) -> None:
             f"{len(left)} parameters of the model have no place in the family "
             f"'{lifted.family}': {', '.join(left[:5])}{' …' if len(left) > 5 else ''}. "
             "Adapters must be merged first; other additions cannot be lifted."
-        )
-
-
-def _check_hooks(model: Any) -> None:
-    """Refuse hooks but accelerate's that move data and transformers' that record hidden states."""
-    hooked = [
-        name or type(model).__name__
-        for name, module in model.named_modules()
-        if not all(map(records, module._forward_hooks.values()))
-        or module._forward_pre_hooks
-        or not _only_moves(getattr(module, "_hf_hook", None))
-    ]
-    if hooked:
-        raise UnsupportedModel(
-            f"the model has forward hooks on {', '.join(hooked[:5])}, whose effect cannot be "
-            "lifted; remove the hooks first."
-        )
-
-
-def records(hook: object) -> bool:
-    """Tell whether transformers records hidden states by a hook, which changes nothing."""
-    return str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
-
-
-def _only_moves(hook: Any) -> bool:
-    """Tell whether an accelerate hook does no more than carry a module's inputs to its device."""
-    if type(hook).__name__ == "SequentialHook":
-        return all(_only_moves(part) for part in hook.hooks)
-    return hook is None or type(hook).__name__ == "AlignDevicesHook"
-
-
-def _check_offloaded(model: Any) -> None:
-    """Refuse weights that are not in memory but fetched, by a hook, when their module runs."""
-    absent = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if absent:
-        raise UnsupportedModel(
-            f"{len(absent)} parameters of the model are on the device 'meta', without values: "
-            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}. Parts that a device_map "
-            "offloads to the processor's memory or to disk cannot be lifted; load the model so "
-            "that all of it is on devices that compute (more of them, or a smaller dtype)."
         )
 
 

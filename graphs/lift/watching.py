@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from .lifting import ALWAYS_IGNORED, records
+from .lifting import ALWAYS_IGNORED
+from .live.guards import records
+from .live.untouched import untouched
 
 _WHOLE, _SAMPLE = 4096, 64
 _UNREAD = {*ALWAYS_IGNORED, "training"}
@@ -95,8 +97,12 @@ class Watch:
         """Return by name what has influence."""
         if self._model is None:
             return {}
-        start_afresh(self._model)
-        modules = dict(self._model.named_modules())
+        with untouched(self._model):
+            start_afresh(self._model)
+            return self._named(self._model)
+
+    def _named(self, model: Module) -> dict[str, object]:
+        modules = dict(model.named_modules())
         found: dict[str, object] = {}
         for name, module in modules.items():
             hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())

@@ -155,6 +155,8 @@ def from_module(
     model: PreTrainedModel, tokenizer: Any = None, name: str | None = None
 ) -> LoadedModel:
     """Take a live transformers model as it is, neither copied nor altered, or say why it cannot."""
+    from ..lift.live.guards import check_built
+
     kind = type(model).__name__
     if type(model).__module__.partition(".")[0] == "peft" or hasattr(model, "peft_config"):
         raise ModelNotFound(
@@ -168,7 +170,9 @@ def from_module(
             "of transformers, as AutoModelForCausalLM.from_pretrained returns it."
         )
     held = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
-    _refuse_quantised(model.config.to_dict(), held - set(DTYPES), f"the live {kind}")
+    if packed := held - set(DTYPES):
+        check_built(model)
+    _refuse_quantised(model.config.to_dict(), packed, f"the live {kind}")
     refuse_training(model)
     label = name or str(getattr(model.config, "name_or_path", "") or kind)
     dtype = str(model.dtype).removeprefix("torch.")

@@ -15,6 +15,8 @@ from ...graphs.errors import CertificateFailed
 from ...graphs.files.circuit import CertificateBlock
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ...graphs.lift.live.guards import naming_modules
+from ...graphs.lift.live.untouched import untouched
 from ...graphs.lift.watching import start_afresh
 from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
@@ -154,7 +156,6 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
     """
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
-        start_afresh(model.model)
         rows = (batch.mask == mask).all(1).nonzero()[:, 0]
         real = mask.nonzero()[:, 0]
         outputs = _original_outputs(model, ids[rows][:, real], batch.position_ids[rows][:, real])
@@ -163,15 +164,16 @@ def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor,
             found = [part.new_zeros(*ids.shape, part.shape[-1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows[:, None], real] = part
-    start_afresh(model.model)
     return found[0], found[1:]
 
 
 def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> list[Tensor]:
     ones = torch.ones_like(ids)
-    if model.model is not None:
+    if (live := model.model) is not None:
         where = {"attention_mask": ones, "position_ids": position_ids}
-        out = model.model(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
+        with untouched(live), naming_modules(live, "the model itself cannot be run on token ids"):
+            start_afresh(live)
+            out = live(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
         return [out.logits, *out.hidden_states]
     if model.original is not None:
         return [model.original(ids)]

@@ -108,6 +108,8 @@ def matrices(
 ) -> Attention:
     """Describe attention by its three matrices and biases, rows by head, and its output module."""
     counts = (heads, groups or heads, groups or heads)
+    if heads % counts[1]:
+        raise ValueError(f"{heads} query heads cannot share {groups} key/value heads evenly")
     wq, wk, wv = (by_head(weight, n) for weight, n in zip(weights, counts, strict=True))
     bq, bk, bv = (by_head(b, n) for b, n in zip(biases or (None,) * 3, counts, strict=True))
     wo, bo = by_head(output.weight.t(), heads), optional(output.bias)
@@ -145,7 +147,13 @@ def describe_blocks(
         inner = feed_forward(part, mlp) if isinstance(mlp, str) else mlp(block)
         return Block(first, attention(block, layer), second, inner, *behind)
 
-    return tuple(describe(layer, block) for layer, block in enumerate(layers))
+    described = tuple(describe(layer, block) for layer, block in enumerate(layers))
+    if not described:
+        raise UnsupportedModel(
+            "the model has no layers; accepted: a decoder of one layer or more, as the number of "
+            "layers in its config says."
+        )
+    return described
 
 
 def rotary_decoder(
