@@ -293,7 +293,24 @@ def _exchanged(suffix: str, mutate: Callable[[bytes, random.Random], bytes]) -> 
 
     path = FOLDER / f"graph.{suffix}"
     write_eap_ig(path, Circuit.full(ComputationGraph(2, 2)), d_model=8)
-    return Kind(path, mutate, (partial(attempt, partial(read_eap_ig, path)),))
+    if suffix == "json":
+        document = json.loads(path.read_text())
+        for name, node in document["nodes"].items():
+            if name != "logits":
+                node |= {"score": 0.5, "neurons": [1.0] * 8, "neurons_scores": [0.5] * 8}
+        path.write_text(json.dumps(document))
+    reads = (partial(read_eap_ig, path), partial(_foreign, path))
+    return Kind(path, mutate, tuple(partial(attempt, read) for read in reads))
+
+
+def _foreign(path: Path) -> None:
+    """Read a circuit of another tool as commands do."""
+    from edgewise.graphs.files.exchange import read_foreign
+    from edgewise.graphs.graph import ComputationGraph
+
+    found = read_foreign(path)
+    assert str(found)
+    found.on(ComputationGraph(2, 2))
 
 
 def _tensors(content: bytes, draw: random.Random) -> bytes:
@@ -303,13 +320,15 @@ def _tensors(content: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.4:
         return mutated_bytes(content, draw)
     document: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-    key = draw.choice(list(document))
+    more = ["neurons_in_graph", "neurons_scores", "nodes_scores", "neurons"]
+    key = draw.choice([*document, *more])
     document[key] = draw.choice(
         (
             None, 3, "x", [], {}, torch.zeros(1).expand(10**5, 10**5), torch.zeros(7, 15),
             torch.zeros(7, 15, dtype=torch.complex64), torch.zeros(7, 15, device="meta"),
             torch.zeros(7, 15).to_sparse(), torch.full((7, 15), float("inf")), torch.ones(15, 7).T,
             torch.zeros(7, 15, dtype=torch.float64, requires_grad=True), torch.zeros(0, 10**12),
+            torch.zeros(7), torch.zeros(7, 8), torch.full((7, 15), 0.5),
             {**document["cfg"], draw.choice(list(document["cfg"])): draw.choice(
                 (None, "2", 0, -1, 2.0, True, 10**3, 10**6, 10**12, 10**400, [1], 3))},
         )
@@ -333,7 +352,8 @@ def _edge_list(peer: str) -> Kind:
     pruned = [["a0.h1", "a1.h0.q"], ["m1", "resid_post"], ["embeds", "m0"], ["a0.h1.q", "a0.h1"]]
     path.write_text(json.dumps(acdc if peer == "acdc" else pruned))
     read = getattr(exchange, f"read_{peer}")
-    return Kind(path, _json, (partial(attempt, partial(read, path, ComputationGraph(2, 2))),))
+    reads = (partial(read, path, ComputationGraph(2, 2)), partial(_foreign, path))
+    return Kind(path, _json, tuple(partial(attempt, read) for read in reads))
 
 
 def prompts() -> Kind:

@@ -147,7 +147,7 @@ def test_tensor_files_run_nothing_and_damage_is_named(
     with pytest.raises(FileFormatError, match="does not exist"):
         read_eap_ig(tmp_path / "no.pt")
     torch.save({"cfg": {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False}}, path)
-    with pytest.raises(FileFormatError, match="missing: edges_scores, edges_in_graph"):
+    with pytest.raises(FileFormatError, match="missing: edges_in_graph"):
         read_eap_ig(path)
     content = {
         "cfg": {"n_layers": 1, "n_heads": 1, "parallel_attn_mlp": False},
