@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 
 from tests.other_settings import ACT, EPS, ROPE, SIZES, TIED, UNTIED, WIDE
-from tests.shapes import GEMMA, GPT2, LLAMA, LLAMA3, NEOX, PADDED
+from tests.shapes import GEMMA, GPT2, LLAMA, LLAMA3, NEOX, PADDED, YARN
 
 KINDS = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
 BIASED = {"attention_bias": True, "mlp_bias": True}
@@ -31,6 +31,7 @@ BIOGPT = {
     "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "max_position_embeddings": 24,
 }  # fmt: skip
+CTRL = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2, "dff": 24}
 HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
 
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -92,6 +93,29 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
          "num_attention_heads": 3, "max_position_embeddings": 20, "hidden_act": "relu",
          "scale_embedding": False, "tie_word_embeddings": False},
     ),
+    "ministral3-other": (
+        "Ministral3",
+        {**PADDED, **ALL, "sliding_window": 2,
+         "rope_parameters": {**YARN, "factor": 2.0, "llama_4_scaling_beta": 0.3}},
+    ),
+    "granite-swa": (
+        "GraniteSWA",
+        {**LLAMA, **KINDS, **MULTIPLIED, "head_dim": 6, "num_hidden_layers": 3,
+         "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+         "layer_rope_theta": [0, 1e3, 50.0]},
+    ),
+    "granite-swa-other": (
+        "GraniteSWA",
+        {**LLAMA, **ALL, **UNTIED, **BIASED, "sliding_window": 2,
+         "num_hidden_layers": 1, "layer_types": ["sliding_attention"]},
+    ),
+    "apertus-other": ("Apertus", {**PADDED, **ALL, "attention_bias": True}),
+    "ctrl": ("CTRL", {**CTRL}),
+    "ctrl-other": (
+        "CTRL",
+        {"vocab_size": 37, "n_positions": 20, "n_embd": 24, "n_layer": 1, "n_head": 3, "dff": 20,
+         "layer_norm_epsilon": 0.1, "tie_word_embeddings": False},
+    ),
     "hunyuan-other": ("HunYuanDenseV1", {**LLAMA, **ALL}),
     "nanochat-other": (
         "NanoChat",
@@ -113,6 +137,12 @@ _FULL: dict[str, tuple[str, dict[str, Any]]] = {
                              "factor": 1.0}},
     ),
     "nanochat": ("NanoChat", {**LLAMA, "attention_bias": True, "final_logit_softcapping": 3.0}),
+    "ministral3": (
+        "Ministral3",
+        {**PADDED, "head_dim": 4, "rope_parameters": {**YARN, "original_max_position_embeddings": 3,
+                                                      "llama_4_scaling_beta": 0.7}},
+    ),
+    "apertus": ("Apertus", {**PADDED, "head_dim": 4}),
     "persimmon": (
         "Persimmon",
         {"vocab_size": 31, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -120,7 +150,11 @@ _FULL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-_MODELS = {"InternLM3": "LlamaForCausalLM", "IQuestCoder": "LlamaForCausalLM"}
+_MODELS = {
+    "CTRL": "CTRLLMHeadModel",
+    "InternLM3": "LlamaForCausalLM",
+    "IQuestCoder": "LlamaForCausalLM",
+}
 
 
 def _entries(

@@ -38,18 +38,43 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Xielu:
+    """An activation with two learned parameters (xIELU, Huang et al. 2024); all are numbers.
+
+    With p = softplus(`rise`) and n = `slope` + softplus(`fall`) it is  p·x² + slope·x  above 0, and
+    n·(exp(min(x, `largest`)) − 1 − x) + slope·x  below.
+    """
+
+    rise: Tensor
+    fall: Tensor
+    slope: Tensor
+    largest: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the activation of each number of x."""
+        above = functional.softplus(self.rise) * x * x + self.slope * x
+        small = torch.expm1(torch.minimum(x, self.largest)) - x
+        below = small * (self.slope + functional.softplus(self.fall)) + self.slope * x
+        return torch.where(x > 0, above, below)
+
+
+@dataclass(frozen=True)
 class MLP:
-    """One layer's MLP: down(act(up(x))), or down(act(gate(x)) · up(x)) if gated."""
+    """One layer's MLP: down(act(up(x))), or down(act(gate(x)) · up(x)) if gated.
+
+    `curve`: the activation itself, where it has parameters.
+    """
 
     up: Linear
     down: Linear
     activation: str
     gate: Linear | None = None
     output_scale: float = 1.0
+    curve: Xielu | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the MLP writes, [N, D]."""
-        act = ACTIVATIONS[self.activation]
+        act = self.curve or ACTIVATIONS[self.activation]
         if self.gate is None:
             inner = act(self.up(x))
         else:

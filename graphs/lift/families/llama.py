@@ -1,9 +1,10 @@
 """Llama and its like: RMSNorm, rotary positions, gated MLP, shared keys and values.
 
 Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2, InternLM3, IQuest-Coder; with windows in some layers
-Ministral and CWM; with q/k norms per head Qwen3, and behind the rotation Hunyuan; with layers
-without rotary positions SmolLM3; without gate in the MLP Arcee; with a bias setting of its own for
-the output Seed-OSS; with interleaved rotary positions Helium and Ernie 4.5.
+Ministral and CWM; with queries stretched in long prompts Ministral 3; with q/k norms per head
+Qwen3, and behind the rotation Hunyuan; with layers without rotary positions SmolLM3; without gate
+in the MLP Arcee; with a bias setting of its own for the output Seed-OSS; with interleaved rotary
+positions Helium and Ernie 4.5.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..attention import Temperature
 from ..experts import Experts
 from ..lifted import MLP, Attention, LiftedModel
 from ..lifting import UNREAD, USUAL, family
@@ -30,6 +32,7 @@ MIXED = ("qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm")
 
 @family("llama", ["llama", "arcee", "helium"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
 @family("llama", ["mistral"], f"{HANDLED} sliding_window", f"{IGNORED} {ONE_WINDOW}")
+@family("llama", ["ministral3"], f"{HANDLED} sliding_window", f"{IGNORED} {ONE_WINDOW}")
 @family("llama", ["ministral"], f"{HANDLED} sliding_window layer_types", UNREAD)
 @family("llama", ["cwm"], f"{HANDLED} mlp_bias sliding_window layer_types", IGNORED)
 @family("llama", ["internlm3", "iquestcoder"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
@@ -51,7 +54,13 @@ MIXED = ("qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm")
 @family("llama", ["ernie4_5"], f"{HANDLED} use_bias", f"{IGNORED} {WINDOWS}")
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
-    return llama_like(model, norm_after=model.config.model_type == "hunyuan_v1_dense")
+    config = model.config
+    own: dict[str, Any] = {"norm_after": config.model_type == "hunyuan_v1_dense"}
+    if config.model_type == "ministral3":
+        scaling = config.rope_parameters
+        rate, length = scaling["llama_4_scaling_beta"], scaling["original_max_position_embeddings"]
+        own["temperature"] = Temperature(rate, length)
+    return llama_like(model, **own)
 
 
 def llama_like(
@@ -86,7 +95,7 @@ def llama_like(
 
 def _window(config: Any, layer: int) -> int | None:
     """Return how far a layer sees: what the model's code reads, whatever else its config says."""
-    if config.model_type in ("mistral", "mixtral", "qwen3_moe"):
+    if config.model_type in ("mistral", "ministral3", "mixtral", "qwen3_moe"):
         size: int | None = config.sliding_window
         return size
     return window(config, layer) if config.model_type in MIXED else None
