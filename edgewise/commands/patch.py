@@ -53,6 +53,7 @@ def patch(
         pairs, _ = open_task(session, task)
         progress.say("patching")
         runner = make_runner(session, pairs, **flags.only("metric", "ablation", "batch_size"))
+        session.certify(pairs)
         found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
     if as_json:
