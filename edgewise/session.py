@@ -170,10 +170,11 @@ def open_task(
 
     Args:
         session: the model, whose tokenizer and vocabulary count; a reference's weights stay unread.
-        task, fields: a part, a built-in task's name or a JSON Lines file, as in `examples=32`.
+        task, fields: a part, a built-in task's name or a file of pairs, as in `examples=32`.
 
     Returns:
-        The pairs, and what was left out (None for a file, of which nothing is ever left out).
+        The pairs, and what was left out (None for a file; its pairs' origin says what was
+        understood).
 
     Raises:
         UnknownName: no such task or option.
@@ -187,7 +188,7 @@ def open_task(
         made = make_pairs(part, tokenizer, vocabulary)
         return made.pairs, made.report
     check_task(part.file)
-    pairs = read_pairs(part.file, tokenizer, bos=part.bos, vocab_size=vocabulary)
+    pairs = read_pairs(part.file, tokenizer, bos=part.bos, vocab_size=vocabulary, seed=part.seed)
     where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos}
     first = pairs.pairs[: part.examples]
     return replace(pairs, pairs=first, origin={**pairs.origin, **where}), None

@@ -117,6 +117,7 @@ def discover(
         session = open_model(model, request.graph, request.compute, progress=progress)
         progress.say("making prompt pairs")
         pairs, report = open_task(session, request.task)
+        show.understood(pairs.origin)
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
     if sidecar is not None:

@@ -13,6 +13,7 @@ from ..discovery.registry import get_method, methods, metric_defaults
 from ..graphs.errors import EdgewiseError, unknown
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, get_metric, metrics
+from . import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,8 +192,8 @@ def task_options(*, required: bool) -> Callable[[Function], Function]:
     """Add the task and how its prompt pairs are made."""
     return all_of(
         option(
-            "--task NAME|FILE.jsonl",
-            "A built-in task (`edgewise tasks` lists them) or a file of prompt pairs.",
+            "--task NAME|FILE",
+            "A built-in task or a file of prompt pairs; `edgewise tasks` lists and shows both.",
             type=Known(_task),
             required=required,
         ),
@@ -200,7 +201,7 @@ def task_options(*, required: bool) -> Callable[[Function], Function]:
         option("--examples N", "Number of pairs; default 64, of a file all.", type=COUNT),
         option(
             "--seed N",
-            "Decides which pairs a built-in task makes; default 0.",
+            "Decides which pairs a built-in task makes, or are formed of samples; default 0.",
             type=click.IntRange(0),
             default=0 if required else None,
         ),
@@ -319,7 +320,9 @@ class Flags(dict[str, Any]):
 
         task = self.task()
         if task is not None:
-            return open_task(session, task)[0], []
+            pairs = open_task(session, task)[0]
+            show.understood(pairs.origin)
+            return pairs, []
         return circuit_pairs(file, session, self.only("examples", "seed", "bos"))
 
 

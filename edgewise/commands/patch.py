@@ -51,6 +51,7 @@ def patch(
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, progress=progress)
         pairs, _ = open_task(session, task)
+        show.understood(pairs.origin)
         progress.say("patching")
         runner = make_runner(session, pairs, **flags.only("metric", "ablation", "batch_size"))
         session.certify(pairs)

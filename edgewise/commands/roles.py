@@ -128,6 +128,7 @@ def _measure(
     task = flags.task()
     if task is not None:
         pairs, _ = open_task(session, task if task.file else task.but(examples=examples))
+        show.understood(pairs.origin)
     elif file is not None:
         pairs, notes = flags.pairs(file, session)
         notes = [*weights_notes(file, session, same_model=model is None), *notes]

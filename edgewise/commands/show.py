@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,14 @@ def note(*texts: str) -> None:
 def aside(text: str) -> None:
     """Print a line on standard error that is neither a result nor a warning."""
     click.echo(visible(text), err=True)
+
+
+def understood(task: Mapping[str, object]) -> None:
+    """Print on standard error what was understood of a file of prompt pairs, if anything was."""
+    shape = task.get("shape")
+    if isinstance(shape, Mapping) and not shape.get("native"):
+        file = str(task.get("file") or task.get("name"))
+        aside(f"{os.path.basename(file)}: {shape.get('understood')}")
 
 
 def facts(*pairs: tuple[str, object]) -> None:

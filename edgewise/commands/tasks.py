@@ -1,51 +1,57 @@
-"""`edgewise tasks`: what built-in tasks there are, and what their prompt pairs look like."""
+"""`edgewise tasks`: what tasks there are, built in or in files, and what their pairs look like."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
-from .options import option
+from .options import FILE, option
 
 if TYPE_CHECKING:
+    from ..patching.prompts.pairs import PromptPairs
     from ..patching.tasks import Sample, TaskResult
 
 
-def _built_in(name: str) -> object:
+def _known(name: str) -> object:
+    from ..experiment.task import is_file
     from ..patching.tasks import get_task
 
-    return get_task(name)
+    return None if is_file(name) else get_task(name)
 
 
-@click.command(short_help="List the built-in tasks, or show sample pairs of one.")
-@click.argument("name", required=False, type=options.Known(_built_in))
-@option("--model MODEL", "Make the pairs for this model's tokenizer.")
-@option("--examples N", "Pairs to show; default 4.", type=options.COUNT, default=4)
+@click.command(short_help="List the built-in tasks, or show sample pairs of one or of a file.")
+@click.argument("name", required=False, type=options.Known(_known), metavar="[NAME|FILE]")
+@option("--model MODEL", "Make or read the pairs with this model's tokenizer.")
+@option("--examples N", "Pairs to show; default 4.", type=options.COUNT)
 @option("--seed N", "Decides which pairs; default 0.", type=click.IntRange(0), default=0)
 @options.task_option
+@option("-o --output PAIRS.jsonl", "Write the pairs as JSON Lines: of a file all.", type=FILE)
 @options.json_option
 def tasks(
     name: str | None,
     model: str | None,
-    examples: int,
+    examples: int | None,
     seed: int,
     task_settings: dict[str, str] | None,
+    output: str | None,
     as_json: bool,
 ) -> None:
     """List the built-in tasks; with a NAME, show its options and sample pairs.
 
     With --model the pairs are made for that model's tokenizer, and what had to be left out is
-    counted: words that are not one token, pairs that do not align.
+    counted: words that are not one token, pairs that do not align. Of a FILE it is said what was
+    understood: of which shape it is, and what becomes of its keys.
     """
-    from ..patching.tasks import describe_tasks, preview
+    from ..experiment.task import check_task, is_file
+    from ..patching.tasks import describe_tasks
 
     if name is None:
-        if model or task_settings:
-            raise click.UsageError("--model and --task-option need a task's NAME.")
+        if model or task_settings or output:
+            raise click.UsageError("--model, --task-option and -o need a task's NAME or a FILE.")
         found = describe_tasks()
         if as_json:
             show.emit({"tasks": found})
@@ -54,27 +60,105 @@ def tasks(
         show.line()
         show.line("edgewise tasks NAME shows a task's options and sample pairs.")
         return
-    from ..experiment.task import check_task
-    from ..session import make_pairs, open_vocabulary
-
     given = task_settings or {}
     with options.usage():
         check_task(name, given)
+    options.claim(output, *([name] if is_file(name) else []))
+    if is_file(name):
+        _file(name, model, examples, seed, output, as_json)
+    else:
+        _built_in(name, model, (examples or SHOWN, seed, given), output, as_json)
+
+
+SHOWN = 4
+"""How many pairs are shown if nothing is said."""
+
+
+def _file(
+    name: str, model: str | None, examples: int | None, seed: int, output: str | None, as_json: bool
+) -> None:
+    """Show what was understood of a file, and its first pairs."""
+    from ..patching.prompts.pair_files import read_pairs, write_pairs
+    from ..patching.tasks import format_samples
+    from ..session import open_task, open_vocabulary
+
+    tokenizer = None
+    if model is None:
+        pairs = read_pairs(name, seed=seed)
+    else:
+        tokenizer, _ = open_vocabulary(model)
+        pairs, _ = open_task(model, name, seed=seed, examples=examples if output else None)
+    if output is not None:
+        write_pairs(output, pairs)
+    samples = _samples(pairs, tokenizer, examples or SHOWN)
+    shape = pairs.origin["shape"]
+    if as_json:
+        show.understood({"file": name, **pairs.origin})
+        about = {"name": pairs.name, "file": name, "shape": shape, "examples": len(pairs)}
+        more = {"sha256": pairs.sha256, "seed": pairs.seed, "written": output}
+        show.emit({**about, **more, "samples": [asdict(one) for one in samples]})
+        return
+    assert isinstance(shape, Mapping)
+    show.line(f"{pairs.name}: {shape['understood']}")
+    show.line()
+    for text in format_samples(samples).splitlines():
+        show.line(text)
+    show.written(output)
+
+
+def _samples(pairs: PromptPairs, tokenizer: Any, examples: int) -> list[Sample]:
+    """Return the first pairs as people read them; ids where there is no tokenizer."""
+    from ..patching.prompts.tokens import Tokens
+    from ..patching.tasks import Sample
+
+    tokens = None if tokenizer is None else Tokens(tokenizer)
+
+    def each(ids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(map(str, ids)) if tokens is None else tuple(tokens.show(ids))
+
+    def text(ids: Sequence[int]) -> str:
+        return " ".join(each(ids)) if tokens is None else tokens.text(ids)
+
+    return [
+        Sample(text(one.clean), text(one.corrupted), each(one.answers), each(one.distractors),
+               one.group or f"pair {number}")
+        for number, one in enumerate(pairs.pairs[:examples], start=1)
+    ]  # fmt: skip
+
+
+def _built_in(
+    name: str,
+    model: str | None,
+    wanted: tuple[int, int, dict[str, str]],
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Show a built-in task's options and sample pairs: so many, of a seed, with its options."""
+    from ..patching.prompts.pair_files import write_pairs
+    from ..patching.tasks import describe_tasks, preview
+    from ..session import make_pairs, open_vocabulary
+
+    examples, seed, given = wanted
     about = next(task for task in describe_tasks() if task["name"] == name)
+    made = None
     if model is None:
         common = [key for key in ("length", "groups") if key in given]
-        if common:
-            raise click.UsageError(f"{common[0]} depends on the tokenizer; give --model too.")
-        samples, made = preview(name, examples=examples, seed=seed, **given), None
+        if common or output:
+            what = f"{common[0]} depends" if common else "what is written depends"
+            raise click.UsageError(f"{what} on the tokenizer; give --model too.")
+        samples = preview(name, examples=examples, seed=seed, **given)
     else:
         tokenizer, vocabulary = open_vocabulary(model)  # weights are not needed
         made = make_pairs(name, tokenizer, vocabulary, examples=examples, seed=seed, options=given)
         samples = made.samples
+    if output is not None and made is not None:
+        write_pairs(output, made.pairs)
     if as_json:
         report = None if made is None else asdict(made.report)
         show.emit({**about, "samples": [asdict(s) for s in samples], "report": report})
         return
     _print(about, samples, made)
+    show.written(output)
 
 
 def _print(about: dict[str, Any], samples: Sequence[Sample], made: TaskResult | None) -> None:

@@ -74,6 +74,7 @@ def timeline(
     names = None if labels is None else [label.strip() for label in labels.split(",")]
     with reporting() as progress:
         found = follow(request, labels=names, results=results, progress=progress)
+    show.understood(found.task)
     if output is not None:
         write_timeline(output, found)
     if as_json:

@@ -101,6 +101,7 @@ def transplant(
             a, b, task, choice, direction=direction, progress=progress, metric=flags["metric"],
             **vars(graph), **vars(compute),
         )  # fmt: skip
+    show.understood(found.task)
     if output is not None:
         write_transplant(output, found)
     if as_json:

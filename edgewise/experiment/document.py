@@ -11,7 +11,7 @@
     [task]
     name = "ioi"                      # a built-in task, or: file = "pairs.jsonl"
     examples = 32                     # default 64; of a file: all
-    seed = 0                          # of a built-in task only, as are its own options
+    seed = 0                          # of a built-in task, as are its own options, or of samples
     bos = true                        # force a beginning-of-sequence token, or (false) none
 
     [graph]                           # optional
@@ -65,7 +65,7 @@ from ..graphs.errors import EdgewiseError, SpecError, unknown
 from ..graphs.files.reading import SETTINGS_BYTES, at_home, is_there, read_text
 from .errors import Built, problems, shown
 from .spec import TABLES, DiscoverySpec, Experiment, ModelSpec, Selection, default_name
-from .task import CHOICES_OF_PAIRS, TaskSpec
+from .task import CHOICES_OF_PAIRS, TaskSpec, draws_pairs
 from .toml import Table, parse_toml
 
 if TYPE_CHECKING:
@@ -183,15 +183,18 @@ class _Reader:
             return self.folded(key, table, own, [*options, *CHOICES_OF_PAIRS], task is not None)
         if "name" in table:
             self.problems.append("task.name and task.file are both given; accepted: one of them.")
-        if "seed" in table:
-            self.problems.append(
-                "task.seed belongs to built-in tasks; a file's pairs are fixed, leave it out."
-            )
         if isinstance(file, str) and file.strip():
             path = self.folder / at_home(file)
             if not os.path.isfile(path):
-                self.problems.append(f"task.file: '{path}' does not exist; expected a .jsonl file.")
+                self.problems.append(
+                    f"task.file: '{path}' does not exist; expected a file of prompt pairs."
+                )
             file = str(path)
+        if "seed" in table and not (isinstance(file, str) and draws_pairs(file)):
+            self.problems.append(
+                "task.seed belongs to built-in tasks and to files whose pairs are formed from "
+                "what stands in them; this file's pairs are fixed, leave it out."
+            )
         found = self.known(f"key of [{key}]", table, own)
         found.pop("name", None)
         return {**found, "file": file}

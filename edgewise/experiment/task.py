@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
+from ..patching.prompts.content import ENDINGS
 from ..patching.tasks import TASKS, get_task
 from .parts import Count, Flag, Part, Text, Uncounted, Whole, Word, each, not_known, part
 
@@ -31,7 +32,8 @@ CHOICES_OF_PAIRS = ("length", "groups")
 class TaskSpec(Part):
     """Say which prompt pairs are meant: those a built-in task makes, or those of a file.
 
-    `examples`: how many; of a file, None means all. `seed` and `options` are of built-in tasks.
+    `examples`: how many; of a file, None means all. `options` are of built-in tasks; so is `seed`,
+    and of files whose pairs are formed from what stands in them.
     """
 
     refused_as: ClassVar[type[EdgewiseError]] = PromptError
@@ -73,7 +75,7 @@ class TaskSpec(Part):
             raise EdgewiseError("the circuit's file names no task; say which one to use.")
         if "file" in block:
             found = possible_places(task, block.get("paths"), file.path)[0]
-            return TaskSpec(file=found, examples=examples, bos=bos)
+            return TaskSpec(file=found, examples=examples, bos=bos, seed=block["seed"])
         options = block.get("options") or {}
         return TaskSpec.named(task, examples=examples, bos=bos, seed=block["seed"], options=options)
 
@@ -101,10 +103,9 @@ class TaskSpec(Part):
     @field_validator("examples", "seed")
     @classmethod
     def _of_built_in(cls, value: int | None, info: ValidationInfo) -> int | None:
-        of_file, is_seed = info.data.get("file") is not None, info.field_name == "seed"
-        if of_file:
-            return None if is_seed else value
-        return value if value is not None else 0 if is_seed else EXAMPLES
+        if info.data.get("file") is not None:
+            return value or None  # of a file, a seed of 0 is what counts if nothing is said
+        return value if value is not None else 0 if info.field_name == "seed" else EXAMPLES
 
     @field_validator("options", mode="before")
     @classmethod
@@ -119,10 +120,23 @@ class TaskSpec(Part):
 def is_file(task: str) -> bool:
     """Tell whether a task's name means a file of prompt pairs.
 
-    >>> is_file("pairs.jsonl"), is_file("ioi")
-    (True, False)
+    >>> is_file("pairs.jsonl"), is_file("pairs.csv"), is_file("ioi")
+    (True, True, False)
     """
-    return task not in TASKS and (task.endswith(".jsonl") or os.path.isfile(task))
+    return task not in TASKS and (task.lower().endswith(ENDINGS) or os.path.isfile(task))
+
+
+def draws_pairs(file: str) -> bool:
+    """Tell whether a file's pairs are formed from what stands in it, so that a seed decides which.
+
+    A file that cannot be read draws none.
+    """
+    from ..patching.prompts.shapes import read_shape
+
+    try:
+        return read_shape(file)[1].draws
+    except EdgewiseError:
+        return False
 
 
 def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
@@ -146,8 +160,8 @@ def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
         Path(task).open("rb").close()
     except OSError as error:
         raise PromptError(
-            f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a JSON Lines "
-            "file, or the name of a built-in task."
+            f"cannot read prompt pairs from '{task}': {error.strerror}; accepted: a file of "
+            "prompt pairs, or the name of a built-in task."
         ) from None
 
 
@@ -156,7 +170,7 @@ def check_options(
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Check a built-in task's options; return the task's own, and those of every task."""
     if task not in TASKS:
-        raise unknown("task", task, [*TASKS, "a file of prompt pairs (.jsonl)"])
+        raise unknown("task", task, [*TASKS, f"a file of prompt pairs ({', '.join(ENDINGS)})"])
     given = {key: value for key, value in options.items() if key not in CHOICES_OF_PAIRS}
     read = get_task(task).read_options(given)
     choice = {key: options[key] for key in CHOICES_OF_PAIRS if options.get(key) is not None}

@@ -146,7 +146,9 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
     """Return the arguments of `open_task` that make a circuit's prompt pairs again."""
     task = TaskSpec.of_circuit(file)
     again = {"task": task.reference, "bos": task.bos, "examples": task.examples}
-    return again if task.file else {**again, "seed": task.seed, "options": task.options}
+    if task.file is not None:
+        return again if task.seed is None else {**again, "seed": task.seed}
+    return {**again, "seed": task.seed, "options": task.options}
 
 
 def circuit_pairs(

@@ -76,6 +76,16 @@ class ModelBlock(TypedDict):
     shared_experts: NotRequired[bool]
 
 
+class ShapeBlock(TypedDict):
+    """What was understood of a file of prompt pairs: its shape, and all of it in words."""
+
+    name: str
+    kind: NotRequired[str]
+    understood: NotRequired[str]
+    left_out: NotRequired[dict[str, int]]
+    native: NotRequired[bool]
+
+
 class TaskBlock(TypedDict):
     """Which prompt pairs were used, and what makes a built-in task's again."""
 
@@ -89,6 +99,7 @@ class TaskBlock(TypedDict):
     options: NotRequired[dict[str, object]]
     paths: NotRequired[Paths]
     tokens_sha256: NotRequired[str]
+    shape: NotRequired[ShapeBlock]
 
 
 class PromptsBlock(TypedDict):

@@ -1,27 +1,30 @@
-"""Prompt pairs as JSON Lines: one pair a line, as text or as token ids.
+"""Prompt pairs in files: read in any shape that is known, written as JSON Lines.
 
     {"clean": "…gave a drink to", "corrupted": "…", "answers": [" Mary"], "distractors": [" John"]}
     {"clean_ids": [5, 17, 3], "corrupted_ids": [5, 9, 3], "answer_ids": [40]}
 
 Optional keys: `distractors` or `distractor_ids`; `answer_position` (counts tokens from the first,
 special tokens included, or from the end if negative; default: the last token of the prompt);
-`group` (a label); with ids also `bos_prepended`. Nothing is ever cut, padded or guessed: every
-line that cannot be used is reported with its number.
+`group` (a label); `spans` (names of positions); with ids also `bos_prepended`. Nothing is ever cut,
+padded or guessed: every line that cannot be used is reported with its number. What other people's
+files are called and how they become such lines is said by the `shapes`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
-from ...graphs.files.reading import PROMPT_BYTES, read_bounded
+from .content import Content
 from .json_fields import found, list_of, parse_object, text_of
 from .pairs import Pair, PromptPairs
+from .row_context import RowContext, WholeFile
+from .shapes import Rows, Shape, read_shape
 from .tokens import Tokens, tokens_sha256
 
 if TYPE_CHECKING:
@@ -31,13 +34,10 @@ _REPORTED = 5
 _LARGEST_ID = 2**31 - 1
 _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
-_COMMON = ("answer_position", "group")
+_COMMON = ("answer_position", "group", "spans")
 _RECORDED = "bos_prepended"
-_FORMS = {"text": _TEXT, "ids": _IDS}  # the two ways to write a pair: their keys, in one order
-
-
-class _WholeFile(PromptError):
-    """Every line would fail alike, so the first one speaks for all."""
+SHAPE = "shape"
+"""Under which key of the pairs' origin, and of a file's task block, their file's shape stands."""
 
 
 def read_pairs(
@@ -46,51 +46,96 @@ def read_pairs(
     *,
     bos: bool | None = None,
     vocab_size: int | None = None,
+    seed: int | None = None,
 ) -> PromptPairs:
-    """Read prompt pairs from a JSON Lines file.
+    """Read prompt pairs from a file of any shape that is known.
 
     Text needs the model's tokenizer; `bos` forces a beginning-of-sequence token (True) or none
-    (False), default what the tokenizer does. With `vocab_size`, ids must lie below it.
-    A PromptError lists the lines at fault.
+    (False), default what the tokenizer does. With `vocab_size`, ids must lie below it. `seed`
+    (default 0) decides which pairs are formed of a file that holds none, but samples to form them
+    of. `origin["shape"]` of the pairs says what was understood. A PromptError lists what is at
+    fault, by line.
     """
     path = Path(path)
-    reader = _Reader(tokenizer, bos, vocab_size)
+    context = RowContext(tokenizer, bos, vocab_size, seed or 0)
+    content, shape = read_shape(path)
+    try:
+        rows = shape.read(content, context)
+    except WholeFile as error:
+        raise PromptError(f"'{path}' {error}") from None
+    reader = _Reader(context)
+    pairs = _read_rows(path, rows, reader)
+    origin: dict[str, object] = {SHAPE: _understood(content, shape, rows, pairs, reader)}
+    if context.used is not None and tokenizer is not None:
+        origin["tokens_sha256"] = tokens_sha256(tokenizer, pairs)
+    drawn = context.seed if shape.draws else None
+    return PromptPairs(tuple(pairs), path.stem, drawn, reader.bos_prepended, origin)
+
+
+def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
+    """Return the pairs of all rows, or refuse all those at fault together."""
     pairs: list[Pair] = []
     problems: list[str] = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for place, row in rows.rows:
         try:
-            pairs.append(reader.pair(line))
-        except _WholeFile as error:
-            raise PromptError(f"'{path}', line {number}: {error}") from None
+            if isinstance(row, PromptError):
+                raise row
+            pairs.append(reader.pair(row))
+        except WholeFile as error:
+            raise PromptError(f"'{path}', {place}: {error}") from None
         except PromptError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(f"{place}: {error}")
     if len(problems) == 1:
         raise PromptError(f"'{path}', {problems[0]}")
     if problems:
         shown, rest = "\n  ".join(problems[:_REPORTED]), len(problems) - _REPORTED
         more = f"\n  … and {rest} more." if rest > 0 else ""
+        kind = rows.rows[0][0].split()[0]
+        what = {"line": "lines", "entry": "entries", "sample": "samples"}.get(kind, "places")
         raise PromptError(
-            f"'{path}' has {len(problems)} lines that cannot be used:\n  {shown}{more}"
+            f"'{path}' has {len(problems)} {what} that cannot be used:\n  {shown}{more}"
         )
     if not pairs:
-        raise PromptError(
-            f"'{path}' holds no prompt pairs: every line is blank; accepted: one JSON object a "
-            'line, such as {"clean": "…", "corrupted": "…", "answers": [" Mary"]}.'
+        left = f"; left out: {_counted(rows.left_out)}" if rows.left_out else ""
+        needed = f" What is missing: {rows.missing}" if rows.missing else ""
+        raise PromptError(f"'{path}' gives no prompt pair ({rows.said}{left}).{needed}")
+    return pairs
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({why})" for why, count in sorted(left_out.items()))
+
+
+def _understood(
+    content: Content, shape: Shape, rows: Rows, pairs: Sequence[Pair], reader: _Reader
+) -> dict[str, object]:
+    """Return what was understood of a file: its shape and kind, and all of it in words."""
+    said = f"{content.kind}: {rows.said}"
+    if rows.mixed and reader.tokens is not None:
+        first = pairs[0]
+        ids = [*first.answers[:1], *first.distractors[:1]]
+        shown = " and ".join(
+            f"{one} is {text!r}" for one, text in zip(ids, reader.tokens.show(ids), strict=True)
         )
-    read = reader.tokens is not None and tokenizer is not None
-    origin = {"tokens_sha256": tokens_sha256(tokenizer, pairs)} if read else {}
-    return PromptPairs(tuple(pairs), path.stem, None, reader.bos_prepended, origin)
+        said += f", ids of the file's own tokenizer (here {shown})"
+    said += f"; {len(pairs):,} pair{'s' * (len(pairs) != 1)}"
+    if rows.left_out:
+        said += f"; left out: {_counted(rows.left_out)}"
+    if unused := [key for key in rows.unused if key.strip()]:
+        said += f"; not used: {', '.join(unused)}"
+    about: dict[str, object] = {"name": shape.name, "kind": content.kind, "understood": said}
+    if rows.left_out:
+        about["left_out"] = dict(sorted(rows.left_out.items()))
+    return {**about, "native": True} if rows.native else about
 
 
 def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> PromptPairs:
     """Read prompt pairs that another file holds as token ids; see `pair_rows`."""
-    reader = _Reader(None, None, vocab_size)
+    reader = _Reader(RowContext(vocab_size=vocab_size))
     pairs = []
     for number, row in enumerate(rows, start=1):
         try:
-            pairs.append(reader.pair(json.dumps(row)))
+            pairs.append(reader.pair(parse_object(json.dumps(row))))
         except PromptError as error:
             raise PromptError(f"entry {number}: {error}") from None
     return PromptPairs(tuple(pairs), bos_prepended=reader.bos_prepended)
@@ -108,6 +153,8 @@ def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
             row["answer_position"] = pair.answer_position
         if pair.group:
             row["group"] = pair.group
+        if pair.spans:
+            row["spans"] = dict(pair.spans)
         if pairs.bos_prepended is not None:
             row[_RECORDED] = pairs.bos_prepended
         rows.append(row)
@@ -129,46 +176,58 @@ def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
 
 @dataclass
 class _Reader:
-    """What turns lines into pairs, and remembers what the first of them decided."""
+    """What turns rows into pairs, and remembers what the first of them decided."""
 
-    tokenizer: PreTrainedTokenizerBase | None
-    bos: bool | None
-    vocab_size: int | None
-    tokens: Tokens | None = None
+    context: RowContext
     form: str = ""
     recorded: list[bool | None] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """Return what tokenizes, if anything was tokenized or is read beside text."""
+        return self.context.used
 
     @property
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
         return self.recorded[0] if self.recorded else None
 
-    def pair(self, line: str) -> Pair:
-        row = parse_object(line)
-        form = _form_of(row)
+    def pair(self, row: Mapping[str, object]) -> Pair:
+        """Return a row's pair; see `keys.FIELDS` for what a row holds."""
+        prompts, answers = _forms_of(row)
+        form = prompts if prompts == answers else f"{prompts} with answers as {answers}"
         self.form = self.form or form
         if form != self.form:
             raise PromptError(
                 f"is written as {form}, but the lines before it as {self.form}; "
                 "accepted: one form in the whole file."
             )
-        keys = _FORMS[form]
-        _refuse_unknown(row, (*keys, *_COMMON, *([_RECORDED] if form == "ids" else [])))
+        keys = (*_KEYS[prompts][:2], *_KEYS[answers][2:])
+        _refuse_unknown(row, (*keys, *_COMMON, *([_RECORDED] if prompts == "ids" else [])))
         if missing := [key for key in keys[:3] if key not in row]:
             given = f"found: {', '.join(row)}; needed: {', '.join(keys[:3])}"
             raise PromptError(f"the key '{missing[0]}' is missing; {given}.")
-        position, group = row.get("answer_position"), row.get("group", "")
-        if position is not None and (not isinstance(position, int) or isinstance(position, bool)):
-            raise PromptError(f"'answer_position' is {found(position)}; accepted: a whole number.")
-        if not isinstance(group, str):
-            raise PromptError(f"'group' is {found(group)}; accepted: a text.")
-        return (self._from_text if form == "text" else self._from_ids)(row, position, group)
+        position = _position(row)
+        clean, corrupted = (self._from_text if prompts == "text" else self._from_ids)(row)
+        before = ""
+        if prompts == "text":
+            tokens = self.context.tokens()
+            position = tokens.last(clean) if position is None else position
+            before = str(row["clean"]) if position == tokens.last(clean) else ""
+        right, wrong = (
+            (self._answer_texts if answers == "text" else self._answer_ids)(row, key, before)
+            for key in keys[2:]
+        )
+        pair = _pair((clean, corrupted), right, wrong, position, _group(row))
+        for key, ids in zip(_TEXT, (clean, corrupted, right, wrong), strict=True):
+            self._ids(key, list(ids), empty=True)
+        return _with_spans(pair, row.get("spans"))
 
-    def _from_ids(self, row: dict[str, object], position: int | None, group: str) -> Pair:
-        if self.bos is not None:
-            raise _WholeFile(
-                f"holds token ids, which are used as they are, but bos={self.bos} was asked for; "
-                "accepted with ids: no decision about bos."
+    def _from_ids(self, row: Mapping[str, object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.context.bos is not None:
+            raise WholeFile(
+                f"holds token ids, which are used as they are, but bos={self.context.bos} was "
+                "asked for; accepted with ids: no decision about bos."
             )
         recorded = row.get(_RECORDED)
         if recorded is not None and not isinstance(recorded, bool):
@@ -179,40 +238,26 @@ class _Reader:
                 "lines before it; accepted: the same in the whole file."
             )
         self.recorded.append(recorded)
-        clean, corrupted, answers, distractors = (
-            self._ids(key, row.get(key, []), empty=key == _IDS[3]) for key in _IDS
-        )
+        clean, corrupted = (self._ids(key, row[key], empty=False) for key in _IDS[:2])
         if len(clean) != len(corrupted):
             raise PromptError(
                 f"clean_ids holds {len(clean)} tokens and corrupted_ids {len(corrupted)}; "
                 "accepted: prompts of equal length, which align token by token."
             )
-        return _pair((clean, corrupted), answers, distractors, position, group)
+        return clean, corrupted
 
     def _ids(self, key: str, value: object, *, empty: bool) -> tuple[int, ...]:
         ids = list_of(key, value, int, "token ids", empty=empty)
-        limit = _LARGEST_ID if self.vocab_size is None else self.vocab_size - 1
+        size = self.context.vocab_size
+        limit = _LARGEST_ID if size is None else size - 1
         for one in ids:
             if not 0 <= one <= limit:
                 raise PromptError(f"'{key}' holds the id {one}; accepted: 0 to {limit}.")
         return ids
 
-    def _from_text(self, row: dict[str, object], position: int | None, group: str) -> Pair:
+    def _from_text(self, row: Mapping[str, object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         clean, corrupted = (text_of(key, row[key]) for key in _TEXT[:2])
-        answers, distractors = (
-            list_of(key, row.get(key, []), str, "texts", empty=key == _TEXT[3]) for key in _TEXT[2:]
-        )
-        if self.tokenizer is None:
-            raise _WholeFile(
-                "holds text, but no tokenizer was given; accepted: the model's tokenizer, or "
-                f"pairs written as ids ({', '.join(_IDS)})."
-            )
-        if self.tokens is None:
-            try:
-                self.tokens = Tokens(self.tokenizer, self.bos)
-            except PromptError as error:
-                raise _WholeFile(str(error)) from None
-        tokens = self.tokens
+        tokens = self.context.tokens()
         clean_ids, corrupted_ids = tokens.prompts([clean, corrupted])
         self._note_start(clean_ids, corrupted_ids)
         if len(clean_ids) != len(corrupted_ids):
@@ -221,23 +266,20 @@ class _Reader:
                 "prompts that align token by token. "
                 f"clean: {_shown(tokens, clean_ids)}; corrupted: {_shown(tokens, corrupted_ids)}."
             )
-        if position is None:
-            position = tokens.last(clean_ids)
-        context = clean if position == tokens.last(clean_ids) else ""
-        right, wrong = (
-            tuple(_one_token(tokens, context, key, text) for text in texts)
-            for key, texts in zip(_TEXT[2:], (answers, distractors), strict=True)
-        )
-        pair = _pair((clean_ids, corrupted_ids), right, wrong, position, group)
-        for key, ids in zip(_TEXT, (clean_ids, corrupted_ids, right, wrong), strict=True):
-            self._ids(key, list(ids), empty=True)
-        return pair
+        return clean_ids, corrupted_ids
+
+    def _answer_texts(self, row: Mapping[str, object], key: str, before: str) -> tuple[int, ...]:
+        texts = list_of(key, row.get(key, []), str, "texts", empty=key == _TEXT[3])
+        tokens = self.context.tokens()
+        return tuple(_one_token(tokens, before, key, text) for text in texts)
+
+    def _answer_ids(self, row: Mapping[str, object], key: str, before: str) -> tuple[int, ...]:
+        return self._ids(key, row.get(key, []), empty=key == _IDS[3])
 
     def _note_start(self, *prompts: Sequence[int]) -> None:
         """Refuse prompts of which some begin with BOS and others do not."""
-        assert self.tokens is not None  # which has made the prompts
         for ids in prompts:
-            begins = self.tokens.begins(ids)
+            begins = self.context.tokens().begins(ids)
             self.recorded = self.recorded or [begins]
             if begins != self.recorded[0]:
                 one, rest = ("begins", "do not") if begins else ("does not begin", "do")
@@ -246,6 +288,39 @@ class _Reader:
                     f"{rest}; accepted: its text before every prompt of the file, or before none "
                     "(`bos` puts it before those without)."
                 )
+
+
+def _position(row: Mapping[str, object]) -> int | None:
+    position = row.get("answer_position")
+    if position is not None and (not isinstance(position, int) or isinstance(position, bool)):
+        raise PromptError(f"'answer_position' is {found(position)}; accepted: a whole number.")
+    return position
+
+
+def _group(row: Mapping[str, object]) -> str:
+    group = row.get("group", "")
+    if not isinstance(group, str):
+        raise PromptError(f"'group' is {found(group)}; accepted: a text.")
+    return group
+
+
+def _with_spans(pair: Pair, named: object) -> Pair:
+    """Return a pair with named positions of its prompts."""
+    if not named:
+        return pair
+    if not isinstance(named, dict):
+        raise PromptError(f"'spans' is {found(named)}; accepted: positions by their names.")
+    spans = []
+    for name, at in named.items():
+        if not isinstance(at, int) or isinstance(at, bool):
+            raise PromptError(f"'spans' holds {found(at)}; accepted: a whole number for each name.")
+        if not -len(pair.clean) <= at < len(pair.clean):
+            raise PromptError(
+                f"'spans' has '{name}' at {at}, outside the {len(pair.clean)} tokens of the "
+                f"prompt; accepted: {-len(pair.clean)} to {len(pair.clean) - 1}."
+            )
+        spans.append((text_of("spans", name), at % len(pair.clean)))
+    return replace(pair, spans=tuple(spans))
 
 
 def _one_token(tokens: Tokens, context: str, key: str, text: str) -> int:
@@ -289,41 +364,34 @@ def _pair(
     return Pair(clean, corrupted, answers, distractors, last, group)
 
 
-def _form_of(row: dict[str, object]) -> str:
-    used = [form for form, keys in _FORMS.items() if any(key in row for key in keys)]
-    if len(used) == 2:
-        mixed = [key for key in row if key in (*_TEXT, *_IDS)]
+_KEYS = {"text": _TEXT, "ids": _IDS}  # the two ways to write each half of a pair
+
+
+def _forms_of(row: Mapping[str, object]) -> tuple[str, str]:
+    """Return how a row has its prompts, and how its answers: as text, or as ids."""
+    halves = []
+    for half in (slice(0, 2), slice(2, 4)):
+        used = [form for form, keys in _KEYS.items() if any(key in row for key in keys[half])]
+        if len(used) == 2:
+            mixed = [key for key in row if key in (*_TEXT[half], *_IDS[half])]
+            raise PromptError(
+                f"mixes text and ids ({', '.join(mixed)}); accepted: {', '.join(_TEXT[half])}, or "
+                f"{', '.join(_IDS[half])}."
+            )
+        halves += used or [""]
+    if not any(halves):
+        _refuse_unknown(row, (*_TEXT, *_IDS, *_COMMON))
         raise PromptError(
-            f"mixes text and ids ({', '.join(mixed)}); accepted: {', '.join(_TEXT)}, or "
-            f"{', '.join(_IDS)}."
+            f"no prompt is given; needed: {', '.join(_TEXT[:3])}, or {', '.join(_IDS[:3])}."
         )
-    if used:
-        return used[0]
-    _refuse_unknown(row, (*_TEXT, *_IDS, *_COMMON))
-    raise PromptError(
-        f"no prompt is given; needed: {', '.join(_TEXT[:3])}, or {', '.join(_IDS[:3])}."
-    )
+    prompts, answers = (one or next(filter(None, halves)) for one in halves)
+    return prompts, answers
 
 
-def _refuse_unknown(row: dict[str, object], accepted: Sequence[str]) -> None:
+def _refuse_unknown(row: Mapping[str, object], accepted: Sequence[str]) -> None:
     for key in row:
         if key not in accepted:
             raise PromptError(str(unknown("key", key, accepted)))
-
-
-def _read_text(path: Path) -> str:
-    what = "a JSON Lines file of prompt pairs, or the name of a built-in task"
-    if path.is_dir() or not path.exists():
-        reason = "Is a directory" if path.is_dir() else "No such file or directory"
-        raise PromptError(f"cannot read prompt pairs from '{path}': {reason}; accepted: {what}.")
-    try:
-        return read_bounded(path, PROMPT_BYTES, what, PromptError).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise PromptError(
-            f"'{path}', line {line}: the byte {error.object[error.start]:#04x} is not UTF-8; "
-            "accepted: JSON Lines saved as UTF-8."
-        ) from None
 
 
 def _shown(tokens: Tokens, ids: Sequence[int]) -> str:

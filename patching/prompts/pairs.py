@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """One clean and corrupted prompt as token ids; the answer is predicted at `answer_position`."""
+    """One clean and corrupted prompt as token ids; the answer is predicted at `answer_position`.
+
+    `spans` names positions of the prompts, as (name, position); no result depends on them.
+    """
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
@@ -24,6 +27,7 @@ class Pair:
     distractors: tuple[int, ...] = ()
     answer_position: int = -1
     group: str = ""
+    spans: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.clean:

@@ -184,7 +184,7 @@ def test_writing_into_no_folder_is_refused(tmp_path: Path) -> None:
         ('{"clean_ids": [1], "clean_ids": [2]}', "'clean_ids' is given twice"),
         ({}, "no prompt is given; needed: clean, corrupted, answers, or clean_ids"),
         (GOOD_IDS | {"answer_idz": [1]}, "unknown key 'answer_idz'; did you mean 'answer_ids'"),
-        ({"clena": 1}, "unknown key 'clena'; did you mean 'clean'"),
+        ({"clena": "a"}, "unknown key 'clena'; did you mean 'clean'"),
         ({"clean_ids": [1], "corrupted_ids": [1]}, "'answer_ids' is missing; found: clean_ids, "),
         (GOOD_IDS | {"clean_ids": "5 17 3"}, "'clean_ids' is \"5 17 3\"; accepted: a list of tok"),
         (GOOD_IDS | {"clean_ids": [5, 1.5, 3]}, "'clean_ids' holds 1.5; accepted: a list of token"),
@@ -192,7 +192,7 @@ def test_writing_into_no_folder_is_refused(tmp_path: Path) -> None:
         (GOOD_IDS | {"clean_ids": [5, [17], 3]}, "'clean_ids' holds a list"),
         (GOOD_IDS | {"clean_ids": [], "corrupted_ids": []}, "'clean_ids' is empty"),
         (GOOD_IDS | {"answer_ids": []}, "'answer_ids' is empty"),
-        (GOOD_IDS | {"answer_ids": 40}, "'answer_ids' is 40; accepted: a list"),
+        (GOOD_IDS | {"answer_ids": "40"}, "'answer_ids' is \"40\"; accepted: a list"),
         (GOOD_IDS | {"clean_ids": [5, -1, 3]}, "'clean_ids' holds the id -1; accepted: 0 to 99"),
         (GOOD_IDS | {"answer_ids": [100]}, "'answer_ids' holds the id 100; accepted: 0 to 99"),
         (GOOD_IDS | {"distractor_ids": [7e3]}, "'distractor_ids' holds 7000.0"),
@@ -225,7 +225,7 @@ def test_a_bad_line_of_ids_is_named(tmp_path: Path, row: Any, message: str) -> N
         ({"clean": ["a"]}, "'clean' is a list; accepted: a text"),
         ({"clean": ""}, "'clean' holds an empty text"),
         ({"clean": "\ud800"}, "'clean' holds half of a surrogate pair"),
-        ({"answers": " Mary"}, "'answers' is \" Mary\"; accepted: a list of texts"),
+        ({"answers": {"a": 1}}, "'answers' is an object; accepted: a list of texts"),
         ({"answers": [5]}, "'answers' holds 5; accepted: a list of texts"),
         ({"answers": [""]}, "'answers' holds an empty text"),
         ({"answers": []}, "'answers' is empty"),
@@ -233,7 +233,7 @@ def test_a_bad_line_of_ids_is_named(tmp_path: Path, row: Any, message: str) -> N
         ({"distractors": [" Paul"]}, "'distractors' holds ' Paul', which the tokenizer does not"),
         ({"distractors": [" Mary"]}, "a token is both answer and distractor"),
         ({"answer_position": 14}, "answer_position 14 lies outside the 14 tokens"),
-        ({"answer": [" Mary"]}, "unknown key 'answer'; did you mean 'answers'"),
+        ({"answer": [" Anna"]}, "'answers' and 'answer' both say what the answers are; accepted"),
         ({"bos_prepended": True}, "unknown key 'bos_prepended'"),
     ],
 )
@@ -266,7 +266,7 @@ def test_an_id_without_a_known_vocabulary_has_a_limit_too(tmp_path: Path) -> Non
 
 def test_text_needs_a_tokenizer_and_says_so_once(tmp_path: Path) -> None:
     found = refusal(lines(tmp_path, GOOD_TEXT, GOOD_TEXT))
-    assert re.search("line 1: holds text, but no tokenizer was given; accepted: the model's", found)
+    assert re.search("line 1: holds text, but no tokenizer was given; accepted: a `model`", found)
     assert "line 2" not in found
 
 

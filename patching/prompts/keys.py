@@ -1,0 +1,175 @@
+"""What the fields of a prompt pair are called, here and in other people's files.
+
+One table: every field of a pair, what its values are, and the names that others give it. A name is
+looked up however it is written: `Correct-Idx` is `correct_idx`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ...graphs.errors import PromptError
+
+TEXT, TEXTS, IDS, NUMBER, FLAG, PLACES = "text", "texts", "ids", "number", "flag", "places"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a pair: what its values are, what it means, and its other names."""
+
+    name: str
+    kind: str
+    meaning: str
+    others: tuple[str, ...] = ()
+
+
+def _field(name: str, kind: str, meaning: str, others: str = "") -> Field:
+    return Field(name, kind, meaning, tuple(others.split()))
+
+
+FIELDS: dict[str, Field] = {
+    one.name: one
+    for one in (
+        _field(
+            "clean", TEXT, "the prompt that calls for the behaviour",
+            "clean_prompt clean_text clean_sentence clean_input original original_prompt base "
+            "base_prompt prompt",
+        ),
+        _field(
+            "corrupted", TEXT, "the prompt that differs where the answer is decided",
+            "corrupt corrupted_prompt corrupt_prompt corrupted_text corrupted_sentence "
+            "corrupted_input counterfactual counterfactual_prompt counterfactual_text "
+            "corrupted_hard corrupt_hard corrupted_easy",
+        ),
+        _field(
+            "answers", TEXTS, "the right continuations",
+            "answer correct correct_answer correct_answers right_answer right_answers target "
+            "targets clean_answer clean_answers clean_target target_true",
+        ),
+        _field(
+            "distractors", TEXTS, "wrong continuations",
+            "distractor wrong_answer wrong_answers wrong incorrect incorrect_answer "
+            "incorrect_answers corrupted_answer corrupted_answers corrupt_answer corrupt_answers "
+            "corrupted_target counterfactual_answer counterfactual_answers foil foils "
+            "target_false target_new wrong_target",
+        ),
+        _field(
+            "clean_ids", IDS, "the clean prompt as token ids",
+            "clean_tokens clean_token_ids clean_input_ids clean_prompt_ids",
+        ),
+        _field(
+            "corrupted_ids", IDS, "the corrupted prompt as token ids",
+            "corrupted_tokens corrupted_token_ids corrupted_input_ids corrupt_ids corrupt_tokens "
+            "corrupt_token_ids corrupt_input_ids corrupted_prompt_ids counterfactual_ids",
+        ),
+        _field(
+            "answer_ids", IDS, "token ids of the answers",
+            "answer_id answer_idx answers_idx answers_ids answer_token_id answer_token_ids "
+            "correct_idx correct_id correct_ids correct_token_id correct_token_ids "
+            "correct_answer_id correct_answer_idx correct_answer_ids target_id target_ids "
+            "target_idx target_token_id clean_answer_id clean_answer_idx clean_answer_ids",
+        ),
+        _field(
+            "distractor_ids", IDS, "token ids of the distractors",
+            "distractor_id distractor_idx distractors_idx distractors_ids distractor_token_id "
+            "distractor_token_ids incorrect_idx incorrect_id incorrect_ids incorrect_token_id "
+            "incorrect_token_ids incorrect_answer_id incorrect_answer_idx incorrect_answer_ids "
+            "wrong_idx wrong_id wrong_ids wrong_answer_id wrong_answer_idx wrong_answer_ids "
+            "wrong_token_id corrupted_answer_id corrupted_answer_idx corrupted_answer_ids "
+            "corrupted_answers_idx corrupted_answers_ids corrupt_answer_idx foil_id foil_idx",
+        ),
+        _field("answer_position", NUMBER, "where the answer is predicted", "answer_pos"),
+        _field("group", TEXT, "a label for reports"),
+        _field("bos_prepended", FLAG, "with ids: whether the prompts begin with BOS"),
+        _field("spans", PLACES, "names of token positions, counted as answer_position is"),
+    )
+}  # fmt: skip
+"""The fields of a pair by name."""
+
+ASIDE = {
+    "corrupted_hard": "a second corrupted prompt",
+    "corrupt_hard": "a second corrupted prompt",
+    "corrupted_easy": "a second corrupted prompt",
+}
+"""Names that stand beside the usual one in known collections, which is then the one that counts."""
+
+FOREIGN = {
+    "label": "in EAP-IG's tables the two digits of a year, or which class the prompt is of",
+    "plural": "in EAP-IG's tables whether the verb is to be plural (1) or not (0), not which verbs",
+    "seq_labels": "in auto-circuit's files the names of all positions",
+    "word_idxs": "in auto-circuit's files named positions, which stand beside the list of prompts",
+}
+"""Names of other people's files that are no field of a pair, and what they say."""
+
+ALIKE = 0.8
+"""From which likeness of two names on one is taken for the other, mistyped."""
+
+
+def plain(key: str) -> str:
+    """Return how a name is looked up: `Correct-Idx ` as `correct_idx`."""
+    return re.sub(r"[\s\-.]+", "_", key.strip().lower())
+
+
+NAMES: dict[str, Field] = {name: one for one in FIELDS.values() for name in (one.name, *one.others)}
+"""Every name of every field."""
+
+
+def fields_of(keys: Iterable[str]) -> dict[str, Field]:
+    """Map those names that are a field's to the field.
+
+    >>> {key: field.name for key, field in fields_of(["Clean", "correct_idx", "h1"]).items()}
+    {'Clean': 'clean', 'correct_idx': 'answer_ids'}
+    """
+    found = {key: NAMES[plain(key)] for key in keys if plain(key) in NAMES}
+    return _of_a_kind(keys, found) | found
+
+
+def _of_a_kind(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
+    """Find ids called after what they are of: `country_idx` and `corrupted_country_idx`."""
+    names = {plain(key): key for key in keys}
+    if {"answer_ids", "answers"} & {field.name for field in known.values()}:
+        return {}
+    for name, key in names.items():
+        pairs = [f"{prefix}_{name}" for prefix in ("corrupted", "corrupt", "counterfactual")]
+        twin = next((one for one in pairs if one in names), None)
+        if twin and re.search(r"_(idx|ids?|token_ids?)$", name) and name not in NAMES:
+            return {key: FIELDS["answer_ids"], names[twin]: FIELDS["distractor_ids"]}
+    return {}
+
+
+def mistyped(row: Mapping[str, object], given: Iterable[str]) -> PromptError | None:
+    """Return what to say of a name that is nearly a field's, whose value fits it, if there is one.
+
+    `given`: the fields that stand under names of theirs; a longer one is another thing.
+    """
+    have = set(given)
+    for key, value in row.items():
+        name = plain(key)
+        if name in NAMES or name in FOREIGN or not name:
+            continue
+        near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=ALIKE)
+        near = near or difflib.get_close_matches(name, NAMES, n=1, cutoff=ALIKE)
+        if not near or (near[0] in name and NAMES[near[0]].name in have):
+            continue  # as `clean2` beside `clean`
+        if fits(NAMES[near[0]], value):
+            accepted = ", ".join(FIELDS)
+            return PromptError(
+                f"unknown key '{key}'; did you mean '{near[0]}'? Accepted: {accepted}."
+            )
+    return None
+
+
+def fits(field: Field, value: object) -> bool:
+    """Tell whether a value can be meant for a field."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    first = value[0] if isinstance(value, list) and value else value
+    number = isinstance(first, int) and not isinstance(first, bool)
+    digits = isinstance(value, str) and value.strip().lstrip("+-").isdigit()
+    if field.kind in (TEXT, TEXTS):
+        return isinstance(first, str) and not digits
+    if field.kind in (IDS, NUMBER):
+        return number or digits or whole or value is None
+    return True

@@ -1,0 +1,60 @@
+"""What prompts are read with: one tokenizer, one decision about BOS, one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...graphs.errors import PromptError
+from .tokens import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class WholeFile(PromptError):
+    """Every line would fail alike, so the first one speaks for all."""
+
+
+@dataclass
+class RowContext:
+    """What all rows of a file are read with.
+
+    `bos`: force a beginning-of-sequence token (True) or none (False). Ids lie below `vocab_size`.
+    `seed`: decides which pairs are formed where a file holds none, but what they are formed from.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None = None
+    bos: bool | None = None
+    vocab_size: int | None = None
+    seed: int = 0
+    _tokens: Tokens | None = None
+
+    @property
+    def used(self) -> Tokens | None:
+        """Return the tokens if there was any text to tokenize."""
+        return self._tokens
+
+    def tokens(self) -> Tokens:
+        """Return what tokenizes; a `WholeFile` error if there is no tokenizer for text."""
+        if self.tokenizer is None:
+            raise WholeFile(
+                "holds text, but no tokenizer was given; accepted: a `model` that has one, or "
+                "pairs written as ids (clean_ids, corrupted_ids, answer_ids, distractor_ids)."
+            )
+        if self._tokens is None:
+            try:
+                self._tokens = Tokens(self.tokenizer, self.bos)
+            except PromptError as error:
+                raise WholeFile(str(error)) from None
+        return self._tokens
+
+    def fits(self, prompt: str, answer: str) -> bool:
+        """Tell whether an answer can stand behind a prompt: whether it is one known token."""
+        ids = self.tokens().answer(prompt, answer)
+        return len(ids) == 1 and not self.tokens().has_unknown(ids)
+
+    def prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of prompts, all at once."""
+        return self.tokens().prompts(prompts) if prompts else []
