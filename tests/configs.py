@@ -43,6 +43,7 @@ from transformers import (
 
 from tests.configs_copies import COPIES, COPIES_IN_FULL
 from tests.configs_experts import EXPERT_CONFIGS
+from tests.configs_sparse import SPARSE
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
 from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, PADDED, YARN
@@ -244,6 +245,7 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     **OTHER,
     **EXPERT_CONFIGS,
     **COPIES_IN_FULL,
+    **SPARSE,
 }
 
 EVERY = {**CONFIGS, **COPIES}

@@ -25,7 +25,10 @@ WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero"
 
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
-    """Make a random model whose every parameter (biases and norms too) is far from its default."""
+    """Make a random model whose every parameter (biases and norms too) is far from its default.
+
+    So are the buffers that correct the scores by which routers choose experts.
+    """
     config_class, model_class, options = EVERY[name]
     torch.manual_seed(seed)
     model = model_class(config_class(**options)).eval()
@@ -33,6 +36,9 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
         for parameter in model.parameters():
             spread = 0.3 if parameter.dim() > 1 else 0.5
             parameter.add_(torch.randn_like(parameter) * spread)
+        for key, buffer in model.named_buffers():
+            if "correction_bias" in key or "expert_bias" in key:
+                buffer.add_(torch.randn_like(buffer) * 0.5)
     return model.to(dtype)
 
 
@@ -147,7 +153,9 @@ def naive_run(
                 x = block.read(stream(rows[kind, layer, index, letter], layer))
                 weight, bias = attention.projection(letter)
                 at = head if letter == "q" else group
+                x, shared = before(attention, letter, x)
                 y = x @ weight[at].t() + (0 if bias is None else bias[at])
+                y = torch.cat((y, shared), -1)
                 if attention.norm_together and letter != "v":
                     y = together(attention, letter, x)[..., at, :]
                 inputs.append(y[..., None, :])
@@ -160,6 +168,20 @@ def naive_run(
         after = layer if graph.parallel else layer + 1
         wrote += block.writes(stream(rows[Kind.MLP, layer, None, None], after)).unbind(0)
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))
+
+
+def before(attention: Attention, letter: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a letter's heads project, and what stands behind each head's projection."""
+    latent = attention.latent(letter)
+    if latent is None:
+        return x, x[..., :0]
+    size = attention.projection(letter)[0].shape[-1]
+    y = x @ latent.down.weight.t() + (0 if latent.down.bias is None else latent.down.bias)
+    inner, shared = y[..., :size], y[..., size:]
+    if (norm := latent.norm) is not None:
+        assert norm.weight is not None
+        inner = inner / (inner.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+    return inner, shared
 
 
 def together(attention: Attention, letter: str, x: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from edgewise.graphs.errors import UnsupportedModel
 from edgewise.graphs.lift.experts import Experts
@@ -15,12 +17,13 @@ from edgewise.graphs.lift.lifting import describe, tensors_of
 from edgewise.graphs.load.loading import load
 from edgewise.patching.run.certificate import certify
 from tests.configs_experts import EXPERT_CONFIGS
+from tests.configs_sparse import SPARSE
 from tests.engine import tiny_lift, tiny_model
 
-SPARSE = [name for name in EXPERT_CONFIGS if "all-dense" not in name]
+MIXTURES = [name for name in {**EXPERT_CONFIGS, **SPARSE} if "dense" not in name]
 
 
-@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("name", MIXTURES)
 @torch.no_grad()
 def test_an_expert_writes_what_the_module_writes_when_all_others_are_silent(name: str) -> None:
     model = tiny_model(name, dtype=torch.float64)
@@ -31,25 +34,48 @@ def test_an_expert_writes_what_the_module_writes_when_all_others_are_silent(name
         layer in sparse for layer in range(lifted.graph.layers)
     ]
     for layer in sparse:
-        module, mlp = model.model.layers[layer].mlp, lifted.blocks[layer].mlp
+        module, mlp = mixture_of(model.model.layers[layer]), lifted.blocks[layer].mlp
         found = mlp.outputs(x)
         assert len(found) == len(lifted.graph.mlp_columns[layer])
-        torch.testing.assert_close(mlp(x), module(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mlp(x), run(module, x), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found.sum(0), mlp(x))
-        down = module.experts.down_proj
-        weights = down.clone()
-        shared = getattr(module, "shared_expert", None)
+        packed, shared = module.experts, shared_of(module)
+        silenced = [
+            part
+            for name in ("down_proj", "down_proj_bias")
+            if (part := getattr(packed, name, None)) is not None
+        ]
+        weights = [part.clone() for part in silenced]
         shared_weight = None if shared is None else shared.down_proj.weight.clone()
         for expert, own in enumerate(found):
-            down.zero_()
-            if expert < len(down):
-                down[expert] = weights[expert]
+            for part, weight in zip(silenced, weights, strict=True):
+                part.zero_()
+                if expert < len(part):
+                    part[expert] = weight[expert]
             if shared is not None:
-                shared.down_proj.weight.copy_(shared_weight * (expert == len(down)))
-            torch.testing.assert_close(own, module(x), rtol=1e-5, atol=1e-6)
-        down.copy_(weights)
+                shared.down_proj.weight.copy_(shared_weight * (expert == len(packed.down_proj)))
+            torch.testing.assert_close(own, run(module, x), rtol=1e-5, atol=1e-6)
+        for part, weight in zip(silenced, weights, strict=True):
+            part.copy_(weight)
         if shared is not None:
             shared.down_proj.weight.copy_(shared_weight)
+
+
+def mixture_of(layer: Any) -> Any:
+    """Return a layer's module of a router and experts."""
+    return layer.mlp if hasattr(layer, "mlp") else layer.feed_forward
+
+
+def shared_of(module: Any) -> Any:
+    """Return the module of the shared experts; None if there are none."""
+    return getattr(module, "shared_expert", getattr(module, "shared_experts", None))
+
+
+def run(module: Any, x: Tensor) -> Tensor:
+    """Return what a mixture writes, without what else some return."""
+    out = module(x)
+    found: Tensor = out[0] if isinstance(out, tuple) else out
+    return found.view_as(x)
 
 
 def by_hand(**changes: object) -> Experts:

@@ -136,7 +136,17 @@ def test_all_nodes_carry_all_where_only_values_differ(name: str) -> None:
     with torch.no_grad():
         for key, parameter in other.named_parameters():
             words = key.lower()
-            projections = ("q_proj", "k_proj", "v_proj", "qkv", "query_key_value", "c_attn", "wqkv")
+            projections = (
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "qkv",
+                "query_key_value",
+                "c_attn",
+                "wqkv",
+                "_a_proj",
+                "_b_proj",
+            )
             if any(word in words for word in projections):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
                 inner += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ...errors import UnsupportedModel
 from ...graph import ComputationGraph
-from ..experts import Experts
+from ..attention import Latent
+from ..experts import Experts, Routing, SharedExpert
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
 from ..lifting import by_head, optional, require_activation
 
@@ -273,15 +275,86 @@ def feed_forward(module: Any, activation: str, output_scale: float = 1.0) -> MLP
     return MLP(*projections, activation, own, output_scale)
 
 
+def mixture(
+    module: Any, activation: str, chosen: int, renormalise: bool = False, **rest: Any
+) -> Experts:
+    """Describe a router and packed experts, with a shared one where there is any.
+
+    `rest`: further fields of `Experts`, among them the `routing` where it is not the usual.
+    """
+    router = module.gate if hasattr(module, "gate") else module.router
+    gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
+    shared = next(
+        (getattr(module, n) for n in ("shared_expert", "shared_experts") if hasattr(module, n)),
+        None,
+    )
+    if shared is not None:
+        own = getattr(module, "shared_expert_gate", None)
+        weight = None if own is None else own.weight.detach()
+        rest["shared"] = SharedExpert(feed_forward(shared, activation), weight)
+    return Experts(
+        router=router.weight.detach(), gate=gate, up=up, down=module.experts.down_proj.detach(),
+        chosen=chosen, activation=require_activation(activation), renormalise=renormalise, **rest,
+    )  # fmt: skip
+
+
+def corrected(config: Any, router: Any, **rest: Any) -> Routing:
+    """Describe DeepSeek V3's routing: groups, and sigmoid scores that a buffer corrects."""
+    return Routing(**{
+        "score": "sigmoid", "wide": True, "correction": router.e_score_correction_bias.detach(),
+        "groups": config.n_group, "open_groups": config.topk_group, "best": 2, "epsilon": 1e-20,
+        "scale": config.routed_scaling_factor, **rest,
+    })  # fmt: skip
+
+
+def sparse_or_dense(config: Any, module: Any) -> MLP | Experts:
+    """Describe a layer's MLP module, which is DeepSeek V3's mixture where it has experts."""
+    if not hasattr(module, "experts"):
+        return feed_forward(module, config.hidden_act)
+    return mixture(
+        module, config.hidden_act, config.num_experts_per_tok, config.norm_topk_prob,
+        routing=corrected(config, module.gate), round_weights=False,
+    )  # fmt: skip
+
+
+def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attention:
+    """Describe DeepSeek's attention: queries, keys and values through smaller spaces.
+
+    Each head's own features stand before those that turn, which in keys all heads share.
+    """
+    heads, own = config.num_attention_heads, config.qk_nope_head_dim
+    up, down = by_head(module.kv_b_proj.weight, heads), linear(module.kv_a_proj_with_mqa)
+    norm, rank = rms_norm(module.kv_a_layernorm), up.shape[-1]
+    inner = Linear(down.weight[:rank], None if down.bias is None else down.bias[:rank])
+    if module.q_a_proj is None:
+        query, before = module.q_proj, None
+    else:
+        query = module.q_b_proj
+        before = Latent(linear(module.q_a_proj), rms_norm(module.q_a_layernorm))
+    rest.setdefault("scale", module.scaling)
+    return Attention(
+        wq=by_head(query.weight, heads), wk=up[:, :own], wv=up[:, own:],
+        wo=by_head(module.o_proj.weight.t(), heads), bq=by_head(query.bias, heads),
+        bk=None, bv=None, bo=optional(module.o_proj.bias),
+        rotary=replace(table, start=own),
+        q_latent=before, k_latent=Latent(down, norm), v_latent=Latent(inner, norm), **rest,
+    )  # fmt: skip
+
+
 def words(
     blocks: Sequence[Block], *, positions: str, tied: bool, parallel: bool = False
 ) -> dict[str, str]:
     """Say in words what was found in a model."""
     block, attention = blocks[0], blocks[0].attention
-    biases: dict[str, Tensor | None] = {
-        "q": attention.bq, "k": attention.bk, "v": attention.bv, "o": attention.bo,
-        "mlp": block.mlp.bias,
-    }  # fmt: skip
+    q, k, v = (
+        bias if latent is None else latent.down.bias
+        for bias, latent in (
+            (attention.bq, attention.q_latent),
+            (attention.bk, attention.k_latent),
+            (attention.bv, attention.v_latent),
+        )
+    )
+    biases = {"q": q, "k": k, "v": v, "o": attention.bo, "mlp": block.mlp.bias}
     mlps = Counter(block.mlp.words for block in blocks)
     mixed = [f"{what} ({n} layer{'s' * (n > 1)})" for what, n in mlps.items()]
     found = {
@@ -290,7 +363,7 @@ def words(
         "block": "parallel" if parallel else "sequential",
         "attention": f"{attention.heads} heads of {attention.size}, "
         f"{attention.kv_heads} key/value heads",
-        "window": ", ".join(sorted({str(b.attention.window or "full") for b in blocks})),
+        "window": ", ".join(sorted({_span(b.attention) for b in blocks})),
         "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
         "MLP": "; ".join(mixed if len(mixed) > 1 else mlps),
         "unembedding": "tied" if tied else "untied",
@@ -299,9 +372,25 @@ def words(
         own = ", with weights of its own" if isinstance(attention.q_norm, tuple) else ""
         together = attention.norm_together
         found["q/k norms"] = "of all heads together" if together else f"per head{own}"
+    if attention.k_latent is not None:
+        through = [f"keys and values through {attention.wk.shape[-1]} features"]
+        if attention.q_latent is not None:
+            through.insert(0, f"queries through {attention.wq.shape[-1]}")
+        found["attention"] += f", {', '.join(through)}"
+    if attention.gate is not None:
+        found["gate of heads"] = attention.gate
+    if attention.sinks is not None:
+        found["sinks"] = "one score of nothing per head"
     if attention.clip is not None:
         found["clip"] = f"queries, keys and values to ±{attention.clip:g}"
     return found
+
+
+def _span(attention: Attention) -> str:
+    """Say in words how far a layer sees."""
+    if attention.chunk is not None:
+        return f"chunks of {attention.chunk}"
+    return str(attention.window or "full")
 
 
 def norm_words(block: Block) -> str:
@@ -340,7 +429,8 @@ def assemble(
     first, head = blocks[0].attention, model.get_output_embeddings()
     if not isinstance(positions, str):
         without = sum(block.attention.rotary is None for block in blocks)
-        positions = rotary_words(model.config, positions, first.size, without)
+        turning = next((b.attention.rotary for b in blocks if b.attention.rotary), positions)
+        positions = rotary_words(model.config, turning, first.size, without)
     tied = bool(head.weight.data_ptr() == embedding.weight.data_ptr())
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
     graph = ComputationGraph(
@@ -357,7 +447,8 @@ def assemble(
 
 def rotary_words(config: Any, table: Rotary, head: int, without: int = 0) -> str:
     """Say in words how positions enter; `without`: in how many layers they do not."""
-    share = "" if table.size == head else f", first {table.size} of {head} features"
+    end = "last" if table.start else "first"
+    share = "" if table.size == head else f", {end} {table.size} of {head} features"
     share += ", interleaved" if table.interleaved else ""
     share += f", none in {without} layer{'s' * (without > 1)}" if without else ""
     scaling = config.rope_parameters

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..experts import Experts, SharedExpert
+from ..experts import Experts
 from ..lifted import MLP, LiftedModel
-from ..lifting import family, require_activation
-from ._parts import feed_forward
+from ..lifting import family
+from ._parts import feed_forward, mixture
 from .llama import HANDLED as LLAMA
 from .llama import IGNORED as LLAMA_IGNORED
 from .llama import ONE_WINDOW, WINDOWS, llama_like
@@ -62,15 +62,6 @@ def _describe(
     def mlp(module: Any) -> MLP | Experts:
         if not hasattr(module, "experts"):
             return feed_forward(module, activation)
-        gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
-        shared = getattr(module, "shared_expert", None)
-        if shared is not None:
-            own = module.shared_expert_gate.weight.detach()
-            shared = SharedExpert(feed_forward(shared, activation), own)
-        return Experts(
-            router=module.gate.weight.detach(), gate=gate, up=up,
-            down=module.experts.down_proj.detach(), chosen=model.config.num_experts_per_tok,
-            activation=require_activation(activation), shared=shared, **rest,
-        )  # fmt: skip
+        return mixture(module, activation, model.config.num_experts_per_tok, **rest)
 
     return llama_like(model, name=name, mlp=mlp, **(attention or {}))
