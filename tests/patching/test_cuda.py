@@ -1,0 +1,45 @@
+"""On a graphics card every type of model is lifted, certified and searched as on the processor.
+
+Skipped where there is none; `EDGEWISE_TEST_DEVICE=cpu` runs the same tests on the processor.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.discovery.registry import get_method
+from edgewise.graphs.lift.lifting import describe
+from edgewise.patching.run.certificate import certify
+from edgewise.patching.run.runner import Runner
+from tests.engine import one_of_each_type, tiny_model, tiny_pairs
+
+DEVICE = os.environ.get("EDGEWISE_TEST_DEVICE", "cuda")
+if DEVICE == "cuda" and not torch.cuda.is_available():
+    pytest.skip("there is no graphics card", allow_module_level=True)
+NAMES = one_of_each_type().values()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_certificate_is_as_sharp_there(name: str, dtype: torch.dtype) -> None:
+    lifted = describe(tiny_model(name, dtype=dtype).to(DEVICE))
+    found = certify(lifted).require()
+    assert found.blocks is None or found.blocks < 0.9
+    certify(lifted, tiny_pairs(lengths=(9, 5, 7))).require()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_and_circuits_are_the_processors(name: str) -> None:
+    pairs = tiny_pairs()
+    here, there = (
+        Runner.create(describe(tiny_model(name).to(device)), pairs, metric="kl")
+        for device in ("cpu", DEVICE)
+    )
+    own, far = (get_method("eap-ig")(runner, steps=2).scores.values for runner in (here, there))
+    assert np.allclose(own, far, atol=1e-7, equal_nan=True)
+    own, far = (get_method("acdc")(runner, threshold=0.01).circuit for runner in (here, there))
+    assert own == far
