@@ -214,7 +214,9 @@ def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
         base = find(name, revision=revision, weights=False)
     if base.form is Form.GGUF:
         return load_tokenizer(reference), None
-    size = read_json(base.path / "config.json").get("vocab_size")
+    config = read_json(base.path / "config.json")
+    text = config.get("text_config")  # of a multimodal model
+    size = (text if isinstance(text, dict) else config).get("vocab_size")
     there = has_tokenizer(source.path) or has_tokenizer(base.path)
     return load_tokenizer(reference) if there else None, size if isinstance(size, int) else None
 

@@ -44,6 +44,7 @@ from transformers import (
 from tests.configs_copies import COPIES, COPIES_IN_FULL
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.configs_sparse import SPARSE
+from tests.configs_text_bodies import TEXT_BODIES
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
 from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, PADDED, YARN
@@ -248,5 +249,5 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     **SPARSE,
 }
 
-EVERY = {**CONFIGS, **COPIES}
-"""Also the near copies, of which little new can be learnt by what takes long."""
+EVERY = {**CONFIGS, **COPIES, **TEXT_BODIES}
+"""Also the near copies and text bodies, of which little new can be learnt by what takes long."""

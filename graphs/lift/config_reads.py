@@ -52,7 +52,7 @@ def inert(model: Any, keys: Iterable[str]) -> set[str]:
 
     None is returned where some of that code has no source text, or is not transformers' own.
     """
-    config = model.config
+    config, model = model.config, getattr(model, "whole", model)  # of a text body
     if not all(type(x).__module__.startswith("transformers.models.") for x in (model, config)):
         return set()
     fields = {name for kind in type(config).__mro__ for name in vars(kind)}
@@ -61,7 +61,8 @@ def inert(model: Any, keys: Iterable[str]) -> set[str]:
     left = set(keys) - declared
     if not left:
         return set()
-    found = [reads_of(name) for name in sorted(own_modules(model) | shared_modules())]
+    own = own_modules(model) | {type(config).__module__}
+    found = [reads_of(name) for name in sorted(own | shared_modules())]
     return {key for key in left if all(r is not None and key not in r for r in found)}
 
 

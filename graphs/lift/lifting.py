@@ -29,6 +29,7 @@ from .live.guards import (
     check_weights,
     naming_modules,
 )
+from .live.text_body import TextBody, scales_applied, text_body
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ def families() -> dict[str, Family]:
 
 
 def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
-    """Read a live `AutoModelForCausalLM`, unaltered, or say what of it no family understands."""
+    """Read a live `AutoModelForCausalLM`, unaltered, or say what of it no family understands.
+
+    Of a multimodal model with a head, the text body is read (see `live/text_body.py`).
+    """
+    model = text_body(model) or model
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
     known = families()
@@ -113,7 +118,8 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
             f"a model of type '{model_type or type(model).__name__}' cannot be lifted; supported "
             f"types: {', '.join(known)}."
         )
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+    body = model if isinstance(model, TextBody) else None
+    if not (body or type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))):
         raise UnsupportedModel(
             f"{type(model).__name__} has no language-model head edgewise can read; load the model "
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
@@ -126,6 +132,10 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     check_state(model)
     check_types(model, lifted.dtype)
     _check_devices(lifted)
+    if body is not None:
+        scale, cap = scales_applied(body, lifted.logit_scale, lifted.logit_softcap)
+        lifted = replace(lifted, logit_scale=scale, logit_softcap=cap)
+        lifted.variants["text body of"] = body.title
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
     variants = dict(lifted.variants)
     if inert_keys:

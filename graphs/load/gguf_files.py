@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
+from .classes import model_class
 from .gguf_metadata import ACCEPTED, read_header, refuse_lost_metadata
 from .libraries import explained, silenced
 from .sizes import Stored, refuse_counts, refuse_sizes
@@ -37,7 +38,7 @@ def read_gguf(path: Path, dtype: str = "float32") -> PreTrainedModel:
     refuse_counts(header.metadata, stored, f"'{path}'")
     with explained(f"'{path}' cannot be read as a GGUF model", ACCEPTED):
         config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
-        refuse_sizes(config, stored, f"'{path}'")
+        refuse_sizes(config, model_class(config, str(path)), stored, f"'{path}'")
         options = {"dtype": getattr(torch, dtype), "output_loading_info": True, **plain}
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, **options

@@ -21,6 +21,16 @@ from ..files.places import local_paths
 from ..files.reading import at_home, is_there, listed, problems
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
+from .classes import (
+    causal_classes,
+    is_known,
+    is_left_out,
+    model_class,
+    multimodal_classes,
+    refuse_other_text,
+    text_alone,
+    text_settings,
+)
 from .gguf_files import gguf_tokenizer, read_gguf
 from .libraries import explained
 from .references import Form, Source, find, has_tokenizer, read_json
@@ -49,6 +59,8 @@ class Announced(TypedDict):
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A causal language model in evaluation mode, with frozen parameters, and where it came from.
+
+    Of a multimodal model, `model` is the text body, whose `whole` it is run through.
 
     `name` loads the same model again (for a live module it is only a label); `revision` is the
     hub's commit where it is known. `adapter` tells what was merged in, if anything.
@@ -91,6 +103,8 @@ class LoadedModel:
         record: dict[str, object] = {key: getattr(self, key) for key in keys}
         if self.path is not None and self.path == at_home(self.name):
             record["paths"] = local_paths(self.path)
+        if (title := getattr(self.model, "title", None)) is not None:
+            record["text_body_of"] = title
         if self.adapter is not None:
             names = ("name", "kind", "rank", "base", "base_revision")
             record["adapter"] = {name: getattr(self.adapter, name) for name in names}
@@ -116,6 +130,8 @@ def load(
         UnsupportedModel: it is of a family that cannot be lifted.
         UnknownName: dtype or device is not one of the accepted ones.
     """
+    from ..lift.live.text_body import text_body
+
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -124,12 +140,14 @@ def load(
     source = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
     if source.form is Form.ADAPTER:
         base = _find_base(source, allow_pickle, progress)
-        model = merge(_read(base, "float32", allow_pickle), source.path, base.name)
+        whole = _read(base, "float32", allow_pickle, whole=True)
+        model = merge(whole, source.path, base.name)
         adapter = describe_adapter(source.path, base.name, base.revision)
     else:
         base = source
         model = _read(source, dtype, allow_pickle)
     model = _place(model, dtype, device)
+    model = text_body(model) or model
     tokenizer_source = source if has_tokenizer(source.path) else base
     origin = (source.name, source.revision, source.path)
     return LoadedModel(model, *origin, dtype, adapter, lambda: _read_tokenizer(tokenizer_source))
@@ -156,6 +174,7 @@ def from_module(
 ) -> LoadedModel:
     """Take a live transformers model as it is, neither copied nor altered, or say why it cannot."""
     from ..lift.live.guards import check_built
+    from ..lift.live.text_body import text_body
 
     kind = type(model).__name__
     if type(model).__module__.partition(".")[0] == "peft" or hasattr(model, "peft_config"):
@@ -164,7 +183,7 @@ def from_module(
             "know. Merge a copy and pass that: copy.deepcopy(model).merge_and_unload(); or save "
             "the adapter with save_pretrained and name its directory."
         )
-    if kind not in _causal_classes():
+    if kind not in {*causal_classes().values(), *multimodal_classes().values()}:
         raise ModelNotFound(
             f"the model is a {type(model).__module__}.{kind}; accepted: a causal language model "
             "of transformers, as AutoModelForCausalLM.from_pretrained returns it."
@@ -174,7 +193,9 @@ def from_module(
         check_built(model)
     _refuse_quantised(model.config.to_dict(), packed, f"the live {kind}")
     refuse_training(model)
-    label = name or str(getattr(model.config, "name_or_path", "") or kind)
+    model = text_body(model) or model
+    whole = getattr(model, "whole", model)
+    label = name or str(getattr(whole.config, "name_or_path", "") or kind)
     dtype = str(model.dtype).removeprefix("torch.")
     return LoadedModel(model, label, dtype=dtype, read_tokenizer=lambda: tokenizer)
 
@@ -208,8 +229,13 @@ def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -
     return base
 
 
-def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
-    """Read a directory's or a GGUF file's model, complete, on the processor."""
+def _read(
+    source: Source, dtype: str, allow_pickle: bool, *, whole: bool = False
+) -> PreTrainedModel:
+    """Read a directory's or a GGUF file's model, complete, on the processor.
+
+    Of a multimodal model only the text body and its head are read, unless the `whole` is asked for.
+    """
     if source.form is Form.GGUF:
         model = read_gguf(source.path, dtype)
         if attention := _attention(model.config.to_dict()):
@@ -218,7 +244,7 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
     config = read_json(source.path / "config.json")
     _check_config(config, source.name)
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     plain: dict[str, object] = {"local_files_only": True, "trust_remote_code": False}
     what = f"the config.json of '{source.name}'"
@@ -228,17 +254,25 @@ def _read(source: Source, dtype: str, allow_pickle: bool) -> PreTrainedModel:
         if allow_pickle and not stored.tensors:
             stored = stored_in(source.path.glob("*.bin"))
         refuse_counts(config, stored, what)
-        refuse_sizes(AutoConfig.from_pretrained(str(source.path), **plain), stored, what)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        settings = AutoConfig.from_pretrained(str(source.path), **plain)
+        kind = model_class(settings, source.name)
+        refuse_other_text(settings, source.name)
+        refuse_sizes(settings, kind, stored, what)
+        composed = text_settings(settings) is not settings
+        read = text_alone(kind) if composed and not whole else kind
+        model, info = read.from_pretrained(
             str(source.path),
+            config=settings,
             dtype=getattr(torch, dtype),
-            attn_implementation=_attention(config),
+            attn_implementation=_attention(text_settings(settings).to_dict()),
             use_safetensors=None if allow_pickle else True,
             weights_only=True,
             output_loading_info=True,
             **plain,
         )
-    _refuse_partial(info, source)
+        left_out: list[str] = vars(model).pop("left_out", [])
+        model.__class__ = kind
+    _refuse_partial(info, source, left_out)
     return model
 
 
@@ -248,6 +282,7 @@ def _attention(config: Mapping[str, object]) -> str | None:
 
 
 def _check_config(found: Mapping[str, object], name: str) -> None:
+    """Refuse by its config.json what is no model of a type that is lifted, before it is read."""
     from ..lift.lifting import families
 
     missing, wrong = problems(found, Announced)
@@ -257,21 +292,29 @@ def _check_config(found: Mapping[str, object], name: str) -> None:
         )
     config = cast("Announced", found)
     kinds, own_code = config.get("architectures") or [], config.get("auto_map")
-    if (kinds or own_code) and not set(kinds) & _causal_classes():
-        reason = "is no causal language model"
-        if own_code:
-            reason = "brings its own code (auto_map), which is never run"
+    kind = str(config.get("model_type"))
+    if own_code and not is_known(kind, kinds):
         raise ModelNotFound(
-            f"'{name}' {reason}: its config.json names the architecture "
-            f"{', '.join(kinds) or 'only by that code'}. Accepted: decoders with a language-model "
-            "head that transformers itself knows, such as GPT2LMHeadModel or LlamaForCausalLM."
+            f"'{name}' brings its own code (auto_map), which is never run: its config.json names "
+            f"the architecture {', '.join(kinds) or 'only by that code'}. {_ACCEPTED}"
         )
-    if config.get("model_type") not in families():  # before weights of any size are read
+    if kind not in families() and kind not in multimodal_classes():
+        if kinds and not {*kinds} & {*causal_classes().values()}:
+            raise ModelNotFound(
+                f"'{name}' is no causal language model: its config.json names the architecture "
+                f"{', '.join(kinds)}. {_ACCEPTED}"
+            )
         raise UnsupportedModel(
             f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
             f"supported types: {', '.join(families())}."
         )
     _refuse_quantised(found, set(), f"'{name}'")
+
+
+_ACCEPTED = (
+    "Accepted: decoders with a language-model head that transformers itself knows, such as "
+    "GPT2LMHeadModel or LlamaForCausalLM, and multimodal models whose text body is one."
+)
 
 
 def _refuse_quantised(config: Mapping[str, object], packed: set[str], what: str) -> None:
@@ -286,10 +329,14 @@ def _refuse_quantised(config: Mapping[str, object], packed: set[str], what: str)
         )
 
 
-def _refuse_partial(info: Mapping[str, Collection[object]], source: Source) -> None:
+def _refuse_partial(
+    info: Mapping[str, Collection[object]], source: Source, left_out: list[str]
+) -> None:
+    """Refuse a checkpoint that lacks tensors of the model, or has others than it and its parts."""
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     for kind in kinds:
-        names = sorted(map(str, info.get(kind) or ()))
+        found = sorted(map(str, info.get(kind) or ()))
+        names = [name for name in found if not is_left_out(name, left_out)]
         if names:
             listing = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise ModelNotFound(
@@ -309,7 +356,7 @@ def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(kind)
         model.config.dtype = kind
-    if dtype == "float64" and hasattr(model.config, "num_experts_per_tok"):
+    if dtype == "float64" and hasattr(text_settings(model.config), "num_experts_per_tok"):
         model.set_experts_implementation("eager")  # the default, a grouped product, has no float64
     if device != "cpu":
         model = model.to(device)
@@ -329,12 +376,6 @@ def _read_tokenizer(source: Source) -> Any:
         )
         tokenizer.decode(tokenizer("a b")["input_ids"])  # some damage shows only in use
         return tokenizer
-
-
-def _causal_classes() -> set[str]:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 def resolve_device(device: str) -> str:

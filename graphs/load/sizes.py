@@ -7,11 +7,13 @@ the headers of their files, can fill it.
 
 from __future__ import annotations
 
+import copy
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ModelNotFound
 from .libraries import silenced
@@ -83,7 +85,8 @@ def refuse_counts(settings: Mapping[str, object], stored: Stored, what: str) -> 
     """
     limits = dict.fromkeys(_LAYERS, stored.tensors)
     limits["num_labels"] = max(1024, stored.largest)  # of no use here, but each gets a name
-    for name, value in settings.items():
+    parts = [part for part in settings.values() if isinstance(part, dict)]
+    for name, value in chain.from_iterable(one.items() for one in (settings, *parts)):
         if name.endswith(_EXPERTS):
             limits[name] = max(stored.tensors, stored.largest)
         number = max(numbers_in(value), default=0) if name in limits else 0
@@ -109,13 +112,12 @@ def numbers_in(value: object) -> Iterator[int]:
         yield value
 
 
-def refuse_sizes(config: PretrainedConfig, stored: Stored, what: str) -> None:
-    """Refuse a configuration of a model with more numbers than its weights have."""
+def refuse_sizes(config: PretrainedConfig, kind: Any, stored: Stored, what: str) -> None:
+    """Refuse a configuration of a model, of this class, with more numbers than its weights have."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with silenced(), torch.device("meta"):  # of shapes only, without memory
-        model = AutoModelForCausalLM.from_config(config)
+        model = kind(copy.deepcopy(config))
     wanted = sum(parameter.numel() for parameter in model.parameters())
     if wanted > _MOST_TIMES * stored.numbers:
         raise ModelNotFound(

@@ -12,6 +12,7 @@ from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load import loading, references
 from edgewise.graphs.load.loading import from_module, load, load_tokenizer
 from edgewise.patching.run.certificate import certify
+from tests.engine import tiny_model
 from tests.saved import edit, logits, rewrite, save_tokenizer, tiny
 
 
@@ -259,6 +260,35 @@ def test_transformers_own_class_is_taken_where_a_model_brings_code_too(saved: Pa
     model = load(str(saved)).model
     assert torch.equal(logits(model), logits(tiny()))
     assert certify(describe(model)).passed
+
+
+NAMES = {
+    "mpt": "MPTForCausalLM", "falcon": "RWForCausalLM", "llama": "LLaMAForCausalLM",
+    "gpt2": "GPT2Model", "gpt-neox": "GPTNeoXModel",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("own_code", [True, False])
+def test_the_type_decides_and_not_the_architectures_name(
+    name: str, own_code: bool, tmp_path: Path
+) -> None:
+    model = tiny_model(name, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    changes: dict[str, object] = {"architectures": [NAMES[name]]}
+    if own_code and not NAMES[name].endswith("Model"):
+        changes["auto_map"] = {"AutoModelForCausalLM": "evil.M"}
+    edit(tmp_path / "config.json", **changes)
+    assert torch.equal(logits(load(tmp_path).model), logits(model))
+
+
+def test_a_body_saved_alone_is_whole_where_its_head_is_tied(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    model.transformer.save_pretrained(tmp_path)
+    assert torch.equal(logits(load(tmp_path).model), logits(model))
+    tiny(tied=False).model.save_pretrained(tmp_path)
+    with pytest.raises(ModelNotFound, match=r"1 missing keys \(lm_head\.weight\)"):
+        load(tmp_path)
 
 
 def test_an_unknown_type_is_refused_before_weights_are_read(saved: Path) -> None:

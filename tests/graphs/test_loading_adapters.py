@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from edgewise.graphs.errors import ModelNotFound
+from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load import adapters
 from edgewise.graphs.load.loading import from_module, load, load_tokenizer
+from edgewise.patching.run.certificate import certify
 from tests.saved import tiny
+from tests.wrappers import tiny_wrapper
 
 peft = pytest.importorskip("peft")
 
@@ -350,3 +353,14 @@ def test_the_kept_adapter_teaches_entity_tracking() -> None:
     base, adapted = correct.values()
     assert base <= 10
     assert adapted >= 18
+
+
+def test_an_adapter_of_a_multimodal_model_is_merged_into_its_text_body(tmp_path: Path) -> None:
+    whole = tiny_wrapper("llava")
+    whole.save_pretrained(tmp_path / "base")
+    wrapped = adapt(whole, target_modules=r".*language_model.*(q_proj|down_proj)")
+    write(wrapped, tmp_path / "lora", tmp_path / "base")
+    merged = load(str(tmp_path / "lora"))
+    torch.testing.assert_close(logits(merged.model), logits(wrapped))
+    assert merged.provenance["text_body_of"] == "LlavaForConditionalGeneration (llava)"
+    certify(describe(merged.model)).require()

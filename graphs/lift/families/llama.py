@@ -26,7 +26,10 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 """What only the code of other types reads, where every layer has the one window of the config."""
 
 
-MIXED = ("qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm")
+MIXED = (
+    "qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm",
+    "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text",
+)  # fmt: skip
 """Types whose layers see a window, or not, as the config's `layer_types` say."""
 
 

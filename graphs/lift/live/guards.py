@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...errors import EdgewiseError, UnsupportedModel, out_of_memory
-from .untouched import through
+from .text_body import TextBody, around
 
 _ONLY_GRADIENTS = "PreTrainedModel.enable_input_require_grads.<locals>.make_inputs_require_grads"
 """What gradient checkpointing hangs on the embedding, and leaves there: it alters no value."""
@@ -54,7 +54,7 @@ def check_evaluation(model: Any) -> None:
 
 def _check_training(model: Any) -> None:
     """Refuse single modules in training mode, where that may matter."""
-    every = [n for n, module in model.named_modules() if module.training and _heeds(module)]
+    every = [path for path, module in around(model) if module.training and _heeds(module)]
     at = [name for name in every if name.rpartition(".")[0] not in every]
     if at:
         raise UnsupportedModel(
@@ -71,10 +71,9 @@ def _heeds(module: Module) -> bool:
 
 def _check_hooks(model: Any) -> None:
     """Refuse hooks but those that move data, record hidden states or ask for gradients."""
-    names = {id(module): name for name, module in model.named_modules()}
     hooked = [
-        names.get(id(module)) or type(module).__name__
-        for module in through(model)
+        path or type(module).__name__
+        for path, module in around(model)
         if not all(map(_alters_nothing, module._forward_hooks.values()))
         or module._forward_pre_hooks
         or not _only_moves(getattr(module, "_hf_hook", None))
@@ -188,24 +187,23 @@ def check_built(model: Any) -> None:
 
     So a packed, cast, adapted or left out part is named, whatever its class would compute.
     """
-    for body, prefix in getattr(model, "parts", None) or ((model, ""),):
-        expected = _built(body)
-        at: list[str] = []
-        for name, module in body.named_modules():
-            kind = expected.get(name) if name else None
-            if kind is None or _runs_as(module, kind) or any(name.startswith(f"{n}.") for n in at):
-                continue
-            at.append(name)
-        if at:
-            kind, found = expected[at[0]], type(body.get_submodule(at[0]))
-            more = f", and {len(at) - 1} more modules are others too" if len(at) > 1 else ""
-            raise UnsupportedModel(
-                f"the module {prefix}{at[0]} of the model is a {found.__module__}."
-                f"{found.__qualname__}, where {type(body).__name__} with this configuration has a "
-                f"{kind.__name__}{more}. A replaced part (packed, cast, adapted or left out) "
-                "cannot be lifted; accepted: the modules as transformers builds them. Merge "
-                "adapters, and use weights that are not quantised."
-            )
+    whole = model.whole if isinstance(model, TextBody) else model
+    expected, at = _built(whole), list[str]()
+    for path, module in around(model):
+        kind = expected.get(path) if path else None
+        if kind is None or _runs_as(module, kind) or any(path.startswith(f"{n}.") for n in at):
+            continue
+        at.append(path)
+    if at:
+        kind, found = expected[at[0]], type(whole.get_submodule(at[0]))
+        more = f", and {len(at) - 1} more modules are others too" if len(at) > 1 else ""
+        raise UnsupportedModel(
+            f"the module {at[0]} of the model is a {found.__module__}.{found.__qualname__}, where "
+            f"{type(whole).__name__} with this configuration has a {kind.__name__}{more}. A "
+            "replaced part (packed, cast, adapted or left out) cannot be lifted; accepted: the "
+            "modules as transformers builds them. Merge adapters, and use weights that are not "
+            "quantised."
+        )
 
 
 def _runs_as(module: Module, kind: type[Module]) -> bool:
@@ -269,7 +267,7 @@ def naming_modules(model: Any, what: str) -> Iterator[None]:
 
 def _place(model: Any, trace: TracebackType | None) -> str:
     """Return the path and class of the innermost module that code was at work on at an error."""
-    names = {id(module): name for name, module in model.named_modules() if name}
+    names = {id(module): path for path, module in around(model) if path}
     at = ("", model)
     while trace is not None:
         held = [one for one in trace.tb_frame.f_locals.values() if isinstance(one, Module)]

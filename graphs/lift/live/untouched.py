@@ -19,10 +19,15 @@ def untouched(model: Module | None) -> Iterator[None]:
 
     What a block writes into tensors themselves stays.
     """
-    modules = [] if model is None else list(through(model))
+    modules = [] if model is None else [model, *getattr(model, "whole", model).modules()]
     configs = {id(one): one for m in modules if hasattr(one := vars(m).get("config"), "__dict__")}
     found = [_Found(one) for one in (*modules, *configs.values())]
-    grads = [] if model is None else [(one, one.requires_grad) for one in model.parameters()]
+    grads = [
+        (one, one.requires_grad)
+        for m in modules
+        for one in m._parameters.values()
+        if one is not None
+    ]
     try:
         yield
     finally:
@@ -31,12 +36,6 @@ def untouched(model: Module | None) -> Iterator[None]:
         for parameter, required in grads:
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
-
-
-def through(model: Module) -> Iterator[Module]:
-    """List all modules of a model, and those around it through which it is run (see `TextBody`)."""
-    yield from model.modules()
-    yield from getattr(model, "around", ())
 
 
 class _Found:

@@ -1,0 +1,186 @@
+"""The text body of a multimodal model: its language model and head, as one model of text alone.
+
+It is read as any causal model is, but it is run through the whole model's own code, on tokens
+alone, so that the certificate compares with what the whole model computes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ...errors import UnsupportedModel
+
+
+class TextBody(Module):
+    """A language model within a `whole`, under the names that a causal model of its type has.
+
+    `config` is the text's. `body_path`, `head_path`: where the two parts are in the whole.
+    """
+
+    whole: Any
+
+    def __init__(self, whole: Any, body_path: str, head_path: str) -> None:
+        self.__dict__["whole"] = whole  # not registered: its other parts are no parts of this
+        super().__init__()
+        self.body_path, self.head_path = body_path, head_path
+        body = whole.get_submodule(body_path)
+        self.config = body.config
+        self._prefix = _prefix(body)
+        self.add_module(self._prefix, body)
+        self.add_module("lm_head", whole.get_submodule(head_path))
+        self._runs = _runner(whole, body_path)
+        self._takes = {*inspect.signature(type(self._run_by).forward).parameters}
+
+    @property
+    def _run_by(self) -> Any:
+        return self.whole.get_submodule(self._runs)
+
+    @property
+    def training(self) -> bool:
+        """Tell whether the whole model is in training mode."""
+        return bool(self.whole.training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Leave it to the whole model."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+        return next(self.parameters()).dtype
+
+    @property
+    def title(self) -> str:
+        """Return what this is the text body of."""
+        return f"{type(self.whole).__name__} ({self.whole.config.model_type})"
+
+    def get_input_embeddings(self) -> Any:
+        """Return the token embedding."""
+        body: Any = self.get_submodule(self._prefix)
+        return body.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """Return the unembedding."""
+        return self.lm_head
+
+    def forward(self, input_ids: Tensor, **options: Any) -> Any:
+        """Run the whole model's own code on token ids [B, T]."""
+        if "kwargs" not in self._takes:
+            options = {key: value for key, value in options.items() if key in self._takes}
+        return self._run_by(input_ids=input_ids, **options)
+
+    def train(self, mode: bool = True) -> TextBody:
+        """Put the whole model into training mode, or out of it."""
+        self.whole.train(mode)
+        return self
+
+    def inside(self, path: str) -> bool:
+        """Tell whether a module of the whole model is of the text body or its head."""
+        return any(f"{path}.".startswith(f"{part}.") for part in (self.body_path, self.head_path))
+
+
+def text_body(model: Any) -> TextBody | None:
+    """Return the text body of a multimodal model with a head; None if the model is not of these."""
+    config = getattr(model, "config", None)
+    if isinstance(model, TextBody) or not hasattr(config, "get_text_config"):
+        return None
+    assert config is not None
+    text = config.get_text_config()
+    if text is config or getattr(config, "is_encoder_decoder", False):
+        return None
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    paths = {id(module): path for path, module in model.named_modules()}
+    bodies = [
+        path
+        for path, module in model.named_modules()
+        if path
+        and getattr(getattr(module, "config", None), "model_type", None) == text.model_type
+        and hasattr(module, "get_input_embeddings")
+    ]
+    if not bodies:
+        return None
+    body = model.get_submodule(bodies[0])
+    if head is None and hasattr(body, "get_output_embeddings"):
+        head = body.get_output_embeddings()
+    inner = getattr(body, getattr(body, "base_model_prefix", ""), body)  # of a causal model within
+    if id(head) not in paths or id(inner) not in paths:
+        return None
+    return TextBody(model, paths[id(inner)], paths[id(head)])
+
+
+def around(model: Any) -> Iterator[tuple[str, Module]]:
+    """List by path the modules that a run on text goes through, those around a text body too."""
+    if not isinstance(model, TextBody):
+        yield from model.named_modules()
+        return
+    for path, module in model.whole.named_modules():
+        outside = not path or f"{model.body_path}.".startswith(f"{path}.")
+        if outside or model.inside(path):
+            yield path, module
+
+
+@torch.no_grad()
+def scales_applied(body: TextBody, scale: float, cap: float | None) -> tuple[float, float | None]:
+    """Tell which of a text model's scale and soft cap of logits its whole model applies.
+
+    Some leave them out behind their own head: what they compute decides.
+    """
+    choices = {(s, c) for s in (scale, 1.0) for c in (cap, None)}
+    if len(choices) == 1:
+        return scale, cap
+    held: list[Tensor] = []
+    head: Module = body.get_output_embeddings()
+    hook = head.register_forward_hook(lambda *seen: held.append(seen[2]))
+    ids = torch.arange(8, device=body.get_input_embeddings().weight.device)[None]
+    try:
+        found = body(ids % body.config.vocab_size, use_cache=False).logits
+    finally:
+        hook.remove()
+    raw = held[-1].to(found.device, torch.float64)
+
+    def error(choice: tuple[float, float | None]) -> float:
+        scaled = raw * choice[0]
+        bent = scaled if choice[1] is None else (scaled / choice[1]).tanh() * choice[1]
+        return float((bent - found).abs().max())
+
+    return min(sorted(choices, key=str), key=error)
+
+
+def _prefix(body: Any) -> str:
+    """Return under which name a causal model of the body's type has its body."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    name = NAMES.get(body.config.model_type)
+    if name is None:
+        return "model"
+    import transformers
+
+    return str(getattr(getattr(transformers, name, None), "base_model_prefix", "") or "model")
+
+
+def _runner(whole: Any, body_path: str) -> str:
+    """Return the path of what is run on tokens: the whole, or a causal model within.
+
+    A whole model that cannot do without an image is not asked for text.
+    """
+    asked = inspect.signature(type(whole).forward).parameters.values()
+    needed = {
+        one.name
+        for one in list(asked)[1:]
+        if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD
+    }
+    if needed <= {"input_ids"}:
+        return ""
+    path = body_path.rpartition(".")[0]
+    if path and hasattr(whole.get_submodule(path), "lm_head"):
+        return path
+    raise UnsupportedModel(
+        f"the {type(whole).__name__} cannot be run on text alone: it asks for "
+        f"{', '.join(sorted(needed))}. Accepted: models that take token ids alone."
+    )

@@ -1,0 +1,117 @@
+"""Which class of transformers a configuration's model has, and what of it is read.
+
+As in transformers itself, `model_type` decides; the names under `architectures` are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelNotFound, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_RENAMED = {"RWForCausalLM": "falcon"}
+"""Architectures by the names of the code that their first checkpoints brought, of types since."""
+
+
+def causal_classes() -> Mapping[str, str]:
+    """Map model types to transformers' classes of text with a language-model head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def multimodal_classes() -> Mapping[str, str]:
+    """Map model types to transformers' classes of text with images or sound, with a head."""
+    from transformers.models.auto import modeling_auto
+
+    names = ("MULTIMODAL_LM", "IMAGE_TEXT_TO_TEXT")  # older versions have the second only
+    found = (getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES", None) for name in names)
+    return next((dict(one) for one in found if one is not None), {})
+
+
+def is_known(model_type: str, architectures: list[str]) -> bool:
+    """Tell whether transformers has itself the class that a model with code of its own names."""
+    own = {*map(str.lower, (causal_classes().get(model_type, ""),))}
+    own |= {multimodal_classes().get(model_type, "").lower()}
+    return any(a.lower() in own or _RENAMED.get(a) == model_type for a in architectures)
+
+
+def text_settings(config: PretrainedConfig) -> PretrainedConfig:
+    """Return a configuration's own text part: itself, where the model is of text alone."""
+    text: PretrainedConfig = config.get_text_config()
+    return text
+
+
+def model_class(config: PretrainedConfig, name: str) -> Any:
+    """Return the class of a model, with a language-model head, or say why there is none."""
+    import transformers
+
+    kind, text = config.model_type, text_settings(config)
+    found = causal_classes().get(kind)
+    if text is not config:
+        found = multimodal_classes().get(kind, found)
+    made = getattr(transformers, found or "", None)
+    if made is None:
+        raise ModelNotFound(
+            f"'{name}' is of type '{kind}', for which transformers has no class with a "
+            "language-model head. Accepted: decoders, and multimodal models whose text body is one."
+        )
+    return made
+
+
+def refuse_other_text(config: PretrainedConfig, name: str) -> None:
+    """Refuse a multimodal model whose text body is of a type that is not lifted."""
+    from ..lift.lifting import families
+
+    text = text_settings(config)
+    if text is not config and text.model_type not in families():
+        raise UnsupportedModel(
+            f"'{name}' is a multimodal model of type '{config.model_type}', whose text body is of "
+            f"type '{text.model_type}', which cannot be lifted; supported types: "
+            f"{', '.join(families())}."
+        )
+
+
+def text_alone(kind: Any) -> Any:
+    """Return a class that builds a multimodal model with its text body and head only.
+
+    It has the name of the whole class, by which transformers finds how old checkpoints name
+    tensors. `left_out` lists the paths of the parts that are not there; `restored` is the class
+    that a loaded model is given, so that it is what it would have been.
+    """
+    from torch.nn import Module
+
+    from ..lift.live.text_body import text_body
+
+    class Absent(Module):
+        """A part that was not read, because text does not go through it."""
+
+    def build(self: Any, config: Any, *rest: Any, **options: Any) -> None:
+        kind.__init__(self, config, *rest, **options)
+        body, left = text_body(self), list[str]()
+        for path, module in list(self.named_modules()) if body is not None else ():
+            assert body is not None
+            if path and not f"{body.body_path}.".startswith(f"{path}."):
+                continue  # a part, or inside one
+            for name in list(module._modules):
+                child = f"{path}.{name}" if path else name
+                here = any(
+                    f"{p}.".startswith(f"{child}.") for p in (body.body_path, body.head_path)
+                )
+                if not (here or body.inside(child)):
+                    module._modules[name] = Absent()
+                    left.append(child)
+        self.left_out = left
+
+    names = {"__init__": build, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), names)
+
+
+def is_left_out(name: str, left_out: list[str]) -> bool:
+    """Tell whether a checkpoint's tensor is of a part left out, however old its name is."""
+    own = {part for path in left_out for part in (path, path.removeprefix("model."))}
+    return any(f"{name}.".startswith(f"{part}.") for part in own)

@@ -1,0 +1,115 @@
+"""Tiny random multimodal models of many types, and what they compute on text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+TEXT = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+SIGLIP = {
+    "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "image_size": 4, "patch_size": 2,
+}  # fmt: skip
+CLIP = {**SIGLIP, "model_type": "clip_vision_model", "projection_dim": 8}
+QWEN_VISION = {
+    "depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 2,
+    "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 1,
+}  # fmt: skip
+QWEN25_VISION = {
+    **QWEN_VISION, "hidden_size": 8, "out_hidden_size": 16, "intermediate_size": 12,
+    "fullatt_block_indexes": [0], "window_size": 8,
+}  # fmt: skip
+QWEN3_VISION = {
+    "depth": 2, "hidden_size": 8, "out_hidden_size": 16, "intermediate_size": 12, "num_heads": 2,
+    "patch_size": 2, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 1,
+    "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+}  # fmt: skip
+GLM_VISION = {
+    "depth": 1, "hidden_size": 8, "out_hidden_size": 16, "intermediate_size": 12, "num_heads": 2,
+    "patch_size": 2, "image_size": 4, "in_channels": 3, "spatial_merge_size": 2,
+    "temporal_patch_size": 1,
+}  # fmt: skip
+PIXTRAL = {**SIGLIP, "model_type": "pixtral", "head_dim": 4}
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1]}
+IMAGE = {"image_token_index": 39, "image_token_id": 39}
+
+
+def gemma(**more: Any) -> dict[str, Any]:
+    return {**TEXT, "model_type": "gemma3_text", "head_dim": 4, "query_pre_attn_scalar": 6,
+            "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"],
+            **more}  # fmt: skip
+
+
+def llama(kind: str = "llama", **more: Any) -> dict[str, Any]:
+    return {**TEXT, "model_type": kind, **more}
+
+
+WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma3": ("Gemma3", {"text_config": gemma(), "vision_config": SIGLIP,
+                          "mm_tokens_per_image": 4, "image_token_index": 39, "boi_token_index": 38,
+                          "eoi_token_index": 37}),
+    "qwen2_vl": ("Qwen2VL", {"text_config": llama("qwen2_vl_text", rope_parameters=MROPE),
+                             "vision_config": QWEN_VISION}),
+    "qwen2_vl-windows": ("Qwen2VL", {"vision_config": QWEN_VISION, "text_config": llama(
+        "qwen2_vl_text", rope_parameters=MROPE, use_sliding_window=True, sliding_window=3,
+        max_window_layers=1, tie_word_embeddings=True), "tie_word_embeddings": True}),
+    "qwen2_5_vl": ("Qwen2_5_VL", {"text_config": llama("qwen2_5_vl_text", rope_parameters=MROPE),
+                                  "vision_config": QWEN25_VISION}),
+    "qwen3_vl": ("Qwen3VL", {"text_config": llama("qwen3_vl_text", head_dim=4, rope_parameters={
+        **MROPE, "mrope_section": [1, 1, 0]}),
+                             "vision_config": QWEN3_VISION}),
+    "glm4v": ("Glm4v", {"vision_config": GLM_VISION, "text_config": llama(
+        "glm4v_text",
+        rope_parameters={**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [1]})}),
+    "glm_ocr": ("GlmOcr", {"text_config": llama("glm_ocr_text", head_dim=4, rope_parameters={
+        **MROPE, "mrope_section": [1, 1]}), "vision_config": GLM_VISION}),
+    "mistral3": ("Mistral3", {"text_config": llama("mistral", head_dim=4), **IMAGE,
+                              "vision_config": PIXTRAL, "spatial_merge_size": 1}),
+    "llava": ("Llava", {"text_config": llama(), "vision_config": CLIP, **IMAGE}),
+    "llava-qwen2": ("Llava", {"text_config": llama("qwen2"), "vision_config": CLIP, **IMAGE}),
+    "llava_next": ("LlavaNext", {"text_config": llama("mistral"), "vision_config": CLIP, **IMAGE,
+                                 "image_grid_pinpoints": [[4, 4]]}),
+    "llava_onevision": ("LlavaOnevision", {"text_config": llama("qwen2"), **IMAGE,
+                                           "vision_config": {**SIGLIP,
+                                                             "model_type": "siglip_vision_model"},
+                                           "image_grid_pinpoints": [[4, 4]]}),
+    "idefics3": ("Idefics3", {"text_config": llama(), "vision_config": SIGLIP, **IMAGE,
+                              "scale_factor": 2}),
+    "smolvlm": ("SmolVLM", {"text_config": llama(), "vision_config": SIGLIP, **IMAGE,
+                            "scale_factor": 2}),
+    "internvl": ("InternVL", {"text_config": llama("qwen2"), **IMAGE, "vision_config": {
+        **SIGLIP, "image_size": [4, 4], "patch_size": [2, 2]}}),
+    "aya_vision": ("AyaVision", {"text_config": llama("cohere2", logit_scale=0.3, sliding_window=3),
+                                 **IMAGE, "vision_config": SIGLIP, "downsample_factor": 1}),
+    "cohere2_vision": ("Cohere2Vision", {"text_config": llama("cohere2", logit_scale=0.3), **IMAGE,
+                                         "vision_config": SIGLIP, "downsample_factor": 1}),
+}  # fmt: skip
+
+
+def tiny_wrapper(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """Make a random multimodal model whose every parameter is far from its default."""
+    import transformers
+
+    prefix, options = WRAPPERS[name]
+    config = getattr(transformers, f"{prefix}Config")(**options)
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
+    return model.to(dtype)
+
+
+def on_text(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=ids).logits
+    return logits
+
+
+Make = Callable[[str], Any]
