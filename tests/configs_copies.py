@@ -11,7 +11,8 @@ from typing import Any
 
 import transformers
 
-from tests.other_settings import ACT, EPS, ROPE, SIZES, TIED, UNTIED, WIDE
+from tests.more_configs import LONG
+from tests.other_settings import ACT, EPS, LINEAR, ROPE, SIZES, TIED, UNTIED, WIDE
 from tests.shapes import GEMMA, GPT2, LLAMA, LLAMA3, NEOX, PADDED, YARN
 
 KINDS = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
@@ -19,6 +20,7 @@ BIASED = {"attention_bias": True, "mlp_bias": True}
 ALL = {**SIZES, **ACT, **EPS, **ROPE, **TIED, **WIDE}
 """Every usual attribute of Llama's configurations in another setting."""
 
+WITHOUT_DENSE = {k: v for k, v in ALL.items() if k != "intermediate_size"}
 MULTIPLIED = {
     "embedding_multiplier": 3.0, "logits_scaling": 0.5, "residual_multiplier": 0.3,
     "attention_multiplier": 0.7,
@@ -32,6 +34,16 @@ BIOGPT = {
     "num_attention_heads": 2, "max_position_embeddings": 24,
 }  # fmt: skip
 CTRL = {"vocab_size": 31, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2, "dff": 24}
+# the default implementation of experts, a grouped matrix product, has no float64
+EAGER = {"experts_implementation": "eager"}
+MIXED = {**LLAMA, **EAGER, "num_local_experts": 4, "num_experts_per_tok": 2}
+SCALED = {"short_mscale": 1.2, "long_mscale": 1.2, "original_max_position_embeddings": 5}
+FEWER = {"num_local_experts": 3, "num_experts_per_tok": 1}
+KOLIBRI = {
+    **{k: v for k, v in LLAMA.items() if k != "intermediate_size"}, **EAGER, "head_dim": 4,
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 10,
+}  # fmt: skip
 HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
 
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -116,6 +128,103 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": 37, "n_positions": 20, "n_embd": 24, "n_layer": 1, "n_head": 3, "dff": 20,
          "layer_norm_epsilon": 0.1, "tie_word_embeddings": False},
     ),
+    "granitemoe": ("GraniteMoe", {**MIXED, **MULTIPLIED, "head_dim": 4}),
+    "granitemoe-other": ("GraniteMoe", {**MIXED, **ALL, **FEWER, "attention_bias": True}),
+    "granitemoeshared": (
+        "GraniteMoeShared",
+        {**MIXED, "head_dim": 6, "shared_intermediate_size": 12, "attention_multiplier": 0.4},
+    ),
+    "granitemoeshared-other": (
+        "GraniteMoeShared", {**MIXED, **MULTIPLIED, **ALL, **FEWER, "attention_bias": True}
+    ),
+    "granitemoe-swa": (
+        "GraniteMoeSWA",
+        {**MIXED, **KINDS, "head_dim": 4, "shared_intermediate_size": 12,
+         "layer_rope_theta": [0, 1e3]},
+    ),
+    "granitemoe-swa-other": (
+        "GraniteMoeSWA",
+        {**MIXED, **MULTIPLIED, **ALL, **FEWER, "attention_bias": True, "sliding_window": 2,
+         "layer_types": ["sliding_attention"]},
+    ),
+    "ernie-moe": (
+        "Ernie4_5_Moe",
+        {**PADDED, **EAGER, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 12,
+         "moe_layer_start_index": 1, "num_hidden_layers": 3, "head_dim": 6, "moe_norm_min": 0.6},
+    ),
+    "ernie-moe-other": (
+        "Ernie4_5_Moe",
+        {**PADDED, **EAGER, **ALL, **UNTIED, "num_hidden_layers": 2, "moe_num_experts": 3,
+         "moe_k": 1, "moe_intermediate_size": 10, "moe_layer_start_index": 0, "use_bias": True,
+         "moe_layer_end_index": 1, "moe_layer_interval": 2, "moe_num_shared_experts": 0},
+    ),
+    "hunyuan-moe": (
+        "HunYuanMoEV1",
+        {**LLAMA, **EAGER, "head_dim": 4, "num_experts": 4, "moe_topk": [2, 1]},
+    ),
+    "hunyuan-moe-other": (
+        "HunYuanMoEV1",
+        {**LLAMA, **EAGER, **ALL, "attention_bias": True, "num_experts": 3, "moe_topk": 2},
+    ),
+    "minimax-m2": (
+        "MiniMaxM2",
+        {**MIXED, "head_dim": 8, "rotary_dim": 4},
+    ),
+    "minimax-m2-other": ("MiniMaxM2", {**MIXED, **ALL, **FEWER, "head_dim": 4}),
+    "cohere2-moe": (
+        "Cohere2Moe",
+        {**LLAMA, **EAGER, **KINDS, "head_dim": 4, "num_experts": 4},
+    ),
+    "cohere2-moe-shared": (
+        "Cohere2Moe",
+        {**LLAMA, **EAGER, "head_dim": 4, "num_experts": 3, "num_experts_per_tok": 1,
+         "num_shared_experts": 2, "expert_selection_fn": "sigmoid", "rms_norm_eps": 0.05,
+         "sliding_window": 2, "layer_types": ["full_attention", "sliding_attention"],
+         "mlp_layer_types": ["dense", "sparse"], "prefix_dense_intermediate_size": 20,
+         "attention_bias": True, "logit_scale": 0.3},
+    ),
+    "cohere2-moe-other": (
+        "Cohere2Moe",
+        {**LLAMA, **EAGER, **SIZES, **ACT, **ROPE, **UNTIED, **WIDE, "num_experts": 3,
+         "num_shared_experts": 1, "expert_selection_fn": "sigmoid", "norm_topk_prob": False,
+         "shared_expert_combination_strategy": "sum", "layer_norm_eps": 0.1,
+         "prefix_dense_sliding_window_pattern": 2, "layer_types": ["full_attention"]},
+    ),
+    "flex-olmo-other": (
+        "FlexOlmo",
+        {**PADDED, **EAGER, **ALL, "attention_bias": True, "num_experts": 3, "head_dim": 4,
+         "num_experts_per_tok": 1, "norm_topk_prob": True},
+    ),
+    "kolibri-other": (
+        "Kolibri1",
+        {**KOLIBRI, **WITHOUT_DENSE, "moe_intermediate_size": 10,
+         "shared_expert_intermediate_size": 8,
+         "num_experts": 3, "num_experts_per_tok": 1, "norm_topk_prob": True, "sliding_window": 2,
+         "layer_types": ["sliding_attention"]},
+    ),
+    "phimoe": ("Phimoe", {**MIXED, "head_dim": 4, "router_jitter_noise": 0.2, "sliding_window": 3}),
+    "phimoe-other": (
+        "Phimoe",
+        {**MIXED, **ALL, "attention_bias": True, "num_local_experts": 3, "lm_head_bias": True,
+         "sliding_window": 2, "rope_parameters": {**LINEAR, **SCALED}},
+    ),
+    "phimoe-long": (
+        "Phimoe",
+        {**MIXED, "rope_parameters": {**LONG, **SCALED}},
+    ),
+    "dbrx": (
+        "Dbrx",
+        {"vocab_size": 31, "d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 24, **EAGER,
+         "attn_config": {"kv_n_heads": 2, "clip_qkv": 0.7, "rope_theta": 1e4},
+         "ffn_config": {"ffn_hidden_size": 12, "moe_num_experts": 4, "moe_top_k": 2}},
+    ),
+    "dbrx-other": (
+        "Dbrx",
+        {"vocab_size": 37, "d_model": 24, "n_heads": 3, "n_layers": 1, "max_seq_len": 20, **EAGER,
+         "attn_config": {"kv_n_heads": 1, "rope_theta": 1e4, "clip_qkv": 2.0}, **ROPE,
+         "ffn_config": {"ffn_hidden_size": 10, "moe_num_experts": 3, "moe_top_k": 1,
+                        "ffn_act_fn": {"name": "gelu"}, "moe_normalize_expert_weights": None}},
+    ),
     "hunyuan-other": ("HunYuanDenseV1", {**LLAMA, **ALL}),
     "nanochat-other": (
         "NanoChat",
@@ -143,6 +252,11 @@ _FULL: dict[str, tuple[str, dict[str, Any]]] = {
                                                       "llama_4_scaling_beta": 0.7}},
     ),
     "apertus": ("Apertus", {**PADDED, "head_dim": 4}),
+    "flex-olmo": (
+        "FlexOlmo",
+        {**PADDED, **EAGER, "head_dim": 6, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "kolibri": ("Kolibri1", {**KOLIBRI, **KINDS}),
     "persimmon": (
         "Persimmon",
         {"vocab_size": 31, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2,

@@ -56,10 +56,11 @@ class Routing:
     in that over the "chosen" ones alone, or the "sigmoid" of its logit; "sparsemixer" takes one
     after the other, each by the softmax over what is left and not behind by 2·`jitter` of its size.
 
-    The experts of largest score + `correction` [E] are chosen; their weights are the scores without
-    it. With `groups` of experts only those in the `open_groups` groups count whose `best` largest
-    sums are largest together. If weights are renormalised, they are divided by their sum +
-    `epsilon`, which is at least `least`. `scale`, and `scales` [E] of each, multiply what is left.
+    The experts of largest score + `correction` [E] (or logit + it, if `early`) are chosen; their
+    weights are the scores without it. With `groups` of experts only those in the `open_groups`
+    groups count whose `best` largest sums are largest together. If weights are renormalised, they
+    are divided by their sum + `epsilon`, which is at least `least`. `scale`, and `scales` [E] of
+    each, multiply what is left.
     """
 
     score: str = "all"
@@ -68,6 +69,7 @@ class Routing:
     wide: bool = False
     jitter: float = 0.0
     correction: Tensor | None = None
+    early: bool = False
     groups: int = 1
     open_groups: int = 1
     best: int = 1
@@ -92,7 +94,8 @@ class Routing:
         scores = logits
         if self.score != "chosen":
             scores = logits.sigmoid() if self.score == "sigmoid" else logits.softmax(-1)
-        ranked = scores if self.correction is None else scores + self.correction
+        ranked = logits if self.early else scores
+        ranked = ranked if self.correction is None else ranked + self.correction
         if self.groups > 1:
             ranked = self._open(ranked)
         expert = ranked.topk(chosen, -1).indices
@@ -167,7 +170,8 @@ class Experts:
     where `routing` says nothing else; `renormalise` divides the chosen weights by their sum. They
     are computed in float32 at least and, if `round_weights`, rounded to the type of x before use.
     They multiply what experts write, or what they read if `weigh_input`. `output_scale` multiplies
-    what all write, the shared one too.
+    what all write, the shared one too. Where a norm stands behind their sum they are one sender,
+    `together`.
     """
 
     router: Tensor
@@ -186,6 +190,7 @@ class Experts:
     clamp: Clamp | None = None
     weigh_input: bool = False
     output_scale: float = 1.0
+    together: bool = False
 
     @property
     def bias(self) -> Tensor | None:
@@ -196,6 +201,11 @@ class Experts:
     def count(self) -> int:
         """Count the experts, without the shared one."""
         return self.router.shape[0]
+
+    @property
+    def senders(self) -> int:
+        """Count the experts that are senders of their own, without the shared one."""
+        return 0 if self.together else self.count
 
     @property
     def features(self) -> int:
@@ -212,6 +222,7 @@ class Experts:
         shared = " and a shared one" if self.shared is not None else ""
         kind = "plain" if self.gate is None else "gated"
         clamp = "" if self.clamp is None else f", kept in ±{self.clamp.limit:g}"
+        clamp += ", all one sender" if self.together else ""
         return (
             f"{self.chosen} of {self.count} experts for each token{scale}{shared}, "
             f"{kind}, {self.activation}{clamp}"
@@ -226,6 +237,8 @@ class Experts:
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each expert (or `only` these, in order) writes of x [N, D], [n, N, D]."""
+        if self.together:
+            return self(x)[None]
         flat = x.reshape(-1, x.shape[-1])
         every = self.count + (self.shared is not None)
         wanted = range(every) if only is None else only

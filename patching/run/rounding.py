@@ -100,7 +100,7 @@ def _outputs(
 def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -> Tensor:
     """Return the stream behind one block that reads these states, [B, T, D]."""
     parts = {field.name: getattr(model, field.name) for field in fields(LiftedModel)}
-    experts = (block.mlp.count,) if isinstance(block.mlp, Experts) else ()
+    experts = (block.mlp.senders,) if isinstance(block.mlp, Experts) else ()
     shared = bool(experts) and model.graph.shared_experts
     graph = replace(
         model.graph, layers=1, split_embedding=False, experts=experts, shared_experts=shared

@@ -25,6 +25,10 @@ GROWING_ROTARY = ("dynamic", "longrope")
 """Those that choose frequencies by the length of each prompt, as if it were run first and alone."""
 
 
+ROUTER_LOSS = "output_router_logits router_aux_loss_coef"
+"""The router's losses and its logits as an output do not alter the logits of the model."""
+
+
 def layer_norm(module: Any) -> Norm:
     """Describe a LayerNorm."""
     eps = getattr(module, "eps", None) or module.variance_epsilon
@@ -141,7 +145,7 @@ def describe_blocks(
     """
 
     def describe(layer: int, block: Any) -> Block:
-        own = (None if name is None else norm(getattr(block, name)) for name in norms)
+        own = (None if name is None else norm(block.get_submodule(name)) for name in norms)
         first, second, *behind = own
         part = next(
             (getattr(block, name) for name in ("mlp", "ffn") if hasattr(block, name)), block
@@ -185,9 +189,15 @@ def rotary_decoder(
 
 
 def normed_behind(
-    model: Any, tables: Sequence[Rotary | None], **attention: Any
+    model: Any,
+    tables: Sequence[Rotary | None],
+    mlp: Callable[[Any], MLP | Experts] | None = None,
+    **attention: Any,
 ) -> tuple[Block, ...]:
-    """Describe blocks with norms only behind queries, keys, attention and MLP."""
+    """Describe blocks with norms only behind queries, keys, attention and MLP.
+
+    `mlp`: as of `describe_blocks`; default: with the config's activation.
+    """
     config = model.config
     return describe_blocks(
         model.model.layers,
@@ -195,7 +205,7 @@ def normed_behind(
         lambda block, layer: rotary_heads(
             config, block.self_attn, tables[layer], window=window(config, layer), **attention
         ),
-        config.hidden_act,
+        mlp or config.hidden_act,
         (None, None, "post_attention_layernorm", "post_feedforward_layernorm"),
     )
 
@@ -282,7 +292,9 @@ def mixture(
 
     `rest`: further fields of `Experts`, among them the `routing` where it is not the usual.
     """
-    router = module.gate if hasattr(module, "gate") else module.router
+    if "router" not in rest:
+        router = module.gate if hasattr(module, "gate") else module.router
+        rest["router"] = router.weight.detach()
     gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
     shared = next(
         (getattr(module, n) for n in ("shared_expert", "shared_experts") if hasattr(module, n)),
@@ -293,8 +305,8 @@ def mixture(
         weight = None if own is None else own.weight.detach()
         rest["shared"] = SharedExpert(feed_forward(shared, activation), weight)
     return Experts(
-        router=router.weight.detach(), gate=gate, up=up, down=module.experts.down_proj.detach(),
-        chosen=chosen, activation=require_activation(activation), renormalise=renormalise, **rest,
+        gate=gate, up=up, down=module.experts.down_proj.detach(), chosen=chosen,
+        activation=require_activation(activation), renormalise=renormalise, **rest,
     )  # fmt: skip
 
 
@@ -436,8 +448,8 @@ def assemble(
     graph = ComputationGraph(
         len(blocks), first.heads, first.kv_heads, parallel,
         post_norm=blocks[0].attention_post_norm is not None,
-        experts=tuple(m.count if m else 0 for m in mixtures),
-        shared_experts=any(m.shared is not None for m in mixtures if m),
+        experts=tuple(m.senders if m else 0 for m in mixtures),
+        shared_experts=any(m.shared is not None and m.senders for m in mixtures if m),
     )  # fmt: skip
     variants = words(blocks, positions=positions, tied=tied, parallel=parallel)
     own = (blocks, final_norm, linear(head), graph, variants)

@@ -1,16 +1,29 @@
 """Cohere (Command R): one LayerNorm before a parallel block, interleaved rotary, scaled logits.
 
 Queries and keys may be normalised with weights of each head's own. In Cohere 2 (Command R7B) most
-layers see a window; the others know no positions.
+layers see a window; the others know no positions. The mixture (Command A+) may have RMSNorm, plain
+first layers, and shared experts whose output is averaged with that of the others.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..lifted import Attention, LiftedModel, Norm
+from ..experts import Experts, Routing
+from ..lifted import MLP, Attention, LiftedModel, Norm
 from ..lifting import UNREAD, USUAL, family
-from ._parts import assemble, describe_blocks, layer_norm, rotary, rotary_heads, window
+from ._parts import (
+    ROUTER_LOSS,
+    assemble,
+    describe_blocks,
+    feed_forward,
+    layer_norm,
+    mixture,
+    rms_norm,
+    rotary,
+    rotary_heads,
+    window,
+)
 
 HANDLED = f"{USUAL} logit_scale layer_norm_eps attention_bias head_dim"
 
@@ -33,6 +46,42 @@ def describe(model: Any) -> LiftedModel:
     own = {"parallel": True, "logit_scale": config.logit_scale}
     last = layer_norm(body.norm)
     return assemble("cohere", model, body.embed_tokens, blocks, last, table, **own)
+
+
+@family(
+    "cohere",
+    ["cohere2_moe"],
+    f"""{HANDLED} sliding_window layer_types rms_norm_eps num_experts num_experts_per_tok
+    num_shared_experts shared_expert_combination_strategy expert_selection_fn norm_topk_prob
+    mlp_layer_types prefix_dense_intermediate_size prefix_dense_sliding_window_pattern""",
+    f"{UNREAD} {ROUTER_LOSS} rope_theta rope_scaling sliding_window_pattern first_k_dense_replace",
+)
+def describe_mixture(model: Any) -> LiftedModel:
+    """Describe a `Cohere2MoeForCausalLM`."""
+    config, body = model.config, model.model
+    table = rotary(config, body.rotary_emb, interleaved=True)
+    norm = layer_norm if config.rms_norm_eps is None else rms_norm
+    softmax = config.expert_selection_fn == "softmax"
+
+    def attention(block: Any, layer: int) -> Attention:
+        module, size = block.self_attn, window(config, layer)
+        turn = table if size is not None or module.force_rope else None
+        return rotary_heads(config, module, turn, window=size)
+
+    def mlp(block: Any) -> MLP | Experts:
+        if not hasattr(block.mlp, "experts"):
+            return feed_forward(block.mlp, config.hidden_act)
+        halved = config.shared_expert_combination_strategy == "average"
+        return mixture(
+            block.mlp, config.hidden_act, config.num_experts_per_tok,
+            renormalise=config.norm_topk_prob and not softmax,
+            routing=Routing(score="chosen" if softmax else "sigmoid"),
+            output_scale=0.5 if halved and config.num_shared_experts else 1.0,
+        )  # fmt: skip
+
+    blocks = describe_blocks(body.layers, norm, attention, mlp, ("input_layernorm",) * 2)
+    own = {"parallel": True, "logit_scale": config.logit_scale}
+    return assemble("cohere", model, body.embed_tokens, blocks, norm(body.norm), table, **own)
 
 
 def _head_norms(module: Any) -> tuple[Norm, ...]:

@@ -81,7 +81,7 @@ def llama_like(
     `output_scale`.
     """
     config, body = model.config, model.model
-    interleaved = config.model_type in ("helium", "ernie4_5")
+    interleaved = config.model_type in ("helium", "ernie4_5", "ernie4_5_moe")
     table = rotary(config, body.rotary_emb, interleaved=interleaved)
     turns = getattr(config, "no_rope_layers", None) or [True] * len(body.layers)
 
