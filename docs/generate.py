@@ -93,8 +93,11 @@ def ablations() -> str:
     """List the ablations."""
     from edgewise.patching.ablations.registry import ablations as known
 
-    rows = [(code(name), sentence(one.summary)) for name, one in known().items()]
-    return table(["ablation", "what an ablated edge carries"], rows)
+    rows = [
+        (code(name), sentence(one.summary), "yes" if one.paired else "no")
+        for name, one in known().items()
+    ]
+    return table(["ablation", "what an ablated edge carries", "needs corrupted prompts"], rows)
 
 
 def tasks() -> str:

@@ -485,7 +485,7 @@ def _shown(pair: Pair, tokenizer: Any) -> dict[str, str | list[str]]:
     def text(ids: Sequence[int]) -> str:
         return " ".join(map(str, ids)) if tokenizer is None else str(tokenizer.decode(list(ids)))
 
-    answers = {
-        key: [text([token]) for token in getattr(pair, key)] for key in ("answers", "distractors")
-    }
-    return {"clean": text(pair.clean), "corrupted": text(pair.corrupted), **answers}
+    sides = zip(("answers", "distractors"), pair.sequences, strict=True)
+    answers = {key: [text(one) for one in many] for key, many in sides}
+    twin = {} if pair.corrupted is None else {"corrupted": text(pair.corrupted)}
+    return {"clean": text(pair.clean), **twin, **answers}

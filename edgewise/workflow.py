@@ -67,7 +67,6 @@ def patch(
     from .patching.paths import patch_paths
 
     runner = make_runner(session, pairs, **measure)
-    session.certify(pairs)
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 

@@ -166,11 +166,19 @@ def past_of(
 
 
 def run_plain(
-    model: LiftedModel, ids: Tensor, context: AttentionContext, past: Past | None = None
+    model: LiftedModel,
+    ids: Tensor,
+    context: AttentionContext,
+    past: Past | None = None,
+    sources: Tensor | None = None,
 ) -> Trace:
-    """Run the model on ids [B, all]; keep what senders write from the context's `start` on."""
+    """Run the model on ids [B, all]; keep what senders write from the context's `start` on.
+
+    `sources`: what the embedding's senders write, [sources, B, T, D]; default: what the ids give.
+    """
     window = slice(context.start, None)
-    sources = model.embed(ids[:, window], context.position_ids[:, window])
+    if sources is None:
+        sources = model.embed(ids[:, window], context.position_ids[:, window])
     stream = sources.sum(0)
     zs, writes, posts = [], [], []
     for layer, block in enumerate(model.blocks):
@@ -212,7 +220,13 @@ def split(run: Trace, start: int) -> tuple[Trace, Past]:
     return Trace(run.model, run.values.map(lambda x: x[:, start:].clone())), tuple(past)
 
 
-def at_answers(x: Tensor, position: Tensor) -> Tensor:
-    """Pick each example's answer position: x [..., B, T, D], position [B], gives [..., B, D]."""
+def at_answers(x: Tensor, position: Tensor, row: Tensor | None = None) -> Tensor:
+    """Pick each example's answer position: x [..., B, T, D], position [B], gives [..., B, D].
+
+    With `row`, [R], the examples that positions [R] are of: gives [..., R, D].
+    """
+    if row is not None:
+        place = row * x.shape[-2] + position
+        return x.flatten(-3, -2).index_select(-2, place)
     index = position.view(*[1] * (x.dim() - 3), -1, 1, 1).expand(*x.shape[:-2], 1, x.shape[-1])
     return x.gather(-2, index).squeeze(-2)

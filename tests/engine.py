@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Any
 
@@ -91,11 +92,39 @@ def ablated_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
         return naive_values(model, chunk.batch.corrupted, whole(chunk))
     if runner.ablation.name == "zero":
         return [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
+    if runner.ablation.name == "noise":
+        return noisy_values(runner, chunk)
     wrote = naive_values(model, every.clean, everywhere)
     if runner.ablation.name == "mean":
         return [x[every.mask].mean(0) for x in wrote]
     assert runner.ablation.name == "position-mean"
     return [x.mean(0) for x in wrote]
+
+
+def noisy_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
+    """Return what every sender writes on average where noise is added to the embeddings."""
+    model, batch = runner.model, chunk.batch
+    tokens = [token for pair in runner.reference.pairs for token in pair.clean]
+    sigma = 3 * float(model.embed_tokens(torch.tensor(tokens)).std())
+    everything = torch.from_numpy(np.ones_like(model.graph.reads, dtype=float))
+    zeros = [torch.zeros(())] * len(model.graph.senders)
+    total: list[Tensor] = []
+    for draw in range(10):
+        sources = model.embed(batch.clean, batch.position_ids).clone()
+        for row, (ids, real) in enumerate(zip(batch.clean, batch.mask, strict=True)):
+            noise = drawn_noise(ids[real].tolist(), model.d_model)[draw]
+            sources[0, row, real] += sigma * noise.to(sources)
+        given = list(sources.unbind(0))
+        wrote, _ = naive_run(model, batch.clean, whole(chunk), zeros, everything, sources=given)
+        total = [a + b for a, b in zip(total, wrote, strict=True)] if total else wrote
+    return [x / 10 for x in total]
+
+
+def drawn_noise(ids: list[int], width: int) -> Tensor:
+    """Draw, by its definition, what is added to a prompt's embeddings, in deviations."""
+    seed = int.from_bytes(hashlib.sha256(f"0: {ids}".encode()).digest()[:7], "big")
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(10, len(ids), width, generator=generator)
 
 
 def fitting(ablation: str, lengths: tuple[int, ...]) -> tuple[int, ...]:
@@ -117,14 +146,15 @@ def naive_run(
     ablated: list[Tensor],
     mask: Tensor,
     offsets: dict[int, Tensor] | None = None,
+    sources: list[Tensor] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """Run a circuit as the definition says: x_p = Σ m o_u + Σ (1 − m) a_u + constants.
 
     `mask` [ports, senders] may be soft; `offsets` are added to ports, by row. Returns what
-    senders wrote and the stream at `logits`.
+    senders wrote and the stream at `logits`. `sources`: what the embedding writes.
     """
     graph = model.graph
-    wrote: list[Tensor] = list(model.embed(ids, context.position_ids).unbind(0))
+    wrote = list(sources or model.embed(ids, context.position_ids).unbind(0))
 
     def stream(row: int, layer: int) -> Tensor:
         total = torch.zeros_like(wrote[0])

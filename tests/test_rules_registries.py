@@ -43,7 +43,17 @@ HOMONYMS = {
 }
 """Words that are a name in a registry and mean something else where they are quoted."""
 
-ENGLISH = {"zero", "exact", "mean", "accuracy", "induction", "capitals", "successor", "refine"}
+ENGLISH = {
+    "zero",
+    "exact",
+    "mean",
+    "noise",
+    "accuracy",
+    "induction",
+    "capitals",
+    "successor",
+    "refine",
+}
 """Names that are words of English too: these are looked for as whole texts only."""
 
 
@@ -189,7 +199,7 @@ def test_help_and_documents_name_what_was_added() -> None:
         for name in ("discover", "evaluate", "timeline", "patch")
     }
     for text in help_of.values():
-        assert "half, mean, position-mean, resample or zero" in text.replace("- ", "-")
+        assert "half, mean, noise, position-mean, resample or zero" in text.replace("- ", "-")
         assert ", top, or an expression" in text
     assert "by-chance score edges at random" in help_of["discover"]
     assert "[by-chance] how lucky one is; default 7." in help_of["discover"].replace("- ", "-")

@@ -113,17 +113,18 @@ def _samples(pairs: PromptPairs, tokenizer: Any, examples: int) -> list[Sample]:
 
     tokens = None if tokenizer is None else Tokens(tokenizer)
 
-    def each(ids: Sequence[int]) -> tuple[str, ...]:
-        return tuple(map(str, ids)) if tokens is None else tuple(tokens.show(ids))
-
     def text(ids: Sequence[int]) -> str:
-        return " ".join(each(ids)) if tokens is None else tokens.text(ids)
+        return " ".join(map(str, ids)) if tokens is None else tokens.text(ids)
 
-    return [
-        Sample(text(one.clean), text(one.corrupted), each(one.answers), each(one.distractors),
-               one.group or f"pair {number}")
-        for number, one in enumerate(pairs.pairs[:examples], start=1)
-    ]  # fmt: skip
+    def each(answers: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        return tuple(text(ids) if tokens is None else "".join(tokens.show(ids)) for ids in answers)
+
+    found = []
+    for number, one in enumerate(pairs.pairs[:examples], start=1):
+        answers, distractors = map(each, one.sequences)
+        prompts = text(one.clean), text(one.corrupted or ())
+        found.append(Sample(*prompts, answers, distractors, one.group or f"pair {number}"))
+    return found
 
 
 def _built_in(

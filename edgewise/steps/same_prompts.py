@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from ..graphs.errors import PromptError
 from ..patching.prompts.pairs import Pair, PromptPairs
@@ -27,8 +28,9 @@ def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | N
         if a.answer_position != b.answer_position and len(a.clean) == len(b.clean):
             places = f"{a.answer_position} and {b.answer_position}"
             return f"the answer of pair {number} stands at position {places}"
-        for what in ("clean", "corrupted", "answers", "distractors"):
-            one, other = getattr(a, what), getattr(b, what)
+        if (a.corrupted is None) != (b.corrupted is None):
+            return f"pair {number} has a corrupted prompt in one of them only"
+        for what, one, other in _parts(a, b):
             if len(one) != len(other):
                 return f"{what} of pair {number} has {len(one)} and {len(other)} tokens"
             for at, (x, y) in enumerate(zip(one, other, strict=True), start=1):
@@ -37,3 +39,11 @@ def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | N
     if len(expected) != len(found):
         return f"there are {len(expected)} and {len(found)} pairs"
     return None
+
+
+def _parts(a: Pair, b: Pair) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Yield what two pairs are made of, by name; answers of several tokens one behind the other."""
+    yield "clean", a.clean, b.clean
+    yield "corrupted", a.twin, b.twin
+    for what, one, other in zip(("answers", "distractors"), a.sequences, b.sequences, strict=True):
+        yield what, tuple(chain.from_iterable(one)), tuple(chain.from_iterable(other))

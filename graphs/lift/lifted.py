@@ -139,9 +139,7 @@ class LiftedModel:
 
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return what the embedding senders write, [sources, B, T, D], for ids [B, T]."""
-        token = self.tokens[ids]
-        token = token if self.embed_scale == 1 else token * self.embed_scale
-        token = normalise(self.embed_norm, token)
+        token = self.embed_tokens(ids)
         if (table := self.positions) is not None:
             position = place(table[place(position_ids, table.device)], token.device)
         elif self.sources == 1:
@@ -149,6 +147,12 @@ class LiftedModel:
         else:
             position = torch.zeros_like(token)
         return torch.stack((token, position)) if self.sources == 2 else (token + position)[None]
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Return the embeddings of tokens alone, without learned positions, [..., D]."""
+        token = self.tokens[ids]
+        token = token if self.embed_scale == 1 else token * self.embed_scale
+        return normalise(self.embed_norm, token)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""

@@ -1,6 +1,7 @@
 """Mean: ablated edges carry the mean of what their sender writes, one vector for each sender.
 
-The mean is over the examples of the reference set and their positions, without padding.
+The mean is over the examples of the reference set and their positions, without padding; of answers
+of several tokens over every run, with the answer's tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @ablation("mean", summary="what the sender writes on average over all prompts and positions")
 def mean(reference: Reference) -> Carried:
     """Take each sender's mean over the reference set's real tokens."""
-    tokens = sum(len(pair.clean) for pair in reference.pairs)
+    tokens = sum(len(ids) for pair in reference.pairs for ids, _ in pair.runs)
 
     def summed(runs: Runs, x: Tensor) -> Tensor:  # [B, T, …] to [1, 1, …]
         return widest(x[place(runs.batch.mask, x.device)]).sum(0)[None, None]

@@ -16,5 +16,5 @@ from .registry import Carried, Reference, ablation
 )
 def position_mean(reference: Reference) -> Carried:
     """Take each sender's mean over the reference set's examples, by position."""
-    examples = len(reference.pairs)
+    examples = sum(len(pair.runs) for pair in reference.pairs)
     return averaged(reference, lambda runs, x: widest(x).sum(0, keepdim=True), examples)

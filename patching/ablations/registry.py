@@ -19,6 +19,7 @@ from ...graphs.errors import PromptError
 from ..registries import look_up, registered
 
 if TYPE_CHECKING:
+    from ...graphs.lift.lifted import LiftedModel
     from ..prompts.pairs import Batch, PromptPairs
     from ..trace import Trace, Values
 
@@ -43,6 +44,10 @@ class Reference(Protocol):
     """All prompts that an ablation may look at: the runner's own pairs unless others are named."""
 
     @property
+    def model(self) -> LiftedModel:
+        """Return the model that is run."""
+
+    @property
     def pairs(self) -> PromptPairs:
         """Return the pairs."""
 
@@ -57,7 +62,8 @@ Carried = Callable[[Runs], "Values"]  # what every sender's ablated edges carry 
 class Ablation:
     """A registered ablation.
 
-    `paired`: the values are those of the corrupted run, token by token. `consistent`: a node all of
+    `paired`: the values are those of the corrupted run, token by token, so that every pair needs a
+    corrupted prompt; those that are not paired need none. `consistent`: a node all of
     whose inputs are ablated writes exactly its own ablation value. `aligned`: all prompts must be
     of one length. `default`: it is used unless told otherwise.
     """
@@ -72,13 +78,25 @@ class Ablation:
 
     def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
         """Refuse prompts on which the ablation means nothing."""
+        alone = [i for i, pair in enumerate(pairs, start=1) if pair.corrupted is None]
+        if self.paired and alone:
+            listed = ", ".join(map(str, alone[:5])) + (", …" if len(alone) > 5 else "")
+            free = [name for name, one in ablations().items() if not one.paired]
+            raise PromptError(
+                f"{self.name} ablation takes its values from corrupted prompts, and "
+                f"{len(alone)} of the {len(pairs)} pairs of '{pairs.name}' have none (pair "
+                f"{listed}); accepted: a corrupted prompt in each, the clean one with other words "
+                "of as many tokens where the answer is decided, or an `ablation` that needs none: "
+                f"{', '.join(free)}."
+            )
         if self.paired and all(pair.clean == pair.corrupted for pair in pairs):
             raise PromptError(
                 f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
                 f"so {self.name} ablation changes nothing; accepted: corrupted prompts that "
                 "differ, or another ablation."
             )
-        lengths = sorted({len(pair.clean) for pair in (*pairs, *reference)})
+        each = (pair for pairs in (pairs, reference) for pair in pairs)
+        lengths = sorted({len(ids) for pair in each for ids, _ in pair.runs})
         if self.aligned and len(lengths) > 1:
             raise PromptError(
                 f"{self.name} ablation needs prompts that align position by position, but those of "

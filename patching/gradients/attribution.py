@@ -76,7 +76,7 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
         for group in _groups(chunk, points):
             share = len(group) / len(points)
             total += share * _ChunkScores(runner, chunk, group, delta).scores()
-            done += len(chunk.batch) * len(group)
+            done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
     refuse_nan(total[graph.reads], f"an edge's score by the metric '{runner.metric.name}'")

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.errors import GraphMismatch
+from ...graphs.errors import GraphMismatch, PromptError
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
@@ -82,6 +82,11 @@ def measure(
         raise GraphMismatch(f"the model has no head {', '.join(missing)}; it has {has}.")
     if pairs is not None:
         check_prompts(model, pairs)
+        if any(pair.spelled is not None for pair in pairs):
+            raise PromptError(
+                "roles of heads are measured at one position, and answers of several tokens are "
+                "read at several; accepted: answers of one token, or `answers` first."
+            )
     on_tokens = token_scores(model, blocks, progress)
     on_task: list[tuple[Figures, Figures]] = [({}, {})] * len(wanted)
     difference = None

@@ -95,7 +95,7 @@ class _Question:
         asked = {start.row: start for start in self.starts}
         last = len(graph.ports) - 1
         if last in asked:
-            return self._whole(asked[last]).squeeze(-2)
+            return state.read(self._whole(asked[last]))
         first = graph.ports[self.starts[0].row]
         assert first.node.layer is not None
         for layer in range(first.node.layer, graph.layers):
@@ -111,8 +111,8 @@ class _Question:
                         self._other(layer, row, x)
         final = self.stream(last, self.layout.kept[last])
         if final is None:
-            final = state.stream(last, False).expand(self.questions, -1, -1, -1)
-        return final.squeeze(-2)
+            final = state.stream(last, state.several).expand(self.questions, -1, -1, -1)
+        return state.read(final)
 
     def _whole(self, start: AskedStreams) -> Tensor:
         """Return an asked port's stream for every question, [n, B, T, D]."""

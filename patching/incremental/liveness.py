@@ -3,7 +3,8 @@
 A node is computed only if it has a kept path to `logits`, and only at the positions where something
 reads it: `logits` reads each example's answer position alone; a `<q>` port, an MLP and `o{l}` read
 where their owner's output is read; `<k>` and `<v>` read every position. So a node is *narrow*
-(computed at one position per example) or *wide* (at every position of the window).
+(computed at one position per example) or *wide* (at every position of the window). Where `logits`
+reads several positions of a run, for answers of several tokens, every node is wide.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Liveness:
     which of them are read at every position. `others`: by layer, the rows of `o` and `m`.
     """
 
-    def __init__(self, graph: ComputationGraph, kept: np.ndarray) -> None:
+    def __init__(self, graph: ComputationGraph, kept: np.ndarray, *, wide: bool = False) -> None:
         self.graph, self.kept = graph, kept
         kinds = (Kind.POST, Kind.MLP) if graph.post_norm else (Kind.MLP,)
         nodes = [[Node(kind, layer) for kind in kinds] for layer in range(graph.layers)]
@@ -43,7 +44,7 @@ class Liveness:
         ports = np.zeros(len(graph.ports), dtype=np.int8)
         for row in range(len(ports) - 1, -1, -1):
             feeds = graph.feeds[row]
-            level = int(senders[list(feeds)].max()) if feeds else 1
+            level = int(senders[list(feeds)].max()) if feeds else 1 + wide
             if level and graph.ports[row].letter in ("k", "v"):
                 level = 2
             ports[row] = level

@@ -3,7 +3,7 @@
 * A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
 * `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
   normaliser, which is taken in full only where its bounds (normaliser.py) do not decide.
-* Any other metric gets all logits.
+* Any other metric gets all logits, and so does every metric of answers of several tokens.
 
 Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 """
@@ -21,13 +21,13 @@ from ...graphs.lift.norms import normalise
 from ..metrics.metric import Metric
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
-from ..trace import at_answers
 from .losses import LossBounds, exactly
 from .normaliser import INFINITE, Base, Head
 from .unembedding import times, weighted
 
 SIZES = (512, 8192)  # of the head: bounds are first taken with the small one
 BOUNDED_AT_ONCE = 64  # questions that are bounded with the large head together
+LOGITS_BYTES = 1 << 30  # memory that all logits of some questions may take
 ROUNDING = 4e-6  # what bounds in float32 are widened by
 
 
@@ -79,8 +79,11 @@ class Readout:
     def full(self, stream: Tensor) -> Tensor:
         """Return losses from all the logits that the metric needs, float64 [n]."""
         self.products += len(stream)
-        logits = self.chunk.model.logits(stream.to(self.chunk.model.dtype))
-        return self.metric.loss(logits, self.chunk.target).double().sum(-1)
+        model = self.chunk.model
+        each = 4 * stream.shape[1] * len(model.unembed.weight)
+        parts = stream.to(model.dtype).split(max(1, LOGITS_BYTES // each))
+        losses = [self.metric.loss(model.logits(some), self.chunk.target) for some in parts]
+        return torch.cat(losses).double().sum(-1)
 
 
 class TokenReadout(Readout):
@@ -106,7 +109,7 @@ class NormaliserReadout(Readout):
         self._anchor: Base | None = None
         self._base: Base
         self._settled: tuple[Tensor, Tensor | None]
-        clean = at_answers(chunk.clean.streams.final, chunk.batch.answer_position - chunk.start)
+        clean = chunk.at_answers(chunk.clean.streams.final)
         self.anchor(clean.to(self.dtype)[None], new_head=True)
 
     def back(self) -> bool:
@@ -278,6 +281,8 @@ class Readings:
 
 def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout:
     """Choose the cheapest exact readout; `patience`: how badly a mean loss may be known."""
+    if chunk.batch.steps is not None:
+        return Readout(chunk, metric)
     if metric.reads_few:
         return TokenReadout(chunk, metric)
     vocabulary = chunk.model.unembed.weight.shape[0]

@@ -228,8 +228,7 @@ class IncrementalSearch(Search):
 
     def _streams(self) -> list[Tensor]:
         """Return the current circuit's streams at `logits`, [1, B, D] of each chunk."""
-        last = len(self.kept) - 1
-        return [state.stream(last, False).squeeze(-2)[None] for state in self._states]
+        return [state.final()[None] for state in self._states]
 
     def _anchor(self, renew: bool) -> None:
         """Take the loss in full, with the current circuit as base point of later bounds."""

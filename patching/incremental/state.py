@@ -34,16 +34,17 @@ class IncrementalChunk:
         self.dtype = torch.promote_types(self.model.dtype, torch.float32)
         self.shape = tuple(base.streams.final.shape)  # [B, T, D]
         self.clean_delta = chunk.delta.view(len(self.graph.senders), *self.shape)
-        self.at = chunk.batch.answer_position - chunk.start
+        self.several = chunk.batch.steps is not None  # reads of a run, so that all is wide
+        self.at = chunk.batch.last - chunk.start
         self.clean_delta_narrow = self.narrow(self.clean_delta)
-        wide, answers = chunk.context, chunk.batch.answer_position
+        wide, answers = chunk.context, chunk.batch.last
         narrow = AttentionContext(wide.mask, wide.position_ids, wide.start, answers)
         self.contexts = {True: wide, False: narrow}
         self._clean_projection: dict[tuple[int, int, str, bool], Tensor] = {}
         self._start(self.graph.reads)
 
     def _start(self, kept: np.ndarray) -> None:
-        self.layout = Liveness(self.graph, kept)
+        self.layout = Liveness(self.graph, kept, wide=self.several)
         self._delta: dict[int, Tensor] = {}
         self._stream: dict[int, Tensor] = {}
         self._projection: dict[tuple[int, int, str], Tensor] = {}
@@ -92,6 +93,14 @@ class IncrementalChunk:
             held = self._of_run(row, base=False).to(self.dtype)
         return self.fit(held, wide)
 
+    def final(self) -> Tensor:
+        """Return what `logits` reads in the current circuit, [B or R, D]."""
+        return self.read(self.stream(len(self.graph.ports) - 1, self.several))
+
+    def read(self, stream: Tensor) -> Tensor:
+        """Return streams at `logits` where they are read, [..., B, T, D] to [..., R, D]."""
+        return self.chunk.at_answers(stream) if self.several else stream.squeeze(-2)
+
     def base_writes(self, layer: int, row: int, senders: list[int], wide: bool) -> Tensor:
         """Return what senders of the port of `m` or `o` write in the base run, [s, B, T, D]."""
         values = self.chunk.base.values
@@ -120,7 +129,7 @@ class IncrementalChunk:
                     self._rebuild_other(layer, row)
         last = len(self.graph.ports) - 1
         if ports[last]:
-            self._stream[last] = self._summed(last, self.layout.kept[last], False)
+            self._stream[last] = self._summed(last, self.layout.kept[last], self.several)
 
     def _summed(self, row: int, kept: np.ndarray, wide: bool) -> Tensor:
         """Add up a port's stream from its kept edges, [B, T, D]."""

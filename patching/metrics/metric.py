@@ -15,6 +15,8 @@ from ...graphs.errors import EdgewiseError, PromptError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..prompts.pairs import Steps
+
 
 @dataclass(frozen=True)
 class Target:
@@ -22,11 +24,14 @@ class Target:
 
     `answers`: int64 [B, A], `distractors`: int64 [B, A'], both padded with -1.
     `clean_logits`: [B, V], the full model's logits on the clean prompts, for metrics that ask.
+    `steps`: of answers of several tokens, how R reads make them up; all logits are then [R, V], and
+    `answers` and `distractors` the first tokens of B pairs.
     """
 
     answers: Tensor
     distractors: Tensor
     clean_logits: Tensor | None = None
+    steps: Steps | None = None
 
     @cached_property
     def clean_log_probs(self) -> Tensor:
@@ -42,6 +47,7 @@ Function = Callable[["Tensor", Target], "Tensor"]
 class Metric:
     """A metric's function, [..., B, V] logits to [..., B] values, and its direction.
 
+    `whole`: the function for answers of several tokens, [..., R, V] logits to [..., B] values.
     `differentiable`: gradients with respect to the logits mean something.
     `flat_at_clean`: the gradient is 0 at the clean run, so plain attribution finds nothing.
     `rest`: where the loss is the log of the softmax's normaliser less something simple, what that
@@ -69,12 +75,26 @@ class Metric:
     tokens_only: bool = False
     rest: str = ""
     default_for: str = ""
+    whole: Function | None = None
 
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to values [..., B]; PromptError if the target does not fit."""
         self.check(target)
         _check_fit(self.name, logits, target)
-        return self.function(logits, target)
+        if target.steps is None:
+            return self.function(logits, target)
+        return self.for_whole()(logits, target)
+
+    def for_whole(self) -> Function:
+        """Return the function for answers of several tokens; a PromptError if there is none."""
+        if self.whole is None:
+            raise PromptError(
+                f"the metric {self.name} compares logits at one position, and answers of several "
+                "tokens are read at several; accepted with `answers` whole: "
+                f"{named(lambda one: one.whole is not None)}; or `answers` first, which asks for "
+                "the first token at which answers and distractors differ."
+            )
+        return self.whole
 
     def loss(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to one loss per example [..., B]; larger is worse."""
@@ -165,7 +185,8 @@ def pick(logits: Tensor, ids: Tensor, padding: float) -> Tensor:
 def _check_fit(name: str, logits: Tensor, target: Target) -> None:
     """Refuse targets of another batch or with tokens outside the vocabulary."""
     examples, vocabulary = logits.shape[-2], logits.shape[-1]
-    if len(target.answers) != examples or len(target.distractors) != examples:
+    reads, steps = {len(target.answers), len(target.distractors)}, target.steps
+    if reads != {examples} if steps is None else len(steps.pair) != examples:
         raise PromptError(
             f"the metric {name} got logits for {examples} examples, but answers for "
             f"{len(target.answers)} and distractors for {len(target.distractors)}."
@@ -176,7 +197,9 @@ def _check_fit(name: str, logits: Tensor, target: Target) -> None:
             f"the metric {name} got logits of shape {tuple(logits.shape)}, but clean_logits of "
             f"shape {tuple(clean.shape)}; accepted: [{examples}, {vocabulary}]."
         )
-    for what, ids in (("answer", target.answers), ("distractor", target.distractors)):
+    named_ids = [("answer", target.answers), ("distractor", target.distractors)]
+    named_ids += [] if steps is None else [("answer or distractor", steps.token)]
+    for what, ids in named_ids:
         if ids.numel() and int(ids.max()) >= vocabulary:
             raise PromptError(
                 f"{what} token {int(ids.max())} is outside the model's vocabulary of {vocabulary} "

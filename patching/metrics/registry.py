@@ -6,8 +6,10 @@
 | `logit_diff` | mean logit of the answers − mean logit of the distractors | larger |
 | `prob_diff` | Σ p(answers) − Σ p(distractors) | larger |
 | `nll` | −log Σ p(answers) | smaller |
+| `log_prob_diff` | log Σ p(answers) − log Σ p(distractors) | larger |
 | `accuracy` | 1 where the largest answer logit exceeds the largest distractor logit | larger |
 
+`kl`, `nll` and `log_prob_diff` are also of answers of several tokens (`whole_answers.py`).
 A metric may also be written down as an expression (`expressions.py`).
 """
 
@@ -23,6 +25,7 @@ from ...graphs.errors import unknown
 from ..registries import registered
 from .expressions import expression_metric
 from .metric import METRICS, Function, Metric, Target, log_prob, mean_logit, pick, widen
+from .whole_answers import whole_kl, whole_log_prob_diff, whole_nll
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +42,7 @@ class MetricProperties(TypedDict, total=False):
     tokens_only: bool
     rest: Literal["answers", "full model"]
     default_for: Literal["searches", "scores"]
+    whole: Function
 
 
 def metric(name: str, **properties: Unpack[MetricProperties]) -> Callable[[Function], Metric]:
@@ -89,6 +93,7 @@ def default_metric(*, searching: bool) -> str:
     flat_at_clean=True,
     rest="full model",
     default_for="searches",
+    whole=whole_kl,
 )
 def kl(logits: Tensor, target: Target) -> Tensor:
     """KL divergence of this run from the full model, summed over the vocabulary."""
@@ -115,10 +120,26 @@ def prob_diff(logits: Tensor, target: Target) -> Tensor:
     return log_prob(logits, target.answers).exp() - log_prob(logits, target.distractors).exp()
 
 
-@metric("nll", larger_is_better=False, rest="answers")
+@metric("nll", larger_is_better=False, rest="answers", whole=whole_nll)
 def nll(logits: Tensor, target: Target) -> Tensor:
     """Negative log of the total probability of the answers."""
     return -log_prob(logits, target.answers)
+
+
+@metric(
+    "log_prob_diff",
+    larger_is_better=True,
+    needs_distractors=True,
+    tokens_only=True,
+    whole=whole_log_prob_diff,
+)
+def log_prob_diff(logits: Tensor, target: Target) -> Tensor:
+    """Log of the answers' total probability minus log of the distractors'."""
+    answer, distractor = (  # what both are divided by cancels
+        pick(logits, ids, float("-inf")).logsumexp(-1)
+        for ids in (target.answers, target.distractors)
+    )
+    return answer - distractor
 
 
 @metric(

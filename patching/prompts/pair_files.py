@@ -3,11 +3,12 @@
     {"clean": "…gave a drink to", "corrupted": "…", "answers": [" Mary"], "distractors": [" John"]}
     {"clean_ids": [5, 17, 3], "corrupted_ids": [5, 9, 3], "answer_ids": [40]}
 
-Optional keys: `distractors` or `distractor_ids`; `answer_position` (counts tokens from the first,
-special tokens included, or from the end if negative; default: the last token of the prompt);
-`group` (a label); `spans` (names of positions); with ids also `bos_prepended`. Nothing is ever cut,
-padded or guessed: every line that cannot be used is reported with its number. What other people's
-files are called and how they become such lines is said by the `shapes`.
+Optional keys: `corrupted` or `corrupted_ids`, for ablations that need none; `distractors` or
+`distractor_ids`; `answer_position` (counts tokens from the first, special tokens included, or from
+the end if negative; default: the last token of the prompt); `group` (a label); `spans` (names of
+positions); with ids also `bos_prepended`. Nothing is ever cut, padded or guessed: every line that
+cannot be used is reported with its number. What other people's files are called and how they become
+such lines is said by the `shapes`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
 _COMMON = ("answer_position", "group", "spans")
 _RECORDED = "bos_prepended"
+Prompts = tuple[tuple[int, ...], tuple[int, ...] | None]  # a clean and a corrupted one, if any
 SHAPE = "shape"
 """Under which key of the pairs' origin, and of a file's task block, their file's shape stands."""
 
@@ -145,10 +147,8 @@ def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
     """Return pairs as token ids, as a line of a file holds each."""
     rows = []
     for pair in pairs:
-        needed = (pair.clean, pair.corrupted, pair.answers)
-        row: dict[str, object] = dict(zip(_IDS[:3], needed, strict=True))
-        if pair.distractors:
-            row[_IDS[3]] = pair.distractors
+        every = (pair.clean, pair.corrupted, *map(_flat, pair.sequences))
+        row: dict[str, object] = {k: ids for k, ids in zip(_IDS, every, strict=True) if ids}
         if pair.answer_position != len(pair.clean) - 1:
             row["answer_position"] = pair.answer_position
         if pair.group:
@@ -204,8 +204,9 @@ class _Reader:
             )
         keys = (*_KEYS[prompts][:2], *_KEYS[answers][2:])
         _refuse_unknown(row, (*keys, *_COMMON, *([_RECORDED] if prompts == "ids" else [])))
-        if missing := [key for key in keys[:3] if key not in row]:
-            given = f"found: {', '.join(row)}; needed: {', '.join(keys[:3])}"
+        needed = (keys[0], keys[2])
+        if missing := [key for key in needed if key not in row]:
+            given = f"found: {', '.join(row)}; needed: {' and '.join(needed)}"
             raise PromptError(f"the key '{missing[0]}' is missing; {given}.")
         position = _position(row)
         clean, corrupted = (self._from_text if prompts == "text" else self._from_ids)(row)
@@ -220,10 +221,10 @@ class _Reader:
         )
         pair = _pair((clean, corrupted), right, wrong, position, _group(row))
         for key, ids in zip(_TEXT, (clean, corrupted, right, wrong), strict=True):
-            self._ids(key, list(ids), empty=True)
+            self._ids(key, list(ids or ()), empty=True)
         return _with_spans(pair, row.get("spans"))
 
-    def _from_ids(self, row: Mapping[str, object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _from_ids(self, row: Mapping[str, object]) -> Prompts:
         if self.context.bos is not None:
             raise WholeFile(
                 f"holds token ids, which are used as they are, but bos={self.context.bos} was "
@@ -238,8 +239,9 @@ class _Reader:
                 "lines before it; accepted: the same in the whole file."
             )
         self.recorded.append(recorded)
-        clean, corrupted = (self._ids(key, row[key], empty=False) for key in _IDS[:2])
-        if len(clean) != len(corrupted):
+        clean, *twin = (self._ids(key, row[key], empty=False) for key in _IDS[:2] if key in row)
+        corrupted = twin[0] if twin else None
+        if corrupted is not None and len(clean) != len(corrupted):
             raise PromptError(
                 f"clean_ids holds {len(clean)} tokens and corrupted_ids {len(corrupted)}; "
                 "accepted: prompts of equal length, which align token by token."
@@ -255,12 +257,13 @@ class _Reader:
                 raise PromptError(f"'{key}' holds the id {one}; accepted: 0 to {limit}.")
         return ids
 
-    def _from_text(self, row: Mapping[str, object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        clean, corrupted = (text_of(key, row[key]) for key in _TEXT[:2])
+    def _from_text(self, row: Mapping[str, object]) -> Prompts:
+        texts = [text_of(key, row[key]) for key in _TEXT[:2] if key in row]
         tokens = self.context.tokens()
-        clean_ids, corrupted_ids = tokens.prompts([clean, corrupted])
-        self._note_start(clean_ids, corrupted_ids)
-        if len(clean_ids) != len(corrupted_ids):
+        clean_ids, *twin = tokens.prompts(texts)
+        self._note_start(clean_ids, *twin)
+        corrupted_ids = twin[0] if twin else None
+        if corrupted_ids is not None and len(clean_ids) != len(corrupted_ids):
             raise PromptError(
                 f"clean has {len(clean_ids)} tokens and corrupted {len(corrupted_ids)}; accepted: "
                 "prompts that align token by token. "
@@ -340,7 +343,7 @@ def _one_token(tokens: Tokens, context: str, key: str, text: str) -> int:
 
 
 def _pair(
-    prompts: tuple[tuple[int, ...], tuple[int, ...]],
+    prompts: Prompts,
     answers: tuple[int, ...],
     distractors: tuple[int, ...],
     position: int | None,
@@ -362,6 +365,11 @@ def _pair(
             f"{-len(clean)} to {len(clean) - 1}."
         )
     return Pair(clean, corrupted, answers, distractors, last, group)
+
+
+def _flat(sequences: Sequence[tuple[int, ...]]) -> list[int | list[int]]:
+    """Write answers of one token each as tokens, those of several as lists."""
+    return [one[0] if len(one) == 1 else list(one) for one in sequences]
 
 
 _KEYS = {"text": _TEXT, "ids": _IDS}  # the two ways to write each half of a pair

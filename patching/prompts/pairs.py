@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ...graphs.errors import PromptError
 
@@ -14,31 +15,47 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_SIDES = ("answers", "distractors")
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """Answers and distractors of several tokens, each read token by token behind its prompt."""
+
+    answers: tuple[tuple[int, ...], ...]
+    distractors: tuple[tuple[int, ...], ...] = ()
+
+
 @dataclass(frozen=True)
 class Pair:
     """One clean and corrupted prompt as token ids; the answer is predicted at `answer_position`.
 
-    `spans` names positions of the prompts, as (name, position); no result depends on them.
+    `corrupted`: None if there is none; ablations that need one refuse the pair. `spelled`: answers
+    of several tokens (see `spelling`); `answers` and `distractors` are then their first tokens.
+    `spans` names positions of the prompts, as (name, position); noise is added to these alone.
     """
 
     clean: tuple[int, ...]
-    corrupted: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
     answers: tuple[int, ...]
     distractors: tuple[int, ...] = ()
     answer_position: int = -1
     group: str = ""
     spans: tuple[tuple[str, int], ...] = ()
+    spelled: Spelled | None = None
 
     def __post_init__(self) -> None:
         if not self.clean:
             raise PromptError("a prompt pair is empty; accepted: at least one token.")
-        if len(self.clean) != len(self.corrupted):
+        if self.corrupted is not None and len(self.clean) != len(self.corrupted):
             raise PromptError(
                 f"clean has {len(self.clean)} tokens and corrupted {len(self.corrupted)}; a pair "
                 "must align token by token, so both need the same number."
             )
         if not self.answers:
             raise PromptError("a prompt pair has no answer; accepted: at least one answer token.")
+        if not all(one for many in self.sequences for one in many):
+            raise PromptError("an answer is empty; accepted: at least one token.")
         position = self.answer_position + len(self.clean) * (self.answer_position < 0)
         if not 0 <= position < len(self.clean):
             raise PromptError(
@@ -46,14 +63,95 @@ class Pair:
             )
         object.__setattr__(self, "answer_position", position)
 
+    def spelling(
+        self,
+        answers: Sequence[tuple[int, ...]],
+        distractors: Sequence[tuple[int, ...]] = (),
+    ) -> Pair:
+        """Return the same prompts with answers of several tokens; of one token each, plain ones.
+
+        >>> pair = Pair((5, 17), (5, 9), (0,)).spelling([(40, 41)], [(40, 42)])
+        >>> pair.answers, pair.distractors, pair.runs
+        ((40,), (40,), (((5, 17, 40), (5, 9, 40)),))
+        """
+        first, wrong = (tuple(dict.fromkeys(a[0] for a in x)) for x in (answers, distractors))
+        plain = all(len(one) == 1 for one in (*answers, *distractors))
+        spelled = None if plain else Spelled(tuple(answers), tuple(distractors))
+        return replace(self, answers=first, distractors=wrong, spelled=spelled)
+
+    @property
+    def sequences(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """Return all answers and all distractors, each as its tokens."""
+        if self.spelled is not None:
+            return self.spelled.answers, self.spelled.distractors
+        return tuple((one,) for one in self.answers), tuple((one,) for one in self.distractors)
+
+    @property
+    def twin(self) -> tuple[int, ...]:
+        """Return the corrupted prompt or, if there is none, the clean one."""
+        return self.clean if self.corrupted is None else self.corrupted
+
+    @cached_property
+    def continuations(self) -> tuple[tuple[int, ...], ...]:
+        """Return what is put behind the prompts, one run for each: nothing, of plain answers.
+
+        An answer of several tokens is read behind its own first ones; one that begins as another
+        does is read in the same run.
+        """
+        if self.spelled is None:
+            return ((),)
+        every = [one[:-1] for many in self.sequences for one in many]
+        longer = [one for one in every if not any(o[: len(one)] == one and o != one for o in every)]
+        return tuple(dict.fromkeys(longer))
+
+    @cached_property
+    def runs(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+        """Return the clean and the corrupted ids of each run; what stands behind answers is cut."""
+        if self.spelled is None:
+            return ((self.clean, self.twin),)
+        end = self.answer_position + 1
+        clean, twin = self.clean[:end], self.twin[:end]
+        return tuple((clean + more, twin + more) for more in self.continuations)
+
+    @property
+    def longest(self) -> int:
+        """Return the number of tokens of the longest run."""
+        return max(len(clean) for clean, _ in self.runs)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How answers of several tokens are put together from R reads; N steps, Q answers, P pairs.
+
+    A step is one token of an answer at one read: `read`, `token`, `answer`: int64 [N]. `answers`,
+    `distractors`: int64 [P, A], each pair's answers among the Q, padded with -1. `pair`: int64 [R],
+    whose each read is; `share`: float32 [R], which share of the pair's answers goes through it.
+    """
+
+    read: Tensor
+    token: Tensor
+    answer: Tensor
+    answers: Tensor
+    distractors: Tensor
+    pair: Tensor
+    share: Tensor
+
+    def to(self, device: str) -> Steps:
+        """Return the same on a device."""
+        return Steps(*(getattr(self, one.name).to(device) for one in fields(self)))
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded pairs as tensors; B examples, T positions.
+    """Padded pairs as tensors; P pairs, B runs (one a pair, of plain answers), T positions.
 
     `clean`, `corrupted`: int64 [B, T]. `mask`: bool [B, T], True on real tokens.
-    `position_ids`: int64 [B, T], counted over real tokens. `answer_position`: int64 [B], column.
-    `answers`, `distractors`: int64 [B, A], padded with -1.
+    `position_ids`: int64 [B, T], counted over real tokens. `answers`, `distractors`: int64 [P, A],
+    padded with -1. Logits are read at R places: `row`, `answer_position`: int64 [R], run and
+    column; of plain answers one in each run. `first`, `last`: int64 [B], the columns of each run's
+    answer position, where its prompt ends, and of its last read. `named`: bool [B, T], True at
+    positions that spans name.
+    `steps`: how answers of several tokens are read; None if all are plain.
     """
 
     clean: Tensor
@@ -63,9 +161,25 @@ class Batch:
     answer_position: Tensor
     answers: Tensor
     distractors: Tensor
+    row: Tensor
+    first: Tensor
+    last: Tensor
+    named: Tensor
+    steps: Steps | None = None
 
     def __len__(self) -> int:
         return int(self.clean.shape[0])
+
+    def to(self, device: str) -> Batch:
+        """Return the same on a device."""
+        parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        moved: dict[str, Any] = {k: x if x is None else x.to(device) for k, x in parts.items()}
+        return Batch(**moved)
+
+    @property
+    def examples(self) -> int:
+        """Return the number of pairs."""
+        return int(self.answers.shape[0])
 
 
 @dataclass(frozen=True)
@@ -103,31 +217,84 @@ class PromptPairs:
         import torch
 
         chosen = self.pairs if indices is None else [self.pairs[i] for i in indices]
-        length = max(len(p.clean) for p in chosen)
-        mask = torch.zeros(len(chosen), length, dtype=torch.bool)
-        clean = torch.zeros(len(chosen), length, dtype=torch.long)
+        runs = [run for pair in chosen for run in pair.runs]
+        length = max(len(ids) for ids, _ in runs)
+        mask = torch.zeros(len(runs), length, dtype=torch.bool)
+        clean = torch.zeros(len(runs), length, dtype=torch.long)
         corrupted = torch.zeros_like(clean)
-        position = torch.zeros(len(chosen), dtype=torch.long)
-        for row, pair in enumerate(chosen):
-            start = 0 if padding == "right" else length - len(pair.clean)
-            real = slice(start, start + len(pair.clean))
+        starts = [0 if padding == "right" else length - len(ids) for ids, _ in runs]
+        for row, ((ids, twin), start) in enumerate(zip(runs, starts, strict=True)):
+            real = slice(start, start + len(ids))
             mask[row, real] = True
-            clean[row, real] = torch.tensor(pair.clean)
-            corrupted[row, real] = torch.tensor(pair.corrupted)
-            position[row] = start + pair.answer_position
+            clean[row, real] = torch.tensor(ids)
+            corrupted[row, real] = torch.tensor(twin)
+        named = torch.zeros_like(mask)
+        owners = (pair for pair in chosen for _ in pair.runs)
+        for row, (pair, start) in enumerate(zip(owners, starts, strict=True)):
+            for _, at in pair.spans:
+                if pair.spelled is None or at <= pair.answer_position:
+                    named[row, start + at] = True
         position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        words = (_ragged([p.answers for p in chosen]), _ragged([p.distractors for p in chosen]))
-        tensors = (clean, corrupted, mask, position_ids, position, *words)
-        return Batch(*(t.to(device) for t in tensors))
+        reads, steps = _reads(chosen)
+        rows = torch.tensor([row for row, _ in reads])
+        position = torch.tensor([starts[row] + at for row, at in reads])
+        ends = [pair.answer_position for pair in chosen for _ in pair.runs]
+        first = torch.tensor([start + end for start, end in zip(starts, ends, strict=True)])
+        last = torch.zeros(len(runs), dtype=torch.long)
+        last.scatter_reduce_(0, rows, position, "amax")
+        answers, distractors = (_ragged([getattr(p, key) for p in chosen]) for key in _SIDES)
+        of_tokens = (clean, corrupted, mask, position_ids, position)
+        found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps)
+        return found.to(device)
 
     @property
     def sha256(self) -> str:
         """Return a hash of everything a result depends on: ids, answers, positions, groups."""
         rows = [
             [p.clean, p.corrupted, p.answers, p.distractors, p.answer_position, p.group]
+            + ([] if p.spelled is None else [p.spelled.answers, p.spelled.distractors])
+            + ([p.spans] if p.spans else [])
             for p in self.pairs
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _reads(pairs: Sequence[Pair]) -> tuple[list[tuple[int, int]], Steps | None]:
+    """List where logits are read, as run and place within its tokens, and how they make answers."""
+    if all(pair.spelled is None for pair in pairs):
+        return [(row, pair.answer_position) for row, pair in enumerate(pairs)], None
+    import torch
+
+    reads: list[tuple[int, int]] = []
+    steps: list[tuple[int, int, int]] = []  # read, token, answer
+    owners: list[int] = []
+    passing: list[float] = []
+    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+    first = number = 0
+    for which, pair in enumerate(pairs):
+        known: dict[tuple[int, ...], int] = {}  # what stands before a token, and its read
+        for side, answers in zip(sides, pair.sequences, strict=True):
+            side.append([*range(number, number + len(answers))])
+            for answer in answers:
+                for at, token in enumerate(answer):
+                    before = answer[:at]
+                    if before not in known:
+                        known[before] = len(reads)
+                        ways = enumerate(pair.continuations)
+                        run = next(i for i, one in ways if one[:at] == before)
+                        reads.append((first + run, pair.answer_position + at))
+                        owners.append(which)
+                        passing.append(0.0)
+                    passing[known[before]] += side is sides[0]
+                    steps.append((known[before], token, number))
+                number += 1
+        for read in known.values():
+            passing[read] /= len(pair.sequences[0])
+        first += len(pair.runs)
+    right, wrong = map(_ragged, sides)
+    each = (torch.tensor(column) for column in zip(*steps, strict=True))
+    of_reads = torch.tensor(owners), torch.tensor(passing)
+    return reads, Steps(next(each), next(each), next(each), right, wrong, *of_reads)
 
 
 def _ragged(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -167,6 +167,8 @@ def _is_word(mark: str) -> bool:
 
 def tokens_sha256(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> str:
     """Hash how a tokenizer reads the ids in pairs; others with this hash read the same text."""
-    ids = sorted(set().union(*(p.clean + p.corrupted + p.answers + p.distractors for p in pairs)))
+    known = {token for pair in pairs for token in (*pair.clean, *pair.twin)}
+    known |= {token for p in pairs for many in p.sequences for one in many for token in one}
+    ids = sorted(known)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     return hashlib.sha256(json.dumps([ids, pieces]).encode()).hexdigest()

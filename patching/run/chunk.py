@@ -94,7 +94,7 @@ class Chunk:
         if not self.model.causal:
             return batch.mask.flatten().nonzero()[:, 0]
         index = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-        matters = batch.mask & (index <= batch.answer_position[:, None])
+        matters = batch.mask & (index <= batch.last[:, None])
         if self.ablation.paired:
             matters &= (batch.clean != batch.corrupted).cumsum(1) > 0
         return matters[:, self.start :].flatten().nonzero()[:, 0]
@@ -113,8 +113,12 @@ class Chunk:
     @cached_property
     def target(self) -> Target:
         """Return what metrics compare with."""
-        logits = self.logits(self.clean.streams.final)
-        return Target(self.batch.answers, self.batch.distractors, logits)
+        return self.compared_with(self.logits(self.clean.streams.final))
+
+    def compared_with(self, clean_logits: Tensor | None) -> Target:
+        """Return what metrics compare with, and the logits of a full model."""
+        batch = self.batch
+        return Target(batch.answers, batch.distractors, clean_logits, batch.steps)
 
     @cached_property
     def answer_logits(self) -> AnswerLogits:
@@ -123,7 +127,7 @@ class Chunk:
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
-        answers = at_answers(stream, self.batch.answer_position - self.start)
+        answers, plain = self.at_answers(stream), self.batch.steps is None
 
         @cache
         def logits_and_target(few: bool) -> tuple[Tensor, Target]:
@@ -132,16 +136,24 @@ class Chunk:
             return self.model.logits(answers), self.target
 
         measures = [(m, m.loss if losses else m) for m in metrics]
-        return [measure(*logits_and_target(m.reads_few)) for m, measure in measures]
+        return [measure(*logits_and_target(plain and m.reads_few)) for m, measure in measures]
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:
-        """Map the stream at `logits`, [..., B, T, D], to logits at the answers, [..., B, V]."""
+        """Map the stream at `logits`, [..., B, T, D], to logits at the answers, [..., R, V]."""
         return self.logits_with_grad(stream)
 
     def logits_with_grad(self, stream: Tensor) -> Tensor:
         """Do the same, recording gradients."""
-        return self.model.logits(at_answers(stream, self.batch.answer_position - self.start))
+        return self.model.logits(self.at_answers(stream))
+
+    def at_answers(self, stream: Tensor) -> Tensor:
+        """Return what a stream holds where logits are read, [..., B, T, D] to [..., R, D].
+
+        R is B but for answers of several tokens.
+        """
+        batch, row = self.batch, None if self.batch.steps is None else self.batch.row
+        return at_answers(stream, batch.answer_position - self.start, row)
 
 
 def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:

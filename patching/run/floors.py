@@ -55,7 +55,7 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
                 steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
         steepest = torch.where(steepest > 0, steepest, 1.0)
         largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
-        number, size = number + len(chunk.batch), size + float((largest * steepest).sum())
+        number, size = number + chunk.batch.examples, size + float((largest * steepest).sum())
         units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
         units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
     return float(units * size / number**1.5)

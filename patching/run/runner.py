@@ -76,7 +76,7 @@ class Runner:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
         check_prompts(model, pairs, chosen)
         if batch_size is None:
-            longest = max(len(p.clean) for p in pairs)
+            longest = max(pair.longest * len(pair.runs) for pair in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
         ablation = ablation or default_ablation()
@@ -125,9 +125,9 @@ class Runner:
 
         def key(i: int) -> tuple[int, int]:
             pair = self.pairs.pairs[i]
-            both = zip(pair.clean, pair.corrupted, strict=True)
+            both = zip(pair.clean, pair.twin, strict=True)
             first = next((t for t, (a, b) in enumerate(both) if a != b), len(pair.clean))
-            return len(pair.clean), first
+            return pair.longest, first
 
         order = sorted(range(len(self.pairs)), key=key)
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -139,7 +139,7 @@ class Runner:
                 f"the model's {what} have changed since this runner was made, and what it knows of "
                 "earlier runs is of the old ones; make a new runner, of a model lifted anew."
             )
-        tokens = sum(len(pair.clean) for pair in self.pairs)
+        tokens = sum(len(ids) for pair in self.pairs for ids, _ in pair.runs)
         per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
         for index, rows in enumerate(self._rows):
             chunk = self._kept.chunks.get(index)
@@ -160,11 +160,17 @@ class Runner:
 
     @torch.no_grad()
     def logits(self, circuits: Sequence[Circuit]) -> Tensor:
-        """Return logits at the answer positions, [circuits, examples, V], in the pairs' order."""
-        masks = self._masks(circuits)
-        found = [self.chunk_logits(chunk, masks) for chunk in self.chunks()]
-        order = torch.tensor([i for rows in self._rows for i in rows]).argsort()
-        return torch.cat(found, 1)[:, order.to(found[0].device)]
+        """Return logits at the answer positions, [circuits, examples, V], in the pairs' order.
+
+        Of answers of several tokens at each read, a pair's in the order of its batch.
+        """
+        masks, found, order = self._masks(circuits), [], list[int]()
+        for rows, chunk in zip(self._rows, self.chunks(), strict=True):
+            found.append(self.chunk_logits(chunk, masks))
+            steps = chunk.batch.steps
+            order += rows if steps is None else [rows[i] for i in steps.pair.tolist()]
+        places = torch.tensor(order).argsort(stable=True)
+        return torch.cat(found, 1)[:, places.to(found[0].device)]
 
     @torch.no_grad()
     def measure(
@@ -204,7 +210,7 @@ class Runner:
         return total / len(self.pairs)
 
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
-        """Return the logits of masks [C, P, S] on one chunk, [C, B, V]; see `mask_losses`."""
+        """Return the logits of masks [C, P, S] on one chunk, [C, R, V]; see `mask_losses`."""
         parts = self._streams(chunk, masks, start_row)
         return torch.cat([chunk.logits_with_grad(x).expand(n, -1, -1) for n, x in parts])
 
@@ -250,10 +256,11 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None 
     """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs."""
     vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
     for number, pair in enumerate(pairs, start=1):
-        which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.corrupted)
+        which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.twin)
+        answers = [token for many in pair.sequences for one in many for token in one]
         if vocabulary == outputs:
-            ids += (*pair.answers, *pair.distractors)
-        elif (last := max(pair.answers + pair.distractors)) >= outputs:
+            ids += tuple(answers)
+        elif (last := max(answers)) >= outputs:
             found = f"{which} has answer or distractor id {last}"
             raise PromptError(f"{found}; the model has logits 0 to {outputs - 1}.")
         if not 0 <= min(ids) <= max(ids) < vocabulary:
@@ -261,11 +268,20 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None 
                 f"{which} holds token id {max(ids)}; the model's vocabulary has ids 0 to "
                 f"{vocabulary - 1}. The prompts were made for another tokenizer."
             )
-        if model.max_positions is not None and len(pair.clean) > model.max_positions:
-            found = f"{which} has {len(pair.clean)} tokens"
+        if model.max_positions is not None and pair.longest > model.max_positions:
+            found = f"{which} has {pair.longest} tokens"
+            found += "" if pair.spelled is None else " with its answers"
             raise PromptError(f"{found}; the model takes at most {model.max_positions}.")
+        if pair.spelled is not None and not model.causal:
+            raise PromptError(
+                f"{which} has answers of several tokens, each read behind its own first ones, and "
+                "this model's tokens attend to those behind them too; accepted: answers of one "
+                "token, or `answers` first."
+            )
         if metric is not None and metric.needs_distractors and not pair.distractors:
             raise PromptError(
                 f"metric '{metric.name}' compares answers with distractors, and {which} has no "
                 "distractor; add some, or use a metric that needs none."
             )
+        if metric is not None and pair.spelled is not None:
+            metric.for_whole()

@@ -35,7 +35,7 @@ _MOST_ANSWERS = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair as people read it."""
+    """One pair as people read it; `corrupted` is empty if there is none."""
 
     clean: str
     corrupted: str
@@ -143,8 +143,9 @@ def format_samples(samples: Sequence[Sample]) -> str:
       distractors ' 3'
     """
     return "\n".join(
-        f"[{one.group}]\n  clean       {one.clean}\n  corrupted   {one.corrupted}\n"
-        f"  answers     {_listed(one.answers)}\n  distractors {_listed(one.distractors)}"
+        f"[{one.group}]\n  clean       {one.clean}\n"
+        + (f"  corrupted   {one.corrupted}\n" if one.corrupted else "")
+        + f"  answers     {_listed(one.answers)}\n  distractors {_listed(one.distractors)}"
         for one in samples
     )
 

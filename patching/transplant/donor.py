@@ -27,7 +27,7 @@ from ..prompts.pairs import PromptPairs
 from ..run.chunk import Chunk
 from ..run.floors import rounding_floor
 from ..run.runner import Runner, refuse_nan
-from ..trace import Values, at_answers
+from ..trace import Values
 
 WARN_BYTES = 2 << 30  # donor values that take more memory than this are warned of
 
@@ -123,12 +123,12 @@ def target_of(chunk: Chunk, metric: Metric, logits: Tensor | None) -> Target:
     compared = logits if metric.needs_clean_logits else None
     if compared is not None:
         compared = place(compared, chunk.clean.values.sources.device)
-    return Target(chunk.batch.answers, chunk.batch.distractors, compared)
+    return chunk.compared_with(compared)
 
 
 def summed(chunk: Chunk) -> Tensor:
     """Add up all senders of the clean run at the answers, without constants, [B, D]."""
-    total = at_answers(chunk.clean.streams.final, chunk.batch.answer_position)
+    total = chunk.at_answers(chunk.clean.streams.final)
     if not chunk.model.graph.post_norm:
         for block in chunk.model.blocks:
             if block.attention.constant is not None:

@@ -42,7 +42,6 @@ from ..run.floors import rounding_floor
 from ..run.masked_run import World, run_masked
 from ..run.plan import make_plan
 from ..run.runner import RUN_BYTES, Runner, refuse_nan
-from ..trace import at_answers
 from .donor import DonorChunk, DonorValues, clean_runner, column_of, summed, target_of, written
 
 
@@ -106,7 +105,7 @@ class Transplant:
         """Return the receiver's metric with the values of all the donor's nodes."""
 
         def run(chunk: Chunk, part: DonorChunk) -> Tensor:
-            own = at_answers(chunk.clean.streams.final, chunk.batch.answer_position)
+            own = chunk.at_answers(chunk.clean.streams.final)
             given = place(part.stream, own.device) - summed(chunk)
             return chunk.model.logits(own + given)[None]
 

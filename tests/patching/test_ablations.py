@@ -211,7 +211,13 @@ def test_every_method_takes_them(method: str, ablation: str) -> None:
 
 
 def test_the_registry_knows_them() -> None:
-    assert list(ablations()) == ["mean", "position-mean", "resample", "zero"]
+    assert list(ablations()) == [
+        "mean",
+        "noise",
+        "position-mean",
+        "resample",
+        "zero",
+    ]
     assert default_ablation() == "resample"
     for property, name in {
         "paired": "resample", "consistent": "resample", "default": "resample",

@@ -221,7 +221,11 @@ def test_which_metrics_can_be_differentiated_where() -> None:
 
 
 def test_which_metrics_read_few_logits() -> None:
-    assert [name for name, one in METRICS.items() if one.reads_few] == ["logit_diff", "accuracy"]
+    assert [name for name, one in METRICS.items() if one.reads_few] == [
+        "logit_diff",
+        "log_prob_diff",
+        "accuracy",
+    ]
     clean = Metric("clean", lambda x, _: x[..., 0], True, needs_clean_logits=True, tokens_only=True)
     assert not clean.reads_few
 
