@@ -33,6 +33,7 @@ class Lift:
     lifted: LiftedModel
     certificate: Certificate
     watch: Watch = field(repr=False)
+    of_pairs: dict[str, Certificate] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
@@ -71,6 +72,20 @@ class Session:
     def certificate(self) -> Certificate:
         """Return the proof for the model as it is now; see `lifted`."""
         return self._current().certificate
+
+    def certify(self, pairs: PromptPairs) -> Certificate:
+        """Compare lift and model on an experiment's own prompts, at their full length, once.
+
+        Raises:
+            CertificateFailed: they differ there, and the model was opened to refuse that.
+        """
+        from .patching.run.certificate import certify
+
+        lift, key = self._current(), pairs.sha256
+        if key not in lift.of_pairs:
+            found = certify(lift.lifted, pairs)
+            lift.of_pairs[key] = found.require() if lift.certificate.passed else found
+        return lift.of_pairs[key]
 
     def _current(self) -> Lift:
         from .graphs.load.loading import refuse_training

@@ -67,6 +67,7 @@ def patch(
     from .patching.paths import patch_paths
 
     runner = make_runner(session, pairs, **measure)
+    session.certify(pairs)
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 

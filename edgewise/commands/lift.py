@@ -37,7 +37,7 @@ def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, require_certificate=False, progress=progress)
     proof, kinds = session.certificate, session.graph.count_by_kind()
-    names = ("tolerance", "stream_tolerance", "rounding", "passed")
+    names = ("tolerance", "stream_tolerance", "passed")
     document = {
         "model": session.model_block,
         "variants": session.lifted.variants,
@@ -73,12 +73,18 @@ def _print(session: Session) -> None:
         ("no edge kept: logits of the corrupted prompt", certificate.kept_none, tolerance),
         ("each port: sum of its senders (relative)", certificate.stream, stream),
     ]
-    if certificate.rounding is not None:
-        checks.append(("each block alone, beyond its rounding", certificate.rounding, 1.0))
+    if certificate.blocks is not None:
+        checks.append(("each block alone, in parts of its rounding", certificate.blocks, 1.0))
     rows = [(name, f"{e:.2g}", f"{t:.2g}", _verdict(e <= t)) for name, e, t in checks]
     show.table(("identity", "largest error", "accepted", ""), rows, title="certificate")
     show.line()
     show.line(f"certificate: {_verdict(certificate.passed)}")
+    if (rounding := certificate.rounding) is not None:
+        show.line(
+            f"The identities are checked in float32. In {loaded.dtype} the original's own logits "
+            f"are up to {rounding.original:.2g} from those, by its rounding, and the lift's up to "
+            f"{rounding.lift:.2g} from the original's."
+        )
     if certificate.weights_error:
         show.line(f"{certificate.weights_error}.")
 

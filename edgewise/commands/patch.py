@@ -54,6 +54,7 @@ def patch(
         show.understood(pairs.origin)
         progress.say("patching")
         runner = make_runner(session, pairs, **flags.only("metric", "ablation", "batch_size"))
+        session.certify(pairs)
         found = patch_paths(runner, paths, denoise=denoise, together=together)
     found = sorted(found, key=lambda one: -abs(one.effect))
     if as_json:

@@ -91,6 +91,7 @@ def discover(
         raise EdgewiseError(
             f"top is {top:,}, but the model's graph has {total:,} edges; accepted: 1 to {total:,}."
         )
+    certificate = session.certify(pairs)
     journal, before = journal if spec.chosen.resumable else None, 0.0
     if journal is not None:
         journal.begin(discovery_key(session, runner, spec).values)
@@ -131,7 +132,7 @@ def discover(
                 **circumstances(session, runner),
             },
         ),
-        certificate=session.certificate.as_dict(),
+        certificate=certificate.as_dict(),
         measures=measures(evaluation),
         edge_scores=found.scores.values,
         extra={PROMPTS: pair_rows(pairs)},

@@ -111,6 +111,7 @@ def evaluate(
             ablation=spec.ablation or stored.get("ablation"),
             batch_size=ComputeSpec.of(**how).batch_size,
         )
+        model.certify(pairs)
     elif pairs is not None or metric or spec.metrics or spec.ablation or how:
         raise EdgewiseError(
             "a runner has its own pairs, metric, ablation and batch size; give an open model in "

@@ -129,11 +129,20 @@ class DiscoveryBlock(TypedDict):
 
 
 class CertificateBlock(TypedDict):
-    """By how much the lifted model differs from the original; null where it is not finite."""
+    """By how much the lifted model differs from the original; null where it is not finite.
+
+    `prompts`, `longest`: on how many prompts, and the tokens of the longest. `rounding_original`,
+    `rounding_lift`: see `patching.run.certificate.Rounding`.
+    """
 
     kept_all: float | None
     kept_none: float | None
     stream: float | None
+    blocks: NotRequired[float | None]
+    prompts: NotRequired[int]
+    longest: NotRequired[int]
+    rounding_original: NotRequired[float | None]
+    rounding_lift: NotRequired[float | None]
     compared: NotRequired[bool]
 
 

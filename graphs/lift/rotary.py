@@ -40,7 +40,8 @@ class Rotary:
     `frequencies`: [R/2] for the first R features of a head, or those from `start` on. `factor`
     scales cosine and sine. Features i and i + R/2 turn together, or 2i and 2i + 1 if `interleaved`.
     Some models choose frequencies by the prompt's own length: beyond `limit` tokens those of
-    `growth`, or `long` [R/2].
+    `growth`, or `long` [R/2]. Others hold a table of their own, `stored` [positions, R]: the sines
+    of each position, then the cosines, rounded to the type that the table is stored in.
     """
 
     frequencies: Tensor = field(metadata={"derived": True})
@@ -50,6 +51,7 @@ class Rotary:
     long: Tensor | None = field(default=None, metadata={"derived": True})
     growth: Growth | None = None
     start: int = 0
+    stored: Tensor | None = field(default=None, metadata={"derived": True})
 
     @property
     def size(self) -> int:
@@ -70,13 +72,18 @@ class Rotary:
 
     def tables(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return cosine and sine, [B, T, 1, R], of positions [B, T] of whole prompts."""
-        lengths = position_ids.amax(-1) + 1
-        angle = position_ids[..., None].float() * self.frequencies_of(lengths)
-        if self.interleaved:
-            angle = angle.repeat_interleave(2, -1)[:, :, None]
+        if self.stored is not None:
+            sin, cos = place(self.stored, position_ids.device)[position_ids].chunk(2, -1)
         else:
-            angle = torch.cat((angle, angle), -1)[:, :, None]
-        return (angle.cos() * self.factor).to(dtype), (angle.sin() * self.factor).to(dtype)
+            lengths = position_ids.amax(-1) + 1
+            angle = position_ids[..., None].float() * self.frequencies_of(lengths)
+            cos, sin = angle.cos() * self.factor, angle.sin() * self.factor
+
+        def each(x: Tensor) -> Tensor:
+            twice = x.repeat_interleave(2, -1) if self.interleaved else torch.cat((x, x), -1)
+            return twice[:, :, None].to(dtype)
+
+        return each(cos), each(sin)
 
     def __call__(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """Rotate x, [..., B, T, H, K], whose tables are those of its positions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,29 +23,44 @@ from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..trace import Trace, run_plain
 from .chunk import Chunk, sender_deltas
-from .rounding import rounding_excess
+from .rounding import block_excess
 from .runner import Runner
+from .widening import HALF_TYPES, Widening
 
 RELATIVE_TOLERANCE = {
     torch.float64: 1e-5,  # the norms of most model classes compute in float32 whatever the type
     torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
 }
-SAMPLE, LENGTH, LONGEST_WINDOW = 8, 12, 128
+SAMPLE, LENGTH, LONGEST_WINDOW = 4, 12, 128
+LOGIT_BYTES = 1 << 28
+"""Most memory that the logits of the compared prompts may take; one prompt is always compared."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a type of 16 bits does to the logits of the compared prompts, at most.
+
+    `original`: how far the original's are from its own in float32; `lift`: how far the lift's are
+    from the original's, both in the model's type.
+    """
+
+    original: float
+    lift: float
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The largest errors of a lift.
+    """The largest errors of a lift, computed in float32 at least, whatever the model's type.
 
     `kept_all`, `kept_none`: of logits with every edge kept, against the original model's, and with
     none, against the original on the corrupted prompts; at most `tolerance` is accepted. `stream`:
     of the stream at every port against the sum of its senders and constants, and against the
-    original's hidden states, relative to its largest entry. `compared`: whether there was an
-    original; if not, a plain run of the description takes its place, which shows that the
-    identities hold, not that the intended model is described. `rounding`: in types of 16 bits, how
-    far single blocks are from the original's, in parts of what is accepted (see `rounding`).
+    original's hidden states, relative to its largest entry. `blocks`: how far single blocks are
+    from the original's, in parts of what rounding explains (see `rounding`); at most 1 is accepted;
+    None without an original's hidden states. `prompts`, `longest`: how many prompt pairs were
+    compared, and the tokens of the longest. `compared`: whether there was an original; if not, a
+    plain run of the description takes its place, which shows that the identities hold, not that
+    the intended model is described. `rounding`: of models in types of 16 bits, what that type adds.
     `not_finite`: weights that hold NaN or infinite numbers; looked for only where an error is NaN.
     """
 
@@ -53,8 +69,11 @@ class Certificate:
     stream: float
     tolerance: float
     stream_tolerance: float
+    blocks: float | None
+    prompts: int
+    longest: int
     compared: bool = True
-    rounding: float | None = None
+    rounding: Rounding | None = None
     not_finite: tuple[str, ...] = ()
 
     @property
@@ -64,14 +83,20 @@ class Certificate:
             self.kept_all <= self.tolerance
             and self.kept_none <= self.tolerance
             and self.stream <= self.stream_tolerance
-            and (self.rounding is None or self.rounding <= 1)
+            and (self.blocks is None or self.blocks <= 1)
         )
 
     def as_dict(self) -> CertificateBlock:
-        """Return the three errors, as circuit files store them; and if there was no original."""
+        """Return what circuit files store: the errors, and if there was no original."""
         errors = CertificateBlock(
-            kept_all=self.kept_all, kept_none=self.kept_none, stream=self.stream
-        )
+            kept_all=self.kept_all, kept_none=self.kept_none, stream=self.stream,
+            prompts=self.prompts, longest=self.longest,
+        )  # fmt: skip
+        if self.blocks is not None:
+            errors["blocks"] = self.blocks
+        if self.rounding is not None:
+            errors["rounding_original"] = self.rounding.original
+            errors["rounding_lift"] = self.rounding.lift
         return errors if self.compared else {**errors, "compared": False}
 
     def require(self) -> Certificate:
@@ -80,16 +105,15 @@ class Certificate:
             raise CertificateFailed(f"{self.weights_error}. No result from it could be trusted.")
         if not self.passed:
             blocks = ""
-            if self.rounding is not None:
-                blocks = f", of single blocks beyond their rounding {self.rounding:.3g} (at most 1"
-                blocks += " accepted)"
+            if self.blocks is not None:
+                blocks = f", of single blocks in parts of what rounding explains {self.blocks:.3g} "
+                blocks += "(at most 1)"
             raise CertificateFailed(
                 "the lifted model does not compute what the original computes: largest error with "
                 f"all edges kept {self.kept_all:.3g}, with none kept {self.kept_none:.3g} (at most "
                 f"{self.tolerance:.3g} logits accepted), of the stream {self.stream:.3g} (at most "
                 f"{self.stream_tolerance:.3g}){blocks}. The model has something its "
-                "family's description misses; no result from it could be trusted. (In 16 bits a "
-                "mixture may fail because rounding sends tokens to other experts: use float32.)"
+                "family's description misses; no result from it could be trusted."
             )
         return self
 
@@ -102,26 +126,29 @@ class Certificate:
 
 
 def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
-    """Compare a lifted model with the original on the first few pairs, or on generated tokens."""
-    if pairs is None:
-        pairs = generated_pairs(model)
-    else:
-        pairs = PromptPairs(tuple(_twinned(pair, model) for pair in pairs.pairs[:SAMPLE]))
+    """Compare a lifted model with the original on a few pairs, or on generated tokens.
+
+    Of the pairs the longest are compared, at their full length, and some of every other length.
+    Both compute in float32 where the model's type is narrower; no weight is copied or changed.
+    """
+    pairs = generated_pairs(model) if pairs is None else _chosen(pairs, model)
     runner = Runner.create(model, pairs, metric=nll, batch_size=len(pairs))
     (chunk,) = runner.chunks()
-    batch = chunk.batch
-    clean, hidden = original_run(model, batch.clean, batch)
-    corrupted, _ = original_run(model, batch.corrupted, batch)
-    rows = batch.row
-    ends = (Circuit.full(model.graph), Circuit.empty(model.graph))
-    full, empty = (runner.chunk_logits(chunk, circuit.kept[None])[0] for circuit in ends)
-    plain = run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
-    everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
-    at_answers = (full - clean[rows, batch.answer_position]).abs().max()
-    kept_all = float(np.maximum(float(at_answers), float(everywhere.abs().max())))  # NaN stays
-    kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
-    share = RELATIVE_TOLERANCE[model.dtype]
-    stream = _stream_error(chunk, plain, hidden)
+    narrow, batch = model.dtype in HALF_TYPES, chunk.batch
+    with Widening(HALF_TYPES, torch.float32) if narrow else nullcontext(), torch.no_grad():
+        clean, hidden = original_run(model, batch.clean, batch)
+        corrupted, _ = original_run(model, batch.corrupted, batch)
+        rows = batch.row
+        ends = (Circuit.full(model.graph), Circuit.empty(model.graph))
+        full, empty = (runner.chunk_logits(chunk, circuit.kept[None])[0] for circuit in ends)
+        plain = _plain_run(model, batch)
+        everywhere = model.logits(plain.streams.final)[batch.mask] - clean[batch.mask]
+        at_answers = (full - clean[rows, batch.answer_position]).abs().max()
+        kept_all = float(np.maximum(float(at_answers), float(everywhere.abs().max())))  # NaN stays
+        kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
+        stream = _stream_error(chunk, plain, hidden)
+        blocks = block_excess(model, batch, clean, hidden)
+    share = RELATIVE_TOLERANCE[clean.dtype]
     broken = not math.isfinite(kept_all + kept_none + stream)
     weights = model.model.named_parameters() if broken and model.model is not None else ()
     return Certificate(
@@ -130,10 +157,36 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         stream=stream,
         tolerance=share * max(10.0, float(clean[batch.mask].abs().max())),
         stream_tolerance=share,
+        blocks=blocks,
+        prompts=len(pairs),
+        longest=batch.mask.shape[1],
         compared=model.model is not None or model.original is not None,
-        rounding=rounding_excess(model, batch, clean, hidden),
+        rounding=_rounding(model, batch, clean) if narrow else None,
         not_finite=tuple(name for name, w in weights if not bool(w.isfinite().all())),
     )
+
+
+def _chosen(pairs: PromptPairs, model: LiftedModel) -> PromptPairs:
+    """Choose the longest pairs, and others of every length, as many as logits fit in memory."""
+    vocabulary = len(model.unembed.weight)
+    by_length = sorted(pairs, key=lambda pair: -len(pair.clean))
+    most = min(SAMPLE, len(pairs), LOGIT_BYTES // (4 * vocabulary * len(by_length[0].clean)))
+    step = len(by_length) / max(1, most)
+    some = (by_length[int(i * step)] for i in range(max(1, most)))
+    return PromptPairs(tuple(_twinned(pair, model) for pair in some), pairs.name)
+
+
+def _plain_run(model: LiftedModel, batch: Batch) -> Trace:
+    return run_plain(model, batch.clean, AttentionContext(batch.mask, batch.position_ids))
+
+
+@torch.no_grad()
+def _rounding(model: LiftedModel, batch: Batch, exact: Tensor) -> Rounding:
+    own, _ = original_run(model, batch.clean, batch)
+    lifted = model.logits(_plain_run(model, batch).streams.final)
+    real = batch.mask
+    found = (own[real].float() - exact[real], lifted[real].float() - own[real].float())
+    return Rounding(*(float(part.abs().max()) for part in found))
 
 
 def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:

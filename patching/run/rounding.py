@@ -1,15 +1,17 @@
 """Compare a lift with the original block by block, in units of what rounding does.
 
-In bfloat16 two right computations of one model drift apart by a tenth of the largest logit, behind
-which a small mistake of a lift could hide. So every lifted block is given the original's own hidden
-states, where no rounding of earlier blocks has piled up, and three outputs are compared:
+A small mistake of a lift can hide behind the rounding that piles up in many layers. So every lifted
+block is given the original's own hidden states, and three outputs are compared:
 
-1. x, what the original's block makes of them, in the model's type;
+1. x, what the original's block makes of them;
 2. y, what the lifted block makes of them, in the same type;
-3. z, what the lifted block makes of them in float32, one block widened at a time.
+3. z, what the lifted block makes of them in float64.
 
 A right lift differs from the original by rounding alone: x − z is as large as y − z. In a wrong
-one x − z is larger, because y and z share the mistake. The last block is compared in logits.
+one x − z is larger, because y and z share the mistake: in float32 a gelu in the place of its tanh
+form is 30 times too large. The last block is compared in logits. Where nothing is wider than the
+type of x and y, y stands for z, and x may be as far from it as float32 rounds: the norms of most
+models compute in float32 whatever their type.
 A token that stands between two experts may be sent to either by rounding; in blocks with experts
 the fifth of the tokens that differ most is left out.
 
@@ -19,20 +21,19 @@ Shapes: B examples, T positions, n real tokens, D d_model (V vocabulary in the l
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...graphs.lift.experts import Experts
-from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel, working_dtype
+from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
 from ..prompts.pairs import Batch
 from ..trace import run_plain
+from .widening import HALF_TYPES, Widening
 
 MEAN_EXCESS, TOKEN_EXCESS = 2.0, 8.0  # how far above the lift's rounding the original may be
-HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,24 @@ class _Fed(LiftedModel):
 
 
 @torch.no_grad()
-def rounding_excess(
+def block_excess(
     model: LiftedModel, batch: Batch, logits: Tensor, hidden: list[Tensor]
 ) -> float | None:
     """Return how large the original's distance from the lift is, in parts of what is accepted.
 
-    Right lifts give about 0.5. None for types in which rounding hides nothing, and without hidden
-    states. `logits`, `hidden`: the original's of clean prompts, [B, T, V] and per block [B, T, D].
+    Right lifts give about 0.5. None without hidden states. `logits`, `hidden`: the original's of
+    clean prompts, [B, T, V] and per block [B, T, D], of one type.
     """
-    if model.dtype not in HALF_TYPES or not hidden:
+    if not hidden:
         return None
     worst = 0.0
-    outputs = _outputs(model, batch, logits, hidden)
+    wider = logits.dtype != torch.float64 and logits.device.type != "mps"
+    outputs = _outputs(model, batch, logits, hidden, wider)
     for block, (x, y, z, before) in zip(model.blocks, outputs, strict=True):
         rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
-        unit = torch.finfo(model.dtype).eps * rounded
+        unit = torch.finfo(torch.float32).eps * rounded
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
+        own = own if wider else torch.ones_like(own)
         if isinstance(block.mlp, Experts):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]
@@ -74,22 +77,23 @@ def rounding_excess(
 
 
 def _outputs(
-    model: LiftedModel, batch: Batch, logits: Tensor, hidden: list[Tensor]
+    model: LiftedModel, batch: Batch, logits: Tensor, hidden: list[Tensor], wider: bool
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield x, y, z (see the module) and what the stream held before, of real tokens, float64."""
-    wide = working_dtype(model.dtype)
     last = len(model.blocks) - 1
     for layer, block in enumerate(model.blocks):
-        states = hidden[layer]
-        y = _run_block(model, block, states, batch)
-        z = _run_block(model, widened(block, model.dtype), states.to(wide), batch)
-        if layer < last:
-            found = (hidden[layer + 1], y, z, states)
-        else:
-            norm, unembed = (widened(x, model.dtype) for x in (model.final_norm, model.unembed))
-            exact = replace(model, final_norm=norm, unembed=unembed).logits(z)
-            found = (logits, model.logits(y), exact, torch.zeros_like(exact))
-        x, y, z, before = (part[batch.mask].double() for part in found)
+
+        def run(states: Tensor, layer: int = layer, block: Block = block) -> Tensor:
+            out = _run_block(model, block, states, batch)
+            return out if layer < last else model.logits(out)
+
+        y = z = run(hidden[layer])
+        if wider:
+            with Widening([*HALF_TYPES, torch.float32], torch.float64):
+                z = run(hidden[layer].double())
+        x = hidden[layer + 1] if layer < last else logits
+        before = hidden[layer] if layer < last else torch.zeros_like(x)
+        x, y, z, before = (part[batch.mask].double() for part in (x, y, z, before))
         yield x, y, z, before
 
 
@@ -104,18 +108,6 @@ def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -
     fed = _Fed(**{**parts, "blocks": (block,), "graph": graph}, states=states)
     context = AttentionContext(batch.mask, batch.position_ids)
     return run_plain(fed, batch.clean, context).streams.final
-
-
-def widened(value: Any, dtype: torch.dtype) -> Any:
-    """Return a description whose tensors of this type are widened to float32."""
-    if isinstance(value, Tensor):
-        return value.to(working_dtype(dtype)) if value.dtype == dtype else value
-    if isinstance(value, tuple):
-        return tuple(widened(item, dtype) for item in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: widened(getattr(value, field.name), dtype) for field in fields(value)}
-        return replace(value, **parts)
-    return value
 
 
 def _mean_square(x: Tensor) -> Tensor:

@@ -256,7 +256,7 @@ def test_lift_fails_if_the_certificate_does(
 ) -> None:
     from edgewise.patching.run import certificate
 
-    wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1)
+    wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1, 0.5, 2, 12)
     monkeypatch.setattr(certificate, "certify", lambda *_: wrong)
     assert "certificate: FAIL" in edgewise("lift", models["gpt2"], status=1).stdout
 

@@ -56,7 +56,7 @@ def test_a_live_model_gives_the_same_circuit(models: dict[str, Path], session: S
 def test_a_failed_certificate_is_refused(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgewise.patching.run import certificate
 
-    wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1)
+    wrong = certificate.Certificate(0.5, 0.0, 0.0, 0.1, 0.1, 0.5, 2, 12)
     monkeypatch.setattr(certificate, "certify", lambda *_: wrong)
     with pytest.raises(CertificateFailed):
         open_model(models["gpt2"])

@@ -31,9 +31,11 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.transformer
     size = config.rotary_dim or config.n_embd
     steps = torch.arange(0, size, 2, device=body.wte.weight.device) / size
-    table = Rotary(1.0 / (10000**steps), interleaved=True)  # the base is fixed in the model's code
+    frequencies = 1.0 / (10000**steps)  # the base is fixed in the model's code
 
     def attention(block: Any, _: int) -> Attention:
+        stored = block.attn.embed_positions.detach()
+        table = Rotary(frequencies, interleaved=True, stored=stored)
         module, own = block.attn, {"scale": block.attn.head_dim**-0.5, "rotary": table}
         if config.model_type == "codegen":
             return _in_quarters(module, config.n_head, own)
