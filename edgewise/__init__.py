@@ -21,6 +21,7 @@ _NAMES = {
     "graphs.diff": ("CircuitDiff",),
     "graphs.errors": ("EdgewiseError",),
     "graphs.files.circuit": ("CircuitFile", "read_circuit", "write_circuit"),
+    "graphs.files.exchange": ("read_eap_ig", "read_foreign", "write_eap_ig"),
     "graphs.files.roles": ("read_roles", "write_roles"),
     "graphs.files.scores": ("read_scores", "write_scores"),
     "graphs.files.timeline": ("read_timeline", "write_timeline"),
@@ -43,7 +44,14 @@ _NAMES = {
     "steps.timeline": ("timeline",),
     "steps.transplant": ("Choice", "transplant"),
     "visualize.draw": ("draw",),
-    "workflow": ("compare", "discover", "evaluate", "open_model", "open_task"),
+    "workflow": (
+        "compare",
+        "discover",
+        "evaluate",
+        "import_circuit",
+        "open_model",
+        "open_task",
+    ),
 }
 _PUBLIC = {name: module for module, names in _NAMES.items() for name in names}
 """Where each public name lives; it is imported when first used."""

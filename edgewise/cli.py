@@ -133,8 +133,8 @@ def _own_warnings() -> Iterator[None]:
 
 
 IN_USE = (
-    "lift", "tasks", "discover", "patch", "evaluate", "diff", "timeline", "transplant", "roles",
-    "draw", "run",
+    "lift", "tasks", "discover", "import", "patch", "evaluate", "diff", "timeline", "transplant",
+    "roles", "draw", "run",
 )  # fmt: skip
 """The order in which commands are listed, which is that of their use; further ones come last."""
 

@@ -24,6 +24,7 @@ from .progress import Progress
 from .session import Session, make_pairs, make_runner, open_model, open_task
 from .steps.discover import Found, discover, task_block
 from .steps.evaluate import Evaluated, evaluate
+from .steps.imported import Imported, import_circuit
 from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from .patching.prompts.pairs import PromptPairs
 
 __all__ = [
-    "EXAMPLES", "Evaluated", "Experiment", "Found", "Progress", "Selection", "Session", "Start",
-    "beside_scores", "check_task", "circuit_pairs", "compare", "discover", "evaluate", "is_file",
-    "make_pairs", "make_runner", "open_model", "open_task", "patch", "read_start", "request",
-    "stored_model", "stored_pairs", "stored_task", "task_block",
+    "EXAMPLES", "Evaluated", "Experiment", "Found", "Imported", "Progress", "Selection", "Session",
+    "Start", "beside_scores", "check_task", "circuit_pairs", "compare", "discover", "evaluate",
+    "import_circuit", "is_file", "make_pairs", "make_runner", "open_model", "open_task", "patch",
+    "read_start", "request", "stored_model", "stored_pairs", "stored_task", "task_block",
 ]  # fmt: skip
 
 

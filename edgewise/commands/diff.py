@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from . import options, show
 from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
+from .given import compared, read_given
 from .options import FILE, Flags, option
 
 if TYPE_CHECKING:
-    from ..graphs.files import DiffFile
+    from ..graphs.files import CircuitFile, DiffFile
+    from ..graphs.files.exchange import Foreign
     from ..graphs.overlap import Overlap
+    from ..graphs.scores import Scores
 
 COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 
@@ -35,6 +39,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @option("--roles", "Measure in both models what the heads of the circuits do.")
 @option("--model-a MODEL", "The model of A; default: the one its file names.")
 @option("--model-b MODEL", "The model of B; default: the one its file names.")
+@options.task_options(required=False)
 @options.batch_option
 @options.compute_options
 @option("-o --output DIFF.json", "Write the diff, for `edgewise draw`.", type=FILE)
@@ -48,16 +53,24 @@ def diff(
     Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0; p is
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
+
+    A circuit may be a file of EAP-IG, ACDC or Edge-Pruning. It is put on the graph it states, on
+    that of the other circuit, or on that of the model that is named; --cross and --roles run it on
+    --task, or on the other circuit's prompts.
     """
     from ..experiment.spec import ComparisonSpec
-    from ..graphs.files import read_circuit, unlike, write_diff
+    from ..graphs.files import CircuitFile, unlike, write_diff
     from ..progress import reporting
     from ..steps.compare import look_closer
-    from ..workflow import beside_scores, compare
+    from ..workflow import compare
 
     closer = flags["noise_floor"] is not None or flags["cross"] or flags["roles"]
+    given = (read_given(a), read_given(b))
+    sources = (models["model_a"], models["model_b"])
+    _check_others(given, flags)
     for name, value in {**models, **flags.only("batch_size", "dtype", "threads")}.items():
-        if value is not None and not closer:
+        of_other = name in models and not isinstance(given[name == "model_b"], CircuitFile)
+        if value is not None and not closer and not of_other:
             raise click.UsageError(
                 f"{options.flag_name(name)} is for --noise-floor, --cross or --roles; give one of "
                 "them."
@@ -65,14 +78,14 @@ def diff(
     if flags["level"] is not None and flags["noise_floor"] is None:
         raise click.UsageError("--level is for --noise-floor; give that too.")
     options.claim(output, a, b)
-    files = (read_circuit(a), read_circuit(b))
-    scores = (beside_scores(a, files[0]), beside_scores(b, files[1]))
+    with reporting() as progress:
+        files = compared(given, sources, flags, progress, closer=closer)
+    scores = (_scores(a, given[0], files[0]), _scores(b, given[1], files[1]))
     found = compare(*files, names=(a, b), scores=scores)
     notes: list[str] = []
     if closer:
         how = flags.over(ComparisonSpec())
         computes = (flags.compute(files[0]), flags.compute(files[1]))
-        sources = (models["model_a"], models["model_b"])
         with reporting() as progress:
             progress.say("loading and lifting model A")
             found, notes = look_closer(found, files, how, computes, sources, progress)
@@ -90,6 +103,33 @@ def diff(
     for part in (_print, print_lone, print_scores, print_floor, print_cross, print_roles):
         part(found)
     show.written(output)
+
+
+def _scores(path: str, given: CircuitFile | Foreign, file: CircuitFile) -> Scores | None:
+    """Return the scores of all edges: those beside a circuit's file, or in another tool's."""
+    from ..graphs.files import CircuitFile
+    from ..workflow import beside_scores
+
+    if isinstance(given, CircuitFile):
+        return beside_scores(path, file)
+    return given.on(file.circuit.graph)[1]
+
+
+def _check_others(given: Sequence[CircuitFile | Foreign], flags: Flags) -> None:
+    """Refuse what circuits of other tools cannot have, and prompts where there is none of them."""
+    from ..graphs.files import CircuitFile
+
+    others = [one for one in given if not isinstance(one, CircuitFile)]
+    if flags["task"] is not None and not others:
+        raise click.UsageError(
+            "--task is for circuits of other tools, whose files hold no prompts; these hold theirs."
+        )
+    flags.task()
+    if others and flags["noise_floor"] is not None:
+        raise click.UsageError(
+            f"--noise-floor repeats the discovery, and {others[0].path} was found by "
+            f"{others[0].tool}; accepted: circuits that were found here."
+        )
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, object]:
@@ -114,8 +154,9 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 def _print(found: DiffFile) -> None:
     summary = found.diff.summary()
     for name, head, circuit in (("A", found.a, found.diff.a), ("B", found.b, found.diff.b)):
-        size = f"{len(circuit):,} edges, {len(circuit.nodes):,} nodes"
-        show.facts((name, f"{head['file']}: {head['model']['name']}, {size}"))
+        words = (f"{len(circuit):,} edges", f"{len(circuit.nodes):,} nodes")
+        named = ", ".join(filter(None, (head["model"]["name"], *words)))
+        show.facts((name, f"{head['file']}: {named}"))
     for what, whole, kinds in (
         ("edges into", summary.edges, summary.edges_by_kind),
         ("nodes", summary.nodes, summary.nodes_by_kind),

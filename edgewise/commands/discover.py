@@ -103,6 +103,8 @@ def discover(
 
     request = flags.experiment(model)
     spec, method = request.discovery, request.discovery.chosen
+    if spec.start is not None and spec.start.said:
+        show.aside(f"{spec.start.said}.")
     if resume:
         with options.usage():
             method.check_resumable()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from . import options, show
+from .given import foreign
 from .options import COUNT, FILE, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile
     from ..visualize.charts.heat_map import ScoredSide
     from ..visualize.pictures import Picture
+
+Read = TypeVar("Read")
 
 MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
@@ -70,6 +73,11 @@ MANY_EDGES = 2000
     "needs no file.",
     type=FILE,
 )
+@option(
+    "--model MODEL",
+    "The model of a circuit of another tool; needed for edge lists alone, which tell no graph.",
+    type=FILE,
+)
 @options.json_option
 def draw(as_json: bool, **given: Any) -> None:
     """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.
@@ -103,10 +111,12 @@ class Request:
     absolute: bool
     order: str
     roles: str | None
+    model: str | None
 
     def check(self) -> None:
         """Refuse an ending that this drawing cannot have, and options of another kind."""
         from ..graphs.errors import unknown
+        from ..graphs.files.exchange import is_foreign
         from ..visualize.draw import accepted_suffixes
 
         suffix, accepted = Path(self.output).suffix, accepted_suffixes(scene=self.kind != "edges")
@@ -122,6 +132,8 @@ class Request:
                 f"{self.files[0]} holds no circuit; of a scores file the node scores can be drawn, "
                 "with --as heat-map."
             )
+        if self.model is not None and not any(map(is_foreign, self.files)):
+            raise click.UsageError("--model is for circuits of other tools; these name theirs.")
         for given, flag, kinds in (
             (self.absolute, "--absolute", ["heat-map"]),
             (self.order != "given", "--order", ["overlap"]),
@@ -160,7 +172,7 @@ def _draw_edges(request: Request) -> Outcome:
     from ..visualize.draw import draw as render
 
     (path,) = request.files
-    found = read_drawable(path)
+    found = _own(request, path, read_drawable)
     if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
             f"--roles is for a circuit, and {path} is none. Of a diff, measure the roles in both "
@@ -191,6 +203,23 @@ def _draw_edges(request: Request) -> Outcome:
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
 
 
+def _own(
+    request: Request, path: str, read: Callable[[str], Read], beside: CircuitFile | None = None
+) -> Read | CircuitFile:
+    """Read a file of this project, or make one of another tool's circuit, on another's graph."""
+    from ..graphs.files.exchange import is_foreign
+    from ..steps.imported import import_circuit, unnamed_file
+
+    if not is_foreign(path):
+        return read(path)
+    found = foreign(path)
+    if request.model is not None:
+        return import_circuit(found, request.model).file
+    if beside is None:
+        return unnamed_file(found)
+    return unnamed_file(found, beside.circuit.graph, beside.model["d_model"])
+
+
 def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Picture:
     """Choose what of a circuit or a diff is drawn, with its title and a circuit's head roles."""
     from ..graphs.files import CircuitFile
@@ -198,8 +227,7 @@ def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Pictu
 
     if isinstance(found, CircuitFile):
         picture = circuit_picture(found, top)
-        name = Path(str(found.model["name"] or "a model")).name
-        usual = f"{found.task['name']} in {name}, {found.discovery['method']}"
+        usual = _usual_title(found)
         labels = {} if request.roles is None else _roles(found, request.roles)
     else:
         a, b = _names_in(found)
@@ -207,6 +235,15 @@ def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Pictu
         usual, labels = f"{a} and {b}", dict(picture.drawing.labels)
     drawing = replace(picture.drawing, title=request.titled(usual), labels=labels)
     return picture._replace(drawing=drawing)
+
+
+def _usual_title(found: CircuitFile) -> str:
+    """Return a circuit's title: its task, model and method, or the file it was imported from."""
+    name, source = Path(str(found.model["name"] or "a model")).name, found.discovery.get("source")
+    if isinstance(source, Mapping):
+        where = f" in {name}" if found.model["name"] else ""
+        return f"{source.get('file')} of {source.get('tool')}{where}"
+    return f"{found.task['name']} in {name}, {found.discovery['method']}"
 
 
 def _roles(found: CircuitFile, path: str) -> dict[str, str]:
@@ -251,7 +288,8 @@ def _sides(request: Request) -> list[ScoredSide]:
     sides: list[ScoredSide] = []
     models: list[Mapping[str, object]] = []
     for file in request.files:
-        read = read_scores(file) if file.endswith(".safetensors") else read_any(file)
+        scores = file.endswith(".safetensors")
+        read = read_scores(file) if scores else _own(request, file, read_any)
         if isinstance(read, DiffFile):
             if len(request.files) > 1:
                 raise click.UsageError(f"{file} is a diff: give it alone, or give circuit files.")
@@ -271,12 +309,15 @@ def _sides(request: Request) -> list[ScoredSide]:
 def _draw_overlap(request: Request) -> Outcome:
     from ..graphs.errors import GraphMismatch
     from ..graphs.files import read_circuit
+    from ..graphs.files.exchange import is_foreign
     from ..visualize.charts.overlap import draw_overlap
     from ..visualize.draw import write_scene
 
     if len(request.files) < 2:
         raise click.UsageError("a matrix of overlaps takes two or more circuit files.")
-    read = [read_circuit(file) for file in request.files]
+    own = [read_circuit(file) for file in request.files if not is_foreign(file)]
+    beside = own[0] if own else None  # circuits of other tools stand on the same graph
+    read = [_own(request, file, read_circuit, beside) for file in request.files]
     names = request.named(names_of(request.files, [one.model for one in read]))
     circuits = {name: one.circuit for name, one in zip(names, read, strict=True)}
     widths = [one.model["d_model"] for one in read]

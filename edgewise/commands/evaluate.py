@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .given import in_model, read_given, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -40,23 +41,36 @@ LEAST = 10
 def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> None:
     """Measure the circuit of a file.
 
-    Model, prompt pairs, metric and ablation are those the circuit was found with, unless given.
+    Model, prompt pairs, metric and ablation are those the circuit was found with, unless given. The
+    circuit may be a file of EAP-IG, ACDC or Edge-Pruning, which names neither: give --model and
+    --task.
     """
     from ..experiment.spec import EvaluationSpec
-    from ..graphs.files import read_circuit, read_scores
+    from ..graphs.files import CircuitFile, read_scores
     from ..progress import reporting
     from ..steps.discover import task_block
     from ..steps.evaluate import evaluate as measure
     from ..steps.stored import open_for, stored_model, weights_notes
 
     flags.task()  # wrong ones are refused before anything is loaded
-    file = read_circuit(circuit)
-    scores = read_scores(circuit, file.circuit.graph).scores if flags["curve"] else None
-    compute = flags.compute(file)
+    given, scores = read_given(circuit), None
+    own = given if isinstance(given, CircuitFile) else None
+    if not isinstance(given, CircuitFile):
+        require(given, model=model, task=flags["task"])
+    elif flags["curve"]:
+        scores = read_scores(circuit, given.circuit.graph).scores
+    compute = flags.compute(own)
     with reporting() as progress:
-        progress.say(f"loading and lifting {model or stored_model(file)}")
-        session = open_for(file, model, compute, progress=progress)
-        notes = weights_notes(file, session, same_model=model is None)
+        if isinstance(given, CircuitFile):
+            file = given
+            progress.say(f"loading and lifting {model or stored_model(file)}")
+            session = open_for(file, model, compute, progress=progress)
+            notes = weights_notes(file, session, same_model=model is None)
+        else:
+            progress.say(f"loading and lifting {model}")
+            made = in_model(given, model, compute, progress, **flags.only("metric", "ablation"))
+            file, session, notes = made.file, made.session, []
+            scores = made.scores.scores if made.scores is not None and flags["curve"] else None
         pairs, differences = flags.pairs(file, session)
         notes += differences
         progress.say("measuring")

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .given import in_model, read_given, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
+    from ..graphs.files.exchange import Foreign
     from ..graphs.roles import ModelRoles
     from ..progress import Reporter
 
@@ -82,19 +84,20 @@ def roles(
     show.written(output)
 
 
-Subject = tuple["str | None", "CircuitFile | None", "str | None"]
+Subject = tuple["str | None", "CircuitFile | Foreign | None", "str | None"]
 """A circuit's path and file, if there is one, and the model to use in place of its own."""
 
 
 def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
-    from ..graphs.files import read_circuit
+    from ..graphs.files import CircuitFile
+    from ..graphs.files.exchange import is_foreign
 
     if not circuits and not models:
         raise click.UsageError("Missing argument 'CIRCUIT.json', or --model.")
     if not circuits:
         return [(None, None, model) for model in models]
     for path in circuits:
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not is_foreign(path):
             raise click.UsageError(
                 f"'{path}' is a directory, no circuit file; for all heads of a model: --model "
                 f"{path}."
@@ -105,7 +108,11 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
             "for each, in the same order, or not at all."
         )
     chosen: Sequence[str | None] = models or [None] * len(circuits)
-    return list(zip(circuits, map(read_circuit, circuits), chosen, strict=True))
+    given = list(map(read_given, circuits))
+    for one, model in zip(given, chosen, strict=True):
+        if not isinstance(one, CircuitFile):
+            require(one, model=model)
+    return list(zip(circuits, given, chosen, strict=True))
 
 
 def _measure(
@@ -113,14 +120,19 @@ def _measure(
 ) -> ModelRoles:
     from dataclasses import replace
 
+    from ..graphs.files import CircuitFile
     from ..session import open_model, open_task
     from ..steps.head_roles import EXAMPLES, head_roles
     from ..steps.stored import open_for, weights_notes
 
-    path, file, model = subject
+    path, given, model = subject
+    file = given if isinstance(given, CircuitFile) else None
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
-    if file is None:
+    if given is None:
         session = open_model(model, None, flags.compute(), progress=progress)
+    elif file is None:
+        made = in_model(given, model, flags.compute(), progress)  # type: ignore[arg-type]
+        file, session = made.file, made.session
     else:
         refusal = partial(_no_circuit_of, path)
         session = open_for(file, model, flags.compute(file), refusal=refusal, progress=progress)
@@ -129,7 +141,7 @@ def _measure(
     if task is not None:
         pairs, _ = open_task(session, task if task.file else task.but(examples=examples))
         show.understood(pairs.origin)
-    elif file is not None:
+    elif file is not None and file is given:
         pairs, notes = flags.pairs(file, session)
         notes = [*weights_notes(file, session, same_model=model is None), *notes]
     progress.say("measuring heads")

@@ -9,6 +9,7 @@ import click
 
 from ..patching.metrics.registry import default_metric, metrics
 from . import options, show
+from .given import in_model, read_given
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def transplant(
     a choice all nodes are ranked, each alone.
     """
     from ..experiment.spec import GraphSpec
-    from ..graphs.files import read_circuit, write_transplant
+    from ..graphs.files import CircuitFile, write_transplant
     from ..graphs.files.transplant import ROWS
     from ..progress import reporting
     from ..steps.transplant import transplant as measure
@@ -90,13 +91,19 @@ def transplant(
     files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
     with options.usage():
         _choice(parts, {})
-    circuits = {key: read_circuit(path).circuit for key, path in files.items()}
-    choice, graph = _choice(parts, circuits), flags.over(GraphSpec())
-    for circuit in circuits.values():
-        graph = GraphSpec.of_graph(circuit.graph)
+    given = {key: read_given(path) for key, path in files.items()}
     options.claim(output, *files.values())
     with reporting() as progress:
         progress.say(f"comparing {a} and {b}")
+        circuits: dict[str, Circuit] = {}
+        for key, one in given.items():
+            if isinstance(one, CircuitFile):
+                circuits[key] = one.circuit
+            else:  # on the graph of A, which is B's
+                circuits[key] = in_model(one, a, compute, progress).file.circuit
+        choice, graph = _choice(parts, circuits), flags.over(GraphSpec())
+        for circuit in circuits.values():
+            graph = GraphSpec.of_graph(circuit.graph)
         found = measure(
             a, b, task, choice, direction=direction, progress=progress, metric=flags["metric"],
             **vars(graph), **vars(compute),

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 LEAST_REPETITIONS = 2
 """How often a discovery is repeated at least, to tell how much circuits vary."""
 
+IMPORTED = "imported"
+"""What a circuit file has for a method where another tool found the circuit."""
+
 ENDINGS = [suffix.removeprefix(".") for suffix in accepted_suffixes()]
 
 
@@ -132,7 +135,9 @@ class ModelSpec(Part):
         """Name the model a circuit was found in; refuse a file that does not say."""
         name, revision = file.model["name"], file.model["revision"]
         if not name:
-            raise EdgewiseError("the circuit's file names no model; say which one to use.")
+            raise EdgewiseError(
+                "the circuit's file names no model; say with `model` which one to use."
+            )
         if "paths" in file.model:
             return ModelSpec.at(possible_places(name, file.model["paths"], file.path)[0])
         remote = revision and not is_there(name) and name != ALIAS
@@ -262,9 +267,17 @@ class DiscoverySpec(Part):
 
         Raises:
             UnknownName: a method, or ablation, or metric, that this program does not know.
-            EdgewiseError: the circuit's method started from given scores, which the file has not.
+            EdgewiseError: the circuit's method started from given scores, which the file has not,
+                or another tool found it.
         """
         block: Mapping[str, Any] = file.discovery
+        if block["method"] == IMPORTED:
+            source = block.get("source")
+            tool = source.get("tool", "") if isinstance(source, Mapping) else ""
+            raise EdgewiseError(
+                f"the discovery cannot be repeated: the circuit was imported"
+                f"{f' from {tool}' * bool(tool)}; accepted: a circuit that was found here."
+            )
         method = get_method(str(block["method"]))
         if "start" in block:
             raise EdgewiseError(
@@ -368,6 +381,12 @@ class EvaluationSpec(Part):
     ablation: Annotated[Ablation | None, Undeclared("the discovery's")] = None
     minimality: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
     random: Annotated[Count | None, Undeclared("of `evaluate` alone")] = None
+
+
+def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
+    """Return by what a circuit is measured whose file does not say by what it was found."""
+    chosen = get_metric(metric or default_metric(searching=False))
+    return {"metric": chosen.name, "ablation": get_ablation(ablation or default_ablation()).name}
 
 
 @part

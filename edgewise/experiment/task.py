@@ -72,7 +72,9 @@ class TaskSpec(Part):
             block.get("bos"),
         )
         if not task:
-            raise EdgewiseError("the circuit's file names no task; say which one to use.")
+            raise EdgewiseError(
+                "the circuit's file names no task; say with `task` which one to use."
+            )
         if "file" in block:
             found = possible_places(task, block.get("paths"), file.path)[0]
             return TaskSpec(file=found, examples=examples, bos=bos, seed=block["seed"])

@@ -85,6 +85,11 @@ class Foreign:
         return isinstance(self.found, EapIg) and not len(self.found.circuit)
 
     @property
+    def scores_others(self) -> bool:
+        """Tell whether nodes or neurons have scores, which are not read."""
+        return isinstance(self.found, EapIg) and self.found.other_scores
+
+    @property
     def kept(self) -> int:
         """Count the edges that the file keeps; of a list those that it names."""
         found = self.found
