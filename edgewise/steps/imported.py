@@ -95,8 +95,9 @@ def import_circuit(
     pairs = task
     if task is not None and not isinstance(task, PromptPairs):
         pairs, _ = open_task(session, task)
-    runner = evaluation = None
+    runner, evaluation, certificate = None, None, session.certificate
     if isinstance(pairs, PromptPairs):
+        certificate = session.certify(pairs)
         runner = make_runner(session, pairs, **measured, batch_size=compute.batch_size)
     circuit = _chosen(found, circuit, scores, select, runner)
     if runner is not None:
@@ -106,7 +107,7 @@ def import_circuit(
         model=session.model_block,
         task=NOWHERE if runner is None else task_block(runner.pairs),
         discovery=_discovery(found, select, measured, session, runner),
-        certificate=session.certificate.as_dict(),
+        certificate=certificate.as_dict(),
         measures={} if evaluation is None else measures(evaluation),
         edge_scores=None if scores is None else scores.values,
         extra={} if runner is None else {PROMPTS: pair_rows(runner.pairs)},
