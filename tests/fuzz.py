@@ -385,6 +385,93 @@ def texts() -> Kind:
     return Kind(path, mutated_lines, (partial(attempt, partial(read_pairs, path, tokenizer)),))
 
 
+_SHAPED: dict[str, tuple[str, str]] = {
+    "table": (
+        ".csv",
+        "clean,corrupted,correct_idx,wrong_answers,note\n"
+        'a b c,a d c,5,[6],"x, ""y"""\nb c,c c,[4],"[\'e\', \'f\']",\n',
+    ),
+    "years": (".tsv", "clean\tcorrupted_hard\tlabel\na 1352 13\tb 1301 13\t52\n" * 2),
+    "document": (
+        ".json",
+        json.dumps({"word_idxs": {"end": 2, "x": 1}, "prompts": [
+            {"clean": "a b c", "corrupt": "a d c", "answers": ["e"], "wrong_answers": "f"}] * 2}),
+    ),
+    "columns": (".json", json.dumps({"clean": ["a b", "c"], "corrupt": ["b b", "d"],
+                                     "answer": ["e", "f"]})),
+    "relation": (
+        ".json",
+        json.dumps({"name": "n", "prompt_templates": ["{} a", "b {}"],
+                    "samples": [{"subject": s, "object": o} for s, o in ("ce", "df", "gh")]}),
+    ),
+    "facts": (
+        ".json",
+        json.dumps([
+            {"subject": s, "attribute": o, "prompt": f"{s} a", "template": "{}", "relation_id": "P"}
+            for s, o in ("ce", "df")] + [
+            {"requested_rewrite": {"subject": s, "prompt": "{} a", "target_true": {"str": o},
+                                   "target_new": {"str": "e"}, "relation_id": "P"}}
+            for s, o in ("gh", "ij")]),
+    ),
+    "masked": (
+        ".jsonl",
+        "".join(json.dumps({"sentence_masked": f"a {s} b <extra_id_0> .",
+                            "masked_content": f"<extra_id_0> {o}", "numops": 1}) + "\n"
+                for s, o in ("ce", "df", "gh")),
+    ),
+    "chat": (
+        ".jsonl",
+        json.dumps({"messages": [{"role": "user", "content": "a b"}], "answers": ["e"]}) + "\n",
+    ),
+}  # fmt: skip
+
+
+def shaped(name: str) -> Kind:
+    """A file of prompts in a shape that others use: read, shown, and written as JSON Lines."""
+    from transformers import AutoTokenizer
+
+    from edgewise.patching.prompts.pair_files import read_pairs
+
+    ending, content = _SHAPED[name]
+    path = FOLDER / f"{name}{ending}"
+    path.write_text(content)
+    tokenizer = AutoTokenizer.from_pretrained(model())
+    asked = ("tasks", path, "--model", model())
+    return Kind(
+        path,
+        {".json": _json, ".jsonl": mutated_lines}.get(ending, _cells),
+        (
+            partial(attempt, partial(read_pairs, path, tokenizer, vocab_size=31)),
+            partial(attempt, partial(read_pairs, path)),
+            partial(command, *asked, "-o", FOLDER / "written.jsonl"),
+            partial(command, *asked, "--json", "--seed", 3),
+        ),
+    )
+
+
+def _cells(content: bytes, draw: random.Random) -> bytes:
+    """Change cells of a table, what stands between them, or any bytes."""
+    if draw.random() < 0.3:
+        return mutated_bytes(content, draw)
+    between = b"," if b"," in content.split(b"\n")[0] else b"\t"
+    rows = [line.split(between) for line in content.split(b"\n")]
+    others = (b"", b'"', b'""', b"[", b"[[[[1", b"(1,", b"['a']", b"9" * 5000, b"-1", b"1e5",
+              b"clean", b"\r", b"\0", b"\xff", b"NaN", b"{}", b"[" * 5000 + b"]" * 5000,
+              b"a" * 200_000,
+              b'"\n\n"', b"corrupted", "é".encode(), b"True", b"['\\d']", b"[{1}]")  # fmt: skip
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        row = draw.choice(rows)
+        row[draw.randrange(len(row))] = draw.choice(others)
+        if draw.random() < 0.2:
+            row.append(draw.choice(others))
+    text = b"\n".join(between.join(row) for row in rows)
+    return (
+        text.replace(between, draw.choice((b",", b";", b"\t", b"|")))
+        if draw.random() < 0.2
+        else text
+    )
+
+
 def journals() -> Kind:
     """A search's journal, gone on with."""
     from unittest import mock
@@ -615,6 +702,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "edge-pruning": partial(_edge_list, "edge_pruning"),
     "prompts": prompts,
     "texts": texts,
+    **{f"prompts-{name}": partial(shaped, name) for name in _SHAPED},
     "spec": specs,
     "journal": journals,
     "run-ledger": partial(_of_run, "run.json"),

@@ -44,6 +44,8 @@ SEED = os.environ.get("EDGEWISE_FUZZ_SEED", "0")
 GROUPS: dict[str, int] = {
     "circuit,diff,timeline,roles,transplant,scores": 120,
     "eap-json,eap-pt,acdc,edge-pruning,prompts,texts,spec": 200,
+    "prompts-table,prompts-years,prompts-document,prompts-columns,prompts-relation,prompts-facts,"
+    "prompts-masked,prompts-chat": 40,
     "config-gpt2,config-llama,weights,adapter,adapter-weights,tokenizer,tokenizer-config": 15,
     "gguf": 15,
     "journal,run-ledger,run-task,run-evaluation,run-prompts,kept-ledger,kept-measures": 12,

@@ -138,6 +138,11 @@ def _document(path: Path, text: str) -> Content:
         document = parse_json(f"'{path}'", text, "a file of prompt pairs", allow_nan=True)
     except FileFormatError as error:
         raise PromptError(str(error)) from None
+    if not document:
+        raise PromptError(
+            f"'{path}' holds no prompt pairs: it is empty; accepted: a list with one object for "
+            "each pair."
+        )
     if isinstance(document, list):
         return Content(path, "a JSON list", _entries(document, ""))
     if _is_columns(document):

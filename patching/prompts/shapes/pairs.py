@@ -23,7 +23,7 @@ from ..keys import (
     mistyped,
     plain,
 )
-from ..row_context import RowContext
+from ..row_context import RowContext, WholeFile
 from ._registry import SHAPES, Fields, Rows, shape
 
 _ROLES = (("clean", "clean_ids"), ("corrupted", "corrupted_ids"), ("answers", "answer_ids"))
@@ -118,7 +118,7 @@ def _row(
         if text in made and ids in made:
             _refuse_disagreement((keys[text], keys[ids]), (made[text], made[ids]), context)
             del made[text]
-    _refuse_missing(row, made)
+    _refuse_missing(row, made, {field.name for field in known.values()})
     return made
 
 
@@ -191,7 +191,7 @@ def _refuse_disagreement(
     except (IndexError, OverflowError, TypeError, ValueError):
         read = []
     if read != [str(text).strip() for text in texts]:
-        raise PromptError(
+        raise WholeFile(
             f"'{keys[1]}' is {shorten(json.dumps(ids))}, which to this model's tokenizer is "
             f"{shorten(', '.join(map(repr, read)) or 'nothing')}, but '{keys[0]}' says "
             f"{shorten(', '.join(map(repr, texts)))}: the ids are those of another tokenizer. "
@@ -202,8 +202,11 @@ def _refuse_disagreement(
 # -- what is missing ------------------------------------------------------------------------------
 
 
-def _refuse_missing(row: Fields, made: Fields) -> None:
-    """Refuse a row without a prompt or an answer; show the line to write."""
+def _refuse_missing(row: Fields, made: Fields, somewhere: set[str]) -> None:
+    """Refuse a row without a prompt or an answer; show the line to write.
+
+    `somewhere`: the fields that some row of the file has; what none has is missing in all.
+    """
     lacks = [pair for pair in _ROLES if not set(pair) & set(made)]
     if all("corrupted" in pair for pair in lacks):  # some ablations need none
         return
@@ -214,7 +217,8 @@ def _refuse_missing(row: Fields, made: Fields) -> None:
     needed = ", ".join(pair[form] for pair in _ROLES)
     about = [f"'{key}' is {FOREIGN[plain(key)]}" for key in row if plain(key) in FOREIGN]
     more = f" ({'; '.join(about)})" if about else ""
-    raise PromptError(
+    error = PromptError if set(lacks[0]) & somewhere else WholeFile
+    raise error(
         f"the key '{lacks[0][form]}' is missing; found: {', '.join(row)}{more}; needed: {needed}. "
         f"Write, for example, {line_to_write(made)}"
     )

@@ -100,7 +100,8 @@ def years(content: Content, context: RowContext) -> Rows:
         right = [one for one in digits if one > least]
         wrong = [one for one in digits if one < least or (one == least and form == "two digits")]
         if not right or not wrong:
-            left_out[f"no {'later' if not right else 'earlier'} {form} than {least}"] += 1
+            bound = "larger" if not right else "smaller"
+            left_out[f"no {bound} {form.removesuffix('s')} than {least}"] += 1
             continue
         rows.append((row.place, {**fields, "answers": right, "distractors": wrong}))
     other = next((name for name in known if known[name].name == "corrupted"), "corrupted")

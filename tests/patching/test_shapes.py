@@ -1,0 +1,805 @@
+"""Files of prompts in the shapes that others use: read as the same pairs written by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgewise.graphs.errors import PromptError
+from edgewise.patching.prompts.keys import FIELDS, NAMES, fields_of, mistyped
+from edgewise.patching.prompts.pair_files import read_pairs, write_pairs
+from edgewise.patching.prompts.pairs import PromptPairs
+from edgewise.patching.prompts.shapes import read_shape, recognise, shapes
+
+CASES = Path(__file__).parents[1] / "data" / "cases" / "prompts"
+
+TEXT = """
+[UNK] The goat bird cat dog cow ate some grass seeds fish hay When Olga and Piet Hugo Ann met , gave
+the kite to Elbe Loire Rhine Po flows through Germany France Italy Box A B has pen cup key hat . is
+in capital of Paris Rome lies
+"""
+WORDS = list(dict.fromkeys(TEXT.split()))
+Tokenizer = Any
+ID = {word: number for number, word in enumerate(WORDS)}
+
+
+def make_tokenizer(*, bos: bool = False) -> Tokenizer:
+    """Make a tokenizer of whole words; its first token stands for BOS too, if there is one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(ID, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    more = {"bos_token": "[UNK]"} if bos else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **more)
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return make_tokenizer()
+
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(name: str, content: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode("utf-8"))
+        return path
+
+    return written
+
+
+def refusal(path: Path, *args: Any, **options: Any) -> str:
+    with pytest.raises(PromptError) as caught:
+        read_pairs(path, *args, **options)
+    return str(caught.value)
+
+
+def said(pairs: PromptPairs) -> str:
+    shape = pairs.origin["shape"]
+    assert isinstance(shape, dict)
+    return str(shape["understood"])
+
+
+GOAT = {
+    "clean": "The goat ate some",
+    "corrupted": "The bird ate some",
+    "answers": [" grass"],
+    "distractors": [" seeds"],
+}
+BIRD = {
+    "clean": "The bird ate some",
+    "corrupted": "The goat ate some",
+    "answers": [" seeds"],
+    "distractors": [" grass"],
+}
+
+
+@pytest.fixture
+def expected(write: Write, words: Tokenizer) -> PromptPairs:
+    lines = "".join(json.dumps(row) + "\n" for row in (GOAT, BIRD))
+    return read_pairs(write("expected.jsonl", lines), words)
+
+
+GRASS, SEEDS = ID["grass"], ID["seeds"]
+
+TABLE = f"""clean,corrupted,correct_idx,incorrect_idx
+The goat ate some,The bird ate some,{GRASS},{SEEDS}
+The bird ate some,The goat ate some,{SEEDS},{GRASS}
+"""
+RENAMED = [
+    {"clean": one["clean"], "corrupt": one["corrupted"], "answers": one["answers"],
+     "wrong_answers": one["distractors"]}
+    for one in (GOAT, BIRD)
+]  # fmt: skip
+
+SAME: dict[str, tuple[str, str]] = {
+    "ids in a table": ("a.csv", TABLE),
+    "without an ending": ("pairs", TABLE),
+    "in quotation marks": ("a.csv", re.sub(r"(The \w+ ate some)", r'"\1"', TABLE)),
+    "Windows": ("a.csv", "\ufeff" + TABLE.replace("\n", "\r\n")),
+    "tabs": ("a.tsv", TABLE.replace(",", "\t")),
+    "tabs in a file called CSV": ("a.csv", TABLE.replace(",", "\t")),
+    "semicolons": ("a.csv", TABLE.replace(",", ";")),
+    "upright lines": ("a.csv", TABLE.replace(",", "|")),
+    "an index and blank lines": (
+        "a.csv",
+        "\n".join(f"{line and ('' if i == 0 else i)}{line and ','}{line}\n"
+                  for i, line in enumerate(TABLE.split("\n"))),
+    ),
+    "a second corrupted prompt": (
+        "a.csv",
+        f"clean,corrupted,corrupted_hard,correct_idx,incorrect_idx\n"
+        f"The goat ate some,The bird ate some,The cow ate some,{GRASS},{SEEDS}\n"
+        f"The bird ate some,The goat ate some,The cow ate some,{SEEDS},{GRASS}\n",
+    ),
+    "another name of the corrupted prompt": (
+        "a.csv", TABLE.replace("corrupted,", "corrupted_hard,")
+    ),
+    "numbers that pandas wrote": ("a.csv", re.sub(r",(\d+)", r",\1.0", TABLE)),
+    "lists of numbers": ("a.csv", re.sub(r",(\d+)", r",[\1]", TABLE)),
+    "text": (
+        "a.csv",
+        "clean,corrupted,answers,distractors\n"
+        "The goat ate some,The bird ate some, grass, seeds\n"
+        "The bird ate some,The goat ate some, seeds, grass\n",
+    ),
+    "lists as Python writes them": (
+        "a.csv",
+        "clean,corrupted,answer,wrong_answers\n"
+        "The goat ate some,The bird ate some,[' grass'],[' seeds']\n"
+        "The bird ate some,The goat ate some,[' seeds'],[' grass']\n",
+    ),
+    "lists as JSON writes them": (
+        "a.csv",
+        "clean,corrupted,correct,incorrect\n"
+        'The goat ate some,The bird ate some,"["" grass""]","["" seeds""]"\n'
+        'The bird ate some,The goat ate some,"["" seeds""]","["" grass""]"\n',
+    ),
+    "ids named after what they are of": (
+        "a.csv",
+        "clean,food,food_idx,corrupted,corrupted_food,corrupted_food_idx\n"
+        f"The goat ate some,grass,{GRASS},The bird ate some,seeds,{SEEDS}\n"
+        f"The bird ate some,seeds,{SEEDS},The goat ate some,grass,{GRASS}\n",
+    ),
+    "text and its ids": (
+        "a.csv",
+        "clean,answers,answers_idx,corrupted,corrupted_answers,corrupted_answers_idx,clean2\n"
+        f"The goat ate some,['grass'],[{GRASS}],The bird ate some,['seeds'],[{SEEDS}],x\n"
+        f"The bird ate some,['seeds'],[{SEEDS}],The goat ate some,['grass'],[{GRASS}],y\n",
+    ),
+    "auto-circuit": (
+        "a.json",
+        json.dumps({"seq_labels": [""], "word_idxs": {"end": 3}, "prompts": RENAMED}, indent=1),
+    ),
+    "a list": ("a.json", json.dumps([GOAT, BIRD])),
+    "a list over several lines": ("a", json.dumps([GOAT, BIRD], indent=2)),
+    "under data": ("a.json", json.dumps({"version": 1, "data": [GOAT, BIRD]})),
+    "columns": ("a.json", json.dumps({key: [GOAT[key], BIRD[key]] for key in GOAT})),
+    "columns of pandas": (
+        "a.json", json.dumps({key: {"0": GOAT[key], "1": BIRD[key]} for key in GOAT})
+    ),
+    "text with ids": (
+        "a.jsonl",
+        "".join(
+            json.dumps({"clean": one["clean"], "corrupted": one["corrupted"],
+                        "answer_ids": [right], "distractor_ids": [wrong]}) + "\n"
+            for one, right, wrong in ((GOAT, GRASS, SEEDS), (BIRD, SEEDS, GRASS))
+        ),
+    ),
+    "one text for a list": (
+        "a.jsonl",
+        "".join(
+            json.dumps({**one, "answers": one["answers"][0], "distractors": one["distractors"][0]})
+            + "\n" for one in (GOAT, BIRD)
+        ),
+    ),
+    "other names": (
+        "a.jsonl",
+        "".join(
+            json.dumps({"Clean Prompt": one["clean"], "counterfactual": one["corrupted"],
+                        "target": one["answers"], "foil": one["distractors"], "id": 7}) + "\n"
+            for one in (GOAT, BIRD)
+        ),
+    ),
+    "one number for a list": (
+        "a.jsonl",
+        "".join(
+            json.dumps({"clean": one["clean"], "corrupt": one["corrupted"], "correct_idx": right,
+                        "incorrect_idx": wrong}) + "\n"
+            for one, right, wrong in ((GOAT, GRASS, SEEDS), (BIRD, SEEDS, GRASS))
+        ),
+    ),
+    "ids under the names of text": (
+        "a.json",
+        json.dumps({"prompts": [
+            {"clean": [ID[w] for w in str(one["clean"]).split()],
+             "corrupt": [ID[w] for w in str(one["corrupted"]).split()],
+             "answers": [right], "wrong_answers": [wrong]}
+            for one, right, wrong in ((GOAT, GRASS, SEEDS), (BIRD, SEEDS, GRASS))]}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_pairs_are_the_same_in_every_shape(
+    name: str, write: Write, words: Tokenizer, expected: PromptPairs
+) -> None:
+    pairs = read_pairs(write(*SAME[name]), words, vocab_size=len(WORDS))
+    assert pairs.sha256 == expected.sha256
+    assert pairs.seed is None
+    assert "2 pairs" in said(pairs)
+
+
+def test_what_was_understood_is_one_line(write: Write, words: Tokenizer) -> None:
+    pairs = read_pairs(write(*SAME["ids in a table"]), words)
+    assert said(pairs) == (
+        "CSV with a header: clean, corrupted, token ids of the answer (correct_idx) and the "
+        "distractor (incorrect_idx), ids of the file's own tokenizer (here "
+        f"{GRASS} is 'grass' and {SEEDS} is 'seeds'); 2 pairs"
+    )
+    assert "not used: corrupted_hard" in said(
+        read_pairs(write(*SAME["a second corrupted prompt"]), words)
+    )
+    assert "corrupted (corrupt)" in said(read_pairs(write(*SAME["auto-circuit"]), words))
+    assert "not used: id" in said(read_pairs(write(*SAME["other names"]), words))
+    native = read_pairs(write("a.jsonl", json.dumps(GOAT)), words)
+    shape = native.origin["shape"]
+    assert isinstance(shape, dict) and shape["native"] is True
+    for name, (file, content) in SAME.items():
+        about = read_pairs(write(file, content), words).origin["shape"]
+        assert isinstance(about, dict) and "\n" not in about["understood"]
+        assert "native" not in about or name == "one text for a list"
+
+
+def test_named_positions_become_spans_and_are_kept(
+    write: Write, words: Tokenizer, tmp_path: Path
+) -> None:
+    pairs = read_pairs(write(*SAME["auto-circuit"]), words)
+    assert [pair.spans for pair in pairs] == [(("end", 3),)] * 2
+    write_pairs(tmp_path / "again.jsonl", pairs)
+    again = read_pairs(tmp_path / "again.jsonl")
+    assert again.pairs == pairs.pairs
+    outside = json.dumps({"word_idxs": {"end": 4, "S": 1}, "prompts": RENAMED})
+    pairs = read_pairs(write("b.json", outside), words)
+    assert [pair.spans for pair in pairs] == [(("S", 1),)] * 2
+    assert "'end' (4) where outside the prompt" in said(pairs)
+    row = {**GOAT, "spans": {"end": -1}}
+    (pair,) = read_pairs(write("c.jsonl", json.dumps(row)), words)
+    assert pair.spans == (("end", 3),)
+
+
+def test_word_positions_do_not_count_a_token_put_before_the_text(
+    write: Write, words: Tokenizer
+) -> None:
+    path = write(*SAME["auto-circuit"])
+    begun = read_pairs(path, make_tokenizer(bos=True), bos=True).pairs[0]
+    assert begun.clean == (0, *read_pairs(path, words).pairs[0].clean)
+    assert begun.spans == (("end", 4),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spans": ["end"]}, "'spans' is a list; accepted: positions by their names"),
+        ({"spans": {"end": "x"}}, "'spans' holds \"x\"; accepted: a whole number"),
+        ({"spans": {"end": 4}}, "'spans' has 'end' at 4, outside the 4 tokens .*: -4 to 3"),
+    ],
+)
+def test_wrong_spans_are_refused(
+    change: dict[str, Any], message: str, write: Write, words: Tokenizer
+) -> None:
+    found = refusal(write("a.jsonl", json.dumps(GOAT | change)), words)
+    assert re.search(message, found)
+
+
+# -- tables ----------------------------------------------------------------------------------
+
+
+def test_a_cell_may_hold_line_ends_and_separators(write: Write, words: Tokenizer) -> None:
+    table = (
+        'clean,corrupted,answers\n"The,\ngoat ""so""","The,\nbird ""so""", to\n"a","b", cat dog\n'
+    )
+    found = refusal(write("a.csv", table), words)
+    assert ", line 4: 'answers' holds ' cat dog'" in found  # the first row has two lines
+    good = write("a.csv", table.replace(" cat dog", " to"))
+    assert len(read_pairs(good, words)) == 2
+    first = read_pairs(good, words).pairs[0]
+    assert words.decode(list(first.clean)).startswith("The , goat")
+
+
+HEAD = "clean,corrupted,correct_idx\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (HEAD + "The goat,The bird\n", "line 2: has 2 cells, fewer than the 3 of the header"),
+        (HEAD + "\nThe goat,The bird,1,2\n", "line 3: has 4 cells, more than the 3 of the head"),
+        (HEAD + '"The goat,The bird,1\n', "line 2: the cells cannot be told apart"),
+        (HEAD + '"The" goat,The bird,1\n', "line 2: the cells cannot be told apart"),
+        (HEAD, "there is no line below its header"),
+        ("clean,clean,correct_idx\na,b,1\n", "line 1: the column 'clean' is there twice"),
+        ("a,b,c\nThe goat,The bird,1\n", "line 1: no column is called .* found: 'a', 'b', 'c'"),
+        ("The goat,The bird,1\nThe cow,The cat,2\n", "line 1: no column is called"),
+        (HEAD + "The goat,The bird,\n", "line 2: the key 'answers' is missing; found: clean, "),
+        (HEAD + "The goat,,4\n", "line 2: the key 'corrupted' is missing; found: clean, "),
+        (HEAD + "The goat,The bird,x\n", "line 2: 'answer_ids' is 'x'; accepted: a token id"),
+        (HEAD + "The goat,The bird,-1\n", "line 2: 'answer_ids' holds the id -1"),
+        (HEAD + "The goat,The bird,1.5\n", "line 2: 'answer_ids' is '1.5'"),
+        (HEAD + "The goat,The bird,99999\n", "line 2: 'answer_ids' holds the id 99999"),
+        (HEAD + f"The goat,The {'bird ' * 40000},9\n", "line 2: the cells cannot be told apart"),
+        (HEAD + f"The goat,The bird,{'[' * 9000}{']' * 9000}\n", "line 2: 'answer_ids' is "),
+        ("clean,corrupted,plural\nThe goat,The bird,1\nThe cow,The cat,0\n",
+         "line 2: the key 'answers' is missing; .* whether the verb is to be plural"),
+    ],
+)  # fmt: skip
+def test_a_bad_table_is_refused_with_its_line(
+    content: str, message: str, write: Write, words: Tokenizer
+) -> None:
+    found = refusal(write("a.csv", content), words, vocab_size=len(WORDS))
+    assert re.search(message, found), found
+    assert len(found) < 1500
+
+
+def test_other_encodings_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(HEAD.encode("utf-16"))
+    assert "line 1: the byte 0xff is not UTF-8" in refusal(path)
+
+
+# -- keys ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"clean": "The goat", "corrupted": "The bird", "corect": [1]}, "'answers' is missing"),
+        ({**GOAT, "distractrs": [" hay"]}, "unknown key 'distractrs'; did you mean 'distractors'"),
+        ({"clean": "The goat", "corupted": "The bird", "answers": " hay"},
+         "unknown key 'corupted'; did you mean 'corrupted'"),
+        ({**GOAT, "answer_positon": 2}, "unknown key 'answer_positon'; did you mean 'answer_pos"),
+        ({**GOAT, "answer": " hay"}, "'answers' and 'answer' both say what the answers are"),
+        ({**GOAT, "answer_ids": [3]}, "'answer_ids' is .3., which to this model's tokenizer is"),
+        ({**GOAT, "clean_ids": [3]}, r"mixes text and ids \(clean, clean_ids\)"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_meant_is_refused(
+    row: dict[str, Any], message: str, write: Write, words: Tokenizer
+) -> None:
+    assert re.search(message, refusal(write("a.jsonl", json.dumps(row)), words))
+
+
+def test_a_hint_leads_the_right_way() -> None:
+    """A name is taken for a mistyped one only if it is near to it, and its value fits."""
+    for key in ("correct_idx", "incorrect_idx", "label", "plural", "prob_diff", "seq_labels"):
+        assert mistyped({key: 3}, ()) is None
+    for key in ("corrupted_index", "cleaned", "group_size", "answer_probability"):
+        assert mistyped({key: 0.5}, ()) is None
+    assert mistyped({"clean2": "x"}, ["clean"]) is None
+    assert mistyped({"cleen": 3}, ()) is None  # a number is no prompt
+    assert "did you mean 'clean'" in str(mistyped({"cleen": "x"}, ()))
+    assert "did you mean 'correct_idx'" in str(mistyped({"corect_idx": 3}, ()))
+
+
+def test_no_name_stands_for_two_fields() -> None:
+    names = [name for one in FIELDS.values() for name in (one.name, *one.others)]
+    assert len(names) == len(set(names)) == len(NAMES)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)
+    assert fields_of(["Correct-Idx"])["Correct-Idx"].name == "answer_ids"
+
+
+def test_a_file_of_no_known_shape_is_told_what_is_known(write: Write, words: Tokenizer) -> None:
+    found = refusal(write("a.json", json.dumps([{"sentence": "The goat", "label": 1}])), words)
+    assert "with the keys 'sentence', 'label'" in found and "none names a prompt" in found
+    for shape in shapes().values():
+        assert shape.summary in found
+    found = refusal(write("a.csv", "country,capital\nFrance,Paris\n"), words)
+    assert "line 1: no column is called as a field" in found
+    several = {"train": [GOAT], "data": [BIRD]}
+    assert "several lists" in refusal(write("a.json", json.dumps(several)), words)
+
+
+def test_what_is_missing_is_shown_as_the_line_to_write(write: Write, words: Tokenizer) -> None:
+    row = {"clean": "The goat ate some", "corrupted": "The bird ate some"}
+    found = refusal(write("a.jsonl", json.dumps(row)), words)
+    line = json.loads(found[found.index("{") :])
+    assert line == {**row, "answers": ["…"]}
+
+
+def test_what_lacks_in_every_line_is_said_once(write: Write, words: Tokenizer) -> None:
+    row = {"clean": "The goat ate some", "corrupted": "The bird ate some", "label": 3}
+    found = refusal(write("a.jsonl", (json.dumps(row) + "\n") * 50), words)
+    assert "line 1: the key 'answers' is missing" in found and "line 2" not in found
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1, 2]", "null", "3", '"x"', "[[]]", "[{}]"])
+def test_a_document_without_pairs_is_refused(content: str, write: Write, words: Tokenizer) -> None:
+    for name in ("a.json", "a"):
+        assert "accepted" in refusal(write(name, content), words).lower()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"prompts": [',
+        '[{"clean": "a",}]',
+        "[" * 5000,
+        '{"prompts": [{"clean": "a", "clean": "b"}]}',
+    ],
+)
+def test_a_damaged_document_is_refused(content: str, write: Write) -> None:
+    found = refusal(write("a.json", content))
+    assert "a.json" in found and len(found) < 600
+
+
+# -- pairs formed of what a file holds ---------------------------------------------------------
+
+RIVERS = {
+    "name": "river in country",
+    "prompt_templates": ["{} flows through"],
+    "prompt_templates_zs": ["The {} lies in"],
+    "samples": [
+        {"subject": "Elbe", "object": "Germany"},
+        {"subject": "Rhine", "object": "Germany"},
+        {"subject": "Loire", "object": "France"},
+        {"subject": "Po", "object": "Italy"},
+    ],
+}
+FACTS = [
+    {"known_id": number, "subject": one["subject"], "attribute": one["object"],
+     "template": "{} flows", "prompt": f"{one['subject']} flows through", "relation_id": "P17"}
+    for number, one in enumerate(RIVERS["samples"])
+    if isinstance(one, dict)
+]  # fmt: skip
+COUNTERFACT = [
+    {"case_id": number, "requested_rewrite": {
+        "prompt": "{} flows through", "subject": one["subject"],
+        "target_true": {"str": one["object"], "id": "Q1"}, "target_new": {"str": new, "id": "Q2"}}}
+    for number, (one, new) in enumerate(
+        zip(RIVERS["samples"], ("Italy", "France", "Germany", "Germany"), strict=True))
+    if isinstance(one, dict)
+]  # fmt: skip
+BOXES = [
+    {"sentence": "…", "sentence_masked": f"Box A has the {a}, Box B has the {b}. Box B has the "
+     "<extra_id_0> .", "masked_content": f"<extra_id_0> {b}", "sample_id": 1, "numops": 0}
+    for a, b in (("pen", "cup"), ("key", "hat"), ("cup", "pen"))
+]  # fmt: skip
+
+FORMED: dict[str, tuple[str, str]] = {
+    "relation": ("a.json", json.dumps(RIVERS)),
+    "known-facts": ("a.json", json.dumps(FACTS)),
+    "CounterFact": ("a.json", json.dumps(COUNTERFACT)),
+    "known facts as a table": (
+        "a.csv",
+        "subject,prompt,target_true\n"
+        + "".join(f"{one['subject']},{one['prompt']},{one['attribute']}\n" for one in FACTS),
+    ),
+    "masked": ("a.jsonl", "".join(json.dumps(one) + "\n" for one in BOXES)),
+}
+
+
+@pytest.mark.parametrize("name", FORMED)
+def test_pairs_are_formed_by_exchange(
+    name: str, write: Write, words: Tokenizer, tmp_path: Path
+) -> None:
+    path = write(*FORMED[name])
+    pairs = read_pairs(path, words)
+    assert pairs.seed == 0
+    answer_of = {pair.clean: pair.answers for pair in pairs}
+    for pair in pairs:
+        assert len(pair.clean) == len(pair.corrupted) and pair.clean != pair.corrupted
+        assert pair.answers != pair.distractors == answer_of[pair.corrupted]
+    assert read_pairs(path, words, seed=0).sha256 == pairs.sha256
+    others = {read_pairs(path, words, seed=seed).sha256 for seed in range(1, 9)}
+    assert len(others) > 1
+    write_pairs(tmp_path / "again.jsonl", pairs)
+    assert read_pairs(tmp_path / "again.jsonl").sha256 == pairs.sha256
+
+
+def test_a_relation_is_read(write: Write, words: Tokenizer) -> None:
+    pairs = read_pairs(write(*FORMED["relation"]), words)
+    assert len(pairs) == 8  # four subjects in two sentences
+    assert {pair.group for pair in pairs} == {"{} flows through", "The {} lies in"}
+    assert "relation 'river in country', 2 sentences, 4 samples" in said(pairs)
+    flows = tuple(ID[word] for word in ("flows", "through"))
+    found = {pair.clean: pair.answers for pair in pairs if pair.clean[1:] == flows}
+    assert found[(ID["Elbe"], *flows)] == (ID["Germany"],)
+    assert len(found) == 4
+
+
+def test_several_relations_stand_in_one_file(write: Write, words: Tokenizer) -> None:
+    other = {**RIVERS, "name": "again", "prompt_templates": ["{} is in"], "prompt_templates_zs": []}
+    lines = f"{json.dumps(RIVERS)}\n{json.dumps(other)}\n"
+    for path in (write("a.jsonl", lines), write("a.json", json.dumps([RIVERS, other]))):
+        pairs = read_pairs(path, words)
+        assert len(pairs) == 12
+        assert "again: {} is in" in {pair.group for pair in pairs}
+
+
+def test_what_gets_no_twin_is_counted_by_reason(write: Write, words: Tokenizer) -> None:
+    samples = [
+        {"subject": "Elbe", "object": "Germany"},
+        {"subject": "Loire", "object": "France"},
+        {"subject": "Loire", "object": "France"},
+        {"subject": "Po", "object": "Box A"},
+        {"subject": "The Rhine", "object": "Germany"},
+    ]
+    relation = {"prompt_templates": ["{} flows through"], "samples": samples}
+    pairs = read_pairs(write("a.json", json.dumps(relation)), words)
+    assert len(pairs) == 2
+    shape = pairs.origin["shape"]
+    assert isinstance(shape, dict)
+    assert shape["left_out"] == {
+        "no other entry of equally many tokens has another answer": 1,
+        "the answer is not one token": 1,
+        "the entry is there twice": 1,
+    }
+    assert said(pairs).endswith(
+        "2 pairs; left out: 1 (no other entry of equally many tokens has another answer), "
+        "1 (the answer is not one token), 1 (the entry is there twice)"
+    )
+
+
+def test_a_subject_of_two_objects_is_no_twin_where_they_agree(
+    write: Write, words: Tokenizer
+) -> None:
+    samples = [
+        {"subject": "Rhine", "object": "Germany"},
+        {"subject": "Rhine", "object": "France"},
+        {"subject": "Loire", "object": "France"},
+        {"subject": "Po", "object": "Italy"},
+    ]
+    relation = {"prompt_templates": ["{} flows through"], "samples": samples}
+    for seed in range(5):
+        pairs = read_pairs(write("a.json", json.dumps(relation)), words, seed=seed)
+        for pair in pairs:
+            rivers = {pair.clean[0], pair.corrupted[0]}
+            assert rivers != {ID["Rhine"], ID["Loire"]}
+
+
+def test_a_twin_of_the_counterfactual_object_comes_first(write: Write, words: Tokenizer) -> None:
+    for seed in range(5):
+        pairs = read_pairs(write(*FORMED["CounterFact"]), words, seed=seed)
+        found = {pair.clean[0]: pair.distractors[0] for pair in pairs}
+        assert found[ID["Elbe"]] == ID["Italy"]
+        assert found[ID["Rhine"]] == ID["France"]
+        assert found[ID["Loire"]] == ID["Germany"]
+
+
+def test_facts_of_one_relation_are_exchanged_in_each_others_sentences(
+    write: Write, words: Tokenizer
+) -> None:
+    facts = [
+        {
+            "subject": "Elbe",
+            "attribute": "Germany",
+            "prompt": "The Elbe lies in",
+            "relation_id": "P",
+        },
+        {"subject": "Po", "attribute": "Italy", "prompt": "Po flows through", "relation_id": "P"},
+    ]
+    pairs = read_pairs(write("a.json", json.dumps(facts)), words)
+    found = {(pair.clean, pair.corrupted) for pair in pairs}
+    assert found == {
+        tuple(tuple(ID[w] for w in text.split()) for text in texts)
+        for texts in (("The Elbe lies in", "The Po lies in"),
+                      ("Po flows through", "Elbe flows through"))
+    }  # fmt: skip
+    apart = [{**one, "relation_id": str(n)} for n, one in enumerate(facts)]
+    found_none = refusal(write("b.json", json.dumps(apart)), words)
+    assert "two facts at least" in found_none
+
+
+def test_masked_sentences_end_before_their_mask(write: Write, words: Tokenizer) -> None:
+    pairs = read_pairs(write(*FORMED["masked"]), words)
+    assert len(pairs) == 3
+    assert {words.decode(list(pair.clean)) for pair in pairs} >= {
+        "Box A has the pen , Box B has the cup . Box B has the"
+    }
+    assert {words.decode(list(pair.answers)) for pair in pairs} == {"cup", "hat", "pen"}
+
+
+def test_of_masked_sentences_the_most_alike_are_paired(write: Write, words: Tokenizer) -> None:
+    lines = []
+    for box in ("A", "B"):
+        for a, b in (("pen", "cup"), ("key", "hat")):
+            content = a if box == "A" else b
+            masked = f"Box A has the {a}, Box B has the {b}. Box {box} has the <extra_id_0> ."
+            lines.append({"sentence_masked": masked, "masked_content": f"<extra_id_0> {content}"})
+    pairs = read_pairs(write("a.jsonl", "".join(json.dumps(one) + "\n" for one in lines)), words)
+    for pair in pairs:
+        assert sum(a != b for a, b in zip(pair.clean, pair.corrupted, strict=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", {**RIVERS, "samples": RIVERS["samples"][:1]}, "two samples at least"),
+        ("a.json", {**RIVERS, "samples": [{"subject": 3, "object": "x"}]}, "its subject is 3"),
+        ("a.json", {**RIVERS, "samples": [*RIVERS["samples"], {}]}, "sample 5: is no sample"),
+        ("a.json", [FACTS[0]], "two facts at least"),
+        ("a.json", [*FACTS, {"subject": "x"}], "entry 5: 'attribute' is missing or no text"),
+        ("a.json", [*FACTS, {**FACTS[0], "prompt": "x", "template": "y"}],
+         "entry 5: the prompt 'x' neither holds the subject 'Elbe' nor a gap"),
+        ("a.jsonl", BOXES[0], "a corrupted twin is another line's prompt"),
+        ("a.json", [*BOXES, {**BOXES[0], "sentence_masked": "x"}], "entry 4: .*has no mask"),
+        ("a.json", [*BOXES, {**BOXES[0], "masked_content": "<extra_id_0>"}],
+         "entry 4: nothing stands for the mask"),
+        ("a.json", [*BOXES, {**BOXES[0], "masked_content": 3}], "entry 4: 'masked_content' is 3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_become_pairs_says_what_is_missing(
+    name: str, content: Any, message: str, write: Write, words: Tokenizer
+) -> None:
+    found = refusal(write(name, json.dumps(content)), words)
+    assert re.search(message, found), found
+    if "at least" in message or "twin" in message:
+        assert '"corrupted": "…"' in found and "write pairs, such as" in found
+
+
+# -- years -----------------------------------------------------------------------------------
+
+YEARS = """clean,{name},{label}
+The siege went from the year 1352 to the year 13,The siege went from the year 1301 to the year 13,52
+The siege went from the year 1647 to the year 16,The siege went from the year 1601 to the year 16,47
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("corrupted", "label"),
+        ("corrupted_hard", "label"),
+        ("corrupt", "start_year"),
+        ("corrupted", "correct_idx"),
+    ],
+)
+def test_years_must_be_exceeded(name: str, label: str, write: Write, byte_tokenizer: Any) -> None:
+    tokenizer = byte_tokenizer(2)
+    pairs = read_pairs(write("a.csv", YEARS.format(name=name, label=label)), tokenizer)
+    assert len(pairs) == 2
+    texts = [tokenizer.decode([one]) for one in pairs.pairs[0].answers]
+    assert texts == [f"{number}" for number in range(53, 100)]
+    texts = [tokenizer.decode([one]) for one in pairs.pairs[0].distractors]
+    assert texts == [f"{number:02}" for number in range(53)]
+    assert f"the year's two digits ({label}); answers are all two digits above" in said(pairs)
+
+
+def test_years_of_single_digits(write: Write, byte_tokenizer: Any) -> None:
+    tokenizer = byte_tokenizer(1)
+    table = YEARS.format(name="corrupted", label="label")
+    table += table.split("\n")[1].replace("1352", "1395").replace(",52", ",95") + "\n"
+    pairs = read_pairs(write("a.csv", table), tokenizer)
+    assert [tokenizer.decode([one]) for one in pairs.pairs[0].answers] == list("6789")
+    assert [tokenizer.decode([one]) for one in pairs.pairs[0].distractors] == list("01234")
+    assert "left out: 1 (no larger first digit than 9)" in said(pairs)
+
+
+def test_a_label_that_is_no_year_of_the_prompt_is_none(write: Write, byte_tokenizer: Any) -> None:
+    table = YEARS.format(name="corrupted", label="label").replace(",47\n", ",46\n")
+    found = refusal(write("a.csv", table), byte_tokenizer(2))
+    assert "line 2: the key 'answers' is missing" in found and "two digits of a year" in found
+    ids = YEARS.format(name="corrupted", label="correct_idx").replace(",47\n", ",46\n")
+    assert "token ids of the answer (correct_idx)" in said(
+        read_pairs(write("a.csv", ids), byte_tokenizer(2))
+    )
+
+
+# -- the registry ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shapes())
+def test_a_shapes_example_is_of_it_alone(name: str, write: Write) -> None:
+    shape = shapes()[name]
+    path = write(f"a{shape.ending}", shape.example)
+    content, found = read_shape(path)
+    assert found is shape is recognise(content)
+    assert all(key for key in shape.keys) and shape.summary[0].islower()
+
+
+def test_pairs_do_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
+    script = tmp_path / "read.py"
+    script.write_text(
+        "import sys, json, pathlib\n"
+        "from tokenizers import Tokenizer, models, pre_tokenizers\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        "from edgewise.patching.prompts.pair_files import read_pairs\n"
+        "ids = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        "inner = Tokenizer(models.WordLevel(ids, unk_token='[UNK]'))\n"
+        "inner.pre_tokenizer = pre_tokenizers.Whitespace()\n"
+        "words = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token='[UNK]')\n"
+        "for path in sys.argv[2:]:\n"
+        "    pairs = read_pairs(path, words, seed=3)\n"
+        "    print(pairs.sha256, pairs.origin['shape'])\n"
+    )
+    (tmp_path / "words.json").write_text(json.dumps(ID))
+    paths = []
+    for number, (name, content) in enumerate(FORMED.values()):
+        paths.append(tmp_path / f"{number}-{name}")
+        paths[-1].write_text(content)
+    outputs = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, script, tmp_path / "words.json", *paths],
+            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        outputs.add(done.stdout)
+    assert len(outputs) == 1 and len(outputs.pop().splitlines()) == len(FORMED)
+
+
+# -- the files that were filed -------------------------------------------------------------------
+
+READ = {
+    "array-of-pairs.json": 1,
+    "autocircuit.json": 2,
+    "eapig-correct-idx.csv": 1,
+    "eapig-text-and-ids.jsonl": 1,
+    "relation-samples.json": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    from edgewise.session import open_model
+
+    return open_model("smollm2-135m")
+
+
+def strongest(session: Any, path: Path, seed: int = 0) -> tuple[PromptPairs, list[Any]]:
+    """Return a file's pairs, and the strongest edges of the circuit that is found on them."""
+    from edgewise.discovery.registry import get_method
+    from edgewise.session import make_runner, open_task
+
+    pairs, _ = open_task(session, str(path), seed=seed)
+    scores = get_method("eap")(make_runner(session, pairs)).scores
+    return pairs, [(edge, scores[edge]) for edge in scores.top(60).edges]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", [*READ, *FORMED, "years"])
+def test_circuits_are_those_of_the_same_pairs_as_json_lines(
+    name: str, smollm2: Any, tmp_path: Path, write: Write
+) -> None:
+    """Text lines, where a file holds pairs, or lines of ids give the same circuit on SmolLM2."""
+    if name in READ:
+        path = CASES / name
+    elif name == "years":
+        path = write("a.csv", YEARS.format(name="corrupted_hard", label="label"))
+    else:
+        path = write(*FORMED[name])
+    pairs, edges = strongest(smollm2, path, seed=1)
+    assert len(pairs) >= READ.get(name, 2)
+    lines = tmp_path / "again.jsonl"
+    write_pairs(lines, pairs)
+    again, same = strongest(smollm2, lines)
+    assert again.sha256 == pairs.sha256
+    assert same == edges and len(edges) == 60
+    tokenizer = smollm2.loaded.tokenizer
+    text = [
+        {"clean": tokenizer.decode(one.clean), "corrupted": tokenizer.decode(one.corrupted),
+         "answers": [tokenizer.decode([token]) for token in one.answers],
+         "distractors": [tokenizer.decode([token]) for token in one.distractors],
+         "group": one.group}
+        for one in pairs
+    ]  # fmt: skip
+    lines.write_text("".join(json.dumps(row) + "\n" for row in text))
+    assert read_pairs(lines, tokenizer).sha256 == pairs.sha256
+
+
+@pytest.mark.real
+def test_a_circuit_file_records_the_shape(smollm2: Any, tmp_path: Path) -> None:
+    from edgewise.experiment.spec import Selection
+    from edgewise.graphs.files import read_circuit, write_circuit
+    from edgewise.session import open_task
+    from edgewise.steps.discover import discover
+    from edgewise.steps.stored import circuit_pairs
+
+    pairs, _ = open_task(smollm2, str(CASES / "relation-samples.json"), seed=2)
+    found = discover(smollm2, pairs, method="eap", select=Selection(top=20))
+    path = tmp_path / "circuit.json"
+    write_circuit(path, found.file)
+    file = read_circuit(path)
+    assert file.task["seed"] == 2
+    assert file.task["shape"]["name"] == "relation"
+    assert "2 pairs" in file.task["shape"]["understood"]
+    again, notes = circuit_pairs(file, smollm2, {"bos": False})  # the task is made anew
+    assert again.sha256 == pairs.sha256 and notes == []
+
+
+def test_a_box_task_of_one_line_says_what_is_missing(byte_tokenizer: Any) -> None:
+    found = refusal(CASES / "boxes.jsonl", byte_tokenizer())
+    assert "gives no prompt pair" in found and "What is missing: a corrupted twin" in found
+    assert "\n" not in found
