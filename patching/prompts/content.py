@@ -42,18 +42,25 @@ class Row:
 class Content:
     """A file's rows, and what kind of file it is; `shared`: what it says beside its list.
 
-    `is_table`: all values are texts, a list stands in its cell as JSON or Python writes it.
+    `header`: the names of a table's columns, all of whose values are texts; a list stands in its
+    cell as JSON or Python writes it, and an empty cell is none.
     """
 
     path: Path
     kind: str
     rows: tuple[Row, ...]
     shared: dict[str, object] = field(default_factory=dict)
-    is_table: bool = False
+    header: tuple[str, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        """Tell whether the rows are those of a table."""
+        return bool(self.header)
 
     def names(self) -> list[str]:
-        """List the keys of all rows, each once, in their order."""
-        return list(dict.fromkeys(key for row in self.rows for key in row.fields))
+        """List the keys of all rows, or the columns, each once, in their order."""
+        every = (key for row in self.rows for key in row.fields)
+        return list(dict.fromkeys(self.header or every))
 
     def good(self) -> Iterator[Row]:
         """Yield the rows that could be read."""
@@ -257,7 +264,9 @@ def _table(path: Path, text: str, delimiter: str) -> Content:
             rows.append(_table_row(f"line {number}", header, cells))
     if not rows:
         raise PromptError(f"'{path}' holds no prompt pairs: there is no line below its header.")
-    return Content(path, f"{_DELIMITERS[delimiter]} with a header", tuple(rows), is_table=True)
+    assert header is not None  # below which rows stand
+    kind = f"{_DELIMITERS[delimiter]} with a header"
+    return Content(path, kind, tuple(rows), header=tuple(header))
 
 
 def _refuse_twice(path: Path, header: list[str]) -> None:

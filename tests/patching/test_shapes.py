@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def test_pairs_are_the_same_in_every_shape(
     name: str, write: Write, words: Tokenizer, expected: PromptPairs
 ) -> None:
     pairs = read_pairs(write(*SAME[name]), words, vocab_size=len(WORDS))
-    assert pairs.sha256 == expected.sha256
+    plain = replace(pairs, pairs=tuple(replace(pair, spans=()) for pair in pairs))
+    assert plain.sha256 == expected.sha256
     assert pairs.seed is None
     assert "2 pairs" in said(pairs)
 
@@ -292,7 +294,7 @@ def test_a_cell_may_hold_line_ends_and_separators(write: Write, words: Tokenizer
         'clean,corrupted,answers\n"The,\ngoat ""so""","The,\nbird ""so""", to\n"a","b", cat dog\n'
     )
     found = refusal(write("a.csv", table), words)
-    assert ", line 4: 'answers' holds ' cat dog'" in found  # the first row has two lines
+    assert ", line 5: 'answers' holds ' cat dog'" in found  # the first row has three lines
     good = write("a.csv", table.replace(" cat dog", " to"))
     assert len(read_pairs(good, words)) == 2
     first = read_pairs(good, words).pairs[0]

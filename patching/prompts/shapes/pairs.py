@@ -118,7 +118,8 @@ def _row(
         if text in made and ids in made:
             _refuse_disagreement((keys[text], keys[ids]), (made[text], made[ids]), context)
             del made[text]
-    _refuse_missing(row, made, {field.name for field in known.values()})
+    somewhere = {field.name for field in known.values()}
+    _refuse_missing(row, made, somewhere, twin=is_table and "corrupted" in somewhere)
     return made
 
 
@@ -202,15 +203,18 @@ def _refuse_disagreement(
 # -- what is missing ------------------------------------------------------------------------------
 
 
-def _refuse_missing(row: Fields, made: Fields, somewhere: set[str]) -> None:
+def _refuse_missing(row: Fields, made: Fields, somewhere: set[str], *, twin: bool) -> None:
     """Refuse a row without a prompt or an answer; show the line to write.
 
-    `somewhere`: the fields that some row of the file has; what none has is missing in all.
+    `somewhere`: the fields that some row of the file has; what none has is missing in all. Some
+    ablations need no corrupted twin; an empty cell where others have one is refused all the same.
     """
     lacks = [pair for pair in _ROLES if not set(pair) & set(made)]
-    if all("corrupted" in pair for pair in lacks):  # some ablations need none
+    if not twin:
+        lacks = [pair for pair in lacks if "corrupted" not in pair]
+    if not lacks:
         return
-    if len(lacks) == len(_ROLES):
+    if not {key for pair in _ROLES for key in pair} & set(made):
         either = ", or ".join(", ".join(pair[form] for pair in _ROLES) for form in (0, 1))
         raise PromptError(f"no prompt is given; needed: {either}.")
     form = int("clean_ids" in made or ("clean" not in made and "answer_ids" in made))
