@@ -44,6 +44,11 @@ KOLIBRI = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
     "shared_expert_intermediate_size": 10,
 }  # fmt: skip
+MOSHI = {
+    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "ffn_dim": 24, "max_position_embeddings": 24,
+}  # fmt: skip
+SECTIONS = {"mrope_section": [1, 1, 1], "mrope_interleaved": True}
 HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
 
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -225,6 +230,27 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
          "ffn_config": {"ffn_hidden_size": 10, "moe_num_experts": 3, "moe_top_k": 1,
                         "ffn_act_fn": {"name": "gelu"}, "moe_normalize_expert_weights": None}},
     ),
+    "emu3": ("Emu3Text", {**PADDED, "head_dim": 4}),
+    "emu3-other": ("Emu3Text", {**PADDED, **ALL}),
+    "moshi": ("Moshi", {**MOSHI}),
+    "moshi-other": (
+        "Moshi",
+        {**MOSHI, "vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 1, "ffn_dim": 20,
+         "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8, **ACT, **EPS, **ROPE},
+    ),
+    "compass": (
+        "CohereCompassText",
+        {**LLAMA, **KINDS, "head_dim": 4, "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e3, **SECTIONS},
+            "full_attention": None,
+        }},
+    ),
+    "compass-other": (
+        "CohereCompassText",
+        {**LLAMA, **SIZES, **ACT, **UNTIED, **WIDE, "layer_norm_eps": 0.1, "attention_bias": True,
+         "logit_scale": 0.3, "sliding_window": 2, "layer_types": ["full_attention"],
+         "rope_parameters": {"full_attention": {**LINEAR, **SECTIONS}}},
+    ),
     "hunyuan-other": ("HunYuanDenseV1", {**LLAMA, **ALL}),
     "nanochat-other": (
         "NanoChat",
@@ -265,6 +291,8 @@ _FULL: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 _MODELS = {
+    "Emu3Text": "Emu3ForCausalLM",
+    "CohereCompassText": "CohereCompassForCausalLM",
     "CTRL": "CTRLLMHeadModel",
     "InternLM3": "LlamaForCausalLM",
     "IQuestCoder": "LlamaForCausalLM",

@@ -69,6 +69,11 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
         rope_parameters={**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [1]})}),
     "glm_ocr": ("GlmOcr", {"text_config": llama("glm_ocr_text", head_dim=4, rope_parameters={
         **MROPE, "mrope_section": [1, 1]}), "vision_config": GLM_VISION}),
+    "emu3": ("Emu3", {"text_config": llama("emu3_text_model", rope_parameters={
+        "rope_type": "default", "rope_theta": 1e4}), "vocabulary_map": {"<image>": 39},
+                      "vq_config": {"base_channels": 32, "channel_multiplier": [1],
+                                    "num_res_blocks": 1, "embed_dim": 4, "latent_channels": 4,
+                                    "codebook_size": 8, "attn_resolutions": []}}),
     "mistral3": ("Mistral3", {"text_config": llama("mistral", head_dim=4), **IMAGE,
                               "vision_config": PIXTRAL, "spatial_merge_size": 1}),
     "llava": ("Llava", {"text_config": llama(), "vision_config": CLIP, **IMAGE}),

@@ -1,8 +1,9 @@
 """Cohere (Command R): one LayerNorm before a parallel block, interleaved rotary, scaled logits.
 
 Queries and keys may be normalised with weights of each head's own. In Cohere 2 (Command R7B) most
-layers see a window; the others know no positions. The mixture (Command A+) may have RMSNorm, plain
-first layers, and shared experts whose output is averaged with that of the others.
+layers see a window; the others know no positions; in Compass each kind may have its own. The
+mixture (Command A+) may have RMSNorm, plain first layers, and shared experts whose output is
+averaged with that of the others.
 """
 
 from __future__ import annotations
@@ -46,6 +47,35 @@ def describe(model: Any) -> LiftedModel:
     own = {"parallel": True, "logit_scale": config.logit_scale}
     last = layer_norm(body.norm)
     return assemble("cohere", model, body.embed_tokens, blocks, last, table, **own)
+
+
+@family(
+    "cohere",
+    ["cohere_compass_text"],
+    f"{HANDLED} sliding_window layer_types",
+    f"{UNREAD} pooling sliding_window_pattern",
+)
+def describe_compass(model: Any) -> LiftedModel:
+    """Describe a `CohereCompassForCausalLM`: a rotary table, or none, for each kind of layer."""
+    config, body = model.config, model.model
+    tables = {
+        kind: rotary(config, body.rotary_emb, layers=kind)
+        for kind in sorted(set(config.layer_types))
+        if config.rope_parameters[kind] is not None
+    }
+
+    def attention(block: Any, layer: int) -> Attention:
+        table, size = tables.get(config.layer_types[layer]), window(config, layer)
+        return rotary_heads(config, block.self_attn, table, window=size)
+
+    norms = ("input_layernorm", "input_layernorm")
+    blocks = describe_blocks(body.layers, layer_norm, attention, config.hidden_act, norms)
+    scale = 1.0 if config.logit_scale is None else config.logit_scale
+    where = next(iter(tables.values()), "none")
+    return assemble(
+        "cohere", model, body.embed_tokens, blocks, layer_norm(body.norm), where,
+        parallel=True, logit_scale=scale,
+    )  # fmt: skip
 
 
 @family(

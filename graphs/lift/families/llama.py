@@ -1,10 +1,10 @@
 """Llama and its like: RMSNorm, rotary positions, gated MLP, shared keys and values.
 
-Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2, InternLM3, IQuest-Coder; with windows in some layers
-Ministral and CWM; with queries stretched in long prompts Ministral 3; with q/k norms per head
-Qwen3, and behind the rotation Hunyuan; with layers without rotary positions SmolLM3; without gate
-in the MLP Arcee; with a bias setting of its own for the output Seed-OSS; with interleaved rotary
-positions Helium and Ernie 4.5.
+Covers SmolLM2, Llama 1 to 3, Mistral, Qwen2, InternLM3, IQuest-Coder, Emu 3 (text); with windows in
+some layers Ministral and CWM; with queries stretched in long prompts Ministral 3; with q/k norms
+per head Qwen3, and behind the rotation Hunyuan; with layers without rotary positions SmolLM3;
+without gate in the MLP Arcee; with a bias setting of its own for the output Seed-OSS; with
+interleaved rotary positions Helium and Ernie 4.5.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ MIXED = (
 @family("llama", ["ministral3"], f"{HANDLED} sliding_window", f"{IGNORED} {ONE_WINDOW}")
 @family("llama", ["ministral"], f"{HANDLED} sliding_window layer_types", UNREAD)
 @family("llama", ["cwm"], f"{HANDLED} mlp_bias sliding_window layer_types", IGNORED)
-@family("llama", ["internlm3", "iquestcoder"], f"{HANDLED} {BIASES}", f"{IGNORED} {WINDOWS}")
+@family(
+    "llama",
+    ["internlm3", "iquestcoder", "emu3_text_model"],
+    f"{HANDLED} {BIASES}",
+    f"{IGNORED} {WINDOWS}",
+)
 @family("llama", ["hunyuan_v1_dense"], f"{HANDLED} attention_bias", f"{IGNORED} eod_token_id")
 @family("llama", ["qwen2"], f"{HANDLED} {WINDOWS}", IGNORED)
 @family("llama", ["qwen3"], f"{HANDLED} attention_bias {WINDOWS}", IGNORED)
