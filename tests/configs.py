@@ -43,7 +43,7 @@ from transformers import (
 
 from tests.configs_copies import COPIES, COPIES_IN_FULL
 from tests.configs_experts import EXPERT_CONFIGS
-from tests.configs_sparse import SPARSE
+from tests.configs_sparse import EVERY_SPARSE, SPARSE
 from tests.configs_text_bodies import TEXT_BODIES
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
@@ -249,5 +249,5 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     **SPARSE,
 }
 
-EVERY = {**CONFIGS, **COPIES, **TEXT_BODIES}
+EVERY = {**CONFIGS, **COPIES, **EVERY_SPARSE, **TEXT_BODIES}
 """Also the near copies and text bodies, of which little new can be learnt by what takes long."""

@@ -25,6 +25,9 @@ WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero"
 """Ablations, each with one port or one for each group of heads where key/value heads are shared."""
 
 
+UNGROUPED = ("mimo",)
+
+
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
     """Make a random model whose every parameter (biases and norms too) is far from its default.
 
@@ -54,7 +57,9 @@ def one_of_each_type(copies: bool = True) -> dict[str, str]:
 def tiny_lift(
     name: str, seed: int = 0, dtype: torch.dtype = torch.float64, **graph: Any
 ) -> LiftedModel:
-    """Lift a tiny random model."""
+    """Lift a tiny random model; one whose layers differ in their groups of heads without groups."""
+    if name in UNGROUPED:
+        graph["grouped_kv"] = False
     return describe(tiny_model(name, seed, dtype), **graph)
 
 

@@ -38,7 +38,7 @@ class Family:
 
     `handled`: config attributes the description depends on; `ignored`: those known to have no
     influence on an evaluation forward pass. `refuses`: settings among the handled ones that
-    `describe` refuses, and why, for people.
+    `describe` refuses, and why, for people. `layer_types`: what the config's may name.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Family:
     ignored: frozenset[str]
     describe: Callable[[Any], LiftedModel]
     refuses: tuple[str, ...] = ()
+    layer_types: tuple[str, ...] = ()
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -81,12 +82,14 @@ def family(
     handled: str,
     ignored: str = "",
     refuses: Iterable[str] = (),
+    layer_types: Iterable[str] = LAYER_TYPES,
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
     reads = frozenset(handled.split()), frozenset(ignored.split())
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
-        entry = Family(name, tuple(model_types), *reads, describe, tuple(refuses))
+        rest = tuple(refuses), tuple(layer_types)
+        entry = Family(name, tuple(model_types), *reads, describe, *rest)
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
@@ -136,6 +139,11 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
         scale, cap = scales_applied(body, lifted.logit_scale, lifted.logit_softcap)
         lifted = replace(lifted, logit_scale=scale, logit_softcap=cap)
         lifted.variants["text body of"] = body.title
+    if grouped_kv and len({block.attention.kv_heads for block in lifted.blocks}) > 1:
+        raise UnsupportedModel(
+            "the model's layers differ in how many heads share a key and a value, so that they "
+            "cannot be grouped; leave `grouped_kv` out, and every head has ports of its own."
+        )
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
     variants = dict(lifted.variants)
     if inert_keys:
@@ -183,11 +191,11 @@ def _check_config(entry: Family, model: Any) -> set[str]:
             f"the {config.model_type} configuration sets {listed}, which the family "
             f"'{entry.name}' does not understand, so the model cannot be lifted exactly."
         )
-    kinds = set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES)
+    kinds = set(getattr(config, "layer_types", None) or ()) - set(entry.layer_types)
     if kinds and "layer_types" in entry.handled:
         raise UnsupportedModel(
             f"the {config.model_type} configuration names the layer type "
-            f"{' and '.join(map(repr, sorted(kinds)))}; known: {', '.join(LAYER_TYPES)}."
+            f"{' and '.join(map(repr, sorted(kinds)))}; known: {', '.join(entry.layer_types)}."
         )
     return unread
 

@@ -261,7 +261,8 @@ def rotary_heads(
             if hasattr(module, name):
                 rest[f"{letter}_norm"] = head_norm(getattr(module, name))
     output = module.o_proj if hasattr(module, "o_proj") else module.dense
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    heads = rest.pop("heads", config.num_attention_heads)
+    groups = config.num_key_value_heads
     rest.setdefault("scale", module.head_dim**-0.5)
     return separate(module, output, heads, groups, rotary=table, **rest)
 
@@ -294,8 +295,11 @@ def mixture(
     """
     if "router" not in rest:
         router = module.gate if hasattr(module, "gate") else module.router
-        rest["router"] = router.weight.detach()
-    gate, up = module.experts.gate_up_proj.detach().chunk(2, 1)
+        rest["router"] = (router.gate if hasattr(router, "gate") else router).weight.detach()
+    both, down = module.experts.gate_up_proj.detach(), module.experts.down_proj.detach()
+    if both.shape[-1] != rest["router"].shape[-1]:  # stored [in, out]
+        both, down = both.mT, down.mT
+    gate, up = both.chunk(2, 1)
     shared = next(
         (getattr(module, n) for n in ("shared_expert", "shared_experts") if hasattr(module, n)),
         None,
@@ -305,28 +309,40 @@ def mixture(
         weight = None if own is None else own.weight.detach()
         rest["shared"] = SharedExpert(feed_forward(shared, activation), weight)
     return Experts(
-        gate=gate, up=up, down=module.experts.down_proj.detach(), chosen=chosen,
+        gate=gate, up=up, down=down, chosen=chosen,
         activation=require_activation(activation), renormalise=renormalise, **rest,
     )  # fmt: skip
 
 
-def corrected(config: Any, router: Any, **rest: Any) -> Routing:
-    """Describe DeepSeek V3's routing: groups, and sigmoid scores that a buffer corrects."""
-    return Routing(**{
-        "score": "sigmoid", "wide": True, "correction": router.e_score_correction_bias.detach(),
-        "groups": config.n_group, "open_groups": config.topk_group, "best": 2, "epsilon": 1e-20,
-        "scale": config.routed_scaling_factor, **rest,
-    })  # fmt: skip
+def corrected(router: Any, holder: Any = None, **rest: Any) -> Routing:
+    """Describe DeepSeek V3's routing: groups, and sigmoid scores that a tensor corrects.
+
+    `router`: the module; `holder`: the one that has the tensor, if that is another. `rest`: fields
+    of `Routing` that differ.
+    """
+    correction = (holder or router).e_score_correction_bias.detach()
+    usual = {
+        "groups": getattr(router, "num_group", 1), "open_groups": getattr(router, "topk_group", 1),
+        "scale": getattr(router, "routed_scaling_factor", 1.0),
+    }  # fmt: skip
+    own = {"score": "sigmoid", "wide": True, "best": 2, "epsilon": 1e-20}
+    return Routing(**{**own, **usual, "correction": correction, **rest})
 
 
-def sparse_or_dense(config: Any, module: Any) -> MLP | Experts:
-    """Describe a layer's MLP module, which is DeepSeek V3's mixture where it has experts."""
+def sparse_or_dense(
+    config: Any, module: Any, routing: Callable[[], Routing] | None = None, **rest: Any
+) -> MLP | Experts:
+    """Describe a layer's MLP module, which is a mixture where it has experts.
+
+    `routing`: what to make of it; default: DeepSeek V3's. `rest`: further fields of `Experts`.
+    """
     if not hasattr(module, "experts"):
         return feed_forward(module, config.hidden_act)
-    return mixture(
-        module, config.hidden_act, config.num_experts_per_tok, config.norm_topk_prob,
-        routing=corrected(config, module.gate), round_weights=False,
-    )  # fmt: skip
+    how = corrected(module.gate) if routing is None else routing()
+    router = module.gate if hasattr(module, "gate") else module.router
+    usual = {"renormalise": getattr(router, "norm_topk_prob", True), "round_weights": False}
+    chosen = config.num_experts_per_tok
+    return mixture(module, config.hidden_act, chosen, routing=how, **{**usual, **rest})
 
 
 def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attention:
@@ -338,7 +354,7 @@ def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attent
     up, down = by_head(module.kv_b_proj.weight, heads), linear(module.kv_a_proj_with_mqa)
     norm, rank = rms_norm(module.kv_a_layernorm), up.shape[-1]
     inner = Linear(down.weight[:rank], None if down.bias is None else down.bias[:rank])
-    if module.q_a_proj is None:
+    if getattr(module, "q_a_proj", None) is None:
         query, before = module.q_proj, None
     else:
         query = module.q_b_proj
@@ -351,6 +367,11 @@ def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attent
         rotary=replace(table, start=own),
         q_latent=before, k_latent=Latent(down, norm), v_latent=Latent(inner, norm), **rest,
     )  # fmt: skip
+
+
+def apart(module: Any, heads: int, gate: Any) -> dict[str, Any]:
+    """Describe a gate of heads' outputs by its module and activation, for `Attention`."""
+    return {"wgate": by_head(module.weight, heads), "gate": gate}
 
 
 def words(
@@ -445,8 +466,15 @@ def assemble(
         positions = rotary_words(model.config, turning, first.size, without)
     tied = bool(head.weight.data_ptr() == embedding.weight.data_ptr())
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
+    heads = sorted({block.attention.heads for block in blocks})
+    if len(heads) > 1:
+        raise UnsupportedModel(
+            f"the model's layers have {' and '.join(map(str, heads))} heads; accepted: the same "
+            "number in every layer."
+        )
+    groups = min(block.attention.kv_heads for block in blocks)
     graph = ComputationGraph(
-        len(blocks), first.heads, first.kv_heads, parallel,
+        len(blocks), first.heads, groups, parallel,
         post_norm=blocks[0].attention_post_norm is not None,
         experts=tuple(m.senders if m else 0 for m in mixtures),
         shared_experts=any(m.shared is not None and m.senders for m in mixtures if m),

@@ -1,16 +1,21 @@
-"""DeepSeek V2 and V3: latent attention, experts in groups, shared experts, plain first layers.
+"""DeepSeek V2 and V3 and their like: latent attention, experts in groups, plain first layers.
 
 Queries are projected through a smaller space, keys and values through another, which both hold a
-norm; a part of the keys that turns with the position is the same for all heads.
+norm; a part of the keys that turns with the position is the same for all heads. GLM-4-MoE-Lite and
+A.X-K1, whose mixtures are one node each because a norm stands behind them, are of DeepSeek V3's
+kind; Youtu and MiniCPM 3, which has multipliers, have no experts; Mistral 4 chooses by softmax.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ...errors import UnsupportedModel
+from ..attention import Temperature
 from ..experts import Experts, Routing
-from ..lifted import MLP, LiftedModel
+from ..lifted import MLP, Attention, Block, LiftedModel, Rotary
 from ..lifting import USUAL, family
 from ._parts import (
     assemble,
@@ -22,46 +27,94 @@ from ._parts import (
     rotary,
     sparse_or_dense,
 )
-from .glm_moe import DEEPSEEK, UNUSED
+from .glm_moe import DEEPSEEK, ROUTED, UNUSED
 
 LATENT = f"""
     {USUAL} rms_norm_eps attention_bias kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim
     v_head_dim
 """
-DERIVED = "head_dim qk_head_dim"
-"""What the configuration itself makes of others."""
+DERIVED = "head_dim qk_head_dim pretraining_tp"
+"""What the configuration itself makes of others, or no code reads."""
 
-GROUPED = "`topk_method` of DeepSeek V2 other than `greedy` and `group_limited_greedy`"
+BY_LAYER = f"{ROUTED} n_routed_experts n_shared_experts mlp_layer_types"
+SCALED = "scale_emb scale_depth dim_model_base"
+GROUPED = "`topk_method` other than `greedy` and `group_limited_greedy`"
 
 
 @family(
     "deepseek",
     ["deepseek_v2"],
     f"{LATENT} mlp_bias topk_method {DEEPSEEK}".replace("norm_topk_prob", ""),
-    f"{UNUSED} {DERIVED} pretraining_tp norm_topk_prob",
+    f"{UNUSED} {DERIVED} norm_topk_prob",
     [GROUPED],
 )
 @family(
     "deepseek",
-    ["deepseek_v3"],
+    ["deepseek_v3", "mistral4"],
     f"{LATENT} rope_interleave {DEEPSEEK}",
-    f"{UNUSED} {DERIVED} pretraining_tp",
+    f"{UNUSED} {DERIVED}",
 )
+@family(
+    "deepseek",
+    ["glm4_moe_lite", "axk1"],
+    f"{LATENT} rope_interleave {BY_LAYER}",
+    f"{UNUSED} {DERIVED}",
+)
+@family(
+    "deepseek",
+    ["youtu"],
+    f"{LATENT} rope_interleave",
+    f"{UNUSED} {DERIVED} embedding_initializer_range",
+)
+@family("deepseek", ["minicpm3"], f"{LATENT} mlp_bias {SCALED}", f"{UNUSED} {DERIVED}")
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
-    config, body = model.config, model.model
-    second = config.model_type == "deepseek_v2"
-    table = rotary(
-        config, body.rotary_emb, interleaved=second or getattr(config, "rope_interleave", True)
-    )
+    config, body, kind = model.config, model.model, model.config.model_type
+    pairs = kind == "deepseek_v2" or getattr(config, "rope_interleave", False)
+    table = rotary(config, body.rotary_emb, interleaved=pairs)
+    scale = config.scale_depth / len(body.layers) ** 0.5 if kind == "minicpm3" else 1.0
+
+    def attention(block: Any, _: int) -> Attention:
+        own = {"temperature": _temperature(config, table)} if kind == "mistral4" else {}
+        return latent_heads(config, block.self_attn, table, output_scale=scale, **own)
 
     def mlp(block: Any) -> MLP | Experts:
-        return _of_v2(config, block.mlp) if second else sparse_or_dense(config, block.mlp)
+        module = block.mlp
+        if not hasattr(module, "experts"):
+            return feed_forward(module, config.hidden_act, scale)
+        if kind == "deepseek_v2":
+            return _of_v2(config, module)
+        return sparse_or_dense(config, module, _softmax(config) if kind == "mistral4" else None)
 
-    blocks = describe_blocks(
-        body.layers, rms_norm, lambda b, _: latent_heads(config, b.self_attn, table), mlp
-    )
-    return assemble("deepseek", model, body.embed_tokens, blocks, rms_norm(body.norm), table)
+    blocks = describe_blocks(body.layers, rms_norm, attention, mlp)
+    if kind == "axk1":
+        blocks = tuple(map(_joint, blocks, body.layers))
+    lifted = assemble("deepseek", model, body.embed_tokens, blocks, rms_norm(body.norm), table)
+    if kind != "minicpm3":
+        return lifted
+    return replace(lifted, embed_scale=config.scale_emb, logit_scale=1 / config.logits_scaling)
+
+
+def _joint(block: Block, module: Any) -> Block:
+    """Put a mixture and the norm behind it in one node."""
+    if not isinstance(block.mlp, Experts):
+        return block
+    norm = rms_norm(module.mlp.post_mlp_layernorm)
+    return replace(block, mlp=replace(block.mlp, together=True), mlp_post_norm=norm)
+
+
+def _temperature(config: Any, table: Rotary) -> Temperature:
+    """Describe how Mistral 4 stretches its queries."""
+    own = config.rope_parameters
+    return Temperature(own["llama_4_scaling_beta"], own["original_max_position_embeddings"])
+
+
+def _softmax(config: Any) -> Callable[[], Routing]:
+    """Describe Mistral 4's routing."""
+    return lambda: Routing(
+        groups=config.n_group, open_groups=config.topk_group, best=2, epsilon=1e-20,
+        scale=config.routed_scaling_factor,
+    )  # fmt: skip
 
 
 def _of_v2(config: Any, module: Any) -> MLP | Experts:
