@@ -36,6 +36,14 @@ GLM_VISION = {
     "temporal_patch_size": 1,
 }  # fmt: skip
 PIXTRAL = {**SIGLIP, "model_type": "pixtral", "head_dim": 4}
+AUDIO = {
+    "d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 8,
+    "num_mel_bins": 4, "max_source_positions": 8,
+}  # fmt: skip
+QFORMER = {
+    "model_type": "blip_2_qformer", "hidden_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "intermediate_size": 8, "encoder_hidden_size": 8,
+}  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1]}
 IMAGE = {"image_token_index": 39, "image_token_id": 39}
 
@@ -92,6 +100,13 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
         **SIGLIP, "image_size": [4, 4], "patch_size": [2, 2]}}),
     "aya_vision": ("AyaVision", {"text_config": llama("cohere2", logit_scale=0.3, sliding_window=3),
                                  **IMAGE, "vision_config": SIGLIP, "downsample_factor": 1}),
+    "qwen2_audio": ("Qwen2Audio", {"text_config": llama("qwen2"), "audio_config": AUDIO,
+                                   "audio_token_index": 39}),
+    "granite_speech": ("GraniteSpeech", {
+        "text_config": llama("granite", logits_scaling=2.0), "audio_token_index": 39,
+        "window_size": 2, "downsample_rate": 1, "projector_config": QFORMER, "encoder_config": {
+            "hidden_dim": 8, "num_layers": 1, "num_heads": 2, "dim_head": 4, "input_dim": 4,
+            "output_dim": 6, "context_size": 4, "max_pos_emb": 4}}),
     "cohere2_vision": ("Cohere2Vision", {"text_config": llama("cohere2", logit_scale=0.3), **IMAGE,
                                          "vision_config": SIGLIP, "downsample_factor": 1}),
 }  # fmt: skip

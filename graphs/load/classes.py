@@ -28,9 +28,10 @@ def multimodal_classes() -> Mapping[str, str]:
     """Map model types to transformers' classes of text with images or sound, with a head."""
     from transformers.models.auto import modeling_auto
 
-    names = ("MULTIMODAL_LM", "IMAGE_TEXT_TO_TEXT")  # older versions have the second only
-    found = (getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES", None) for name in names)
-    return next((dict(one) for one in found if one is not None), {})
+    found: dict[str, str] = {}
+    for name in ("SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM"):
+        found |= getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES", {})
+    return found
 
 
 def is_known(model_type: str, architectures: list[str]) -> bool:
@@ -63,16 +64,18 @@ def model_class(config: PretrainedConfig, name: str) -> Any:
     return made
 
 
-def refuse_other_text(config: PretrainedConfig, name: str) -> None:
-    """Refuse a multimodal model whose text body is of a type that is not lifted."""
+def refuse_other_types(config: PretrainedConfig, name: str) -> None:
+    """Refuse a model that is not lifted, or whose text body is not, by its type."""
     from ..lift.lifting import families
 
     text = text_settings(config)
-    if text is not config and text.model_type not in families():
+    if text.model_type not in families():
+        what = f"is a model of type '{config.model_type}'"
+        if text is not config:
+            what = f"is a multimodal model of type '{config.model_type}', whose text body is of "
+            what += f"type '{text.model_type}'"
         raise UnsupportedModel(
-            f"'{name}' is a multimodal model of type '{config.model_type}', whose text body is of "
-            f"type '{text.model_type}', which cannot be lifted; supported types: "
-            f"{', '.join(families())}."
+            f"'{name}' {what}, which cannot be lifted; supported types: {', '.join(families())}."
         )
 
 
@@ -83,12 +86,7 @@ def text_alone(kind: Any) -> Any:
     tensors. `left_out` lists the paths of the parts that are not there; `restored` is the class
     that a loaded model is given, so that it is what it would have been.
     """
-    from torch.nn import Module
-
-    from ..lift.live.text_body import text_body
-
-    class Absent(Module):
-        """A part that was not read, because text does not go through it."""
+    from ..lift.live.text_body import Absent, text_body
 
     def build(self: Any, config: Any, *rest: Any, **options: Any) -> None:
         kind.__init__(self, config, *rest, **options)
@@ -103,7 +101,7 @@ def text_alone(kind: Any) -> Any:
                     f"{p}.".startswith(f"{child}.") for p in (body.body_path, body.head_path)
                 )
                 if not (here or body.inside(child)):
-                    module._modules[name] = Absent()
+                    module._modules[name] = Absent(self)
                     left.append(child)
         self.left_out = left
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,12 +27,21 @@ from .classes import (
     is_left_out,
     model_class,
     multimodal_classes,
-    refuse_other_text,
+    refuse_other_types,
     text_alone,
     text_settings,
 )
 from .gguf_files import gguf_tokenizer, read_gguf
 from .libraries import explained
+from .quantised import (
+    forget,
+    method_of,
+    quantisation,
+    refuse_unknown,
+    unpacking,
+    warn_dequantised,
+    wider,
+)
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
 from .weights import weights_sha256
@@ -63,7 +72,8 @@ class LoadedModel:
     Of a multimodal model, `model` is the text body, whose `whole` it is run through.
 
     `name` loads the same model again (for a live module it is only a label); `revision` is the
-    hub's commit where it is known. `adapter` tells what was merged in, if anything.
+    hub's commit where it is known. `adapter` tells what was merged in, if anything, `dequantised`
+    from which format quantised weights were unpacked.
     """
 
     model: PreTrainedModel = field(repr=False)
@@ -73,6 +83,7 @@ class LoadedModel:
     dtype: str = "float32"
     adapter: AdapterInfo | None = None
     read_tokenizer: Callable[[], Any] = field(default=lambda: None, repr=False)
+    dequantised: str | None = None
     _hashed: list[tuple[Watch, str]] = field(default_factory=list, repr=False)
 
     @cached_property
@@ -105,6 +116,8 @@ class LoadedModel:
             record["paths"] = local_paths(self.path)
         if (title := getattr(self.model, "title", None)) is not None:
             record["text_body_of"] = title
+        if self.dequantised is not None:
+            record["dequantised"] = self.dequantised
         if self.adapter is not None:
             names = ("name", "kind", "rank", "base", "base_revision")
             record["adapter"] = {name: getattr(self.adapter, name) for name in names}
@@ -140,17 +153,18 @@ def load(
     source = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
     if source.form is Form.ADAPTER:
         base = _find_base(source, allow_pickle, progress)
-        whole = _read(base, "float32", allow_pickle, whole=True)
+        whole, packed = _read(base, "float32", allow_pickle, whole=True)
         model = merge(whole, source.path, base.name)
         adapter = describe_adapter(source.path, base.name, base.revision)
     else:
         base = source
-        model = _read(source, dtype, allow_pickle)
+        model, packed = _read(source, dtype, allow_pickle)
     model = _place(model, dtype, device)
     model = text_body(model) or model
     tokenizer_source = source if has_tokenizer(source.path) else base
     origin = (source.name, source.revision, source.path)
-    return LoadedModel(model, *origin, dtype, adapter, lambda: _read_tokenizer(tokenizer_source))
+    tokenizer = partial(_read_tokenizer, tokenizer_source)
+    return LoadedModel(model, *origin, dtype, adapter, tokenizer, packed)
 
 
 def load_tokenizer(reference: str | os.PathLike[str], *, revision: str | None = None) -> Any:
@@ -231,16 +245,17 @@ def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -
 
 def _read(
     source: Source, dtype: str, allow_pickle: bool, *, whole: bool = False
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, str | None]:
     """Read a directory's or a GGUF file's model, complete, on the processor.
 
     Of a multimodal model only the text body and its head are read, unless the `whole` is asked for.
+    Also returned is the format that quantised weights were unpacked from.
     """
     if source.form is Form.GGUF:
         model = read_gguf(source.path, dtype)
         if attention := _attention(model.config.to_dict()):
             model.set_attn_implementation(attention)
-        return model
+        return model, None
     config = read_json(source.path / "config.json")
     _check_config(config, source.name)
     import torch
@@ -249,19 +264,26 @@ def _read(
     plain: dict[str, object] = {"local_files_only": True, "trust_remote_code": False}
     what = f"the config.json of '{source.name}'"
     failed = f"model '{source.name}' cannot be loaded from '{source.path}'"
+    packed = quantisation(config)
     with explained(failed, "Accepted: a complete directory as save_pretrained writes it."):
         stored = stored_in(source.path.glob("*.safetensors"))
         if allow_pickle and not stored.tensors:
             stored = stored_in(source.path.glob("*.bin"))
+        if packed is not None:
+            stored = wider(stored)
         refuse_counts(config, stored, what)
         settings = AutoConfig.from_pretrained(str(source.path), **plain)
         kind = model_class(settings, source.name)
-        refuse_other_text(settings, source.name)
+        refuse_other_types(settings, source.name)
         refuse_sizes(settings, kind, stored, what)
         composed = text_settings(settings) is not settings
         read = text_alone(kind) if composed and not whole else kind
+        if packed is not None:
+            plain |= unpacking(packed, source.path, dtype, pickle=allow_pickle)
+        if "state_dict" in plain:
+            forget(settings)
         model, info = read.from_pretrained(
-            str(source.path),
+            None if "state_dict" in plain else str(source.path),
             config=settings,
             dtype=getattr(torch, dtype),
             attn_implementation=_attention(text_settings(settings).to_dict()),
@@ -273,7 +295,11 @@ def _read(
         left_out: list[str] = vars(model).pop("left_out", [])
         model.__class__ = kind
     _refuse_partial(info, source, left_out)
-    return model
+    if packed is None:
+        return model, None
+    forget(model.config)
+    warn_dequantised(packed, f"'{source.name}'")
+    return model, method_of(packed)
 
 
 def _attention(config: Mapping[str, object]) -> str | None:
@@ -308,7 +334,8 @@ def _check_config(found: Mapping[str, object], name: str) -> None:
             f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
             f"supported types: {', '.join(families())}."
         )
-    _refuse_quantised(found, set(), f"'{name}'")
+    if (packed := quantisation(found)) is not None:
+        refuse_unknown(packed, f"'{name}'")
 
 
 _ACCEPTED = (

@@ -199,7 +199,11 @@ def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
     lengths = [longest] * 2 + [max(1, longest - 5)] * 2
-    a, b, c, d = (tuple(draw.randrange(vocabulary) for _ in range(n)) for n in lengths)
+    images: frozenset[int] = getattr(
+        model.model, "placeholders", frozenset()
+    )  # tokens that stand for no text
+    tokens = (t for t in iter(lambda: draw.randrange(vocabulary), -1) if t not in images)
+    a, b, c, d = (tuple(next(tokens) for _ in range(n)) for n in lengths)
     return PromptPairs((Pair(a, b, (0,), (1,)), Pair(c, d, (0,), (1,))))
 
 

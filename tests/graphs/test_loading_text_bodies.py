@@ -16,9 +16,10 @@ from edgewise.graphs.errors import EdgewiseError, ModelNotFound, UnsupportedMode
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load import loading
 from edgewise.graphs.load.loading import from_module, load
+from edgewise.patching.run.certificate import generated_pairs
 from edgewise.session import open_model, open_vocabulary
 from tests.saved import edit, rewrite, save_tokenizer
-from tests.wrappers import WRAPPERS, on_text, tiny_wrapper
+from tests.wrappers import QFORMER, SIGLIP, WRAPPERS, on_text, tiny_wrapper
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
 
@@ -187,3 +188,25 @@ def test_a_size_beyond_the_weights_is_refused_in_the_text_too(tmp_path: Path) ->
         with pytest.raises(ModelNotFound, match=r"accepted: a configuration of exactly|cannot be"):
             load(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config))
+
+
+def test_a_whole_that_asks_for_an_image_is_run_by_its_causal_model(tmp_path: Path) -> None:
+    from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+    torch.manual_seed(0)
+    text = {"model_type": "opt", "vocab_size": 40, "hidden_size": 16, "ffn_dim": 20,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32,
+            "word_embed_proj_dim": 16}  # fmt: skip
+    config = Blip2Config(text_config=text, vision_config=SIGLIP, qformer_config=QFORMER)
+    model = Blip2ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    session = open_model(tmp_path)
+    assert torch.equal(on_text(session.loaded.model, IDS), on_text(model.language_model, IDS))
+    assert session.loaded.provenance["text_body_of"] == "Blip2ForConditionalGeneration (blip-2)"
+
+
+def test_tokens_that_stand_for_sound_are_none_of_the_certificates() -> None:
+    body = from_module(tiny_wrapper("granite_speech")).model
+    assert body.placeholders == {39}
+    pairs = generated_pairs(describe(body)).pairs
+    assert 39 not in {token for pair in pairs for token in (*pair.clean, *pair.corrupted)}

@@ -24,8 +24,8 @@ SINCE_2 = f"""
     final_logit_softcapping attn_logit_softcapping
 """
 WAYS = "use_bidirectional_attention"
-IGNORED_IN_1 = f"{UNREAD} hidden_activation"
-IGNORED_SINCE_2 = f"{UNREAD} hidden_act sliding_window_pattern"
+IGNORED_IN_1 = f"{UNREAD} hidden_activation num_image_tokens"  # the last of PaliGemma
+IGNORED_SINCE_2 = f"{UNREAD} hidden_act sliding_window_pattern num_image_tokens"
 BOTH_WAYS = "`use_bidirectional_attention`: attention in both directions"
 UNCAPPED = (
     "`attn_logit_softcapping` where attention is not `eager`: other implementations leave it out "

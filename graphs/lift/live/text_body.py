@@ -7,6 +7,7 @@ alone, so that the certificate compares with what the whole model computes.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...errors import UnsupportedModel
+
+_PLACEHOLDER = re.compile(r"(image|video|audio|speech|vision)(_\w+)?_token_(id|index)")
 
 
 class TextBody(Module):
@@ -60,6 +63,13 @@ class TextBody(Module):
         """Return what this is the text body of."""
         return f"{type(self.whole).__name__} ({self.whole.config.model_type})"
 
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """Return the tokens in whose place the whole model puts images or sound."""
+        config = self.whole.config
+        found = {getattr(config, key, None) for key in dir(config) if _PLACEHOLDER.fullmatch(key)}
+        return frozenset(one for one in found if isinstance(one, int))
+
     def get_input_embeddings(self) -> Any:
         """Return the token embedding."""
         body: Any = self.get_submodule(self._prefix)
@@ -83,6 +93,28 @@ class TextBody(Module):
     def inside(self, path: str) -> bool:
         """Tell whether a module of the whole model is of the text body or its head."""
         return any(f"{path}.".startswith(f"{part}.") for part in (self.body_path, self.head_path))
+
+
+class Absent(Module):
+    """A part that was not read, because text does not go through it; it is where the whole is."""
+
+    _whole: Any
+
+    def __init__(self, whole: Module) -> None:
+        super().__init__()
+        self.__dict__["_whole"] = whole
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the whole model's weights are."""
+        first: Tensor = next(self._whole.parameters())
+        return first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the whole model's weights."""
+        first: Tensor = next(self._whole.parameters())
+        return first.dtype
 
 
 def text_body(model: Any) -> TextBody | None:
