@@ -248,11 +248,39 @@ def errors() -> str:
     return table(["exception", "when"], rows)
 
 
+def prompt_fields() -> str:
+    """List the fields of a prompt pair, with the names that others give them."""
+    from edgewise.patching.prompts.keys import FIELDS
+
+    rows = [
+        (code(one.name), sentence(one.meaning), ", ".join(map(code, one.others)))
+        for one in FIELDS.values()
+    ]
+    return table(["key", "meaning", "also called"], rows)
+
+
+def prompt_shapes() -> str:
+    """Describe every shape of files of prompts, with its keys and an example."""
+    from edgewise.patching.prompts.shapes import shapes
+
+    parts = []
+    for name, one in shapes().items():
+        own = name != "pairs"  # whose keys are in a table of their own
+        keys = "".join(f"* `{key}`: {what}\n" for key, what in one.keys.items()) if own else ""
+        gap = "\n" if keys else ""
+        drawn = " Which pairs are formed is decided by `--seed`." if one.draws else ""
+        parts.append(
+            f"### {name}\n\n{sentence(one.summary)}{drawn}\n\n{keys}{gap}"
+            f"```{one.ending.removeprefix('.')}\n{one.example.rstrip()}\n```\n"
+        )
+    return "\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        ablations, commands, errors, families, method_options, methods, metrics, names, spec,
-        task_options, tasks, workflow,
+        ablations, commands, errors, families, method_options, methods, metrics, names,
+        prompt_fields, prompt_shapes, spec, task_options, tasks, workflow,
     )
 }  # fmt: skip
 

@@ -43,7 +43,20 @@ PACKAGES = {
 }
 CODE = ("python", "pycon")
 SHELL = ("console", "bash", "sh")
-OTHER = ("text", "json", "jsonl", "toml", "html", "dot", "mermaid", "diff", "math", "bibtex")
+OTHER = (
+    "text",
+    "json",
+    "jsonl",
+    "csv",
+    "tsv",
+    "toml",
+    "html",
+    "dot",
+    "mermaid",
+    "diff",
+    "math",
+    "bibtex",
+)
 
 FENCE = re.compile(
     r"(?:^<!--\s*not run:(?P<reason>[^>]*)-->\n+)?"

@@ -501,6 +501,20 @@ def test_a_relation_is_read(write: Write, words: Tokenizer) -> None:
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("gap", ["{}", "{0}", "{subject}", "[X]"])
+@pytest.mark.parametrize("end", ["", " {object} .", " [Y]."])
+def test_gaps_are_written_in_several_ways(
+    gap: str, end: str, write: Write, words: Tokenizer
+) -> None:
+    template = f"{gap} flows through{end}"
+    samples = [{"sub_label": one["subject"], "obj_label": [one["object"]]}
+               for one in RIVERS["samples"] if isinstance(one, dict)]  # fmt: skip
+    relation = {"template": template, "samples": samples}
+    pairs = read_pairs(write("a.json", json.dumps(relation)), words)
+    assert len(pairs) == 4
+    assert {pair.group for pair in pairs} == {"{} flows through"}
+
+
 def test_several_relations_stand_in_one_file(write: Write, words: Tokenizer) -> None:
     other = {**RIVERS, "name": "again", "prompt_templates": ["{} is in"], "prompt_templates_zs": []}
     lines = f"{json.dumps(RIVERS)}\n{json.dumps(other)}\n"
@@ -611,6 +625,8 @@ def test_of_masked_sentences_the_most_alike_are_paired(write: Write, words: Toke
         ("a.json", {**RIVERS, "samples": RIVERS["samples"][:1]}, "two samples at least"),
         ("a.json", {**RIVERS, "samples": [{"subject": 3, "object": "x"}]}, "its subject is 3"),
         ("a.json", {**RIVERS, "samples": [*RIVERS["samples"], {}]}, "sample 5: is no sample"),
+        ("a.json", {**RIVERS, "prompt_templates": ["The river"], "prompt_templates_zs": []},
+         "no sentence with a gap for the subject; found: 'The river'"),
         ("a.json", [FACTS[0]], "two facts at least"),
         ("a.json", [*FACTS, {"subject": "x"}], "entry 5: 'attribute' is missing or no text"),
         ("a.json", [*FACTS, {**FACTS[0], "prompt": "x", "template": "y"}],

@@ -106,7 +106,7 @@ def known_facts(content: Content, context: RowContext) -> Rows:
     made = exchange(entries, context, elsewhere)
     families = len({one.family for one in entries})
     said = (
-        f"known facts, {len(content.rows)} of {families} sentence{'s' * (families != 1)}; the "
+        f"known facts, {len(content.rows):,} of {families} sentence{'s' * (families != 1)}; the "
         "subject is exchanged for one of equally many tokens of which something else is true, "
         f"seed {context.seed}"
     )

@@ -67,7 +67,7 @@ def masked(content: Content, context: RowContext) -> Rows:
             entries.append(Single(row.place, "", prompt, answer))
     made = exchange(entries, context)
     said = (
-        f"masked sentences, {len(content.rows)}; the prompt is what stands before the mask, its "
+        f"masked sentences, {len(content.rows):,}; the prompt is what stands before the mask, its "
         "corrupted twin another line's of equally many tokens with another answer, seed "
         f"{context.seed}"
     )

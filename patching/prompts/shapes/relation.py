@@ -5,11 +5,12 @@ Pairs are formed by exchanging the subject for one of equally many tokens with a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from ....graphs.errors import PromptError
 from ..content import Content
-from ..json_fields import found
+from ..json_fields import found, shorten
 from ..row_context import RowContext
 from ._exchange import Single, exchange
 from ._registry import Rows, shape
@@ -17,32 +18,46 @@ from .pairs import line_to_write
 
 TEMPLATES = ("prompt_templates", "templates", "prompt_template", "template", "prompt_templates_zs")
 SAMPLES = ("samples", "examples", "data", "items")
+SUBJECT = ("subject", "sub_label")
+OBJECT = ("object", "obj_label")
 GAP = "{}"
+_GAPS = re.compile(r"\{\}|\{0\}|\{subject\}|\[X\]")
+_ENDS = re.compile(r"\s*(\{1\}|\{object\}|\[Y\]).*", re.DOTALL)
 
 
-def _templates(holder: Mapping[str, object]) -> list[str]:
-    """List the sentences with a gap, each once, those of each key after the other."""
+def _sentences(holder: Mapping[str, object]) -> list[str]:
+    """List all that is under a key for sentences, each once, in the order of the keys."""
     texts: dict[str, None] = {}
     for key in TEMPLATES:
         value = holder.get(key)
         for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
-            if isinstance(text, str) and GAP in text:
+            if isinstance(text, str) and text.strip():
                 texts[text] = None
     return list(texts)
 
 
+def _templates(holder: Mapping[str, object]) -> list[str]:
+    """List the sentences that have a gap for the subject, written {}, up to where the object is."""
+    found = [_ENDS.sub("", _GAPS.sub(GAP, text)).rstrip() for text in _sentences(holder)]
+    return list(dict.fromkeys(text for text in found if GAP in text))
+
+
+def _either(sample: Mapping[str, object], names: tuple[str, ...]) -> object:
+    return next((sample[name] for name in names if name in sample), None)
+
+
 def _is_sample(row: object) -> bool:
-    return isinstance(row, Mapping) and "subject" in row and "object" in row
+    return isinstance(row, Mapping) and None not in (_either(row, SUBJECT), _either(row, OBJECT))
 
 
 def _relations(content: Content) -> Iterator[tuple[str, Mapping[str, object], list[object]]]:
     """Yield where each relation stands, what it says, and its samples."""
-    if _templates(content.shared):
+    if _sentences(content.shared):
         yield "", content.shared, [row.fields for row in content.rows]
         return
     for row in content.good():
         samples = next((row.fields[key] for key in SAMPLES if key in row.fields), None)
-        if _templates(row.fields) and isinstance(samples, list):
+        if _sentences(row.fields) and isinstance(samples, list):
             yield f"{row.place}, ", row.fields, samples
 
 
@@ -54,12 +69,13 @@ def _fits(content: Content) -> bool:
     "relation",
     summary="a relation: sentences with a gap {}, and subjects with their objects",
     keys={
-        "prompt_templates": "sentences with a gap {} for the subject, which end where the object "
-        "is to be said; also templates, prompt_template, template",
+        "prompt_templates": "sentences with a gap {} or [X] for the subject, which end where the "
+        "object is to be said, or have {object} or [Y] there; also templates, prompt_template, "
+        "template",
         "prompt_templates_zs": "more of them",
         "samples": "the list of samples, each with a subject and an object",
-        "subject": "what is put into the gap",
-        "object": "what is to be said of it: the answer",
+        "subject": "what is put into the gap; also sub_label",
+        "object": "what is to be said of it: the answer; of a list the first; also obj_label",
     },
     example=(
         ".json",
@@ -77,6 +93,12 @@ def relation(content: Content, context: RowContext) -> Rows:
     problems: list[tuple[str, dict[str, object] | PromptError]] = []
     relations = list(_relations(content))
     for where, about, samples in relations:
+        if not _templates(about):
+            raise PromptError(
+                f"'{content.path}' has no sentence with a gap for the subject; found: "
+                f"{shorten(repr(_sentences(about)[0]), 100)}; accepted: such as '{GAP} flows "
+                "through', which ends where the object is to be said."
+            )
         name = about.get("name")
         prefix = f"{name}: " if isinstance(name, str) and len(relations) > 1 else ""
         for number, sample in enumerate(samples, start=1):
@@ -87,7 +109,7 @@ def relation(content: Content, context: RowContext) -> Rows:
                 problems.append((place, PromptError(why)))
                 continue
             assert isinstance(sample, dict)
-            subject, objects = sample["subject"], sample["object"]
+            subject, objects = _either(sample, SUBJECT), _either(sample, OBJECT)
             first = objects[0] if isinstance(objects, list) and objects else objects
             if not (isinstance(subject, str) and isinstance(first, str) and subject and first):
                 why = f"its subject is {found(subject)}, its object {found(objects)}"

@@ -59,12 +59,12 @@ def _fits(content: Content) -> bool:
 
 @shape(
     "years",
-    summary="years to exceed: prompts that end within a year, and the two digits before",
+    summary="years to exceed: prompts that end within a year, and the two digits it must exceed",
     keys={
         "clean": "the prompt, which ends with a century, as in: from the year 1352 to the year 13",
         "corrupted": "the prompt with an earlier year",
-        "label": "the clean prompt's year's last two digits; also start_year, or correct_idx if "
-        "every clean prompt holds that year",
+        "label": "the last two digits of the clean prompt's year; also start_year, or correct_idx "
+        "if every clean prompt holds that year",
     },
     example=(
         ".csv",
