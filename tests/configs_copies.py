@@ -49,6 +49,17 @@ MOSHI = {
     "ffn_dim": 24, "max_position_embeddings": 24,
 }  # fmt: skip
 SECTIONS = {"mrope_section": [1, 1, 1], "mrope_interleaved": True}
+SEES_AND_HEARS = {
+    "vision_config": {
+        "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": 4, "patch_size": 2, "crop_size": 4, "image_token_id": 29,
+    },
+    "audio_config": {
+        "hidden_size": 8, "intermediate_size": 12, "num_blocks": 2, "num_attention_heads": 2,
+        "ext_pw_out_channel": 8, "depthwise_separable_out_channel": 8, "input_size": 8,
+        "nemo_conv_channels": 4, "audio_token_id": 30,
+    },
+}  # fmt: skip
 HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
 
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -250,6 +261,15 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {**LLAMA, **SIZES, **ACT, **UNTIED, **WIDE, "layer_norm_eps": 0.1, "attention_bias": True,
          "logit_scale": 0.3, "sliding_window": 2, "layer_types": ["full_attention"],
          "rope_parameters": {"full_attention": {**LINEAR, **SECTIONS}}},
+    ),
+    "phi4-multimodal": (
+        "Phi4Multimodal",
+        {**PADDED, **SEES_AND_HEARS, "head_dim": 4, "sliding_window": 3, "rope_parameters": LONG,
+         "original_max_position_embeddings": 5},
+    ),
+    "phi4-multimodal-other": (
+        "Phi4Multimodal",
+        {**PADDED, **SIZES, **ACT, **EPS, **TIED, **WIDE, **SEES_AND_HEARS, "sliding_window": 2},
     ),
     "hunyuan-other": ("HunYuanDenseV1", {**LLAMA, **ALL}),
     "nanochat-other": (

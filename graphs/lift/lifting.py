@@ -38,7 +38,8 @@ class Family:
 
     `handled`: config attributes the description depends on; `ignored`: those known to have no
     influence on an evaluation forward pass. `refuses`: settings among the handled ones that
-    `describe` refuses, and why, for people. `layer_types`: what the config's may name.
+    `describe` refuses, and why, for people. `layer_types`: what the config's may name. `apart`:
+    the paths of parts, such as those that read images, through which text does not go.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     describe: Callable[[Any], LiftedModel]
     refuses: tuple[str, ...] = ()
     layer_types: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -83,12 +85,13 @@ def family(
     ignored: str = "",
     refuses: Iterable[str] = (),
     layer_types: Iterable[str] = LAYER_TYPES,
+    apart: Iterable[str] = (),
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
     reads = frozenset(handled.split()), frozenset(ignored.split())
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
-        rest = tuple(refuses), tuple(layer_types)
+        rest = tuple(refuses), tuple(layer_types), tuple(apart)
         entry = Family(name, tuple(model_types), *reads, describe, *rest)
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
@@ -117,9 +120,12 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     known = families()
     entry = known.get(str(model_type))
     if entry is None:
+        from .families._refused import refusals
+
+        reason = refusals().get(str(model_type))
         raise UnsupportedModel(
-            f"a model of type '{model_type or type(model).__name__}' cannot be lifted; supported "
-            f"types: {', '.join(known)}."
+            f"a model of type '{model_type or type(model).__name__}' cannot be lifted"
+            f"{f': {reason}' if reason else ''}; supported types: {', '.join(known)}."
         )
     body = model if isinstance(model, TextBody) else None
     if not (body or type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))):
@@ -131,7 +137,7 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     check_evaluation(model)
     check_weights(model)
     lifted = _described(entry, model)
-    _check_claimed(model, lifted)
+    _check_claimed(entry, model, lifted)
     check_state(model)
     check_types(model, lifted.dtype)
     _check_devices(lifted)
@@ -200,12 +206,13 @@ def _check_config(entry: Family, model: Any) -> set[str]:
     return unread
 
 
-def _check_claimed(model: Any, lifted: LiftedModel) -> None:
+def _check_claimed(entry: Family, model: Any, lifted: LiftedModel) -> None:
     claimed = {t.untyped_storage().data_ptr() for t in tensors_of(lifted)}
     left = [
         name
         for name, parameter in model.named_parameters()
         if parameter.untyped_storage().data_ptr() not in claimed
+        and not name.startswith(tuple(f"{path}." for path in entry.apart))
     ]
     if left:
         raise UnsupportedModel(

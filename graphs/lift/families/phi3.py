@@ -1,4 +1,4 @@
-"""Phi-3: RMSNorm, rotary, q/k/v packed in one projection, gate and up packed in another."""
+"""Phi-3, Phi-4: RMSNorm, rotary, q/k/v packed in one projection, gate and up in another."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ from ._parts import assemble, describe_blocks, matrices, rms_norm, rotary
     handled=f"{USUAL} rms_norm_eps partial_rotary_factor sliding_window head_dim",
     ignored=f"{UNREAD} embd_pdrop resid_pdrop original_max_position_embeddings",
 )
+@family(
+    "phi3",
+    model_types=["phi4_multimodal"],
+    handled=f"{USUAL} rms_norm_eps partial_rotary_factor sliding_window head_dim",
+    ignored=f"""
+        {UNREAD} embd_pdrop resid_pdrop original_max_position_embeddings vision_config audio_config
+    """,
+    apart=["model.embed_tokens_extend"],
+)
 def describe(model: Any) -> LiftedModel:
-    """Describe a `Phi3ForCausalLM`."""
+    """Describe a `Phi3ForCausalLM`, or the text body of a `Phi4MultimodalForCausalLM`."""
     config, body = model.config, model.model
     table = rotary(config, body.rotary_emb)
     heads, groups = config.num_attention_heads, config.num_key_value_heads

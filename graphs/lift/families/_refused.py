@@ -1,0 +1,55 @@
+"""Types of transformers that are not lifted, and why: what about them is no graph of senders.
+
+For people: a type that no family lifts is refused whether or not it stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_REASONS = {
+    "LayerNorm stands on its stream, which is then no sum of what was written": """
+        bart bert bert-generation big_bird blenderbot-small camembert data2vec-text electra ernie
+        git marian mvp openai-gpt plbart prophetnet rembert roberta roc_bert roformer trocr xlm
+        xlm-roberta xlnet xmod
+    """,
+    "it is the decoder of an encoder, whose output its layers attend to": """
+        bigbird_pegasus blenderbot mbart pegasus whisper
+    """,
+    "it is an encoder, and a layer with an activation stands between its stream and its logits": """
+        megatron-bert roberta-prelayernorm xlm-roberta-xl
+    """,
+    "a layer with an activation stands between its stream and its logits": "modernbert-decoder",
+    "some of its layers attend to an image": "mllama",
+    "it reads and writes several streams of sound at once": "musicgen musicgen_melody",
+    "it gathers bytes to patches, which a model of their own reads": "blt",
+    "it puts tokens of its own before every prompt": "cpmant",
+    "it continues from the states of another model": "gemma4_assistant gemma4_unified_assistant",
+    "its layers are reversible: they run on two streams": "reformer",
+    "its stream is multiplied, not only added to, at every layer": "beam doge zaya",
+    "several streams run beside each other, which its layers mix": "deepseek_v4 hy_v4",
+    "its layers run again and again on their own output": "hrm_text",
+    "the streams of its layers are gated": "qwen4_exp qwen4_exp_text",
+    "what its parts write goes through short convolutions over positions": """
+        inkling_text inkling2_text
+    """,
+    "an indexer chooses which keys its queries see": """
+        axk2 deepseek_v32 dots3_note dots3_note_text glm_moe_dsa minimax_m3_vl_text
+    """,
+    "the outputs of two heads are subtracted and normalised together": "diffllama",
+    "a norm stands between all heads' outputs and their projection": "bitnet",
+    "its attention is a mixture of experts, not a set of heads": "jetmoe",
+}
+
+
+def refusals() -> Mapping[str, str]:
+    """Map model types that no family lifts to the reason, a clause."""
+    from ..lifting import families
+
+    lifted = families()
+    return {
+        kind: reason
+        for reason, kinds in _REASONS.items()
+        for kind in kinds.split()
+        if kind not in lifted
+    }
