@@ -180,7 +180,7 @@ class _Run:
     @cached_property
     def pairs(self) -> PromptPairs:
         noted = {key: self.about_task[key] for key in NOTED}
-        return replace(read_pairs(self.store.path(names.PROMPTS)), **noted)
+        return replace(_written(self.store.path(names.PROMPTS)), **noted)
 
     def make_repetition_prompts(self) -> None:
         """Make the prompts of all repetitions with the first model's tokenizer."""
@@ -206,7 +206,7 @@ class _Run:
     @cached_property
     def sets(self) -> PromptSets:
         about = read_json(self.store.path(names.REPETITION_SEEDS))
-        pairs = read_pairs(self.store.path(names.REPETITION_PROMPTS)).pairs
+        pairs = _written(self.store.path(names.REPETITION_PROMPTS)).pairs
         starts, size = range(0, len(pairs), about["examples"]), about["examples"]
         sets = [replace(self.pairs, pairs=pairs[start : start + size]) for start in starts]
         return PromptSets.of(sets, (*about["seeds_a"], *about["seeds_b"]))
@@ -477,6 +477,11 @@ class _Run:
             circuits, diffs, images=tuple(map(path, self.drawn)),
             made=tuple(self.made), kept=tuple(self.kept),
         )  # fmt: skip
+
+
+def _written(path: Path) -> PromptPairs:
+    """Return pairs that a run wrote, with answers of as many tokens as they had."""
+    return read_pairs(path, answers="whole")
 
 
 def _shown(pair: Pair, tokenizer: Any) -> dict[str, str | list[str]]:

@@ -181,6 +181,7 @@ def open_task(
         PromptError: the pairs cannot be made or read.
     """
     from .graphs.files.places import local_paths
+    from .patching.prompts.chat import Chat
     from .patching.prompts.pair_files import read_pairs
 
     part, (tokenizer, vocabulary) = task_of(task, **fields), open_vocabulary(session)
@@ -188,8 +189,11 @@ def open_task(
         made = make_pairs(part, tokenizer, vocabulary)
         return made.pairs, made.report
     check_task(part.file)
-    pairs = read_pairs(part.file, tokenizer, bos=part.bos, vocab_size=vocabulary, seed=part.seed)
-    where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos}
+    pairs = read_pairs(
+        part.file, tokenizer, bos=part.bos, vocab_size=vocabulary, seed=part.seed,
+        answers=part.answers, chat=Chat(part.system, part.continued),
+    )  # fmt: skip
+    where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos, **part.taken}
     first = pairs.pairs[: part.examples]
     return replace(pairs, pairs=first, origin={**pairs.origin, **where}), None
 
@@ -235,6 +239,7 @@ def make_pairs(
         examples=part.examples or EXAMPLES, seed=part.seed or 0, **{**choice, **own},
     )  # fmt: skip
     origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": part.bos}
+    origin |= part.taken
     if tokenizer is not None and get_task(part.name).needs_tokenizer:
         origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
     return replace(made, pairs=replace(made.pairs, origin=origin))

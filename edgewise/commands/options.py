@@ -188,6 +188,30 @@ task_option = option(
 )
 
 
+def _ways_help() -> str:
+    from ..patching.prompts.answers import WAYS
+
+    ways = "; ".join(f"{way} {does}" for way, does in WAYS.items())
+    return f"How answers of several tokens are taken: {ways}. Default: they are refused."
+
+
+def _way(text: str) -> None:
+    from ..patching.prompts.answers import WAYS
+
+    among("way to take answers", WAYS)(text)
+
+
+answers_options = all_of(
+    option("--answers NAME", _ways_help, type=Known(_way)),
+    option("--system TEXT", "Of a file of chat: a system message before the others."),
+    option(
+        "--continue TEXT",
+        "Of a file of chat: how the assistant's answer begins, behind which answers stand.",
+        "continued",
+    ),
+)
+
+
 def task_options(*, required: bool) -> Callable[[Function], Function]:
     """Add the task and how its prompt pairs are made."""
     return all_of(
@@ -210,6 +234,7 @@ def task_options(*, required: bool) -> Callable[[Function], Function]:
             default=None,
             help="Force a beginning-of-sequence token, or none; default: the tokenizer's way.",
         ),
+        answers_options,
     )
 
 
@@ -315,6 +340,7 @@ class Flags(dict[str, Any]):
 
     def pairs(self, file: CircuitFile, session: Session) -> tuple[PromptPairs, list[str]]:
         """Return the prompt pairs asked for, or a circuit's own, and notes if these changed."""
+        from ..experiment.task import TAKEN
         from ..session import open_task
         from ..steps.stored import circuit_pairs
 
@@ -323,7 +349,7 @@ class Flags(dict[str, Any]):
             pairs = open_task(session, task)[0]
             show.understood(pairs.origin)
             return pairs, []
-        return circuit_pairs(file, session, self.only("examples", "seed", "bos"))
+        return circuit_pairs(file, session, self.only("examples", "seed", "bos", *TAKEN))
 
 
 def with_flags(function: Callable[..., None]) -> Callable[..., None]:

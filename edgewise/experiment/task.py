@@ -14,15 +14,32 @@ from pydantic_core import PydanticCustomError
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
+from ..patching.prompts.answers import WAYS
 from ..patching.prompts.content import ENDINGS
 from ..patching.tasks import TASKS, get_task
-from .parts import Count, Flag, Part, Text, Uncounted, Whole, Word, each, not_known, part
+from .parts import (
+    Count,
+    Flag,
+    Part,
+    Text,
+    Uncounted,
+    Whole,
+    Word,
+    each,
+    not_known,
+    one_of,
+    part,
+    refused,
+)
 
 if TYPE_CHECKING:
     from ..graphs.files.circuit import CircuitFile
 
 EXAMPLES = 64
 """How many pairs a built-in task makes if nothing is said."""
+
+TAKEN = ("answers", "system", "continued")
+"""Fields that say how the answers and the messages of a file are taken."""
 
 CHOICES_OF_PAIRS = ("length", "groups")
 """Options that every built-in task has: pairs of this many tokens only, of these templates only."""
@@ -33,7 +50,9 @@ class TaskSpec(Part):
     """Say which prompt pairs are meant: those a built-in task makes, or those of a file.
 
     `examples`: how many; of a file, None means all. `options` are of built-in tasks; so is `seed`,
-    and of files whose pairs are formed from what stands in them.
+    and of files whose pairs are formed from what stands in them. `answers`: how those of several
+    tokens are taken, `first` or `whole`. `system`, `continued`: of files of chat, a system message
+    before the others and the beginning of the assistant's answer.
     """
 
     refused_as: ClassVar[type[EdgewiseError]] = PromptError
@@ -46,6 +65,9 @@ class TaskSpec(Part):
     seed: Whole | None = Field(default=None, validate_default=True)
     bos: Flag | None = None
     options: Mapping[str, Any] = Field(default_factory=dict)
+    answers: Annotated[Word, one_of(lambda: WAYS)] | None = None
+    system: Text | None = None
+    continued: Text | None = None
 
     def __post_init__(self) -> None:
         if self.file is not None and not self.name:
@@ -66,20 +88,21 @@ class TaskSpec(Part):
     def of_circuit(file: CircuitFile) -> TaskSpec:
         """Return the part that makes a circuit's prompt pairs again, if its file says enough."""
         block = file.task
-        task, examples, bos = (
-            block.get("file") or block["name"],
-            block["examples"],
-            block.get("bos"),
-        )
+        task = block.get("file") or block["name"]
+        how = {key: block.get(key) for key in ("examples", "bos", "seed", *TAKEN)}
         if not task:
             raise EdgewiseError(
                 "the circuit's file names no task; say with `task` which one to use."
             )
         if "file" in block:
             found = possible_places(task, block.get("paths"), file.path)[0]
-            return TaskSpec(file=found, examples=examples, bos=bos, seed=block["seed"])
-        options = block.get("options") or {}
-        return TaskSpec.named(task, examples=examples, bos=bos, seed=block["seed"], options=options)
+            return TaskSpec.of(file=found, **how)
+        return TaskSpec.named(task, options=block.get("options") or {}, **how)
+
+    @property
+    def taken(self) -> dict[str, str]:
+        """Return how answers and chat are taken, where anything is said of it."""
+        return {key: value for key in TAKEN if (value := getattr(self, key)) is not None}
 
     @property
     def reference(self) -> str:
@@ -108,6 +131,15 @@ class TaskSpec(Part):
         if info.data.get("file") is not None:
             return value or None  # of a file, a seed of 0 is what counts if nothing is said
         return value if value is not None else 0 if info.field_name == "seed" else EXAMPLES
+
+    @field_validator("system", "continued")
+    @classmethod
+    def _of_chat(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("file") is None:
+            raise refused(
+                f"`{info.field_name}` is of files of chat (messages); built-in tasks are no chat."
+            )
+        return value
 
     @field_validator("options", mode="before")
     @classmethod

@@ -22,7 +22,7 @@ import numpy as np
 from ..discovery.registry import get_method
 from ..discovery.significance import compare_edges, jaccard_matrix, label_permutation
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
-from ..experiment.task import TaskSpec
+from ..experiment.task import TAKEN, TaskSpec
 from ..graphs.comparison import FloorRow, NoiseFloor
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
@@ -58,12 +58,12 @@ def common_discovery(a: CircuitFile, b: CircuitFile) -> DiscoverySpec:
 def task_differences(
     a: Mapping[str, object],
     b: Mapping[str, object],
-    keys: Sequence[str] = ("name", "bos", "options", "examples"),
+    keys: Sequence[str] = ("name", "bos", "options", "examples", *TAKEN),
 ) -> list[str]:
     """List in what two tasks differ beside the seed; two files may hold different pairs."""
     files = ("file" in a, "file" in b)
     if all(files):
-        keys = ("bos",)
+        keys = ("bos", *TAKEN)
     unequal = [f"task.{k} {a.get(k)} and {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
     return unequal + ["a file of pairs and a built-in task"] * (files[0] != files[1])
 

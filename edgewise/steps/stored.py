@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..experiment.spec import ComputeSpec, Experiment, GraphSpec, ModelSpec
-from ..experiment.task import TaskSpec
+from ..experiment.task import TAKEN, TaskSpec
 from ..graphs.errors import FileFormatError, GraphMismatch, ModelNotFound, PromptError, UnknownName
 from ..graphs.files import CircuitFile
 from ..graphs.files.circuit import PROMPTS
@@ -145,7 +145,8 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
 def stored_task(file: CircuitFile) -> dict[str, Any]:
     """Return the arguments of `open_task` that make a circuit's prompt pairs again."""
     task = TaskSpec.of_circuit(file)
-    again = {"task": task.reference, "bos": task.bos, "examples": task.examples}
+    again: dict[str, Any] = {"task": task.reference, "bos": task.bos, "examples": task.examples}
+    again |= task.taken
     if task.file is not None:
         return again if task.seed is None else {**again, "seed": task.seed}
     return {**again, "seed": task.seed, "options": task.options}
@@ -158,7 +159,7 @@ def circuit_pairs(
 
     The pairs that the file holds are taken as they are. The task is made again if it holds none,
     if the model's tokenizer reads them otherwise, or if something is to be `changed`: more
-    `examples`, `seed`, `bos`. Of a reference to a model the tokenizer alone is read.
+    `examples`, `seed`, `bos`, `answers`. Of a reference to a model the tokenizer alone is read.
 
     Raises:
         PromptError, UnknownName: the task cannot be made again; says that the file named it.
@@ -211,7 +212,7 @@ def experiment_pairs(
     if file is not None:
         before = vars(TaskSpec.of_circuit(file))
         changed = {key: value for key, value in vars(task).items() if value != before[key]}
-        if set(changed) <= {"examples", "seed", "bos"}:
+        if set(changed) <= {"examples", "seed", "bos", *TAKEN}:
             pairs, notes = circuit_pairs(file, model, changed)
             for words in notes:
                 warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it

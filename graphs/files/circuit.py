@@ -95,6 +95,9 @@ class TaskBlock(TypedDict):
     seed: int | None
     file: NotRequired[str | None]
     bos: NotRequired[bool | None]
+    answers: NotRequired[str | None]
+    system: NotRequired[str | None]
+    continued: NotRequired[str | None]
     bos_prepended: NotRequired[bool | None]
     options: NotRequired[dict[str, object]]
     paths: NotRequired[Paths]

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
+from .answers import EITHER, WAYS, Sequences, with_answers
+from .chat import Chat
 from .content import Content
 from .json_fields import found, list_of, parse_object, text_of
 from .pairs import Pair, PromptPairs
@@ -49,18 +51,28 @@ def read_pairs(
     bos: bool | None = None,
     vocab_size: int | None = None,
     seed: int | None = None,
+    answers: str | None = None,
+    chat: Chat | None = None,
 ) -> PromptPairs:
     """Read prompt pairs from a file of any shape that is known.
 
     Text needs the model's tokenizer; `bos` forces a beginning-of-sequence token (True) or none
     (False), default what the tokenizer does. With `vocab_size`, ids must lie below it. `seed`
     (default 0) decides which pairs are formed of a file that holds none, but samples to form them
-    of. `origin["shape"]` of the pairs says what was understood. A PromptError lists what is at
-    fault, by line.
+    of. `answers`: how those of several tokens are taken, `first` or `whole`; default: they are
+    refused. `chat`: what stands around messages. `origin["shape"]` of the pairs says what was
+    understood. A PromptError lists what is at fault, by line.
     """
     path = Path(path)
-    context = RowContext(tokenizer, bos, vocab_size, seed or 0)
+    if answers is not None and answers not in WAYS:
+        raise unknown("way to take `answers`", answers, WAYS)
+    context = RowContext(tokenizer, bos, vocab_size, seed or 0, answers, chat or Chat())
     content, shape = read_shape(path)
+    if chat and not shape.chat:
+        raise PromptError(
+            f"'{path}' holds no chat, so that `system` and `continued`, which stand around "
+            "messages, mean nothing; leave them out, or write the prompts as messages."
+        )
     try:
         rows = shape.read(content, context)
     except WholeFile as error:
@@ -133,7 +145,7 @@ def _understood(
 
 def pairs_from_rows(rows: Sequence[object], vocab_size: int | None = None) -> PromptPairs:
     """Read prompt pairs that another file holds as token ids; see `pair_rows`."""
-    reader = _Reader(RowContext(vocab_size=vocab_size))
+    reader = _Reader(RowContext(vocab_size=vocab_size, answers="whole"))  # as they were written
     pairs = []
     for number, row in enumerate(rows, start=1):
         try:
@@ -219,10 +231,15 @@ class _Reader:
             (self._answer_texts if answers == "text" else self._answer_ids)(row, key, before)
             for key in keys[2:]
         )
-        pair = _pair((clean, corrupted), right, wrong, position, _group(row))
-        for key, ids in zip(_TEXT, (clean, corrupted, right, wrong), strict=True):
-            self._ids(key, list(ids or ()), empty=True)
-        return _with_spans(pair, row.get("spans"))
+        pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
+        found = with_answers(pair, right, wrong, self.context.answers, self._show)
+        every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))
+        for key, ids in zip(_TEXT, every, strict=True):
+            self._ids(key, list(ids), empty=True)
+        return found
+
+    def _show(self, ids: Sequence[int]) -> str:
+        return ", ".join(map(str, ids)) if self.tokens is None else _shown(self.tokens, ids)
 
     def _from_ids(self, row: Mapping[str, object]) -> Prompts:
         if self.context.bos is not None:
@@ -271,13 +288,34 @@ class _Reader:
             )
         return clean_ids, corrupted_ids
 
-    def _answer_texts(self, row: Mapping[str, object], key: str, before: str) -> tuple[int, ...]:
+    def _answer_texts(self, row: Mapping[str, object], key: str, before: str) -> Sequences:
         texts = list_of(key, row.get(key, []), str, "texts", empty=key == _TEXT[3])
-        tokens = self.context.tokens()
-        return tuple(_one_token(tokens, before, key, text) for text in texts)
+        return [self._answer_text(key, text, before) for text in texts]
 
-    def _answer_ids(self, row: Mapping[str, object], key: str, before: str) -> tuple[int, ...]:
-        return self._ids(key, row.get(key, []), empty=key == _IDS[3])
+    def _answer_text(self, key: str, text: str, before: str) -> tuple[int, ...]:
+        """Return the tokens of an answer or distractor behind a prompt; of one it is said which."""
+        tokens = self.context.tokens()
+        ids = tokens.answer(before, text)
+        if tokens.has_unknown(ids):
+            raise PromptError(
+                f"'{key}' holds {text!r}, which the tokenizer does not know; accepted: texts that "
+                "are of its vocabulary."
+            )
+        if not ids or (len(ids) > 1 and self.context.answers is None):
+            raise PromptError(
+                f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
+                "accepted: texts that are exactly one token, usually a word with its space "
+                f"before; or {EITHER}."
+            )
+        return ids
+
+    def _answer_ids(self, row: Mapping[str, object], key: str, before: str) -> Sequences:
+        given, empty = row.get(key, []), key == _IDS[3]
+        if not isinstance(given, list) or not any(isinstance(one, list) for one in given):
+            return [(one,) for one in self._ids(key, given, empty=empty)]
+        return [
+            self._ids(key, one if isinstance(one, list) else [one], empty=False) for one in given
+        ]
 
     def _note_start(self, *prompts: Sequence[int]) -> None:
         """Refuse prompts of which some begin with BOS and others do not."""
@@ -326,45 +364,17 @@ def _with_spans(pair: Pair, named: object) -> Pair:
     return replace(pair, spans=tuple(spans))
 
 
-def _one_token(tokens: Tokens, context: str, key: str, text: str) -> int:
-    """Return the one token of an answer or distractor behind a context."""
-    ids = tokens.answer(context, text)
-    if tokens.has_unknown(ids):
-        raise PromptError(
-            f"'{key}' holds {text!r}, which the tokenizer does not know; accepted: texts that "
-            "are one token of its vocabulary."
-        )
-    if len(ids) != 1:
-        raise PromptError(
-            f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
-            "accepted: texts that are exactly one token, usually a word with its space before."
-        )
-    return ids[0]
-
-
-def _pair(
-    prompts: Prompts,
-    answers: tuple[int, ...],
-    distractors: tuple[int, ...],
-    position: int | None,
-    group: str,
+def _prompts(
+    clean: tuple[int, ...], corrupted: tuple[int, ...] | None, position: int | None, group: str
 ) -> Pair:
-    """Build the pair; a token named twice would count twice, or against itself."""
-    clean, corrupted = prompts
-    for what, ids in (("answers", answers), ("distractors", distractors)):
-        if len(set(ids)) != len(ids):
-            raise PromptError(f"the {what} name the same token twice; accepted: distinct tokens.")
-    if set(answers) & set(distractors):
-        raise PromptError(
-            "a token is both answer and distractor; accepted: answers and distractors that differ."
-        )
+    """Build a pair without its answers."""
     last = -1 if position is None else position
     if not -len(clean) <= last < len(clean):
         raise PromptError(
             f"answer_position {last} lies outside the {len(clean)} tokens of the prompt; accepted: "
             f"{-len(clean)} to {len(clean) - 1}."
         )
-    return Pair(clean, corrupted, answers, distractors, last, group)
+    return Pair(clean, corrupted, clean[:1], answer_position=last, group=group)
 
 
 def _flat(sequences: Sequence[tuple[int, ...]]) -> list[int | list[int]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...graphs.errors import PromptError
+from .chat import Chat
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -23,12 +24,16 @@ class RowContext:
 
     `bos`: force a beginning-of-sequence token (True) or none (False). Ids lie below `vocab_size`.
     `seed`: decides which pairs are formed where a file holds none, but what they are formed from.
+    `answers`: how those of several tokens are taken (see `answers.py`); None: they are refused.
+    `chat`: what stands around the messages of chat.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
     bos: bool | None = None
     vocab_size: int | None = None
     seed: int = 0
+    answers: str | None = None
+    chat: Chat = field(default_factory=Chat)
     _tokens: Tokens | None = None
 
     @property
@@ -51,9 +56,10 @@ class RowContext:
         return self._tokens
 
     def fits(self, prompt: str, answer: str) -> bool:
-        """Tell whether an answer can stand behind a prompt: whether it is one known token."""
+        """Tell whether an answer can stand behind a prompt: one known token, or more if asked."""
         ids = self.tokens().answer(prompt, answer)
-        return len(ids) == 1 and not self.tokens().has_unknown(ids)
+        few = len(ids) == 1 or (self.answers is not None and len(ids) > 1)
+        return few and not self.tokens().has_unknown(ids)
 
     def prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of prompts, all at once."""

@@ -78,11 +78,16 @@ class Tokens:
         return self._single[text]
 
     def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
-        """Return the ids of an answer after a prompt, or alone where the two would merge."""
+        """Return the ids of an answer after a prompt, or alone where the two would merge.
+
+        An answer that is one token alone, but several after the prompt, is that one token.
+        """
         before, both = self.encode(prompt), self.encode(prompt + answer)
-        if len(both) == len(before) + 1 and both[:-1] == before:
-            return both[-1:]
-        return self._alone(answer)
+        after = both[len(before) :] if both[: len(before)] == before else ()
+        if len(after) == 1:
+            return after
+        alone = self._alone(answer)
+        return alone if len(alone) == 1 or not after else after
 
     def has_unknown(self, ids: Sequence[int]) -> bool:
         """Tell whether ids hold the token that stands for anything not in the vocabulary."""

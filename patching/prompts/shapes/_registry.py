@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from typing_extensions import TypedDict, Unpack
+
 from ....graphs.errors import PromptError
 from ..content import Content
 from ..row_context import RowContext
@@ -48,7 +50,7 @@ class Shape:
     """A registered shape: what it is, its keys and what they say, and an example of a file.
 
     `fits` tells whether a file is of the shape, by its keys; `draws`, whether its pairs are formed
-    from what stands in it, so that a seed decides which.
+    from what stands in it, so that a seed decides which; `chat`, whether it holds messages.
     """
 
     name: str
@@ -58,8 +60,16 @@ class Shape:
     example: str
     fits: Callable[[Content], bool]
     read: ReadShape
-    draws: bool
     order: int
+    draws: bool = False
+    chat: bool = False
+
+
+class About(TypedDict, total=False):
+    """What else a shape is; see `Shape`."""
+
+    draws: bool
+    chat: bool
 
 
 SHAPES: dict[str, Shape] = {}
@@ -72,18 +82,19 @@ def shape(
     keys: Mapping[str, str],
     example: tuple[str, str],
     fits: Callable[[Content], bool],
-    draws: bool = False,
     order: int = 0,
+    **about: Unpack[About],
 ) -> Callable[[ReadShape], ReadShape]:
     """Register a shape: what turns a file of it into rows. `example`: its ending and content.
 
-    Of several shapes that a file fits, the one of the lowest `order` is taken.
+    `about`: `draws` and `chat`, see `Shape`. Of several shapes that a file fits, the one of the
+    lowest `order` is taken.
     """
 
     def register(read: ReadShape) -> ReadShape:
         if name in SHAPES:
             raise ValueError(f"the shape '{name}' is registered twice")
-        SHAPES[name] = Shape(name, summary, dict(keys), *example, fits, read, draws, order)
+        SHAPES[name] = Shape(name, summary, dict(keys), *example, fits, read, order=order, **about)
         return read
 
     return register
