@@ -13,6 +13,9 @@
     examples = 32                     # default 64; of a file: all
     seed = 0                          # of a built-in task, as are its own options, or of samples
     bos = true                        # force a beginning-of-sequence token, or (false) none
+    answers = "first"                 # how those of several tokens are taken: this, or "whole"
+    system = "…"                      # of a file of chat: a system message before the others
+    continued = "…"                   # of a file of chat: how the assistant's answer begins
 
     [graph]                           # optional
     grouped_kv = false
