@@ -155,6 +155,9 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "seed": st.integers(0, 10**6),
         "bos": st.none() | st.booleans(),
         "options": st.fixed_dictionaries({"period": COUNTS, "length": COUNTS}),
+        "answers": st.sampled_from([None, "first", "whole"]),
+        "system": st.none() | NAMES,
+        "continued": st.none() | NAMES,
     },
     GraphSpec: {"grouped_kv": st.booleans(), "split_embedding": st.booleans()},
     Selection: {
@@ -213,6 +216,8 @@ def holding(part: type[Part], field: str, value: object) -> Part:
         needed["method"] = "refine"
     if field == "file":
         needed.pop("name")
+    if field in ("system", "continued"):
+        needed = {"file": "chat.jsonl"}
     return part(**{**needed, field: value})
 
 
