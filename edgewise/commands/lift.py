@@ -60,6 +60,7 @@ def _print(session: Session) -> None:
         ("family", lifted.family),
         ("shape", f"{graph.describe()}, width {lifted.d_model}"),
         ("computed in", f"{loaded.dtype} on {lifted.device}"),
+        ("unpacked from", loaded.dequantised),
         *lifted.variants.items(),
     )
     by_kind = [(show.kind(name), count) for name, count in graph.count_by_kind().items()]

@@ -38,8 +38,8 @@ class Norm:
         scale, y = self._own_scale, unit if self.offset else unit.to(x.dtype)
         if scale is not None:
             y = scaled(y, place(scale, x.device))
-        y = y.to(x.dtype) if self.offset else y
-        y = y if self.bias is None else y + place(self.bias, x.device)
+        y = y if self.bias is None else y.to(x.dtype) + place(self.bias, x.device)
+        y = y.to(x.dtype)  # some models keep their norms' weights in float32
         return y if self.factor == 1 else y * self.factor
 
     @property

@@ -1,6 +1,6 @@
 """Which class of transformers a configuration's model has, and what of it is read.
 
-As in transformers itself, `model_type` decides; the names under `architectures` are not looked at.
+As in transformers itself, `model_type` decides, and not the names under `architectures`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ def model_class(config: PretrainedConfig, name: str) -> Any:
     found = causal_classes().get(kind)
     if text is not config:
         found = multimodal_classes().get(kind, found)
-    made = getattr(transformers, found or "", None)
+    made = getattr(transformers, found or multimodal_classes().get(kind) or "", None)
+    for other in () if made else getattr(config, "architectures", None) or ():
+        named = getattr(transformers, other, None)  # of a type that no list of transformers has
+        if other.endswith("ForCausalLM") and getattr(named, "config_class", 0) is type(config):
+            made = named
     if made is None:
         raise ModelNotFound(
             f"'{name}' is of type '{kind}', for which transformers has no class with a "

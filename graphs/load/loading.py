@@ -151,15 +151,17 @@ def load(
     device = resolve_device(device)
     name, adapter = os.fspath(reference), None
     source = find(name, revision=revision, allow_pickle=allow_pickle, progress=progress)
-    if source.form is Form.ADAPTER:
-        base = _find_base(source, allow_pickle, progress)
-        whole, packed = _read(base, "float32", allow_pickle, whole=True)
-        model = merge(whole, source.path, base.name)
-        adapter = describe_adapter(source.path, base.name, base.revision)
-    else:
-        base = source
-        model, packed = _read(source, dtype, allow_pickle)
-    model = _place(model, dtype, device)
+    import torch
+
+    base = _find_base(source, allow_pickle, progress) if source.form is Form.ADAPTER else source
+    with torch.inference_mode(False):  # weights made in it let no gradient through
+        if base is source:
+            model, packed = _read(source, dtype, allow_pickle)
+        else:
+            whole, packed = _read(base, "float32", allow_pickle, whole=True)
+            model = merge(whole, source.path, base.name)
+            adapter = describe_adapter(source.path, base.name, base.revision)
+        model = _place(model, dtype, device)
     model = text_body(model) or model
     tokenizer_source = source if has_tokenizer(source.path) else base
     origin = (source.name, source.revision, source.path)
@@ -383,8 +385,10 @@ def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(kind)
         model.config.dtype = kind
-    if dtype == "float64" and hasattr(text_settings(model.config), "num_experts_per_tok"):
-        model.set_experts_implementation("eager")  # the default, a grouped product, has no float64
+    # the product grouped by experts has no float64, and rows of whole 16 bytes only
+    stacked = [parameter for parameter in model.parameters() if parameter.dim() == 3]
+    if any(p.dtype == torch.float64 or p.shape[-1] * p.itemsize % 16 for p in stacked):
+        model.set_experts_implementation("eager")
     if device != "cpu":
         model = model.to(device)
     return model.eval().requires_grad_(False)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFound
+from .references import read_json
 from .sizes import Stored
 
 if TYPE_CHECKING:
@@ -134,17 +135,25 @@ def forget(config: Any) -> None:
 
 
 def read_all(path: Path, *, pickle: bool) -> dict[str, Tensor]:
-    """Read the tensors of a directory's weight files."""
+    """Read the tensors of a directory's weight files, those that its index names if it has one."""
     import torch
     from safetensors.torch import load_file
 
     found: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
+    for file in _files(path, "model.safetensors"):
         found |= load_file(file)
     if not found and pickle:
-        for file in sorted(path.glob("*.bin")):
+        for file in _files(path, "pytorch_model.bin"):
             found |= torch.load(file, map_location="cpu", weights_only=True)
     return found
+
+
+def _files(path: Path, name: str) -> list[Path]:
+    if (path / name).is_file():
+        return [path / name]
+    index = path / f"{name}.index.json"
+    names = read_json(index).get("weight_map") if index.is_file() else {}
+    return [path / one for one in sorted({*names.values()})] if isinstance(names, dict) else []
 
 
 def unpacked(tensors: Tensors, settings: Settings, where: object) -> Iterator[tuple[str, Tensor]]:

@@ -96,6 +96,13 @@ def test_the_tokenizer_is_read_only_when_used(saved: Path, monkeypatch: pytest.M
     assert load_tokenizer(str(saved))("a").input_ids == [1]
 
 
+def test_what_is_loaded_in_inference_mode_lets_gradients_through(saved: Path) -> None:
+    with torch.inference_mode():
+        model = load(str(saved)).model
+    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+    certify(describe(model)).require()
+
+
 def test_loading_writes_nothing_to_the_terminal(
     saved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

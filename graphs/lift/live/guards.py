@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -159,17 +160,24 @@ def check_types(model: Any, dtype: torch.dtype, apart: Iterable[Tensor] = ()) ->
 
     `apart`: weights of parts that run the model's own modules, whatever their types.
     """
+    whole = model.whole if isinstance(model, TextBody) else model
     kept = {
-        *(getattr(model, "_keep_in_fp32_modules", None) or ()),
-        *(getattr(model, "_keep_in_fp32_modules_strict", None) or ()),
+        *(getattr(whole, "_keep_in_fp32_modules", None) or ()),
+        *(getattr(whole, "_keep_in_fp32_modules_strict", None) or ()),
     }
+    wide = re.compile("|".join(rf"(^|\.){re.escape(name)}(\.|$)" for name in kept) or "$.")
     own = {tensor.untyped_storage().data_ptr() for tensor in apart}
+    built = _built(whole, dtype).types
     at = {
         name: parameter.dtype
-        for name, parameter in model.named_parameters()
-        if parameter.dtype != dtype
+        for path, module in around(model)
+        for leaf, parameter in module._parameters.items()
+        if parameter is not None
+        and (name := f"{path}.{leaf}" if path else leaf)
+        and parameter.dtype not in (dtype, built.get(name))
         and parameter.untyped_storage().data_ptr() not in own
-        and not kept & set(name.split("."))
+        and not (parameter.dtype == torch.float32 and wide.search(name))
+        and (whole is model or model.inside(path))
     }
     if at:
         raise UnsupportedModel(
@@ -188,7 +196,7 @@ def check_built(model: Any) -> None:
     So a packed, cast, adapted or left out part is named, whatever its class would compute.
     """
     whole = model.whole if isinstance(model, TextBody) else model
-    expected, at = _built(whole), list[str]()
+    expected, at = _built(whole).kinds, list[str]()
     for path, module in around(model):
         kind = expected.get(path) if path else None
         if kind is None or _runs_as(module, kind) or any(path.startswith(f"{n}.") for n in at):
@@ -215,32 +223,48 @@ def _runs_as(module: Module, kind: type[Module]) -> bool:
     return issubclass(own, kind) and same and not hasattr(module, "parametrizations")
 
 
-def _built(model: Any) -> dict[str, type[Module]]:
-    """Return the class of every module that a model's class builds by its config, by path."""
-    config, kind = model.config, type(model)
-    if not kind.__module__.startswith("transformers."):
-        return {}
-    settings = repr((config.to_dict(), getattr(config, "_attn_implementation", None)))
-    return _built_by(_Config(kind, config, settings))
+@dataclass(frozen=True)
+class _Built:
+    """What a model's class builds by a config: the class of every module, by path, and types."""
+
+    kinds: dict[str, type[Module]]
+    types: dict[str, torch.dtype]
 
 
 @dataclass(frozen=True)
 class _Config:
-    """A model's class and a config for it, which its settings tell from others."""
+    """A model's class, a config for it, which its settings tell from others, and its type."""
 
     kind: Any
     config: Any = field(compare=False)
     settings: str
+    dtype: torch.dtype
+
+
+def _built(model: Any, dtype: torch.dtype | None = None) -> _Built:
+    """Build a model of the same class and config, in its usual type or another, without memory."""
+    config, kind = model.config, type(model)
+    if not kind.__module__.startswith("transformers."):
+        return _Built({}, {})
+    settings = repr((config.to_dict(), getattr(config, "_attn_implementation", None)))
+    return _built_by(_Config(kind, config, settings, dtype or torch.float32))
 
 
 @functools.lru_cache(maxsize=64)
-def _built_by(asked: _Config) -> dict[str, type[Module]]:
+def _built_by(asked: _Config) -> _Built:
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(asked.dtype)
     try:
-        with torch.device("meta"):  # of classes only, without memory
+        with torch.device("meta"):
             built = asked.kind(copy.deepcopy(asked.config))
     except Exception:  # a config that was edited after the model was built
-        return {}
-    return {name: type(module) for name, module in built.named_modules()}
+        return _Built({}, {})
+    finally:
+        torch.set_default_dtype(usual)
+    return _Built(
+        {name: type(module) for name, module in built.named_modules()},
+        {name: parameter.dtype for name, parameter in built.named_parameters()},
+    )
 
 
 # -- what goes wrong all the same ----------------------------------------------------------------
