@@ -157,7 +157,7 @@ def steps(graph: ComputationGraph, ports_first: bool) -> list[Step]:
         rows = [i for i, port in enumerate(graph.ports) if port.node.layer == layer][::-1]
         attention = [row for row in rows if graph.ports[row].letter in LETTERS]
         found += [single[row] for row in rows if row not in attention]
-        if ports_first:
+        if ports_first and attention:
             found.append(Step(tuple(attention), f"ports of layer {layer}", whole=True))
         found += [single[row] for row in attention]
     return found

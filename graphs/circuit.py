@@ -166,8 +166,8 @@ class Circuit:
 
 
 _ORDER = (
-    Kind.TOK, Kind.POS, Kind.EMBED, Kind.KV, Kind.HEAD, Kind.POST, Kind.MLP, Kind.EXPERT,
-    Kind.SHARED,
+    Kind.TOK, Kind.POS, Kind.EMBED, Kind.KV, Kind.HEAD, Kind.MIXER, Kind.POST, Kind.MLP,
+    Kind.EXPERT, Kind.SHARED,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ A graph is only a shape. A mask over its edges is a bool matrix [ports, senders]
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -14,6 +15,9 @@ import numpy as np
 from .bitsets import booleans, integers
 from .errors import GraphMismatch
 from .names import LETTERS, Edge, Kind, Node, Port
+
+HEADS, WHOLE, NONE = "heads", "whole", "none"
+"""What mixes tokens in a layer: attention by head, one node `s{l}`, or nothing."""
 
 MOST_CELLS = 10**9
 """Most places of a mask [ports, senders], a byte each: Llama-3.1-405B's has 0.8 billion."""
@@ -34,6 +38,9 @@ class ComputationGraph:
         experts: for each layer how many experts it has, 0 where it has a plain MLP; empty if no
             layer has experts. They are senders of their own and read one port, `m{l}`.
         shared_experts: layers with experts have a shared one too, another sender.
+        mixers: for each layer what mixes tokens in it: `heads`, `whole` (one node, `s{l}`, in
+            their place), or `none`; empty if all layers have heads.
+        without_mlp: the layers that have no MLP, and so no `m{l}`.
 
     >>> graph = ComputationGraph(layers=12, heads=12)
     >>> graph.edge_count
@@ -49,16 +56,27 @@ class ComputationGraph:
     split_embedding: bool = False
     experts: tuple[int, ...] = ()
     shared_experts: bool = False
+    mixers: tuple[str, ...] = ()
+    without_mlp: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kv_heads:
             object.__setattr__(self, "kv_heads", self.heads)
         object.__setattr__(self, "experts", tuple(self.experts) if any(self.experts) else ())
-        if self.layers < 1 or self.heads < 1 or self.heads % self.kv_heads:
+        usual = set(self.mixers) <= {HEADS}
+        object.__setattr__(self, "mixers", () if usual else tuple(self.mixers))
+        object.__setattr__(self, "without_mlp", tuple(self.without_mlp))
+        if self.mixers and HEADS not in self.mixers:
+            if (self.heads, self.kv_heads) != (0, 0):
+                raise GraphMismatch(
+                    f"no layer of the graph has heads, but it states {self.heads}; accepted: 0."
+                )
+        elif self.layers < 1 or self.heads < 1 or self.heads % self.kv_heads:
             raise GraphMismatch(
                 f"no graph has {self.layers} layers, {self.heads} heads and {self.kv_heads} "
                 "key/value heads; accepted: at least one of each, heads a multiple of kv_heads."
             )
+        self._check_parts()
         if self.experts and (len(self.experts) != self.layers or min(self.experts) < 0):
             raise GraphMismatch(
                 f"no graph of {self.layers} layers has experts {list(self.experts)}; accepted: a "
@@ -73,17 +91,55 @@ class ComputationGraph:
                 f"can hold; accepted: {MOST_CELLS} pairs of them."
             )
 
+    def _check_parts(self) -> None:
+        """Refuse lists of layers' parts that do not fit the number of layers, or each other."""
+        known = {HEADS, WHOLE, NONE}
+        if self.mixers and (len(self.mixers) != self.layers or set(self.mixers) - known):
+            raise GraphMismatch(
+                f"no graph of {self.layers} layers has mixers {list(self.mixers)}; accepted: one "
+                f"of {HEADS}, {WHOLE} and {NONE} for each layer."
+            )
+        if list(self.without_mlp) != sorted(set(self.without_mlp) & set(range(self.layers))):
+            raise GraphMismatch(
+                f"no graph of {self.layers} layers lacks the MLPs of layers "
+                f"{list(self.without_mlp)}; accepted: layers from 0 up, in order, each once."
+            )
+        if both := [i for i in self.without_mlp if self.experts and self.experts[i]]:
+            raise GraphMismatch(f"layer {both[0]} of the graph has experts, and no MLP.")
+
     @property
     def size(self) -> tuple[int, int]:
         """Count the ports and senders, a mask's shape, without listing them.
 
         >>> ComputationGraph(2, 2, 1, post_norm=True, experts=(0, 3), shared_experts=True).size
         (17, 12)
+        >>> ComputationGraph(2, 2, mixers=("whole", "heads"), without_mlp=(0,)).size
+        (9, 5)
         """
         attention = self.heads + 2 * (self.kv_heads if self.grouped_kv else self.heads)
-        ports = self.layers * (attention + self.post_norm + 1) + 1
+        apart = self.mixers.count(HEADS) if self.mixers else self.layers
+        whole, rest = self.mixers.count(WHOLE), self.layers - len(self.without_mlp)
+        ports = apart * (attention + self.post_norm) + whole + rest + 1
         mlps = sum(n + self.shared_experts if n else 1 for n in self.experts) or self.layers
-        return ports, 1 + self.split_embedding + self.layers * (self.heads + self.post_norm) + mlps
+        mlps -= len(self.without_mlp)
+        heads = apart * (self.heads + self.post_norm)
+        return ports, 1 + self.split_embedding + heads + whole + mlps
+
+    def mixer(self, layer: int) -> str:
+        """Tell what mixes tokens in a layer: `heads`, `whole` or `none`."""
+        return self.mixers[layer] if layer < len(self.mixers) else HEADS
+
+    def heads_of(self, layer: int) -> int:
+        """Count the heads of a layer: 0 where it has another mixer, or none."""
+        return self.heads if self.mixer(layer) == HEADS else 0
+
+    def has_post(self, layer: int) -> bool:
+        """Tell whether a layer has the node `o{l}`."""
+        return self.post_norm and self.mixer(layer) == HEADS
+
+    def has_mlp(self, layer: int) -> bool:
+        """Tell whether a layer has the port `m{l}`."""
+        return layer not in self.without_mlp
 
     # -- senders and ports ------------------------------------------------------------------
 
@@ -92,14 +148,22 @@ class ComputationGraph:
         """List the senders in topological order."""
         found = [Node(Kind.TOK), Node(Kind.POS)] if self.split_embedding else [Node(Kind.EMBED)]
         for layer in range(self.layers):
-            found += [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
-            if self.post_norm:
+            found += self.mixer_nodes(layer)
+            if self.has_post(layer):
                 found.append(Node(Kind.POST, layer))
             found += self.mlp_nodes(layer)
         return tuple(found)
 
+    def mixer_nodes(self, layer: int) -> list[Node]:
+        """List the senders that mix tokens in a layer: its heads, or its whole mixer, or none."""
+        if self.mixer(layer) == WHOLE:
+            return [Node(Kind.MIXER, layer)]
+        return [Node(Kind.HEAD, layer, head) for head in range(self.heads_of(layer))]
+
     def mlp_nodes(self, layer: int) -> list[Node]:
         """List the senders that compute from a layer's port `m{l}`: its MLP, or its experts."""
+        if not self.has_mlp(layer):
+            return []
         if not self.experts or not self.experts[layer]:
             return [Node(Kind.MLP, layer)]
         found = [Node(Kind.EXPERT, layer, expert) for expert in range(self.experts[layer])]
@@ -108,35 +172,47 @@ class ComputationGraph:
     @cached_property
     def mlp_columns(self) -> tuple[range, ...]:
         """Tell, for each layer, the columns of the senders that compute from its port `m{l}`."""
-        layers = [self.mlp_nodes(layer) for layer in range(self.layers)]
-        firsts = [self.sender_index[nodes[0]] for nodes in layers]
-        return tuple(range(i, i + len(nodes)) for i, nodes in zip(firsts, layers, strict=True))
+        found = []
+        for layer in range(self.layers):
+            first = self.first_heads[layer] + len(self.mixer_nodes(layer)) + self.has_post(layer)
+            found.append(range(first, first + len(self.mlp_nodes(layer))))
+        return tuple(found)
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
-        """List the ports in topological order: per layer q, k, v of all heads, (o), m; logits."""
+        """List the ports in topological order: per layer q, k, v of all heads, (o), m; logits.
+
+        A whole mixer has `s` in the heads' place; what a layer has not is left out.
+        """
         found = []
         for layer in range(self.layers):
             for letter in LETTERS:
                 found += [Port(node, letter) for node in self.attention_owners(layer, letter)]
-            if self.post_norm:
+            if self.mixer(layer) == WHOLE:
+                found.append(Port(Node(Kind.MIXER, layer)))
+            if self.has_post(layer):
                 found.append(Port(Node(Kind.POST, layer)))
-            found.append(Port(Node(Kind.MLP, layer)))
+            if self.has_mlp(layer):
+                found.append(Port(Node(Kind.MLP, layer)))
         return (*found, Port(Node(Kind.LOGITS)))
 
     def attention_owners(self, layer: int, letter: str) -> list[Node]:
         """List the owners of one layer's ports of one letter."""
-        if self.grouped_kv and letter != "q":
+        heads = self.heads_of(layer)
+        if self.grouped_kv and letter != "q" and heads:
             return [Node(Kind.KV, layer, group) for group in range(self.kv_heads)]
-        return [Node(Kind.HEAD, layer, head) for head in range(self.heads)]
+        return [Node(Kind.HEAD, layer, head) for head in range(heads)]
 
     @cached_property
     def attention_rows(self) -> tuple[dict[str, tuple[int, ...]], ...]:
-        """Tell, for each layer and letter, the row of the port that each query head reads."""
+        """Tell, for each layer and letter, the row of the port that each query head reads.
+
+        Layers without heads have no letters.
+        """
         found = []
         for layer in range(self.layers):
             rows: dict[str, tuple[int, ...]] = {}
-            for letter in LETTERS:
+            for letter in LETTERS if self.heads_of(layer) else ():
                 owners = self.attention_owners(layer, letter)
                 first, share = self.port_index[Port(owners[0], letter)], self.heads // len(owners)
                 rows[letter] = tuple(first + head // share for head in range(self.heads))
@@ -145,8 +221,22 @@ class ComputationGraph:
 
     @cached_property
     def first_heads(self) -> tuple[int, ...]:
-        """Return the column of each layer's first head."""
-        return tuple(self.sender_index[Node(Kind.HEAD, layer, 0)] for layer in range(self.layers))
+        """Return the column of each layer's first head, or of what would stand behind it."""
+        found, at = [], 1 + self.split_embedding
+        for layer in range(self.layers):
+            found.append(at)
+            at += len(self.mixer_nodes(layer)) + self.has_post(layer) + len(self.mlp_nodes(layer))
+        return tuple(found)
+
+    @cached_property
+    def part_rows(self) -> tuple[tuple[int, ...], ...]:
+        """List, for each layer, the rows of its ports of whole parts: those of `s`, `o` and `m`."""
+        kinds = (Kind.MIXER, Kind.POST, Kind.MLP)
+        found: list[list[int]] = [[] for _ in range(self.layers)]
+        for row, port in enumerate(self.ports):
+            if port.node.kind in kinds and port.node.layer is not None:
+                found[port.node.layer].append(row)
+        return tuple(map(tuple, found))
 
     @cached_property
     def sender_index(self) -> dict[Node, int]:
@@ -166,7 +256,7 @@ class ComputationGraph:
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
         """List, for each port, the senders that compute from it (none for `logits`)."""
-        share = self.heads // self.kv_heads
+        share = self.heads // max(1, self.kv_heads)
         found: list[tuple[int, ...]] = []
         for port in self.ports:
             node = port.node
@@ -218,6 +308,7 @@ class ComputationGraph:
             missing = f"port {edge.port}" if row is None else f"sender {edge.sender}"
             if row is not None and edge.sender.kind is Kind.MLP and self.experts:
                 missing += " (where a layer has experts, they are its senders)"
+            missing += self._why_missing(edge.port.node if row is None else edge.sender)
             raise GraphMismatch(
                 f"edge {edge}: the graph has no {missing}; it has {self.describe()}."
             )
@@ -228,12 +319,26 @@ class ComputationGraph:
             )
         return row, column
 
+    def _why_missing(self, node: Node) -> str:
+        """Say, for a node that another kind of layer would have, what its layer has."""
+        layer = node.layer
+        if layer is None or layer >= self.layers:
+            return ""
+        if node.kind is Kind.MLP and not self.has_mlp(layer):
+            return f" (layer {layer} has no MLP)"
+        kind = {WHOLE: f"its token mixer is one node, s{layer}", NONE: "it mixes no tokens"}
+        if node.kind in (Kind.HEAD, Kind.KV, Kind.POST) and self.mixer(layer) in kind:
+            return f" (layer {layer} has no heads: {kind[self.mixer(layer)]})"
+        if node.kind is Kind.MIXER and self.mixer(layer) == HEADS:
+            return f" (layer {layer} has heads, a{layer}.h0 and so on)"
+        return ""
+
     def edge_at(self, row: int, column: int) -> Edge:
         """Name the edge at a place of a mask."""
         return Edge(self.senders[column], self.ports[row])
 
     def count_by_kind(self, mask: np.ndarray | None = None) -> dict[str, int]:
-        """Count edges by the kind of port they end in (q, k, v, post, mlp, logits)."""
+        """Count edges by the kind of port they end in (q, k, v, mixer, post, mlp, logits)."""
         per_port = (self.reads if mask is None else mask).sum(axis=1)
         counts: Counter[str] = Counter()
         for port, number in zip(self.ports, per_port, strict=True):
@@ -255,12 +360,19 @@ class ComputationGraph:
 
     def describe(self) -> str:
         """Say the shape in one line."""
-        words = [f"{self.layers} layers", f"{self.heads} heads", f"{self.kv_heads} key/value heads"]
+        words = [f"{self.layers} layers"]
+        if self.heads:
+            words += [f"{self.heads} heads", f"{self.kv_heads} key/value heads"]
         flags = ("parallel", "post_norm", "grouped_kv", "split_embedding")
         words += [name for name in flags if getattr(self, name)]
         if self.experts:
             shared = " and a shared one" if self.shared_experts else ""
             words.append(f"{_counts(self.experts)} experts{shared}")
+        for kind, what in ((WHOLE, "token mixers taken whole"), (NONE, "no token mixer")):
+            if layers := [i for i, mixer in enumerate(self.mixers) if mixer == kind]:
+                words.append(f"{what} in {_layers(layers, self.layers)}")
+        if self.without_mlp:
+            words.append(f"no MLP in {_layers(self.without_mlp, self.layers)}")
         return ", ".join(words)
 
     def differences(self, other: ComputationGraph) -> list[str]:
@@ -272,8 +384,22 @@ class ComputationGraph:
         ]
 
 
-_STEP = {Kind.HEAD: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2}
+_STEP = {Kind.HEAD: 0, Kind.MIXER: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2}
 """In which of the three steps of a layer a node writes."""
+
+
+def _layers(some: Sequence[int], every: int) -> str:
+    """Name some of the layers, runs of them by their ends.
+
+    >>> _layers((0, 1), 2), _layers((0, 1, 2, 5), 6), _layers((3,), 6)
+    ('all layers', 'layers 0-2, 5', 'layer 3')
+    """
+    if len(some) == every:
+        return "all layers" if every > 1 else "layer 0"
+    starts = [i for i in some if i - 1 not in some]
+    ends = [i for i in some if i + 1 not in some]
+    runs = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    return f"layer{'s' * (len(some) > 1)} {', '.join(runs)}"
 
 
 def _counts(numbers: tuple[int, ...]) -> str:

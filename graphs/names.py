@@ -5,6 +5,7 @@
 | `embed`, `tok`, `pos` | what the embedding writes (whole, or its two parts) |
 | `a5.h1` | head 1 of layer 5 |
 | `a5.kv0` | key/value head 0 of layer 5 (graphs with grouped key/values) |
+| `s5` | token mixer of layer 5 taken whole, where it is no attention that is read by head |
 | `o5` | post-attention norm of layer 5 (models that have one) |
 | `m5` | MLP of layer 5; where the layer has experts, only a port: what its router and they read |
 | `m5.e2`, `m5.shared` | expert 2, and the shared expert, of layer 5: what each writes |
@@ -31,6 +32,7 @@ class Kind(str, Enum):
     POS = "pos"
     HEAD = "head"
     KV = "kv"
+    MIXER = "mixer"
     POST = "post"
     MLP = "mlp"
     EXPERT = "expert"
@@ -39,10 +41,10 @@ class Kind(str, Enum):
 
 
 KIND_WORDS = {
-    "q": "query", "k": "key", "v": "value", "post": "post-attention norm", "mlp": "MLP",
-    "logits": "logits", "embed": "embedding", "tok": "token embedding",
-    "pos": "position embedding", "head": "attention head", "kv": "key/value head",
-    "expert": "expert", "shared": "shared expert",
+    "q": "query", "k": "key", "v": "value", "mixer": "token mixer",
+    "post": "post-attention norm", "mlp": "MLP", "logits": "logits",
+    "embed": "embedding", "tok": "token embedding", "pos": "position embedding",
+    "head": "attention head", "kv": "key/value head", "expert": "expert", "shared": "shared expert",
 }  # fmt: skip
 """Words for the kinds of edges (by the port they end in) and of nodes."""
 
@@ -52,6 +54,7 @@ LETTERS = ("q", "k", "v")
 _FORMS = {
     Kind.HEAD: "a{}.h{}",
     Kind.KV: "a{}.kv{}",
+    Kind.MIXER: "s{}",
     Kind.POST: "o{}",
     Kind.MLP: "m{}",
     Kind.EXPERT: "m{}.e{}",
@@ -66,8 +69,8 @@ _PATTERNS = {
 _PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
 _BARE = ("embed", "tok", "pos", "logits")
 _NODE_FORMS = (
-    "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, o{layer}, m{layer}, "
-    "m{layer}.e{expert}, m{layer}.shared"
+    "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, s{layer}, o{layer}, "
+    "m{layer}, m{layer}.e{expert}, m{layer}.shared"
 )
 
 
@@ -143,7 +146,7 @@ class Port:
 
     @property
     def kind(self) -> str:
-        """Return the kind of edges that end here: q, k, v, mlp, post or logits."""
+        """Return the kind of edges that end here: q, k, v, mixer, mlp, post or logits."""
         return self.letter or self.node.kind.value
 
     def __str__(self) -> str:

@@ -116,6 +116,10 @@ def _expand(step: str, graph: ComputationGraph, *, first: bool) -> list[str]:
         return [step]
     layer, letter = int(match[1]), match[2]
     owners = graph.attention_owners(layer, "q" if first else letter or "q")
+    if not owners:
+        raise GraphMismatch(
+            f"layer {layer} has no heads for '{step}'; the graph has {graph.describe()}."
+        )
     return [f"{owner}<{letter}>" if letter else str(owner) for owner in owners]
 
 

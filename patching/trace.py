@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..graphs.lift.attention import project as project_by
 from ..graphs.lift.devices import place
-from ..graphs.lift.lifted import AttentionContext, Block, LiftedModel
+from ..graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Values:
     """What each sender writes.
 
     `sources`: [sources, B, T, D]; `z`: per layer [B, T, H, K], the heads' mixtures before the
-    output projection (which makes their outputs); `mlp`: per layer [n, B, T, D], of the MLP (n is
-    1) or of each expert; `post`, in post-norm models, what `o{l}` writes: per layer [B, T, D].
+    output projection (which makes their outputs), or what a mixer taken whole writes,
+    [B, T, 1, D], or nothing, [B, T, 0, 1]; `mlp`: per layer [n, B, T, D], of the MLP (n is 1), of
+    each expert, or of none; `post`, in post-norm models, what `o{l}` writes: per layer [B, T, D],
+    or nothing, [B, T, 0].
     """
 
     sources: Tensor
@@ -87,7 +89,7 @@ class Trace:
             summed = place(sum_heads(block, values.z[layer]), stream.device)
             if graph.post_norm:
                 post.append(summed)
-                summed = values.post[layer]
+                summed = values.post[layer] if graph.has_post(layer) else summed
             middle = stream + summed
             mlp.append(stream if graph.parallel else middle)
             stream = middle + together(values.mlp[layer])
@@ -100,7 +102,12 @@ def together(writes: Tensor) -> Tensor:
 
 
 def sum_heads(block: Block, z: Tensor) -> Tensor:
-    """Add up the heads' outputs and the projection's bias, [..., D]."""
+    """Add up the heads' outputs and the projection's bias, [..., D]; of a mixer, what it writes.
+
+    Where the layer has none, [..., 1], zero.
+    """
+    if not isinstance(block.attention, Attention):
+        return z.squeeze(-2) if block.attention is not None else z.sum(-2)
     out = block.attention.merge(z)
     constant = block.attention.constant
     return out if constant is None else out + constant
@@ -109,20 +116,20 @@ def sum_heads(block: Block, z: Tensor) -> Tensor:
 def project(block: Block, letter: str, normed: Tensor) -> Tensor:
     """Project normed [..., D], with a norm of all heads together: [..., H, K], or [..., G, K]."""
     out = project_only(block, letter, normed)
-    norm = block.attention.norm_of_all(letter)
+    norm = block.by_head.norm_of_all(letter)
     return out if norm is None else norm(out.flatten(-2)).view_as(out)
 
 
 def project_only(block: Block, letter: str, normed: Tensor) -> Tensor:
     """Do the same without any norm."""
-    return _projected(block, letter, normed, *block.attention.projection(letter))
+    return _projected(block, letter, normed, *block.by_head.projection(letter))
 
 
 def _projected(
     block: Block, letter: str, normed: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Project normed [..., D] by the weight and bias of some heads."""
-    latent = block.attention.latent(letter)
+    latent = block.by_head.latent(letter)
     if latent is not None:
         return latent.project(normed, weight, bias)
     return project_by(normed, weight, bias)
@@ -132,10 +139,10 @@ def project_heads(
     block: Block, letter: str, normed: Tensor, heads: Sequence[int]
 ) -> tuple[Tensor, list[int]]:
     """Project normed [..., D] for some query heads: [..., g, K], and each head's place in it."""
-    group = 1 if letter == "q" else block.attention.group_size
-    if block.attention.norm_of_all(letter) is not None:
+    group = 1 if letter == "q" else block.by_head.group_size
+    if block.by_head.norm_of_all(letter) is not None:
         return project(block, letter, normed), [head // group for head in heads]
-    weight, bias = block.attention.projection(letter)
+    weight, bias = block.by_head.projection(letter)
     groups = sorted({head // group for head in heads})
     if groups[-1] - groups[0] < len(groups):  # views, no copies
         at = slice(groups[0], groups[-1] + 1)
@@ -148,7 +155,7 @@ def project_heads(
 
 def repeat_kv(block: Block, x: Tensor) -> Tensor:
     """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
-    size = block.attention.group_size
+    size = block.by_head.group_size
     return x if size == 1 else x.repeat_interleave(size, -2)
 
 
@@ -159,8 +166,8 @@ def past_of(
     if past is None:
         return None
     keys, values = past[layer]
-    chosen = range(block.attention.heads) if heads is None else heads
-    groups = [head // block.attention.group_size for head in chosen]
+    chosen = range(block.by_head.heads) if heads is None else heads
+    groups = [head // block.by_head.group_size for head in chosen]
     whole = groups == list(range(keys.shape[-2]))
     return past[layer] if whole else (keys[..., groups, :], values[..., groups, :])
 
@@ -182,19 +189,32 @@ def run_plain(
     stream = sources.sum(0)
     zs, writes, posts = [], [], []
     for layer, block in enumerate(model.blocks):
-        q, k, v = project_all(block, stream)
-        before = past_of(block, layer, past)
-        z = block.attention.mix(q, repeat_kv(block, k), repeat_kv(block, v), context, before)
+        z = run_mixer(block, layer, stream, context, past)
         summed = place(sum_heads(block, z), stream.device)
-        if model.graph.post_norm:
+        if model.graph.has_post(layer):
             summed = block.write_post(summed)
             posts.append(summed)
+        elif model.graph.post_norm:
+            posts.append(stream[..., :0])
         middle = stream + summed
         write = block.writes(stream if model.graph.parallel else middle)
         stream = middle + together(write)
         zs.append(z)
         writes.append(write)
     return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts)))
+
+
+def run_mixer(
+    block: Block, layer: int, stream: Tensor, context: AttentionContext, past: Past | None = None
+) -> Tensor:
+    """Return what mixes the tokens of a stream [B, T, D] in one layer: see `Values.z`."""
+    if block.attention is None:
+        return stream.new_zeros(*stream.shape[:-1], 0, 1)
+    if not isinstance(block.attention, Attention):
+        return block.write_whole(stream, context).unsqueeze(-2)
+    q, k, v = project_all(block, stream)
+    before = past_of(block, layer, past)
+    return block.attention.mix(q, repeat_kv(block, k), repeat_kv(block, v), context, before)
 
 
 def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,13 +228,16 @@ def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
     normed = block.read(stream)
     context = context.on(normed.device)
     q = project(block, "q", context.queries(normed))
-    return block.attention.pattern(q, repeat_kv(block, project(block, "k", normed)), context)
+    return block.by_head.pattern(q, repeat_kv(block, project(block, "k", normed)), context)
 
 
 def split(run: Trace, start: int) -> tuple[Trace, Past]:
     """Cut a run over all positions into the keys and values before a window, and the window."""
     past = []
     for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
+        if block.attention is None:
+            past.append((stream[:, :0], stream[:, :0]))
+            continue
         normed = block.read(stream[:, :start])
         past.append((project(block, "k", normed), project(block, "v", normed)))
     return Trace(run.model, run.values.map(lambda x: x[:, start:].clone())), tuple(past)

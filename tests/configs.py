@@ -45,6 +45,7 @@ from tests.configs_copies import COPIES, COPIES_IN_FULL
 from tests.configs_experts import EXPERT_CONFIGS
 from tests.configs_sparse import EVERY_SPARSE, SPARSE
 from tests.configs_text_bodies import TEXT_BODIES
+from tests.configs_whole import WHOLE_CONFIGS
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
 from tests.shapes import GEMMA, GPT2, GPT_NEO, LLAMA, LLAMA3, NEOX, OPT, PADDED, YARN
@@ -251,3 +252,6 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 EVERY = {**CONFIGS, **COPIES, **EVERY_SPARSE, **TEXT_BODIES}
 """Also the near copies and text bodies, of which little new can be learnt by what takes long."""
+
+ALL = {**EVERY, **WHOLE_CONFIGS}
+"""Also those with parts that are taken whole, which have no heads there."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgewise.graphs.graph import WHOLE
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Kind
@@ -17,7 +18,8 @@ from edgewise.patching.ablations.registry import ablations, get_ablation
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
-from tests.configs import CONFIGS, EVERY
+from tests.configs import ALL, CONFIGS
+from tests.configs_whole import WHOLE_CONFIGS
 
 ABLATIONS = list(ablations())
 WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero", True),
@@ -33,7 +35,7 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
 
     So are the buffers that correct the scores by which routers choose experts.
     """
-    config_class, model_class, options = EVERY[name]
+    config_class, model_class, options = ALL[name]
     torch.manual_seed(seed)
     model = model_class(config_class(**options)).eval()
     with torch.no_grad():
@@ -49,7 +51,7 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
 def one_of_each_type(copies: bool = True) -> dict[str, str]:
     """Map each model type to the first configuration of it; near copies are left out on wish."""
     found: dict[str, str] = {}
-    for name, (config, _, _) in (EVERY if copies else CONFIGS).items():
+    for name, (config, _, _) in (ALL if copies else {**CONFIGS, **WHOLE_CONFIGS}).items():
         found.setdefault(config.model_type, name)
     return found
 
@@ -170,7 +172,7 @@ def naive_run(
             total = total + m * wrote[column] + (1 - m) * ablated[column]
         if not graph.post_norm:
             for block in model.blocks[:layer]:
-                if block.attention.constant is not None:
+                if isinstance(block.attention, Attention) and block.attention.constant is not None:
                     total = total + block.attention.constant
         return total
 
@@ -179,7 +181,11 @@ def naive_run(
     }
     for layer, block in enumerate(model.blocks):
         attention = block.attention
-        for head in range(graph.heads):
+        if graph.mixer(layer) == WHOLE:
+            x = stream(rows[Kind.MIXER, layer, None, None], layer)
+            wrote.append(block.write_whole(x, context))
+        for head in range(graph.heads_of(layer)):
+            assert isinstance(attention, Attention)
             inputs = []
             for letter in "qkv":
                 group = head // attention.group_size
@@ -196,10 +202,13 @@ def naive_run(
                 inputs.append(y[..., None, :])
             z = attention.mix(*inputs, context, heads=[head])[..., 0, :]
             wrote.append(z @ attention.wo[head] * attention.output_scale)
-        if graph.post_norm:
+        if graph.has_post(layer):
+            assert isinstance(attention, Attention)
             summed = stream(rows[Kind.POST, layer, None, None], layer)
             constant = attention.constant
             wrote.append(block.write_post(summed if constant is None else summed + constant))
+        if not graph.has_mlp(layer):
+            continue
         after = layer if graph.parallel else layer + 1
         wrote += block.writes(stream(rows[Kind.MLP, layer, None, None], after)).unbind(0)
     return wrote, stream(len(graph.ports) - 1, len(model.blocks))

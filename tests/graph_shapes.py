@@ -1,10 +1,12 @@
-"""Shapes of computation graphs, drawn at random: all options, with and without experts."""
+"""Shapes of computation graphs, drawn at random: all options, experts and parts taken whole."""
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import strategies as st
 
-from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.graph import HEADS, NONE, WHOLE, ComputationGraph
 
 
 def shapes(layers: int = 3, groups: int = 2, share: int = 2) -> st.SearchStrategy[ComputationGraph]:
@@ -16,6 +18,21 @@ def shapes(layers: int = 3, groups: int = 2, share: int = 2) -> st.SearchStrateg
         st.integers(1, share),
         st.lists(st.integers(0, 3), min_size=layers, max_size=layers),
         *[st.booleans()] * 6,
+    ) | st.builds(with_parts, st.integers(0, 2**31), st.integers(1, layers))
+
+
+def with_parts(seed: int, layers: int) -> ComputationGraph:
+    """Draw a graph some of whose layers have a whole mixer, no mixer, or no MLP."""
+    draw = random.Random(seed)
+    mixers = tuple(draw.choice([HEADS, WHOLE, NONE]) for _ in range(layers))
+    without = tuple(i for i in range(layers) if draw.random() < 0.4)
+    groups = draw.randint(1, 2) if HEADS in mixers or not mixers else 0
+    heads = groups * draw.randint(1, 2)
+    flags = [draw.random() < 0.5 for _ in range(4)]
+    experts = tuple(0 if i in without else draw.choice([0, 0, 2]) for i in range(layers))
+    shared = any(experts) and draw.random() < 0.5
+    return ComputationGraph(
+        layers, heads, groups, *flags, experts, shared, mixers=mixers, without_mlp=without
     )
 
 

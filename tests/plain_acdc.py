@@ -33,7 +33,7 @@ def plain_acdc(
     for layer in reversed(range(graph.layers)):
         order.append(rows_of(layer, None))
         order.append([row for letter in "vkq" for row in rows_of(layer, letter)])
-    for rows in order:
+    for rows in filter(None, order):
         if ports_first and graph.ports[rows[0]].letter:
             for row in rows:
                 whole = [graph.edge_at(row, int(c)) for c in np.flatnonzero(circuit.kept[row])]

@@ -38,6 +38,9 @@ SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")
 SPARSE = ("experts", "shared_experts")
 """Further keys of that block, which only files of models with experts have."""
 
+PARTS = ("mixers", "without_mlp")
+"""Further keys of that block, which only files of models with parts taken whole, or none, have."""
+
 OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
 
@@ -55,7 +58,9 @@ PROVENANCE = {
 }
 """The blocks that tell where a circuit comes from, with their required keys in file order."""
 
-_ABSENT: Mapping[str, object] = {"experts": [], "shared_experts": False}
+_ABSENT: Mapping[str, object] = {
+    "experts": [], "shared_experts": False, "mixers": [], "without_mlp": [],
+}  # fmt: skip
 
 
 class ModelBlock(TypedDict):
@@ -74,6 +79,8 @@ class ModelBlock(TypedDict):
     paths: NotRequired[Paths]
     experts: NotRequired[Annotated[list[int], SkipValidation]]  # `graph_of` checks it
     shared_experts: NotRequired[bool]
+    mixers: NotRequired[Annotated[list[str], SkipValidation]]
+    without_mlp: NotRequired[Annotated[list[int], SkipValidation]]
 
 
 class ShapeBlock(TypedDict):
@@ -214,7 +221,7 @@ class CircuitFile:
         object.__setattr__(self, "edge_scores", scores)
         stated: Mapping[str, object] = {**_ABSENT, **self.model}
         true = {key: getattr(graph, key) for key in (*SHAPE, *_ABSENT)}
-        true["experts"] = list(graph.experts)
+        true |= {key: list(getattr(graph, key)) for key in ("experts", *PARTS)}
         wrong = [f"{key} {stated[key]} and {true[key]}" for key in true if stated[key] != true[key]]
         if wrong:
             raise GraphMismatch(
@@ -246,10 +253,16 @@ def model_block(
     d_model: int,
 ) -> ModelBlock:
     """Build the block `model` from a graph and what the graph does not know."""
-    shape = {key: getattr(graph, key) for key in (*SHAPE, *(SPARSE if graph.experts else ()))}
+    shape = {key: getattr(graph, key) for key in (*SHAPE, *rarer_keys(graph))}
     known = {"name": name, "revision": revision, "weights_sha256": weights_sha256}
     block = {**shape, **known, "family": family, "d_model": d_model}
     return cast("ModelBlock", ordered(block, PROVENANCE["model"]))
+
+
+def rarer_keys(graph: ComputationGraph) -> tuple[str, ...]:
+    """List the keys of a graph's shape that stand only in files of graphs that have such parts."""
+    parts = tuple(key for key in PARTS if getattr(graph, key))
+    return (*(SPARSE if graph.experts else ()), *parts)
 
 
 def write_circuit(path: str | Path, file: CircuitFile) -> None:
@@ -354,10 +367,11 @@ def graph_of(
 ) -> ComputationGraph:
     """Build the graph whose fields a file states, unchecked; `counts` must be numbers too."""
     numbers = {key: shape.get(key) for key in SHAPE[:3]} | dict(counts or {})
+    least = dict.fromkeys(SHAPE[1:3], 0) if shape.get("mixers") else {}  # there may be no heads
     wrong = [
         f"{key} {short(number)} (accepted: a number)"
         for key, number in numbers.items()
-        if type(number) is not int or not 1 <= number <= MOST_CELLS
+        if type(number) is not int or not least.get(key, 1) <= number <= MOST_CELLS
     ]
     wrong += [
         f"{key} {short(shape[key])} (accepted: true, false)"
@@ -369,10 +383,16 @@ def graph_of(
         type(n) is int and 0 <= n <= MOST_CELLS for n in experts
     ):
         wrong.append(f"experts {short(experts)} (accepted: a number for each layer)")
+    mixers, lacking = (shape.get(key, []) for key in PARTS)
+    if not isinstance(mixers, list) or not all(isinstance(one, str) for one in mixers):
+        wrong.append(f"mixers {short(mixers)} (accepted: a word for each layer)")
+    if not isinstance(lacking, list) or not all(type(i) is int for i in lacking):
+        wrong.append(f"without_mlp {short(lacking)} (accepted: numbers of layers)")
     if wrong:
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
     try:
-        fields: Any = {**shape, "experts": tuple(cast("list[int]", experts))}
+        lists = {"experts": experts, "mixers": mixers, "without_mlp": lacking}
+        fields: Any = {**shape, **{k: tuple(cast("list[Any]", v)) for k, v in lists.items()}}
         return ComputationGraph(**fields)
     except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have
         raise FileFormatError(f"{path} describes no graph: {str(error).rstrip('.')}.") from None

@@ -18,7 +18,7 @@ from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
 from ..scores import Scores
 from .atomic import write_bytes
-from .circuit import SPARSE, graph_of
+from .circuit import OPTIONS, SHAPE, graph_of, rarer_keys
 from .reading import listed, parse_json, short
 
 SUFFIX = ".scores.safetensors"
@@ -61,12 +61,13 @@ def write_scores(
     if np.isinf(scores.values).any():
         raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
     graph = scores.graph
+    usual = (*SHAPE, *OPTIONS)
     metadata = {
         "senders": json.dumps([str(node) for node in graph.senders]),
         "ports": json.dumps([str(port) for port in graph.ports]),
         **ScoresFile(scores, method, metric, ablation).about,
         "graph": json.dumps(
-            {k: v for k, v in asdict(graph).items() if graph.experts or k not in SPARSE}
+            {k: v for k, v in asdict(graph).items() if k in usual or k in rarer_keys(graph)}
         ),
     }
     write_bytes(scores_path(path), _encode(scores.values, metadata))

@@ -14,13 +14,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..graph import ComputationGraph
+from ..errors import UnsupportedModel
+from ..graph import HEADS, NONE, WHOLE, ComputationGraph
 from .attention import Attention, AttentionContext
 from .devices import place
 from .experts import Experts
 from .mlp import ACTIVATIONS, MLP, Linear
 from .norms import Norm, normalise, working_dtype
 from .rotary import Growth, Rotary
+from .whole import Whole
 
 __all__ = [
     "ACTIVATIONS",
@@ -33,6 +35,7 @@ __all__ = [
     "MLP",
     "Norm",
     "Rotary",
+    "Whole",
     "normalise",
     "working_dtype",
 ]
@@ -42,22 +45,56 @@ __all__ = [
 class Block:
     """One layer, on one device; a norm that is None leaves its input as it is.
 
-    `attention_post_norm` makes the node `o{l}`: it normalises the sum of the heads before the
-    stream takes it. `mlp_post_norm` is part of the MLP, and has no place beside experts, each of
-    which writes to the stream by itself.
+    `attention`, `mlp`: None where the layer has none. `attention_post_norm` makes the node `o{l}`:
+    it normalises the sum of the heads before the stream takes it; behind a mixer that is taken
+    whole it is part of the mixer. `mlp_post_norm` is part of the MLP, and has no place beside
+    experts, each of which writes to the stream by itself.
     """
 
     attention_norm: Norm | None
-    attention: Attention
+    attention: Attention | Whole | None
     mlp_norm: Norm | None
-    mlp: MLP | Experts
+    mlp: MLP | Experts | Whole | None
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
 
     @property
     def device(self) -> torch.device:
         """Return where the block's weights lie."""
-        return self.attention.wq.device
+        if isinstance(self.attention, Attention):
+            return self.attention.wq.device
+        if isinstance(self.attention, Whole):
+            return self.attention.device
+        match self.mlp:
+            case MLP(up=up):
+                return up.weight.device
+            case Experts(router=router):
+                return router.device
+            case Whole() as whole:
+                return whole.device
+        raise UnsupportedModel("a layer has neither a token mixer nor an MLP.")
+
+    @property
+    def mixer(self) -> str:
+        """Tell what mixes tokens: `heads`, a module taken `whole`, or `none`."""
+        kinds = {Attention: HEADS, Whole: WHOLE}
+        return NONE if self.attention is None else kinds[type(self.attention)]
+
+    @property
+    def by_head(self) -> Attention:
+        """Return the layer's attention by head; only where it has heads."""
+        assert isinstance(self.attention, Attention)
+        return self.attention
+
+    @property
+    def features(self) -> tuple[int, int]:
+        """Count the numbers that a backward pass keeps of a token: of the mixer, and the MLP."""
+        mixer = 0
+        if isinstance(self.attention, Attention):
+            mixer = 6 * self.attention.heads * self.attention.size
+        elif isinstance(self.attention, Whole):
+            mixer = self.attention.features
+        return mixer, 0 if self.mlp is None else self.mlp.features
 
     def read(self, x: Tensor) -> Tensor:
         """Return what the heads project when their ports hold x, [N, D], where the block lies."""
@@ -65,13 +102,23 @@ class Block:
 
     def write(self, x: Tensor) -> Tensor:
         """Return what the MLP, or all experts together, write when the port holds x, [N, D]."""
+        if self.mlp is None:
+            return torch.zeros_like(x)
         out = self.mlp(normalise(self.mlp_norm, place(x, self.device)))
         return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
 
     def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each sender of `m{l}` (or `only` these) writes when it holds x, [n, N, D]."""
+        if self.mlp is None:
+            return x.new_zeros(0, *x.shape)
         out = self.mlp.outputs(normalise(self.mlp_norm, place(x, self.device)), only)
         return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
+
+    def write_whole(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Return what `s{l}` writes when its port holds x, [N, B, T, D]."""
+        assert isinstance(self.attention, Whole)
+        out = self.attention(self.read(x), context)
+        return place(normalise(self.attention_post_norm, out), x.device)
 
     def write_post(self, x: Tensor) -> Tensor:
         """Return what `o{l}` writes when its port holds x, [N, D]."""
@@ -130,7 +177,16 @@ class LiftedModel:
     @cached_property
     def causal(self) -> bool:
         """Tell whether no position is influenced by what stands behind it."""
-        return all(block.attention.causal for block in self.blocks)
+        mixers = (block.attention for block in self.blocks)
+        return all(one.causal for one in mixers if isinstance(one, Attention))
+
+    @cached_property
+    def windowed(self) -> bool:
+        """Tell whether a run can begin behind positions whose keys and values are known.
+
+        A mixer that is taken whole reads every position, in one run.
+        """
+        return self.causal and not any(isinstance(b.attention, Whole) for b in self.blocks)
 
     @cached_property
     def sources(self) -> int:

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Module
 
 from ..errors import UnsupportedModel
 from .config_reads import inert
-from .lifted import ACTIVATIONS, LiftedModel
+from .lifted import ACTIVATIONS, Attention, AttentionContext, LiftedModel, Whole
 from .live.guards import (
     check_built,
     check_evaluation,
@@ -30,6 +32,7 @@ from .live.guards import (
     naming_modules,
 )
 from .live.text_body import TextBody, scales_applied, text_body
+from .live.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Family:
     """A model family: the types of configurations it covers, and how such models are described.
 
     `handled`: config attributes the description depends on; `ignored`: those known to have no
-    influence on an evaluation forward pass. `refuses`: settings among the handled ones that
+    influence on an evaluation forward pass; `inside`: those that only the code of parts reads
+    that are taken whole, which is run as it is. `refuses`: settings among the handled ones that
     `describe` refuses, and why, for people. `layer_types`: what the config's may name. `apart`:
     the paths of parts, such as those that read images, through which text does not go.
     """
@@ -50,6 +54,12 @@ class Family:
     refuses: tuple[str, ...] = ()
     layer_types: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    inside: frozenset[str] = frozenset()
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether some token mixers or MLPs of such models are taken whole."""
+        return bool(self.inside)
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -86,13 +96,15 @@ def family(
     refuses: Iterable[str] = (),
     layer_types: Iterable[str] = LAYER_TYPES,
     apart: Iterable[str] = (),
+    inside: str = "",
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
     reads = frozenset(handled.split()), frozenset(ignored.split())
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
         rest = tuple(refuses), tuple(layer_types), tuple(apart)
-        entry = Family(name, tuple(model_types), *reads, describe, *rest)
+        own = frozenset(inside.split())
+        entry = Family(name, tuple(model_types), *reads, describe, *rest, inside=own)
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
@@ -145,11 +157,13 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
         scale, cap = scales_applied(body, lifted.logit_scale, lifted.logit_softcap)
         lifted = replace(lifted, logit_scale=scale, logit_softcap=cap)
         lifted.variants["text body of"] = body.title
-    if grouped_kv and len({block.attention.kv_heads for block in lifted.blocks}) > 1:
+    groups = {b.attention.kv_heads for b in lifted.blocks if isinstance(b.attention, Attention)}
+    if grouped_kv and len(groups) > 1:
         raise UnsupportedModel(
             "the model's layers differ in how many heads share a key and a value, so that they "
             "cannot be grouped; leave `grouped_kv` out, and every head has ports of its own."
         )
+    _check_causal(model, lifted)
     graph = replace(lifted.graph, grouped_kv=grouped_kv, split_embedding=split_embedding)
     variants = dict(lifted.variants)
     if inert_keys:
@@ -184,7 +198,7 @@ def _check_config(entry: Family, model: Any) -> set[str]:
     """Refuse settings that the family does not know; return those that no code can read."""
     config = model.config
     default = type(config)().to_dict()
-    known = entry.handled | entry.ignored | ALWAYS_IGNORED
+    known = entry.handled | entry.ignored | entry.inside | ALWAYS_IGNORED
     strange = {
         key: value
         for key, value in config.to_dict().items()
@@ -222,6 +236,25 @@ def _check_claimed(entry: Family, model: Any, lifted: LiftedModel) -> None:
         )
 
 
+def _check_causal(model: Any, lifted: LiftedModel) -> None:
+    """Refuse a mixer taken whole that reads later positions: prompts are padded on the right."""
+    x = torch.randn(1, 8, lifted.d_model, generator=torch.Generator().manual_seed(0))
+    x = x.to(lifted.tokens)
+    other = torch.cat((x[:, :5], -x[:, 5:]), 1)
+    mask = torch.ones(1, 8, dtype=torch.bool, device=x.device)
+    context = AttentionContext(mask, torch.arange(8, device=x.device)[None])
+    for layer, block in enumerate(lifted.blocks):
+        if not isinstance(block.attention, Whole):
+            continue
+        with torch.no_grad(), untouched(model):
+            old, new = (block.write_whole(one, context)[:, :5] for one in (x, other))
+        if float((old - new).abs().max()) > 1e-3 * float(old.abs().max()):
+            raise UnsupportedModel(
+                f"the token mixer of layer {layer} ({block.attention.words}) reads positions "
+                "behind the one it writes for; accepted, where a mixer is taken whole: causal ones."
+            )
+
+
 def _check_devices(lifted: LiftedModel) -> None:
     """Refuse a block that is cut up among devices; derived constants are carried where needed."""
     for layer, block in enumerate(lifted.blocks):
@@ -237,6 +270,8 @@ def tensors_of(value: Any) -> list[Tensor]:
     """List all tensors of a nested description but constants, such as rotary frequencies."""
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, Module):  # of a part that is taken whole
+        return [*value.parameters(), *value.buffers()]
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in tensors_of(item)]
     if is_dataclass(value) and not isinstance(value, type):

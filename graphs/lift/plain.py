@@ -99,7 +99,7 @@ def plain_model(
     """
     tables = {"tokens": tokens, "unembed": unembed, "positions": positions}
     wrong = _problems(blocks, tokens.shape[-1], tables)
-    if not causal and any(block.attention.window is not None for block in blocks):
+    if not causal and any(block.by_head.window is not None for block in blocks):
         wrong.append("attention in both directions has no window")
     if wrong:
         raise UnsupportedModel(f"the model cannot be described: {'; '.join(wrong)}.")
@@ -108,11 +108,11 @@ def plain_model(
         family=name,
         tokens=tokens,
         positions=positions,
-        blocks=tuple(replace(b, attention=replace(b.attention, causal=causal)) for b in blocks),
+        blocks=tuple(replace(b, attention=replace(b.by_head, causal=causal)) for b in blocks),
         final_norm=final_norm,
         unembed=Linear(unembed, unembed_bias),
         graph=ComputationGraph(
-            layers=len(blocks), heads=first.attention.heads, kv_heads=first.attention.kv_heads,
+            layers=len(blocks), heads=first.by_head.heads, kv_heads=first.by_head.kv_heads,
             parallel=parallel, post_norm=first.attention_post_norm is not None,
             grouped_kv=grouped_kv, split_embedding=split_embedding,
         ),
@@ -136,9 +136,7 @@ def _problems(
     ]
     for layer, block in enumerate(blocks):
         wrong += [f"layer {layer}: {problem}" for problem in _misfits(block, width)]
-    kinds = {
-        (b.attention.heads, b.attention.kv_heads, b.attention_post_norm is None) for b in blocks
-    }
+    kinds = {(b.by_head.heads, b.by_head.kv_heads, b.attention_post_norm is None) for b in blocks}
     if len(kinds) > 1:
         wrong.append("the layers differ in their heads or in having a norm behind attention")
     weights = (*tensors_of(tuple(blocks)), *tables.values())
@@ -149,7 +147,7 @@ def _problems(
 
 
 def _misfits(block: Block, width: int) -> list[str]:
-    a, mlp = block.attention, block.mlp
+    a, mlp = block.by_head, block.mlp
     assert isinstance(mlp, MLP)
     if any(w.dim() != 3 for w in (a.wq, a.wk, a.wv, a.wo)):
         return ["wq, wk, wv and wo must be given by head, [heads, d_head, d_model]"]

@@ -25,7 +25,7 @@ Source: Syed et al. 2023 (attribution patching of edges); Hanna et al. 2024 (int
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import Block, working_dtype
+from ...graphs.lift.lifted import Attention, Block, working_dtype
 from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
@@ -46,18 +46,25 @@ TAPE_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
-class _Tape:
-    """One layer's leaves and what was computed from them, [K·B, T, …]."""
+class _Heads:
+    """The leaves of a layer's heads, the stream they read, and what was computed."""
 
-    x_attention: Tensor
+    stream: Tensor
     q: Tensor
     k: Tensor
     v: Tensor
     z: Tensor
-    x_mlp: Tensor
-    write: Tensor
+
+
+@dataclass(frozen=True)
+class _Tape:
+    """One layer's leaves and what was computed from them, [K·B, T, …]; None: no such part."""
+
+    heads: _Heads | None
+    mlp: tuple[Tensor, Tensor] | None
     post: tuple[Tensor, Tensor] | None = None
-    """What `o{l}` writes, and reads."""
+    whole: tuple[Tensor, Tensor] | None = None
+    """What `m{l}`, `o{l}` and `s{l}` write, and read."""
 
 
 def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
@@ -86,14 +93,20 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
 def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
     """Cut the points into groups of about equal size whose tapes fit in `TAPE_BYTES`."""
     model = chunk.model
-    inner = max(block.mlp.features for block in model.blocks)
-    heads = 6 * model.blocks[0].attention.heads * model.blocks[0].attention.size
-    per_token = model.graph.layers * (4 * model.d_model + inner + heads) * 4
+    inner = sum(sum(block.features) for block in model.blocks)
+    per_token = (model.graph.layers * 4 * model.d_model + inner) * 4
     tokens = chunk.batch.clean[:, chunk.start :].numel()
     at_once = max(1, TAPE_BYTES // (per_token * tokens))
     number = -(-len(points) // at_once)
     cuts = [len(points) * i // number for i in range(number + 1)]
     return [list(points[a:b]) for a, b in itertools.pairwise(cuts)]
+
+
+def _taped(write: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a part writes, and the leaf it read it from."""
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        return write(leaf), leaf
 
 
 class _ChunkScores:
@@ -115,12 +128,16 @@ class _ChunkScores:
         for layer in reversed(range(len(tapes))):
             block = self.model.blocks[layer]
             tape = tapes.pop()
-            through_mlp = self._through(Kind.MLP, layer, tape.write, tape.x_mlp, gradient)
-            into_heads = gradient if self.graph.parallel else gradient + through_mlp
+            behind = gradient
+            if tape.mlp is not None:
+                gradient = gradient + self._through(Kind.MLP, layer, *tape.mlp, behind)
+            into = behind if self.graph.parallel else gradient
             if tape.post is not None:
-                into_heads = self._through(Kind.POST, layer, *tape.post, into_heads)
-            through_heads = self._attention(layer, block, tape, into_heads)
-            gradient = gradient + through_mlp + through_heads
+                into = self._through(Kind.POST, layer, *tape.post, into)
+            if tape.heads is not None:
+                gradient = gradient + self._attention(layer, block, tape.heads, into)
+            if tape.whole is not None:
+                gradient = gradient + self._through(Kind.MIXER, layer, *tape.whole, into)
         self._flush()
         return self.values
 
@@ -130,14 +147,36 @@ class _ChunkScores:
         stream = torch.cat([base + point * (clean - base) for point in self.points])
         tapes = []
         for layer, block in enumerate(model.blocks):
-            tape = self._tape(layer, block, stream)
+            tape, stream = self._tape(layer, block, stream)
             tapes.append(tape)
-            with torch.no_grad():
-                out = sum_heads(block, tape.z) if tape.post is None else tape.post[0]
-                stream = stream + place(out, stream.device) + tape.write
         return tapes, stream
 
-    def _tape(self, layer: int, block: Block, stream: Tensor) -> _Tape:
+    def _tape(self, layer: int, block: Block, stream: Tensor) -> tuple[_Tape, Tensor]:
+        """Run a layer; return its tape and the stream behind it."""
+        heads = whole = post = mlp = None
+        middle = stream
+        if isinstance(block.attention, Attention):
+            heads = self._tape_of_heads(layer, block, stream)
+            with torch.no_grad():
+                summed = place(sum_heads(block, heads.z), stream.device)
+            if self.graph.post_norm:
+                post = _taped(block.write_post, summed)
+                summed = post[0]
+            middle = stream + summed.detach()
+        elif block.attention is not None:
+            whole = _taped(self._mixed(block), stream)
+            middle = stream + whole[0].detach()
+        if block.mlp is not None:
+            mlp = _taped(block.write, stream if self.graph.parallel else middle)
+            middle = middle + mlp[0].detach()
+        return _Tape(heads, mlp, post, whole), middle
+
+    def _mixed(self, block: Block) -> Callable[[Tensor], Tensor]:
+        """Return what a mixer taken whole writes when its port holds x, [K·B, T, D]."""
+        shape = (len(self.points), self.batch)
+        return lambda x: block.write_whole(x.unflatten(0, shape), self.chunk.context).flatten(0, 1)
+
+    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor) -> _Heads:
         with torch.no_grad():
             q, k, v = project_all(block, stream)
             q, k, v = (
@@ -146,19 +185,8 @@ class _ChunkScores:
         with torch.enable_grad():  # points are an axis of their own, so that the batch's tables fit
             qs, ks, vs = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
             past = past_of(block, layer, self.chunk.past)
-            z = block.attention.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
-        with torch.no_grad():
-            summed = place(sum_heads(block, z), stream.device)
-        post = None
-        if self.graph.post_norm:
-            x_post = summed.detach().requires_grad_()
-            with torch.enable_grad():
-                post = block.write_post(x_post), x_post
-            summed = post[0].detach()
-        leaf = (stream if self.graph.parallel else stream + summed).detach().requires_grad_()
-        with torch.enable_grad():
-            write = block.write(leaf)
-        return _Tape(stream, q, k, v, z, leaf, write, post)
+            z = block.by_head.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
+        return _Heads(stream, q, k, v, z)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
@@ -172,15 +200,15 @@ class _ChunkScores:
     def _through(
         self, kind: Kind, layer: int, write: Tensor, x: Tensor, gradient: Tensor
     ) -> Tensor:
-        """Score the port of `m{l}` or `o{l}`; return the gradient that flows back through it."""
+        """Score the port of `m{l}`, `o{l}` or `s{l}`; return what flows back through it."""
         (own,) = torch.autograd.grad(write, x, gradient)
         self._put(Port(Node(kind, layer)), self._select(own).mean(0, keepdim=True))
         return own
 
-    def _attention(self, layer: int, block: Block, tape: _Tape, gradient: Tensor) -> Tensor:
+    def _attention(self, layer: int, block: Block, tape: _Heads, gradient: Tensor) -> Tensor:
         """Score the layer's attention ports; return the gradient that flows back through them."""
-        attention = block.attention
-        here, stream = (place(x, block.device) for x in (gradient, tape.x_attention))
+        attention = block.by_head
+        here, stream = (place(x, block.device) for x in (gradient, tape.stream))
         g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
@@ -211,7 +239,7 @@ class _ChunkScores:
         g: [K·B, T, H, d], the gradient at what every head was given; seen: that itself.
         """
         block = self.model.blocks[layer]
-        attention, latent = block.attention, block.attention.latent(letter)
+        attention, latent = block.by_head, block.by_head.latent(letter)
         first_of_all = attention.projection(letter)[0] if latent is None else latent.rows
         folded = fold(block.attention_norm, first_of_all)  # [H or G, d, D]
         group = 1 if letter == "q" else attention.group_size

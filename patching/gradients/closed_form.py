@@ -81,7 +81,7 @@ class Stage:
     def of(block: Block, letter: str, latent: Latent, stream: Tensor) -> Stage:
         """Project and normalise again what the forward pass did."""
         with torch.no_grad():
-            weight, norm = block.attention.projection(letter)[0], latent.norm
+            weight, norm = block.by_head.projection(letter)[0], latent.norm
             raw = latent.down(block.read(stream))
             weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             y = raw[..., : weight.shape[-1]]
@@ -120,8 +120,8 @@ def constant(block: Block, letter: str, heads: int) -> Tensor:
 
     Where something stands before the projection, W is its first matrix, and one for all heads.
     """
-    latent = block.attention.latent(letter)
-    weight, bias = block.attention.projection(letter)
+    latent = block.by_head.latent(letter)
+    weight, bias = block.by_head.projection(letter)
     if latent is not None:
         weight, bias = latent.down.weight[None], latent.down.bias
     total, norm = weight.new_zeros(weight.shape[:2]), block.attention_norm

@@ -76,6 +76,10 @@ def measure(
 ) -> Measured:
     """Measure heads (default: all) on random tokens and, if there are any, on prompt pairs."""
     every = [node for node in model.graph.senders if node.kind is Kind.HEAD]
+    if not every:
+        raise GraphMismatch(
+            f"the model has no attention heads to measure: it has {model.graph.describe()}."
+        )
     wanted = [node for node in every if heads is None or node in heads]
     if missing := [str(node) for node in heads or () if node not in every]:
         has = model.graph.describe()
@@ -112,6 +116,8 @@ def token_scores(
         context = AttentionContext(batch.mask, batch.position_ids)
         run = run_plain(model, batch.clean, context)
         for layer, block in enumerate(model.blocks):
+            if not model.graph.heads_of(layer):
+                continue
             pattern = patterns(block, run.streams.attention[layer], context).cpu()  # [B, H, T, T]
             for row, sequence in enumerate(some):
                 for key, (t, s) in _targets(blocks.lead, blocks.lengths[sequence]).items():
@@ -150,7 +156,7 @@ def task_scores(
         spans = spans_of(run.batch)
         present |= spans.any(0).any(-1)
         total += float(run.direct.total.double().sum())
-        for layer in range(len(model.blocks)):
+        for layer in (i for i in range(len(model.blocks)) if model.graph.heads_of(i)):
             pattern = run.pattern(layer)
             weights[layer] += np.einsum("bht,bst->hs", pattern, spans)
             columns = [i for i, node in enumerate(heads) if node.layer == layer]
@@ -214,7 +220,7 @@ class _AnswerRun:
 
     def measure(self, layer: int, heads: list[int], pattern: np.ndarray) -> dict[str, np.ndarray]:
         """Return each score of some heads of a layer on each prompt, float64 [h, B]."""
-        attention = self.model.blocks[layer].attention
+        attention = self.model.blocks[layer].by_head
         z = self.run.values.z[layer]  # [B, T, H, K]
         rows = torch.arange(len(z), device=z.device)
         z = z[rows, self.at.to(z.device)][:, heads].transpose(0, 1)  # [h, B, K]
@@ -233,7 +239,7 @@ class _AnswerRun:
 
     def _attended(self, layer: int, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the positions attended to most, behind the first, [h, B], and their weight."""
-        attention = self.model.blocks[layer].attention
+        attention = self.model.blocks[layer].by_head
         hidden = attention.hidden(self.context)[:, 0, 0].cpu().numpy()
         start = self.batch.mask.long().argmax(-1).cpu().numpy()
         seen = np.where(hidden, -2.0, pattern)
@@ -245,7 +251,7 @@ class _AnswerRun:
     def _copies(self, layer: int, heads: list[int], attended: np.ndarray) -> np.ndarray:
         """Tell whether heads that attend there alone raise, or lower, the token most, [2, h, B]."""
         block = self.model.blocks[layer]
-        attention = block.attention
+        attention = block.by_head
         normed = block.read(self.run.streams.attention[layer])
         v = project(block, "v", normed)  # [B, T, G, K]
         v = attention.values(v)

@@ -178,7 +178,7 @@ class _Question:
             changed[letter][head] = value if start.of is None else value[start.of], place
 
     def _other(self, layer: int, row: int, x: Tensor) -> None:
-        """Run the senders behind the port of `m` or `o` on its changed stream."""
+        """Run the senders behind the port of `s`, `o` or `m` on its changed stream."""
         state = self.state
         senders = state.live_of(row)
         if not senders:

@@ -2,9 +2,9 @@
 
 A node is computed only if it has a kept path to `logits`, and only at the positions where something
 reads it: `logits` reads each example's answer position alone; a `<q>` port, an MLP and `o{l}` read
-where their owner's output is read; `<k>` and `<v>` read every position. So a node is *narrow*
-(computed at one position per example) or *wide* (at every position of the window). Where `logits`
-reads several positions of a run, for answers of several tokens, every node is wide.
+where their owner's output is read; `<k>`, `<v>` and `s{l}` read every position. So a node is
+*narrow* (computed at one position per example) or *wide* (at every position of the window). Where
+`logits` reads several positions of a run, for answers of several tokens, every node is wide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from functools import cached_property
 import numpy as np
 
 from ...graphs.graph import ComputationGraph
-from ...graphs.names import Kind, Node, Port
+from ...graphs.names import Kind
+
+READS_ALL = ("k", "v", Kind.MIXER.value)
+"""Kinds of ports whose owner, to know one position, reads every position."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,18 @@ class Liveness:
     """Liveness and groups of a circuit, from its mask, bool [ports, senders].
 
     `live_ports`, `live`: bool [P], [S], which have a kept path to `logits`. `wide_port`, `wide`:
-    which of them are read at every position. `others`: by layer, the rows of `o` and `m`.
+    which of them are read at every position. `others`: by layer, the rows of `s`, `o` and `m`.
     """
 
     def __init__(self, graph: ComputationGraph, kept: np.ndarray, *, wide: bool = False) -> None:
         self.graph, self.kept = graph, kept
-        kinds = (Kind.POST, Kind.MLP) if graph.post_norm else (Kind.MLP,)
-        nodes = [[Node(kind, layer) for kind in kinds] for layer in range(graph.layers)]
-        self.others = [[graph.port_index[Port(node)] for node in layer] for layer in nodes]
+        self.others = graph.part_rows
         senders = np.zeros(len(graph.senders), dtype=np.int8)  # 0: dead, 1: narrow, 2: wide
         ports = np.zeros(len(graph.ports), dtype=np.int8)
         for row in range(len(ports) - 1, -1, -1):
             feeds = graph.feeds[row]
             level = int(senders[list(feeds)].max()) if feeds else 1 + wide
-            if level and graph.ports[row].letter in ("k", "v"):
+            if level and graph.ports[row].kind in READS_ALL:
                 level = 2
             ports[row] = level
             if level:

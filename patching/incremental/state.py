@@ -102,10 +102,13 @@ class IncrementalChunk:
         return self.chunk.at_answers(stream) if self.several else stream.squeeze(-2)
 
     def base_writes(self, layer: int, row: int, senders: list[int], wide: bool) -> Tensor:
-        """Return what senders of the port of `m` or `o` write in the base run, [s, B, T, D]."""
+        """Return what senders of the port of `s`, `o`, `m` write in the base run, [s, B, T, D]."""
         values = self.chunk.base.values
-        if self.graph.ports[row].node.kind is Kind.POST:
+        kind = self.graph.ports[row].node.kind
+        if kind is Kind.POST:
             base = values.post[layer][None]
+        elif kind is Kind.MIXER:
+            base = values.z[layer].squeeze(-2)[None]
         else:
             every = self.graph.mlp_columns[layer]
             base = values.mlp[layer]
@@ -175,10 +178,13 @@ class IncrementalChunk:
         self._delta.update(zip(senders, moved, strict=True))
 
     def writes(self, layer: int, row: int, x: Tensor, senders: list[int]) -> Tensor:
-        """Return what senders write when the port of `m` or `o` holds x, [s, ..., D]."""
+        """Return what senders write when the port of `s`, `o` or `m` holds x, [s, ..., D]."""
         block, x = self.model.blocks[layer], x.to(self.model.dtype)
-        if self.graph.ports[row].node.kind is Kind.POST:
+        kind = self.graph.ports[row].node.kind
+        if kind is Kind.POST:
             return block.write_post(x)[None].to(self.dtype)
+        if kind is Kind.MIXER:
+            return block.write_whole(x, self.contexts[True])[None].to(self.dtype)
         every = self.graph.mlp_columns[layer]
         some = None if len(senders) == len(every) else [sender - every[0] for sender in senders]
         return block.writes(x, some).to(self.dtype)
@@ -220,7 +226,7 @@ class IncrementalChunk:
                 inputs.append(torch.stack(current, -2)[None])
         past = past_of(block, layer, self.chunk.past, heads)
         q, k, v = inputs
-        return block.attention.mix(q, k, v, self.contexts[wide], past, heads).to(self.dtype)
+        return block.by_head.mix(q, k, v, self.contexts[wide], past, heads).to(self.dtype)
 
     def _current(self, layer: int, letter: str, head: int, wide: bool) -> Tensor:
         """Return one head's query, key or value in the current circuit, [B, T, K]."""
@@ -249,20 +255,20 @@ class IncrementalChunk:
 
     def output(self, block: Block, z: Tensor, heads: tuple[int, ...]) -> Tensor:
         """Add up what heads write of mixtures z [..., h, K], [..., D]."""
-        weight = block.attention.wo
+        weight = block.by_head.wo
         if len(heads) == 1:
             weight = weight[heads[0]]
         else:
             weight = (weight[list(heads)] if len(heads) < len(weight) else weight).flatten(0, 1)
-        return block.attention.scaled(z.flatten(-2).to(weight.dtype) @ weight).to(self.dtype)
+        return block.by_head.scaled(z.flatten(-2).to(weight.dtype) @ weight).to(self.dtype)
 
     def question_bytes(self, row: int) -> int:
         """Estimate the memory that one question about a port takes."""
         examples, window, width = self.shape
         tokens = examples * (window if self.layout.wide_port[row] else 1)
-        inner = max(block.mlp.features for block in self.model.blocks)
-        heads = 3 * self.graph.heads * self.model.blocks[0].attention.size
-        return 4 * tokens * (6 * width + 3 * inner + heads)
+        attended = max(block.features[0] for block in self.model.blocks)
+        inner = max(block.features[1] for block in self.model.blocks)
+        return 4 * tokens * (6 * width + 3 * inner + attended // 2)
 
 
 def gathered(parts: list[Projection]) -> Tensor:

@@ -15,9 +15,10 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import CertificateFailed
 from ...graphs.files.circuit import CertificateBlock
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ...graphs.lift.lifted import Attention, AttentionContext, LiftedModel
 from ...graphs.lift.live.guards import naming_modules
 from ...graphs.lift.live.untouched import untouched
+from ...graphs.lift.own.observing import decoder_layers, layer_inputs
 from ...graphs.lift.watching import start_afresh
 from ..metrics.registry import nll
 from ..prompts.pairs import Batch, Pair, PromptPairs
@@ -193,8 +194,10 @@ def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     """Make random pairs longer than short attention windows and limits of rotary frequencies."""
     draw = random.Random(seed)
     vocabulary = len(model.tokens)
-    rotaries = [block.attention.rotary for block in model.blocks]
-    windows = [block.attention.window or 0 for block in model.blocks]
+    mixers = [block.attention for block in model.blocks]
+    heads = [one for one in mixers if isinstance(one, Attention)]
+    rotaries = [one.rotary for one in heads]
+    windows = [one.window or 0 for one in heads]
     windows += [rotary.limit or 0 for rotary in rotaries if rotary is not None]
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
@@ -217,10 +220,10 @@ def _twinned(pair: Pair, model: LiftedModel) -> Pair:
 
 @torch.no_grad()
 def original_run(model: LiftedModel, ids: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """Run the original model on ids [B, T]; return logits [B, T, V] and hidden states [B, T, D].
+    """Run the original model on ids [B, T]; return logits [B, T, V] and what its blocks read.
 
-    Examples of equal length run together, without padding, on which some models give NaN; what
-    stands at padding is 0. There are hidden states of Hugging Face models only.
+    Those are states [B, T, D], of Hugging Face models only. Examples of equal length run together,
+    without padding, on which some models give NaN; what stands at padding is 0.
     """
     found: list[Tensor] = []
     for mask in batch.mask.unique(dim=0):
@@ -239,10 +242,15 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
     ones = torch.ones_like(ids)
     if (live := model.model) is not None:
         where = {"attention_mask": ones, "position_ids": position_ids}
+        layers = decoder_layers(live, len(model.blocks))
         with untouched(live), naming_modules(live, "the model itself cannot be run on token ids"):
             start_afresh(live)
-            out = live(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
-        return [out.logits, *out.hidden_states]
+            if layers is None:
+                out = live(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
+                return [out.logits, *out.hidden_states]
+            with layer_inputs(layers) as hidden:  # what models call their hidden states differs
+                out = live(input_ids=ids, **where, use_cache=False)
+        return [out.logits, *hidden]
     if model.original is not None:
         return [model.original(ids)]
     run = run_plain(model, ids, AttentionContext(ones.bool(), position_ids))
@@ -274,9 +282,10 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         compare(streams.attention[layer], constants.attention[layer], own)
         if model.graph.parallel:
             compare(streams.mlp[layer], constants.mlp[layer])
-        heads = single[at : at + model.graph.heads].sum(0)
-        at += model.graph.heads
-        if model.graph.post_norm:
+        number = len(model.graph.mixer_nodes(layer))
+        heads = single[at : at + number].sum(0)
+        at += number
+        if model.graph.has_post(layer):
             before, total = total, heads
             compare(streams.post[layer], constants.post[layer])
             total = before + single[at]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import AttentionContext, LiftedModel
+from ...graphs.lift.lifted import Attention, AttentionContext, LiftedModel
 from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
@@ -26,7 +26,8 @@ class Chunk:
     `carried` is the ablation, prepared: what ablated edges carry in this chunk. Under a paired
     ablation (`resample`) nothing differs before the first token at which a pair of the batch does:
     all runs after the clean one are confined to the window that begins there, of T positions. In a
-    model that attends in both directions the window is the whole prompt.
+    model that attends in both directions, or with mixers taken whole, which have no keys and values
+    to be given, the window is the whole prompt.
     """
 
     model: LiftedModel
@@ -37,7 +38,7 @@ class Chunk:
     @cached_property
     def start(self) -> int:
         """Return the window's first position."""
-        if not self.ablation.paired or not self.model.causal:
+        if not self.ablation.paired or not self.model.windowed:
             return 0
         differs = (self.batch.clean != self.batch.corrupted).any(0)
         first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
@@ -173,11 +174,13 @@ def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tens
     at = len(parts)
     out[:at] = torch.stack(parts)
     for layer, block in enumerate(model.blocks):
-        heads = block.attention.heads
-        z = flat(new.z[layer], old.z[layer]).transpose(0, 1)  # [H, n, K]
-        out[at : at + heads] = block.attention.outputs(z)
-        at += heads
-        if model.graph.post_norm:
+        mixed = flat(new.z[layer], old.z[layer]).transpose(0, 1)  # [H, n, K]
+        if isinstance(block.attention, Attention):
+            mixed = block.attention.outputs(mixed)
+        if len(mixed):
+            out[at : at + len(mixed)] = mixed
+        at += len(mixed)
+        if model.graph.has_post(layer):
             out[at] = flat(new.post[layer], old.post[layer])
             at += 1
         for x, y in zip(new.mlp[layer], old.mlp[layer], strict=True):

@@ -179,6 +179,7 @@ class _MaskedRun:
             block = self.world.model.blocks[layer]
             x = self._mlp_input(layer, step) if self.graph.parallel else None
             self._attention(layer, block, step)
+            self._mixer(layer, block, step)
             self._post(layer, block, step)
             x = x if self.graph.parallel else self._mlp_input(layer, step)
             if x is not None:
@@ -224,7 +225,7 @@ class _MaskedRun:
     def _attention(self, layer: int, block: Block, step: LayerPlan) -> None:
         if not step.heads:
             return
-        first = self.graph.first_heads[layer]
+        first, attention = self.graph.first_heads[layer], block.by_head
         base = self.world.base.streams.attention[layer]
         normed = self._normed(block, step.sums, base, first)
         q, k, v = (
@@ -233,19 +234,31 @@ class _MaskedRun:
         )
         heads = list(step.heads)
         past = past_of(block, layer, self.world.past, heads)
-        z = block.attention.mix(q, k, v, self.world.context, past, heads)
+        z = attention.mix(q, k, v, self.world.context, past, heads)
         delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
         if layer <= self.plan.current_until and not self.graph.post_norm:
-            weight = block.attention.wo
+            weight = attention.wo
             weight = weight if len(heads) == len(weight) else weight[heads]
-            moved = block.attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
+            moved = attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
             self._move(place(moved, base.device))
         own = delta.movedim(-2, 0).flatten(1, -2)  # [h, C·B·T, K]
         for head, z_of in zip(heads, own, strict=True):
             if first + head in self.deltas.slot:
-                out = block.attention.scaled(z_of @ block.attention.wo[head])
+                out = attention.scaled(z_of @ attention.wo[head])
                 out = place(out, base.device).view(*delta.shape[:-2], -1)
                 self.deltas.put(first + head, out)
+
+    def _mixer(self, layer: int, block: Block, step: LayerPlan) -> None:
+        """Run `s{l}`: a mixer that is taken whole, on every position."""
+        if step.mixer is None:
+            return
+        sender = self.graph.first_heads[layer]
+        x = self._stream(step.mixer, self.world.base.streams.attention[layer], sender)
+        base = self.world.base.values.z[layer].squeeze(-2)
+        delta = block.write_whole(x, self.world.context) - base
+        if layer <= self.plan.current_until:
+            self._move(delta)
+        self.deltas.put(sender, delta)
 
     def _normed(
         self, block: Block, entries: Sequence[Sum], base: Tensor, senders: int
@@ -273,7 +286,7 @@ class _MaskedRun:
             return None
         senders = self.graph.mlp_columns[layer].start
         if self.graph.parallel:
-            senders -= self.graph.heads
+            senders = self.graph.first_heads[layer]
         return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
 
     def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor) -> None:
@@ -291,7 +304,7 @@ def project_inputs(
     block: Block, letter: str, normed: list[Tensor], inputs: Inputs, heads: tuple[int, ...]
 ) -> Tensor:
     """Project each head's own of the layer's inputs, [C or 1, B, T, D] each: [C, B, T, h, K]."""
-    if len(inputs.sums) == 1 and 2 * len(heads) > block.attention.heads:
+    if len(inputs.sums) == 1 and 2 * len(heads) > block.by_head.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
         whole = whole if letter == "q" else repeat_kv(block, whole)
         return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...graphs.bitsets import booleans, integers
-from ...graphs.graph import ComputationGraph
+from ...graphs.graph import WHOLE, ComputationGraph
 from ...graphs.names import Kind, Node, Port
 
 CURRENT, BASE = "current", "base"
@@ -47,7 +47,8 @@ class LayerPlan:
     """What to run in one layer.
 
     `heads`: those that run. `sums`: the distinct streams their ports hold. `inputs`: by letter, in
-    the order of `heads`. `mlp`, `post`: the sum of the port of `m{l}` and of `o{l}`, if it runs.
+    the order of `heads`. `mlp`, `post`, `mixer`: the sum of the port of `m{l}`, of `o{l}` and of
+    `s{l}`, if it runs.
     `writers`: of the senders that compute from `m{l}` those that run, counted within the layer.
     """
 
@@ -57,11 +58,13 @@ class LayerPlan:
     mlp: Sum | None
     writers: tuple[int, ...] = ()
     post: Sum | None = None
+    mixer: Sum | None = None
 
     @property
     def all_sums(self) -> tuple[Sum, ...]:
         """List what every port of the layer holds."""
-        return (*self.sums, *(s for s in (self.post, self.mlp) if s is not None))
+        parts = (self.mixer, self.post, self.mlp)
+        return (*self.sums, *(s for s in parts if s is not None))
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _layer(
     graph: ComputationGraph, layer: int, rows: list[Sum | None], running: np.ndarray
 ) -> LayerPlan:
     first = graph.first_heads[layer]
-    heads = tuple(int(h) for h in np.flatnonzero(running[first : first + graph.heads]))
+    heads = tuple(int(h) for h in np.flatnonzero(running[first : first + graph.heads_of(layer)]))
     sums: dict[object, int] = {}
     chosen: list[Sum] = []
     inputs: dict[str, Inputs] = {}
@@ -207,5 +210,8 @@ def _layer(
     own = graph.mlp_columns[layer]
     columns = slice(own.start, own.stop)
     writers = tuple(int(i) for i in np.flatnonzero(running[columns]))
-    post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.post_norm else None
-    return LayerPlan(heads, tuple(chosen), inputs, single(Kind.MLP, columns), writers, post)
+    post = single(Kind.POST, slice(own.start - 1, own.start)) if graph.has_post(layer) else None
+    whole = graph.mixer(layer) == WHOLE
+    mixer = single(Kind.MIXER, slice(first, first + 1)) if whole else None
+    mlp = single(Kind.MLP, columns)
+    return LayerPlan(heads, tuple(chosen), inputs, mlp, writers, post, mixer)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.experts import Experts
-from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
+from ...graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel
 from ..prompts.pairs import Batch
 from ..trace import run_plain
 from .widening import HALF_TYPES, Widening
@@ -59,7 +59,8 @@ def block_excess(
     if not hidden:
         return None
     worst = 0.0
-    wider = logits.dtype != torch.float64 and logits.device.type != "mps"
+    types = (logits.dtype, model.dtype)  # some models of float64 give logits of float32
+    wider = torch.float64 not in types and logits.device.type != "mps"
     outputs = _outputs(model, batch, logits, hidden, wider)
     for block, (x, y, z, before) in zip(model.blocks, outputs, strict=True):
         rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
@@ -102,8 +103,17 @@ def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -
     parts = {field.name: getattr(model, field.name) for field in fields(LiftedModel)}
     experts = (block.mlp.senders,) if isinstance(block.mlp, Experts) else ()
     shared = bool(experts) and model.graph.shared_experts
+    heads = block.attention if isinstance(block.attention, Attention) else None
     graph = replace(
-        model.graph, layers=1, split_embedding=False, experts=experts, shared_experts=shared
+        model.graph,
+        layers=1,
+        heads=0 if heads is None else heads.heads,
+        kv_heads=0 if heads is None else heads.kv_heads,
+        split_embedding=False,
+        experts=experts,
+        shared_experts=shared,
+        mixers=(block.mixer,),
+        without_mlp=(0,) if block.mlp is None else (),
     )
     fed = _Fed(**{**parts, "blocks": (block,), "graph": graph}, states=states)
     context = AttentionContext(batch.mask, batch.position_ids)

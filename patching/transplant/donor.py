@@ -19,7 +19,7 @@ from torch import Tensor
 from ...graphs.errors import GraphMismatch
 from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import LiftedModel
+from ...graphs.lift.lifted import Attention, LiftedModel
 from ...graphs.names import Kind, Node
 from ..ablations.zero import zero
 from ..metrics.metric import Metric, Target
@@ -83,7 +83,7 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> DonorValues:
     wanted = frozenset(column_of(graph, node) for node in senders)
     layers = {graph.senders[u].layer for u in wanted if graph.senders[u].kind is Kind.HEAD}
     projections = {
-        layer: (block.attention.wo.clone(), block.attention.output_scale)
+        layer: (block.by_head.wo.clone(), block.by_head.output_scale)
         for layer, block in enumerate(model.blocks)
         if layer in layers
     }
@@ -130,9 +130,10 @@ def summed(chunk: Chunk) -> Tensor:
     """Add up all senders of the clean run at the answers, without constants, [B, D]."""
     total = chunk.at_answers(chunk.clean.streams.final)
     if not chunk.model.graph.post_norm:
-        for block in chunk.model.blocks:
-            if block.attention.constant is not None:
-                total = total - place(block.attention.constant, total.device)
+        mixers = (block.attention for block in chunk.model.blocks)
+        for attention in mixers:
+            if isinstance(attention, Attention) and attention.constant is not None:
+                total = total - place(attention.constant, total.device)
     return total
 
 
@@ -147,7 +148,7 @@ def _trimmed(graph: ComputationGraph, values: Values, wanted: frozenset[int]) ->
     sources = any(node.layer is None for node in nodes)
     return Values(
         values.sources.cpu() if sources else values.sources.new_empty(0),
-        some(values.z, Kind.HEAD),
+        some(values.z, Kind.HEAD, Kind.MIXER),
         some(values.mlp, Kind.MLP, Kind.EXPERT, Kind.SHARED),
         some(values.post, Kind.POST),
     )
@@ -170,6 +171,8 @@ def written(
         z = place(values.z[node.layer][:, :, node.index], device)
         found = z @ place(weight[node.index], device)
         found = found if scale == 1 else found * scale
+    elif node.kind is Kind.MIXER:
+        found = values.z[node.layer].squeeze(-2)
     elif node.kind is Kind.POST:
         found = values.post[node.layer]
     else:

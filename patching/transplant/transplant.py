@@ -33,7 +33,7 @@ from torch import Tensor
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.graph import ComputationGraph
 from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import LiftedModel
+from ...graphs.lift.lifted import Attention, LiftedModel
 from ...graphs.names import Node
 from ..metrics.metric import named
 from ..prompts.pairs import PromptPairs
@@ -167,8 +167,8 @@ class Transplant:
 
     def _given(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> Tensor:
         """Return what the donor's senders wrote minus what the receiver's did, [G, B·T·D]."""
-        attentions = (block.attention for block in chunk.model.blocks)
-        own = {layer: (one.wo, one.output_scale) for layer, one in enumerate(attentions)}
+        mixers = enumerate(block.attention for block in chunk.model.blocks)
+        own = {i: (one.wo, one.output_scale) for i, one in mixers if isinstance(one, Attention)}
         values, device = chunk.clean.values, chunk.clean.values.sources.device
         wide = torch.promote_types(values.sources.dtype, torch.float32)
         rows = [torch.zeros(0, values.sources[0].numel(), dtype=wide, device=device)]

@@ -19,7 +19,7 @@ from edgewise.patching.metrics.metric import Metric
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
-from tests.configs import CONFIGS
+from tests.configs import ALL, CONFIGS
 from tests.engine import ABLATIONS, fitting, one_of_each_type, tiny_lift, tiny_pairs
 from tests.plain_acdc import plain_acdc
 
@@ -40,7 +40,7 @@ def same(found: Discovery, expected: Discovery, tolerance: float = 1e-6) -> None
 def test_every_family_is_walked_as_by_dense_runs(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = list(CONFIGS).index(name)
+    number = list(ALL).index(name)
     draw = np.random.default_rng(number)
     for repeat in range(2):
         metric = METRICS[(number + 3 * repeat) % len(METRICS)]

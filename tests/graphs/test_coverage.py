@@ -10,7 +10,7 @@ import pytest
 
 from edgewise.graphs.errors import UnsupportedModel
 from edgewise.graphs.lift.lifting import describe, families
-from tests.configs import EVERY
+from tests.configs import ALL
 
 REFUSED: dict[tuple[str, str], Any] = {
     ("bloom", "apply_residual_connection_post_layernorm"): True,
@@ -39,7 +39,7 @@ ALIASES = {"partial_rotary_factor"}
 def settings() -> dict[str, dict[str, set[str]]]:
     """Map model type and attribute to the values that the tiny configurations give it."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for config_class, _, options in EVERY.values():
+    for config_class, _, options in ALL.values():
         config: Any = config_class(**copy.deepcopy(options))
         for name, value in config.to_dict().items():
             found[config.model_type][name].add(repr(value))
@@ -66,7 +66,7 @@ def test_every_handled_attribute_is_tested_in_two_settings(model_type: str) -> N
 @pytest.mark.parametrize(("model_type", "name"), REFUSED)
 def test_the_other_setting_is_refused(model_type: str, name: str) -> None:
     config_class, model_class, options = next(
-        entry for entry in EVERY.values() if entry[0].model_type == model_type
+        entry for entry in ALL.values() if entry[0].model_type == model_type
     )
     other = REFUSED[model_type, name]
     changes = other if isinstance(other, dict) else {name: other}

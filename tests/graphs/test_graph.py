@@ -20,20 +20,27 @@ def walked(graph: ComputationGraph) -> set[str]:
     edges: set[str] = set()
     written = ["tok", "pos"] if graph.split_embedding else ["embed"]
     for layer in range(graph.layers):
-        heads = [f"a{layer}.h{head}" for head in range(graph.heads)]
+        kind = graph.mixers[layer] if graph.mixers else "heads"
+        heads = [f"a{layer}.h{head}" for head in range(graph.heads)] if kind == "heads" else []
         groups = [f"a{layer}.kv{group}" for group in range(graph.kv_heads)]
         owners = groups if graph.grouped_kv else heads
         ports = [f"{name}<q>" for name in heads]
         ports += [f"{name}<{letter}>" for letter in "kv" for name in owners]
-        ports += [f"m{layer}"] if graph.parallel else []
+        ports = ports if heads else []
+        mixers = [f"s{layer}"] if kind == "whole" else []
+        ports += mixers
+        mlp = layer not in graph.without_mlp
+        ports += [f"m{layer}"] if graph.parallel and mlp else []
         edges |= {f"{sender}->{port}" for port in ports for sender in written}
-        if graph.post_norm:
+        if graph.post_norm and heads:
             edges |= {f"{head}->o{layer}" for head in heads}
             written.append(f"o{layer}")
         else:
-            written += heads
-        if not graph.parallel:
+            written += heads + mixers
+        if mlp and not graph.parallel:
             edges |= {f"{sender}->m{layer}" for sender in written}
+        if not mlp:
+            continue
         experts = graph.experts[layer] if graph.experts else 0
         written += [f"m{layer}.e{i}" for i in range(experts)] or [f"m{layer}"]
         written += [f"m{layer}.shared"] if experts and graph.shared_experts else []
@@ -147,7 +154,7 @@ def test_places_and_names_of_edges_are_inverse(graph: ComputationGraph) -> None:
 
 @given(SHAPES)
 def test_every_port_feeds_the_senders_it_is_an_input_of(graph: ComputationGraph) -> None:
-    share = graph.heads // graph.kv_heads
+    share = graph.heads // max(1, graph.kv_heads)
     for port, feeds in zip(graph.ports, graph.feeds, strict=True):
         owners = [graph.senders[i] for i in feeds]
         if port.node.kind is Kind.LOGITS:
@@ -167,15 +174,12 @@ def test_every_port_feeds_the_senders_it_is_an_input_of(graph: ComputationGraph)
 
 @given(SHAPES)
 def test_counts_by_kind_add_up(graph: ComputationGraph) -> None:
-    counts = graph.count_by_kind()
+    counts = {**dict.fromkeys("qkv", 0), **graph.count_by_kind()}
     assert sum(counts.values()) == graph.edge_count
     assert counts["logits"] == graph.reads[-1].sum()
-    assert (
-        counts["k"]
-        == counts["v"]
-        == counts["q"] // (graph.heads // graph.kv_heads if graph.grouped_kv else 1)
-    )
-    assert ("post" in counts) == graph.post_norm
+    share = max(1, graph.heads) // max(1, graph.kv_heads) if graph.grouped_kv else 1
+    assert counts["k"] == counts["v"] == counts["q"] // share
+    assert ("post" in counts) == any(map(graph.has_post, range(graph.layers)))
     assert sum(graph.count_by_kind(np.zeros_like(graph.reads)).values()) == 0
 
 

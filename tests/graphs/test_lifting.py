@@ -183,13 +183,14 @@ def test_every_config_attribute_is_classified(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
     entry = families()[model_type]
     found = {key for key in config.to_dict() if not key.startswith("_")}
-    assert not found - entry.handled - entry.ignored - ALWAYS_IGNORED
+    assert not found - entry.handled - entry.ignored - entry.inside - ALWAYS_IGNORED
 
 
 @pytest.mark.parametrize("model_type", families())
 def test_no_attribute_is_both_handled_and_ignored(model_type: str) -> None:
     entry = families()[model_type]
     assert not entry.handled & (entry.ignored | ALWAYS_IGNORED)
+    assert not entry.inside & (entry.handled | entry.ignored | ALWAYS_IGNORED)
 
 
 IGNORED_BY_THE_CODE = {

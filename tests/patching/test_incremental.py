@@ -84,7 +84,10 @@ def questions(graph: Any, kept: np.ndarray, draw: random.Random) -> list[Asked]:
             ablated[1, 0, edges[: draw.randint(1, len(edges))]] = True  # a prefix
         ablated[2] = True  # the whole port
         found.append(Asked((row,), ablated))
-    layer = draw.randrange(graph.layers)
+    layers = [layer for layer in range(graph.layers) if graph.heads_of(layer)]
+    if not layers:
+        return found
+    layer = draw.choice(layers)
     attention = [i for i, p in enumerate(graph.ports) if p.node.layer == layer and p.letter]
     rows = draw.sample(attention, draw.randint(2, min(4, len(attention))))
     prefixes = np.tril(np.ones((len(rows), len(rows)), dtype=bool))[..., None]

@@ -15,7 +15,7 @@ from itertools import accumulate
 import numpy as np
 
 from ...graphs.errors import EdgewiseError, GraphMismatch
-from ...graphs.graph import ComputationGraph
+from ...graphs.graph import WHOLE, ComputationGraph
 from ...graphs.names import Kind, Node
 from ...graphs.scores import Scores
 from ..legend import MARGIN, heading, paragraph, wrap
@@ -120,9 +120,15 @@ class _Builder:
 
     def __init__(self, graph: ComputationGraph, panels: Sequence[Panel], title: str) -> None:
         self.graph, self.panels, self.title = graph, panels, title
-        self.cell = max(7.0, min(22.0, 300.0 / graph.heads))
+        self.cell = max(7.0, min(22.0, 300.0 / max(1, graph.heads)))
         self.row = max(7.0, min(15.0, 440.0 / graph.layers))
-        self.extra = ["o"] * graph.post_norm + ["experts" if graph.experts else "MLP"]
+        self.kinds = [[Kind.MIXER]] if WHOLE in graph.mixers else []
+        self.kinds += [[Kind.POST]] if graph.post_norm else []
+        has_mlp = len(graph.without_mlp) < graph.layers
+        self.kinds += [[Kind.MLP, Kind.EXPERT, Kind.SHARED]] if has_mlp else []
+        words = {Kind.MIXER: "mixer", Kind.POST: "o"}
+        mlp = "experts" if graph.experts else "MLP"
+        self.extra = [words.get(kinds[0], mlp) for kinds in self.kinds]
         widths = [max(self.cell, text_width(word, _TICK) + 5) for word in self.extra]
         starts = [*accumulate(widths, initial=graph.heads * self.cell + _SPLIT)]
         self.extras = list(zip(starts, widths, strict=False))
@@ -170,7 +176,7 @@ class _Builder:
         y = (self.graph.layers - 1 - node.layer) * self.row
         if node.kind is Kind.HEAD:
             return (node.index or 0) * self.cell, y, self.cell
-        x, width = self.extras[0 if node.kind is Kind.POST else -1]
+        x, width = next(e for e, k in zip(self.extras, self.kinds, strict=True) if node.kind in k)
         return x, y, width
 
     def _cells(self, panel: Panel, left: float, top: float) -> Iterator[Cell]:
@@ -192,7 +198,7 @@ class _Builder:
     def _ticks(self, panel: int, top: float) -> list[Text]:
         """Number heads above a panel and layers at its left, as many as there is room for."""
         left, graph, above = self.lefts[panel], self.graph, top - 7
-        room = text_width(str(graph.heads - 1), _TICK) + 3
+        room = text_width(str(max(0, graph.heads - 1)), _TICK) + 3
         heads = range(0, graph.heads, _step(room, self.cell, graph.heads))
         columns = [((h + 0.5) * self.cell, str(h)) for h in heads]
         columns += [(x + w / 2, word) for word, (x, w) in zip(self.extra, self.extras, strict=True)]
@@ -203,7 +209,8 @@ class _Builder:
             rows.append((y, f"{layer}" if panel else f"layer {layer}"))
         if not panel:
             y = round(top + (graph.layers + 0.5) * self.row + _SPLIT, 2)
-            rows += [(above, "head"), (y, "tok, pos" if graph.split_embedding else "embed")]
+            rows += [(above, "head")] if graph.heads else []
+            rows.append((y, "tok, pos" if graph.split_embedding else "embed"))
         return texts + [Text(left - 4, y, words, _TICK, FAINT, "end") for y, words in rows]
 
     def _legend(self, top: float, caption: str) -> tuple[list[Cell], Legend, float]:

@@ -18,7 +18,10 @@ from .skeleton import Skeleton, Wire, build
 
 LAYOUTS = ("auto", "dot", "built-in")
 TALL = 22
-_STEPS = {Kind.KV: 0, Kind.HEAD: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4, Kind.SHARED: 4}
+_STEPS = {
+    Kind.KV: 0, Kind.HEAD: 1, Kind.MIXER: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4,
+    Kind.SHARED: 4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[Node, No
 def rows_of(subject: Subject) -> tuple[list[int], list[int | None]]:
     """Give each node its row (rows without a node are left out), and each row its layer.
 
-    An MLP stands above the heads of its layer, experts above the port they read; beside the heads
-    in parallel blocks, and in tall drawings if none of them feeds it.
+    An MLP stands above the heads, or the whole mixer, of its layer, experts above the port they
+    read; beside the heads in parallel blocks, and in tall drawings if none of them feeds it.
     """
     graph, nodes = subject.graph, [node for node, _ in subject.nodes]
     ends = [(line.edge.sender, line.edge.port.node) for line in subject.lines]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedModel
-from ...graph import ComputationGraph
+from ...graph import HEADS, ComputationGraph
 from ..attention import Latent
 from ..experts import Experts, Routing, SharedExpert
-from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary
+from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary, Whole
 from ..lifting import by_head, optional, require_activation
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "ntk_alpha")
@@ -134,12 +134,13 @@ def separate(
 def describe_blocks(
     layers: Iterable[Any],
     norm: Callable[[Any], Norm],
-    attention: Callable[[Any, int], Attention],
-    mlp: str | Callable[[Any], MLP | Experts],
+    attention: Callable[[Any, int], Attention | Whole | None],
+    mlp: str | Callable[[Any], MLP | Experts | Whole | None],
     norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
 ) -> tuple[Block, ...]:
     """Describe blocks; `attention` takes a block and its number.
 
+    Both return None where a block has no such part, and a `Whole` for one that is taken whole.
     `mlp` takes a block; where that has its MLP as `mlp` or `ffn`, or is it, the activation will do.
     `norms`: the names of the norms before attention and before the MLP, and of those behind them.
     """
@@ -378,29 +379,37 @@ def words(
     blocks: Sequence[Block], *, positions: str, tied: bool, parallel: bool = False
 ) -> dict[str, str]:
     """Say in words what was found in a model."""
-    block, attention = blocks[0], blocks[0].attention
-    q, k, v = (
-        bias if latent is None else latent.down.bias
-        for bias, latent in (
-            (attention.bq, attention.q_latent),
-            (attention.bk, attention.k_latent),
-            (attention.bv, attention.v_latent),
-        )
-    )
-    biases = {"q": q, "k": k, "v": v, "o": attention.bo, "mlp": block.mlp.bias}
-    mlps = Counter(block.mlp.words for block in blocks)
-    mixed = [f"{what} ({n} layer{'s' * (n > 1)})" for what, n in mlps.items()]
+    heads = [b.attention for b in blocks if isinstance(b.attention, Attention)]
+    whole = Counter(b.attention.words for b in blocks if isinstance(b.attention, Whole))
+    mlps = Counter(b.mlp.words for b in blocks if b.mlp is not None)
+    attention = heads[0] if heads else None
+    biases: dict[str, Tensor | None] = {}
+    if attention is not None:
+        biases = {
+            letter: bias if latent is None else latent.down.bias
+            for letter, bias, latent in (
+                ("q", attention.bq, attention.q_latent),
+                ("k", attention.bk, attention.k_latent),
+                ("v", attention.bv, attention.v_latent),
+            )
+        } | {"o": attention.bo}
+    biases["mlp"] = next((b.mlp.bias for b in blocks if b.mlp is not None), None)
     found = {
-        "norm": norm_words(block),
+        "norm": norm_words(blocks[0]),
         "positions": positions,
         "block": "parallel" if parallel else "sequential",
-        "attention": f"{attention.heads} heads of {attention.size}, "
-        f"{attention.kv_heads} key/value heads",
-        "window": ", ".join(sorted({_span(b.attention) for b in blocks})),
-        "biases": ", ".join(n for n, bias in biases.items() if bias is not None) or "none",
-        "MLP": "; ".join(mixed if len(mixed) > 1 else mlps),
-        "unembedding": "tied" if tied else "untied",
     }
+    if attention is not None:
+        size = f"{attention.heads} heads of {attention.size}"
+        found["attention"] = f"{size}, {attention.kv_heads} key/value heads"
+        found["window"] = ", ".join(sorted({_span(one) for one in heads}))
+    if whole:
+        found["token mixer"] = _counted(whole, len(blocks))
+    found["biases"] = ", ".join(n for n, bias in biases.items() if bias is not None) or "none"
+    found["MLP"] = _counted(mlps, len(blocks)) or "none"
+    found["unembedding"] = "tied" if tied else "untied"
+    if attention is None:
+        return found
     if attention.q_norm is not None:
         own = ", with weights of its own" if isinstance(attention.q_norm, tuple) else ""
         together = attention.norm_together
@@ -424,6 +433,12 @@ def _span(attention: Attention) -> str:
     if attention.chunk is not None:
         return f"chunks of {attention.chunk}"
     return str(attention.window or "full")
+
+
+def _counted(what: Counter[str], layers: int) -> str:
+    """Say what layers have, and how many of them where it is not all."""
+    each = [f"{one} ({n} layer{'s' * (n > 1)})" if n < layers else one for one, n in what.items()]
+    return "; ".join(each)
 
 
 def norm_words(block: Block) -> str:
@@ -459,25 +474,32 @@ def assemble(
     `table`: learned position embeddings, [positions, D]; without one, prompts are as long as
     `max_positions`. `parallel`: attention and MLP of a block read the same stream.
     """
-    first, head = blocks[0].attention, model.get_output_embeddings()
+    heads = [block.attention for block in blocks if isinstance(block.attention, Attention)]
+    head = model.get_output_embeddings()
     if not isinstance(positions, str):
-        without = sum(block.attention.rotary is None for block in blocks)
-        turning = next((b.attention.rotary for b in blocks if b.attention.rotary), positions)
-        positions = rotary_words(model.config, turning, first.size, without)
+        without = sum(attention.rotary is None for attention in heads)
+        turning = next((one.rotary for one in heads if one.rotary), positions)
+        size = heads[0].size if heads else turning.size
+        positions = rotary_words(model.config, turning, size, without)
     tied = bool(head.weight.data_ptr() == embedding.weight.data_ptr())
     mixtures = [block.mlp if isinstance(block.mlp, Experts) else None for block in blocks]
-    heads = sorted({block.attention.heads for block in blocks})
-    if len(heads) > 1:
+    counts = sorted({attention.heads for attention in heads})
+    if len(counts) > 1:
         raise UnsupportedModel(
-            f"the model's layers have {' and '.join(map(str, heads))} heads; accepted: the same "
+            f"the model's layers have {' and '.join(map(str, counts))} heads; accepted: the same "
             "number in every layer."
         )
-    groups = min(block.attention.kv_heads for block in blocks)
+    groups = min((attention.kv_heads for attention in heads), default=0)
+    post_norms = {b.attention_post_norm is not None for b in blocks if b.mixer == HEADS}
+    if len(post_norms) > 1:
+        raise UnsupportedModel("some layers of the model have a norm behind attention, some not.")
     graph = ComputationGraph(
-        len(blocks), first.heads, groups, parallel,
-        post_norm=blocks[0].attention_post_norm is not None,
+        len(blocks), sum(counts), groups, parallel,
+        post_norm=post_norms == {True},
         experts=tuple(m.senders if m else 0 for m in mixtures),
         shared_experts=any(m.shared is not None and m.senders for m in mixtures if m),
+        mixers=tuple(block.mixer for block in blocks),
+        without_mlp=tuple(i for i, block in enumerate(blocks) if block.mlp is None),
     )  # fmt: skip
     variants = words(blocks, positions=positions, tied=tied, parallel=parallel)
     own = (blocks, final_norm, linear(head), graph, variants)

@@ -40,7 +40,7 @@ def describe(model: Any) -> LiftedModel:
         return fused_heads(module.query_key_value, module.dense, heads, groups, **positions)
 
     blocks = describe_blocks(body.h, layer_norm, attention, config.activation, (first, second))
-    last, where = layer_norm(body.ln_f), blocks[0].attention.rotary or "ALiBi"
+    last, where = layer_norm(body.ln_f), blocks[0].by_head.rotary or "ALiBi"
     return assemble("falcon", model, body.word_embeddings, blocks, last, where, parallel=parallel)
 
 

@@ -44,7 +44,7 @@ def describe(model: Any) -> LiftedModel:
     names, activation = ("ln_1", "ln_1"), config.activation_function
     blocks = describe_blocks(body.h, layer_norm, attention, activation, names)
     own = {"max_positions": config.n_positions, "parallel": True}
-    of = blocks[0].attention.size
+    of = blocks[0].by_head.size
     words = f"rotary, base 10000, first {size} of {of} features, interleaved"
     return assemble("gpt-j", model, body.wte, blocks, layer_norm(body.ln_f), words, **own)
 

@@ -1,0 +1,1 @@
+"""What a live model's own code does, seen by watching it run."""
