@@ -134,7 +134,7 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     if entry is None:
         from .families._refused import refusals
 
-        reason = refusals().get(str(model_type))
+        reason = refusals(known).get(str(model_type))
         raise UnsupportedModel(
             f"a model of type '{model_type or type(model).__name__}' cannot be lifted"
             f"{f': {reason}' if reason else ''}; supported types: {', '.join(known)}."

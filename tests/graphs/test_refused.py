@@ -36,4 +36,4 @@ def test_every_type_has_one_reason_and_is_a_type() -> None:
     named = [kind for kinds in _REASONS.values() for kind in kinds.split()]
     assert len(named) == len(set(named))
     assert set(named) <= set(CONFIG_MAPPING_NAMES)
-    assert not set(refusals()) & set(families())
+    assert not set(refusals(families())) & set(families())

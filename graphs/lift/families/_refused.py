@@ -5,7 +5,7 @@ For people: a type that no family lifts is refused whether or not it stands here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _REASONS = {
     "LayerNorm stands on its stream, which is then no sum of what was written": """
@@ -42,11 +42,8 @@ _REASONS = {
 }
 
 
-def refusals() -> Mapping[str, str]:
+def refusals(lifted: Collection[str]) -> Mapping[str, str]:
     """Map model types that no family lifts to the reason, a clause."""
-    from ..lifting import families
-
-    lifted = families()
     return {
         kind: reason
         for reason, kinds in _REASONS.items()
