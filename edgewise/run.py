@@ -38,7 +38,7 @@ from .graphs.files.reading import is_there, read_json
 from .graphs.graph import ComputationGraph
 from .graphs.roles import HeadRoles
 from .patching.metrics.registry import get_metric
-from .patching.prompts.pair_files import read_pairs, write_pairs
+from .patching.prompts.pair_files import SHAPE, read_pairs, write_pairs
 from .patching.prompts.pairs import Pair, PromptPairs
 from .progress import SILENT, Progress, named
 from .report.report import write_report
@@ -160,7 +160,7 @@ class _Run:
                 **{key: getattr(pairs, key) for key in NOTED},
                 "examples": len(pairs),
                 "sha256": pairs.sha256,
-                "left_out": None if left_out is None else str(left_out),
+                "left_out": _understood(pairs) if left_out is None else str(left_out),
                 "sample": _shown(pairs.pairs[0], session.loaded.tokenizer),
             }
             write_pairs(self.store.path(names.PROMPTS), pairs)
@@ -482,6 +482,14 @@ class _Run:
 def _written(path: Path) -> PromptPairs:
     """Return pairs that a run wrote, with answers of as many tokens as they had."""
     return read_pairs(path, answers="whole")
+
+
+def _understood(pairs: PromptPairs) -> str | None:
+    """Return what was understood of a file of another's shape."""
+    shape = pairs.origin.get(SHAPE)
+    if not isinstance(shape, dict) or shape.get("native"):
+        return None
+    return str(shape.get("understood"))
 
 
 def _shown(pair: Pair, tokenizer: Any) -> dict[str, str | list[str]]:

@@ -58,7 +58,8 @@ def tasks(
             return
         show.facts(*((str(task["name"]), task["summary"]) for task in found))
         show.line()
-        show.line("edgewise tasks NAME shows a task's options and sample pairs.")
+        show.line("edgewise tasks NAME shows a task's options and sample pairs,")
+        show.line("edgewise tasks FILE what a file of prompts is understood to hold.")
         return
     given = task_settings or {}
     with options.usage():

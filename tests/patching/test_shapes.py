@@ -234,7 +234,8 @@ def test_what_was_understood_is_one_line(write: Write, words: Tokenizer) -> None
     assert "not used: corrupted_hard" in said(
         read_pairs(write(*SAME["a second corrupted prompt"]), words)
     )
-    assert "corrupted (corrupt)" in said(read_pairs(write(*SAME["auto-circuit"]), words))
+    circuit = said(read_pairs(write(*SAME["auto-circuit"]), words))
+    assert "corrupted (corrupt)" in circuit and circuit.endswith("not used: seq_labels")
     assert "not used: id" in said(read_pairs(write(*SAME["other names"]), words))
     native = read_pairs(write("a.jsonl", json.dumps(GOAT)), words)
     shape = native.origin["shape"]
@@ -243,6 +244,14 @@ def test_what_was_understood_is_one_line(write: Write, words: Tokenizer) -> None
         about = read_pairs(write(file, content), words).origin["shape"]
         assert isinstance(about, dict) and "\n" not in about["understood"]
         assert "native" not in about or name == "one text for a list"
+
+
+def test_words_without_a_space_between_them_are_noticed(write: Write, words: Tokenizer) -> None:
+    table = "clean,corrupted,answers\nThe goat ate some,The bird ate some,{}\n"
+    joined = said(read_pairs(write("a.csv", table.format(" grass")), words))
+    assert "space" not in joined
+    found = said(read_pairs(write("a.csv", table.format("grass")), words))
+    assert "answers without a space before them ('somegrass')" in found
 
 
 def test_named_positions_become_spans_and_are_kept(

@@ -74,12 +74,14 @@ def pairs(content: Content, context: RowContext) -> Rows:
         raise _no_prompts(content, rows)
     fields = list(dict.fromkeys(key for _, one in rows if isinstance(one, dict) for key in one))
     names = {known[key].name: key for key in known if key not in unused}
-    words = [_words(names, fields)]
+    words = [_words(names, fields), _joined(rows)]
     if "word_idxs" in content.shared and context.tokenizer is not None:
         words.append(add_spans(content.shared["word_idxs"], rows, context))
     native = content.kind == "JSON Lines" and not unused and set(names) >= set(names.values())
     mixed = "clean" in fields and "answer_ids" in fields
     said = ", ".join(filter(None, words))
+    beside = [key for key in content.shared if key != "word_idxs"] if content.shared else []
+    unused |= dict.fromkeys(beside)
     return Rows(rows, said, unused=list(unused), mixed=mixed, native=native and not mixed)
 
 
@@ -283,6 +285,20 @@ def _words(names: Mapping[str, str], fields: list[str]) -> str:
     if "spans" in names:
         words.append("spans")
     return ", ".join(words)
+
+
+def _joined(rows: list[tuple[str, Fields | PromptError]]) -> str:
+    """Say if words that are answers stand behind words of prompts without a space between them."""
+    for _, row in rows:
+        if isinstance(row, dict):
+            clean, answers = row.get("clean"), row.get("answers")
+            first = answers[0] if isinstance(answers, list) and answers else ""
+            if not isinstance(clean, str) or not isinstance(first, str):
+                continue
+            if clean[-1:].isalpha() and first[:1].isalpha():
+                last = clean.split()[-1]
+                return f"answers without a space before them ({shorten(last + first, 40)!r})"
+    return ""
 
 
 def _called(what: str, name: str, names: Mapping[str, str]) -> str:
