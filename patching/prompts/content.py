@@ -26,6 +26,9 @@ ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 """What a file of prompts ends in, if in anything."""
 
 _DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ';' between cells", "|": "CSV with '|'"}
+Known = Callable[[str], bool]
+"""Tells whether a name is one that rows of some shape have."""
+
 _LONGEST_LITERAL = 20_000  # characters of a list within a cell
 
 
@@ -67,7 +70,7 @@ class Content:
         return (row for row in self.rows if row.error is None)
 
 
-def read_content(path: str | Path, known: Callable[[str], bool]) -> Content:
+def read_content(path: str | Path, known: Known) -> Content:
     """Read a file of prompts; `known` tells the names that a header is recognised by.
 
     A PromptError says what is wrong with the file as a whole.
@@ -80,8 +83,8 @@ def read_content(path: str | Path, known: Callable[[str], bool]) -> Content:
             f"'{path}' holds no prompt pairs: every line is blank; accepted: one JSON object a "
             'line, such as {"clean": "…", "corrupted": "…", "answers": [" Mary"]}.'
         )
-    if start == "[" or (start == "{" and not _is_lines(path, text)):
-        return _document(path, text)
+    if start == "[" or (start == "{" and not _is_lines(path, text, known)):
+        return _document(path, text, known)
     if start != "{":
         delimiter = _delimiter(path, text, known)
         if delimiter:
@@ -107,13 +110,14 @@ def _read_text(path: Path) -> str:
 # -- JSON ---------------------------------------------------------------------------------------
 
 
-def _is_lines(path: Path, text: str) -> bool:
+def _is_lines(path: Path, text: str, known: Known) -> bool:
     """Tell whether text that begins with `{` is an object a line, not one over several lines."""
     lines = [line for line in text.split("\n") if line.strip()]
+    is_document = path.suffix.lower() == ".json"
     if _parses(lines[0]):
-        return len(lines) > 1 or not _holds_list(lines[0])
-    if path.suffix.lower() == ".json" or len(lines) == 1:
-        return len(lines) == 1 and path.suffix.lower() != ".json"
+        return len(lines) > 1 or not (is_document or _holds_list(lines[0], known))
+    if is_document or len(lines) == 1:
+        return not is_document
     return all(line.lstrip().startswith("{") for line in lines[1:3]) and not _parses(text)
 
 
@@ -124,10 +128,23 @@ def _parses(text: str) -> bool:
         return False
 
 
-def _holds_list(line: str) -> bool:
+def _holds_list(line: str, known: Known) -> bool:
     """Tell whether a file's only object is not itself a pair, but holds a list of them."""
     document = json.loads(line)
-    return any(_is_list_of_rows(document.get(key)) for key in LISTS) or _is_columns(document)
+    return bool(_lists(document, known)) or _is_columns(document)
+
+
+def _lists(document: Mapping[str, object], known: Known) -> list[str]:
+    """List the keys of an object under which a list of its entries may stand.
+
+    Any will do if it is the only one, and is no key of a pair, as `messages` is.
+    """
+    found = [key for key, value in document.items() if _is_list_of_rows(value)]
+    usual = [key for key in found if key in LISTS]
+    if usual:
+        return usual
+    is_row = any(map(known, document))
+    return [] if is_row else found
 
 
 def _lines(text: str) -> Iterator[Row]:
@@ -140,7 +157,7 @@ def _lines(text: str) -> Iterator[Row]:
             yield Row(f"line {number}", {}, error)
 
 
-def _document(path: Path, text: str) -> Content:
+def _document(path: Path, text: str, known: Known) -> Content:
     try:
         document = parse_json(f"'{path}'", text, "a file of prompt pairs", allow_nan=True)
     except FileFormatError as error:
@@ -154,7 +171,7 @@ def _document(path: Path, text: str) -> Content:
         return Content(path, "a JSON list", _entries(document, ""))
     if _is_columns(document):
         return Content(path, "JSON with a list for each field", _entries(_rows(document), ""))
-    lists = [key for key in LISTS if _is_list_of_rows(document.get(key))]
+    lists = _lists(document, known)
     if len(lists) > 1:
         raise PromptError(
             f"'{path}' holds several lists of objects ({', '.join(lists)}), and which one is meant "
@@ -212,7 +229,7 @@ def _rows(document: Mapping[str, object]) -> list[object]:
 # -- tables -------------------------------------------------------------------------------------
 
 
-def _delimiter(path: Path, text: str, known: Callable[[str], bool]) -> str | None:
+def _delimiter(path: Path, text: str, known: Known) -> str | None:
     """Return what stands between the cells of a table's header; None if there is no header."""
     is_table = path.suffix.lower() in (".csv", ".tsv")
     order = sorted(_DELIMITERS, key=lambda one: one != ("\t" if path.suffix == ".tsv" else ","))

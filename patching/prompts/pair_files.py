@@ -96,9 +96,9 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
                 raise row
             pairs.append(reader.pair(row))
         except WholeFile as error:
-            raise PromptError(f"'{path}', {place}: {error}") from None
+            raise PromptError(f"'{path}', {place}: {rows.own_words(str(error))}") from None
         except PromptError as error:
-            problems.append(f"{place}: {error}")
+            problems.append(f"{place}: {rows.own_words(str(error))}")
     if len(problems) == 1:
         raise PromptError(f"'{path}', {problems[0]}")
     if problems:

@@ -30,6 +30,7 @@ class Rows:
         unused: keys that are no field of a pair.
         missing: what to say if there is no pair at all.
         mixed: whether answers are token ids beside prompts as text.
+        called: what the file itself calls the fields.
         native: whether the file is as this project writes it, so that nothing was to be understood.
     """
 
@@ -40,6 +41,13 @@ class Rows:
     missing: str = ""
     mixed: bool = False
     native: bool = False
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    def own_words(self, problem: str) -> str:
+        """Return what is wrong with a row, with the names that the file itself has for fields."""
+        for name, key in self.called.items():
+            problem = problem.replace(f"'{name}'", f"'{key}'")
+        return problem
 
 
 ReadShape = Callable[[Content, RowContext], Rows]

@@ -75,6 +75,8 @@ def pairs(content: Content, context: RowContext) -> Rows:
     fields = list(dict.fromkeys(key for _, one in rows if isinstance(one, dict) for key in one))
     names = {known[key].name: key for key in known if key not in unused}
     words = [_words(names, fields), _joined(rows)]
+    if not {"corrupted", "corrupted_ids"} & set(fields):
+        words.append("without corrupted prompts")
     if "word_idxs" in content.shared and context.tokenizer is not None:
         words.append(add_spans(content.shared["word_idxs"], rows, context))
     native = content.kind == "JSON Lines" and not unused and set(names) >= set(names.values())
@@ -82,7 +84,10 @@ def pairs(content: Content, context: RowContext) -> Rows:
     said = ", ".join(filter(None, words))
     beside = [key for key in content.shared if key != "word_idxs"] if content.shared else []
     unused |= dict.fromkeys(beside)
-    return Rows(rows, said, unused=list(unused), mixed=mixed, native=native and not mixed)
+    called = {name: key for name, key in names.items() if name not in content.names()}
+    return Rows(
+        rows, said, unused=list(unused), mixed=mixed, native=native and not mixed, called=called
+    )
 
 
 def _row(
@@ -113,6 +118,13 @@ def _row(
         raise problem
     made = {name: _value(known[key], row[key], is_table) for name, key in keys.items()}
     made = _ids_of_prompts(made)
+    for text, ids in _BOTH:
+        if _are_ids(number := made.get(text)) or isinstance(number, int):
+            one = number[0] if isinstance(number, list) else number
+            raise PromptError(
+                f"'{keys[text]}' holds {one}; accepted: a list of texts, such as [\" {one}\"]; "
+                f"token ids stand under '{ids}'."
+            )
     for text, ids in _ROLES:
         if text in made and ids in made and text != "answers":
             raise PromptError(f"mixes text and ids ({text}, {ids}); accepted: one of them.")

@@ -52,7 +52,8 @@ def _is_sample(row: object) -> bool:
 
 def _relations(content: Content) -> Iterator[tuple[str, Mapping[str, object], list[object]]]:
     """Yield where each relation stands, what it says, and its samples."""
-    if _sentences(content.shared):
+    plain = (_is_sample(row) and not _sentences(row) for row in (r.fields for r in content.good()))
+    if _sentences(content.shared) or ("prompt" not in content.names() and any(plain)):
         yield "", content.shared, [row.fields for row in content.rows]
         return
     for row in content.good():
@@ -96,8 +97,9 @@ def relation(content: Content, context: RowContext) -> Rows:
         if not _templates(about):
             raise PromptError(
                 f"'{content.path}' has no sentence with a gap for the subject; found: "
-                f"{shorten(repr(_sentences(about)[0]), 100)}; accepted: such as '{GAP} flows "
-                "through', which ends where the object is to be said."
+                f"{shorten(', '.join(map(repr, _sentences(about))) or 'none', 100)}; accepted "
+                f"under '{TEMPLATES[0]}': such as '{GAP} flows through', which ends where the "
+                "object is to be said."
             )
         name = about.get("name")
         prefix = f"{name}: " if isinstance(name, str) and len(relations) > 1 else ""
