@@ -5,8 +5,10 @@ As in transformers itself, `model_type` decides, and not the names under `archit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from ..errors import ModelNotFound, UnsupportedModel
 
@@ -93,7 +95,11 @@ def text_alone(kind: Any) -> Any:
     from ..lift.live.text_body import Absent, text_body
 
     def build(self: Any, config: Any, *rest: Any, **options: Any) -> None:
-        kind.__init__(self, config, *rest, **options)
+        try:
+            kind.__init__(self, config, *rest, **options)
+        except ImportError:  # of a library that only a part for images needs
+            with _only_text(config):
+                kind.__init__(self, config, *rest, **options)
         body, left = text_body(self), list[str]()
         for path, module in list(self.named_modules()) if body is not None else ():
             assert body is not None
@@ -111,6 +117,22 @@ def text_alone(kind: Any) -> Any:
 
     names = {"__init__": build, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), names)
+
+
+@contextmanager
+def _only_text(config: Any) -> Iterator[None]:
+    """Let a multimodal model put nothing in the place of each model within that is not of text."""
+    from transformers import AutoModel
+
+    from ..lift.live.text_body import Absent
+
+    build, text = AutoModel.from_config, text_settings(config).model_type
+
+    def chosen(config: Any, **options: Any) -> Any:
+        return build(config, **options) if config.model_type == text else Absent(None)
+
+    with patch.object(AutoModel, "from_config", chosen):
+        yield
 
 
 def is_left_out(name: str, left_out: list[str]) -> bool:

@@ -44,6 +44,7 @@ from .quantised import (
 )
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
+from .unfilled import refuse_unfilled
 from .weights import weights_sha256
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def from_module(
     _refuse_quantised(model.config.to_dict(), packed, f"the live {kind}")
     refuse_training(model)
     model = text_body(model) or model
+    refuse_unfilled(model)
     whole = getattr(model, "whole", model)
     label = name or str(getattr(whole.config, "name_or_path", "") or kind)
     dtype = str(model.dtype).removeprefix("torch.")
@@ -277,9 +279,9 @@ def _read(
         settings = AutoConfig.from_pretrained(str(source.path), **plain)
         kind = model_class(settings, source.name)
         refuse_other_types(settings, source.name)
-        refuse_sizes(settings, kind, stored, what)
         composed = text_settings(settings) is not settings
         read = text_alone(kind) if composed and not whole else kind
+        refuse_sizes(settings, read, stored, what)
         if packed is not None:
             plain |= unpacking(packed, source.path, dtype, pickle=allow_pickle)
         if "state_dict" in plain:

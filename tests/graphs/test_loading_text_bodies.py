@@ -19,7 +19,7 @@ from edgewise.graphs.load.loading import from_module, load
 from edgewise.patching.run.certificate import generated_pairs
 from edgewise.session import open_model, open_vocabulary
 from tests.saved import edit, rewrite, save_tokenizer
-from tests.wrappers import QFORMER, SIGLIP, WRAPPERS, on_text, tiny_wrapper
+from tests.wrappers import QFORMER, SIGLIP, WRAPPERS, llama, on_text, tiny_wrapper
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
 
@@ -210,3 +210,53 @@ def test_tokens_that_stand_for_sound_are_none_of_the_certificates() -> None:
     assert body.placeholders == {39}
     pairs = generated_pairs(describe(body)).pairs
     assert 39 not in {token for pair in pairs for token in (*pair.clean, *pair.corrupted)}
+
+
+def test_a_library_that_only_images_need_is_not_needed(tmp_path: Path) -> None:
+    from importlib.util import find_spec
+
+    from transformers import FastVlmConfig, Qwen2ForCausalLM
+
+    if find_spec("timm") is not None:
+        pytest.skip("the library is here")
+    config = FastVlmConfig(text_config=llama("qwen2"), image_token_id=39)
+    torch.manual_seed(0)
+    alone = Qwen2ForCausalLM(config.text_config).eval()
+    held = {
+        name.replace("model.", "model.language_model."): tensor.clone()
+        for name, tensor in alone.state_dict().items()
+    }
+    held["model.vision_tower.timm_model.stem.weight"] = torch.zeros(2)
+    config.architectures = ["FastVlmForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    save_file(held, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    session = open_model(tmp_path)
+    assert torch.equal(on_text(session.loaded.model, IDS), on_text(alone, IDS))
+    assert session.loaded.weights_sha256 == from_module(alone).weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llava", "LlamaForCausalLM"), ("gemma3", "Gemma3ForCausalLM"),
+     ("mistral3", "MistralForCausalLM"), ("smolvlm", "LlamaForCausalLM")],
+)  # fmt: skip
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_a_text_model_filled_with_random_numbers_is_refused(
+    name: str, kind: str, layout: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    whole = saved(name, tmp_path, layout)
+    transformers.logging.set_verbosity_error()
+    text = transformers.AutoConfig.from_pretrained(tmp_path).text_config
+    model = getattr(transformers, kind).from_pretrained(tmp_path, config=text).eval()
+    if torch.equal(on_text(model, IDS), on_text(whole, IDS)):  # it found its tensors after all
+        open_model(model)
+        return
+    with pytest.raises(ModelNotFound, match="has none of its weights: transformers fills a class"):
+        open_model(model)
+    model.model.load_state_dict(whole.model.get_decoder().state_dict())
+    open_model(model)
+    model.model.embed_tokens.weight.data.add_(1)
+    model.config.name_or_path = ""
+    open_model(model)

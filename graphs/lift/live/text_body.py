@@ -100,7 +100,7 @@ class Absent(Module):
 
     _whole: Any
 
-    def __init__(self, whole: Module) -> None:
+    def __init__(self, whole: Module | None) -> None:
         super().__init__()
         self.__dict__["_whole"] = whole
 
