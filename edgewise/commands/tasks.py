@@ -29,6 +29,7 @@ def _known(name: str) -> object:
 @option("--examples N", "Pairs to show; default 4.", type=options.COUNT)
 @option("--seed N", "Decides which pairs; default 0.", type=click.IntRange(0), default=0)
 @options.task_option
+@options.answers_options
 @option("-o --output PAIRS.jsonl", "Write the pairs as JSON Lines: of a file all.", type=FILE)
 @options.json_option
 def tasks(
@@ -39,6 +40,7 @@ def tasks(
     task_settings: dict[str, str] | None,
     output: str | None,
     as_json: bool,
+    **taken: str | None,
 ) -> None:
     """List the built-in tasks; with a NAME, show its options and sample pairs.
 
@@ -66,7 +68,7 @@ def tasks(
         check_task(name, given)
     options.claim(output, *([name] if is_file(name) else []))
     if is_file(name):
-        _file(name, model, examples, seed, output, as_json)
+        _file(name, model, examples, {"seed": seed, **taken}, output, as_json)
     else:
         _built_in(name, model, (examples or SHOWN, seed, given), output, as_json)
 
@@ -76,19 +78,24 @@ SHOWN = 4
 
 
 def _file(
-    name: str, model: str | None, examples: int | None, seed: int, output: str | None, as_json: bool
+    name: str,
+    model: str | None,
+    examples: int | None,
+    how: dict[str, Any],
+    output: str | None,
+    as_json: bool,
 ) -> None:
-    """Show what was understood of a file, and its first pairs."""
+    """Show what was understood of a file, read with a seed and ways, and its first pairs."""
     from ..patching.prompts.pair_files import read_pairs, write_pairs
     from ..patching.tasks import format_samples
     from ..session import open_task, open_vocabulary
 
     tokenizer = None
     if model is None:
-        pairs = read_pairs(name, seed=seed)
+        pairs = read_pairs(name, seed=how["seed"], answers=how["answers"])
     else:
         tokenizer, _ = open_vocabulary(model)
-        pairs, _ = open_task(model, name, seed=seed, examples=examples if output else None)
+        pairs, _ = open_task(model, name, examples=examples if output else None, **how)
     if output is not None:
         write_pairs(output, pairs)
     samples = _samples(pairs, tokenizer, examples or SHOWN)

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ....graphs.errors import PromptError
+from ..answers import EITHER
 from ..row_context import RowContext
 from ._registry import Fields
+from .pairs import line_to_write
 
 NOT_ONE_TOKEN = "the answer is not one token"
 NO_TWIN = "no other entry of equally many tokens has another answer"
@@ -46,6 +48,18 @@ class Exchange:
 
     rows: list[tuple[str, Fields | PromptError]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+
+    def missing(self, twin: str, add: str, entries: Sequence[Single]) -> str:
+        """Say what a pair is formed of, and show the line to write instead of the first entry."""
+        first = entries[0] if entries else Single("", "", "…", "…")
+        line = line_to_write({"clean": first.prompt, "answers": [first.answer]})
+        several = (
+            f"; answers of several tokens need {EITHER}" if NOT_ONE_TOKEN in self.left_out else ""
+        )
+        return (
+            f"{twin}{several}. Add such {add}, or write pairs, such as {line}, or without the "
+            "corrupted prompt, for an ablation that needs none."
+        )
 
 
 Elsewhere = Callable[[Single, random.Random], Sequence[Single]]

@@ -18,7 +18,6 @@ from ..keys import fields_of, plain
 from ..row_context import RowContext
 from ._exchange import Single, exchange
 from ._registry import Fields, Rows, shape
-from .pairs import line_to_write
 
 GAP = "{}"
 TRUE = ("attribute", "target_true", "object", "answer", "target")
@@ -110,13 +109,11 @@ def known_facts(content: Content, context: RowContext) -> Rows:
         "subject is exchanged for one of equally many tokens of which something else is true, "
         f"seed {context.seed}"
     )
-    first = entries[0] if entries else Single("", "", "…", "…")
-    line = line_to_write({"clean": first.prompt, "answers": [first.answer]})
-    missing = (
+    twin = (
         "a pair is formed of two facts at least of one sentence or relation, whose subjects have "
-        "equally many tokens and whose attributes differ and are one token each. Add such facts, "
-        f"or write pairs, such as {line}"
+        "equally many tokens and whose attributes differ"
     )
+    missing = made.missing(twin, "facts", entries)
     return Rows([*problems, *made.rows], said, made.left_out, missing=missing)
 
 

@@ -16,7 +16,6 @@ from ..keys import plain
 from ..row_context import RowContext
 from ._exchange import Single, exchange
 from ._registry import Fields, Rows, shape
-from .pairs import line_to_write
 
 SENTENCE = ("sentence_masked", "masked_sentence")
 ANSWER = ("masked_content", "mask_content", "masked_answer")
@@ -71,12 +70,8 @@ def masked(content: Content, context: RowContext) -> Rows:
         "corrupted twin another line's of equally many tokens with another answer, seed "
         f"{context.seed}"
     )
-    first = entries[0] if entries else Single("", "", "…", "…")
-    line = line_to_write({"clean": first.prompt, "answers": [first.answer]})
-    missing = (
-        "a corrupted twin is another line's prompt of equally many tokens with another answer; "
-        f"answers are one token each. Add such lines, or write pairs, such as {line}"
-    )
+    twin = "a corrupted twin is another line's prompt of equally many tokens with another answer"
+    missing = made.missing(twin, "lines", entries)
     return Rows([*problems, *made.rows], said, made.left_out, missing=missing)
 
 

@@ -14,7 +14,6 @@ from ..json_fields import found, shorten
 from ..row_context import RowContext
 from ._exchange import Single, exchange
 from ._registry import Rows, shape
-from .pairs import line_to_write
 
 TEMPLATES = ("prompt_templates", "templates", "prompt_template", "template", "prompt_templates_zs")
 SAMPLES = ("samples", "examples", "data", "items")
@@ -134,14 +133,9 @@ def relation(content: Content, context: RowContext) -> Rows:
         f"{many}, {sentences} sentence{'s' * (sentences != 1)}, {count} samples; the subject is "
         f"exchanged for one of equally many tokens with another object, seed {context.seed}"
     )
-    first = entries[0] if entries else Single("", "", "…", "…")
-    missing = (
+    twin = (
         "a pair is formed of two samples at least, whose subjects have equally many tokens and "
-        "whose objects differ and are one token each"
+        "whose objects differ"
     )
-    return Rows([*problems, *made.rows], said, made.left_out, missing=_line(missing, first))
-
-
-def _line(missing: str, entry: Single) -> str:
-    row = {"clean": entry.prompt, "answers": [entry.answer]}
-    return f"{missing}. Add such samples, or write pairs, such as {line_to_write(row)}"
+    missing = made.missing(twin, "samples", entries)
+    return Rows([*problems, *made.rows], said, made.left_out, missing=missing)
