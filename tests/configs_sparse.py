@@ -80,6 +80,11 @@ ARIA = {
     "experts_implementation": "eager", "moe_num_experts": 4, "moe_topk": 2,
     "moe_num_shared_experts": 2,
 }  # fmt: skip
+GEMMA4 = {
+    **LLAMA, "experts_implementation": "eager", "hidden_size_per_layer_input": 0, "head_dim": 6,
+    "global_head_dim": 12, "num_global_key_value_heads": 2, "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
 AFMOE = {**QWEN, "num_shared_experts": 1, "route_scale": 1.5, "num_dense_layers": 1}
 LAGUNA = {**QWEN, **LATER, "shared_expert_intermediate_size": 10, "moe_routed_scaling_factor": 1.5}
 
@@ -220,6 +225,21 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {**PADDED, **SIZES, **ACT, **NARROW, "mlp_bias": True, "scale_depth": 0.7,
          "dim_model_base": None, "tie_word_embeddings": False},
     ),
+    "gemma4": ("Gemma4Text", {**GEMMA4, "num_key_value_heads": 1, "attention_k_eq_v": True}),
+    "gemma4-mixture": (
+        "Gemma4Text",
+        {**GEMMA4, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+         "moe_intermediate_size": 12, "layer_types": ["full_attention"] * 2,
+         "final_logit_softcapping": 2.0},
+    ),
+    "gemma4-other": (
+        "Gemma4Text",
+        {**GEMMA4, **SIZES, "layer_types": ["full_attention"], "head_dim": 4, "global_head_dim": 8,
+         "enable_moe_block": True, "num_experts": 3, "top_k_experts": 1,
+         "moe_intermediate_size": 10, "hidden_activation": "gelu", "sliding_window": 2,
+         "use_bidirectional_attention": "vision", "tie_word_embeddings": False,
+         "rope_parameters": {**dict.fromkeys(BOTH, LINEAR)}},
+    ),
     "mistral4": ("Mistral4", {**MOE, **LATENT, "rope_parameters": STRETCHED}),
     "mistral4-other": (
         "Mistral4",
@@ -228,7 +248,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-_MODELS = {"Llama4Text": "Llama4"}
+_MODELS = {"Llama4Text": "Llama4", "Gemma4Text": "Gemma4"}
 
 EVERY_SPARSE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     name: (
@@ -243,7 +263,7 @@ EVERY_SPARSE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 IN_FULL = [
     "gpt-oss", "glm4-moe", "deepseek2", "deepseek2-other", "deepseek2-dense", "deepseek3",
     "deepseek3-other", "llama4", "llama4-other", "mimo", "mimo-other", "laguna", "laguna-other",
-    "afmoe", "axk1", "mistral4",
+    "afmoe", "axk1", "mistral4", "gemma4", "gemma4-mixture",
 ]  # fmt: skip
 SPARSE = {name: EVERY_SPARSE[name] for name in IN_FULL}
 """Those that have every field of a block in several settings; see tests/configs_copies.py."""

@@ -27,13 +27,13 @@ WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero"
 """Ablations, each with one port or one for each group of heads where key/value heads are shared."""
 
 
-UNGROUPED = ("mimo",)
+UNGROUPED = ("mimo", "gemma4")
 
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
     """Make a random model whose every parameter (biases and norms too) is far from its default.
 
-    So are the buffers that correct the scores by which routers choose experts.
+    So are the buffers that correct routers' scores or multiply the stream.
     """
     config_class, model_class, options = ALL[name]
     torch.manual_seed(seed)
@@ -45,6 +45,8 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
         for key, buffer in model.named_buffers():
             if "correction_bias" in key or "expert_bias" in key:
                 buffer.add_(torch.randn_like(buffer) * 0.5)
+            if key.endswith("layer_scalar"):
+                buffer.mul_(torch.rand_like(buffer) + 0.5)
     return model.to(dtype)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .mlp import ACTIVATIONS, MLP
-from .norms import working_dtype
+from .norms import Norm, normalise, working_dtype
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Experts:
     are computed in float32 at least and, if `round_weights`, rounded to the type of x before use.
     They multiply what experts write, or what they read if `weigh_input`. `output_scale` multiplies
     what all write, the shared one too. Where a norm stands behind their sum they are one sender,
-    `together`.
+    `together`. In front of the router and of the experts there can be norms of their own.
     """
 
     router: Tensor
@@ -191,6 +191,8 @@ class Experts:
     weigh_input: bool = False
     output_scale: float = 1.0
     together: bool = False
+    router_norm: Norm | None = None
+    experts_norm: Norm | None = None
 
     @property
     def bias(self) -> Tensor | None:
@@ -258,7 +260,7 @@ class Experts:
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of the chosen experts of tokens x [N, D], and which they are."""
-        logits = self.routing.logits(self.router, x)
+        logits = self.routing.logits(self.router, normalise(self.router_norm, x))
         weight, expert = self.routing.choose(logits, self.chosen)
         weight = self.routing.weigh(weight, expert, self.renormalise)
         return weight.to(x.dtype) if self.round_weights else weight, expert
@@ -266,6 +268,7 @@ class Experts:
     def _parts(self, x: Tensor, wanted: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield the place in `wanted`, the tokens, and the writes there, of experts with tokens."""
         weight, chosen = self.route(x)
+        x = normalise(self.experts_norm, x)
         for place, expert in enumerate(wanted):
             token, choice = (chosen == expert).nonzero(as_tuple=True)
             if not len(token):
@@ -293,3 +296,38 @@ class Experts:
             else:
                 inner = ACTIVATIONS[self.activation](gate) * up
         return project(self.down, self.down_bias, inner)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A plain MLP and a mixture that read one port, each between norms of its own; one sender."""
+
+    mlp: MLP
+    mlp_norm: Norm | None
+    mlp_post_norm: Norm | None
+    experts: Experts
+    experts_post_norm: Norm | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map what the port holds, [N, D], to what both write together, [N, D]."""
+        plain = normalise(self.mlp_post_norm, self.mlp(normalise(self.mlp_norm, x)))
+        return plain + normalise(self.experts_post_norm, self.experts(x))
+
+    def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""
+        return self(x)[None]
+
+    @property
+    def features(self) -> int:
+        """Count the numbers that a backward pass keeps of one token."""
+        return self.mlp.features + self.experts.features + 4 * self.experts.up.shape[2]
+
+    @property
+    def words(self) -> str:
+        """Say what this is."""
+        return f"{self.mlp.words}, and beside it {self.experts.words}"
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Return the bias of the first projection."""
+        return self.mlp.bias

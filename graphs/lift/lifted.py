@@ -18,7 +18,7 @@ from ..errors import UnsupportedModel
 from ..graph import HEADS, NONE, WHOLE, ComputationGraph
 from .attention import Attention, AttentionContext
 from .devices import place
-from .experts import Experts
+from .experts import Beside, Experts
 from .mlp import ACTIVATIONS, MLP, Linear
 from .norms import Norm, normalise, working_dtype
 from .rotary import Growth, Rotary
@@ -54,7 +54,7 @@ class Block:
     attention_norm: Norm | None
     attention: Attention | Whole | None
     mlp_norm: Norm | None
-    mlp: MLP | Experts | Whole | None
+    mlp: MLP | Experts | Beside | Whole | None
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
 
@@ -134,7 +134,9 @@ class LiftedModel:
     normalises token embeddings; it is part of what the embedding writes. `model` is what was
     described; for other than Hugging Face models `original` maps token ids [B, T], without padding,
     to logits [B, T, V] by the model's own code, where there is any.
-    `variants` names what was found, in words, for people.
+    `variants` names what was found, in words, for people. `stream_scales`: what the original's
+    stream before each layer, and behind the last, is in units of the stream here (1 but in models
+    that multiply the stream behind a layer).
     """
 
     family: str
@@ -150,6 +152,7 @@ class LiftedModel:
     logit_scale: float = 1.0
     logit_softcap: float | None = None
     embed_norm: Norm | None = field(default=None, repr=False)
+    stream_scales: tuple[float, ...] = ()
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 

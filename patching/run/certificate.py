@@ -198,6 +198,7 @@ def generated_pairs(model: LiftedModel, seed: int = 0) -> PromptPairs:
     heads = [one for one in mixers if isinstance(one, Attention)]
     rotaries = [one.rotary for one in heads]
     windows = [one.window or 0 for one in heads]
+    windows += [one.chunk or 0 for one in heads]
     windows += [rotary.limit or 0 for rotary in rotaries if rotary is not None]
     longest = max([LENGTH, *(w + 3 for w in windows if w <= LONGEST_WINDOW)])
     longest = min(longest, model.max_positions or longest)
@@ -247,10 +248,12 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
             start_afresh(live)
             if layers is None:
                 out = live(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
-                return [out.logits, *out.hidden_states]
-            with layer_inputs(layers) as hidden:  # what models call their hidden states differs
-                out = live(input_ids=ids, **where, use_cache=False)
-        return [out.logits, *hidden]
+                hidden = list(out.hidden_states)
+            else:
+                with layer_inputs(layers) as hidden:  # what models call their hidden states differs
+                    out = live(input_ids=ids, **where, use_cache=False)
+        scales = model.stream_scales or (1.0,) * len(hidden)
+        return [out.logits, *(h / s for h, s in zip(hidden, scales, strict=False))]
     if model.original is not None:
         return [model.original(ids)]
     run = run_plain(model, ids, AttentionContext(ones.bool(), position_ids))

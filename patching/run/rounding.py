@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.lift.experts import Experts
+from ...graphs.lift.experts import Beside, Experts
 from ...graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel
 from ..prompts.pairs import Batch
 from ..trace import run_plain
@@ -67,7 +67,7 @@ def block_excess(
         unit = torch.finfo(torch.float32).eps * rounded
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
         own = own if wider else torch.ones_like(own)
-        if isinstance(block.mlp, Experts):
+        if isinstance(block.mlp, Experts | Beside):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]
         usual = own.mean()

@@ -20,7 +20,14 @@ from tests.configs_experts import EXPERT_CONFIGS
 from tests.configs_sparse import EVERY_SPARSE
 from tests.engine import tiny_lift, tiny_model
 
-ONE_NODE = ("dense", "afmoe", "axk1", "youtu", "minicpm")  # and no experts, or not as senders
+ONE_NODE = (
+    "dense",
+    "afmoe",
+    "axk1",
+    "gemma4",
+    "youtu",
+    "minicpm",
+)  # and no experts, or not as senders
 MIXTURES = [
     name
     for name in {**EXPERT_CONFIGS, **EVERY_SPARSE}

@@ -14,11 +14,11 @@ from torch import Tensor
 from ...errors import UnsupportedModel
 from ...graph import HEADS, ComputationGraph
 from ..attention import Latent
-from ..experts import Experts, Routing, SharedExpert
+from ..experts import Beside, Experts, Routing, SharedExpert
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary, Whole
 from ..lifting import by_head, optional, require_activation
 
-STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "ntk_alpha")
+STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "ntk_alpha", "proportional")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
 
 GROWING_ROTARY = ("dynamic", "longrope")
@@ -135,7 +135,7 @@ def describe_blocks(
     layers: Iterable[Any],
     norm: Callable[[Any], Norm],
     attention: Callable[[Any, int], Attention | Whole | None],
-    mlp: str | Callable[[Any], MLP | Experts | Whole | None],
+    mlp: str | Callable[[Any], MLP | Experts | Beside | Whole | None],
     norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
 ) -> tuple[Block, ...]:
     """Describe blocks; `attention` takes a block and its number.

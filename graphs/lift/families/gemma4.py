@@ -1,0 +1,162 @@
+"""Gemma 4 (text): layers of two kinds of heads, normalised values, a factor behind each layer.
+
+The factor multiplies the whole stream. Here the stream is kept without it: what a layer adds is
+divided by the factors of the layers before, and norms have their `eps` in the same units, which is
+the same function. A mixture stands beside a plain MLP, between norms of its own, in one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+from ...errors import UnsupportedModel
+from ..experts import Beside, Routing
+from ..lifted import MLP, Attention, Block, LiftedModel, Norm
+from ..lifting import UNREAD, family
+from ._parts import (
+    assemble,
+    describe_blocks,
+    feed_forward,
+    matrices,
+    mixture,
+    rotary_tables,
+    window,
+)
+from .gemma import BOTH_WAYS
+
+HANDLED = """
+    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+    num_key_value_heads head_dim rms_norm_eps rope_parameters attention_bias tie_word_embeddings
+    hidden_activation sliding_window layer_types final_logit_softcapping attention_k_eq_v
+    per_layer_config use_bidirectional_attention hidden_size_per_layer_input num_kv_shared_layers
+    enable_moe_block num_experts top_k_experts moe_intermediate_size
+"""
+PER_LAYER = (
+    "`hidden_size_per_layer_input` (E2B, E4B): each layer reads the tokens again, past the stream"
+)
+SHARED = "`num_kv_shared_layers`: heads that read keys and values which an earlier layer made"
+
+
+@family(
+    "gemma4",
+    model_types=["gemma4_text"],
+    handled=HANDLED,
+    ignored=f"{UNREAD} vocab_size_per_layer_input use_double_wide_mlp hidden_act is_causal",
+    refuses=[PER_LAYER, SHARED, f"{BOTH_WAYS} (`all`)"],
+)
+def describe(model: Any) -> LiftedModel:
+    """Describe a `Gemma4ForCausalLM` without embeddings per layer."""
+    config, body = model.config, model.model
+    _refuse(config)
+    tables = rotary_tables(config, body)
+    plain = Norm(None, None, config.rms_norm_eps, centred=False)
+
+    def attention(block: Any, layer: int) -> Attention:
+        module = block.self_attn
+        parts = [module.q_proj, module.k_proj, module.v_proj or module.k_proj]
+        heads = config.num_attention_heads
+        return matrices(
+            [part.weight for part in parts], [part.bias for part in parts], module.o_proj, heads,
+            heads // module.num_key_value_groups, scale=module.scaling, rotary=tables[layer],
+            window=window(config, layer), q_norm=_norm(module.q_norm),
+            k_norm=_norm(module.k_norm), value_norm=plain,
+        )  # fmt: skip
+
+    def mlp(block: Any) -> MLP | Beside:
+        own = feed_forward(block.mlp, config.hidden_activation)
+        if not config.enable_moe_block:
+            return own
+        router, norms = block.router, (_norm(block.pre_feedforward_layernorm),)
+        before = Norm(
+            router.scale.detach(), None, router.eps, False, factor=router.scalar_root_size
+        )
+        experts = mixture(
+            block, config.hidden_activation, config.top_k_experts, renormalise=True,
+            router=router.proj.weight.detach(), router_norm=before,
+            routing=Routing(scales=router.per_expert_scale.detach()), round_weights=False,
+            experts_norm=_norm(block.pre_feedforward_layernorm_2),
+        )  # fmt: skip
+        return Beside(
+            own, *norms, _norm(block.post_feedforward_layernorm_1), experts,
+            _norm(block.post_feedforward_layernorm_2),
+        )  # fmt: skip
+
+    norms = (
+        "input_layernorm", "pre_feedforward_layernorm", "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    )  # fmt: skip
+    scales = _scales(body.layers)
+    blocks = describe_blocks(body.layers, _norm, attention, mlp, norms)
+    weight = body.embed_tokens.weight  # the scale is rounded to its type, as the models do
+    return assemble(
+        "gemma4", model, body.embed_tokens, tuple(map(_in_units, blocks, scales)),
+        _read(_norm(body.norm), scales[-1]), tables[0],
+        embed_scale=float(weight.new_tensor(config.hidden_size**0.5)),
+        logit_softcap=config.final_logit_softcapping, stream_scales=scales,
+    )  # fmt: skip
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach(), None, module.eps, centred=False)
+
+
+def _refuse(config: Any) -> None:
+    """Refuse what the graph has no edges for."""
+    if config.use_bidirectional_attention == "all":
+        raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
+    if config.hidden_size_per_layer_input:
+        raise UnsupportedModel(
+            "the Gemma model gives every layer embeddings of the tokens of its own "
+            f"(hidden_size_per_layer_input={config.hidden_size_per_layer_input}), past the stream; "
+            "the graph has no sender for these. Accepted: models with 0 there, such as 31B and 26B."
+        )
+    if config.num_kv_shared_layers:
+        raise UnsupportedModel(
+            f"the last {config.num_kv_shared_layers} layers of the Gemma model attend to keys and "
+            "values that an earlier layer made (num_kv_shared_layers); the graph has no such "
+            "edges. Accepted: 0."
+        )
+
+
+def _scales(layers: Sequence[Any]) -> tuple[float, ...]:
+    """Return what the stream is multiplied by before each layer, and behind the last."""
+    own = [float(layer.layer_scalar) for layer in layers]
+    if min(own) <= 0:
+        raise UnsupportedModel(
+            f"a layer multiplies the stream by {min(own):g} (layer_scalar); accepted: above 0."
+        )
+    return tuple(accumulate(own, mul, initial=1.0))
+
+
+def _read(norm: Norm | None, scale: float) -> Norm | None:
+    """Describe a norm of the stream times a scale as one of the stream."""
+    return None if norm is None else replace(norm, eps=norm.eps / scale**2)
+
+
+def _written(norm: Norm | None, scale: float) -> Norm | None:
+    """Describe a norm of what is added to the stream times a scale, in units of the stream."""
+    return None if norm is None else replace(norm, factor=1 / scale)
+
+
+def _in_units(block: Block, scale: float) -> Block:
+    """Describe a block whose stream is multiplied by a scale as one that reads it without."""
+    part = block.mlp
+    if isinstance(part, Beside):
+        experts = replace(
+            part.experts,
+            router_norm=_read(part.experts.router_norm, scale),
+            experts_norm=_read(part.experts.experts_norm, scale),
+        )
+        part = replace(part, mlp_norm=_read(part.mlp_norm, scale), experts=experts)
+    return replace(
+        block,
+        attention_norm=_read(block.attention_norm, scale),
+        attention_post_norm=_written(block.attention_post_norm, scale),
+        mlp_norm=None if isinstance(part, Beside) else _read(block.mlp_norm, scale),
+        mlp=part,
+        mlp_post_norm=_written(block.mlp_post_norm, scale),
+    )
