@@ -240,6 +240,14 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
          "use_bidirectional_attention": "vision", "tie_word_embeddings": False,
          "rope_parameters": {**dict.fromkeys(BOTH, LINEAR)}},
     ),
+    "gemma4-unified": ("Gemma4UnifiedText", {**GEMMA4, "attention_k_eq_v": True}),
+    "gemma4-unified-other": (
+        "Gemma4UnifiedText",
+        {**GEMMA4, **SIZES, "layer_types": ["full_attention"], "head_dim": 4,
+         "hidden_activation": "gelu", "sliding_window": 2, "final_logit_softcapping": 2.0,
+         "use_bidirectional_attention": None, "tie_word_embeddings": False,
+         "rope_parameters": {**dict.fromkeys(BOTH, LINEAR)}},
+    ),
     "mistral4": ("Mistral4", {**MOE, **LATENT, "rope_parameters": STRETCHED}),
     "mistral4-other": (
         "Mistral4",
@@ -248,7 +256,7 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-_MODELS = {"Llama4Text": "Llama4", "Gemma4Text": "Gemma4"}
+_MODELS = {"Llama4Text": "Llama4", "Gemma4Text": "Gemma4", "Gemma4UnifiedText": "Gemma4Unified"}
 
 EVERY_SPARSE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     name: (

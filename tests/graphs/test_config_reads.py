@@ -58,6 +58,37 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": False,
     },
     "nemotron": {"rotary_percentage": 0.5},
+    "gpt-oss": {"experts_per_token": 4, "initial_context_length": 4096},
+    "deepseek2": {
+        "aux_loss_alpha": 0.001, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "softmax",
+        "seq_aux": True,
+    },
+    "deepseek3": {
+        "aux_loss_alpha": 0.001, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "sigmoid",
+        "seq_aux": True, "topk_method": "noaux_tc",
+    },
+    "glm4-moe": {"partial_rotary_factor": 0.5},
+    "llama4": {"cache_implementation": "hybrid", "for_llm_compressor": False},
+    "dots1": {"ep_size": 1, "moe_layer_freq": 1, "scoring_func": "noaux_tc", "seq_aux": True},
+    "minimax-m2": {
+        "mtp_transformer_layers": 1, "num_mtp_modules": 3, "scoring_func": "sigmoid",
+        "shared_intermediate_size": 0, "use_mtp": True, "use_qk_norm": True,
+        "use_routing_bias": True, "qk_norm_type": "per_layer", "attn_type_list": [1, 1],
+        "layernorm_full_attention_beta": 1.0, "shared_moe_mode": "sigmoid",
+    },
+    "mimo": {
+        "add_full_attention_sink_bias": False, "add_swa_attention_sink_bias": True,
+        "attention_chunk_size": 128, "hybrid_layer_pattern": [0, 1],
+        "layernorm_epsilon": 1e-5, "moe_layer_freq": [0, 1],
+        "scoring_func": "sigmoid", "sliding_window_size": 128, "swa_head_dim": 192,
+        "swa_num_key_value_heads": 8, "swa_rope_theta": 10000, "topk_method": "noaux_tc",
+    },
+    "afmoe": {
+        "load_balance_coeff": 5e-5, "n_group": 1, "num_expert_groups": 1, "route_norm": True,
+        "score_func": "sigmoid", "topk_group": 1, "use_grouped_mm": True,
+    },
+    "glm4-moe-lite": {"first_k_dense_replace": 1, "moe_layer_freq": 1, "topk_method": "noaux_tc"},
+    "minicpm3": {"mup_denominator": 32},
 }  # fmt: skip
 """Keys of published config.json files that the model's code does not read."""
 

@@ -23,6 +23,11 @@ REFUSED: dict[tuple[str, str], Any] = {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
+    ("gemma4_unified_text", "num_kv_shared_layers"): {
+        "num_kv_shared_layers": 2,
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
     ("gpt2", "add_cross_attention"): True,
     ("gpt_bigcode", "add_cross_attention"): {"add_cross_attention": True, "multi_query": False},
     ("xglm", "add_cross_attention"): True,

@@ -58,7 +58,7 @@ GROUPED = "`topk_method` other than `greedy` and `group_limited_greedy`"
     "deepseek",
     ["glm4_moe_lite", "axk1"],
     f"{LATENT} rope_interleave {BY_LAYER}",
-    f"{UNUSED} {DERIVED}",
+    f"{UNUSED} {DERIVED} first_k_dense_replace",  # which layers are dense is said by their types
 )
 @family(
     "deepseek",

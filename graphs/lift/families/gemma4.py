@@ -28,12 +28,18 @@ from ._parts import (
 )
 from .gemma import BOTH_WAYS
 
-HANDLED = """
+BOTH = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads head_dim rms_norm_eps rope_parameters attention_bias tie_word_embeddings
     hidden_activation sliding_window layer_types final_logit_softcapping attention_k_eq_v
-    per_layer_config use_bidirectional_attention hidden_size_per_layer_input num_kv_shared_layers
-    enable_moe_block num_experts top_k_experts moe_intermediate_size
+    per_layer_config use_bidirectional_attention num_kv_shared_layers
+"""
+UNUSED = f"{UNREAD} use_double_wide_mlp hidden_act is_causal"
+"""Only layers that share keys and values, which are refused, can have wider MLPs."""
+
+MIXED = f"""
+    {BOTH} hidden_size_per_layer_input enable_moe_block num_experts top_k_experts
+    moe_intermediate_size
 """
 PER_LAYER = (
     "`hidden_size_per_layer_input` (E2B, E4B): each layer reads the tokens again, past the stream"
@@ -43,13 +49,14 @@ SHARED = "`num_kv_shared_layers`: heads that read keys and values which an earli
 
 @family(
     "gemma4",
-    model_types=["gemma4_text"],
-    handled=HANDLED,
-    ignored=f"{UNREAD} vocab_size_per_layer_input use_double_wide_mlp hidden_act is_causal",
-    refuses=[PER_LAYER, SHARED, f"{BOTH_WAYS} (`all`)"],
+    ["gemma4_text"],
+    MIXED,
+    f"{UNUSED} vocab_size_per_layer_input",
+    [PER_LAYER, SHARED, f"{BOTH_WAYS} (`all`)"],
 )
+@family("gemma4", ["gemma4_unified_text"], BOTH, UNUSED, [SHARED, f"{BOTH_WAYS} (`all`)"])
 def describe(model: Any) -> LiftedModel:
-    """Describe a `Gemma4ForCausalLM` without embeddings per layer."""
+    """Describe a model of one of these types for causal language modelling."""
     config, body = model.config, model.model
     _refuse(config)
     tables = rotary_tables(config, body)
@@ -68,7 +75,7 @@ def describe(model: Any) -> LiftedModel:
 
     def mlp(block: Any) -> MLP | Beside:
         own = feed_forward(block.mlp, config.hidden_activation)
-        if not config.enable_moe_block:
+        if not getattr(block, "enable_moe_block", False):
             return own
         router, norms = block.router, (_norm(block.pre_feedforward_layernorm),)
         before = Norm(
@@ -108,7 +115,7 @@ def _refuse(config: Any) -> None:
     """Refuse what the graph has no edges for."""
     if config.use_bidirectional_attention == "all":
         raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
-    if config.hidden_size_per_layer_input:
+    if getattr(config, "hidden_size_per_layer_input", 0):
         raise UnsupportedModel(
             "the Gemma model gives every layer embeddings of the tokens of its own "
             f"(hidden_size_per_layer_input={config.hidden_size_per_layer_input}), past the stream; "

@@ -32,7 +32,8 @@ BOTH = f"{USUAL} head_dim rms_norm_eps attention_bias sliding_window layer_types
     "sinks",
     ["mimo_v2_flash"],
     f"{BOTH} v_head_dim mlp_layer_types attention_value_scale n_routed_experts {ROUTED}",
-    UNUSED,
+    # no layer attends in chunks; the configuration makes `sliding_window` of its size
+    f"{UNUSED} attention_chunk_size sliding_window_size",
 )
 def describe_mimo(model: Any) -> LiftedModel:
     """Describe a `MiMoV2FlashForCausalLM`."""
