@@ -143,6 +143,33 @@ def families() -> str:
     )
 
 
+def refused_types() -> str:
+    """List the types that cannot be lifted, by the reason."""
+    from edgewise.graphs.lift.families._types import decoder_types
+
+    reasons: dict[str, list[str]] = {}
+    for one in decoder_types():
+        if one.lift == "refused":
+            reasons.setdefault(one.why, []).append(code(one.model_type))
+    rows = [(sentence(why).rstrip("."), ", ".join(types)) for why, types in reasons.items()]
+    return table(["refused, because", "types"], rows)
+
+
+def type_counts() -> str:
+    """Count what becomes of the types of the installed transformers."""
+    from importlib.metadata import version
+
+    from edgewise.graphs.lift.families._types import decoder_types
+
+    kinds = [one.lift for one in decoder_types()]
+    heads, whole, refused = (kinds.count(how) for how in ("heads", "whole", "refused"))
+    return (
+        f"Of the {len(kinds)} types of causal language models, and of text models within others, "
+        f"that transformers {version('transformers')} has, {heads} are split into heads, {whole} "
+        f"have some parts taken whole, and {refused} are refused.\n"
+    )
+
+
 SIZES = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads n_embd n_head
     n_layer n_inner n_positions d_model n_heads n_layers ffn_dim num_heads num_layers
@@ -280,7 +307,8 @@ TABLES: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         ablations, commands, errors, families, method_options, methods, metrics, names,
-        prompt_fields, prompt_shapes, spec, task_options, tasks, workflow,
+        prompt_fields, prompt_shapes, refused_types, spec, task_options, tasks, type_counts,
+        workflow,
     )
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ TEXT = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
+LONE = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
 SIGLIP = {
     "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
     "image_size": 4, "patch_size": 2,
@@ -107,6 +108,18 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
         "window_size": 2, "downsample_rate": 1, "projector_config": QFORMER, "encoder_config": {
             "hidden_dim": 8, "num_layers": 1, "num_heads": 2, "dim_head": 4, "input_dim": 4,
             "output_dim": 6, "context_size": 4, "max_pos_emb": 4}}),
+    "llama4": ("Llama4", {"text_config": llama(
+        "llama4_text", head_dim=4, intermediate_size_mlp=20, num_local_experts=2,
+        num_experts_per_tok=1), "vision_config": {**SIGLIP, "vision_output_dim": 8,
+                                                  "projector_input_dim": 8,
+                                                  "projector_output_dim": 8}, **IMAGE}),
+    "got_ocr2": ("GotOcr2", {"text_config": llama("qwen2"), **IMAGE, "vision_config": {
+        **SIGLIP, "output_channels": 4, "mlp_dim": 8, "window_size": 2,
+        "global_attn_indexes": [0]}}),
+    "moss_transcribe_diarize": ("MossTranscribeDiarize", {
+        "text_config": llama("qwen3", head_dim=4), "audio_config": AUDIO, "audio_token_id": 39}),
+    "fuyu": ("Fuyu", {**TEXT, "text_config": {**LONE, "model_type": "persimmon"},
+                      "patch_size": 2, "image_size": 4}),
     "cohere2_vision": ("Cohere2Vision", {"text_config": llama("cohere2", logit_scale=0.3), **IMAGE,
                                          "vision_config": SIGLIP, "downsample_factor": 1}),
 }  # fmt: skip
@@ -119,11 +132,12 @@ def tiny_wrapper(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
     prefix, options = WRAPPERS[name]
     config = getattr(transformers, f"{prefix}Config")(**options)
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config).eval()
+    kind = "CausalLM" if name == "fuyu" else "ConditionalGeneration"
+    model = getattr(transformers, f"{prefix}For{kind}")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))
-    return model.to(dtype)
+    return model if model.dtype == dtype else model.to(dtype)
 
 
 def on_text(model: Any, ids: torch.Tensor) -> torch.Tensor:

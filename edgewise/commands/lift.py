@@ -14,19 +14,26 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Show a model's graph and prove that its lift is exact.")
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--types", is_flag=True, help="List what becomes of each type of model instead.")
 @options.graph_options
 @options.compute_options
 @options.json_option
 @click.pass_context
 @options.with_flags
-def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
+def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_json: bool) -> None:
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
     directory, or smollm2-135m. The certificate compares the lifted model with the original on
-    random tokens; exit status 1 if it fails.
+    random tokens; exit status 1 if it fails. With --types, and without MODEL: every type of decoder
+    of the installed transformers, split into heads, with parts taken whole, or refused.
     """
+    if types == (model is not None):
+        raise click.UsageError("Name a MODEL, or ask for --types; one of the two is accepted.")
+    if model is None:
+        _print_types(as_json)
+        return
     from ..experiment.spec import GraphSpec
     from ..graphs.files.circuit import graph_block
     from ..progress import reporting
@@ -50,6 +57,25 @@ def lift(ctx: click.Context, model: str, flags: Flags, as_json: bool) -> None:
         _print(session)
     if not proof.passed:
         ctx.exit(1)
+
+
+def _print_types(as_json: bool) -> None:
+    import json
+    from collections import Counter
+
+    from ..graphs.lift.families._types import WORDS, decoder_types
+
+    found = decoder_types()
+    if as_json:
+        keys = {"model_type": "model_type", "model_class": "class", "lift": "lift", "why": "why"}
+        each = ({shown: getattr(one, key) for key, shown in keys.items()} for one in found)
+        show.emit_text("[\n" + ",\n".join(f"  {json.dumps(row)}" for row in each) + "\n]\n")
+        return
+    counts = Counter(one.lift for one in found)
+    show.line("; ".join(f"{counts[how]} {words.split(',')[0]}" for how, words in WORDS.items()))
+    for how, words in WORDS.items():
+        rows = [(one.model_type, one.why) for one in found if one.lift == how]
+        show.table(("type", words), rows, left=(0, 1))
 
 
 def _print(session: Session) -> None:

@@ -34,7 +34,9 @@ class TextBody(Module):
         self.body_path, self.head_path = body_path, head_path
         body = whole.get_submodule(body_path)
         self.config = body.config
-        self._prefix = _prefix(body)
+        outer, _, own = body_path.rpartition(".")
+        causal = bool(outer) and head_path == f"{outer}.lm_head"  # there is a causal model within
+        self._prefix = own if causal else _prefix(body)
         self.add_module(self._prefix, body)
         self.add_module("lm_head", whole.get_submodule(head_path))
         self._runs = _runner(whole, body_path)
@@ -140,10 +142,11 @@ def text_body(model: Any) -> TextBody | None:
     body = model.get_submodule(bodies[0])
     if head is None and hasattr(body, "get_output_embeddings"):
         head = body.get_output_embeddings()
-    inner = getattr(body, getattr(body, "base_model_prefix", ""), body)  # of a causal model within
-    if id(head) not in paths or id(inner) not in paths:
+    at = paths.get(id(head))
+    inner = next((path for path in bodies if at and not at.startswith(f"{path}.")), None)
+    if at is None or inner is None:  # that with the head would be a causal model within
         return None
-    return TextBody(model, paths[id(inner)], paths[id(head)])
+    return TextBody(model, inner, at)
 
 
 def around(model: Any) -> Iterator[tuple[str, Module]]:

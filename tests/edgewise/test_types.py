@@ -1,0 +1,54 @@
+"""Every type of the installed transformers is split into heads, has parts whole, or is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from edgewise.graphs.lift.families._refused import refusals
+from edgewise.graphs.lift.families._types import UNKNOWN, WORDS, decoder_types
+from edgewise.graphs.lift.lifting import families
+from tests.engine import one_of_each_type
+from tests.wrappers import WRAPPERS
+
+
+def test_every_type_has_one_fate_and_a_reason() -> None:
+    found = {one.model_type: one for one in decoder_types()}
+    assert set(found) >= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert not set(families()) & set(refusals(families()))
+    unknown = [kind for kind, one in found.items() if one.why == UNKNOWN]
+    assert len(unknown) < 40
+    for kind, one in found.items():
+        assert one.lift in WORDS, kind
+        assert one.why, kind
+        assert (one.lift == "refused") == ((one.text or kind) not in families()), kind
+
+
+def test_every_whole_model_around_a_text_model_is_lifted_in_a_test() -> None:
+    """Text bodies are read and compared in tests/graphs/test_loading_text_bodies.py."""
+    around = {one.model_type for one in decoder_types() if one.text and one.lift != "refused"}
+    assert around - {"gpt-sw3"} <= set(WRAPPERS)  # GPT-SW3 is another name for GPT-2
+
+
+def test_a_hundred_types_are_lifted_each_from_a_tiny_configuration() -> None:
+    lifted = {one.model_type for one in decoder_types() if one.lift != "refused" and not one.text}
+    assert lifted <= set(one_of_each_type())
+    assert len(lifted) >= 100
+
+
+def test_the_command_lists_them(edgewise: Any) -> None:
+    rows = json.loads(edgewise("lift", "--types", "--json").stdout)
+    assert [row["model_type"] for row in rows] == sorted(row["model_type"] for row in rows)
+    assert all(list(row) == ["model_type", "class", "lift", "why"] for row in rows)
+    known = {row["model_type"]: row for row in rows}
+    assert known["llama"]["class"] == "LlamaForCausalLM"
+    assert known["llama"]["lift"] == "heads"
+    assert known["mamba"]["lift"] == "whole"
+    assert known["bert"]["lift"] == "refused"
+    text = edgewise("lift", "--types").stdout
+    for words in WORDS.values():
+        assert words in text
+    assert "Name a MODEL, or ask for --types" in edgewise("lift", status=2).stderr
+    assert "one of the two" in edgewise("lift", "smollm2-135m", "--types", status=2).stderr
