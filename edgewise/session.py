@@ -39,11 +39,13 @@ class Lift:
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
         """Describe a live model and certify the description; `require` that it is exact."""
         from .graphs.lift.lifting import describe
+        from .graphs.lift.live.guards import naming_modules
         from .graphs.lift.watching import Watch
         from .patching.run.certificate import certify
 
         lifted = describe(model, **vars(graph))
-        certificate = certify(lifted)
+        with naming_modules(lifted.model, "the model cannot be run as it was described"):
+            certificate = certify(lifted)
         return Lift(lifted, certificate.require() if require else certificate, Watch.over(model))
 
 

@@ -294,6 +294,7 @@ def _read(
             use_safetensors=None if allow_pickle else True,
             weights_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which is refused below, with the shapes
             **plain,
         )
         left_out: list[str] = vars(model).pop("left_out", [])
@@ -364,9 +365,9 @@ def _refuse_partial(
     info: Mapping[str, Collection[object]], source: Source, left_out: list[str]
 ) -> None:
     """Refuse a checkpoint that lacks tensors of the model, or has others than it and its parts."""
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    kinds = ("mismatched_keys", "missing_keys", "unexpected_keys", "error_msgs")
     for kind in kinds:
-        found = sorted(map(str, info.get(kind) or ()))
+        found = sorted(map(_told, info.get(kind) or ()))
         names = [name for name in found if not is_left_out(name, left_out)]
         if names:
             listing = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -376,6 +377,15 @@ def _refuse_partial(
                 "than the one that was saved. Accepted: exactly the tensors the architecture "
                 f"has. Check '{source.path}' for missing or foreign files."
             )
+
+
+def _told(key: object) -> str:
+    """Name a tensor, and its shape in the checkpoint and in the model where these differ."""
+    match key:
+        case (str(name), [*stored], [*own]):
+            return f"{name} {stored} for {own}"
+        case _:
+            return str(key)
 
 
 def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:

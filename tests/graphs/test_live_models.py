@@ -20,7 +20,7 @@ from edgewise.graphs.lift.live.untouched import untouched
 from edgewise.graphs.load.loading import from_module
 from edgewise.patching.run.certificate import certify
 from edgewise.session import open_model
-from tests.engine import tiny_model
+from tests.engine import tiny_model, tiny_pairs
 
 FAMILIES = ("llama", "gpt2", "gpt-neox", "falcon", "gemma3", "qwen3-moe")
 
@@ -181,6 +181,25 @@ def test_numbers_of_heads_that_do_not_divide_are_refused(key: str, words: str) -
     refused(model, "model.layers.0.self_attn", words)
 
 
+EDITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "layers": ("llama", {"num_hidden_layers": 1}),
+    "experts": ("qwen3-moe", {"num_experts_per_tok": 99}),
+    "rotary": ("llama", {"rope_parameters": None}),
+    "kinds": ("gemma3", {"layer_types": None}),
+    "heads": ("falcon", {"num_attention_heads": 3}),
+    "packed": ("gpt-neox", {"num_attention_heads": 5}),
+}
+
+
+@pytest.mark.parametrize("case", EDITED)
+def test_a_configuration_edited_afterwards_is_refused_in_a_paragraph(case: str) -> None:
+    name, changes = EDITED[case]
+    model = small(name)
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    assert "\n" not in refused(model, "cannot be", "configuration that was edited afterwards")
+
+
 # -- training mode, gradients and hooks ----------------------------------------------------------
 
 
@@ -259,6 +278,18 @@ def test_a_model_is_left_as_it_was_after_an_error_too() -> None:
         model.lm_head.weight.requires_grad_(False)
         raise KeyError
     assert look(model) == before
+
+
+def test_a_discovery_leaves_a_model_as_it_was() -> None:
+    from edgewise import discover
+
+    model = small("llama")
+    before = look(model)
+    session = open_model(model)
+    for method in ("eap", "acdc"):
+        discover(session, tiny_pairs(), method=method, metric="logit_diff")
+    assert look(model) == before
+    pickle.dumps(model)
 
 
 def test_a_session_within_inference_mode_reads_a_plain_model() -> None:
