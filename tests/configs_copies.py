@@ -60,6 +60,11 @@ SEES_AND_HEARS = {
         "nemo_conv_channels": 4, "audio_token_id": 30,
     },
 }  # fmt: skip
+JET = {
+    "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_key_value_heads": 2,
+    "kv_channels": 4, "intermediate_size": 12, "max_position_embeddings": 24,
+    "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
 HALF = {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e3, "partial_rotary_factor": 0.5}
 
 _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -310,6 +315,27 @@ _FULL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+_WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "bitnet": ("BitNet", {**LLAMA}),
+    "bitnet-other": (
+        "BitNet",
+        {**LLAMA, **SIZES, **ACT, **EPS, **ROPE, **TIED, "attention_bias": True},
+    ),
+    "diffllama": ("DiffLlama", {**LLAMA}),
+    "diffllama-other": (
+        "DiffLlama",
+        {**LLAMA, **SIZES, **ACT, **EPS, **ROPE, **TIED, "attention_bias": True,
+         "num_key_value_heads": 2, "num_attention_heads": 4, "lambda_std_dev": 0.3},
+    ),
+    "jetmoe": ("JetMoe", {**JET}),
+    "jetmoe-other": (
+        "JetMoe",
+        {**JET, **EPS, **ROPE, **UNTIED, "vocab_size": 37, "hidden_size": 24, "kv_channels": 8,
+         "intermediate_size": 20, "num_hidden_layers": 1, "num_key_value_heads": 3,
+         "activation_function": "gelu", "num_local_experts": 3, "num_experts_per_tok": 1},
+    ),
+}  # fmt: skip
+
 _MODELS = {
     "Emu3Text": "Emu3ForCausalLM",
     "CohereCompassText": "CohereCompassForCausalLM",
@@ -337,3 +363,6 @@ COPIES = _entries(_SETTINGS)
 
 COPIES_IN_FULL = _entries(_FULL)
 """Those whose blocks have what no other configuration's have."""
+
+COPIES_WHOLE = _entries(_WHOLE)
+"""Those with parts that are taken whole."""

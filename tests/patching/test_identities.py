@@ -19,6 +19,7 @@ from edgewise.patching.run.plan import Plan, make_plan
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS, EVERY
+from tests.configs_copies import COPIES_WHOLE
 from tests.engine import (
     ABLATIONS,
     WITH_GROUPS,
@@ -53,7 +54,7 @@ def naive_logits(runner: Runner, chunk: Chunk, mask: np.ndarray) -> torch.Tensor
     return model.logits(at_answers(final, batch.answer_position))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *COPIES_WHOLE])
 def test_all_kept_is_the_model_and_none_kept_is_the_corrupted_run(
     name: str, default_type: Callable[[torch.dtype], None]
 ) -> None:

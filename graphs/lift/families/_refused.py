@@ -39,9 +39,6 @@ _REASONS = {
     "an indexer chooses which keys its queries see": """
         axk2 deepseek_v32 dots3_note dots3_note_text glm_moe_dsa minimax_m3_vl_text
     """,
-    "the outputs of two heads are subtracted and normalised together": "diffllama",
-    "a norm stands between all heads' outputs and their projection": "bitnet",
-    "its attention is a mixture of experts, not a set of heads": "jetmoe",
 }
 
 
