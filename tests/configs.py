@@ -43,6 +43,7 @@ from transformers import (
 
 from tests.configs_copies import COPIES, COPIES_IN_FULL, COPIES_WHOLE
 from tests.configs_experts import EXPERT_CONFIGS
+from tests.configs_hybrid import HYBRID_CONFIGS
 from tests.configs_sparse import EVERY_SPARSE, SPARSE
 from tests.configs_text_bodies import TEXT_BODIES
 from tests.configs_whole import WHOLE_CONFIGS
@@ -253,5 +254,5 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 EVERY = {**CONFIGS, **COPIES, **EVERY_SPARSE, **TEXT_BODIES}
 """Also the near copies and text bodies, of which little new can be learnt by what takes long."""
 
-ALL = {**EVERY, **WHOLE_CONFIGS, **COPIES_WHOLE}
+ALL = {**EVERY, **WHOLE_CONFIGS, **COPIES_WHOLE, **HYBRID_CONFIGS}
 """Also those with parts that are taken whole, which have no heads there."""

@@ -13,6 +13,8 @@ from transformers import (
     MambaForCausalLM,
 )
 
+from tests.configs_hybrid import HYBRID_CONFIGS
+
 MAMBA = {
     "vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 2, "state_size": 4, "expand": 2,
     "time_step_rank": 3, "conv_kernel": 3,
@@ -42,4 +44,5 @@ WHOLE_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Mamba2ForCausalLM,
         {**MAMBA_2, **OTHER, "num_heads": 8, "tie_word_embeddings": True, "use_bias": True},
     ),
+    "qwen3-next": HYBRID_CONFIGS["qwen3-next"],  # of the hybrids, one that all tests take
 }

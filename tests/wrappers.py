@@ -31,6 +31,7 @@ QWEN3_VISION = {
     "patch_size": 2, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 1,
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }  # fmt: skip
+QWEN35_VISION = {key: one for key, one in QWEN3_VISION.items() if "deepstack" not in key}
 GLM_VISION = {
     "depth": 1, "hidden_size": 8, "out_hidden_size": 16, "intermediate_size": 12, "num_heads": 2,
     "patch_size": 2, "image_size": 4, "in_channels": 3, "spatial_merge_size": 2,
@@ -47,6 +48,18 @@ QFORMER = {
 }  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1]}
 IMAGE = {"image_token_index": 39, "image_token_id": 39}
+
+
+DELTA = {
+    "head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+    "linear_conv_kernel_dim": 3, "linear_key_head_dim": 4, "linear_value_head_dim": 3,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "rope_parameters": {**MROPE, "mrope_section": [1, 1, 1], "partial_rotary_factor": 0.75},
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}  # fmt: skip
 
 
 def gemma(**more: Any) -> dict[str, Any]:
@@ -73,6 +86,10 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_vl": ("Qwen3VL", {"text_config": llama("qwen3_vl_text", head_dim=4, rope_parameters={
         **MROPE, "mrope_section": [1, 1, 0]}),
                              "vision_config": QWEN3_VISION}),
+    "qwen3_5": ("Qwen3_5", {"text_config": llama("qwen3_5_text", **DELTA),
+                            "vision_config": QWEN35_VISION}),
+    "qwen3_5_moe": ("Qwen3_5Moe", {"text_config": llama("qwen3_5_moe_text", **DELTA, **EXPERTS),
+                                   "vision_config": QWEN35_VISION}),
     "glm4v": ("Glm4v", {"vision_config": GLM_VISION, "text_config": llama(
         "glm4v_text",
         rope_parameters={**MROPE, "partial_rotary_factor": 0.5, "mrope_section": [1]})}),

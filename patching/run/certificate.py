@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from .runner import Runner
 from .widening import HALF_TYPES, Widening
 
 RELATIVE_TOLERANCE = {
-    torch.float64: 1e-5,  # the norms of most model classes compute in float32 whatever the type
+    torch.float64: 1e-5,  # some constants of models have been rounded to float32 before
     torch.float32: 1e-4,
 }
 SAMPLE, LENGTH, LONGEST_WINDOW = 4, 12, 128
@@ -136,7 +136,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
     runner = Runner.create(model, pairs, metric=nll, batch_size=len(pairs))
     (chunk,) = runner.chunks()
     narrow, batch = model.dtype in HALF_TYPES, chunk.batch
-    with Widening(HALF_TYPES, torch.float32) if narrow else nullcontext(), torch.no_grad():
+    with _widening(model.dtype), torch.no_grad():
         clean, hidden = original_run(model, batch.clean, batch)
         corrupted, _ = original_run(model, batch.corrupted, batch)
         rows = batch.row
@@ -165,6 +165,19 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         rounding=_rounding(model, batch, clean) if narrow else None,
         not_finite=tuple(name for name, w in weights if not bool(w.isfinite().all())),
     )
+
+
+def _widening(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Compute in float32 where a model's type is narrower, and in float64 alone where it is that.
+
+    In float64 much of transformers' code still asks for float32, whose rounding delta nets and
+    state spaces carry far.
+    """
+    if dtype in HALF_TYPES:
+        return Widening(HALF_TYPES, torch.float32)
+    if dtype == torch.float64:
+        return Widening([torch.float32], torch.float64)
+    return nullcontext()
 
 
 def _chosen(pairs: PromptPairs, model: LiftedModel) -> PromptPairs:

@@ -43,6 +43,8 @@ class Widening(TorchFunctionMode):
             return self._given(func(*args, **kwargs))
         if name in _OF_ITSELF:
             return func(*args, **kwargs)
+        if func is Tensor.float and torch.float32 in self.narrow:  # names no type among its inputs
+            return self._given(args[0])
         if _writes(name) and args and self._given(args[0]) is not args[0]:
             return func(*args, **kwargs)  # into a tensor of the model's, which keeps its type
         return self._given(func(*self._given(tuple(args)), **self._given(kwargs)))

@@ -89,6 +89,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "glm4-moe-lite": {"first_k_dense_replace": 1, "moe_layer_freq": 1, "topk_method": "noaux_tc"},
     "minicpm3": {"mup_denominator": 32},
+    "qwen3.5-moe": {
+        "attn_output_gate": True, "full_attention_interval": 4, "mamba_ssm_dtype": "float32",
+        "mlp_only_layers": [], "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,
+    },
 }  # fmt: skip
 """Keys of published config.json files that the model's code does not read."""
 

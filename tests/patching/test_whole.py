@@ -25,6 +25,7 @@ from edgewise.patching.paths import patch_paths
 from edgewise.patching.run.certificate import certify, original_run
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.trace import at_answers
+from tests.configs_hybrid import HYBRID_CONFIGS
 from tests.configs_whole import WHOLE_CONFIGS
 from tests.engine import (
     ABLATIONS,
@@ -39,7 +40,8 @@ from tests.engine import (
 )
 from tests.patching.test_incremental import assert_equal, compare
 
-SOME = ["mamba", "mamba2-others", "falcon-mamba"]
+EVERY = {**WHOLE_CONFIGS, **HYBRID_CONFIGS}
+SOME = ["mamba", "mamba2-others", "falcon-mamba", "qwen3-next"]
 
 
 class InFloat64(TorchFunctionMode):
@@ -63,7 +65,7 @@ def exact() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", WHOLE_CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.usefixtures("exact")
 def test_all_kept_is_the_model_and_none_kept_is_the_corrupted_run(name: str) -> None:
     model = tiny_lift(name)
@@ -108,7 +110,7 @@ def test_incremental_answers_are_those_of_the_dense_runner(name: str, density: f
     assert_equal(*compare(runner, density, 2))
 
 
-@pytest.mark.parametrize("name", WHOLE_CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.usefixtures("exact")
 def test_gradients_are_central_differences(name: str) -> None:
     model = tiny_lift(name)
@@ -154,7 +156,7 @@ def test_what_the_models_weights_require_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOME)
 def test_nothing_is_left_on_the_model(name: str) -> None:
-    model = tiny_model(name)
+    model = tiny_model(name, dtype=torch.float32)
     before = {key: dict(vars(module)) for key, module in model.named_modules()}
     state = copy.deepcopy(model.state_dict())
     lifted = describe(model)

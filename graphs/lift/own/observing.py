@@ -74,6 +74,7 @@ class OwnCalls:
         found: dict[str, OwnCall] = {}
         modules = {name: self._model.get_submodule(name) for name in self._names}
         with untouched(self._model), observed(modules) as calls:
+            experts_one_by_one(self._model)
             run_own(self._model, torch.zeros(1, length, dtype=torch.long))
         for call in calls:
             if call.name in found:
@@ -153,6 +154,17 @@ def run_own(model: Module, ids: Tensor) -> Any:
     every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
     where = {key: one for key, one in where.items() if every or key in takes}
     return model(input_ids=ids, use_cache=False, **where)
+
+
+def experts_one_by_one(model: Module) -> None:
+    """Let experts run one by one: their default, a grouped product, has no float64.
+
+    To be called where the model is kept as it was found.
+    """
+    for module in model.modules():
+        config: Any = vars(module).get("config")
+        if getattr(config, "_experts_implementation", None) is not None:
+            config._experts_implementation_internal = "eager"
 
 
 def decoder_layers(model: Module, count: int) -> list[Module] | None:
