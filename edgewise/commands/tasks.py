@@ -70,6 +70,8 @@ def tasks(
     if is_file(name):
         _file(name, model, examples, {"seed": seed, **taken}, output, as_json)
     else:
+        if any(taken.values()):
+            raise click.UsageError("--answers, --system and --continue are of files of prompts.")
         _built_in(name, model, (examples or SHOWN, seed, given), output, as_json)
 
 

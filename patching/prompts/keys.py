@@ -79,7 +79,8 @@ FIELDS: dict[str, Field] = {
             "incorrect_token_ids incorrect_answer_id incorrect_answer_idx incorrect_answer_ids "
             "wrong_idx wrong_id wrong_ids wrong_answer_id wrong_answer_idx wrong_answer_ids "
             "wrong_token_id corrupted_answer_id corrupted_answer_idx corrupted_answer_ids "
-            "corrupted_answers_idx corrupted_answers_ids corrupt_answer_idx foil_id foil_idx",
+            "corrupted_answers_idx corrupted_answers_ids corrupt_answer_idx corrupted_idx "
+            "corrupted_correct_idx foil_id foil_idx",
         ),
         _field("answer_position", NUMBER, "where the answer is predicted", "answer_pos"),
         _field("group", TEXT, "a label for reports"),
@@ -123,8 +124,20 @@ def fields_of(keys: Iterable[str]) -> dict[str, Field]:
     >>> {key: field.name for key, field in fields_of(["Clean", "correct_idx", "h1"]).items()}
     {'Clean': 'clean', 'correct_idx': 'answer_ids'}
     """
-    found = {key: NAMES[plain(key)] for key in keys if plain(key) in NAMES}
-    return _of_a_kind(keys, found) | found
+    names = list(keys)
+    found = {key: NAMES[plain(key)] for key in names if plain(key) in NAMES}
+    found = _of_a_kind(names, found) | found
+    return _of_another_name(names, found) | found
+
+
+def _of_another_name(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
+    """Find the corrupted prompt under any one name that begins so, where no usual one is there."""
+    if {"corrupted", "corrupted_ids"} & {field.name for field in known.values()}:
+        return {}
+    rest = r"(?!.*(idx|ids?|tokens?|answers?|target|label|position|messages|conversations?)$)"
+    begun = re.compile(rf"(corrupt|counterfactual){rest}")
+    named = [key for key in keys if key not in known and begun.match(plain(key))]
+    return {named[0]: FIELDS["corrupted"]} if len(named) == 1 else {}
 
 
 def _of_a_kind(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
@@ -140,19 +153,19 @@ def _of_a_kind(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Fie
     return {}
 
 
-def mistyped(row: Mapping[str, object], given: Iterable[str]) -> PromptError | None:
+def mistyped(row: Mapping[str, object], given: Mapping[str, str]) -> PromptError | None:
     """Return what to say of a name that is nearly a field's, whose value fits it, if there is one.
 
-    `given`: the fields that stand under names of theirs; a longer one is another thing.
+    `given`: the fields whose key is known, and that key; a longer name is another thing.
     """
-    have = set(given)
+    known = set(given.values())
     for key, value in row.items():
         name = plain(key)
-        if name in NAMES or name in FOREIGN or not name:
+        if name in NAMES or name in FOREIGN or not name or key in known:
             continue
         near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=ALIKE)
         near = near or difflib.get_close_matches(name, NAMES, n=1, cutoff=ALIKE)
-        if not near or (near[0] in name and NAMES[near[0]].name in have):
+        if not near or (near[0] in name and NAMES[near[0]].name in given):
             continue  # as `clean2` beside `clean`
         if fits(NAMES[near[0]], value):
             accepted = ", ".join(FIELDS)

@@ -128,6 +128,9 @@ SAME: dict[str, tuple[str, str]] = {
     "another name of the corrupted prompt": (
         "a.csv", TABLE.replace("corrupted,", "corrupted_hard,")
     ),
+    "a name that nobody listed": (
+        "a.csv", TABLE.replace("corrupted,", "corrupted_by_name,")
+    ),
     "numbers that pandas wrote": ("a.csv", re.sub(r",(\d+)", r",\1.0", TABLE)),
     "lists of numbers": ("a.csv", re.sub(r",(\d+)", r",[\1]", TABLE)),
     "text": (
@@ -266,7 +269,12 @@ def test_named_positions_become_spans_and_are_kept(
     outside = json.dumps({"word_idxs": {"end": 4, "S": 1}, "prompts": RENAMED})
     pairs = read_pairs(write("b.json", outside), words)
     assert [pair.spans for pair in pairs] == [(("S", 1),)] * 2
-    assert "'end' (4) where outside the prompt" in said(pairs)
+    assert "without 'end' (4) outside a prompt" in said(pairs)
+    ids = [{"clean": [1, 2, 3], "corrupt": [1, 4, 3], "answers": [5], "wrong_answers": [6]}]
+    (pair,) = read_pairs(
+        write("d.json", json.dumps({"word_idxs": {"a": 1, "b": 3}, "prompts": ids}))
+    )
+    assert pair.spans == (("a", 1),)
     row = {**GOAT, "spans": {"end": -1}}
     (pair,) = read_pairs(write("c.jsonl", json.dumps(row)), words)
     assert pair.spans == (("end", 3),)
@@ -378,13 +386,13 @@ def test_a_row_that_cannot_be_meant_is_refused(
 def test_a_hint_leads_the_right_way() -> None:
     """A name is taken for a mistyped one only if it is near to it, and its value fits."""
     for key in ("correct_idx", "incorrect_idx", "label", "plural", "prob_diff", "seq_labels"):
-        assert mistyped({key: 3}, ()) is None
+        assert mistyped({key: 3}, {}) is None
     for key in ("corrupted_index", "cleaned", "group_size", "answer_probability"):
-        assert mistyped({key: 0.5}, ()) is None
-    assert mistyped({"clean2": "x"}, ["clean"]) is None
-    assert mistyped({"cleen": 3}, ()) is None  # a number is no prompt
-    assert "did you mean 'clean'" in str(mistyped({"cleen": "x"}, ()))
-    assert "did you mean 'correct_idx'" in str(mistyped({"corect_idx": 3}, ()))
+        assert mistyped({key: 0.5}, {}) is None
+    assert mistyped({"clean2": "x"}, {"clean": "clean"}) is None
+    assert mistyped({"cleen": 3}, {}) is None  # a number is no prompt
+    assert "did you mean 'clean'" in str(mistyped({"cleen": "x"}, {}))
+    assert "did you mean 'correct_idx'" in str(mistyped({"corect_idx": 3}, {}))
 
 
 def test_no_name_stands_for_two_fields() -> None:
@@ -610,6 +618,20 @@ def test_facts_of_one_relation_are_exchanged_in_each_others_sentences(
     assert "two facts at least" in found_none
 
 
+def test_a_subject_is_exchanged_wherever_it_stands_as_a_word(
+    write: Write, words: Tokenizer
+) -> None:
+    facts = [
+        {"subject": one, "attribute": where, "prompt": f"{one} and Portugal : {one} lies in"}
+        for one, where in (("Po", "Italy"), ("Loire", "France"))
+    ]
+    pairs = read_pairs(write("a.json", json.dumps(facts)), words)
+    for pair in pairs:
+        assert [a != b for a, b in zip(pair.clean, pair.corrupted, strict=True)] == [
+            True, False, False, False, True, False, False
+        ]  # fmt: skip
+
+
 def test_masked_sentences_end_before_their_mask(write: Write, words: Tokenizer) -> None:
     pairs = read_pairs(write(*FORMED["masked"]), words)
     assert len(pairs) == 3
@@ -629,6 +651,24 @@ def test_of_masked_sentences_the_most_alike_are_paired(write: Write, words: Toke
     pairs = read_pairs(write("a.jsonl", "".join(json.dumps(one) + "\n" for one in lines)), words)
     for pair in pairs:
         assert sum(a != b for a, b in zip(pair.clean, pair.corrupted, strict=True)) == 1
+
+
+def test_answers_of_several_tokens_are_taken_as_asked(write: Write, words: Tokenizer) -> None:
+    lines = [
+        {"sentence_masked": f"Box A has the {a}. Box A has <extra_id_0> .",
+         "masked_content": f"<extra_id_0> the {a}"}
+        for a in ("pen", "cup")
+    ]  # fmt: skip
+    path = write("a.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
+    found = refusal(path, words)
+    assert "left out: 2 (the answer is not one token)" in found
+    assert "`answers` first" in found and "`answers` whole" in found
+    for pair in read_pairs(path, words, answers="first"):
+        assert words.decode(list(pair.clean)).endswith("Box A has the")
+        assert {*pair.answers, *pair.distractors} == {ID["pen"], ID["cup"]}
+    for pair in read_pairs(path, words, answers="whole"):
+        assert words.decode(list(pair.clean)).endswith("Box A has")
+        assert {one[0] for many in pair.sequences for one in many} == {ID["the"]}
 
 
 @pytest.mark.parametrize(

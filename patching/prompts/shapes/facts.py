@@ -7,6 +7,7 @@ only, within one relation, for a subject of equally many tokens of which somethi
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -153,4 +154,7 @@ def _gap(text: str, subject: str) -> str:
     text = text.rstrip()
     if GAP in text:
         return text
+    whole = rf"(?<!\w){re.escape(subject)}(?!\w)"
+    if re.search(whole, text):
+        return re.sub(whole, GAP, text)
     return text.replace(subject, GAP, 1) if subject in text else ""

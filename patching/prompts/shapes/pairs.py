@@ -77,7 +77,7 @@ def pairs(content: Content, context: RowContext) -> Rows:
     words = [_words(names, fields), _joined(rows)]
     if not {"corrupted", "corrupted_ids"} & set(fields):
         words.append("without corrupted prompts")
-    if "word_idxs" in content.shared and context.tokenizer is not None:
+    if "word_idxs" in content.shared:
         words.append(add_spans(content.shared["word_idxs"], rows, context))
     native = content.kind == "JSON Lines" and not unused and set(names) >= set(names.values())
     mixed = "clean" in fields and "answer_ids" in fields
@@ -261,7 +261,7 @@ def _short(value: object) -> object:
 def _no_prompts(content: Content, rows: list[tuple[str, Fields | PromptError]]) -> PromptError:
     """Say that a file is of no known shape."""
     first = next(row for row in content.rows if row.error is None)
-    if problem := mistyped(first.fields, ()):
+    if problem := mistyped(first.fields, {}):
         return PromptError(f"'{content.path}', {first.place}: {problem}")
     keys = content.names()
     about = [f"'{key}' is {FOREIGN[plain(key)]}" for key in keys if plain(key) in FOREIGN]
@@ -330,15 +330,23 @@ def add_spans(
         isinstance(at, int) and not isinstance(at, bool) for at in named.values()
     ):
         return "word_idxs left out, which are no whole numbers by name"
-    good = [row for _, row in rows if isinstance(row, dict) and isinstance(row.get("clean"), str)]
-    ids = context.prompts([str(row["clean"]) for row in good])
-    shift, outside = len(context.tokens().prefix), dict.fromkeys(named, 0)
-    for row, prompt in zip(good, ids, strict=True):
-        last = context.tokens().last(prompt)
-        inside = {name: at + shift for name, at in named.items() if shift <= at + shift <= last}
-        row["spans"] = inside
+    good = [row for _, row in rows if isinstance(row, dict)]
+    text = [row for row in good if isinstance(row.get("clean"), str)]
+    reach: list[tuple[Fields, int, int]] = []  # where a row's text begins and ends
+    if text and context.tokenizer is not None:
+        tokens = context.tokens()
+        every = context.prompts([str(row["clean"]) for row in text])
+        first = len(tokens.prefix)
+        reach += [(row, first, tokens.last(ids)) for row, ids in zip(text, every, strict=True)]
+    for row in good:
+        if isinstance(ids := row.get("clean_ids"), list):
+            reach.append((row, 0, len(ids) - 1))
+    outside = dict.fromkeys(named, 0)
+    for row, first, last in reach:
+        inside = {name: at + first for name, at in named.items() if 0 <= at <= last - first}
+        row.setdefault("spans", inside)
         for name in named:
             outside[name] += name not in inside
     said = f"spans {', '.join(named)} (word_idxs)"
     beyond = [f"'{name}' ({named[name]})" for name, count in outside.items() if count]
-    return said + (f", but {', '.join(beyond)} where outside the prompt" if beyond else "")
+    return said + (f", without {', '.join(beyond)} outside a prompt" if beyond else "")
