@@ -37,7 +37,7 @@ from .graphs.files.json_files import dump_document
 from .graphs.files.reading import is_there, read_json
 from .graphs.graph import ComputationGraph
 from .graphs.roles import HeadRoles
-from .patching.metrics.registry import get_metric
+from .patching.metrics.functions import as_metric
 from .patching.prompts.pair_files import SHAPE, read_pairs, write_pairs
 from .patching.prompts.pairs import Pair, PromptPairs
 from .progress import SILENT, Progress, named
@@ -272,7 +272,7 @@ class _Run:
             )  # fmt: skip
             circuit, report = self.circuit(model).circuit, named(self.progress, model.name)
             report(0, 1, "circuits measured")
-            measured = evaluate_by(runner, circuit, [*map(get_metric, spec.evaluation.metrics)])
+            measured = evaluate_by(runner, circuit, [*map(as_metric, spec.evaluation.metrics)])
             found: dict[str, object] = {"metrics": [one.as_dict() for one in measured]}
             if spec.evaluation.curve:
                 scores = read_scores(self.store.path(name), circuit.graph).scores

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .graphs.lift.lifted import LiftedModel
     from .graphs.lift.watching import Watch
     from .graphs.load.loading import LoadedModel
+    from .patching.metrics.functions import Given
+    from .patching.metrics.metric import Metric
     from .patching.prompts.pairs import PromptPairs
     from .patching.run.certificate import Certificate
     from .patching.run.runner import Runner
@@ -251,11 +253,14 @@ def make_runner(
     session: Session,
     pairs: PromptPairs,
     *,
-    metric: str | None = None,
+    metric: str | Metric | Given | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
 ) -> Runner:
     """Return a runner of the session's model on prompt pairs, by default for scores.
+
+    `metric`: a name, an expression, or a function of logits and a target (see
+    `patching.metrics.functions`).
 
     Raises:
         UnknownName, MetricSyntaxError, PromptError: the three do not fit together; says why.

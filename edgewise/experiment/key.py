@@ -60,10 +60,15 @@ def counted(part: Part) -> dict[str, object]:
             continue
         if isinstance(value, Part):
             found |= {f"{name}.{k.partition('.')[2]}": v for k, v in counted(value).items()}
-        elif hasattr(value, "counted"):  # it says itself what of it counts
-            found[f"{name}.{field}"] = value.counted()
+        elif isinstance(value, tuple):
+            found[f"{name}.{field}"] = [_itself(one) for one in value]
         elif isinstance(value, Mapping):
             found |= {f"{name}.{k}": v for k, v in value.items()}
         else:
-            found[f"{name}.{field}"] = value
+            found[f"{name}.{field}"] = _itself(value)
     return found
+
+
+def _itself(value: object) -> object:
+    """Return a value, or what it says itself that counts of it."""
+    return value.counted() if hasattr(value, "counted") else value

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     InstanceOf,
+    PlainValidator,
     Strict,
     ValidationInfo,
     field_validator,
@@ -32,7 +32,8 @@ from ..graphs.files.reading import is_there
 from ..graphs.load.builtin import ALIAS
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
-from ..patching.metrics.registry import default_metric, get_metric
+from ..patching.metrics.functions import about_metric, as_metric, metric_name, stored_metric
+from ..patching.metrics.registry import default_metric
 from ..visualize import accepted_suffixes
 from ..visualize.compose import MOST_EDGES
 from .key import Key, key_of
@@ -71,9 +72,12 @@ ENDINGS = [suffix.removeprefix(".") for suffix in accepted_suffixes()]
 # -- what fields accept, as registries say --------------------------------------------------------
 
 
-def _metric(text: str) -> str:
+def _metric(given: object) -> str:
+    """Return a metric's name; of a Python function one that carries it."""
+    if isinstance(given, str) and not given.strip():
+        raise not_accepted("a text that is not blank")
     try:
-        return get_metric(text).name
+        return metric_name(given)
     except EdgewiseError as error:
         raise refused(error) from None
 
@@ -83,6 +87,7 @@ def _listed(what: str, *, empty: bool = False) -> BeforeValidator:
 
     def check(value: object) -> tuple[str, ...]:
         found = tuple(value) if isinstance(value, list | tuple) else (None,)
+        found = tuple(metric_name(item) if callable(item) else item for item in found)
         texts = tuple(item for item in found if isinstance(item, str))
         if len(set(texts)) < len(found) or not (found or empty or value == ()):
             raise not_accepted(f"a list of {what}, each once")
@@ -91,7 +96,7 @@ def _listed(what: str, *, empty: bool = False) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-MetricName = Annotated[Text, AfterValidator(_metric)]
+MetricName = Annotated[str, PlainValidator(_metric)]
 Ablation = Annotated[Word, one_of(ablations)]
 NotNegative = Annotated[
     float, Strict(), Field(ge=0, allow_inf_nan=False), accepts("a number from 0 up")
@@ -288,7 +293,8 @@ class DiscoverySpec(Part):
         options = {key: block[key] for key in method.options if key in block}
         limits = [] if method.selects else [key for key in Selection.names() if key in block]
         select = Selection(**{key: block[key] for key in limits})
-        return DiscoverySpec(method.name, block["metric"], block["ablation"], options, select)
+        metric = stored_metric(block)
+        return DiscoverySpec(method.name, metric, block["ablation"], options, select)
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -327,7 +333,7 @@ class DiscoverySpec(Part):
             return start
         try:
             if start is None:
-                method.check_metric(get_metric(info.data["metric"]))
+                method.check_metric(as_metric(info.data["metric"]))
             else:
                 method.check_start()
         except EdgewiseError as error:
@@ -345,7 +351,8 @@ class DiscoverySpec(Part):
         found = {"method": self.method, **self.options, **self.select.as_dict()}
         if self.start is not None:
             found["start"] = self.start.about
-        return {**found, "metric": self.metric, "ablation": self.ablation}
+        measured = {"metric": self.metric, **about_metric(self.metric)}
+        return {**found, **measured, "ablation": self.ablation}
 
     @property
     def keeps_all(self) -> bool:
@@ -362,7 +369,7 @@ class DiscoverySpec(Part):
 
     def check_repeatable(self) -> None:
         """Refuse a metric without the gradient by which edges are scored to be tested."""
-        get_method(self.scored_by[0]).check_metric(get_metric(self.metric))
+        get_method(self.scored_by[0]).check_metric(as_metric(self.metric))
 
     def differences(self, other: DiscoverySpec) -> list[str]:
         """List in words what differs, but for options that change only the time it takes."""
@@ -385,7 +392,7 @@ class EvaluationSpec(Part):
 
 def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
     """Return by what a circuit is measured whose file does not say by what it was found."""
-    chosen = get_metric(metric or default_metric(searching=False))
+    chosen = as_metric(metric or default_metric(searching=False))
     return {"metric": chosen.name, "ablation": get_ablation(ablation or default_ablation()).name}
 
 
@@ -542,7 +549,14 @@ class Experiment(Part):
         return {"experiment": about, "models": [one.table() for one in self.models], **found}
 
     def to_toml(self) -> str:
-        """Return the same as text."""
+        """Return the same as text; an EdgewiseError if a metric is a Python function."""
+        for name in (self.discovery.metric, *self.evaluation.metrics):
+            if about_metric(name):
+                raise EdgewiseError(
+                    f"the metric '{name}' is a Python function, which an experiment's file cannot "
+                    "hold; accepted: names and expressions. From Python `discover` and `evaluate` "
+                    "take functions."
+                )
         return dump_toml(self.to_document())
 
     @field_validator("models")

@@ -17,6 +17,7 @@ from ..graphs.comparison import NoiseFloor, RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, DiffFile, diff_files
 from ..graphs.files.reading import is_there
+from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, named
 from ..session import Session, open_task
@@ -193,7 +194,7 @@ def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> tuple[str, str]:
             f"on different tasks or measures ({'; '.join(unequal)}); accepted: circuits of one "
             "task, found with one metric and one ablation."
         )
-    return str(a["metric"]), str(a["ablation"])
+    return stored_metric(a), str(a["ablation"])
 
 
 def _check_prompts(

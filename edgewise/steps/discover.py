@@ -24,6 +24,7 @@ from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..graphs.files import CircuitFile, ScoresFile
 from ..graphs.files.circuit import PROMPTS, DiscoveryBlock, TaskBlock
 from ..graphs.scores import Scores
+from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
@@ -93,6 +94,14 @@ def discover(
         )
     certificate = session.certify(pairs)
     journal, before = journal if spec.chosen.resumable else None, 0.0
+    if journal is not None and not is_traceable(spec.metric):
+        if journal.resumes:
+            raise EdgewiseError(
+                f"a search by the metric '{spec.metric}' cannot be resumed: it is a Python "
+                "function that uses something whose source or value cannot be noted, so it could "
+                "be another one now. Start anew, or give a function of plain values."
+            )
+        journal = None
     if journal is not None:
         journal.begin(discovery_key(session, runner, spec).values)
         before = journal.seconds

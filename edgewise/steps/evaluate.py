@@ -19,6 +19,7 @@ from ..graphs.errors import EdgewiseError, within_memory
 from ..graphs.files import CircuitFile
 from ..graphs.names import Edge
 from ..graphs.scores import Scores
+from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress
 from ..session import Session, make_runner
@@ -90,7 +91,8 @@ def evaluate(
             needs scores of all edges; minimality takes a question for each kept edge; `random`
             circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
         scores: of all edges.
-        fields: of `EvaluationSpec`, as in `curve=True`; also `metric` and `batch_size`.
+        fields: of `EvaluationSpec`, as in `curve=True`; also `metric`, a name, an expression or a
+            function of logits and a target, and `batch_size`.
 
     Raises:
         GraphMismatch: the circuit's graph is not the model's.
@@ -107,7 +109,7 @@ def evaluate(
         runner = make_runner(
             model,
             pairs,
-            metric=metric or next(iter(spec.metrics), stored.get("metric")),
+            metric=stored_metric(stored, metric or next(iter(spec.metrics), None)) or None,
             ablation=spec.ablation or stored.get("ablation"),
             batch_size=ComputeSpec.of(**how).batch_size,
         )

@@ -36,7 +36,8 @@ from ..graphs.files.circuit import DiscoveryBlock
 from ..graphs.files.timeline import Checkpoint, MetricValues
 from ..graphs.graph import ComputationGraph
 from ..graphs.timeline import Timeline, check_labels
-from ..patching.metrics.registry import get_metric
+from ..patching.metrics.functions import Given, as_metric, is_traceable, metric_name
+from ..patching.metrics.metric import Metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model, task_of
@@ -58,7 +59,7 @@ def timeline(
     models: Experiment | Sequence[str] | str,
     task: TaskSpec | str = "",
     *,
-    measure: Sequence[str] = (),
+    measure: Sequence[str | Metric | Given] = (),
     labels: Sequence[str] | None = None,
     results: Results | None = None,
     progress: Progress | None = None,
@@ -70,7 +71,7 @@ def timeline(
         models: references in order of time, or one directory that holds `checkpoint-N` or `step-N`
             directories; or instead of all that is asked for an experiment, whose models they are.
         task: which prompt pairs, or a built-in task's name, or a file of prompt pairs.
-        measure: further metrics to measure at every checkpoint.
+        measure: further metrics to measure at every checkpoint, by name or as functions.
         labels: what the checkpoints are called; default: what sets their names apart.
         results: where circuits are kept by content and found again; default: nowhere.
         fields: of how circuits are found, of the graph and of how to compute, as in `discover` and
@@ -119,13 +120,14 @@ def timeline(
 def _experiment(
     references: Sequence[str],
     task: TaskSpec | str,
-    measure: Sequence[str],
+    measure: Sequence[str | Metric | Given],
     fields: Mapping[str, object],
 ) -> Experiment:
     """Return what the arguments of `timeline` ask for."""
     own, graph, how = split("timeline", fields, DiscoverySpec, GraphSpec, ComputeSpec)
     discovery = DiscoverySpec.of(**{"method": scoring_method().name, **own})
-    evaluation = EvaluationSpec(tuple(dict.fromkeys([discovery.metric, *measure])))
+    measured = [discovery.metric, *map(metric_name, measure)]
+    evaluation = EvaluationSpec(tuple(dict.fromkeys(measured)))
     return Experiment(
         "timeline", numbered(references), task_of(task), discovery, evaluation,
         graph=GraphSpec.of(**graph), compute=ComputeSpec.of(**how),
@@ -163,7 +165,7 @@ class _Checkpoints:
             measured = self.measure(runner(metric=spec.discovery.metric), found.file.circuit)
             return Kept(found.file, found.scores.scores, measured)
 
-        if results is None:
+        if results is None or not all(map(is_traceable, spec.evaluation.metrics)):
             return make()
         key = spec.key(
             "discovery", "graph", "evaluation", "compute",
@@ -173,7 +175,7 @@ class _Checkpoints:
 
     def measure(self, runner: Runner, circuit: Circuit) -> dict[str, dict[str, float | None]]:
         found = {}
-        for one in evaluate_by(runner, circuit, [*map(get_metric, self.spec.evaluation.metrics)]):
+        for one in evaluate_by(runner, circuit, [*map(as_metric, self.spec.evaluation.metrics)]):
             values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
             found[one.metric] = {**values, "faithfulness": one.faithfulness}
         return found

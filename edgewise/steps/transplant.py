@@ -25,7 +25,8 @@ from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, 
 from ..graphs.files.transplant import DIRECTIONS, Chosen, Gain, How, Row, TransplantFile
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
-from ..patching.metrics.registry import default_metric, get_metric
+from ..patching.metrics.functions import as_metric
+from ..patching.metrics.registry import default_metric
 from ..progress import Progress
 from ..session import Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
@@ -147,7 +148,7 @@ def transplant(
     choice = choice or Choice()
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
-    metric = get_metric(fields.pop("metric", None) or default_metric(searching=False)).name
+    metric = as_metric(fields.pop("metric", None) or default_metric(searching=False))
     asks, graph, how = split("transplant", fields, TaskSpec, GraphSpec, ComputeSpec)
     task, compute = task_of(task, **asks), ComputeSpec.of(**how)
     models = (a, b) if direction == "a-into-b" else (b, a)
@@ -197,7 +198,7 @@ def transplant(
         a={"model": block_a},
         b={"model": block_b},
         task=task_block(donated.pairs),
-        transplant=cast("How", {"direction": direction, "metric": metric, **around}),
+        transplant=cast("How", {"direction": direction, "metric": metric.name, **around}),
         measures=Gain(
             a=at_a, b=at_b, gain=at_b - at_a, everything=both.everything, carried=carried
         ),

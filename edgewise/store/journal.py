@@ -55,6 +55,11 @@ class JournalFile:
         self._last = ""
         self._file: IO[bytes] | None = None
 
+    @property
+    def resumes(self) -> bool:
+        """Tell whether what the file holds must be gone on with."""
+        return self._resume and not self._or_anew and self.path.exists()
+
     def begin(self, request: Mapping[str, object]) -> None:
         """Open the file for a request, and read what was decided before.
 

@@ -125,6 +125,7 @@ class DiscoveryBlock(TypedDict):
     method: str
     metric: str
     ablation: str
+    metric_function: NotRequired[dict[str, object] | None]
     dtype: NotRequired[str | None]
     prompts: NotRequired[PromptsBlock]
     top: NotRequired[int | None]

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...graphs.errors import EdgewiseError
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import Attention, Block, working_dtype
 from ...graphs.names import LETTERS, Kind, Node, Port
@@ -86,6 +87,12 @@ def attribute(runner: Runner, points: Sequence[float], progress: Progress | None
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
+    if min(points) == 0 and not runner.ablation.paired and np.isnan(total[graph.reads]).any():
+        raise EdgewiseError(
+            f"the gradient where the embedding is what {runner.ablation.name} ablation gives is "
+            "not a number (NaN): the slope of a norm has no bound where nothing is written. Use "
+            "`midpoint`, or another method or ablation."
+        )
     refuse_nan(total[graph.reads], f"an edge's score by the metric '{runner.metric.name}'")
     return Scores(graph, np.where(graph.reads, total / len(runner.pairs), np.nan))
 

@@ -100,6 +100,7 @@ def expression_metric(text: str) -> Metric:
         larger_is_better=declaration.larger_is_better,
         needs_distractors=any("distractor" in name for name in quantities),
         tokens_only=all(name.startswith("logit(") for name in quantities),
+        known=True,
     )
 
 

@@ -47,7 +47,9 @@ Function = Callable[["Tensor", Target], "Tensor"]
 class Metric:
     """A metric's function, [..., B, V] logits to [..., B] values, and its direction.
 
-    `whole`: the function for answers of several tokens, [..., R, V] logits to [..., B] values.
+    `known`: its name alone makes it again, as of those that are registered and of expressions.
+    `given`: the Python function it was given as. `whole`: the function for answers of several
+    tokens, [..., R, V] logits to [..., B] values.
     `differentiable`: gradients with respect to the logits mean something.
     `flat_at_clean`: the gradient is 0 at the clean run, so plain attribution finds nothing.
     `rest`: where the loss is the log of the softmax's normaliser less something simple, what that
@@ -76,6 +78,8 @@ class Metric:
     rest: str = ""
     default_for: str = ""
     whole: Function | None = None
+    known: bool = False
+    given: Callable[..., Tensor] | None = None
 
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to values [..., B]; PromptError if the target does not fit."""

@@ -51,7 +51,7 @@ def metric(name: str, **properties: Unpack[MetricProperties]) -> Callable[[Funct
     def register(function: Function) -> Metric:
         if name in METRICS:
             raise ValueError(f"a metric named {name} is registered already")
-        METRICS[name] = Metric(name, function, **properties)
+        METRICS[name] = Metric(name, function, known=True, **properties)
         return METRICS[name]
 
     return register

@@ -39,6 +39,7 @@ _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
 _COMMON = ("answer_position", "group", "spans")
 _RECORDED = "bos_prepended"
+_ALONE = " There is no corrupted prompt either: write one, or choose an `ablation` that needs none."
 Prompts = tuple[tuple[int, ...], tuple[int, ...] | None]  # a clean and a corrupted one, if any
 SHAPE = "shape"
 """Under which key of the pairs' origin, and of a file's task block, their file's shape stands."""
@@ -227,10 +228,13 @@ class _Reader:
             tokens = self.context.tokens()
             position = tokens.last(clean) if position is None else position
             before = str(row["clean"]) if position == tokens.last(clean) else ""
-        right, wrong = (
-            (self._answer_texts if answers == "text" else self._answer_ids)(row, key, before)
-            for key in keys[2:]
-        )
+        try:
+            right, wrong = (
+                (self._answer_texts if answers == "text" else self._answer_ids)(row, key, before)
+                for key in keys[2:]
+            )
+        except PromptError as error:
+            raise PromptError(f"{error}{'' if corrupted else _ALONE}") from None
         pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
         found = with_answers(pair, right, wrong, self.context.answers, self._show)
         every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))

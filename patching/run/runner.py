@@ -20,8 +20,9 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import tensors_of
 from ...graphs.lift.watching import Watch
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
+from ..metrics.functions import Given, as_metric, tried
 from ..metrics.metric import Metric
-from ..metrics.registry import default_metric, get_metric
+from ..metrics.registry import default_metric
 from ..prompts.pairs import PromptPairs
 from .chunk import Chunk
 from .floors import rounding_floor
@@ -64,14 +65,14 @@ class Runner:
         model: LiftedModel,
         pairs: PromptPairs,
         *,
-        metric: str | Metric | None = None,
+        metric: str | Metric | Given | None = None,
         ablation: str | Ablation | None = None,
         batch_size: int | None = None,
         reference: PromptPairs | None = None,
     ) -> Runner:
         """Return a runner; PromptError if the prompts do not fit the model, metric or ablation."""
         metric = metric or default_metric(searching=False)
-        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        chosen = as_metric(metric)
         if batch_size is not None and batch_size < 1:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
         check_prompts(model, pairs, chosen)
@@ -88,7 +89,16 @@ class Runner:
         carries.check(pairs, reference)
         live = model.model
         watch = Watch(tensors_of(model)) if live is None else Watch.over(live)
-        return Runner(model, pairs, chosen, carries, batch_size, reference, watch)
+        return Runner(model, pairs, chosen, carries, batch_size, reference, watch)._tried()
+
+    def _tried(self) -> Runner:
+        """Return the same; a metric that is a Python function is called once, and checked."""
+        if self.metric.given is None:
+            return self
+        chunk = next(self.chunks())
+        logits = chunk.target.clean_logits
+        assert logits is not None  # of a chunk there always are
+        return replace(self, metric=tried(self.metric, logits, chunk.target))
 
     @property
     def graph(self) -> ComputationGraph:
@@ -105,11 +115,11 @@ class Runner:
         """Return what is measured and what ablated edges carry, by name."""
         return {key: getattr(self, key).name for key in ("metric", "ablation")}
 
-    def with_metric(self, metric: str | Metric) -> Runner:
+    def with_metric(self, metric: str | Metric | Given) -> Runner:
         """Return a runner that shares all runs and measures something else."""
-        chosen = get_metric(metric) if isinstance(metric, str) else metric
+        chosen = as_metric(metric)
         check_prompts(self.model, self.pairs, chosen)
-        return replace(self, metric=chosen)
+        return replace(self, metric=chosen)._tried()
 
     def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
         """Refuse what was made for another graph than the model's, by a GraphMismatch."""
