@@ -32,8 +32,8 @@ _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _FETCH_TOKENIZER = [*_TOKENIZER, "merges.txt", "*_config.json", "special_tokens_map.json"]
-_FETCH_TOKENIZER += ["added_tokens.json", "chat_template.jinja", "config.json"]
-_FETCH_SAFE = [*_SAFE, "model-*.safetensors", "adapter_model.safetensors"]
+_FETCH_TOKENIZER += ["added_tokens.json", "chat_template.*", "config.json"]
+_FETCH_SAFE = [*_SAFE, "model-*.safetensors", "model.safetensors-*", "adapter_model.safetensors"]
 _FETCH_PICKLED = [*_PICKLED, "pytorch_model-*.bin", "adapter_model.bin"]
 
 
