@@ -101,8 +101,12 @@ def text_alone(kind: Any) -> Any:
             with _only_text(config):
                 kind.__init__(self, config, *rest, **options)
         body, left = text_body(self), list[str]()
-        for path, module in list(self.named_modules()) if body is not None else ():
-            assert body is not None
+        if body is None:
+            raise ModelNotFound(
+                f"a {kind.__name__} has no text body with a head of its own that could be read. "
+                "Accepted: multimodal models with one language model and one head."
+            )
+        for path, module in list(self.named_modules()):
             if path and not f"{body.body_path}.".startswith(f"{path}."):
                 continue  # a part, or inside one
             for name in list(module._modules):

@@ -261,3 +261,23 @@ def test_a_text_model_filled_with_random_numbers_is_refused(
     model.model.embed_tokens.weight.data.add_(1)
     model.config.name_or_path = ""
     open_model(model)
+
+
+def test_a_model_without_one_head_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from edgewise.graphs.load.classes import text_alone
+
+    class TwoForConditionalGeneration(LlavaForConditionalGeneration):
+        """A whole model whose head nobody names."""
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+    _, options = WRAPPERS["llava"]
+    config = LlavaConfig(**{**options, "text_config": LlamaConfig(**llama())})
+    with (
+        torch.device("meta"),
+        pytest.raises(ModelNotFound, match="no text body with a head of its"),
+    ):
+        text_alone(TwoForConditionalGeneration)(config)
