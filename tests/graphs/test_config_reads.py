@@ -109,6 +109,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "glm4-moe-lite": {"first_k_dense_replace": 1, "moe_layer_freq": 1, "topk_method": "noaux_tc"},
     "minicpm3": {"mup_denominator": 32},
+    "kimi-linear": {
+        "first_k_dense_replace": 1, "linear_attn_config": {"head_dim": 3, "num_heads": 2},
+        "mla_use_nope": True, "moe_layer_freq": 1, "moe_router_activation_func": "sigmoid",
+        "num_nextn_predict_layers": 0, "rope_theta": 1e4,
+        "use_grouped_topk": True,
+    },
+    "olmo-hybrid": {"fla_hybrid_attention_indices": [1], "linear_use_gate": True},
     "qwen3.5-moe": {
         "attn_output_gate": True, "full_attention_interval": 4, "mamba_ssm_dtype": "float32",
         "mlp_only_layers": [], "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False,

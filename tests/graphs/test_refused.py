@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from transformers import BertConfig, BertLMHeadModel, MBartConfig, MBartForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    MBartConfig,
+    MBartForCausalLM,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from edgewise.graphs.errors import UnsupportedModel
@@ -16,11 +23,20 @@ BERT = {
     "intermediate_size": 24, "is_decoder": True,
 }  # fmt: skip
 MBART = {**SIZES, "d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2}
+MINIMAX = {
+    **SIZES, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "intermediate_size": 8, "num_local_experts": 2,
+}  # fmt: skip
 MODELS = [
     (
         BertLMHeadModel,
         BertConfig(**BERT),
         "'bert' cannot be lifted: LayerNorm stands on its stream",
+    ),
+    (
+        MiniMaxForCausalLM,
+        MiniMaxConfig(**MINIMAX),
+        "'minimax' cannot be lifted: norms stand on its stream, which is then no sum",
     ),
     (MBartForCausalLM, MBartConfig(**MBART), "'mbart' cannot be lifted: it is the decoder of an"),
 ]

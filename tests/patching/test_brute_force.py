@@ -29,6 +29,7 @@ from edgewise.graphs.lift.lifted import Attention, AttentionContext, Block, Lift
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.lift.own.observing import decoder_layers
 from edgewise.patching.trace import project
+from tests.configs_hybrid import HYBRID_CONFIGS
 from tests.configs_sparse import SPARSE
 from tests.engine import one_of_each_type, tiny_model
 
@@ -252,7 +253,7 @@ class ByRows:
 
 FIRST = set(one_of_each_type().values())
 NAMES = list(one_of_each_type().values())
-NAMES += [name for name in SPARSE if name not in FIRST]
+NAMES += [name for name in {**SPARSE, **HYBRID_CONFIGS} if name not in FIRST]
 
 
 @pytest.fixture

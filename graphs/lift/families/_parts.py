@@ -29,6 +29,10 @@ ROUTER_LOSS = "output_router_logits router_aux_loss_coef"
 """The router's losses and its logits as an output do not alter the logits of the model."""
 
 
+NORMS = ("input_layernorm", "post_attention_layernorm")
+"""What most models call the norms before attention and before the MLP."""
+
+
 def layer_norm(module: Any) -> Norm:
     """Describe a LayerNorm."""
     eps = getattr(module, "eps", None) or module.variance_epsilon
@@ -136,17 +140,19 @@ def describe_blocks(
     norm: Callable[[Any], Norm],
     attention: Callable[[Any, int], Attention | Whole | None],
     mlp: str | Callable[[Any], MLP | Experts | Beside | Whole | None],
-    norms: Sequence[str | None] = ("input_layernorm", "post_attention_layernorm"),
+    norms: Sequence[str | None] | Callable[[Any], Sequence[str | None]] = NORMS,
 ) -> tuple[Block, ...]:
     """Describe blocks; `attention` takes a block and its number.
 
     Both return None where a block has no such part, and a `Whole` for one that is taken whole.
     `mlp` takes a block; where that has its MLP as `mlp` or `ffn`, or is it, the activation will do.
-    `norms`: the names of the norms before attention and before the MLP, and of those behind them.
+    `norms`: the names of the norms before attention and before the MLP, and of those behind them;
+    or what names those of a block.
     """
 
     def describe(layer: int, block: Any) -> Block:
-        own = (None if name is None else norm(block.get_submodule(name)) for name in norms)
+        names = norms(block) if callable(norms) else norms
+        own = (None if name is None else norm(block.get_submodule(name)) for name in names)
         first, second, *behind = own
         part = next(
             (getattr(block, name) for name in ("mlp", "ffn") if hasattr(block, name)), block
@@ -346,10 +352,11 @@ def sparse_or_dense(
     return mixture(module, config.hidden_act, chosen, routing=how, **{**usual, **rest})
 
 
-def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attention:
+def latent_heads(config: Any, module: Any, table: Rotary | None, **rest: Any) -> Attention:
     """Describe DeepSeek's attention: queries, keys and values through smaller spaces.
 
-    Each head's own features stand before those that turn, which in keys all heads share.
+    Each head's own features stand before those that turn, which in keys all heads share; without a
+    `table` nothing turns.
     """
     heads, own = config.num_attention_heads, config.qk_nope_head_dim
     up, down = by_head(module.kv_b_proj.weight, heads), linear(module.kv_a_proj_with_mqa)
@@ -365,7 +372,7 @@ def latent_heads(config: Any, module: Any, table: Rotary, **rest: Any) -> Attent
         wq=by_head(query.weight, heads), wk=up[:, :own], wv=up[:, own:],
         wo=by_head(module.o_proj.weight.t(), heads), bq=by_head(query.bias, heads),
         bk=None, bv=None, bo=optional(module.o_proj.bias),
-        rotary=replace(table, start=own),
+        rotary=None if table is None else replace(table, start=own),
         q_latent=before, k_latent=Latent(down, norm), v_latent=Latent(inner, norm), **rest,
     )  # fmt: skip
 
@@ -395,7 +402,7 @@ def words(
         } | {"o": attention.bo}
     biases["mlp"] = next((b.mlp.bias for b in blocks if b.mlp is not None), None)
     found = {
-        "norm": norm_words(blocks[0]),
+        "norm": _counted(Counter(map(norm_words, blocks)), len(blocks)),
         "positions": positions,
         "block": "parallel" if parallel else "sequential",
     }

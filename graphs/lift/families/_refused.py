@@ -13,6 +13,7 @@ _REASONS = {
         git marian mvp openai-gpt plbart prophetnet rembert roberta roc_bert roformer trocr xlm
         xlm-roberta xlnet xmod
     """,
+    "norms stand on its stream, which is then no sum of what was written": "minimax",
     "it is the decoder of an encoder, whose output its layers attend to": """
         bigbird_pegasus blenderbot mbart pegasus whisper
     """,
