@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,6 +30,7 @@ def _known(name: str) -> object:
 @option("--seed N", "Decides which pairs; default 0.", type=click.IntRange(0), default=0)
 @options.task_option
 @options.answers_options
+@option("--fitting", "Of a file: leave out, and count, pairs that do not fit this tokenizer.")
 @option("-o --output PAIRS.jsonl", "Write the pairs as JSON Lines: of a file all.", type=FILE)
 @options.json_option
 def tasks(
@@ -40,6 +41,7 @@ def tasks(
     task_settings: dict[str, str] | None,
     output: str | None,
     as_json: bool,
+    fitting: bool,
     **taken: str | None,
 ) -> None:
     """List the built-in tasks; with a NAME, show its options and sample pairs.
@@ -68,10 +70,12 @@ def tasks(
         check_task(name, given)
     options.claim(output, *([name] if is_file(name) else []))
     if is_file(name):
-        _file(name, model, examples, {"seed": seed, **taken}, output, as_json)
+        _file(name, model, examples, {"seed": seed, "fitting": fitting, **taken}, output, as_json)
     else:
-        if any(taken.values()):
-            raise click.UsageError("--answers, --system and --continue are of files of prompts.")
+        if fitting or any(taken.values()):
+            raise click.UsageError(
+                "--fitting, --answers, --system and --continue are of files of prompts."
+            )
         _built_in(name, model, (examples or SHOWN, seed, given), output, as_json)
 
 
@@ -88,13 +92,23 @@ def _file(
     as_json: bool,
 ) -> None:
     """Show what was understood of a file, read with a seed and ways, and its first pairs."""
-    from ..patching.prompts.pair_files import read_pairs, write_pairs
+    from ..patching.prompts.pair_files import fitting_pairs, read_pairs, write_pairs
     from ..patching.tasks import format_samples
     from ..session import open_task, open_vocabulary
 
-    tokenizer = None
+    tokenizer, fitting = None, how.pop("fitting")
     if model is None:
+        if fitting:
+            raise click.UsageError("what fits depends on the tokenizer; give --model too.")
         pairs = read_pairs(name, seed=how["seed"], answers=how["answers"])
+    elif fitting:
+        if how.pop("system") or how.pop("continued"):
+            raise click.UsageError("--fitting leaves out pairs of text, not of chat.")
+        tokenizer, size = open_vocabulary(model)
+        pairs = fitting_pairs(
+            name, tokenizer, vocab_size=size, seed=how["seed"], answers=how["answers"]
+        )
+        pairs = replace(pairs, pairs=pairs.pairs[: examples if output else None])
     else:
         tokenizer, _ = open_vocabulary(model)
         pairs, _ = open_task(model, name, examples=examples if output else None, **how)

@@ -26,7 +26,7 @@ from .chat import Chat
 from .content import Content
 from .json_fields import found, list_of, parse_object, text_of
 from .pairs import Pair, PromptPairs
-from .row_context import RowContext, WholeFile
+from .row_context import Misfit, RowContext, WholeFile
 from .shapes import Rows, Shape, read_shape
 from .tokens import Tokens, tokens_sha256
 
@@ -41,6 +41,7 @@ _COMMON = ("answer_position", "group", "spans")
 _RECORDED = "bos_prepended"
 _ALONE = " There is no corrupted prompt either: write one, or choose an `ablation` that needs none."
 Prompts = tuple[tuple[int, ...], tuple[int, ...] | None]  # a clean and a corrupted one, if any
+APART = "answer and distractor cannot be told apart in the way asked for"
 SHAPE = "shape"
 """Under which key of the pairs' origin, and of a file's task block, their file's shape stands."""
 
@@ -64,12 +65,32 @@ def read_pairs(
     refused. `chat`: what stands around messages. `origin["shape"]` of the pairs says what was
     understood. A PromptError lists what is at fault, by line.
     """
-    path = Path(path)
     if answers is not None and answers not in WAYS:
         raise unknown("way to take `answers`", answers, WAYS)
     context = RowContext(tokenizer, bos, vocab_size, seed or 0, answers, chat or Chat())
+    return _read(Path(path), context)
+
+
+def fitting_pairs(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    vocab_size: int | None = None,
+    seed: int | None = None,
+    answers: str | None = None,
+) -> PromptPairs:
+    """Read those pairs of a file that fit a tokenizer, as of a file made for another one.
+
+    Pairs that do not align token by token, and answers that the tokenizer does not know or that
+    are not one token, are left out and counted in `origin["shape"]`; else as `read_pairs`.
+    """
+    context = RowContext(tokenizer, None, vocab_size, seed or 0, answers, fitting=True)
+    return _read(Path(path), context)
+
+
+def _read(path: Path, context: RowContext) -> PromptPairs:
     content, shape = read_shape(path)
-    if chat and not shape.chat:
+    if context.chat and not shape.chat:
         raise PromptError(
             f"'{path}' holds no chat, so that `system` and `continued`, which stand around "
             "messages, mean nothing; leave them out, or write the prompts as messages."
@@ -78,11 +99,11 @@ def read_pairs(
         rows = shape.read(content, context)
     except WholeFile as error:
         raise PromptError(f"'{path}' {error}") from None
-    reader = _Reader(context)
+    reader = _Reader(context, formed=shape.draws)
     pairs = _read_rows(path, rows, reader)
     origin: dict[str, object] = {SHAPE: _understood(content, shape, rows, pairs, reader)}
-    if context.used is not None and tokenizer is not None:
-        origin["tokens_sha256"] = tokens_sha256(tokenizer, pairs)
+    if context.used is not None and context.tokenizer is not None:
+        origin["tokens_sha256"] = tokens_sha256(context.tokenizer, pairs)
     drawn = context.seed if shape.draws else None
     return PromptPairs(tuple(pairs), path.stem, drawn, reader.bos_prepended, origin)
 
@@ -91,15 +112,21 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
     """Return the pairs of all rows, or refuse all those at fault together."""
     pairs: list[Pair] = []
     problems: list[str] = []
+    misfits = 0
     for place, row in rows.rows:
         try:
             if isinstance(row, PromptError):
                 raise row
-            pairs.append(reader.pair(row))
+            pair = reader.pair_or_reason(row)
+            if isinstance(pair, str):
+                rows.left_out[pair] += 1
+            else:
+                pairs.append(pair)
         except WholeFile as error:
             raise PromptError(f"'{path}', {place}: {rows.own_words(str(error))}") from None
         except PromptError as error:
             problems.append(f"{place}: {rows.own_words(str(error))}")
+            misfits += isinstance(error, Misfit)
     if len(problems) == 1:
         raise PromptError(f"'{path}', {problems[0]}")
     if problems:
@@ -107,8 +134,14 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
         more = f"\n  … and {rest} more." if rest > 0 else ""
         kind = rows.rows[0][0].split()[0]
         what = {"line": "lines", "entry": "entries", "sample": "samples"}.get(kind, "places")
+        others = ""
+        if misfits == len(problems) and pairs:
+            others = (
+                f"\n  The other {len(pairs):,} fit this model's tokenizer; `edgewise tasks` with "
+                "`fitting` writes them."
+            )
         raise PromptError(
-            f"'{path}' has {len(problems)} {what} that cannot be used:\n  {shown}{more}"
+            f"'{path}' has {len(problems)} {what} that cannot be used:\n  {shown}{more}{others}"
         )
     if not pairs:
         left = f"; left out: {_counted(rows.left_out)}" if rows.left_out else ""
@@ -189,9 +222,14 @@ def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
 
 @dataclass
 class _Reader:
-    """What turns rows into pairs, and remembers what the first of them decided."""
+    """What turns rows into pairs, and remembers what the first of them decided.
+
+    `formed`: the pairs are not a person's, but formed of a file's samples: one that makes no sense
+    is left out.
+    """
 
     context: RowContext
+    formed: bool = False
     form: str = ""
     recorded: list[bool | None] = field(default_factory=list)
 
@@ -204,6 +242,19 @@ class _Reader:
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
         return self.recorded[0] if self.recorded else None
+
+    def pair_or_reason(self, row: Mapping[str, object]) -> Pair | str:
+        """Return a row's pair or, where such rows are left out, why it is none."""
+        before = self.form, list(self.recorded)
+        try:
+            return self.pair(row)
+        except WholeFile:
+            raise
+        except PromptError as error:
+            if not (self.formed or (self.context.fitting and isinstance(error, Misfit))):
+                raise
+            self.form, self.recorded = before
+            return error.reason if isinstance(error, Misfit) else APART
 
     def pair(self, row: Mapping[str, object]) -> Pair:
         """Return a row's pair; see `keys.FIELDS` for what a row holds."""
@@ -285,10 +336,11 @@ class _Reader:
         self._note_start(clean_ids, *twin)
         corrupted_ids = twin[0] if twin else None
         if corrupted_ids is not None and len(clean_ids) != len(corrupted_ids):
-            raise PromptError(
+            raise Misfit(
                 f"clean has {len(clean_ids)} tokens and corrupted {len(corrupted_ids)}; accepted: "
                 "prompts that align token by token. "
-                f"clean: {_shown(tokens, clean_ids)}; corrupted: {_shown(tokens, corrupted_ids)}."
+                f"clean: {_shown(tokens, clean_ids)}; corrupted: {_shown(tokens, corrupted_ids)}.",
+                "the prompts do not align",
             )
         return clean_ids, corrupted_ids
 
@@ -301,15 +353,17 @@ class _Reader:
         tokens = self.context.tokens()
         ids = tokens.answer(before, text)
         if tokens.has_unknown(ids):
-            raise PromptError(
+            raise Misfit(
                 f"'{key}' holds {text!r}, which the tokenizer does not know; accepted: texts that "
-                "are of its vocabulary."
+                "are of its vocabulary.",
+                "the tokenizer does not know an answer",
             )
         if not ids or (len(ids) > 1 and self.context.answers is None):
-            raise PromptError(
+            raise Misfit(
                 f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
                 "accepted: texts that are exactly one token, usually a word with its space "
-                f"before; or {EITHER}."
+                f"before; or {EITHER}.",
+                "an answer is not one token",
             )
         return ids
 

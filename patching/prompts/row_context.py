@@ -18,6 +18,14 @@ class WholeFile(PromptError):
     """Every line would fail alike, so the first one speaks for all."""
 
 
+class Misfit(PromptError):
+    """A row is right, but does not fit this model's tokenizer; `reason` says why, to be counted."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass
 class RowContext:
     """What all rows of a file are read with.
@@ -25,7 +33,8 @@ class RowContext:
     `bos`: force a beginning-of-sequence token (True) or none (False). Ids lie below `vocab_size`.
     `seed`: decides which pairs are formed where a file holds none, but what they are formed from.
     `answers`: how those of several tokens are taken (see `answers.py`); None: they are refused.
-    `chat`: what stands around the messages of chat.
+    `chat`: what stands around the messages of chat. `fitting`: whether rows that do not fit the
+    tokenizer are left out and counted, not refused.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -34,6 +43,7 @@ class RowContext:
     seed: int = 0
     answers: str | None = None
     chat: Chat = field(default_factory=Chat)
+    fitting: bool = False
     _tokens: Tokens | None = None
 
     @property

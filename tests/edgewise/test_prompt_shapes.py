@@ -132,6 +132,23 @@ def test_tasks_shows_a_file_and_writes_it_as_lines(
     assert document["seed"] == 1
 
 
+def test_tasks_writes_the_pairs_that_fit(
+    edgewise: Run, models: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [{"clean": "a b", "corrupt": corrupt, "target": " c"} for corrupt in ("d b", "d")]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 2))
+    words = ("tasks", "some.jsonl", "--model", models["words"])
+    refused = edgewise(*words, status=1)
+    assert (
+        "The other 2 fit this model's tokenizer; `edgewise tasks` with --fitting" in refused.stderr
+    )
+    shown = edgewise(*words, "--fitting", "-o", "lines.jsonl").stdout
+    assert "2 pairs; left out: 2 (the prompts do not align)" in shown
+    assert len(read_pairs(tmp_path / "lines.jsonl")) == 2
+    assert "give --model too" in edgewise("tasks", "some.jsonl", "--fitting", status=2).output
+    assert "are of files" in edgewise("tasks", "ioi", "--fitting", status=2).output
+
+
 def test_tasks_shows_a_file_of_ids_without_a_model(edgewise: Run, table: Path, pairs: Path) -> None:
     first = " ".join(map(str, id_rows()[0]["clean_ids"]))
     assert f"  clean       {first}\n" in edgewise("tasks", table).stdout

@@ -16,7 +16,7 @@ import pytest
 
 from edgewise.graphs.errors import PromptError
 from edgewise.patching.prompts.keys import FIELDS, NAMES, fields_of, mistyped
-from edgewise.patching.prompts.pair_files import read_pairs, write_pairs
+from edgewise.patching.prompts.pair_files import fitting_pairs, read_pairs, write_pairs
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.prompts.shapes import read_shape, recognise, shapes
 
@@ -270,6 +270,11 @@ def test_named_positions_become_spans_and_are_kept(
     pairs = read_pairs(write("b.json", outside), words)
     assert [pair.spans for pair in pairs] == [(("S", 1),)] * 2
     assert "without 'end' (4) outside a prompt" in said(pairs)
+    longer = {"clean": "The goat ate some of", "corrupt": "The bird ate some of", "answers": " hay"}
+    several = json.dumps({"word_idxs": {"end": 3}, "prompts": [*RENAMED, longer]})
+    pairs = read_pairs(write("b.json", several), words)
+    assert [len(pair.spans) for pair in pairs] == [1, 1, 0]
+    assert "(word_idxs) of the 2 prompts of 4 tokens" in said(pairs)
     ids = [{"clean": [1, 2, 3], "corrupt": [1, 4, 3], "answers": [5], "wrong_answers": [6]}]
     (pair,) = read_pairs(
         write("d.json", json.dumps({"word_idxs": {"a": 1, "b": 3}, "prompts": ids}))
@@ -302,6 +307,47 @@ def test_wrong_spans_are_refused(
 ) -> None:
     found = refusal(write("a.jsonl", json.dumps(GOAT | change)), words)
     assert re.search(message, found)
+
+
+def test_what_fits_a_tokenizer_can_be_asked_for(write: Write, words: Tokenizer) -> None:
+    rows = [
+        GOAT,
+        {**GOAT, "clean": "The goat ate"},
+        {**GOAT, "answers": [" fish hay"]},
+        {**GOAT, "answers": [" wolf"]},
+        BIRD,
+    ]
+    path = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = refusal(path, words)
+    assert found.startswith(f"'{path}' has 3 lines that cannot be used")
+    assert "The other 2 fit this model's tokenizer; `edgewise tasks` with `fitting`" in found
+    pairs = fitting_pairs(path, words)
+    assert len(pairs) == 2
+    assert said(pairs).endswith(
+        "2 pairs; left out: 1 (an answer is not one token), 1 (the prompts do not align), "
+        "1 (the tokenizer does not know an answer)"
+    )
+    rows.append({**GOAT, "answers": []})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(PromptError, match="line 6: 'answers' is empty"):
+        fitting_pairs(path, words)
+    assert "The other" not in refusal(path, words)
+
+
+def test_formed_pairs_that_make_no_sense_as_asked_are_left_out(
+    write: Write, words: Tokenizer
+) -> None:
+    samples = [
+        {"subject": "Elbe", "object": "the Box"},
+        {"subject": "Loire", "object": "the"},
+        {"subject": "Po", "object": "the kite"},
+    ]
+    relation = {"prompt_templates": ["{} flows to"], "samples": samples}
+    for seed in range(4):
+        path = write("a.json", json.dumps(relation))
+        pairs = read_pairs(path, words, answers="first", seed=seed)
+        for pair in pairs:
+            assert {*pair.answers, *pair.distractors} == {ID["Box"], ID["kite"]}
 
 
 # -- tables ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from ....graphs.errors import PromptError
@@ -324,7 +325,8 @@ def add_spans(
 ) -> str:
     """Give every row the positions that a file names for all of them; say which do not fit.
 
-    Such positions count the tokens of the text; the special tokens before it are not counted.
+    Such positions count the tokens of the text; the special tokens before it are not counted. They
+    are of prompts of one length: those of another than most have get none.
     """
     if not isinstance(named, dict) or not all(
         isinstance(at, int) and not isinstance(at, bool) for at in named.values()
@@ -342,11 +344,17 @@ def add_spans(
         if isinstance(ids := row.get("clean_ids"), list):
             reach.append((row, 0, len(ids) - 1))
     outside = dict.fromkeys(named, 0)
+    lengths = Counter(last - first for _, first, last in reach)
+    usual = max(lengths, key=lambda length: (lengths[length], length), default=0)
     for row, first, last in reach:
+        if last - first != usual:
+            continue
         inside = {name: at + first for name, at in named.items() if 0 <= at <= last - first}
         row.setdefault("spans", inside)
         for name in named:
             outside[name] += name not in inside
     said = f"spans {', '.join(named)} (word_idxs)"
+    if len(lengths) > 1:
+        said += f" of the {lengths[usual]:,} prompts of {usual + 1} tokens"
     beyond = [f"'{name}' ({named[name]})" for name, count in outside.items() if count]
     return said + (f", without {', '.join(beyond)} outside a prompt" if beyond else "")
