@@ -284,8 +284,14 @@ class _Reader:
                 (self._answer_texts if answers == "text" else self._answer_ids)(row, key, before)
                 for key in keys[2:]
             )
+        except WholeFile:
+            raise
         except PromptError as error:
-            raise PromptError(f"{error}{'' if corrupted else _ALONE}") from None
+            if corrupted is not None:
+                raise
+            told = f"{error}{_ALONE}"
+            reason = error.reason if isinstance(error, Misfit) else ""
+            raise (Misfit(told, reason) if reason else PromptError(told)) from None
         pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
         found = with_answers(pair, right, wrong, self.context.answers, self._show)
         every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))
