@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from typing_extensions import Required, TypedDict, Unpack
 
+from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError, unknown
 from ..patching.registries import look_up, registered
 
@@ -205,6 +206,7 @@ def methods() -> dict[str, Method]:
     return registered(METHODS, __package__)
 
 
+@typed
 def get_method(name: str) -> Method:
     """Look a method up; `UnknownName` if there is none."""
     return look_up("method", name, methods())

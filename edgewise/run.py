@@ -19,6 +19,7 @@ from .discovery.evaluation import curve, evaluate_by
 from .experiment.document import read_spec
 from .experiment.key import Key, key_of
 from .experiment.spec import Experiment, ModelSpec
+from .graphs.calls.typed import typed
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff, shape_differences
 from .graphs.errors import FileFormatError, GraphMismatch, PromptError, within_memory
@@ -115,6 +116,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
         return job.result()
 
 
+@typed
 def run_spec(path: str | Path, output: str | Path, progress: Progress | None = None) -> RunResult:
     """Do what the spec at a path declares, as `run` does; a SpecError lists all that is wrong."""
     return run(read_spec(path), output, progress)

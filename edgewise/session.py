@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .experiment.parts import split
 from .experiment.spec import ComputeSpec, GraphSpec
 from .experiment.task import EXAMPLES, TaskSpec, check_options, check_task
+from .graphs.calls.typed import typed
 from .graphs.errors import within_memory
 from .progress import Progress
 
@@ -77,6 +78,7 @@ class Session:
         """Return the proof for the model as it is now; see `lifted`."""
         return self._current().certificate
 
+    @typed
     def certify(self, pairs: PromptPairs) -> Certificate:
         """Compare lift and model on an experiment's own prompts, at their full length, once.
 
@@ -124,6 +126,7 @@ class Session:
         return cast("ModelBlock", {**block, **loaded.provenance})
 
 
+@typed
 @within_memory()
 def open_model(
     reference: Any,
@@ -167,6 +170,7 @@ def open_model(
     return Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
 
 
+@typed
 def open_task(
     session: Session | str, task: TaskSpec | str, **fields: Any
 ) -> tuple[PromptPairs, TaskReport | None]:
@@ -229,6 +233,7 @@ def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
     return load_tokenizer(reference) if there else None, size if isinstance(size, int) else None
 
 
+@typed
 def make_pairs(
     task: TaskSpec | str, tokenizer: Any, vocab_size: int | None, **fields: Any
 ) -> TaskResult:
@@ -249,6 +254,7 @@ def make_pairs(
     return replace(made, pairs=replace(made.pairs, origin=origin))
 
 
+@typed
 def make_runner(
     session: Session,
     pairs: PromptPairs,
@@ -269,8 +275,8 @@ def make_runner(
     from .patching.metrics.registry import default_metric
     from .patching.run.runner import Runner
 
-    metric = metric or default_metric(searching=False)
-    ablation = ablation or default_ablation()
+    metric = default_metric(searching=False) if metric is None else metric
+    ablation = default_ablation() if ablation is None else ablation
     return Runner.create(
         session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
     )

@@ -18,7 +18,8 @@ from .experiment.parts import split
 from .experiment.spec import DiscoverySpec, Experiment, Selection
 from .experiment.start import Start, read_start
 from .experiment.task import EXAMPLES, check_task, is_file
-from .graphs.errors import within_memory
+from .graphs.calls.typed import typed
+from .graphs.errors import unknown, within_memory
 from .graphs.files.diff import diff_files as compare
 from .progress import Progress
 from .session import Session, make_pairs, make_runner, open_model, open_task
@@ -41,6 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@typed
 def request(method: str, **fields: Any) -> DiscoverySpec:
     """Check what a discovery asks for, before a model is loaded, and fill in the defaults.
 
@@ -51,6 +53,7 @@ def request(method: str, **fields: Any) -> DiscoverySpec:
     return DiscoverySpec.of(method=method, **own)
 
 
+@typed
 @within_memory()
 def patch(
     session: Session,
@@ -67,11 +70,16 @@ def patch(
     """
     from .patching.paths import patch_paths
 
+    known = ("metric", "ablation", "batch_size")
+    for name in measure:
+        if name not in known:
+            raise unknown("argument of patch", name, known)
     runner = make_runner(session, pairs, **measure)
     session.certify(pairs)
     return patch_paths(runner, paths, denoise=denoise, together=together)
 
 
+@typed
 def beside_scores(path: str, file: CircuitFile) -> Scores | None:
     """Return the scores in the sidecar of a circuit's file, None if there is no sidecar.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .calls.typed import require, typed
 from .errors import GraphMismatch
 from .graph import ComputationGraph
 from .names import Edge, Kind, Node
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import networkx
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """A graph and which of its edges are kept, bool [ports, senders]; edits return a new value.
@@ -50,21 +52,25 @@ class Circuit:
         return f"Circuit({counts}, {self.graph.describe()})"
 
     @staticmethod
+    @typed
     def full(graph: ComputationGraph) -> Circuit:
         """Keep every edge."""
         return Circuit(graph, graph.reads)
 
     @staticmethod
+    @typed
     def empty(graph: ComputationGraph) -> Circuit:
         """Keep no edge."""
         return Circuit(graph, np.zeros_like(graph.reads))
 
     # -- edits and algebra ------------------------------------------------------------------
 
+    @typed
     def with_edges(self, edges: Iterable[Edge | str]) -> Circuit:
         """Keep these edges too."""
         return self._set(edges, True)
 
+    @typed
     def without(self, edges: Iterable[Edge | str]) -> Circuit:
         """Ablate these edges too."""
         return self._set(edges, False)
@@ -93,6 +99,7 @@ class Circuit:
         return hash((self.graph, self.kept.tobytes()))
 
     def _same_graph(self, other: Circuit) -> Circuit:
+        require("a circuit with another", "other", other, Circuit, "a Circuit")
         if self.graph != other.graph:
             raise GraphMismatch(
                 "the two circuits live on unequal graphs, so their edges cannot be compared: "

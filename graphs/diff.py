@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from .calls.typed import typed
 from .circuit import Circuit
 from .graph import ComputationGraph
 from .names import Edge, Kind, Node, Port
@@ -58,6 +59,7 @@ class DiffSummary:
         }
 
 
+@typed
 @dataclass(frozen=True)
 class CircuitDiff:
     """Two circuits on equal graphs, side by side.

@@ -13,7 +13,8 @@ from functools import cached_property
 import numpy as np
 
 from .bitsets import booleans, integers
-from .errors import GraphMismatch
+from .calls.typed import require, short_value, typed
+from .errors import EdgewiseError, GraphMismatch
 from .names import LETTERS, Edge, Kind, Node, Port
 
 HEADS, WHOLE, NONE = "heads", "whole", "none"
@@ -23,6 +24,7 @@ MOST_CELLS = 10**9
 """Most places of a mask [ports, senders], a byte each: Llama-3.1-405B's has 0.8 billion."""
 
 
+@typed
 @dataclass(frozen=True)
 class ComputationGraph:
     """A transformer's shape; senders, ports and edges follow from it.
@@ -302,6 +304,7 @@ class ComputationGraph:
     def locate(self, edge: Edge | str) -> tuple[int, int]:
         """Find an edge's place in a mask, (port row, sender column), or raise a GraphMismatch."""
         edge = Edge.parse(edge) if isinstance(edge, str) else edge
+        require("locate", "edge", edge, Edge, "an Edge or its name, as in m2->a5.h1<q>")
         row = self.port_index.get(edge.port)
         column = self.sender_index.get(edge.sender)
         if row is None or column is None:
@@ -335,10 +338,22 @@ class ComputationGraph:
 
     def edge_at(self, row: int, column: int) -> Edge:
         """Name the edge at a place of a mask."""
-        return Edge(self.senders[column], self.ports[row])
+        try:
+            return Edge(self.senders[column], self.ports[row])
+        except (TypeError, IndexError):
+            rows, columns = self.size
+            raise EdgewiseError(
+                f"edge_at: `row` and `column` are {short_value(row)} and {short_value(column)}; "
+                f"accepted: whole numbers below {rows} and {columns}."
+            ) from None
 
+    @typed
     def count_by_kind(self, mask: np.ndarray | None = None) -> dict[str, int]:
         """Count edges by the kind of port they end in (q, k, v, mixer, post, mlp, logits)."""
+        if mask is not None and np.shape(mask) != self.size:
+            raise GraphMismatch(
+                f"count_by_kind: `mask` has shape {np.shape(mask)}; accepted: {self.size}."
+            )
         per_port = (self.reads if mask is None else mask).sum(axis=1)
         counts: Counter[str] = Counter()
         for port, number in zip(self.ports, per_port, strict=True):
@@ -375,6 +390,7 @@ class ComputationGraph:
             words.append(f"no MLP in {_layers(self.without_mlp, self.layers)}")
         return ", ".join(words)
 
+    @typed
     def differences(self, other: ComputationGraph) -> list[str]:
         """List in words where two shapes differ; empty if equal."""
         return [

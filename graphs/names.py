@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
+from .calls.typed import require, typed
 from .errors import NameSyntaxError
 
 
@@ -92,7 +93,15 @@ class Node:
     index: int | None = None
     __repr__ = _short
 
+    def __post_init__(self) -> None:
+        require("Node", "kind", self.kind, Kind, "a Kind, such as Kind.HEAD")
+        for name in ("layer", "index"):
+            number: object = getattr(self, name)
+            if number is not None and type(number) is not int:
+                require("Node", name, number, (), "a whole number or None")
+
     @staticmethod
+    @typed
     @cache
     def parse(text: str) -> Node:
         """Read a node's name; a NameSyntaxError lists the forms of this module's table."""
@@ -123,7 +132,12 @@ class Port:
     letter: str | None = None
     __repr__ = _short
 
+    def __post_init__(self) -> None:
+        require("Port", "node", self.node, Node, "a Node")
+        require("Port", "letter", self.letter, str | None, "q, k, v or None")
+
     @staticmethod
+    @typed
     @cache
     def parse(text: str) -> Port:
         """Read a port's name; a NameSyntaxError says what is accepted."""
@@ -166,7 +180,12 @@ class Edge:
     port: Port
     __repr__ = _short
 
+    def __post_init__(self) -> None:
+        require("Edge", "sender", self.sender, Node, "a Node")
+        require("Edge", "port", self.port, Port, "a Port")
+
     @staticmethod
+    @typed
     def parse(text: str) -> Edge:
         """Read an edge's name, `sender->port`; a NameSyntaxError says what is accepted."""
         parts = text.split("->")

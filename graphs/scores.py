@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .calls.typed import typed
 from .circuit import Circuit
 from .errors import GraphMismatch
 from .graph import ComputationGraph
@@ -16,6 +17,7 @@ ROUNDING = 2.0**-20
 summed up. It is relative to each score, as small scores are sums of small numbers."""
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Scores:
     """How much every edge helps: float32 [ports, senders], NaN where nothing was measured.
@@ -48,6 +50,7 @@ class Scores:
     def __getitem__(self, edge: Edge | str) -> float:
         return float(self.values[self.graph.locate(edge)])
 
+    @typed
     def by_sender(self, *, absolute: bool = False) -> np.ndarray:
         """Sum the (absolute) scores of each sender's edges, float64 [senders]; NaN if it has none.
 
@@ -63,10 +66,12 @@ class Scores:
         sums = np.nansum(values, axis=0)
         return np.where(np.isnan(values).all(axis=0), np.nan, sums)
 
+    @typed
     def top(self, n: int, *, absolute: bool = True) -> Circuit:
         """Keep the n edges of largest (absolute) score; ties at the cut go to the earlier edge."""
         return self.cut(n, absolute=absolute).circuit
 
+    @typed
     def cut(self, n: int, *, absolute: bool = True) -> Cut:
         """Keep the n edges of largest (absolute) score, and tell what ties at the cut."""
         key = self._key(absolute).ravel()
@@ -82,6 +87,7 @@ class Scores:
         kept[tied[:taken]] = True
         return Cut(Circuit(self.graph, kept.reshape(self.values.shape)), last, len(tied), taken)
 
+    @typed
     def above(self, threshold: float, *, absolute: bool = True) -> Circuit:
         """Keep the edges whose (absolute) score is at least the threshold, but for rounding."""
         return Circuit(self.graph, self._key(absolute) >= threshold - abs(threshold) * ROUNDING)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
@@ -30,6 +31,7 @@ from .run.runner import Runner, refuse_nan
 from .trace import Trace
 
 
+@typed
 @dataclass(frozen=True)
 class Path:
     """One route from a start sender through ports to `logits`.
@@ -48,6 +50,7 @@ class Path:
     name: str
 
     @staticmethod
+    @typed
     def parse(text: str, graph: ComputationGraph) -> list[Path]:
         """Read a path; `*` stands for each head, or expert, of a layer, one path for each."""
         steps = [step.strip() for step in text.split("->")]
@@ -74,6 +77,7 @@ class PathEffect:
         return self.loss_after - self.loss_before
 
 
+@typed
 def patch_paths(
     runner: Runner, paths: Sequence[str | Path], *, denoise: bool = False, together: bool = False
 ) -> list[PathEffect]:

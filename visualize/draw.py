@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import unknown
@@ -35,6 +36,7 @@ def accepted_suffixes(*, scene: bool = False) -> tuple[str, ...]:
     return tuple(FORMATS) if scene else (".svg", ".png", ".pdf", ".dot", ".html")
 
 
+@typed
 def draw(
     subject: Circuit | CircuitDiff,
     path: str | os.PathLike[str],
@@ -61,6 +63,10 @@ def draw(
     ...     draw(circuit, f"{folder}/circuit.svg", title="Two edges").name
     'circuit.svg'
     """
+    known = list(Drawing.__dataclass_fields__)
+    for name in fields:
+        if name not in known:
+            raise unknown("argument of draw", name, known)
     target, drawing = Path(path), replace(drawing or Drawing(), **fields)
     suffix = target.suffix.lower()
     if suffix not in accepted_suffixes():
@@ -75,6 +81,7 @@ def draw(
     return target
 
 
+@typed
 def write_scene(scene: Scene, path: str | os.PathLike[str]) -> Path:
     """Write a drawing that is made already, to a file of the kind its ending names.
 

@@ -64,6 +64,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError, SpecError, unknown
 from ..graphs.files.reading import SETTINGS_BYTES, at_home, is_there, read_text
 from .errors import Built, problems, shown
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 SELECTION = Selection.names()
 
 
+@typed
 def read_spec(path: str | Path) -> Experiment:
     """Read and check an experiment's file; its relative paths start from its own folder.
 

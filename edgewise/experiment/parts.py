@@ -91,7 +91,8 @@ def part(cls: P) -> P:
         try:
             build(self, *values, **fields)
         except ValidationError as error:
-            first, *others = found = problems(error, Built(cls.__name__, cls.names()))
+            found = list(problems(error, Built(cls.__name__, cls.names())))
+            first, *others = found
             if others:
                 together = "; ".join(str(one).rstrip(".") for one in found)
                 raise cls.refused_as(f"{together}.") from None

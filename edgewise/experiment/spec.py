@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
+from ..graphs.calls.typed import require
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
@@ -392,8 +393,9 @@ class EvaluationSpec(Part):
 
 def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
     """Return by what a circuit is measured whose file does not say by what it was found."""
-    chosen = as_metric(metric or default_metric(searching=False))
-    return {"metric": chosen.name, "ablation": get_ablation(ablation or default_ablation()).name}
+    chosen = as_metric(default_metric(searching=False) if metric is None else metric)
+    kind = get_ablation(default_ablation() if ablation is None else ablation)
+    return {"metric": chosen.name, "ablation": kind.name}
 
 
 @part
@@ -502,6 +504,7 @@ class Experiment(Part):
         """
         from ..graphs.files import read_circuit
 
+        require("from_circuit", "file", file, CircuitFile | str | Path, "a path or a CircuitFile")
         found = file if isinstance(file, CircuitFile) else read_circuit(file)
         model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
         compute = ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..graphs.calls.typed import typed
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,6 +46,7 @@ class Start:
         return {**self.about, "sha256": hashlib.sha256(self.scores.values.tobytes()).hexdigest()}
 
 
+@typed
 def read_start(path: str | Path) -> Start:
     """Read a file of scores, or the kept edges of a circuit; those without a score stand first.
 

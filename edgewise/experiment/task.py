@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError, PromptError, UnknownName, unknown
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
@@ -151,6 +152,7 @@ class TaskSpec(Part):
         return {} if info.data.get("file") else each(options, checked)
 
 
+@typed
 def is_file(task: str) -> bool:
     """Tell whether a task's name means a file of prompt pairs.
 
@@ -173,6 +175,7 @@ def draws_pairs(file: str) -> bool:
         return False
 
 
+@typed
 def check_task(task: str, options: Mapping[str, object] | None = None) -> None:
     """Refuse a task that does not exist, or options it does not have, before anything is loaded.
 

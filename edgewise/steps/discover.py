@@ -19,6 +19,7 @@ from ..discovery.registry import Discovery
 from ..experiment.key import Key, digest, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..graphs.files import CircuitFile, ScoresFile
@@ -47,6 +48,7 @@ class Found:
     evaluation: Evaluation
 
 
+@typed
 @within_memory()
 def discover(
     session: Session | Experiment,
@@ -200,6 +202,7 @@ def selected(
     return smallest_faithful(runner, scores, select.faithfulness, progress, absolute=absolute)
 
 
+@typed
 def task_block(pairs: PromptPairs) -> TaskBlock:
     """Return what a circuit file says of its prompt pairs."""
     about = {"name": pairs.name, "sha256": pairs.sha256, "examples": len(pairs)}

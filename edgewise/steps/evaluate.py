@@ -14,6 +14,7 @@ from ..discovery.random_circuits import Baseline, baseline
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, EvaluationSpec
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, within_memory
 from ..graphs.files import CircuitFile
@@ -71,6 +72,7 @@ class Evaluated(Evaluation):
         return sorted(found, key=lambda one: one[1])
 
 
+@typed
 @within_memory()
 def evaluate(
     model: Session | Runner,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.comparison import RolesInModel
 from ..graphs.errors import EdgewiseError, within_memory
@@ -26,6 +27,7 @@ EXAMPLES = 32  # a mean over more pairs hardly changes
 Heads = Circuit | CircuitFile | Iterable[Node | str] | None
 
 
+@typed
 @within_memory()
 def head_roles(
     session: Session,

@@ -23,6 +23,7 @@ from ..experiment.spec import (
     measured_by,
 )
 from ..experiment.task import TaskSpec
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
 from ..graphs.files import CircuitFile, ScoresFile, model_block
@@ -57,6 +58,7 @@ class Imported:
     evaluation: Evaluation | None
 
 
+@typed
 @within_memory()
 def import_circuit(
     path: Foreign | str | Path,

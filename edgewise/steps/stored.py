@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ..experiment.spec import ComputeSpec, Experiment, GraphSpec, ModelSpec
 from ..experiment.task import TAKEN, TaskSpec
+from ..graphs.calls.typed import typed
 from ..graphs.errors import FileFormatError, GraphMismatch, ModelNotFound, PromptError, UnknownName
 from ..graphs.files import CircuitFile
 from ..graphs.files.circuit import PROMPTS
@@ -37,6 +38,7 @@ def named_by(file: CircuitFile, option: str, tried: list[str]) -> Iterator[None]
 # -- the model -----------------------------------------------------------------------------------
 
 
+@typed
 def stored_model(file: CircuitFile) -> str:
     """Return the reference that loads a circuit's model; an EdgewiseError if the file has none."""
     return ModelSpec.of_circuit(file).source
@@ -117,6 +119,7 @@ def weights_notes(file: CircuitFile, session: Session, *, same_model: bool) -> l
 # -- the prompt pairs ----------------------------------------------------------------------------
 
 
+@typed
 def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPairs | None:
     """Return the prompt pairs that a circuit's file holds, None if it is older and holds none.
 
@@ -142,6 +145,7 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
     return replace(pairs, name=task["name"], seed=task["seed"], bos_prepended=bos, origin=origin)
 
 
+@typed
 def stored_task(file: CircuitFile) -> dict[str, Any]:
     """Return the arguments of `open_task` that make a circuit's prompt pairs again."""
     task = TaskSpec.of_circuit(file)
@@ -152,6 +156,7 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
     return {**again, "seed": task.seed, "options": task.options}
 
 
+@typed
 def circuit_pairs(
     file: CircuitFile, model: Session | str, changed: Mapping[str, Any] | None = None
 ) -> tuple[PromptPairs, list[str]]:

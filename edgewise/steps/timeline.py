@@ -28,6 +28,7 @@ from ..experiment.spec import (
     numbered,
 )
 from ..experiment.task import TaskSpec
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
 
+@typed
 @within_memory()
 def timeline(
     models: Experiment | Sequence[str] | str,

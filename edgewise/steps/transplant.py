@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..experiment.task import TaskSpec
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 BEAM = 32  # of the best single nodes, tried in each greedy step
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Choice:
     """What takes the donor's values: nodes with all their edges, edges, a circuit's; or a ranking.
@@ -116,6 +118,7 @@ class Choice:
         return Circuit.empty(graph).with_edges(self.edges)
 
 
+@typed
 @within_memory()
 def transplant(
     a: Any,
@@ -148,7 +151,8 @@ def transplant(
     choice = choice or Choice()
     if direction not in DIRECTIONS:
         raise unknown("direction", direction, DIRECTIONS)
-    metric = as_metric(fields.pop("metric", None) or default_metric(searching=False))
+    metric = fields.pop("metric", None)
+    metric = as_metric(default_metric(searching=False) if metric is None else metric)
     asks, graph, how = split("transplant", fields, TaskSpec, GraphSpec, ComputeSpec)
     task, compute = task_of(task, **asks), ComputeSpec.of(**how)
     models = (a, b) if direction == "a-into-b" else (b, a)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..calls.typed import typed
 from . import circuit as circuit_file
 from . import diff as diff_file
 from . import timeline as timeline_file
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@typed
 def read_any(path: str | Path) -> CircuitFile | DiffFile:
     """Read a circuit file or a diff file, whichever it is; a FileFormatError says if neither."""
     formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file)}
@@ -54,6 +56,7 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
     return read_circuit(path, parsed)
 
 
+@typed
 def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
     """Read a circuit, diff or timeline file; a FileFormatError says if it is none of these."""
     formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file, timeline_file)}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..calls.typed import typed
 from ..errors import EdgewiseError
 
 ABANDONED_SECONDS = 24 * 3600.0
@@ -68,6 +69,7 @@ def write_text(path: str | Path, content: str) -> None:
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
+@typed
 def check_writable(path: str | Path, *inputs: str | Path) -> None:
     """Refuse, before long work, a path that could not be written then, or that is an input."""
     final = _final(path)

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import SkipValidation
 from typing_extensions import NotRequired, TypedDict
 
+from ..calls.typed import typed
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch, NameSyntaxError
 from ..graph import MOST_CELLS, ComputationGraph
@@ -185,6 +186,7 @@ class CircuitDocument(Provenance):
     edges: object
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class CircuitFile:
     """A circuit, where it comes from, and what was measured of it.
@@ -234,6 +236,7 @@ class CircuitFile:
         """Return the blocks that tell where the circuit comes from."""
         return cast("Provenance", {block: getattr(self, block) for block in PROVENANCE})
 
+    @typed
     def at(self, path: Path | None) -> CircuitFile:
         """Return the same as it stands in a file, with paths relative to it; or in none."""
         model, task = self.model, self.task
@@ -244,6 +247,7 @@ class CircuitFile:
         return replace(self, model=model, task=task, path=path)
 
 
+@typed
 def model_block(
     graph: ComputationGraph,
     *,
@@ -266,6 +270,7 @@ def rarer_keys(graph: ComputationGraph) -> tuple[str, ...]:
     return (*(SPARSE if graph.experts else ()), *parts)
 
 
+@typed
 def write_circuit(path: str | Path, file: CircuitFile) -> None:
     """Write a circuit file, all or nothing; equal circuits give equal bytes."""
     write_text(path, dump_circuit(file.at(Path(path))))
@@ -319,6 +324,7 @@ def edge_rows(circuit: Circuit, *scores: np.ndarray) -> list[list[Any]]:
     ]
 
 
+@typed
 def read_circuit(path: str | Path, parsed: dict[str, object] | None = None) -> CircuitFile:
     """Read and check a circuit file, parsed or not; a FileFormatError says what is wrong."""
     document = parsed or read_document(path, "a circuit file", {FORMAT: VERSION})

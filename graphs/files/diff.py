@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
+from ..calls.typed import typed
 from ..circuit import Circuit
 from ..comparison import CrossEvaluation, Floor, NoiseFloor, RolesComparison, RolesInModel
 from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores, shape_differences
@@ -128,6 +129,7 @@ class DiffFile:
         return to_plain(found, "diff")  # type: ignore[no-any-return]
 
 
+@typed
 def diff_files(
     a: CircuitFile,
     b: CircuitFile,
@@ -169,6 +171,7 @@ def diff_files(
     )
 
 
+@typed
 def unlike(a: Side, b: Side) -> list[str]:
     """List in words what else differs between two circuits' provenance than the model.
 
@@ -191,6 +194,7 @@ def unlike(a: Side, b: Side) -> list[str]:
     ]
 
 
+@typed
 def write_diff(path: str | Path, file: DiffFile) -> None:
     """Write a diff file, all or nothing; equal diffs give equal bytes."""
     scores = (file.scores_a, file.scores_b)
@@ -207,6 +211,7 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
     write_text(path, dump_document(document, rows=(*PARTS, "noise_floor.edges")))
 
 
+@typed
 def read_diff(path: str | Path, parsed: dict[str, object] | None = None) -> DiffFile:
     """Read and check a diff file, parsed or not; a FileFormatError says what is wrong."""
     document = parsed or read_document(path, "a diff file", {FORMAT: VERSION})

@@ -20,6 +20,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
+from ..calls.typed import typed
 from ..errors import EdgewiseError, FileFormatError
 from ..names import Kind, Node
 from ..roles import RULES, SCORES, SPANS, HeadRoles, ModelRoles, RoleRow, compare_roles
@@ -77,6 +78,7 @@ class RolesFile:
         return compare_roles(self.models) if len(self.models) > 1 else []
 
 
+@typed
 def write_roles(path: str | Path, file: RolesFile) -> None:
     """Write a roles file, all or nothing; equal values give equal bytes."""
     write_text(path, dump_roles(file))
@@ -109,6 +111,7 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
     return dump_document(document, rows={"comparison", "heads"})
 
 
+@typed
 def read_roles(path: str | Path) -> RolesFile:
     """Read and check a roles file; a FileFormatError says what is wrong."""
     document = read_document(path, "a roles file", {FORMAT: VERSION})

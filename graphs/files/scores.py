@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..calls.typed import typed
 from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
 from ..scores import Scores
@@ -41,6 +42,7 @@ class ScoresFile:
         return {key: getattr(self, key) for key in ABOUT}
 
 
+@typed
 def scores_path(path: str | Path) -> Path:
     """Return where the sidecar of a circuit file stands.
 
@@ -54,6 +56,7 @@ def scores_path(path: str | Path) -> Path:
     return given.with_name(stem + SUFFIX)
 
 
+@typed
 def write_scores(
     path: str | Path, scores: Scores, *, method: str, metric: str, ablation: str
 ) -> Path:
@@ -83,6 +86,7 @@ def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header + content
 
 
+@typed
 def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> ScoresFile:
     """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph."""
     file = Path(path) if Path(path).suffix == ".safetensors" else scores_path(path)

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from typing_extensions import TypedDict
 
+from ..calls.typed import typed
 from ..circuit import Circuit
 from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
@@ -128,6 +129,7 @@ class TimelineFile:
         return [one.get(metric, {}).get(what) for one in every]
 
 
+@typed
 def write_timeline(path: str | Path, file: TimelineFile) -> None:
     """Write a timeline file, all or nothing; equal timelines give equal bytes."""
     write_text(path, dump_document(timeline_document(file), rows=ROWS))
@@ -170,6 +172,7 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
     }
 
 
+@typed
 def read_timeline(path: str | Path, parsed: dict[str, object] | None = None) -> TimelineFile:
     """Read and check a timeline file, parsed or not; a FileFormatError says what is wrong."""
     document = parsed or read_document(path, "a timeline file", {FORMAT: VERSION})

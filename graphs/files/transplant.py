@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from typing_extensions import NotRequired, TypedDict
 
+from ..calls.typed import typed
 from ..circuit import Circuit
 from ..errors import FileFormatError
 from ..graph import ComputationGraph
@@ -153,11 +154,13 @@ class TransplantFile:
         }  # fmt: skip
 
 
+@typed
 def write_transplant(path: str | Path, file: TransplantFile) -> None:
     """Write a transplant file, all or nothing."""
     write_text(path, dump_document(file.as_dict(), rows=ROWS))
 
 
+@typed
 def read_transplant(path: str | Path) -> TransplantFile:
     """Read and check a transplant file; a FileFormatError says what is wrong."""
     document = read_document(path, "a transplant file", {FORMAT: VERSION})

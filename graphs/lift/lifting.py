@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ..calls.typed import typed
 from ..errors import UnsupportedModel
 from .config_reads import inert
 from .lifted import ACTIVATIONS, Attention, AttentionContext, LiftedModel, Whole
@@ -121,6 +122,7 @@ def families() -> dict[str, Family]:
     return dict(sorted(_FAMILIES.items()))
 
 
+@typed
 def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
     """Read a live `AutoModelForCausalLM`, unaltered, or say what of it no family understands.
 

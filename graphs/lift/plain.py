@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UnsupportedModel
+from ..calls.typed import typed
+from ..errors import UnsupportedModel, unknown
 from ..graph import ComputationGraph
 from .lifted import ACTIVATIONS, MLP, Attention, Block, LiftedModel, Linear, Norm
 from .lifting import tensors_of
 
 
+@typed
 def plain_block(
     *,
     wq: Tensor,
@@ -53,6 +55,16 @@ def plain_block(
         activation: a name in `graphs.lifted.ACTIVATIONS`.
         attention: further fields of `graphs.lifted.Attention`, such as `rotary` or `window`.
     """
+    own = [name for name in Attention.__dataclass_fields__ if name not in ("wq", "wk", "wv", "wo")]
+    for name in attention:
+        if name not in own:
+            raise unknown("argument of plain_block", name, own)
+    if min(wq.ndim, wk.ndim, wv.ndim, wo.ndim) < 3:
+        raise UnsupportedModel(
+            f"plain_block: `wq`, `wk`, `wv` and `wo` have the shapes {list(wq.shape)}, "
+            f"{list(wk.shape)}, {list(wv.shape)} and {list(wo.shape)}; accepted: three numbers "
+            "each, the first of which counts heads."
+        )
     if up is None or down is None:
         up, down, up_bias = wo.new_zeros(0, wo.shape[-1]), wo.new_zeros(wo.shape[-1], 0), None
     return Block(
@@ -66,6 +78,7 @@ def plain_block(
     )  # fmt: skip
 
 
+@typed
 def plain_model(
     *,
     tokens: Tensor,

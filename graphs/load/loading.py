@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import NotRequired, TypedDict
 
+from ..calls.typed import typed
 from ..errors import ModelNotFound, UnsupportedModel, unknown
 from ..files.places import local_paths
 from ..files.reading import at_home, is_there, listed, problems
@@ -125,6 +126,7 @@ class LoadedModel:
         return record
 
 
+@typed
 def load(
     reference: str | os.PathLike[str],
     *,

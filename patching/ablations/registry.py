@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
 from ..registries import look_up, registered
 
@@ -126,6 +127,7 @@ def ablations() -> dict[str, Ablation]:
     return registered(_ABLATIONS, __package__)
 
 
+@typed
 def get_ablation(name: str) -> Ablation:
     """Look an ablation up; `UnknownName` if there is none."""
     return look_up("ablation", name, ablations())

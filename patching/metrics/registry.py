@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import Required, TypedDict, Unpack
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import unknown
 from ..registries import registered
 from .expressions import expression_metric
@@ -63,6 +64,7 @@ def metrics() -> dict[str, Metric]:
     return dict(METRICS)
 
 
+@typed
 def get_metric(text: str) -> Metric:
     """Return a registered metric by name, or build the one an expression declares.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
 from .answers import EITHER, WAYS, Sequences, with_answers
@@ -46,6 +47,7 @@ SHAPE = "shape"
 """Under which key of the pairs' origin, and of a file's task block, their file's shape stands."""
 
 
+@typed
 def read_pairs(
     path: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,

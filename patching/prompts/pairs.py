@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Spelled:
     distractors: tuple[tuple[int, ...], ...] = ()
 
 
+@typed
 @dataclass(frozen=True)
 class Pair:
     """One clean and corrupted prompt as token ids; the answer is predicted at `answer_position`.
@@ -63,6 +65,7 @@ class Pair:
             )
         object.__setattr__(self, "answer_position", position)
 
+    @typed
     def spelling(
         self,
         answers: Sequence[tuple[int, ...]],
@@ -182,6 +185,7 @@ class Batch:
         return int(self.answers.shape[0])
 
 
+@typed
 @dataclass(frozen=True)
 class PromptPairs:
     """The prompt pairs of one task, validated; `origin` tells how to make them again.
@@ -210,6 +214,7 @@ class PromptPairs:
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.pairs)
 
+    @typed
     def batch(
         self, indices: Sequence[int] | None = None, *, device: str = "cpu", padding: str = "right"
     ) -> Batch:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import CertificateFailed
 from ...graphs.files.circuit import CertificateBlock
@@ -126,6 +127,7 @@ class Certificate:
         return f"{found} ({', '.join(names)}{rest})" if names else ""
 
 
+@typed
 def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate:
     """Compare a lifted model with the original on a few pairs, or on generated tokens.
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, PromptError
 from ...graphs.graph import ComputationGraph
@@ -61,6 +62,7 @@ class Runner:
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
+    @typed
     def create(
         model: LiftedModel,
         pairs: PromptPairs,
@@ -71,7 +73,7 @@ class Runner:
         reference: PromptPairs | None = None,
     ) -> Runner:
         """Return a runner; PromptError if the prompts do not fit the model, metric or ablation."""
-        metric = metric or default_metric(searching=False)
+        metric = default_metric(searching=False) if metric is None else metric
         chosen = as_metric(metric)
         if batch_size is not None and batch_size < 1:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
@@ -80,7 +82,7 @@ class Runner:
             longest = max(pair.longest * len(pair.runs) for pair in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
-        ablation = ablation or default_ablation()
+        ablation = default_ablation() if ablation is None else ablation
         carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
         if reference is None:
             reference = pairs
@@ -115,12 +117,14 @@ class Runner:
         """Return what is measured and what ablated edges carry, by name."""
         return {key: getattr(self, key).name for key in ("metric", "ablation")}
 
+    @typed
     def with_metric(self, metric: str | Metric | Given) -> Runner:
         """Return a runner that shares all runs and measures something else."""
         chosen = as_metric(metric)
         check_prompts(self.model, self.pairs, chosen)
         return replace(self, metric=chosen)._tried()
 
+    @typed
     def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
         """Refuse what was made for another graph than the model's, by a GraphMismatch."""
         if graph != self.graph:
@@ -168,6 +172,7 @@ class Runner:
             self._kept.carried = self.ablation.prepare(reference)
         return self._kept.carried
 
+    @typed
     @torch.no_grad()
     def logits(self, circuits: Sequence[Circuit]) -> Tensor:
         """Return logits at the answer positions, [circuits, examples, V], in the pairs' order.
@@ -182,6 +187,7 @@ class Runner:
         places = torch.tensor(order).argsort(stable=True)
         return torch.cat(found, 1)[:, places.to(found[0].device)]
 
+    @typed
     @torch.no_grad()
     def measure(
         self,
@@ -201,10 +207,12 @@ class Runner:
             refuse_nan(values, f"the metric '{metric.name}'")
         return total / len(self.pairs)
 
+    @typed
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return the mean loss of each circuit, float64 [circuits]; larger is worse."""
         return np.asarray(self.measure(circuits, losses=True)[0])
 
+    @typed
     def loss(self, circuit: Circuit) -> float:
         """Return the mean loss of one circuit."""
         return float(self.losses([circuit])[0])
@@ -247,6 +255,8 @@ class Runner:
             yield len(masks), run_masked(world, plan, len(masks))
 
     def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        if not circuits:
+            raise EdgewiseError("no circuits are given; accepted: a list of one or more.")
         for circuit in circuits:
             self.require_graph(circuit.graph)
         return np.stack([circuit.kept for circuit in circuits])

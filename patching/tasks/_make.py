@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
 from ..prompts.pairs import Pair, PromptPairs
 from ..prompts.tokens import Tokens
@@ -72,6 +73,7 @@ class TaskResult:
     options: Mapping[str, str | int | None]
 
 
+@typed
 def make_task(
     name: str,
     *,

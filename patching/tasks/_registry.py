@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import UnknownName, unknown
 from ..registries import look_up
 from ._space import Space
@@ -69,6 +70,7 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
+@typed
 def get_task(name: str) -> Task:
     """Return a registered task; raises UnknownName with the nearest match."""
     return look_up("task", name, TASKS)

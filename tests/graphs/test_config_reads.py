@@ -58,26 +58,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": False,
     },
     "nemotron": {"rotary_percentage": 0.5},
-    "codegen": {"gradient_checkpointing": False, "scale_attn_weights": True, "rotary": True},
-    "ctrl": {
-        "attn_pdrop": 0.1, "n_ctx": 512, "output_past": True, "is_decoder": False,
-        "summary_type": "cls_index", "torchscript": False, "use_bfloat16": False,
-    },
-    "apertus": {"mlp_bias": False, "post_norm": False, "qk_norm": True},
-    "hunyuan": {
-        "add_classification_head": False, "attention_head_dim": 128, "cla_share_factor": 2,
-        "dense_list": [2048, 0], "enable_lm_head_fp32": True, "mlp_bias": False, "num_experts": 1,
-        "norm_type": "rms", "org_vocab_size": 128167, "pool_type": "last", "use_cla": False,
-        "position_embedding_xdrope": False, "use_qk_norm": True, "use_rotary_pos_emb": True,
-    },
-    "persimmon": {"num_key_value_heads": 64},
-    "ernie-moe": {
-        "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": True,
-        "compression_ratio": 1.0, "num_nextn_predict_layers": 0,
-    },
-    "granitemoe": {"init_method": "mup", "mlp_bias": False},
-    "jetmoe": {"glu": True, "moe_num_experts": 8, "moe_top_k": 2, "rotary_percent": 1.0},
-    "vaultgemma": {"cache_implementation": "hybrid"},
     "gpt-oss": {"experts_per_token": 4, "initial_context_length": 4096},
     "deepseek2": {
         "aux_loss_alpha": 0.001, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "softmax",

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...calls.typed import typed
 from ...circuit import Circuit
 from ...errors import FileFormatError
 from ...graph import ComputationGraph
@@ -69,6 +70,7 @@ class AcdcList:
         return any(name.startswith(("tok->", "pos->")) for name in self.edges)
 
 
+@typed
 def read_acdc(path: str | Path, graph: ComputationGraph) -> Circuit:
     """Read an edge list of the ACDC authors' program; name the entries that cannot be read.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...calls.typed import typed
 from ...circuit import Circuit
 from ...errors import EdgewiseError, FileFormatError, GraphMismatch
 from ...graph import ComputationGraph
@@ -62,6 +63,7 @@ class EapIg:
     other_scores: bool
 
 
+@typed
 def read_eap_ig(path: str | Path, *, kv_heads: int = 0) -> tuple[Circuit, Scores]:
     """Read a graph saved by EAP-IG, which does not tell `kv_heads`; nothing in a `.pt` is run.
 
@@ -528,6 +530,7 @@ def _load_tensors(path: str | Path) -> Any:
 # -- writing -------------------------------------------------------------------------------------
 
 
+@typed
 def write_eap_ig(
     path: str | Path, circuit: Circuit, scores: Scores | None = None, *, d_model: int
 ) -> None:

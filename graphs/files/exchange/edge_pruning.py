@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...calls.typed import typed
 from ...circuit import Circuit
 from ...errors import FileFormatError
 from ...graph import ComputationGraph
@@ -50,6 +51,7 @@ class PrunedList:
         )
 
 
+@typed
 def read_edge_pruning(path: str | Path, graph: ComputationGraph) -> Circuit:
     """Read the `edges.json` of Edge-Pruning; name the entries that cannot be read.
 

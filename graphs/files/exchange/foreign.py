@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
+from ...calls.typed import typed
 from ...circuit import Circuit
 from ...errors import FileFormatError, GraphMismatch
 from ...graph import ComputationGraph
@@ -71,6 +72,7 @@ class Foreign:
         """Tell whether token and position embedding are senders of their own."""
         return not isinstance(self.found, EapIg) and self.found.split_embedding
 
+    @typed
     def grouped_kv(self, heads: int, kv_heads: int) -> bool:
         """Tell whether it has ports of key/value heads in a model of so many.
 
@@ -95,6 +97,7 @@ class Foreign:
         found = self.found
         return len(found.circuit) if isinstance(found, EapIg) else len(found.edges)
 
+    @typed
     def on(self, graph: ComputationGraph) -> tuple[Circuit, Scores | None]:
         """Put it on a model's graph; return the circuit, and its scores where it has some.
 
@@ -148,6 +151,7 @@ class Foreign:
         return "; ".join([said, *self.notes])
 
 
+@typed
 def is_foreign(path: str | Path) -> bool:
     """Tell whether a file looks like a circuit of another tool, or a folder holds some.
 
@@ -162,6 +166,7 @@ def is_foreign(path: str | Path) -> bool:
         return False
 
 
+@typed
 def read_foreign(path: str | Path, *, percent: float | None = None) -> Foreign:
     """Read a circuit of another tool, told by what is in the file; nothing in it is run.
 

@@ -14,7 +14,7 @@ from ._parts import assemble, describe_blocks, feed_forward, linear, rms_norm, r
     "apertus",
     model_types=["apertus"],
     handled=f"{USUAL} head_dim rms_norm_eps attention_bias",
-    ignored=f"{UNREAD} post_norm",
+    ignored=UNREAD,
 )
 def describe(model: Any) -> LiftedModel:
     """Describe an `ApertusForCausalLM`."""

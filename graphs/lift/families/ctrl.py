@@ -15,7 +15,7 @@ from ._parts import assemble, describe_blocks, layer_norm, linear, matrices
     handled="""
         vocab_size n_positions n_embd dff n_layer n_head layer_norm_epsilon tie_word_embeddings
     """,
-    ignored="resid_pdrop embd_pdrop from_tf",
+    ignored="resid_pdrop embd_pdrop",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `CTRLLMHeadModel`."""

@@ -21,7 +21,7 @@ from ._parts import assemble, describe_blocks, rms_norm, rotary
         vocab_size hidden_size intermediate_size num_hidden_layers rms_norm_eps rope_parameters
         tie_word_embeddings activation_function num_local_experts num_experts_per_tok
     """,
-    ignored=f"{UNREAD} output_router_logits aux_loss_coef bias",
+    ignored=f"{UNREAD} output_router_logits aux_loss_coef",
     inside="num_attention_heads num_key_value_heads kv_channels",
 )
 def describe(model: Any) -> LiftedModel:

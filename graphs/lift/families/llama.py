@@ -26,9 +26,6 @@ ONE_WINDOW = "use_sliding_window max_window_layers layer_types"
 """What only the code of other types reads, where every layer has the one window of the config."""
 
 
-HUNYUAN = f"{IGNORED} eod_token_id num_experts v_head_dim"
-"""Its configurations name what only other kinds of Hunyuan have."""
-
 MIXED = (
     "qwen2", "qwen2_moe", "qwen3", "smollm3", "ministral", "cwm",
     "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text",
@@ -47,7 +44,7 @@ MIXED = (
     f"{HANDLED} {BIASES}",
     f"{IGNORED} {WINDOWS}",
 )
-@family("llama", ["hunyuan_v1_dense"], f"{HANDLED} attention_bias", HUNYUAN)
+@family("llama", ["hunyuan_v1_dense"], f"{HANDLED} attention_bias", f"{IGNORED} eod_token_id")
 @family("llama", ["qwen2"], f"{HANDLED} {WINDOWS}", IGNORED)
 @family("llama", ["qwen3"], f"{HANDLED} attention_bias {WINDOWS}", IGNORED)
 @family(

@@ -75,7 +75,7 @@ def describe_ernie(model: Any) -> LiftedModel:
     "hunyuan-moe",
     ["hunyuan_v1_moe"],
     f"{LLAMA} attention_bias num_experts moe_topk",
-    f"{IGNORED} eod_token_id v_head_dim {WINDOWS}",
+    f"{IGNORED} eod_token_id {WINDOWS}",
 )
 def describe_hunyuan(model: Any) -> LiftedModel:
     """Describe a Hunyuan mixture: a shared MLP, queries and keys normalised behind the rotation."""

@@ -16,7 +16,7 @@ from ._parts import assemble, describe_blocks, fused_heads, layer_norm, rotary
         vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act
         layer_norm_eps tie_word_embeddings rope_parameters qk_layernorm partial_rotary_factor
     """,
-    ignored=f"{UNREAD} hidden_dropout num_key_value_heads head_dim",
+    ignored=f"{UNREAD} hidden_dropout",
 )
 def describe(model: Any) -> LiftedModel:
     """Describe a `PersimmonForCausalLM`."""

@@ -1,0 +1,1 @@
+"""What public calls take, checked in one place."""
