@@ -78,6 +78,7 @@ def refuse_unknown(settings: Settings, what: str) -> None:
         reason = "; unpacking them needs the Python package accelerate, not installed here"
     elif method in {*_BY_TRANSFORMERS, *_READERS}:
         layout = str(settings.get("version") or settings.get("checkpoint_format") or "").lower()
+        layout = "marlin" if settings.get("is_marlin_format") else layout
         if layout not in _STRANGE:
             return
         reason = f" in the layout '{layout}', which is for one kind of graphics card"
@@ -89,14 +90,14 @@ def refuse_unknown(settings: Settings, what: str) -> None:
 
 
 _BY_TRANSFORMERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
-_STRANGE = ("marlin", "exllama", "gemv", "gemv_fast", "ipex", "bitblas", "24")
+_STRANGE = ("marlin", "gemv", "gemv_fast", "bitblas")
 
 
 def warn_dequantised(settings: Settings, what: str) -> None:
     """Warn that a circuit will be of the unpacked weights."""
     warnings.warn(
         f"{what} has quantised weights ({method_of(settings)}), which are unpacked: a circuit is "
-        "one of the unpacked weights, without what computing in the packed type rounds.",
+        "one of the unpacked weights. Programs that compute in the packed type may differ from it.",
         stacklevel=3,
     )
 

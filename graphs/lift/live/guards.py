@@ -167,7 +167,7 @@ def check_types(model: Any, dtype: torch.dtype, apart: Iterable[Tensor] = ()) ->
     }
     wide = re.compile("|".join(rf"(^|\.){re.escape(name)}(\.|$)" for name in kept) or "$.")
     own = {tensor.untyped_storage().data_ptr() for tensor in apart}
-    built = _built(whole, dtype).types
+    built = _built(whole).types
     at = {
         name: parameter.dtype
         for path, module in around(model)
@@ -241,16 +241,21 @@ class _Config:
     dtype: torch.dtype
 
 
-def _built(model: Any, dtype: torch.dtype | None = None) -> _Built:
-    """Build a model of the same class and config, in its usual type or another, without memory."""
+def _built(model: Any) -> _Built:
+    """Build a model of the same class, config and type of numbers, without memory."""
     config, kind = model.config, type(model)
     if not kind.__module__.startswith("transformers."):
         return _Built({}, {})
     settings = repr((config.to_dict(), getattr(config, "_attn_implementation", None)))
-    return _built_by(_Config(kind, config, settings, dtype or torch.float32))
+    types = (parameter.dtype for parameter in model.parameters())
+    dtype = next((one for one in types if one in _USUAL), torch.float32)
+    return _built_by(_Config(kind, config, settings, dtype))
 
 
-@functools.lru_cache(maxsize=64)
+_USUAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@functools.lru_cache(maxsize=512)
 def _built_by(asked: _Config) -> _Built:
     usual = torch.get_default_dtype()
     torch.set_default_dtype(asked.dtype)
