@@ -358,7 +358,24 @@ def _entries(
     }
 
 
-COPIES = _entries(_SETTINGS)
+class SW3Config(transformers.GPT2Config):
+    """GPT-2's configuration under the other name that transformers has for it."""
+
+    model_type = "gpt-sw3"
+
+
+SW3 = {
+    "gpt-sw3": (SW3Config, transformers.GPT2LMHeadModel, GPT2),
+    "gpt-sw3-other": (
+        SW3Config,
+        transformers.GPT2LMHeadModel,
+        {"vocab_size": 37, "n_positions": 20, "n_embd": 24, "n_layer": 1, "n_head": 3,
+         "n_inner": 20, "activation_function": "relu", "layer_norm_epsilon": 0.1,
+         "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True,
+         "tie_word_embeddings": False},
+    ),
+}  # fmt: skip
+COPIES = {**_entries(_SETTINGS), **SW3}
 """Configurations by the names of tests, each with its classes."""
 
 COPIES_IN_FULL = _entries(_FULL)

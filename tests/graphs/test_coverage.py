@@ -29,6 +29,7 @@ REFUSED: dict[tuple[str, str], Any] = {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
     ("gpt2", "add_cross_attention"): True,
+    ("gpt-sw3", "add_cross_attention"): True,
     ("gpt_bigcode", "add_cross_attention"): {"add_cross_attention": True, "multi_query": False},
     ("xglm", "add_cross_attention"): True,
     ("opt", "_remove_final_layer_norm"): True,

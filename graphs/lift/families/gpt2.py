@@ -1,4 +1,4 @@
-"""GPT-2: LayerNorm, learned positions, packed q/k/v stored [in, out], plain MLP."""
+"""GPT-2, GPT-SW3: LayerNorm, learned positions, packed q/k/v stored [in, out], plain MLP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._parts import assemble, describe_blocks, layer_norm, linear, matrices
 
 @family(
     "gpt2",
-    model_types=["gpt2"],
+    model_types=["gpt2", "gpt-sw3"],
     handled="""
         vocab_size n_positions n_embd n_layer n_head n_inner activation_function layer_norm_epsilon
         scale_attn_weights scale_attn_by_inverse_layer_idx tie_word_embeddings add_cross_attention

@@ -82,11 +82,16 @@ class Both:
         kept[row, column] = False
         return self.runner.chunk_logits(self.chunk, kept[None])[0]
 
-    def normed(self, norm: Norm | None, x: Tensor) -> Tensor:
+    def scale(self, layer: int | None) -> float:
+        """Return what the original's stream is in units of the lift's, before a layer or behind."""
+        scales = self.lifted.stream_scales
+        return scales[-1 if layer is None else layer] if scales else 1.0
+
+    def normed(self, norm: Norm | None, x: Tensor, scale: float = 1.0) -> Tensor:
         """Apply a norm, by the original's own module where it has weights."""
         found = None if norm is None else self.owner(norm.weight)
         if found is not None:
-            out: Tensor = found[0].forward(x)
+            out: Tensor = found[0].forward(x * scale)
             return out
         return x if norm is None else norm(x)
 
@@ -113,6 +118,8 @@ def projecting(both: Both, attention: Attention, letter: str) -> tuple[Module, P
     owner = both.owner(weight)
     if owner is None or (letter == "q" and attention.wgate is not None):
         return None
+    if letter != "q" and attention.wk.data_ptr() == attention.wv.data_ptr():
+        return None  # the keys are the values too
     if latent is not None:
         down = both.owner(latent.down.weight)
         if down is None or (letter == "k" and latent.width(weight)):
@@ -164,7 +171,8 @@ def head_cuts(both: Both) -> Iterator[Cut]:
         if found is None or not alone:
             continue
         module, project = found
-        lacking = project(both.normed(block.attention_norm, stream - both.wrote[column]))
+        left = stream - both.wrote[column]
+        lacking = project(both.normed(block.attention_norm, left, both.scale(layer)))
         view = of({"q": attention.wq, "k": attention.wk, "v": attention.wv}[letter], index)
         owner = both.owner(view)
         assert owner is not None
@@ -197,7 +205,7 @@ def norm_cuts(both: Both) -> Iterator[Cut]:
         owner = None if norm is None else both.owner(norm.weight)
         if owner is None or sum(o is not None and o[0] is owner[0] for o in owners) > 1:
             continue  # a module that is run at other places too
-        wrote = both.wrote[column]
+        wrote = both.wrote[column] * both.scale(graph.ports[row].node.layer)
         yield row, column, owner[0], lambda x, wrote=wrote: x - wrote.reshape(x.shape), True
 
 
