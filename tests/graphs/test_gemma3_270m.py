@@ -44,4 +44,4 @@ def test_gemma3_270m_certifies_in_bfloat16(gemma: LoadedModel) -> None:
         parameter.data = parameter.data.to(torch.bfloat16)
     certificate = certify(describe(gemma.model)).require()
     assert certificate.blocks is not None
-    assert 0.3 < certificate.blocks < 0.85
+    assert 0.07 < certificate.blocks < 0.25

@@ -29,8 +29,8 @@ def test_a_right_lift_is_as_far_from_the_original_as_rounding_puts_it(
 ) -> None:
     found = certify(tiny_lift(name, dtype=dtype)).require()
     assert found.blocks is not None
-    assert found.blocks < 0.85
-    assert found.blocks > 0.2 or dtype is torch.float64
+    assert found.blocks < 0.25
+    assert found.blocks > 0.05 or dtype is torch.float64
 
 
 def attention(**changes: Any) -> Change:
@@ -99,7 +99,7 @@ def test_a_mistake_in_a_single_block_is_caught(what: str, dtype: torch.dtype) ->
     )
     found = certify(spoiled(lifted, change, layer))
     assert found.blocks is not None
-    assert found.blocks > 3
+    assert found.blocks > 30
     with pytest.raises(CertificateFailed, match="of single blocks in parts of what rounding"):
         found.require()
 
@@ -111,7 +111,7 @@ def test_a_mistake_behind_the_blocks_is_caught(dtype: torch.dtype) -> None:
     lifted = tiny_lift("cohere", dtype=dtype)
     found = certify(replace(lifted, logit_scale=lifted.logit_scale * 1.001))
     assert found.blocks is not None
-    assert found.blocks > 3
+    assert found.blocks > 30
 
 
 def test_nan_fails() -> None:
