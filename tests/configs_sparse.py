@@ -56,6 +56,7 @@ def without(options: dict[str, Any], *names: str) -> dict[str, Any]:
 OPEN = without(MOE, "first_k_dense_replace", "intermediate_size")
 OPEN_IN_GROUPS = without(IN_GROUPS, "first_k_dense_replace")
 LAYERED = {**without(MOE, "first_k_dense_replace"), **LATER}
+INDEX = {"index_topk": 24, "index_head_dim": 8, "index_n_heads": 2, "q_lora_rank": 8}
 BY_LAYER = without(LAYERED, "n_routed_experts", "n_shared_experts")
 LAYERED_IN_GROUPS = {
     **without(IN_GROUPS, "first_k_dense_replace", "n_routed_experts", "n_shared_experts"),
@@ -213,6 +214,20 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         {**LAYERED, **SIZES, **ACT, **LAYERED_IN_GROUPS, **NARROW, "n_routed_experts": 8,
          "q_lora_rank": 7, "n_shared_experts": 2, "rope_interleave": False},
     ),
+    "deepseek32": ("DeepseekV32", {**LAYERED, **LATENT, **INDEX}),
+    "deepseek32-other": (
+        "DeepseekV32",
+        {**LAYERED, **SIZES, **ACT, **LAYERED_IN_GROUPS, **NARROW, **INDEX, "mlp_bias": True,
+         "n_routed_experts": 8, "n_shared_experts": 2, "q_lora_rank": 6, "index_topk": 22,
+         "index_head_dim": 6},
+    ),
+    "glm5": ("GlmMoeDsa", {**LAYERED, **LATENT, **INDEX, "indexer_types": ["full", "shared"]}),
+    "glm5-other": (
+        "GlmMoeDsa",
+        {**LAYERED, **SIZES, **ACT, **LAYERED_IN_GROUPS, **NARROW, **INDEX, "mlp_bias": True,
+         "n_routed_experts": 8, "n_shared_experts": 2, "q_lora_rank": 6, "index_topk": 22,
+         "index_head_dim": 6, "indexer_types": ["full"]},
+    ),
     "youtu": ("Youtu", {**PADDED, **LATENT}),
     "youtu-other": (
         "Youtu",
@@ -269,9 +284,8 @@ EVERY_SPARSE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 """Configurations by the names of tests, each with its classes."""
 
 IN_FULL = [
-    "gpt-oss", "glm4-moe", "deepseek2", "deepseek2-other", "deepseek2-dense", "deepseek3",
-    "deepseek3-other", "llama4", "llama4-other", "mimo", "mimo-other", "laguna", "laguna-other",
-    "afmoe", "axk1", "mistral4", "gemma4", "gemma4-mixture",
+    "gpt-oss", "glm4-moe", "deepseek2-other", "deepseek3", "llama4", "mimo", "laguna", "afmoe",
+    "axk1", "mistral4", "gemma4", "gemma4-mixture",
 ]  # fmt: skip
 SPARSE = {name: EVERY_SPARSE[name] for name in IN_FULL}
-"""Those that have every field of a block in several settings; see tests/configs_copies.py."""
+"""Those whose blocks have what no other configuration has; see tests/configs_copies.py."""

@@ -14,6 +14,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Family:
     influence on an evaluation forward pass; `inside`: those that only the code of parts reads
     that are taken whole, which is run as it is. `refuses`: settings among the handled ones that
     `describe` refuses, and why, for people. `layer_types`: what the config's may name. `apart`:
-    the paths of parts, such as those that read images, through which text does not go.
+    the paths of parts, `*` for any name, that have no part in what is computed of text.
     """
 
     name: str
@@ -228,7 +229,7 @@ def _check_claimed(entry: Family, model: Any, lifted: LiftedModel) -> None:
         name
         for name, parameter in model.named_parameters()
         if parameter.untyped_storage().data_ptr() not in claimed
-        and not name.startswith(tuple(f"{path}." for path in entry.apart))
+        and not any(fnmatchcase(name, f"{path}.*") for path in entry.apart)
     ]
     if left:
         raise UnsupportedModel(

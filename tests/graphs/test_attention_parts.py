@@ -10,10 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgewise.graphs.errors import PromptError
 from edgewise.graphs.lift.attention import Attention, AttentionContext, Latent, Temperature
 from edgewise.graphs.lift.lifted import Linear, Norm, Rotary
+from edgewise.graphs.lift.lifting import describe
 from edgewise.patching.run.certificate import certify
-from tests.engine import tiny_lift
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.trace import run_plain
+from tests.configs_sparse import EVERY_SPARSE
+from tests.engine import tiny_lift, tiny_pairs
 
 WIDE = {"dtype": torch.float64}
 
@@ -117,6 +122,26 @@ def test_a_latent_projection_by_hand() -> None:
     expected = torch.tensor([[2 * 3 / size, 7], [4 / size, 7]], **WIDE)
     torch.testing.assert_close(found, expected)
     assert latent.width(weight) == 1
+
+
+def test_an_indexer_chooses_all_keys_of_short_prompts_and_longer_ones_are_refused() -> None:
+    name = "deepseek32"
+    config_class, model_class, options = EVERY_SPARSE[name]
+    torch.manual_seed(0)
+    model = model_class(config_class(**{**options, "index_topk": 5})).eval().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    lifted = describe(model)
+    certify(lifted).require()
+    ids = torch.arange(1, 8)[None]
+    run = run_plain(lifted, ids, AttentionContext(torch.ones_like(ids).bool(), ids - 1))
+    apart = (lifted.logits(run.streams.final) - model(ids).logits).abs().amax((0, 2))
+    assert apart[:5].max() < 1e-5  # these queries see no more than five keys
+    assert apart[5:].min() > 1e-3
+    certify(lifted, tiny_pairs(lengths=(5, 4))).require()
+    with pytest.raises(PromptError, match="the model takes at most 5"):
+        Runner.create(lifted, tiny_pairs(lengths=(6, 6)))
 
 
 WRONG: list[tuple[str, dict[str, Any]]] = [

@@ -38,7 +38,7 @@ _REASONS = {
         inkling_text inkling2_text
     """,
     "an indexer chooses which keys its queries see": """
-        axk2 deepseek_v32 dots3_note dots3_note_text glm_moe_dsa minimax_m3_vl_text
+        axk2 dots3_note dots3_note_text minimax_m3_vl_text
     """,
 }
 

@@ -4,6 +4,8 @@ Queries are projected through a smaller space, keys and values through another, 
 norm; a part of the keys that turns with the position is the same for all heads. GLM-4-MoE-Lite and
 A.X-K1, whose mixtures are one node each because a norm stands behind them, are of DeepSeek V3's
 kind; Youtu and MiniCPM 3, which has multipliers, have no experts; Mistral 4 chooses by softmax.
+DeepSeek V3.2 and GLM-5 have an indexer that chooses `index_topk` keys for each query: of prompts of
+no more tokens it chooses all, so that those are exact, and longer ones are refused.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ DERIVED = "head_dim qk_head_dim pretraining_tp"
 
 BY_LAYER = f"{ROUTED} n_routed_experts n_shared_experts mlp_layer_types"
 SCALED = "scale_emb scale_depth dim_model_base"
+INDEXED = ("deepseek_v32", "glm_moe_dsa")
+INDEXER = "index_head_dim index_n_heads indexer_types"
+"""What decides which keys are seen, if there are more than `index_topk`."""
+
 GROUPED = "`topk_method` other than `greedy` and `group_limited_greedy`"
 
 
@@ -62,6 +68,14 @@ GROUPED = "`topk_method` other than `greedy` and `group_limited_greedy`"
 )
 @family(
     "deepseek",
+    ["deepseek_v32", "glm_moe_dsa"],
+    f"{LATENT} {BY_LAYER} index_topk",
+    f"{UNUSED} {DERIVED} first_k_dense_replace layer_types mlp_bias {INDEXER}",
+    ["prompts of more than `index_topk` tokens, of which its indexer chooses some"],
+    apart=["model.layers.*.self_attn.indexer"],
+)
+@family(
+    "deepseek",
     ["youtu"],
     f"{LATENT} rope_interleave",
     f"{UNUSED} {DERIVED} embedding_initializer_range",
@@ -70,7 +84,8 @@ GROUPED = "`topk_method` other than `greedy` and `group_limited_greedy`"
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
     config, body, kind = model.config, model.model, model.config.model_type
-    pairs = kind == "deepseek_v2" or getattr(config, "rope_interleave", False)
+    always = kind in ("deepseek_v2", *INDEXED)
+    pairs = always or getattr(config, "rope_interleave", False)
     table = rotary(config, body.rotary_emb, interleaved=pairs)
     scale = config.scale_depth / len(body.layers) ** 0.5 if kind == "minicpm3" else 1.0
 
@@ -89,7 +104,12 @@ def describe(model: Any) -> LiftedModel:
     blocks = describe_blocks(body.layers, rms_norm, attention, mlp)
     if kind == "axk1":
         blocks = tuple(map(_joint, blocks, body.layers))
-    lifted = assemble("deepseek", model, body.embed_tokens, blocks, rms_norm(body.norm), table)
+    # of prompts of no more tokens an indexer chooses every key that is seen
+    most = config.index_topk if kind in INDEXED else None
+    lifted = assemble(
+        "deepseek", model, body.embed_tokens, blocks, rms_norm(body.norm), table,
+        max_positions=most,
+    )  # fmt: skip
     if kind != "minicpm3":
         return lifted
     return replace(lifted, embed_scale=config.scale_emb, logit_scale=1 / config.logits_scaling)
