@@ -76,12 +76,13 @@ def test_a_diff_is_no_circuit(edgewise: Any, refused: Any, circuit: Path) -> Non
 
 
 def test_unsupported_family(refused: Any, tmp_path: Path) -> None:
-    from transformers import CodeGenConfig, CodeGenForCausalLM
+    from transformers import BertConfig, BertLMHeadModel
 
-    config = CodeGenConfig(vocab_size=31, n_embd=16, n_layer=1, n_head=4, rotary_dim=2)
-    CodeGenForCausalLM(config).save_pretrained(tmp_path / "codegen")
-    message = refused("lift", tmp_path / "codegen")
-    assert "of type 'codegen', which cannot be lifted" in message and "llama" in message
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 8}
+    config = BertConfig(vocab_size=31, num_hidden_layers=1, is_decoder=True, **sizes)
+    BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+    message = refused("lift", tmp_path / "bert")
+    assert "of type 'bert', which cannot be lifted" in message and "llama" in message
 
 
 def text_pairs(path: Path, *rows: dict[str, Any]) -> Path:
