@@ -33,6 +33,7 @@ _NAMES = {
     "graphs.load.loading": ("load", "LoadedModel"),
     "graphs.names": ("Edge", "Node", "Port"),
     "graphs.scores": ("Scores",),
+    "patching.metrics.metric": ("Metric", "Target"),
     "patching.paths": ("patch_paths", "Path"),
     "patching.prompts.pair_files": ("read_pairs",),
     "patching.prompts.pairs": ("Pair", "PromptPairs"),

@@ -225,7 +225,11 @@ class _Run:
         def make() -> None:
             session = self.session(model)
             for metric in spec.evaluation.metrics:
-                make_runner(session, self.pairs, metric=metric)  # refused now, not after hours
+                make_runner(session, self.pairs, metric=metric, ablation=spec.discovery.ablation)
+            if spec.comparison.roles:  # refused now, not after hours
+                from .patching.heads.roles import refuse_spelled
+
+                refuse_spelled(self.pairs)
             if model != spec.base:
                 self.check_variant(model, session)
             path, journal = self.store.path(name), self.store.journal(name)

@@ -86,11 +86,7 @@ def measure(
         raise GraphMismatch(f"the model has no head {', '.join(missing)}; it has {has}.")
     if pairs is not None:
         check_prompts(model, pairs)
-        if any(pair.spelled is not None for pair in pairs):
-            raise PromptError(
-                "roles of heads are measured at one position, and answers of several tokens are "
-                "read at several; accepted: answers of one token, or `answers` first."
-            )
+        refuse_spelled(pairs)
     on_tokens = token_scores(model, blocks, progress)
     on_task: list[tuple[Figures, Figures]] = [({}, {})] * len(wanted)
     difference = None
@@ -101,6 +97,15 @@ def measure(
         own = {key: float(on_tokens[key][node.layer or 0, node.index or 0]) for key in ON_TOKENS}
         found.append(HeadRoles.of(node, {**own, **scores}, spans))
     return Measured(tuple(found), difference)
+
+
+def refuse_spelled(pairs: PromptPairs) -> None:
+    """Refuse answers of several tokens, which are read at several positions."""
+    if any(pair.spelled is not None for pair in pairs):
+        raise PromptError(
+            "roles of heads are measured at one position, and answers of several tokens are "
+            "read at several; accepted: answers of one token, or `answers` first."
+        )
 
 
 @torch.no_grad()

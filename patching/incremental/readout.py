@@ -3,7 +3,11 @@
 * A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
 * `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
   normaliser, which is taken in full only where its bounds (normaliser.py) do not decide.
-* Any other metric gets all logits, and so does every metric of answers of several tokens.
+* Any other metric gets all logits.
+
+Answers of several tokens have R reads, each with a share of the loss (1, or 0 where only
+distractors are read); shapes are then [n, R, D]. `kl`, and `nll` of one answer, add up over reads
+as they do over examples; other metrics get all logits.
 
 Shapes: n questions, B examples, D d_model, V vocabulary, M tokens of the head.
 """
@@ -19,6 +23,7 @@ from torch import Tensor
 
 from ...graphs.lift.norms import normalise
 from ..metrics.metric import Metric
+from ..prompts.pairs import Steps
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
 from .losses import LossBounds, exactly
@@ -100,7 +105,7 @@ class NormaliserReadout(Readout):
 
     def __init__(self, chunk: Chunk, metric: Metric, patience: float = 0.0) -> None:
         super().__init__(chunk, metric)
-        self.patience = patience * len(chunk.batch)
+        self.patience = patience * chunk.batch.examples
         model = chunk.model
         self.weight = model.unembed.weight
         bias = model.unembed.bias
@@ -141,9 +146,11 @@ class NormaliserReadout(Readout):
         """Bound losses at normalised streams [n, B, D], and all rises but the first."""
         found, rest = self.base.bounds(y, fine), self._rest(y)
         rise = rest[1:] - rest[:-1]
-        slack = ROUNDING * len(self.chunk.batch)
+        steps, slack = self.chunk.batch.steps, ROUNDING * y.shape[1]
         low, high, rise_low, rise_high = (
-            as_array((part + more).double().sum(-1))
+            as_array(
+                (part + more if steps is None else (part + more) * steps.share).double().sum(-1)
+            )
             for part, more in zip(found, (rest, rest, rise, rise), strict=True)
         )
         return LossBounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
@@ -185,7 +192,7 @@ class NormaliserReadout(Readout):
         """Return the function from y [n, B, D] to the loss without the normaliser, [n, B]."""
         target = self.chunk.target
         if self.metric.rest == "answers":
-            ids = target.answers
+            ids = target.answers if target.steps is None else _only_tokens(target.steps)
             rows = self.weight[ids.clamp(min=0)].to(self.dtype)
             bias = 0.0 if self._bias is None else self._bias[ids.clamp(min=0)]
 
@@ -281,14 +288,23 @@ class Readings:
 
 def make_readout(chunk: Chunk, metric: Metric, patience: float = 0.0) -> Readout:
     """Choose the cheapest exact readout; `patience`: how badly a mean loss may be known."""
-    if chunk.batch.steps is not None:
-        return Readout(chunk, metric)
-    if metric.reads_few:
+    steps = chunk.batch.steps
+    if steps is None and metric.reads_few:
         return TokenReadout(chunk, metric)
+    if steps is not None and metric.rest == "answers" and steps.answers.shape[1] > 1:
+        return Readout(chunk, metric)  # the log of a sum of products of probabilities
     vocabulary = chunk.model.unembed.weight.shape[0]
     if metric.rest and chunk.model.logit_softcap is None and vocabulary > 2 * SIZES[-1]:
         return NormaliserReadout(chunk, metric, patience)
     return Readout(chunk, metric)
+
+
+def _only_tokens(steps: Steps) -> Tensor:
+    """Return the token that its pair's only answer has at each read, [R, 1]; 0 where none has."""
+    chosen = torch.isin(steps.answer, steps.answers)
+    tokens = torch.zeros_like(steps.pair)
+    tokens[steps.read[chosen]] = steps.token[chosen]
+    return tokens[:, None]
 
 
 def as_array(x: Tensor) -> np.ndarray:

@@ -141,6 +141,45 @@ def test_a_spec_takes_whole_answers_and_keeps_what_is_done(
     assert "3 4" in found.report.read_text()
 
 
+def declared(models: dict[str, Path], task: Path, more: str) -> Experiment:
+    return parse_spec(
+        f"""
+        [[models]]
+        source = "{models["llama"]}"
+        name = "base"
+        [[models]]
+        source = "{models["tuned"]}"
+        name = "tuned"
+        [task]
+        file = "{task}"
+        {more}
+        [drawing]
+        formats = []
+        """
+    )
+
+
+def test_a_spec_of_roles_refuses_whole_answers_before_anything_is_found(
+    several: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = 'answers = "whole"\n[discovery]\nmethod = "eap"\nmetric = "nll"\ntop = 9\n'
+    spec = declared(models, several, f"{more}[comparison]\nroles = true")
+    with pytest.raises(PromptError, match=r"roles of heads are measured at one position"):
+        run(spec, tmp_path / "out")
+    assert not (tmp_path / "out" / "base.json").exists()
+
+
+def test_a_spec_takes_prompts_without_a_twin(
+    alone: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    more = '[discovery]\nmethod = "eap-ig"\ntop = 9\nablation = "noise"\n'
+    found = run(declared(models, alone, f"{more}[comparison]\ncross = true"), tmp_path / "out")
+    assert "The first prompt" in found.report.read_text()
+    spec = declared(models, alone, more.replace("noise", "resample"))
+    with pytest.raises(PromptError, match="needs none: mean, noise, position-mean, zero"):
+        run(spec, tmp_path / "other")
+
+
 def test_a_task_of_one_token_is_the_same_either_way(models: dict[str, Path]) -> None:
     session = open_model(str(models["llama"]))
     found = []

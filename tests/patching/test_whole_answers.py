@@ -20,6 +20,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, PromptError, UnknownName
 from edgewise.patching.heads.roles import measure as roles
+from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.metrics.metric import METRICS, Target
 from edgewise.patching.metrics.registry import get_metric
@@ -174,9 +175,14 @@ def test_scores_are_the_sums_of_their_tokens(method: str, metric: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("metric", WHOLE)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_incremental_search_is_the_dense_one(family: str, metric: str) -> None:
+def test_the_incremental_search_is_the_dense_one(
+    family: str, metric: str, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small:  # take normalisers by bounds, in a vocabulary of 31
+        monkeypatch.setattr(readout, "SIZES", (2, 6))
     lift = tiny_lift(family)
     runner = Runner.create(lift, spelled_pairs(2), metric=metric, batch_size=2)
     generator, graph = np.random.default_rng(0), lift.graph
@@ -185,7 +191,12 @@ def test_the_incremental_search_is_the_dense_one(family: str, metric: str) -> No
         row = int(generator.integers(len(graph.ports)))
         asked = generator.random((3, 1, len(graph.senders))) < 0.4
         a, b = (search.ask((row,), asked) for search in (dense, incremental))
-        np.testing.assert_allclose(a.values(), b.values(), rtol=1e-8, atol=1e-9)
+        known = a.values()
+        assert (b.bounds.low <= known + 1e-9).all() and (b.bounds.high >= known - 1e-9).all()
+        rises = np.diff(known)
+        assert (b.bounds.rise_low[1:] <= rises + 1e-9).all()
+        assert (b.bounds.rise_high[1:] >= rises - 1e-9).all()
+        np.testing.assert_allclose(known, b.values(), rtol=1e-8, atol=1e-9)
         for search, found in ((dense, a), (incremental, b)):
             search.commit((row,), asked[1], found[1])
     kept = random_mask(graph, 0.5, 3)
@@ -204,6 +215,9 @@ def test_acdc_decides_as_by_whole_runs(metric: str, monkeypatch: pytest.MonkeyPa
     assert found.circuit is not None
     loss = runner.loss(found.circuit)
     assert found.notes["loss_search"] == pytest.approx(loss, abs=1e-8)
+    monkeypatch.setattr(readout, "SIZES", (2, 6))
+    small = get_method("acdc")(runner, threshold=0.05)
+    assert small.circuit == found.circuit
     monkeypatch.setattr(search, "make_search", lambda runner, *_: Search(runner))
     again = get_method("acdc")(runner, threshold=0.05)
     assert again.circuit is not None
