@@ -45,6 +45,16 @@ def test_a_correction_chooses_and_does_not_weigh() -> None:
     assert choose(Routing(correction=correction), SHARES, 2) == pytest.approx({3: 0.1, 0: 0.4})
 
 
+def test_an_early_correction_is_of_logits() -> None:
+    correction = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    late = choose(Routing(score="sigmoid", correction=correction), [5.0, 4.5, 0.0, 4.2], 2)
+    early = choose(
+        Routing(score="sigmoid", correction=correction, early=True), [5.0, 4.5, 0.0, 3.0], 2
+    )
+    assert late == pytest.approx({3: 1 / (1 + exp(-4.2)), 0: 1 / (1 + exp(-5))})
+    assert early == pytest.approx({0: 1 / (1 + exp(-5)), 1: 1 / (1 + exp(-4.5))})
+
+
 def test_only_open_groups_count() -> None:
     logits = [log(5), log(1), log(4), log(3)]  # of 13; groups hold 5 + 1 and 4 + 3
     one = Routing(groups=2, open_groups=1, best=1)
@@ -119,6 +129,13 @@ def test_a_clamped_gate() -> None:
     plain = replace(clamp, alpha=None, offset=0.0)
     assert written(experts(gate=-one, clamp=plain)) == [0, 0]
     assert written(experts(gate=one, clamp=plain)) == [9, 13.5]
+
+
+def test_experts_that_are_one_sender() -> None:
+    one = experts(together=True)
+    assert one.senders == 0
+    assert written(one) == [10]
+    assert "all one sender" in one.words
 
 
 def test_a_shared_expert_without_a_gate() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,6 +12,7 @@ from edgewise.graphs.errors import UnsupportedModel
 from edgewise.graphs.lift.families._parts import alibi_slopes
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, Growth, Norm, Rotary
 from edgewise.graphs.lift.lifting import describe
+from edgewise.graphs.lift.mlp import Xielu
 from edgewise.graphs.lift.norms import normalise_heads
 from edgewise.patching.run.certificate import certify
 from tests.engine import tiny_lift, tiny_model
@@ -83,16 +86,16 @@ def test_what_a_model_ran_before_does_not_matter(name: str) -> None:
     fresh = [b.attention.rotary for b in describe(model).blocks]
     prompt = torch.arange(20)[None]
     with torch.no_grad():
-        first = model(prompt[:, :7]).logits
         model(prompt)
+        left = model(prompt[:, :7]).logits
     lifted = describe(model)
     for old, new in zip(fresh, (b.attention.rotary for b in lifted.blocks), strict=True):
         assert old is not None
         assert new is not None
         assert torch.equal(old.frequencies, new.frequencies)
     certify(lifted).require()
-    with torch.no_grad():
-        torch.testing.assert_close(model(prompt[:, :7]).logits, first)
+    with torch.no_grad():  # the model itself is left as it was found
+        assert torch.equal(model(prompt[:, :7]).logits, left)
 
 
 @pytest.mark.parametrize("name", ["llama-dynamic", "phi3-long"])
@@ -161,3 +164,51 @@ def test_norms_are_named(name: str, norm: str, heads: str | None) -> None:
 )
 def test_layers_without_rotary_positions_are_counted(name: str, end: str) -> None:
     assert tiny_lift(name).variants["positions"].endswith(end)
+
+
+def test_what_a_norm_gives_is_multiplied_by_its_factor() -> None:
+    weight, x = torch.tensor([2.0, 4.0]), torch.tensor([3.0, -3.0])
+    norm = Norm(weight, torch.tensor([1.0, 0.0]), 0.0, centred=False, factor=0.5)
+    assert norm(x).tolist() == [1.5, -2]  # (1·2 + 1)/2 and (−1·4)/2
+    assert norm.scale is not None
+    assert norm.scale.tolist() == [1, 2]
+
+
+def test_the_learned_activation_by_hand() -> None:
+    zero, half = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    curve = Xielu(zero, zero, half, torch.tensor(-1e-6, dtype=torch.float64))
+    x = torch.tensor([2.0, 0.0, -1.0], dtype=torch.float64)
+    log2, below = math.log(2), math.exp(-1) - 1 + 1  # softplus(0); exp(x) − 1 − x
+    expected = [4 * log2 + 1, 0, below * (0.5 + log2) - 0.5]
+    assert curve(x).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_fixed_alpha_stretches_the_base_once() -> None:
+    (first, *_) = tiny_lift("hunyuan").blocks
+    table = first.by_head.rotary
+    assert table is not None
+    assert table.limit is None
+    base = 1e3 * 50.0 ** (4 / 2)  # rope_theta · alpha^(K/(K − 2))
+    torch.testing.assert_close(table.frequencies.float(), torch.tensor([1.0, base**-0.5]))
+
+
+def test_nanochat_turns_the_other_way() -> None:
+    (first, *_) = tiny_lift("nanochat").blocks
+    table = first.by_head.rotary
+    assert table is not None
+    assert (table.frequencies < 0).all()
+    assert first.by_head.norm_after
+
+
+def test_different_factors_of_short_and_long_prompts_are_refused() -> None:
+    model = tiny_model("phimoe-long")
+    model.config.rope_parameters["long_mscale"] = 1.5
+    with pytest.raises(UnsupportedModel, match=r"by 1\.2 in short prompts and by 1\.5 in long"):
+        describe(model)
+
+
+def test_weights_of_experts_divided_by_another_norm_are_refused() -> None:
+    model = tiny_model("dbrx")
+    model.config.ffn_config.moe_normalize_expert_weights = 2.0
+    with pytest.raises(UnsupportedModel, match="norm of order 2; accepted: 1 or none"):
+        describe(model)
