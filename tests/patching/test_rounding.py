@@ -172,3 +172,16 @@ def test_widening_computes_in_the_wide_type_and_writes_in_the_narrow() -> None:
     assert table.dtype is x.dtype is torch.bfloat16
     assert table.tolist() == [0.25, float(x[1])]
     assert thirds.dtype is torch.float64
+
+
+@pytest.mark.parametrize("name", ["gemma", "qwen3-next", "kimi-linear"])
+def test_float64_is_certified_without_the_float32_that_code_asks_for(name: str) -> None:
+    found = certify(tiny_lift(name)).require()
+    assert max(found.kept_all, found.kept_none, found.stream) < 1e-9
+
+
+def test_what_is_asked_for_in_float32_is_computed_in_float64() -> None:
+    third = torch.tensor([1 / 3], dtype=torch.float64)
+    with Widening([torch.float32], torch.float64):
+        asked = third.float(), third.to(torch.float32), third.type(torch.float32)
+    assert all(torch.equal(found, third) for found in asked)
