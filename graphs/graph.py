@@ -354,7 +354,7 @@ class ComputationGraph:
             raise GraphMismatch(
                 f"count_by_kind: `mask` has shape {np.shape(mask)}; accepted: {self.size}."
             )
-        per_port = (self.reads if mask is None else mask).sum(axis=1)
+        per_port = (self.reads if mask is None else np.asarray(mask)).sum(axis=1)
         counts: Counter[str] = Counter()
         for port, number in zip(self.ports, per_port, strict=True):
             counts[port.kind] += int(number)

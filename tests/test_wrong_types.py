@@ -272,6 +272,18 @@ def test_what_is_said_names_found_and_accepted(
     assert said in str(caught.value)
 
 
+def test_arrays_may_be_lists(fitting: dict[str, Any]) -> None:
+    circuit, scores = fitting["Circuit"], fitting["Scores"]
+    graph = circuit.graph
+    for made in (circuit.kept, circuit.kept.tolist(), torch.tensor(circuit.kept).numpy()):
+        assert edgewise.Circuit(graph, made) == circuit
+        assert graph.count_by_kind(made) == graph.count_by_kind(circuit.kept)
+    again = edgewise.Scores(graph, scores.values.tolist())
+    np.testing.assert_array_equal(again.values, scores.values)
+    with pytest.raises(EdgewiseError, match="accepted: an array of numbers"):
+        edgewise.Scores(graph, [["a"], [1, 2]])
+
+
 def test_checking_is_cheap() -> None:
     """A check costs microseconds; what is called in loops is not decorated."""
     import timeit

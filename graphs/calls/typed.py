@@ -248,7 +248,23 @@ def _number(value: object) -> bool:
     return real and not math.isnan(cast("float", value))
 
 
+def _is_array(value: Any) -> bool:
+    """Tell what numpy makes an array of numbers of: arrays, lists of lists, tensors in memory."""
+    import numpy as np
+
+    if getattr(value, "requires_grad", False) or isinstance(value, str | bytes | Mapping):
+        return False
+    if not isinstance(value, list | tuple) and not _has_shape(value):
+        return False
+    try:
+        found = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
+        return found.dtype.kind in "biuf"
+    except (TypeError, ValueError, RuntimeError):  # of unequal lengths, or on another device
+        return False
+
+
 _PLAIN: Mapping[str, Check] = {
+    "ndarray": Check(_is_array, "an array of numbers"),
     "str": Check(lambda value: isinstance(value, str), "a text"),
     "int": Check(
         lambda value: isinstance(value, Integral) and not isinstance(value, bool), "a whole number"
