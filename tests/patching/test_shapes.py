@@ -866,7 +866,7 @@ def strongest(session: Any, path: Path, seed: int = 0) -> tuple[PromptPairs, lis
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", [*READ, *FORMED, "years"])
+@pytest.mark.parametrize("name", [*READ, "known-facts", "masked", "years"])
 def test_circuits_are_those_of_the_same_pairs_as_json_lines(
     name: str, smollm2: Any, tmp_path: Path, write: Write
 ) -> None:
