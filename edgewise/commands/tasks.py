@@ -37,12 +37,10 @@ def tasks(
     name: str | None,
     model: str | None,
     examples: int | None,
-    seed: int,
     task_settings: dict[str, str] | None,
     output: str | None,
     as_json: bool,
-    fitting: bool,
-    **taken: str | None,
+    **how: Any,
 ) -> None:
     """List the built-in tasks; with a NAME, show its options and sample pairs.
 
@@ -70,9 +68,10 @@ def tasks(
         check_task(name, given)
     options.claim(output, *([name] if is_file(name) else []))
     if is_file(name):
-        _file(name, model, examples, {"seed": seed, "fitting": fitting, **taken}, output, as_json)
+        _file(name, model, examples, how, output, as_json)
     else:
-        if fitting or any(taken.values()):
+        seed = how.pop("seed")
+        if any(how.values()):
             raise click.UsageError(
                 "--fitting, --answers, --system and --continue are of files of prompts."
             )
