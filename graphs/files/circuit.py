@@ -201,7 +201,7 @@ class CircuitFile:
     model: ModelBlock
     task: TaskBlock
     discovery: DiscoveryBlock
-    certificate: CertificateBlock
+    certificate: CertificateBlock = field(repr=False)
     measures: Mapping[str, Any] = field(default_factory=dict)
     edge_scores: np.ndarray | None = field(default=None, repr=False)
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)

@@ -35,6 +35,10 @@ from .widening import HALF_TYPES, Widening
 
 MEAN_EXCESS, TOKEN_EXCESS = 8.0, 32.0  # how far above the lift's rounding the original may be
 
+LEAST, SMALLEST = 0.05, 1e-30
+"""Least rounding that a block is taken to have, in its unit, and the least of which it is a part:
+one that computes exactly, such as one of zeros, has none."""
+
 
 @dataclass(frozen=True)
 class _Fed(LiftedModel):
@@ -64,13 +68,13 @@ def block_excess(
     outputs = _outputs(model, batch, logits, hidden, wider)
     for block, (x, y, z, before) in zip(model.blocks, outputs, strict=True):
         rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
-        unit = torch.finfo(torch.float32).eps * rounded
+        unit = torch.finfo(torch.float32).eps * rounded.clamp(min=SMALLEST)
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
         own = own if wider else torch.ones_like(own)
         if isinstance(block.mlp, Experts | Beside):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]
-        usual = own.mean()
+        usual = own.mean().clamp(min=LEAST)
         mean = original.mean() / usual / MEAN_EXCESS
         token = (2 * original / (own + usual)).max() / TOKEN_EXCESS
         worst = float(np.maximum(worst, float(torch.maximum(mean, token))))  # NaN stays

@@ -89,12 +89,12 @@ def test_a_run_without_memory_is_no_mistake_in_edgewise(
 def test_a_model_that_does_not_fit_is_not_called_damaged(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import PreTrainedModel
 
     def from_pretrained(*_: object, **__: object) -> None:
         of_torch()
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", from_pretrained)
     with pytest.raises(OutOfMemory, match="another `device` or a smaller model") as caught:
         open_model(models["llama"])
     assert not isinstance(caught.value, ModelNotFound)
