@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,15 @@ def test_the_certificate_compares_with_none_kept_on_other_tokens(name: str) -> N
     lift = tiny_lift(name)
     found = certify(lift, alone(tiny_pairs()))
     assert found.passed and found.compared and 0 < found.kept_none < 1e-5
+
+
+def test_noise_is_added_where_spans_are_named_and_these_count() -> None:
+    lift, plain = tiny_lift("llama"), alone(tiny_pairs())
+    marked = PromptPairs(tuple(replace(pair, spans=(("end", 2),)) for pair in plain))
+    assert marked.sha256 != plain.sha256
+    (chunk,) = Runner.create(lift, marked, ablation="noise").chunks()
+    moved = (chunk.base.values.sources - chunk.clean.values.sources)[0].abs().sum(-1) > 1e-9
+    assert moved[:, 2].all() and int(moved.sum()) == len(marked)
+    (chunk,) = Runner.create(lift, plain, ablation="noise").chunks()
+    moved = (chunk.base.values.sources - chunk.clean.values.sources)[0].abs().sum(-1) > 1e-9
+    assert torch.equal(moved, chunk.batch.mask)
