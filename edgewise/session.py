@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -99,7 +100,7 @@ class Session:
         model, lift = self.loaded.model, self._lift
         if lift.watch.changed():
             refuse_training(model)
-            graph = GraphSpec.of_graph(lift.lifted.graph)
+            graph = GraphSpec.of_graph(lift.lifted.graph, self.tried)
             self._lift = Lift.of(model, graph, require=lift.certificate.passed)
         return self._lift
 
@@ -107,6 +108,13 @@ class Session:
     def graph(self) -> ComputationGraph:
         """Return the graph whose circuits can be found and run."""
         return self._lift.lifted.graph
+
+    @property
+    def tried(self) -> str | None:
+        """Return the family that a model of an unregistered type was described by; else None."""
+        from .graphs.lift.lifting import TRIED
+
+        return self._lift.lifted.variants.get(TRIED)
 
     @property
     def device(self) -> torch.device:
@@ -117,13 +125,17 @@ class Session:
     def model_block(self) -> ModelBlock:
         """Return what a circuit file says of the model: where it is from, family and shape."""
         from .graphs.files import model_block
+        from .graphs.lift.lifting import TRUSTED
 
         loaded, lifted = self.loaded, self.lifted
         block = model_block(
             lifted.graph, name=loaded.name, revision=loaded.revision, d_model=lifted.d_model,
             weights_sha256=loaded.weights_sha256, family=lifted.family,
         )  # fmt: skip
-        return cast("ModelBlock", {**block, **loaded.provenance})
+        trusted = lifted.variants.get(TRUSTED)
+        tried = {"tried_family": self.tried, "trusted_settings": trusted and trusted.split(", ")}
+        known = {key: value for key, value in tried.items() if value}
+        return cast("ModelBlock", {**block, **loaded.provenance, **known})
 
 
 @typed
@@ -167,7 +179,17 @@ def open_model(
         )  # fmt: skip
     else:
         loaded = loading.from_module(reference, tokenizer)
-    return Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
+    session = Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
+    if session.tried is not None:
+        from .graphs.lift.lifting import BY_SHAPE
+
+        by = "by the shape of its modules" if session.tried == BY_SHAPE else f"as {session.tried}"
+        warnings.warn(
+            f"no family describes models of type '{session.lifted.model_type}'; this one is lifted "
+            f"{by}, and its certificate decides.",
+            stacklevel=2,
+        )
+    return session
 
 
 @typed

@@ -46,6 +46,7 @@ from tests.configs_experts import EXPERT_CONFIGS
 from tests.configs_hybrid import HYBRID_CONFIGS
 from tests.configs_sparse import EVERY_SPARSE, SPARSE
 from tests.configs_text_bodies import TEXT_BODIES
+from tests.configs_watched import WATCHED
 from tests.configs_whole import WHOLE_CONFIGS
 from tests.more_configs import MORE
 from tests.other_settings import OTHER
@@ -254,5 +255,5 @@ CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 EVERY = {**CONFIGS, **COPIES, **EVERY_SPARSE, **TEXT_BODIES}
 """Also the near copies and text bodies, of which little new can be learnt by what takes long."""
 
-ALL = {**EVERY, **WHOLE_CONFIGS, **COPIES_WHOLE, **HYBRID_CONFIGS}
+ALL = {**EVERY, **WHOLE_CONFIGS, **COPIES_WHOLE, **HYBRID_CONFIGS, **WATCHED}
 """Also those with parts that are taken whole, which have no heads there."""

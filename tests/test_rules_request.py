@@ -159,7 +159,11 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "system": st.none() | NAMES,
         "continued": st.none() | NAMES,
     },
-    GraphSpec: {"grouped_kv": st.booleans(), "split_embedding": st.booleans()},
+    GraphSpec: {
+        "grouped_kv": st.booleans(),
+        "split_embedding": st.booleans(),
+        "try_family": st.none() | st.sampled_from(["llama", "shape"]),
+    },
     Selection: {
         "top": COUNTS,
         "above": st.floats(0, 100),

@@ -159,6 +159,11 @@ graph_options = all_of(
         help="One port for each key/value head, or (default) for each query head.",
     ),
     option("--split-embedding", "Token and position embedding as two senders."),
+    option(
+        "--try-family NAME",
+        "Describe a model whose type is not registered as this family, or type, is; shape: by what "
+        "its modules do, which is the default.",
+    ),
 )
 
 selection_options = all_of(

@@ -182,15 +182,22 @@ def default_name(source: str) -> str:
 
 @part
 class GraphSpec(Part):
-    """Which graph is meant: the options a model's graph has."""
+    """Which graph is meant: the options a model's graph has.
+
+    Args:
+        grouped_kv: one port for each key/value head.
+        split_embedding: token and position embedding as two senders.
+        try_family: describe a model whose type is not registered as this family, or type, is.
+    """
 
     grouped_kv: Flag = False
     split_embedding: Flag = False
+    try_family: str | None = None
 
     @staticmethod
-    def of_graph(graph: ComputationGraph) -> GraphSpec:
-        """Return the options of a graph."""
-        return GraphSpec(graph.grouped_kv, graph.split_embedding)
+    def of_graph(graph: ComputationGraph, tried: str | None = None) -> GraphSpec:
+        """Return the options of a graph; `tried`: the family by which its model was described."""
+        return GraphSpec(graph.grouped_kv, graph.split_embedding, tried)
 
 
 @part
@@ -508,7 +515,8 @@ class Experiment(Part):
         found = file if isinstance(file, CircuitFile) else read_circuit(file)
         model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
         compute = ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size"))
-        graph, name = GraphSpec.of_graph(found.circuit.graph), f"{task.name} in {model.name}"
+        tried = found.model.get("tried_family")
+        graph, name = GraphSpec.of_graph(found.circuit.graph, tried), f"{task.name} in {model.name}"
         return Experiment(
             name, (model,), task, DiscoverySpec.of_circuit(found), compute=compute, graph=graph,
             circuit=found,

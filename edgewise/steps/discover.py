@@ -160,7 +160,7 @@ def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
     compute = ComputeSpec(str(session.device), loaded.dtype, runner.batch_size)
     settings = {} if config is None else config.to_dict()
     return key_of(
-        spec, GraphSpec.of_graph(session.graph), compute,
+        spec, GraphSpec.of_graph(session.graph, session.tried), compute,
         weights_sha256=loaded.weights_sha256, pairs_sha256=runner.pairs.sha256,
         config=digest({key: settings[key] for key in settings.keys() - ALWAYS_IGNORED}),
         family=session.lifted.family, graph=repr(runner.graph),

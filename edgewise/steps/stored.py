@@ -66,7 +66,8 @@ def open_for(
     graph, compute = file.circuit.graph, compute or ComputeSpec.of_circuit(file)
 
     def load(name: str) -> Session:
-        return open_model(name, GraphSpec.of_graph(graph), compute, progress=progress)
+        options = GraphSpec.of_graph(graph, file.model.get("tried_family"))
+        return open_model(name, options, compute, progress=progress)
 
     def load_stored() -> Session:
         name, places, paths = stored_model(file), [], file.model.get("paths")

@@ -80,6 +80,8 @@ class ModelBlock(TypedDict):
     paths: NotRequired[Paths]
     experts: NotRequired[Annotated[list[int], SkipValidation]]  # `graph_of` checks it
     shared_experts: NotRequired[bool]
+    tried_family: NotRequired[str | None]
+    trusted_settings: NotRequired[list[str]]
     mixers: NotRequired[Annotated[list[str], SkipValidation]]
     without_mlp: NotRequired[Annotated[list[int], SkipValidation]]
 

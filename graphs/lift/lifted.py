@@ -171,6 +171,11 @@ class LiftedModel:
         """Return where the stream lies: with the token embedding."""
         return self.tokens.device
 
+    @property
+    def model_type(self) -> str:
+        """Return the type that a Hugging Face model's config states, empty for others."""
+        return str(getattr(getattr(self.model, "config", None), "model_type", ""))
+
     @cached_property
     def on_several_devices(self) -> bool:
         """Tell whether some of the model lies on another device than the stream."""

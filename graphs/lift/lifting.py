@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..calls.typed import typed
-from ..errors import UnsupportedModel
+from ..errors import UnsupportedModel, unknown
 from .config_reads import inert
 from .lifted import ACTIVATIONS, Attention, AttentionContext, LiftedModel, Whole
 from .live.guards import (
@@ -45,7 +45,9 @@ class Family:
     influence on an evaluation forward pass; `inside`: those that only the code of parts reads
     that are taken whole, which is run as it is. `refuses`: settings among the handled ones that
     `describe` refuses, and why, for people. `layer_types`: what the config's may name. `apart`:
-    the paths of parts, `*` for any name, that have no part in what is computed of text.
+    the paths of parts, `*` for any name, that have no part in what is computed of text. `watched`:
+    models are described by what their modules do (see families/_by_shape.py), not by their config,
+    whose settings are trusted to the certificate.
     """
 
     name: str
@@ -57,11 +59,12 @@ class Family:
     layer_types: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     inside: frozenset[str] = frozenset()
+    watched: bool = False
 
     @property
     def whole(self) -> bool:
         """Tell whether some token mixers or MLPs of such models are taken whole."""
-        return bool(self.inside)
+        return self.watched or bool(self.inside)
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -83,6 +86,12 @@ USUAL = """
 """
 """What most configurations of models with rotary positions hold, and their families handle."""
 
+TRIED, TRUSTED = "tried as", "settings trusted to the certificate"
+"""What a lift's variants say of a type that is not registered, and of settings not understood."""
+
+BY_SHAPE = "shape"
+"""The family of models of types that are not registered."""
+
 UNREAD = "attention_dropout max_position_embeddings"
 """What in these configurations has no influence on an evaluation forward pass."""
 
@@ -99,6 +108,7 @@ def family(
     layer_types: Iterable[str] = LAYER_TYPES,
     apart: Iterable[str] = (),
     inside: str = "",
+    watched: bool = False,
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
     """Register a family; decorates the function that builds the description."""
     reads = frozenset(handled.split()), frozenset(ignored.split())
@@ -106,7 +116,9 @@ def family(
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
         rest = tuple(refuses), tuple(layer_types), tuple(apart)
         own = frozenset(inside.split())
-        entry = Family(name, tuple(model_types), *reads, describe, *rest, inside=own)
+        entry = Family(
+            name, tuple(model_types), *reads, describe, *rest, inside=own, watched=watched
+        )
         _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
@@ -124,31 +136,33 @@ def families() -> dict[str, Family]:
 
 
 @typed
-def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = False) -> LiftedModel:
+def describe(
+    model: Any,
+    *,
+    grouped_kv: bool = False,
+    split_embedding: bool = False,
+    try_family: str | None = None,
+) -> LiftedModel:
     """Read a live `AutoModelForCausalLM`, unaltered, or say what of it no family understands.
 
-    Of a multimodal model with a head, the text body is read (see `live/text_body.py`).
+    Of a multimodal model with a head, the text body is read (see `live/text_body.py`). A type that
+    nobody has registered is tried by the shape of its modules, or, if given, by the description of
+    another family (or type), `try_family`; what of its config that does not know is then listed.
     """
     model = text_body(model) or model
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
-    known = families()
-    entry = known.get(str(model_type))
-    if entry is None:
-        from .families._refused import refusals
-
-        reason = refusals(known).get(str(model_type))
-        raise UnsupportedModel(
-            f"a model of type '{model_type or type(model).__name__}' cannot be lifted"
-            f"{f': {reason}' if reason else ''}; supported types: {', '.join(known)}."
-        )
+    entry = _entry(model, try_family)
     body = model if isinstance(model, TextBody) else None
     if not (body or type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))):
         raise UnsupportedModel(
             f"{type(model).__name__} has no language-model head edgewise can read; load the model "
             "with transformers.AutoModelForCausalLM (a PEFT model: merge_and_unload() first)."
         )
-    inert_keys = _check_config(entry, model)
+    tried = try_family is not None or entry.watched
+    trusted: set[str] = set()
+    if tried:
+        inert_keys, trusted = _trusted(entry, model)
+    else:
+        inert_keys = _check_config(entry, model)
     check_evaluation(model)
     check_weights(model)
     lifted = _described(entry, model)
@@ -171,7 +185,37 @@ def describe(model: Any, *, grouped_kv: bool = False, split_embedding: bool = Fa
     variants = dict(lifted.variants)
     if inert_keys:
         variants["ignored config keys"] = ", ".join(sorted(inert_keys))
+    if tried and str(model.config.model_type) not in entry.model_types:
+        variants[TRIED] = try_family or entry.name
+        lifted = replace(lifted, family=entry.name)
+    if trusted:
+        variants[TRUSTED] = ", ".join(sorted(trusted))
     return replace(lifted, graph=graph, model=model, variants=variants)
+
+
+def _entry(model: Any, try_family: str | None) -> Family:
+    """Return the family that a model is described by, or raise an UnsupportedModel."""
+    from .families._refused import refusals
+
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    known = families()
+    by_shape = next(one for one in known.values() if one.watched)
+    watching = replace(by_shape, name=BY_SHAPE, model_types=())
+    if try_family is not None:
+        by_name = {entry.name: entry for entry in reversed(known.values())} | known
+        by_name[BY_SHAPE] = watching
+        if try_family not in by_name:
+            raise unknown("family", try_family, sorted(by_name))
+        return by_name[try_family]
+    if entry := known.get(str(model_type)):
+        return entry
+    reason = refusals(known).get(str(model_type))
+    if reason or model_type is None:
+        raise UnsupportedModel(
+            f"a model of type '{model_type or type(model).__name__}' cannot be lifted"
+            f"{f': {reason}' if reason else ''}; supported types: {', '.join(known)}."
+        )
+    return watching
 
 
 def require_activation(name: str) -> str:
@@ -200,13 +244,7 @@ def _described(entry: Family, model: Any) -> LiftedModel:
 def _check_config(entry: Family, model: Any) -> set[str]:
     """Refuse settings that the family does not know; return those that no code can read."""
     config = model.config
-    default = type(config)().to_dict()
-    known = entry.handled | entry.ignored | entry.inside | ALWAYS_IGNORED
-    strange = {
-        key: value
-        for key, value in config.to_dict().items()
-        if key not in known and value != default.get(key) and not key.startswith("_")
-    }
+    strange = _strange(entry, config)
     unread = inert(model, strange) if strange else set()
     if len(strange) > len(unread):
         listed = ", ".join(f"{k}={v!r}" for k, v in sorted(strange.items()) if k not in unread)
@@ -221,6 +259,24 @@ def _check_config(entry: Family, model: Any) -> set[str]:
             f"{' and '.join(map(repr, sorted(kinds)))}; known: {', '.join(entry.layer_types)}."
         )
     return unread
+
+
+def _strange(entry: Family, config: Any) -> dict[str, Any]:
+    """Return the settings of a config that a family does not know, but those at their default."""
+    default = type(config)().to_dict()
+    known = entry.handled | entry.ignored | entry.inside | ALWAYS_IGNORED
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in known and value != default.get(key) and not key.startswith("_")
+    }
+
+
+def _trusted(entry: Family, model: Any) -> tuple[set[str], set[str]]:
+    """Part what a family does not know of a config: what no code reads, and what some does."""
+    strange = set(_strange(entry, model.config))
+    unread = inert(model, strange) if strange else set()
+    return unread, strange - unread
 
 
 def _check_claimed(entry: Family, model: Any, lifted: LiftedModel) -> None:
@@ -243,7 +299,7 @@ def _check_causal(model: Any, lifted: LiftedModel) -> None:
     """Refuse a mixer taken whole that reads later positions: prompts are padded on the right."""
     x = torch.randn(1, 8, lifted.d_model, generator=torch.Generator().manual_seed(0))
     x = x.to(lifted.tokens)
-    other = torch.cat((x[:, :5], -x[:, 5:]), 1)
+    other = torch.cat((x[:, :5], 1.5 * x[:, 5:].flip(-1)), 1)
     mask = torch.ones(1, 8, dtype=torch.bool, device=x.device)
     context = AttentionContext(mask, torch.arange(8, device=x.device)[None])
     for layer, block in enumerate(lifted.blocks):

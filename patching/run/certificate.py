@@ -261,12 +261,10 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
         layers = decoder_layers(live, len(model.blocks))
         with untouched(live), naming_modules(live, "the model itself cannot be run on token ids"):
             start_afresh(live)
-            if layers is None:
-                out = live(input_ids=ids, **where, output_hidden_states=True, use_cache=False)
-                hidden = list(out.hidden_states)
-            else:
-                with layer_inputs(layers) as hidden:  # what models call their hidden states differs
-                    out = live(input_ids=ids, **where, use_cache=False)
+            if layers is None:  # the graph's layers are not the model's
+                return [live(input_ids=ids, **where, use_cache=False).logits]
+            with layer_inputs(layers) as hidden:  # what models call their hidden states differs
+                out = live(input_ids=ids, **where, use_cache=False)
         scales = model.stream_scales or (1.0,) * len(hidden)
         return [out.logits, *(h / s for h, s in zip(hidden, scales, strict=False))]
     if model.original is not None:

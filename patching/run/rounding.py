@@ -11,7 +11,8 @@ A right lift differs from the original by rounding alone: x − z is as large as
 one x − z is larger, because y and z share the mistake: a gelu in the place of its tanh form is more
 than 70 times what is accepted. The last block is compared in logits. Where nothing is wider than
 the type of x and y, y stands for z, and x may be as far from it as float32 rounds: the norms of
-most models compute in float32 whatever their type.
+most models compute in float32 whatever their type. So it is in blocks with parts that are taken
+whole, some of which know no float64.
 A token that stands between two experts may be sent to either by rounding; in blocks with experts
 the fifth of the tokens that differ most is left out.
 
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.experts import Beside, Experts
-from ...graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel
+from ...graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel, Whole
 from ..prompts.pairs import Batch
 from ..trace import run_plain
 from .widening import HALF_TYPES, Widening
@@ -70,7 +71,8 @@ def block_excess(
         rounded = z.abs() + before.abs() + _mean_square(z - before)[:, None]
         unit = torch.finfo(torch.float32).eps * rounded.clamp(min=SMALLEST)
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
-        own = own if wider else torch.ones_like(own)
+        if not wider or _own_code(block):
+            own = torch.ones_like(own)
         if isinstance(block.mlp, Experts | Beside):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]
@@ -93,13 +95,18 @@ def _outputs(
             return out if layer < last else model.logits(out)
 
         y = z = run(hidden[layer])
-        if wider:
+        if wider and not _own_code(block):
             with Widening([*HALF_TYPES, torch.float32], torch.float64):
                 z = run(hidden[layer].double())
         x = hidden[layer + 1] if layer < last else logits
         before = hidden[layer] if layer < last else torch.zeros_like(x)
         x, y, z, before = (part[batch.mask].double() for part in (x, y, z, before))
         yield x, y, z, before
+
+
+def _own_code(block: Block) -> bool:
+    """Tell whether a block runs modules of the model's own, some of which know no float64."""
+    return isinstance(block.mlp, Whole) or isinstance(block.attention, Whole)
 
 
 def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -> Tensor:

@@ -23,7 +23,9 @@ def test_every_type_has_one_fate_and_a_reason() -> None:
     for kind, one in found.items():
         assert one.lift in WORDS, kind
         assert one.why, kind
-        assert (one.lift == "refused") == ((one.text or kind) not in families()), kind
+        meant = one.text or kind
+        assert (one.lift == "refused") == (meant in refusals(families())), kind
+        assert (one.why == UNKNOWN) == (meant not in {*families(), *refusals(families())}), kind
 
 
 def test_every_whole_model_around_a_text_model_is_lifted_in_a_test() -> None:

@@ -20,7 +20,7 @@ WORDS = {
 }
 """How the fate of a type is said to people."""
 
-UNKNOWN = "no family describes it yet; `--try-family` tries one by the shape of its modules"
+UNKNOWN = "no family describes it: tried by the shape of its modules, and the certificate decides"
 """What is said of a type that is newer than this version of edgewise."""
 
 
@@ -60,8 +60,10 @@ def _types() -> Iterator[DecoderType]:
             words = " ".join(about.split("\n\n")[0].split()).rstrip(".")
             words = f"as {text}. {words}" if text else words
             yield DecoderType(kind, own, WHOLE if entry.whole else HEADS, words, text)
+        elif meant not in refused:
+            yield DecoderType(kind, own, WHOLE, UNKNOWN, text)
         else:
-            reason = refused.get(meant, UNKNOWN)
+            reason = refused[meant]
             reason = f"its text model is a {text}: {reason}" if text else reason
             yield DecoderType(kind, own, REFUSED, reason, text)
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -100,7 +100,8 @@ class Observed:
     def without_stream(self, length: int) -> OwnCall:
         """Return how to call the module again on other hidden states, [1, length, D]."""
         places: list[tuple[int | str, object]] = [*enumerate(self.args), *self.kwargs.items()]
-        reads = [key for key, one in places if _is_stream(one, length)]
+        width = self.output.shape[-1]
+        reads = [k for k, x in places if is_stream(x, length) and x.shape[-1] == width]
         if len(reads) != 1:
             raise UnsupportedModel(
                 f"{self.name} is given {len(reads)} inputs of the stream's shape; a part that is "
@@ -117,9 +118,14 @@ class Observed:
         return OwnCall(args, kwargs, reads[0])
 
     @property
+    def reads_stream(self) -> bool:
+        """Tell whether it was given hidden states, [B, T, D]."""
+        return any(is_stream(x, None) for x in (*self.args, *self.kwargs.values()))
+
+    @property
     def given(self) -> Tensor:
         """Return the first tensor that it was given, which for parts of a layer is the stream's."""
-        found: Tensor = next(x for x in (*self.args, *self.kwargs.values()) if _is_stream(x, None))
+        found: Tensor = next(x for x in (*self.args, *self.kwargs.values()) if is_stream(x, None))
         return found
 
 
@@ -180,7 +186,7 @@ def layer_inputs(layers: Sequence[Module]) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def note(_: Module, args: Any, kwargs: Any) -> None:
-        found.append(next(x for x in (*args, *kwargs.values()) if _is_stream(x, None)))
+        found.append(next(x for x in (*args, *kwargs.values()) if is_stream(x, None)))
 
     handles = [one.register_forward_pre_hook(note, with_kwargs=True) for one in layers]
     try:
@@ -216,7 +222,7 @@ def _fitted(value: Any, x: Tensor) -> Any:
     return value
 
 
-def _is_stream(value: object, length: int | None) -> bool:
+def is_stream(value: object, length: int | None) -> TypeGuard[Tensor]:
     """Tell whether an input of a module is hidden states, [B, length, D]."""
     if not isinstance(value, Tensor) or value.dim() != 3 or not value.is_floating_point():
         return False

@@ -1,0 +1,114 @@
+"""Models that are described by what their modules do: hybrids, and types nobody registered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import UnknownName, UnsupportedModel
+from edgewise.graphs.lift import lifting
+from edgewise.graphs.lift.lifted import MLP, Attention, Whole
+from edgewise.graphs.lift.lifting import TRIED, TRUSTED, describe
+from edgewise.patching.run.certificate import certify
+from edgewise.patching.run.runner import Runner
+from edgewise.session import open_model
+from tests.configs_watched import WATCHED
+from tests.engine import random_mask, tiny_model, tiny_pairs
+from tests.shapes import LLAMA
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_a_type_is_lifted_exactly(name: str) -> None:
+    model = tiny_model(name, dtype=torch.float32)
+    lifted = describe(model)
+    certify(lifted).require()
+    runner = Runner.create(lifted, tiny_pairs(lengths=(5, 4)), metric="nll")
+    masks = np.stack([random_mask(lifted.graph, 0.5, 0), Circuit.full(lifted.graph).kept])
+    losses = runner.mask_losses(masks)
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+
+
+KINDS = {
+    "bamba": (["s", "h"], ["mlp", "mlp"]),
+    "jamba": (["s", "h"], ["mlp", "whole"]),
+    "nemotron-h": (["s", "h", "", ""], ["", "", "mlp", "whole"]),
+    "granitemoehybrid": (["s", "h"], ["whole", "whole"]),
+    "falcon-h1": (["s", "s"], ["whole", "whole"]),
+    "lfm2": (["s", "h"], ["mlp", "mlp"]),
+    "rwkv": (["s"] * 4, [""] * 4),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_split_and_what_is_taken_whole(name: str) -> None:
+    lifted = describe(tiny_model(name, dtype=torch.float32))
+    words = {Attention: "h", Whole: "s", type(None): ""}
+    assert [words[type(block.attention)] for block in lifted.blocks] == KINDS[name][0]
+    names = {MLP: "mlp", Whole: "whole", type(None): ""}
+    assert [names[type(block.mlp)] for block in lifted.blocks] == KINDS[name][1]
+
+
+@pytest.fixture
+def new_type(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a Llama whose type nobody knows."""
+
+    class NewConfig(LlamaConfig):
+        model_type = "brand_new"
+
+    known = dict(lifting.families())
+    monkeypatch.setattr(lifting, "families", lambda: known)
+    torch.manual_seed(0)
+    return LlamaForCausalLM(NewConfig(**LLAMA, pretraining_tp=3)).eval()
+
+
+def test_a_type_that_nobody_knows_is_tried_by_the_shape_of_its_modules(new_type: Any) -> None:
+    lifted = describe(new_type)
+    certify(lifted).require()
+    expected = describe(LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()).graph
+    assert lifted.graph == expected  # all heads are split
+    assert lifted.variants[TRIED] == "shape"
+    assert "num_hidden_layers" in lifted.variants[TRUSTED]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "shape"])
+def test_a_family_can_be_tried(new_type: Any, name: str) -> None:
+    lifted = describe(new_type, try_family=name)
+    certify(lifted).require()
+    assert lifted.variants[TRIED] == name
+    assert lifted.family == ("shape" if name == "shape" else "llama")
+
+
+def test_a_family_that_does_not_fit_is_refused(new_type: Any) -> None:
+    with pytest.raises(UnsupportedModel, match="gpt2"):
+        describe(new_type, try_family="gpt2")
+    with pytest.raises(UnknownName, match="unknown family 'lama'; did you mean 'llama'"):
+        describe(new_type, try_family="lama")
+
+
+def test_the_file_and_a_warning_say_what_was_tried(new_type: Any) -> None:
+    with pytest.warns(UserWarning, match="no family describes models of type 'brand_new'; this"):
+        session = open_model(new_type)
+    block = session.model_block
+    assert block["tried_family"] == "shape"
+    assert "hidden_size" in block["trusted_settings"]
+    json.dumps(block)
+    with pytest.warns(UserWarning, match="this one is lifted as llama, and its certificate"):
+        assert open_model(new_type, try_family="llama").model_block["tried_family"] == "llama"
+
+
+def test_a_stream_that_is_no_sum_is_refused(new_type: Any) -> None:
+    layer = new_type.model.layers[1]
+    own = type(layer).forward
+
+    def doubled(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return own(layer, *args, **kwargs) * 2
+
+    layer.forward = doubled
+    with pytest.raises(UnsupportedModel, match=r"layers\.1 does not add what its parts give to"):
+        describe(new_type)
