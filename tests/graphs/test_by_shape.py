@@ -34,6 +34,11 @@ def test_a_type_is_lifted_exactly(name: str) -> None:
     assert np.isfinite(losses).all() and losses[0] != losses[1]
 
 
+def test_settings_of_watched_types_are_listed_as_trusted() -> None:
+    trusted = describe(tiny_model("jamba", dtype=torch.float32)).variants[TRUSTED].split(", ")
+    assert {"num_experts", "attn_layer_period", "mamba_d_state"} <= set(trusted)
+
+
 KINDS = {
     "bamba": (["s", "h"], ["mlp", "mlp"]),
     "jamba": (["s", "h"], ["mlp", "whole"]),

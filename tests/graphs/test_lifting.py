@@ -178,7 +178,7 @@ def test_the_certificate_fails_on_a_wrong_lift(part: str) -> None:
         certificate.require()
 
 
-@pytest.mark.parametrize("model_type", families())
+@pytest.mark.parametrize("model_type", [k for k, one in families().items() if not one.watched])
 def test_every_config_attribute_is_classified(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type]()
     entry = families()[model_type]
