@@ -175,7 +175,8 @@ def open_model(
     elif isinstance(reference, str | os.PathLike):
         loaded = loading.load(
             reference, dtype=compute.dtype, device=compute.device,
-            allow_pickle=compute.allow_pickle, progress=progress,
+            allow_pickle=compute.allow_pickle, any_type=graph.try_family is not None,
+            progress=progress,
         )  # fmt: skip
     else:
         loaded = loading.from_module(reference, tokenizer)

@@ -195,7 +195,7 @@ def describe(
 
 def _entry(model: Any, try_family: str | None) -> Family:
     """Return the family that a model is described by, or raise an UnsupportedModel."""
-    from .families._refused import refusals
+    from .families._refused import refusals, supported
 
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     known = families()
@@ -213,7 +213,7 @@ def _entry(model: Any, try_family: str | None) -> Family:
     if reason or model_type is None:
         raise UnsupportedModel(
             f"a model of type '{model_type or type(model).__name__}' cannot be lifted"
-            f"{f': {reason}' if reason else ''}; supported types: {', '.join(known)}."
+            f"{f': {reason}' if reason else ''}; {supported(known)}."
         )
     return watching
 

@@ -72,16 +72,17 @@ def model_class(config: PretrainedConfig, name: str) -> Any:
 
 def refuse_other_types(config: PretrainedConfig, name: str) -> None:
     """Refuse a model that is not lifted, or whose text body is not, by its type."""
+    from ..lift.families._refused import refusals, supported
     from ..lift.lifting import families
 
     text = text_settings(config)
-    if text.model_type not in families():
+    if reason := refusals(families()).get(text.model_type):
         what = f"is a model of type '{config.model_type}'"
         if text is not config:
             what = f"is a multimodal model of type '{config.model_type}', whose text body is of "
             what += f"type '{text.model_type}'"
         raise UnsupportedModel(
-            f"'{name}' {what}, which cannot be lifted; supported types: {', '.join(families())}."
+            f"'{name}' {what}, which cannot be lifted: {reason}; {supported(families())}."
         )
 
 

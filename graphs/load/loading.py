@@ -134,12 +134,14 @@ def load(
     dtype: str = "float32",
     device: str = "auto",
     allow_pickle: bool = False,
+    any_type: bool = False,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a causal language model by its reference (see `references`).
 
     `dtype`: one of `DTYPES`. `device`: cpu, cuda, cuda:N, mps, or auto (cuda if there is one, else
-    cpu). An adapter is merged in float32 and then converted.
+    cpu). An adapter is merged in float32 and then converted. `any_type`: of a type that is known
+    not to be liftable too, since it is to be described as another.
 
     Raises:
         ModelNotFound: the model cannot be obtained, read, or is no complete causal model.
@@ -159,9 +161,9 @@ def load(
     base = _find_base(source, allow_pickle, progress) if source.form is Form.ADAPTER else source
     with torch.inference_mode(False):  # weights made in it let no gradient through
         if base is source:
-            model, packed = _read(source, dtype, allow_pickle)
+            model, packed = _read(source, dtype, allow_pickle, any_type=any_type)
         else:
-            whole, packed = _read(base, "float32", allow_pickle, whole=True)
+            whole, packed = _read(base, "float32", allow_pickle, whole=True, any_type=any_type)
             model = merge(whole, source.path, base.name)
             adapter = describe_adapter(source.path, base.name, base.revision)
         model = _place(model, dtype, device)
@@ -250,7 +252,7 @@ def _find_base(adapter: Source, allow_pickle: bool, progress: Progress | None) -
 
 
 def _read(
-    source: Source, dtype: str, allow_pickle: bool, *, whole: bool = False
+    source: Source, dtype: str, allow_pickle: bool, *, whole: bool = False, any_type: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
     """Read a directory's or a GGUF file's model, complete, on the processor.
 
@@ -263,7 +265,7 @@ def _read(
             model.set_attn_implementation(attention)
         return model, None
     config = read_json(source.path / "config.json")
-    _check_config(config, source.name)
+    _check_config(config, source.name, any_type)
     import torch
     from transformers import AutoConfig
 
@@ -280,7 +282,8 @@ def _read(
         refuse_counts(config, stored, what)
         settings = AutoConfig.from_pretrained(str(source.path), **plain)
         kind = model_class(settings, source.name)
-        refuse_other_types(settings, source.name)
+        if not any_type:
+            refuse_other_types(settings, source.name)
         composed = text_settings(settings) is not settings
         read = text_alone(kind) if composed and not whole else kind
         refuse_sizes(settings, read, stored, what)
@@ -314,8 +317,9 @@ def _attention(config: Mapping[str, object]) -> str | None:
     return "eager" if config.get("attn_logit_softcapping") else None
 
 
-def _check_config(found: Mapping[str, object], name: str) -> None:
+def _check_config(found: Mapping[str, object], name: str, any_type: bool) -> None:
     """Refuse by its config.json what is no model of a type that is lifted, before it is read."""
+    from ..lift.families._refused import refusals, supported
     from ..lift.lifting import families
 
     missing, wrong = problems(found, Announced)
@@ -337,10 +341,12 @@ def _check_config(found: Mapping[str, object], name: str) -> None:
                 f"'{name}' is no causal language model: its config.json names the architecture "
                 f"{', '.join(kinds)}. {_ACCEPTED}"
             )
-        raise UnsupportedModel(
-            f"'{name}' is a model of type '{config.get('model_type')}', which cannot be lifted; "
-            f"supported types: {', '.join(families())}."
-        )
+        reason = refusals(families()).get(kind)
+        if reason and not any_type:
+            raise UnsupportedModel(
+                f"'{name}' is a model of type '{kind}', which cannot be lifted: {reason}; "
+                f"{supported(families())}."
+            )
     if (packed := quantisation(found)) is not None:
         refuse_unknown(packed, f"'{name}'")
 

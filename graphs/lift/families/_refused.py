@@ -52,3 +52,12 @@ def refusals(lifted: Collection[str]) -> Mapping[str, str]:
         for kind in kinds.split()
         if kind not in lifted
     }
+
+
+_SUCH_AS = ("gpt2", "llama", "mistral", "qwen3", "gemma3_text", "mamba")
+
+
+def supported(lifted: Collection[str]) -> str:
+    """Name some of the types that are lifted, and how many more there are."""
+    some = [kind for kind in _SUCH_AS if kind in lifted]
+    return f"supported types: {', '.join(some)} and {len(lifted) - len(some)} more"
