@@ -47,6 +47,11 @@ QFORMER = {
     "num_attention_heads": 2, "intermediate_size": 8, "encoder_hidden_size": 8,
 }  # fmt: skip
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1]}
+GEMMA4_VISION = {
+    "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 4, "patch_size": 2, "position_embedding_size": 16,
+    "mm_embed_dim": 8, "mm_posemb_size": 16, "num_soft_tokens": 4,
+}  # fmt: skip
 IMAGE = {"image_token_index": 39, "image_token_id": 39}
 
 
@@ -66,6 +71,12 @@ def gemma(**more: Any) -> dict[str, Any]:
     return {**TEXT, "model_type": "gemma3_text", "head_dim": 4, "query_pre_attn_scalar": 6,
             "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"],
             **more}  # fmt: skip
+
+
+def gemma4(kind: str) -> dict[str, Any]:
+    return {**TEXT, "model_type": kind, "head_dim": 4, "global_head_dim": 4, "sliding_window": 3,
+            "layer_types": ["sliding_attention", "full_attention"], "enable_moe_block": False,
+            "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}  # fmt: skip
 
 
 def llama(kind: str = "llama", **more: Any) -> dict[str, Any]:
@@ -135,6 +146,11 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
         "global_attn_indexes": [0]}}),
     "moss_transcribe_diarize": ("MossTranscribeDiarize", {
         "text_config": llama("qwen3", head_dim=4), "audio_config": AUDIO, "audio_token_id": 39}),
+    "gemma4": ("Gemma4", {"text_config": gemma4("gemma4_text"), "vision_config": GEMMA4_VISION,
+                          "audio_config": None, **IMAGE}),
+    "gemma4_unified": ("Gemma4Unified", {
+        "text_config": gemma4("gemma4_unified_text"), "vision_config": GEMMA4_VISION,
+        "audio_config": None, **IMAGE}),
     "fuyu": ("Fuyu", {**TEXT, "text_config": {**LONE, "model_type": "persimmon"},
                       "patch_size": 2, "image_size": 4}),
     "cohere2_vision": ("Cohere2Vision", {"text_config": llama("cohere2", logit_scale=0.3), **IMAGE,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import ArceeConfig, ArceeForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from edgewise.graphs.lift.families._refused import refusals
 from edgewise.graphs.lift.families._types import UNKNOWN, WORDS, decoder_types
 from edgewise.graphs.lift.lifting import families
 from tests.engine import one_of_each_type
+from tests.shapes import LLAMA
 from tests.wrappers import WRAPPERS
 
 
@@ -19,7 +23,7 @@ def test_every_type_has_one_fate_and_a_reason() -> None:
     assert set(found) >= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     assert not set(families()) & set(refusals(families()))
     unknown = [kind for kind, one in found.items() if one.why == UNKNOWN]
-    assert len(unknown) < 40
+    assert not unknown
     for kind, one in found.items():
         assert one.lift in WORDS, kind
         assert one.why, kind
@@ -54,3 +58,23 @@ def test_the_command_lists_them(edgewise: Any) -> None:
         assert words in text
     assert "Name a MODEL, or ask for --types" in edgewise("lift", status=2).stderr
     assert "one of the two" in edgewise("lift", "smollm2-135m", "--types", status=2).stderr
+
+
+def test_a_directory_is_refused_with_the_reason_or_described_as_another_type(
+    edgewise: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    old = OpenAIGPTConfig(vocab_size=31, n_embd=16, n_layer=1, n_head=4)
+    OpenAIGPTLMHeadModel(old).save_pretrained(tmp_path / "gpt1")
+    said = edgewise("lift", tmp_path / "gpt1", status=1).stderr
+    assert "'openai-gpt', which cannot be lifted: LayerNorm stands on its stream" in said
+    assert "supported types: gpt2, llama" in said
+    said = edgewise("lift", tmp_path / "gpt1", "--try-family", "gpt2", status=1).stderr
+    assert "cannot be read as the family 'gpt2' is" in said
+    ArceeForCausalLM(ArceeConfig(**LLAMA)).save_pretrained(tmp_path / "arcee")
+    found = edgewise("lift", tmp_path / "arcee", "--try-family", "llama", "--json")
+    assert json.loads(found.stdout)["certificate"]["passed"]
+    assert (
+        "did you mean 'llama'"
+        in edgewise("lift", tmp_path / "arcee", "--try-family", "lama", status=1).stderr
+    )
