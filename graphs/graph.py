@@ -101,7 +101,7 @@ class ComputationGraph:
                 f"no graph of {self.layers} layers has mixers {list(self.mixers)}; accepted: one "
                 f"of {HEADS}, {WHOLE} and {NONE} for each layer."
             )
-        if list(self.without_mlp) != sorted(set(self.without_mlp) & set(range(self.layers))):
+        if list(self.without_mlp) != sorted({i for i in self.without_mlp if 0 <= i < self.layers}):
             raise GraphMismatch(
                 f"no graph of {self.layers} layers lacks the MLPs of layers "
                 f"{list(self.without_mlp)}; accepted: layers from 0 up, in order, each once."
