@@ -87,8 +87,9 @@ def factors(total: Tensor, parts: Sequence[Tensor], known: Sequence[float]) -> l
     """
     if any(part.shape != total.shape for part in parts):
         return None
-    columns = torch.stack([part.double().flatten() for part in parts], 1)
-    wanted = total.double().flatten()
+    # on the processor: a graphics card has no driver for columns that depend on each other
+    columns = torch.stack([part.cpu().double().flatten() for part in parts], 1)
+    wanted = total.cpu().double().flatten()
     found = torch.linalg.lstsq(columns, wanted[:, None], driver="gelsd").solution[:, 0]
     slack, size = _slack(total), max(float(wanted.abs().max()), 1e-30)
     if float((columns @ found - wanted).abs().max()) > slack * size:
