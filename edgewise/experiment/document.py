@@ -20,6 +20,7 @@
     [graph]                           # optional
     grouped_kv = false
     split_embedding = false
+    try_family = "llama"              # describe a model of an unknown type as one of this family
 
     [discovery]
     method = "eap-ig"                 # and the method's own options, such as

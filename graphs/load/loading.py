@@ -319,6 +319,8 @@ def _attention(config: Mapping[str, object]) -> str | None:
 
 def _check_config(found: Mapping[str, object], name: str, any_type: bool) -> None:
     """Refuse by its config.json what is no model of a type that is lifted, before it is read."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
     from ..lift.families._refused import refusals, supported
     from ..lift.lifting import families
 
@@ -342,6 +344,8 @@ def _check_config(found: Mapping[str, object], name: str, any_type: bool) -> Non
                 f"{', '.join(kinds)}. {_ACCEPTED}"
             )
         reason = refusals(families()).get(kind)
+        if kind not in CONFIG_MAPPING_NAMES:
+            reason, any_type = "the installed transformers does not know it", False
         if reason and not any_type:
             raise UnsupportedModel(
                 f"'{name}' is a model of type '{kind}', which cannot be lifted: {reason}; "

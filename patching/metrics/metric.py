@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError, PromptError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..prompts.pairs import Steps
 
 
+@typed
 @dataclass(frozen=True)
 class Target:
     """What a metric compares logits with; B examples, V tokens in the vocabulary.
@@ -43,6 +45,7 @@ class Target:
 Function = Callable[["Tensor", Target], "Tensor"]
 
 
+@typed
 @dataclass(frozen=True)
 class Metric:
     """A metric's function, [..., B, V] logits to [..., B] values, and its direction.

@@ -36,6 +36,10 @@ from .widening import HALF_TYPES, Widening
 
 MEAN_EXCESS, TOKEN_EXCESS = 8.0, 32.0  # how far above the lift's rounding the original may be
 
+OWN_CODE = 8.0
+"""What rounding a block is taken to have that runs the model's own code: state spaces and delta
+nets carry what they are given far, and know no float64."""
+
 LEAST, SMALLEST = 0.05, 1e-30
 """Least rounding that a block is taken to have, in its unit, and the least of which it is a part:
 one that computes exactly, such as one of zeros, has none."""
@@ -72,7 +76,7 @@ def block_excess(
         unit = torch.finfo(torch.float32).eps * rounded.clamp(min=SMALLEST)
         original, own = _mean_square((x - z) / unit), _mean_square((y - z) / unit)
         if not wider or _own_code(block):
-            own = torch.ones_like(own)
+            own = torch.full_like(own, OWN_CODE if _own_code(block) else 1.0)
         if isinstance(block.mlp, Experts | Beside):
             certain = torch.maximum(original, own).argsort()[: -(-4 * len(own) // 5)]
             original, own = original[certain], own[certain]

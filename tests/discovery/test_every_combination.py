@@ -106,7 +106,8 @@ def test_results_in_every_type_are_those_in_float64(
             EdgewiseError
         ) as error:  # an RMSNorm's slope at an embedding of 0, after a few layers
             assert dtype == "float16" and not ablations()[ablation].paired
-            assert get_method(method).gradient and "float16 a model's activations" in str(error)
+            known = ("float16 a model's activations", "slope of a norm")
+            assert get_method(method).gradient and any(words in str(error) for words in known)
             continue
         measured = found.scores.values[~np.isnan(found.scores.values)]
         assert np.isfinite(measured).all()

@@ -34,7 +34,7 @@ NAMES = ("base", "my_model")
 
 
 def circuit_file(edges: dict[str, float]) -> CircuitFile:
-    circuit = Circuit.empty(GRAPH).with_edges(edges)
+    circuit = Circuit.empty(GRAPH).with_edges(list(edges))
     scores = np.full(GRAPH.reads.shape, np.nan)
     for edge in circuit.edges:
         scores[GRAPH.locate(edge)] = edges[str(edge)]

@@ -12,10 +12,10 @@ import torch
 from transformers import (
     GPTNeoConfig,
     GPTNeoForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaModel,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -63,16 +63,10 @@ def refused(model: object, *words: str) -> None:
         assert word in str(error.value)
 
 
-def test_an_unknown_family_is_refused_by_name() -> None:
-    config = GPTNeoXConfig(
-        vocab_size=31,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-    )
-    config.model_type = "strange"
-    refused(GPTNeoXForCausalLM(config).eval(), "'strange'", "supported types:", "gpt2", "llama")
+def test_a_type_that_cannot_be_lifted_is_refused_by_name() -> None:
+    config = OpenAIGPTConfig(vocab_size=31, n_embd=16, n_layer=1, n_head=2)
+    model = OpenAIGPTLMHeadModel(config).eval()
+    refused(model, "'openai-gpt'", "stands on its stream", "supported types:", "gpt2", "llama")
     refused(torch.nn.Linear(2, 2), "'Linear'", "cannot be lifted")
 
 

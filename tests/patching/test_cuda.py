@@ -21,11 +21,20 @@ DEVICE = os.environ.get("EDGEWISE_TEST_DEVICE", "cuda")
 if DEVICE == "cuda" and not torch.cuda.is_available():
     pytest.skip("there is no graphics card", allow_module_level=True)
 NAMES = one_of_each_type().values()
+FAIL = {
+    "xlstm": "the model's own code does not run in 16 bits",
+    "nemotron-h": "in 16 bits what is read off the modules' outputs is rounded; it is refused",
+}
+"""Types whose lift in bfloat16 is refused on a card, and why."""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_certificate_is_as_sharp_there(name: str, dtype: torch.dtype) -> None:
+def test_the_certificate_is_as_sharp_there(
+    name: str, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    if dtype == torch.bfloat16 and name in FAIL:
+        request.applymarker(pytest.mark.xfail(reason=FAIL[name], strict=False))
     lifted = describe(tiny_model(name, dtype=dtype).to(DEVICE))
     certify(lifted).require()
     certify(lifted, tiny_pairs(lengths=(9, 5, 7))).require()

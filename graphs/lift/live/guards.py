@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, ModuleDict, ModuleList
 
 from ...errors import EdgewiseError, UnsupportedModel, out_of_memory
 from .text_body import TextBody, around
@@ -67,6 +67,8 @@ def _check_training(model: Any) -> None:
 def _heeds(module: Module) -> bool:
     """Tell whether a module may do something else in training: it has parts, or drops something."""
     own = (type(module).__name__, *vars(module))
+    if isinstance(module, ModuleList | ModuleDict):  # which only hold others
+        return False
     return any(True for _ in module.children()) or any("drop" in word.lower() for word in own)
 
 
