@@ -111,8 +111,14 @@ def within_memory() -> Iterator[None]:
         raise told from error
 
 
+MOST_NAMES = 24
+"""How many accepted names an error lists; of more, half as many."""
+
+
 def unknown(what: str, found: str, accepted: Iterable[str]) -> UnknownName:
     """Build the error for a name that is not in a closed list, with the nearest match.
+
+    Of a long list only the names most like it are told.
 
     >>> print(unknown("metric", "logit_dif", ["kl", "logit_diff"]))
     unknown metric 'logit_dif'; did you mean 'logit_diff'? Accepted: kl, logit_diff.
@@ -120,4 +126,8 @@ def unknown(what: str, found: str, accepted: Iterable[str]) -> UnknownName:
     names = list(accepted)
     near = difflib.get_close_matches(found, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return UnknownName(f"unknown {what} '{found}'{hint} Accepted: {', '.join(names)}.")
+    listed, more = names, ""
+    if len(names) > MOST_NAMES:
+        listed = difflib.get_close_matches(found, names, n=MOST_NAMES // 2, cutoff=0)
+        more = f" and {len(names) - len(listed)} more"
+    return UnknownName(f"unknown {what} '{found}'{hint} Accepted: {', '.join(listed)}{more}.")

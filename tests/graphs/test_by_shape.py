@@ -117,3 +117,11 @@ def test_a_stream_that_is_no_sum_is_refused(new_type: Any) -> None:
     layer.forward = doubled
     with pytest.raises(UnsupportedModel, match=r"layers\.1 does not add what its parts give to"):
         describe(new_type)
+
+
+def test_of_many_families_the_nearest_are_told(new_type: Any) -> None:
+    with pytest.raises(UnknownName) as caught:
+        describe(new_type, try_family="quen3")
+    said = str(caught.value)
+    assert "did you mean 'qwen3'" in said
+    assert "more." in said and len(said) < 300
