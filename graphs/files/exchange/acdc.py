@@ -222,11 +222,3 @@ def is_acdc(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "")
     parent, arrow, _ = first.partition("->")
     return bool(arrow) and _HOOK.fullmatch(parent) is not None
-
-
-def is_acdc_row(row: object) -> bool:
-    """Tell a JSON row, or a line within JSON, of hooks."""
-    if isinstance(row, str):
-        return "hook_" in row and "->" in row
-    inner = row[0] if isinstance(row, list) and row and isinstance(row[0], list) else row
-    return isinstance(inner, list) and any(isinstance(x, str) and "hook_" in x for x in inner)

@@ -113,8 +113,3 @@ def _port(name: str, graph: ComputationGraph) -> str:
     grouped = graph.grouped_kv and found["letter"] != "q"
     node = found["head"]
     return f"{node.replace('.h', '.kv') if grouped else node}<{found['letter']}>"
-
-
-def is_pruned_row(row: object) -> bool:
-    """Tell a JSON row of a writer's and a reader's name."""
-    return isinstance(row, list) and len(row) == 2 and all(isinstance(one, str) for one in row)
