@@ -10,6 +10,8 @@
 
 Under `zero` ablation the first point of EAP-IG is an embedding of 0, where an RMSNorm's slope is
 1/√eps; its gradient then drowns the others. `midpoint` avoids that point.
+
+With `per_example` the scores on each example are given too; their mean is the score.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     selects=False,
     gradient="clean",
 )
-def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
+def eap(
+    runner: Runner, *, per_example: bool = False, progress: Progress | None = None
+) -> Discovery:
     """Score every edge with the gradient at the clean run."""
-    return _attributed(runner, [1.0], progress)
+    return _attributed(runner, [1.0], per_example, progress)
 
 
 @method(
@@ -39,9 +43,11 @@ def eap(runner: Runner, *, progress: Progress | None = None) -> Discovery:
     selects=False,
     gradient="path",
 )
-def clean_corrupted(runner: Runner, *, progress: Progress | None = None) -> Discovery:
+def clean_corrupted(
+    runner: Runner, *, per_example: bool = False, progress: Progress | None = None
+) -> Discovery:
     """Score every edge with the mean of the two gradients."""
-    return _attributed(runner, [0.0, 1.0], progress)
+    return _attributed(runner, [0.0, 1.0], per_example, progress)
 
 
 @method(
@@ -57,14 +63,22 @@ def eap_ig(
     *,
     steps: Annotated[int, Option("number of gradients that are averaged", 1, 1000)] = 5,
     midpoint: Annotated[bool, Option("take the middle of each step, not its left end")] = False,
+    per_example: bool = False,
     progress: Progress | None = None,
 ) -> Discovery:
     """Score every edge with the averaged gradient."""
     shift = 0.5 if midpoint else 0.0
-    return _attributed(runner, [(k + shift) / steps for k in range(steps)], progress)
+    return _attributed(runner, [(k + shift) / steps for k in range(steps)], per_example, progress)
 
 
-def _attributed(runner: Runner, points: list[float], progress: Progress | None) -> Discovery:
+def _attributed(
+    runner: Runner, points: list[float], per_example: bool, progress: Progress | None
+) -> Discovery:
+    from ..graphs.example_scores import ExampleScores, new_values
     from ..patching.gradients.attribution import attribute
 
-    return Discovery(attribute(runner, points, progress))
+    if not per_example:
+        return Discovery(attribute(runner, points, progress))
+    each = new_values(runner.graph, len(runner.pairs))
+    scores = attribute(runner, points, progress, each)
+    return Discovery(scores, examples=ExampleScores(runner.graph, each, runner.pairs.groups))

@@ -20,6 +20,7 @@ from ..patching.registries import look_up, registered
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
+    from ..graphs.example_scores import ExampleScores
     from ..graphs.scores import Scores
     from ..patching.ablations.registry import Ablation
     from ..patching.metrics.metric import Metric
@@ -52,6 +53,7 @@ class Discovery:
     evaluated; `order`: in which order edges were decided, for searches. `notes`: what else a file
     says: of searches `loss_search`, the circuit's loss as the search has it, and
     `vocabulary_products`, the questions that took all logits. `doubt`: why it cannot mean anything.
+    `examples`: the scores on each example, if they were asked for.
     """
 
     scores: Scores
@@ -60,6 +62,7 @@ class Discovery:
     order: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     doubt: str | None = None
+    examples: ExampleScores | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Method:
     """A registered method.
 
     `function` takes a runner, `progress`, and the options as keywords; one that takes `journal` can
-    be stopped and resumed, one that takes `start` can start from given scores. `selects`: it
+    be stopped and resumed, one that takes `start` can start from given scores, one that takes
+    `per_example` can give the scores on each example. `selects`: it
     returns a circuit; otherwise scores to choose from. `gradient`: where it takes the metric's
     gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its scores stand in
     where a search gives none to all edges. `unpaired`: options that suit ablations whose values are
@@ -111,6 +115,11 @@ class Method:
         return "start" in self._parameters
 
     @property
+    def by_example(self) -> bool:
+        """Tell whether it can give the scores on each example too."""
+        return "per_example" in self._parameters
+
+    @property
     def default_metric(self) -> str:
         """Name what it measures unless annotated otherwise."""
         from ..patching.metrics.registry import default_metric
@@ -144,6 +153,14 @@ class Method:
                 f"that can ({_able('starts')})."
             )
 
+    def check_by_example(self) -> None:
+        """Refuse to give scores on each example if the method cannot."""
+        if not self.by_example:
+            raise EdgewiseError(
+                f"method '{self.name}' gives no scores on each example; accepted: "
+                f"{_able('by_example')}."
+            )
+
     def check_resumable(self) -> None:
         """Refuse to go on where a run was stopped if the method cannot."""
         if not self.resumable:
@@ -158,6 +175,7 @@ class Method:
         progress: Progress | None = None,
         journal: Journal | None = None,
         start: Scores | None = None,
+        per_example: bool = False,
         **options: Any,
     ) -> Discovery:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
@@ -167,8 +185,11 @@ class Method:
             self.check_resumable()
         if start is not None:
             self.check_start()
-        given = {"journal": journal, "start": start, **self.check(options)}
+        if per_example:
+            self.check_by_example()
+        given = {"journal": journal, "start": start, "per_example": per_example or None}
         given = {key: value for key, value in given.items() if value is not None}
+        given |= self.check(options)
         found = self.function(runner, progress=progress, **given)
         found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
         if found.doubt:

@@ -16,6 +16,8 @@ layer gives all scores. Each block is a tape of its own, in which parameters are
   norm by the same formula; W is then the projection into it, which all heads share.
 * Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
 * A token at which nothing moves adds nothing to any score and is left out.
+* No example's loss depends on another's tokens. So the same product taken over the tokens of one
+  example gives its own scores, and their mean is the score.
 
 Shapes: K points, B examples, T positions, n tokens at which something moves, D d_model, H heads,
 d d_head, S senders.
@@ -40,6 +42,7 @@ from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner, refuse_nan
 from ..trace import past_of, project_all, repeat_kv, sum_heads
+from .by_example import ByExample
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 
 ROWS_AT_ONCE = 128
@@ -68,25 +71,36 @@ class _Tape:
     """What `m{l}`, `o{l}` and `s{l}` write, and read."""
 
 
-def attribute(runner: Runner, points: Sequence[float], progress: Progress | None = None) -> Scores:
+def attribute(
+    runner: Runner,
+    points: Sequence[float],
+    progress: Progress | None = None,
+    each: np.ndarray | None = None,
+) -> Scores:
     """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
 
     `points`: for each gradient, how much of the clean embedding it is taken at: 1 is the clean run,
     0 the run from the ablated embedding. Metrics without a gradient there are refused.
+    `each`: float32 [examples, edges], filled with the scores on each example of the pairs.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
     total = np.zeros(graph.reads.shape)
     done = 0
-    for chunk in runner.chunks():
+    for rows, chunk in runner.numbered_chunks():
         with torch.no_grad():
             delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
+        apart = None if each is None else ByExample.of(chunk, delta)
         for group in _groups(chunk, points):
             share = len(group) / len(points)
-            total += share * _ChunkScores(runner, chunk, group, delta).scores()
+            if apart is not None:
+                apart.share = share
+            total += share * _ChunkScores(runner, chunk, group, delta, apart).scores()
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
+        if each is not None and apart is not None:
+            each[rows] = apart.values
     if min(points) == 0 and not runner.ablation.paired and np.isnan(total[graph.reads]).any():
         raise EdgewiseError(
             f"the gradient where the embedding is what {runner.ablation.name} ablation gives is "
@@ -119,8 +133,16 @@ def _taped(write: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor
 class _ChunkScores:
     """One run forward and backward over a chunk; `delta`: [S, n·D], clean − ablated values."""
 
-    def __init__(self, runner: Runner, chunk: Chunk, points: list[float], delta: Tensor) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        chunk: Chunk,
+        points: list[float],
+        delta: Tensor,
+        apart: ByExample | None,
+    ) -> None:
         self.runner, self.chunk, self.model = runner, chunk, runner.model
+        self.apart = apart
         self.graph, self.points = runner.graph, points
         self.values = np.zeros(self.graph.reads.shape)
         self.batch = len(chunk.batch)
@@ -329,6 +351,8 @@ class _ChunkScores:
         rows = np.concatenate([np.arange(row, row + len(g)) for row, g in self.pending])
         before = int(self.graph.reads[rows].any(0).nonzero()[0].max()) + 1
         gradient = torch.cat([g for _, g in self.pending])
+        if self.apart is not None:
+            self.apart.add(gradient, rows, before)
         # delta is clean − ablated, so the score has the opposite sign
         product = -(gradient @ self.delta[:before].t())
         self.values[rows, :before] = product.cpu().double().numpy()

@@ -184,6 +184,15 @@ class Batch:
         """Return the number of pairs."""
         return int(self.answers.shape[0])
 
+    @cached_property
+    def owner(self) -> Tensor:
+        """Return whose each run is, int64 [B]: a pair's number; a pair's runs are neighbours."""
+        import torch
+
+        if self.steps is None:
+            return torch.arange(len(self), device=self.row.device)
+        return torch.empty_like(self.first).scatter_(0, self.row, self.steps.pair)
+
 
 @typed
 @dataclass(frozen=True)
@@ -251,6 +260,11 @@ class PromptPairs:
         of_tokens = (clean, corrupted, mask, position_ids, position)
         found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps)
         return found.to(device)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Return each pair's label, empty where it has none."""
+        return tuple(pair.group for pair in self.pairs)
 
     @property
     def sha256(self) -> str:

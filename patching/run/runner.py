@@ -164,6 +164,10 @@ class Runner:
                     self._kept.chunks[index] = chunk
             yield chunk
 
+    def numbered_chunks(self) -> Iterator[tuple[list[int], Chunk]]:
+        """Yield the chunks, each with the numbers of its examples among the pairs."""
+        return zip(self._rows, self.chunks(), strict=True)
+
     def carried(self) -> Carried:
         """Return what tells what ablated edges carry; the reference set is looked at once."""
         if self._kept.carried is None:
@@ -180,7 +184,7 @@ class Runner:
         Of answers of several tokens at each read, a pair's in the order of its batch.
         """
         masks, found, order = self._masks(circuits), [], list[int]()
-        for rows, chunk in zip(self._rows, self.chunks(), strict=True):
+        for rows, chunk in self.numbered_chunks():
             found.append(self.chunk_logits(chunk, masks))
             steps = chunk.batch.steps
             order += rows if steps is None else [rows[i] for i in steps.pair.tolist()]

@@ -44,11 +44,14 @@ def test_eap_is_the_derivative_of_the_loss_by_the_mask(
     model = tiny_lift(name, grouped_kv=grouped)
     pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
     runner = Runner.create(model, pairs, metric="logit_diff", ablation=ablation, batch_size=3)
-    scores = attribute(runner, [1.0])
+    each = np.zeros((len(pairs), model.graph.edge_count), dtype=np.float32)
+    scores = attribute(runner, [1.0], None, each)
     full = torch.ones(model.graph.reads.shape, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(mask_loss(runner, full), full)
     expected = np.where(model.graph.reads, -slope.numpy(), np.nan)  # ablating lowers the mask
     np.testing.assert_allclose(scores.values, expected, rtol=1e-4, atol=1e-6)
+    mean = each.mean(0, dtype=np.float64)
+    np.testing.assert_allclose(mean, expected[model.graph.reads], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("centred", [False, True])

@@ -1,0 +1,62 @@
+"""Scores on each example of a chunk: the product that gives a score, taken example by example.
+
+Shapes: B examples, n tokens at which something moves (an example's are neighbours), D d_model,
+S senders, E edges.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...graphs.example_scores import edge_starts
+from ...graphs.graph import ComputationGraph
+from ..run.chunk import Chunk
+
+
+@dataclass
+class ByExample:
+    """The scores of a chunk's examples as they are added up, float32 [B, E].
+
+    `delta`: [S, n·D], clean − ablated values. `cuts`: where each example's part of n·D begins and,
+    last, where it ends. `starts`: the column of each port's first edge. `share`: what part of the
+    points the gradients added next are of.
+    """
+
+    graph: ComputationGraph
+    delta: Tensor
+    cuts: list[int]
+    starts: list[int]
+    values: np.ndarray
+    share: float = 1.0
+
+    @staticmethod
+    def of(chunk: Chunk, delta: Tensor) -> ByExample:
+        """Begin with nothing."""
+        batch, tokens, graph = chunk.batch, chunk.moving_tokens, chunk.model.graph
+        length = batch.clean.shape[1] - chunk.start
+        owner = batch.owner.to(tokens.device)[tokens // length]
+        width = chunk.model.d_model
+        counts = torch.bincount(owner, minlength=batch.examples).cumsum(0).tolist()
+        cuts = [0, *(count * width for count in counts)]
+        values = np.zeros((batch.examples, graph.edge_count), dtype=np.float32)
+        return ByExample(graph, delta, cuts, edge_starts(graph), values)
+
+    def add(self, gradient: Tensor, rows: np.ndarray, before: int) -> None:
+        """Add the scores of some ports' edges, which all come from the first `before` senders.
+
+        `gradient`: [len(rows), n·D]; `rows`: runs of neighbouring ports.
+        """
+        delta = self.delta[:before]
+        product = gradient.new_empty((len(self.values), len(rows), before))
+        for i, (start, stop) in enumerate(itertools.pairwise(self.cuts)):
+            torch.mm(gradient[:, start:stop], delta[:, start:stop].t(), out=product[i])
+        there = torch.from_numpy(self.graph.reads[rows, :before].ravel().nonzero()[0])
+        # delta is clean − ablated, so the score has the opposite sign
+        found = -product.flatten(1)[:, there.to(product.device)].cpu().float().numpy()
+        columns = np.concatenate([np.arange(self.starts[r], self.starts[r + 1]) for r in rows])
+        self.values[:, columns] += self.share * found
