@@ -22,8 +22,8 @@ import click
 
 from . import __version__, commands
 from .commands.options import PREFIX
+from .graphs.calls.text import visible_lines
 from .graphs.errors import EdgewiseError, out_of_memory
-from .graphs.text import visible_lines
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 

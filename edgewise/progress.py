@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .graphs.text import visible
+from .graphs.calls.text import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

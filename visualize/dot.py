@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 
-from ..graphs.text import visible
+from ..graphs.calls.text import visible
 from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
 from .subject import Subject

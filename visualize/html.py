@@ -11,7 +11,7 @@ import hashlib
 from html import escape
 from importlib.resources import files
 
-from ..graphs.text import visible
+from ..graphs.calls.text import visible
 from .scene import Scene
 from .style import FONTS
 from .svg import to_svg

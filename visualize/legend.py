@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..graphs.calls.text import visible
 from ..graphs.names import Kind
-from ..graphs.text import visible
 from .scene import EdgeMark, Legend, NodeMark, Text, straight
 from .style import (
     DASHES,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..graphs.calls.text import visible
 from ..graphs.errors import EdgewiseError
-from ..graphs.text import visible
 from .scene import PathData, Scene, Text, outline
 from .style import PAPER
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from ..graphs.calls.text import visible
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, GraphMismatch
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import KIND_WORDS, Edge, Node
 from ..graphs.scores import Scores
-from ..graphs.text import visible
 from .style import INK, KIND_COLOURS, ONLY_A, ONLY_B, SHARED, edge_opacity, stable_colour
 
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]

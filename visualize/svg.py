@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape, quoteattr
 
-from ..graphs.text import visible
+from ..graphs.calls.text import visible
 from .scene import Cell, EdgeMark, NodeMark, PathData, Scene, Text, outline
 from .style import FONTS, PAPER
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from ..graphs.calls.text import visible, visible_lines
 from ..graphs.names import KIND_WORDS
-from ..graphs.text import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.table import Table

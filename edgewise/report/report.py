@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..experiment.spec import Experiment
+from ..graphs.calls.text import visible, visible_lines
 from ..graphs.files.atomic import write_text
-from ..graphs.text import visible, visible_lines
 from ..store.names import REPORT, REPORT_PAGE
 from .findings import read_findings
 from .page import to_page

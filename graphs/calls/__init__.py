@@ -1,1 +1,1 @@
-"""What public calls take, checked in one place."""
+"""What callers give: checked in one place, and made safe to show."""

@@ -15,8 +15,8 @@ import pytest
 
 from edgewise.experiment.document import parse_spec, read_spec
 from edgewise.experiment.spec import Experiment
+from edgewise.graphs.calls.text import visible, visible_lines
 from edgewise.graphs.files import read_circuit, read_diff, read_scores
-from edgewise.graphs.text import visible, visible_lines
 from edgewise.report.findings import read_findings
 from edgewise.report.page import to_page
 from edgewise.report.report import code, fenced, number, ratio, settings, templates, write_report

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.graphs.calls.text import visible
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff, Overlap
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.text import visible
 from edgewise.graphs.timeline import Timeline
 from edgewise.report.page import to_page
 from edgewise.visualize import make_scene, to_svg
