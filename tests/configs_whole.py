@@ -7,6 +7,8 @@ from typing import Any
 from transformers import (
     FalconMambaConfig,
     FalconMambaForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Mamba2Config,
     Mamba2ForCausalLM,
     MambaConfig,
@@ -24,6 +26,24 @@ MAMBA_2 = {
     "num_heads": 6, "head_dim": 4, "n_groups": 2, "chunk_size": 4, "conv_kernel": 3,
 }  # fmt: skip
 OTHER = {"layer_norm_epsilon": 1e-3, "num_hidden_layers": 3, "vocab_size": 37, "hidden_size": 16}
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+GEMMA_3N = {
+    "vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 4, "intermediate_size": 14, "sliding_window": 3,
+    "layer_types": [SLIDING, FULL, SLIDING, FULL], "num_kv_shared_layers": 2,
+    "vocab_size_per_layer_input": 29, "hidden_size_per_layer_input": 5, "altup_num_inputs": 3,
+    "laurel_rank": 3, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+    "max_position_embeddings": 64,
+}  # fmt: skip
+OTHER_GEMMA_3N = {
+    "vocab_size": 37, "hidden_size": 10, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 6, "layer_types": [FULL, SLIDING, FULL],
+    "num_kv_shared_layers": 0, "vocab_size_per_layer_input": 37, "hidden_size_per_layer_input": 3,
+    "altup_num_inputs": 2, "altup_active_idx": 1, "altup_correct_scale": False,
+    "activation_sparsity_pattern": [0.0, 0.9, 0.0], "rms_norm_eps": 0.05,
+    "final_logit_softcapping": 2.0, "tie_word_embeddings": False,
+}  # fmt: skip
 
 WHOLE_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mamba": (MambaConfig, MambaForCausalLM, MAMBA),
@@ -44,5 +64,7 @@ WHOLE_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Mamba2ForCausalLM,
         {**MAMBA_2, **OTHER, "num_heads": 8, "tie_word_embeddings": True, "use_bias": True},
     ),
+    "gemma3n": (Gemma3nTextConfig, Gemma3nForCausalLM, GEMMA_3N),
+    "gemma3n-others": (Gemma3nTextConfig, Gemma3nForCausalLM, {**GEMMA_3N, **OTHER_GEMMA_3N}),
     "qwen3-next": HYBRID_CONFIGS["qwen3-next"],  # of the hybrids, one that all tests take
 }

@@ -114,15 +114,16 @@ def noisy_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
     """Return what every sender writes on average where noise is added to the embeddings."""
     model, batch = runner.model, chunk.batch
     tokens = [token for pair in runner.reference.pairs for token in pair.clean]
-    sigma = 3 * float(model.embed_tokens(torch.tensor(tokens)).std())
+    embedded = model.embed_tokens(torch.tensor(tokens))[..., : model.embedded]
+    sigma = 3 * float(embedded.std())
     everything = torch.from_numpy(np.ones_like(model.graph.reads, dtype=float))
     zeros = [torch.zeros(())] * len(model.graph.senders)
     total: list[Tensor] = []
     for draw in range(10):
         sources = model.embed(batch.clean, batch.position_ids).clone()
         for row, (ids, real) in enumerate(zip(batch.clean, batch.mask, strict=True)):
-            noise = drawn_noise(ids[real].tolist(), model.d_model)[draw]
-            sources[0, row, real] += sigma * noise.to(sources)
+            noise = drawn_noise(ids[real].tolist(), model.embedded)[draw]
+            sources[0, row, real, : model.embedded] += sigma * noise.to(sources)
         given = list(sources.unbind(0))
         wrote, _ = naive_run(model, batch.clean, whole(chunk), zeros, everything, sources=given)
         total = [a + b for a, b in zip(total, wrote, strict=True)] if total else wrote

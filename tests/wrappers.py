@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+
+from edgewise.graphs.load.classes import only_text
+from tests.configs_whole import GEMMA_3N
 
 TEXT = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
@@ -151,6 +155,15 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma4_unified": ("Gemma4Unified", {
         "text_config": gemma4("gemma4_unified_text"), "vision_config": GEMMA4_VISION,
         "audio_config": None, **IMAGE}),
+    "gemma3n": ("Gemma3n", {
+        "text_config": {**GEMMA_3N, "model_type": "gemma3n_text", "vocab_size": 40},
+        "vision_config": {"hidden_size": 8, "vocab_offset": 37, "vocab_size": 2},
+        "audio_config": {
+            "hidden_size": 8, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1,
+            "conf_conv_kernel_size": 3, "sscp_conv_channel_size": (4, 4), "input_feat_size": 8,
+            "vocab_offset": 39, "vocab_size": 1,
+        },
+        "image_token_id": 37, "audio_token_id": 39}),
     "fuyu": ("Fuyu", {**TEXT, "text_config": {**LONE, "model_type": "persimmon"},
                       "patch_size": 2, "image_size": 4}),
     "cohere2_vision": ("Cohere2Vision", {"text_config": llama("cohere2", logit_scale=0.3), **IMAGE,
@@ -166,7 +179,8 @@ def tiny_wrapper(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
     config = getattr(transformers, f"{prefix}Config")(**options)
     torch.manual_seed(seed)
     kind = "CausalLM" if name == "fuyu" else "ConditionalGeneration"
-    model = getattr(transformers, f"{prefix}For{kind}")(config).eval()
+    with only_text(config) if name == "gemma3n" else nullcontext():  # images need a library
+        model = getattr(transformers, f"{prefix}For{kind}")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.5))

@@ -21,6 +21,7 @@ from .devices import place
 from .experts import Beside, Experts
 from .mlp import ACTIVATIONS, MLP, Linear
 from .norms import Norm, normalise, working_dtype
+from .own.packed import Gathered, Spread
 from .rotary import Growth, Rotary
 from .whole import Whole
 
@@ -77,8 +78,9 @@ class Block:
     @property
     def mixer(self) -> str:
         """Tell what mixes tokens: `heads`, a module taken `whole`, or `none`."""
-        kinds = {Attention: HEADS, Whole: WHOLE}
-        return NONE if self.attention is None else kinds[type(self.attention)]
+        if self.attention is None:
+            return NONE
+        return HEADS if isinstance(self.attention, Attention) else WHOLE
 
     @property
     def by_head(self) -> Attention:
@@ -136,14 +138,15 @@ class LiftedModel:
     to logits [B, T, V] by the model's own code, where there is any.
     `variants` names what was found, in words, for people. `stream_scales`: what the original's
     stream before each layer, and behind the last, is in units of the stream here (1 but in models
-    that multiply the stream behind a layer).
+    that multiply the stream behind a layer). `spread`: in models with several streams, what the
+    embedding makes of a token's embedding; the stream here is all of them side by side.
     """
 
     family: str
     tokens: Tensor = field(repr=False)
     positions: Tensor | None = field(repr=False)
     blocks: tuple[Block, ...] = field(repr=False)
-    final_norm: Norm | None = field(repr=False)
+    final_norm: Norm | Gathered | None = field(repr=False)
     unembed: Linear = field(repr=False)
     graph: ComputationGraph
     variants: dict[str, str]
@@ -153,13 +156,24 @@ class LiftedModel:
     logit_softcap: float | None = None
     embed_norm: Norm | None = field(default=None, repr=False)
     stream_scales: tuple[float, ...] = ()
+    spread: Spread | None = field(default=None, repr=False)
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def d_model(self) -> int:
         """Return the width of the stream."""
-        return self.tokens.shape[1]
+        return self.tokens.shape[1] if self.spread is None else self.spread.packing.size
+
+    @property
+    def embedded(self) -> int:
+        """Count the features of the stream that the embedding writes, which stand first."""
+        return self.d_model if self.spread is None else self.spread.packing.embedded
+
+    @property
+    def streams(self) -> int:
+        """Count the original's streams, which stand side by side in the stream here."""
+        return 1 if self.spread is None else self.spread.packing.count
 
     @property
     def dtype(self) -> torch.dtype:
@@ -216,7 +230,8 @@ class LiftedModel:
         """Return the embeddings of tokens alone, without learned positions, [..., D]."""
         token = self.tokens[ids]
         token = token if self.embed_scale == 1 else token * self.embed_scale
-        return normalise(self.embed_norm, token)
+        token = normalise(self.embed_norm, token)
+        return token if self.spread is None else self.spread(ids, token)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,7 +73,7 @@ def scaled(unit: Tensor, scale: Tensor) -> Tensor:
     return unit.mul_(scale) if in_place else unit * scale
 
 
-def normalise(norm: Norm | None, x: Tensor) -> Tensor:
+def normalise(norm: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
     """Apply a norm to x, [N, D]; None leaves x as it is."""
     return x if norm is None else norm(x)
 

@@ -113,7 +113,7 @@ class Whole:
         read = x.to(self.dtype)
         for part in self.parts:
             given = read if part.input_scale == 1 else read * part.input_scale
-            function = _constant(part.module)
+            function = constant_function(part.module)
             if self.calls is not None and context is not None:
                 function = partial(self.calls.of(part.name, context, given.dtype), function)
             with untouched(part.module):  # a module that gathers state begins anew in each call
@@ -131,7 +131,7 @@ class Whole:
         return total.to(x.dtype).view_as(x)
 
 
-def _constant(module: Module) -> Callable[..., Any]:
+def constant_function(module: Module) -> Callable[..., Any]:
     """Return a module's function with its parameters as constants, and the module as it was."""
     if not torch.is_grad_enabled() or not any(p.requires_grad for p in module.parameters()):
         return module

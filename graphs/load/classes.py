@@ -99,7 +99,7 @@ def text_alone(kind: Any) -> Any:
         try:
             kind.__init__(self, config, *rest, **options)
         except ImportError:  # of a library that only a part for images needs
-            with _only_text(config):
+            with only_text(config):
                 kind.__init__(self, config, *rest, **options)
         body, left = text_body(self), list[str]()
         if body is None:
@@ -115,7 +115,8 @@ def text_alone(kind: Any) -> Any:
                 here = any(
                     f"{p}.".startswith(f"{child}.") for p in (body.body_path, body.head_path)
                 )
-                if not (here or body.inside(child)):
+                read = hasattr(module._modules[name], "vocab_offset")  # tokens, in any text's run
+                if not (here or read or body.inside(child)):
                     module._modules[name] = Absent(self)
                     left.append(child)
         self.left_out = left
@@ -125,7 +126,7 @@ def text_alone(kind: Any) -> Any:
 
 
 @contextmanager
-def _only_text(config: Any) -> Iterator[None]:
+def only_text(config: Any) -> Iterator[None]:
     """Let a multimodal model put nothing in the place of each model within that is not of text."""
     from transformers import AutoModel
 

@@ -45,11 +45,12 @@ def noise(reference: Reference) -> Carried:
     def carried(runs: Runs) -> Values:
         batch, clean = runs.batch, runs.clean.values
         context = AttentionContext(batch.mask, batch.position_ids)
-        drawn = draws(batch, clean.sources.shape[-1]).to(clean.sources)  # [draws, B, T, D]
+        width = reference.model.embedded  # what it writes, in streams side by side
+        drawn = draws(batch, width).to(clean.sources)  # [draws, B, T, D]
         total: Values | None = None
         for one in drawn:
             sources = clean.sources.clone()
-            sources[0] += scale() * one
+            sources[0, ..., :width] += scale() * one
             values = run_plain(reference.model, batch.clean, context, sources=sources).values
             values = values.map(widest)
             total = values if total is None else total.map(lambda a, b: a + b, values)
@@ -66,7 +67,7 @@ def deviation(reference: Reference) -> float:
     model = reference.model
     ids = torch.tensor([token for pair in reference.pairs for token in pair.clean])
     embedded: Tensor = model.embed_tokens(ids.to(model.tokens.device))
-    return float(embedded.double().std())
+    return float(embedded[..., : model.embedded].double().std())
 
 
 def draws(batch: Batch, width: int) -> Tensor:

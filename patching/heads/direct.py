@@ -19,11 +19,14 @@ from torch import Tensor
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.norms import Norm, working_dtype
+from ...graphs.lift.own.packed import Gathered
 from ..incremental.unembedding import times
 
 
-def frozen(norm: Norm | None, at: Tensor, x: Tensor) -> Tensor:
+def frozen(norm: Norm | Gathered | None, at: Tensor, x: Tensor) -> Tensor:
     """Return what a part x of `at` contributes to the normalised `at`, but its bias, [N, D]."""
+    if isinstance(norm, Gathered):
+        norm, at, x = norm.frozen(at, x)
     if norm is None:
         return x
     _, rate = norm.unit(at)

@@ -149,6 +149,7 @@ def certify(model: LiftedModel, pairs: PromptPairs | None = None) -> Certificate
         at_answers = (full - clean[rows, batch.answer_position]).abs().max()
         kept_all = float(np.maximum(float(at_answers), float(everywhere.abs().max())))  # NaN stays
         kept_none = float((empty - corrupted[rows, batch.answer_position]).abs().max())
+        hidden = [_completed(*both) for both in zip(hidden, plain.streams.attention, strict=False)]
         stream = _stream_error(chunk, plain, hidden)
         blocks = block_excess(model, batch, clean, hidden)
     share = RELATIVE_TOLERANCE[clean.dtype]
@@ -263,7 +264,7 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
             start_afresh(live)
             if layers is None:  # the graph's layers are not the model's
                 return [live(input_ids=ids, **where, use_cache=False).logits]
-            with layer_inputs(layers) as hidden:  # what models call their hidden states differs
+            with layer_inputs(layers, model.streams) as hidden:  # models name them in many ways
                 out = live(input_ids=ids, **where, use_cache=False)
         scales = model.stream_scales or (1.0,) * len(hidden)
         return [out.logits, *(h / s for h, s in zip(hidden, scales, strict=False))]
@@ -271,6 +272,12 @@ def _original_outputs(model: LiftedModel, ids: Tensor, position_ids: Tensor) -> 
         return [model.original(ids)]
     run = run_plain(model, ids, AttentionContext(ones.bool(), position_ids))
     return [model.logits(run.streams.final)]
+
+
+def _completed(state: Tensor, stream: Tensor) -> Tensor:
+    """Put behind an original's state what the stream here has beside it, [B, T, D]."""
+    beside = stream[..., state.shape[-1] :]
+    return torch.cat((state, beside.to(state)), -1) if beside.shape[-1] else state
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from edgewise.graphs.lift.lifted import Whole
 from edgewise.graphs.lift.lifting import describe
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.gradients.port_gradients import port_gradients
+from edgewise.patching.heads.direct import Direct
 from edgewise.patching.heads.random_tokens import model_blocks
 from edgewise.patching.heads.roles import measure
 from edgewise.patching.paths import patch_paths
@@ -41,7 +42,7 @@ from tests.engine import (
 from tests.patching.test_incremental import assert_equal, compare
 
 EVERY = {**WHOLE_CONFIGS, **HYBRID_CONFIGS}
-SOME = ["mamba", "mamba2-others", "falcon-mamba", "qwen3-next"]
+SOME = ["mamba", "mamba2-others", "falcon-mamba", "gemma3n", "qwen3-next"]
 
 
 class InFloat64(TorchFunctionMode):
@@ -222,3 +223,44 @@ def test_a_mixer_is_called_as_the_models_own_code_does() -> None:
     once = model.blocks[0].write_whole(stream, chunk.context)
     many = model.blocks[0].write_whole(torch.stack((stream, 2 * stream)), chunk.context)
     torch.testing.assert_close(many[0], once)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma3n-others"])
+def test_what_senders_add_to_the_logits_of_several_streams_sums_up(name: str) -> None:
+    model = tiny_lift(name)
+    runner = Runner.create(model, tiny_pairs(), ablation="zero")
+    (chunk,) = runner.chunks()
+    answers, distractors = chunk.batch.answers, chunk.batch.distractors
+    direct = Direct(model, chunk.at_answers(chunk.clean.streams.final), answers, distractors)
+    single = chunk.delta.view(len(model.graph.senders), *chunk.clean.streams.final.shape)
+    parts = direct.normed(chunk.at_answers(single))
+    total = direct.logits(parts.sum(0))
+    cap = model.logit_softcap
+    bent = (total / cap).tanh() * cap if cap is not None else total
+    assert chunk.target.clean_logits is not None
+    torch.testing.assert_close(bent, chunk.target.clean_logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma3n-others"])
+def test_an_edge_carries_what_a_layer_is_given_past_the_streams(name: str) -> None:
+    """Cut off from `embed`, a layer is given the corrupted tokens' input, whatever it is."""
+    model = tiny_lift(name)
+    runner = Runner.create(model, tiny_pairs(lengths=(6,)), metric="nll")
+    (chunk,) = runner.chunks()
+    assert model.spread is not None
+    packing = model.spread.packing
+    for layer, block in enumerate(model.blocks):
+        edges = [f"embed->s{layer}", f"s{layer}->logits"]
+        edges += [f"{u}->s{layer}" for u in [f"s{i}" for i in range(layer)]]
+        for kept in (edges, edges[1:]):
+            circuit = Circuit.empty(model.graph).with_edges(kept)
+            found = runner.chunk_logits(chunk, circuit.kept[None])[0]
+            x = chunk.base.streams.attention[layer].clone()
+            if kept is edges:
+                x += (chunk.clean.values.sources - chunk.base.values.sources)[0]
+                given = chunk.clean.values.sources[0][..., packing.given(layer)]
+                torch.testing.assert_close(x[..., packing.given(layer)], given)
+            final = chunk.base.streams.final - chunk.base.values.z[layer].squeeze(-2)
+            final = final + block.write_whole(x, chunk.context)
+            expected = model.logits(chunk.at_answers(final))
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

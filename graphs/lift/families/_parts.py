@@ -17,6 +17,7 @@ from ..attention import Latent
 from ..experts import Beside, Experts, Routing, SharedExpert
 from ..lifted import MLP, Attention, Block, Growth, LiftedModel, Linear, Norm, Rotary, Whole
 from ..lifting import by_head, optional, require_activation
+from ..own.packed import Gathered
 
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn", "ntk_alpha", "proportional")
 """Rotary variants whose frequencies do not depend on the prompt's length."""
@@ -467,7 +468,7 @@ def assemble(
     model: Any,
     embedding: Any,
     blocks: tuple[Block, ...],
-    final_norm: Norm | None,
+    final_norm: Norm | Gathered | None,
     positions: str | Rotary,
     *,
     table: Tensor | None = None,

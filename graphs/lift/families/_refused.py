@@ -30,7 +30,7 @@ _REASONS = {
     "its shared layers read the embedding beside the stream": "zamba zamba2",
     "its stream is multiplied, not only added to, at every layer": "beam doge zaya",
     "several streams run beside each other, which its layers mix": """
-        deepseek_v4 gemma3n_text hy_v4
+        deepseek_v4 hy_v4
     """,
     "its experts write behind the attention that follows the stream they read": "longcat_flash",
     "its layers run again and again on their own output": "hrm_text",

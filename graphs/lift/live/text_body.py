@@ -70,6 +70,9 @@ class TextBody(Module):
         """Return the tokens in whose place the whole model puts images or sound."""
         config = self.whole.config
         found = {getattr(config, key, None) for key in dir(config) if _PLACEHOLDER.fullmatch(key)}
+        for part in vars(config).values():  # of some the tokens behind those of text
+            first = getattr(part, "vocab_offset", None)
+            found |= set(range(first, self.config.vocab_size)) if isinstance(first, int) else set()
         return frozenset(one for one in found if isinstance(one, int))
 
     def get_input_embeddings(self) -> Any:

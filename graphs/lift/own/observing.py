@@ -36,10 +36,13 @@ class OwnCall:
     kwargs: Mapping[str, object]
     reads: int | str
 
-    def __call__(self, function: Callable[..., Any], x: Tensor) -> Any:
-        """Call a module, or what stands for it, on hidden states x [n, T, D]."""
+    def __call__(self, function: Callable[..., Any], x: Tensor, **given: object) -> Any:
+        """Call a module, or what stands for it, on hidden states x [n, T, D].
+
+        `given`: inputs in the place of those that were noted.
+        """
         args = [_fitted(one, x) for one in self.args]
-        kwargs = {key: _fitted(one, x) for key, one in self.kwargs.items()}
+        kwargs = {key: _fitted(one, x) for key, one in self.kwargs.items()} | given
         if isinstance(self.reads, int):
             args[self.reads] = x
         else:
@@ -48,10 +51,13 @@ class OwnCall:
 
 
 class OwnCalls:
-    """How a live model calls some of its modules, by their names; noted once for each length."""
+    """How a live model calls some of its modules, by their names; noted once for each length.
 
-    def __init__(self, model: Module, names: Sequence[str]) -> None:
-        self._model, self._names = model, tuple(names)
+    `given`: the inputs that whoever calls them anew gives himself, the hidden states first.
+    """
+
+    def __init__(self, model: Module, names: Sequence[str], given: Sequence[str] = ()) -> None:
+        self._model, self._names, self._given = model, tuple(names), tuple(given)
         self._known: dict[tuple[int, torch.dtype], dict[str, OwnCall]] = {}
 
     def of(self, name: str, context: AttentionContext, dtype: torch.dtype) -> OwnCall:
@@ -82,7 +88,10 @@ class OwnCalls:
                     f"{call.name} runs more than once in a forward pass, so it is no layer's own "
                     "part and cannot be taken whole."
                 )
-            found[call.name] = call.without_stream(length)
+            if self._given:
+                found[call.name] = call.without(modules[call.name], self._given)
+            else:
+                found[call.name] = call.without_stream(length)
         if missing := [name for name in self._names if name not in found]:
             raise UnsupportedModel(f"the model's own code does not run {', '.join(missing[:3])}.")
         return found
@@ -116,6 +125,16 @@ class Observed:
         args = tuple(None if key == reads[0] else one for key, one in enumerate(self.args))
         kwargs = {key: one for key, one in self.kwargs.items() if key != reads[0]}
         return OwnCall(args, kwargs, reads[0])
+
+    def without(self, module: Module, given: Sequence[str]) -> OwnCall:
+        """Return how to call the module again with some inputs given, the hidden states first."""
+        takes = inspect.signature(module.forward)
+        named = takes.bind(*self.args, **self.kwargs).arguments
+        for key, one in takes.parameters.items():
+            if one.kind is inspect.Parameter.VAR_KEYWORD:
+                named |= named.pop(key, {})
+        kwargs = {key: value for key, value in named.items() if key not in given}
+        return OwnCall((), kwargs, given[0])
 
     @property
     def reads_stream(self) -> bool:
@@ -181,12 +200,20 @@ def decoder_layers(model: Module, count: int) -> list[Module] | None:
 
 
 @contextmanager
-def layer_inputs(layers: Sequence[Module]) -> Iterator[list[Tensor]]:
-    """Note what each layer is given, [B, T, D], in the order in which they run."""
+def layer_inputs(layers: Sequence[Module], streams: int = 1) -> Iterator[list[Tensor]]:
+    """Note what each layer is given, [B, T, D], in the order in which they run.
+
+    Of layers that read several streams, [streams, B, T, D], these side by side.
+    """
     found: list[Tensor] = []
 
     def note(_: Module, args: Any, kwargs: Any) -> None:
-        found.append(next(x for x in (*args, *kwargs.values()) if is_stream(x, None)))
+        every = (*args, *kwargs.values())
+        if streams > 1:
+            found.append(next(x for x in every if isinstance(x, Tensor) and x.dim() == 4))
+            found[-1] = found[-1].movedim(0, -2).flatten(-2)
+        else:
+            found.append(next(x for x in every if is_stream(x, None)))
 
     handles = [one.register_forward_pre_hook(note, with_kwargs=True) for one in layers]
     try:
