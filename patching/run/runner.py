@@ -200,16 +200,31 @@ class Runner:
         losses: bool = False,
     ) -> np.ndarray:
         """Return the mean of each metric, or of its loss, for each circuit, [metrics, circuits]."""
+        return np.asarray(self.measure_each(circuits, metrics, losses).mean(-1))
+
+    @typed
+    @torch.no_grad()
+    def measure_each(
+        self,
+        circuits: Sequence[Circuit],
+        metrics: Sequence[Metric] | None = None,
+        losses: bool = False,
+    ) -> np.ndarray:
+        """Return each example's value, or loss, by each metric, for each circuit.
+
+        float64 [metrics, circuits, examples], in the pairs' order.
+        """
         metrics = [self.metric] if metrics is None else metrics
         masks = self._masks(circuits)
-        total = np.zeros((len(metrics), len(circuits)))
-        for chunk in self.chunks():
+        each = np.empty((len(metrics), len(circuits), len(self.pairs)))
+        for rows, chunk in zip(self._rows, self.chunks(), strict=True):
             for c in range(len(masks)):
                 found = self._read(chunk, masks[c : c + 1], metrics, losses)
-                total[:, c] += [float(value.cpu().double().sum()) for value in found]
-        for metric, values in zip(metrics, total, strict=True):
+                for m, value in enumerate(found):
+                    each[m, c, rows] = value[0].cpu().double().numpy()
+        for metric, values in zip(metrics, each.mean(-1), strict=True):
             refuse_nan(values, f"the metric '{metric.name}'")
-        return total / len(self.pairs)
+        return each
 
     @typed
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:

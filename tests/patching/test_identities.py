@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.names import Kind, Node, Port
+from edgewise.patching.metrics.registry import get_metric
+from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.certificate import certify, original_run
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.masked_run import SUMS_KEPT, World, run_masked
@@ -180,6 +182,27 @@ def test_batches_of_any_size_give_the_same_mean() -> None:
     circuit = Circuit(model.graph, random_mask(model.graph, 0.5, 0))
     losses = [Runner.create(model, pairs, batch_size=n).loss(circuit) for n in (1, 2, 5)]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
+
+
+def test_values_of_each_example_stand_in_the_pairs_order_and_their_means_are_measured() -> None:
+    model, pairs = tiny_lift("llama"), tiny_pairs(1, lengths=(7, 4, 7, 5))  # run by length
+    circuits = [Circuit(model.graph, random_mask(model.graph, 0.6, seed)) for seed in range(3)]
+    metrics = [get_metric("logit_diff"), get_metric("kl")]
+    found = []
+    for batch_size in (1, 3, 4):
+        runner = Runner.create(model, pairs, batch_size=batch_size)
+        each = runner.measure_each(circuits, metrics)
+        assert each.shape == (2, 3, 4)
+        assert each.dtype == np.float64
+        assert np.allclose(each.mean(-1), runner.measure(circuits, metrics), atol=1e-12)
+        found.append(each)
+    assert np.allclose(found[0], found[1])
+    assert np.allclose(found[0], found[2])
+    for i, pair in enumerate(pairs):
+        alone = Runner.create(model, PromptPairs((pair,)))
+        assert np.allclose(alone.measure(circuits, metrics), found[0][:, :, i])
+    losses = runner.measure_each(circuits, metrics, losses=True)
+    assert np.allclose(losses, found[0] * np.array([-1, 1])[:, None, None])
 
 
 def test_dead_nodes_are_not_run() -> None:

@@ -153,6 +153,10 @@ def test_a_loss_is_the_sum_of_its_tokens(family: str, metric: str, ablation: str
         runner = Runner.create(lift, pairs, metric=metric, ablation=ablation, batch_size=size)
         expected = summed(lift, pairs, metric, ablation, lambda r: r.losses(circuits))
         np.testing.assert_allclose(runner.losses(circuits), expected, rtol=1e-9, atol=1e-9)
+    for i, pair in enumerate(pairs):
+        alone = Runner.create(lift, PromptPairs((pair,)), metric=metric, ablation=ablation)
+        each = runner.measure_each(circuits, losses=True)[0, :, i]
+        np.testing.assert_allclose(each, alone.losses(circuits), rtol=1e-9, atol=1e-9)
 
 
 SCORED = [

@@ -1,0 +1,1 @@
+"""How sure a measured number is, from values per example; no model is run here."""
