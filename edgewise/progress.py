@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,7 +27,12 @@ Progress = Callable[[int, int, str], None]
 
 
 class Reporter:
-    """Receive reports, and show nothing."""
+    """Receive reports, and show nothing.
+
+    `on_prompts`: called with where prompt pairs are from as soon as they are there.
+    """
+
+    on_prompts: Callable[[Mapping[str, object]], None] | None = None
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Take a report."""
@@ -37,6 +42,13 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+def prompts_are_there(progress: Progress | None, origin: Mapping[str, object]) -> None:
+    """Tell whoever listens where prompt pairs are from, before they are worked with."""
+    tell = getattr(progress, "on_prompts", None)
+    if tell is not None:
+        tell(origin)
 
 
 def named(progress: Progress | None, where: str) -> Progress:
@@ -134,11 +146,17 @@ def clock_time(seconds: float) -> str:
 
 
 @contextmanager
-def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
+def reporting(
+    stream: TextIO | None = None,
+    on_prompts: Callable[[Mapping[str, object]], None] | None = None,
+) -> Iterator[Reporter]:
     """Give a reporter that suits standard error (or another stream)."""
     stream = sys.stderr if stream is None else stream
+    reporter: Reporter
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
-        yield Log(stream)
+        reporter = Log(stream)
+        reporter.on_prompts = on_prompts
+        yield reporter
         return
     from rich import progress as rich
     from rich.console import Console
@@ -154,4 +172,6 @@ def reporting(stream: TextIO | None = None) -> Iterator[Reporter]:
         speed_estimate_period=RECENT_SECONDS,
     )  # fmt: skip
     with bars:
-        yield Bar(bars)
+        reporter = Bar(bars)
+        reporter.on_prompts = on_prompts
+        yield reporter

@@ -41,7 +41,7 @@ from .graphs.roles import HeadRoles
 from .patching.metrics.functions import as_metric
 from .patching.prompts.pair_files import SHAPE, read_pairs, write_pairs
 from .patching.prompts.pairs import Pair, PromptPairs
-from .progress import SILENT, Progress, named
+from .progress import SILENT, Progress, named, prompts_are_there
 from .report.report import write_report
 from .session import Session, make_runner, open_model
 from .steps.compare import CloserLook, InModel, put_together
@@ -174,6 +174,7 @@ class _Run:
         if file is not None and (circuit is None or is_there(file)):
             facts["file"] = file_sha256(Path(file))
         self.step("prompts", [names.PROMPTS, names.TASK], make, self.spec.key("task", **facts))
+        prompts_are_there(self.progress, self.about_task["origin"])
 
     @cached_property
     def about_task(self) -> dict[str, Any]:
@@ -226,10 +227,6 @@ class _Run:
             session = self.session(model)
             for metric in spec.evaluation.metrics:
                 make_runner(session, self.pairs, metric=metric, ablation=spec.discovery.ablation)
-            if spec.comparison.roles:  # refused now, not after hours
-                from .patching.heads.roles import refuse_spelled
-
-                refuse_spelled(self.pairs)
             if model != spec.base:
                 self.check_variant(model, session)
             path, journal = self.store.path(name), self.store.journal(name)

@@ -212,18 +212,24 @@ def open_task(
         PromptError: the pairs cannot be made or read.
     """
     from .graphs.files.places import local_paths
+    from .patching.ablations.registry import ablations
+    from .patching.metrics.registry import metrics
     from .patching.prompts.chat import Chat
-    from .patching.prompts.pair_files import read_pairs
+    from .patching.prompts.pair_files import read_with
+    from .patching.prompts.row_context import RowContext
 
     part, (tokenizer, vocabulary) = task_of(task, **fields), open_vocabulary(session)
     if part.file is None:
         made = make_pairs(part, tokenizer, vocabulary)
         return made.pairs, made.report
     check_task(part.file)
-    pairs = read_pairs(
-        part.file, tokenizer, bos=part.bos, vocab_size=vocabulary, seed=part.seed,
-        answers=part.answers, chat=Chat(part.system, part.continued),
+    context = RowContext(
+        tokenizer, part.bos, vocabulary, part.seed or 0, part.answers,
+        Chat(part.system, part.continued),
+        twinless=tuple(name for name, one in ablations().items() if not one.paired),
+        whole=tuple(name for name, one in metrics().items() if one.whole is not None),
     )  # fmt: skip
+    pairs = read_with(part.file, context)
     where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos, **part.taken}
     first = pairs.pairs[: part.examples]
     return replace(pairs, pairs=first, origin={**pairs.origin, **where}), None

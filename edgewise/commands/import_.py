@@ -50,14 +50,12 @@ def import_(
     options.claim(output, source)
     check_writable(scores_path(output), source)
     found = foreign(source, percent)
-    with reporting() as progress:
+    with reporting(on_prompts=show.understood) as progress:
         progress.say(f"loading and lifting {model}")
         made = import_circuit(
             found, model, task, select, compute, progress=progress,
             **flags.only("metric", "ablation"),
         )  # fmt: skip
-    if made.pairs is not None:
-        show.understood(made.pairs.origin)
     sidecar = None
     if made.scores is not None:
         sidecar = write_scores(output, made.scores.scores, **made.scores.about)

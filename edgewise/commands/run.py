@@ -16,14 +16,11 @@ from .options import FILE, option
 @options.json_option
 def run(spec: str, output: str | None, as_json: bool) -> None:
     """Find, evaluate, compare and draw what SPEC declares, into a directory."""
-    from ..graphs.files.reading import read_json
     from ..progress import reporting
     from ..run import run_spec
-    from ..store.names import TASK
 
-    with reporting() as progress:
+    with reporting(on_prompts=show.understood) as progress:
         result = run_spec(spec, output or os.path.splitext(spec)[0], progress)
-    show.understood(read_json(result.output / TASK)["origin"])
     if as_json:
         show.emit(result.as_dict())
         return

@@ -72,9 +72,8 @@ def timeline(
     options.claim(output, request.task.reference, *references)
     results = None if no_cache else _results(cache)
     names = None if labels is None else [label.strip() for label in labels.split(",")]
-    with reporting() as progress:
+    with reporting(on_prompts=show.understood) as progress:
         found = follow(request, labels=names, results=results, progress=progress)
-    show.understood(found.task)
     if output is not None:
         write_timeline(output, found)
     if as_json:

@@ -93,7 +93,7 @@ def transplant(
         _choice(parts, {})
     given = {key: read_given(path) for key, path in files.items()}
     options.claim(output, *files.values())
-    with reporting() as progress:
+    with reporting(on_prompts=show.understood) as progress:
         progress.say(f"comparing {a} and {b}")
         circuits: dict[str, Circuit] = {}
         for key, one in given.items():
@@ -108,7 +108,6 @@ def transplant(
             a, b, task, choice, direction=direction, progress=progress, metric=flags["metric"],
             **vars(graph), **vars(compute),
         )  # fmt: skip
-    show.understood(found.task)
     if output is not None:
         write_transplant(output, found)
     if as_json:

@@ -17,6 +17,7 @@ from ..graphs.files.circuit import CircuitFile
 from ..graphs.names import Kind, Node
 from ..graphs.roles import HeadRoles, ModelRoles
 from ..patching.heads.random_tokens import model_blocks
+from ..patching.prompts.answers import token_by_token
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress
 from ..session import Session
@@ -95,7 +96,17 @@ def _task_notes(session: Session, pairs: PromptPairs, difference: float) -> list
     """Say what limits the values measured on a task."""
     from ..patching.heads.roles import TOP
 
-    notes = []
+    notes, tokens = [], token_by_token(pairs)
+    if len(tokens) > len(pairs):
+        notes.append(
+            f"answers of several tokens are read token by token: the means are over the "
+            f"{len(tokens):,} tokens of {len(pairs):,} pairs."
+        )
+        if any(not pair.distractors for pair in tokens) and all(p.distractors for p in pairs):
+            notes.append(
+                "behind tokens with which no distractor begins, the mean over all logits takes "
+                "the distractors' place in direct attributions."
+            )
     if any(not pair.distractors for pair in pairs):
         notes.append(
             "some pairs have no distractors; the mean over all logits takes their place in direct "

@@ -33,7 +33,7 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.scores import Scores
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
-from ..progress import Progress
+from ..progress import Progress, prompts_are_there
 from ..session import Session, make_runner, open_model, open_task
 from .discover import circumstances, measures, selected, task_block
 
@@ -97,6 +97,7 @@ def import_circuit(
     pairs = task
     if task is not None and not isinstance(task, PromptPairs):
         pairs, _ = open_task(session, task)
+        prompts_are_there(progress, pairs.origin)
     runner, evaluation, certificate = None, None, session.certificate
     if isinstance(pairs, PromptPairs):
         certificate = session.certify(pairs)

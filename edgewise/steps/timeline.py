@@ -40,7 +40,7 @@ from ..graphs.timeline import Timeline, check_labels
 from ..patching.metrics.functions import Given, as_metric, is_traceable, metric_name
 from ..patching.metrics.metric import Metric
 from ..patching.prompts.pairs import PromptPairs
-from ..progress import SILENT, Progress
+from ..progress import SILENT, Progress, prompts_are_there
 from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
 from ..store.journal import JournalFile
@@ -93,6 +93,7 @@ def timeline(
     check_labels(names, len(references))
     check_selects(spec.discovery)
     pairs, _ = experiment_pairs(spec, references[0])
+    prompts_are_there(progress, pairs.origin)
     checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
     found: list[Kept] = []
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):

@@ -28,7 +28,7 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..patching.metrics.functions import as_metric
 from ..patching.metrics.registry import default_metric
-from ..progress import Progress
+from ..progress import Progress, prompts_are_there
 from ..session import Session, open_model, open_task, open_vocabulary, task_of
 from .discover import circumstances, task_block
 from .same_prompts import prompt_difference
@@ -165,6 +165,7 @@ def transplant(
 
     donor = opened(models[0])
     pairs, _ = open_task(_able_to_read(donor, models[1]), task)
+    prompts_are_there(progress, pairs.origin)
     runner = clean_runner(donor.lifted, pairs, metric, compute.batch_size)
     wanted = choice.senders(donor.graph)
     begun = time.perf_counter()

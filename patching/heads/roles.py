@@ -24,6 +24,10 @@ At the answer position t of a task's clean prompts:
   first that fits of: `first` position; `last`, t itself; `answer`, `distractor`: tokens that are an
   answer or distractor; `changed`: the corrupted prompt has another token; `rest`.
 
+Of an answer of several tokens each is a prompt of its own: t is where it is predicted, behind the
+answer's tokens before it (teacher-forced), and the distractors are the tokens with which those that
+begin alike go on there; where none does, the mean over all logits takes their place.
+
 Shapes: B examples, T positions, D d_model, H heads, h wanted heads, K d_head.
 """
 
@@ -36,11 +40,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.errors import GraphMismatch, PromptError
+from ...graphs.errors import GraphMismatch
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
+from ..prompts.answers import token_by_token
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..run.runner import Progress, check_prompts
 from ..trace import Trace, at_answers, patterns, project, run_plain
@@ -86,7 +91,7 @@ def measure(
         raise GraphMismatch(f"the model has no head {', '.join(missing)}; it has {has}.")
     if pairs is not None:
         check_prompts(model, pairs)
-        refuse_spelled(pairs)
+        pairs = token_by_token(pairs)
     on_tokens = token_scores(model, blocks, progress)
     on_task: list[tuple[Figures, Figures]] = [({}, {})] * len(wanted)
     difference = None
@@ -97,15 +102,6 @@ def measure(
         own = {key: float(on_tokens[key][node.layer or 0, node.index or 0]) for key in ON_TOKENS}
         found.append(HeadRoles.of(node, {**own, **scores}, spans))
     return Measured(tuple(found), difference)
-
-
-def refuse_spelled(pairs: PromptPairs) -> None:
-    """Refuse answers of several tokens, which are read at several positions."""
-    if any(pair.spelled is not None for pair in pairs):
-        raise PromptError(
-            "roles of heads are measured at one position, and answers of several tokens are "
-            "read at several; accepted: answers of one token, or `answers` first."
-        )
 
 
 @torch.no_grad()

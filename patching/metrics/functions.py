@@ -13,6 +13,19 @@ are padded with -1 and which has the full model's logits too. It returns [B], a 
 example by itself; larger is better. `Metric("name", function, larger_is_better=False)`, whose
 function takes [..., B, V] and returns [..., B], says that smaller is better.
 
+Answers of several tokens (`answers` whole) are read at R places: `logits` are then [R, V], and
+`target.answers` and `target.distractors`, which would be first tokens only, are refused. A function
+that uses `target.log_probs(logits)`, which gives the log of the probability of every answer and
+distractor of however many tokens, takes both kinds:
+
+    def best(logits, target):
+        "The likeliest answer beside the likeliest distractor."
+        right, wrong = target.log_probs(logits)
+        return right.amax(-1) - wrong.amax(-1)
+
+Others sum over `target.steps.pair`, the pair that each read is of. A Metric has `whole`, a function
+of its own for such answers.
+
 It is named after the function. A file holds its name and a hash of its source, not the function, so
 whoever measures such a circuit again gives the function again.
 """
@@ -30,7 +43,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ...graphs.errors import EdgewiseError
+from ...graphs.errors import EdgewiseError, PromptError
 from .metric import Metric, Target, named
 from .registry import get_metric, metrics
 
@@ -43,6 +56,10 @@ ACCEPTED = (
     "function of logits and a target"
 )
 CALL = "it is called with logits [examples, vocabulary] and a Target, and returns [examples]"
+WHOLE_CALL = (
+    "it is called with logits [reads, vocabulary] and what `target.log_probs(logits)` and "
+    "`target.steps` are of, and returns [examples]"
+)
 
 
 class GivenMetric(str):
@@ -92,15 +109,55 @@ def as_metric(given: object) -> Metric:
     def each(logits: Tensor, target: Target) -> Tensor:
         import torch
 
+        seen = target if target.steps is None else WholeTarget(target)
         if logits.dim() == 2:
-            found: Tensor = function(logits, target)
+            found: Tensor = function(logits, seen)
             return found
         runs = logits.flatten(0, -3)
-        values = torch.stack([function(one, target) for one in runs])
+        values = torch.stack([function(one, seen) for one in runs])
         return values.view(*logits.shape[:-2], -1)
 
     each.__doc__ = given.__doc__ or f"The Python function {name}."
-    return Metric(name, each, larger_is_better=True, needs_clean_logits=True, given=given)
+    return Metric(
+        name, each, larger_is_better=True, needs_clean_logits=True, given=given, whole=each
+    )
+
+
+class WholeTarget:
+    """What a function is given where answers are of several tokens; see `Target`.
+
+    Their first tokens alone, under logits of several reads, would be silently something else.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.clean_logits, self.steps = target.clean_logits, target.steps
+
+    @property
+    def clean_log_probs(self) -> Tensor:
+        """Return the log of the full model's probabilities, [R, V]."""
+        return self._target.clean_log_probs
+
+    def log_probs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log of the probability of each answer and distractor; see `Target`."""
+        return self._target.log_probs(logits)
+
+    @property
+    def answers(self) -> Tensor:
+        """Refuse to give the first tokens for the answers."""
+        raise self._refusal("answers")
+
+    @property
+    def distractors(self) -> Tensor:
+        """Refuse to give the first tokens for the distractors."""
+        raise self._refusal("distractors")
+
+    def _refusal(self, what: str) -> PromptError:
+        return PromptError(
+            f"`target.{what}` are single tokens, and these are of several; accepted with `answers` "
+            "whole: `target.log_probs(logits)`, which gives the log of the probability of every "
+            "answer and distractor"
+        )
 
 
 def metric_name(given: object) -> str:
@@ -145,7 +202,8 @@ def stored_metric(block: Mapping[str, Any], again: object = None) -> str:
 def tried(metric: Metric, logits: Tensor, target: Target) -> Metric:
     """Call a metric given as a function once, and return it with what is known of its gradient.
 
-    `logits`: [B, V], the full model's. An EdgewiseError says what is wrong with what it returns.
+    `logits`: [B, V], the full model's; of answers of several tokens [R, V]. An EdgewiseError says
+    what is wrong with what it returns.
     """
     import torch
 
@@ -155,15 +213,19 @@ def tried(metric: Metric, logits: Tensor, target: Target) -> Metric:
     leaf = logits.detach().float().requires_grad_()
     with torch.enable_grad():
         value = _called(what, metric, leaf, target)
-    if value.shape != (len(leaf),):
+    examples = len(target.answers)
+    if value.shape != (examples,):
+        reads, call = "", CALL
+        if target.steps is not None:
+            reads, call = f" of answers of several tokens, read at {len(leaf)} places", WHOLE_CALL
         raise EdgewiseError(
-            f"{what} returns the shape {list(value.shape)} for {len(leaf)} examples; {CALL}."
+            f"{what} returns the shape {list(value.shape)} for {examples} examples{reads}; {call}."
         )
     if not value.is_floating_point():
         raise EdgewiseError(f"{what} returns {value.dtype}; accepted: floating point. {_call()}")
     if not bool(value.isfinite().all()):
         raise EdgewiseError(
-            f"{what} is not finite for {int((~value.isfinite()).sum())} of {len(leaf)} examples of "
+            f"{what} is not finite for {int((~value.isfinite()).sum())} of {examples} examples of "
             "the full model, so no change of it can be measured; accepted: a function that is "
             "finite on every prompt."
         )
@@ -202,7 +264,7 @@ def _called(what: str, metric: Metric, logits: Tensor, target: Target) -> Tensor
 
     assert metric.given is not None  # `tried` has looked
     try:
-        value: object = metric.given(logits, target)
+        value: object = metric.function(logits, target)
     except Exception as error:
         raise EdgewiseError(
             f"{what} failed on a trial call ({type(error).__name__}: "
@@ -219,11 +281,13 @@ def _refuse_mixed(
     """Refuse a function whose value of an example depends on the others of its batch."""
     import torch
 
-    if len(logits) < 2:
+    if len(target.answers) < 2:
         return
-    clean = None if target.clean_logits is None else target.clean_logits[:1]
-    first = Target(target.answers[:1], target.distractors[:1], clean)
-    alone = _called(what, metric, logits[:1], first)
+    steps = None if target.steps is None else target.steps.of_first()
+    reads = 1 if steps is None else len(steps.pair)
+    clean = None if target.clean_logits is None else target.clean_logits[:reads]
+    first = Target(target.answers[:1], target.distractors[:1], clean, steps)
+    alone = _called(what, metric, logits[:reads], first)
     if not torch.allclose(alone.reshape(-1)[:1], values[:1], rtol=1e-3, atol=1e-4):
         raise EdgewiseError(
             f"{what} gives the first example {float(values[0]):.6g} beside others and "

@@ -41,6 +41,33 @@ class Target:
         assert self.clean_logits is not None  # Metric.check
         return widen(self.clean_logits).log_softmax(-1)
 
+    def log_probs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log of the probability of each answer and distractor under logits [..., B, V].
+
+        [..., B, A] and [..., B, A'], minus infinity where a pair has fewer. Answers of several
+        tokens have those of their tokens added up, under logits [..., R, V].
+
+        >>> import torch
+        >>> target = Target(torch.tensor([[2]]), torch.tensor([[0, 1]]))
+        >>> [x.shape for x in target.log_probs(torch.zeros(1, 4))]
+        [torch.Size([1, 1]), torch.Size([1, 2])]
+        """
+        run, steps, none = widen(logits), self.steps, float("-inf")
+        if steps is None:
+            total = run.logsumexp(-1)[..., None]
+            first, other = (
+                pick(run, ids, none) - total for ids in (self.answers, self.distractors)
+            )
+            return first, other
+        chosen = run[..., steps.read, steps.token] - run.logsumexp(-1)[..., steps.read]  # [..., N]
+        number = int(steps.answer.max()) + 1
+        every = chosen.new_zeros((*chosen.shape[:-1], number)).index_add(-1, steps.answer, chosen)
+        first, other = (
+            every[..., which.clamp(min=0)].masked_fill(which < 0, none)
+            for which in (steps.answers, steps.distractors)
+        )
+        return first, other
+
 
 Function = Callable[["Tensor", Target], "Tensor"]
 
@@ -95,11 +122,12 @@ class Metric:
     def for_whole(self) -> Function:
         """Return the function for answers of several tokens; a PromptError if there is none."""
         if self.whole is None:
+            own = "" if self.known else "; a Metric of Python functions with a `whole` of its own"
             raise PromptError(
                 f"the metric {self.name} compares logits at one position, and answers of several "
                 "tokens are read at several; accepted with `answers` whole: "
-                f"{named(lambda one: one.whole is not None)}; or `answers` first, which asks for "
-                "the first token at which answers and distractors differ."
+                f"{named(lambda one: one.whole is not None)}{own}; or `answers` first, which asks "
+                "for the first token at which answers and distractors differ."
             )
         return self.whole
 

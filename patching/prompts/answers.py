@@ -11,11 +11,11 @@ Answers of one token each give the same pair in all three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from ...graphs.errors import PromptError
-from .pairs import Pair
+from .pairs import Pair, PromptPairs
 
 Sequences = Sequence[tuple[int, ...]]
 Show = Callable[[Sequence[int]], str]  # how tokens are shown in messages
@@ -51,6 +51,44 @@ def with_answers(
             f"exactly one token; or {EITHER}."
         )
     return (_first if way == "first" else _whole)(pair, answers, distractors, show)
+
+
+def token_by_token(pairs: PromptPairs) -> PromptPairs:
+    """Return each token of answers of several as the answer of a prompt that ends before it.
+
+    What stands before it is the prompt and the answer's tokens so far; several answers that begin
+    alike are answers of one such prompt, and so are distractors, but for tokens that are answers.
+
+    >>> pair = Pair((5, 17), (5, 9), (0,)).spelling([(40, 41)], [(40, 42)])
+    >>> [(one.clean, one.answers, one.distractors) for one in token_by_token(PromptPairs((pair,)))]
+    [((5, 17), (40,), ()), ((5, 17, 40), (41,), (42,))]
+    """
+    return replace(pairs, pairs=tuple(one for pair in pairs for one in _each_token(pair)))
+
+
+def _each_token(pair: Pair) -> Iterator[Pair]:
+    if pair.spelled is None:
+        yield pair
+        return
+    right, wrong = pair.sequences
+    end = pair.answer_position + 1
+    spans = tuple((name, at) for name, at in pair.spans if at < end)
+    for before in dict.fromkeys(one[:at] for one in right for at in range(len(one))):
+        here = len(before)
+        answers, others = (
+            tuple(dict.fromkeys(one[here] for one in many if one[:here] == before and one[here:]))
+            for many in (right, wrong)
+        )
+        yield replace(
+            pair,
+            clean=pair.clean[:end] + before,
+            corrupted=None if pair.corrupted is None else pair.corrupted[:end] + before,
+            answers=answers,
+            distractors=tuple(one for one in others if one not in answers),
+            answer_position=pair.answer_position + here,
+            spans=spans,
+            spelled=None,
+        )
 
 
 def _whole(pair: Pair, answers: Sequences, distractors: Sequences, show: Show) -> Pair:

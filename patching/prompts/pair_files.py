@@ -40,7 +40,6 @@ _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
 _COMMON = ("answer_position", "group", "spans")
 _RECORDED = "bos_prepended"
-_ALONE = " There is no corrupted prompt either: write one, or choose an `ablation` that needs none."
 Prompts = tuple[tuple[int, ...], tuple[int, ...] | None]  # a clean and a corrupted one, if any
 APART = "answer and distractor cannot be told apart in the way asked for"
 SHAPE = "shape"
@@ -70,7 +69,7 @@ def read_pairs(
     if answers is not None and answers not in WAYS:
         raise unknown("way to take `answers`", answers, WAYS)
     context = RowContext(tokenizer, bos, vocab_size, seed or 0, answers, chat or Chat())
-    return _read(Path(path), context)
+    return read_with(path, context)
 
 
 def fitting_pairs(
@@ -87,10 +86,12 @@ def fitting_pairs(
     are not one token, are left out and counted in `origin["shape"]`; else as `read_pairs`.
     """
     context = RowContext(tokenizer, None, vocab_size, seed or 0, answers, fitting=True)
-    return _read(Path(path), context)
+    return read_with(path, context)
 
 
-def _read(path: Path, context: RowContext) -> PromptPairs:
+def read_with(path: str | Path, context: RowContext) -> PromptPairs:
+    """Read prompt pairs from a file; `context` says with what; see `read_pairs`."""
+    path = Path(path)
     content, shape = read_shape(path)
     if context.chat and not shape.chat:
         raise PromptError(
@@ -130,7 +131,7 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
             problems.append(f"{place}: {rows.own_words(str(error))}")
             misfits += isinstance(error, Misfit)
     if len(problems) == 1:
-        raise PromptError(f"'{path}', {problems[0]}")
+        raise PromptError(f"'{path}', {problems[0]}{reader.besides(' ')}")
     if problems:
         shown, rest = "\n  ".join(problems[:_REPORTED]), len(problems) - _REPORTED
         more = f"\n  … and {rest} more." if rest > 0 else ""
@@ -144,6 +145,7 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
             )
         raise PromptError(
             f"'{path}' has {len(problems)} {what} that cannot be used:\n  {shown}{more}{others}"
+            + reader.besides("\n  ")
         )
     if not pairs:
         left = f"; left out: {_counted(rows.left_out)}" if rows.left_out else ""
@@ -227,13 +229,16 @@ class _Reader:
     """What turns rows into pairs, and remembers what the first of them decided.
 
     `formed`: the pairs are not a person's, but formed of a file's samples: one that makes no sense
-    is left out.
+    is left out. `alone`, `several`: how many refused rows have no corrupted prompt either, and
+    answers of several tokens.
     """
 
     context: RowContext
     formed: bool = False
     form: str = ""
     recorded: list[bool | None] = field(default_factory=list)
+    alone: int = 0
+    several: int = 0
 
     @property
     def tokens(self) -> Tokens | None:
@@ -244,6 +249,20 @@ class _Reader:
     def bos_prepended(self) -> bool | None:
         """Tell whether the prompts begin with BOS; None if the file does not say."""
         return self.recorded[0] if self.recorded else None
+
+    def besides(self, before: str) -> str:
+        """Say what else refused rows need, whichever way is taken of those that are named."""
+        words, context = list[str](), self.context
+        if self.several and context.whole:
+            words.append(f"`answers` whole needs one of the metrics {', '.join(context.whole)}.")
+        if self.alone:
+            many = "" if self.alone == 1 else f" in {self.alone:,} of them"
+            named = f": {', '.join(context.twinless)}" if context.twinless else ""
+            words.append(
+                f"There is no corrupted prompt{many} either: write one, or choose an `ablation` "
+                f"that needs none{named}."
+            )
+        return before + " ".join(words) if words else ""
 
     def pair_or_reason(self, row: Mapping[str, object]) -> Pair | str:
         """Return a row's pair or, where such rows are left out, why it is none."""
@@ -288,12 +307,9 @@ class _Reader:
             )
         except WholeFile:
             raise
-        except PromptError as error:
-            if corrupted is not None:
-                raise
-            told = f"{error}{_ALONE}"
-            reason = error.reason if isinstance(error, Misfit) else ""
-            raise (Misfit(told, reason) if reason else PromptError(told)) from None
+        except PromptError:
+            self.alone += corrupted is None
+            raise
         pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
         found = with_answers(pair, right, wrong, self.context.answers, self._show)
         every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))
@@ -367,6 +383,7 @@ class _Reader:
                 "the tokenizer does not know an answer",
             )
         if not ids or (len(ids) > 1 and self.context.answers is None):
+            self.several += bool(ids)
             raise Misfit(
                 f"'{key}' holds {text!r}, which is {len(ids)} tokens ({_shown(tokens, ids)}); "
                 "accepted: texts that are exactly one token, usually a word with its space "

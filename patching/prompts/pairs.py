@@ -139,6 +139,13 @@ class Steps:
     pair: Tensor
     share: Tensor
 
+    def of_first(self) -> Steps:
+        """Return those of the first pair alone."""
+        reads = int((self.pair == 0).sum())  # of each pair the reads stand together, in order
+        here = self.read < reads
+        first = self.answers[:1], self.distractors[:1], self.pair[:reads], self.share[:reads]
+        return Steps(self.read[here], self.token[here], self.answer[here], *first)
+
     def to(self, device: str) -> Steps:
         """Return the same on a device."""
         return Steps(*(getattr(self, one.name).to(device) for one in fields(self)))

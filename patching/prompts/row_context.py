@@ -34,7 +34,9 @@ class RowContext:
     `seed`: decides which pairs are formed where a file holds none, but what they are formed from.
     `answers`: how those of several tokens are taken (see `answers.py`); None: they are refused.
     `chat`: what stands around the messages of chat. `fitting`: whether rows that do not fit the
-    tokenizer are left out and counted, not refused.
+    tokenizer are left out and counted, not refused. `twinless`: the ablations that need no
+    corrupted prompt, to be named where there is none; `whole`: the metrics that take answers of
+    several tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -44,6 +46,8 @@ class RowContext:
     answers: str | None = None
     chat: Chat = field(default_factory=Chat)
     fitting: bool = False
+    twinless: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     _tokens: Tokens | None = None
 
     @property

@@ -22,7 +22,7 @@ from ...graphs.lift.lifting import tensors_of
 from ...graphs.lift.watching import Watch
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
 from ..metrics.functions import Given, as_metric, tried
-from ..metrics.metric import Metric
+from ..metrics.metric import Metric, named
 from ..metrics.registry import default_metric
 from ..prompts.pairs import PromptPairs
 from .chunk import Chunk
@@ -77,18 +77,19 @@ class Runner:
         chosen = as_metric(metric)
         if batch_size is not None and batch_size < 1:
             raise PromptError(f"batch size {batch_size} is impossible; accepted: 1 or more.")
-        check_prompts(model, pairs, chosen)
+        ablation = default_ablation() if ablation is None else ablation
+        carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
+        check_prompts(model, pairs)
+        others = pairs if reference is None else reference
+        _all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
         if batch_size is None:
             longest = max(pair.longest * len(pair.runs) for pair in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
             batch_size = max(1, min(len(pairs), (1 << 28) // row))
-        ablation = default_ablation() if ablation is None else ablation
-        carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
         if reference is None:
             reference = pairs
         else:
             check_prompts(model, reference)
-        carries.check(pairs, reference)
         live = model.model
         watch = Watch(tensors_of(model)) if live is None else Watch.over(live)
         return Runner(model, pairs, chosen, carries, batch_size, reference, watch)._tried()
@@ -97,10 +98,25 @@ class Runner:
         """Return the same; a metric that is a Python function is called once, and checked."""
         if self.metric.given is None:
             return self
-        chunk = next(self.chunks())
-        logits = chunk.target.clean_logits
-        assert logits is not None  # of a chunk there always are
-        return replace(self, metric=tried(self.metric, logits, chunk.target))
+        of_kind: dict[bool, Chunk] = {}
+        for chunk in self.chunks():  # answers of one token, and of several, are given otherwise
+            of_kind.setdefault(chunk.batch.steps is None, chunk)
+            if len(of_kind) == 1 + self._mixed:
+                break
+        found = []
+        for chunk in of_kind.values():
+            logits = chunk.target.clean_logits
+            assert logits is not None  # of a chunk there always are
+            found.append(tried(self.metric, logits, chunk.target))
+        smooth = all(one.differentiable for one in found)
+        flat = all(one.flat_at_clean for one in found)
+        return replace(self, metric=replace(self.metric, differentiable=smooth, flat_at_clean=flat))
+
+    @property
+    def _mixed(self) -> bool:
+        """Tell whether some chunks have answers of one token each only, and others have not."""
+        spelled = [any(self.pairs.pairs[i].spelled for i in rows) for rows in self._rows]
+        return len(set(spelled)) == 2
 
     @property
     def graph(self) -> ComputationGraph:
@@ -121,7 +137,7 @@ class Runner:
     def with_metric(self, metric: str | Metric | Given) -> Runner:
         """Return a runner that shares all runs and measures something else."""
         chosen = as_metric(metric)
-        check_prompts(self.model, self.pairs, chosen)
+        check_metric(self.pairs, chosen)
         return replace(self, metric=chosen)._tried()
 
     @typed
@@ -291,8 +307,8 @@ def refuse_nan(values: np.ndarray, what: str) -> None:
         )
 
 
-def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None = None) -> None:
-    """Refuse prompts that are too long, hold ids the model has not, or lack what a metric needs."""
+def check_prompts(model: LiftedModel, pairs: PromptPairs) -> None:
+    """Refuse prompts that are too long, or hold ids the model has not."""
     vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
     for number, pair in enumerate(pairs, start=1):
         which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.twin)
@@ -317,10 +333,32 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs, metric: Metric | None 
                 "this model's tokens attend to those behind them too; accepted: answers of one "
                 "token, or `answers` first."
             )
-        if metric is not None and metric.needs_distractors and not pair.distractors:
+
+
+def check_metric(pairs: PromptPairs, metric: Metric) -> None:
+    """Refuse prompts that lack what a metric needs, or answers that it cannot read."""
+    spelled = any(pair.spelled is not None for pair in pairs)
+    alone = next((i for i, pair in enumerate(pairs, start=1) if not pair.distractors), 0)
+
+    def check_distractors() -> None:
+        if metric.needs_distractors and alone:
+            free = named(lambda one: not one.needs_distractors and bool(one.whole or not spelled))
             raise PromptError(
-                f"metric '{metric.name}' compares answers with distractors, and {which} has no "
-                "distractor; add some, or use a metric that needs none."
+                f"metric '{metric.name}' compares answers with distractors, and pair {alone} of "
+                f"'{pairs.name}' has no distractor; add some, or use a metric that needs none: "
+                f"{free}."
             )
-        if metric is not None and pair.spelled is not None:
-            metric.for_whole()
+
+    _all_at_once(check_distractors, lambda: metric.for_whole() if spelled else None)
+
+
+def _all_at_once(*checks: Callable[[], object]) -> None:
+    """Make all checks; refuse what any of them refuses, all of it in one error."""
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except PromptError as error:
+            problems.append(str(error))
+    if problems:
+        raise PromptError(" Besides, ".join(problems))

@@ -64,8 +64,9 @@ def test_commands_refuse_several_tokens_and_take_them_both_ways(
     assert "; or --answers whole, which reads every answer token by token." in output
     edgewise(*words, "--answers", "first")
     if name == "roles":
-        output = edgewise(*words, "--answers", "whole", status=1).output
-        assert "measured at one position" in output and "or --answers first." in output
+        output = edgewise(*words, "--answers", "whole").output
+        assert "the means are over the 8 tokens of 4 pairs" in output
+        assert "behind tokens with which no distractor begins" in output
         return
     output = edgewise(*words, "--answers", "whole", status=1).output
     assert "the metric logit_diff compares logits at one position" in output
@@ -159,14 +160,13 @@ def declared(models: dict[str, Path], task: Path, more: str) -> Experiment:
     )
 
 
-def test_a_spec_of_roles_refuses_whole_answers_before_anything_is_found(
+def test_a_spec_of_roles_takes_whole_answers(
     several: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
     more = 'answers = "whole"\n[discovery]\nmethod = "eap"\nmetric = "nll"\ntop = 9\n'
     spec = declared(models, several, f"{more}[comparison]\nroles = true")
-    with pytest.raises(PromptError, match=r"roles of heads are measured at one position"):
-        run(spec, tmp_path / "out")
-    assert not (tmp_path / "out" / "base.json").exists()
+    found = run(spec, tmp_path / "out")
+    assert "head roles of base and tuned in base" in found.made
 
 
 def test_a_spec_takes_prompts_without_a_twin(
@@ -408,6 +408,15 @@ def test_answers_and_chat_on_the_real_model() -> None:
     assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_start|>assistant\n")
     assert chat.pairs[0].clean.count(1) == 3 and chat.bos_prepended is True
     assert open_task(session, str(CASES / "messages.jsonl"), answers="whole", bos=True)[0] == chat
+    with pytest.raises(PromptError) as caught:  # all that is wrong, and all ways, at once
+        open_task(session, str(CASES / "messages.jsonl"))
+    words = ("`answers` first", "`answers` whole needs one of the metrics kl, nll, log_prob_diff")
+    for one in (*words, "that needs none: mean, noise, position-mean, zero."):
+        assert one in str(caught.value)
+    with pytest.raises(PromptError) as caught:
+        discover(session, chat, method="eap", metric="logit_diff")
+    for one in ("compares logits at one position", "Besides, ", "that needs none: mean, noise"):
+        assert one in str(caught.value)
     with pytest.raises(PromptError, match="an `ablation` that needs none"):
         discover(session, chat, method="eap", metric="nll")
     measured = evaluate(session, found.file.circuit, chat, metric="nll", ablation="zero")

@@ -66,6 +66,21 @@ def test_commands_say_on_one_line_what_was_understood(
     assert LINE not in edgewise(*commands(pairs, models, circuit)[name]).output
 
 
+def test_what_was_understood_is_said_before_the_work(
+    edgewise: Run, table: Path, pairs: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    every = commands(table, models, tmp_path)
+    found = every["timeline"]
+    wrong = [[*found[:-2], 10**6, "--no-cache"], [*every["transplant"][:-1], "m99"]]
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        f'[[models]]\nsource = "{models["llama"]}"\n[task]\nfile = "table"\n'
+        '[discovery]\nmethod = "eap"\ntop = 1000000\n'
+    )
+    for words in [*wrong, ["run", spec], ["run", spec]]:  # the second time the prompts are there
+        assert edgewise(*words, status=1).stderr.splitlines().count(LINE) == 1
+
+
 def test_a_circuit_found_on_a_table_is_that_of_the_lines(
     edgewise: Run, table: Path, pairs: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -16,12 +16,12 @@ from edgewise.discovery.registry import get_method
 from edgewise.experiment.spec import DiscoverySpec, EvaluationSpec, Experiment, ModelSpec, Selection
 from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import EdgewiseError, JournalMismatch, PromptError
+from edgewise.graphs.errors import EdgewiseError, JournalMismatch
 from edgewise.graphs.files import read_circuit, write_circuit
 from edgewise.patching.metrics.functions import as_metric, source_sha256
 from edgewise.patching.metrics.metric import Metric
 from edgewise.patching.prompts.pair_files import read_pairs
-from edgewise.patching.prompts.pairs import Pair, PromptPairs
+from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.run import run
 from edgewise.session import make_runner
@@ -150,9 +150,64 @@ def test_the_request_refuses_what_is_no_metric() -> None:
     for wrong in (3, ["kl"], kl, " "):
         with pytest.raises(EdgewiseError):
             DiscoverySpec("acdc", metric=wrong)  # type: ignore[arg-type]
-    whole = PromptPairs((Pair((1, 2), (1, 3), (0,)).spelling([(4, 5)]),))
-    with pytest.raises(PromptError, match=r"gap compares logits at one position.*`answers` whole"):
-        Runner.create(tiny_lift("llama"), whole, metric=gap)
+
+
+# -- answers of several tokens ------------------------------------------------------------------
+
+
+def surprise(logits: Any, target: Any) -> Any:
+    """Minus the log of the probability of all answers."""
+    return target.log_probs(logits)[0].logsumexp(-1)
+
+
+def entropy(logits: Any, target: Any) -> Any:
+    """Entropy of what is predicted."""
+    return -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+
+
+def whole_pairs() -> PromptPairs:
+    ends = [([(4, 5), (6, 7, 8)], [(4, 9)]), ([(3,)], [(5,)]), ([(1, 2)], [(2, 2)])]
+    pairs = (pair.spelling(*one) for pair, one in zip(tiny_pairs(), ends, strict=True))
+    return PromptPairs(tuple(pairs))
+
+
+def test_a_function_of_log_probabilities_takes_answers_of_any_length() -> None:
+    lift = tiny_lift("llama")
+    for pairs, size in ((whole_pairs(), 8), (whole_pairs(), 1), (tiny_pairs(), 8)):
+        own, built_in = (
+            Runner.create(lift, pairs, metric=one, batch_size=size) for one in (surprise, "nll")
+        )
+        circuits = [Circuit.full(lift.graph).without(["m0->logits"]), Circuit.empty(lift.graph)]
+        np.testing.assert_allclose(own.losses(circuits), built_in.losses(circuits), atol=1e-9)
+        for method in ("eap-ig", "acdc"):
+            a, b = (get_method(method)(runner) for runner in (own, built_in))
+            np.testing.assert_allclose(a.scores.values, b.scores.values, atol=1e-6)
+            assert a.circuit == b.circuit
+    whole = Metric("own", gap, larger_is_better=True, whole=surprise)
+    measured = Runner.create(lift, whole_pairs(), metric=whole).losses(circuits)
+    np.testing.assert_allclose(
+        measured, Runner.create(lift, whole_pairs(), metric="nll").losses(circuits), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (gap, r"`target.answers` are single tokens, and these are of several; accepted"),
+        (entropy, r"returns the shape \[\d+\] for \d examples of answers of several"),
+        (lambda logits, target: surprise(logits, target) - surprise(logits, target).mean(),
+         "gives the first example .* alone"),
+        (Metric("mine", gap, larger_is_better=True), "mine compares logits at one position"),
+    ],
+)  # fmt: skip
+def test_a_function_of_one_position_is_refused_for_answers_of_several(
+    function: Any, why: str
+) -> None:
+    for size in (8, 1):  # alone, the last one has answers of one token
+        with pytest.raises(EdgewiseError, match=why):
+            Runner.create(tiny_lift("llama"), whole_pairs(), metric=function, batch_size=size)
+        if "alone" in why:
+            break
 
 
 # -- files and keys -----------------------------------------------------------------------------

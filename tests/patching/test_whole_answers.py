@@ -19,13 +19,14 @@ from edgewise.discovery.evaluation import measure
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, PromptError, UnknownName
+from edgewise.patching.heads.random_tokens import model_blocks
 from edgewise.patching.heads.roles import measure as roles
 from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.metrics.metric import METRICS, Target
 from edgewise.patching.metrics.registry import get_metric
 from edgewise.patching.paths import patch_paths
-from edgewise.patching.prompts.answers import with_answers
+from edgewise.patching.prompts.answers import token_by_token, with_answers
 from edgewise.patching.prompts.pair_files import pair_rows, pairs_from_rows, read_pairs, write_pairs
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.certificate import certify
@@ -282,10 +283,21 @@ def test_a_plain_pair_beside_a_spelled_one_measures_what_it_does_alone() -> None
         assert values[0] == pytest.approx(values[1] + values[2], abs=1e-9)
 
 
-def test_what_reads_one_position_refuses_whole_answers() -> None:
-    lift = tiny_lift("llama")
-    with pytest.raises(PromptError, match=r"answers of several tokens.*`answers` first"):
-        roles(lift, None, spelled_pairs())  # type: ignore[arg-type]
+def test_roles_are_those_of_every_token_of_an_answer_by_itself() -> None:
+    lift, prompt = tiny_lift("llama"), ((1, 2, 3), (1, 5, 3))
+    spelled = Pair(*prompt, (0,)).spelling([(4, 5, 6)], [(4, 7), (8, 9)])
+    by_hand = (
+        Pair(*prompt, (4,), (8,)),
+        Pair((1, 2, 3, 4), (1, 5, 3, 4), (5,), (7,)),
+        Pair((1, 2, 3, 4, 5), (1, 5, 3, 4, 5), (6,)),
+    )
+    assert token_by_token(PromptPairs((spelled,))).pairs == by_hand
+    blocks = model_blocks(lift, sequences=1)
+    found = [roles(lift, blocks, PromptPairs(p)) for p in ((spelled,), by_hand)]
+    assert found[0] == found[1] and found[0].difference is not None
+
+
+def test_what_is_too_long_with_its_answers_is_refused() -> None:
     with pytest.raises(PromptError, match=r"has 2001 tokens with its answers"):
         Runner.create(tiny_lift("gpt2"), long_pairs(), metric="nll")
 
