@@ -254,10 +254,20 @@ def leave_out(
     Yields the row of a port with a way to `logits`, the senders [n] of its kept edges (those of
     `among`, bool [ports, senders], if given), and the losses.
     """
+    for row, senders, single in single_questions(search, graph, among, at_once):
+        yield row, senders, search.ask((row,), single)
+
+
+def single_questions(
+    search: Search,
+    graph: ComputationGraph,
+    among: np.ndarray | None = None,
+    at_once: int | None = None,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """List what `leave_out` asks: a port's row, senders [n], and the questions [n, 1, senders]."""
     kept = search.kept if among is None else search.kept & among
     for row in np.flatnonzero(kept.any(1) & graph.live(search.kept)[0]).tolist():
         every = np.flatnonzero(kept[row])
         for start in range(0, len(every), at_once or len(every)):
             senders = every[start : start + (at_once or len(every))]
-            single = senders[:, None, None] == np.arange(kept.shape[1])
-            yield row, senders, search.ask((row,), single)
+            yield row, senders, senders[:, None, None] == np.arange(kept.shape[1])

@@ -1,7 +1,7 @@
 """Exact effects: activation patching of every single edge.
 
 1. For each port, from the first: for each edge into it, run the full circuit without this edge.
-2. Its score is loss(full without the edge) − loss(full).
+2. Its score is loss(full without the edge) − loss(full); with `per_example` of each example too.
 
 Only what an edge changes is computed again, several edges of a port at a time (see
 incremental/candidates.py); an edge into an early layer still costs a good part of a forward pass.
@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from .evaluation import effects_of_leaving_out
+import numpy as np
+
+from .evaluation import effects_of_leaving_out, single_questions
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:
+    from ..graphs.example_scores import ExampleScores
+    from ..graphs.scores import Scores
+    from ..patching.incremental.search import Search
     from ..patching.run.runner import Progress, Runner
 
 
@@ -25,11 +30,39 @@ def exact(
     candidates: Annotated[
         int, Option("edges run together; no influence on the result", 1, 1024, only_time=True)
     ] = 32,
+    per_example: bool = False,
     progress: Progress | None = None,
 ) -> Discovery:
     """Measure the effect of ablating every edge alone."""
     from ..patching.incremental.search import make_search
 
     search = make_search(runner)
+    if per_example:
+        scores, examples = _on_examples(search, runner, candidates, progress)
+        return Discovery(scores, questions=search.questions, examples=examples)
     scores = effects_of_leaving_out(search, runner.graph, progress, candidates)
     return Discovery(scores, questions=search.questions)
+
+
+def _on_examples(
+    search: Search, runner: Runner, at_once: int, progress: Progress | None
+) -> tuple[Scores, ExampleScores]:
+    """Measure by how much each example's loss rises without each edge."""
+    from ..graphs.example_scores import ExampleScores, edge_starts, new_values
+    from ..graphs.scores import Scores
+    from ..patching.run.runner import refuse_nan
+
+    graph = runner.graph
+    values, starts = new_values(graph, len(runner.pairs)), edge_starts(graph)
+    means = np.where(graph.reads, 0.0, np.nan)
+    full = runner.mask_losses_each(graph.reads[None])  # [1, examples]
+    done = 0
+    for row, senders, single in single_questions(search, graph, at_once=at_once):
+        columns = starts[row] + graph.reads[row].cumsum()[senders] - 1
+        effects = search.ask_each((row,), single) - full
+        refuse_nan(effects, f"the metric '{runner.metric.name}'")
+        values[:, columns], means[row, senders] = effects.T, effects.mean(1)
+        done += len(senders)
+        if progress is not None:
+            progress(done, graph.edge_count, f"edges measured, at {graph.ports[row]}")
+    return Scores(graph, means), ExampleScores(graph, values, runner.pairs.groups)

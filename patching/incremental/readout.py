@@ -82,22 +82,28 @@ class Readout:
         return as_array(self.full(stream))
 
     def full(self, stream: Tensor) -> Tensor:
-        """Return losses from all the logits that the metric needs, float64 [n]."""
+        """Return losses, summed over examples, from the logits that the metric needs."""
+        return self.each(stream).sum(-1)
+
+    @torch.no_grad()
+    def each(self, stream: Tensor) -> Tensor:
+        """Return the losses on each example of streams [n, B, D], float64 [n, examples]."""
         self.products += len(stream)
         model = self.chunk.model
-        each = 4 * stream.shape[1] * len(model.unembed.weight)
-        parts = stream.to(model.dtype).split(max(1, LOGITS_BYTES // each))
+        one = 4 * stream.shape[1] * len(model.unembed.weight)
+        parts = stream.to(model.dtype).split(max(1, LOGITS_BYTES // one))
         losses = [self.metric.loss(model.logits(some), self.chunk.target) for some in parts]
-        return torch.cat(losses).double().sum(-1)
+        return torch.cat(losses).double()
 
 
 class TokenReadout(Readout):
     """Read a metric that only needs the logits of answers and distractors."""
 
-    def full(self, stream: Tensor) -> Tensor:
-        """Return losses from the logits of the metric's tokens, float64 [n]."""
+    @torch.no_grad()
+    def each(self, stream: Tensor) -> Tensor:
+        """Return the losses on each example, from the logits of the metric's tokens."""
         tokens = self.chunk.answer_logits
-        return self.metric.loss(tokens.logits(stream), tokens.target).double().sum(-1)
+        return self.metric.loss(tokens.logits(stream), tokens.target).double()
 
 
 class NormaliserReadout(Readout):
@@ -157,13 +163,22 @@ class NormaliserReadout(Readout):
 
     def settle(self, y: Tensor, base: int | None = None) -> np.ndarray:
         """Return the losses at normalised streams, [n, B, D]; `base`: which becomes base point."""
-        self.products += len(y)
-        logits = times(y, self.weight)
-        logits = logits if self._bias is None else logits + self._bias
-        losses = self.metric.loss(logits, self.chunk.target)  # no difference of large numbers
+        losses, logits = self._in_full(y)
         if base is not None:
             self._settled = y[base], logits[base].clone()
         return as_array(losses.double().sum(-1))
+
+    @torch.no_grad()
+    def each(self, stream: Tensor) -> Tensor:
+        """Return the losses on each example, exactly; no base point becomes another."""
+        return self._in_full(self.normed(stream))[0].double()
+
+    def _in_full(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses on each example at normalised streams, [n, B, D], and all logits."""
+        self.products += len(y)
+        logits = times(y, self.weight)
+        logits = logits if self._bias is None else logits + self._bias
+        return self.metric.loss(logits, self.chunk.target), logits  # no difference of large numbers
 
     @property
     def base(self) -> Base:

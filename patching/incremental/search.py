@@ -82,11 +82,20 @@ class Search:
         `rows`: the ports; several must be attention ports of one layer. `candidates`: bool
         [n, rows, senders], the edges each question ablates.
         """
+        masks, start = self._masks(rows, candidates)
+        return known(self._runner.mask_losses(masks, start_row=start), before=self.loss)
+
+    def ask_each(self, rows: Sequence[int], candidates: np.ndarray) -> np.ndarray:
+        """Return the same losses on each example, float64 [n, examples], all in full."""
+        masks, start = self._masks(rows, candidates)
+        return self._runner.mask_losses_each(masks, start_row=start)
+
+    def _masks(self, rows: Sequence[int], candidates: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the masks that are asked about, and the first port they may have changed."""
         masks = self.kept[None].repeat(len(candidates), axis=0)
         masks[:, list(rows)] &= ~candidates
         self.questions += len(candidates)
-        start = min(*rows, self._touched)
-        return known(self._runner.mask_losses(masks, start_row=start), before=self.loss)
+        return masks, min(*rows, self._touched)
 
     def commit(self, rows: Sequence[int], ablated: np.ndarray, loss: Loss | None) -> None:
         """Ablate edges of ports, bool [rows, senders].
@@ -143,13 +152,28 @@ class IncrementalSearch(Search):
 
     def ask(self, rows: Sequence[int], candidates: np.ndarray) -> Losses:
         """Return the losses if edges of one or more ports were ablated too."""
+        return self._read(self._ask(rows, candidates))
+
+    def ask_each(self, rows: Sequence[int], candidates: np.ndarray) -> np.ndarray:
+        """Return the same losses on each example, float64 [n, examples], all in full."""
+        from .readout import as_array
+
+        streams = self._ask(rows, candidates)
+        found = np.empty((len(candidates), len(self._runner.pairs)))
+        chunks = self._runner.numbered_chunks()
+        for (where, _), readout, stream in zip(chunks, self._readouts, streams, strict=True):
+            found[:, where] = as_array(readout.each(stream))
+        return found
+
+    def _ask(self, rows: Sequence[int], candidates: np.ndarray) -> list[Tensor]:
+        """Return the streams at `logits` of each question, [n, B, D] of each chunk."""
         from .candidates import ask
 
         if tuple(rows) != self._rows:
             self._renew(tuple(rows))
         self.questions += len(candidates)
         ablated = candidates | self._cut[list(rows)]
-        return self._read([ask(state, rows, ablated) for state in self._states])
+        return [ask(state, rows, ablated) for state in self._states]
 
     def _read(self, streams: list[Tensor], current: bool = True) -> Losses:
         """Read losses of streams [n, B, D]; `current`: rises above the current circuit's matter."""

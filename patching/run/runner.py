@@ -262,6 +262,15 @@ class Runner:
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
+    @torch.no_grad()
+    def mask_losses_each(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
+        """Return the same on each example, float64 [n, examples], in the pairs' order."""
+        losses = np.empty((len(masks), len(self.pairs)))
+        for rows, chunk in self.numbered_chunks():
+            (found,) = self._read(chunk, masks, [self.metric], True, start_row)
+            losses[:, rows] = found.cpu().double().numpy()
+        return losses
+
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
         """Return the logits of masks [C, P, S] on one chunk, [C, R, V]; see `mask_losses`."""
         parts = self._streams(chunk, masks, start_row)

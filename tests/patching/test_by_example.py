@@ -13,6 +13,7 @@ from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.example_scores import ExampleScores
 from edgewise.patching.gradients import attribution
 from edgewise.patching.gradients.attribution import attribute
+from edgewise.patching.incremental import readout, search
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.trace import at_answers
@@ -123,3 +124,47 @@ def test_a_method_that_gives_none_is_refused() -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs())
     with pytest.raises(EdgewiseError, match="'acdc' gives no scores on each example; accepted: "):
         get_method("acdc")(runner, per_example=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "by_runs"),
+    [
+        ("gpt2", "logit_diff", False),
+        ("llama", "kl", False),
+        ("gemma2", "nll", False),
+        ("gptj", "prob_diff", False),
+        ("gpt2", "kl", True),
+    ],
+)
+def test_exact_effects_on_each_example(
+    name: str, metric: str, by_runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_runs:
+        monkeypatch.setattr(search, "make_search", search.Search)
+    else:
+        monkeypatch.setattr(readout, "SIZES", (2, 5))  # so that `kl` and `nll` are bounded
+    model, pairs = tiny_lift(name), tiny_pairs(lengths=(6, 3, 5))
+    exact = get_method("exact")
+    runner = Runner.create(model, pairs, metric=metric, batch_size=2)
+    plain, found = exact(runner), exact(runner, per_example=True)
+    assert found.examples is not None
+    assert found.questions == plain.questions == model.graph.edge_count
+    np.testing.assert_allclose(found.scores.values, plain.scores.values, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        found.examples.mean().values, found.scores.values, rtol=1e-5, atol=1e-7
+    )
+    for i, pair in enumerate(pairs):
+        alone = exact(Runner.create(model, PromptPairs((pair,)), metric=metric)).scores
+        expected = alone.values[model.graph.reads]
+        np.testing.assert_allclose(found.examples.values[i], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["kl", "log_prob_diff"])
+def test_exact_effects_with_answers_of_several_tokens(metric: str) -> None:
+    model, pairs, exact = tiny_lift("llama"), spelled_pairs(seed=3), get_method("exact")
+    found = exact(Runner.create(model, pairs, metric=metric, batch_size=2), per_example=True)
+    assert found.examples is not None
+    for i, pair in enumerate(pairs):
+        alone = exact(Runner.create(model, PromptPairs((pair,)), metric=metric)).scores
+        expected = alone.values[model.graph.reads]
+        np.testing.assert_allclose(found.examples.values[i], expected, rtol=1e-4, atol=1e-6)
