@@ -1,0 +1,288 @@
+"""Which edges' scores differ between two models on the same prompts by more than δ?
+
+Both models are run on the same prompt pairs, and every example gives every edge one difference,
+d_i = score in B − score in A. What prompts make of scores is then the same in both models and
+cancels; what is left is the models' difference. Of every edge is told:
+
+1. The change d̄ = mean_i d_i, which is the difference of the two scores, and its standard error.
+   Examples of one cluster (a template) are not independent, so errors are cluster-robust (Liang &
+   Zeger 1986): se² = c/(c−1) · Σ_clusters (Σ_{i in it} (d_i − d̄))² / n². With one example a cluster
+   this is the ordinary standard error s/√n; with clusters of equal size that of their means.
+2. The p-value of |true change| ≤ δ, both tails, with c − 1 degrees of freedom (of clusters of
+   unequal size with those of fewer equal ones, see `effective`):
+   p = P(T > (|d̄| − δ)/se) + P(T > (|d̄| + δ)/se), the largest that any such change can give.
+   δ = 0 gives the ordinary two-sided t-test. A change smaller than δ does not matter however
+   certain it is; without δ, all of a fine-tuned model's edges change.
+3. Benjamini-Hochberg q-values (Benjamini & Hochberg 1995) over all edges: of the edges with
+   q < level, no more than a share `level` is expected to be there by chance. No edge is chosen by
+   its score before the test.
+4. The interval d̄ ± t·se of 95%, of this edge by itself.
+5. The smallest true change that would have been found with probability `POWER`, as many edges being
+   found as were: δ + λ·se, where a t-variable shifted by λ passes what the next edge must pass.
+
+Scores are float32 sums, so differences below `ROUNDING` of the largest score are no differences,
+nor are those below what half precision can hold; equal scores give p = 1.
+
+Fewer than `LEAST_CLUSTERS` clusters tell little of how clusters vary: their few degrees of freedom
+find nothing. Then each example counts by itself, and what is found is told of these templates.
+
+Shapes: n examples, c clusters, E edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...graphs.errors import EdgewiseError
+from ..significance import q_values
+
+ROUNDING = 2.0**-20  # floor of standard deviations, in parts of the largest |score|
+LEAST_CLUSTERS = 10
+POWER = 0.8
+INTERVAL = 0.95
+EDGES_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class PairedTest:
+    """What the paired test found of every edge: float64 [E] each, but for the numbers.
+
+    `detectable`: the smallest true change that would probably have been found. `clusters`: how
+    many of the `examples` count as independent.
+    """
+
+    examples: int
+    clusters: int
+    delta: float
+    level: float
+    mean_a: np.ndarray
+    mean_b: np.ndarray
+    error: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    detectable: np.ndarray
+
+    @property
+    def change(self) -> np.ndarray:
+        """Return by how much every edge's score is larger in B."""
+        return np.asarray(self.mean_b - self.mean_a)
+
+    @property
+    def changed(self) -> np.ndarray:
+        """Tell which edges changed by more than δ, bool [E]."""
+        return np.asarray(self.q < self.level)
+
+
+def independent(clusters: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Number the clusters 0 … c − 1; where there are too few, each example is one by itself.
+
+    >>> independent([7, 7, 3]).tolist(), len(set(independent([0, 1] * 10).tolist()))
+    ([0, 1, 2], 20)
+    """
+    found = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    few = found.max(initial=-1) + 1 < LEAST_CLUSTERS
+    return np.arange(len(found)) if few else np.asarray(found)
+
+
+def paired_test(
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: Sequence[int] | np.ndarray | None = None,
+    *,
+    delta: float = 0.0,
+    level: float = 0.05,
+) -> PairedTest:
+    """Test, for every edge, whether scores [n, E] of the same examples differ by more than δ.
+
+    `clusters`: one number an example, those of like number are not independent; default: all are.
+
+    >>> a = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
+    >>> found = paired_test(a, a + [[3.0, 0.0], [4.0, 0.0], [5.0, 0.0]], delta=1.0)
+    >>> found.change.tolist(), found.p.round(4).tolist()
+    ([4.0, 0.0], [0.0238, 1.0])
+    """
+    _check(a, b, delta)
+    if a.shape != b.shape:
+        raise EdgewiseError(
+            f"scores of shapes {list(a.shape)} and {list(b.shape)} are no pairs; accepted: the "
+            "same examples and edges in both models."
+        )
+    own = np.arange(len(a)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    count = int(own.max()) + 1
+    if len(own) != len(a) or count < 2:
+        raise EdgewiseError(
+            f"{len(a)} examples in {count} clusters cannot be tested; accepted: a cluster for each "
+            "example, two clusters or more."
+        )
+    largest = max(np.abs(x).max(initial=0) for x in (a, b))
+    found = np.empty((3, a.shape[1]))
+    for part in _parts(a.shape[1]):
+        x, y = (one[:, part].astype(np.float64) for one in (a, b))
+        floor = np.maximum(_floor(a, x, largest), _floor(b, y, largest))
+        _, error = _mean_and_error(y - x, own, floor)
+        found[:, part] = x.mean(0), y.mean(0), error
+    freedom = np.full(a.shape[1], effective(own) - 1)
+    return _tested((found[0], found[1], found[2]), freedom, (len(a), count), (delta, level))
+
+
+def unpaired_test(
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    delta: float = 0.0,
+    level: float = 0.05,
+) -> PairedTest:
+    """Test the same of scores [n, E] and [m, E] of different examples: a control's test.
+
+    The two may vary unequally; degrees of freedom are those of Welch and Satterthwaite.
+    """
+    _check(a, b, delta)
+    sides = (np.arange(len(a)), np.arange(len(b))) if clusters is None else clusters
+    counts = [len(np.unique(side)) for side in sides]
+    if min(counts) < 2:
+        raise EdgewiseError(
+            f"{counts[0]} and {counts[1]} clusters of examples cannot be tested; accepted: two or "
+            "more of each."
+        )
+    largest = max(np.abs(x).max(initial=0) for x in (a, b))
+    found, freedom = np.empty((3, a.shape[1])), np.empty(a.shape[1])
+    for part in _parts(a.shape[1]):
+        means, errors = [], []
+        for one, side in zip((a, b), sides, strict=True):
+            x = one[:, part].astype(np.float64)
+            mean, error = _mean_and_error(x, side, _floor(one, x, largest))
+            means.append(mean)
+            errors.append(error**2)
+        total = errors[0] + errors[1]
+        frees = [effective(side) - 1 for side in sides]
+        own = sum(error**2 / free for error, free in zip(errors, frees, strict=True))
+        few = np.full(total.shape, min(frees))
+        freedom[part] = np.divide(total**2, own, out=few, where=own > 0)
+        found[:, part] = *means, np.sqrt(total)
+    return _tested(
+        (found[0], found[1], found[2]), freedom, (len(a) + len(b), sum(counts)), (delta, level)
+    )
+
+
+def effective(clusters: np.ndarray) -> float:
+    """Return how many clusters of equal size are worth as much as these (Kish 1965): n² / Σ n_g².
+
+    >>> effective(np.array([0, 0, 1, 1])), effective(np.array([0, 0, 0, 1]))
+    (2.0, 1.6)
+    """
+    sizes = np.unique(clusters, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def halves(clusters: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
+    """Split examples into two halves by whole clusters, at random: their rows; None if too few.
+
+    Both halves get half of the clusters, two or more.
+
+    >>> first, second = halves(np.array([0, 0, 1, 2, 3]))
+    >>> sorted([*first.tolist(), *second.tolist()])
+    [0, 1, 2, 3, 4]
+    """
+    names = np.unique(clusters)
+    if len(names) < 4:
+        return None
+    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    inside = np.isin(clusters, chosen)
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+# -- the parts of the test -----------------------------------------------------------------------
+
+
+def beyond(change: np.ndarray, error: np.ndarray, delta: float, freedom: np.ndarray) -> np.ndarray:
+    """Return the p-values of |true change| ≤ δ; 1 where nothing varies and nothing changed."""
+    from scipy.special import stdtr
+
+    size = np.abs(change)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of scores that are 0 throughout
+        p = stdtr(freedom, (delta - size) / error) + stdtr(freedom, -(size + delta) / error)
+    return np.where((size <= delta) & (error == 0) | np.isnan(p), 1.0, np.minimum(p, 1.0))
+
+
+def noncentrality(threshold: float, freedom: float, power: float = POWER) -> float:
+    """Return by how many standard errors a change must exceed δ to pass p ≤ `threshold` so often.
+
+    P((Z + λ)/√(V/ν) > t) = power, V of the χ² distribution; the mean over its quantiles is robust
+    where a noncentral t's series is not.
+
+    >>> round(noncentrality(0.05, 1e6), 2)  # 1.96 + 0.84
+    2.8
+    """
+    from scipy.optimize import brentq
+    from scipy.special import chdtri, ndtr, stdtrit
+
+    least = -float(stdtrit(freedom, threshold / 2))
+    middles = (np.arange(2000) + 0.5) / 2000
+    roots = least * np.sqrt(chdtri(freedom, middles) / freedom)
+    high = float(roots.max()) + 10.0
+    return float(brentq(lambda shift: float(ndtr(shift - roots).mean()) - power, 0.0, high))
+
+
+def _tested(
+    found: tuple[np.ndarray, np.ndarray, np.ndarray],
+    freedom: np.ndarray,
+    counts: tuple[int, int],
+    asked: tuple[float, float],
+) -> PairedTest:
+    from scipy.special import stdtrit
+
+    (mean_a, mean_b, error), (delta, level) = found, asked
+    change = mean_b - mean_a
+    p = beyond(change, error, delta, freedom)
+    q = q_values(p)
+    half = stdtrit(freedom, (1 + INTERVAL) / 2) * error
+    next_one = level * min(1 + int((q < level).sum()), len(q)) / len(q)
+    shift = noncentrality(next_one, float(np.median(freedom)))
+    return PairedTest(
+        *counts, delta, level, mean_a, mean_b, error, p, q, change - half, change + half,
+        delta + shift * error,
+    )  # fmt: skip
+
+
+def _mean_and_error(
+    values: np.ndarray, clusters: np.ndarray, floor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of values [n, e] and its cluster-robust error; deviations are at least so."""
+    names = np.unique(clusters)
+    count, size = len(names), len(values)
+    mean = values.mean(0)
+    away = values - mean
+    sums = away if count == size else (names[:, None] == clusters).astype(np.float64) @ away
+    error = np.sqrt(count / (count - 1) * (sums**2).sum(0)) / size
+    return mean, np.maximum(error, floor / np.sqrt(size))
+
+
+def _floor(scores: np.ndarray, values: np.ndarray, largest: float) -> np.ndarray:
+    """Return what rounding alone makes of scores, for each edge."""
+    held = np.finfo(scores.dtype).eps if scores.dtype == np.float16 else 0.0
+    return np.asarray(np.maximum(ROUNDING * largest, held * np.abs(values).max(0, initial=0)))
+
+
+def _parts(edges: int) -> Iterator[slice]:
+    for start in range(0, edges, EDGES_AT_ONCE):
+        yield slice(start, start + EDGES_AT_ONCE)
+
+
+def _check(a: np.ndarray, b: np.ndarray, delta: float) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not a.shape[1]:
+        raise EdgewiseError(
+            f"scores of shapes {list(a.shape)} and {list(b.shape)} cannot be tested; accepted: "
+            "[examples, edges], of the same edges."
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise EdgewiseError(
+            "edges without a score cannot be tested; accepted: finite scores of all edges."
+        )
+    if not (np.isfinite(delta) and delta >= 0):
+        raise EdgewiseError(f"the smallest change that matters is {delta}; accepted: 0 or more.")
