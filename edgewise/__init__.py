@@ -51,6 +51,7 @@ _NAMES = {
         "evaluate",
         "import_circuit",
         "open_model",
+        "open_split",
         "open_task",
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .patching.metrics.functions import Given
     from .patching.metrics.metric import Metric
     from .patching.prompts.pairs import PromptPairs
+    from .patching.prompts.splits import PromptSplit
     from .patching.run.certificate import Certificate
     from .patching.run.runner import Runner
     from .patching.tasks import TaskReport, TaskResult
@@ -211,6 +213,71 @@ def open_task(
         UnknownName: no such task or option.
         PromptError: the pairs cannot be made or read.
     """
+    from .patching.prompts.splits import hold_out
+
+    part = task_of(task, **fields)
+    if part.file is None:
+        made = make_pairs(part, *open_vocabulary(session))
+        return made.pairs, made.report
+    pairs = _read_all(session, part)
+    if part.test:
+        return hold_out(pairs, part.examples, part.test, part.seed or 0).discovery, None
+    return replace(pairs, pairs=pairs.pairs[: part.examples]), None
+
+
+@typed
+def open_split(session: Session | str, task: TaskSpec | str, **fields: Any) -> PromptSplit:
+    """Make a task's prompt pairs for a model, and others that are held out to measure on.
+
+    A built-in task makes as many others as it has, up to `test` (default: as many as `examples`),
+    none of which is one of the first; a file's pairs are split (see `patching.prompts.splits`).
+
+    Args:
+        session, task, fields: as of `open_task`, as in `examples=32, test=64`; `test=0` holds
+            nothing out.
+
+    Raises:
+        UnknownName, PromptError: as `open_task`; a file that has too few pairs.
+    """
+    from .patching.prompts.splits import PromptSplit, hold_out
+
+    part = task_of(task, **fields)
+    if part.file is not None:
+        return hold_out(_read_all(session, part), part.examples, part.test, part.seed or 0)
+    tokenizer, vocabulary = open_vocabulary(session)
+    made = make_pairs(part, tokenizer, vocabulary)
+    wanted, asked = len(made.pairs) if part.test is None else part.test, (part.examples, part.test)
+    said = str(made.report)
+    others = make_test_pairs(part, made.pairs, wanted, (tokenizer, vocabulary)) if wanted else None
+    if others is None:
+        words = f"nothing is held out: task '{part.name}' has no other pairs" if wanted else ""
+        return PromptSplit(made.pairs, None, words, asked, left_out=said)
+    words = f"held out: {len(others):,} others"
+    if len(others) < wanted:
+        words = f"held out: {len(others):,} pairs, all that task '{part.name}' has beside these"
+    return PromptSplit(made.pairs, others, words, asked, others.seed, said)
+
+
+def make_test_pairs(
+    task: TaskSpec, taken: PromptPairs, examples: int, made_by: tuple[Any, int | None]
+) -> PromptPairs | None:
+    """Make a built-in task's pairs that are none of those taken, with a tokenizer and vocabulary.
+
+    As many as the task has, if they are fewer than `examples`; None if it has none.
+    """
+    from .patching.tasks import make_others
+
+    tokenizer, vocab_size = made_by
+    own, choice = check_options(task.name, task.options)
+    made = make_others(
+        taken, examples, tokenizer=tokenizer, vocab_size=vocab_size, bos=task.bos,
+        **{**choice, **own},
+    )  # fmt: skip
+    return None if made is None else _with_origin(made, task, tokenizer, choice).pairs
+
+
+def _read_all(session: Session | str, part: TaskSpec) -> PromptPairs:
+    """Read all pairs of a task's file, which remember how they were read."""
     from .graphs.files.places import local_paths
     from .patching.ablations.registry import ablations
     from .patching.metrics.registry import metrics
@@ -218,10 +285,8 @@ def open_task(
     from .patching.prompts.pair_files import read_with
     from .patching.prompts.row_context import RowContext
 
-    part, (tokenizer, vocabulary) = task_of(task, **fields), open_vocabulary(session)
-    if part.file is None:
-        made = make_pairs(part, tokenizer, vocabulary)
-        return made.pairs, made.report
+    assert part.file is not None  # the caller has looked
+    tokenizer, vocabulary = open_vocabulary(session)
     check_task(part.file)
     context = RowContext(
         tokenizer, part.bos, vocabulary, part.seed or 0, part.answers,
@@ -231,8 +296,7 @@ def open_task(
     )  # fmt: skip
     pairs = read_with(part.file, context)
     where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos, **part.taken}
-    first = pairs.pairs[: part.examples]
-    return replace(pairs, pairs=first, origin={**pairs.origin, **where}), None
+    return replace(pairs, origin={**pairs.origin, **where})
 
 
 def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
@@ -267,8 +331,7 @@ def make_pairs(
     task: TaskSpec | str, tokenizer: Any, vocab_size: int | None, **fields: Any
 ) -> TaskResult:
     """Make a built-in task's pairs, which remember how to be made again."""
-    from .patching.prompts.tokens import tokens_sha256
-    from .patching.tasks import get_task, make_task
+    from .patching.tasks import make_task
 
     part = task_of(task, **fields)
     own, choice = check_options(part.name, part.options)
@@ -276,9 +339,19 @@ def make_pairs(
         part.name, tokenizer=tokenizer, vocab_size=vocab_size, bos=part.bos,
         examples=part.examples or EXAMPLES, seed=part.seed or 0, **{**choice, **own},
     )  # fmt: skip
-    origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": part.bos}
-    origin |= part.taken
-    if tokenizer is not None and get_task(part.name).needs_tokenizer:
+    return _with_origin(made, part, tokenizer, choice)
+
+
+def _with_origin(
+    made: TaskResult, task: TaskSpec, tokenizer: Any, choice: Mapping[str, object]
+) -> TaskResult:
+    """Have a built-in task's pairs remember how to be made again."""
+    from .patching.prompts.tokens import tokens_sha256
+    from .patching.tasks import get_task
+
+    origin: dict[str, object] = {"options": {**made.options, **choice}, "bos": task.bos}
+    origin |= task.taken
+    if tokenizer is not None and get_task(task.name).needs_tokenizer:
         origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
     return replace(made, pairs=replace(made.pairs, origin=origin))
 

@@ -22,7 +22,7 @@ from .graphs.calls.typed import typed
 from .graphs.errors import unknown, within_memory
 from .graphs.files.diff import diff_files as compare
 from .progress import Progress
-from .session import Session, make_pairs, make_runner, open_model, open_task
+from .session import Session, make_pairs, make_runner, open_model, open_split, open_task
 from .steps.discover import Found, discover, task_block
 from .steps.evaluate import Evaluated, evaluate
 from .steps.imported import Imported, import_circuit
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 __all__ = [
     "EXAMPLES", "Evaluated", "Experiment", "Found", "Imported", "Progress", "Selection", "Session",
     "Start", "beside_scores", "check_task", "circuit_pairs", "compare", "discover", "evaluate",
-    "import_circuit", "is_file", "make_pairs", "make_runner", "open_model", "open_task", "patch",
-    "read_start", "request", "stored_model", "stored_pairs", "stored_task", "task_block",
+    "import_circuit", "is_file", "make_pairs", "make_runner", "open_model", "open_split",
+    "open_task", "patch", "read_start", "request", "stored_model", "stored_pairs", "stored_task",
+    "task_block",
 ]  # fmt: skip
 
 

@@ -152,6 +152,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "name": st.sampled_from(sorted(TASKS)),
         "file": NAMES,
         "examples": COUNTS,
+        "test": st.none() | COUNTS,
         "seed": st.integers(0, 10**6),
         "bos": st.none() | st.booleans(),
         "options": st.fixed_dictionaries({"period": COUNTS, "length": COUNTS}),

@@ -50,7 +50,9 @@ CHOICES_OF_PAIRS = ("length", "groups")
 class TaskSpec(Part):
     """Say which prompt pairs are meant: those a built-in task makes, or those of a file.
 
-    `examples`: how many; of a file, None means all. `options` are of built-in tasks; so is `seed`,
+    `examples`: how many a circuit is found on; of a file, None means all that are not held out.
+    `test`: how many others are held out to measure it on, 0 for none; None means as many (see
+    `patching.prompts.splits` for those of a file). `options` are of built-in tasks; so is `seed`,
     and of files whose pairs are formed from what stands in them. `answers`: how those of several
     tokens are taken, `first` or `whole`. `system`, `continued`: of files of chat, a system message
     before the others and the beginning of the assistant's answer.
@@ -63,6 +65,7 @@ class TaskSpec(Part):
         default=None, validate_default=True
     )
     examples: Count | None = Field(default=None, validate_default=True)
+    test: Whole | None = None
     seed: Whole | None = Field(default=None, validate_default=True)
     bos: Flag | None = None
     options: Mapping[str, Any] = Field(default_factory=dict)

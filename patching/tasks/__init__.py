@@ -9,7 +9,7 @@ A task is one file here, found by being there: a function under `@task` that yie
 from __future__ import annotations
 
 from ..registries import registered
-from ._make import Sample, TaskReport, TaskResult, format_samples, make_task, preview
+from ._make import Sample, TaskReport, TaskResult, format_samples, make_others, make_task, preview
 from ._registry import TASKS, describe_tasks, get_task
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "describe_tasks",
     "format_samples",
     "get_task",
+    "make_others",
     "make_task",
     "preview",
 ]

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,10 +96,80 @@ def make_task(
     >>> [len(pair.clean) for pair in result.pairs], result.report.kept
     ([7, 7, 7], 3)
     """
+    making = _making(name, tokenizer, vocab_size, bos, options)
+    maker = making.maker
+    _check(examples, seed, vocab_size)
+    maker.collect(walk(making.spaces, random.Random(seed)), examples)
+    if len(maker.pairs) < examples:
+        raise _too_few(name, examples, making.report, maker.exhausted)
+    return making.result(name, seed)
+
+
+def make_others(
+    taken: PromptPairs,
+    examples: int,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    vocab_size: int | None = None,
+    bos: bool | None = None,
+    **options: object,
+) -> TaskResult | None:
+    """Make further pairs of a built-in task that share no pair with those taken, to test on.
+
+    They are made from `others_seed` of the taken ones' seed, by the arguments those were made by.
+    Pairs whose clean prompt is not among the taken ones come first. As many as the task has, if
+    those are fewer than `examples`; None if it has none.
+    """
+    making = _making(taken.name, tokenizer, vocab_size, bos, options)
+    maker, seed = making.maker, others_seed(taken.seed or 0)
+    _check(examples, seed, vocab_size)
+    maker.avoid(taken)
+    maker.collect(walk(making.spaces, random.Random(seed)), examples)
+    return making.result(taken.name, seed) if maker.pairs else None
+
+
+def others_seed(seed: int) -> int:
+    """Return the seed of the pairs that are held out beside those of a seed.
+
+    >>> others_seed(0) != others_seed(1)
+    True
+    """
+    return int.from_bytes(hashlib.sha256(f"held out {seed}".encode()).digest()[:4], "big") // 2
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What pairs of a task are made of: its spaces, and what turns candidates into pairs."""
+
+    maker: _Maker
+    vocabulary: Vocabulary
+    spaces: Sequence[Space]
+    values: Mapping[str, str | int | None]
+
+    @property
+    def report(self) -> TaskReport:
+        maker = self.maker
+        counts = maker.generated, len(maker.pairs), dict(maker.left_out)
+        return TaskReport(*counts, self.vocabulary.left_out)
+
+    def result(self, name: str, seed: int) -> TaskResult:
+        maker = self.maker
+        bos = maker.tokens is not None and maker.tokens.bos_prepended
+        pairs = PromptPairs(tuple(maker.pairs), name, seed, bos)
+        return TaskResult(pairs, tuple(maker.samples), self.report, self.values)
+
+
+def _making(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    vocab_size: int | None,
+    bos: bool | None,
+    options: dict[str, object],
+) -> _Making:
     found = get_task(name)
     length, groups = (cast("Any", options.pop(key, None)) for key in ("length", "groups"))
     values = found.read_options(options)
-    _check(examples, seed, vocab_size)
+    _check(1, 0, vocab_size)
     if tokenizer is None and (found.needs_tokenizer or vocab_size is None):
         raise _no_tokenizer(found)
     if tokenizer is None and bos:
@@ -106,16 +177,7 @@ def make_task(
     tokens = None if tokenizer is None else Tokens(tokenizer, bos)
     vocabulary = Vocabulary(tokens, vocab_size)
     spaces = _spaces(found, vocabulary, values, groups)
-    maker = _Maker(tokens, vocab_size, length)
-    maker.collect(walk(spaces, random.Random(seed)), examples)
-    report = TaskReport(
-        maker.generated, len(maker.pairs), dict(maker.left_out), vocabulary.left_out
-    )
-    if len(maker.pairs) < examples:
-        raise _too_few(name, examples, report, maker.exhausted)
-    bos = tokens is not None and tokens.bos_prepended
-    pairs = PromptPairs(tuple(maker.pairs), name, seed, bos)
-    return TaskResult(pairs, tuple(maker.samples), report, values)
+    return _Making(_Maker(tokens, vocab_size, length), vocabulary, spaces, values)
 
 
 def preview(
@@ -171,9 +233,22 @@ class _Maker:
     pairs: list[Pair] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     _seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
+    _known: set[tuple[int, ...]] = field(default_factory=set)
+    _spare: list[tuple[Pair, Sample]] = field(default_factory=list)
+
+    def avoid(self, taken: PromptPairs) -> None:
+        """Make none of these pairs, and of their clean prompts others only if there are no more."""
+        self._seen.update((pair.clean, pair.twin) for pair in taken)
+        self._known.update(pair.clean for pair in taken)
 
     def collect(self, candidates: Iterator[tuple[str, Candidate]], examples: int) -> None:
         """Add pairs until there are enough, or all candidates, or too many, were tried."""
+        self._collect(candidates, examples)
+        for pair, sample in self._spare[: examples - len(self.pairs)]:
+            self.pairs.append(pair)
+            self.samples.append(sample)
+
+    def _collect(self, candidates: Iterator[tuple[str, Candidate]], examples: int) -> None:
         most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
         while self.generated < most and len(self.pairs) < examples:
             some = list(islice(candidates, max(_AT_ONCE, examples - len(self.pairs))))
@@ -190,8 +265,17 @@ class _Maker:
                     continue
                 self._seen.add((clean, corrupted))
                 position = len(clean) - 1 if self.tokens is None else self.tokens.last(clean)
-                self.pairs.append(Pair(clean, corrupted, answers, distractors, position, group))
-                self.samples.append(_sample(group, candidate, self.tokens))
+                pair = Pair(clean, corrupted, answers, distractors, position, group)
+                sample = _sample(group, candidate, self.tokens)
+                if clean in self._known:
+                    self._spare.append((pair, sample))
+                    if self.generated > _PER_EXAMPLE * examples and (
+                        len(self.pairs) + len(self._spare) >= examples
+                    ):
+                        return
+                    continue
+                self.pairs.append(pair)
+                self.samples.append(sample)
                 if len(self.pairs) == examples:
                     return
 
