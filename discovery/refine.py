@@ -2,8 +2,9 @@
 
 Given scores of edges (EAP-IG's, unless others are given) and the wanted number n:
 
-1. Take as many edges of largest |score| as leave 3n when dangling ones are pruned: the pool. With
-   a faithfulness floor, double n for this step until the pools of n and of 3n reach the floor.
+1. Take as many edges of largest |score| as leave 3n when dangling ones are pruned: the pool. Edges
+   of infinite score, which a given circuit keeps without one, are all in it. With a faithfulness
+   floor, double n for this step until the pools of n and of 3n reach the floor.
 2. Measure the loss without each edge of the current circuit. Until a tenth of the circuit
    is gone, this is done again only for the least harmful ones of the last time.
 3. Remove the k least harmful edges and what dangles then, and measure the loss. If it rose by more
@@ -152,10 +153,11 @@ class _Refinement:
 
     def begin(self, scores: Scores) -> _Step:
         n, known = self.wanted, int((~np.isnan(scores.values)).sum())
+        least = int(np.isinf(scores.values).sum())
         while True:
-            step = self.measure(pool(scores, POOL * n))
+            step = self.measure(pool(scores, POOL * n, least))
             enough = self.most == np.inf or (
-                step.loss <= self.most and self.measure(pool(scores, n)).loss <= self.most
+                step.loss <= self.most and self.measure(pool(scores, n, least)).loss <= self.most
             )
             if enough or POOL * n >= known:
                 break
@@ -259,14 +261,18 @@ class _Refinement:
             self.progress(self.removed, len(self.pool) - self.wanted, what)
 
 
-def pool(scores: Scores, n: int) -> Circuit:
-    """Keep as many edges of largest |score| as leave n when dangling ones are pruned."""
+def pool(scores: Scores, n: int, least: int = 0) -> Circuit:
+    """Keep as many edges of largest |score| as leave n when dangling ones are pruned.
+
+    `least`: take so many at least, before they are pruned.
+    """
 
     def left(size: int) -> Circuit:
         return scores.top(size).prune_dangling()
 
     known = int((~np.isnan(scores.values)).sum())
-    return left(bisect_left(range(known), n, min(1, known), key=lambda size: len(left(size))))
+    first = min(max(1, least), known)
+    return left(bisect_left(range(known), n, first, key=lambda size: len(left(size))))
 
 
 def smallest(asked: Iterator[Answers], count: int, floor: float = 0.0) -> list[Ranked]:

@@ -99,6 +99,7 @@ ELSEWHERE = {
     "models[0]": "--model-a",
     "models[1]": "--model-b",
     "write_scores": "`discover --scores`",
+    "import_circuit": "`edgewise import`",
 }
 """What stands, at the command line, for arguments that no option has the name of."""
 

@@ -9,7 +9,7 @@ import click
 
 from . import options, show
 from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
-from .given import compared, read_given
+from .given import compared, read_all
 from .options import FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -40,13 +40,20 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @option("--model-a MODEL", "The model of A; default: the one its file names.")
 @option("--model-b MODEL", "The model of B; default: the one its file names.")
 @options.task_options(required=False)
+@options.percent_option
 @options.batch_option
 @options.compute_options
 @option("-o --output DIFF.json", "Write the diff, for `edgewise draw`.", type=FILE)
 @options.json_option
 @options.with_flags
 def diff(
-    a: str, b: str, flags: Flags, output: str | None, as_json: bool, **models: str | None
+    a: str,
+    b: str,
+    flags: Flags,
+    percent: float | None,
+    output: str | None,
+    as_json: bool,
+    **models: str | None,
 ) -> None:
     """Compare the circuits of two files.
 
@@ -54,9 +61,9 @@ def diff(
     how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
     --cross and --roles only.
 
-    A circuit may be a file of EAP-IG, ACDC or Edge-Pruning. It is put on the graph it states, on
-    that of the other circuit, or on that of the model that is named; --cross and --roles run it on
-    --task, or on the other circuit's prompts.
+    A circuit may be a file of EAP-IG, ACDC or Edge-Pruning, or a folder of MIB's. It is put on the
+    graph it states, on that of the other circuit, or on that of the model that is named; --cross
+    and --roles run it on --task, or on the other circuit's prompts.
     """
     from ..experiment.spec import ComparisonSpec
     from ..graphs.files import CircuitFile, unlike, write_diff
@@ -65,7 +72,7 @@ def diff(
     from ..workflow import compare
 
     closer = flags["noise_floor"] is not None or flags["cross"] or flags["roles"]
-    given = (read_given(a), read_given(b))
+    given = read_all(percent, a, b)
     sources = (models["model_a"], models["model_b"])
     _check_others(given, flags)
     for name, value in {**models, **flags.only("batch_size", "dtype", "threads")}.items():
@@ -128,7 +135,10 @@ def _check_others(given: Sequence[CircuitFile | Foreign], flags: Flags) -> None:
     if others and flags["noise_floor"] is not None:
         raise click.UsageError(
             f"--noise-floor repeats the discovery, and {others[0].path} was found by "
-            f"{others[0].tool}; accepted: circuits that were found here."
+            f"{others[0].tool}, so it cannot be repeated here; accepted: circuits that were found "
+            "here. What can be told of this one: with --cross, what both circuits do in both "
+            "models, on --task. To know how sure its edges are, find a circuit of the same task "
+            "with `edgewise discover` in the model, and compare that."
         )
 
 

@@ -11,6 +11,7 @@ import click
 
 from ..discovery.registry import get_method, methods, scoring_method
 from . import options, show
+from .given import sized
 from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
@@ -65,11 +66,13 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
     "--from FILE",
     lambda: (
         f"[{', '.join(name for name, one in methods().items() if one.starts)}] Start from this "
-        f"circuit's edges, or from a file of scores, not from those of {scoring_method().name}."
+        "circuit's edges, which may be another tool's, or from a file of scores, not from those of "
+        f"{scoring_method().name}."
     ),
     "start",
     type=FILE,
 )
+@options.percent_option
 @options.graph_options
 @options.compute_options
 @option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
@@ -84,7 +87,13 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 @options.json_option
 @options.with_flags
 def discover(
-    model: str, flags: Flags, output: str, scores: bool, resume: bool, as_json: bool
+    model: str,
+    flags: Flags,
+    output: str,
+    scores: bool,
+    resume: bool,
+    as_json: bool,
+    **size: float | None,
 ) -> None:
     """Find the circuit of a task in a model.
 
@@ -101,6 +110,7 @@ def discover(
     from ..session import open_model, open_task
     from ..steps.discover import discover as find
 
+    flags = _started(flags, **size)
     request = flags.experiment(model)
     spec, method = request.discovery, request.discovery.chosen
     if spec.start is not None and spec.start.said:
@@ -143,6 +153,14 @@ def discover(
         "evaluation": found.evaluation.as_dict(),
     }
     show.emit(document)
+
+
+def _started(flags: Flags, percent: float | None) -> Flags:
+    """Have the flags name the circuit to start from that is meant in a folder of several sizes."""
+    if flags["start"] is None and percent is not None:
+        raise click.UsageError("--percent is for --from; give that too.")
+    start = {} if flags["start"] is None else {"start": sized(flags["start"], percent)}
+    return Flags(flags, **start)
 
 
 def _journal(output: str, resume: bool, *inputs: str) -> JournalFile:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import options, show
-from .given import foreign
+from .given import check_percent, foreign, is_folder, read_own
 from .options import COUNT, FILE, option
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ MANY_EDGES = 2000
     "The model of a circuit of another tool; needed for edge lists alone, which tell no graph.",
     type=FILE,
 )
+@options.percent_option
 @options.json_option
 def draw(as_json: bool, **given: Any) -> None:
     """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.
@@ -112,6 +113,7 @@ class Request:
     order: str
     roles: str | None
     model: str | None
+    percent: float | None = None
 
     def check(self) -> None:
         """Refuse an ending that this drawing cannot have, and options of another kind."""
@@ -132,6 +134,7 @@ class Request:
                 f"{self.files[0]} holds no circuit; of a scores file the node scores can be drawn, "
                 "with --as heat-map."
             )
+        check_percent(self.percent, *self.files)
         if self.model is not None and not any(map(is_foreign, self.files)):
             raise click.UsageError("--model is for circuits of other tools; these name theirs.")
         for given, flag, kinds in (
@@ -211,8 +214,8 @@ def _own(
     from ..steps.imported import import_circuit, unnamed_file
 
     if not is_foreign(path):
-        return read(path)
-    found = foreign(path)
+        return read_own(path, read)
+    found = foreign(path, request.percent if is_folder(path) else None)
     if request.model is not None:
         return import_circuit(found, request.model).file
     if beside is None:
@@ -315,7 +318,7 @@ def _draw_overlap(request: Request) -> Outcome:
 
     if len(request.files) < 2:
         raise click.UsageError("a matrix of overlaps takes two or more circuit files.")
-    own = [read_circuit(file) for file in request.files if not is_foreign(file)]
+    own = [read_own(file, read_circuit) for file in request.files if not is_foreign(file)]
     beside = own[0] if own else None  # circuits of other tools stand on the same graph
     read = [_own(request, file, read_circuit, beside) for file in request.files]
     names = request.named(names_of(request.files, [one.model for one in read]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .given import in_model, read_given, require
+from .given import in_model, read_all, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -35,15 +35,18 @@ LEAST = 10
     "Faithfulness of K random circuits of as many edges of each kind, and the percentile.",
     type=COUNT,
 )
+@options.percent_option
 @options.compute_options
 @options.json_option
 @options.with_flags
-def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> None:
+def evaluate(
+    circuit: str, model: str | None, flags: Flags, percent: float | None, as_json: bool
+) -> None:
     """Measure the circuit of a file.
 
     Model, prompt pairs, metric and ablation are those the circuit was found with, unless given. The
-    circuit may be a file of EAP-IG, ACDC or Edge-Pruning, which names neither: give --model and
-    --task.
+    circuit may be a file of EAP-IG, ACDC or Edge-Pruning, or a folder of MIB's, which name neither:
+    give --model and --task. A file that keeps no edge but has scores is measured with --curve.
     """
     from ..experiment.spec import EvaluationSpec
     from ..graphs.files import CircuitFile, read_scores
@@ -53,13 +56,12 @@ def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> No
     from ..steps.stored import open_for, stored_model, weights_notes
 
     flags.task()  # wrong ones are refused before anything is loaded
-    given, scores = read_given(circuit), None
-    own = given if isinstance(given, CircuitFile) else None
+    (given,), scores = read_all(percent, circuit), None
     if not isinstance(given, CircuitFile):
         require(given, model=model, task=flags["task"])
     elif flags["curve"]:
         scores = read_scores(circuit, given.circuit.graph).scores
-    compute = flags.compute(own)
+    compute = flags.compute(given if isinstance(given, CircuitFile) else None)
     with reporting() as progress:
         if isinstance(given, CircuitFile):
             file = given
@@ -68,7 +70,8 @@ def evaluate(circuit: str, model: str | None, flags: Flags, as_json: bool) -> No
             notes = weights_notes(file, session, same_model=model is None)
         else:
             progress.say(f"loading and lifting {model}")
-            made = in_model(given, model, compute, progress, **flags.only("metric", "ablation"))
+            how = {"curve": bool(flags["curve"]), **flags.only("metric", "ablation")}
+            made = in_model(given, model, compute, progress, **how)
             file, session, notes = made.file, made.session, []
             scores = made.scores.scores if made.scores is not None and flags["curve"] else None
         pairs, differences = flags.pairs(file, session)

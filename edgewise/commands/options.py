@@ -184,6 +184,12 @@ json_option = option("--json", "Print one JSON object on standard output.", "as_
 batch_option = option(
     "--batch-size N", "Examples run at once; default: as many as fit in memory.", type=COUNT
 )
+percent_option = option(
+    "--percent K",
+    "Of a folder of MIB's with a circuit of each size, the largest with at most K percent of all "
+    "edges.",
+    type=click.FloatRange(0, 100, min_open=True),
+)
 task_option = option(
     "--task-option NAME=VALUE",
     "A built-in task's own option, such as corruption=flip; repeat for more.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .given import in_model, read_given, require
+from .given import in_model, read_all, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ COLUMNS = {
 @option("--all", "All heads of the model, with or without role.", "every")
 @option("--sequences N", "Sequences of random tokens; default 32.", type=COUNT, default=32)
 @option("-o --output ROLES.json", "Write what was measured.", type=FILE)
+@options.percent_option
 @options.compute_options
 @options.json_option
 @options.with_flags
@@ -56,6 +57,7 @@ def roles(
     sequences: int,
     output: str | None,
     as_json: bool,
+    **size: float | None,
 ) -> None:
     """Measure what the heads of circuits attend to and write, and name what is large.
 
@@ -67,7 +69,7 @@ def roles(
     from ..progress import reporting
 
     flags.task()  # a wrong one is refused before anything is loaded
-    subjects = _subjects(circuits, models)
+    subjects = _subjects(circuits, models, **size)
     options.claim(output, *circuits)
     with reporting() as progress:
         measured = (_measure(flags, one, every, sequences, progress) for one in subjects)
@@ -88,7 +90,9 @@ Subject = tuple["str | None", "CircuitFile | Foreign | None", "str | None"]
 """A circuit's path and file, if there is one, and the model to use in place of its own."""
 
 
-def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
+def _subjects(
+    circuits: Sequence[str], models: Sequence[str], percent: float | None = None
+) -> list[Subject]:
     from ..graphs.files import CircuitFile
     from ..graphs.files.exchange import is_foreign
 
@@ -108,7 +112,7 @@ def _subjects(circuits: Sequence[str], models: Sequence[str]) -> list[Subject]:
             "for each, in the same order, or not at all."
         )
     chosen: Sequence[str | None] = models or [None] * len(circuits)
-    given = list(map(read_given, circuits))
+    given = read_all(percent, *circuits)
     for one, model in zip(given, chosen, strict=True):
         if not isinstance(one, CircuitFile):
             require(one, model=model)
@@ -211,7 +215,8 @@ def _print_comparison(found: RolesFile, names: Sequence[str]) -> None:
 def _print_heads(one: ModelRoles, title: str, *, every: bool) -> None:
     """Print the scores of a circuit's heads; of a whole model, those of heads with a role."""
     shown = [head for head in one.heads if every or one.circuit or head.roles]
-    spans = [key for key in one.heads[0].spans if any(h.spans[key] is not None for h in shown)]
+    known = one.heads[0].spans if one.heads else ()  # a circuit may have no head
+    spans = [key for key in known if any(h.spans[key] is not None for h in shown)]
     scores = [key for key in COLUMNS if any(h.scores[key] is not None for h in shown)]
     columns = ("head", "role", *(COLUMNS[key] for key in scores), *(f"→ {key}" for key in spans))
     rows = []

@@ -9,7 +9,7 @@ import click
 
 from ..patching.metrics.registry import default_metric, metrics
 from . import options, show
-from .given import in_model, read_given
+from .given import in_model, read_all
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def _metric_help() -> str:
     type=options.Known(options.among("direction", DIRECTIONS)),
     default="b-into-a",
 )
+@options.percent_option
 @options.batch_option
 @option("-o --output FILE.json", "Write everything that was measured.", type=FILE)
 @options.graph_options
@@ -91,7 +92,7 @@ def transplant(
     files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
     with options.usage():
         _choice(parts, {})
-    given = {key: read_given(path) for key, path in files.items()}
+    given = dict(zip(files, read_all(parts["percent"], *files.values()), strict=True))
     options.claim(output, *files.values())
     with reporting(on_prompts=show.understood) as progress:
         progress.say(f"comparing {a} and {b}")

@@ -67,11 +67,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError, SpecError, unknown
+from ..graphs.files.exchange.kinds import in_words
 from ..graphs.files.reading import SETTINGS_BYTES, at_home, is_there, read_text
 from .errors import Built, problems, shown
 from .spec import TABLES, DiscoverySpec, Experiment, ModelSpec, Selection, default_name
 from .task import CHOICES_OF_PAIRS, TaskSpec, draws_pairs
-from .toml import Table, parse_toml
+from .toml import INSTEAD, Table, parse_toml
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
@@ -87,6 +88,8 @@ def read_spec(path: str | Path) -> Experiment:
         SpecError: no TOML (with the place), or wrong in what it says (all problems are listed).
     """
     path = Path(path)
+    if other := in_words(path):
+        raise SpecError(f"{path} is no experiment's TOML file: it is {other}. {INSTEAD}")
     text = read_text(path, "an experiment's TOML file", SETTINGS_BYTES, SpecError)
     text = text.removeprefix("\ufeff")
     return parse_spec(text, folder=path.parent, name=path.stem, source=str(path))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..graphs.circuit import Circuit
+    from ..graphs.files.exchange import Foreign
     from ..graphs.graph import ComputationGraph
     from ..graphs.scores import Scores
 
@@ -22,17 +23,32 @@ if TYPE_CHECKING:
 class Start:
     """Scores that a method starts from, and what a circuit file says of them.
 
-    `said`: what was understood of another tool's file, if they are from one.
+    `circuit`: another tool's, if they are from one; `scores` is None where only the model tells its
+    graph.
     """
 
-    scores: Scores
+    scores: Scores | None
     about: Mapping[str, object]
-    said: str = ""
+    circuit: Foreign | None = None
 
-    def on(self, graph: ComputationGraph) -> Scores:
-        """Return the scores on a model's graph that has their ports, whatever its groups are."""
+    @property
+    def said(self) -> str:
+        """Say what was understood of another tool's file, if they are from one."""
+        return "" if self.circuit is None else str(self.circuit)
+
+    def on(self, graph: ComputationGraph, d_model: int | None = None) -> Scores:
+        """Return the scores on a model's graph that has their ports, whatever its groups are.
+
+        `d_model`: the model's width, which must be that of another tool's file if it states one.
+
+        Raises:
+            GraphMismatch: another tool's circuit does not fit the graph; says with which options.
+        """
         from ..graphs.scores import Scores
 
+        if self.circuit is not None:
+            return _kept_or_scored(*self.circuit.on(graph, d_model))
+        assert self.scores is not None
         own = self.scores.graph
         alike = (own.senders, own.ports, own.parallel) == (
             graph.senders,
@@ -43,6 +59,8 @@ class Start:
 
     def counted(self) -> object:
         """Return what it is of, and a hash of the scores."""
+        if self.scores is None:  # the hash of its file is among what is said of it
+            return dict(self.about)
         return {**self.about, "sha256": hashlib.sha256(self.scores.values.tobytes()).hexdigest()}
 
 
@@ -50,30 +68,34 @@ class Start:
 def read_start(path: str | Path) -> Start:
     """Read a file of scores, or the kept edges of a circuit; those without a score stand first.
 
-    A circuit may be a graph of EAP-IG; one that keeps no edge gives the scores of all.
+    A circuit may be another tool's: a graph of EAP-IG, or an edge list, whose edges are put on the
+    graph of the model once that is known. A graph that keeps no edge gives the scores of all.
 
     Raises:
-        FileFormatError: the file is neither, or something in it is wrong.
+        FileFormatError: the file is none of these, or something in it is wrong.
     """
-    import numpy as np
-
     from ..graphs.files import read_circuit, read_scores, scores_path
     from ..graphs.files.exchange import is_foreign
     from ..graphs.files.scores import ABOUT
 
     about: dict[str, object]
-    said = ""
     if str(scores_path(path)) == str(path):
         file = read_scores(path)
         scores, about = file.scores, {**file.about}
     elif is_foreign(path):
-        scores, about, said = _of_another_tool(path)
+        return _of_another_tool(path)
     else:
         found = read_circuit(path)
         assert found.edge_scores is not None  # CircuitFile.__post_init__
         scores = _ranked(found.circuit, found.edge_scores)
         about = {key: str(found.discovery[key]) for key in ABOUT}  # type: ignore[literal-required]
-    return Start(scores, {**about, "edges": int((~np.isnan(scores.values)).sum())}, said)
+    return Start(scores, {**about, "edges": _known(scores)})
+
+
+def _known(scores: Scores) -> int:
+    import numpy as np
+
+    return int((~np.isnan(scores.values)).sum())
 
 
 def _ranked(circuit: Circuit, values: np.ndarray) -> Scores:
@@ -86,22 +108,23 @@ def _ranked(circuit: Circuit, values: np.ndarray) -> Scores:
     return Scores(circuit.graph, np.where(circuit.kept, values, np.nan))
 
 
-def _of_another_tool(path: str | Path) -> tuple[Scores, dict[str, object], str]:
+def _kept_or_scored(circuit: Circuit, scores: Scores | None) -> Scores:
+    """Return the scores of the edges a circuit keeps; of one that keeps none, those of all."""
     import numpy as np
 
-    from ..graphs.errors import FileFormatError
+    if scores is not None and not len(circuit):
+        return scores
+    none = np.full(circuit.kept.shape, np.nan)
+    return _ranked(circuit, none if scores is None else scores.values)
+
+
+def _of_another_tool(path: str | Path) -> Start:
     from ..graphs.files.exchange import read_foreign
 
     found = read_foreign(path)
-    if found.shape is None:
-        raise FileFormatError(
-            f"{path} is an edge list of {found.tool}, which does not tell its graph; make a "
-            "circuit file of it with `edgewise import`, and start from that."
-        )
-    circuit, scores = found.on(found.shape)
-    if scores is None or len(circuit):
-        none = np.full(circuit.kept.shape, np.nan)
-        scores = _ranked(circuit, none if scores is None else scores.values)
     about: dict[str, object] = {"tool": found.tool, "file": found.path.name}
     about["file_sha256"] = found.sha256
-    return scores, about, str(found)
+    if found.shape is None:
+        return Start(None, {**about, "edges": found.kept}, found)
+    scores = _kept_or_scored(*found.on(found.shape))
+    return Start(scores, {**about, "edges": _known(scores)}, found)

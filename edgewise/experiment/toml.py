@@ -16,6 +16,20 @@ Table = Mapping[str, object]
 Document = Table | list[Table]
 """What stands under one name in a document: a table, or a list of them."""
 
+INSTEAD = (
+    "Accepted: a TOML file that declares an experiment's models, task and discovery. Measure a "
+    "circuit with `edgewise evaluate`, draw it with `edgewise draw`."
+)
+"""What an experiment's file is, and what to do with a circuit in its place."""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
 
 def parse_toml(text: str, source: str) -> dict[str, object]:
     """Parse TOML; refuse what is none, with its line shown; `source` names the text."""
@@ -26,11 +40,9 @@ def parse_toml(text: str, source: str) -> dict[str, object]:
         if problem is None:
             return found
     except tomllib.TOMLDecodeError as error:
-        if text.lstrip().startswith("{"):
+        if text.lstrip().startswith("{") or _is_json(text):
             raise SpecError(
-                f"{source} is not TOML but JSON, as circuits and prompt pairs are; accepted: a "
-                "TOML file that declares an experiment's models, task and discovery. Measure a "
-                "circuit with `edgewise evaluate`, draw it with `edgewise draw`."
+                f"{source} is not TOML but JSON, as circuits and prompt pairs are. {INSTEAD}"
             ) from None
         message, problem = str(error), None
     except RecursionError:

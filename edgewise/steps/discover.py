@@ -108,7 +108,7 @@ def discover(
         journal.begin(discovery_key(session, runner, spec).values)
         before = journal.seconds
     begun = _now(session)
-    start = None if spec.start is None else spec.start.on(runner.graph)
+    start = None if spec.start is None else spec.start.on(runner.graph, session.lifted.d_model)
     with nullcontext() if journal is None else closing(journal), warnings.catch_warnings():
         warnings.simplefilter("ignore", Meaningless)  # said below
         found = spec.chosen(runner, progress, journal, start, **spec.options)

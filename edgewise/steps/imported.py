@@ -25,7 +25,7 @@ from ..experiment.spec import (
 from ..experiment.task import TaskSpec
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..graphs.errors import EdgewiseError, GraphMismatch, unknown, within_memory
+from ..graphs.errors import EdgewiseError, unknown, within_memory
 from ..graphs.files import CircuitFile, ScoresFile, model_block
 from ..graphs.files.circuit import PROMPTS, CertificateBlock, DiscoveryBlock, ModelBlock, TaskBlock
 from ..graphs.files.exchange import Foreign, read_foreign
@@ -93,7 +93,7 @@ def import_circuit(
     compute = (compute or ComputeSpec()).but(**how)
     found = path if isinstance(path, Foreign) else read_foreign(path, percent=percent)
     session = open_for_foreign(found, model, compute, progress)
-    circuit, scores = found.on(session.graph)
+    circuit, scores = found.on(session.graph, session.lifted.d_model)
     pairs = task
     if task is not None and not isinstance(task, PromptPairs):
         pairs, _ = open_task(session, task)
@@ -147,13 +147,6 @@ def open_for_foreign(
     wanted = GraphSpec(found.grouped_kv(graph.heads, graph.kv_heads), found.split_embedding)
     if GraphSpec.of_graph(graph) != wanted:
         session = open_model(session.loaded, wanted, compute, progress=progress)
-    width = session.lifted.d_model
-    if found.d_model not in (None, width):
-        raise GraphMismatch(
-            f"{found.path} is no circuit of '{session.loaded.name}': it was found in a model of "
-            f"d_model {found.d_model}, and this one's is {width}. Accepted: the model that "
-            f"{found.tool} was run on."
-        )
     return session
 
 

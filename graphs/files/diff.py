@@ -189,6 +189,10 @@ def unlike(a: Side, b: Side) -> list[str]:
         for block, names in keys.items()
         for key in names
     }
+    tasks = [side.get("task", {}).get("name") for side in sides]
+    if "" in tasks and tasks[0] != tasks[1]:  # an imported circuit that was measured on none
+        pairs = {key: both for key, both in pairs.items() if not key.startswith("task.")}
+        pairs["task"] = [name or "not known" for name in tasks]
     return [
         f"{key} {first} and {second}" for key, (first, second) in pairs.items() if first != second
     ]

@@ -18,6 +18,19 @@ from .reading import PAIRS_HINT, parse_json, read_text
 
 def read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
     """Read a JSON file of one of some formats, each with its newest version; `what` names them."""
+    from .exchange.kinds import in_words
+
+    try:
+        return _read_document(path, what, formats)
+    except FileFormatError as error:
+        if other := in_words(path):
+            raise FileFormatError(
+                f"{error} It is {other}; `import_circuit` makes a circuit file of it."
+            ) from None
+        raise
+
+
+def _read_document(path: str | Path, what: str, formats: Mapping[str, int]) -> dict[str, object]:
     document = parse_json(path, read_text(path, what), what)
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
         pair = isinstance(document, dict) and not {"clean", "clean_ids"}.isdisjoint(document)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError, unknown
 from ...graphs.files.atomic import write_text
+from ...graphs.files.exchange.kinds import no_circuit
 from .answers import EITHER, WAYS, Sequences, with_answers
 from .chat import Chat
 from .content import Content
@@ -91,7 +92,11 @@ def fitting_pairs(
 
 def read_with(path: str | Path, context: RowContext) -> PromptPairs:
     """Read prompt pairs from a file; `context` says with what; see `read_pairs`."""
-    path = Path(path)
+    with no_circuit(path):
+        return _read(Path(path), context)
+
+
+def _read(path: Path, context: RowContext) -> PromptPairs:
     content, shape = read_shape(path)
     if context.chat and not shape.chat:
         raise PromptError(

@@ -11,11 +11,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edgewise import import_circuit, read_circuit, read_foreign, read_scores, write_eap_ig
+from edgewise import (
+    import_circuit,
+    read_circuit,
+    read_foreign,
+    read_scores,
+    write_circuit,
+    write_eap_ig,
+)
 from edgewise.cli import cli
-from edgewise.experiment.spec import Experiment, Selection
+from edgewise.discovery.refine import pool
+from edgewise.experiment.key import key_of
+from edgewise.experiment.spec import DiscoverySpec, Experiment, Selection
+from edgewise.experiment.start import read_start
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch, UnknownName
+from edgewise.graphs.files.exchange import read_sizes
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.session import open_model
@@ -142,19 +153,110 @@ def test_scores_alone_give_every_edge_or_those_that_are_chosen(
     assert "e.txt has no scores. Accepted: scores of edges, or kept edges." in said
 
 
-def test_a_folder_of_sizes_is_imported_by_percent(
-    models: dict[str, Path], tmp_path: Path, run: Run
-) -> None:
+def sizes(tmp_path: Path) -> Path:
+    """Write a folder as MIB's are, with circuits of three sizes."""
     folder, graph = tmp_path / "ioi_llama", ComputationGraph(2, 4)
     folder.mkdir()
     scores = Scores(graph, np.random.default_rng(0).normal(size=graph.reads.shape))
     for size in (1, 11, 55):
-        write_eap_ig(folder / f"{size}.json", scores.top(size), d_model=16)
-    out = tmp_path / "out.json"
+        write_eap_ig(folder / f"{size}.json", scores.top(size), scores, d_model=16)
+    return folder
+
+
+def test_a_folder_of_sizes_is_taken_by_percent(
+    models: dict[str, Path], tmp_path: Path, pairs: Path, run: Run
+) -> None:
+    folder, out = sizes(tmp_path), tmp_path / "out.json"
     asked = ("import", folder, "--model", models["llama"], "-o", out)
     assert "Give one of these files, or choose with --percent" in run(*asked).stderr
     assert run(*asked, "--percent", 20).exit_code == 0
     assert len(read_circuit(out).circuit) == 11
+    asked = ("--model", models["llama"], "--task", pairs)
+    for command in (
+        ("evaluate", folder, *asked),
+        ("diff", out, folder),
+        ("draw", folder, "-o", tmp_path / "d.svg"),
+        ("roles", folder, *asked[:2]),
+        ("transplant", models["llama"], models["tuned"], *asked[2:], "--circuit", folder),
+        ("discover", *asked, "--method", "refine", "--edges", 6, "--from", folder, "-o", out),
+    ):
+        assert "55.json 55 edges. Give one of these files" in run(*command).stderr, command
+        done = run(*command, "--percent", 60)
+        assert done.exit_code == 0, done.stderr
+        assert "55.json: EAP-IG" in done.stderr
+
+
+def test_all_sizes_of_a_folder_are_imported(
+    models: dict[str, Path], tmp_path: Path, pairs: Path, run: Run
+) -> None:
+    folder, out = sizes(tmp_path), tmp_path / "out"
+    asked = ("import", folder, "--model", models["llama"], "-o", out)
+    done = run(*asked, "--task", pairs, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["circuits"]
+    assert [Path(one["circuit"]).name for one in found] == ["1.json", "11.json", "55.json"]
+    for size, one in zip((1, 11, 55), found, strict=True):
+        file = read_circuit(one["circuit"])
+        alone = import_circuit(folder / f"{size}.json", str(models["llama"]), str(pairs)).file
+        assert (file.circuit, file.measures) == (alone.circuit, alone.measures)
+        assert one["evaluation"]["faithfulness"] == file.measures["faithfulness"]
+        assert read_scores(one["circuit"], file.circuit.graph).method == "imported"
+    shown = run(*asked).stdout
+    assert "11.json" in shown
+    assert "10.00%" in shown
+    assert [len(one.found.circuit) for one in read_sizes(folder)] == [1, 11, 55]
+
+
+def test_sizes_that_cannot_be_imported_leave_nothing(
+    models: dict[str, Path], tmp_path: Path, run: Run
+) -> None:
+    folder, out = sizes(tmp_path), tmp_path / "out"
+    asked = ("import", folder, "--model", models["llama"], "-o")
+    assert "--top chooses by the scores of one file" in run(*asked, out, "--top", 3).stderr
+    assert "it is the input" in run(*asked, folder).stderr
+    assert "heads 4 and 2" in run(*asked[:3], models["gpt2"], "-o", out).stderr
+    (tmp_path / "file").write_text("")
+    assert "give a folder, in which a file of each size" in run(*asked, tmp_path / "file").stderr
+    (folder / "11.json").write_text((folder / "11.json").read_text().replace("true", '"yes"', 1))
+    assert "11.json cannot be read as an EAP-IG graph: node" in run(*asked, out).stderr
+    assert not out.exists()
+    assert sorted(one.name for one in folder.iterdir()) == ["1.json", "11.json", "55.json"]
+
+
+def test_edges_to_start_from_without_scores_are_all_in_the_pool(
+    files: dict[str, Path], models: dict[str, Path], pairs: Path
+) -> None:
+    session = open_model(models["llama"])
+    made, _ = open_task(session, str(pairs))
+    whole = Circuit.full(session.graph)
+    scores = Scores(session.graph, np.where(session.graph.reads, np.inf, np.nan))
+    assert pool(scores, 6, 110) == whole
+    assert len(pool(scores, 6)) < 110
+    write_eap_ig(files["c.json"], whole, d_model=16)
+    asked = {"method": "refine", "options": {"edges": 6, "sweeps": 0}}
+    unscored, scored = (
+        discover(session, made, **asked, start=read_start(files[name])).file.discovery["questions"]
+        for name in ("c.json", "all.json")
+    )
+    assert unscored >= 110 > scored
+
+
+def test_an_edge_list_starts_as_the_file_made_of_it(
+    files: dict[str, Path], models: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    session = open_model(models["llama"])
+    made, _ = open_task(session, str(pairs))
+    write_circuit(tmp_path / "e.circuit.json", import_circuit(files["e.txt"], session).file)
+    spec = {"method": "refine", "options": {"edges": 3}}
+    direct = discover(session, made, **spec, start=read_start(files["e.txt"]))
+    through = discover(session, made, **spec, start=read_start(tmp_path / "e.circuit.json"))
+    assert direct.file.circuit == through.file.circuit
+    block: Any = direct.file.discovery
+    assert block["start"]["tool"] == "ACDC"
+    assert block["start"]["file_sha256"] == read_foreign(files["e.txt"]).sha256
+    keys = {key_of(DiscoverySpec.of(**spec, start=read_start(path))).sha256
+            for path in (files["e.txt"], files["e.txt"], files["e.json"])}  # fmt: skip
+    assert len(keys) == 2
 
 
 def test_edge_pruning_gets_the_models_groups(
@@ -216,12 +318,36 @@ def test_imported_circuits_are_measured_as_asked(
         (("draw", "e.txt", "-o", "x.svg"), "does not tell its graph; name its model with --model."),
         (("diff", "e.txt", "e.json"), "name its model with --model-a."),
         (("diff", "c.json", "c.pt", "--cross"), "give --model-a or --model-b"),
-        (("diff", "c.json", "c.pt", "--noise-floor", "2"), "was found by EAP-IG; accepted"),
+        (("diff", "c.json", "c.pt", "--noise-floor", "2"), "was found by EAP-IG, so it cannot be"),
         (
-            ("discover", "--model", "M", "--task", "P", "--method", "refine", "--from", "e.txt",
+            ("discover", "--model", "M", "--task", "P", "--method", "refine", "--from", "e.json",
              "-o", "x.json"),
-            "make a circuit file of it with `edgewise import`",
+            "its keys and values are those of 2 key/value heads, and each of the graph's 4 query "
+            "heads has its own; accepted: a graph with ports for key/value heads, which "
+            "--grouped-kv of a discovery makes.",
         ),
+        (
+            ("discover", "--model", "M", "--task", "P", "--method", "refine", "--from", "split.txt",
+             "-o", "x.json"),
+            "accepted: a graph with these, which --split-embedding of a discovery makes.",
+        ),
+        (
+            ("discover", "--model", "M", "--task", "P", "--method", "refine", "--from", "wide.json",
+             "-o", "x.json"),
+            "it was found in one of d_model 32, and this one's is 16.",
+        ),
+        (("diff", "c.json", "e.json"), "name its model with --model-b."),
+        (("evaluate", "c.json", "--percent", "5"), "--percent chooses among the sizes in a folder"),
+        (("discover", "--model", "M", "--task", "P", "--method", "refine", "--percent", "5", "-o",
+          "x.json"), "--percent is for --from"),
+        (("run", "e.txt"), "is no experiment's TOML file: it is an edge list of ACDC. Accepted"),
+        (("run", "e.json"), "it is an edge list of Edge-Pruning. Accepted: a TOML file"),
+        (("tasks", "c.json"), "holds no prompt pairs: it is a graph of EAP-IG"),
+        (("tasks", "e.txt"), "holds no prompt pairs: it is an edge list of ACDC"),
+        (("draw", "c.json", "--roles", "c.pt", "-o", "x.svg"), "`edgewise import` makes a circuit"),
+        (("evaluate", "other.json"), "Of other tools are taken: EAP-IG's JSON and .pt, MIB's"),
+        (("draw", "other.json", "-o", "x.svg"), "Of other tools are taken: EAP-IG's JSON and .pt"),
+        (("diff", "c.json", "empty"), "it is a directory; expected a circuit file. Of other tools"),
     ],
 )  # fmt: skip
 def test_commands_say_what_they_need(
@@ -229,11 +355,19 @@ def test_commands_say_what_they_need(
     command: tuple[str, ...], lacking: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    Path("split.txt").write_text(LINES.replace("blocks.0.hook_resid_pre", "hook_embed"))
+    Path("wide.json").write_text(
+        files["c.json"].read_text().replace('"d_model": 16', '"d_model": 32')
+    )
+    Path("other.json").write_text("[]")
+    Path("empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
     names = {"M": str(models["llama"]), "P": str(pairs)}
     done = run(*(names.get(word, word) for word in command))
     assert done.exit_code in (1, 2)
     assert lacking in done.stderr
     assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_commands_take_the_files_as_they_are(
@@ -242,6 +376,8 @@ def test_commands_take_the_files_as_they_are(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     llama, tuned = str(models["llama"]), str(models["tuned"])
+    files["e.json"].write_text(json.dumps([*PRUNED, ["embeds", "m1"]]))
+    Path("mlps.json").write_text(json.dumps([["embeds", "m0"], ["m0", "resid_post"]]))
     both = ("--model-a", llama, "--model-b", tuned)
     for command in (
         ("evaluate", "e.json", "--model", llama, "--task", pairs),
@@ -257,8 +393,11 @@ def test_commands_take_the_files_as_they_are(
         ("transplant", llama, tuned, "--task", pairs, "--circuit", "c.json"),
         ("transplant", llama, tuned, "--task", pairs, "--greedy", 1, "--among", "e.txt"),
         ("roles", "c.json", "--model", llama, "--task", pairs),
-        ("discover", "--model", llama, "--task", pairs, "--method", "refine", "--from", "all.json",
-         "-o", "r.json"),
+        *(("discover", "--model", llama, "--task", pairs, "--method", "refine", "--edges", 6,
+           "--from", start, "-o", "r.json", *more)
+          for start, *more in (("all.json",), ("c.pt",), ("e.txt",), ("e.json", "--grouped-kv"))),
+        ("evaluate", "all.json", "--model", llama, "--task", pairs, "--curve"),
+        ("roles", "mlps.json", "--model", llama),
     ):  # fmt: skip
         done = run(*command)
         assert done.exit_code == 0, (command, done.stderr)

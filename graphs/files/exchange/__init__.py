@@ -3,7 +3,7 @@
 | tool | file | here |
 | --- | --- | --- |
 | EAP-IG | `.json`: names; `.pt`: matrices [senders, ports] | `read_eap_ig`, `write_eap_ig` |
-| MIB | a folder of EAP-IG's files, one or a size each | `read_foreign` |
+| MIB | a folder of EAP-IG's files, one or a size each | `read_foreign`, `read_sizes` |
 | ACDC | `blocks.0.hook_mlp_out[:] -> blocks.1.hook_resid_post[:]` | `read_acdc` |
 | Edge-Pruning | `edges.json`: `[["a0.h1", "a2.h3.q"], …]` | `read_edge_pruning` |
 
@@ -16,14 +16,16 @@ examples twice; ACDC's are by how much the loss rose when the edge was removed.
 from .acdc import read_acdc
 from .eap_ig import read_eap_ig, write_eap_ig
 from .edge_pruning import read_edge_pruning
-from .foreign import Foreign, is_foreign, read_foreign
+from .foreign import TOOLS, Foreign, is_foreign, read_foreign, read_sizes
 
 __all__ = [
+    "TOOLS",
     "Foreign",
     "is_foreign",
     "read_acdc",
     "read_eap_ig",
     "read_edge_pruning",
     "read_foreign",
+    "read_sizes",
     "write_eap_ig",
 ]

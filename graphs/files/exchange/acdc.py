@@ -23,13 +23,13 @@ from ...scores import Scores
 from ..circuit import unscored
 from ..reading import LINES_BYTES, is_number, listed, parse_json, read_text, short
 from .edge_lists import circuit_of
+from .kinds import HOOK
 
 WHAT = "an edge list of ACDC"
 _ACCEPTED = (
     "accepted: parent[index] -> child[index], with hook names such as "
     "blocks.0.attn.hook_result[:, :, 3]"
 )
-_HOOK = re.compile(r"\s*(?P<hook>[\w.]+)\s*\[(?P<index>[^\]]*)\]\s*")
 _ALL = (":", "COLON", "None")
 _SENDER_HOOKS = {
     r"hook_embed": "tok",
@@ -68,6 +68,16 @@ class AcdcList:
     def split_embedding(self) -> bool:
         """Tell whether token and position embedding are senders of their own."""
         return any(name.startswith(("tok->", "pos->")) for name in self.edges)
+
+    @property
+    def whole_embedding(self) -> bool:
+        """Tell whether an edge begins at token and position embedding together."""
+        return any(name.startswith("embed->") for name in self.edges)
+
+    @property
+    def keys_or_values(self) -> bool:
+        """Tell whether an edge ends at a head's keys or values."""
+        return any(name.endswith(("<k>", "<v>")) for name in self.edges)
 
 
 @typed
@@ -147,7 +157,7 @@ def _inside(parent: str, child: str) -> bool:
 def _of_positions(*hooks: str) -> str:
     """Say of hooks with an index of single positions what is wrong with them."""
     for text in hooks:
-        match = _HOOK.fullmatch(text)
+        match = HOOK.fullmatch(text)
         places = [] if match is None else [part.strip() for part in match["index"].split(",")]
         if len(places) > 1 and places[0] in _ALL and places[1].isdigit():
             return ": it is of one position, and edges here join all positions"
@@ -198,7 +208,7 @@ def _hook_text(hook: str, index: Any) -> str:
 
 def _from_hook(text: str, forms: Mapping[str, str]) -> str | None:
     """Translate a hook and its index to a name, None if it is none of the forms."""
-    match = _HOOK.fullmatch(text)
+    match = HOOK.fullmatch(text)
     if match is None:
         return None
     *before, last = (part.strip() for part in match["index"].split(","))
@@ -215,10 +225,3 @@ def _from_hook(text: str, forms: Mapping[str, str]) -> str | None:
             return None
         return name.format(*found.groups(), head=last)
     return None
-
-
-def is_acdc(text: str) -> bool:
-    """Tell lines of hooks with an index, by the first that is not empty."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    parent, arrow, _ = first.partition("->")
-    return bool(arrow) and _HOOK.fullmatch(parent) is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -30,6 +31,7 @@ from ...scores import Scores
 from ..atomic import write_bytes, write_text
 from ..circuit import graph_of, unscored
 from ..reading import RESULT_BYTES, is_number, listed, parse_json, read_bounded, read_text, short
+from .kinds import holds_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -87,24 +89,22 @@ def parse_eap_ig(path: str | Path, document: object = None, *, kv_heads: int = 0
     return _of_json(path, document, kv_heads)
 
 
-def holds_tensors(path: str | Path) -> bool:
-    """Tell a file of torch by its name, or by the archive that it is."""
-    place = Path(path)
-    if place.suffix in (".pt", ".pth") or not place.is_file():
-        return place.suffix in (".pt", ".pth")
-    with place.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _graph(path: str | Path, document: Any, keys: tuple[str, ...], kv_heads: int) -> Any:
     """Return the graph that `cfg` describes, and the model's width where it says it."""
     if not isinstance(document, dict):
-        raise FileFormatError(f"{path} is no EAP-IG graph: it holds no mapping.")
+        raise FileFormatError(
+            f"{path} is no EAP-IG graph: it holds {_what_it_is(document)}; accepted: a mapping "
+            f"with cfg and {' and '.join(keys)}, as EAP-IG writes it."
+        )
     cfg = document["cfg"] if isinstance(document.get("cfg"), dict) else {}
     lacking = [f"cfg.{key}" for key in _CFG.values() if key not in cfg]
     lacking += [key for key in keys if key not in document]
     if lacking:
-        raise FileFormatError(f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}.")
+        found = ", ".join(f"'{str(key)[:40]}'" for key in list(document)[:8]) or "nothing"
+        raise FileFormatError(
+            f"{path} is no EAP-IG graph; missing: {', '.join(lacking)}; it holds {found}. "
+            "Accepted: what EAP-IG's to_json or to_pt writes."
+        )
     width = cfg.get("d_model")
     if width is not None and (type(width) is not int or width < 1):
         raise FileFormatError(f"{path}: cfg.d_model is {short(width)}; accepted: a number.")
@@ -521,10 +521,30 @@ def _load_tensors(path: str | Path) -> Any:
                 raise ValueError("it is compressed")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its archive and tensor readers raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        asked = _ASKED.search(str(error))
+        if asked is not None or "weights_only" in str(error):
+            what = "something else" if asked is None else asked[1].rstrip(".")
+            raise FileFormatError(
+                f"{path} holds more than tensors, names and numbers: reading it would run or make "
+                f"{what}, so it is not read. Accepted: what EAP-IG's to_pt writes; where you "
+                "trust the file, load it yourself and save a mapping of plain tensors."
+            ) from None
+        reason = (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
         raise FileFormatError(
-            f"{path} is damaged, or holds more than plain tensors, which is never run: {reason}"
+            f"{path} is damaged, or no file of torch: {reason}. Accepted: what EAP-IG's to_pt "
+            "writes; restore the whole file, or make it again."
         ) from None
+
+
+_ASKED = re.compile(r"\bGLOBAL ([\w.]+)")
+"""How torch names what a file asks for beside tensors."""
+
+
+def _what_it_is(document: object) -> str:
+    """Name what stands in a mapping's place."""
+    if isinstance(document, list | tuple):
+        return f"a list of {len(document):,}"
+    return "a tensor" if _is_tensor(document) else short(document)
 
 
 # -- writing -------------------------------------------------------------------------------------

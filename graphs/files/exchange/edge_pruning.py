@@ -37,6 +37,16 @@ class PrunedList:
         return any(writer in ("tok_embeds", "pos_embeds") for writer, _ in self.edges)
 
     @property
+    def whole_embedding(self) -> bool:
+        """Tell whether an edge begins at token and position embedding together."""
+        return any(writer == "embeds" for writer, _ in self.edges)
+
+    @property
+    def keys_or_values(self) -> bool:
+        """Tell whether an edge ends at a head's keys or values."""
+        return self.groups > 0
+
+    @property
     def embedding_listed(self) -> bool:
         """Tell whether the list has edges of the embedding at all."""
         return any(writer in _WRITERS for writer, _ in self.edges)

@@ -7,7 +7,6 @@ tells (key/value groups; of an edge list everything), comes after.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,18 +27,14 @@ from ..reading import (
     read_bounded,
     read_text,
 )
-from .acdc import AcdcList, acdc_on, is_acdc, parse_acdc
-from .eap_ig import EapIg, holds_tensors, parse_eap_ig
+from .acdc import AcdcList, acdc_on, parse_acdc
+from .eap_ig import EapIg, parse_eap_ig
 from .edge_pruning import PrunedList, parse_edge_pruning, pruned_on
+from .kinds import kind_of
 
 TOOLS = "EAP-IG's JSON and .pt, MIB's folders of these, edge lists of ACDC and Edge-Pruning"
 """What `read_foreign` reads, in words."""
 
-_HEAD = 2**16
-_NATIVE = re.compile(r'"format"\s*:\s*"edgewise/')
-_OF_EAP_IG = re.compile(r'"cfg"\s*:\s*\{|"(?:edges|nodes)"\s*:\s*\{')
-_OF_PRUNED = re.compile(r'\[\s*\[\s*"(?:(?:tok_|pos_)?embeds|a\d+\.h\d+(?:\.[qkv])?|m\d+)"\s*,')
-_OF_ACDC = re.compile(r'\[\s*[\["\s]*[\w.]*hook_')
 _ENDINGS = (".json", ".pt")
 
 
@@ -72,6 +67,11 @@ class Foreign:
         """Tell whether token and position embedding are senders of their own."""
         return not isinstance(self.found, EapIg) and self.found.split_embedding
 
+    @property
+    def names_keys_or_values(self) -> bool:
+        """Tell whether an edge ends at the keys or values of a head; a graph has all of them."""
+        return isinstance(self.found, EapIg) or self.found.keys_or_values
+
     @typed
     def grouped_kv(self, heads: int, kv_heads: int) -> bool:
         """Tell whether it has ports of key/value heads in a model of so many.
@@ -80,6 +80,34 @@ class Foreign:
         """
         pruned = isinstance(self.found, PrunedList)
         return pruned and kv_heads < heads and self.found.groups <= kv_heads  # type: ignore[union-attr]
+
+    def misfit(self, graph: ComputationGraph) -> str | None:
+        """Say which option a graph lacks, or has, for the senders and ports that a list names."""
+        if isinstance(self.found, EapIg):
+            return None
+        reason, grouped = None, self.grouped_kv(graph.heads, graph.kv_heads)
+        if self.split_embedding and not graph.split_embedding:
+            reason = (
+                "it has token and position embedding as two senders; accepted: a graph with these, "
+                "which `split_embedding` of a discovery makes"
+            )
+        elif self.found.whole_embedding and graph.split_embedding:
+            reason = (
+                "it has the embedding as one sender, and the graph's is split; accepted: a graph "
+                "made without `split_embedding`"
+            )
+        elif self.names_keys_or_values and grouped and not graph.grouped_kv:
+            reason = (
+                f"its keys and values are those of {graph.kv_heads} key/value heads, and each of "
+                f"the graph's {graph.heads} query heads has its own; accepted: a graph with ports "
+                "for key/value heads, which `grouped_kv` of a discovery makes"
+            )
+        elif self.names_keys_or_values and graph.grouped_kv and not grouped:
+            reason = (
+                "each query head has keys and values of its own in it, and the graph's are those "
+                f"of {graph.kv_heads} key/value heads; accepted: a graph made without `grouped_kv`"
+            )
+        return reason
 
     @property
     def only_scored(self) -> bool:
@@ -98,13 +126,25 @@ class Foreign:
         return len(found.circuit) if isinstance(found, EapIg) else len(found.edges)
 
     @typed
-    def on(self, graph: ComputationGraph) -> tuple[Circuit, Scores | None]:
+    def on(
+        self, graph: ComputationGraph, d_model: int | None = None
+    ) -> tuple[Circuit, Scores | None]:
         """Put it on a model's graph; return the circuit, and its scores where it has some.
 
+        `d_model`: the model's width, if it is to be compared with the one that the file states.
+
         Raises:
-            GraphMismatch: the file states another shape than the graph's.
+            GraphMismatch: the file states another shape than the graph's, or another width.
             FileFormatError: it names edges that the graph has not.
         """
+        if None not in (self.d_model, d_model) and self.d_model != d_model:
+            raise GraphMismatch(
+                f"{self.path} is no circuit of this model: it was found in one of d_model "
+                f"{self.d_model}, and this one's is {d_model}. Accepted: the model that "
+                f"{self.tool} was run on."
+            )
+        if reason := self.misfit(graph):
+            raise GraphMismatch(f"{self.path} does not fit the graph: {reason}.")
         if isinstance(self.found, AcdcList):
             return acdc_on(self.path, self.found, graph)
         if isinstance(self.found, PrunedList):
@@ -161,7 +201,7 @@ def is_foreign(path: str | Path) -> bool:
     try:
         if place.is_dir():
             return bool(_circuits_in(place) or _folders_in(place))
-        return _kind(place) is not None
+        return kind_of(place) is not None
     except (OSError, ValueError):
         return False
 
@@ -185,33 +225,11 @@ def read_foreign(path: str | Path, *, percent: float | None = None) -> Foreign:
             f"{path} is one circuit; `percent` chooses among the sizes in a folder of MIB's. "
             "Accepted: a folder, or no `percent`."
         )
-    kind = _kind(place)
+    kind = kind_of(place)
     if kind is None:
         read_bounded(place, RESULT_BYTES, "a circuit of another tool")  # says why, if it cannot be
         raise FileFormatError(f"{path} is no circuit of another tool; accepted: {TOOLS}.")
     return _READERS[kind](place)
-
-
-def _kind(path: Path) -> str | None:
-    """Tell by a file's name and first bytes what it holds."""
-    if holds_tensors(path) or not path.is_file():
-        return "tensors" if holds_tensors(path) else None
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if head.startswith(b"\x80"):
-        return "pickle"
-    return _kind_of_text(head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n"))
-
-
-def _kind_of_text(text: str) -> str | None:
-    if text.startswith("{"):
-        return "graph" if not _NATIVE.search(text) and _OF_EAP_IG.search(text) else None
-    if text.startswith("["):
-        return next((name for name, form in _LISTS.items() if form.match(text)), None)
-    return "hooks" if is_acdc(text) else None
-
-
-_LISTS = {"hooks": _OF_ACDC, "pruned": _OF_PRUNED}
 
 
 def _graph(path: Path) -> Foreign:
@@ -259,7 +277,7 @@ _READERS: dict[str, Callable[[Path], Foreign]] = {
 def _circuits_in(folder: Path) -> list[Path]:
     """List the graphs of EAP-IG in a folder."""
     files = (one for one in sorted(folder.iterdir()) if one.suffix in _ENDINGS and one.is_file())
-    return [one for one in files if _kind(one) in ("graph", "tensors")]
+    return [one for one in files if kind_of(one) in ("graph", "tensors")]
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -268,8 +286,8 @@ def _folders_in(folder: Path) -> list[str]:
     return [one.name for one in inner if _circuits_in(one)]
 
 
-def _of_folder(folder: Path, percent: float | None) -> Foreign:
-    """Read the circuit of a folder, or the one of a size."""
+def _files_of(folder: Path) -> list[Path]:
+    """List the circuits of a folder of one task and model; refuse one that has none."""
     files = _circuits_in(folder)
     if not files:
         inner = _folders_in(folder)
@@ -282,15 +300,35 @@ def _of_folder(folder: Path, percent: float | None) -> Foreign:
             f"{folder} holds no circuit (.json or .pt) of EAP-IG; accepted: a folder of MIB's, "
             "with importances or with a circuit of each size."
         )
+    return files
+
+
+@typed
+def read_sizes(path: str | Path) -> tuple[Foreign, ...]:
+    """Read every circuit in a folder of MIB's, the smallest first; of a file the one it holds.
+
+    Raises:
+        FileFormatError: the folder holds none, or something in a file is wrong.
+    """
+    place = at_home(path)
+    if not place.is_dir():
+        return (read_foreign(place),)
+    found = map(read_foreign, _files_of(place))
+    return tuple(sorted(found, key=lambda one: (one.kept, one.path.name)))
+
+
+def _of_folder(folder: Path, percent: float | None) -> Foreign:
+    """Read the circuit of a folder, or the one of a size."""
+    files = _files_of(folder)
     if len(files) == 1 and percent is None:
         return read_foreign(files[0])
-    found = sorted((read_foreign(one) for one in files), key=lambda one: one.kept)
+    found = read_sizes(folder)
     sizes = [f"{one.path.name} {one.kept:,} edges" for one in found]
     if percent is None:
         raise FileFormatError(
             f"{folder} holds {len(found)} circuits: {listed(sizes, most=20)}. Give one of these "
             "files, or choose with `percent` the largest that has at most so many percent of all "
-            "edges."
+            "edges; `edgewise import` with a folder for its output makes circuit files of all."
         )
     small = [one for one in found if 100 * one.kept <= percent * _edges(one)]
     if not small:
