@@ -19,7 +19,7 @@ from ..graphs.errors import EdgewiseError
 from ..graphs.scores import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ..graphs.graph import ComputationGraph
     from ..patching.incremental.losses import Losses
@@ -185,32 +185,52 @@ def smallest_faithful(
     progress: Progress | None = None,
     *,
     absolute: bool = True,
+    connected: bool = False,
 ) -> Circuit:
     """Find a small n whose top-n circuit, by absolute or signed score, reaches a faithfulness.
 
     Doubles n until the floor is reached, but for rounding, then halves the interval. Faithfulness
     need not rise with every edge, so a smaller n may exist that this search steps over; the
     returned circuit is measured to reach the floor, and the one with an edge less is not.
+    `connected`: without the edges on no way of kept edges from the embedding to the logits; where
+    ablated inputs give the ablated output, as of a corrupted prompt, only the count changes.
     """
     total = runner.graph.edge_count
     ends = different_ends(runner)
     least = floor - runner.floor / abs(ends[0] - ends[1])
-    low, high, asked = 0, 1, 0
+    asked = 0
+
+    def circuit(n: int) -> Circuit:
+        found = scores.top(n, absolute=absolute)
+        return found.prune_dangling() if connected else found
 
     def reached(n: int) -> bool:
         nonlocal asked
         asked += 1
         if progress is not None:
             progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
-        found = _faithfulness(runner, scores.top(n, absolute=absolute), ends)
+        found = _faithfulness(runner, circuit(n), ends)
         return found is not None and found >= least
 
+    return circuit(least_size(reached, total))
+
+
+def least_size(reached: Callable[[int], bool], total: int) -> int:
+    """Return a small number for which something is reached, the total if for none before it.
+
+    Doubles the number until it is, then halves the interval. What is reached need not be reached by
+    all larger numbers, so a smaller one may exist that is stepped over.
+
+    >>> least_size(lambda n: n >= 37, 1000)
+    37
+    """
+    low, high = 0, 1
     while high < total and not reached(high):
         low, high = high, min(total, 2 * high)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)
-    return scores.top(high, absolute=absolute)
+    return high
 
 
 def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:

@@ -3,6 +3,8 @@
 * Scores that are all 0, and searches by a metric that is the same for the full and for the empty
   circuit, but for rounding, say nothing of any edge.
 * A selection that keeps edges of score 0, or cuts inside a tie, is not made by the scores alone.
+* A circuit in which no way of kept edges leads from the embedding to the logits carries nothing of
+  the prompt; one whose faithfulness is far above 1 does more than the model.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.scores import Scores
     from ..patching.run.runner import Runner
+
+OVERSHOOT = 1.1
+"""Faithfulness above which a circuit is said to do more than the model."""
 
 RULE = "earlier in the graph"
 """Which of the edges that tie at the cut are kept."""
@@ -72,6 +77,12 @@ def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
 
 def doubts_of_selection(scores: Scores, circuit: Circuit, tied: Ties | None) -> list[str]:
     """Say what in a selection the scores did not decide."""
+    if len(circuit) and not len(circuit.prune_dangling()):
+        return [
+            f"no way of kept edges leads from the embedding to the logits, so the "
+            f"{len(circuit):,} edges kept carry nothing of the prompt; keep more edges, or count "
+            "only those on such ways (`connected`)."
+        ]
     zeros = int((scores.values[circuit.kept] == 0).sum())
     if zeros:
         return [
@@ -85,3 +96,18 @@ def doubts_of_selection(scores: Scores, circuit: Circuit, tied: Ties | None) -> 
             f"{tied.kept:,} of them are kept, those that stand {RULE}."
         ]
     return []
+
+
+def doubts_of_size(faithfulness: float | None) -> list[str]:
+    """Say of a circuit's faithfulness what its number alone does not.
+
+    >>> doubts_of_size(1.05), len(doubts_of_size(2.0))
+    ([], 1)
+    """
+    if faithfulness is None or faithfulness <= OVERSHOOT:
+        return []
+    return [
+        f"the circuit's faithfulness is {faithfulness:.3g}: it does more than the model, as edges "
+        "that work against the behaviour are left out. That is overshoot and no merit; fewer edges "
+        "may do."
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +68,25 @@ class Scores:
         return np.where(np.isnan(values).all(axis=0), np.nan, sums)
 
     @typed
-    def top(self, n: int, *, absolute: bool = True) -> Circuit:
-        """Keep the n edges of largest (absolute) score; ties at the cut go to the earlier edge."""
-        return self.cut(n, absolute=absolute).circuit
+    def top(self, n: int, *, absolute: bool = True, connected: bool = False) -> Circuit:
+        """Keep the n edges of largest (absolute) score; ties at the cut go to the earlier edge.
+
+        `connected`: the largest that leave at most n when those that lie on no way of kept edges
+        from the embedding to the logits are dropped.
+        """
+        if not connected:
+            return self.cut(n, absolute=absolute).circuit
+        known = int((~np.isnan(self.values)).sum())
+
+        def left(size: int) -> Circuit:
+            return self.cut(size, absolute=absolute).circuit.prune_dangling()
+
+        most = max(n, 1)
+        while most < known and len(left(most)) <= n:
+            most = min(known, 2 * most)
+        sizes = range(most + 1)
+        more = bisect_right(sizes, n, lo=min(n, most), key=lambda size: len(left(size)))
+        return left(sizes[max(0, more - 1)])
 
     @typed
     def cut(self, n: int, *, absolute: bool = True) -> Cut:

@@ -16,6 +16,7 @@ from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
+    from ..experiment.spec import DiscoverySpec
     from ..patching.tasks import TaskReport
     from ..steps.discover import Found
     from ..store.journal import JournalFile
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
 
 method_option = option(
     "--method NAME",
-    "How to find circuits; the methods are listed below.",
-    required=True,
+    lambda: (
+        "How to find circuits; the methods are listed below. Default: "
+        f"{scoring_method().name}, and if nothing says which edges to keep, {_usual()}."
+    ),
     type=options.Known(get_method),
 )
+
+
+def _usual() -> str:
+    from ..experiment.spec import Selection
+
+    return str(Selection.usual())
 
 
 class DiscoverCommand(click.Command):
@@ -98,8 +107,9 @@ def discover(
     """Find the circuit of a task in a model.
 
     Methods that search keep what their options let them keep. The others score edges; say with
-    --top, --above or --faithfulness which to keep. Without any, the file holds every edge with its
-    score, and the scores are written beside it.
+    --top, --above, --faithfulness or --target which to keep. A method named without any keeps every
+    edge with its score, and the scores are written beside it. Without --method too, a method and
+    a selection are chosen that serve most tasks, and it is said which.
 
     While a search that can be resumed runs, NAME.journal.jsonl beside the output holds what it has
     decided. If it is stopped, the same command with --resume goes on and ends in the same circuit.
@@ -142,7 +152,7 @@ def discover(
     if journal is not None:
         journal.remove()
     if not as_json:
-        _print(found, session.loaded.title, report)
+        _print(found, session.loaded.title, report, _selection(spec, found, flags))
         show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
         return
     document = {
@@ -188,7 +198,18 @@ def _kept_on_interrupt(journal: JournalFile | None) -> Iterator[None]:
         raise
 
 
-def _print(found: Found, model: str, report: TaskReport | None) -> None:
+def _selection(spec: DiscoverySpec, found: Found, flags: Flags) -> str | None:
+    """Say which edges are kept, by whose choice, and what a size that was fitted reached there."""
+    if not spec.select.as_dict():
+        return None
+    said, fitted = str(spec.select), found.file.discovery.get("fitted")
+    if fitted is not None:
+        few = "" if fitted["halves"] > 1 else ": too few pairs to cut, so on those scored"
+        said += f"{few} ({fitted['faithfulness']:.3f} there)"
+    return said if flags["method"] else f"by default {said}"
+
+
+def _print(found: Found, model: str, report: TaskReport | None, selection: str | None) -> None:
     from ..progress import clock_time
     from .evaluate import outcome, shown_task
 
@@ -202,6 +223,7 @@ def _print(found: Found, model: str, report: TaskReport | None) -> None:
         ("task", shown_task(found.file.task)),
         ("", None if report is None or not report.left_out else report),
         ("method", method),
+        ("edges kept", selection),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
         *outcome(evaluation),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..discovery.registry import get_method, methods, metric_defaults
+from ..discovery.registry import get_method, methods, metric_defaults, scoring_method
 from ..graphs.errors import EdgewiseError, unknown
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, get_metric, metrics
@@ -175,7 +175,17 @@ selection_options = all_of(
         type=float,
     ),
     option(
+        "--target F",
+        "Keep as few edges of largest |score| as reach faithfulness F on pairs that they were not "
+        "scored on: the pairs are cut in halves, each measured with the other's scores.",
+        type=float,
+    ),
+    option(
         "--signed", "Select by the scores themselves: edges that work against the task come last."
+    ),
+    option(
+        "--connected",
+        "Count and keep only edges on ways of kept edges from the embedding to the logits.",
     ),
 )
 
@@ -333,7 +343,8 @@ class Flags(dict[str, Any]):
         if "start" in fields:
             fields["start"] = read_start(fields["start"])
         with usage():
-            return DiscoverySpec.of(**fields, select=Selection.of(**self.only(*Selection.names())))
+            select = Selection.of(**self.only(*Selection.names()))
+            return DiscoverySpec.usual(**fields, select=select)
 
     def experiment(self, *models: str) -> Experiment:
         """Return everything that is asked for."""
@@ -393,7 +404,7 @@ def flag_name(key: str) -> str:
 
 def _method_options(flags: Flags) -> dict[str, Any]:
     """Return the method's options that were given; others' are wrong usage."""
-    method = get_method(flags["method"])
+    method = scoring_method() if flags["method"] is None else get_method(flags["method"])
     own = {key.removeprefix(PREFIX): flags[key] for key in flags if key.startswith(PREFIX)}
     for key in own.keys() - method.options.keys():
         owners = ", ".join(name for name, one in methods().items() if key in one.options)

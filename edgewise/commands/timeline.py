@@ -100,12 +100,13 @@ def _results(folder: str | None) -> Results | None:
 
 
 def _print(found: TimelineFile) -> None:
+    from ..experiment.spec import Selection
     from ..graphs.files.timeline import VALUES
     from .evaluate import shown_task
 
     line, how = found.timeline, found.discovery
-    chosen = [f"{key} {how[key]:g}" for key in ("top", "above", "faithfulness") if key in how]
-    chosen += ["by signed score"] * bool(how.get("signed"))
+    select = Selection(**{key: how[key] for key in Selection.names() if key in how})
+    chosen = [str(select)] if select.as_dict() else []
     show.facts(
         ("task", shown_task(found.task)),
         ("method", ", ".join([str(how["method"]), *chosen])),

@@ -22,13 +22,14 @@
     split_embedding = false
     try_family = "llama"              # describe a model of an unknown type as one of this family
 
-    [discovery]
+    [discovery]                       # optional
     method = "eap-ig"                 # and the method's own options, such as
     steps = 5
     metric = "logit_diff"             # a name or an expression
     ablation = "resample"
-    faithfulness = 0.9                # which edges to keep by their scores: this, or top, or above
-    signed = false                    # true: largest score, not largest absolute score
+    target = 0.9                      # which edges to keep: this, or faithfulness, top, above
+    signed = true                     # largest score; false: largest absolute score
+    connected = true                  # count only edges on ways from the embedding to the logits
 
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
@@ -209,13 +210,14 @@ class _Reader:
         return {**found, "file": file}
 
     def discovery(self, key: str, table: Table) -> dict[str, object]:
-        from ..discovery.registry import methods
+        from ..discovery.registry import methods, scoring_method
 
         known = methods()
-        method = known.get(str(table.get("method")))
+        table = dict(table)
+        chosen = table.setdefault("method", scoring_method().name)
+        method = known.get(str(chosen))
         own = [name for name in DiscoverySpec.declared() if name not in ("options", "select")]
         own += SELECTION
-        table = dict(table)
         if method is not None:
             self.check_selection(table, method)
             for name in [name for name in table if name not in (*own, *method.options)]:
@@ -226,9 +228,6 @@ class _Reader:
                         f"discovery.{name} is an option of method {' and '.join(owners)}, not of "
                         f"'{method.name}'; leave it out, or change the method."
                     )
-        if "method" not in table:
-            self.problems.append(f"discovery.method is missing; accepted: {', '.join(known)}.")
-            table["method"] = next(iter(known))
         options = [o for one in ([method] if method else known.values()) for o in one.options]
         found = self.folded(key, table, own, options, method is not None)
         select = {name: found.pop(name) for name in SELECTION if name in found}
@@ -243,25 +242,29 @@ class _Reader:
         return {**found, "options": given if keep else {}}
 
     def check_selection(self, table: dict[str, object], method: Method) -> None:
-        """Note a selection that does not go with the method, and go on without it."""
-        given = [key for key in SELECTION if key in table and key != "signed"]
-        signed = table.get("signed", False) is not False
-        if method.selects and (given or signed):
+        """Note a selection that does not go with the method, and go on without it.
+
+        A method that scores edges keeps the usual ones where nothing is said.
+        """
+        given = [key for key in SELECTION if table.get(key, False) is not False]
+        ways = [key for key in given if key in Selection.ways()]
+        if method.selects and given:
             self.problems.append(
-                f"discovery.{[*given, 'signed'][0]} chooses edges by their scores, but method "
+                f"discovery.{given[0]} chooses edges by their scores, but method "
                 f"'{method.name}' decides itself which edges to keep; leave it out."
             )
-        elif not method.selects and len(given) != 1:
-            both = f"{' and '.join(given)} are both given"
+        elif not method.selects and not given:
+            table |= Selection.usual().as_dict()
+            return
+        elif not method.selects and len(ways) != 1:
+            found = f"{' and '.join(ways)} are both given" if ways else "nothing says how many"
             self.problems.append(
-                f"discovery: method '{method.name}' gives every edge a score, and "
-                f"{both if given else 'nothing says how many to keep'}; accepted: one of top (a "
-                "number of edges), above (a smallest score), faithfulness (such as 0.9)."
+                f"discovery: method '{method.name}' gives every edge a score, and {found} to keep; "
+                "accepted: one of top (a number of edges), above (a smallest score), faithfulness "
+                "or target (such as 0.9)."
             )
         else:
             return
-        if isinstance(table.get("signed"), bool):
-            given.append("signed")
         for key in given:
             table.pop(key, None)
 

@@ -202,30 +202,56 @@ class GraphSpec(Part):
 
 @part
 class Selection(Part):
-    """Which edges of a scoring method are kept: at most one of the first three.
+    """Which edges of a scoring method are kept: at most one of the first four.
 
     Args:
         top: this many of largest |score|.
         above: those whose |score| is at least this.
         faithfulness: as few of largest |score| as reach this faithfulness.
+        target: as few as reach it on prompt pairs that their scores are not of.
         signed: by the scores themselves, not |score|: edges that work against the task come last.
+        connected: only edges on ways of kept edges from the embedding to the logits count.
 
     Raises:
-        EdgewiseError: two are given, or `signed` alone, or a value makes no sense.
+        EdgewiseError: two ways are given, or `signed` or `connected` alone, or a value makes no
+            sense.
     """
 
     top: Count | None = None
     above: NotNegative | None = None
     faithfulness: UpToOne | None = None
+    target: UpToOne | None = None
     signed: Flag = False
+    connected: Flag = False
+
+    @staticmethod
+    def usual() -> Selection:
+        """Return what is kept if nothing is said: measured, see docs/explanation.md."""
+        return Selection(target=0.9, signed=True, connected=True)
+
+    @staticmethod
+    def ways() -> list[str]:
+        """List the fields of which one says how many edges are kept; the others say in what way."""
+        return [name for name in Selection.names() if name not in ("signed", "connected")]
+
+    @property
+    def way(self) -> str | None:
+        """Return which of the ways is given."""
+        return next((name for name in self.as_dict() if name in self.ways()), None)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        given = [key for key in self.as_dict() if key != "signed"]
-        if self.signed and not given:
+        given = [key for key in self.as_dict() if key in self.ways()]
+        *others, last = self.ways()
+        if self.as_dict() and not given:
+            manner = next(iter(self.as_dict()))
+            does = {
+                "signed": "which scores count as large",
+                "connected": "which edges count",
+            }
             raise refused(
-                "signed says which scores count as large, but nothing says how many edges to keep; "
-                "accepted: top, above or faithfulness beside it, of a method that scores all edges."
+                f"{manner} says {does[manner]}, but nothing says how many edges to keep; accepted: "
+                f"{', '.join(others)} or {last} beside it, of a method that scores all edges."
             )
         if len(given) > 1:
             raise refused(
@@ -243,13 +269,17 @@ class Selection(Part):
 
     def __str__(self) -> str:
         kind = "score" if self.signed else "absolute score"
+        where = " on ways from the embedding to the logits" if self.connected else ""
         if self.top is not None:
-            return f"the {self.top:,} edges of largest {kind}"
+            return f"the {self.top:,} edges of largest {kind}{where}"
         if self.above is not None:
-            return f"the edges of {kind} {self.above:g} or more"
+            return f"the edges of {kind} {self.above:g} or more{where}"
+        few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
         if self.faithfulness is not None:
-            few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
-            return f"the {few} found to reach faithfulness {self.faithfulness:g}"
+            return f"the {few}{where} found to reach faithfulness {self.faithfulness:g}"
+        if self.target is not None:
+            unseen = "on pairs that their scores are not of"
+            return f"the {few}{where} found to reach faithfulness {self.target:g} {unseen}"
         return "the edges the method keeps"
 
 
@@ -273,6 +303,24 @@ class DiscoverySpec(Part):
     start: Annotated[
         InstanceOf[Start] | None, Undeclared("scores stand in a file of their own")
     ] = Field(default=None, validate_default=True)
+
+    @staticmethod
+    def usual(**fields: Any) -> DiscoverySpec:
+        """Return how a circuit is found where no method is named, and of what else is not given.
+
+        >>> spec = DiscoverySpec.usual()
+        >>> spec.method, str(spec.select)[:17], DiscoverySpec.usual(method="eap").keeps_all
+        ('eap-ig', 'the fewest edges ', True)
+        """
+        if fields.get("method"):
+            return DiscoverySpec.of(**fields)
+        select = fields.get("select")
+        if select is None or (isinstance(select, Selection) and not select.as_dict()):
+            fields = {**fields, "select": Selection.usual()}
+        method = scoring_method()
+        if "ablation" in fields and "options" not in fields:
+            fields["options"] = method.suited(get_ablation(fields["ablation"]))
+        return DiscoverySpec.of(**{**fields, "method": method.name})
 
     @staticmethod
     def of_circuit(file: CircuitFile) -> DiscoverySpec:

@@ -14,8 +14,15 @@ import numpy as np
 
 from .. import __version__
 from ..discovery.evaluation import Evaluation, measure, smallest_faithful
-from ..discovery.meaning import Meaningless, Ties, doubts_of_selection, ties
+from ..discovery.meaning import (
+    Meaningless,
+    Ties,
+    doubts_of_selection,
+    doubts_of_size,
+    ties,
+)
 from ..discovery.registry import Discovery
+from ..discovery.uncertainty.cross_fit import Fitted, fewest
 from ..experiment.key import Key, digest, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
@@ -24,7 +31,6 @@ from ..graphs.circuit import Circuit
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
 from ..graphs.files import CircuitFile, ScoresFile
 from ..graphs.files.circuit import PROMPTS, DiscoveryBlock, TaskBlock
-from ..graphs.scores import Scores
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
@@ -111,10 +117,15 @@ def discover(
     start = None if spec.start is None else spec.start.on(runner.graph, session.lifted.d_model)
     with nullcontext() if journal is None else closing(journal), warnings.catch_warnings():
         warnings.simplefilter("ignore", Meaningless)  # said below
-        found = spec.chosen(runner, progress, journal, start, **spec.options)
+        found = spec.chosen(
+            runner, progress, journal, start,
+            per_example=spec.select.target is not None, **spec.options,
+        )  # fmt: skip
     seconds = before + _now(session) - begun
-    circuit, tied, doubts = _chosen(runner, found, spec.select, progress)
+    kept, tied, doubts = _chosen(runner, found, spec.select, progress)
+    circuit = kept.circuit
     evaluation = measure(runner, circuit)
+    doubts += doubts_of_size(evaluation.faithfulness)
     try:
         check_drift(found, evaluation, session.loaded.dtype)
         if not allow_empty:
@@ -139,6 +150,7 @@ def discover(
                 "prompts": {"where": "inline", "sha256": pairs.sha256},
                 **found.notes,
                 **({} if tied is None else {"ties": tied.as_dict()}),
+                **({} if kept.fitted is None else {"fitted": kept.fitted.as_dict()}),
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
                 **circumstances(session, runner),
             },
@@ -188,18 +200,37 @@ def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """The circuit that a selection makes of scores; `fitted`: where its size was chosen, if so."""
+
+    circuit: Circuit
+    fitted: Fitted | None = None
+
+
 def selected(
-    runner: Runner, scores: Scores, select: Selection, progress: Progress | None = None
-) -> Circuit:
-    """Return the circuit a selection makes of scores; without one, every edge."""
-    absolute = not select.signed
+    runner: Runner, found: Discovery, select: Selection, progress: Progress | None = None
+) -> Selected:
+    """Return the circuit a selection makes of a method's scores; without one, every edge."""
+    how = {"absolute": not select.signed, "connected": select.connected}
+    scores = found.scores
     if select.top is not None:
-        return scores.top(select.top, absolute=absolute)
+        return Selected(scores.top(select.top, **how))
     if select.above is not None:
-        return scores.above(select.above, absolute=absolute)
-    if select.faithfulness is None:
-        return Circuit.full(scores.graph)
-    return smallest_faithful(runner, scores, select.faithfulness, progress, absolute=absolute)
+        circuit = scores.above(select.above, absolute=not select.signed)
+        return Selected(circuit.prune_dangling() if select.connected else circuit)
+    if select.target is not None:
+        if found.examples is None:
+            raise EdgewiseError(
+                "target chooses a size on pairs that the scores are not of, for which each pair's "
+                "own scores are needed, and here there are none; accepted: top, above or "
+                "faithfulness, or a method that scores each pair."
+            )
+        fitted = fewest(runner, found.examples, select.target, progress=progress, **how)
+        return Selected(fitted.circuit, fitted)
+    if select.faithfulness is not None:
+        return Selected(smallest_faithful(runner, scores, select.faithfulness, progress, **how))
+    return Selected(Circuit.full(scores.graph))
 
 
 @typed
@@ -245,17 +276,17 @@ def _now(session: Session) -> float:
 
 def _chosen(
     runner: Runner, found: Discovery, select: Selection, progress: Progress | None
-) -> tuple[Circuit, Ties | None, list[str]]:
+) -> tuple[Selected, Ties | None, list[str]]:
     """Return the circuit, what ties where it was cut, and what must be said of it."""
     doubts = [found.doubt] if found.doubt else []
-    circuit, tied = found.circuit, None
-    if circuit is None:
-        circuit = selected(runner, found.scores, select, progress)
-        if select.as_dict():
-            if select.above is None:
-                tied = ties(found.scores, circuit, absolute=not select.signed)
-            doubts += doubts_of_selection(found.scores, circuit, tied)
-    return circuit, tied, doubts
+    if found.circuit is not None:
+        return Selected(found.circuit), None, doubts
+    kept, tied = selected(runner, found, select, progress), None
+    if select.as_dict():
+        if select.above is None and not select.connected:
+            tied = ties(found.scores, kept.circuit, absolute=not select.signed)
+        doubts += doubts_of_selection(found.scores, kept.circuit, tied)
+    return kept, tied, doubts
 
 
 def _refuse_meaningless(

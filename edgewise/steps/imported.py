@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..discovery.evaluation import Evaluation, measure
+from ..discovery.registry import Discovery
 from ..experiment.parts import split
 from ..experiment.spec import (
     IMPORTED,
@@ -173,7 +174,7 @@ def _chosen(
         return Circuit.full(scores.graph)
     if select.faithfulness is not None and runner is None:
         raise EdgewiseError("faithfulness is measured on prompts; give them with `task`.")
-    return selected(cast("Runner", runner), scores, select)
+    return selected(cast("Runner", runner), Discovery(scores), select).circuit
 
 
 def _discovery(

@@ -223,9 +223,10 @@ def once(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do a discovery; return the scores that are tested, [P, S], and the circuit's mask, [P, S]."""
     spec.check_repeatable()
-    found = spec.chosen(runner, progress, **spec.options)
+    fitted = spec.select.target is not None
+    found = spec.chosen(runner, progress, per_example=fitted, **spec.options)
     if found.circuit is None:
-        return found.scores.values, selected(runner, found.scores, spec.select, progress).kept
+        return found.scores.values, selected(runner, found, spec.select, progress).circuit.kept
     name, options = spec.scored_by
     return get_method(name)(runner, progress, **options).scores.values, found.circuit.kept
 

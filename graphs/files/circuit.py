@@ -122,6 +122,13 @@ class PromptsBlock(TypedDict):
     sha256: str
 
 
+class FittedBlock(TypedDict):
+    """What a circuit whose size was chosen reached there; see `discovery.uncertainty.cross_fit`."""
+
+    faithfulness: float
+    halves: int
+
+
 class DiscoveryBlock(TypedDict):
     """How the edges were chosen; a method's own options stand here too."""
 
@@ -134,7 +141,10 @@ class DiscoveryBlock(TypedDict):
     top: NotRequired[int | None]
     above: NotRequired[float | None]
     faithfulness: NotRequired[float | None]
+    target: NotRequired[float | None]
     signed: NotRequired[bool | None]
+    connected: NotRequired[bool | None]
+    fitted: NotRequired[FittedBlock | None]
     order: NotRequired[str | None]
     batch_size: NotRequired[int | None]
     seconds: NotRequired[float | None]
