@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgewise.discovery.registry import methods
+from edgewise.experiment.spec import DiscoverySpec
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.files import read_circuit, read_diff, read_scores, scores_path
 from tests.edgewise.conftest import id_rows
@@ -116,6 +117,26 @@ def test_without_a_selection_every_edge_and_all_scores(
     graph = read_circuit("all.json").circuit.graph
     assert len(read_circuit("all.json").circuit) == graph.edge_count
     assert np.isfinite(read_scores("all.json").scores.values[graph.reads]).all()
+
+
+def test_without_a_method_the_usual_one_is_said(edgewise: Any, models: Any, pairs: Path) -> None:
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(16)))
+    common = ("discover", "--model", models["llama"], "--task", pairs)
+    printed = edgewise(*common, "-o", "usual.json").stdout
+    assert "by default the fewest edges of largest score" in " ".join(printed.split())
+    usual = read_circuit("usual.json")
+    noted = usual.discovery
+    asked = ("--target", 0.9, "--signed", "--connected")
+    edgewise(*common, "--method", noted["method"], *asked, "-o", "asked.json")
+    assert read_circuit("asked.json").circuit == usual.circuit
+    assert (noted["target"], noted["signed"], noted["connected"]) == (0.9, True, True)
+    assert noted["fitted"]["halves"] == 2
+    assert usual.circuit == usual.circuit.prune_dangling()
+    assert DiscoverySpec.of_circuit(usual) == DiscoverySpec.usual()
+    edgewise(*common, "--top", 7, "-o", "top.json")
+    assert len(read_circuit("top.json").circuit) == 7
+    result = edgewise(*common, "--connected", "-o", "c.json", status=2)
+    assert "nothing says how many edges to keep" in result.stderr
 
 
 def test_faithfulness_selects_a_circuit_that_reaches_it(

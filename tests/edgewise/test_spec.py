@@ -187,7 +187,6 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         ["task.seed belongs to built-in tasks"],
     ),
     "graph": (toml(graph={"grouped_kv": '"yes"'}), ['graph.grouped_kv is "yes"', "true or false"]),
-    "no discovery": (toml(discovery=None), ["discovery.method is missing", "acdc", "eap-ig"]),
     "unknown method": (toml(discovery={"method": '"eap-gi"'}), ["'eap-gi'", "mean 'eap-ig'?"]),
     "method key": (toml(discovery={"setps": "3"}), ["[discovery]", "'setps'", "mean 'steps'?"]),
     "another method's": (
@@ -216,12 +215,16 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         toml(discovery={"ablation": '"mena"'}),
         ["discovery.ablation", "resample"],
     ),
-    "no selection": (toml(discovery={"top": None}), ["nothing says how many", "top", "above"]),
     "two selections": (toml(discovery={"above": "1"}), ["top and above are both given"]),
     "two selections, repeated": (
         toml(discovery={"above": "1"}, comparison={"noise_floor": "3"}),
         ["top and above are both given"],
     ),
+    "connected alone": (
+        toml(discovery={"top": None, "connected": "true"}),
+        ["nothing says how many"],
+    ),
+    "target and top": (toml(discovery={"target": "0.9"}), ["top and target are both given"]),
     "signed alone": (
         toml(discovery={"top": None, "signed": "true"}),
         ["nothing says how many"],
@@ -333,3 +336,13 @@ def test_a_spec_can_be_built_in_python() -> None:
     read = parse_spec(toml())
     built = Experiment("experiment", read.models, read.task, read.discovery, read.evaluation)
     assert built == read
+
+
+@pytest.mark.parametrize(
+    "text", [toml(discovery=None), toml(discovery={"top": None}), toml(discovery={"method": None})]
+)
+def test_what_is_not_said_is_the_usual_way(text: str) -> None:
+    found = parse_spec(text).discovery
+    said = "top" in text
+    assert found == DiscoverySpec.usual(**({"select": Selection(top=500)} if said else {}))
+    assert found.select == (Selection(top=500) if said else Selection.usual())
