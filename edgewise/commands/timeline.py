@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -105,7 +105,8 @@ def _print(found: TimelineFile) -> None:
     from .evaluate import shown_task
 
     line, how = found.timeline, found.discovery
-    select = Selection(**{key: how[key] for key in Selection.names() if key in how})
+    noted: dict[str, Any] = dict(how)
+    select = Selection(**{key: noted[key] for key in Selection.names() if key in noted})
     chosen = [str(select)] if select.as_dict() else []
     show.facts(
         ("task", shown_task(found.task)),
