@@ -11,6 +11,12 @@ from . import timeline as timeline_file
 from .atomic import check_writable
 from .circuit import CircuitFile, model_block, read_circuit, write_circuit
 from .diff import DiffFile, diff_files, read_diff, unlike, write_diff
+from .example_scores import (
+    ExampleScoresFile,
+    examples_path,
+    read_example_scores,
+    write_example_scores,
+)
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, scores_path, write_scores
@@ -20,17 +26,20 @@ from .transplant import TransplantFile, read_transplant, write_transplant
 __all__ = [
     "CircuitFile",
     "DiffFile",
+    "ExampleScoresFile",
     "RolesFile",
     "ScoresFile",
     "TimelineFile",
     "TransplantFile",
     "check_writable",
     "diff_files",
+    "examples_path",
     "model_block",
     "read_any",
     "read_circuit",
     "read_diff",
     "read_drawable",
+    "read_example_scores",
     "read_roles",
     "read_scores",
     "read_timeline",
@@ -39,6 +48,7 @@ __all__ = [
     "unlike",
     "write_circuit",
     "write_diff",
+    "write_example_scores",
     "write_roles",
     "write_scores",
     "write_timeline",

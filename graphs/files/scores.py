@@ -8,6 +8,9 @@ and `graph` (the shape as a JSON object, so that the sidecar can be read alone).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from .reading import listed, parse_json, short
 SUFFIX = ".scores.safetensors"
 ABOUT = ("method", "metric", "ablation")
 METADATA = ("senders", "ports", *ABOUT)
+WIDTHS = {"F16": 2, "F32": 4}
+"""Bytes of a number, by its name in safetensors files."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,16 @@ def scores_path(path: str | Path) -> Path:
     >>> scores_path("runs/ioi.json").as_posix(), scores_path("a.scores.safetensors").as_posix()
     ('runs/ioi.scores.safetensors', 'a.scores.safetensors')
     """
+    return beside(path, SUFFIX)
+
+
+def beside(path: str | Path, suffix: str) -> Path:
+    """Return where a circuit file's sidecar of a kind stands, or the path of one itself."""
     given = Path(path)
-    if given.name.endswith(SUFFIX):
+    if given.name.endswith(suffix):
         return given
     stem = given.name[: -len(".json")] if given.suffix == ".json" else given.name
-    return given.with_name(stem + SUFFIX)
+    return given.with_name(stem + suffix)
 
 
 @typed
@@ -63,27 +73,34 @@ def write_scores(
     """Write the sidecar of a circuit file (or at its own path), all or nothing; return where."""
     if np.isinf(scores.values).any():
         raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
-    graph = scores.graph
-    usual = (*SHAPE, *OPTIONS)
-    metadata = {
-        "senders": json.dumps([str(node) for node in graph.senders]),
-        "ports": json.dumps([str(port) for port in graph.ports]),
-        **ScoresFile(scores, method, metric, ablation).about,
-        "graph": json.dumps(
-            {k: v for k, v in asdict(graph).items() if k in usual or k in rarer_keys(graph)}
-        ),
-    }
-    write_bytes(scores_path(path), _encode(scores.values, metadata))
+    metadata = graph_metadata(scores.graph, ScoresFile(scores, method, metric, ablation).about)
+    content = np.ascontiguousarray(scores.values, dtype="<f4").tobytes()
+    write_bytes(scores_path(path), header("F32", scores.values.shape, metadata) + content)
     return scores_path(path)
 
 
-def _encode(values: np.ndarray, metadata: dict[str, str]) -> bytes:
-    """Return the bytes of a safetensors file; the library's own order of metadata is random."""
-    content = np.ascontiguousarray(values, dtype="<f4").tobytes()
-    tensor = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [0, len(content)]}
-    header = json.dumps({"__metadata__": metadata, "scores": tensor}).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content
+def graph_metadata(graph: ComputationGraph, about: Mapping[str, str]) -> dict[str, str]:
+    """Return a sidecar's metadata: the graph's names, what the scores are of, and its shape."""
+    usual = (*SHAPE, *OPTIONS)
+    shape = {k: v for k, v in asdict(graph).items() if k in usual or k in rarer_keys(graph)}
+    return {
+        "senders": json.dumps([str(node) for node in graph.senders]),
+        "ports": json.dumps([str(port) for port in graph.ports]),
+        **about,
+        "graph": json.dumps(shape),
+    }
+
+
+def header(dtype: str, shape: Sequence[int], metadata: Mapping[str, str]) -> bytes:
+    """Return what precedes the values of a safetensors file with one tensor, `scores`.
+
+    The library's own order of metadata is random.
+    """
+    size = WIDTHS[dtype] * math.prod(shape)
+    tensor = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, size]}
+    text = json.dumps({"__metadata__": dict(metadata), "scores": tensor}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 @typed
@@ -92,11 +109,18 @@ def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> Scor
     file = Path(path) if Path(path).suffix == ".safetensors" else scores_path(path)
     if not file.is_file():
         raise FileFormatError(f"{file} does not exist; `write_scores` writes scores.")
+    with opened_scores(file) as opened:
+        return _read(file, opened, graph)
+
+
+@contextmanager
+def opened_scores(file: Path) -> Iterator[Any]:
+    """Open a safetensors file; a FileFormatError says if it is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as opened:
-            return _read(file, opened, graph)
+            yield opened
     except (SafetensorError, OSError) as error:
         raise FileFormatError(
             f"{file} is damaged or no safetensors file ({error}); make the scores again."
@@ -105,30 +129,18 @@ def read_scores(path: str | Path, graph: ComputationGraph | None = None) -> Scor
 
 def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile:
     """Read an opened sidecar; its header is checked before anything of its size is made."""
-    names = list(opened.keys())
-    if names != ["scores"]:
-        raise FileFormatError(
-            f"{file} is no scores file: it holds the tensors {listed(names) or '(none)'}; "
-            "accepted: exactly one, scores."
-        )
-    metadata = dict(opened.metadata() or {})
-    lacking = [key for key in METADATA if key not in metadata]
-    if lacking:
-        raise FileFormatError(f"{file} is no scores file; its metadata lacks {', '.join(lacking)}.")
+    metadata = checked_metadata(file, opened, "scores file", METADATA)
     tensor = opened.get_slice("scores")
     dtype, shape = tensor.get_dtype(), tensor.get_shape()
-    stated = graph is None
-    if graph is None:
-        if "graph" not in metadata:
-            raise FileFormatError(f"{file} does not say its graph; read it with its circuit's.")
-        fields = parse_json(file, metadata["graph"], "a scores file")
-        if not isinstance(fields, dict):
-            raise FileFormatError(f"{file}: its graph is {short(fields)}; accepted: an object.")
-        graph = graph_of(file, fields)
+    if "groups" in metadata:
+        raise FileFormatError(
+            f"{file} holds scores on each example, not those of the circuit; accepted: a file of "
+            f"scores, NAME{SUFFIX}."
+        )
+    stated, graph = graph is None, stated_graph(file, metadata) if graph is None else graph
     fits = dtype == "F32" and shape == list(graph.size)
     if fits or not stated:
-        for key, expected in (("senders", graph.senders), ("ports", graph.ports)):
-            _check_names(file, key, metadata, [str(one) for one in expected])
+        check_names(file, metadata, graph)
     if not fits:
         raise FileFormatError(
             f"{file}: scores are {dtype} of shape {shape}; accepted: float32 of shape "
@@ -144,10 +156,40 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile
     if np.isinf(values).any():
         edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
         raise FileFormatError(f"{file}: the score of {edge} is infinite.")
-    return ScoresFile(Scores(graph, values), *(metadata[key] for key in METADATA[2:]))
+    return ScoresFile(Scores(graph, values), *(metadata[key] for key in ABOUT))
 
 
-def _check_names(file: Path, key: str, metadata: dict[str, str], expected: list[str]) -> None:
+def checked_metadata(file: Path, opened: Any, what: str, keys: Sequence[str]) -> dict[str, str]:
+    """Return the metadata of a file with one tensor, `scores`; refuse others, and missing keys."""
+    names = list(opened.keys())
+    if names != ["scores"]:
+        raise FileFormatError(
+            f"{file} is no {what}: it holds the tensors {listed(names) or '(none)'}; "
+            "accepted: exactly one, scores."
+        )
+    metadata = dict(opened.metadata() or {})
+    if lacking := [key for key in keys if key not in metadata]:
+        raise FileFormatError(f"{file} is no {what}; its metadata lacks {', '.join(lacking)}.")
+    return metadata
+
+
+def stated_graph(file: Path, metadata: Mapping[str, str]) -> ComputationGraph:
+    """Return the graph that a sidecar states."""
+    if "graph" not in metadata:
+        raise FileFormatError(f"{file} does not say its graph; read it with its circuit's.")
+    fields = parse_json(file, metadata["graph"], "a scores file")
+    if not isinstance(fields, dict):
+        raise FileFormatError(f"{file}: its graph is {short(fields)}; accepted: an object.")
+    return graph_of(file, fields)
+
+
+def check_names(file: Path, metadata: Mapping[str, str], graph: ComputationGraph) -> None:
+    """Refuse a sidecar whose senders or ports are not the graph's."""
+    for key, expected in (("senders", graph.senders), ("ports", graph.ports)):
+        _check_names(file, key, metadata, [str(one) for one in expected])
+
+
+def _check_names(file: Path, key: str, metadata: Mapping[str, str], expected: list[str]) -> None:
     found = parse_json(file, metadata[key], "a scores file")
     if not isinstance(found, list):
         raise FileFormatError(f"{file}: its {key} cannot be read; accepted: a JSON list of names.")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from edgewise.graphs import example_scores
-from edgewise.graphs.errors import EdgewiseError, GraphMismatch
+from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.example_scores import ExampleScores, new_values
+from edgewise.graphs.files import example_scores as example_scores_file
+from edgewise.graphs.files import (
+    examples_path,
+    read_example_scores,
+    read_scores,
+    write_example_scores,
+    write_scores,
+)
 from edgewise.graphs.graph import ComputationGraph
 
 GRAPH = ComputationGraph(layers=2, heads=2, kv_heads=1, grouped_kv=True)
@@ -81,3 +93,118 @@ def test_large_ones_stand_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_fits_nowhere_is_refused() -> None:
     with pytest.raises(EdgewiseError, match=r"on 1,000,000,000,000 examples take [\d.]+ GB, and"):
         new_values(GRAPH, 10**12)
+
+
+# -- their file ---------------------------------------------------------------------------------
+
+ABOUT = {"method": "eap", "metric": "logit_diff", "ablation": "resample"}
+
+
+def save(path: Path, scores: ExampleScores, **more: Any) -> Path:
+    return write_example_scores(path, scores, about=ABOUT, pairs_sha256="ab12", **more)
+
+
+@pytest.mark.parametrize("rows_bytes", [1, 1 << 26])
+def test_they_read_back_in_half_precision(
+    tmp_path: Path, rows_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example_scores_file, "ROWS_BYTES", rows_bytes)
+    scores, path = random_scores(), tmp_path / "c.json"
+    assert save(path, scores) == examples_path(path) == tmp_path / "c.examples.safetensors"
+    for read in (read_example_scores(path), read_example_scores(examples_path(path), GRAPH)):
+        assert read.scores.values.dtype == np.float16
+        assert read.scores.graph == GRAPH
+        np.testing.assert_array_equal(read.scores.values, scores.values.astype(np.float16))
+        assert read.scores.groups == scores.groups
+        assert (read.about, read.pairs_sha256) == (ABOUT, "ab12")
+    from safetensors import safe_open
+
+    with safe_open(examples_path(path), framework="np") as opened:  # as another tool reads it
+        assert opened.get_tensor("scores").shape == (5, GRAPH.edge_count)
+        about = opened.metadata()
+    assert json.loads(about["groups"]) == ["a", "b", "a", "b", "a"]
+    assert json.loads(about["ports"]) == [str(port) for port in GRAPH.ports]
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e-4])
+def test_what_half_precision_does_not_hold_is_written_in_full(tmp_path: Path, scale: float) -> None:
+    scores = random_scores()
+    scores = ExampleScores(GRAPH, scores.values * np.float32(scale), scores.groups)
+    save(tmp_path / "c.json", scores)
+    read = read_example_scores(tmp_path / "c.json").scores
+    np.testing.assert_array_equal(read.values, scores.values)
+
+
+def test_full_precision_on_request(tmp_path: Path) -> None:
+    save(tmp_path / "c.json", random_scores(), half=False)
+    read = read_example_scores(tmp_path / "c.json").scores
+    np.testing.assert_array_equal(read.values, random_scores().values)
+
+
+def test_scores_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    values = np.zeros((2, GRAPH.edge_count), dtype=np.float32)
+    values[1, 3] = np.nan
+    with pytest.raises(EdgewiseError, match="cannot be saved: some are not finite"):
+        save(tmp_path / "c.json", ExampleScores(GRAPH, values, ("", "")))
+    assert not list(tmp_path.iterdir())
+
+
+def spoilt(path: Path, **changes: Any) -> Path:
+    """Write a file of which some things are not as they should be; metadata of None is left out."""
+    from safetensors.numpy import save_file
+
+    side = save(path, random_scores())
+    from safetensors import safe_open
+
+    with safe_open(side, framework="np") as opened:
+        metadata, values = opened.metadata(), opened.get_tensor("scores")
+    values = changes.pop("values", values)
+    metadata = {k: v for k, v in {**metadata, **changes}.items() if v is not None}
+    save_file({"scores": np.ascontiguousarray(values)}, side, metadata)
+    return side
+
+
+def with_nan() -> np.ndarray:
+    values = random_scores().values.copy()
+    values[2, 1] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": None}, "is no file of scores on each example; its metadata lacks groups"),
+        ({"groups": '["a"]'}, "it has 1 groups for 5 examples; accepted: one for each"),
+        ({"groups": '["a", 1, 2, 3, 4]'}, "accepted: a list of texts"),
+        ({"groups": "["}, "is damaged: it was cut off"),
+        ({"values": np.zeros((5, 3), np.float16)}, r"F16 of shape \[5, 3\]; accepted: float16 or"),
+        ({"values": np.zeros((5, 110), np.float64)}, "scores are F64 of shape"),
+        ({"values": np.zeros((0, GRAPH.edge_count), np.float16)}, r"of shape \[0, "),
+        ({"values": np.zeros(GRAPH.edge_count, np.float16)}, "accepted: float16 or float32 of"),
+        ({"values": with_nan()}, r"the score of a?\S+->\S+ on example 3 is nan; accepted: finite"),
+        ({"senders": '["embed"]'}, "is of another graph: it has 1 senders for 7"),
+        ({"graph": "3"}, "its graph is 3; accepted: an object"),
+    ],
+)
+def test_a_bad_file_is_told_what_is_wrong_with_it(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        read_example_scores(spoilt(tmp_path / "c.json", **changes))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    with pytest.raises(FileFormatError, match="does not exist; `edgewise discover --per-example`"):
+        read_example_scores(path)
+    side = save(path, random_scores())
+    with pytest.raises(FileFormatError, match="is of another graph"):
+        read_example_scores(path, ComputationGraph(3, 2))
+    with pytest.raises(FileFormatError, match="holds scores on each example, not those of the cir"):
+        read_scores(side)
+    write_scores(path, random_scores().mean(), **ABOUT)
+    with pytest.raises(FileFormatError, match="is no file of scores on each example; its metadata"):
+        read_example_scores(tmp_path / "c.scores.safetensors")
+    side.write_bytes(side.read_bytes()[:-7])
+    with pytest.raises(FileFormatError, match="is damaged or no safetensors file"):
+        read_example_scores(path)
