@@ -18,7 +18,7 @@ from edgewise.discovery.uncertainty.stability import (
     INNER,
     OUTER,
     RESAMPLES,
-    Rule,
+    EdgeRule,
     stability,
     stable,
     stable_jaccard,
@@ -51,7 +51,7 @@ def main() -> None:
     examples = drawn(64) if given.file is None else read_example_scores(given.file).scores
     scores, how = examples.mean(), {"absolute": not given.signed, "connected": given.connected}
     circuit = scores.top(given.top, **how)
-    rule = Rule.of(circuit, scores, **how, above=None)
+    rule = EdgeRule.of(circuit, scores, **how, above=None)
     begun = time.perf_counter(), time.process_time()
     found = stability(examples, rule)
     took = time.perf_counter() - begun[0], time.process_time() - begun[1]

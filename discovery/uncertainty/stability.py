@@ -43,7 +43,7 @@ LIKELY = 1000  # edges of which a first guess at where resamples cut is made, at
 
 
 @dataclass(frozen=True)
-class Rule:
+class EdgeRule:
     """Which edges are kept of scores: the `size` of largest, or those from `threshold` up.
 
     `absolute`: by |score|. `connected`: of these only those on ways from `embed` to `logits`.
@@ -57,18 +57,18 @@ class Rule:
     @staticmethod
     def of(
         circuit: Circuit, scores: Scores, *, absolute: bool, connected: bool, above: float | None
-    ) -> Rule:
+    ) -> EdgeRule:
         """Return the rule by which scores give a circuit; `above`: from a threshold up.
 
         Where only edges on ways count, the size is that before the others are left out.
         """
         if above is not None:
-            return Rule(absolute, connected, threshold=above)
+            return EdgeRule(absolute, connected, threshold=above)
         size = len(circuit)
         if connected and size:
             keys = np.abs(scores.values) if absolute else scores.values
             size = int((keys >= keys[circuit.kept].min()).sum())
-        return Rule(absolute, connected, size)
+        return EdgeRule(absolute, connected, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Stability:
 
 
 def stability(
-    examples: ExampleScores, rule: Rule, number: int = RESAMPLES, seed: int = 0
+    examples: ExampleScores, rule: EdgeRule, number: int = RESAMPLES, seed: int = 0
 ) -> Stability:
     """Select edges of resampled prompts again and again; see the module."""
     units = units_of(examples.clusters)
@@ -118,7 +118,7 @@ def stable(circuit: Circuit, found: Stability, least: float, *, connected: bool)
 
 def stable_jaccard(
     examples: ExampleScores,
-    rule: Rule,
+    rule: EdgeRule,
     least: float,
     *,
     outer: int = OUTER,
@@ -171,7 +171,7 @@ class _Chooser:
     `columns`: the numbers of these candidates, int [C].
     """
 
-    def __init__(self, examples: ExampleScores, rule: Rule, weights: np.ndarray) -> None:
+    def __init__(self, examples: ExampleScores, rule: EdgeRule, weights: np.ndarray) -> None:
         self.graph, self.rule = examples.graph, rule
         self.columns = _candidates(examples, rule, weights)
         self._scores = examples.values[:, self.columns].astype(np.float32)
@@ -197,7 +197,7 @@ def _row_blocks(rows: int, columns: int) -> Iterator[slice]:
     return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
 
 
-def _keys(weights: np.ndarray, scores: np.ndarray, rule: Rule) -> np.ndarray:
+def _keys(weights: np.ndarray, scores: np.ndarray, rule: EdgeRule) -> np.ndarray:
     """Return by what edges are ordered, float32 [R, C]: weighted means, or their sizes."""
     shares = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     means: np.ndarray = shares @ scores
@@ -206,7 +206,7 @@ def _keys(weights: np.ndarray, scores: np.ndarray, rule: Rule) -> np.ndarray:
     return means
 
 
-def _largest(keys: np.ndarray, rule: Rule) -> np.ndarray:
+def _largest(keys: np.ndarray, rule: EdgeRule) -> np.ndarray:
     """Keep of each row what the rule keeps; as in `Scores.cut`, ties go to the earlier edge."""
     if rule.threshold is not None:
         kept: np.ndarray = keys >= rule.threshold - abs(rule.threshold) * ROUNDING
@@ -223,7 +223,7 @@ def _largest(keys: np.ndarray, rule: Rule) -> np.ndarray:
     return kept
 
 
-def _candidates(examples: ExampleScores, rule: Rule, weights: np.ndarray) -> np.ndarray:
+def _candidates(examples: ExampleScores, rule: EdgeRule, weights: np.ndarray) -> np.ndarray:
     """List the edges that some resample with these weights [R, n] could keep; see the module."""
     n, edges = examples.values.shape
     blocks = (examples.values[:, i : i + AT_ONCE] for i in range(0, edges, AT_ONCE))

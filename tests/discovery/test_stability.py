@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgewise.discovery.uncertainty import stability as module
 from edgewise.discovery.uncertainty.bootstrap import resamples
 from edgewise.discovery.uncertainty.stability import (
-    Rule,
+    EdgeRule,
     mean_jaccard,
     stability,
     stable,
@@ -27,15 +27,15 @@ from tests.graph_shapes import shapes
 
 GRAPH = ComputationGraph(layers=2, heads=2)
 RULES = [
-    Rule(absolute=True, size=12),
-    Rule(absolute=False, size=12),
-    Rule(absolute=False, size=60),
-    Rule(absolute=True, threshold=0.4),
-    Rule(absolute=False, threshold=-0.1),
-    Rule(absolute=True, connected=True, size=30),
-    Rule(absolute=False, connected=True, threshold=0.2),
-    Rule(absolute=True, size=0),
-    Rule(absolute=True, size=10_000),
+    EdgeRule(absolute=True, size=12),
+    EdgeRule(absolute=False, size=12),
+    EdgeRule(absolute=False, size=60),
+    EdgeRule(absolute=True, threshold=0.4),
+    EdgeRule(absolute=False, threshold=-0.1),
+    EdgeRule(absolute=True, connected=True, size=30),
+    EdgeRule(absolute=False, connected=True, threshold=0.2),
+    EdgeRule(absolute=True, size=0),
+    EdgeRule(absolute=True, size=10_000),
 ]
 
 
@@ -56,7 +56,7 @@ def random_examples(graph: ComputationGraph = GRAPH, n: int = 12, seed: int = 0)
     return examples_of(values, graph)
 
 
-def by_definition(examples: ExampleScores, rule: Rule, weights: np.ndarray) -> np.ndarray:
+def by_definition(examples: ExampleScores, rule: EdgeRule, weights: np.ndarray) -> np.ndarray:
     """Select every resample's circuit as any scores' is selected, bool [R, edges]."""
     found = []
     for row in weights:
@@ -73,7 +73,7 @@ def by_definition(examples: ExampleScores, rule: Rule, weights: np.ndarray) -> n
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("likely", [4, 1000])
 def test_each_resample_is_selected_as_a_circuit_is(
-    rule: Rule, likely: int, monkeypatch: pytest.MonkeyPatch
+    rule: EdgeRule, likely: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LIKELY", likely)
     monkeypatch.setattr(module, "BLOCK_BYTES", 2000)
@@ -93,7 +93,7 @@ def test_few_edges_are_looked_at_in_each_resample() -> None:
     graph = ComputationGraph(layers=8, heads=8)
     examples = random_examples(graph)
     weights = resamples(np.arange(12), 50)
-    columns = module._candidates(examples, Rule(absolute=True, size=20), weights)
+    columns = module._candidates(examples, EdgeRule(absolute=True, size=20), weights)
     assert 20 <= len(columns) < graph.edge_count / 4
 
 
@@ -127,7 +127,7 @@ def competing(groups: tuple[str, ...] = ()) -> ExampleScores:
 
 
 def test_an_edge_of_known_probability() -> None:
-    found = stability(competing(), Rule(absolute=True, size=1), 2000)
+    found = stability(competing(), EdgeRule(absolute=True, size=1), 2000)
     chance = 1 - 0.9**10
     error = (chance * (1 - chance) / 2000) ** 0.5
     assert found.shares[9] == pytest.approx(chance, abs=4 * error)
@@ -139,13 +139,13 @@ def test_an_edge_of_known_probability() -> None:
 
 
 def test_whole_groups_are_drawn() -> None:
-    found = stability(competing(tuple("aabbccddee")), Rule(absolute=True, size=1), 2000)
+    found = stability(competing(tuple("aabbccddee")), EdgeRule(absolute=True, size=1), 2000)
     assert found.shares[9] == pytest.approx(1 - 0.8**5, abs=0.03)
     assert (found.clusters, found.drawn) == (5, 5)
 
 
 def test_of_few_groups_examples_are_drawn() -> None:
-    found = stability(competing(("one",) * 10), Rule(absolute=True, size=1), 2000)
+    found = stability(competing(("one",) * 10), EdgeRule(absolute=True, size=1), 2000)
     assert found.shares[9] == pytest.approx(1 - 0.9**10, abs=0.03)
     assert (found.clusters, found.drawn) == (1, 10)
 
@@ -154,7 +154,9 @@ def test_a_resample_of_groups_of_unlike_size_has_the_mean_of_its_examples() -> N
     values = np.zeros((6, GRAPH.edge_count))
     values[0, 2] = 1
     found = stability(
-        examples_of(values, groups=("a", "b", "c", "d", "e", "e")), Rule(True, threshold=0.5), 2000
+        examples_of(values, groups=("a", "b", "c", "d", "e", "e")),
+        EdgeRule(True, threshold=0.5),
+        2000,
     )
     chance = sum(  # a is drawn k times and e, a group of two, j times
         comb(5, k) * comb(5 - k, j) * 0.2 ** (k + j) * 0.6 ** (5 - k - j)
@@ -169,7 +171,7 @@ def test_signs_count_where_they_should() -> None:
     values = np.zeros((10, GRAPH.edge_count))
     values[:, 1], values[:, 2] = -2, 1
     for absolute, edge in ((True, 1), (False, 2)):
-        found = stability(examples_of(values), Rule(absolute, size=1), 20)
+        found = stability(examples_of(values), EdgeRule(absolute, size=1), 20)
         assert np.flatnonzero(found.shares).tolist() == [edge]
         assert found.jaccard == 1
 
@@ -178,8 +180,8 @@ def test_a_stable_circuit_has_the_edges_that_resamples_keep() -> None:
     examples = competing()
     scores = examples.mean()
     circuit = scores.top(2)
-    rule = Rule.of(circuit, scores, absolute=True, connected=False, above=None)
-    assert rule == Rule(absolute=True, size=2)
+    rule = EdgeRule.of(circuit, scores, absolute=True, connected=False, above=None)
+    assert rule == EdgeRule(absolute=True, size=2)
     found = stability(examples, rule)
     assert found.by_edge[GRAPH.reads][5] == 1
     left = stable(circuit, found, 0.9, connected=False)
@@ -191,7 +193,7 @@ def test_the_size_of_a_circuit_on_ways_is_that_before_others_are_left_out() -> N
     examples = random_examples()
     scores = examples.mean()
     circuit = scores.top(20).prune_dangling()
-    rule = Rule.of(circuit, scores, absolute=True, connected=True, above=None)
+    rule = EdgeRule.of(circuit, scores, absolute=True, connected=True, above=None)
     assert rule.connected
     assert rule.size is not None
     assert len(circuit) < rule.size <= 20
@@ -215,7 +217,7 @@ def test_stable_circuits_of_scores_without_spread_are_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[1], RULES[5]], ids=str)
-def test_stable_circuits_of_new_resamples_by_definition(rule: Rule) -> None:
+def test_stable_circuits_of_new_resamples_by_definition(rule: EdgeRule) -> None:
     examples = random_examples()
     found = stable_jaccard(examples, rule, 0.7, outer=6, inner=20, seed=5)
     rng = np.random.default_rng(5)
