@@ -277,13 +277,20 @@ def errors() -> str:
 
 def prompt_fields() -> str:
     """List the fields of a prompt pair, with the names that others give them."""
-    from edgewise.patching.prompts.keys import FIELDS
+    from edgewise.patching.prompts.keys import BARE, FIELDS, words_of_names
 
-    rows = [
-        (code(one.name), sentence(one.meaning), ", ".join(map(code, one.others)))
-        for one in FIELDS.values()
-    ]
-    return table(["key", "meaning", "also called"], rows)
+    rows = []
+    for one in FIELDS.values():
+        bare = ", ".join(map(code, BARE.get(one.name, ())))
+        alone = f"; where nothing better is there, one of {bare}" if bare else ""
+        rows.append(
+            (code(one.name), sentence(one.meaning), ", ".join(map(code, one.others)) + alone)
+        )
+    words = "".join(f"* {what}: {', '.join(map(code, some))}\n" for what, some in words_of_names())
+    return table(["key", "meaning", "also called"], rows) + (
+        "\nSo are names put together of such words, in any order, as `sentence_corrupted`, "
+        f"`label_true` or `wrongAnswerToken`; with the word of an id they are token ids:\n\n{words}"
+    )
 
 
 def prompt_shapes() -> str:

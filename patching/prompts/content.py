@@ -7,17 +7,23 @@ nothing. Rows know where they stand, and nothing is said yet of what their field
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import io
 import json
+import re
+import tokenize
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import isnan
 from pathlib import Path
 
 from ...graphs.errors import FileFormatError, PromptError
 from ...graphs.files.reading import PROMPT_BYTES, parse_json, read_bounded
 from .json_fields import found, parse_object, shorten
+from .keys import SIDES, plain
 
 LISTS = ("prompts", "pairs", "data", "examples", "samples", "train", "rows", "items")
 """Under which keys of a JSON document the list of its entries may stand."""
@@ -30,6 +36,9 @@ Known = Callable[[str], bool]
 """Tells whether a name is one that rows of some shape have."""
 
 _LONGEST_LITERAL = 20_000  # characters of a list within a cell
+_BLANK = re.compile(r"\s*")
+_PREFACE = 50  # lines, at the most, before a file's first one
+_EXAMPLE = '{"clean": "…", "corrupted": "…", "answers": [" Mary"]}'
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ def read_content(path: str | Path, known: Known) -> Content:
     A PromptError says what is wrong with the file as a whole.
     """
     path = Path(path)
-    text = _read_text(path)
+    text = _without_preface(_read_text(path), known)
     start = text.lstrip()[:1]
     if not start:
         raise PromptError(
@@ -98,13 +107,35 @@ def _read_text(path: Path) -> str:
         reason = "Is a directory" if path.is_dir() else "No such file or directory"
         raise PromptError(f"cannot read prompt pairs from '{path}': {reason}; accepted: {what}.")
     try:
-        return read_bounded(path, PROMPT_BYTES, what, PromptError).decode("utf-8-sig")
+        content = read_bounded(path, PROMPT_BYTES, what, PromptError)
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")  # wide: Excel's Unicode text
     except UnicodeDecodeError as error:
+        if wide:
+            raise PromptError(
+                f"'{path}' begins as UTF-16, and is none ({error.reason}); accepted: text saved as "
+                "UTF-8."
+            ) from None
         line = error.object[: error.start].count(b"\n") + 1
         raise PromptError(
             f"'{path}', line {line}: the byte {error.object[error.start]:#04x} is not UTF-8; "
-            "accepted: text saved as UTF-8."
+            "accepted: text saved as UTF-8 (Excel calls it CSV UTF-8)."
         ) from None
+
+
+def _without_preface(text: str, known: Known) -> str:
+    """Blank what stands before a file's first line: comments, and Excel's `sep=;`."""
+    lines = text.split("\n", _PREFACE)
+    for at, line in enumerate(lines[:_PREFACE]):
+        bare = line.strip()
+        if bare and not re.fullmatch(r'"?sep=.?"?', bare, re.IGNORECASE):
+            if not bare.startswith("#"):
+                break
+            if any(sum(map(known, _header(bare.lstrip("# "), one))) > 1 for one in _DELIMITERS):
+                lines[at] = line.replace("#", "", 1)
+                break
+        lines[at] = ""
+    return "\n".join(lines)
 
 
 # -- JSON ---------------------------------------------------------------------------------------
@@ -152,7 +183,7 @@ def _lines(text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield Row(f"line {number}", parse_object(line))
+            yield Row(f"line {number}", _given(parse_object(line)))
         except PromptError as error:
             yield Row(f"line {number}", {}, error)
 
@@ -161,6 +192,8 @@ def _document(path: Path, text: str, known: Known) -> Content:
     try:
         document = parse_json(f"'{path}'", text, "a file of prompt pairs", allow_nan=True)
     except FileFormatError as error:
+        if several := _one_after_another(text):
+            return Content(path, "JSON objects one after another", _entries(several, ""))
         raise PromptError(str(error)) from None
     if not document:
         raise PromptError(
@@ -168,9 +201,26 @@ def _document(path: Path, text: str, known: Known) -> Content:
             "each pair."
         )
     if isinstance(document, list):
-        return Content(path, "a JSON list", _entries(document, ""))
+        named = _named_columns(document[0], document[1:], known)
+        kind = "a JSON list, the first of names" if named else "a JSON list"
+        return Content(path, kind, _entries(named or _unwrapped(document), ""))
+    return _rows_by_key(path, document, known) or _object(path, document, known)
+
+
+def _rows_by_key(path: Path, document: dict[str, object], known: Known) -> Content | None:
+    """Read an object that is a table: by fields, by rows under `columns`, or by row numbers."""
     if _is_columns(document):
         return Content(path, "JSON with a list for each field", _entries(_rows(document), ""))
+    if named := _named_columns(document.get("columns"), document.get("data"), known):
+        return Content(path, "JSON of rows, their names under 'columns'", _entries(named, ""))
+    if _is_keyed(document, known):
+        entries = ((key, value) for key, value in document.items() if isinstance(value, dict))
+        keyed = (Row(f"entry '{shorten(key)}'", _given(value)) for key, value in entries)
+        return Content(path, "a JSON object of entries", tuple(keyed))
+    return None
+
+
+def _object(path: Path, document: dict[str, object], known: Known) -> Content:
     lists = _lists(document, known)
     if len(lists) > 1:
         raise PromptError(
@@ -180,8 +230,24 @@ def _document(path: Path, text: str, known: Known) -> Content:
     if not lists:
         return Content(path, "a JSON object", (Row("the object", dict(document)),))
     shared = {key: value for key, value in document.items() if key != lists[0]}
-    rows = _entries(document[lists[0]], f" of '{lists[0]}'")
+    items = document[lists[0]]
+    assert isinstance(items, list)  # of `_lists`
+    rows = _entries(_unwrapped(items), f" of '{lists[0]}'")
     return Content(path, f"a JSON object with its list under '{lists[0]}'", rows, shared)
+
+
+def _given(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return what is given of fields: null, or pandas' NaN, says that there is nothing.
+
+    An object under the name of a prompt holds fields of that side: `clean_prompt`, `clean_answer`.
+    """
+    given: dict[str, object] = {}
+    for key, value in fields.items():
+        if isinstance(value, dict) and plain(key) in SIDES:
+            given |= _given({f"{key}_{name}": inner for name, inner in value.items()})
+        elif value is not None and not (isinstance(value, float) and isnan(value)):
+            given[key] = value
+    return given
 
 
 def _entries(items: list[object], where: str) -> tuple[Row, ...]:
@@ -189,11 +255,57 @@ def _entries(items: list[object], where: str) -> tuple[Row, ...]:
     for number, item in enumerate(items, start=1):
         place = f"entry {number}{where}"
         if isinstance(item, dict):
-            rows.append(Row(place, item))
+            rows.append(Row(place, _given(item)))
         else:
-            error = PromptError(f"is {found(item)}; accepted: one JSON object.")
+            error = PromptError(f"is {found(item)}; accepted: one JSON object, such as {_EXAMPLE}.")
             rows.append(Row(place, {}, error))
     return tuple(rows)
+
+
+def _one_after_another(text: str) -> list[object]:
+    """Read objects that stand one after another over several lines; none if that fails."""
+    reader, at, several = json.JSONDecoder(object_pairs_hook=_each_once), 0, list[object]()
+    try:
+        while at < len(text):
+            value, end = reader.raw_decode(text, at)
+            if not isinstance(value, dict):
+                return []
+            several.append(value)
+            blank = _BLANK.match(text, end)
+            at = blank.end() if blank else end
+    except (ValueError, RecursionError):
+        return []
+    return several if len(several) > 1 else []
+
+
+def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(items)) < len(items):
+        raise ValueError("a key is given twice")
+    return dict(items)
+
+
+def _unwrapped(items: list[object]) -> list[object]:
+    """Return the rows within entries that number them, as the Hugging Face data server does."""
+    inner = [item.get("row") if isinstance(item, dict) else None for item in items]
+    return list(inner) if all(isinstance(one, dict) for one in inner) else items
+
+
+def _named_columns(names: object, rows: object, known: Known) -> list[object]:
+    """Return rows that are lists with the names that stand apart; none if it is not so."""
+    if not isinstance(names, list) or not isinstance(rows, list) or not rows:
+        return []
+    texts = [name for name in names if isinstance(name, str)]
+    fit = all(isinstance(row, list) and len(row) == len(names) for row in rows)
+    if len(texts) < len(names) or sum(map(known, texts)) < 2 or not fit:
+        return []
+    return [dict(zip(texts, row, strict=True)) for row in rows]
+
+
+def _is_keyed(document: Mapping[str, object], known: Known) -> bool:
+    """Tell whether an object holds an entry under each of its keys, as by a number or a name."""
+    if any(map(known, document)):
+        return False
+    return all(isinstance(value, dict) and any(map(known, value)) for value in document.values())
 
 
 def _is_list_of_rows(value: object) -> bool:
@@ -251,12 +363,15 @@ def _delimiter(path: Path, text: str, known: Known) -> str | None:
 
 def _header(text: str, delimiter: str) -> list[str]:
     try:
+        text = text.lstrip("\r\n")  # a comment may have stood there
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     except csv.Error:
         return []
 
 
 def _table(path: Path, text: str, delimiter: str) -> Content:
+    if all(name.startswith(" ") for name in _header(text, delimiter)[1:]):
+        text = _without_spaces_before_quotes(text, delimiter)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: list[Row] = []
@@ -286,6 +401,13 @@ def _table(path: Path, text: str, delimiter: str) -> Content:
     return Content(path, kind, tuple(rows), header=tuple(header))
 
 
+def _without_spaces_before_quotes(text: str, delimiter: str) -> str:
+    """Drop spaces between a separator and a quoted cell, as `a, "b, c"` has; other cells stay."""
+    mark = re.escape(delimiter)
+    quoted = re.compile(rf'(^|{mark}) *("(?:[^"]|"")*")(?= *(?:{mark}|\r?$)) *', re.MULTILINE)
+    return quoted.sub(r"\1\2", text)
+
+
 def _refuse_twice(path: Path, header: list[str]) -> None:
     twice = [name for name in header if name.strip() and header.count(name) > 1]
     if twice:
@@ -310,8 +432,12 @@ def _table_row(place: str, header: list[str], cells: list[str]) -> Row:
 def literal(cell: str) -> list[object] | None:
     """Return the list that a cell holds as JSON or Python writes it; None if it holds none.
 
+    So does numpy, without commas.
+
     >>> literal("[' Mary', ' Ann']"), literal("[1, 2]"), literal(" Mary")
     ([' Mary', ' Ann'], [1, 2], None)
+    >>> literal("[' Mary' ' Ann']"), literal("[1 2]")
+    ([' Mary', ' Ann'], [1, 2])
     """
     text = cell.strip()
     if not (text[:1] in "[(" and text[-1:] in "])") or len(text) > _LONGEST_LITERAL:
@@ -322,7 +448,29 @@ def literal(cell: str) -> list[object] | None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+                value = ast.literal_eval(_with_commas(text))
+        except (
+            ValueError,
+            SyntaxError,
+            RecursionError,
+            MemoryError,
+            TypeError,
+            tokenize.TokenError,
+        ):
             return None
     return list(value) if isinstance(value, list | tuple) else None
+
+
+def _with_commas(text: str) -> str:
+    """Put a comma between neighbours in a list that have none: Python would join two texts."""
+    value = tokenize.STRING, tokenize.NUMBER
+    parts = [one for one in tokenize.generate_tokens(io.StringIO(text).readline) if one.string]
+    lines, ends = text.split("\n"), list[tuple[int, int]]()
+    for one, other in pairwise(parts):
+        negative = other.type == tokenize.OP and other.string == "-" and one.type == tokenize.NUMBER
+        if one.type in value and (other.type in value or negative):
+            ends.append(one.end)
+    for row, column in reversed(ends):
+        line = lines[row - 1]
+        lines[row - 1] = f"{line[:column]},{line[column:]}"
+    return "\n".join(lines)

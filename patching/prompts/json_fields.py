@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from typing import Any
 
 from ...graphs.errors import PromptError
+
+_LONGEST_LINE = 100_000  # characters of a line that Python wrote
 
 
 def parse_object(line: str) -> dict[str, object]:
@@ -23,6 +27,8 @@ def parse_object(line: str) -> dict[str, object]:
     try:
         row = json.loads(line.lstrip("\ufeff"), object_pairs_hook=collect)
     except (ValueError, RecursionError) as error:
+        if isinstance(written := _as_python_writes_it(line), dict):
+            return written
         why = str(error)
         if isinstance(error, json.JSONDecodeError):
             why = f"{error.msg} at column {error.colno}"
@@ -34,6 +40,16 @@ def parse_object(line: str) -> dict[str, object]:
     if twice:
         raise PromptError(f"the key '{twice[0]}' is given twice; accepted: once.")
     return row
+
+
+def _as_python_writes_it(line: str) -> object:
+    """Return what a line in single quotes says, as `print(row)` leaves it; None if it says none."""
+    if not re.match(r"\{\s*'", line) or len(line) > _LONGEST_LINE:
+        return None
+    try:
+        return ast.literal_eval(line.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
 
 
 def list_of(key: str, value: object, kind: type, what: str, *, empty: bool) -> tuple[Any, ...]:

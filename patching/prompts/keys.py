@@ -110,8 +110,9 @@ ALIKE = 0.8
 
 
 def plain(key: str) -> str:
-    """Return how a name is looked up: `Correct-Idx ` as `correct_idx`."""
-    return re.sub(r"[\s\-.]+", "_", key.strip().lower())
+    """Return how a name is looked up: `Correct-Idx ` and `correctIdx` as `correct_idx`."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip())
+    return re.sub(r"[\s\-.]+", "_", apart.lower())
 
 
 NAMES: dict[str, Field] = {name: one for one in FIELDS.values() for name in (one.name, *one.others)}
@@ -126,8 +127,116 @@ def fields_of(keys: Iterable[str]) -> dict[str, Field]:
     """
     names = list(keys)
     found = {key: NAMES[plain(key)] for key in names if plain(key) in NAMES}
-    found = _of_a_kind(names, found) | found
-    return _of_another_name(names, found) | found
+    for finding in (_of_a_kind, _by_words, _of_another_name, _by_a_bare_word):
+        found = finding(names, found) | found
+    return found
+
+
+# -- names that are put together of words --------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_RIGHT_PROMPT = _words("clean original orig base")
+_WRONG_PROMPT = _words("corrupt corrupted corr counterfactual cf patch patched perturbed flipped")
+_RIGHT = _RIGHT_PROMPT | _words("correct right true good gold expected")
+_WRONG = _WRONG_PROMPT | _words("incorrect wrong false bad foil alternative")
+_OF_PROMPT = _words("prompt text sentence input prefix string str question query context")
+_OF_ANSWER = _words(
+    "answer answers target targets label labels completion continuation output response object "
+    "token tokens word words"
+)
+_OF_IDS = _words("id ids idx idxs index indices")
+SIDES = (_RIGHT_PROMPT | _WRONG_PROMPT | {"source"}) - {"cf", "corr", "orig"}
+"""Words that say which of a pair's two prompts something is of."""
+
+BARE = {
+    "clean": ("input", "text", "sentence", "question", "query", "context", "prefix"),
+    "answers": ("completion", "continuation", "output", "response", "gold", "expected", "chosen"),
+    "distractors": ("rejected", "alternative"),
+}
+"""Names that mean a field where nothing better is there, and one of them alone."""
+
+
+def words_of_names() -> list[tuple[str, tuple[str, ...]]]:
+    """List the words that names are put together of, by what they say, for people."""
+    kinds = {
+        "of the clean prompt, and of answers": _RIGHT_PROMPT,
+        "of the corrupted prompt (`source` against `base`), and of distractors": _WRONG_PROMPT,
+        "of answers": _RIGHT - _RIGHT_PROMPT,
+        "of distractors": _WRONG - _WRONG_PROMPT,
+        "a prompt": _OF_PROMPT,
+        "an answer or distractor": _OF_ANSWER,
+        "an id": _OF_IDS,
+    }
+    return [(what, tuple(sorted(words))) for what, words in kinds.items()]
+
+
+def side_of(words: frozenset[str]) -> str | None:
+    """Return which prompt some words say that something is of, if they say nothing else."""
+    if words <= _RIGHT_PROMPT:
+        return "clean"
+    return "corrupted" if words <= _WRONG_PROMPT else None
+
+
+def is_name(key: str) -> bool:
+    """Tell whether a name is one that some field may have, whatever else is there."""
+    name = plain(key)
+    bare = any(name in words for words in BARE.values())
+    return name in NAMES or bare or _meant(name, based=False) is not None
+
+
+def _by_words(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
+    """Find names put together of usual words: `sentence_corrupted`, `label_true`, `cf_answer`.
+
+    `source` is what stands against `base`, as in interchange interventions.
+    """
+    names = [key for key in keys if key not in known]
+    based = any(plain(key).split("_")[0] == "base" for key in keys)
+    have = {_ROLE.get(field.name, field.name) for field in known.values()}
+    found = {}
+    for key in names:
+        field = _meant(plain(key), based)
+        if field is not None and _ROLE.get(field, field) not in have:
+            found[key] = FIELDS[field]
+    return found
+
+
+_ROLE = {"clean_ids": "clean", "corrupted_ids": "corrupted", "answer_ids": "answers",
+         "distractor_ids": "distractors"}  # fmt: skip
+_WITH_IDS = {text: ids for ids, text in _ROLE.items()}
+
+
+def _meant(name: str, based: bool) -> str | None:
+    """Return which field is meant by a name of several words, if each of them says something."""
+    words = set(name.split("_"))
+    if len(words) < 2 and not (based and words == {"source"}):
+        return None
+    ids = words & _OF_IDS
+    rest = words - ids
+    wrong = _WRONG | {"source"} if based else _WRONG
+    of_answer = rest & _OF_ANSWER
+    sides = [side for side, of in (("answers", _RIGHT), ("distractors", wrong)) if rest & of]
+    if of_answer and len(sides) == 1 and not rest - of_answer - _RIGHT - wrong:
+        return _WITH_IDS[sides[0]] if ids else sides[0]
+    wrong = _WRONG_PROMPT | {"source"} if based else _WRONG_PROMPT
+    sides = [side for side, of in (("clean", _RIGHT_PROMPT), ("corrupted", wrong)) if rest & of]
+    if len(sides) == 1 and not rest - _OF_PROMPT - _RIGHT_PROMPT - wrong:
+        return _WITH_IDS[sides[0]] if ids else sides[0]
+    return None
+
+
+def _by_a_bare_word(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
+    """Find a prompt, or its answers, under a word that can mean them, if there is one alone."""
+    names, found = list(keys), dict[str, Field]()
+    have = {_ROLE.get(field.name, field.name) for field in known.values()}
+    for field, words in BARE.items():
+        meant = [key for key in names if key not in known and plain(key) in words]
+        if field not in have and len(meant) == 1:
+            found[meant[0]] = FIELDS[field]
+    return found
 
 
 def _of_another_name(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
@@ -167,6 +276,8 @@ def mistyped(row: Mapping[str, object], given: Mapping[str, str]) -> PromptError
         near = near or difflib.get_close_matches(name, NAMES, n=1, cutoff=ALIKE)
         if not near or (near[0] in name and NAMES[near[0]].name in given):
             continue  # as `clean2` beside `clean`
+        if set(near[0].split("_")) < set(name.split("_")):
+            continue  # `answers_type` is another thing
         if fits(NAMES[near[0]], value):
             accepted = ", ".join(FIELDS)
             return PromptError(

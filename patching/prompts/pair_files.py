@@ -14,7 +14,7 @@ such lines is said by the `shapes`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _REPORTED = 5
+_TOGETHER = 2000  # rows whose texts are tokenized together
 _LARGEST_ID = 2**31 - 1
 _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
@@ -121,7 +122,9 @@ def _read_rows(path: Path, rows: Rows, reader: _Reader) -> list[Pair]:
     pairs: list[Pair] = []
     problems: list[str] = []
     misfits = 0
-    for place, row in rows.rows:
+    for number, (place, row) in enumerate(rows.rows):
+        if number % _TOGETHER == 0:
+            reader.prepare(row for _, row in rows.rows[number : number + _TOGETHER])
         try:
             if isinstance(row, PromptError):
                 raise row
@@ -268,6 +271,24 @@ class _Reader:
                 f"that needs none{named}."
             )
         return before + " ".join(words) if words else ""
+
+    def prepare(self, rows: Iterable[object]) -> None:
+        """Tokenize the texts of some rows together; what is wrong with a row is said later."""
+        if self.context.tokenizer is None:
+            return
+        texts = list[tuple[str, list[str]]]()
+        for row in rows:
+            if not isinstance(row, Mapping):
+                continue
+            clean, corrupted = (row.get(key) for key in _TEXT[:2])
+            sides = [row.get(key) for key in _TEXT[2:]]
+            many = [one for side in sides if isinstance(side, list) for one in side]
+            if isinstance(clean, str):
+                texts.append((clean, [one for one in many if isinstance(one, str)]))
+            if isinstance(corrupted, str):
+                texts.append((corrupted, []))
+        if texts:
+            self.context.tokens().prepare(texts)
 
     def pair_or_reason(self, row: Mapping[str, object]) -> Pair | str:
         """Return a row's pair or, where such rows are left out, why it is none."""

@@ -69,11 +69,15 @@ class RowContext:
                 raise WholeFile(str(error)) from None
         return self._tokens
 
-    def fits(self, prompt: str, answer: str) -> bool:
-        """Tell whether an answer can stand behind a prompt: one known token, or more if asked."""
+    def end(self, prompt: str, answer: str) -> tuple[int, ...]:
+        """Return an answer's tokens behind a prompt: one known token, or more if asked; or none."""
         ids = self.tokens().answer(prompt, answer)
         few = len(ids) == 1 or (self.answers is not None and len(ids) > 1)
-        return few and not self.tokens().has_unknown(ids)
+        return ids if few and not self.tokens().has_unknown(ids) else ()
+
+    def fits(self, prompt: str, answer: str) -> bool:
+        """Tell whether an answer can stand behind a prompt; see `end`."""
+        return bool(self.end(prompt, answer))
 
     def prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of prompts, all at once."""

@@ -31,6 +31,7 @@ class Tokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: bool | None = None) -> None:
         self._tokenizer: Any = tokenizer
         self._single: dict[str, int | None] = {}
+        self._ready: dict[bool, dict[str, tuple[int, ...]]] = {False: {}, True: {}}
         added, self.suffix = self._added_tokens()
         start: int | None = getattr(tokenizer, "bos_token_id", None)
         if bos and start is None:
@@ -51,10 +52,33 @@ class Tokens:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of a text, without special tokens."""
-        return tuple(self._encoded(text, add_special_tokens=False))
+        ready = self._ready[False].get(text)
+        return tuple(self._encoded(text, add_special_tokens=False)) if ready is None else ready
+
+    def prepare(self, prompts: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """Encode many prompts, and what may be answered to each, together: one by one is slow.
+
+        What was prepared before is let go. A text that cannot be encoded is left to whoever asks.
+        """
+        both = list(prompts)
+        plain = [prompt for prompt, answers in both if answers]
+        for prompt, answers in both:
+            plain += [prompt + answer for answer in answers]
+        whole = [prompt for prompt, _ in both]
+        for special, texts in ((True, whole), (False, plain)):
+            every = list(dict.fromkeys(texts))
+            try:
+                rows = self._encoded(every, add_special_tokens=special) if every else []
+            except PromptError:
+                rows = []
+            ids = (tuple(row) for row in rows)
+            self._ready[special] = dict(zip(every, ids, strict=False))
 
     def prompts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the ids of several prompts, special tokens included."""
+        ready = [self._ready[True].get(text) for text in texts]
+        if all(ids is not None for ids in ready):
+            return [self._begun(ids) for ids in ready if ids is not None]
         return [self._begun(tuple(row)) for row in self._encoded(list(texts))]
 
     def begins(self, ids: Sequence[int]) -> bool:

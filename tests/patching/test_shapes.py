@@ -214,6 +214,79 @@ SAME: dict[str, tuple[str, str]] = {
              "answers": [right], "wrong_answers": [wrong]}
             for one, right, wrong in ((GOAT, GRASS, SEEDS), (BIRD, SEEDS, GRASS))]}),
     ),
+    "Excel's first line": ("a.csv", "sep=;\r\n" + TABLE.replace(",", ";").replace("\n", "\r\n")),
+    "comments above a table": ("a.csv", "# pairs, made by hand\n#\n" + TABLE),
+    "a header behind a hash": ("a.tsv", "# " + TABLE.replace(",", "\t")),
+    "comments above lines": ("a.jsonl", f"# goats\n{json.dumps(GOAT)}\n{json.dumps(BIRD)}\n"),
+    "spaces before quoted cells": (
+        "a.csv",
+        'clean, corrupted, answer, distractor\n'
+        '"The goat ate some", "The bird ate some", " grass", " seeds"\n'
+        '"The bird ate some", The goat ate some , " seeds", " grass"\n',
+    ),
+    "numpy's lists": (
+        "a.csv",
+        "clean,corrupted,answers,wrong_answers\n"
+        "The goat ate some,The bird ate some,[' grass'],[' seeds']\n"
+        "The bird ate some,The goat ate some,[' seeds'],[' grass']\n",
+    ),
+    "rows of the data server": (
+        "a.json",
+        json.dumps({"features": [{"name": "clean"}], "rows": [
+            {"row_idx": at, "row": one, "truncated_cells": []}
+            for at, one in enumerate((GOAT, BIRD))]}),
+    ),
+    "rows under numbers": ("a.json", json.dumps({"0": GOAT, "1": BIRD})),
+    "rows and columns apart": (
+        "a.json",
+        json.dumps({"columns": [*GOAT], "index": [0, 1],
+                    "data": [[*GOAT.values()], [*BIRD.values()]]}),
+    ),
+    "a list, the first of names": (
+        "a.json", json.dumps([[*GOAT], [*GOAT.values()], [*BIRD.values()]])
+    ),
+    "one object after another": (
+        "a.jsonl", json.dumps(GOAT, indent=2) + "\n" + json.dumps(BIRD, indent=2)
+    ),
+    "what Python prints": ("a.jsonl", f"{GOAT}\n{BIRD}\n"),
+    "nothing as null": (
+        "a.json", json.dumps([{**one, "group": None, "spans": None} for one in (GOAT, BIRD)])
+    ),
+    "camels": ("a.jsonl", "".join(json.dumps({
+        "cleanPrompt": one["clean"], "corruptedPrompt": one["corrupted"],
+        "correctAnswer": one["answers"], "wrongAnswer": one["distractors"]}) + "\n"
+        for one in (GOAT, BIRD))),
+    "sides and patches": ("a.jsonl", "".join(json.dumps({
+        "clean_prefix": one["clean"], "patch_prefix": one["corrupted"],
+        "clean_answer": one["answers"], "patch_answer": one["distractors"], "case": "x"}) + "\n"
+        for one in (GOAT, BIRD))),
+    "base and source": ("a.jsonl", "".join(json.dumps({
+        "base": one["clean"], "source": one["corrupted"],
+        "base_label": one["answers"], "source_label": one["distractors"]}) + "\n"
+        for one in (GOAT, BIRD))),
+    "objects for sides": ("a.jsonl", "".join(json.dumps({
+        "clean": {"prompt": one["clean"], "answer": one["answers"]},
+        "corrupted": {"prompt": one["corrupted"], "answer": one["distractors"]}}) + "\n"
+        for one in (GOAT, BIRD))),
+    "words in another order": (
+        "a.tsv",
+        "text\ttext_corrupted\tlabel_true\tlabel_false\n"
+        "The goat ate some\tThe bird ate some\t grass\t seeds\n"
+        "The bird ate some\tThe goat ate some\t seeds\t grass\n",
+    ),
+    "input and output": (
+        "a.csv",
+        "input,counterfactual,output,counterfactual_output,answer_type\n"
+        "The goat ate some,The bird ate some, grass, seeds,food\n"
+        "The bird ate some,The goat ate some, seeds, grass,food\n",
+    ),
+    "scored targets": (
+        "a.json",
+        json.dumps({"name": "food", "examples": [
+            {"input": one["clean"], "counterfactual": one["corrupted"],
+             "target_scores": {wrong: 0, right: 1}}
+            for one, right, wrong in ((GOAT, " grass", " seeds"), (BIRD, " seeds", " grass"))]}),
+    ),
 }  # fmt: skip
 
 
@@ -247,7 +320,8 @@ def test_what_was_understood_is_one_line(write: Write, words: Tokenizer) -> None
     for name, (file, content) in SAME.items():
         about = read_pairs(write(file, content), words).origin["shape"]
         assert isinstance(about, dict) and "\n" not in about["understood"]
-        assert "native" not in about or name == "one text for a list"
+        like_lines = ("one text for a list", "comments above lines", "what Python prints")
+        assert "native" not in about or name in like_lines
 
 
 def test_words_without_a_space_between_them_are_noticed(write: Write, words: Tokenizer) -> None:
@@ -399,10 +473,20 @@ def test_a_bad_table_is_refused_with_its_line(
     assert len(found) < 1500
 
 
-def test_other_encodings_are_refused_with_their_line(tmp_path: Path) -> None:
+def test_other_encodings_are_read_if_they_say_so_and_refused_with_their_line(
+    tmp_path: Path, words: Tokenizer, expected: PromptPairs
+) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes(HEAD.encode("utf-16"))
-    assert "line 1: the byte 0xff is not UTF-8" in refusal(path)
+    path.write_bytes(TABLE.replace(",", "\t").encode("utf-16"))  # as Excel's Unicode text
+    assert read_pairs(path, words).pairs == expected.pairs
+    path.write_bytes(TABLE.encode("utf-16")[:-1])
+    assert "begins as UTF-16, and is none" in refusal(path)
+    path.write_bytes(
+        TABLE.replace("grass", "Gr\u00e4ser").replace("ate", "\u00e4").encode("cp1252")
+    )
+    assert "line 2: the byte 0xe4 is not UTF-8; accepted: text saved as UTF-8 (Excel" in refusal(
+        path
+    )
 
 
 # -- keys ------------------------------------------------------------------------------------
@@ -449,8 +533,8 @@ def test_no_name_stands_for_two_fields() -> None:
 
 
 def test_a_file_of_no_known_shape_is_told_what_is_known(write: Write, words: Tokenizer) -> None:
-    found = refusal(write("a.json", json.dumps([{"sentence": "The goat", "label": 1}])), words)
-    assert "with the keys 'sentence', 'label'" in found and "none names a prompt" in found
+    found = refusal(write("a.json", json.dumps([{"headline": "The goat", "label": 1}])), words)
+    assert "with the keys 'headline', 'label'" in found and "none names a prompt" in found
     for shape in shapes().values():
         assert shape.summary in found
     found = refusal(write("a.csv", "country,capital\nFrance,Paris\n"), words)
@@ -535,7 +619,44 @@ FORMED: dict[str, tuple[str, str]] = {
         + "".join(f"{one['subject']},{one['prompt']},{one['attribute']}\n" for one in FACTS),
     ),
     "masked": ("a.jsonl", "".join(json.dumps(one) + "\n" for one in BOXES)),
-}
+    "samples as lists": (
+        "a.json",
+        json.dumps({**RIVERS, "samples": [[*one.values()] for one in RIVERS["samples"]]}),
+    ),
+    "samples as one object": (
+        "a.json",
+        json.dumps({"template": "[X] flows through [Y] .", "samples": {
+            one["subject"]: one["object"] for one in RIVERS["samples"]}}),
+    ),
+    "subjects and objects as two lists": (
+        "a.json",
+        json.dumps({"prompts": ["%s flows through"], **{
+            f"{key}s": [one[key] for one in RIVERS["samples"]] for key in ("subject", "object")}}),
+    ),
+    "sentences as keys": (
+        "a.json",
+        json.dumps({"{} flows through {} .": {
+            one["subject"]: [one["object"]] for one in RIVERS["samples"]}}),
+    ),
+    "relations under their names": (
+        "a.json",
+        json.dumps({"rivers": RIVERS, "more": {**RIVERS, "prompt_templates": ["Box {} is"]}}),
+    ),
+    "LAMA": (
+        "a.jsonl",
+        "".join(
+            json.dumps({"sub_label": one["subject"], "obj_label": one["object"],
+                        "predicate_id": "P17",
+                        "masked_sentences": [f"{one['subject']} flows through [MASK] ."]}) + "\n"
+            for one in RIVERS["samples"]
+        ),
+    ),
+    "masks under usual names": (
+        "a.csv",
+        "sentence,answer\n" + "".join(
+            f"Box {a} has the ___ .,{b}\n" for a, b in (("A", "pen"), ("B", "cup"))),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMED)
@@ -865,18 +986,43 @@ def strongest(session: Any, path: Path, seed: int = 0) -> tuple[PromptPairs, lis
     return pairs, [(edge, scores[edge]) for edge in scores.top(60).edges]
 
 
+CHATS = [
+    {"messages": [{"role": "user", "content": f"What do {a} eat?"}],
+     "corrupted_messages": [{"role": "user", "content": f"What do {b} eat?"}],
+     "answers": [right], "distractors": [wrong]}
+    for a, b, right, wrong in (("goats", "birds", "G", "S"), ("birds", "goats", "S", "G"))
+]  # fmt: skip
+MADE = {
+    "years": ("a.csv", YEARS.format(name="corrupted_hard", label="label")),
+    "chat": ("a.jsonl", "".join(json.dumps(one) + "\n" for one in CHATS)),
+    "chat in a table": (
+        "a.csv",
+        "prompt,counterfactual,chosen,rejected\n"
+        + "".join(f'"{one["messages"]}","{one["corrupted_messages"]}",{one["answers"][0]},'
+            f'{one["distractors"][0]}\n'
+                  for one in CHATS),
+    ),
+}  # fmt: skip
+
+
+COMPARED = [*READ, "known-facts", "samples as lists", "masked", *MADE]
+
+
+def test_every_shape_is_among_those_whose_circuits_are_compared(write: Write) -> None:
+    found = set()
+    for name in COMPARED:
+        path = CASES / name if name in READ else write(*{**FORMED, **MADE}[name])
+        found.add(read_shape(path)[1].name)
+    assert found == set(shapes())
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("name", [*READ, "known-facts", "masked", "years"])
+@pytest.mark.parametrize("name", COMPARED)
 def test_circuits_are_those_of_the_same_pairs_as_json_lines(
     name: str, smollm2: Any, tmp_path: Path, write: Write
 ) -> None:
     """Text lines, where a file holds pairs, or lines of ids give the same circuit on SmolLM2."""
-    if name in READ:
-        path = CASES / name
-    elif name == "years":
-        path = write("a.csv", YEARS.format(name="corrupted_hard", label="label"))
-    else:
-        path = write(*FORMED[name])
+    path = CASES / name if name in READ else write(*{**FORMED, **MADE}[name])
     pairs, edges = strongest(smollm2, path, seed=1)
     assert len(pairs) >= READ.get(name, 2)
     lines = tmp_path / "again.jsonl"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...registries import registered
 from ..content import Content, read_content
-from ..keys import NAMES, plain
+from ..keys import is_name, plain
 from ._registry import SHAPES, Rows, Shape
 
 __all__ = ["Rows", "SHAPES", "Shape", "read_shape", "recognise", "shapes"]
@@ -24,8 +24,8 @@ def shapes() -> dict[str, Shape]:
 
 def read_shape(path: str | Path) -> tuple[Content, Shape]:
     """Read a file and recognise its shape; a PromptError says what is wrong with it as a whole."""
-    names = {*NAMES, *(key for one in shapes().values() for key in one.keys)}
-    content = read_content(path, lambda name: plain(name) in names)
+    names = {key for one in shapes().values() for key in one.keys}
+    content = read_content(path, lambda name: is_name(name) or plain(name) in names)
     return content, recognise(content)
 
 

@@ -72,14 +72,18 @@ def exchange(
     """Give every entry a twin, where there is one."""
     draw, made = random.Random(context.seed), Exchange()
     kept: dict[tuple[str, str, str], Single] = {}
+    ends: Ids = {}
+    if entries:
+        context.tokens().prepare((entry.prompt, [entry.answer]) for entry in entries)
     for entry in entries:
         key = (entry.family, entry.prompt, entry.answer)
         if key in kept:
             made.left_out[TWICE] += 1
-        elif not context.fits(entry.prompt, entry.answer):
+        elif not (end := context.end(entry.prompt, entry.answer)):
             made.left_out[NOT_ONE_TOKEN] += 1
         else:
             kept[key] = entry
+            ends[entry.answer] = end
     good = list(kept.values())
     ids = dict(
         zip(
@@ -95,7 +99,7 @@ def exchange(
     pairs: list[tuple[Single, Single]] = []
     for group in groups.values():
         draw.shuffle(group)
-        pairs += _twins(group, answers, ids, draw)
+        pairs += _twins(group, answers, (ids, ends), draw)
     paired = {one for one, _ in pairs}
     for one in good:
         if one in paired:
@@ -126,14 +130,14 @@ Answers = dict[tuple[str, str], set[str]]
 
 
 def _twins(
-    group: list[Single], answers: Answers, ids: Ids, draw: random.Random
+    group: list[Single], answers: Answers, tokens: tuple[Ids, Ids], draw: random.Random
 ) -> list[tuple[Single, Single]]:
     """Pair the entries of one family and length, each with one that stands after it in the order.
 
     The nearest that differs in its answer is found from the end, in one pass; of the next few the
     one of fewest differing tokens is taken.
     """
-    size = len(group)
+    size, (ids, ends) = len(group), tokens
     by_answer = defaultdict(list)
     for one in group:
         by_answer[one.answer].append(one)
@@ -147,7 +151,9 @@ def _twins(
     def fits(one: Single, other: Single) -> bool:
         mine = answers[one.family, one.subject or one.prompt]
         theirs = answers[other.family, other.subject or other.prompt]
-        return one.prompt != other.prompt and not mine & theirs
+        both = zip(ends[one.answer], ends[other.answer], strict=False)
+        apart = any(a != b for a, b in both)  # none begins the other
+        return one.prompt != other.prompt and apart and not mine & theirs
 
     def distance(one: Single, other: Single) -> int:
         return sum(a != b for a, b in zip(ids[one.prompt], ids[other.prompt], strict=True))

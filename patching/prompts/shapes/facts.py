@@ -18,12 +18,13 @@ from ..json_fields import found
 from ..keys import fields_of, plain
 from ..row_context import RowContext
 from ._exchange import Single, exchange
+from ._gaps import GAP, opened
 from ._registry import Fields, Rows, shape
 
-GAP = "{}"
-TRUE = ("attribute", "target_true", "object", "answer", "target")
+SUBJECT = ("subject", "sub_label", "subj")
+TRUE = ("attribute", "target_true", "object", "obj_label", "obj", "answer", "target")
 FALSE = ("target_new", "target_false")
-SENTENCE = ("prompt", "template")
+SENTENCE = ("prompt", "template", "masked_sentence", "masked_sentences")
 RELATION = ("relation_id", "relation", "predicate_id")
 
 
@@ -39,6 +40,8 @@ def _text(fields: Mapping[str, object], names: Sequence[str]) -> str | None:
         value = next((value for key, value in fields.items() if plain(key) == name), None)
         if isinstance(value, dict):
             value = value.get("str")
+        if isinstance(value, list) and value:  # as LAMA has several wordings
+            value = value[0]
         if isinstance(value, str) and value.strip():
             return value
     return None
@@ -50,7 +53,7 @@ def _fits(content: Content) -> bool:
         named = {field.name for field in fields_of(fields).values()}
         if "corrupted" in named or "corrupted_ids" in named:
             return False
-        if _text(fields, ("subject",)) and _text(fields, SENTENCE) and _text(fields, TRUE):
+        if _text(fields, SUBJECT) and _text(fields, SENTENCE) and _text(fields, TRUE):
             return True
     return False
 
@@ -59,10 +62,11 @@ def _fits(content: Content) -> bool:
     "known-facts",
     summary="known facts: prompts about a subject, with what is true of it",
     keys={
-        "subject": "what the prompt is about",
-        "prompt": "the prompt, with the subject in it or a gap {} in its place; also template",
+        "subject": "what the prompt is about; also " + ", ".join(SUBJECT[1:]),
+        "prompt": "the prompt, with the subject in it or a gap {} in its place, up to a mask, if "
+        "there is one; also " + ", ".join(SENTENCE[1:]),
         "attribute": "what is true: the answer, as a text or as an object with the text under "
-        "'str'; also target_true, object",
+        "'str'; also " + ", ".join(TRUE[1:]),
         "target_new": "what is not true; a subject of which it is true is taken first; also "
         "target_false",
         "relation_id": "facts of one relation are exchanged where a sentence has one subject only",
@@ -123,7 +127,7 @@ def _entry(row: Row) -> tuple[Single, str]:
     if row.error is not None:
         raise row.error
     fields = _facts(row)
-    subject, true = _text(fields, ("subject",)), _text(fields, TRUE)
+    subject, true = _text(fields, SUBJECT), _text(fields, TRUE)
     sentences = [text for name in SENTENCE if (text := _text(fields, (name,)))]
     if not subject or not true or not sentences:
         lacks = [
@@ -151,7 +155,7 @@ def _entry(row: Row) -> tuple[Single, str]:
 
 def _gap(text: str, subject: str) -> str:
     """Return a sentence with a gap for its subject; nothing if it does not name the subject."""
-    text = text.rstrip()
+    text = opened(text)
     if GAP in text:
         return text
     whole = rf"(?<!\w){re.escape(subject)}(?!\w)"

@@ -34,6 +34,7 @@ _AS_IDS = {
     "answers": "answer_ids",
     "distractors": "distractor_ids",
 }
+SCORES = "target_scores"
 _BOTH = (("answers", "answer_ids"), ("distractors", "distractor_ids"))
 
 
@@ -61,7 +62,10 @@ def has_pairs(content: Content) -> bool:
 )
 def pairs(content: Content, context: RowContext) -> Rows:
     """Return the rows with their fields under the names that this project has for them."""
-    known = fields_of(content.names())
+    every = [name for name in content.names() if plain(name) != SCORES]
+    if len(every) < len(content.names()):  # which answers and distractors are made of
+        every += ["answers", "distractors"]
+    known = fields_of(every)
     unused: dict[str, None] = {}
     rows: list[tuple[str, Fields | PromptError]] = []
     for row in content.rows:
@@ -100,6 +104,7 @@ def _row(
 ) -> Fields:
     """Return one row's fields by this project's names; note the keys that are none."""
     keys: dict[str, str] = {}
+    row = _without_scores(row)
     for key in row:
         if key not in known:
             unused[key] = None
@@ -136,6 +141,23 @@ def _row(
     somewhere = {field.name for field in known.values()}
     _refuse_missing(row, made, somewhere, twin=is_table and "corrupted" in somewhere)
     return made
+
+
+def _without_scores(row: Fields) -> Fields:
+    """Return a row with BIG-bench's `target_scores` as what they say: answers and distractors."""
+    key = next((key for key in row if plain(key) == SCORES), None)
+    scores = None if key is None else row[key]
+    if (
+        key is None
+        or not isinstance(scores, dict)
+        or not all(isinstance(score, int | float) for score in scores.values())
+    ):
+        return row
+    best = max(scores.values(), default=0)
+    made = {name: value for name, value in row.items() if name != key}
+    made["answers"] = [text for text, score in scores.items() if score == best]
+    wrong = [text for text, score in scores.items() if score < best]
+    return {**made, "distractors": wrong} if wrong else made
 
 
 def _value(field: Field, value: object, is_table: bool) -> object:
@@ -262,7 +284,8 @@ def _short(value: object) -> object:
 def _no_prompts(content: Content, rows: list[tuple[str, Fields | PromptError]]) -> PromptError:
     """Say that a file is of no known shape."""
     first = next(row for row in content.rows if row.error is None)
-    if problem := mistyped(first.fields, {}):
+    given = {field.name: key for key, field in fields_of(first.fields).items()}
+    if problem := mistyped(first.fields, given):
         return PromptError(f"'{content.path}', {first.place}: {problem}")
     keys = content.names()
     about = [f"'{key}' is {FOREIGN[plain(key)]}" for key in keys if plain(key) in FOREIGN]

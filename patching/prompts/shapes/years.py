@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ....graphs.errors import PromptError
 from ..content import Content, Row
 from ..json_fields import shorten
-from ..keys import fields_of, plain
+from ..keys import FIELDS, Field, fields_of, plain
 from ..row_context import RowContext
 from ._registry import Fields, Rows, shape
 
-LABELS = ("label", "start_year", "year", "yy", "correct_idx")
+LABELS = ("label", "labels", "y", "yy", "correct_idx", "digits", "two_digits")
 TWO_DIGITS = [f"{number:02}" for number in range(100)]
 DIGITS = list("0123456789")
 
@@ -27,10 +27,11 @@ DIGITS = list("0123456789")
 def _label(row: Row) -> tuple[str, int] | None:
     """Return under which key a row has its year's two digits, if its prompt holds that year."""
     for key, value in row.fields.items():
-        if plain(key) not in LABELS or isinstance(value, bool):
+        named = plain(key) in LABELS or {"year", "yy"} & set(plain(key).split("_"))
+        if not named or isinstance(value, bool):
             continue
         text = re.sub(r"\.0+$", "", str(value).strip())
-        prompt = next((text for name, text in row.fields.items() if _is_clean(name)), None)
+        prompt = _clean(row)
         if not re.fullmatch(r"\d{1,4}", text) or not isinstance(prompt, str):
             continue
         ends = re.search(r"(?<!\d)(\d\d)$", prompt)
@@ -41,9 +42,27 @@ def _label(row: Row) -> tuple[str, int] | None:
     return None
 
 
-def _is_clean(key: str) -> bool:
-    field = fields_of([key]).get(key)
-    return field is not None and field.name == "clean"
+def _clean(row: Row) -> object:
+    """Return a row's clean prompt."""
+    known = fields_of(row.fields)
+    return next((row.fields[key] for key, one in known.items() if one.name == "clean"), None)
+
+
+def _other_prompt(rows: Sequence[Row], known: Mapping[str, Field]) -> dict[str, Field]:
+    """Find the corrupted prompt by what it says: in each row it ends within the same century."""
+    if any(field.name == "corrupted" for field in known.values()):
+        return {}
+
+    def fits(key: str, row: Row) -> bool:
+        one, clean = row.fields.get(key), _clean(row)
+        both = isinstance(one, str) and isinstance(clean, str) and one != clean
+        return (
+            both and bool(re.search(r"(?<!\d)\d\d$", str(one))) and str(one)[-2:] == str(clean)[-2:]
+        )
+
+    names = dict.fromkeys(key for row in rows for key in row.fields if key not in known)
+    found = [key for key in names if rows and all(fits(key, row) for row in rows)]
+    return {found[0]: FIELDS["corrupted"]} if len(found) == 1 else {}
 
 
 def _fits(content: Content) -> bool:
@@ -63,8 +82,8 @@ def _fits(content: Content) -> bool:
     keys={
         "clean": "the prompt, which ends with a century, as in: from the year 1352 to the year 13",
         "corrupted": "the prompt with an earlier year",
-        "label": "the last two digits of the clean prompt's year; also start_year, or correct_idx "
-        "if every clean prompt holds that year",
+        "label": "the last two digits of the clean prompt's year, or all four, if every clean "
+        "prompt holds that year; also year, yy, y, digits, correct_idx",
     },
     example=(
         ".csv",
@@ -78,6 +97,7 @@ def _fits(content: Content) -> bool:
 def years(content: Content, context: RowContext) -> Rows:
     """Return the rows with all right and wrong continuations of their year."""
     known = fields_of(content.names())
+    known |= _other_prompt([*content.good()], known)
     rows: list[tuple[str, Fields | PromptError]] = []
     left_out: Counter[str] = Counter()
     form, key = "", ""
@@ -90,8 +110,12 @@ def years(content: Content, context: RowContext) -> Rows:
         key, year = found
         fields = {known[name].name: row.fields[name] for name in _prompts(row.fields, known)}
         if "corrupted" not in fields:
-            line = '{"clean": "…", "corrupted": "…", "answers": ["53", "54"]}'
-            why = f"the key 'corrupted' is missing; found: {', '.join(row.fields)}. Write {line}"
+            why = (
+                f"the key 'corrupted' is missing, a prompt with an earlier year; found: "
+                f"{', '.join(row.fields)}. Write, for example, "
+                f'{{"clean": "{shorten(str(fields["clean"]), 100)}", "corrupted": "…", "answers": '
+                '["53", "54"]}'
+            )
             rows.append((row.place, PromptError(why)))
             continue
         form = form or _form(str(fields["clean"]), context)
@@ -118,9 +142,9 @@ def years(content: Content, context: RowContext) -> Rows:
     return Rows(rows, said, left_out, unused, missing)
 
 
-def _prompts(fields: Fields, known: Mapping[str, object]) -> list[str]:
+def _prompts(fields: Fields, known: Mapping[str, Field]) -> list[str]:
     """List the keys of a row's two prompts; of several corrupted ones the plain name counts."""
-    names = fields_of(fields)
+    names = {key: known[key] for key in fields if key in known}
     found: dict[str, str] = {}
     for key, field in names.items():
         if field.name in ("clean", "corrupted", "group") and (
