@@ -1051,7 +1051,7 @@ def test_a_circuit_file_records_the_shape(smollm2: Any, tmp_path: Path) -> None:
     from edgewise.steps.stored import circuit_pairs
 
     pairs, _ = open_task(smollm2, str(CASES / "relation-samples.json"), seed=2)
-    found = discover(smollm2, pairs, method="eap", select=Selection(top=20))
+    found = discover(smollm2, pairs, method="eap", select=Selection(top=1000))
     path = tmp_path / "circuit.json"
     write_circuit(path, found.file)
     file = read_circuit(path)
