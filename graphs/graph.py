@@ -43,6 +43,8 @@ class ComputationGraph:
         mixers: for each layer what mixes tokens in it: `heads`, `whole` (one node, `s{l}`, in
             their place), or `none`; empty if all layers have heads.
         without_mlp: the layers that have no MLP, and so no `m{l}`.
+        kv_sources: for each layer the layer before which its keys' and values' ports read the
+            stream, itself or an earlier one; empty if all read it before their own.
 
     >>> graph = ComputationGraph(layers=12, heads=12)
     >>> graph.edge_count
@@ -60,6 +62,7 @@ class ComputationGraph:
     shared_experts: bool = False
     mixers: tuple[str, ...] = ()
     without_mlp: tuple[int, ...] = ()
+    kv_sources: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kv_heads:
@@ -68,6 +71,8 @@ class ComputationGraph:
         usual = set(self.mixers) <= {HEADS}
         object.__setattr__(self, "mixers", () if usual else tuple(self.mixers))
         object.__setattr__(self, "without_mlp", tuple(self.without_mlp))
+        own = tuple(self.kv_sources) == tuple(range(self.layers))
+        object.__setattr__(self, "kv_sources", () if own else tuple(self.kv_sources))
         if self.mixers and HEADS not in self.mixers:
             if (self.heads, self.kv_heads) != (0, 0):
                 raise GraphMismatch(
@@ -106,6 +111,17 @@ class ComputationGraph:
                 f"no graph of {self.layers} layers lacks the MLPs of layers "
                 f"{list(self.without_mlp)}; accepted: layers from 0 up, in order, each once."
             )
+        sources = self.kv_sources
+        shared = [(i, j) for i, j in enumerate(sources) if i != j]
+        fits = len(sources) in (0, self.layers) and all(0 <= j < i for i, j in shared)
+        if not fits or any(
+            sources[j] != j or not (self.heads_of(i) and self.heads_of(j)) for i, j in shared
+        ):
+            raise GraphMismatch(
+                f"no graph of {self.layers} layers has keys and values from layers "
+                f"{list(sources)}; accepted: for each layer itself, or an earlier one that has "
+                "its own; both with heads."
+            )
         if both := [i for i in self.without_mlp if self.experts and self.experts[i]]:
             raise GraphMismatch(f"layer {both[0]} of the graph has experts, and no MLP.")
 
@@ -126,6 +142,13 @@ class ComputationGraph:
         mlps -= len(self.without_mlp)
         heads = apart * (self.heads + self.post_norm)
         return ports, 1 + self.split_embedding + heads + whole + mlps
+
+    def source_of(self, port: Port) -> int | None:
+        """Tell before which earlier layer a port reads the stream; None: before its own."""
+        layer = port.node.layer
+        if not self.kv_sources or layer is None or port.letter not in ("k", "v"):
+            return None
+        return self.kv_sources[layer] if self.kv_sources[layer] != layer else None
 
     def mixer(self, layer: int) -> str:
         """Tell what mixes tokens in a layer: `heads`, `whole` or `none`."""
@@ -290,6 +313,8 @@ class ComputationGraph:
             if kind is Kind.POST:
                 exist[row] = heads & (layers == layer)
                 continue
+            if (source := self.source_of(port)) is not None:
+                layer = source
             step = _STEP[Kind.MLP] if kind is Kind.MLP and not self.parallel else 0
             before = (self.layers if layer is None else layer) * 3 + step
             exist[row] = (written < before) & ~unread
@@ -318,9 +343,17 @@ class ComputationGraph:
         if not self.reads[row, column]:
             raise GraphMismatch(
                 f"edge {edge} does not exist: {edge.sender} writes after {edge.port} reads"
-                + (", or only through the layer's o node." if self.post_norm else ".")
+                + (", or only through the layer's o node" if self.post_norm else "")
+                + self._why_unread(edge.port)
+                + "."
             )
         return row, column
+
+    def _why_unread(self, port: Port) -> str:
+        """Say, for a port that reads the stream before an earlier layer, before which."""
+        if (source := self.source_of(port)) is None:
+            return ""
+        return f" (layer {port.node.layer} takes its keys and values from layer {source})"
 
     def _why_missing(self, node: Node) -> str:
         """Say, for a node that another kind of layer would have, what its layer has."""
@@ -388,6 +421,10 @@ class ComputationGraph:
                 words.append(f"{what} in {_layers(layers, self.layers)}")
         if self.without_mlp:
             words.append(f"no MLP in {_layers(self.without_mlp, self.layers)}")
+        for source in sorted({j for i, j in enumerate(self.kv_sources) if i != j}):
+            sharing = [i for i, j in enumerate(self.kv_sources) if j == source != i]
+            which = _layers(sharing, self.layers)
+            words.append(f"keys and values of layer {source} in {which}")
         return ", ".join(words)
 
     @typed

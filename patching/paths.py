@@ -24,11 +24,10 @@ from ..graphs.errors import EdgewiseError, GraphMismatch, NameSyntaxError
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Kind, Node, Port
 from .ablations.registry import ablations
-from .run.chunk import Chunk, sender_deltas
+from .run.chunk import given_deltas, sender_deltas
 from .run.masked_run import World, run_masked
 from .run.plan import make_plan
 from .run.runner import Runner, refuse_nan
-from .trace import Trace
 
 
 @typed
@@ -100,8 +99,9 @@ def patch_paths(
     for chunk in runner.chunks():
         base, other = (chunk.base, chunk.clean) if denoise else (chunk.clean, chunk.base)
         with torch.no_grad():
-            delta = sender_deltas(other, base).flatten(1)
-            patched = (_patched_stream(runner, chunk, base, delta, group)[0] for group in groups)
+            delta, given = sender_deltas(other, base).flatten(1), given_deltas(other, base)
+            world = World(runner.model, chunk.context, base, delta, chunk.past, given=given)
+            patched = (_patched_stream(runner, world, group)[0] for group in groups)
             for i, stream in enumerate(itertools.chain([base.streams.final], patched)):
                 loss = runner.metric.loss(chunk.logits(stream), chunk.target)
                 losses[i] += float(loss.cpu().double().sum())
@@ -147,13 +147,10 @@ def _path(steps: list[str], graph: ComputationGraph) -> Path:
     return Path(start, tuple(edges), "->".join(steps))
 
 
-def _patched_stream(
-    runner: Runner, chunk: Chunk, base: Trace, delta: Tensor, paths: Sequence[Path]
-) -> Tensor:
-    """Return the stream at `logits`, [1, B, T, D]; delta [S, B·T·D] is what starts change."""
+def _patched_stream(runner: Runner, world: World, paths: Sequence[Path]) -> Tensor:
+    """Return the stream at `logits`, [1, B, T, D]; what the world knows is what starts change."""
     graph = runner.graph
     circuit = Circuit.empty(graph).with_edges(edge for path in paths for edge in path.edges)
     starts = sorted({graph.sender_index[path.start] for path in paths})
     plan = make_plan(graph, circuit.kept[None], consistent=True, fixed=frozenset(starts))
-    world = World(runner.model, chunk.context, base, delta, chunk.past)
     return run_masked(world, plan, 1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ..graphs.lift.attention import project as project_by
@@ -27,13 +28,15 @@ class Values:
     output projection (which makes their outputs), or what a mixer taken whole writes,
     [B, T, 1, D], or nothing, [B, T, 0, 1]; `mlp`: per layer [n, B, T, D], of the MLP (n is 1), of
     each expert, or of none; `post`, in post-norm models, what `o{l}` writes: per layer [B, T, D],
-    or nothing, [B, T, 0].
+    or nothing, [B, T, 0]; `given`: what the embedding sends to each `m{l}` past the stream, per
+    layer [B, T, P], in models that have it.
     """
 
     sources: Tensor
     z: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
     post: tuple[Tensor, ...] = ()
+    given: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[..., Tensor], *others: Values) -> Values:
         """Change what all senders write, and `others` beside it, each with [B, T, …] first."""
@@ -47,6 +50,7 @@ class Values:
             tuple(change(*x) for x in zip(*(v.z for v in every), strict=True)),
             tuple(senders_last(*x) for x in zip(*(v.mlp for v in every), strict=True)),
             tuple(change(*x) for x in zip(*(v.post for v in every), strict=True)),
+            tuple(change(*x) for x in zip(*(v.given for v in every), strict=True)),
         )
 
     def zeros(self) -> Values:
@@ -62,6 +66,7 @@ Past = tuple[tuple[Tensor, Tensor], ...]
 class Streams:
     """What ports read: before attention, before the MLP (per layer), and at the end.
 
+    What the embedding sends to an MLP past the stream stands behind it, [B, T, D + P].
     `post`: in post-norm models the sum of each layer's heads and its constant.
     """
 
@@ -91,9 +96,14 @@ class Trace:
                 post.append(summed)
                 summed = values.post[layer] if graph.has_post(layer) else summed
             middle = stream + summed
-            mlp.append(stream if graph.parallel else middle)
+            mlp.append(with_given(stream if graph.parallel else middle, values.given, layer))
             stream = middle + together(values.mlp[layer])
         return Streams(tuple(attention), tuple(mlp), stream, tuple(post))
+
+
+def with_given(x: Tensor, given: Sequence[Tensor], layer: int) -> Tensor:
+    """Put behind a stream what the embedding sends to a layer's MLP past it, if anything."""
+    return torch.cat((x, given[layer]), -1) if given else x
 
 
 def together(writes: Tensor) -> Tensor:
@@ -178,67 +188,119 @@ def run_plain(
     context: AttentionContext,
     past: Past | None = None,
     sources: Tensor | None = None,
+    given: tuple[Tensor, ...] | None = None,
 ) -> Trace:
     """Run the model on ids [B, all]; keep what senders write from the context's `start` on.
 
-    `sources`: what the embedding's senders write, [sources, B, T, D]; default: what the ids give.
+    `sources`: what the embedding's senders write, [sources, B, T, D], and `given` (see `Values`);
+    default: what the ids give.
     """
     window = slice(context.start, None)
     if sources is None:
         sources = model.embed(ids[:, window], context.position_ids[:, window])
-    stream = sources.sum(0)
-    zs, writes, posts = [], [], []
+    given = model.give(ids[:, window]) if given is None else given
+    before = [sources.sum(0)]  # the stream before each layer
+    layers = []
     for layer, block in enumerate(model.blocks):
-        z = run_mixer(block, layer, stream, context, past)
-        summed = place(sum_heads(block, z), stream.device)
-        if model.graph.has_post(layer):
-            summed = block.write_post(summed)
-            posts.append(summed)
-        elif model.graph.post_norm:
-            posts.append(stream[..., :0])
-        middle = stream + summed
-        write = block.writes(stream if model.graph.parallel else middle)
-        stream = middle + together(write)
-        zs.append(z)
-        writes.append(write)
-    return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts)))
+        keys = of_keys(block, before, layer)
+        run = run_layer(model, layer, before[layer], keys, context, past, given)
+        layers.append(run)
+        before.append(run.stream)
+    zs, posts, writes = ([getattr(run, key) for run in layers] for key in ("z", "post", "writes"))
+    posts = posts if model.graph.post_norm else []
+    return Trace(model, Values(sources, tuple(zs), tuple(writes), tuple(posts), given))
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What one layer's parts write, as in `Values`, and the stream behind it, [B, T, D]."""
+
+    z: Tensor
+    post: Tensor
+    writes: Tensor
+    stream: Tensor
+
+
+def run_layer(
+    model: LiftedModel,
+    layer: int,
+    stream: Tensor,
+    keys: Tensor,
+    context: AttentionContext,
+    past: Past | None = None,
+    given: Sequence[Tensor] = (),
+) -> LayerRun:
+    """Run one layer on the stream before it, [B, T, D].
+
+    `keys`: the stream that its keys and values are made of; `given`: see `Values`.
+    """
+    block, graph = model.blocks[layer], model.graph
+    z = run_mixer(block, layer, stream, keys, context, past)
+    summed, post = place(sum_heads(block, z), stream.device), stream[..., :0]
+    if graph.has_post(layer):
+        summed = post = block.write_post(summed)
+    middle = stream + summed
+    write = block.writes(with_given(stream if graph.parallel else middle, given, layer))
+    return LayerRun(z, post, write, middle + together(write))
 
 
 def run_mixer(
-    block: Block, layer: int, stream: Tensor, context: AttentionContext, past: Past | None = None
+    block: Block,
+    layer: int,
+    stream: Tensor,
+    keys: Tensor,
+    context: AttentionContext,
+    past: Past | None = None,
 ) -> Tensor:
-    """Return what mixes the tokens of a stream [B, T, D] in one layer: see `Values.z`."""
+    """Return what mixes the tokens of a stream [B, T, D] in one layer: see `Values.z`.
+
+    `keys`: the stream that its keys and values are made of.
+    """
     if block.attention is None:
         return stream.new_zeros(*stream.shape[:-1], 0, 1)
     if not isinstance(block.attention, Attention):
         return block.write_whole(stream, context).unsqueeze(-2)
-    q, k, v = project_all(block, stream)
+    q, k, v = project_all(block, stream, keys)
     before = past_of(block, layer, past)
     return block.attention.mix(q, repeat_kv(block, k), repeat_kv(block, v), context, before)
 
 
-def project_all(block: Block, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries [..., H, K], keys and values [..., G, K] of one stream."""
-    normed = block.read(stream)
-    return project(block, "q", normed), project(block, "k", normed), project(block, "v", normed)
+def of_keys(block: Block, streams: Sequence[Tensor], layer: int) -> Tensor:
+    """Return the stream that a layer's keys and values are made of, of those before layers."""
+    return streams[layer if block.shared is None else block.shared.source]
 
 
-def patterns(block: Block, stream: Tensor, context: AttentionContext) -> Tensor:
-    """Return the attention of the context's queries to a stream [B, T, D], [B, H, queries, T]."""
+def project_all(
+    block: Block, stream: Tensor, keys: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [..., H, K], keys and values [..., G, K] of one stream.
+
+    `keys`: the stream that keys and values are made of, if it is another.
+    """
     normed = block.read(stream)
+    other = normed if block.shared is None or keys is None else block.read(keys, "k")
+    return project(block, "q", normed), project(block, "k", other), project(block, "v", other)
+
+
+def patterns(run: Trace, layer: int, context: AttentionContext) -> Tensor:
+    """Return the attention of the context's queries in a layer of a run, [B, H, queries, T]."""
+    block, streams = run.model.blocks[layer], run.streams.attention
+    normed = block.read(streams[layer])
+    keys = block.read(of_keys(block, streams, layer), "k")
     context = context.on(normed.device)
     q = project(block, "q", context.queries(normed))
-    return block.by_head.pattern(q, repeat_kv(block, project(block, "k", normed)), context)
+    return block.by_head.pattern(q, repeat_kv(block, project(block, "k", keys)), context)
 
 
 def split(run: Trace, start: int) -> tuple[Trace, Past]:
     """Cut a run over all positions into the keys and values before a window, and the window."""
-    past = []
-    for block, stream in zip(run.model.blocks, run.streams.attention, strict=True):
+    past, streams = [], run.streams.attention
+    for layer, block in enumerate(run.model.blocks):
+        stream = of_keys(block, streams, layer)
         if block.attention is None:
             past.append((stream[:, :0], stream[:, :0]))
             continue
-        normed = block.read(stream[:, :start])
+        normed = block.read(stream[:, :start], "k")
         past.append((project(block, "k", normed), project(block, "v", normed)))
     return Trace(run.model, run.values.map(lambda x: x[:, start:].clone())), tuple(past)
 

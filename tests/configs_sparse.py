@@ -86,6 +86,11 @@ GEMMA4 = {
     "global_head_dim": 12, "num_global_key_value_heads": 2, "sliding_window": 3,
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
+GEMMA4_E = {
+    **GEMMA4, "num_hidden_layers": 4, "hidden_size_per_layer_input": 5, "num_kv_shared_layers": 2,
+    "vocab_size_per_layer_input": 31, "use_double_wide_mlp": True, "global_head_dim": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}  # fmt: skip
 AFMOE = {**QWEN, "num_shared_experts": 1, "route_scale": 1.5, "num_dense_layers": 1}
 LAGUNA = {**QWEN, **LATER, "shared_expert_intermediate_size": 10, "moe_routed_scaling_factor": 1.5}
 
@@ -255,6 +260,13 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
          "use_bidirectional_attention": "vision", "tie_word_embeddings": False,
          "rope_parameters": {**dict.fromkeys(BOTH, LINEAR)}},
     ),
+    "gemma4-e": ("Gemma4Text", GEMMA4_E),
+    "gemma4-e-mixture": (
+        "Gemma4Text",
+        {**GEMMA4_E, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+         "moe_intermediate_size": 12, "use_double_wide_mlp": False, "num_kv_shared_layers": 0,
+         "vocab_size_per_layer_input": 33, "hidden_size_per_layer_input": 4},
+    ),
     "gemma4-unified": ("Gemma4UnifiedText", {**GEMMA4, "attention_k_eq_v": True}),
     "gemma4-unified-other": (
         "Gemma4UnifiedText",
@@ -262,6 +274,11 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
          "hidden_activation": "gelu", "sliding_window": 2, "final_logit_softcapping": 2.0,
          "use_bidirectional_attention": None, "tie_word_embeddings": False,
          "rope_parameters": {**dict.fromkeys(BOTH, LINEAR)}},
+    ),
+    "gemma4-unified-shared": (
+        "Gemma4UnifiedText",
+        {**GEMMA4, "num_hidden_layers": 4, "layer_types": [*BOTH, *BOTH],
+         "num_kv_shared_layers": 2, "use_double_wide_mlp": True},
     ),
     "mistral4": ("Mistral4", {**MOE, **LATENT, "rope_parameters": STRETCHED}),
     "mistral4-other": (
@@ -285,7 +302,7 @@ EVERY_SPARSE: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 IN_FULL = [
     "gpt-oss", "glm4-moe", "deepseek2-other", "deepseek3", "llama4", "mimo", "laguna", "afmoe",
-    "axk1", "mistral4", "gemma4", "gemma4-mixture",
+    "axk1", "mistral4", "gemma4", "gemma4-mixture", "gemma4-e",
 ]  # fmt: skip
 SPARSE = {name: EVERY_SPARSE[name] for name in IN_FULL}
 """Those whose blocks have what no other configuration has; see tests/configs_copies.py."""

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from edgewise.graphs.graph import WHOLE
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel, Norm
 from edgewise.graphs.lift.lifting import describe
-from edgewise.graphs.names import Kind
+from edgewise.graphs.names import Kind, Port
 from edgewise.patching.ablations.registry import ablations, get_ablation
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.chunk import Chunk
@@ -28,6 +29,22 @@ WITH_GROUPS = [("resample", False), ("resample", True), ("zero", False), ("zero"
 
 
 UNGROUPED = ("mimo", "gemma4")
+
+
+def held(model: LiftedModel, port: Port) -> int:
+    """Count the features that a port holds: of the stream, and what an MLP is given past it."""
+    mlp = port.node.kind is Kind.MLP and port.node.layer is not None
+    return model.d_model + (model.blocks[port.node.layer].given if mlp else 0)
+
+
+def moved_by(chunk: Chunk, port: Port, gradient: Tensor) -> Tensor:
+    """Multiply what every sender brings to a port, clean minus ablated, with a gradient, [S]."""
+    width = chunk.model.d_model
+    total = chunk.delta @ gradient[..., :width].flatten()
+    if gradient.shape[-1] > width:
+        past = chunk.given_delta[port.node.layer] * gradient[..., width:]
+        total[0] += past.sum()
+    return total
 
 
 def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
@@ -114,20 +131,30 @@ def noisy_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
     """Return what every sender writes on average where noise is added to the embeddings."""
     model, batch = runner.model, chunk.batch
     tokens = [token for pair in runner.reference.pairs for token in pair.clean]
-    embedded = model.embed_tokens(torch.tensor(tokens))[..., : model.embedded]
-    sigma = 3 * float(embedded.std())
+    sigma = 3 * float(embedding(model, torch.tensor([tokens]))[0][..., : noisy(model)].std())
     everything = torch.from_numpy(np.ones_like(model.graph.reads, dtype=float))
     zeros = [torch.zeros(())] * len(model.graph.senders)
     total: list[Tensor] = []
     for draw in range(10):
-        sources = model.embed(batch.clean, batch.position_ids).clone()
+        given = [x.clone() for x in embedding(model, batch.clean, batch.position_ids)]
         for row, (ids, real) in enumerate(zip(batch.clean, batch.mask, strict=True)):
-            noise = drawn_noise(ids[real].tolist(), model.embedded)[draw]
-            sources[0, row, real, : model.embedded] += sigma * noise.to(sources)
-        given = list(sources.unbind(0))
+            noise = drawn_noise(ids[real].tolist(), noisy(model))[draw]
+            given[0][row, real, : noisy(model)] += sigma * noise.to(given[0])
         wrote, _ = naive_run(model, batch.clean, whole(chunk), zeros, everything, sources=given)
         total = [a + b for a, b in zip(total, wrote, strict=True)] if total else wrote
     return [x / 10 for x in total]
+
+
+def embedding(model: LiftedModel, ids: Tensor, places: Tensor | None = None) -> list[Tensor]:
+    """Return what the embedding's senders write; behind the first what layers are given past it."""
+    places = torch.zeros_like(ids) if places is None else places
+    first, *rest = model.embed(ids, places).unbind(0)
+    return [torch.cat((first, *model.give(ids)), -1), *rest]
+
+
+def noisy(model: LiftedModel) -> int:
+    """Count the features of the embedding that noise is added to."""
+    return model.embedded + model.given
 
 
 def drawn_noise(ids: list[int], width: int) -> Tensor:
@@ -162,21 +189,33 @@ def naive_run(
 
     `mask` [ports, senders] may be soft; `offsets` are added to ports, by row. Returns what
     senders wrote and the stream at `logits`. `sources`: what the embedding writes.
+
+    Behind the stream's features stand those that the embedding gives to single layers' MLPs.
     """
-    graph = model.graph
-    wrote = list(sources or model.embed(ids, context.position_ids).unbind(0))
+    graph, width = model.graph, model.d_model
+    wrote = list(sources or embedding(model, ids, context.position_ids))
+    ends = [
+        width,
+        *(width + sum(b.given for b in model.blocks[: i + 1]) for i in range(graph.layers)),
+    ]
 
     def stream(row: int, layer: int) -> Tensor:
         total = torch.zeros_like(wrote[0])
-        if offsets is not None:
-            total = total + offsets[row]
         for column in np.flatnonzero(graph.reads[row]):
             m = mask[row, column]
-            total = total + m * wrote[column] + (1 - m) * ablated[column]
+            for share, value in ((m, wrote[column]), (1 - m, ablated[column])):
+                value = pad(value, (0, ends[-1] - value.shape[-1])) if value.dim() else value
+                total = total + share * value
+        node, parts = graph.ports[row].node, [total[..., :width]]
+        if node.kind is Kind.MLP and node.layer is not None:
+            parts.append(total[..., ends[node.layer] : ends[node.layer + 1]])
+        total = torch.cat(parts, -1)
+        if offsets is not None:
+            total = total + offsets[row]
         if not graph.post_norm:
             for block in model.blocks[:layer]:
                 if isinstance(block.attention, Attention) and block.attention.constant is not None:
-                    total = total + block.attention.constant
+                    total = total + pad(block.attention.constant, (0, total.shape[-1] - width))
         return total
 
     rows = {
@@ -194,7 +233,7 @@ def naive_run(
                 group = head // attention.group_size
                 grouped = graph.grouped_kv and letter != "q"
                 kind, index = (Kind.KV, group) if grouped else (Kind.HEAD, head)
-                x = block.read(stream(rows[kind, layer, index, letter], layer))
+                x = block.read(stream(rows[kind, layer, index, letter], layer), letter)
                 weight, bias = attention.projection(letter)
                 at = head if letter == "q" else group
                 x, shared = before(attention, letter, x)

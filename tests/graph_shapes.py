@@ -22,7 +22,7 @@ def shapes(layers: int = 3, groups: int = 2, share: int = 2) -> st.SearchStrateg
 
 
 def with_parts(seed: int, layers: int) -> ComputationGraph:
-    """Draw a graph some of whose layers have a whole mixer, no mixer, or no MLP."""
+    """Draw a graph some of whose layers have a whole mixer, none, no MLP, or another's keys."""
     draw = random.Random(seed)
     mixers = tuple(draw.choice([HEADS, WHOLE, NONE]) for _ in range(layers))
     without = tuple(i for i in range(layers) if draw.random() < 0.4)
@@ -31,9 +31,15 @@ def with_parts(seed: int, layers: int) -> ComputationGraph:
     flags = [draw.random() < 0.5 for _ in range(4)]
     experts = tuple(0 if i in without else draw.choice([0, 0, 2]) for i in range(layers))
     shared = any(experts) and draw.random() < 0.5
+    sources = list(range(layers))
+    for i in range(1, layers):
+        makers = [j for j in range(i) if sources[j] == j and mixers[j] == HEADS == mixers[i]]
+        if makers and draw.random() < 0.4:
+            sources[i] = draw.choice(makers)
     return ComputationGraph(
-        layers, heads, groups, *flags, experts, shared, mixers=mixers, without_mlp=without
-    )
+        layers, heads, groups, *flags, experts, shared, mixers=mixers, without_mlp=without,
+        kv_sources=tuple(sources),
+    )  # fmt: skip
 
 
 def shape(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from edgewise.graphs.load.classes import only_text
+from tests.configs_sparse import GEMMA4_E
 from tests.configs_whole import GEMMA_3N
 
 TEXT = {
@@ -152,6 +153,10 @@ WRAPPERS: dict[str, tuple[str, dict[str, Any]]] = {
         "text_config": llama("qwen3", head_dim=4), "audio_config": AUDIO, "audio_token_id": 39}),
     "gemma4": ("Gemma4", {"text_config": gemma4("gemma4_text"), "vision_config": GEMMA4_VISION,
                           "audio_config": None, **IMAGE}),
+    "gemma4-e": ("Gemma4", {
+        "text_config": {**GEMMA4_E, "model_type": "gemma4_text", "vocab_size": 40,
+                        "vocab_size_per_layer_input": 40},
+        "vision_config": GEMMA4_VISION, "audio_config": None, **IMAGE}),
     "gemma4_unified": ("Gemma4Unified", {
         "text_config": gemma4("gemma4_unified_text"), "vision_config": GEMMA4_VISION,
         "audio_config": None, **IMAGE}),

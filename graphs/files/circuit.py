@@ -39,8 +39,8 @@ SHAPE = ("layers", "heads", "kv_heads", "parallel", "post_norm")
 SPARSE = ("experts", "shared_experts")
 """Further keys of that block, which only files of models with experts have."""
 
-PARTS = ("mixers", "without_mlp")
-"""Further keys of that block, which only files of models with parts taken whole, or none, have."""
+PARTS = ("mixers", "without_mlp", "kv_sources")
+"""Further keys of that block, which only files of models have that differ there from the usual."""
 
 OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
@@ -60,7 +60,7 @@ PROVENANCE = {
 """The blocks that tell where a circuit comes from, with their required keys in file order."""
 
 _ABSENT: Mapping[str, object] = {
-    "experts": [], "shared_experts": False, "mixers": [], "without_mlp": [],
+    "experts": [], "shared_experts": False, "mixers": [], "without_mlp": [], "kv_sources": [],
 }  # fmt: skip
 
 
@@ -84,6 +84,7 @@ class ModelBlock(TypedDict):
     trusted_settings: NotRequired[list[str]]
     mixers: NotRequired[Annotated[list[str], SkipValidation]]
     without_mlp: NotRequired[Annotated[list[int], SkipValidation]]
+    kv_sources: NotRequired[Annotated[list[int], SkipValidation]]
 
 
 class ShapeBlock(TypedDict):
@@ -402,15 +403,18 @@ def graph_of(
         type(n) is int and 0 <= n <= MOST_CELLS for n in experts
     ):
         wrong.append(f"experts {short(experts)} (accepted: a number for each layer)")
-    mixers, lacking = (shape.get(key, []) for key in PARTS)
+    mixers, lacking, sources = (shape.get(key, []) for key in PARTS)
     if not isinstance(mixers, list) or not all(isinstance(one, str) for one in mixers):
         wrong.append(f"mixers {short(mixers)} (accepted: a word for each layer)")
     if not isinstance(lacking, list) or not all(type(i) is int for i in lacking):
         wrong.append(f"without_mlp {short(lacking)} (accepted: numbers of layers)")
+    if not isinstance(sources, list) or not all(type(i) is int for i in sources):
+        wrong.append(f"kv_sources {short(sources)} (accepted: a layer for each layer)")
     if wrong:
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
     try:
         lists = {"experts": experts, "mixers": mixers, "without_mlp": lacking}
+        lists["kv_sources"] = sources
         fields: Any = {**shape, **{k: tuple(cast("list[Any]", v)) for k, v in lists.items()}}
         return ComputationGraph(**fields)
     except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have

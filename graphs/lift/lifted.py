@@ -19,9 +19,9 @@ from ..graph import HEADS, NONE, WHOLE, ComputationGraph
 from .attention import Attention, AttentionContext
 from .devices import place
 from .experts import Beside, Experts
-from .mlp import ACTIVATIONS, MLP, Linear
+from .mlp import ACTIVATIONS, MLP, Linear, TokenGate
 from .norms import Norm, normalise, working_dtype
-from .own.packed import Gathered, Spread
+from .own.packed import Gathered, PerLayer, Spread
 from .rotary import Growth, Rotary
 from .whole import Whole
 
@@ -43,13 +43,27 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class SharedKeys:
+    """Where a layer takes keys and values from that has none of its own.
+
+    Its heads' ports for them read the stream before layer `source`, behind the `norm` that stands
+    there before attention.
+    """
+
+    source: int
+    norm: Norm | None
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer, on one device; a norm that is None leaves its input as it is.
 
     `attention`, `mlp`: None where the layer has none. `attention_post_norm` makes the node `o{l}`:
     it normalises the sum of the heads before the stream takes it; behind a mixer that is taken
     whole it is part of the mixer. `mlp_post_norm` is part of the MLP, and has no place beside
-    experts, each of which writes to the stream by itself.
+    experts, each of which writes to the stream by itself. With a `gate` the port `m{l}` holds,
+    behind the stream, what the tokens give the layer past it, and the gate is part of the MLP.
+    `shared`: keys and values, which `attention` describes as their source's, are another layer's.
     """
 
     attention_norm: Norm | None
@@ -58,6 +72,8 @@ class Block:
     mlp: MLP | Experts | Beside | Whole | None
     attention_post_norm: Norm | None = None
     mlp_post_norm: Norm | None = None
+    gate: TokenGate | None = field(default=None, kw_only=True)
+    shared: SharedKeys | None = field(default=None, kw_only=True)
 
     @property
     def device(self) -> torch.device:
@@ -98,23 +114,42 @@ class Block:
             mixer = self.attention.features
         return mixer, 0 if self.mlp is None else self.mlp.features
 
-    def read(self, x: Tensor) -> Tensor:
+    def norm_of(self, letter: str) -> Norm | None:
+        """Return the norm before the projection of `q`, `k` or `v`."""
+        elsewhere = self.shared is not None and letter != "q"
+        return self.shared.norm if self.shared and elsewhere else self.attention_norm
+
+    def read(self, x: Tensor, letter: str = "q") -> Tensor:
         """Return what the heads project when their ports hold x, [N, D], where the block lies."""
-        return normalise(self.attention_norm, place(x, self.device))
+        return normalise(self.norm_of(letter), place(x, self.device))
+
+    @property
+    def given(self) -> int:
+        """Count the features behind the stream's that the port `m{l}` holds."""
+        return 0 if self.gate is None else self.gate.width
 
     def write(self, x: Tensor) -> Tensor:
         """Return what the MLP, or all experts together, write when the port holds x, [N, D]."""
         if self.mlp is None:
             return torch.zeros_like(x)
-        out = self.mlp(normalise(self.mlp_norm, place(x, self.device)))
-        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
+        return self._written(x, self.mlp)
 
     def writes(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each sender of `m{l}` (or `only` these) writes when it holds x, [n, N, D]."""
-        if self.mlp is None:
+        mlp = self.mlp
+        if mlp is None:
             return x.new_zeros(0, *x.shape)
-        out = self.mlp.outputs(normalise(self.mlp_norm, place(x, self.device)), only)
-        return place(out if self.mlp_post_norm is None else self.mlp_post_norm(out), x.device)
+        return self._written(x, lambda y: mlp.outputs(y, only))
+
+    def _written(self, x: Tensor, write: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what is written of a port's x, [N, D], with the norms and the gate."""
+        here = place(x, self.device)
+        stream = here if self.gate is None else here[..., : -self.given]
+        out = write(normalise(self.mlp_norm, stream))
+        out = out if self.mlp_post_norm is None else self.mlp_post_norm(out)
+        if self.gate is not None:
+            out = out + self.gate(stream + out, here[..., -self.given :])
+        return place(out, x.device)
 
     def write_whole(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Return what `s{l}` writes when its port holds x, [N, B, T, D]."""
@@ -140,6 +175,7 @@ class LiftedModel:
     stream before each layer, and behind the last, is in units of the stream here (1 but in models
     that multiply the stream behind a layer). `spread`: in models with several streams, what the
     embedding makes of a token's embedding; the stream here is all of them side by side.
+    `per_layer`: what the embedding sends to each `m{l}` beside the stream.
     """
 
     family: str
@@ -157,6 +193,7 @@ class LiftedModel:
     embed_norm: Norm | None = field(default=None, repr=False)
     stream_scales: tuple[float, ...] = ()
     spread: Spread | None = field(default=None, repr=False)
+    per_layer: PerLayer | None = field(default=None, repr=False)
     model: torch.nn.Module | None = field(default=None, repr=False, compare=False)
     original: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
@@ -169,6 +206,11 @@ class LiftedModel:
     def embedded(self) -> int:
         """Count the features of the stream that the embedding writes, which stand first."""
         return self.d_model if self.spread is None else self.spread.packing.embedded
+
+    @property
+    def given(self) -> int:
+        """Count the features that the embedding sends past the stream, of all layers together."""
+        return sum(block.given for block in self.blocks)
 
     @property
     def streams(self) -> int:
@@ -232,6 +274,12 @@ class LiftedModel:
         token = token if self.embed_scale == 1 else token * self.embed_scale
         token = normalise(self.embed_norm, token)
         return token if self.spread is None else self.spread(ids, token)
+
+    def give(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """Return what tokens give each layer past the stream, [..., P] each; () if nothing."""
+        if self.per_layer is None:
+            return ()
+        return self.per_layer(ids, self.embed_tokens(ids)).unbind(-2)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .norms import Norm
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -101,3 +103,29 @@ class MLP:
     def bias(self) -> Tensor | None:
         """Return the bias of the first projection."""
         return self.up.bias
+
+
+@dataclass(frozen=True)
+class TokenGate:
+    """What a layer adds behind its MLP of what the tokens give it past the stream (Gemma 4, 3n).
+
+    With g the features that it is given, P of them, and x the stream, it is
+    norm(project · (act(gate · x · `scale`) ∘ g)).  gate: [P, D]; project: [D, P].
+    """
+
+    gate: Linear
+    project: Linear
+    activation: str
+    norm: Norm
+    scale: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """Count the features that a token gives, P."""
+        return self.gate.weight.shape[0]
+
+    def __call__(self, x: Tensor, given: Tensor) -> Tensor:
+        """Return what is added to the stream x [N, D], given [N, P]."""
+        x = x if self.scale == 1 else x * self.scale
+        inner = ACTIVATIONS[self.activation](self.gate(x))
+        return self.norm(self.project(inner * given))

@@ -46,12 +46,18 @@ def noise(reference: Reference) -> Carried:
         batch, clean = runs.batch, runs.clean.values
         context = AttentionContext(batch.mask, batch.position_ids)
         width = reference.model.embedded  # what it writes, in streams side by side
-        drawn = draws(batch, width).to(clean.sources)  # [draws, B, T, D]
+        every = width + reference.model.given  # and past the stream
+        drawn = draws(batch, every).to(clean.sources)  # [draws, B, T, D]
         total: Values | None = None
         for one in drawn:
+            noise, past = (scale() * one).split((width, one.shape[-1] - width), -1)
             sources = clean.sources.clone()
-            sources[0, ..., :width] += scale() * one
-            values = run_plain(reference.model, batch.clean, context, sources=sources).values
+            sources[0, ..., :width] += noise
+            parts = past.split([x.shape[-1] for x in clean.given], -1)
+            given = tuple(x + more for x, more in zip(clean.given, parts, strict=True))
+            values = run_plain(
+                reference.model, batch.clean, context, sources=sources, given=given
+            ).values
             values = values.map(widest)
             total = values if total is None else total.map(lambda a, b: a + b, values)
         assert total is not None  # there are draws
@@ -66,8 +72,9 @@ def deviation(reference: Reference) -> float:
 
     model = reference.model
     ids = torch.tensor([token for pair in reference.pairs for token in pair.clean])
-    embedded: Tensor = model.embed_tokens(ids.to(model.tokens.device))
-    return float(embedded[..., : model.embedded].double().std())
+    ids = ids.to(model.tokens.device)
+    written: tuple[Tensor, ...] = (model.embed_tokens(ids)[..., : model.embedded], *model.give(ids))
+    return float(torch.cat(written, -1).double().std())
 
 
 def draws(batch: Batch, width: int) -> Tensor:

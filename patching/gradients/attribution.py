@@ -41,7 +41,7 @@ from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner, refuse_nan
-from ..trace import past_of, project_all, repeat_kv, sum_heads
+from ..trace import of_keys, past_of, project_all, repeat_kv, sum_heads, with_given
 from .by_example import ByExample
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 
@@ -51,9 +51,13 @@ TAPE_BYTES = 1 << 29
 
 @dataclass(frozen=True)
 class _Heads:
-    """The leaves of a layer's heads, the stream they read, and what was computed."""
+    """The leaves of a layer's heads, the streams they read, and what was computed.
+
+    `keys`: the stream that keys and values are made of.
+    """
 
     stream: Tensor
+    keys: Tensor
     q: Tensor
     k: Tensor
     v: Tensor
@@ -148,6 +152,8 @@ class _ChunkScores:
         self.batch = len(chunk.batch)
         self.tokens, self.delta = chunk.moving_tokens, delta
         self.pending: list[tuple[int, Tensor]] = []
+        self.past_the_stream = np.zeros(len(self.graph.ports))
+        self.elsewhere: dict[int, Tensor] = {}  # gradients at earlier layers' streams
 
     def scores(self) -> np.ndarray:
         """Return the summed scores, [P, S]."""
@@ -167,25 +173,33 @@ class _ChunkScores:
                 gradient = gradient + self._attention(layer, block, tape.heads, into)
             if tape.whole is not None:
                 gradient = gradient + self._through(Kind.MIXER, layer, *tape.whole, into)
+            if layer in self.elsewhere:
+                gradient = gradient + self.elsewhere.pop(layer)
         self._flush()
+        self.values[:, 0] += self.past_the_stream
         return self.values
 
     def _forward(self) -> tuple[list[_Tape], Tensor]:
         chunk, model = self.chunk, self.model
         clean, base = (t.values.sources.sum(0) for t in (chunk.clean, chunk.base))
-        stream = torch.cat([base + point * (clean - base) for point in self.points])
+        streams = [torch.cat([base + point * (clean - base) for point in self.points])]
+        both = zip(chunk.base.values.given, chunk.given_delta, strict=True)
+        given = [torch.cat([a + point * more for point in self.points]) for a, more in both]
         tapes = []
         for layer, block in enumerate(model.blocks):
-            tape, stream = self._tape(layer, block, stream)
+            tape, behind = self._tape(layer, block, streams, given)
             tapes.append(tape)
-        return tapes, stream
+            streams.append(behind)
+        return tapes, streams[-1]
 
-    def _tape(self, layer: int, block: Block, stream: Tensor) -> tuple[_Tape, Tensor]:
-        """Run a layer; return its tape and the stream behind it."""
+    def _tape(
+        self, layer: int, block: Block, streams: Sequence[Tensor], given: Sequence[Tensor]
+    ) -> tuple[_Tape, Tensor]:
+        """Run a layer, given the streams before it and earlier ones; return tape and stream."""
         heads = whole = post = mlp = None
-        middle = stream
+        middle = stream = streams[layer]
         if isinstance(block.attention, Attention):
-            heads = self._tape_of_heads(layer, block, stream)
+            heads = self._tape_of_heads(layer, block, stream, of_keys(block, streams, layer))
             with torch.no_grad():
                 summed = place(sum_heads(block, heads.z), stream.device)
             if self.graph.post_norm:
@@ -196,7 +210,8 @@ class _ChunkScores:
             whole = _taped(self._mixed(block), stream)
             middle = stream + whole[0].detach()
         if block.mlp is not None:
-            mlp = _taped(block.write, stream if self.graph.parallel else middle)
+            read = stream if self.graph.parallel else middle
+            mlp = _taped(block.write, with_given(read, given, layer))
             middle = middle + mlp[0].detach()
         return _Tape(heads, mlp, post, whole), middle
 
@@ -205,9 +220,9 @@ class _ChunkScores:
         shape = (len(self.points), self.batch)
         return lambda x: block.write_whole(x.unflatten(0, shape), self.chunk.context).flatten(0, 1)
 
-    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor) -> _Heads:
+    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor, keys: Tensor) -> _Heads:
         with torch.no_grad():
-            q, k, v = project_all(block, stream)
+            q, k, v = project_all(block, stream, keys)
             q, k, v = (
                 x.detach().requires_grad_() for x in (q, repeat_kv(block, k), repeat_kv(block, v))
             )
@@ -215,7 +230,7 @@ class _ChunkScores:
             qs, ks, vs = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
             past = past_of(block, layer, self.chunk.past)
             z = block.by_head.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
-        return _Heads(stream, q, k, v, z)
+        return _Heads(stream, keys, q, k, v, z)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
@@ -231,27 +246,44 @@ class _ChunkScores:
     ) -> Tensor:
         """Score the port of `m{l}`, `o{l}` or `s{l}`; return what flows back through it."""
         (own,) = torch.autograd.grad(write, x, gradient)
-        self._put(Port(Node(kind, layer)), self._select(own).mean(0, keepdim=True))
+        port, width = Port(Node(kind, layer)), gradient.shape[-1]
+        if own.shape[-1] > width:  # what the embedding sends past the stream
+            past = self._select(own[..., width:]).mean(0)
+            delta = self.chunk.given_delta[layer].flatten(0, 1)[self.tokens]
+            found, row = -(past * delta).double().sum(-1), self.graph.port_index[port]
+            self.past_the_stream[row] = float(found.sum())
+            if self.apart is not None:
+                self.apart.add_first(row, found)
+            own = own[..., :width]
+        self._put(port, self._select(own).mean(0, keepdim=True))
         return own
 
     def _attention(self, layer: int, block: Block, tape: _Heads, gradient: Tensor) -> Tensor:
         """Score the layer's attention ports; return the gradient that flows back through them."""
         attention = block.by_head
-        here, stream = (place(x, block.device) for x in (gradient, tape.stream))
+        here = place(gradient, block.device)
         g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
         found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
         grads = dict(zip(LETTERS, found, strict=True))
-        norm = block.attention_norm
-        wide = working_dtype(gradient.dtype)
-        unit, rate = (stream.to(wide), None) if norm is None else norm.unit(stream)
-        through = torch.zeros_like(unit)
-        for letter in LETTERS:
-            g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
-            through += self._letter(layer, letter, g, seen, stream, unit, rate)
-        if rate is not None:
-            through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
-        return through.to(gradient)
+        total = torch.zeros_like(gradient)
+        for letters in (LETTERS,) if block.shared is None else (LETTERS[:1], LETTERS[1:]):
+            norm = block.norm_of(letters[-1])
+            stream = place(tape.stream if "q" in letters else tape.keys, block.device)
+            wide = working_dtype(gradient.dtype)
+            unit, rate = (stream.to(wide), None) if norm is None else norm.unit(stream)
+            through = torch.zeros_like(unit)
+            for letter in letters:
+                g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
+                through += self._letter(layer, letter, g, seen, stream, unit, rate)
+            if rate is not None:
+                through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
+            if block.shared is not None and "q" not in letters:
+                at, more = block.shared.source, through.to(gradient)
+                self.elsewhere[at] = more + self.elsewhere[at] if at in self.elsewhere else more
+            else:
+                total = through.to(gradient)
+        return total
 
     def _letter(
         self,
@@ -270,7 +302,7 @@ class _ChunkScores:
         block = self.model.blocks[layer]
         attention, latent = block.by_head, block.by_head.latent(letter)
         first_of_all = attention.projection(letter)[0] if latent is None else latent.rows
-        folded = fold(block.attention_norm, first_of_all)  # [H or G, d, D]
+        folded = fold(block.norm_of(letter), first_of_all)  # [H or G, d, D]
         group = 1 if letter == "q" else attention.group_size
         merged = g.unflatten(-2, (-1, group)).sum(-2) if group > 1 else g
         if group > 1 and self.graph.grouped_kv:

@@ -60,3 +60,10 @@ class ByExample:
         found = -product.flatten(1)[:, there.to(product.device)].cpu().float().numpy()
         columns = np.concatenate([np.arange(self.starts[r], self.starts[r + 1]) for r in rows])
         self.values[:, columns] += self.share * found
+
+    def add_first(self, row: int, scores: torch.Tensor) -> None:
+        """Add scores of each token, [n], to the first edge of a port."""
+        width = self.delta.shape[1] // max(1, len(scores))
+        parts = scores.split([(b - a) // width for a, b in itertools.pairwise(self.cuts)])
+        found = np.array([float(part.sum()) for part in parts], dtype=np.float32)
+        self.values[:, self.starts[row]] += self.share * found

@@ -43,7 +43,7 @@ class Together:
     def of(block: Block, letter: str, norm: Norm, stream: Tensor) -> Together:
         """Project and normalise again what the forward pass did."""
         with torch.no_grad():
-            raw = project_only(block, letter, block.read(stream))
+            raw = project_only(block, letter, block.read(stream, letter))
             unit, rate = norm.unit(raw.flatten(-2))
             ones = unit.new_ones(unit.shape[-1])
             scale = ones if norm.scale is None else norm.scale
@@ -82,7 +82,7 @@ class Stage:
         """Project and normalise again what the forward pass did."""
         with torch.no_grad():
             weight, norm = block.by_head.projection(letter)[0], latent.norm
-            raw = latent.down(block.read(stream))
+            raw = latent.down(block.read(stream, letter))
             weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             y = raw[..., : weight.shape[-1]]
             if norm is None:
@@ -124,7 +124,7 @@ def constant(block: Block, letter: str, heads: int) -> Tensor:
     weight, bias = block.by_head.projection(letter)
     if latent is not None:
         weight, bias = latent.down.weight[None], latent.down.bias
-    total, norm = weight.new_zeros(weight.shape[:2]), block.attention_norm
+    total, norm = weight.new_zeros(weight.shape[:2]), block.norm_of(letter)
     if norm is not None and norm.bias is not None:
         total = total + weight @ norm.bias
     if bias is not None:

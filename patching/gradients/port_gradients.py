@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...graphs.circuit import Circuit
-from ...graphs.names import Port
+from ...graphs.names import Kind, Port
 from ..run.chunk import Chunk
 from ..run.masked_run import run_masked
 from ..run.plan import make_plan
@@ -20,14 +20,22 @@ from ..run.runner import Runner
 
 
 def port_gradients(runner: Runner, chunk: Chunk, circuit: Circuit) -> dict[Port, Tensor]:
-    """Return ∂(summed loss)/∂x_p at every port with a path to `logits`, [B, T, D]."""
+    """Return ∂(summed loss)/∂x_p at every port with a path to `logits`, [B, T, D].
+
+    Of an MLP that is given something past the stream, that stands behind it, [B, T, D + P].
+    """
     runner.metric.require_gradient(at_clean_only=False)
     graph = runner.graph
     ports, _ = graph.live(circuit.kept)
     rows = [int(row) for row in ports.nonzero()[0]]
     plan = make_plan(graph, circuit.kept[None], consistent=False, apart=True)
-    like = chunk.base.streams.final
-    offsets = {row: torch.zeros_like(like, requires_grad=True) for row in rows}
+    streams = chunk.base.streams
+    offsets = {}
+    for row in rows:
+        node = graph.ports[row].node
+        wide = node.kind is Kind.MLP and node.layer is not None
+        like = streams.mlp[node.layer or 0] if wide else streams.final
+        offsets[row] = torch.zeros_like(like, requires_grad=True)
     with torch.enable_grad():
         logits = chunk.logits_with_grad(run_masked(chunk.world, plan, 1, offsets))[0]
         loss = runner.metric.loss(logits, chunk.target).sum()

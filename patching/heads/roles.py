@@ -48,7 +48,7 @@ from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
 from ..prompts.answers import token_by_token
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..run.runner import Progress, check_prompts
-from ..trace import Trace, at_answers, patterns, project, run_plain
+from ..trace import Trace, at_answers, of_keys, patterns, project, run_plain
 from .direct import Direct, frozen
 from .random_tokens import RandomBlocks
 
@@ -116,10 +116,10 @@ def token_scores(
         batch = pairs.batch(some, device=str(model.device))
         context = AttentionContext(batch.mask, batch.position_ids)
         run = run_plain(model, batch.clean, context)
-        for layer, block in enumerate(model.blocks):
+        for layer in range(len(model.blocks)):
             if not model.graph.heads_of(layer):
                 continue
-            pattern = patterns(block, run.streams.attention[layer], context).cpu()  # [B, H, T, T]
+            pattern = patterns(run, layer, context).cpu()  # [B, H, T, T]
             for row, sequence in enumerate(some):
                 for key, (t, s) in _targets(blocks.lead, blocks.lengths[sequence]).items():
                     found[key][sequence, layer] = pattern[row][:, t, s].double().mean(-1).numpy()
@@ -215,8 +215,7 @@ class _AnswerRun:
 
     def pattern(self, layer: int) -> np.ndarray:
         """Return how the answer positions weigh all positions, float64 [B, H, T]."""
-        block, stream = self.model.blocks[layer], self.run.streams.attention[layer]
-        weights = patterns(block, stream, self.context)[:, :, 0]
+        weights = patterns(self.run, layer, self.context)[:, :, 0]
         return np.asarray(weights.double().cpu())
 
     def measure(self, layer: int, heads: list[int], pattern: np.ndarray) -> dict[str, np.ndarray]:
@@ -253,8 +252,10 @@ class _AnswerRun:
         """Tell whether heads that attend there alone raise, or lower, the token most, [2, h, B]."""
         block = self.model.blocks[layer]
         attention = block.by_head
-        normed = block.read(self.run.streams.attention[layer])
-        v = project(block, "v", normed)  # [B, T, G, K]
+        streams = self.run.streams.attention
+        normed = block.read(streams[layer])
+        keys = block.read(of_keys(block, streams, layer), "v")
+        v = project(block, "v", keys)  # [B, T, G, K]
         v = attention.values(v)
         rows = torch.arange(len(v), device=v.device)
         q = project(block, "q", normed[rows, self.at.to(v.device)])  # [B, H, K]

@@ -72,7 +72,7 @@ def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool
     if not len(senders):
         return AskedStreams(row, x.expand(len(ablated), *x.shape), index)
     weights = torch.from_numpy(ablated[:, senders]).to(x)
-    streams = x - (weights @ state.deltas(senders, wide)).view(len(ablated), *x.shape)
+    streams = x - state.moved(row, weights, senders, wide)
     empty = np.flatnonzero((ablated == state.layout.kept[row]).all(1)).tolist()
     if empty:  # exactly the base: a norm would blow up what rounding leaves of zero
         streams[empty] = state.base_stream(row, wide)
@@ -124,7 +124,7 @@ class _Question:
         if not reached:
             return None
         wide = bool(self.layout.wide_port[row])
-        return self.state.stream(row, wide) + self._sum(reached, wide)
+        return self.state.stream(row, wide) + self.state.at_port(row, self._sum(reached, wide))
 
     def _sum(self, which: tuple[int, ...], wide: bool) -> Tensor:
         """Add up changes; a sum that only grows from port to port is not begun anew."""

@@ -24,7 +24,10 @@ READS_ALL = ("k", "v", Kind.MIXER.value)
 
 @dataclass(frozen=True)
 class Group:
-    """Live ports of one layer that keep the same edges, `kept` [S], and so hold one stream."""
+    """Live ports of one layer that keep the same edges, `kept` [S], and so hold one stream.
+
+    So do not a query's and a key's where keys read the stream before an earlier layer.
+    """
 
     kept: np.ndarray
     rows: list[int]
@@ -72,12 +75,13 @@ class Liveness:
         """Part the live attention ports of each layer into groups."""
         layers: list[list[Group]] = []
         for layer, by_letter in enumerate(self.graph.attention_rows):
-            found: dict[bytes, Group] = {}
+            found: dict[object, Group] = {}
             for letter, rows in by_letter.items():
                 for head, row in enumerate(rows):
                     if self.live_ports[row]:
                         new = Group(self.kept[row], [], {})
-                        group = found.setdefault(self.kept[row].tobytes(), new)
+                        source = self.graph.source_of(self.graph.ports[row])
+                        group = found.setdefault((source, self.kept[row].tobytes()), new)
                         if row not in group.rows[-1:]:
                             group.rows.append(row)
                         if self.live[self.head(layer, head)]:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...graphs.lift.lifted import AttentionContext, Block
 from ...graphs.names import Kind
 from ..run.chunk import Chunk
-from ..trace import Trace, at_answers, past_of, project_heads
+from ..trace import Trace, at_answers, of_keys, past_of, project_heads
 from .liveness import Group, Liveness
 
 Projection = tuple[Tensor, int]  # of some heads [n or 1, B, T, h, K], and which of them is meant
@@ -78,9 +79,37 @@ class IncrementalChunk:
         """Return a port's stream in the clean run or with every edge ablated, [B, T, D]."""
         streams = (self.chunk.base if base else self.chunk.clean).streams
         node = self.graph.ports[row].node
+        if (source := self.graph.source_of(self.graph.ports[row])) is not None:
+            return streams.attention[source]
         by_kind = {Kind.MLP: streams.mlp, Kind.POST: streams.post}
         of_layer = by_kind.get(node.kind, streams.attention)
         return streams.final if node.layer is None else of_layer[node.layer]
+
+    def moved(self, row: int, weights: Tensor, senders: np.ndarray, wide: bool) -> Tensor:
+        """Weigh and add what senders bring to a port, [n, B, T, D]: weights [n, s] of s senders.
+
+        To an MLP the embedding, sender 0, brings what that is given past the stream too, [n, B, T,
+        D + P].
+        """
+        total = (weights @ self.deltas(senders, wide)).view(len(weights), *self.shape_of(wide))
+        node = self.graph.ports[row].node
+        if not self.chunk.given_delta or node.kind is not Kind.MLP:
+            return total
+        assert node.layer is not None
+        given = self.fit(self.chunk.given_delta[node.layer], wide).to(self.dtype)
+        share = weights[:, 0] if senders[0] == 0 else torch.zeros_like(weights[:, 0])
+        return torch.cat((total, share[:, None, None, None] * given), -1)
+
+    def shape_of(self, wide: bool) -> tuple[int, ...]:
+        """Return the shape of what is written at every position or at the answer positions."""
+        return self.shape if wide else (self.shape[0], 1, self.shape[2])
+
+    def at_port(self, row: int, value: Tensor) -> Tensor:
+        """Return what senders of layers bring to a port: nothing past the stream."""
+        node = self.graph.ports[row].node
+        if not self.chunk.given_delta or node.kind is not Kind.MLP or node.layer is None:
+            return value
+        return pad(value, (0, self.chunk.given_delta[node.layer].shape[-1]))
 
     def base_stream(self, row: int, wide: bool) -> Tensor:
         """Return what a port holds when every edge into it is ablated, [B, T, D]."""
@@ -138,7 +167,9 @@ class IncrementalChunk:
         """Add up a port's stream from its kept edges, [B, T, D]."""
         total = self.base_stream(row, wide)
         senders = kept.nonzero()[0]
-        if len(senders):
+        if len(senders) and self.chunk.given_delta:
+            total = total + self.moved(row, total.new_ones(1, len(senders)), senders, wide)[0]
+        elif len(senders):
             total = total + self.deltas(senders, wide).sum(0).view_as(total)
         return total
 
@@ -192,7 +223,8 @@ class IncrementalChunk:
     def project(self, layer: int, group: Group, x: Tensor, found: Projections) -> None:
         """Project a group's new stream, [n, B, T, D], for the heads that read it."""
         block = self.model.blocks[layer]
-        normed = block.read(x.to(self.model.dtype))
+        x = x.to(self.model.dtype)
+        normed = block.read(x, min(group.heads, default="k"))  # one norm: see `Group`
         for letter, heads in group.heads.items():
             for wide in (True, False):
                 some = [h for h in heads if self._reads_wide(layer, letter, h) == wide]
@@ -236,8 +268,10 @@ class IncrementalChunk:
         key = (layer, head, letter, wide)
         if key not in self._clean_projection:
             block = self.model.blocks[layer]
-            clean = self.fit(self.chunk.clean.streams.attention[layer], wide)
-            value, (place,) = project_heads(block, letter, block.read(clean), [head])
+            streams = self.chunk.clean.streams.attention
+            read = streams[layer] if letter == "q" else of_keys(block, streams, layer)
+            clean = block.read(self.fit(read, wide), letter)
+            value, (place,) = project_heads(block, letter, clean, [head])
             self._clean_projection[key] = value[..., place, :]
         return self._clean_projection[key]
 

@@ -287,7 +287,7 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
     nothing = Trace(model, plain.values.zeros())
     single = sender_deltas(plain, nothing).flatten(1)
     streams, constants = plain.streams, nothing.streams
-    shape = streams.final.shape
+    shape, width = streams.final.shape, model.d_model
     largest, at = 0.0, model.sources
     total = single[:at].sum(0)
 
@@ -304,7 +304,7 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         own = hidden[layer] if hidden else None
         compare(streams.attention[layer], constants.attention[layer], own)
         if model.graph.parallel:
-            compare(streams.mlp[layer], constants.mlp[layer])
+            compare(streams.mlp[layer][..., :width], constants.mlp[layer][..., :width])
         number = len(model.graph.mixer_nodes(layer))
         heads = single[at : at + number].sum(0)
         at += number
@@ -316,7 +316,7 @@ def _stream_error(chunk: Chunk, plain: Trace, hidden: list[Tensor]) -> float:
         else:
             total = total + heads
         if not model.graph.parallel:
-            compare(streams.mlp[layer], constants.mlp[layer])
+            compare(streams.mlp[layer][..., :width], constants.mlp[layer][..., :width])
         columns = model.graph.mlp_columns[layer]
         total = total + single[columns.start : columns.stop].sum(0)
         at = columns.stop

@@ -85,6 +85,12 @@ class Chunk:
         return sender_deltas(self.clean, self.base).flatten(1)
 
     @cached_property
+    @torch.no_grad()
+    def given_delta(self) -> tuple[Tensor, ...]:
+        """Return the same of what the embedding sends to each MLP past the stream, [B, T, P]."""
+        return given_deltas(self.clean, self.base)
+
+    @cached_property
     def moving_tokens(self) -> Tensor:
         """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
 
@@ -104,7 +110,8 @@ class Chunk:
     def world(self) -> World:
         """Return what masked runs of this chunk start from."""
         sources = (self.clean.values.sources - self.base.values.sources).flatten(1)
-        return World(self.model, self.context, self.base, sources, self.past)
+        world = World(self.model, self.context, self.base, sources, self.past)
+        return replace(world, given=self.given_delta, _sums={})
 
     @cached_property
     def restart_world(self) -> World:
@@ -155,6 +162,12 @@ class Chunk:
         """
         batch, row = self.batch, None if self.batch.steps is None else self.batch.row
         return at_answers(stream, batch.answer_position - self.start, row)
+
+
+def given_deltas(run: Trace, base: Trace) -> tuple[Tensor, ...]:
+    """Subtract what the embedding sends to each MLP past the stream in two runs, [B, T, P]."""
+    both = zip(run.values.given, base.values.given, strict=True)
+    return tuple(x - y for x, y in both)
 
 
 def sender_deltas(run: Trace, base: Trace, tokens: Tensor | None = None) -> Tensor:

@@ -38,6 +38,8 @@ class World:
     `base`: the run whose values ablated edges carry. `known`: [S', B·T·D] deltas (value − base
     value) of the first S' senders; those that the plan calls known are used. `past`: keys and
     values before the window. `extras`: [G, B·T·D] values from outside that the plan adds to ports.
+    `given`: deltas of what the embedding sends to each MLP past the stream, [B, T, P], along the
+    edges that carry its known delta, or, if `given_outside`, the first of the extras.
     """
 
     model: LiftedModel
@@ -46,6 +48,8 @@ class World:
     known: Tensor
     past: Past | None = None
     extras: Tensor | None = None
+    given: tuple[Tensor, ...] = ()
+    given_outside: bool = False
     _sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def known_sum(self, senders: tuple[int, ...]) -> Tensor:
@@ -204,7 +208,7 @@ class _MaskedRun:
                     found[i] = found[i] + more
         for i, entry in enumerate(entries):
             if entry.row is not None and entry.row in self.offsets:
-                found[i] = found[i] + self.offsets[entry.row]
+                found[i] = found[i] + self.offsets[entry.row][..., : start.shape[-1]]
         return found
 
     def _stream(self, entry: Sum, base: Tensor, senders: int) -> Tensor:
@@ -227,7 +231,7 @@ class _MaskedRun:
             return
         first, attention = self.graph.first_heads[layer], block.by_head
         base = self.world.base.streams.attention[layer]
-        normed = self._normed(block, step.sums, base, first)
+        normed = self._normed(layer, block, step.sums)
         q, k, v = (
             project_inputs(block, letter, normed, step.inputs[letter], step.heads)
             for letter in "qkv"
@@ -260,10 +264,23 @@ class _MaskedRun:
             self._move(delta)
         self.deltas.put(sender, delta)
 
-    def _normed(
-        self, block: Block, entries: Sequence[Sum], base: Tensor, senders: int
-    ) -> list[Tensor]:
+    def _normed(self, layer: int, block: Block, entries: Sequence[Sum]) -> list[Tensor]:
         """Normalise what the ports of a layer's heads hold, where it can be all together."""
+        base, senders = self.world.base.streams.attention[layer], self.graph.first_heads[layer]
+        own = [entry for entry in entries if entry.source is None]
+        if len(own) < len(entries):  # keys and values of another layer
+            source = next(entry.source for entry in entries if entry.source is not None)
+            before, first = (
+                self.world.base.streams.attention[source],
+                self.graph.first_heads[source],
+            )
+            queries = iter(self._streams(own, base, senders))
+            others = [entry for entry in entries if entry.source is not None]
+            keys = iter(self._streams(others, before, first))
+            return [
+                block.read(next(queries)) if e.source is None else block.read(next(keys), "k")
+                for e in entries
+            ]
         plain = all(e.start != CURRENT and e.weights is not None for e in entries)
         if self.offsets or not plain or any(e.extra is not None for e in entries):
             return [block.read(x) for x in self._streams(entries, base, senders)]
@@ -287,7 +304,27 @@ class _MaskedRun:
         senders = self.graph.mlp_columns[layer].start
         if self.graph.parallel:
             senders = self.graph.first_heads[layer]
-        return self._stream(step.mlp, self.world.base.streams.mlp[layer], senders)
+        base = self.world.base.streams.mlp[layer]
+        if not self.world.given:
+            return self._stream(step.mlp, base, senders)
+        width = self.world.model.d_model
+        x, given = self._stream(step.mlp, base[..., :width], senders), self._given(layer, step.mlp)
+        circuits = max(len(x), len(given))
+        return torch.cat([part.expand(circuits, -1, -1, -1) for part in (x, given)], -1)
+
+    def _given(self, layer: int, entry: Sum) -> Tensor:
+        """Return what an MLP is given past the stream, [C or 1, B, T, P]: the embedding's edge."""
+        base, delta = self.world.base.values.given[layer][None], self.world.given[layer]
+        share = np.array([float(entry.start == CURRENT and bool(self.plan.moving[0]))])
+        if entry.weights is not None:
+            share = share + entry.weights[:, 0]
+        if entry.extra is not None and self.world.given_outside:
+            share = share + entry.extra[:, 0]
+        if share.any():
+            base = base + torch.from_numpy(share).to(delta)[:, None, None, None] * delta
+        if entry.row is not None and entry.row in self.offsets:
+            base = base + self.offsets[entry.row][..., self.world.model.d_model :]
+        return base
 
     def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor) -> None:
         base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]

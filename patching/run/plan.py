@@ -7,7 +7,7 @@ and which ports hold the same stream and so share their norm and projection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,12 +26,14 @@ class Sum:
     `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
     port, where ports are told apart; otherwise ports that hold the same share one sum. `extra`:
     [circuits, extras] with entries 0, 1: what is added from outside (see `make_plan`), or None.
+    `source`: the layer before which the port reads the stream, if that is not its own.
     """
 
     start: str
     weights: np.ndarray | None
     row: int | None = None
     extra: np.ndarray | None = None
+    source: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def make_plan(
     for row, entry in enumerate(rows if apart or extra is not None else ()):
         if entry is not None:
             more = extra[:, row].astype(np.float32) if extra is not None and shifted[row] else None
-            rows[row] = Sum(entry.start, entry.weights, row if apart else None, more)
+            alone = row if apart else None
+            rows[row] = replace(entry, row=alone, extra=more)
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
     used = [s for plan in layers for s in plan.all_sums]
@@ -158,7 +161,8 @@ def _sums(
     A port that does not read the stream (`o{l}`) adds up its few senders onto the base. So does one
     into which some circuit keeps nothing: it must hold the base exactly, since a norm behind it
     would blow up what rounding leaves of a stream of zeros. Where few edges are kept in all, the
-    current stream, to which every running node would be added, is not kept.
+    current stream, to which every running node would be added, is not kept. Keys and values that
+    are another layer's are read before that layer, where the current stream is no longer known.
     """
     reads = graph.reads & moving
     on = masks & reads
@@ -168,18 +172,19 @@ def _sums(
     few = SPARSE * kept[live].sum() < (kept + cut)[live].sum()
     found: list[Sum | None] = []
     for row, port in enumerate(graph.ports):
-        current = not few and port.node.kind is not Kind.POST
+        source = graph.source_of(port)
+        current = not few and port.node.kind is not Kind.POST and source is None
         if not live[row]:
             found.append(None)
         elif not cut[row] and current:
             found.append(Sum(CURRENT, None))
         elif not kept[row]:
-            found.append(Sum(BASE, None))
+            found.append(Sum(BASE, None, source=source))
         elif current and cut[row] < kept[row] and everywhere[row]:
             off = ~masks[:, row] & reads[row]
             found.append(Sum(CURRENT, -off.astype(np.float32)))
         else:
-            found.append(Sum(BASE, on[:, row].astype(np.float32)))
+            found.append(Sum(BASE, on[:, row].astype(np.float32), source=source))
     return found
 
 
@@ -197,7 +202,7 @@ def _layer(
             entry = rows[graph.attention_rows[layer][letter][head]]
             assert entry is not None
             parts = (x if x is None else x.tobytes() for x in (entry.weights, entry.extra))
-            key = (entry.start, entry.row, *parts)
+            key = (entry.start, entry.row, entry.source, *parts)
             if key not in sums:
                 sums[key] = len(chosen)
                 chosen.append(entry)

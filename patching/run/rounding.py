@@ -21,17 +21,16 @@ Shapes: B examples, T positions, n real tokens, D d_model (V vocabulary in the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...graphs.lift.experts import Beside, Experts
-from ...graphs.lift.lifted import Attention, AttentionContext, Block, LiftedModel, Whole
+from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel, Whole
 from ..prompts.pairs import Batch
-from ..trace import run_plain
+from ..trace import of_keys, run_layer
 from .widening import HALF_TYPES, Widening
 
 MEAN_EXCESS, TOKEN_EXCESS = 8.0, 32.0  # how far above the lift's rounding the original may be
@@ -43,17 +42,6 @@ nets carry what they are given far, and know no float64."""
 LEAST, SMALLEST = 0.05, 1e-30
 """Least rounding that a block is taken to have, in its unit, and the least of which it is a part:
 one that computes exactly, such as one of zeros, has none."""
-
-
-@dataclass(frozen=True)
-class _Fed(LiftedModel):
-    """A model of one block with given states, [B, T, D], in the place of its embedding."""
-
-    states: Tensor | None = None
-
-    def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        assert self.states is not None
-        return self.states[None]
 
 
 @torch.no_grad()
@@ -92,16 +80,25 @@ def _outputs(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Yield x, y, z (see the module) and what the stream held before, of real tokens, float64."""
     last = len(model.blocks) - 1
+    context = AttentionContext(batch.mask, batch.position_ids)
+    in_float64 = Widening([*HALF_TYPES, torch.float32], torch.float64)
+    given = exact = model.give(batch.clean)
+    if wider and given:
+        with in_float64:
+            exact = model.give(batch.clean)
     for layer, block in enumerate(model.blocks):
 
-        def run(states: Tensor, layer: int = layer, block: Block = block) -> Tensor:
-            out = _run_block(model, block, states, batch)
+        def run(
+            stream: Tensor, keys: Tensor, given: Sequence[Tensor], layer: int = layer
+        ) -> Tensor:
+            out = run_layer(model, layer, stream, keys, context, given=given).stream
             return out if layer < last else model.logits(out)
 
-        y = z = run(hidden[layer])
+        stream, keys = hidden[layer], of_keys(block, hidden, layer)
+        y = z = run(stream, keys, given)
         if wider and not _own_code(block):
-            with Widening([*HALF_TYPES, torch.float32], torch.float64):
-                z = run(hidden[layer].double())
+            with in_float64:
+                z = run(stream.double(), keys.double(), exact)
         x = hidden[layer + 1] if layer < last else logits
         before = hidden[layer] if layer < last else torch.zeros_like(x)
         x, y, z, before = (part[batch.mask].double() for part in (x, y, z, before))
@@ -111,28 +108,6 @@ def _outputs(
 def _own_code(block: Block) -> bool:
     """Tell whether a block runs modules of the model's own, some of which know no float64."""
     return isinstance(block.mlp, Whole) or isinstance(block.attention, Whole)
-
-
-def _run_block(model: LiftedModel, block: Block, states: Tensor, batch: Batch) -> Tensor:
-    """Return the stream behind one block that reads these states, [B, T, D]."""
-    parts = {field.name: getattr(model, field.name) for field in fields(LiftedModel)}
-    experts = (block.mlp.senders,) if isinstance(block.mlp, Experts) else ()
-    shared = bool(experts) and model.graph.shared_experts
-    heads = block.attention if isinstance(block.attention, Attention) else None
-    graph = replace(
-        model.graph,
-        layers=1,
-        heads=0 if heads is None else heads.heads,
-        kv_heads=0 if heads is None else heads.kv_heads,
-        split_embedding=False,
-        experts=experts,
-        shared_experts=shared,
-        mixers=(block.mixer,),
-        without_mlp=(0,) if block.mlp is None else (),
-    )
-    fed = _Fed(**{**parts, "blocks": (block,), "graph": graph}, states=states)
-    context = AttentionContext(batch.mask, batch.position_ids)
-    return run_plain(fed, batch.clean, context).streams.final
 
 
 def _mean_square(x: Tensor) -> Tensor:

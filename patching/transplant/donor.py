@@ -151,6 +151,7 @@ def _trimmed(graph: ComputationGraph, values: Values, wanted: frozenset[int]) ->
         some(values.z, Kind.HEAD, Kind.MIXER),
         some(values.mlp, Kind.MLP, Kind.EXPERT, Kind.SHARED),
         some(values.post, Kind.POST),
+        tuple(x.cpu() for x in values.given) if sources else (),
     )
 
 

@@ -146,9 +146,13 @@ class Transplant:
             raise EdgewiseError(f"the donor was recorded without {names}; record these nodes too.")
 
         def run(chunk: Chunk, part: DonorChunk) -> Tensor:
-            given = self._given(chunk, part, senders)
-            extra = chosen[:, :, senders] & given.any(1).cpu().numpy()
-            return self._logits(chunk, given, self.graph.reads & ~chosen, extra)
+            world = self._world(chunk, part, senders)
+            assert world.extras is not None
+            differs = world.extras.any(1).cpu().numpy()
+            if world.given_outside:
+                differs[0] |= any(bool(x.any()) for x in world.given)
+            extra = chosen[:, :, senders] & differs
+            return self._logits(world, chunk, self.graph.reads & ~chosen, extra)
 
         return self._mean(run)
 
@@ -165,8 +169,8 @@ class Transplant:
         refuse_nan(means, f"the metric '{metric.name}'")
         return [float(mean) for mean in means]
 
-    def _given(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> Tensor:
-        """Return what the donor's senders wrote minus what the receiver's did, [G, B·T·D]."""
+    def _world(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> World:
+        """Return the receiver's clean run, with by how much the donor's senders wrote more."""
         mixers = enumerate(block.attention for block in chunk.model.blocks)
         own = {i: (one.wo, one.output_scale) for i, one in mixers if isinstance(one, Attention)}
         values, device = chunk.clean.values, chunk.clean.values.sources.device
@@ -176,16 +180,21 @@ class Transplant:
             theirs = written(self.graph, sender, part.values, self.donated.projections, own)
             ours = written(self.graph, sender, values, own, own)
             rows.append((place(theirs, device) - place(ours, device)).reshape(1, -1))
-        return torch.cat(rows)
+        given, none = torch.cat(rows), tuple(torch.zeros_like(x) for x in values.given)
+        if embedding := senders[:1] == [0]:
+            both = zip(part.values.given, values.given, strict=True)
+            none = tuple(place(theirs, device) - ours for theirs, ours in both)
+        return World(
+            chunk.model, chunk.context, chunk.clean, given[:0], chunk.past, given, none, embedding
+        )
 
-    def _logits(self, chunk: Chunk, given: Tensor, kept: np.ndarray, extra: np.ndarray) -> Tensor:
+    def _logits(self, world: World, chunk: Chunk, kept: np.ndarray, extra: np.ndarray) -> Tensor:
         """Run choices of edges, in parts if they do not fit in `RUN_BYTES`; [C, B, V]."""
         plan = make_plan(self.graph, kept, consistent=True, fixed=frozenset(), extra=extra)
-        world = World(chunk.model, chunk.context, chunk.clean, given[:0], chunk.past, given)
         streams = len(kept) * max(1, *(len(step.sums) for step in plan.layers))
         if len(kept) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
             half = len(kept) // 2
             parts = ((kept[:half], extra[:half]), (kept[half:], extra[half:]))
-            return torch.cat([self._logits(chunk, given, *part) for part in parts])
+            return torch.cat([self._logits(world, chunk, *part) for part in parts])
         logits = chunk.logits(run_masked(world, plan, len(kept)))
         return logits.expand(len(kept), -1, -1)

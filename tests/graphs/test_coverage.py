@@ -17,17 +17,6 @@ REFUSED: dict[tuple[str, str], Any] = {
     ("gemma", "use_bidirectional_attention"): True,
     ("gemma2", "use_bidirectional_attention"): True,
     ("gemma3_text", "use_bidirectional_attention"): True,
-    ("gemma4_text", "hidden_size_per_layer_input"): 4,
-    ("gemma4_text", "num_kv_shared_layers"): {
-        "num_kv_shared_layers": 2,
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-    },
-    ("gemma4_unified_text", "num_kv_shared_layers"): {
-        "num_kv_shared_layers": 2,
-        "num_hidden_layers": 4,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-    },
     ("gpt2", "add_cross_attention"): True,
     ("gpt-sw3", "add_cross_attention"): True,
     ("gpt_bigcode", "add_cross_attention"): {"add_cross_attention": True, "multi_query": False},

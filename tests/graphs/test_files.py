@@ -507,6 +507,25 @@ def test_wrong_experts_are_refused(tmp_path: Path, change: dict[str, Any], messa
     assert re.search(message, refused(tmp_path, plain))
 
 
+def test_files_name_sources_of_keys_only_where_there_are_some(tmp_path: Path) -> None:
+    assert "kv_sources" not in dump_circuit(circuit_file())
+    graph = ComputationGraph(3, 2, kv_sources=(0, 1, 0))
+    path = tmp_path / "shared.json"
+    write_circuit(path, circuit_file(graph))
+    assert json.loads(path.read_text())["model"]["kv_sources"] == [0, 1, 0]
+    assert read_circuit(path).circuit.graph == graph
+    for wrong, message in (
+        ("1", r"kv_sources '1' \(accepted: a layer for each layer\)"),
+        ([0, 1, 5], r"no graph of 3 layers has keys and values from layers \[0, 1, 5\]"),
+        ([0, 1, 1], "contradicts itself: it states"),
+    ):
+        content = json.loads(path.read_text())
+        content["model"]["kv_sources"] = wrong
+        path.with_name("wrong.json").write_text(json.dumps(content))
+        with pytest.raises(FileFormatError, match=message):
+            read_circuit(path.with_name("wrong.json"))
+
+
 def test_a_models_experts_must_be_the_graphs() -> None:
     with pytest.raises(GraphMismatch, match=r"experts \[0, 3\] and \[\]"):
         circuit_file(TINY, model=circuit_file(SPARSE).model)

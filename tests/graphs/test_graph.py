@@ -18,6 +18,7 @@ SHAPES = shapes(4, 3, 3)
 def walked(graph: ComputationGraph) -> set[str]:
     """List the edges by running through the model once, remembering who has written."""
     edges: set[str] = set()
+    before: list[list[str]] = []
     written = ["tok", "pos"] if graph.split_embedding else ["embed"]
     for layer in range(graph.layers):
         kind = graph.mixers[layer] if graph.mixers else "heads"
@@ -27,6 +28,11 @@ def walked(graph: ComputationGraph) -> set[str]:
         ports = [f"{name}<q>" for name in heads]
         ports += [f"{name}<{letter}>" for letter in "kv" for name in owners]
         ports = ports if heads else []
+        before.append(list(written))
+        if graph.kv_sources and heads:
+            keys = [port for port in ports if not port.endswith("<q>")]
+            edges |= {f"{u}->{port}" for port in keys for u in before[graph.kv_sources[layer]]}
+            ports = [port for port in ports if port not in keys]
         mixers = [f"s{layer}"] if kind == "whole" else []
         ports += mixers
         mlp = layer not in graph.without_mlp
@@ -178,7 +184,9 @@ def test_counts_by_kind_add_up(graph: ComputationGraph) -> None:
     assert sum(counts.values()) == graph.edge_count
     assert counts["logits"] == graph.reads[-1].sum()
     share = max(1, graph.heads) // max(1, graph.kv_heads) if graph.grouped_kv else 1
-    assert counts["k"] == counts["v"] == counts["q"] // share
+    assert counts["k"] == counts["v"]
+    queries = counts["q"] // share  # keys of earlier layers have fewer edges
+    assert counts["k"] <= queries if graph.kv_sources else counts["k"] == queries
     assert ("post" in counts) == any(map(graph.has_post, range(graph.layers)))
     assert sum(graph.count_by_kind(np.zeros_like(graph.reads)).values()) == 0
 
@@ -197,6 +205,31 @@ def test_counts_by_kind_add_up(graph: ComputationGraph) -> None:
 def test_edges_that_do_not_exist_are_refused(edge: str, message: str) -> None:
     with pytest.raises(GraphMismatch, match=message):
         ComputationGraph(2, 2).locate(Edge.parse(edge))
+
+
+SHARED = ComputationGraph(3, 2, kv_sources=(0, 1, 0))
+
+
+def test_keys_and_values_of_an_earlier_layer_are_read_before_it() -> None:
+    assert SHARED.edge_count == ComputationGraph(3, 2).edge_count - 2 * 2 * 6
+    assert SHARED.reads[SHARED.port_index[Port.parse("a2.h1<k>")]].nonzero()[0].tolist() == [0]
+    assert SHARED.locate("m1->a2.h1<q>")
+    with pytest.raises(
+        GraphMismatch,
+        match=r"m1 writes after a2\.h1<v> reads \(layer 2 takes its keys and values from layer 0\)",
+    ):
+        SHARED.locate("m1->a2.h1<v>")
+    assert SHARED.describe().endswith("keys and values of layer 0 in layer 2")
+    assert ComputationGraph(3, 2, kv_sources=(0, 1, 2)) == ComputationGraph(3, 2)
+    assert SHARED.differences(ComputationGraph(3, 2)) == ["kv_sources (0, 1, 0) and ()"]
+
+
+@pytest.mark.parametrize("sources", [(0, 0), (0, 1, 3), (0, 0, 1), (-1, 1, 2)])
+def test_impossible_sources_of_keys_are_refused(sources: tuple[int, ...]) -> None:
+    with pytest.raises(GraphMismatch, match="accepted: for each layer itself, or an earlier one"):
+        ComputationGraph(3, 2, kv_sources=sources)
+    with pytest.raises(GraphMismatch, match="both with heads"):
+        ComputationGraph(2, 2, mixers=("whole", "heads"), kv_sources=(0, 0))
 
 
 def test_the_o_node_is_named_where_it_is_the_reason() -> None:

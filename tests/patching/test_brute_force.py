@@ -76,6 +76,12 @@ class Original:
 
     def __init__(self, model: Any, layers: int) -> None:
         self.model, self.layers = model, decoder_layers(model, layers)
+        self.sources = list(range(layers))
+        modes = getattr(model.config, "kv_sharing_modes", [])
+        for layer in (i for i, mode in enumerate(modes) if mode == "reuse"):
+            kinds = model.config.layer_types
+            makers = (i for i in range(layer) if kinds[i] == kinds[layer] and modes[i] == "store")
+            self.sources[layer] = max(makers)
 
     def run(self, layer: int, stream: Tensor, attend: Attend) -> Tensor:
         """Run the model with a stream before a layer; return what its attention module returns."""
@@ -148,8 +154,8 @@ class Original:
 
             return attend
 
-        for letter in "kv":
-            self.run(layer, streams[letter], note(letter))
+        for letter in "kv":  # of an earlier layer, where that is whose they are
+            self.run(self.sources[layer], streams[letter], note(letter))
         return [self.run(layer, streams["q"], through(head)) for head in heads]
 
 
@@ -161,7 +167,7 @@ def lifted_head(block: Block, streams: dict[str, Tensor], head: int) -> Tensor:
     context = AttentionContext(mask, torch.arange(LENGTH).expand(len(mask), -1))
     at = {"q": head, "k": head // attention.group_size, "v": head // attention.group_size}
     q, k, v = (
-        project(block, letter, block.read(streams[letter]))[..., [at[letter]], :]
+        project(block, letter, block.read(streams[letter], letter))[..., [at[letter]], :]
         for letter in "qkv"
     )
     z = attention.mix(q, k, v, context, heads=[head])[..., 0, :]
@@ -285,7 +291,9 @@ def test_a_head_writes_what_the_originals_modules_make_of_its_own_streams(name: 
             letter: torch.randn(2, LENGTH, lifted.d_model, generator=draw, dtype=torch.float64)
             for letter in "qkv"
         }
-        theirs = {letter: x * scales[layer] for letter, x in streams.items()}
+        before = layer if block.shared is None else block.shared.source
+        of = {"q": layer, "k": before, "v": before}
+        theirs = {letter: x * scales[of[letter]] for letter, x in streams.items()}
         heads = sorted({0, block.attention.heads - 1})
         nothing, *wrote = original.heads(layer, theirs, [None, *heads])
         for head, own in zip(heads, wrote, strict=True):
@@ -295,3 +303,39 @@ def test_a_head_writes_what_the_originals_modules_make_of_its_own_streams(name: 
             error = min(float((x - expected).abs().max()) for x in (found, scaled))
             assert error <= 1e-5 * max(1.0, float(expected.abs().max()))
             assert expected.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4-e", "gemma4-e-mixture"])
+@torch.no_grad()
+def test_an_mlp_writes_what_the_originals_layer_adds_behind_attention(name: str) -> None:
+    """With attention silent, a layer adds what `m{l}` writes: also of what tokens give it."""
+    model = tiny_model(name)
+    lifted = describe(model)
+    draw = torch.Generator().manual_seed(3)
+    for layer, block in enumerate(lifted.blocks):
+        own, scale = model.model.layers[layer], lifted.stream_scales[layer]
+        size = (2, LENGTH, lifted.d_model + block.given)
+        x = torch.randn(size, generator=draw, dtype=torch.float64)
+        stream, given = x[..., : lifted.d_model], x[..., lifted.d_model :]
+        found: list[Tensor] = []
+
+        def replaced(
+            _: Any, args: Any, kwargs: Any, read: Tensor = stream * scale, past: Tensor = given
+        ) -> Any:
+            return (read, past if past.shape[-1] else None, *args[2:]), kwargs
+
+        def note(_: Any, __: Any, out: Tensor, kept: list[Tensor] = found) -> None:
+            kept.append(out)
+
+        handles = [
+            own.register_forward_pre_hook(replaced, with_kwargs=True),
+            own.post_attention_layernorm.register_forward_hook(lambda *seen: seen[2] * 0),
+            own.register_forward_hook(note),
+        ]
+        model(**tokens(2))
+        for handle in handles:
+            handle.remove()
+        expected = found[0] / own.layer_scalar - stream * scale
+        error = (block.write(x) * scale - expected).abs().max()
+        assert error <= 1e-6 * expected.abs().max()
+        assert expected.abs().max() > 0.1

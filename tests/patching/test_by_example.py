@@ -30,7 +30,7 @@ from tests.engine import (
 from tests.patching.test_whole_answers import spelled_pairs
 
 GRADIENTS = [name for name, one in methods().items() if one.gradient and one.by_example]
-SOME = ["gpt2", "llama", "gptj", "gemma2", "mistral-window", "mixtral", "olmo2"]
+SOME = ["gpt2", "llama", "gptj", "gemma2", "mistral-window", "mixtral", "olmo2", "gemma4-e"]
 
 
 def scored(runner: Runner, points: list[float]) -> tuple[np.ndarray, ExampleScores]:

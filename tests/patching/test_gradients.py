@@ -18,6 +18,8 @@ from tests.engine import (
     WITH_GROUPS,
     ablated_values,
     fitting,
+    held,
+    moved_by,
     naive_run,
     random_mask,
     tiny_lift,
@@ -28,7 +30,7 @@ from tests.engine import (
 SOME = [
     "gpt2", "llama", "qwen2-some-windows", "gpt-neox", "gemma2-caps", "granite", "olmo2",
     "olmo-clip", "stablelm-norms", "falcon-new-one-norm", "bloom-three-heads", "llama-dynamic",
-    "mixtral-window-tied", "qwen2-moe-first-dense",
+    "mixtral-window-tied", "qwen2-moe-first-dense", "gemma4-e",
 ]  # fmt: skip
 
 
@@ -45,10 +47,11 @@ def test_gradients_of_any_circuit(name: str, ablation: str, grouped: bool, densi
     found = port_gradients(runner, chunk, circuit)
     batch = chunk.batch
     ablated = ablated_values(runner, chunk)
-    shape = (*batch.clean.shape, model.d_model)
     offsets = {
-        row: torch.zeros(shape, dtype=model.dtype, requires_grad=True)
-        for row in range(len(model.graph.ports))
+        row: torch.zeros(
+            *batch.clean.shape, held(model, port), dtype=model.dtype, requires_grad=True
+        )
+        for row, port in enumerate(model.graph.ports)
     }
     mask = torch.from_numpy(circuit.kept * 1.0)
     _, final = naive_run(model, batch.clean, whole(chunk), ablated, mask, offsets)
@@ -69,7 +72,7 @@ def test_the_full_circuit_has_the_gradients_of_attribution(name: str) -> None:
     runner = Runner.create(model, tiny_pairs(lengths=(6, 4, 5)))
     (chunk,) = runner.chunks()
     found = port_gradients(runner, chunk, Circuit.full(model.graph))
-    rows = [-(chunk.delta @ found[port].flatten()) for port in model.graph.ports]
+    rows = [-moved_by(chunk, port, found[port]) for port in model.graph.ports]
     scores = torch.stack(rows).numpy() / len(runner.pairs)
     expected = attribute(runner, [1.0]).values
     reads = model.graph.reads
@@ -81,15 +84,16 @@ def test_gradients_are_finite_differences(name: str) -> None:
     model = tiny_lift(name)
     runner = Runner.create(model, tiny_pairs(lengths=(7, 4)), metric="nll", ablation="zero")
     (chunk,) = runner.chunks()
-    batch, ports = chunk.batch, len(model.graph.ports)
-    generator = torch.Generator().manual_seed(0)
-    shape = (ports, *batch.clean.shape, model.d_model)
-    direction = torch.randn(shape, generator=generator, dtype=model.dtype)
+    batch, generator = chunk.batch, torch.Generator().manual_seed(0)
+    direction = [
+        torch.randn(*batch.clean.shape, held(model, port), generator=generator, dtype=model.dtype)
+        for port in model.graph.ports
+    ]
     zero = [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
     everything = torch.ones(model.graph.reads.shape, dtype=model.dtype)
 
     def loss(step: float) -> float:
-        offsets = dict(enumerate(step * direction))
+        offsets = {row: step * one for row, one in enumerate(direction)}
         _, final = naive_run(model, batch.clean, whole(chunk), zero, everything, offsets)
         logits = model.logits(at_answers(final, batch.answer_position))
         return float(runner.metric.loss(logits, chunk.target).sum())

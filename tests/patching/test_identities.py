@@ -36,7 +36,7 @@ from tests.engine import (
 
 SOME = [
     "gpt2", "llama", "llama-multi-query", "qwen2-some-windows", "olmo2", "falcon-new-one-norm",
-    "mixtral", "qwen2-moe",
+    "mixtral", "qwen2-moe", "gemma4-e",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ SOME = [
     "mistral-window",
     "bloom",
     "gemma2",
+    "gemma4-e",
     "gptj",
     "olmo2",
     "mixtral",

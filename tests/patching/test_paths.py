@@ -58,7 +58,8 @@ def patched_loss(
 @pytest.mark.parametrize(
     ("name", "start"),
     [(name, start) for name in ("gpt2", "llama") for start in ("embed", "a0.h1", "m0", "a1.h0")]
-    + [("qwen2-moe", start) for start in ("embed", "a0.h1", "m0.e1", "m0.shared", "m1.e2")],
+    + [("qwen2-moe", start) for start in ("embed", "a0.h1", "m0.e1", "m0.shared", "m1.e2")]
+    + [("gemma4-e", start) for start in ("embed", "a0.h1", "m0", "a3.h0")],
 )
 @pytest.mark.parametrize("denoise", [False, True])
 def test_all_routes_together_are_activation_patching(name: str, start: str, denoise: bool) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
 from edgewise.graphs.lift.lifting import describe
-from edgewise.patching.trace import patterns, project, repeat_kv, run_plain
+from edgewise.patching.trace import of_keys, patterns, project, repeat_kv, run_plain
 from tests.configs import CONFIGS
 from tests.engine import tiny_lift, tiny_model
 
@@ -30,7 +30,7 @@ def test_patterns_mix_the_values(name: str) -> None:
     alone = AttentionContext(context.mask, context.position_ids, at=at)
     for layer, block in enumerate(model.blocks):
         stream = run.streams.attention[layer]
-        found = patterns(block, stream, context)  # [B, H, T, T]
+        found = patterns(run, layer, context)  # [B, H, T, T]
         real = context.mask[:, None, :, None].expand(*found.shape[:3], 1)
         rows = found.sum(-1, keepdim=True)[real]
         if block.attention.sinks is None:
@@ -38,12 +38,13 @@ def test_patterns_mix_the_values(name: str) -> None:
         else:
             assert ((rows > 0) & (rows < 1)).all()
         assert found.masked_fill(~context.hidden(None), 0).masked_fill(~real, 0).abs().max() == 0
-        v = block.attention.values(repeat_kv(block, project(block, "v", block.read(stream))))
+        keys = block.read(of_keys(block, run.streams.attention, layer), "v")
+        v = block.attention.values(repeat_kv(block, project(block, "v", keys)))
         mixed = torch.einsum("bhqt,bthk->bqhk", found.to(v.dtype), v)
         mixed = block.attention.gated(mixed, project(block, "q", block.read(stream)))
         difference = (mixed - run.values.z[layer])[context.mask].abs().max()
         assert difference <= 1e-10 * run.values.z[layer].abs().max()
-        single = patterns(block, stream, alone)[:, :, 0]  # [B, H, T]
+        single = patterns(run, layer, alone)[:, :, 0]  # [B, H, T]
         picked = found[torch.arange(2), :, at]
         torch.testing.assert_close(single, picked, rtol=1e-10, atol=1e-12)
 
@@ -63,6 +64,6 @@ def test_patterns_are_the_original_models(name: str) -> None:
     context = AttentionContext(mask, positions)
     run = run_plain(model, ids, context)
     attentions = original(ids, output_attentions=True).attentions
-    for layer, (block, theirs) in enumerate(zip(model.blocks, attentions, strict=True)):
-        ours = patterns(block, run.streams.attention[layer], context)
+    for layer, theirs in enumerate(attentions):
+        ours = patterns(run, layer, context)
         torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0, atol=2e-5)

@@ -21,7 +21,7 @@ from edgewise.graphs.roles import ON_TOKENS, SPANS
 from edgewise.patching.heads.direct import frozen
 from edgewise.patching.heads.random_tokens import model_blocks, random_blocks
 from edgewise.patching.heads.roles import _extreme, measure, spans_of, token_scores
-from edgewise.patching.trace import project_all, repeat_kv, run_plain
+from edgewise.patching.trace import of_keys, project_all, repeat_kv, run_plain
 from tests.engine import tiny_lift, tiny_pairs
 
 V, P = 12, 24
@@ -294,7 +294,8 @@ def alone(lifted: LiftedModel, pair: Pair, node: Node) -> dict[str, float]:
     positions = torch.arange(length)[None]
     context = AttentionContext(torch.ones(1, length, dtype=torch.bool), positions)
     run = run_plain(lifted, ids, context)
-    q, k, v = project_all(block, run.streams.attention[layer])
+    streams = run.streams.attention
+    q, k, v = project_all(block, streams[layer], of_keys(block, streams, layer))
     k, v = repeat_kv(block, k), repeat_kv(block, v)
     weights = block.attention.pattern(q, k, context)[0, head, t]
     s = max(range(1, t + 1), key=lambda i: float(weights[i])) if t else 0
@@ -320,7 +321,17 @@ def alone(lifted: LiftedModel, pair: Pair, node: Node) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpt2", "llama", "llama-multi-query", "gemma2-caps", "granite", "gpt-neo", "olmo-clip"]
+    "name",
+    [
+        "gpt2",
+        "llama",
+        "llama-multi-query",
+        "gemma2-caps",
+        "granite",
+        "gpt-neo",
+        "olmo-clip",
+        "gemma4-e",
+    ],
 )
 def test_scores_are_what_their_definitions_say(name: str) -> None:
     lifted = tiny_lift(name, seed=1)

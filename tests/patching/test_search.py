@@ -16,7 +16,16 @@ from edgewise.patching.incremental.search import IncrementalSearch, Search
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
 
-NAMES = ["gpt2", "llama", "llama-multi-query", "gptj", "olmo2", "gemma2-caps", "qwen2-moe"]
+NAMES = [
+    "gpt2",
+    "llama",
+    "llama-multi-query",
+    "gptj",
+    "olmo2",
+    "gemma2-caps",
+    "qwen2-moe",
+    "gemma4-e",
+]
 
 
 class Both:

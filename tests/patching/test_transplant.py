@@ -32,7 +32,9 @@ from tests.engine import (
     whole,
 )
 
-SOME = ["gpt2", "llama", "llama-biases-tied", "olmo2", "gpt-neox", "gemma2-caps", "mixtral"]
+SOME = [
+    "gpt2", "llama", "llama-biases-tied", "olmo2", "gpt-neox", "gemma2-caps", "mixtral", "gemma4-e",
+]  # fmt: skip
 LENGTHS = (5, 7, 6, 3)
 
 

@@ -427,6 +427,11 @@ def words(
         if attention.q_latent is not None:
             through.insert(0, f"queries through {attention.wq.shape[-1]}")
         found["attention"] += f", {', '.join(through)}"
+    if shared := sum(block.shared is not None for block in blocks):
+        found["keys and values"] = f"of an earlier layer in {shared} layers"
+    if given := {block.given for block in blocks if block.gate is not None}:
+        sizes = " and ".join(map(str, sorted(given)))
+        found["embeddings per layer"] = f"{sizes} features, gated behind the MLP"
     if attention.gate is not None:
         found["gate of heads"] = attention.gate
     if attention.sinks is not None:
@@ -508,6 +513,7 @@ def assemble(
         shared_experts=any(m.shared is not None and m.senders for m in mixtures if m),
         mixers=tuple(block.mixer for block in blocks),
         without_mlp=tuple(i for i, block in enumerate(blocks) if block.mlp is None),
+        kv_sources=tuple(b.shared.source if b.shared else i for i, b in enumerate(blocks)),
     )  # fmt: skip
     variants = words(blocks, positions=positions, tied=tied, parallel=parallel)
     own = (blocks, final_norm, linear(head), graph, variants)

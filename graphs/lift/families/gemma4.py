@@ -3,6 +3,10 @@
 The factor multiplies the whole stream. Here the stream is kept without it: what a layer adds is
 divided by the factors of the layers before, and norms have their `eps` in the same units, which is
 the same function. A mixture stands beside a plain MLP, between norms of its own, in one node.
+
+E2B and E4B: `m{l}` includes the gate behind the MLP, which reads what the tokens give each layer
+past the stream; the embedding sends it along its edge to `m{l}`. The last layers have no keys and
+values of their own: their heads' ports for these read the stream where an earlier layer's do.
 """
 
 from __future__ import annotations
@@ -15,62 +19,55 @@ from typing import Any
 
 from ...errors import UnsupportedModel
 from ..experts import Beside, Routing
-from ..lifted import MLP, Attention, Block, LiftedModel, Norm
-from ..lifting import UNREAD, family
+from ..lifted import MLP, Attention, Block, LiftedModel, Norm, SharedKeys
+from ..lifting import UNREAD, family, require_activation
+from ..mlp import TokenGate
 from ._parts import (
     assemble,
     describe_blocks,
     feed_forward,
+    linear,
     matrices,
     mixture,
     rotary_tables,
     window,
 )
 from .gemma import BOTH_WAYS
+from .gemma3n import embeddings_per_layer, shared_sources
 
 BOTH = """
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads head_dim rms_norm_eps rope_parameters attention_bias tie_word_embeddings
     hidden_activation sliding_window layer_types final_logit_softcapping attention_k_eq_v
-    per_layer_config use_bidirectional_attention num_kv_shared_layers
+    per_layer_config use_bidirectional_attention num_kv_shared_layers use_double_wide_mlp
 """
-UNUSED = f"{UNREAD} use_double_wide_mlp hidden_act is_causal"
-"""Only layers that share keys and values, which are refused, can have wider MLPs."""
-
+UNUSED = f"{UNREAD} hidden_act is_causal"
 MIXED = f"""
-    {BOTH} hidden_size_per_layer_input enable_moe_block num_experts top_k_experts
-    moe_intermediate_size
+    {BOTH} hidden_size_per_layer_input vocab_size_per_layer_input enable_moe_block num_experts
+    top_k_experts moe_intermediate_size
 """
-PER_LAYER = (
-    "`hidden_size_per_layer_input` (E2B, E4B): each layer reads the tokens again, past the stream"
-)
-SHARED = "`num_kv_shared_layers`: heads that read keys and values which an earlier layer made"
 
 
-@family(
-    "gemma4",
-    ["gemma4_text"],
-    MIXED,
-    f"{UNUSED} vocab_size_per_layer_input",
-    [PER_LAYER, SHARED, f"{BOTH_WAYS} (`all`)"],
-)
-@family("gemma4", ["gemma4_unified_text"], BOTH, UNUSED, [SHARED, f"{BOTH_WAYS} (`all`)"])
+@family("gemma4", ["gemma4_text"], MIXED, UNUSED, [f"{BOTH_WAYS} (`all`)"])
+@family("gemma4", ["gemma4_unified_text"], BOTH, UNUSED, [f"{BOTH_WAYS} (`all`)"])
 def describe(model: Any) -> LiftedModel:
     """Describe a model of one of these types for causal language modelling."""
     config, body = model.config, model.model
-    _refuse(config)
-    tables = rotary_tables(config, body)
+    if config.use_bidirectional_attention == "all":
+        raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
+    tables, sources = rotary_tables(config, body), shared_sources(config)
     plain = Norm(None, None, config.rms_norm_eps, centred=False)
 
     def attention(block: Any, layer: int) -> Attention:
-        module = block.self_attn
-        parts = [module.q_proj, module.k_proj, module.v_proj or module.k_proj]
+        module, source = block.self_attn, sources[layer]
+        maker = module if source is None else body.layers[source].self_attn
+        parts = [module.q_proj, maker.k_proj, maker.v_proj or maker.k_proj]
         heads = config.num_attention_heads
         return matrices(
             [part.weight for part in parts], [part.bias for part in parts], module.o_proj, heads,
             heads // module.num_key_value_groups, scale=module.scaling, rotary=tables[layer],
             window=window(config, layer), q_norm=_norm(module.q_norm),
-            k_norm=_norm(module.k_norm), value_norm=plain,
+            k_norm=_norm(maker.k_norm), value_norm=plain,
         )  # fmt: skip
 
     def mlp(block: Any) -> MLP | Beside:
@@ -98,12 +95,26 @@ def describe(model: Any) -> LiftedModel:
     )  # fmt: skip
     scales = _scales(body.layers)
     blocks = describe_blocks(body.layers, _norm, attention, mlp, norms)
+    blocks = tuple(
+        replace(block, gate=_gate(layer, config))
+        for block, layer in zip(blocks, body.layers, strict=True)
+    )
+    blocks = tuple(map(_in_units, blocks, scales))
+    blocks = tuple(
+        block if source is None else replace(
+            block, shared=SharedKeys(source, blocks[source].attention_norm)
+        )
+        for block, source in zip(blocks, sources, strict=True)
+    )  # fmt: skip
+    per_layer = None
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        sizes = body.per_layer_model_projection_scale, body.per_layer_input_scale
+        per_layer = embeddings_per_layer(body, *sizes)
     weight = body.embed_tokens.weight  # the scale is rounded to its type, as the models do
     return assemble(
-        "gemma4", model, body.embed_tokens, tuple(map(_in_units, blocks, scales)),
-        _read(_norm(body.norm), scales[-1]), tables[0],
+        "gemma4", model, body.embed_tokens, blocks, _read(_norm(body.norm), scales[-1]), tables[0],
         embed_scale=float(weight.new_tensor(config.hidden_size**0.5)),
-        logit_softcap=config.final_logit_softcapping, stream_scales=scales,
+        logit_softcap=config.final_logit_softcapping, stream_scales=scales, per_layer=per_layer,
     )  # fmt: skip
 
 
@@ -111,22 +122,14 @@ def _norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), None, module.eps, centred=False)
 
 
-def _refuse(config: Any) -> None:
-    """Refuse what the graph has no edges for."""
-    if config.use_bidirectional_attention == "all":
-        raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
-    if getattr(config, "hidden_size_per_layer_input", 0):
-        raise UnsupportedModel(
-            "the Gemma model gives every layer embeddings of the tokens of its own "
-            f"(hidden_size_per_layer_input={config.hidden_size_per_layer_input}), past the stream; "
-            "the graph has no sender for these. Accepted: models with 0 there, such as 31B and 26B."
-        )
-    if config.num_kv_shared_layers:
-        raise UnsupportedModel(
-            f"the last {config.num_kv_shared_layers} layers of the Gemma model attend to keys and "
-            "values that an earlier layer made (num_kv_shared_layers); the graph has no such "
-            "edges. Accepted: 0."
-        )
+def _gate(layer: Any, config: Any) -> TokenGate | None:
+    """Describe what a layer makes of what the tokens give it past the stream."""
+    if not getattr(layer, "hidden_size_per_layer_input", 0):
+        return None
+    return TokenGate(
+        linear(layer.per_layer_input_gate), linear(layer.per_layer_projection),
+        require_activation(config.hidden_activation), _norm(layer.post_per_layer_input_norm),
+    )  # fmt: skip
 
 
 def _scales(layers: Sequence[Any]) -> tuple[float, ...]:
@@ -166,4 +169,7 @@ def _in_units(block: Block, scale: float) -> Block:
         mlp_norm=None if isinstance(part, Beside) else _read(block.mlp_norm, scale),
         mlp=part,
         mlp_post_norm=_written(block.mlp_post_norm, scale),
-    )
+        gate=None if block.gate is None else replace(
+            block.gate, scale=scale, norm=replace(block.gate.norm, factor=1 / scale)
+        ),
+    )  # fmt: skip

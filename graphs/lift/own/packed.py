@@ -143,7 +143,8 @@ class PerLayer:
     def __call__(self, ids: Tensor, embedded: Tensor) -> Tensor:
         """Return what layers are given of tokens [N] with embeddings [N, D], [N, layers, P]."""
         known = torch.where((ids >= 0) & (ids < len(self.table)), ids, 0)
-        own = (self.table[known] * self.table_scale).unflatten(-1, (self.layers, -1))
+        own = functional.embedding(known, self.table) * self.table_scale
+        own = own.unflatten(-1, (self.layers, -1))
         projected = (self.projection(embedded) * self.scale).unflatten(-1, (self.layers, -1))
         given: Tensor = (self.norm(projected) + own) * self.factor
         return given
