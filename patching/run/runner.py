@@ -184,6 +184,10 @@ class Runner:
         """Yield the chunks, each with the numbers of its examples among the pairs."""
         return zip(self._rows, self.chunks(), strict=True)
 
+    def rows_and_chunks(self) -> Iterator[tuple[list[int], Chunk]]:
+        """Yield the chunks, each with the numbers of its pairs."""
+        yield from zip(self._rows, self.chunks(), strict=True)
+
     def carried(self) -> Carried:
         """Return what tells what ablated edges carry; the reference set is looked at once."""
         if self._kept.carried is None:

@@ -59,8 +59,8 @@ class DonorChunk:
 class DonorValues:
     """A donor's clean runs, without the donor: what senders wrote, and what it measures.
 
-    `wanted`: the columns of the senders that were recorded. `value`: the metric's mean; `floor`:
-    how far rounding alone may move it.
+    `wanted`: the columns of the senders that were recorded. `each`: the metric of every example, in
+    the pairs' order; `floor`: how far rounding alone may move its mean.
     """
 
     graph: ComputationGraph
@@ -71,8 +71,13 @@ class DonorValues:
     wanted: frozenset[int]
     projections: dict[int, Projection]
     parts: tuple[DonorChunk, ...]
-    value: float
+    each: np.ndarray
     floor: float
+
+    @property
+    def value(self) -> float:
+        """Return the metric's mean."""
+        return float(self.each.mean())
 
 
 @torch.no_grad()
@@ -88,18 +93,18 @@ def record(runner: Runner, nodes: Iterable[Node] | None = None) -> DonorValues:
         if layer in layers
     }
     _warn_of_size(runner, wanted, projections)
-    parts, total = [], 0.0
-    for chunk in runner.chunks():
+    parts, each = [], np.empty(len(runner.pairs))
+    for rows, chunk in runner.rows_and_chunks():
         logits = chunk.logits(chunk.clean.streams.final)
         target = target_of(chunk, runner.metric, logits)
-        total += float(runner.metric(logits, target).cpu().double().sum())
+        each[rows] = runner.metric(logits, target).cpu().double().numpy()
         kept = logits.cpu() if runner.metric.needs_clean_logits else None
         values = _trimmed(graph, chunk.clean.values, wanted)
         parts.append(DonorChunk(values, summed(chunk).cpu(), kept))
-    refuse_nan(np.array([total]), f"the metric '{runner.metric.name}'")
+    refuse_nan(each, f"the metric '{runner.metric.name}'")
     return DonorValues(
         graph, model.d_model, runner.metric, runner.pairs, runner.batch_size, wanted, projections,
-        tuple(parts), total / len(runner.pairs),
+        tuple(parts), each,
         rounding_floor(runner.chunks(), runner.metric, unlike=True),
     )  # fmt: skip
 

@@ -91,25 +91,35 @@ class Transplant:
         return self.donated.graph
 
     @cached_property
+    def receiver_each(self) -> np.ndarray:
+        """Return the receiver's own metric of every example, float64 [examples]."""
+        return self._each(lambda chunk, _: chunk.logits(chunk.clean.streams.final)[None])[0]
+
+    @property
     def receiver(self) -> float:
         """Return the receiver's own metric."""
-        return self._mean(lambda chunk, _: chunk.logits(chunk.clean.streams.final)[None])[0]
+        return float(self.receiver_each.mean())
 
     @property
     def donor(self) -> float:
         """Return the donor's metric."""
         return self.donated.value
 
-    @cached_property
+    @property
     def everything(self) -> float:
         """Return the receiver's metric with the values of all the donor's nodes."""
+        return float(self.everything_each.mean())
+
+    @cached_property
+    def everything_each(self) -> np.ndarray:
+        """Return the same of every example, float64 [examples]."""
 
         def run(chunk: Chunk, part: DonorChunk) -> Tensor:
             own = chunk.at_answers(chunk.clean.streams.final)
             given = place(part.stream, own.device) - summed(chunk)
             return chunk.model.logits(own + given)[None]
 
-        return self._mean(run)[0]
+        return self._each(run)[0]
 
     @cached_property
     def _rounding(self) -> float:
@@ -138,6 +148,10 @@ class Transplant:
 
     def measure(self, chosen: np.ndarray) -> list[float]:
         """Return the metric's mean with the donor's values on edges, bool [C, ports, senders]."""
+        return [float(mean) for mean in self.measure_each(chosen).mean(-1)]
+
+    def measure_each(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the same of every example, float64 [C, examples] in the pairs' order."""
         assert not (chosen & ~self.graph.reads).any()
         senders = [int(u) for u in np.flatnonzero(chosen.any((0, 1)))]
         lacking = sorted(set(senders) - self.donated.wanted)
@@ -154,20 +168,22 @@ class Transplant:
             extra = chosen[:, :, senders] & differs
             return self._logits(world, chunk, self.graph.reads & ~chosen, extra)
 
-        return self._mean(run)
+        return self._each(run)
 
-    def _mean(self, run: Callable[[Chunk, DonorChunk], Tensor]) -> list[float]:
-        """Average the metric of logits [C, B, V] over all chunks."""
-        total: np.ndarray | float = 0.0
-        metric = self.runner.metric
+    def _each(self, run: Callable[[Chunk, DonorChunk], Tensor]) -> np.ndarray:
+        """Return the metric of logits [C, B, V] of all chunks, [C, examples]."""
+        metric, parts = self.runner.metric, self.donated.parts
+        found: list[np.ndarray] = []
+        order: list[int] = []
         with torch.no_grad():
-            for chunk, part in zip(self.runner.chunks(), self.donated.parts, strict=True):
+            for (rows, chunk), part in zip(self.runner.rows_and_chunks(), parts, strict=True):
                 logits = run(chunk, part)
                 value = metric(logits, target_of(chunk, metric, part.logits))
-                total = total + value.cpu().double().sum(-1).numpy()
-        means = np.asarray(total) / len(self.runner.pairs)
-        refuse_nan(means, f"the metric '{metric.name}'")
-        return [float(mean) for mean in means]
+                found.append(value.cpu().double().numpy())
+                order += rows
+        each = np.concatenate(found, -1)[:, np.argsort(order)]
+        refuse_nan(each.mean(-1), f"the metric '{metric.name}'")
+        return each
 
     def _world(self, chunk: Chunk, part: DonorChunk, senders: Sequence[int]) -> World:
         """Return the receiver's clean run, with by how much the donor's senders wrote more."""
