@@ -249,3 +249,96 @@ class RolesComparison:
             for note in side.notes:
                 found.setdefault(note, []).append(name)
         return [f"roles in {' and '.join(where)}: {note}" for note, where in found.items()]
+
+
+# -- what the edges that changed do ---------------------------------------------------------------
+
+
+class Ratio(NamedTuple):
+    """A measured value with its 95% interval; None where it is undefined, or has no interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        """Write the value and its interval.
+
+        >>> str(Ratio(0.5, 0.4, 0.6)), str(Ratio(None))
+        ('.50 [.40, .60]', 'undefined')
+        """
+        if self.value is None:
+            return "undefined"
+        if self.low is None or self.high is None:
+            return _short(self.value)
+        return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
+
+    def within(self, margin: float) -> bool:
+        """Tell whether the whole interval lies within ±margin."""
+        known = self.low is not None and self.high is not None
+        return known and max(abs(self.low or 0.0), abs(self.high or 0.0)) <= margin
+
+    @property
+    def has_zero(self) -> bool:
+        """Tell whether the interval has 0 in it, or there is none."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+def _short(value: float) -> str:
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.3g}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedFunction:
+    """What the edges that changed do in models A and B, on so many `examples`.
+
+    `value`: what the metric is in either; `gain`: B's minus A's. `alone`, `without`: faithfulness
+    of the changed edges by themselves, and of all edges but them, in A and in B; `random_without`:
+    the mean of all edges but as many random ones of each kind, over `random` sets.
+    `carried_by_edges`, `carried_by_senders`, `carried_by_all`: which share of the gain A's run
+    takes with B's values on the changed edges, on all edges of their `senders`, on all edges.
+    """
+
+    metric: str
+    ablation: str = ""
+    examples: int = 0
+    sha256: str | None = None
+    edges: int
+    senders: int
+    value: Pair
+    gain: Ratio
+    alone: tuple[Ratio, Ratio]
+    without: tuple[Ratio, Ratio]
+    random: int = 0
+    random_without: tuple[Ratio, Ratio]
+    carried_by_edges: Ratio
+    carried_by_senders: Ratio
+    carried_by_all: Ratio
+
+    def sentences(self, margin: float, names: tuple[str, str] = ("A", "B")) -> list[str]:
+        """Say what the changed edges do, and whether function changed by more than a margin."""
+        a, b = names
+        them = "the edge that changed" if self.edges == 1 else f"the {self.edges:,} changed edges"
+        was, now = (f"{value:.4g}" for value in self.value)
+        lines = [f"{self.metric} is {was} in {a} and {now} in {b}: {self.gain} more in {b}"]
+        if self.gain.within(margin):
+            lines[0] += (
+                f", within ±{margin:.3g}: function did not change, whatever changed in structure"
+            )
+        elif self.gain.has_zero:
+            lines[0] += ": these prompts do not show that function changed"
+        lines.append(
+            f"alone, {them} keep {self.alone[0]} of the behaviour in {a} and {self.alone[1]} in {b}"
+        )
+        lines.append(
+            f"cut out, they leave {self.without[0]} in {a} and {self.without[1]} in {b}; as many "
+            f"random edges leave {self.random_without[0]} and {self.random_without[1]}"
+        )
+        if self.carried_by_edges.value is not None:
+            lines.append(
+                f"with {b}'s values on them, {a} gains {self.carried_by_edges} of the difference; "
+                f"with those of all edges of their {self.senders:,} senders "
+                f"{self.carried_by_senders}, of every edge {self.carried_by_all}"
+            )
+        return lines

@@ -122,18 +122,19 @@ class Transplant:
         return self._each(run)[0]
 
     @cached_property
-    def _rounding(self) -> float:
+    def rounding(self) -> float:
+        """Return how far rounding alone may move a mean."""
         own = rounding_floor(self.runner.chunks(), self.runner.metric, unlike=True)
         return max(self.donated.floor, own)
 
     @property
     def floor(self) -> float:
         """Return how far rounding alone may move a share."""
-        return self._rounding / abs(self.donor - self.receiver)
+        return self.rounding / abs(self.donor - self.receiver)
 
     def carried(self, value: float) -> float | None:
         """Return which share of the gain a value is; None if the two models measure the same."""
-        if abs(self.donor - self.receiver) <= self._rounding:
+        if abs(self.donor - self.receiver) <= self.rounding:
             return None
         return (value - self.receiver) / (self.donor - self.receiver)
 
