@@ -93,7 +93,8 @@ class Transplant:
     @cached_property
     def receiver_each(self) -> np.ndarray:
         """Return the receiver's own metric of every example, float64 [examples]."""
-        return self._each(lambda chunk, _: chunk.logits(chunk.clean.streams.final)[None])[0]
+        own = self._each(lambda chunk, _: chunk.logits(chunk.clean.streams.final)[None])
+        return np.asarray(own[0])
 
     @property
     def receiver(self) -> float:
@@ -119,7 +120,7 @@ class Transplant:
             given = place(part.stream, own.device) - summed(chunk)
             return chunk.model.logits(own + given)[None]
 
-        return self._each(run)[0]
+        return np.asarray(self._each(run)[0])
 
     @cached_property
     def rounding(self) -> float:

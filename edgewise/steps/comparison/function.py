@@ -86,7 +86,7 @@ def changed_in(
 def senders_of(changed: Circuit) -> Circuit:
     """Keep every edge out of the senders of some edges."""
     graph = changed.graph
-    return Circuit(graph, graph.reads & changed.kept.any(0)[None, :])
+    return Circuit(graph, graph.reads & changed.kept.any(0, keepdims=True))
 
 
 def donated(
