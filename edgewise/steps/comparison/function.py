@@ -14,6 +14,7 @@ B is run first and then closed, so that one model is in memory at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,10 +28,11 @@ from ...discovery.uncertainty.bootstrap import (
 from ...graphs.circuit import Circuit
 from ...graphs.comparison import ChangedFunction, Ratio
 from ...patching.prompts.pairs import PromptPairs
-from ...patching.transplant.donor import DonorValues, clean_runner, record
-from ...patching.transplant.transplant import Transplant
 from ...progress import SILENT, Progress
 from ...session import Session, make_runner
+
+if TYPE_CHECKING:
+    from ...patching.transplant.donor import DonorValues
 
 RANDOM = 10  # sets of edges that are cut out beside those that changed
 
@@ -93,12 +95,16 @@ def donated(
     session: Session, pairs: PromptPairs, changed: Circuit, metric: str, batch_size: int | None
 ) -> DonorValues:
     """Keep what the senders of the changed edges write in B, which can be closed then."""
+    from ...patching.transplant.donor import clean_runner, record
+
     nodes = [node for u, node in enumerate(changed.graph.senders) if changed.kept[:, u].any()]
     return record(clean_runner(session.lifted, pairs, metric, batch_size), nodes)
 
 
 def carried_in(session: Session, given: DonorValues, changed: Circuit) -> CarriedGain:
     """Put B's values on the changed edges, and on all edges of their senders, into A's run."""
+    from ...patching.transplant.transplant import Transplant
+
     both = Transplant.create(session.lifted, given.pairs, given)
     edges, senders = both.measure_each(np.stack([changed.kept, senders_of(changed).kept]))
     rounding = max(given.floor, both.rounding)
