@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import UnknownName, UnsupportedModel
 from edgewise.graphs.lift import lifting
+from edgewise.graphs.lift.experts import Experts
 from edgewise.graphs.lift.lifted import MLP, Attention, Whole
 from edgewise.graphs.lift.lifting import TRIED, TRUSTED, describe
 from edgewise.patching.run.certificate import certify
@@ -41,9 +42,10 @@ def test_settings_of_watched_types_are_listed_as_trusted() -> None:
 
 KINDS = {
     "bamba": (["s", "h"], ["mlp", "mlp"]),
-    "jamba": (["s", "h"], ["mlp", "whole"]),
-    "nemotron-h": (["s", "h", "", ""], ["", "", "mlp", "whole"]),
-    "granitemoehybrid": (["s", "h"], ["whole", "whole"]),
+    "jamba": (["s", "h"], ["mlp", "experts"]),
+    "nemotron-h": (["s", "h", "", ""], ["", "", "mlp", "experts"]),
+    "granitemoehybrid": (["s", "h"], ["experts", "experts"]),
+    "lfm2-moe": (["s", "h"], ["mlp", "experts"]),
     "falcon-h1": (["s", "s"], ["whole", "whole"]),
     "lfm2": (["s", "h"], ["mlp", "mlp"]),
     "rwkv": (["s"] * 4, [""] * 4),
@@ -55,8 +57,35 @@ def test_what_is_split_and_what_is_taken_whole(name: str) -> None:
     lifted = describe(tiny_model(name, dtype=torch.float32))
     words = {Attention: "h", Whole: "s", type(None): ""}
     assert [words[type(block.attention)] for block in lifted.blocks] == KINDS[name][0]
-    names = {MLP: "mlp", Whole: "whole", type(None): ""}
+    names = {MLP: "mlp", Experts: "experts", Whole: "whole", type(None): ""}
     assert [names[type(block.mlp)] for block in lifted.blocks] == KINDS[name][1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mixtral", "qwen2-moe", "olmoe-clip-biases", "deepseek2-other", "glm4-moe-other", "granitemoe",
+     "minimax-m2-other", "hunyuan-moe"],
+)  # fmt: skip
+def test_experts_found_by_shape_are_those_that_a_family_describes(name: str) -> None:
+    model = tiny_model(name, dtype=torch.float32)
+    own, found = describe(model), describe(model, try_family="shape")
+    assert (found.graph.experts, found.graph.shared_experts) == (
+        own.graph.experts, own.graph.shared_experts,
+    )  # fmt: skip
+    x = torch.randn(50, own.d_model, generator=torch.Generator().manual_seed(5))
+    for mine, theirs in zip(found.blocks, own.blocks, strict=True):
+        assert mine.mlp is not None and theirs.mlp is not None
+        assert type(mine.mlp) is type(theirs.mlp)
+        torch.testing.assert_close(mine.mlp.outputs(x), theirs.mlp.outputs(x), atol=1e-4, rtol=1e-4)
+    certify(found).require()
+
+
+@pytest.mark.parametrize("name", ["laguna", "phimoe", "gpt-oss"])
+def test_a_mixture_with_something_else_in_it_is_taken_whole(name: str) -> None:
+    model = tiny_model(name, dtype=torch.float32)
+    found = describe(model, try_family="shape")
+    assert not found.graph.experts and isinstance(found.blocks[-1].mlp, Whole)
+    certify(found).require()
 
 
 @pytest.fixture

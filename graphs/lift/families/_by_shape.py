@@ -20,6 +20,7 @@ from torch.nn import Module
 
 from ...errors import UnsupportedModel
 from ..attention import project
+from ..experts import Experts, SharedExpert
 from ..lifted import (
     ACTIVATIONS,
     MLP,
@@ -36,6 +37,7 @@ from ..live.untouched import untouched
 from ..own.observing import Observed, OwnCalls, decoder_layers, observed, run_own
 from ..own.structure import Core, Section, close, factors, nearest, norm_of, outermost, sections_of
 from ..whole import WholePart
+from ._experts_by_shape import mixtures, routed_alike, stacks_of
 from ._parts import GROWING_ROTARY, assemble, linear, rotary, separate
 
 TOKENS = 9  # of the prompt that is watched, at least
@@ -86,6 +88,7 @@ class _Watched:
         positions = torch.arange(self.length, device=mask.device)[None]
         self.context = AttentionContext(mask, positions)
         self.tables = self._rotary_tables()
+        self.routed: dict[type, int] = {}  # which of a mixture's possible routings was found
 
     def _no(self, why: str) -> str:
         kind = self.config.model_type
@@ -235,7 +238,7 @@ class _Watched:
     def _block(self, found: _Found) -> Block:
         """Describe a layer."""
         attention: Attention | Whole | None = None
-        mlp: MLP | Whole | None = None
+        mlp: MLP | Experts | Whole | None = None
         norms: list[Norm | None] = [None] * 4
         if found.mixer is not None:
             section, cores = found.mixer
@@ -243,8 +246,10 @@ class _Watched:
             norms[0], norms[2] = section.norm, section.post_norm
         if found.mlp is not None:
             section, cores = found.mlp
-            mlp = self._mlp(cores) or self._whole(cores, alone=True)
+            mlp = self._mlp(cores) or self._experts(cores) or self._whole(cores, alone=True)
             norms[1], norms[3] = section.norm, section.post_norm
+            if isinstance(mlp, Experts) and section.post_norm is not None:
+                mlp = replace(mlp, together=True)
         return Block(norms[0], attention, norms[1], mlp, norms[2], norms[3])
 
     def _whole(self, cores: tuple[Core, ...], *, alone: bool) -> Whole:
@@ -374,23 +379,64 @@ class _Watched:
         core = cores[0]
         if len(cores) != 1 or core.input_scale != 1:
             return None
-        for names in MLP_NAMES:
-            own: list[Any] = [getattr(core.module, name, None) for name in names]
-            if not all(isinstance(one, TorchLinear) for one in own):
-                continue
-            projections = [linear(one) for one in own]
-            used = [t for one in projections for t in (one.weight, one.bias)]
-            if not _claims(core.module, used):
-                continue
-            every = [
-                MLP(up, down, activation, gate)
-                for gate, up, down in _arranged(projections)
-                for activation in ACTIVATIONS
-            ]
-            found = nearest(((mlp, mlp(core.given)) for mlp in every), core.output)
-            if found is not None:
-                return replace(found, output_scale=core.output_scale)
-        return None
+        tried = ((mlp, mlp(core.given)) for mlp in _mlps(core.module))
+        found = nearest(tried, core.output)
+        return None if found is None else replace(found, output_scale=core.output_scale)
+
+    def _experts(self, cores: tuple[Core, ...]) -> Experts | None:
+        """Describe a mixture of experts, and an MLP beside it, if that gives what they gave."""
+        stacks = {i: stacks_of(core.module, core.given.shape[-1]) for i, core in enumerate(cores)}
+        found = [(cores[i], one) for i, one in stacks.items() if one is not None]
+        scales = {(core.input_scale, core.output_scale) for core in cores}
+        if len(found) != 1 or len(cores) > 2 or len(scales) > 1 or cores[0].input_scale != 1:
+            return None
+        core, own = found[0]
+        shared: MLP | None = None
+        if own.shared:
+            shared = self._shared(f"{core.name}.{own.shared}")
+            if shared is None:
+                return None
+        every = list(mixtures(core.module, own, self.config, shared))
+        at, before = None, self.routed.get(type(core.module))  # layers of one class are alike
+        with untouched(core.module):
+            if before is not None and before < len(every):
+                at = routed_alike(core.module, every, core.given, [before])
+            if at is None:
+                at = routed_alike(core.module, every, core.given, range(len(every)))
+        if at is None:
+            return None
+        self.routed[type(core.module)], mixture = at, every[at]
+        if beside := [other for other in cores if other is not core]:
+            plain = self._mlp((beside[0],))
+            if plain is None or mixture.shared is not None:
+                return None
+            mixture = replace(mixture, shared=SharedExpert(replace(plain, output_scale=1.0)))
+        return replace(mixture, output_scale=core.output_scale)
+
+    def _shared(self, name: str) -> MLP | None:
+        """Describe a mixture's shared expert, of what it was given and gave."""
+        calls = [call for call in self.calls if call.name == name]
+        if len(calls) != 1:
+            return None
+        given = (*calls[0].args, *calls[0].kwargs.values())
+        x = next((one for one in given if isinstance(one, Tensor)), None)
+        if x is None:
+            return None
+        tried = ((mlp, mlp(x)) for mlp in _mlps(self.modules[name]))
+        return nearest(tried, calls[0].output)
+
+
+def _mlps(module: Module) -> Iterator[MLP]:
+    """Yield what a module of the usual shapes of an MLP can be."""
+    for names in MLP_NAMES:
+        own: list[Any] = [getattr(module, name, None) for name in names]
+        if not all(isinstance(one, TorchLinear) for one in own):
+            continue
+        projections = [linear(one) for one in own]
+        if _claims(module, [t for one in projections for t in (one.weight, one.bias)]):
+            for gate, up, down in _arranged(projections):
+                for activation in ACTIVATIONS:
+                    yield MLP(up, down, activation, gate)
 
 
 OUTPUTS = ("o_proj", "out_proj", "dense")

@@ -1,9 +1,10 @@
 """Hybrids and other recurrent models: what is no attention, or unknown in it, is taken whole.
 
 State spaces, gated delta nets, short convolutions and recurrences are nodes `s{l}`; attention of
-Llama's shape is split into heads, with its output gate (Qwen3-Next); mixtures of experts are taken
-whole. Falcon-H1's attention and state space, which read one norm and are added up, are one node.
-A layer of RWKV, which mixes tokens twice, is two layers of the graph.
+Llama's shape is split into heads, with its output gate (Qwen3-Next); in mixtures of a usual shape
+(Jamba, Granite 4, LFM2, Nemotron-H) every expert is a sender. Falcon-H1's attention and state
+space, which read one norm and are added up, are one node. A layer of RWKV, which mixes tokens
+twice, is two layers of the graph.
 """
 
 from __future__ import annotations
