@@ -13,6 +13,10 @@ from transformers import (
     Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    Zamba2Config,
+    Zamba2ForCausalLM,
+    ZambaConfig,
+    ZambaForCausalLM,
 )
 
 from tests.configs_hybrid import HYBRID_CONFIGS
@@ -44,6 +48,22 @@ OTHER_GEMMA_3N = {
     "activation_sparsity_pattern": [0.0, 0.9, 0.0], "rms_norm_eps": 0.05,
     "final_logit_softcapping": 2.0, "tie_word_embeddings": False,
 }  # fmt: skip
+ZAMBA = {
+    "vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "intermediate_size": 16, "n_mamba_heads": 2, "mamba_d_state": 4,
+    "mamba_d_conv": 3, "mamba_dt_rank": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"],
+    "pad_token_id": 0,
+}  # fmt: skip
+ZAMBA_2 = {
+    **{key: value for key, value in ZAMBA.items() if key != "mamba_dt_rank"},
+    "num_attention_heads": 4, "num_key_value_heads": 4, "n_mamba_heads": 4, "chunk_size": 4,
+    "num_mem_blocks": 2, "use_shared_attention_adapter": True, "adapter_rank": 3,
+    "use_mem_rope": True,
+}  # fmt: skip
+OTHER_ZAMBA = {
+    "vocab_size": 37, "hidden_size": 16, "num_hidden_layers": 2, "rms_norm_eps": 0.05,
+    "layers_block_type": ["hybrid", "mamba"], "tie_word_embeddings": False,
+}  # fmt: skip
 
 WHOLE_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mamba": (MambaConfig, MambaForCausalLM, MAMBA),
@@ -66,5 +86,9 @@ WHOLE_CONFIGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
     "gemma3n": (Gemma3nTextConfig, Gemma3nForCausalLM, GEMMA_3N),
     "gemma3n-others": (Gemma3nTextConfig, Gemma3nForCausalLM, {**GEMMA_3N, **OTHER_GEMMA_3N}),
+    "zamba": (ZambaConfig, ZambaForCausalLM, ZAMBA),
+    "zamba-others": (ZambaConfig, ZambaForCausalLM, {**ZAMBA, **OTHER_ZAMBA}),
+    "zamba2": (Zamba2Config, Zamba2ForCausalLM, ZAMBA_2),
+    "zamba2-others": (Zamba2Config, Zamba2ForCausalLM, {**ZAMBA_2, **OTHER_ZAMBA}),
     "qwen3-next": HYBRID_CONFIGS["qwen3-next"],  # of the hybrids, one that all tests take
 }

@@ -27,7 +27,6 @@ _REASONS = {
     "it puts tokens of its own before every prompt": "cpmant",
     "it continues from the states of another model": "gemma4_assistant gemma4_unified_assistant",
     "its layers are reversible: they run on two streams": "reformer",
-    "its shared layers read the embedding beside the stream": "zamba zamba2",
     "its stream is multiplied, not only added to, at every layer": "beam doge zaya",
     "several streams run beside each other, which its layers mix": """
         deepseek_v4 hy_v4

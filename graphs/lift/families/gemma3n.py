@@ -12,8 +12,8 @@ from typing import Any
 
 from ..lifted import LiftedModel, Linear, Norm
 from ..lifting import UNREAD, family
-from ..own.observing import OwnCalls, name_in
-from ..own.packed import Gathered, PackedLayer, Packing, PerLayer, Spread
+from ..own.observing import name_in
+from ..own.packed import PER_LAYER, Gathered, PackedLayer, Packing, PerLayer, Spread
 from ..whole import WholePart
 from ._parts import assemble, describe_blocks, linear
 
@@ -26,8 +26,6 @@ INSIDE = """
     intermediate_size num_attention_heads hidden_activation rope_parameters attention_bias
     sliding_window altup_active_idx altup_correct_scale laurel_rank activation_sparsity_pattern
 """
-GIVEN = ("hidden_states", "per_layer_input", "shared_kv_states")
-"""What a layer of several streams is given of the tokens."""
 
 
 @family("gemma3n", ["gemma3n_text"], HANDLED, f"{UNREAD} altup_coef_clip hidden_act", inside=INSIDE)
@@ -41,7 +39,7 @@ def describe(model: Any) -> LiftedModel:
         2 * config.num_key_value_heads * config.head_dim,
     )  # fmt: skip
     names = [name_in(model, layer) for layer in body.layers]
-    calls = OwnCalls(model, names, GIVEN)
+    calls = PackedLayer.calls_of(model, names, PER_LAYER)
 
     def whole(block: Any, layer: int) -> PackedLayer:
         return PackedLayer(

@@ -5,7 +5,8 @@ a part for each thing that the original hands on:
 
 * the streams themselves, `count` of them, which layers mix (alternating updates);
 * for each layer the features that the tokens give it past the streams (embeddings per layer): only
-  the embedding writes them, and only that layer reads them;
+  the embedding writes them, and only that layer reads them; or those that tokens give all layers
+  (in some models layers read the embedding beside the stream);
 * the keys and values that some layers make for later ones, which have none of their own: only the
   layer that makes them writes them, and later layers of its kind read them.
 
@@ -18,16 +19,22 @@ G key/value heads, K d_head, P features that a layer is given past the streams.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 
+from ...errors import UnsupportedModel
 from ..mlp import Linear
 from ..norms import Norm
 from ..whole import Whole, constant_function
+from .observing import OwnCalls
+
+PER_LAYER = ("hidden_states", "per_layer_input", "shared_kv_states")
+"""What Gemma's code calls the streams, what the tokens give a layer past them, and kept keys."""
 
 SMALLEST = 1e-5
 """Least mean square by which a projected stream is divided, as in the models' code."""
@@ -37,8 +44,9 @@ SMALLEST = 1e-5
 class Packing:
     """Where each part stands in the wide stream.
 
-    `count` streams of `width` features; `inputs`: P, for each of `layers`; `stored`: the layers
-    whose keys and values later ones read, `kept` features each, 2·G·K.
+    `count` streams of `width` features; `inputs`: P, for each of `layers`, or, if that is 1, for
+    all layers together; `stored`: the layers whose keys and values later ones read, `kept` features
+    each, 2·G·K.
     """
 
     count: int
@@ -65,7 +73,7 @@ class Packing:
 
     def given(self, layer: int) -> slice:
         """Tell where stands what the tokens give one layer past the streams."""
-        start = self.streams + layer * self.inputs
+        start = self.streams + (layer if self.layers > 1 else 0) * self.inputs
         return slice(start, start + self.inputs)
 
     def made(self, layer: int) -> slice:
@@ -79,7 +87,8 @@ class PackedLayer(Whole):
     """A whole decoder layer as a node: what its own code adds to the wide stream that it reads.
 
     `kind`: the layer's, by which the code keeps keys and values. `source`: the layer whose keys and
-    values it reads, if it has none. `groups`: G.
+    values it reads, if it has none. `groups`: G. `given`: the names of the inputs of the layer's
+    code by which the streams are given to it, what tokens give it, and, if any, keys and values.
     """
 
     packing: Packing = field(default_factory=lambda: Packing(1, 0, 0, 0))
@@ -87,24 +96,36 @@ class PackedLayer(Whole):
     kind: str = ""
     source: int | None = None
     groups: int = 1
+    given: tuple[str, ...] = PER_LAYER
+
+    @staticmethod
+    def calls_of(model: Module, names: Sequence[str], given: tuple[str, ...]) -> OwnCalls:
+        """Return how a model calls some layers; refuse what follows the length of prompts."""
+        kinds = [getattr(module, "rope_type", "") for module in model.modules()]
+        if any(kind in str(kinds) for kind in ("dynamic", "longrope")):
+            raise UnsupportedModel(
+                "the model's rotary frequencies follow the length of each prompt, so that no layer "
+                "can be taken whole."
+            )
+        return OwnCalls(model, names, given)
 
     def _run(self, x: Tensor, context: Any) -> Tensor:
         """Map the wide stream [n, T, S] to what the layer adds to it, same shape."""
         packing, (part,) = self.packing, self.parts
         read = x.to(self.dtype)
         state = read[..., : packing.streams].unflatten(-1, (packing.count, packing.width))
-        state = state.movedim(-2, 0)
+        alone = packing.count == 1
+        state = state[..., 0, :] if alone else state.movedim(-2, 0)
         shared: dict[str, tuple[Tensor, Tensor]] = {}
         if self.source is not None:
             keys, values = read[..., packing.made(self.source)].chunk(2, -1)
             shared[self.kind] = self._by_head(keys), self._by_head(values)
         assert self.calls is not None
         call = self.calls.of(part.name, context, read.dtype)
-        new: Tensor = call(
-            constant_function(part.module), state,
-            per_layer_input=read[..., packing.given(self.layer)], shared_kv_states=shared,
-        )  # fmt: skip
-        parts = [(new - state).movedim(0, -2).flatten(-2)]
+        inputs = (read[..., packing.given(self.layer)], shared)
+        given = dict(zip(self.given[1:], inputs, strict=False))
+        new: Tensor = call(constant_function(part.module), state, **given)
+        parts = [new - state if alone else (new - state).movedim(0, -2).flatten(-2)]
         parts.append(read.new_zeros(*read.shape[:-1], packing.size - packing.streams))
         out = torch.cat(parts, -1)
         if self.layer in packing.stored:
@@ -155,18 +176,18 @@ class Spread:
     """What the embedding writes to a wide stream: each stream's first state, and layers' inputs.
 
     The first stream begins with the token's embedding, each other with a projection of it that is
-    scaled to the same size.
+    scaled to the same size. Where no table gives layers their inputs, they are the embedding again.
     """
 
     packing: Packing
-    projections: tuple[Linear, ...]
-    per_layer: PerLayer
+    projections: tuple[Linear, ...] = ()
+    per_layer: PerLayer | None = None
 
     def __call__(self, ids: Tensor, embedded: Tensor) -> Tensor:
         """Return what is written of tokens [N] with embeddings [N, D], [N, S]."""
         size = _size(embedded)
         states = [embedded, *(_resized(one(embedded), size) for one in self.projections)]
-        given = self.per_layer(ids, embedded).flatten(-2)
+        given = embedded if self.per_layer is None else self.per_layer(ids, embedded).flatten(-2)
         written = torch.cat((*states, given), -1)
         return functional.pad(written, (0, self.packing.size - self.packing.embedded))
 
