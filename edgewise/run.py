@@ -26,12 +26,14 @@ from .graphs.errors import FileFormatError, GraphMismatch, PromptError, within_m
 from .graphs.files import (
     CircuitFile,
     diff_files,
+    examples_path,
     read_any,
     read_circuit,
     read_scores,
     scores_path,
     write_circuit,
     write_diff,
+    write_example_scores,
     write_scores,
 )
 from .graphs.files.json_files import dump_document
@@ -235,13 +237,20 @@ class _Run:
                 progress=named(self.progress, model.name), journal=journal,
             )  # fmt: skip
             write_scores(path, found.scores.scores, **found.scores.about)
+            if (each := found.examples) is not None:
+                write_example_scores(
+                    path, each.scores, about=each.about, pairs_sha256=each.pairs_sha256
+                )
             write_circuit(path, found.file)
             journal.remove()
 
         prompts = self.pairs.sha256
         parts = ("graph", "discovery", "compute")
         key = spec.key(*parts, model=self.fingerprint(model), prompts=prompts)
-        self.step(f"circuit of {model.name}", [scores_path(name).as_posix(), name], make, key)
+        made = [scores_path(name).as_posix(), name]
+        if spec.discovery.per_example:
+            made.insert(0, examples_path(name).as_posix())
+        self.step(f"circuit of {model.name}", made, make, key)
 
     def check_variant(self, variant: ModelSpec, session: Session) -> None:
         """Refuse a variant whose circuit could not be compared with the first model's."""

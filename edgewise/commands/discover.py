@@ -15,6 +15,8 @@ from .given import sized
 from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..discovery.registry import Method
     from ..experiment.spec import DiscoverySpec
     from ..patching.tasks import TaskReport
@@ -86,6 +88,14 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 @options.compute_options
 @option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
 @option(
+    "--per-example",
+    lambda: (
+        f"[{', '.join(name for name, one in methods().items() if one.by_example)}] Write the "
+        "scores on each example too, to NAME.examples.safetensors, in half precision."
+    ),
+    default=None,
+)
+@option(
     "--resume",
     lambda: (
         f"[{', '.join(name for name, one in methods().items() if one.resumable)}] Go on from the "
@@ -115,7 +125,14 @@ def discover(
     decided. If it is stopped, the same command with --resume goes on and ends in the same circuit.
     """
     from ..graphs.errors import EdgewiseError
-    from ..graphs.files import check_writable, scores_path, write_circuit, write_scores
+    from ..graphs.files import (
+        check_writable,
+        examples_path,
+        scores_path,
+        write_circuit,
+        write_example_scores,
+        write_scores,
+    )
     from ..progress import reporting
     from ..session import open_model, open_task
     from ..steps.discover import discover as find
@@ -131,8 +148,9 @@ def discover(
     inputs = [one for one in (flags["task"], model, flags["start"]) if one is not None]
     options.claim(output, *inputs)
     sidecar = scores_path(output) if scores or spec.keeps_all else None
-    if sidecar is not None:
-        check_writable(sidecar, *inputs)
+    by_example = examples_path(output) if spec.per_example else None
+    for path in filter(None, (sidecar, by_example)):
+        check_writable(path, *inputs)
     journal = _journal(output, resume, *inputs) if method.resumable else None
     with _kept_on_interrupt(journal), reporting() as progress:
         progress.say(f"loading and lifting {model}")
@@ -144,6 +162,9 @@ def discover(
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
+    if found.examples is not None:
+        each = found.examples
+        write_example_scores(output, each.scores, about=each.about, pairs_sha256=each.pairs_sha256)
     try:
         write_circuit(output, found.file)
     except EdgewiseError as error:
@@ -154,11 +175,15 @@ def discover(
     if not as_json:
         _print(found, session.loaded.title, report, _selection(spec, found, flags))
         show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
+        if by_example is not None:
+            show.line(f"         {by_example}, {_size(found, by_example)}")
         return
     document = {
         "circuit": output,
         "scores": None if sidecar is None else str(sidecar),
+        "examples": None if by_example is None else str(by_example),
         **found.file.provenance,
+        "stability": found.file.extra.get("stability"),
         "report": None if report is None else asdict(report),
         "evaluation": found.evaluation.as_dict(),
     }
@@ -209,11 +234,28 @@ def _selection(spec: DiscoverySpec, found: Found, flags: Flags) -> str | None:
     return said if flags["method"] else f"by default {said}"
 
 
+def _size(found: Found, path: Path) -> str:
+    """Say how large the scores on each example are, in their file and while they were made."""
+    import numpy as np
+
+    assert found.examples is not None
+    values = found.examples.scores.values
+    examples, edges = values.shape
+    size, on_disk = path.stat().st_size, isinstance(values, np.memmap)
+    held = "in a temporary file" if on_disk else "in memory"
+    return (
+        f"{examples:,} examples x {edges:,} edges x {4 if size > 4 * values.size else 2} bytes: "
+        f"{size / 1e6:,.1f} MB, {values.nbytes / 1e6:,.1f} MB {held}"
+    )
+
+
 def _print(found: Found, model: str, report: TaskReport | None, selection: str | None) -> None:
+    from ..graphs.files.stability import stability_of
     from ..progress import clock_time
     from .evaluate import outcome, shown_task
 
     noted, evaluation = found.file.discovery, found.evaluation
+    steady = stability_of(found.file)
     method = f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation"
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
     seconds = noted["seconds"] or 0.0
@@ -225,6 +267,7 @@ def _print(found: Found, model: str, report: TaskReport | None, selection: str |
         ("method", method),
         ("edges kept", selection),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
+        ("stability", None if steady is None else steady.words()),
         *outcome(evaluation),
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)

@@ -187,6 +187,12 @@ selection_options = all_of(
         "--connected",
         "Count and keep only edges on ways of kept edges from the embedding to the logits.",
     ),
+    option(
+        "--stable S",
+        "Of the edges kept, leave out those that less than a share S of 1,000 resamples of the "
+        "prompts keep too, such as 0.9.",
+        type=float,
+    ),
 )
 
 model_option = option("--model MODEL", "See `edgewise lift --help`.", type=FILE, required=True)
@@ -343,8 +349,10 @@ class Flags(dict[str, Any]):
         if "start" in fields:
             fields["start"] = read_start(fields["start"])
         with usage():
-            select = Selection.of(**self.only(*Selection.names()))
-            return DiscoverySpec.usual(**fields, select=select)
+            given = self.only(*Selection.names())
+            if self["stable"] and not {"method", *Selection.ways()} & self.keys():
+                given |= Selection.usual().as_dict()
+            return DiscoverySpec.usual(**fields, select=Selection.of(**given))
 
     def experiment(self, *models: str) -> Experiment:
         """Return everything that is asked for."""

@@ -30,6 +30,8 @@
     target = 0.9                      # which edges to keep: this, or faithfulness, top, above
     signed = true                     # largest score; false: largest absolute score
     connected = true                  # count only edges on ways from the embedding to the logits
+    stable = 0.9                      # of these, only edges that resampled prompts keep too
+    per_example = true                # write the scores on each example too
 
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl

@@ -211,10 +211,11 @@ class Selection(Part):
         target: as few as reach it on prompt pairs that their scores are not of.
         signed: by the scores themselves, not |score|: edges that work against the task come last.
         connected: only edges on ways of kept edges from the embedding to the logits count.
+        stable: of these, only edges that so large a share of resamples of the prompts keep too.
 
     Raises:
-        EdgewiseError: two ways are given, or `signed` or `connected` alone, or a value makes no
-            sense.
+        EdgewiseError: two ways are given, or `signed`, `connected` or `stable` alone, or a value
+            makes no sense.
     """
 
     top: Count | None = None
@@ -223,6 +224,7 @@ class Selection(Part):
     target: UpToOne | None = None
     signed: Flag = False
     connected: Flag = False
+    stable: UpToOne | None = None
 
     @staticmethod
     def usual() -> Selection:
@@ -232,7 +234,12 @@ class Selection(Part):
     @staticmethod
     def ways() -> list[str]:
         """List the fields of which one says how many edges are kept; the others say in what way."""
-        return [name for name in Selection.names() if name not in ("signed", "connected")]
+        return [name for name in Selection.names() if name not in ("signed", "connected", "stable")]
+
+    @property
+    def resamples(self) -> bool:
+        """Tell whether scores on each example are needed to select edges."""
+        return self.target is not None or self.stable is not None
 
     @property
     def way(self) -> str | None:
@@ -248,6 +255,7 @@ class Selection(Part):
             does = {
                 "signed": "which scores count as large",
                 "connected": "which edges count",
+                "stable": "which edges are left out again",
             }
             raise refused(
                 f"{manner} says {does[manner]}, but nothing says how many edges to keep; accepted: "
@@ -270,16 +278,17 @@ class Selection(Part):
     def __str__(self) -> str:
         kind = "score" if self.signed else "absolute score"
         where = " on ways from the embedding to the logits" if self.connected else ""
-        if self.top is not None:
-            return f"the {self.top:,} edges of largest {kind}{where}"
-        if self.above is not None:
-            return f"the edges of {kind} {self.above:g} or more{where}"
         few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
+        steady = "" if self.stable is None else f", of these those of stability {self.stable:g} up"
+        if self.top is not None:
+            return f"the {self.top:,} edges of largest {kind}{where}{steady}"
+        if self.above is not None:
+            return f"the edges of {kind} {self.above:g} or more{where}{steady}"
         if self.faithfulness is not None:
-            return f"the {few}{where} found to reach faithfulness {self.faithfulness:g}"
+            return f"the {few}{where} found to reach faithfulness {self.faithfulness:g}{steady}"
         if self.target is not None:
             unseen = "on pairs that their scores are not of"
-            return f"the {few}{where} found to reach faithfulness {self.target:g} {unseen}"
+            return f"the {few}{where} found to reach faithfulness {self.target:g} {unseen}{steady}"
         return "the edges the method keeps"
 
 
@@ -288,11 +297,12 @@ class DiscoverySpec(Part):
     """How a circuit is found: the method with all its options, and which edges are kept.
 
     The metric defaults to the method's own. `start`: scores that a method starts from, if it can.
+    `per_example`: the scores on each example are wanted too.
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
         EdgewiseError: a value makes no sense, the method selects edges itself, or cannot start from
-            scores, or needs a gradient that the metric has not.
+            scores, or gives none on each example, or needs a gradient that the metric has not.
     """
 
     method: Annotated[Word, one_of(methods)]
@@ -303,6 +313,7 @@ class DiscoverySpec(Part):
     start: Annotated[
         InstanceOf[Start] | None, Undeclared("scores stand in a file of their own")
     ] = Field(default=None, validate_default=True)
+    per_example: Flag = False
 
     @staticmethod
     def usual(**fields: Any) -> DiscoverySpec:
@@ -395,6 +406,22 @@ class DiscoverySpec(Part):
         except EdgewiseError as error:
             raise refused(error, at="metric" if start is None else "start") from None
         return start
+
+    @field_validator("per_example")
+    @classmethod
+    def _gives_them(cls, per_example: bool, info: ValidationInfo) -> bool:
+        method, select = methods().get(info.data.get("method", "")), info.data.get("select")
+        if method is not None and (per_example or (select is not None and select.resamples)):
+            try:
+                method.check_by_example()
+            except EdgewiseError as error:
+                raise refused(error) from None
+        return per_example
+
+    @property
+    def by_example(self) -> bool:
+        """Tell whether scores on each example are needed, for themselves or to select edges."""
+        return self.per_example or self.select.resamples
 
     @property
     def chosen(self) -> Method:

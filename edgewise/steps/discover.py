@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,14 +23,23 @@ from ..discovery.meaning import (
 )
 from ..discovery.registry import Discovery
 from ..discovery.uncertainty.cross_fit import Fitted, fewest
+from ..discovery.uncertainty.stability import (
+    EdgeRule,
+    Stability,
+    stability,
+    stable,
+    stable_jaccard,
+)
 from ..experiment.key import Key, digest, key_of
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import DriftError, EdgewiseError, within_memory
-from ..graphs.files import CircuitFile, ScoresFile
+from ..graphs.files import CircuitFile, ExampleScoresFile, ScoresFile
 from ..graphs.files.circuit import PROMPTS, DiscoveryBlock, TaskBlock
+from ..graphs.files.stability import EXAMPLES, GROUPS, EdgeStability
+from ..graphs.files.stability import KEY as STABILITY
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
@@ -47,11 +56,15 @@ TIMED_PASSES = 3  # of the original model
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A discovery: the circuit with where it is from, all scores, and what was measured."""
+    """A discovery: the circuit with where it is from, all scores, and what was measured.
+
+    `examples`: the scores on each example, if the request asks for them.
+    """
 
     file: CircuitFile
     scores: ScoresFile
     evaluation: Evaluation
+    examples: ExampleScoresFile | None = None
 
 
 @typed
@@ -119,7 +132,7 @@ def discover(
         warnings.simplefilter("ignore", Meaningless)  # said below
         found = spec.chosen(
             runner, progress, journal, start,
-            per_example=spec.select.target is not None, **spec.options,
+            per_example=spec.by_example, **spec.options,
         )  # fmt: skip
     seconds = before + _now(session) - begun
     kept, tied, doubts = _chosen(runner, found, spec.select, progress)
@@ -158,10 +171,39 @@ def discover(
         certificate=certificate.as_dict(),
         measures=measures(evaluation),
         edge_scores=found.scores.values,
-        extra={PROMPTS: pair_rows(pairs)},
+        extra={PROMPTS: pair_rows(pairs), **_stability_block(kept, found, spec.select)},
     )
     scores = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
-    return Found(file, scores, evaluation)
+    examples = None
+    if spec.per_example and found.examples is not None:
+        examples = ExampleScoresFile(
+            found.examples, spec.method, spec.metric, spec.ablation, pairs.sha256
+        )
+    return Found(file, scores, evaluation, examples)
+
+
+def _stability_block(kept: Selected, found: Discovery, select: Selection) -> dict[str, object]:
+    """Return what a circuit file says of how stable its edges are."""
+    resample = kept.stability
+    if resample is None or found.examples is None or kept.rule is None:
+        return {}
+    alike = None
+    if select.stable is not None:
+        alike = stable_jaccard(found.examples, kept.rule, select.stable)
+    return {
+        STABILITY: EdgeStability(
+            kept.circuit,
+            resample.by_edge,
+            resample.resamples,
+            resample.examples,
+            resample.clusters,
+            GROUPS if resample.drawn < resample.examples else EXAMPLES,
+            resample.jaccard,
+            kept.selected,
+            select.stable,
+            alike,
+        ).block
+    }
 
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
@@ -202,16 +244,57 @@ def check_drift(found: Discovery, evaluation: Evaluation, dtype: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """The circuit that a selection makes of scores; `fitted`: where its size was chosen, if so."""
+    """The circuit that a selection makes of scores; `fitted`: where its size was chosen, if so.
+
+    `rule`: which edges it keeps of scores; `stability`: how often those of resampled prompts do;
+    `selected`: how many it keeps before any are left out as not stable.
+    """
 
     circuit: Circuit
     fitted: Fitted | None = None
+    rule: EdgeRule | None = None
+    stability: Stability | None = None
+    selected: int = 0
 
 
 def selected(
-    runner: Runner, found: Discovery, select: Selection, progress: Progress | None = None
+    runner: Runner,
+    found: Discovery,
+    select: Selection,
+    progress: Progress | None = None,
+    *,
+    resampled: bool = False,
 ) -> Selected:
-    """Return the circuit a selection makes of a method's scores; without one, every edge."""
+    """Return the circuit a selection makes of a method's scores; without one, every edge.
+
+    `resampled`: tell how stable it is, even if nothing is left out for that.
+    """
+    kept = _selected(runner, found, select, progress)
+    if not select.as_dict() or not (resampled or select.stable is not None):
+        return kept
+    if found.examples is None:
+        if select.stable is None:
+            return kept
+        raise EdgewiseError(
+            "stable leaves out edges that resampled prompts would not keep, for which each pair's "
+            "own scores are needed, and here there are none; accepted: a selection without it, or "
+            "a method that scores each pair."
+        )
+    absolute, above = not select.signed, select.above
+    rule = EdgeRule.of(
+        kept.circuit, found.scores, absolute=absolute, connected=select.connected, above=above
+    )
+    resample = stability(found.examples, rule)
+    circuit = kept.circuit
+    if select.stable is not None:
+        circuit = stable(circuit, resample, select.stable, connected=select.connected)
+    return replace(kept, circuit=circuit, rule=rule, stability=resample, selected=len(kept.circuit))
+
+
+def _selected(
+    runner: Runner, found: Discovery, select: Selection, progress: Progress | None
+) -> Selected:
+    """Return the circuit that a selection makes, before edges are left out as not stable."""
     how = {"absolute": not select.signed, "connected": select.connected}
     scores = found.scores
     if select.top is not None:
@@ -281,9 +364,9 @@ def _chosen(
     doubts = [found.doubt] if found.doubt else []
     if found.circuit is not None:
         return Selected(found.circuit), None, doubts
-    kept, tied = selected(runner, found, select, progress), None
+    kept, tied = selected(runner, found, select, progress, resampled=True), None
     if select.as_dict():
-        if select.above is None and not select.connected:
+        if select.above is None and not select.connected and select.stable is None:
             tied = ties(found.scores, kept.circuit, absolute=not select.signed)
         doubts += doubts_of_selection(found.scores, kept.circuit, tied)
     return kept, tied, doubts
@@ -301,6 +384,12 @@ def _refuse_meaningless(
     if len(circuit):
         return
     why = "those left had no way from the embedding to the logits; ask for more edges."
+    if spec.select.stable is not None:
+        raise EdgewiseError(
+            f"stable {spec.select.stable:g} leaves no edge: none that the selection keeps is kept "
+            "by so large a share of resamples of the prompts; choose a smaller share, or use more "
+            "prompts."
+        )
     if spec.select.above is not None:
         scores, signed = found.scores.values, spec.select.signed
         largest = np.nanmax(scores if signed else np.abs(scores))

@@ -223,8 +223,7 @@ def once(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do a discovery; return the scores that are tested, [P, S], and the circuit's mask, [P, S]."""
     spec.check_repeatable()
-    fitted = spec.select.target is not None
-    found = spec.chosen(runner, progress, per_example=fitted, **spec.options)
+    found = spec.chosen(runner, progress, per_example=spec.by_example, **spec.options)
     if found.circuit is None:
         return found.scores.values, selected(runner, found, spec.select, progress).circuit.kept
     name, options = spec.scored_by

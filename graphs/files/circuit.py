@@ -145,6 +145,7 @@ class DiscoveryBlock(TypedDict):
     target: NotRequired[float | None]
     signed: NotRequired[bool | None]
     connected: NotRequired[bool | None]
+    stable: NotRequired[float | None]
     fitted: NotRequired[FittedBlock | None]
     order: NotRequired[str | None]
     batch_size: NotRequired[int | None]
@@ -303,7 +304,7 @@ def dump_circuit(file: CircuitFile) -> str:
         **extra,
         "edges": edge_rows(file.circuit, file.edge_scores),
     }
-    return dump_document(document, rows={PROMPTS, "edges"})
+    return dump_document(document, rows={PROMPTS, "edges", "stability.edges"})
 
 
 def ordered_blocks(blocks: Mapping[str, object]) -> dict[str, object]:
