@@ -50,6 +50,7 @@ FOLDERS = ("edgewise", "graphs", "patching", "discovery", "visualize")
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 ASKED = {"metric", "ablation", "method", "pairs", "weights_sha256"}
 MOST = 7
+pytestmark = pytest.mark.filterwarnings("ignore:the circuit's faithfulness is")
 
 
 def keys(node: ast.AST) -> set[object]:
@@ -169,7 +170,10 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "top": COUNTS,
         "above": st.floats(0, 100),
         "faithfulness": SHARES,
+        "target": SHARES,
         "signed": st.booleans(),
+        "connected": st.booleans(),
+        "stable": SHARES,
     },
     DiscoverySpec: {
         "method": st.sampled_from(sorted(methods())),
@@ -178,6 +182,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "options": st.fixed_dictionaries({"steps": st.integers(1, 99), "midpoint": st.booleans()}),
         "select": st.builds(Selection, top=COUNTS, signed=st.booleans()),
         "start": st.integers(-9, 9).map(start),
+        "per_example": st.booleans(),
     },
     EvaluationSpec: {
         "metrics": st.sampled_from([("kl",), ("nll",), ("kl", "nll"), ("nll", "kl")]),
@@ -215,7 +220,7 @@ EVERY_FIELD = [(part, field) for part, fields in VALUES.items() for field in fie
 def holding(part: type[Part], field: str, value: object) -> Part:
     """Build a part with one field given, and what it cannot be without."""
     needed: dict[str, Any] = dict(NEEDED.get(part, {}))
-    if (part, field) == (Selection, "signed"):
+    if part is Selection and field not in Selection.ways():
         needed["top"] = 3
     if (part, field) == (DiscoverySpec, "start"):
         needed["method"] = "refine"
@@ -316,7 +321,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         "one",
         (ModelSpec("a", str(folder / "model")),),
         TaskSpec(file=str(folder / "pairs.jsonl")),
-        DiscoverySpec("eap-ig", select=Selection(top=9)),
+        DiscoverySpec("eap-ig", select=Selection(top=25)),
         compute=ComputeSpec("cpu", batch_size=3),
     )
 
