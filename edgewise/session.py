@@ -293,6 +293,7 @@ def _read_all(session: Session | str, part: TaskSpec) -> PromptPairs:
         Chat(part.system, part.continued),
         twinless=tuple(name for name, one in ablations().items() if not one.paired),
         whole=tuple(name for name, one in metrics().items() if one.whole is not None),
+        placeholders=_placeholders(session),
     )  # fmt: skip
     pairs = read_with(part.file, context)
     where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos, **part.taken}
@@ -324,6 +325,24 @@ def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
     size = (text if isinstance(text, dict) else config).get("vocab_size")
     there = has_tokenizer(source.path) or has_tokenizer(base.path)
     return load_tokenizer(reference) if there else None, size if isinstance(size, int) else None
+
+
+def _placeholders(reference: Session | str) -> frozenset[int]:
+    """Return the tokens in whose place a multimodal model puts images or sound."""
+    from .graphs.load.references import Form, find, read_json
+
+    if isinstance(reference, Session):
+        return getattr(reference.lifted.model, "placeholders", frozenset())
+    source = find(reference, weights=False)
+    if source.form in (Form.ADAPTER, Form.GGUF):
+        return frozenset()
+    config = read_json(source.path / "config.json")
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return frozenset()
+    from .graphs.lift.live.text_body import placeholders_of
+
+    return placeholders_of(config, config.values(), text.get("vocab_size"))
 
 
 @typed

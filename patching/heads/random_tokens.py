@@ -121,7 +121,8 @@ def model_blocks(
         pool: Sequence[int] = tokens.ordinary(size)
         start = tokens.prefix or (() if bos is None or bos >= size else (bos,))
     else:
-        pool = sorted(set(range(size)).difference(*special.values()))
+        images: frozenset[int] = getattr(model.model, "placeholders", frozenset())
+        pool = sorted(set(range(size)).difference(*special.values(), images))
     names = ("max_position_embeddings", "n_positions")
     limits = [model.max_positions, *(getattr(config, name, None) for name in names)]
     positions = min((x for x in limits if isinstance(x, int) and x > 0), default=None)

@@ -27,7 +27,7 @@ from .answers import EITHER, WAYS, Sequences, with_answers
 from .chat import Chat
 from .content import Content
 from .json_fields import found, list_of, parse_object, text_of
-from .pairs import Pair, PromptPairs
+from .pairs import STANDS_FOR, Pair, PromptPairs
 from .row_context import Misfit, RowContext, WholeFile
 from .shapes import Rows, Shape, read_shape
 from .tokens import Tokens, tokens_sha256
@@ -341,7 +341,16 @@ class _Reader:
         every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))
         for key, ids in zip(_TEXT, every, strict=True):
             self._ids(key, list(ids), empty=True)
+            if self.context.placeholders.intersection(ids):
+                self._refuse_placeholder(key, ids)
         return found
+
+    def _refuse_placeholder(self, key: str, ids: Sequence[int]) -> None:
+        token = next(one for one in ids if one in self.context.placeholders)
+        shown = f" ({self._show([token])})" if self.tokens is not None else ""
+        raise Misfit(
+            f"'{key}' holds the token {token}{shown}, {STANDS_FOR}", "a token stands for an image"
+        )
 
     def _show(self, ids: Sequence[int]) -> str:
         return ", ".join(map(str, ids)) if self.tokens is None else _shown(self.tokens, ids)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 
 _SIDES = ("answers", "distractors")
+STANDS_FOR = (
+    "in whose place this model puts an image or sound, so that it stands for no text; accepted: "
+    "prompts of text alone."
+)
+"""What is wrong with a placeholder among a prompt's tokens."""
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,9 @@ def _twinned(pair: Pair, model: LiftedModel) -> Pair:
     if pair.corrupted is not None:
         return pair
     count = len(model.tokens)
-    return replace(pair, corrupted=tuple((token + 1) % count for token in pair.clean))
+    images: frozenset[int] = getattr(model.model, "placeholders", frozenset())
+    usual = [token for token in range(count) if token not in images]
+    return replace(pair, corrupted=tuple(usual[(token + 1) % len(usual)] for token in pair.clean))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from ..ablations.registry import Ablation, Carried, default_ablation, get_ablati
 from ..metrics.functions import Given, as_metric, tried
 from ..metrics.metric import Metric, named
 from ..metrics.registry import default_metric
-from ..prompts.pairs import PromptPairs
+from ..prompts.pairs import STANDS_FOR, PromptPairs
 from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
@@ -323,6 +323,7 @@ def refuse_nan(values: np.ndarray, what: str) -> None:
 def check_prompts(model: LiftedModel, pairs: PromptPairs) -> None:
     """Refuse prompts that are too long, or hold ids the model has not."""
     vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
+    images: frozenset[int] = getattr(model.model, "placeholders", frozenset())
     for number, pair in enumerate(pairs, start=1):
         which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.twin)
         answers = [token for many in pair.sequences for one in many for token in one]
@@ -336,6 +337,8 @@ def check_prompts(model: LiftedModel, pairs: PromptPairs) -> None:
                 f"{which} holds token id {max(ids)}; the model's vocabulary has ids 0 to "
                 f"{vocabulary - 1}. The prompts were made for another tokenizer."
             )
+        if stands := images.intersection(ids):
+            raise PromptError(f"{which} holds the token {min(stands)}, {STANDS_FOR}")
         if model.max_positions is not None and pair.longest > model.max_positions:
             found = f"{which} has {pair.longest} tokens"
             found += "" if pair.spelled is None else " with its answers"

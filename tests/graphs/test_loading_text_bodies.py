@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgewise.graphs.errors import EdgewiseError, ModelNotFound, UnsupportedModel
+from edgewise.graphs.errors import EdgewiseError, ModelNotFound, PromptError, UnsupportedModel
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load import loading
 from edgewise.graphs.load.loading import from_module, load
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.certificate import generated_pairs
-from edgewise.session import open_model, open_vocabulary
+from edgewise.session import make_runner, open_model, open_task, open_vocabulary
 from tests.saved import edit, rewrite, save_tokenizer
 from tests.wrappers import QFORMER, SIGLIP, WRAPPERS, llama, on_text, tiny_wrapper
 
@@ -211,6 +212,26 @@ def test_tokens_that_stand_for_sound_are_none_of_the_certificates() -> None:
     assert body.placeholders == {39}
     pairs = generated_pairs(describe(body)).pairs
     assert 39 not in {token for pair in pairs for token in (*pair.clean, *pair.corrupted)}
+
+
+def test_prompts_that_hold_a_token_of_sound_are_refused_by_their_line(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tiny_wrapper("granite_speech").save_pretrained(folder)
+    session, path = open_model(folder), tmp_path / "prompts.jsonl"
+    good = {"clean_ids": [3, 1, 4], "corrupted_ids": [3, 2, 4], "answer_ids": [5]}
+    lines = [good, {**good, "corrupted_ids": [3, 39, 4]}, {**good, "answer_ids": [39]}]
+    for wrong in lines[1:]:
+        path.write_text(f"{json.dumps(good)}\n{json.dumps(wrong)}\n")
+        for model in (session, str(folder)):
+            with pytest.raises(PromptError, match=r"line 2: '.*' holds the token 39, in whose pl"):
+                open_task(model, str(path))
+    pairs = PromptPairs((Pair((3, 39, 4), (3, 1, 4), (5,)),))
+    with pytest.raises(PromptError, match="pair 1 of 'pairs' holds the token 39, in whose place"):
+        make_runner(session, pairs, metric="nll")
+    path.write_text(json.dumps(good) + "\n")
+    assert len(open_task(session, str(path))[0]) == 1
+    alone = PromptPairs((Pair((38, 38), None, (5,)),))
+    assert session.certify(alone).passed  # compared with other tokens of text
 
 
 def test_a_library_that_only_images_need_is_not_needed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -69,11 +69,8 @@ class TextBody(Module):
     def placeholders(self) -> frozenset[int]:
         """Return the tokens in whose place the whole model puts images or sound."""
         config = self.whole.config
-        found = {getattr(config, key, None) for key in dir(config) if _PLACEHOLDER.fullmatch(key)}
-        for part in vars(config).values():  # of some the tokens behind those of text
-            first = getattr(part, "vocab_offset", None)
-            found |= set(range(first, self.config.vocab_size)) if isinstance(first, int) else set()
-        return frozenset(one for one in found if isinstance(one, int))
+        named = {key: getattr(config, key, None) for key in dir(config)}
+        return placeholders_of(named, vars(config).values(), self.config.vocab_size)
 
     def get_input_embeddings(self) -> Any:
         """Return the token embedding."""
@@ -98,6 +95,22 @@ class TextBody(Module):
     def inside(self, path: str) -> bool:
         """Tell whether a module of the whole model is of the text body or its head."""
         return any(f"{path}.".startswith(f"{part}.") for part in (self.body_path, self.head_path))
+
+
+def placeholders_of(
+    config: Mapping[str, Any], parts: Iterable[Any], vocab_size: int | None
+) -> frozenset[int]:
+    """Return the tokens that a multimodal configuration puts images or sound in the place of.
+
+    `parts`: its configurations within, as objects or as a file has them.
+    """
+    found = {value for key, value in config.items() if _PLACEHOLDER.fullmatch(key)}
+    for part in parts:  # of some the tokens behind those of text
+        inner = part if isinstance(part, Mapping) else getattr(part, "__dict__", {})
+        first = inner.get("vocab_offset")
+        if isinstance(first, int) and vocab_size is not None:
+            found |= set(range(first, vocab_size))
+    return frozenset(one for one in found if isinstance(one, int))
 
 
 class Absent(Module):
