@@ -12,7 +12,7 @@ from .experiment.parts import split
 from .experiment.spec import ComputeSpec, GraphSpec
 from .experiment.task import EXAMPLES, TaskSpec, check_options, check_task
 from .graphs.calls.typed import typed
-from .graphs.errors import within_memory
+from .graphs.errors import EdgewiseError, UnsupportedModel, within_memory
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -44,15 +44,56 @@ class Lift:
     @staticmethod
     def of(model: Any, graph: GraphSpec, *, require: bool) -> Lift:
         """Describe a live model and certify the description; `require` that it is exact."""
-        from .graphs.lift.lifting import describe
-        from .graphs.lift.live.guards import naming_modules
+        from .graphs.lift.lifting import describe, is_tried
         from .graphs.lift.watching import Watch
-        from .patching.run.certificate import certify
 
-        lifted = describe(model, **vars(graph))
-        with naming_modules(lifted.model, "the model cannot be run as it was described"):
-            certificate = certify(lifted)
+        tried = graph.try_family is None and is_tried(model)
+        found: tuple[LiftedModel, Certificate] | None = None
+        refusal: UnsupportedModel | None = None
+        try:
+            found = _proven(describe(model, **vars(graph)))
+        except UnsupportedModel as error:
+            refusal = error
+        if tried and (found is None or found[0].parts_whole or not found[1].passed):
+            found = _by_family(model, graph, found) or found
+        if found is None:
+            assert refusal is not None  # or something would have been found
+            raise refusal
+        lifted, certificate = found
         return Lift(lifted, certificate.require() if require else certificate, Watch.over(model))
+
+
+def _proven(lifted: LiftedModel) -> tuple[LiftedModel, Certificate]:
+    """Return a description with its certificate."""
+    from .graphs.lift.live.guards import naming_modules
+    from .patching.run.certificate import certify
+
+    with naming_modules(lifted.model, "the model cannot be run as it was described"):
+        return lifted, certify(lifted)
+
+
+def _by_family(
+    model: Any, graph: GraphSpec, shape: tuple[LiftedModel, Certificate] | None
+) -> tuple[LiftedModel, Certificate] | None:
+    """Describe a model that nobody knows as the first family that fits it and passes, if any does.
+
+    `shape`: what the shape of its modules gave; a family that leaves no fewer parts whole is none.
+    """
+    from .graphs.lift.lifting import families_that_fit
+
+    passed = shape is not None and shape[1].passed
+    whole = shape[0].parts_whole if passed and shape is not None else None
+    options = {key: value for key, value in vars(graph).items() if key != "try_family"}
+    for lifted in families_that_fit(model, **options):
+        if whole is not None and lifted.parts_whole >= whole:
+            continue
+        try:
+            found = _proven(lifted)
+        except EdgewiseError:
+            continue
+        if found[1].passed:
+            return found
+    return None
 
 
 @dataclass(eq=False)

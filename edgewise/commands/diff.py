@@ -42,6 +42,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @options.task_options(required=False)
 @options.percent_option
 @options.batch_option
+@options.family_option
 @options.compute_options
 @option("-o --output DIFF.json", "Write the diff, for `edgewise draw`.", type=FILE)
 @options.json_option
@@ -95,7 +96,9 @@ def diff(
         computes = (flags.compute(files[0]), flags.compute(files[1]))
         with reporting() as progress:
             progress.say("loading and lifting model A")
-            found, notes = look_closer(found, files, how, computes, sources, progress)
+            found, notes = look_closer(
+                found, files, how, computes, sources, progress, flags["try_family"]
+            )
     if output is not None:
         write_diff(output, found)
     others = unlike(found.a, found.b)

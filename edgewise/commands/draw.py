@@ -78,6 +78,7 @@ MANY_EDGES = 2000
     "The model of a circuit of another tool; needed for edge lists alone, which tell no graph.",
     type=FILE,
 )
+@options.family_option
 @options.percent_option
 @options.json_option
 def draw(as_json: bool, **given: Any) -> None:
@@ -114,6 +115,7 @@ class Request:
     roles: str | None
     model: str | None
     percent: float | None = None
+    try_family: str | None = None
 
     def check(self) -> None:
         """Refuse an ending that this drawing cannot have, and options of another kind."""
@@ -135,6 +137,8 @@ class Request:
                 "with --as heat-map."
             )
         check_percent(self.percent, *self.files)
+        if self.try_family is not None and self.model is None:
+            raise click.UsageError("--try-family says how --model is described; give that too.")
         if self.model is not None and not any(map(is_foreign, self.files)):
             raise click.UsageError("--model is for circuits of other tools; these name theirs.")
         for given, flag, kinds in (
@@ -217,7 +221,7 @@ def _own(
         return read_own(path, read)
     found = foreign(path, request.percent if is_folder(path) else None)
     if request.model is not None:
-        return import_circuit(found, request.model).file
+        return import_circuit(found, request.model, try_family=request.try_family).file
     if beside is None:
         return unnamed_file(found)
     return unnamed_file(found, beside.circuit.graph, beside.model["d_model"])

@@ -36,6 +36,7 @@ LEAST = 10
     type=COUNT,
 )
 @options.percent_option
+@options.family_option
 @options.compute_options
 @options.json_option
 @options.with_flags
@@ -66,11 +67,13 @@ def evaluate(
         if isinstance(given, CircuitFile):
             file = given
             progress.say(f"loading and lifting {model or stored_model(file)}")
-            session = open_for(file, model, compute, progress=progress)
+            session = open_for(
+                file, model, compute, try_family=flags["try_family"], progress=progress
+            )
             notes = weights_notes(file, session, same_model=model is None)
         else:
             progress.say(f"loading and lifting {model}")
-            how = {"curve": bool(flags["curve"]), **flags.only("metric", "ablation")}
+            how = {"curve": bool(flags["curve"]), **flags.only("metric", "ablation", "try_family")}
             made = in_model(given, model, compute, progress, **how)
             file, session, notes = made.file, made.session, []
             scores = made.scores.scores if made.scores is not None and flags["curve"] else None

@@ -200,7 +200,7 @@ def _in_its_model(
         )
     refuse_scores_alone(one)
     compute = flags.compute(own)
-    session = open_for_foreign(one, model, compute, closer)
+    session = open_for_foreign(one, model, compute, closer, flags["try_family"])
     if closer is None:
         return in_model(one, session, compute).file
     task: object = flags.task()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @options.measure_options(searching=False)
 @options.selection_options
 @options.percent_option
+@options.family_option
 @options.compute_options
 @option(
     "-o --output NAME.json|FOLDER",
@@ -65,14 +66,12 @@ def import_(
         click.get_current_context().with_resource(_folder(output))
     for one in targets:
         _claim(one, *(str(circuit.path) for circuit in targets.values()))
-    measured, written = flags.only("metric", "ablation"), list[Written]()
+    how, written = flags.only("metric", "ablation", "try_family"), list[Written]()
     with reporting(on_prompts=show.understood) as progress:
         progress.say(f"loading and lifting {model}")
         opened: object = model
         for path, circuit in targets.items():
-            made = import_circuit(
-                circuit, opened, task, select, compute, progress=progress, **measured
-            )
+            made = import_circuit(circuit, opened, task, select, compute, progress=progress, **how)
             opened, task = made.session, made.pairs  # those of the next size too
             written.append(_write(path, made))
     if as_json:

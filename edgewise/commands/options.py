@@ -152,6 +152,12 @@ compute_options = all_of(
     ),
 )
 
+family_option = option(
+    "--try-family NAME",
+    "Describe a model whose type is not registered as this family, or type, is; shape: by what its "
+    "modules do. Default: by shape, or the family whose modules it has.",
+)
+
 graph_options = all_of(
     click.option(
         "--grouped-kv/--ungrouped-kv",
@@ -159,11 +165,7 @@ graph_options = all_of(
         help="One port for each key/value head, or (default) for each query head.",
     ),
     option("--split-embedding", "Token and position embedding as two senders."),
-    option(
-        "--try-family NAME",
-        "Describe a model whose type is not registered as this family, or type, is; shape: by what "
-        "its modules do, which is the default.",
-    ),
+    family_option,
 )
 
 selection_options = all_of(

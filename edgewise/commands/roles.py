@@ -46,6 +46,7 @@ COLUMNS = {
 @option("--sequences N", "Sequences of random tokens; default 32.", type=COUNT, default=32)
 @option("-o --output ROLES.json", "Write what was measured.", type=FILE)
 @options.percent_option
+@options.family_option
 @options.compute_options
 @options.json_option
 @options.with_flags
@@ -124,6 +125,7 @@ def _measure(
 ) -> ModelRoles:
     from dataclasses import replace
 
+    from ..experiment.spec import GraphSpec
     from ..graphs.files import CircuitFile
     from ..session import open_model, open_task
     from ..steps.head_roles import EXAMPLES, head_roles
@@ -133,13 +135,18 @@ def _measure(
     file = given if isinstance(given, CircuitFile) else None
     progress.say(f"loading and lifting {model or (file and file.model['name'])}")
     if given is None:
-        session = open_model(model, None, flags.compute(), progress=progress)
+        graph = flags.over(GraphSpec())
+        session = open_model(model, graph, flags.compute(), progress=progress)
     elif file is None:
-        made = in_model(given, model, flags.compute(), progress)  # type: ignore[arg-type]
+        tried = flags.only("try_family")
+        made = in_model(given, model, flags.compute(), progress, **tried)  # type: ignore[arg-type]
         file, session = made.file, made.session
     else:
         refusal = partial(_no_circuit_of, path)
-        session = open_for(file, model, flags.compute(file), refusal=refusal, progress=progress)
+        session = open_for(
+            file, model, flags.compute(file), refusal=refusal, try_family=flags["try_family"],
+            progress=progress,
+        )  # fmt: skip
     pairs, notes, examples = None, list[str](), flags["examples"] or EXAMPLES
     task = flags.task()
     if task is not None:

@@ -97,14 +97,15 @@ def transplant(
     with reporting(on_prompts=show.understood) as progress:
         progress.say(f"comparing {a} and {b}")
         circuits: dict[str, Circuit] = {}
+        tried = flags.only("try_family")
         for key, one in given.items():
             if isinstance(one, CircuitFile):
                 circuits[key] = one.circuit
             else:  # on the graph of A, which is B's
-                circuits[key] = in_model(one, a, compute, progress).file.circuit
+                circuits[key] = in_model(one, a, compute, progress, **tried).file.circuit
         choice, graph = _choice(parts, circuits), flags.over(GraphSpec())
         for circuit in circuits.values():
-            graph = GraphSpec.of_graph(circuit.graph)
+            graph = GraphSpec.of_graph(circuit.graph, graph.try_family)
         found = measure(
             a, b, task, choice, direction=direction, progress=progress, metric=flags["metric"],
             **vars(graph), **vars(compute),

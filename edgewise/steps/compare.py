@@ -86,11 +86,13 @@ def look_closer(
     computes: tuple[ComputeSpec, ComputeSpec] | None = None,
     models: tuple[Source, Source] = (None, None),
     progress: Progress | None = None,
+    try_family: str | None = None,
 ) -> tuple[DiffFile, list[str]]:
     """Add a noise floor, a cross-evaluation and head roles to a diff; return notes on it too.
 
     `computes`: how, in either model; default: in the dtypes the circuits were found in. `models`:
-    references or open sessions in place of the models the files name.
+    references or open sessions in place of the models the files name. `try_family` is
+    of `GraphSpec`.
 
     Raises:
         EdgewiseError: the circuits were found in different ways; says in what.
@@ -112,7 +114,9 @@ def look_closer(
             session = source
         else:
             option = f"`models[{side}]`"
-            session = open_for(file, source, compute, option=option, progress=report)
+            session = open_for(
+                file, source, compute, option=option, try_family=try_family, progress=report
+            )
             notes += weights_notes(file, session, same_model=source is None)
         if look is None:
             sets = None if repetitions is None else prompt_sets(session, files, repetitions)

@@ -83,7 +83,7 @@ def import_circuit(
             keeps none but has scores gives every edge with its score, as a discovery without a
             selection does.
         compute, fields: where and how to compute, `percent` of a folder of several sizes, and the
-            `metric` and `ablation` that it is measured by.
+            `metric` and `ablation` that it is measured by; `try_family`, see `GraphSpec`.
 
     Raises:
         FileFormatError: the file is none of these, or an entry is of a wrong kind.
@@ -93,7 +93,7 @@ def import_circuit(
     how, measured, percent = _sorted(fields)
     compute = (compute or ComputeSpec()).but(**how)
     found = path if isinstance(path, Foreign) else read_foreign(path, percent=percent)
-    session = open_for_foreign(found, model, compute, progress)
+    session = open_for_foreign(found, model, compute, progress, fields.get("try_family"))
     circuit, scores = found.on(session.graph, session.lifted.d_model)
     pairs = task
     if task is not None and not isinstance(task, PromptPairs):
@@ -122,7 +122,7 @@ def import_circuit(
 
 def _sorted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], float | None]:
     """Sort keyword arguments: how to compute, by what to measure, and which size."""
-    own = {key: fields.get(key) for key in ("metric", "ablation", "percent")}
+    own = {key: fields.get(key) for key in ("metric", "ablation", "percent", "try_family")}
     known = [*own, *ComputeSpec.names()]
     for key in fields:
         if key not in known:
@@ -136,17 +136,22 @@ def _sorted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], 
 
 
 def open_for_foreign(
-    found: Foreign, model: Session | Any, compute: ComputeSpec, progress: Progress | None = None
+    found: Foreign,
+    model: Session | Any,
+    compute: ComputeSpec,
+    progress: Progress | None = None,
+    try_family: str | None = None,
 ) -> Session:
     """Open a model with the ports that a circuit of another tool has; see `Foreign.grouped_kv`."""
     if isinstance(model, Session):
         session = model
     else:
-        options = GraphSpec(split_embedding=found.split_embedding)
+        options = GraphSpec(split_embedding=found.split_embedding, try_family=try_family)
         session = open_model(model, options, compute, progress=progress)
     graph = session.graph
-    wanted = GraphSpec(found.grouped_kv(graph.heads, graph.kv_heads), found.split_embedding)
-    if GraphSpec.of_graph(graph) != wanted:
+    grouped = found.grouped_kv(graph.heads, graph.kv_heads)
+    wanted = GraphSpec(grouped, found.split_embedding, session.tried)
+    if GraphSpec.of_graph(graph, session.tried) != wanted:
         session = open_model(session.loaded, wanted, compute, progress=progress)
     return session
 

@@ -51,13 +51,15 @@ def open_for(
     *,
     option: str = "`model`",
     refusal: Callable[[str, str], str] | None = None,
+    try_family: str | None = None,
     progress: Progress | None = None,
 ) -> Session:
     """Open a model to run a file's circuit in, with the circuit's graph options.
 
     Model and precision default to those the circuit was found in; of several places where its model
     is, the one of its weights counts. For messages: `option` gives another model; `refusal` says
-    that a model, of this name, is of another shape, and in what.
+    that a model, of this name, is of another shape, and in what. `try_family`: see `GraphSpec`;
+    default: the one by which the circuit's model was described.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -66,7 +68,7 @@ def open_for(
     graph, compute = file.circuit.graph, compute or ComputeSpec.of_circuit(file)
 
     def load(name: str) -> Session:
-        options = GraphSpec.of_graph(graph, file.model.get("tried_family"))
+        options = GraphSpec.of_graph(graph, try_family or file.model.get("tried_family"))
         return open_model(name, options, compute, progress=progress)
 
     def load_stored() -> Session:

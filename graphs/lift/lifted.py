@@ -253,6 +253,12 @@ class LiftedModel:
         return self.causal and not any(isinstance(b.attention, Whole) for b in self.blocks)
 
     @cached_property
+    def parts_whole(self) -> int:
+        """Count the token mixers and MLPs that are taken whole."""
+        parts = (part for block in self.blocks for part in (block.attention, block.mlp))
+        return sum(isinstance(part, Whole) for part in parts)
+
+    @cached_property
     def sources(self) -> int:
         """Count the senders that come from the embedding: `embed`, or `tok` and `pos`."""
         return 2 if self.graph.split_embedding else 1

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..calls.typed import typed
-from ..errors import UnsupportedModel, unknown
+from ..errors import EdgewiseError, UnsupportedModel, unknown
 from .config_reads import inert
 from .lifted import ACTIVATIONS, Attention, AttentionContext, LiftedModel, Whole
 from .live.guards import (
@@ -216,6 +217,31 @@ def _entry(model: Any, try_family: str | None) -> Family:
             f"{f': {reason}' if reason else ''}; {supported(known)}."
         )
     return watching
+
+
+def is_tried(model: Any) -> bool:
+    """Tell whether nobody has registered or refused a model's type, so that it is tried."""
+    try:
+        return not _entry(text_body(model) or model, None).model_types
+    except UnsupportedModel:
+        return False
+
+
+def families_that_fit(model: Any, **graph: bool) -> Iterator[LiftedModel]:
+    """Yield what the families describe a model as that find all their modules in it.
+
+    Every parameter of the model has its place in each; whether it is computed so, only a
+    certificate tells. Families that split all heads come first.
+    """
+    every = {entry.name: entry for entry in reversed(families().values()) if not entry.watched}
+    for name in sorted(every, key=lambda name: (every[name].whole, name)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a description that is only tried
+                found = describe(model, **graph, try_family=name)
+        except EdgewiseError:
+            continue
+        yield found
 
 
 def require_activation(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from transformers import ArceeConfig, ArceeForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from edgewise.graphs.files import read_circuit
 from edgewise.graphs.lift.families._refused import refusals
 from edgewise.graphs.lift.families._types import UNKNOWN, WORDS, decoder_types
 from edgewise.graphs.lift.lifting import families
@@ -58,6 +59,40 @@ def test_the_command_lists_them(edgewise: Any) -> None:
         assert words in text
     assert "Name a MODEL, or ask for --types" in edgewise("lift", status=2).stderr
     assert "one of the two" in edgewise("lift", "smollm2-135m", "--types", status=2).stderr
+
+
+def test_every_command_that_opens_a_model_takes_a_family_to_try(
+    edgewise: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    ArceeForCausalLM(ArceeConfig(**LLAMA)).save_pretrained(tmp_path / "a")
+    ArceeForCausalLM(ArceeConfig(**LLAMA)).save_pretrained(tmp_path / "b")
+    pair = {"clean_ids": [3, 1, 4], "corrupted_ids": [3, 2, 4], "answer_ids": [5],
+            "distractor_ids": [6]}  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    (tmp_path / "list.json").write_text('[["a0.h1", "a1.h2.q"], ["a1.h2", "m1"]]')
+    task, tried = ("--task", "pairs.jsonl"), ("--try-family", "shape")
+    found = ("--method", "eap", "--top", 60)
+    edgewise("discover", "--model", "a", *task, *found, "-o", "found.json", *tried)
+    assert read_circuit(tmp_path / "found.json").model["tried_family"] == "shape"
+    foreign = ("list.json", "--model", "a")
+    for words in (
+        ("lift", "a"),
+        ("evaluate", "found.json"),
+        ("evaluate", *foreign, *task),
+        ("patch", "--model", "a", *task, "--path", "m0->logits"),
+        ("roles", "--model", "a", "--sequences", 1),
+        ("roles", "found.json", "--sequences", 1),
+        ("roles", *foreign, "--sequences", 1),
+        ("timeline", "a", "b", *task, *found, "--no-cache"),
+        ("transplant", "a", "b", *task, "--circuit", "found.json"),
+        ("diff", "found.json", "found.json", "--cross"),
+        ("diff", "list.json", "list.json", "--model-a", "a", "--model-b", "a"),
+        ("import", *foreign, "-o", "imported.json"),
+        ("draw", *foreign, "-o", "drawn.svg"),
+    ):
+        said = edgewise(*words, "--try-family", "lama", status=1).output
+        assert "unknown family 'lama'; did you mean 'llama'" in said, words
 
 
 def test_a_directory_is_refused_with_the_reason_or_described_as_another_type(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import UnknownName, UnsupportedModel
@@ -134,6 +134,42 @@ def test_the_file_and_a_warning_say_what_was_tried(new_type: Any) -> None:
     json.dumps(block)
     with pytest.warns(UserWarning, match="this one is lifted as llama, and its certificate"):
         assert open_model(new_type, try_family="llama").model_block["tried_family"] == "llama"
+
+
+@pytest.fixture
+def new_gpt2(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make a GPT-2 whose type nobody knows, with positions that the shape does not tell."""
+
+    class NewConfig(GPT2Config):
+        model_type = "brand_newer"
+
+    known = dict(lifting.families())
+    monkeypatch.setattr(lifting, "families", lambda: known)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    return GPT2LMHeadModel(NewConfig(**sizes)).eval()
+
+
+def test_a_family_that_fits_is_tried_where_the_shape_is_not_enough(new_gpt2: Any) -> None:
+    with pytest.raises(UnsupportedModel, match="by the shape of its modules: its first layer"):
+        describe(new_gpt2)
+    with pytest.warns(UserWarning, match="'brand_newer'; this one is lifted as gpt2, and its cert"):
+        session = open_model(new_gpt2)
+    assert session.lifted.parts_whole == 0 and session.certificate.passed
+    assert session.model_block["tried_family"] == "gpt2"
+    assert "trusted_settings" not in session.model_block  # it knows all of them
+    with torch.no_grad():  # lifted anew, by the same family
+        new_gpt2.transformer.h[0].mlp.c_fc.weight.mul_(2)
+    assert session.tried == "gpt2" and session.certificate.passed
+
+
+def test_a_family_whose_certificate_fails_is_not_taken(new_gpt2: Any) -> None:
+    own = type(new_gpt2.transformer.h[0].mlp.act)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own, "forward", lambda self, x: torch.tanh(x) + 0.3 * x)
+        assert "gpt2" in [one.family for one in lifting.families_that_fit(new_gpt2)]
+        with pytest.raises(UnsupportedModel, match="by the shape of its modules: its first layer"):
+            open_model(new_gpt2)
 
 
 def test_a_stream_that_is_no_sum_is_refused(new_type: Any) -> None:
