@@ -112,6 +112,13 @@ class _Deltas:
             else:
                 self._own[:, self.slot[sender]] = flat
 
+    def noted(self) -> dict[int, Tensor]:
+        """Map each sender whose delta was wanted to it, [N], of a run of one circuit."""
+        columns = () if self._shared is None else self._mine[: len(self._shared)].nonzero()[0]
+        shared = {int(i): self._shared[int(i)] for i in columns} if self._shared is not None else {}
+        own = {sender: self._list[i][0, 0] for sender, i in self.slot.items()}
+        return shared | own
+
     def add(self, weights: np.ndarray) -> Tensor:
         """Weigh and add deltas: weights [C, n, S] give n streams a circuit, [C, n, B, T, D]."""
         circuits, number = weights.shape[:2]
@@ -164,6 +171,17 @@ def run_masked(
     tell ports apart. The result is differentiable in them.
     """
     return _MaskedRun(world, plan, circuits, offsets or {}).final()
+
+
+def run_noting(
+    world: World, plan: Plan, offsets: Mapping[int, Tensor]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run one circuit as `run_masked` does, recording gradients; note every delta that is needed.
+
+    Deltas are what a sender writes in this run minus its base value, [B·T·D], by its column.
+    """
+    run = _MaskedRun(world, plan, 1, offsets)
+    return run.final(), run.deltas.noted()
 
 
 class _MaskedRun:

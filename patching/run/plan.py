@@ -23,8 +23,9 @@ SPARSE = 8  # circuits that keep fewer than one of so many moving edges use only
 class Sum:
     """What a port holds: the current or the base stream plus weighted sender deltas.
 
-    `weights`: [circuits, senders] with entries −1, 0, 1, or None when nothing is added. `row`: the
-    port, where ports are told apart; otherwise ports that hold the same share one sum. `extra`:
+    `weights`: [circuits, senders] with entries −1, 0, 1 (of gates: from 0 to 1), or None when
+    nothing is added. `row`: the port, where ports are told apart; otherwise ports that hold the
+    same share one sum. `extra`:
     [circuits, extras] with entries 0, 1: what is added from outside (see `make_plan`), or None.
     `source`: the layer before which the port reads the stream, if that is not its own.
     """
@@ -133,6 +134,29 @@ def make_plan(
     readers = [i for i, p in enumerate(layers) if any(s.start == CURRENT for s in p.all_sums)]
     current_until = len(layers) if logits.start == CURRENT else max(readers, default=-1)
     return Plan(layers, logits, needed, known, moving, current_until)
+
+
+def make_gated_plan(graph: ComputationGraph, gates: np.ndarray) -> Plan:
+    """Plan a run in which each edge is kept to a degree: gates, float [ports, senders], 0 to 1.
+
+    A port holds  base + Σ_u g_u (o_u − a_u).  Every node runs and ports are told apart, so that the
+    run can be differentiated at each.
+    """
+
+    def gated(entry: Sum) -> Sum:
+        assert entry.row is not None
+        return Sum(BASE, gates[entry.row][None].astype(np.float32), entry.row)
+
+    def of_layer(step: LayerPlan) -> LayerPlan:
+        mlp, post, mixer = (x and gated(x) for x in (step.mlp, step.post, step.mixer))
+        sums = tuple(map(gated, step.sums))
+        return replace(step, sums=sums, mlp=mlp, post=post, mixer=mixer)
+
+    plan = make_plan(graph, graph.reads[None], consistent=False, apart=True)
+    layers, everything = tuple(map(of_layer, plan.layers)), np.ones_like(plan.needed)
+    return replace(
+        plan, layers=layers, logits=gated(plan.logits), needed=everything, current_until=-1
+    )
 
 
 def _moving(

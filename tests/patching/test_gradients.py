@@ -8,12 +8,14 @@ import torch
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Edge, Port
 from edgewise.patching.gradients.attribution import attribute
-from edgewise.patching.gradients.port_gradients import port_gradients
+from edgewise.patching.gradients.port_gradients import gate_gradients, gated_batch, port_gradients
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.trace import at_answers
 from tests.configs import CONFIGS
+from tests.configs_whole import WHOLE_CONFIGS
 from tests.engine import (
     WITH_GROUPS,
     ablated_values,
@@ -127,3 +129,44 @@ def test_a_metric_without_gradient_is_refused() -> None:
     (chunk,) = runner.chunks()
     with pytest.raises(EdgewiseError, match="has no gradient"):
         port_gradients(runner, chunk, Circuit.full(runner.graph))
+
+
+def gates_between(graph: ComputationGraph, seed: int) -> np.ndarray:
+    """Draw gates, a third of them shut, a third open and the others between."""
+    draw = np.random.default_rng(seed)
+    gates = np.clip(draw.uniform(-1, 2, graph.reads.shape), 0, 1)
+    return np.where(graph.reads, gates, 0.0)
+
+
+@pytest.mark.parametrize("name", [*SOME[::3], next(iter(WHOLE_CONFIGS))])
+@pytest.mark.parametrize(("ablation", "grouped"), [("resample", False), ("zero", True)])
+def test_gradients_of_gates(name: str, ablation: str, grouped: bool) -> None:
+    model = tiny_lift(name, grouped_kv=grouped)
+    runner = Runner.create(model, tiny_pairs(), metric="nll", ablation=ablation, batch_size=2)
+    gates = gates_between(model.graph, 4)
+    loss, found = gate_gradients(runner, gates)
+    expected, losses = torch.zeros(gates.shape, dtype=torch.float64), []
+    for chunk in runner.chunks():
+        leaf = torch.from_numpy(gates).requires_grad_()
+        ablated = ablated_values(runner, chunk)
+        _, final = naive_run(model, chunk.batch.clean, whole(chunk), ablated, leaf)
+        logits = model.logits(at_answers(final, chunk.batch.answer_position))
+        value = runner.metric.loss(logits, chunk.target).sum()
+        losses.append(float(value.detach()))
+        expected += torch.autograd.grad(value, leaf)[0]
+    assert loss == pytest.approx(sum(losses) / 3, rel=1e-6)
+    right = np.where(model.graph.reads, expected.numpy() / 3, 0.0)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-6 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_shut_and_open_gates_are_a_circuit(share: float) -> None:
+    runner = Runner.create(tiny_lift("llama"), tiny_pairs(), metric="kl")
+    circuit = Circuit(runner.graph, random_mask(runner.graph, share, 5))
+    loss, _ = gate_gradients(runner, circuit.kept.astype(float))
+    assert loss == pytest.approx(runner.loss(circuit), rel=1e-6, abs=1e-9)
+
+
+def test_few_examples_at_once_where_ports_are_many() -> None:
+    runner = Runner.create(tiny_lift("llama"), tiny_pairs(), metric="kl")
+    assert gated_batch(runner) == 3
