@@ -1,4 +1,4 @@
-"""Random circuits of a given size, as a baseline of faithfulness.
+"""Random circuits of a given size, as a baseline of faithfulness, and circuits made larger.
 
 A circuit is held against circuits that keep, of every kind of port (q, k, v, MLP, logits), the same
 number of edges, drawn uniformly. Its percentile says how many of them it beats: a circuit that does
@@ -53,6 +53,40 @@ def random_circuits(
 ) -> list[Circuit]:
     """Draw circuits, of which the first are the same for any number."""
     return [random_circuit(graph, counts_by_kind, seed + i) for i in range(number)]
+
+
+def inflated(circuit: Circuit, seed: int) -> tuple[Circuit, tuple[int, int]]:
+    """Put a random edge that a circuit lacks into it, on a random path; return the edge's place.
+
+    Every lacking edge is as likely; the path leads from the embedding through it to `logits`, each
+    step drawn uniformly.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> graph = ComputationGraph(layers=1, heads=1)
+    >>> larger, place = inflated(Circuit.full(graph).without(["embed->m0"]), seed=0)
+    >>> len(larger), str(graph.edge_at(*place))
+    (8, 'embed->m0')
+    """
+    graph, draw = circuit.graph, np.random.default_rng(seed)
+    lacking = np.argwhere(graph.reads & ~circuit.kept)
+    if not len(lacking):
+        raise EdgewiseError(
+            "nothing can be put into a circuit that keeps every edge; accepted: a smaller one."
+        )
+    row, column = (int(i) for i in draw.choice(lacking))
+    kept = circuit.kept.copy()
+    kept[row, column] = True
+    up = row
+    while graph.feeds[up]:  # on to the logits
+        sender = int(draw.choice(graph.feeds[up]))
+        up = int(draw.choice(np.flatnonzero(graph.reads[:, sender])))
+        kept[up, sender] = True
+    down = column
+    while into := [port for port, senders in enumerate(graph.feeds) if down in senders]:
+        port = int(draw.choice(into))
+        down = int(draw.choice(np.flatnonzero(graph.reads[port])))
+        kept[port, down] = True
+    return Circuit(graph, kept), (row, column)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from ...graphs.errors import EdgewiseError
 LEAST_STEP = 1 / 64
 """A step shorter than this ends the ascent: no gate would move by more."""
 
+ROUNDING = 2.0**-20
+"""Slopes below this part of the steepest are none: their sign is that of rounding."""
+
 Valued = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """The value at some gates, and its gradient there."""
 
@@ -61,10 +64,11 @@ def possible_pairings(keys: Sequence[Hashable]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """The best gates found, their value, that of the start, and how often it was asked."""
+    """The best gates found, value and gradient there, the start's value, how often it was asked."""
 
     gates: np.ndarray
     value: float
+    gradient: np.ndarray
     start: float
     asked: int
 
@@ -81,7 +85,8 @@ def ascend(valued: Valued, start: np.ndarray, movable: np.ndarray, most: int) ->
     best, (value, gradient) = start.astype(np.float64), valued(start)
     first, step, asked = value, 1.0, 1
     while asked < most and step >= LEAST_STEP:
-        moved = np.clip(best + step * np.sign(gradient), 0.0, 1.0)
+        slopes = np.where(np.abs(gradient) > ROUNDING * np.abs(gradient).max(), gradient, 0.0)
+        moved = np.clip(best + step * np.sign(slopes), 0.0, 1.0)
         moved = np.where(movable, moved, best)
         if np.array_equal(moved, best):
             break
@@ -91,4 +96,4 @@ def ascend(valued: Valued, start: np.ndarray, movable: np.ndarray, most: int) ->
             best, value, gradient = moved, found, slope
         else:
             step /= 2
-    return Ascent(best, value, first, asked)
+    return Ascent(best, value, gradient, first, asked)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .claims import announce, claims_options, print_claims
 from .given import in_model, read_all, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
     from ..discovery.random_circuits import Baseline
+    from ..steps.evaluate import Evaluated
 
 LEAST = 10
 """How many of the least needed edges are printed."""
@@ -35,6 +37,7 @@ LEAST = 10
     "Faithfulness of K random circuits of as many edges of each kind, and the percentile.",
     type=COUNT,
 )
+@claims_options
 @options.percent_option
 @options.family_option
 @options.compute_options
@@ -79,9 +82,11 @@ def evaluate(
             scores = made.scores.scores if made.scores is not None and flags["curve"] else None
         pairs, differences = flags.pairs(file, session)
         notes += differences
+        spec = flags.over(EvaluationSpec())
+        announce(len(file.circuit), spec)
         progress.say("measuring")
         found = measure(
-            session, file, pairs, flags.over(EvaluationSpec()), scores=scores, progress=progress,
+            session, file, pairs, spec, scores=scores, progress=progress,
             metric=flags["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
     show.note(*notes)
@@ -101,6 +106,11 @@ def evaluate(
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
     show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
+    _print_more(found)
+
+
+def _print_more(found: Evaluated) -> None:
+    """Print what else was asked for than measures of the circuit."""
     if found.curve is not None:
         curve, columns = found.curve, ("edges", "f, by signed score", "f, by |score|")
         rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
@@ -111,6 +121,7 @@ def evaluate(
         least = [(str(edge), rise) for edge, rise in rises[:LEAST]]
         show.table(("least needed edges", "rise of the loss without it"), least, title="minimality")
         show.facts(("do not help", f"{found.useless:,} of {len(rises):,} edges"))
+    print_claims(found)
 
 
 def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:

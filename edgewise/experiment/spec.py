@@ -45,6 +45,7 @@ from .parts import (
     Text,
     Uncounted,
     Undeclared,
+    Whole,
     Word,
     accepts,
     each,
@@ -464,13 +465,22 @@ class DiscoverySpec(Part):
 
 @part
 class EvaluationSpec(Part):
-    """What to measure of each circuit; the ablation defaults to the discovery's."""
+    """What to measure of each circuit; the ablation defaults to the discovery's.
+
+    `tests`, `worst`, `control`: see `edgewise.steps.claims`. `draws`, `draw_seed`: how many random
+    circuits and edges the tests draw, and what decides which.
+    """
 
     metrics: Annotated[tuple[MetricName, ...], _listed("metrics")] = ()
     curve: Flag = False
     ablation: Annotated[Ablation | None, Undeclared("the discovery's")] = None
     minimality: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
     random: Annotated[Count | None, Undeclared("of `evaluate` alone")] = None
+    tests: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
+    worst: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
+    draws: Annotated[Count, Undeclared("of `evaluate` alone")] = 99
+    draw_seed: Annotated[Whole, Undeclared("of `evaluate` alone")] = 0
+    control: Flag = False
 
 
 def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:

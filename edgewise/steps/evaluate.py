@@ -24,6 +24,10 @@ from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress
 from ..session import Session, make_runner
+from .claims.claims import claims_of
+from .claims.control import Control
+from .claims.hypotheses import HypothesisTests
+from .claims.worst import WorstCase
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
@@ -40,6 +44,9 @@ class Evaluated(Evaluation):
     minimality: Scores | None = None
     random: Baseline | None = None
     floor: float = 0.0
+    tests: HypothesisTests | None = None
+    worst: WorstCase | None = None
+    control: Control | None = None
 
     @property
     def evaluation(self) -> Evaluation:
@@ -49,8 +56,9 @@ class Evaluated(Evaluation):
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         found = self.evaluation.as_dict()
-        parts = (("curve", self.curve), ("random", self.random))
-        found |= {name: part.as_dict() for name, part in parts if part is not None}
+        parts = (self.curve, self.random, self.tests, self.worst, self.control)
+        names = ("curve", "random", "tests", "worst", "control")
+        found |= {k: one.as_dict() for k, one in zip(names, parts, strict=True) if one is not None}
         if self.minimality is not None:
             edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
             found["minimality"] = {"useless": self.useless, "edges": edges}
@@ -132,7 +140,10 @@ def evaluate(
     if spec.random:
         random = baseline(runner, whole, spec.random, progress=progress)
     found = vars(measures.measure(runner, whole))
-    return Evaluated(**found, curve=curve, minimality=minimality, random=random, floor=runner.floor)
+    claims = claims_of(model, circuit, runner, spec, progress)
+    return Evaluated(
+        **found, curve=curve, minimality=minimality, random=random, floor=runner.floor, **claims
+    )
 
 
 def _complete(scores: Scores | None) -> Scores:

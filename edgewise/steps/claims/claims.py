@@ -1,0 +1,57 @@
+"""What `evaluate` may put a circuit to beside its measures: tests, the worst case, a control."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
+from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError
+from ...graphs.files import CircuitFile
+from ...patching.run.runner import Runner
+from ...progress import Progress
+from ...session import Session
+from .control import Control, control
+from .hypotheses import HypothesisTests, hypothesis_tests
+from .worst import WorstCase, worst_case
+
+
+class Claims(TypedDict, total=False):
+    """What was asked for, and found."""
+
+    tests: HypothesisTests
+    worst: WorstCase
+    control: Control
+
+
+def claims_of(
+    model: Session | Runner,
+    circuit: CircuitFile | Circuit,
+    runner: Runner,
+    spec: EvaluationSpec,
+    progress: Progress | None = None,
+) -> Claims:
+    """Put a circuit to what a spec asks for; `runner` measures it.
+
+    Raises:
+        EdgewiseError: a control of a circuit whose discovery is not known, or without its model.
+    """
+    found: Claims = {}
+    whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+    if spec.tests:
+        found["tests"] = hypothesis_tests(runner, whole, spec.draws, spec.draw_seed, progress)
+    if spec.worst:
+        found["worst"] = worst_case(runner, whole, progress, spec.draw_seed)
+    if spec.control:
+        if not isinstance(model, Session) or not isinstance(circuit, CircuitFile):
+            raise EdgewiseError(
+                "a control repeats the circuit's discovery in a redrawn copy of its model, and "
+                "neither a runner nor a circuit alone says how it was found; accepted: an open "
+                "model and a circuit's file."
+            )
+        discovery = DiscoverySpec.of_circuit(circuit)
+        compute = ComputeSpec(batch_size=runner.batch_size)
+        found["control"] = control(
+            model, runner.pairs, discovery, whole, compute, progress, spec.draw_seed
+        )
+    return found

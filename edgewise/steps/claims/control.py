@@ -1,0 +1,131 @@
+"""The untrained control: the same discovery in a copy of the model that has learned nothing.
+
+Every tensor of the copy's weights is drawn anew from a normal distribution of its own mean and
+standard deviation, seeded. So numbers stay as large as they were, in every architecture, and what
+training put into them is gone; transformers' own initialisation would also have changed how large
+they are. A method that finds as good a circuit there finds it in anything.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...discovery.evaluation import ratio
+from ...experiment.spec import ComputeSpec, DiscoverySpec, GraphSpec
+from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError, within_memory
+from ...graphs.overlap import Overlap
+from ...patching.prompts.pairs import PromptPairs
+from ...progress import Progress, named
+from ...session import Session, make_runner, open_model
+from ..discover import Found, discover
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the same discovery finds in the model with its weights redrawn.
+
+    `faithfulness`: of the circuit found there, there; None where full model and no edge do not
+    differ by twice the standard error of their difference. `jaccard`: of its edges with those of
+    the circuit it is a control of; `expected_jaccard`: of random circuits of these sizes.
+    `refused`: why there is no circuit, if there is none; the numbers are then None.
+    """
+
+    seed: int
+    metric: str
+    examples: int
+    value_full: float | None = None
+    value_circuit: float | None = None
+    value_empty: float | None = None
+    faithfulness: float | None = None
+    edges: int | None = None
+    jaccard: float | None = None
+    expected_jaccard: float | None = None
+    refused: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return everything as plain values."""
+        found = asdict(self)
+        return found if self.refused else {k: v for k, v in found.items() if k != "refused"}
+
+
+def redraw(model: torch.nn.Module, seed: int = 0) -> None:
+    """Draw every tensor of weights anew, in place, normally with its own mean and deviation.
+
+    Weights that modules share stay shared; single numbers and buffers stay as they are.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if not weights.is_floating_point() or weights.numel() < 2:
+                continue
+            old = weights.detach().to("cpu", torch.float32)
+            new = torch.empty_like(old).normal_(generator=draw) * old.std() + old.mean()
+            weights.copy_(new.to(weights.dtype))
+
+
+@within_memory()
+def redrawn(session: Session, seed: int = 0) -> Session:
+    """Open a copy of a session's model with its weights redrawn; the session's stays as it is."""
+    loaded = session.loaded
+    model = copy.deepcopy(loaded.model)
+    redraw(model, seed)
+    untrained = replace(loaded, model=model, _hashed=[])
+    graph = GraphSpec.of_graph(session.graph, session.tried)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a family was tried has been said of the model itself
+        return open_model(untrained, graph)
+
+
+def control(
+    session: Session,
+    pairs: PromptPairs,
+    spec: DiscoverySpec,
+    circuit: Circuit,
+    compute: ComputeSpec | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Control:
+    """Repeat a discovery with the weights redrawn; `circuit` is what it found in the model itself.
+
+    Takes the discovery's time once more, and the model's memory a second time.
+    """
+    progress = named(progress, "control")
+    other = redrawn(session, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # doubts are of the redrawn model, and expected
+        try:
+            found = discover(other, pairs, spec, compute, progress=progress, allow_empty=True)
+        except EdgewiseError as error:
+            return Control(seed, spec.metric, len(pairs), refused=str(error))
+    mine = found.file.circuit
+    runner = make_runner(
+        other, pairs, metric=spec.metric, ablation=spec.ablation,
+        batch_size=None if compute is None else compute.batch_size,
+    )  # fmt: skip
+    each = runner.measure_each([Circuit.full(mine.graph), mine, Circuit.empty(mine.graph)])[0]
+    full, own, empty = each.mean(1).tolist()
+    gaps = each[0] - each[2]
+    spread = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else 0.0
+    overlap = Overlap(mine.graph.edge_count, len(circuit), len(mine), len(circuit & mine))
+    return Control(
+        seed, spec.metric, len(pairs), value_full=full, value_circuit=own, value_empty=empty,
+        faithfulness=ratio(own, full, empty, max(runner.floor, 2 * spread)), edges=len(mine),
+        jaccard=overlap.jaccard, expected_jaccard=overlap.expected,
+    )  # fmt: skip
+
+
+def with_control(found: Found, made: Control) -> Found:
+    """Return a discovery whose circuit file tells of its control, as `measures.control`."""
+    measures = {**found.file.measures, "control": made.as_dict()}
+    return replace(found, file=replace(found.file, measures=measures))
