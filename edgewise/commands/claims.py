@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,7 +71,16 @@ def print_claims(found: Evaluated) -> None:
         _worst(found.worst)
     if found.control is not None:
         show.line()
-        show.facts(*control_facts(found.control))
+        show.facts(*_control_facts(found.control))
+
+
+def print_control(measures: Mapping[str, Any]) -> None:
+    """Print the control that a circuit file's measures tell of, if there was one."""
+    from ..steps.claims.control import Control
+
+    if "control" in measures:
+        show.facts(*_control_facts(Control(**measures["control"])))
+        show.line()
 
 
 def _tests(found: HypothesisTests) -> None:
@@ -117,7 +126,7 @@ def _worst_facts(found: WorstCase) -> Iterator[tuple[str, object]]:
         yield "not searched", words
 
 
-def control_facts(found: Control) -> Iterator[tuple[str, object]]:
+def _control_facts(found: Control) -> Iterator[tuple[str, object]]:
     """Yield what a control found, as lines of name and value."""
     if found.refused is not None:
         yield "control, redrawn", f"no circuit: {found.refused}"

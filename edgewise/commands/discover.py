@@ -11,6 +11,7 @@ import click
 
 from ..discovery.registry import get_method, methods, scoring_method
 from . import options, show
+from .claims import control_option, print_control
 from .given import sized
 from .options import FILE, PREFIX, Flags, flag_name, option
 
@@ -86,6 +87,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 @options.percent_option
 @options.graph_options
 @options.compute_options
+@control_option
 @option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
 @option(
     "--per-example",
@@ -135,6 +137,7 @@ def discover(
     )
     from ..progress import reporting
     from ..session import open_model, open_task
+    from ..steps.claims.control import controlled
     from ..steps.discover import discover as find
 
     flags = _started(flags, **size)
@@ -160,6 +163,8 @@ def discover(
         show.understood(pairs.origin)
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
+        if flags["control"]:
+            found = controlled(found, session, pairs, request, progress)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
     if found.examples is not None:
@@ -174,6 +179,7 @@ def discover(
         journal.remove()
     if not as_json:
         _print(found, session.loaded.title, report, _selection(spec, found, flags))
+        print_control(found.file.measures)
         show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
         if by_example is not None:
             show.line(f"         {by_example}, {_size(found, by_example)}")

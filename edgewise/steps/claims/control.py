@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...discovery.evaluation import ratio
-from ...experiment.spec import ComputeSpec, DiscoverySpec, GraphSpec
+from ...experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, within_memory
 from ...graphs.overlap import Overlap
@@ -125,7 +125,18 @@ def control(
     )  # fmt: skip
 
 
-def with_control(found: Found, made: Control) -> Found:
-    """Return a discovery whose circuit file tells of its control, as `measures.control`."""
-    measures = {**found.file.measures, "control": made.as_dict()}
-    return replace(found, file=replace(found.file, measures=measures))
+def controlled(
+    found: Found,
+    session: Session,
+    pairs: PromptPairs,
+    asked: Experiment,
+    progress: Progress | None = None,
+) -> Found:
+    """Repeat a discovery as its control; return it with `measures.control` in its circuit's file.
+
+    Scores to start from are of the model itself, so the control starts from its own.
+    """
+    spec, file = asked.discovery.but(start=None), found.file
+    made = control(session, pairs, spec, file.circuit, asked.compute, progress)
+    measures = {**file.measures, "control": made.as_dict()}
+    return replace(found, file=replace(file, measures=measures))

@@ -192,9 +192,10 @@ def _losses(
     """Yield each circuit's loss on every example, [examples]."""
     rest, done = iter(circuits), 0
     while group := list(islice(rest, AT_ONCE)):
-        yield from runner.measure_each(group, losses=True)[0]
+        found = runner.measure_each(group, losses=True)[0]
         done += len(group)
         progress(done, number, "circuits tested")
+        yield from found
 
 
 def _some(losses: Iterator[np.ndarray], number: int) -> np.ndarray:

@@ -1,0 +1,305 @@
+"""Claims about circuits: tests, the worst case, and the untrained control, on models by hand."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.experiment.spec import DiscoverySpec, Selection
+from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.lift.plain import plain_block, plain_model
+from edgewise.patching.prompts.pairs import Pair, PromptPairs
+from edgewise.patching.run.runner import Runner
+from edgewise.session import open_model
+from edgewise.steps.claims.control import control, redraw, redrawn
+from edgewise.steps.claims.hypotheses import (
+    HypothesisTest,
+    HypothesisTests,
+    circuits_needed,
+    hypothesis_tests,
+)
+from edgewise.steps.claims.worst import worst_case
+from edgewise.steps.evaluate import evaluate
+from tests.edgewise.conftest import Run, tiny
+from tests.engine import random_mask, tiny_lift, tiny_pairs
+
+ONE = PromptPairs((Pair((0, 1), (0, 2), (1,), (2,)), Pair((0, 3), (0, 2), (3,), (2,))))
+
+
+def planted(layers: int = 8, write: float = 0.0) -> Runner:
+    """Run a model in which `embed->logits` does the task; MLPs write what they read, `write` times.
+
+    Without them nothing else matters. It predicts the token it reads.
+    """
+    zero, eye = torch.zeros(4, 2, 4), torch.eye(4)
+    block = plain_block(wq=zero, wk=zero, wv=zero, wo=zero, up=eye, down=write * eye)
+    model = plain_model(tokens=eye, blocks=[block] * layers, unembed=eye)
+    return Runner.create(model, ONE, metric="logit_diff")
+
+
+def edges(runner: Runner, *names: str) -> Circuit:
+    return Circuit.empty(runner.graph).with_edges(names)
+
+
+def named(found: HypothesisTests, test: str) -> HypothesisTest:
+    return next(one for one in found.tests if one.test == test)
+
+
+# -- hypotheses ----------------------------------------------------------------------------------
+
+
+def test_the_circuit_that_does_the_task_stands_every_test() -> None:
+    runner = planted()
+    found = hypothesis_tests(runner, edges(runner, "embed->logits"), draws=60)
+    p = {one.test: one.p for one in found.tests}
+    assert list(p) == [
+        "equivalence", "independence", "minimality", "sufficiency", "partial necessity",
+    ]  # fmt: skip
+    assert (p["equivalence"], p["independence"], p["minimality"]) == (1.0, 1.0, 1.0)
+    assert p["sufficiency"] is not None
+    assert p["partial necessity"] is not None
+    assert 0 < p["sufficiency"] == p["partial necessity"] < 0.05
+    assert named(found, "sufficiency").means == (
+        "The circuit is nearer to the model than 90% of random circuits of its size."
+    )
+    assert found.circuits == circuits_needed(1, 60) == 3 + 4 * 60 + 1
+    (edge,) = found.edges
+    assert (str(edge.edge), edge.weak) == ("embed->logits", False)
+    assert edge.effect == pytest.approx(2)  # the answer's logit falls by 1, the distractor's rises
+
+
+def test_an_edge_that_does_nothing_is_found() -> None:
+    runner = planted()
+    useless = ["embed->m2", "m2->logits", "m1->m3"]
+    found = hypothesis_tests(runner, edges(runner, "embed->logits", *useless), draws=30)
+    assert {str(one.edge) for one in found.edges if one.weak} == set(useless)
+    # no random edge has an effect below theirs, which is 0, so p = .1^30, times the four edges
+    assert named(found, "minimality").p == pytest.approx(4 * 0.1**30)
+    assert named(found, "minimality").seen == "3 of 4 edges weak"
+
+
+def test_a_circuit_that_does_nothing_fails() -> None:
+    runner = planted()
+    found = hypothesis_tests(runner, edges(runner, "m1->logits"), draws=30)
+    equivalence = named(found, "equivalence")
+    assert equivalence.seen == "better on 0, worse on 2 of 2"
+    assert equivalence.p == 1.0 or equivalence.p == pytest.approx(0.6**2 + 0.4**2)
+    assert (named(found, "sufficiency").p or 0) > 0.5
+    assert named(found, "sufficiency").means.startswith("It is not shown that the circuit")
+    few = hypothesis_tests(runner, edges(runner, "m1->logits"), draws=3)
+    assert named(few, "sufficiency").means.endswith("(of 3 draws p cannot be below 0.73).")
+
+
+def test_every_circuit_that_was_said_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner.create(tiny_lift("llama"), tiny_pairs(), metric="logit_diff")
+    circuit = Circuit(runner.graph, random_mask(runner.graph, 0.3, 0))
+    seen: list[tuple[int, int, str]] = []
+    run, measure = [0], Runner.measure_each
+
+    def counted(self: Runner, circuits: Any, *more: Any, **named: Any) -> np.ndarray:
+        run[0] += len(circuits)
+        return measure(self, circuits, *more, **named)
+
+    monkeypatch.setattr(Runner, "measure_each", counted)
+    found = hypothesis_tests(runner, circuit, 5, 0, lambda *what: seen.append(what))
+    ends = 2 * (run[0] - found.circuits == 2)  # what the two ends take, if measured so
+    assert run[0] - ends == found.circuits == circuits_needed(len(circuit), 5)
+    assert seen[-1] == (found.circuits, found.circuits, "circuits tested")
+    again = hypothesis_tests(runner, circuit, 5)
+    assert again == found
+    assert hypothesis_tests(runner, circuit, 5, seed=1) != found
+
+
+def test_a_metric_that_compares_with_the_model_has_no_value_of_each() -> None:
+    runner = planted().with_metric("kl")
+    found = hypothesis_tests(runner, edges(runner, "embed->logits"), draws=3)
+    for test in ("equivalence", "independence"):
+        assert named(found, test).p is None
+        assert "kl compares with the full model" in named(found, test).means
+        assert "logit_diff" in named(found, test).means
+    assert named(found, "sufficiency").p is not None
+
+
+@pytest.mark.parametrize(("name", "words"), [("full", "every edge"), ("empty", "no edge")])
+def test_circuits_that_cannot_be_tested(name: str, words: str) -> None:
+    runner = planted()
+    circuit = getattr(Circuit, name)(runner.graph)
+    with pytest.raises(EdgewiseError, match=f"the circuit keeps {words}, so a random one of its"):
+        hypothesis_tests(runner, circuit)
+    with pytest.raises(EdgewiseError, match="draws is 0; accepted: 1 or more"):
+        hypothesis_tests(runner, edges(runner, "embed->logits"), draws=0)
+
+
+# -- the worst case ------------------------------------------------------------------------------
+
+
+def test_the_worst_pairing_is_that_of_brute_force() -> None:
+    pairs = tiny_pairs(lengths=(6, 6, 6, 6, 5), shared=False)
+    runner = Runner.create(tiny_lift("llama"), pairs, metric="logit_diff", batch_size=2)
+    circuit = Circuit(runner.graph, random_mask(runner.graph, 0.4, 1))
+    found = worst_case(runner, circuit).pairings
+    assert found is not None
+    excess = {}
+    for i, j in product(range(5), repeat=2):
+        a, b = pairs.pairs[i], pairs.pairs[j]
+        if (len(a.clean), a.answer_position) == (len(b.clean), b.answer_position):
+            assert b.corrupted is not None
+            mixed = Pair(a.clean, b.corrupted, a.answers, a.distractors, a.answer_position)
+            alone = Runner.create(runner.model, PromptPairs((mixed,)), metric="logit_diff")
+            excess[i + 1, j + 1] = alone.loss(circuit) - alone.loss(Circuit.full(runner.graph))
+    assert found.tried == found.possible == len(excess)
+    assert found.largest == pytest.approx(max(excess.values()))
+    worst = found.worst[0]
+    assert excess[worst.clean, worst.corrupted] == pytest.approx(worst.excess)
+    assert found.mean == pytest.approx(np.mean([excess[i, i] for i in range(1, 6)]))
+    assert found.mean_tried == pytest.approx(np.mean(list(excess.values())))
+
+
+def test_a_planted_gate_that_hurts_is_found() -> None:
+    # m0 writes −½ of what it reads: of the clean token if `embed->m0` is kept
+    runner = planted(layers=1, write=-0.5)
+    circuit = edges(runner, "embed->logits", "embed->m0")
+    found = worst_case(runner, circuit)
+    # logits e1 − ½ e2: the difference is 1.5; with the gate open e1 − ½ e1: it is .5
+    assert found.loss_circuit == pytest.approx(-1.5)
+    assert found.gates is not None
+    assert found.gates.loss == pytest.approx(-0.5)
+    assert [(str(one.edge), one.gate) for one in found.gates.edges] == [("m0->logits", 1.0)]
+    assert found.gates.edges[0].fall == pytest.approx(1)
+    assert found.gates.loss_opened == pytest.approx(-0.5)
+
+
+def test_two_gates_that_hurt_only_together_are_found() -> None:
+    runner = planted(layers=1, write=-0.5)
+    found = worst_case(runner, edges(runner, "embed->logits"))
+    assert found.gates is not None
+    assert found.gates.loss == pytest.approx(
+        -0.5
+    )  # from the circuit itself no gradient leads there
+    assert {str(one.edge) for one in found.gates.edges} == {"embed->m0", "m0->logits"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("metric", ["kl", "nll"])
+def test_the_worst_is_never_better_than_the_mean(metric: str, seed: int) -> None:
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric=metric)
+    circuit = Circuit(runner.graph, random_mask(runner.graph, 0.5, seed))
+    found = worst_case(runner, circuit)
+    assert found.pairings is not None
+    assert found.gates is not None
+    assert found.pairings.largest >= found.pairings.mean
+    assert found.gates.loss >= found.loss_circuit - 1e-9
+    assert found.gates.gradients <= 20
+
+
+def test_parts_that_cannot_be_searched_are_said() -> None:
+    lift = tiny_lift("gpt2")
+    runner = Runner.create(lift, tiny_pairs(), metric="accuracy", ablation="zero")
+    found = worst_case(runner, Circuit(runner.graph, random_mask(runner.graph, 0.5, 0)))
+    assert (found.pairings, found.gates) == (None, None)
+    assert found.left_out == (
+        "pairings: under zero ablation nothing comes from corrupted prompts",
+        "gates: the metric accuracy has no gradient",
+    )
+    runner = Runner.create(lift, tiny_pairs(), metric="nll")
+    full = worst_case(runner, Circuit.full(runner.graph))
+    assert full.left_out == ("gates: the circuit discards no edge",)
+    assert full.pairings is not None
+    assert full.pairings.largest == pytest.approx(0, abs=1e-5)
+
+
+# -- the control ---------------------------------------------------------------------------------
+
+
+def test_weights_are_redrawn_with_their_own_mean_and_deviation() -> None:
+    model = tiny("llama", hidden_size=64, intermediate_size=96)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    redraw(model)
+    for name, drawn in model.named_parameters():
+        old, weights = before[name], drawn.detach()
+        assert not torch.equal(weights, old) or old.std() == 0
+        if old.numel() > 2000:
+            assert float(weights.std()) == pytest.approx(float(old.std()), rel=0.1)
+            assert abs(float(weights.mean() - old.mean())) < 0.1 * float(old.std())
+
+
+def test_the_model_itself_stays_as_it_is() -> None:
+    session = open_model(tiny("gpt2"))
+    before = session.loaded.weights_sha256
+    first, second, other = redrawn(session), redrawn(session), redrawn(session, seed=1)
+    assert session.loaded.weights_sha256 == before
+    hashes = [one.loaded.weights_sha256 for one in (first, second, other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert before not in hashes
+    assert first.certificate.passed
+    tied = first.loaded.model
+    assert tied.lm_head.weight is tied.transformer.wte.weight
+
+
+def test_a_control_finds_a_circuit_of_its_own() -> None:
+    session, pairs = open_model(tiny("llama")), tiny_pairs()
+    spec = DiscoverySpec("eap-ig", select=Selection(top=10))
+    circuit = Circuit(session.graph, random_mask(session.graph, 0.1, 0))
+    found = control(session, pairs, spec, circuit)
+    assert found.edges == 10
+    assert found.refused is None
+    assert found.jaccard is not None
+    assert 0 <= found.jaccard < 1
+    assert found == control(session, pairs, spec, circuit)
+    assert found != control(session, pairs, spec, circuit, seed=1)
+
+
+def test_a_control_that_the_method_refuses_is_told() -> None:
+    session, pairs = open_model(tiny("llama")), tiny_pairs()
+    spec = DiscoverySpec("eap-ig", select=Selection(top=10**6))
+    found = control(session, pairs, spec, Circuit.empty(session.graph))
+    assert found.refused is not None
+    assert found.refused.startswith("top is 1,000,000, but the model's graph has")
+    assert found.as_dict()["faithfulness"] is None
+
+
+def test_a_control_needs_to_know_how_the_circuit_was_found() -> None:
+    runner = planted()
+    with pytest.raises(EdgewiseError, match="neither a runner nor a circuit alone says how it was"):
+        evaluate(runner, edges(runner, "embed->logits"), control=True)
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def test_claims_on_the_command_line(edgewise: Run, circuit: Path) -> None:
+    line = ("evaluate", circuit, "--tests", "--draws", 4, "--worst", "--control")
+    result = edgewise(*line)
+    assert "tests: 31 circuits are run" in result.stderr
+    for words in ("partial necessity", "worst pairings", "worst gates", "control, redrawn"):
+        assert words in result.stdout
+    assert max(map(len, result.stdout.split("sufficiency  ")[0].splitlines())) <= 80
+    found = json.loads(edgewise(*line, "--json").stdout)
+    assert [set(row) for row in found["tests"]["tests"]] == [
+        {"test", "p", "draws", "seen", "means"}
+    ] * 5
+    assert found["tests"]["circuits"] == 31
+    assert found["worst"]["pairings"]["worst"][0]["excess"] == pytest.approx(
+        found["worst"]["pairings"]["largest"]
+    )
+    assert found["control"]["edges"] == 12
+
+
+def test_a_control_stands_in_the_circuit_file(
+    edgewise: Run, models: dict[str, Path], pairs: Path
+) -> None:
+    line = ("discover", "--model", models["llama"], "--task", pairs, "--method", "eap-ig")
+    result = edgewise(*line, "--top", 12, "--control", "-o", "circuit.json")
+    assert "control, redrawn" in result.stdout
+    assert "by chance" in result.stdout
+    block = json.loads(Path("circuit.json").read_text())["measures"]["control"]
+    assert (block["edges"], block["seed"], block["examples"]) == (12, 0, 6)
+    edgewise(*line, "--top", 12, "-o", "plain.json")
+    assert "control" not in json.loads(Path("plain.json").read_text())["measures"]
