@@ -46,6 +46,7 @@ from .patching.prompts.pairs import Pair, PromptPairs
 from .progress import SILENT, Progress, named, prompts_are_there
 from .report.report import write_report
 from .session import Session, make_runner, open_model
+from .steps.claims.control import control
 from .steps.compare import CloserLook, InModel, put_together
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
 from .steps.discover import discover
@@ -273,7 +274,7 @@ class _Run:
             )
 
     def measure(self, model: ModelSpec) -> None:
-        """Measure a model's circuit by every metric, and its curve if that is asked for."""
+        """Measure a model's circuit by every metric; its curve and control if that is asked for."""
         name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
@@ -289,9 +290,15 @@ class _Run:
             if spec.evaluation.curve:
                 scores = read_scores(self.store.path(name), circuit.graph).scores
                 found["curve"] = curve(runner, scores, progress=report).as_dict()
+            if spec.evaluation.control:
+                asked, compute = spec.discovery.but(start=None), spec.compute
+                found["control"] = control(
+                    self.session(model), self.pairs, asked, circuit, compute, report
+                ).as_dict()
             self.write_evaluation({**self.evaluations(), model.name: found})
 
-        key = spec.key("evaluation", file=self.store.sha256(name), prompts=self.pairs.sha256)
+        parts = ("evaluation", "discovery") if spec.evaluation.control else ("evaluation",)
+        key = spec.key(*parts, file=self.store.sha256(name), prompts=self.pairs.sha256)
         part = f"{names.EVALUATION}#{model.name}"
         self.step(f"evaluation of {model.name}", [part], make, key)
 

@@ -190,6 +190,11 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "ablation": st.none() | st.sampled_from(sorted(ablations())),
         "minimality": st.booleans(),
         "random": st.none() | COUNTS,
+        "tests": st.booleans(),
+        "worst": st.booleans(),
+        "draws": COUNTS,
+        "draw_seed": st.integers(0, 10**6),
+        "control": st.booleans(),
     },
     ComparisonSpec: {
         "noise_floor": st.none() | st.integers(2, 99),

@@ -24,6 +24,7 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge
 from ..graphs.roles import HeadRoles
 from ..patching.ablations.registry import get_ablation
+from ..steps.claims.control import Control
 from ..store import names
 
 STRONGEST = 10  # of a circuit's edges are listed
@@ -48,7 +49,8 @@ class CircuitFindings(NamedTuple):
     """What was found and measured in one model: its circuit, from the file `source`.
 
     `measured` has one evaluation for each of the spec's metrics, `pictures` the circuit's and its
-    node scores', `strongest` the edges of largest |score|.
+    node scores', `strongest` the edges of largest |score|. `control`: what the same discovery finds
+    with the weights redrawn, if it was run.
     """
 
     name: str
@@ -58,6 +60,7 @@ class CircuitFindings(NamedTuple):
     curve: Curve | None
     pictures: Sequence[ReportPicture]
     strongest: Sequence[tuple[Edge, float]]
+    control: Control | None = None
 
 
 class ScoreChange(NamedTuple):
@@ -221,10 +224,11 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         most = min(STRONGEST, len(file.circuit))
         measured = [Evaluation(**one) for one in found["metrics"]]
         curve = Curve(**found["curve"]) if "curve" in found else None
+        made = Control(**found["control"]) if "control" in found else None
         pictures = _pictures(spec, source, f"the circuit of {model.name}", model.name)
         strongest = _strongest(file.circuit.graph, file.edge_scores, most)
         circuits.append(
-            CircuitFindings(model.name, source, file, measured, curve, pictures, strongest)
+            CircuitFindings(model.name, source, file, measured, curve, pictures, strongest, made)
         )
     diffs = [_diff(spec, folder, variant) for variant in spec.variants]
     overlaps = ReportPicture("overlap of every two circuits", names.overlap_names(spec))

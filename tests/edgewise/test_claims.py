@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.experiment.document import parse_spec
 from edgewise.experiment.spec import DiscoverySpec, Selection
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
+from edgewise.run import run
 from edgewise.session import open_model
 from edgewise.steps.claims.control import control, redraw, redrawn
 from edgewise.steps.claims.hypotheses import (
@@ -303,3 +305,34 @@ def test_a_control_stands_in_the_circuit_file(
     assert (block["edges"], block["seed"], block["examples"]) == (12, 0, 6)
     edgewise(*line, "--top", 12, "-o", "plain.json")
     assert "control" not in json.loads(Path("plain.json").read_text())["measures"]
+
+
+@pytest.mark.filterwarnings("ignore:the circuit.s faithfulness")
+def test_a_control_stands_in_a_runs_report(
+    models: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    spec = parse_spec(
+        f"""
+        [[models]]
+        source = "{models["llama"]}"
+        name = "base"
+        [task]
+        file = "{pairs}"
+        [discovery]
+        method = "eap-ig"
+        top = 12
+        [evaluation]
+        metrics = ["logit_diff"]
+        control = true
+        [drawing]
+        formats = []
+        """
+    )
+    result = run(spec, tmp_path / "out")
+    block = json.loads(result.evaluation.read_text())["models"]["base"]["control"]
+    assert block["edges"] == 12
+    row = next(
+        line for line in result.report.read_text().splitlines() if line.startswith("| base | 12 | ")
+    )
+    assert f"{block['jaccard']:.3f}" in row
+    assert f"{block['value_full']:.4g}" in row
