@@ -163,8 +163,7 @@ def discover(
         show.understood(pairs.origin)
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
-        if flags["control"]:
-            found = controlled(found, session, pairs, request, progress)
+        found = controlled(found, session, pairs, request, progress)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
     if found.examples is not None:
@@ -179,7 +178,6 @@ def discover(
         journal.remove()
     if not as_json:
         _print(found, session.loaded.title, report, _selection(spec, found, flags))
-        print_control(found.file.measures)
         show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
         if by_example is not None:
             show.line(f"         {by_example}, {_size(found, by_example)}")
@@ -278,3 +276,4 @@ def _print(found: Found, model: str, report: TaskReport | None, selection: str |
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     show.line()
+    print_control(found.file.measures)

@@ -364,7 +364,8 @@ class Flags(dict[str, Any]):
         assert task is not None  # click requires --task where an experiment is asked for
         with usage():
             metrics = tuple(dict.fromkeys([discovery.metric, *(self["measure"] or ())]))
-            evaluation, graph = EvaluationSpec(metrics), self.over(GraphSpec())
+            evaluation = EvaluationSpec(metrics, **self.only("control"))
+            graph = self.over(GraphSpec())
             return Experiment(
                 task.name, numbered(models), task, discovery, evaluation,
                 compute=self.compute(), graph=graph,

@@ -36,6 +36,7 @@
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
     curve = false                     # faithfulness by size, CPR and CMD
+    control = false                   # repeat the discovery in a copy with its weights redrawn
 
     [comparison]                      # optional
     noise_floor = 8                   # find each circuit so often again, on other prompts

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.files import CircuitFile
-from ...patching.run.runner import Runner
 from ...progress import Progress
 from ...session import Session
 from .control import Control, control
 from .hypotheses import HypothesisTests, hypothesis_tests
 from .worst import WorstCase, worst_case
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
 
 
 class Claims(TypedDict, total=False):

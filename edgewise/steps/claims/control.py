@@ -132,10 +132,12 @@ def controlled(
     asked: Experiment,
     progress: Progress | None = None,
 ) -> Found:
-    """Repeat a discovery as its control; return it with `measures.control` in its circuit's file.
+    """Repeat a discovery as its control, if asked for; it stands in the file as `measures.control`.
 
     Scores to start from are of the model itself, so the control starts from its own.
     """
+    if not asked.evaluation.control:
+        return found
     spec, file = asked.discovery.but(start=None), found.file
     made = control(session, pairs, spec, file.circuit, asked.compute, progress)
     measures = {**file.measures, "control": made.as_dict()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,8 +31,10 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.names import Edge
 from ...patching.metrics.registry import metrics
-from ...patching.run.runner import Runner
 from ...progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
 
 DRAWS = 99
 """How many random circuits are drawn unless told otherwise."""

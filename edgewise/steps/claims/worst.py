@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +23,11 @@ from ...discovery.evaluation import measured_ends, ratio
 from ...discovery.uncertainty.worst import Ascent, ascend, pairings, possible_pairings
 from ...graphs.circuit import Circuit
 from ...graphs.names import Edge
-from ...patching.gradients.port_gradients import gate_gradients, gated_batch
 from ...patching.prompts.pairs import Pair, PromptPairs
-from ...patching.run.runner import Runner
 from ...progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
 
 PAIRINGS = 16
 """With how many corrupted prompts each clean one is run, its own among them."""
@@ -199,6 +201,8 @@ def _measured(
     runner: Runner, pairs: tuple[Pair, ...], circuit: Circuit
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the full model's and the circuit's loss on each pair."""
+    from ...patching.run.runner import Runner
+
     there = Runner.create(
         runner.model, PromptPairs(pairs, runner.pairs.name), metric=runner.metric,
         ablation=runner.ablation, batch_size=runner.batch_size,
@@ -213,6 +217,9 @@ def _measured(
 def _worst_gates(
     runner: Runner, circuit: Circuit, ends: tuple[float, float], progress: Progress
 ) -> WorstGates:
+    from ...patching.gradients.port_gradients import gate_gradients, gated_batch
+    from ...patching.run.runner import Runner
+
     graph, kept = circuit.graph, circuit.kept
     movable = graph.reads & ~kept
     smaller = Runner.create(
