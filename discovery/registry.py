@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import math
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .journal import Journal
 
 
+@typed
 @dataclass(frozen=True)
 class Option:
     """An option of a method: what it means, and which values it takes.
@@ -41,10 +43,11 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     only_time: bool = False
-    type: type = str
+    type: builtins.type = str
     default: bool | int | float | str = ""
 
 
+@typed
 @dataclass(frozen=True)
 class Discovery:
     """What a method found: scores of every edge, or of each that a search measured.
@@ -65,6 +68,7 @@ class Discovery:
     examples: ExampleScores | None = None
 
 
+@typed
 @dataclass(frozen=True)
 class Method:
     """A registered method.
@@ -126,16 +130,19 @@ class Method:
 
         return default_metric(searching=self.selects)
 
+    @typed
     def suited(self, ablation: Ablation) -> dict[str, object]:
         """Return the options that suit an ablation."""
         return {} if ablation.paired else dict(self.unpaired)
 
+    @typed
     def check_metric(self, metric: Metric) -> None:
         """Refuse a metric whose gradient the method needs and that has none."""
         if self.gradient:
             clean, instead = self.gradient == "clean", scoring_method().name
             metric.require_gradient(at_clean_only=clean, instead=instead)
 
+    @typed
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options with defaults filled in, types and ranges checked."""
         for key in options:
@@ -169,6 +176,7 @@ class Method:
                 f"{_able('resumable')}. Start it anew."
             )
 
+    @typed
     def __call__(
         self,
         runner: Runner,
@@ -210,11 +218,13 @@ class MethodProperties(TypedDict, total=False):
     unpaired: Mapping[str, object]
 
 
+@typed
 def method(
     name: str, **properties: Unpack[MethodProperties]
 ) -> Callable[[Callable[..., Discovery]], Callable[..., Discovery]]:
     """Register a discovery method by name."""
 
+    @typed
     def register(function: Callable[..., Discovery]) -> Callable[..., Discovery]:
         METHODS[name] = Method(name, function, **properties)
         return function

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..graphs.calls.typed import short_value, typed
 from ..graphs.comparison import Likeness
 from ..graphs.errors import EdgewiseError
 from ..graphs.graph import ComputationGraph
@@ -67,6 +68,7 @@ def _rows(graph: ComputationGraph, scores: np.ndarray) -> np.ndarray:
     return found
 
 
+@typed
 def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarray:
     """Return two-sided p-values of Welch's t-test for every column of [R_a, E] and [R_b, E].
 
@@ -78,6 +80,12 @@ def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarra
     """
     from scipy.stats import ttest_ind_from_stats
 
+    a, b = (np.asarray(one, dtype=np.float64) for one in (a, b))
+    if a.ndim != 2 or b.shape[1:] != a.shape[1:]:
+        raise EdgewiseError(
+            f"welch: `a` and `b` have shapes {list(a.shape)} and {list(b.shape)}; accepted: "
+            "[repetitions, edges], of as many edges in both."
+        )
     if min(len(a), len(b)) < 2:
         raise EdgewiseError(
             f"{len(a)} and {len(b)} repetitions cannot be tested; accepted: two or more of each."
@@ -89,6 +97,7 @@ def welch(a: np.ndarray, b: np.ndarray, rounding: float = ROUNDING) -> np.ndarra
     return np.where((first[0] == second[0]) | np.isnan(p), 1.0, np.minimum(p, 1.0))
 
 
+@typed
 def q_values(p: np.ndarray) -> np.ndarray:
     """Return Benjamini-Hochberg q-values of p-values [n]: min over p_j >= p_i of p_j · n / rank_j.
 
@@ -97,6 +106,11 @@ def q_values(p: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import false_discovery_control
 
+    p = np.asarray(p)
+    if p.ndim != 1 or not len(p) or not ((p >= 0) & (p <= 1)).all():
+        raise EdgewiseError(
+            f"q_values: `p` is {short_value(p)}; accepted: a list of numbers from 0 to 1."
+        )
     return np.asarray(false_discovery_control(p))
 
 

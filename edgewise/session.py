@@ -96,6 +96,7 @@ def _by_family(
     return None
 
 
+@typed
 @dataclass(eq=False)
 class Session:
     """A loaded model, its description, and the proof that the two compute the same.

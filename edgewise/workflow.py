@@ -19,7 +19,7 @@ from .experiment.spec import DiscoverySpec, Experiment, Selection
 from .experiment.start import Start, read_start
 from .experiment.task import EXAMPLES, check_task, is_file
 from .graphs.calls.typed import typed
-from .graphs.errors import unknown, within_memory
+from .graphs.errors import unknown_argument, within_memory
 from .graphs.files.diff import diff_files as compare
 from .progress import Progress
 from .session import Session, make_pairs, make_runner, open_model, open_split, open_task
@@ -74,7 +74,7 @@ def patch(
     known = ("metric", "ablation", "batch_size")
     for name in measure:
         if name not in known:
-            raise unknown("argument of patch", name, known)
+            raise unknown_argument("patch", name, known)
     runner = make_runner(session, pairs, **measure)
     session.certify(pairs)
     return patch_paths(runner, paths, denoise=denoise, together=together)

@@ -123,8 +123,9 @@ class Circuit:
     @property
     def edges(self) -> Iterator[Edge]:
         """Yield the kept edges in graph order."""
-        for row, column in np.argwhere(self.kept):
-            yield self.graph.edge_at(row, column)
+        senders, ports = self.graph.senders, self.graph.ports
+        for row, column in np.argwhere(self.kept).tolist():
+            yield Edge(senders[column], ports[row])
 
     @property
     def nodes(self) -> tuple[Node, ...]:

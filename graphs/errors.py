@@ -46,6 +46,18 @@ class UnknownName(EdgewiseError):
     """A registry key, option or metric name does not exist."""
 
 
+class WrongArgument(EdgewiseError, TypeError):
+    """A call's argument is of a wrong type, missing, or one too many."""
+
+
+class UnknownArgument(UnknownName, WrongArgument):
+    """A call has no argument of this name."""
+
+    def __init__(self, message: str, call: str = "", found: str = "", accepted: Iterable[str] = ()):
+        super().__init__(message)
+        self.call, self.found, self.accepted = call, found, tuple(accepted)
+
+
 class FileFormatError(EdgewiseError):
     """A file is damaged, of another format, or of a version this program cannot read."""
 
@@ -131,3 +143,14 @@ def unknown(what: str, found: str, accepted: Iterable[str]) -> UnknownName:
         listed = difflib.get_close_matches(found, names, n=MOST_NAMES // 2, cutoff=0)
         more = f" and {len(names) - len(listed)} more"
     return UnknownName(f"unknown {what} '{found}'{hint} Accepted: {', '.join(listed)}{more}.")
+
+
+def unknown_argument(call: str, found: str, accepted: Iterable[str]) -> UnknownArgument:
+    """Build the error for an argument that a call does not have, with the nearest that it has.
+
+    >>> print(unknown_argument("draw", "titel", ["path", "title"]))
+    unknown argument of draw 'titel'; did you mean 'title'? Accepted: path, title.
+    """
+    names = list(dict.fromkeys(accepted))
+    said = unknown(f"argument of {call}", found, names)
+    return UnknownArgument(str(said), call, found, names)

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from .bitsets import booleans, integers
-from .calls.typed import require, short_value, typed
+from .calls.typed import require, short_value, typed, typed_late
 from .errors import EdgewiseError, GraphMismatch
 from .names import LETTERS, Edge, Kind, Node, Port
 
@@ -143,6 +143,7 @@ class ComputationGraph:
         heads = apart * (self.heads + self.post_norm)
         return ports, 1 + self.split_embedding + heads + whole + mlps
 
+    @typed
     def source_of(self, port: Port) -> int | None:
         """Tell before which earlier layer a port reads the stream; None: before its own."""
         layer = port.node.layer
@@ -150,18 +151,22 @@ class ComputationGraph:
             return None
         return self.kv_sources[layer] if self.kv_sources[layer] != layer else None
 
+    @typed
     def mixer(self, layer: int) -> str:
         """Tell what mixes tokens in a layer: `heads`, `whole` or `none`."""
         return self.mixers[layer] if layer < len(self.mixers) else HEADS
 
+    @typed
     def heads_of(self, layer: int) -> int:
         """Count the heads of a layer: 0 where it has another mixer, or none."""
         return self.heads if self.mixer(layer) == HEADS else 0
 
+    @typed
     def has_post(self, layer: int) -> bool:
         """Tell whether a layer has the node `o{l}`."""
         return self.post_norm and self.mixer(layer) == HEADS
 
+    @typed
     def has_mlp(self, layer: int) -> bool:
         """Tell whether a layer has the port `m{l}`."""
         return layer not in self.without_mlp
@@ -179,12 +184,14 @@ class ComputationGraph:
             found += self.mlp_nodes(layer)
         return tuple(found)
 
+    @typed
     def mixer_nodes(self, layer: int) -> list[Node]:
         """List the senders that mix tokens in a layer: its heads, or its whole mixer, or none."""
         if self.mixer(layer) == WHOLE:
             return [Node(Kind.MIXER, layer)]
         return [Node(Kind.HEAD, layer, head) for head in range(self.heads_of(layer))]
 
+    @typed
     def mlp_nodes(self, layer: int) -> list[Node]:
         """List the senders that compute from a layer's port `m{l}`: its MLP, or its experts."""
         if not self.has_mlp(layer):
@@ -221,6 +228,7 @@ class ComputationGraph:
                 found.append(Port(Node(Kind.MLP, layer)))
         return (*found, Port(Node(Kind.LOGITS)))
 
+    @typed
     def attention_owners(self, layer: int, letter: str) -> list[Node]:
         """List the owners of one layer's ports of one letter."""
         heads = self.heads_of(layer)
@@ -326,6 +334,7 @@ class ComputationGraph:
         """Count the edges."""
         return int(self.reads.sum())
 
+    @typed_late
     def locate(self, edge: Edge | str) -> tuple[int, int]:
         """Find an edge's place in a mask, (port row, sender column), or raise a GraphMismatch."""
         edge = Edge.parse(edge) if isinstance(edge, str) else edge
@@ -369,11 +378,12 @@ class ComputationGraph:
             return f" (layer {layer} has heads, a{layer}.h0 and so on)"
         return ""
 
+    @typed
     def edge_at(self, row: int, column: int) -> Edge:
         """Name the edge at a place of a mask."""
         try:
             return Edge(self.senders[column], self.ports[row])
-        except (TypeError, IndexError):
+        except IndexError:
             rows, columns = self.size
             raise EdgewiseError(
                 f"edge_at: `row` and `column` are {short_value(row)} and {short_value(column)}; "
@@ -393,9 +403,12 @@ class ComputationGraph:
             counts[port.kind] += int(number)
         return dict(counts)
 
+    @typed
     def live(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find the ports, bool [P], and senders, bool [S], with a kept path to `logits`."""
-        senders, held = 0, integers(kept)
+        if np.shape(kept) != self.size:
+            raise GraphMismatch(f"live: `kept` has shape {np.shape(kept)}; accepted: {self.size}.")
+        senders, held = 0, integers(np.asarray(kept, dtype=bool))
         ports = np.zeros(len(self.ports), dtype=bool)
         for row in range(len(self.ports) - 1, -1, -1):
             feeds = self.feed_bits[row]

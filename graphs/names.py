@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-from .calls.typed import require, typed
+from .calls.typed import require, typed, typed_late
 from .errors import NameSyntaxError
 
 
@@ -80,6 +80,7 @@ def _short(thing: Node | Port | Edge) -> str:
     return f"{type(thing).__name__}({str(thing)!r})"
 
 
+@typed_late
 @dataclass(frozen=True, slots=True)
 class Node:
     """One computation of the model, by its name.
@@ -119,6 +120,7 @@ class Node:
         return self.kind.value if form is None else form.format(self.layer, self.index)
 
 
+@typed_late
 @dataclass(frozen=True, slots=True)
 class Port:
     """One input that reads the residual stream, by its name; `letter`: q, k or v of attention.
@@ -167,6 +169,7 @@ class Port:
         return f"{self.node}<{self.letter}>" if self.letter else str(self.node)
 
 
+@typed_late
 @dataclass(frozen=True, slots=True)
 class Edge:
     """One connection through the residual stream, by its name.

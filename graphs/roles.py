@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypedDict, cast
 
+from .calls.typed import typed
 from .errors import EdgewiseError
 from .names import Kind, Node
 
@@ -178,6 +179,7 @@ class ModelRoles:
         return [head for head in self.heads if role in (dict(head.roles) or {None})]
 
 
+@typed
 def labels(heads: Iterable[HeadRoles], *, most: int | None = None) -> dict[str, str]:
     """Map heads to short labels of at most so many names; heads without a role are left out.
 
@@ -222,6 +224,7 @@ class RoleRow(TypedDict):
     matched: list[int]
 
 
+@typed
 def compare_roles(sides: Sequence[ModelRoles]) -> list[RoleRow]:
     """Put the heads of several models, of any shapes, side by side by the roles that occur."""
     found: list[RoleRow] = []

@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from .calls.typed import typed
 from .circuit import Circuit
 from .diff import CircuitDiff
 from .errors import EdgewiseError, GraphMismatch
@@ -79,6 +80,7 @@ class Change:
         return {**named, "weighted_overlap": self.weighted}
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Timeline:
     """The circuits of several checkpoints, in order of time, on equal graphs.

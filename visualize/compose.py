@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError
@@ -37,6 +38,7 @@ READING = "Edges run upward; those of one sender, or into one receiver, may shar
 _ENTRY = {"q": -0.27, "k": 0.0, "v": 0.27}
 
 
+@typed
 def make_scene(
     subject: Circuit | CircuitDiff, drawing: Drawing | None = None, **fields: Any
 ) -> Scene:

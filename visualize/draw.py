@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
-from ..graphs.errors import unknown
+from ..graphs.errors import unknown, unknown_argument
 from ..graphs.files.atomic import replacing
 from .compose import make_scene
 from .dot import to_dot
@@ -66,7 +66,7 @@ def draw(
     known = list(Drawing.__dataclass_fields__)
     for name in fields:
         if name not in known:
-            raise unknown("argument of draw", name, known)
+            raise unknown_argument("draw", name, known)
     target, drawing = Path(path), replace(drawing or Drawing(), **fields)
     suffix = target.suffix.lower()
     if suffix not in accepted_suffixes():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.files import CircuitFile
@@ -39,6 +40,7 @@ class Picture(NamedTuple):
         return len(shown) if isinstance(shown, Circuit) else len(shown.a | shown.b)
 
 
+@typed
 def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Choose what a picture of a circuit, or of a diff of circuits called so, shows."""
     if isinstance(file, CircuitFile):
@@ -46,6 +48,7 @@ def make_picture(file: CircuitFile | DiffFile, names: tuple[str, str], top: int)
     return diff_picture(file, names, top)
 
 
+@typed
 def circuit_picture(file: CircuitFile, top: int) -> Picture:
     """Show a circuit's strongest edges that connect, at most `top` of them."""
     circuit, scores = file.circuit, file.edge_scores
@@ -60,6 +63,7 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
     return Picture(shown, Drawing(scores=Scores(circuit.graph, scores), caption=caption))
 
 
+@typed
 def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
@@ -107,6 +111,7 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     return Picture(subject, Drawing(scores, names, diff, fade, labels, caption=caption))
 
 
+@typed
 def role_changes(file: DiffFile) -> dict[str, str]:
     """Say of a diff's heads what they do in A and in B; 'induction .91 / .85' if it is the same."""
     found = {}

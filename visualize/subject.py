@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..graphs.calls.text import visible
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, GraphMismatch
@@ -24,6 +25,7 @@ PairOfScores: TypeAlias = tuple[EdgeScores | None, EdgeScores | None]
 _KINDS = tuple(KIND_COLOURS)
 
 
+@typed
 @dataclass(frozen=True)
 class Fade:
     """How stable a diff's edges are, as measured by repeating both discoveries.
@@ -38,6 +40,7 @@ class Fade:
     level: float
 
 
+@typed
 @dataclass(frozen=True)
 class Drawing:
     """How a circuit or a diff is drawn: what is beside its edges, in words, and who places it.
@@ -124,6 +127,7 @@ class Subject:
     labels: Mapping[Node, str] = field(default_factory=dict)
 
 
+@typed
 def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
     """Read a circuit or a diff with its scores, and what is written above the nodes drawn."""
     scores = drawing.scores
@@ -205,6 +209,7 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
     return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, level)
 
 
+@typed
 def score_table(circuit: Circuit, scores: EdgeScores | None) -> dict[Edge, float]:
     """Return the finite scores of the kept edges."""
     if scores is None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.errors import EdgewiseError, UnknownArgument, WrongArgument, unknown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -45,6 +45,12 @@ def problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
         context: Mapping[str, object] = found.get("ctx", {})
         loc = found["loc"]
         if loc and isinstance(loc[0], int):  # a value given by its position
+            if loc[0] >= len(built.fields):
+                yield WrongArgument(
+                    f"{built.name}: {loc[0] + 1} values are given by their places; accepted: "
+                    f"{len(built.fields)} ({', '.join(built.fields)})."
+                )
+                continue
             loc = (built.fields[loc[0]], *loc[1:])
         where = _place(loc, str(context.get("at", "")))
         if found["type"] == "refused":
@@ -68,13 +74,25 @@ def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:
     if kind == "missing":
         what = {"source": "the model to load", "name": "a built-in task's, or a file of pairs"}
         missing = what.get(str(context.get("at", last)), "it")
-        return EdgewiseError(f"{where} is missing; give {missing}.")
-    if kind in ("unexpected_keyword_argument", "unexpected_positional_argument"):
-        return unknown(f"field of {built.name}", last, built.fields)
+        kind_of = EdgewiseError if built.declared else WrongArgument
+        return kind_of(f"{where} is missing; give {missing}.")
+    if kind in ("unexpected_keyword_argument", "multiple_argument_values"):
+        return _of_call(last, built, twice=kind.startswith("multiple"))
     if kind == "wrong":
         return EdgewiseError(f"{where} is '{value}', {context['why']}")
     accepted = context.get("class_name", f"a table, [{where}]")
     return EdgewiseError(f"{where} is {shown(value)}; accepted: {accepted}.")
+
+
+def _of_call(name: str, built: Built, *, twice: bool) -> WrongArgument:
+    """Say of an argument that a part has no such field, or that it was given twice."""
+    if twice:
+        return WrongArgument(
+            f"{built.name}: `{name}` is given twice, by its place and by its name; accepted: one "
+            "of these."
+        )
+    said = unknown(f"field of {built.name}", name, built.fields)
+    return UnknownArgument(str(said), built.name, name, built.fields)
 
 
 def _place(loc: Sequence[int | str], at: str) -> str:

@@ -17,7 +17,8 @@ from pydantic import dataclasses as pydantic_dataclasses
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self, dataclass_transform
 
-from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.calls.typed import typed
+from ..graphs.errors import EdgewiseError, WrongArgument, unknown_argument
 from .errors import Built, problems
 
 P = TypeVar("P", bound="type[Part]")
@@ -31,10 +32,12 @@ class Part:
     refused_as: ClassVar[type[EdgewiseError]] = EdgewiseError
 
     @classmethod
+    @typed
     def of(cls, **fields: Any) -> Self:
         """Return a part with fields whose names are known only as the program runs."""
         return cls(**fields)
 
+    @typed
     def but(self, **changes: object) -> Self:
         """Return the part with some fields changed, checked again."""
         return dataclasses.replace(self, **changes) if changes else self
@@ -68,6 +71,7 @@ class Part:
         return {}
 
     @classmethod
+    @typed
     def marked(cls, mark: type[Mark]) -> dict[str, Mark]:
         """Map the fields that have a mark to it."""
         fields = getattr(cls, "__pydantic_fields__")  # noqa: B009 - a decorator adds it
@@ -95,7 +99,9 @@ def part(cls: P) -> P:
             first, *others = found
             if others:
                 together = "; ".join(str(one).rstrip(".") for one in found)
-                raise cls.refused_as(f"{together}.") from None
+                of_call = any(isinstance(one, WrongArgument) for one in found)
+                kind = WrongArgument if of_call else cls.refused_as
+                raise kind(f"{together}.") from None
             plain = type(first) is EdgewiseError
             raise (cls.refused_as(str(first)) if plain else first) from None
 
@@ -108,7 +114,7 @@ def split(what: str, fields: Mapping[str, object], *parts: type[Part]) -> list[d
     known = [name for one in parts for name in one.names()]
     for name in fields:
         if name not in known:
-            raise unknown(f"argument of {what}", name, known)
+            raise unknown_argument(what, name, known)
     given = {name: value for name, value in fields.items() if value is not None}
     return [{name: value for name, value in given.items() if name in one.names()} for one in parts]
 

@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
-from ..graphs.calls.typed import require
+from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
@@ -588,6 +588,7 @@ class Experiment(Part):
     ] = None
 
     @staticmethod
+    @typed
     def from_circuit(file: CircuitFile | str | Path) -> Experiment:
         """Return the experiment that found a circuit, from its file's own blocks and prompt pairs.
 
@@ -596,7 +597,6 @@ class Experiment(Part):
         """
         from ..graphs.files import read_circuit
 
-        require("from_circuit", "file", file, CircuitFile | str | Path, "a path or a CircuitFile")
         found = file if isinstance(file, CircuitFile) else read_circuit(file)
         model, task = ModelSpec.of_circuit(found), TaskSpec.of_circuit(found)
         compute = ComputeSpec.of_circuit(found).but(batch_size=found.discovery.get("batch_size"))

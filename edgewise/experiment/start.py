@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..graphs.scores import Scores
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Start:
     """Scores that a method starts from, and what a circuit file says of them.
@@ -36,6 +37,7 @@ class Start:
         """Say what was understood of another tool's file, if they are from one."""
         return "" if self.circuit is None else str(self.circuit)
 
+    @typed
     def on(self, graph: ComputationGraph, d_model: int | None = None) -> Scores:
         """Return the scores on a model's graph that has their ports, whatever its groups are.
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 TIMED_PASSES = 3  # of the original model
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Found:
     """A discovery: the circuit with where it is from, all scores, and what was measured.
@@ -96,13 +97,13 @@ def discover(
             another request.
         DriftError: the search's loss is not the circuit's.
     """
+    own, how = split("discover", fields, DiscoverySpec, ComputeSpec)
     if isinstance(session, Experiment):
         experiment, spec, compute = session, session.discovery, session.compute
         session = open_model(experiment.base.source, experiment.graph, compute, progress=progress)
         pairs, _ = experiment_pairs(experiment, session)
     if pairs is None:
         raise EdgewiseError("discover is given no prompt pairs; accepted: those of open_task.")
-    own, how = split("discover", fields, DiscoverySpec, ComputeSpec)
     spec = DiscoverySpec.of(**own) if spec is None else spec.but(**own)
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..patching.run.runner import Runner
 
 
+@typed
 @dataclass(frozen=True)
 class Evaluated(Evaluation):
     """What was measured of a circuit, and what else was asked for.

@@ -26,7 +26,7 @@ from ..experiment.spec import (
 from ..experiment.task import TaskSpec
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..graphs.errors import EdgewiseError, unknown, within_memory
+from ..graphs.errors import EdgewiseError, unknown_argument, within_memory
 from ..graphs.files import CircuitFile, ScoresFile, model_block
 from ..graphs.files.circuit import PROMPTS, CertificateBlock, DiscoveryBlock, ModelBlock, TaskBlock
 from ..graphs.files.exchange import Foreign, read_foreign
@@ -45,6 +45,7 @@ NOWHERE: TaskBlock = {"name": "", "sha256": None, "examples": 0, "seed": None}
 """What a circuit file says of a task that is not known."""
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Imported:
     """An imported circuit in its model: its file, its scores if it has some, what was measured.
@@ -126,7 +127,7 @@ def _sorted(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], 
     known = [*own, *ComputeSpec.names()]
     for key in fields:
         if key not in known:
-            raise unknown("argument of import_circuit", key, known)
+            raise unknown_argument("import_circuit", key, known)
     (how,) = split("import_circuit", {k: v for k, v in fields.items() if k not in own}, ComputeSpec)
     percent = own["percent"]
     if percent is not None and (isinstance(percent, bool) or not isinstance(percent, int | float)):

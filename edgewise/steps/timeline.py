@@ -84,8 +84,10 @@ def timeline(
         PromptError: a checkpoint's tokenizer makes other prompts.
         EdgewiseError: the request makes no sense.
     """
+    split("timeline", fields, *_FIELDS_OF)  # names that there are not, before models are opened
     if isinstance(models, Experiment):
         spec = models
+        _refuse_beside(spec, {"task": task, "measure": measure, **fields})
     else:
         spec = _experiment(find_checkpoints(models), task, measure, fields)
     references = [model.source for model in spec.models]
@@ -120,6 +122,20 @@ def timeline(
     return TimelineFile(line, blocks, task=first.task, discovery=discovery)
 
 
+def _refuse_beside(spec: Experiment, given: Mapping[str, object]) -> None:
+    """Refuse what an experiment says itself where one is given."""
+    own = [key for key, value in given.items() if value not in (None, "", ())]
+    if own:
+        raise EdgewiseError(
+            f"{' and '.join(f'`{key}`' for key in own)} cannot be given beside the experiment "
+            f"'{spec.name}', which says all of it; accepted: the experiment alone, changed with "
+            "`but`."
+        )
+
+
+_FIELDS_OF = (DiscoverySpec, GraphSpec, ComputeSpec)
+
+
 def _experiment(
     references: Sequence[str],
     task: TaskSpec | str,
@@ -127,7 +143,7 @@ def _experiment(
     fields: Mapping[str, object],
 ) -> Experiment:
     """Return what the arguments of `timeline` ask for."""
-    own, graph, how = split("timeline", fields, DiscoverySpec, GraphSpec, ComputeSpec)
+    own, graph, how = split("timeline", fields, *_FIELDS_OF)
     discovery = DiscoverySpec.of(**{"method": scoring_method().name, **own})
     measured = [discovery.metric, *map(metric_name, measure)]
     evaluation = EvaluationSpec(tuple(dict.fromkeys(measured)))

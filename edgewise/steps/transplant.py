@@ -91,6 +91,7 @@ class Choice:
         """Tell whether nodes are ranked, no parts being chosen."""
         return not (self.nodes or self.edges or self.circuit)
 
+    @typed
     def senders(self, graph: ComputationGraph) -> list[Node]:
         """List the nodes whose values are needed, in graph order; refuse what is not in it."""
         for name, circuit in (("circuit", self.circuit), ("among", self.among)):
@@ -107,6 +108,7 @@ class Choice:
         touched = set(graph.senders if self.among is None else self.among.nodes)
         return [node for node in graph.senders if node in touched]
 
+    @typed
     def edges_of(self, graph: ComputationGraph) -> Circuit:
         """Return the chosen edges."""
         from ..patching.transplant.transplant import nodes_mask

@@ -75,6 +75,7 @@ class DiffDocument(TypedDict):
     only_b: object
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class DiffFile:
     """Two circuits side by side, where each comes from, and what was found beside them.

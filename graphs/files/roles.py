@@ -55,6 +55,7 @@ class _Document(TypedDict):
     heads: list[object]
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class RolesFile:
     """What was measured of the heads of one model or more, in order, and unknown top-level keys."""

@@ -32,6 +32,7 @@ WIDTHS = {"F16": 2, "F32": 4}
 """Bytes of a number, by its name in safetensors files."""
 
 
+@typed
 @dataclass(frozen=True)
 class ScoresFile:
     """Scores of the edges of a graph, and what they are scores of."""

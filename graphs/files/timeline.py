@@ -87,6 +87,7 @@ class TimelineDocument(TypedDict):
     edges: list[object]
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class TimelineFile:
     """The circuits of several checkpoints, where they are from, and what was measured there.
@@ -122,6 +123,7 @@ class TimelineFile:
         """List the metrics measured at every checkpoint, that of the discovery first."""
         return list(dict.fromkeys([self.metric, *self.checkpoints[0]["measures"]]))
 
+    @typed
     def values(self, metric: str, what: str) -> list[float | None]:
         """Return one of `VALUES` of a metric at every checkpoint."""
         measures = [one["measures"] for one in self.checkpoints]

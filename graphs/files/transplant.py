@@ -107,6 +107,7 @@ class TransplantDocument(TypedDict):
     greedy: object
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class TransplantFile:
     """What parts of one model carry of its gain over another; both have the graph.

@@ -14,7 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import UnsupportedModel
+from ..calls.typed import short_value, typed
+from ..errors import EdgewiseError, UnsupportedModel
 from ..graph import HEADS, NONE, WHOLE, ComputationGraph
 from .attention import Attention, AttentionContext
 from .devices import place
@@ -163,6 +164,7 @@ class Block:
         return place(self.attention_post_norm(place(x, self.device)), x.device)
 
 
+@typed
 @dataclass(frozen=True)
 class LiftedModel:
     """A whole model, described; all tensors are views of the model's own and never change.
@@ -263,6 +265,7 @@ class LiftedModel:
         """Count the senders that come from the embedding: `embed`, or `tok` and `pos`."""
         return 2 if self.graph.split_embedding else 1
 
+    @typed
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return what the embedding senders write, [sources, B, T, D], for ids [B, T]."""
         token = self.embed_tokens(ids)
@@ -274,24 +277,39 @@ class LiftedModel:
             position = torch.zeros_like(token)
         return torch.stack((token, position)) if self.sources == 2 else (token + position)[None]
 
+    @typed
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """Return the embeddings of tokens alone, without learned positions, [..., D]."""
-        token = self.tokens[ids]
+        try:
+            token = self.tokens[ids]
+        except IndexError:  # floats, or beyond the vocabulary
+            raise EdgewiseError(
+                f"embed_tokens: `ids` are {short_value(ids)} of {ids.dtype}; accepted: whole "
+                f"numbers from 0 to {len(self.tokens) - 1:,}."
+            ) from None
         token = token if self.embed_scale == 1 else token * self.embed_scale
         token = normalise(self.embed_norm, token)
         return token if self.spread is None else self.spread(ids, token)
 
+    @typed
     def give(self, ids: Tensor) -> tuple[Tensor, ...]:
         """Return what tokens give each layer past the stream, [..., P] each; () if nothing."""
         if self.per_layer is None:
             return ()
         return self.per_layer(ids, self.embed_tokens(ids)).unbind(-2)
 
+    @typed
     def logits(self, x: Tensor) -> Tensor:
         """Map the stream at the `logits` port, [N, D], to logits, [N, V], where x lies."""
+        if x.dim() < 1 or x.shape[-1] != self.d_model or not x.is_floating_point():
+            raise EdgewiseError(
+                f"logits: `x` is {short_value(x)} of {x.dtype}; accepted: the stream, [N, "
+                f"{self.d_model}], as {self.dtype}."
+            )
         normed = place(normalise(self.final_norm, x), self.unembed.weight.device)
         return self.scale_logits(place(self.unembed(normed), x.device))
 
+    @typed
     def scale_logits(self, out: Tensor) -> Tensor:
         """Apply the scale and the soft cap that come behind the unembedding."""
         out = out if self.logit_scale == 1 else out * self.logit_scale

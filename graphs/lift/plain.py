@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..calls.typed import typed
-from ..errors import UnsupportedModel, unknown
+from ..errors import UnsupportedModel, unknown_argument
 from ..graph import ComputationGraph
 from .lifted import ACTIVATIONS, MLP, Attention, Block, LiftedModel, Linear, Norm
 from .lifting import tensors_of
@@ -58,7 +58,7 @@ def plain_block(
     own = [name for name in Attention.__dataclass_fields__ if name not in ("wq", "wk", "wv", "wo")]
     for name in attention:
         if name not in own:
-            raise unknown("argument of plain_block", name, own)
+            raise unknown_argument("plain_block", name, own)
     if min(wq.ndim, wk.ndim, wv.ndim, wo.ndim) < 3:
         raise UnsupportedModel(
             f"plain_block: `wq`, `wk`, `wv` and `wo` have the shapes {list(wq.shape)}, "

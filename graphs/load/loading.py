@@ -67,6 +67,7 @@ class Announced(TypedDict):
     auto_map: NotRequired[dict[str, object] | None]
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A causal language model in evaluation mode, with frozen parameters, and where it came from.

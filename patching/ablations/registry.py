@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from typing_extensions import Required, TypedDict, Unpack
+
 from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
 from ..registries import look_up, registered
@@ -59,6 +61,7 @@ class Reference(Protocol):
 Carried = Callable[[Runs], "Values"]  # what every sender's ablated edges carry in some runs
 
 
+@typed
 @dataclass(frozen=True)
 class Ablation:
     """A registered ablation.
@@ -77,6 +80,7 @@ class Ablation:
     aligned: bool = False
     default: bool = False
 
+    @typed
     def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
         """Refuse prompts on which the ablation means nothing."""
         alone = [i for i, pair in enumerate(pairs, start=1) if pair.corrupted is None]
@@ -110,13 +114,25 @@ class Ablation:
 _ABLATIONS: dict[str, Ablation] = {}
 
 
+class AblationProperties(TypedDict, total=False):
+    """What else than its name and its function an ablation has; see `Ablation`."""
+
+    summary: Required[str]
+    paired: bool
+    consistent: bool
+    aligned: bool
+    default: bool
+
+
+@typed
 def ablation(
-    name: str, *, summary: str, **properties: bool
+    name: str, **properties: Unpack[AblationProperties]
 ) -> Callable[[Callable[[Reference], Carried]], Ablation]:
     """Register an ablation by name; see `Ablation` for what the properties mean."""
 
+    @typed
     def register(prepare: Callable[[Reference], Carried]) -> Ablation:
-        _ABLATIONS[name] = Ablation(name, summary, prepare, **properties)
+        _ABLATIONS[name] = Ablation(name=name, prepare=prepare, **properties)
         return _ABLATIONS[name]
 
     return register

@@ -20,6 +20,7 @@ from fractions import Fraction
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from ...graphs.calls.typed import typed
 from .expression_syntax import ATOMS, FUNCTIONS, MAX_DEPTH, TOO_DEEP, after, parse, refuse
 from .metric import Metric, Target, log_prob, mean_logit
 
@@ -74,6 +75,7 @@ def expression(text: str) -> Expression:
     return _simplified(parse(text).tree, text)
 
 
+@typed
 def expression_metric(text: str) -> Metric:
     """Build the metric an expression declares, as `expression`; its name is the declaration.
 

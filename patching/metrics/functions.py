@@ -43,6 +43,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError, PromptError
 from .metric import Metric, Target, named
 from .registry import get_metric, metrics
@@ -87,6 +88,7 @@ class GivenMetric(str):
         return found
 
 
+@typed
 def as_metric(given: object) -> Metric:
     """Return the metric that is meant; an EdgewiseError says what is taken."""
     if isinstance(given, GivenMetric):

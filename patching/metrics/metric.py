@@ -41,6 +41,7 @@ class Target:
         assert self.clean_logits is not None  # Metric.check
         return widen(self.clean_logits).log_softmax(-1)
 
+    @typed
     def log_probs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log of the probability of each answer and distractor under logits [..., B, V].
 
@@ -52,6 +53,7 @@ class Target:
         >>> [x.shape for x in target.log_probs(torch.zeros(1, 4))]
         [torch.Size([1, 1]), torch.Size([1, 2])]
         """
+        _check_fit("log_probs", logits, self)
         run, steps, none = widen(logits), self.steps, float("-inf")
         if steps is None:
             total = run.logsumexp(-1)[..., None]
@@ -111,6 +113,7 @@ class Metric:
     known: bool = False
     given: Callable[..., Tensor] | None = None
 
+    @typed
     def __call__(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to values [..., B]; PromptError if the target does not fit."""
         self.check(target)
@@ -131,11 +134,13 @@ class Metric:
             )
         return self.whole
 
+    @typed
     def loss(self, logits: Tensor, target: Target) -> Tensor:
         """Map logits [..., B, V] to one loss per example [..., B]; larger is worse."""
         value = self(logits, target)
         return -value if self.larger_is_better else value
 
+    @typed
     def require_gradient(
         self, *, at_clean_only: bool, instead: str = "gradients along a path"
     ) -> None:
@@ -152,6 +157,7 @@ class Metric:
                 f"{instead}, or another metric."
             )
 
+    @typed
     def check(self, target: Target) -> None:
         """Refuse a target that lacks what this metric needs, naming the first pairs at fault."""
         needed = {"answer": target.answers}
@@ -219,6 +225,11 @@ def pick(logits: Tensor, ids: Tensor, padding: float) -> Tensor:
 
 def _check_fit(name: str, logits: Tensor, target: Target) -> None:
     """Refuse targets of another batch or with tokens outside the vocabulary."""
+    if logits.dim() < 2:
+        raise PromptError(
+            f"the metric {name} got logits of shape {tuple(logits.shape)}; accepted: [examples, "
+            "vocabulary], or several of these."
+        )
     examples, vocabulary = logits.shape[-2], logits.shape[-1]
     reads, steps = {len(target.answers), len(target.distractors)}, target.steps
     if reads != {examples} if steps is None else len(steps.pair) != examples:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from typing_extensions import Required, TypedDict, Unpack
 
 from ...graphs.calls.typed import typed
-from ...graphs.errors import unknown
+from ...graphs.errors import EdgewiseError, unknown
 from ..registries import registered
 from .expressions import expression_metric
 from .metric import METRICS, Function, Metric, Target, log_prob, mean_logit, pick, widen
@@ -46,12 +46,16 @@ class MetricProperties(TypedDict, total=False):
     whole: Function
 
 
+@typed
 def metric(name: str, **properties: Unpack[MetricProperties]) -> Callable[[Function], Metric]:
     """Register a function as a metric."""
 
+    @typed
     def register(function: Function) -> Metric:
         if name in METRICS:
-            raise ValueError(f"a metric named {name} is registered already")
+            raise EdgewiseError(
+                f"a metric named '{name}' is registered already; accepted: a name of its own."
+            )
         METRICS[name] = Metric(name, function, known=True, **properties)
         return METRICS[name]
 
@@ -82,6 +86,7 @@ def get_metric(text: str) -> Metric:
     return expression_metric(text)
 
 
+@typed
 def default_metric(*, searching: bool) -> str:
     """Name what searches, or methods that score, measure unless told otherwise."""
     wanted = "searches" if searching else "scores"

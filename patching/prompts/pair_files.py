@@ -219,6 +219,7 @@ def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
     return rows
 
 
+@typed
 def write_pairs(path: str | Path, pairs: PromptPairs) -> None:
     """Write prompt pairs as token ids, one JSON object a line, all or nothing.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ...graphs.calls.typed import typed
-from ...graphs.errors import PromptError
+from ...graphs.calls.typed import short_value, typed
+from ...graphs.errors import PromptError, out_of_memory, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -242,7 +242,15 @@ class PromptPairs:
         """Pad some of the pairs (default: all) to tensors on a device."""
         import torch
 
-        chosen = self.pairs if indices is None else [self.pairs[i] for i in indices]
+        rows_of = range(len(self.pairs)) if indices is None else indices
+        if not len(rows_of) or not all(-len(self) <= i < len(self) for i in rows_of):
+            raise PromptError(
+                f"batch: `indices` are {short_value(indices)}; accepted: one or more of the "
+                f"numbers 0 to {len(self) - 1}."
+            )
+        if padding not in ("right", "left"):
+            raise unknown("padding", padding, ("right", "left"))
+        chosen = [self.pairs[i] for i in rows_of]
         runs = [run for pair in chosen for run in pair.runs]
         length = max(len(ids) for ids, _ in runs)
         mask = torch.zeros(len(runs), length, dtype=torch.bool)
@@ -271,7 +279,13 @@ class PromptPairs:
         answers, distractors = (_ragged([getattr(p, key) for p in chosen]) for key in _SIDES)
         of_tokens = (clean, corrupted, mask, position_ids, position)
         found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps)
-        return found.to(device)
+        try:
+            return found.to(device)
+        except RuntimeError as error:
+            raise out_of_memory(error) or PromptError(
+                f"batch: `device` is {device!r}, which cannot be used ("
+                f"{str(error).partition(chr(10))[0].rstrip('.')}); accepted: cpu, cuda, mps."
+            ) from None
 
     @property
     def groups(self) -> tuple[str, ...]:

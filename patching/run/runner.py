@@ -43,6 +43,7 @@ class _Kept:
     carried: Carried | None = None
 
 
+@typed
 @dataclass(frozen=True)
 class Runner:
     """Evaluate circuits of a lifted model on prompt pairs.
@@ -256,6 +257,7 @@ class Runner:
         """Return the mean loss of one circuit."""
         return float(self.losses([circuit])[0])
 
+    @typed
     @torch.no_grad()
     def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the mean loss of masks [n, P, S] that are full before a port, float64 [n]."""
@@ -266,6 +268,7 @@ class Runner:
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
+    @typed
     @torch.no_grad()
     def mask_losses_each(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the same on each example, float64 [n, examples], in the pairs' order."""
@@ -275,6 +278,7 @@ class Runner:
             losses[:, rows] = found.cpu().double().numpy()
         return losses
 
+    @typed
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
         """Return the logits of masks [C, P, S] on one chunk, [C, R, V]; see `mask_losses`."""
         parts = self._streams(chunk, masks, start_row)
@@ -292,6 +296,7 @@ class Runner:
 
     def _streams(self, chunk: Chunk, masks: np.ndarray, row: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the stream at `logits`, [n or 1, B, T, D], of as many masks as fit in memory."""
+        masks = self._checked(masks, row)
         consistent = self.ablation.consistent
         plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)
         world = chunk.restart_world if row else chunk.world
@@ -301,6 +306,16 @@ class Runner:
                 yield from self._streams(chunk, part, row)
         else:
             yield len(masks), run_masked(world, plan, len(masks))
+
+    def _checked(self, masks: np.ndarray, row: int) -> np.ndarray:
+        """Return masks of booleans, or refuse those that are not of the graph's size."""
+        size = self.graph.size
+        if np.shape(masks)[1:] != size or not 0 <= row < size[0]:
+            raise EdgewiseError(
+                f"`masks` have shape {list(np.shape(masks))} and `start_row` is {row}; accepted: "
+                f"[n, {size[0]}, {size[1]}], and a row from 0 to {size[0] - 1}."
+            )
+        return np.asarray(masks, dtype=bool)
 
     def _masks(self, circuits: Sequence[Circuit]) -> np.ndarray:
         if not circuits:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from ...graphs.calls.typed import typed
-from ...graphs.errors import UnknownName, unknown
+from ...graphs.errors import EdgewiseError, UnknownName, unknown
 from ..registries import look_up
 from ._space import Space
 
 TaskFunction = Callable[..., Iterable[Space]]
 
 
+@typed
 @dataclass(frozen=True)
 class TaskOption:
     """One option of a task: a closed choice of these values, or without any a whole number."""
@@ -24,6 +25,7 @@ class TaskOption:
     default: str | int | None
     choices: tuple[str, ...] = ()
 
+    @typed
     def read(self, task: str, value: object) -> str | int | None:
         """Return a value given for the option, checked; numbers may be written as text."""
         if value is None and self.default is None:
@@ -42,6 +44,7 @@ class TaskOption:
         return number
 
 
+@typed
 @dataclass(frozen=True)
 class Task:
     """A registered task: `spaces(vocabulary, **options)` yields its candidate pairs."""
@@ -52,6 +55,7 @@ class Task:
     options: tuple[TaskOption, ...]
     needs_tokenizer: bool
 
+    @typed
     def read_options(self, given: Mapping[str, object]) -> dict[str, str | int | None]:
         """Return all options with their values: those given, checked, and the defaults."""
         known = {option.name: option for option in self.options}
@@ -76,14 +80,18 @@ def get_task(name: str) -> Task:
     return look_up("task", name, TASKS)
 
 
+@typed
 def task(
     name: str, *, summary: str, needs_tokenizer: bool = True
 ) -> Callable[[TaskFunction], TaskFunction]:
     """Register a task: what yields its spaces; keyword-only parameters become its options."""
 
+    @typed
     def register(function: TaskFunction) -> TaskFunction:
         if name in TASKS:
-            raise ValueError(f"the task '{name}' is registered twice")
+            raise EdgewiseError(
+                f"a task named '{name}' is registered already; accepted: a name of its own."
+            )
         hints = get_type_hints(function)
         parameters = inspect.signature(function).parameters.items()
         options = tuple(

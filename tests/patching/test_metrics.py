@@ -256,7 +256,7 @@ def test_registering_a_new_metric_makes_it_available(monkeypatch: pytest.MonkeyP
     assert isinstance(found, Metric)
     assert found.description == "Largest logit."
     assert found(LOGITS, TARGET).tolist() == pytest.approx([4.0, math.log(4)])
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(EdgewiseError, match="registered already"):
         metric("top", larger_is_better=True)(top)
 
 

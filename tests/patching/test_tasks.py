@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgewise.graphs.errors import PromptError, UnknownName
+from edgewise.graphs.errors import EdgewiseError, PromptError, UnknownName
 from edgewise.patching.prompts.pair_files import read_pairs
 from edgewise.patching.tasks import (
     TASKS,
@@ -474,7 +474,7 @@ def test_a_task_is_a_decorated_function(
         "tree tree tree",
     ]
     assert result.report.words_left_out == {"words": 1}
-    with pytest.raises(ValueError, match="registered twice"):
+    with pytest.raises(EdgewiseError, match="registered already"):
         task("echo", summary="again")(echo)
 
 

@@ -14,6 +14,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError, GraphMismatch
 from ...graphs.graph import WHOLE, ComputationGraph
 from ...graphs.names import Kind, Node
@@ -28,6 +29,7 @@ _TICK, _LINE, _LEAST, _THIN = 7.5, 12.0, 110.0, 0.6
 _STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50)
 
 
+@typed
 @dataclass(frozen=True)
 class Panel:
     """One grid: what stands above it, and float values [senders], NaN where a node has none.
@@ -40,6 +42,7 @@ class Panel:
     difference: bool = False
 
 
+@typed
 def panels_of(names: Sequence[str], values: Sequence[np.ndarray]) -> list[Panel]:
     """Make a panel of each circuit's node scores, and of two circuits one more of B − A.
 
@@ -54,6 +57,7 @@ def panels_of(names: Sequence[str], values: Sequence[np.ndarray]) -> list[Panel]
     return panels
 
 
+@typed
 def make_heat_map(
     graph: ComputationGraph, panels: Sequence[Panel], *, title: str = "", caption: str = ""
 ) -> Scene:
@@ -76,6 +80,7 @@ def make_heat_map(
     return _Builder(graph, panels, title).scene(caption)
 
 
+@typed
 @dataclass(frozen=True)
 class ScoredSide:
     """One panel's scores: what it is called, and whether only a circuit's edges have some."""
@@ -85,6 +90,7 @@ class ScoredSide:
     kept: bool = True
 
 
+@typed
 def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: bool = False) -> Scene:
     """Draw the node scores of one circuit, or of two on equal graphs with their difference."""
     if not 1 <= len(sides) <= 2:

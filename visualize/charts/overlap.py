@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.overlap import Overlap, clustered_order, pairwise_overlaps
@@ -20,6 +21,7 @@ READING = (
 )
 
 
+@typed
 def draw_overlap(
     circuits: Mapping[str, Circuit], *, title: str = "", clustered: bool = False
 ) -> tuple[Scene, list[str], list[list[Overlap]]]:
@@ -40,6 +42,7 @@ def draw_overlap(
     return make_overlap_matrix(names, overlaps, title=title), names, overlaps
 
 
+@typed
 def make_overlap_matrix(
     names: Sequence[str],
     overlaps: Sequence[Sequence[Overlap]],

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.diff import CircuitDiff
 from ...graphs.errors import EdgewiseError
@@ -39,6 +40,7 @@ _GAP, _PAD, _SCALE = 12.0, 8.0, 0.8
 _LINE, _CURVE, _AXIS = 15.0, 74.0, 42.0
 
 
+@typed
 @dataclass(frozen=True)
 class MetricLine:
     """A metric's values at every checkpoint, None where there is none, and how it is drawn."""
@@ -49,6 +51,7 @@ class MetricLine:
     dashes: tuple[float, ...] = ()
 
 
+@typed
 def make_timeline_scene(
     timeline: Timeline,
     drawing: Drawing | None = None,
@@ -86,6 +89,7 @@ def make_timeline_scene(
     return _Strip(timeline, base, curves, axis).scene(drawing.title, drawing.caption or "")
 
 
+@typed
 def draw_checkpoints(
     file: TimelineFile, path: str | os.PathLike[str], top: int, **look: str
 ) -> int:
@@ -111,6 +115,7 @@ def draw_checkpoints(
     return len(shown)
 
 
+@typed
 def draw_timeline(timeline: Timeline, path: str | os.PathLike[str], **options: Any) -> Path:
     """Draw a timeline to a file; options and errors: `make_timeline_scene` and `write_scene`."""
     return write_scene(make_timeline_scene(timeline, **options), path)

@@ -38,6 +38,7 @@ TOOLS = "EAP-IG's JSON and .pt, MIB's folders of these, edge lists of ACDC and E
 _ENDINGS = (".json", ".pt")
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class Foreign:
     """A circuit that another tool found, as its file has it; `form`: of the file."""
@@ -81,6 +82,7 @@ class Foreign:
         pruned = isinstance(self.found, PrunedList)
         return pruned and kv_heads < heads and self.found.groups <= kv_heads  # type: ignore[union-attr]
 
+    @typed
     def misfit(self, graph: ComputationGraph) -> str | None:
         """Say which option a graph lacks, or has, for the senders and ports that a list names."""
         if isinstance(self.found, EapIg):
