@@ -46,11 +46,7 @@ def problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
         loc = found["loc"]
         if loc and isinstance(loc[0], int):  # a value given by its position
             if loc[0] >= len(built.fields):
-                yield WrongArgument(
-                    f"{built.name}: {loc[0] + 1} values are given by their places; accepted: "
-                    f"{len(built.fields)} ({', '.join(built.fields)})."
-                )
-                continue
+                continue  # said once, below
             loc = (built.fields[loc[0]], *loc[1:])
         where = _place(loc, str(context.get("at", "")))
         if found["type"] == "refused":
@@ -62,6 +58,13 @@ def problems(error: ValidationError, built: Built) -> Iterator[EdgewiseError]:
                     yield EdgewiseError(f"{where}: {problem}") if at_place else problem
         else:
             yield _mismatch(found, where, built)
+    places = [one["loc"][0] for one in error.errors(include_url=False) if one["loc"]]
+    most = max((place + 1 for place in places if isinstance(place, int)), default=0)
+    if most > len(built.fields):
+        yield WrongArgument(
+            f"{built.name}: {most} values are given by their places; accepted: "
+            f"{len(built.fields)} ({', '.join(built.fields)})."
+        )
 
 
 def _mismatch(found: ErrorDetails, where: str, built: Built) -> EdgewiseError:

@@ -43,6 +43,7 @@ LEAST = 2.0**-6
 """Half precision is too coarse where all scores are below this: it has steps of 2^-24 near 0."""
 
 
+@typed
 @dataclass(frozen=True)
 class ExampleScoresFile:
     """Scores of the edges of a graph on each example, and what they are scores of."""
