@@ -289,15 +289,14 @@ def open_split(session: Session | str, task: TaskSpec | str, **fields: Any) -> P
     tokenizer, vocabulary = open_vocabulary(session)
     made = make_pairs(part, tokenizer, vocabulary)
     wanted, asked = len(made.pairs) if part.test is None else part.test, (part.examples, part.test)
-    said = str(made.report)
     others = make_test_pairs(part, made.pairs, wanted, (tokenizer, vocabulary)) if wanted else None
     if others is None:
         words = f"nothing is held out: task '{part.name}' has no other pairs" if wanted else ""
-        return PromptSplit(made.pairs, None, words, asked, left_out=said)
+        return PromptSplit(made.pairs, None, words, asked, report=made.report)
     words = f"held out: {len(others):,} others"
     if len(others) < wanted:
         words = f"held out: {len(others):,} pairs, all that task '{part.name}' has beside these"
-    return PromptSplit(made.pairs, others, words, asked, others.seed, said)
+    return PromptSplit(made.pairs, others, words, asked, others.seed, made.report)
 
 
 def make_test_pairs(

@@ -26,7 +26,13 @@ from .session import Session, make_pairs, make_runner, open_model, open_split, o
 from .steps.discover import Found, discover, task_block
 from .steps.evaluate import Evaluated, evaluate
 from .steps.imported import Imported, import_circuit
-from .steps.stored import circuit_pairs, stored_model, stored_pairs, stored_task
+from .steps.stored import (
+    circuit_pairs,
+    circuit_split,
+    stored_model,
+    stored_pairs,
+    stored_task,
+)
 
 if TYPE_CHECKING:
     from .graphs.files import CircuitFile
@@ -36,10 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXAMPLES", "Evaluated", "Experiment", "Found", "Imported", "Progress", "Selection", "Session",
-    "Start", "beside_scores", "check_task", "circuit_pairs", "compare", "discover", "evaluate",
-    "import_circuit", "is_file", "make_pairs", "make_runner", "open_model", "open_split",
-    "open_task", "patch", "read_start", "request", "stored_model", "stored_pairs", "stored_task",
-    "task_block",
+    "Start", "beside_scores", "check_task", "circuit_pairs", "circuit_split", "compare",
+    "discover", "evaluate", "import_circuit", "is_file", "make_pairs", "make_runner", "open_model",
+    "open_split", "open_task", "patch", "read_start", "request", "stored_model", "stored_pairs",
+    "stored_task", "task_block",
 ]  # fmt: skip
 
 

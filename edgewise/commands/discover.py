@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..discovery.registry import Method
     from ..experiment.spec import DiscoverySpec
-    from ..patching.tasks import TaskReport
+    from ..patching.prompts.splits import PromptSplit
     from ..steps.discover import Found
     from ..store.journal import JournalFile
 
@@ -70,7 +69,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 
 @click.command(cls=DiscoverCommand, short_help="Find a circuit and write it to a file.")
 @options.model_option
-@options.task_options(required=True)
+@options.task_options(required=True, test=True)
 @method_option
 @options.measure_options(searching=True)
 @options.selection_options
@@ -136,7 +135,7 @@ def discover(
         write_scores,
     )
     from ..progress import reporting
-    from ..session import open_model, open_task
+    from ..session import open_model, open_split
     from ..steps.claims.control import controlled
     from ..steps.discover import discover as find
 
@@ -159,11 +158,12 @@ def discover(
         progress.say(f"loading and lifting {model}")
         session = open_model(model, request.graph, request.compute, progress=progress)
         progress.say("making prompt pairs")
-        pairs, report = open_task(session, request.task)
-        show.understood(pairs.origin)
+        pairs = open_split(session, request.task)
+        report = pairs.report
+        show.understood(pairs.discovery.origin)
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
-        found = controlled(found, session, pairs, request, progress)
+        found = controlled(found, session, pairs.discovery, request, progress)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
     if found.examples is not None:
@@ -177,7 +177,7 @@ def discover(
     if journal is not None:
         journal.remove()
     if not as_json:
-        _print(found, session.loaded.title, report, _selection(spec, found, flags))
+        _print(found, session.loaded.title, pairs, _selection(spec, found, flags))
         show.line(f"written: {output}" + (f" and {sidecar}" if sidecar else ""))
         if by_example is not None:
             show.line(f"         {by_example}, {_size(found, by_example)}")
@@ -188,7 +188,7 @@ def discover(
         "examples": None if by_example is None else str(by_example),
         **found.file.provenance,
         "stability": found.file.extra.get("stability"),
-        "report": None if report is None else asdict(report),
+        "report": None if report is None else {**vars(report)},
         "evaluation": found.evaluation.as_dict(),
     }
     show.emit(document)
@@ -253,12 +253,12 @@ def _size(found: Found, path: Path) -> str:
     )
 
 
-def _print(found: Found, model: str, report: TaskReport | None, selection: str | None) -> None:
+def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) -> None:
     from ..graphs.files.stability import stability_of
     from ..progress import clock_time
-    from .evaluate import outcome, shown_task
+    from .evaluate import not_held_out, outcome, shown_task
 
-    noted, evaluation = found.file.discovery, found.evaluation
+    noted, evaluation, report = found.file.discovery, found.evaluation, pairs.report
     steady = stability_of(found.file)
     method = f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation"
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
@@ -272,7 +272,9 @@ def _print(found: Found, model: str, report: TaskReport | None, selection: str |
         ("edges kept", selection),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
         ("stability", None if steady is None else steady.words()),
-        *outcome(evaluation),
+        *outcome(evaluation, found.held_out),
+        ("held out", not_held_out(pairs) if found.held_out is None else None),
+        ("gap", found.gap),
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     show.line()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ from .options import COUNT, FILE, Flags, option
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
     from ..discovery.random_circuits import Baseline
+    from ..patching.prompts.pairs import Pair
+    from ..patching.prompts.splits import PromptSplit
     from ..steps.evaluate import Evaluated
 
 LEAST = 10
@@ -25,7 +27,7 @@ LEAST = 10
 @click.command(short_help="Measure a circuit: faithfulness, completeness, edges by kind.")
 @click.argument("circuit", type=FILE, metavar="CIRCUIT.json")
 @option("--model MODEL", "Another model of the same shape; default: its own.")
-@options.task_options(required=False)
+@options.task_options(required=False, test=True)
 @options.measure_options(searching=None)
 @option("--curve", "Faithfulness by size, CPR and CMD; needs the scores.")
 @option(
@@ -80,7 +82,7 @@ def evaluate(
             made = in_model(given, model, compute, progress, **how)
             file, session, notes = made.file, made.session, []
             scores = made.scores.scores if made.scores is not None and flags["curve"] else None
-        pairs, differences = flags.pairs(file, session)
+        pairs, differences = flags.split(file, session)
         notes += differences
         spec = flags.over(EvaluationSpec())
         announce(len(file.circuit), spec)
@@ -95,17 +97,29 @@ def evaluate(
         heads = {"circuit": circuit, "model": session.model_block, "task": task_block(pairs)}
         show.emit({**heads, "ablation": ablation, **found.as_dict(), "notes": notes})
         return
-    evaluation = found.evaluation
-    show.facts(
+    about = (
         ("model", session.loaded.title),
         ("task", shown_task(task_block(pairs))),
-        ("measured", f"{evaluation.metric}, {ablation} ablation"),
-        *outcome(evaluation),
+        ("measured", f"{found.metric}, {ablation} ablation"),
+    )
+    _print(about, found, pairs, session.loaded.tokenizer)
+
+
+def _print(
+    about: Iterable[tuple[str, object]], found: Evaluated, pairs: PromptSplit, tokenizer: Any
+) -> None:
+    evaluation = found.evaluation
+    show.facts(
+        *about,
+        *outcome(evaluation, found.held_out),
+        ("seen", seen_words(found)),
+        ("gap", found.gap),
         *_beside_random(found.random),
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     nodes = [(show.kind(name), count) for name, count in evaluation.nodes_by_kind.items()]
     show.table(("nodes", "number"), [*nodes, ("all", evaluation.nodes)])
+    _spread(found, pairs, tokenizer)
     _print_more(found)
 
 
@@ -124,15 +138,80 @@ def _print_more(found: Evaluated) -> None:
     print_claims(found)
 
 
-def outcome(evaluation: Evaluation) -> Iterator[tuple[str, object]]:
-    """Yield what was measured, as lines of name and value."""
+def outcome(
+    evaluation: Evaluation, held_out: Evaluation | None = None
+) -> Iterator[tuple[str, object]]:
+    """Yield what was measured, as lines of name and value: held out first, in sample beside it."""
+    first = evaluation if held_out is None else held_out
     words = ("full model", "circuit", "without it", "no edge")
     for word, name in zip(words, ("full", "circuit", "complement", "empty"), strict=True):
-        yield word, f"{evaluation.metric} {getattr(evaluation, f'value_{name}'):.4g}"
+        said = f"{first.metric} {_value(first, name)}"
+        yield word, said if held_out is None else f"{said}; in sample {_value(evaluation, name)}"
     for name in ("faithfulness", "completeness"):
-        value = getattr(evaluation, name)
-        undefined = "undefined: full model and no edge measure the same"
-        yield name, undefined if value is None else f"{value:.3f}"
+        said = show.estimate(first.estimate(name)) if first.undefined is None else first.undefined
+        yield name, said if held_out is None else f"{said}; in sample {_ratio(evaluation, name)}"
+
+
+def _value(evaluation: Evaluation, name: str) -> str:
+    found = evaluation.estimate(name)
+    low_high = "" if found.interval is None else f" [{found.low:.3g}, {found.high:.3g}]"
+    return f"{found.value:.4g}{low_high}"
+
+
+def _ratio(evaluation: Evaluation, name: str) -> str:
+    return "undefined" if evaluation.undefined else show.estimate(evaluation.estimate(name))
+
+
+def not_held_out(pairs: PromptSplit) -> str:
+    """Say that nothing is held out, and why."""
+    return f"in sample only: {pairs.words or 'nothing is held out'}"
+
+
+def seen_words(found: Evaluated) -> str | None:
+    """Say whether a circuit was found on the pairs that it is measured on."""
+    count, total = found.seen, found.examples
+    if found.held_out is not None:
+        return None
+    if count is None:
+        return "not known: the circuit's file does not say on which pairs it was found"
+    if count == 0:
+        return f"it was found on none of these {total:,} pairs: they are held out"
+    which = (
+        "these pairs: in sample only" if count == total else f"{count:,} of these {total:,} pairs"
+    )
+    return f"it was found on {which}"
+
+
+def _spread(found: Evaluated, pairs: PromptSplit, tokenizer: Any) -> None:
+    """Print how the metric varies over the pairs that count, and the worst of them."""
+    from ..discovery.evaluation import LEVELS
+
+    first = found.evaluation if found.held_out is None else found.held_out
+    measured_on = pairs.discovery if pairs.test is None else pairs.test
+    if first.spread is None:
+        return
+    heads = (f"{first.metric} of pairs", *(f"{level:.0%}" for level in LEVELS))
+    names = {"full": "full model", "circuit": "circuit", "empty": "no edge"}
+    rows = [(word, *first.spread.quantiles[name]) for name, word in names.items()]
+    show.table(heads, rows, title="quantiles over pairs")
+    worst = [
+        (
+            one.pair,
+            one.full,
+            one.circuit,
+            one.empty,
+            _text(measured_on.pairs[one.pair - 1], tokenizer),
+        )
+        for one in first.spread.worst
+    ]
+    show.table(("pair", *names.values(), "prompt"), worst, title="worst pairs", left=(4,))
+
+
+def _text(pair: Pair, tokenizer: Any) -> str:
+    """Return a clean prompt as text; as ids where there is no tokenizer."""
+    if tokenizer is None:
+        return " ".join(map(str, pair.clean))
+    return str(tokenizer.decode(list(pair.clean)))
 
 
 def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
@@ -147,4 +226,6 @@ def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
 def shown_task(task: Mapping[str, object]) -> str:
     """Name a task with its number of pairs."""
     seed = "" if task["seed"] is None else f", seed {task['seed']}"
-    return f"{task['name']}, {task['examples']:,} pairs{seed}"
+    test = task.get("test")
+    held = f"; {test['words'] or 'held out: others'}" if isinstance(test, Mapping) else ""
+    return f"{task['name']}, {task['examples']:,} pairs{seed}{held}"

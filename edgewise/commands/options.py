@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..experiment.task import TaskSpec
     from ..graphs.files import CircuitFile
     from ..patching.prompts.pairs import PromptPairs
+    from ..patching.prompts.splits import PromptSplit
     from ..session import Session
 
 P = TypeVar("P", bound="Part")
@@ -217,6 +218,14 @@ task_option = option(
 )
 
 
+test_option = option(
+    "--test M",
+    "Number of further pairs, held out to measure on; 0: none. Default: as many as are found on; "
+    "of a file half of it from 64 pairs up, with --examples as many of the others.",
+    type=click.IntRange(0),
+)
+
+
 def _ways_help() -> str:
     from ..patching.prompts.answers import WAYS
 
@@ -241,8 +250,8 @@ answers_options = all_of(
 )
 
 
-def task_options(*, required: bool) -> Callable[[Function], Function]:
-    """Add the task and how its prompt pairs are made."""
+def task_options(*, required: bool, test: bool = False) -> Callable[[Function], Function]:
+    """Add the task and how its prompt pairs are made; `test`: and how many are held out."""
     return all_of(
         option(
             "--task NAME|FILE",
@@ -252,6 +261,7 @@ def task_options(*, required: bool) -> Callable[[Function], Function]:
         ),
         task_option,
         option("--examples N", "Number of pairs; default 64, of a file all.", type=COUNT),
+        test_option if test else all_of(),
         option(
             "--seed N",
             "Decides which pairs a built-in task makes, or are formed of samples; default 0.",
@@ -383,6 +393,27 @@ class Flags(dict[str, Any]):
             show.understood(pairs.origin)
             return pairs, []
         return circuit_pairs(file, session, self.only("examples", "seed", "bos", *TAKEN))
+
+    def split(self, file: CircuitFile, session: Session) -> tuple[PromptSplit, list[str]]:
+        """Return the pairs asked for, or a circuit's own with those held out; notes as `pairs`.
+
+        Of a task that is named with so many test pairs, those are meant.
+        """
+        from ..experiment.task import TAKEN
+        from ..patching.prompts.splits import PromptSplit
+        from ..session import open_split
+        from ..steps.stored import circuit_split
+
+        task = self.task()
+        if task is None:
+            return circuit_split(
+                file, session, self.only("examples", "test", "seed", "bos", *TAKEN)
+            )
+        if not task.test:
+            return PromptSplit(self.pairs(file, session)[0]), []
+        made = open_split(session, task)
+        show.understood(made.discovery.origin)
+        return PromptSplit(made.test or made.discovery), []
 
 
 def with_flags(function: Callable[..., None]) -> Callable[..., None]:

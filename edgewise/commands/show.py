@@ -17,6 +17,8 @@ from ..graphs.names import KIND_WORDS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..discovery.uncertainty.bootstrap import Estimate
+
 PIPED_WIDTH = 1000
 """Columns of a table that goes to a file or pipe, where nothing is cut or folded."""
 
@@ -114,6 +116,19 @@ def number_text(value: object) -> str:
 def ratio(value: float | None) -> str:
     """Write a ratio with three decimals, a dash where there is none."""
     return "-" if value is None else f"{value + 0.0:.3f}"
+
+
+def estimate(found: Estimate) -> str:
+    """Write a ratio with its interval, or that it is undefined.
+
+    >>> from ..discovery.uncertainty.bootstrap import UNDEFINED, Estimate
+    >>> estimate(Estimate(0.8123, 0.741, 0.883)), estimate(UNDEFINED)
+    ('0.812 [0.74, 0.88]', 'undefined')
+    """
+    if found.value is None:
+        return "undefined"
+    ends = "" if found.interval is None else f" [{found.low + 0.0:.2f}, {found.high + 0.0:.2f}]"
+    return f"{ratio(found.value)}{ends}"
 
 
 def written(output: str | None) -> None:

@@ -93,7 +93,14 @@ class TaskSpec(Part):
         """Return the part that makes a circuit's prompt pairs again, if its file says enough."""
         block = file.task
         task = block.get("file") or block["name"]
-        how = {key: block.get(key) for key in ("examples", "bos", "seed", *TAKEN)}
+        how: dict[str, Any] = {key: block.get(key) for key in ("examples", "bos", "seed", *TAKEN)}
+        test = block.get("test")
+        asked = None if test is None else test.get("asked")
+        if asked is not None and test is not None:
+            how["test"] = asked["test"]
+            if "file" in block:  # whose pairs are parted by these numbers and this seed
+                how["examples"] = asked["examples"]
+                how["seed"] = block.get("seed") or test.get("seed")
         if not task:
             raise EdgewiseError(
                 "the circuit's file names no task; say with `task` which one to use."

@@ -222,7 +222,7 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
         file = read_circuit(folder / source)
         assert file.edge_scores is not None  # CircuitFile.__post_init__
         most = min(STRONGEST, len(file.circuit))
-        measured = [Evaluation(**one) for one in found["metrics"]]
+        measured = [Evaluation.from_dict(one) for one in found["metrics"]]
         curve = Curve(**found["curve"]) if "curve" in found else None
         made = Control(**found["control"]) if "control" in found else None
         pictures = _pictures(spec, source, f"the circuit of {model.name}", model.name)

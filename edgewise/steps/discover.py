@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import __version__
-from ..discovery.evaluation import Evaluation, measure, smallest_faithful
+from ..discovery.evaluation import (
+    HELD_OUT,
+    IN_SAMPLE,
+    Evaluation,
+    fitted_to_its_prompts,
+    measure,
+    smallest_faithful,
+)
 from ..discovery.meaning import (
     Meaningless,
     Ties,
@@ -35,18 +42,19 @@ from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec, Selection
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..graphs.errors import DriftError, EdgewiseError, within_memory
+from ..graphs.errors import DriftError, EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, ExampleScoresFile, ScoresFile
-from ..graphs.files.circuit import PROMPTS, DiscoveryBlock, TaskBlock
+from ..graphs.files.circuit import PROMPTS, TEST_PROMPTS, DiscoveryBlock, TaskBlock
 from ..graphs.files.stability import EXAMPLES, GROUPS, EdgeStability
 from ..graphs.files.stability import KEY as STABILITY
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner, open_model
 from ..store.journal import JournalFile
-from .stored import experiment_pairs
+from .stored import experiment_split
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
@@ -59,6 +67,7 @@ TIMED_PASSES = 3  # of the original model
 class Found:
     """A discovery: the circuit with where it is from, all scores, and what was measured.
 
+    `evaluation`: on the pairs it was found on. `held_out`: on others, if there are any.
     `examples`: the scores on each example, if the request asks for them.
     """
 
@@ -66,13 +75,20 @@ class Found:
     scores: ScoresFile
     evaluation: Evaluation
     examples: ExampleScoresFile | None = None
+    held_out: Evaluation | None = None
+
+    @property
+    def gap(self) -> str | None:
+        """Say how far it does otherwise on other prompts than on its own, if beyond chance."""
+        other = self.held_out
+        return None if other is None else fitted_to_its_prompts(self.evaluation, other)
 
 
 @typed
 @within_memory()
 def discover(
     session: Session | Experiment,
-    pairs: PromptPairs | None = None,
+    pairs: PromptPairs | PromptSplit | None = None,
     spec: DiscoverySpec | None = None,
     compute: ComputeSpec | None = None,
     *,
@@ -84,8 +100,9 @@ def discover(
     """Find a circuit, measure it, and note everything that led to it.
 
     Args:
-        session, pairs: the model and the prompt pairs; or instead of all else an experiment, whose
-            first model is opened.
+        session, pairs: the model and the prompt pairs, or those with others that are held out, as
+            `open_split` gives them; or instead of all else an experiment, whose first model is
+            opened.
         spec, compute: how circuits are found, and the batch size.
         journal: where a method that can be resumed writes what it has decided; the caller removes
             it when the result is safe.
@@ -101,14 +118,19 @@ def discover(
     if isinstance(session, Experiment):
         experiment, spec, compute = session, session.discovery, session.compute
         session = open_model(experiment.base.source, experiment.graph, compute, progress=progress)
-        pairs, _ = experiment_pairs(experiment, session)
+        pairs = experiment_split(experiment, session)
     if pairs is None:
-        raise EdgewiseError("discover is given no prompt pairs; accepted: those of open_task.")
+        raise EdgewiseError(
+            "discover is given no prompt pairs; accepted: those of open_task or open_split."
+        )
+    parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
+    pairs = parted.discovery
     spec = DiscoverySpec.of(**own) if spec is None else spec.but(**own)
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
         session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=compute.batch_size
     )
+    tester = None if parted.test is None else held_out_runner(session, parted, runner)
     total, top = runner.graph.edge_count, spec.select.top
     if top is not None and top > total:
         raise EdgewiseError(
@@ -139,7 +161,6 @@ def discover(
     kept, tied, doubts = _chosen(runner, found, spec.select, progress)
     circuit = kept.circuit
     evaluation = measure(runner, circuit)
-    doubts += doubts_of_size(evaluation.faithfulness)
     try:
         check_drift(found, evaluation, session.loaded.dtype)
         if not allow_empty:
@@ -148,12 +169,14 @@ def discover(
         if journal is not None:
             journal.remove()  # going on from it would end here again
         raise
+    held_out = None if tester is None else measure(tester, circuit)
+    doubts += doubts_of_size((held_out or evaluation).estimate("faithfulness").value)
     for words in doubts:
         warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
     file = CircuitFile(
         circuit=circuit,
         model=session.model_block,
-        task=task_block(pairs),
+        task=task_block(parted),
         discovery=cast(
             "DiscoveryBlock",
             {
@@ -170,9 +193,9 @@ def discover(
             },
         ),
         certificate=certificate.as_dict(),
-        measures=measures(evaluation),
+        measures=measures(evaluation, held_out),
         edge_scores=found.scores.values,
-        extra={PROMPTS: pair_rows(pairs), **_stability_block(kept, found, spec.select)},
+        extra={**prompt_rows(parted), **_stability_block(kept, found, spec.select)},
     )
     scores = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
     examples = None
@@ -180,7 +203,7 @@ def discover(
         examples = ExampleScoresFile(
             found.examples, spec.method, spec.metric, spec.ablation, pairs.sha256
         )
-    return Found(file, scores, evaluation, examples)
+    return Found(file, scores, evaluation, examples, held_out)
 
 
 def _stability_block(kept: Selected, found: Discovery, select: Selection) -> dict[str, object]:
@@ -318,18 +341,79 @@ def _selected(
 
 
 @typed
-def task_block(pairs: PromptPairs) -> TaskBlock:
-    """Return what a circuit file says of its prompt pairs."""
+def task_block(pairs: PromptPairs | PromptSplit) -> TaskBlock:
+    """Return what a circuit file says of its prompt pairs, and of those that are held out."""
+    parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
+    pairs, test = parted.discovery, parted.test
     about = {"name": pairs.name, "sha256": pairs.sha256, "examples": len(pairs)}
     more = {"seed": pairs.seed, "bos_prepended": pairs.bos_prepended}
-    return cast("TaskBlock", {**about, **more, **pairs.origin})
+    block: dict[str, object] = {**about, **more, **pairs.origin}
+    if test is not None:
+        found = {"examples": len(test), "sha256": test.sha256, "seed": parted.seed}
+        asked = dict(zip(("examples", "test"), parted.asked, strict=True))
+        tokens = {k: v for k, v in test.origin.items() if k == "tokens_sha256"}
+        block["test"] = {**found, "asked": asked, "words": parted.words, **tokens}
+    return cast("TaskBlock", block)
 
 
-def measures(evaluation: Evaluation) -> dict[str, object]:
-    """Return what a circuit file says of what was measured."""
+def prompt_rows(split: PromptSplit) -> dict[str, object]:
+    """Return the prompt pairs that a circuit file holds, under their keys."""
+    found: dict[str, object] = {PROMPTS: pair_rows(split.discovery)}
+    return found if split.test is None else {**found, TEST_PROMPTS: pair_rows(split.test)}
+
+
+def held_out_runner(session: Session, split: PromptSplit, runner: Runner) -> Runner:
+    """Return what measures as a runner does on the pairs that are held out.
+
+    What an ablation takes from more than one example it takes from the discovery's. Longer prompts
+    than the discovery's are certified too.
+    """
+    from ..patching.run.runner import Runner
+
+    test = split.test
+    assert test is not None  # the caller has looked
+    if max(pair.longest for pair in test) > max(pair.longest for pair in split.discovery):
+        session.certify(test)
+    try:
+        return Runner.create(
+            session.lifted, test, metric=runner.metric, ablation=runner.ablation,
+            batch_size=runner.batch_size, reference=split.discovery,
+        )  # fmt: skip
+    except PromptError as error:
+        raise PromptError(f"the held-out pairs: {error} `test` 0 holds none out.") from error
+
+
+def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict[str, object]:
+    """Return what a circuit file says of what was measured, in sample and held out.
+
+    The keys of older files, beside the two, are ratios of means in sample, whatever their error.
+    """
     keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
     keys += ["value_complement", "faithfulness", "completeness", "edges", "nodes"]
-    return {key: getattr(evaluation, key) for key in keys}
+    found: dict[str, object] = {key: getattr(evaluation, key) for key in keys}
+    for name, one in ((IN_SAMPLE, evaluation), (HELD_OUT, held_out)):
+        if one is not None:
+            found[name] = measured_block(one)
+    return found
+
+
+def measured_block(evaluation: Evaluation) -> dict[str, object]:
+    """Return what a file says of one side of a split; ratios are None where they are undefined.
+
+    `interval` is that of faithfulness.
+    """
+    keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
+    keys.append("value_complement")
+    found = evaluation.as_dict()
+    intervals = dict(found["intervals"])
+    block = {"examples": found["examples"], "units": found["units"]}
+    block |= {key: found[key] for key in keys}
+    block["faithfulness"] = evaluation.estimate("faithfulness").value
+    block["interval"] = intervals.pop("faithfulness")
+    block["completeness"] = evaluation.estimate("completeness").value
+    return {**block, "intervals": intervals} | {
+        key: found[key] for key in ("quantiles", "worst_pairs") if key in found
+    }
 
 
 def forward_seconds(session: Session, runner: Runner, progress: Progress | None = None) -> float:

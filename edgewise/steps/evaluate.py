@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..discovery import evaluation as measures
-from ..discovery.evaluation import Curve, Evaluation
+from ..discovery.evaluation import HELD_OUT, IN_SAMPLE, Curve, Evaluation
 from ..discovery.random_circuits import Baseline, baseline
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
-from ..experiment.spec import ComputeSpec, EvaluationSpec
+from ..experiment.spec import IMPORTED, ComputeSpec, EvaluationSpec
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, within_memory
@@ -22,12 +22,15 @@ from ..graphs.names import Edge
 from ..graphs.scores import Scores
 from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit, seen_in
 from ..progress import Progress
 from ..session import Session, make_runner
 from .claims.claims import claims_of
 from .claims.control import Control
 from .claims.hypotheses import HypothesisTests
 from .claims.worst import WorstCase
+from .discover import held_out_runner, measured_block
+from .stored import stored_pairs
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
@@ -38,7 +41,11 @@ if TYPE_CHECKING:
 class Evaluated(Evaluation):
     """What was measured of a circuit, and what else was asked for.
 
-    `minimality`: by how much the loss rises without each kept edge; up to `floor` it is rounding.
+    The measures are those on the pairs that were given: the circuit's own, or others. `held_out`:
+    those on pairs that were held out beside them; then `curve`, `minimality` and `random` are of
+    these too. `seen`: on how many of the given pairs the circuit was found; None if its file does
+    not say. `minimality`: by how much the loss rises without each kept edge; up to `floor` it is
+    rounding.
     """
 
     curve: Curve | None = None
@@ -48,6 +55,29 @@ class Evaluated(Evaluation):
     tests: HypothesisTests | None = None
     worst: WorstCase | None = None
     control: Control | None = None
+    held_out: Evaluation | None = None
+    seen: int | None = field(default=None, compare=False)
+
+    @property
+    def measured_on(self) -> str:
+        """Name the side that curve, minimality and random circuits are of; empty if unknown."""
+        if self.held_out is not None or self.seen == 0:
+            return HELD_OUT
+        return IN_SAMPLE if self.seen == self.examples else ""
+
+    @property
+    def sides(self) -> dict[str, Evaluation]:
+        """Return what was measured in sample and held out, as far as these pairs are either."""
+        own = {self.measured_on: self.evaluation} if self.measured_on else {}
+        if self.held_out is None:
+            return own
+        return {IN_SAMPLE: self.evaluation, HELD_OUT: self.held_out}
+
+    @property
+    def gap(self) -> str | None:
+        """Say how far it does otherwise on other prompts than on its own, if beyond chance."""
+        other = self.held_out
+        return None if other is None else measures.fitted_to_its_prompts(self.evaluation, other)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -63,7 +93,8 @@ class Evaluated(Evaluation):
         if self.minimality is not None:
             edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
             found["minimality"] = {"useless": self.useless, "edges": edges}
-        return found
+        found |= {name: measured_block(one) for name, one in self.sides.items()}
+        return found | {"seen": self.seen, "measured_on": self.measured_on or None}
 
     @property
     def useless(self) -> int:
@@ -86,7 +117,7 @@ class Evaluated(Evaluation):
 def evaluate(
     model: Session | Runner,
     circuit: CircuitFile | Circuit,
-    pairs: PromptPairs | None = None,
+    pairs: PromptPairs | PromptSplit | None = None,
     spec: EvaluationSpec | None = None,
     *,
     scores: Scores | None = None,
@@ -97,7 +128,7 @@ def evaluate(
 
     Args:
         model: an open one; or a runner, which has its own pairs, metric, ablation and batch size.
-        pairs: the prompts, of an open model.
+        pairs: the prompts, of an open model; or those with others that are held out.
         spec: what to measure. Metric and ablation default to those of the circuit's file; a curve
             needs scores of all edges; minimality takes a question for each kept edge; `random`
             circuits of as many edges of each kind say what faithfulness so many edges have anyhow.
@@ -110,21 +141,24 @@ def evaluate(
         EdgewiseError: a curve without scores, or with scores of some edges only; a model without
             pairs, or a runner with what it has already.
     """
-    metric = fields.pop("metric", None)
+    metric, tester = fields.pop("metric", None), None
     own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
     spec = (spec or EvaluationSpec()).but(**own)
     if isinstance(model, Session):
         if pairs is None:
             raise EdgewiseError("nothing can be measured without prompts; give the pairs too.")
+        parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
         stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
         runner = make_runner(
             model,
-            pairs,
+            parted.discovery,
             metric=stored_metric(stored, metric or next(iter(spec.metrics), None)) or None,
             ablation=spec.ablation or stored.get("ablation"),
             batch_size=ComputeSpec.of(**how).batch_size,
         )
-        model.certify(pairs)
+        model.certify(parted.discovery)
+        if parted.test is not None:
+            tester = held_out_runner(model, parted, runner)
     elif pairs is not None or metric or spec.metrics or spec.ablation or how:
         raise EdgewiseError(
             "a runner has its own pairs, metric, ablation and batch size; give an open model in "
@@ -134,17 +168,34 @@ def evaluate(
         runner = model
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
     curve = minimality = random = None
+    first = runner if tester is None else tester
     if spec.curve:
-        curve = measures.curve(runner, _complete(scores), progress=progress)
+        curve = measures.curve(first, _complete(scores), progress=progress)
     if spec.minimality:
-        minimality = measures.minimality(runner, whole, progress)
+        minimality = measures.minimality(first, whole, progress)
     if spec.random:
-        random = baseline(runner, whole, spec.random, progress=progress)
-    found = vars(measures.measure(runner, whole))
-    claims = claims_of(model, circuit, runner, spec, progress)
+        random = baseline(first, whole, spec.random, progress=progress)
+    claims = claims_of(model, circuit, (first, runner.pairs), spec, progress)
     return Evaluated(
-        **found, curve=curve, minimality=minimality, random=random, floor=runner.floor, **claims
+        **vars(measures.measure(runner, whole)),
+        curve=curve,
+        minimality=minimality,
+        random=random,
+        floor=first.floor,
+        held_out=None if tester is None else measures.measure(tester, whole),
+        seen=_seen(circuit, runner.pairs),
+        **claims,
     )
+
+
+def _seen(circuit: CircuitFile | Circuit, pairs: PromptPairs) -> int | None:
+    """Count the pairs that a circuit was found on, as far as its file says."""
+    if not isinstance(circuit, CircuitFile) or circuit.discovery["method"] == IMPORTED:
+        return None
+    if circuit.task["sha256"] == pairs.sha256:
+        return len(pairs)
+    found = stored_pairs(circuit)
+    return None if found is None else len(seen_in(pairs, found))
 
 
 def _complete(scores: Scores | None) -> Scores:

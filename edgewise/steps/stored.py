@@ -13,15 +13,15 @@ from ..experiment.task import TAKEN, TaskSpec
 from ..graphs.calls.typed import typed
 from ..graphs.errors import FileFormatError, GraphMismatch, ModelNotFound, PromptError, UnknownName
 from ..graphs.files import CircuitFile
-from ..graphs.files.circuit import PROMPTS
+from ..graphs.files.circuit import PROMPTS, TEST_PROMPTS
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
 from ..patching.prompts.pair_files import pairs_from_rows
 from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit, seen_in
 from ..patching.prompts.tokens import tokens_sha256
-from ..patching.tasks import TaskReport
 from ..progress import Progress
-from ..session import Session, open_model, open_task, open_vocabulary
+from ..session import Session, open_model, open_split, open_task, open_vocabulary
 
 
 @contextmanager
@@ -130,19 +130,44 @@ def stored_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPair
         FileFormatError: they are not those the circuit was found on, or cannot be read.
         PromptError: they hold ids that a vocabulary of this size has not.
     """
-    if PROMPTS not in file.extra:
+    return _inline(file, PROMPTS, "the circuit was found on", file.task["sha256"], vocab_size)
+
+
+def stored_test_pairs(file: CircuitFile, vocab_size: int | None = None) -> PromptPairs | None:
+    """Return the held-out pairs that a circuit's file holds, None if it holds none.
+
+    Raises:
+        FileFormatError, PromptError: as `stored_pairs`.
+    """
+    block = file.task.get("test")
+    if block is None:
+        return None
+    found = _inline(file, TEST_PROMPTS, "that were held out", block["sha256"], vocab_size)
+    if found is None:
+        return None
+    tokens = {k: v for k, v in found.origin.items() if k != "tokens_sha256"}
+    tokens |= {k: v for k, v in block.items() if k == "tokens_sha256"}
+    made = found.seed if "file" in file.task else block.get("seed")  # a file's are only drawn by it
+    return replace(found, seed=made, origin=tokens)
+
+
+def _inline(
+    file: CircuitFile, key: str, which: str, sha256: str | None, vocab_size: int | None
+) -> PromptPairs | None:
+    """Return the prompt pairs under a key of a circuit's file, if their hash is as stated."""
+    if key not in file.extra:
         return None
     where = f"the prompt pairs in {file.path or 'the circuit'}"
     try:
-        pairs = pairs_from_rows(cast("list[object]", file.extra[PROMPTS]), vocab_size)
+        pairs = pairs_from_rows(cast("list[object]", file.extra[key]), vocab_size)
     except PromptError as error:
         raise PromptError(f"{where}, {error}") from None
-    if pairs.sha256 != file.task["sha256"]:
+    if pairs.sha256 != sha256:
         raise FileFormatError(
-            f"{where} are not those the circuit was found on (their hash differs): the file was "
-            "altered. Restore it, or give the prompts with `task`."
+            f"{where} are not those {which} (their hash differs): the file was altered. Restore "
+            "it, or give the prompts with `task`."
         )
-    task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended")
+    task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended", "test")
     origin = {key: value for key, value in task.items() if key not in said}
     bos = task.get("bos_prepended")
     return replace(pairs, name=task["name"], seed=task["seed"], bos_prepended=bos, origin=origin)
@@ -155,6 +180,7 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
     again: dict[str, Any] = {"task": task.reference, "bos": task.bos, "examples": task.examples}
     again |= task.taken
     if task.file is not None:
+        again |= {"test": task.test} if task.test else {}
         return again if task.seed is None else {**again, "seed": task.seed}
     return {**again, "seed": task.seed, "options": task.options}
 
@@ -208,24 +234,89 @@ def circuit_pairs(
     ]
 
 
-def experiment_pairs(
-    experiment: Experiment, model: Session | str
-) -> tuple[PromptPairs, TaskReport | None]:
+@typed
+def circuit_split(
+    file: CircuitFile, model: Session | str, changed: Mapping[str, Any] | None = None
+) -> tuple[PromptSplit, list[str]]:
+    """Return a circuit's prompt pairs and those held out beside them, for a model, with notes.
+
+    Pairs of which anything but `test` is `changed` are others, beside which nothing is held out.
+    With `test` so many are held out: those of the file, or made anew, or of the task's file those
+    that the circuit was not found on; 0 for none.
+
+    Raises:
+        PromptError, UnknownName, FileFormatError: as `circuit_pairs`.
+    """
+    changed = dict(changed or {})
+    wanted = changed.pop("test", None)
+    pairs, notes = circuit_pairs(file, model, changed)
+    block = file.task.get("test")
+    if changed or wanted == 0 or (block is None and wanted is None):
+        return PromptSplit(pairs), notes
+    tokenizer, vocabulary = open_vocabulary(model)
+    kept, words = stored_test_pairs(file, vocabulary), "" if block is None else block.get("words")
+    number = wanted or (0 if block is None else block["examples"])
+    if kept is not None and number <= len(kept) and reads_alike(tokenizer, kept):
+        return PromptSplit(pairs, replace(kept, pairs=kept.pairs[:number]), words or ""), notes
+    task = TaskSpec.of_circuit(file)
+    with named_by(file, "`task`", []):
+        made = open_split(model, task if wanted is None else task.but(test=wanted))
+    seen = set(seen_in(made.test or (), pairs))
+    left = tuple(pair for i, pair in enumerate(made.test or ()) if i not in seen)
+    if made.test is None or not left:
+        return PromptSplit(pairs), [*notes, "no pairs are there to hold out beside the circuit's."]
+    test = replace(made.test, pairs=left)
+    if wanted is None and block is not None and test.sha256 != block["sha256"]:
+        notes.append(
+            f"the held-out pairs made anew for task '{test.name}' are not those of the circuit's "
+            "file (their hash differs)."
+        )
+    return PromptSplit(pairs, test, made.words), notes
+
+
+def experiment_split(experiment: Experiment, model: Session | str) -> PromptSplit:
     """Return the prompt pairs that a model gets: those of the experiment's circuit, or the task's.
 
     A circuit's pairs count unless more is changed than `circuit_pairs` can change; a warning says
     if they are not what they were.
     """
     file, task = experiment.circuit, experiment.task
-    if file is not None:
-        before = vars(TaskSpec.of_circuit(file))
-        changed = {key: value for key, value in vars(task).items() if value != before[key]}
-        if set(changed) <= {"examples", "seed", "bos", *TAKEN}:
-            pairs, notes = circuit_pairs(file, model, changed)
-            for words in notes:
-                warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
-            return pairs, None
-    return open_task(model, task)
+    if file is None:
+        return open_split(model, task)
+    before = vars(TaskSpec.of_circuit(file))
+    changed = {key: value for key, value in vars(task).items() if value != before[key]}
+    if set(changed) - {"examples", "test", "seed", "bos", *TAKEN}:
+        return open_split(model, task)
+    first = {key: value for key, value in changed.items() if key != "test"}
+    if first:  # others than the circuit's, beside which others are held out
+        pairs, notes = circuit_pairs(file, model, first)
+        split = beside(pairs, model, task)
+    else:
+        split, notes = circuit_split(file, model, changed)
+    for words in notes:
+        warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
+    return split
+
+
+def beside(pairs: PromptPairs, model: Session | str, task: TaskSpec) -> PromptSplit:
+    """Hold out pairs of a task beside given ones of it, if it can be made again."""
+    if task.test == 0:
+        return PromptSplit(pairs)
+    try:
+        made = open_split(model, task)
+    except (PromptError, UnknownName):
+        return PromptSplit(pairs, words="nothing is held out: the task cannot be made again")
+    seen = set(seen_in(made.test or (), pairs))
+    left = tuple(pair for i, pair in enumerate(made.test or ()) if i not in seen)
+    if made.test is None or not left:
+        return PromptSplit(pairs, words=made.words)
+    return replace(made, discovery=pairs, test=replace(made.test, pairs=left))
+
+
+def experiment_pairs(experiment: Experiment, model: Session | str) -> tuple[PromptPairs, object]:
+    """Return the pairs of `experiment_split` that circuits are found on, and what it left out."""
+    split = experiment_split(experiment, model)
+    return split.discovery, split.report
 
 
 def reads_alike(tokenizer: Any, pairs: PromptPairs) -> bool:

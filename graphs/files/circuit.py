@@ -50,6 +50,9 @@ COUNTS = ("senders", "ports", "edges")
 PROMPTS = "prompts"
 """The key of the prompt pairs a circuit was found on, as token ids, one pair an entry."""
 
+TEST_PROMPTS = "test_prompts"
+"""The key of the prompt pairs that were held out to measure it on."""
+
 PROVENANCE = {
     "model": ("name", "revision", "weights_sha256", "family", *SHAPE[:3], "d_model", *SHAPE[3:]),
     "task": ("name", "sha256", "examples", "seed"),
@@ -97,6 +100,27 @@ class ShapeBlock(TypedDict):
     native: NotRequired[bool]
 
 
+class AskedBlock(TypedDict):
+    """How many examples and test pairs have to be asked for, for the same split again."""
+
+    examples: int | None
+    test: int | None
+
+
+class HeldOutBlock(TypedDict):
+    """Which prompt pairs were held out: they are none of those the circuit was found on.
+
+    `seed`: what they are made from, or drawn by. `words`: what was done.
+    """
+
+    examples: int
+    sha256: str
+    seed: NotRequired[int | None]
+    asked: NotRequired[AskedBlock]
+    words: NotRequired[str]
+    tokens_sha256: NotRequired[str]
+
+
 class TaskBlock(TypedDict):
     """Which prompt pairs were used, and what makes a built-in task's again."""
 
@@ -114,6 +138,7 @@ class TaskBlock(TypedDict):
     paths: NotRequired[Paths]
     tokens_sha256: NotRequired[str]
     shape: NotRequired[ShapeBlock]
+    test: NotRequired[HeldOutBlock]
 
 
 class PromptsBlock(TypedDict):
@@ -172,6 +197,24 @@ class CertificateBlock(TypedDict):
     compared: NotRequired[bool]
 
 
+class MeasuredBlock(TypedDict):
+    """What was measured on one side of a split; null where it is undefined, or has no interval."""
+
+    examples: int
+    faithfulness: float | None
+    interval: list[float] | None
+
+
+class MeasuresBlock(TypedDict):
+    """What was measured on the pairs a circuit was found on, and on others, held out.
+
+    The other keys are those of older files and mean what `in_sample` means.
+    """
+
+    in_sample: NotRequired[MeasuredBlock]
+    held_out: NotRequired[MeasuredBlock]
+
+
 class GraphBlock(TypedDict):
     """A graph's options and counts, which its shape must have."""
 
@@ -189,7 +232,7 @@ class Provenance(TypedDict):
     task: TaskBlock
     discovery: DiscoveryBlock
     certificate: CertificateBlock
-    measures: dict[str, object]
+    measures: MeasuresBlock
 
 
 class CircuitDocument(Provenance):
@@ -197,6 +240,7 @@ class CircuitDocument(Provenance):
 
     graph: GraphBlock
     prompts: NotRequired[list[object]]
+    test_prompts: NotRequired[list[object]]
     edges: object
 
 
@@ -304,7 +348,7 @@ def dump_circuit(file: CircuitFile) -> str:
         **extra,
         "edges": edge_rows(file.circuit, file.edge_scores),
     }
-    return dump_document(document, rows={PROMPTS, "edges", "stability.edges"})
+    return dump_document(document, rows={PROMPTS, TEST_PROMPTS, "edges", "stability.edges"})
 
 
 def ordered_blocks(blocks: Mapping[str, object]) -> dict[str, object]:

@@ -29,6 +29,7 @@ from .circuit import (
     CircuitFile,
     DiscoveryBlock,
     GraphBlock,
+    MeasuresBlock,
     ModelBlock,
     TaskBlock,
     edge_rows,
@@ -61,7 +62,7 @@ class Side(TypedDict):
     task: NotRequired[TaskBlock]
     discovery: NotRequired[DiscoveryBlock]
     certificate: NotRequired[CertificateBlock]
-    measures: NotRequired[dict[str, object]]
+    measures: NotRequired[MeasuresBlock]
 
 
 class DiffDocument(TypedDict):

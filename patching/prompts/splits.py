@@ -16,17 +16,26 @@ groups and places, the numbers and the seed. Two pairs that are the same stand o
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ...graphs.errors import PromptError
 from .pairs import Pair, PromptPairs
 
-LEAST_SPLIT = 32
-"""From so many pairs up, half of a file is held out if nothing is said."""
+LEAST_SPLIT = 64
+"""From so many pairs up, half of a file is held out if nothing is said: 32 tell .1 logits apart."""
 
 LEAST_GROUPS = 8
 """Of so many groups, whole ones are held out: half of them make an interval."""
+
+
+class Report(Protocol):
+    """What was left out of the pairs that a built-in task made; as text, a sentence."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Return how many candidates were left out, by reason."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,8 @@ class PromptSplit:
 
     `test`: None if nothing is held out. `words`: what was done, in one line, without a full stop.
     `asked`: numbers of examples and test pairs that give the same split again, where it must be
-    asked for. `seed`: what the test pairs are made from, or drawn by. `left_out`: what was left out
-    of a built-in task's discovery pairs, in words.
+    asked for. `seed`: what the test pairs are made from, or drawn by. `report`: what was left out
+    of a built-in task's discovery pairs.
     """
 
     discovery: PromptPairs
@@ -44,7 +53,7 @@ class PromptSplit:
     words: str = ""
     asked: tuple[int | None, int | None] = (None, None)
     seed: int | None = None
-    left_out: str | None = None
+    report: Report | None = None
 
     def __post_init__(self) -> None:
         if self.test is not None and (shared := len(seen_in(self.test, self.discovery))):

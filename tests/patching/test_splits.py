@@ -37,12 +37,12 @@ def numbered(groups: list[str], prompts: list[int] | None = None) -> PromptPairs
 
 @st.composite
 def asked(draw: st.DrawFn) -> tuple[PromptPairs, int | None, int | None, int]:
-    total = draw(st.integers(2, 60))
+    total = draw(st.integers(2, 80))
     labels = [f"t{i}" for i in range(draw(st.integers(1, 14)))] + draw(
         st.sampled_from([[], [""], ["", "", ""]])
     )
     groups = draw(st.lists(st.sampled_from(labels), min_size=total, max_size=total))
-    prompts = draw(st.lists(st.integers(0, 70), min_size=total, max_size=total))
+    prompts = draw(st.lists(st.integers(0, 90), min_size=total, max_size=total))
     examples = draw(st.one_of(st.none(), st.integers(1, total)))
     test = draw(st.one_of(st.none(), st.integers(0, total)))
     return numbered(groups, prompts), examples, test, draw(st.integers(0, 5))
@@ -113,10 +113,10 @@ def test_small_files_keep_their_meaning() -> None:
     split = hold_out(small)
     assert split.discovery is small
     assert split.test is None
-    assert split.words == "nothing is held out: 31 pairs are fewer than 32"
+    assert split.words == "nothing is held out: 63 pairs are fewer than 64"
     split = hold_out(large)
-    assert [len(side) for side in split.sides] == [16, 16]
-    assert "16 of 32 pairs, at random" in split.words
+    assert [len(side) for side in split.sides] == [32, 32]
+    assert "32 of 64 pairs, at random" in split.words
     assert hold_out(large, test=0).discovery == large
     assert hold_out(small, test=1).test is not None
 
@@ -152,7 +152,7 @@ def test_a_split_that_shares_pairs_is_refused() -> None:
 
 PRINTED = """
 from tests.patching.test_splits import hold_out, numbered
-pairs = numbered([f"t{i % 9}" for i in range(40)])
+pairs = numbered([f"t{i % 9}" for i in range(70)])
 for asked in ((None, None), (10, None), (10, 12)):
     split = hold_out(pairs, *asked, seed=3)
     print(split.discovery.sha256, split.test.sha256, split.words)

@@ -15,6 +15,7 @@ from .hypotheses import HypothesisTests, hypothesis_tests
 from .worst import WorstCase, worst_case
 
 if TYPE_CHECKING:
+    from ...patching.prompts.pairs import PromptPairs
     from ...patching.run.runner import Runner
 
 
@@ -29,16 +30,20 @@ class Claims(TypedDict, total=False):
 def claims_of(
     model: Session | Runner,
     circuit: CircuitFile | Circuit,
-    runner: Runner,
+    measured: tuple[Runner, PromptPairs],
     spec: EvaluationSpec,
     progress: Progress | None = None,
 ) -> Claims:
-    """Put a circuit to what a spec asks for; `runner` measures it.
+    """Put a circuit to what a spec asks for.
+
+    `measured`: by what it is measured, on held-out pairs if there are any, and the pairs on which
+    a control repeats its discovery.
 
     Raises:
         EdgewiseError: a control of a circuit whose discovery is not known, or without its model.
     """
     found: Claims = {}
+    runner, pairs = measured
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
     if spec.tests:
         found["tests"] = hypothesis_tests(runner, whole, spec.draws, spec.draw_seed, progress)
@@ -54,6 +59,6 @@ def claims_of(
         discovery = DiscoverySpec.of_circuit(circuit)
         compute = ComputeSpec(batch_size=runner.batch_size)
         found["control"] = control(
-            model, runner.pairs, discovery, whole, compute, progress, spec.draw_seed
+            model, pairs, discovery, whole, compute, progress, spec.draw_seed
         )
     return found
