@@ -137,15 +137,7 @@ def discover(
             f"top is {top:,}, but the model's graph has {total:,} edges; accepted: 1 to {total:,}."
         )
     certificate = session.certify(pairs)
-    journal, before = journal if spec.chosen.resumable else None, 0.0
-    if journal is not None and not is_traceable(spec.metric):
-        if journal.resumes:
-            raise EdgewiseError(
-                f"a search by the metric '{spec.metric}' cannot be resumed: it is a Python "
-                "function that uses something whose source or value cannot be noted, so it could "
-                "be another one now. Start anew, or give a function of plain values."
-            )
-        journal = None
+    journal, before = _usable(journal, spec), 0.0
     if journal is not None:
         journal.begin(discovery_key(session, runner, spec).values)
         before = journal.seconds
@@ -228,6 +220,21 @@ def _stability_block(kept: Selected, found: Discovery, select: Selection) -> dic
             alike,
         ).block
     }
+
+
+def _usable(journal: JournalFile | None, spec: DiscoverySpec) -> JournalFile | None:
+    """Return a journal if decisions by this request can be noted in it."""
+    if journal is None or not spec.chosen.resumable:
+        return None
+    if is_traceable(spec.metric):
+        return journal
+    if journal.resumes:
+        raise EdgewiseError(
+            f"a search by the metric '{spec.metric}' cannot be resumed: it is a Python "
+            "function that uses something whose source or value cannot be noted, so it could "
+            "be another one now. Start anew, or give a function of plain values."
+        )
+    return None
 
 
 def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
