@@ -137,8 +137,8 @@ class Evaluation:
         if self.faithfulness is None or self.gap_error is None:
             return "undefined: full model and no edge measure the same"
         gap = abs(self.value_full - self.value_empty)
-        twice = f"less than {DEFINED:g} standard errors ({DEFINED * self.gap_error:.2g})"
-        return f"undefined: full model and no edge differ by {gap:.2g}, {twice}"
+        errors = f"{DEFINED:g} standard errors are {DEFINED * self.gap_error:.2g}"
+        return f"undefined: full and no edge differ by {gap:.2g}, {errors}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; `undefined` says why ratios mean nothing, if so."""

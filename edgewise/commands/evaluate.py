@@ -148,8 +148,12 @@ def outcome(
         said = f"{first.metric} {_value(first, name)}"
         yield word, said if held_out is None else f"{said}; in sample {_value(evaluation, name)}"
     for name in ("faithfulness", "completeness"):
-        said = show.estimate(first.estimate(name)) if first.undefined is None else first.undefined
-        yield name, said if held_out is None else f"{said}; in sample {_ratio(evaluation, name)}"
+        said = _ratio(first, name)
+        if first.undefined is not None and name == "faithfulness":
+            said = first.undefined
+        if held_out is not None and not (first.undefined and evaluation.undefined):
+            said += f"; in sample {_ratio(evaluation, name)}"
+        yield name, said
 
 
 def _value(evaluation: Evaluation, name: str) -> str:
