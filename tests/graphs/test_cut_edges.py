@@ -8,7 +8,7 @@ the same logits. What a head writes is what the original's output projection mak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -190,6 +190,8 @@ def head_cuts(both: Both) -> Iterator[Cut]:
 def norm_cuts(both: Both) -> Iterator[Cut]:
     """Yield some edges to parts that read behind a norm of their own, whose input is changed."""
     lifted, graph = both.lifted, both.lifted.graph
+    if lifted.spread is not None:
+        return
     norms = {
         row: lifted.final_norm if port.node.layer is None
         else lifted.blocks[port.node.layer].attention_norm if port.node.kind is Kind.MIXER
@@ -207,6 +209,37 @@ def norm_cuts(both: Both) -> Iterator[Cut]:
             continue  # a module that is run at other places too
         wrote = both.wrote[column] * both.scale(graph.ports[row].node.layer)
         yield row, column, owner[0], lambda x, wrote=wrote: x - wrote.reshape(x.shape), True
+
+
+@contextmanager
+def run_without(layer: Module, wrote: Tensor, read: bool) -> Iterator[None]:
+    """Let a layer read its streams without a part, or what follows it, but not both."""
+
+    def lacking(_: Module, given: tuple[Any, ...]) -> Any:
+        return (given[0] - wrote, *given[1:])
+
+    def behind(_: Module, __: Any, out: Tensor) -> Tensor:
+        return out + wrote if read else out - wrote
+
+    with ExitStack() as stack:
+        if read:
+            stack.callback(layer.register_forward_pre_hook(lacking).remove)
+        stack.callback(layer.register_forward_hook(behind).remove)
+        yield
+
+
+def layer_cuts(both: Both) -> Iterator[tuple[int, int, AbstractContextManager[None]]]:
+    """Yield edges to the last layer, and to the logits, of models whose layers are nodes."""
+    lifted, graph = both.lifted, both.lifted.graph
+    if lifted.spread is None:
+        return
+    packing, column = lifted.spread.packing, len(graph.senders) - 2
+    wrote = both.wrote[column][..., : packing.streams]
+    if packing.count > 1:
+        wrote = wrote.unflatten(-1, (packing.count, packing.width)).movedim(-2, 0)
+    layer = both.model.model.layers[-1]
+    for row in (len(graph.ports) - 2, len(graph.ports) - 1):
+        yield row, column, run_without(layer, wrote, read=row == len(graph.ports) - 2)
 
 
 def last_with_heads(lifted: LiftedModel) -> int | None:
@@ -262,8 +295,12 @@ def test_single_edges_are_cut_as_in_the_original(name: str) -> None:
             torch.testing.assert_close(found, wrote, rtol=1e-4, atol=1e-5)
         plain = both.original()
         cuts = 0
-        for row, column, module, change, pre in (*head_cuts(both), *norm_cuts(both)):
-            with changed(module, change, pre):
+        every = [
+            (row, column, changed(module, change, pre))
+            for row, column, module, change, pre in (*head_cuts(both), *norm_cuts(both))
+        ]
+        for row, column, cut in (*every, *layer_cuts(both)):
+            with cut:
                 expected = both.original()
             found = both.without(row, column)
             torch.testing.assert_close(found, expected.to(found), rtol=1e-4, atol=1e-5)

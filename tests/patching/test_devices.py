@@ -23,7 +23,7 @@ from edgewise.patching.transplant.transplant import Transplant
 from tests.devices import Machine, moved
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
-NAMES = ["gpt2", "llama", "gpt-neox", "gemma2", "qwen2-some-windows"]
+NAMES = ["gpt2", "llama", "gpt-neox", "gemma2", "qwen2-some-windows", "gemma4-e"]
 ABLATIONS = ["resample", "zero"]
 
 

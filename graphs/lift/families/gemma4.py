@@ -17,7 +17,10 @@ from itertools import accumulate
 from operator import mul
 from typing import Any
 
+import torch
+
 from ...errors import UnsupportedModel
+from ..devices import place
 from ..experts import Beside, Routing
 from ..lifted import MLP, Attention, Block, LiftedModel, Norm, SharedKeys
 from ..lifting import UNREAD, family, require_activation
@@ -62,12 +65,14 @@ def describe(model: Any) -> LiftedModel:
         module, source = block.self_attn, sources[layer]
         maker = module if source is None else body.layers[source].self_attn
         parts = [module.q_proj, maker.k_proj, maker.v_proj or maker.k_proj]
-        heads = config.num_attention_heads
+        heads, here = config.num_attention_heads, module.q_proj.weight.device
+        biases = [part.bias for part in parts]
         return matrices(
-            [part.weight for part in parts], [part.bias for part in parts], module.o_proj, heads,
+            [place(part.weight, here) for part in parts],
+            [None if bias is None else place(bias, here) for bias in biases], module.o_proj, heads,
             heads // module.num_key_value_groups, scale=module.scaling, rotary=tables[layer],
             window=window(config, layer), q_norm=_norm(module.q_norm),
-            k_norm=_norm(maker.k_norm), value_norm=plain,
+            k_norm=_placed(_norm(maker.k_norm), here), value_norm=plain,
         )  # fmt: skip
 
     def mlp(block: Any) -> MLP | Beside:
@@ -102,7 +107,8 @@ def describe(model: Any) -> LiftedModel:
     blocks = tuple(map(_in_units, blocks, scales))
     blocks = tuple(
         block if source is None else replace(
-            block, shared=SharedKeys(source, blocks[source].attention_norm)
+            block,
+            shared=SharedKeys(source, _placed(blocks[source].attention_norm, block.device)),
         )
         for block, source in zip(blocks, sources, strict=True)
     )  # fmt: skip
@@ -120,6 +126,13 @@ def describe(model: Any) -> LiftedModel:
 
 def _norm(module: Any) -> Norm:
     return Norm(module.weight.detach(), None, module.eps, centred=False)
+
+
+def _placed(norm: Norm | None, device: torch.device) -> Norm | None:
+    """Describe an earlier layer's norm where a layer lies that reads its keys and values."""
+    if norm is None or norm.weight is None:
+        return norm
+    return replace(norm, weight=place(norm.weight, device))
 
 
 def _gate(layer: Any, config: Any) -> TokenGate | None:

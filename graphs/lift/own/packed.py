@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import Module, functional
 
 from ...errors import UnsupportedModel
+from ..devices import place
 from ..mlp import Linear
 from ..norms import Norm
 from ..whole import Whole, constant_function
@@ -164,9 +165,11 @@ class PerLayer:
     def __call__(self, ids: Tensor, embedded: Tensor) -> Tensor:
         """Return what layers are given of tokens [N] with embeddings [N, D], [N, layers, P]."""
         known = torch.where((ids >= 0) & (ids < len(self.table)), ids, 0)
-        own = functional.embedding(known, self.table) * self.table_scale
-        own = own.unflatten(-1, (self.layers, -1))
-        projected = (self.projection(embedded) * self.scale).unflatten(-1, (self.layers, -1))
+        own = functional.embedding(place(known, self.table.device), self.table)
+        own = place(own * self.table_scale, embedded.device).unflatten(-1, (self.layers, -1))
+        read = place(embedded, self.projection.weight.device)
+        projected = place(self.projection(read) * self.scale, embedded.device)
+        projected = projected.unflatten(-1, (self.layers, -1))
         given: Tensor = (self.norm(projected) + own) * self.factor
         return given
 
