@@ -98,6 +98,8 @@ def read_content(path: str | Path, known: Known) -> Content:
         delimiter = _delimiter(path, text, known)
         if delimiter:
             return _table(path, text, delimiter)
+        if not any(line.lstrip().startswith("{") for line in text.split("\n")):
+            raise _no_kind(path, text)
     return Content(path, "JSON Lines", tuple(_lines(text)))
 
 
@@ -108,6 +110,7 @@ def _read_text(path: Path) -> str:
         raise PromptError(f"cannot read prompt pairs from '{path}': {reason}; accepted: {what}.")
     try:
         content = read_bounded(path, PROMPT_BYTES, what, PromptError)
+        _refuse_binary(path, content[:8])
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig")  # wide: Excel's Unicode text
     except UnicodeDecodeError as error:
@@ -121,6 +124,36 @@ def _read_text(path: Path) -> str:
             f"'{path}', line {line}: the byte {error.object[error.start]:#04x} is not UTF-8; "
             "accepted: text saved as UTF-8 (Excel calls it CSV UTF-8)."
         ) from None
+
+
+def _refuse_binary(path: Path, start: bytes) -> None:
+    """Refuse tables that are no text, and say how they become one."""
+    workbook = start.startswith(b"PK\x03\x04") and path.suffix.lower() in (".xlsx", ".xlsm", ".ods")
+    how = {
+        b"PAR1": ("a table of Parquet", "df.to_json('pairs.jsonl', orient='records', lines=True)"),
+        b"ARROW1": ("a table of Arrow", "dataset.to_json('pairs.jsonl')"),
+        b"\x1f\x8b": ("packed by gzip", "gunzip, which unpacks it"),
+        b"\xd0\xcf\x11\xe0": ("a workbook of Excel", "saving it as CSV UTF-8"),
+    }
+    found = next((one for magic, one in how.items() if start.startswith(magic)), None)
+    if workbook:
+        found = ("a spreadsheet", "saving it as CSV UTF-8")
+    if found is not None:
+        raise PromptError(
+            f"'{path}' is no text, but {found[0]}; accepted: JSON Lines, a JSON document, or a "
+            f"table as text, as made by {found[1]}."
+        )
+
+
+def _no_kind(path: Path, text: str) -> PromptError:
+    """Say that a file is neither JSON nor a table."""
+    first = next(line for line in text.split("\n") if line.strip())
+    return PromptError(
+        f"'{path}' is no file of prompt pairs: its first line is {shorten(first.strip())!r}, which "
+        "is neither JSON nor a header that names columns. Accepted: JSON Lines, a JSON document, "
+        "or a table with a header such as clean,corrupted,answers,distractors. Write, for example, "
+        f"a line {_EXAMPLE}"
+    )
 
 
 def _without_preface(text: str, known: Known) -> str:
@@ -195,6 +228,13 @@ def _document(path: Path, text: str, known: Known) -> Content:
         if several := _one_after_another(text):
             return Content(path, "JSON objects one after another", _entries(several, ""))
         raise PromptError(str(error)) from None
+    while isinstance(document, dict) and len(document) == 1:
+        (inner,) = document.values()
+        if not isinstance(inner, dict) or any(map(known, document)):
+            break
+        if not (_is_columns(inner) or _lists(inner, known)):
+            break
+        document = inner  # as {"dataset": {"prompts": […]}}
     if not document:
         raise PromptError(
             f"'{path}' holds no prompt pairs: it is empty; accepted: a list with one object for "

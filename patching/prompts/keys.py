@@ -112,7 +112,7 @@ ALIKE = 0.8
 def plain(key: str) -> str:
     """Return how a name is looked up: `Correct-Idx ` and `correctIdx` as `correct_idx`."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key.strip())
-    return re.sub(r"[\s\-.]+", "_", apart.lower())
+    return re.sub(r"[^\w]+", "_", apart.lower()).strip("_")
 
 
 NAMES: dict[str, Field] = {name: one for one in FIELDS.values() for name in (one.name, *one.others)}
@@ -140,7 +140,10 @@ def _words(text: str) -> frozenset[str]:
 
 
 _RIGHT_PROMPT = _words("clean original orig base")
-_WRONG_PROMPT = _words("corrupt corrupted corr counterfactual cf patch patched perturbed flipped")
+_WRONG_PROMPT = _words(
+    "corrupt corrupted corr counterfactual cf patch patched perturbed flipped dirty noised noisy "
+    "altered"
+)
 _RIGHT = _RIGHT_PROMPT | _words("correct right true good gold expected")
 _WRONG = _WRONG_PROMPT | _words("incorrect wrong false bad foil alternative")
 _OF_PROMPT = _words("prompt text sentence input prefix string str question query context")
@@ -153,7 +156,7 @@ SIDES = (_RIGHT_PROMPT | _WRONG_PROMPT | {"source"}) - {"cf", "corr", "orig"}
 """Words that say which of a pair's two prompts something is of."""
 
 BARE = {
-    "clean": ("input", "text", "sentence", "question", "query", "context", "prefix"),
+    "clean": ("input", "text", "sentence", "question", "query", "context", "prefix", "instruction"),
     "answers": ("completion", "continuation", "output", "response", "gold", "expected", "chosen"),
     "distractors": ("rejected", "alternative"),
 }
@@ -240,13 +243,16 @@ def _by_a_bare_word(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str
 
 
 def _of_another_name(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
-    """Find the corrupted prompt under any one name that begins so, where no usual one is there."""
+    """Find the corrupted prompt under a name that begins so, where no usual one is there.
+
+    Of several, as `corrupted_1` and `corrupted_2`, the first counts.
+    """
     if {"corrupted", "corrupted_ids"} & {field.name for field in known.values()}:
         return {}
     rest = r"(?!.*(idx|ids?|tokens?|answers?|target|label|position|messages|conversations?)$)"
     begun = re.compile(rf"(corrupt|counterfactual){rest}")
     named = [key for key in keys if key not in known and begun.match(plain(key))]
-    return {named[0]: FIELDS["corrupted"]} if len(named) == 1 else {}
+    return {named[0]: FIELDS["corrupted"]} if named else {}
 
 
 def _of_a_kind(keys: Iterable[str], known: Mapping[str, Field]) -> dict[str, Field]:
@@ -276,14 +282,33 @@ def mistyped(row: Mapping[str, object], given: Mapping[str, str]) -> PromptError
         near = near or difflib.get_close_matches(name, NAMES, n=1, cutoff=ALIKE)
         if not near or (near[0] in name and NAMES[near[0]].name in given):
             continue  # as `clean2` beside `clean`
-        if set(near[0].split("_")) < set(name.split("_")):
-            continue  # `answers_type` is another thing
+        if not _word_by_word(name, near[0]):
+            continue
         if fits(NAMES[near[0]], value):
             accepted = ", ".join(FIELDS)
             return PromptError(
                 f"unknown key '{key}'; did you mean '{near[0]}'? Accepted: {accepted}."
             )
     return None
+
+
+def _word_by_word(name: str, other: str) -> bool:
+    """Tell whether each word of a name is that of another, but for a slip.
+
+    >>> _word_by_word("corect_idx", "correct_idx"), _word_by_word("answers_type", "answers")
+    (True, False)
+    >>> _word_by_word("corrupted_type", "corrupted_text")
+    False
+    """
+    words, others = name.split("_"), other.split("_")
+    if len(words) != len(others):
+        return name.replace("_", "") == other.replace("_", "")
+
+    def alike(a: str, b: str) -> bool:
+        one_letter = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+        return one_letter or difflib.SequenceMatcher(None, a, b).ratio() >= ALIKE
+
+    return all(alike(a, b) for a, b in zip(words, others, strict=True))
 
 
 def fits(field: Field, value: object) -> bool:

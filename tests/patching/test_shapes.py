@@ -280,6 +280,14 @@ SAME: dict[str, tuple[str, str]] = {
         "The goat ate some,The bird ate some, grass, seeds,food\n"
         "The bird ate some,The goat ate some, seeds, grass,food\n",
     ),
+    "a document within": ("a.json", json.dumps({"dataset": {"prompts": [GOAT, BIRD]}})),
+    "columns within": (
+        "a.json", json.dumps({"data": {key: [GOAT[key], BIRD[key]] for key in GOAT}})
+    ),
+    "names with brackets": ("a.jsonl", "".join(json.dumps({
+        "Prompt (clean)": one["clean"], "Prompt (corrupted)": one["corrupted"],
+        "Answer": one["answers"], "Wrong answer": one["distractors"]}) + "\n"
+        for one in (GOAT, BIRD))),
     "scored targets": (
         "a.json",
         json.dumps({"name": "food", "examples": [
@@ -519,6 +527,8 @@ def test_a_hint_leads_the_right_way() -> None:
         assert mistyped({key: 3}, {}) is None
     for key in ("corrupted_index", "cleaned", "group_size", "answer_probability"):
         assert mistyped({key: 0.5}, {}) is None
+    for key in ("corrupted_type", "answers_kind", "clean_prompt_id", "distractor_count"):
+        assert mistyped({key: "x"}, {"clean": "clean", "corrupted": "corrupted"}) is None
     assert mistyped({"clean2": "x"}, {"clean": "clean"}) is None
     assert mistyped({"cleen": 3}, {}) is None  # a number is no prompt
     assert "did you mean 'clean'" in str(mistyped({"cleen": "x"}, {}))
@@ -541,6 +551,42 @@ def test_a_file_of_no_known_shape_is_told_what_is_known(write: Write, words: Tok
     assert "line 1: no column is called as a field" in found
     several = {"train": [GOAT], "data": [BIRD]}
     assert "several lists" in refusal(write("a.json", json.dumps(several)), words)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1\x15", "a table of Parquet; accepted: .*df.to_json"),
+        ("a.xlsx", b"PK\x03\x04\x14", "a spreadsheet; .*saving it as CSV UTF-8"),
+        ("a.jsonl.gz", b"\x1f\x8b\x08", "packed by gzip; .*gunzip"),
+        (
+            "a.yaml",
+            b"- clean: x\n  corrupted: y\n",
+            "'- clean: x', which is neither JSON nor .*line {",
+        ),
+        ("a.txt", b"The goat ate some\n", "first line is 'The goat ate some', which is neither"),
+    ],
+)
+def test_what_is_no_text_of_a_known_kind_is_told_in_a_paragraph(
+    name: str, content: bytes, message: str, tmp_path: Path, words: Tokenizer
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = refusal(tmp_path / name, words)
+    assert re.search(message, found) and "\n" not in found
+
+
+def test_names_of_which_each_could_be_the_prompt_are_told(write: Write, words: Tokenizer) -> None:
+    row = {"instruction": "Say", "input": "The goat ate some", "output": " grass"}
+    found = refusal(write("a.jsonl", json.dumps(row)), words)
+    assert "of which 'instruction' and 'input' could each be the prompt" in found
+
+
+def test_of_several_corrupted_prompts_the_first_counts(write: Write, words: Tokenizer) -> None:
+    row = {"clean": GOAT["clean"], "corrupted_1": BIRD["clean"], "corrupted_2": GOAT["clean"],
+           "answers": " grass"}  # fmt: skip
+    pairs = read_pairs(write("a.jsonl", json.dumps(row)), words)
+    assert "corrupted (corrupted_1)" in said(pairs) and "not used: corrupted_2" in said(pairs)
+    assert words.decode(list(pairs.pairs[0].twin)) == BIRD["clean"]
 
 
 def test_what_is_missing_is_shown_as_the_line_to_write(write: Write, words: Tokenizer) -> None:

@@ -43,7 +43,8 @@ def holds_tensors(path: str | Path) -> bool:
     if place.suffix in (".pt", ".pth") or not place.is_file():
         return place.suffix in (".pt", ".pth")
     with place.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        head = file.read(512)
+    return head.startswith(b"PK\x03\x04") and b"/data.pkl" in head  # not a workbook
 
 
 def in_words(path: str | Path) -> str:

@@ -12,6 +12,7 @@ from ..content import Content, literal
 from ..json_fields import parse_object, shorten
 from ..keys import (
     ASIDE,
+    BARE,
     FIELDS,
     FLAG,
     FOREIGN,
@@ -291,6 +292,9 @@ def _no_prompts(content: Content, rows: list[tuple[str, Fields | PromptError]]) 
     about = [f"'{key}' is {FOREIGN[plain(key)]}" for key in keys if plain(key) in FOREIGN]
     more = f" ({'; '.join(about)})" if about else ""
     found = ", ".join(f"'{shorten(key, 40)}'" for key in keys[:12]) or "none"
+    bare = [key for key in keys if plain(key) in BARE["clean"]]
+    if len(bare) > 1:  # one alone would have been the prompt
+        more += f", of which {' and '.join(map(repr, bare[:4]))} could each be the prompt"
     kinds = "; ".join(f"{one.summary}" for one in SHAPES.values())
     return PromptError(
         f"'{content.path}' holds no prompt pairs of a shape that is known: it is {content.kind} "
