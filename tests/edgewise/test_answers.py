@@ -20,6 +20,11 @@ from edgewise.run import run
 
 from .conftest import Run, tiny
 
+pytestmark = [  # tiny circuits, which are about something else
+    pytest.mark.filterwarnings("ignore:no way of kept edges:UserWarning"),
+    pytest.mark.filterwarnings("ignore:the circuit's faithfulness is:UserWarning"),
+]
+
 CASES = Path(__file__).resolve().parents[1] / "data" / "cases" / "prompts"
 
 
