@@ -18,7 +18,7 @@ from typing import Any
 from .discovery.evaluation import curve, evaluate_by
 from .experiment.document import read_spec
 from .experiment.key import Key, key_of
-from .experiment.spec import Experiment, ModelSpec
+from .experiment.spec import DiscoverySpec, Experiment, ModelSpec
 from .graphs.calls.typed import typed
 from .graphs.comparison import RolesInModel
 from .graphs.diff import CircuitDiff, shape_differences
@@ -48,6 +48,8 @@ from .report.report import write_report
 from .session import Session, make_runner, open_model
 from .steps.claims.control import control
 from .steps.compare import CloserLook, InModel, put_together
+from .steps.comparison.paired import ComparedPairs, scoring_for
+from .steps.comparison.scored import ScoredModel, score_model
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
 from .steps.discover import discover
 from .steps.head_roles import circuit_heads, roles_in
@@ -106,6 +108,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
         for model in spec.models:
             job.find_circuit(model)
             job.measure(model)
+            job.score(model)
             job.repeat(model)
         job.write_evaluation(job.evaluations())
         for variant in reversed(spec.variants):  # the last one may still be open
@@ -314,6 +317,36 @@ class _Run:
         document = {"format": "edgewise/evaluation", "version": 1, "models": known}
         self.store.write(names.EVALUATION, dump_document(document, rows=()))
 
+    @cached_property
+    def scoring(self) -> DiscoverySpec | None:
+        """Return how edges are scored to be tested, None if they are not."""
+        few = len(self.tested.pairs) < 2 and not self.spec.comparison.paired
+        return None if few else scoring_for(self.spec)
+
+    @property
+    def tested(self) -> ComparedPairs:
+        return ComparedPairs(self.pairs)
+
+    def score(self, model: ModelSpec) -> None:
+        """Score every edge on each example, with and without rounded weights."""
+        spec, scoring, target = self.spec, self.scoring, names.scored_name(model)
+        if scoring is None or not spec.variants:
+            return
+        rounded = spec.comparison.controls and model != spec.base
+
+        def make() -> None:
+            found = score_model(
+                self.session(model), self.tested.pairs, scoring, rounded=rounded,
+                compute=spec.compute, progress=named(self.progress, model.name),
+            )  # fmt: skip
+            found.write(self.store.path(target))
+
+        key = key_of(
+            spec.graph, spec.compute, scoring, model=self.fingerprint(model), rounded=rounded,
+            prompts=self.tested.pairs.sha256,
+        )  # fmt: skip
+        self.step(f"scores of {model.name} by example", [target], make, key)
+
     def repeat(self, model: ModelSpec) -> None:
         spec, side, target = self.spec, int(model != self.spec.base), names.repeats_name(model)
         if spec.comparison.noise_floor is None:
@@ -327,7 +360,7 @@ class _Run:
             found.write(self.store.path(target))
 
         facts = {"model": self.fingerprint(model), "prompts": self.store.sha256(*REPETITIONS)}
-        key = spec.key("graph", "discovery", "compute", side=side, **facts)
+        key = spec.key("graph", "discovery", "compute", side=side, form=2, **facts)
         self.step(f"repetitions of {model.name}", [target], make, key)
 
     # -- two circuits ---------------------------------------------------------------------------
@@ -368,6 +401,8 @@ class _Run:
     def found_in(self, model: ModelSpec, variant: ModelSpec, graph: ComputationGraph) -> InModel:
         inside = names.names_inside(self.spec, variant, model)
         found = {key: self.store.path(name) for key, name in inside.items()}
+        path = self.store.path(names.scored_name(model))
+        scored = None if self.scoring is None else ScoredModel.read(path, graph)
         repeats = Repeats.read(found["repeats"], graph) if "repeats" in found else None
         cross = MeasuredCircuits(**read_json(found["cross"])) if "cross" in found else None
         roles: RolesInModel | None = None
@@ -375,12 +410,14 @@ class _Run:
             read = read_json(found["roles"])
             rows = ((row["head"], row["scores"], row["spans"]) for row in read["heads"])
             roles = RolesInModel(tuple(HeadRoles.of(*row) for row in rows), tuple(read["notes"]))
-        return InModel(model.name, repeats, cross, roles)
+        return InModel(model.name, scored, repeats, cross, roles)
 
     def compare(self, variant: ModelSpec) -> None:
         base, spec, target = self.spec.base, self.spec, names.diff_name(self.spec.base, variant)
         circuits = names.circuit_name(base), names.circuit_name(variant)
         further = [] if spec.comparison.noise_floor is None else [names.REPETITION_SEEDS]
+        if self.scoring is not None:
+            further += [names.scored_name(model) for model in (base, variant)]
         for model in (base, variant):
             further += names.names_inside(spec, variant, model).values()
 
@@ -388,7 +425,7 @@ class _Run:
             files = self.sides(variant)
             graph = files[0].circuit.graph
             a, b = (read_scores(self.store.path(name), graph).scores for name in circuits)
-            look = CloserLook(spec.comparison, self.by, self.pairs)
+            look = CloserLook(spec.comparison, self.by, self.pairs, self.scoring, self.tested)
             if spec.comparison.noise_floor is not None:
                 look = replace(look, discovery=spec.discovery, sets=self.sets)
             found = put_together(

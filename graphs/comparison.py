@@ -1,4 +1,4 @@
-"""What stands beside a diff once its two models were run: noise floor, cross-evaluation, roles.
+"""What stands beside a diff once its two models were run: changes, stability, function, roles.
 
 Values without models, as a diff file holds them; what makes them is told in `edgewise.steps`.
 """
@@ -6,37 +6,255 @@ Values without models, as a diff file holds them; what makes them is told in `ed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from .circuit import Circuit
 from .diff import CircuitDiff
+from .graph import ComputationGraph
 from .roles import HeadRoles
 
-# -- noise floor ---------------------------------------------------------------------------------
+Pair = tuple[float, float]
+"""A number in model A, and in model B."""
 
 PLACES = {"only_a": "only in A", "only_b": "only in B", "shared": "shared", "outside": "in neither"}
 """Where an edge can stand in a diff."""
 
+UNRELATED = 0.1
+"""Below this correlation of their weights two models are not two states of one training."""
+
+
+def _place(diff: CircuitDiff, edge: str) -> str:
+    where = {(True, True): "shared", (True, False): "only_a", (False, True): "only_b"}
+    return where.get((edge in diff.a, edge in diff.b), "outside")
+
+
+# -- the same prompts in both models --------------------------------------------------------------
+
+
+class EdgeChange(NamedTuple):
+    """What the same prompts in both models tell of an edge.
+
+    `mean_a`, `mean_b`: its scores; `change`: the second minus the first, with its 95% interval
+    `low` to `high`; `q`: see `discovery.uncertainty.paired`.
+    """
+
+    sender: str
+    port: str
+    mean_a: float
+    mean_b: float
+    change: float
+    low: float
+    high: float
+    q: float
+
+    @property
+    def edge(self) -> str:
+        """Return the edge's name."""
+        return f"{self.sender}->{self.port}"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """How many edges change where nothing has changed; None where that was not looked at.
+
+    `other_prompts`: in one model, from one half of the prompts to the other, of A and of B
+    together. `rounded_weights`: from B to B with its weights rounded to bfloat16.
+    """
+
+    other_prompts: int | None = None
+    rounded_weights: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Which edges' scores differ between two models, on the same prompts, by more than δ.
+
+    Every example counts once in both models; of the `examples`, `clusters` count as independent.
+    `scores` names the method whose scores were tested. An edge changed if its q-value is below the
+    `level`: then it changed by more than `delta`, in `unit` (that of the metric), which is
+    `delta_share` of the larger model's difference between all edges and none; `full` and `empty`
+    are the metric with all and with none, in A and in B. A change of `detectable` would probably
+    have been found in nine of ten of the circuits' edges. `held_out`: neither circuit was found on
+    these prompts. `edges` has every edge in which the circuits differ, and every one that changed.
+    """
+
+    test: str = "paired"
+    examples: int
+    clusters: int
+    metric: str
+    unit: str = ""
+    ablation: str = ""
+    scores: str = ""
+    scores_options: Mapping[str, object] = field(default_factory=dict)
+    held_out: bool = False
+    sha256: str | None = None
+    delta: float
+    delta_share: float | None = None
+    detectable: float
+    level: float
+    edges_tested: int = 0
+    full: Pair | None = None
+    empty: Pair | None = None
+    weights_correlation: float | None = None
+    controls: Controls = Controls()
+    edges: tuple[EdgeChange, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.level < 1 and self.delta >= 0 and self.examples >= self.clusters >= 2):
+            raise ValueError(
+                "accepted: a level between 0 and 1, a delta from 0 up, two clusters or more"
+            )
+
+    def amount(self, value: float) -> str:
+        """Write a number of the metric with its unit."""
+        return f"{value:.3g} {self.unit}" if self.unit else f"{value:.3g} of {self.metric}"
+
+    @property
+    def prompts(self) -> str:
+        """Say on how many prompts it was tested."""
+        clusters = "" if self.clusters == self.examples else f" of {self.clusters} templates"
+        return f"{self.examples} {'held-out ' * self.held_out}prompts{clusters}"
+
+    @property
+    def significant(self) -> tuple[EdgeChange, ...]:
+        """List the edges that changed."""
+        return tuple(row for row in self.edges if row.q < self.level)
+
+
+def changed_edges(measured: Comparison, graph: ComputationGraph) -> Circuit:
+    """Keep the edges that changed: the circuit of which to ask what the change does."""
+    return Circuit.empty(graph).with_edges([row.edge for row in measured.significant])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A comparison's edges by where the diff has them, and what that allows to say."""
+
+    measured: Comparison
+    diff: CircuitDiff
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[EdgeChange, ...]]:
+        """Return the rows by `PLACES`: those that changed first, then by the size of the change."""
+        level = self.measured.level
+        found: dict[str, list[EdgeChange]] = {place: [] for place in PLACES}
+        for row in sorted(self.measured.edges, key=lambda row: (row.q >= level, -abs(row.change))):
+            found[_place(self.diff, row.edge)].append(row)
+        return {place: tuple(rows) for place, rows in found.items()}
+
+    def changed(self, *places: str) -> tuple[EdgeChange, ...]:
+        """List the edges of some places that changed; default: of all."""
+        level = self.measured.level
+        return tuple(r for place in places or PLACES for r in self.rows[place] if r.q < level)
+
+    @cached_property
+    def circuit(self) -> Circuit:
+        """Keep the edges that changed, wherever the diff has them."""
+        return changed_edges(self.measured, self.diff.a.graph)
+
+    def sentences(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
+        """Say what the comparison allows to say, in a few sentences."""
+        found, (a, b) = self.measured, names
+        every, more = self.changed(), found.amount(found.delta)
+        test = f"q < {found.level:g}, {found.prompts}"
+        least = found.amount(found.detectable)
+        if every:
+            lines = [
+                f"{_edges(every)} changed by more than {more} ({test}){_directions(every, b)}",
+                f"the smallest change that {found.prompts} would have shown is {least}",
+            ]
+        else:
+            lines = [
+                f"no edge changed by more than {more} ({test}): none above {least}, the smallest "
+                f"change that {found.prompts} would have shown"
+            ]
+        lone = len(self.diff.only_a) + len(self.diff.only_b)
+        for place, where in (
+            ("only_a", f"only in {a}"), ("only_b", f"only in {b}"), ("shared", "shared"),
+            ("outside", "in neither circuit"),
+        ):  # fmt: skip
+            changed, total = self.changed(place), len(getattr(self.diff, place, ()))
+            if every and (changed or place != "outside"):
+                of = "" if place == "outside" else f" of {total:,}"
+                lines.append(f"{where}: {len(changed):,}{of} changed{_directions(changed, b)}")
+        if lone and not self.changed("only_a", "only_b"):
+            lines.append(
+                f"the circuits differ in {lone:,} edges, and none of these changed: as far as "
+                "these prompts tell, that difference of sets is within the noise of selection"
+            )
+        return lines
+
+    def warnings(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
+        """Say what makes the comparison doubtful, if anything does."""
+        found, (a, b) = self.measured, names
+        lines = []
+        if found.weights_correlation is not None and found.weights_correlation < UNRELATED:
+            lines.append(
+                f"the weights of {a} and {b} are unrelated (correlation "
+                f"{found.weights_correlation:.2f}), as those of two trainings from different "
+                "starts: their heads do not correspond one by one, so edges of one name need not "
+                "be the same edge; compare what heads do instead (`edgewise roles`)"
+            )
+        for number, what in (
+            (found.controls.other_prompts, "between two halves of the prompts in one model"),
+            (found.controls.rounded_weights, f"between {b} and itself with rounded weights"),
+        ):
+            if number:
+                are, edges = ("is", "edge") if number == 1 else ("are", "edges")
+                lines.append(
+                    f"{number:,} {edges} {are} found to change {what}, where nothing changed: "
+                    "trust no single edge here; more prompts, or a larger delta, may mend it"
+                )
+        return lines
+
+    def controls(self, names: tuple[str, str] = ("A", "B")) -> str | None:
+        """Say what the controls found, None where none was looked at."""
+        of, looked = self.measured.controls, []
+        if of.other_prompts is not None:
+            looked.append(
+                f"one half of the prompts against the other, in one model: {of.other_prompts:,}"
+            )
+        if of.rounded_weights is not None:
+            looked.append(
+                f"{names[1]} against itself with weights rounded to bfloat16: "
+                f"{of.rounded_weights:,}"
+            )
+        if not looked:
+            return None
+        return f"edges that change where nothing changed: {'; '.join(looked)} (expected: none)"
+
+
+def _directions(changed: Sequence[EdgeChange], b: str) -> str:
+    """Say how many of some changed edges are stronger and weaker in B, by |score|."""
+    if not changed:
+        return ""
+    stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
+    return f": {stronger:,} stronger in {b}, {len(changed) - stronger:,} weaker"
+
+
+# -- repeated discovery --------------------------------------------------------------------------
+
 
 class FloorRow(NamedTuple):
-    """What the repetitions tell of an edge.
+    """The shares of the repetitions whose circuit keeps an edge.
 
-    `survival_a`, `survival_b`: shares of the repetitions whose circuit keeps it. `mean_a`,
-    `mean_b`: of its scores. `p`, `q`: see `discovery.significance`.
+    `mean_a` to `q` are of files of version 0.1, which tested scores over repetitions too; no longer
+    shown, because so few repetitions find next to nothing.
     """
 
     sender: str
     port: str
     survival_a: float
     survival_b: float
-    mean_a: float
-    mean_b: float
-    p: float
-    q: float
+    mean_a: float | None = None
+    mean_b: float | None = None
+    p: float | None = None
+    q: float | None = None
 
     @property
     def edge(self) -> str:
@@ -59,12 +277,12 @@ class Likeness:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """What differs between two models by more than prompts make it differ.
+    """How stable two circuits are, as sets of edges, when other prompts are drawn.
 
     In each model `repetitions` discoveries were done on `examples` pairs each; `prompts` says in
-    words which, `seeds_a` and `seeds_b` what a built-in task made them from. `scores` names the
-    method whose scores were tested, `test` says how; an edge counts as changed below the `level` of
-    q-values. `edges` has those of either circuit, and every other one that changed.
+    words which, `seeds_a` and `seeds_b` what a built-in task made them from. The likeness of sets
+    counts as different below `level`. `edges` has those of either circuit. `scores`,
+    `scores_options`, `edges_tested` and `test` are of files of version 0.1.
     """
 
     repetitions: int
@@ -73,13 +291,13 @@ class NoiseFloor:
     seeds_b: tuple[int, ...] = ()
     prompts: str = ""
     method: str = ""
-    scores: str = ""
-    scores_options: Mapping[str, object] = field(default_factory=dict)
+    scores: str | None = None
+    scores_options: Mapping[str, object] | None = None
     metric: str = ""
     ablation: str = ""
     level: float
-    edges_tested: int = 0
-    test: str = "not stated"
+    edges_tested: int | None = None
+    test: str | None = None
     jaccard: Likeness = field(repr=False)
     edges: tuple[FloorRow, ...] = field(repr=False)
 
@@ -102,51 +320,35 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class Floor:
-    """A noise floor's edges by where the diff has them, and what that allows to say."""
+    """A noise floor's edges by where the diff has them."""
 
     measured: NoiseFloor
     diff: CircuitDiff
 
     @cached_property
     def rows(self) -> Mapping[str, tuple[FloorRow, ...]]:
-        """Return the rows by `PLACES`, those of least q first."""
+        """Return the rows by `PLACES`, in the order of the file."""
         found: dict[str, list[FloorRow]] = {place: [] for place in PLACES}
-        where = {(True, True): "shared", (True, False): "only_a", (False, True): "only_b"}
-        for row in sorted(self.measured.edges, key=lambda row: row.q):
-            place = where.get((row.edge in self.diff.a, row.edge in self.diff.b), "outside")
-            found[place].append(row)
+        for row in self.measured.edges:
+            found[_place(self.diff, row.edge)].append(row)
         return {place: tuple(rows) for place, rows in found.items()}
 
-    def changed(self, place: str) -> tuple[FloorRow, ...]:
-        """List the edges of a place that changed beyond the noise floor."""
-        return tuple(row for row in self.rows[place] if row.q < self.measured.level)
-
     def sentences(self, names: tuple[str, str] = ("A", "B")) -> list[str]:
-        """Say what the noise floor allows to say, in a few sentences."""
-        a, b = names
-        beyond = f"changed beyond the noise floor (q < {self.measured.level:g})"
+        """Say how many edges of either circuit most repetitions keep, and of the other model."""
         lines = []
-        for place, where, of in (
-            ("only_a", f"only in {a}", "of these"),
-            ("only_b", f"only in {b}", "of these"),
-            ("shared", "shared", "the scores of"),
-        ):
-            number = len(self.changed(place))
-            counted = f"; {of} {number:,} {beyond}" if self.rows[place] else ""
-            lines.append(f"{_edges(self.rows[place])} {where}{counted}{self._directions(place, b)}")
-        outside = self.changed("outside")
-        if outside:
-            directions = self._directions("outside", b)
-            lines.append(f"{_edges(outside)} in neither circuit {beyond}{directions}")
+        for side, place in enumerate(("only_a", "only_b")):
+            kept = [(row.survival_a, row.survival_b) for row in self.rows[place]]
+            own, other = (sum(both[i] > 0.5 for both in kept) for i in (side, 1 - side))
+            if kept:
+                lines.append(
+                    f"{_edges(kept)} only in {names[side]}; most repetitions keep {own:,} of these "
+                    f"in {names[side]}, and {other:,} in {names[1 - side]}"
+                )
+        shared = self.rows["shared"]
+        if shared:
+            often = sum(min(row.survival_a, row.survival_b) > 0.5 for row in shared)
+            lines.append(f"{_edges(shared)} shared; most repetitions in both keep {often:,}")
         return lines
-
-    def _directions(self, place: str, b: str) -> str:
-        """Say how many of a place's changed edges are stronger and weaker in B, by |score|."""
-        changed = self.changed(place)  # one that others overtook is lost though it may be stronger
-        if not changed:
-            return ""
-        stronger = sum(abs(row.mean_b) > abs(row.mean_a) for row in changed)
-        return f": {stronger:,} stronger in {b}, {len(changed) - stronger:,} weaker"
 
 
 def _edges(things: Sized) -> str:
@@ -157,9 +359,6 @@ def _edges(things: Sized) -> str:
 
 ROWS = {"A": "circuit A", "B": "circuit B", "both": "their intersection", "either": "their union"}
 """The circuits that are run in both models."""
-
-Pair = tuple[float, float]
-"""A number in model A, and in model B."""
 
 
 @dataclass(frozen=True)

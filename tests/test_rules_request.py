@@ -197,6 +197,10 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "control": st.booleans(),
     },
     ComparisonSpec: {
+        "paired": st.none() | st.booleans(),
+        "delta": st.none() | st.floats(0, 9),
+        "delta_share": st.none() | st.floats(0, 9),
+        "controls": st.booleans(),
         "noise_floor": st.none() | st.integers(2, 99),
         "level": SHARES,
         "cross": st.booleans(),

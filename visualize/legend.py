@@ -102,17 +102,19 @@ def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
         colours.append(LegendSample("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
     widths, shades = [], []
     for size in (1.0, 0.25, 0.0625) if subject.largest else ():
-        look = (edge_width(size), edge_opacity(size) if subject.level is None else 1.0)
+        look = (edge_width(size), edge_opacity(size) if subject.samples is None else 1.0)
         widths.append(LegendSample(f"{subject.largest * size:.2g}", None, FAINT, *look))
     if any(line.negative for line in subject.lines):
         widths.append(LegendSample("negative", None, FAINT, 1.6, dashes=DASHES))
-    if subject.level is not None:
-        samples = {f"kept in {kept:.0%}": (kept, False) for kept in (0.0, 0.5, 1.0)}
-        samples[f"solid: changed, q < {subject.level:g}"] = (1.0, True)
-        for words, (kept, changed) in samples.items():
-            shades.append(LegendSample(words, colour=stable_colour(INK, kept, changed=changed)))
+    for words, (kept, changed) in (subject.samples or {}).items():
+        shades.append(LegendSample(words, colour=stable_colour(INK, kept, changed=changed)))
     into = "edges" if subject.letters else "edges into"
-    return {"nodes": shapes, into: colours, "|score|": widths, "stability": shades}
+    return {
+        "nodes": shapes,
+        into: colours,
+        "|score|": widths,
+        "change" if len(shades) == 2 else "stability": shades,
+    }
 
 
 def heading(title: str, width: float) -> tuple[list[Text], float]:

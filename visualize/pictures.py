@@ -20,7 +20,7 @@ from .compose import READING
 from .subject import Drawing, Fade
 
 if TYPE_CHECKING:
-    from ..graphs.comparison import Floor
+    from ..graphs.comparison import Changes, Floor
     from ..graphs.files import DiffFile
 
 SHARES = (0.4, 0.3, 0.3)
@@ -68,12 +68,12 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 
     All three get a part of the picture (`SHARES`), or what changed, being mostly weak, would not be
-    seen. Edges of one circuit that changed beyond a noise floor come before stronger ones.
+    seen. Edges of one circuit that changed come before stronger ones.
     """
-    diff, floor = file.diff, file.floor
+    diff, floor, compared = file.diff, file.floor, file.compared
     scores = (Scores(diff.a.graph, file.scores_a), Scores(diff.a.graph, file.scores_b))
     largest = np.fmax(np.abs(file.scores_a), np.abs(file.scores_b))
-    fade = None if floor is None else fade_of(floor)
+    fade = fade_of(floor, compared)
     if fade is not None:
         first = float(np.nan_to_num(largest).max()) + 1.0
         for edge in fade.changed:
@@ -95,17 +95,19 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     counts = ", ".join(f"{len(part & shown):,} of {len(part):,} {who}" for part, who in groups)
     subject = CircuitDiff(shown & diff.a, shown & diff.b)
     caption, labels = f"{words}: {counts}. {READING}", role_changes(file)
-    if floor is not None and fade is not None:
-        drawn = sum(edge in fade.changed for edge in shown.edges)
-        who, counted = "Solid edges", f": {drawn:,} of {len(fade.changed):,} such edges are drawn"
-        if not fade.changed:
-            who, counted = "No edge", ""
+    if floor is not None:
         caption += (
             f" Faint edges are those that few of {floor.measured.repetitions} repeated discoveries "
             "keep in the model whose circuit has them (of shared edges, in the one that keeps them "
-            f"less often). {who} changed beyond the noise floor (q < {fade.level:g} after "
-            f"Benjamini and Hochberg){counted}."
+            "less often)."
         )
+    if compared is not None:
+        told = compared.measured
+        by = f"changed by more than {told.amount(told.delta)} (q < {told.level:g})"
+        every = fade.changed if fade is not None else frozenset()
+        drawn = sum(edge in every for edge in shown.edges)
+        solid = f" Solid edges {by}: {drawn:,} of {len(every):,} such edges are drawn."
+        caption += solid if every else f" None of these edges {by}."
     if labels:
         caption += " Above heads: their measured role in either model."
     return Picture(subject, Drawing(scores, names, diff, fade, labels, caption=caption))
@@ -124,16 +126,24 @@ def role_changes(file: DiffFile) -> dict[str, str]:
     return found
 
 
-def fade_of(floor: Floor) -> Fade:
-    """Take from a noise floor how stable each edge of the two circuits is, and which changed."""
-    survival, changed = {}, set[Edge]()
-    for group in ("shared", "only_a", "only_b"):
+def fade_of(floor: Floor | None, compared: Changes | None) -> Fade | None:
+    """Tell how stable each edge of the two circuits is, and which changed; None if neither is told.
+
+    Where nothing changed and no discovery was repeated, no edge is fainter than another.
+    """
+    groups = ("shared", "only_a", "only_b")
+    rows = () if compared is None else compared.changed(*groups)
+    changed = frozenset(Edge.parse(row.edge) for row in rows)
+    level = None if compared is None else compared.measured.level
+    if floor is None:
+        return Fade(None, changed, level) if changed else None
+    survival = {}
+    for group in groups:
         for row in floor.rows[group]:
             kept = {"only_a": row.survival_a, "only_b": row.survival_b}
             least = kept.get(group, min(row.survival_a, row.survival_b))
             survival[Edge.parse(row.edge)] = float(least)
-        changed.update(Edge.parse(row.edge) for row in floor.changed(group))
-    return Fade(survival, frozenset(changed), floor.measured.level)
+    return Fade(survival, changed, level)
 
 
 def most_that_connect(

@@ -25,19 +25,34 @@ PairOfScores: TypeAlias = tuple[EdgeScores | None, EdgeScores | None]
 _KINDS = tuple(KIND_COLOURS)
 
 
+UNKNOWN = 0.5
+"""How stable an edge is taken to be where no discovery was repeated."""
+
+
 @typed
 @dataclass(frozen=True)
 class Fade:
-    """How stable a diff's edges are, as measured by repeating both discoveries.
+    """Which of a diff's edges are faint: how stable they are, and which changed.
 
     `survival` is the part (0 to 1) of a model's repetitions that keep an edge, in the model whose
-    circuit has it, the smaller of both for a shared edge; of an edge that is missing it is 0.
-    `changed` differ significantly between the models, at the false discovery rate `level`.
+    circuit has it, the smaller of both for a shared edge; of an edge that is missing it is 0. It is
+    None where no discovery was repeated. `changed` differ significantly between the models, at the
+    false discovery rate `level`; None where that was not tested.
     """
 
-    survival: Mapping[Edge, float]
+    survival: Mapping[Edge, float] | None
     changed: frozenset[Edge]
-    level: float
+    level: float | None
+
+    @property
+    def samples(self) -> dict[str, tuple[float, bool]]:
+        """Return what a legend shows: words, and how stable an edge is and whether it changed."""
+        found = {f"kept in {kept:.0%}": (kept, False) for kept in (0.0, 0.5, 1.0)}
+        if self.survival is None:
+            found = {"faint: did not": (UNKNOWN, False)}
+        if self.level is not None:
+            found[f"solid: changed, q < {self.level:g}"] = (1.0, True)
+        return found
 
 
 @typed
@@ -112,8 +127,8 @@ class Line:
 class Subject:
     """What is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
-    `groups` are words and a colour for the legend. `level` is the false discovery rate at which
-    lines are marked as changed, None if unknown.
+    `groups` are words and a colour for the legend; so are `samples` of how lines fade, None where
+    they do not.
     """
 
     graph: ComputationGraph
@@ -123,7 +138,7 @@ class Subject:
     largest: float
     caption: str
     letters: bool
-    level: float | None = None
+    samples: Mapping[str, tuple[float, bool]] | None = None
     labels: Mapping[Node, str] = field(default_factory=dict)
 
 
@@ -189,9 +204,11 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
         scored = "".join(f"  score in {name} {v:.4g}" for name, v in found)
         tooltip, survival, changed = f"{edge}  {words[group]}{scored}", None, False
         if fade is not None:
-            survival, changed = fade.survival.get(edge, 0.0), edge in fade.changed
-            tooltip += f"  kept in {survival:.0%} of the repetitions"
-            tooltip += f"  changed, q < {fade.level:g}" * changed
+            survival, changed = UNKNOWN, edge in fade.changed
+            if fade.survival is not None:
+                survival = fade.survival.get(edge, 0.0)
+                tooltip += f"  kept in {survival:.0%} of the repetitions"
+            tooltip += f"  changed, q < {fade.level:g}" if changed else ""
         look = (colours[group], *_strength(value, largest))
         lines.append(Line(edge, group, *look, tooltip, survival, changed))
     in_a, in_b = set(whole.a.nodes), set(whole.b.nodes)
@@ -205,8 +222,8 @@ def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Sub
     caption += f"{len(union):,} in all, {len(nodes)} nodes."
     if not lines:
         caption = "Neither circuit keeps an edge; only the logits are drawn."
-    level = None if fade is None else fade.level
-    return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, level)
+    samples = None if fade is None else fade.samples
+    return Subject(diff.a.graph, tuple(lines), nodes, groups, largest, caption, True, samples)
 
 
 @typed

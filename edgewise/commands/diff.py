@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .diff_show import p_text, print_cross, print_floor, print_lone, print_roles, print_scores
+from .diff_show import (
+    p_text,
+    print_changes,
+    print_cross,
+    print_floor,
+    print_lone,
+    print_roles,
+    print_scores,
+)
 from .given import compared, read_all
 from .options import FILE, Flags, option
 
@@ -18,22 +26,46 @@ if TYPE_CHECKING:
     from ..graphs.overlap import Overlap
     from ..graphs.scores import Scores
 
+OF_MODELS = ("batch_size", "dtype", "threads", "delta", "delta_share", "controls", "level")
+"""Flags that say how something is done in the models."""
+
 COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 
 
 @click.command(short_help="Compare two circuits on equal graphs.")
 @click.argument("a", type=FILE, metavar="A.json")
 @click.argument("b", type=FILE, metavar="B.json")
+@click.option(
+    "--paired/--no-paired",
+    default=None,
+    help="Test every edge on the same prompts in both models; default: where both can be opened.",
+)
 @option(
-    "--noise-floor R",
-    "Repeat the discovery R times in each model on other prompts, and tell which edges "
-    "changed by more than prompts make them change.",
-    type=click.IntRange(2),
+    "--delta X",
+    "The smallest change of a score that matters, in units of the metric.",
+    type=click.FloatRange(0),
+)
+@option(
+    "--delta-share S",
+    "The same, as a share of the larger model's difference between all edges and none; "
+    "default 0.005.",
+    type=click.FloatRange(0),
 )
 @option(
     "--level Q",
-    "The share of false changes that --noise-floor accepts; default 0.05.",
+    "The share of false changes that is accepted; default 0.05.",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
+)
+@click.option(
+    "--controls/--no-controls",
+    default=None,
+    help="Look whether edges are found to change where nothing has (default), or not.",
+)
+@option(
+    "--noise-floor R",
+    "Repeat the discovery R times in each model on other prompts, and tell how stable the two "
+    "sets of edges are.",
+    type=click.IntRange(2),
 )
 @option("--cross", "Run both circuits, what they share and their union in both models.")
 @option("--roles", "Measure in both models what the heads of the circuits do.")
@@ -59,40 +91,48 @@ def diff(
     """Compare the circuits of two files.
 
     Corrected is the Jaccard index with the overlap of random circuits of the same sizes as 0; p is
-    how often random circuits of these sizes share as much. Models are loaded for --noise-floor,
-    --cross and --roles only.
+    how often random circuits of these sizes share as much.
+
+    Then both models score every edge on the same prompts, and each edge's change is tested against
+    the smallest one that matters. Where a model cannot be opened, the structure alone is compared;
+    --no-paired does no more than that.
 
     A circuit may be a file of EAP-IG, ACDC or Edge-Pruning, or a folder of MIB's. It is put on the
-    graph it states, on that of the other circuit, or on that of the model that is named; --cross
-    and --roles run it on --task, or on the other circuit's prompts.
+    graph it states, on that of the other circuit, or on that of the model that is named; models are
+    then compared on --task, or on the other circuit's prompts.
     """
     from ..experiment.spec import ComparisonSpec
     from ..graphs.files import CircuitFile, unlike, write_diff
     from ..progress import reporting
-    from ..steps.compare import look_closer
+    from ..steps.compare import look_closer, structure_only
     from ..workflow import compare
 
-    closer = flags["noise_floor"] is not None or flags["cross"] or flags["roles"]
     given = read_all(percent, a, b)
     sources = (models["model_a"], models["model_b"])
+    how = flags.over(ComparisonSpec())
     _check_others(given, flags)
-    for name, value in {**models, **flags.only("batch_size", "dtype", "threads")}.items():
-        of_other = name in models and not isinstance(given[name == "model_b"], CircuitFile)
-        if value is not None and not closer and not of_other:
-            raise click.UsageError(
-                f"{options.flag_name(name)} is for --noise-floor, --cross or --roles; give one of "
-                "them."
-            )
-    if flags["level"] is not None and flags["noise_floor"] is None:
-        raise click.UsageError("--level is for --noise-floor; give that too.")
+    asked = flags.only(*OF_MODELS)
+    for name, value in models.items():
+        if value is not None and isinstance(given[name == "model_b"], CircuitFile):
+            asked[name] = value
+    lacking = None if how.asks else _lacking(given, sources, flags)
+    closer = how.asks or (how.paired is None and lacking is None)
+    if asked and not closer:
+        raise click.UsageError(
+            f"{options.flag_name(next(iter(asked)))} is for what is done in the models, which is "
+            f"left out ({lacking or '--no-paired'})."
+        )
+    if asked and how.paired is None:
+        how = how.but(paired=True)  # then it is no matter of course that can be left out
     options.claim(output, a, b)
     with reporting() as progress:
         files = compared(given, sources, flags, progress, closer=closer)
     scores = (_scores(a, given[0], files[0]), _scores(b, given[1], files[1]))
     found = compare(*files, names=(a, b), scores=scores)
     notes: list[str] = []
+    if lacking is not None and how.paired is None:
+        notes.append(structure_only(lacking))
     if closer:
-        how = flags.over(ComparisonSpec())
         computes = (flags.compute(files[0]), flags.compute(files[1]))
         with reporting() as progress:
             progress.say("loading and lifting model A")
@@ -103,14 +143,16 @@ def diff(
         write_diff(output, found)
     others = unlike(found.a, found.b)
     if as_json:
-        lists = ["shared", "only_a", "only_b", "changes", "noise_floor.edges"]
+        edges = ("comparison.edges", "noise_floor.edges")
+        lists = ["shared", "only_a", "only_b", "changes", *edges]
         show.emit({**_document(found, others, output), "notes": notes}, rows=lists)
         return
     if others:
         differently = "the circuits were found differently, which may show in the diff"
         show.note(f"{differently}: {'; '.join(others)}.")
     show.note(*notes)
-    for part in (_print, print_lone, print_scores, print_floor, print_cross, print_roles):
+    shown = (print_lone, print_changes, print_scores, print_floor, print_cross, print_roles)
+    for part in (_print, *shown):
         part(found)
     show.written(output)
 
@@ -139,10 +181,25 @@ def _check_others(given: Sequence[CircuitFile | Foreign], flags: Flags) -> None:
         raise click.UsageError(
             f"--noise-floor repeats the discovery, and {others[0].path} was found by "
             f"{others[0].tool}, so it cannot be repeated here; accepted: circuits that were found "
-            "here. What can be told of this one: with --cross, what both circuits do in both "
-            "models, on --task. To know how sure its edges are, find a circuit of the same task "
-            "with `edgewise discover` in the model, and compare that."
+            "here. What can be told of this one, on --task: without --noise-floor, which edges "
+            "changed between the two models, and with --cross, what both circuits do in both."
         )
+
+
+def _lacking(
+    given: Sequence[CircuitFile | Foreign], sources: Sequence[str | None], flags: Flags
+) -> str | None:
+    """Say what of a circuit of another tool is not named, so that its model cannot be run."""
+    from ..graphs.files import CircuitFile
+
+    others = [side for side, one in enumerate(given) if not isinstance(one, CircuitFile)]
+    for side in others:
+        if sources[side] is None:
+            tool, option = given[side].tool, f"--model-{'ab'[side]}"  # type: ignore[union-attr]
+            return f"the file of {tool} names no model; give {option}"
+    if len(others) == 2 and flags["task"] is None:
+        return "neither file names prompts; give --task"
+    return None
 
 
 def _document(found: DiffFile, others: list[str], output: str | None) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What `edgewise diff` prints beside the counts: scores, noise floor, cross-evaluation."""
+"""What `edgewise diff` prints beside the counts: changes, scores, stability, function, roles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def p_text(value: float) -> str:
 def print_lone(found: DiffFile) -> None:
     """Print by name the nodes that only one circuit has, and its strongest edges.
 
-    Beside a noise floor such edges are printed with what the repetitions say of them instead.
+    Beside a comparison such edges are printed with their change instead.
     """
     nodes, sides = found.diff.nodes, (("A", "only_a"), ("B", "only_b"))
     if nodes["only_a"] or nodes["only_b"]:
@@ -40,7 +40,7 @@ def print_lone(found: DiffFile) -> None:
             if (more := len(nodes[key]) - MOST_NODES) > 0:
                 words += f" and {more:,} more"
             show.facts((f"nodes only in {name}", words))
-    if found.noise_floor is not None:
+    if found.comparison is not None:
         return
     for (name, key), scores in zip(sides, (found.scores_a, found.scores_b), strict=True):
         lone: Circuit = getattr(found.diff, key)
@@ -53,6 +53,37 @@ def print_lone(found: DiffFile) -> None:
 
 def _of(rows: Sequence[object]) -> str:
     return f", {MOST_ROWS} of {len(rows):,}" if len(rows) > MOST_ROWS else ""
+
+
+def print_changes(found: DiffFile) -> None:
+    """Print which edges changed on the same prompts in both models, if that was tested."""
+    from ..graphs.comparison import PLACES
+
+    compared = found.compared
+    if compared is None:
+        return
+    measured = compared.measured
+    show.line()
+    show.line(
+        f"the same prompts in both models: {measured.scores} scores of {measured.edges_tested:,} "
+        f"edges by {measured.metric}"
+    )
+    for sentence in compared.sentences():
+        show.line(f"  {sentence}")
+    if controls := compared.controls():
+        show.line(f"  {controls}")
+    show.note(*(f"{words}." for words in compared.warnings()))
+    columns = ("score A", "score B", "change", "95% from", "to", "q", "changed")
+    for place, words in PLACES.items():
+        lone = place in ("only_a", "only_b")  # of the others only those that changed are listed
+        edges = compared.rows[place] if lone else compared.changed(place)
+        rows = [
+            (one.edge, one.mean_a, one.mean_b, one.change, one.low, one.high, p_text(one.q),
+             one.q < measured.level)
+            for one in edges[:MOST_ROWS]
+        ]  # fmt: skip
+        if rows:
+            show.table((f"{words}{_of(edges)}", *columns), rows)
 
 
 def print_scores(found: DiffFile) -> None:
@@ -75,10 +106,8 @@ def print_scores(found: DiffFile) -> None:
 
 
 def print_floor(found: DiffFile) -> None:
-    """Print what the noise floor says, if it was measured."""
+    """Print how stable the two sets of edges are, if the discovery was repeated."""
     import numpy as np
-
-    from ..graphs.comparison import PLACES
 
     floor = found.floor
     if floor is None:
@@ -86,8 +115,8 @@ def print_floor(found: DiffFile) -> None:
     measured = floor.measured
     show.line()
     show.line(
-        f"noise floor: {measured.repetitions} discoveries in each model, {measured.examples} pairs "
-        f"each; {measured.scores} scores tested, {measured.edges_tested:,} edges"
+        f"noise floor of the sets: {measured.repetitions} discoveries in each model, "
+        f"{measured.examples} pairs each"
     )
     for sentence in floor.sentences():
         show.line(f"  {sentence}")
@@ -102,19 +131,6 @@ def print_floor(found: DiffFile) -> None:
     if (least := measured.least_p) >= measured.level:
         sentence += f"; {measured.repetitions} repetitions cannot give less than {p_text(least)}"
     show.line(sentence)
-    columns = ("kept in A", "kept in B", "score A", "score B", "p", "q", "changed")
-    for place, words in PLACES.items():
-        shared = place not in ("only_a", "only_b")  # of which only those that changed
-        edges = floor.changed(place) if shared else floor.rows[place]
-        shown = [
-            (
-                one.edge, f"{one.survival_a:.0%}", f"{one.survival_b:.0%}", one.mean_a, one.mean_b,
-                p_text(one.p), p_text(one.q), one.q < measured.level,
-            )
-            for one in edges[:MOST_ROWS]
-        ]  # fmt: skip
-        if shown:
-            show.table((f"{words}{_of(edges)}", *columns), shown)
 
 
 def print_cross(found: DiffFile) -> None:

@@ -86,7 +86,7 @@ def draw(as_json: bool, **given: Any) -> None:
 
     Layers run upward; colours tell q, k and v edges apart, or what only one circuit has, or, of a
     timeline, what is new and what is there for the last time; an edge's width follows its score.
-    Where a diff has a noise floor, faint edges are unstable and solid ones changed significantly.
+    Of a diff whose models were compared, solid edges changed; faint ones did not, or are unstable.
     """
     request = Request(**given)
     request.check()

@@ -39,8 +39,12 @@
     control = false                   # repeat the discovery in a copy with its weights redrawn
 
     [comparison]                      # optional
-    noise_floor = 8                   # find each circuit so often again, on other prompts
+    paired = true                     # test every edge on the same prompts in both models
+    delta_share = 0.005               # the smallest change that matters, of the whole behaviour;
+                                      # or delta = 0.1, in units of the metric
     level = 0.05                      # of q-values: the share of false changes that is accepted
+    controls = true                   # look for changes where nothing has changed
+    noise_floor = 8                   # find each circuit so often again, on other prompts
     cross = true                      # run both circuits of a diff in both models
     roles = true                      # measure in both what the circuits' heads do
 

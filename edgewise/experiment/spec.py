@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 LEAST_REPETITIONS = 2
 """How often a discovery is repeated at least, to tell how much circuits vary."""
 
+SHARE = 0.005
+"""The smallest change of a score that matters, as a share of the whole behaviour."""
+
 IMPORTED = "imported"
 """What a circuit file has for a method where another tool found the circuit."""
 
@@ -451,7 +454,7 @@ class DiscoverySpec(Part):
         other = scoring_method()
         return other.name, other.suited(get_ablation(self.ablation))
 
-    def check_repeatable(self) -> None:
+    def check_scored(self) -> None:
         """Refuse a metric without the gradient by which edges are scored to be tested."""
         get_method(self.scored_by[0]).check_metric(as_metric(self.metric))
 
@@ -492,12 +495,50 @@ def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
 
 @part
 class ComparisonSpec(Part):
-    """What stands beside each diff: repetitions in each model, circuits run in both."""
+    """What stands beside each diff: the test of every edge, repetitions, circuits run in both.
 
+    Args:
+        paired: test every edge on the same prompts in both models; None: where that can be done.
+        delta: the smallest change that matters, in units of the metric.
+        delta_share: the same, as a share of the larger model's difference between all edges and
+            none; default `SHARE`, unless `delta` is given.
+        controls: look whether edges are found to change where nothing has.
+        noise_floor: how often each discovery is repeated, to see how stable the sets of edges are.
+        level: the share of false changes that is accepted.
+
+    Raises:
+        EdgewiseError: a value makes no sense, or `delta` and `delta_share` are given together.
+    """
+
+    paired: Flag | None = None
+    delta: NotNegative | None = None
+    delta_share: NotNegative | None = None
+    controls: Flag = True
     noise_floor: Repetitions | None = None
     level: Level = 0.05
     cross: Flag = False
     roles: Flag = False
+
+    @model_validator(mode="after")
+    def _one_delta(self) -> Self:
+        if self.delta is not None and self.delta_share is not None:
+            raise refused(
+                "delta and delta_share are given together; accepted: one way to say which change "
+                "is the smallest that matters."
+            )
+        return self
+
+    @property
+    def share(self) -> float | None:
+        """Return which share of the behaviour the smallest change is, None if `delta` says it."""
+        if self.delta is not None:
+            return None
+        return SHARE if self.delta_share is None else self.delta_share
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether something is to be done in the models, whatever else is found."""
+        return bool(self.paired or self.noise_floor or self.cross or self.roles)
 
 
 @part
@@ -687,13 +728,13 @@ class Experiment(Part):
 
     @field_validator("comparison")
     @classmethod
-    def _repeatable(cls, comparison: ComparisonSpec, info: ValidationInfo) -> ComparisonSpec:
+    def _comparable(cls, comparison: ComparisonSpec, info: ValidationInfo) -> ComparisonSpec:
         found: DiscoverySpec | None = info.data.get("discovery")
-        if found is not None and comparison.noise_floor is not None:
+        if found is not None and comparison.paired:
             try:
-                found.check_repeatable()
+                found.check_scored()
             except EdgewiseError as error:
-                raise refused(error, at="comparison.noise_floor") from None
+                raise refused(error, at="comparison.paired") from None
         return comparison
 
 

@@ -1,7 +1,8 @@
 """What a run found, as a value: every number of its report, and what each sentence depends on.
 
 The words are in the templates. Nothing is claimed beyond what was measured: an edge is called
-changed only if it passes the noise floor, and whether edges matter is told of circuits that ran.
+changed only if its change on the same prompts is significant, and whether edges matter is told of
+circuits that ran.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..discovery.evaluation import Curve, Evaluation
 from ..experiment.spec import Experiment, ModelSpec
-from ..graphs.comparison import Floor
+from ..graphs.comparison import Changes, Floor
 from ..graphs.diff import DiffSummary
 from ..graphs.files import CircuitFile, DiffFile, read_circuit, read_diff, read_scores, unlike
 from ..graphs.files.reading import read_json
@@ -86,7 +87,7 @@ class Transfer(NamedTuple):
 
     `own`, `other`, `both` and `random` are faithfulness: of the circuit found here, of that found
     there, of what the two share, and of random circuits; the nearer to 1, the better. `changed`:
-    whether any edge of only one circuit changed beyond the noise floor (None: unknown).
+    whether any edge of only one circuit changed on the same prompts (None: unknown).
     """
 
     here: str
@@ -139,6 +140,11 @@ class DiffFindings:
         return self.file.diff.summary()
 
     @cached_property
+    def compared(self) -> Changes | None:
+        """Return which edges changed, if that was tested."""
+        return self.file.compared
+
+    @cached_property
     def floor(self) -> Floor | None:
         """Return the noise floor, if it was measured."""
         return self.file.floor
@@ -159,10 +165,9 @@ class DiffFindings:
     @property
     def transfers(self) -> Iterator[Transfer]:
         """Yield what running both circuits in each of the models says."""
-        cross, floor = self.file.cross, self.floor
+        cross, compared = self.file.cross, self.compared
         assert cross is not None
-        changes = floor and (floor.changed("only_a") or floor.changed("only_b"))
-        changed = None if floor is None else bool(changes)
+        changed = None if compared is None else bool(compared.changed("only_a", "only_b"))
         for model, (here, there) in enumerate(((self.a, self.b), (self.b, self.a))):
             keys = ("AB"[model], "BA"[model], "both")
             own, other, both = (cross.row(key).faithfulness[model] for key in keys)

@@ -1,19 +1,21 @@
-"""Look closer at a diff with its two models: noise floor, circuits in either model, head roles.
+"""Look closer at a diff with its two models: changes, stability, circuits in either model, roles.
 
-Each of these is one step in one opened model (`repeat_in`, `cross_in`, `roles_in`); `put_together`
-makes of both models' findings what stands beside the diff. A run does the same steps. Prompts are
-made with A's tokenizer; B's, if it has one, must make the same.
+Each of these is one step in one opened model (`score_model`, `repeat_in`, `cross_in`, `roles_in`);
+`put_together` makes of both models' findings what stands beside the diff. A run does the same
+steps. Prompts are made with A's tokenizer; B's, if it has one, must make the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from ..experiment.parts import split
 from ..experiment.spec import ComparisonSpec, ComputeSpec, DiscoverySpec
 from ..experiment.task import TaskSpec
-from ..graphs.comparison import NoiseFloor, RolesComparison, RolesInModel
+from ..graphs.calls.typed import typed
+from ..graphs.comparison import Comparison, NoiseFloor, RolesComparison, RolesInModel
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, DiffFile, diff_files
 from ..graphs.files.reading import is_there
@@ -21,6 +23,8 @@ from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, named
 from ..session import Session, open_task
+from .comparison.paired import ComparedPairs, compare_scored, scored_alike, tested_pairs
+from .comparison.scored import ScoredModel, score_model
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
 from .head_roles import circuit_heads, roles_in
 from .repeat import (
@@ -44,6 +48,7 @@ class InModel:
     """What was found in one model, called so; None where it was not asked for."""
 
     name: str
+    scored: ScoredModel | None = None
     repeats: Repeats | None = None
     cross: MeasuredCircuits | None = None
     roles: RolesInModel | None = None
@@ -53,20 +58,28 @@ class InModel:
 class CloserLook:
     """What to find out about a diff in its models, both of which get the prompt pairs.
 
-    `measure`: the metric and ablation with which circuits are run. `discovery` is repeated on the
-    `sets`; both are None where nothing is: then circuits may be found in different ways.
+    `measure`: the metric and ablation with which circuits are run. `scoring`: how every edge is
+    scored, on the `tested` pairs; None where that is not asked for, or cannot be. `discovery` is
+    repeated on the `sets`; both are None where nothing is: then circuits may be found in different
+    ways.
     """
 
     comparison: ComparisonSpec
     measure: tuple[str, str]
     pairs: PromptPairs
+    scoring: DiscoverySpec | None = None
+    tested: ComparedPairs | None = None
     discovery: DiscoverySpec | None = None
     sets: PromptSets | None = None
 
 
 def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> DiffFile:
     """Put beside a diff what was found in its two models, as far as it was asked for."""
-    floor = cross = roles = None
+    compared = floor = cross = roles = None
+    if look.scoring is not None and look.tested is not None and a.scored and b.scored:
+        compared = compare_scored(
+            found.diff, (a.scored, b.scored), look.scoring, look.comparison, look.tested
+        )
     if look.discovery is not None and look.sets is not None and a.repeats and b.repeats:
         level, repeats = look.comparison.level, (a.repeats, b.repeats)
         floor = find_floor(found.diff, repeats, look.discovery, look.sets, level)
@@ -75,10 +88,9 @@ def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> D
         cross = cross_evaluation(plan, (a.cross, b.cross), names, look.pairs, look.measure)
     if a.roles is not None and b.roles is not None:
         roles = RolesComparison(a.roles, b.roles)
-    return replace(found, noise_floor=floor, cross=cross, roles=roles)
+    return replace(found, comparison=compared, noise_floor=floor, cross=cross, roles=roles)
 
 
-@within_memory()
 def look_closer(
     found: DiffFile,
     files: tuple[CircuitFile, CircuitFile],
@@ -88,47 +100,76 @@ def look_closer(
     progress: Progress | None = None,
     try_family: str | None = None,
 ) -> tuple[DiffFile, list[str]]:
-    """Add a noise floor, a cross-evaluation and head roles to a diff; return notes on it too.
+    """Add to a diff what its models say; return notes on it too.
 
-    `computes`: how, in either model; default: in the dtypes the circuits were found in. `models`:
-    references or open sessions in place of the models the files name. `try_family` is
-    of `GraphSpec`.
+    Unless it is asked for (`comparison.paired`), the test of every edge is left out where it cannot
+    be done, and a note says why. `computes`: how, in either model; default: in the dtypes the
+    circuits were found in. `models`: references or open sessions in place of the models the files
+    name. `try_family` is of `GraphSpec`.
 
     Raises:
         EdgewiseError: the circuits were found in different ways; says in what.
         PromptError: there are too few prompts, or the tokenizers make different ones.
         GraphMismatch: a model is not of its circuit's shape.
     """
-    repetitions = comparison.noise_floor
-    if repetitions is None and not comparison.cross and not comparison.roles:
+    if comparison.paired is False and not comparison.asks:
         return found, []
-    measure = _common_measure(files)
+    if computes is None:
+        first, second = map(ComputeSpec.of_circuit, files)
+        computes = first, second
+    try:
+        return _look_closer(found, files, comparison, computes, models, progress, try_family)
+    except EdgewiseError as error:
+        if comparison.asks:
+            raise
+        return found, [structure_only(error)]
+
+
+def structure_only(why: object) -> str:
+    """Say why two models were not compared, and what is left."""
+    return (
+        f"which edges changed was not tested: {str(why).rstrip('.')}. What is told is structure "
+        "alone: which edges the two circuits have."
+    )
+
+
+@within_memory()
+def _look_closer(
+    found: DiffFile,
+    files: tuple[CircuitFile, CircuitFile],
+    comparison: ComparisonSpec,
+    computes: tuple[ComputeSpec, ComputeSpec],
+    models: tuple[Source, Source],
+    progress: Progress | None,
+    try_family: str | None,
+) -> tuple[DiffFile, list[str]]:
+    repetitions, measure = comparison.noise_floor, _common_measure(files)
     discovery = None if repetitions is None else common_discovery(*files)
+    scoring, notes = _scoring(files, comparison, measure)
     look: CloserLook | None = None
     sides: list[InModel] = []
-    notes: list[str] = []
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
         report = named(progress, f"model {'AB'[side]}")
-        compute = ComputeSpec.of_circuit(file) if computes is None else computes[side]
         if isinstance(source, Session):
             session = source
         else:
             option = f"`models[{side}]`"
             session = open_for(
-                file, source, compute, option=option, try_family=try_family, progress=report
+                file, source, computes[side], option=option, try_family=try_family, progress=report
             )
             notes += weights_notes(file, session, same_model=source is None)
         if look is None:
             sets = None if repetitions is None else prompt_sets(session, files, repetitions)
             pairs, said = circuit_pairs(files[0], session)
-            look = CloserLook(comparison, measure, pairs, discovery, sets)
+            tested = None if scoring is None else tested_pairs(files, session, pairs)
+            look = CloserLook(comparison, measure, pairs, scoring, tested, discovery, sets)
             task = TaskSpec.of_circuit(file)
             gone = task.file is not None and not is_there(task.file)
             made = None if gone else open_task(session, task)[0]
             notes += said
         else:
             _check_prompts(session, task, look.pairs, made)
-        sides.append(_in_model(session, found, look, side, compute, report))
+        sides.append(_in_model(session, found, look, side, computes[side], report))
         del session  # one model is in memory at a time
     assert look is not None
     found = put_together(found, look, *sides)
@@ -138,6 +179,43 @@ def look_closer(
             "the two circuits were found on different prompts; those of A are used for both."
         )
     return found, notes + (found.roles.notes() if found.roles is not None else [])
+
+
+def _scoring(
+    files: tuple[CircuitFile, CircuitFile], comparison: ComparisonSpec, measure: tuple[str, str]
+) -> tuple[DiscoverySpec | None, list[str]]:
+    """Return how edges are scored to be tested, None if they are not, and notes."""
+    if comparison.paired is False:
+        return None, []
+    try:
+        return scored_alike(files, measure)
+    except EdgewiseError as error:
+        if comparison.paired or not comparison.asks:
+            raise
+        return None, [structure_only(error)]
+
+
+@typed
+def paired_comparison(
+    file_a: CircuitFile,
+    file_b: CircuitFile,
+    *,
+    models: tuple[Any, Any] = (None, None),
+    progress: Progress | None = None,
+    **fields: Any,
+) -> Comparison:
+    """Test every edge of two circuits' models on the same prompts; return what changed.
+
+    `fields`: of `ComparisonSpec`, such as delta and level, and of `ComputeSpec`, such as
+    batch_size. For the rest see `look_closer`.
+    """
+    files = (file_a, file_b)
+    own, how = split("paired_comparison", fields, ComparisonSpec, ComputeSpec)
+    a, b = (ComputeSpec.of_circuit(file).but(**how) for file in files)
+    comparison = ComparisonSpec.of(**{**own, "paired": True})
+    found, _ = look_closer(diff_files(*files), files, comparison, (a, b), models, progress)
+    assert found.comparison is not None
+    return found.comparison
 
 
 def noise_floor(
@@ -152,12 +230,12 @@ def noise_floor(
 ) -> NoiseFloor:
     """Repeat the discovery of two circuits in their models; return their noise floor.
 
-    `level`: of q-values, for the edges listed beside those of the two circuits. `compute`: fields
+    `level`: below it the likeness of the sets counts as different. `compute`: fields
     of `ComputeSpec`, such as batch_size and device. For the rest see `look_closer`.
     """
     files = (file_a, file_b)
     a, b = (ComputeSpec.of_circuit(file).but(**compute) for file in files)
-    comparison = ComparisonSpec(noise_floor=repetitions, level=level)
+    comparison = ComparisonSpec(paired=False, noise_floor=repetitions, level=level)
     found, _ = look_closer(diff_files(*files), files, comparison, (a, b), models, progress)
     assert found.noise_floor is not None
     return found.noise_floor
@@ -172,7 +250,7 @@ def _in_model(
     progress: Progress,
 ) -> InModel:
     """Find out in one model what is asked for; cheap things first, so that they fail early."""
-    repeats = cross = roles = None
+    scored = repeats = cross = roles = None
     diff, size = found.diff, compute.batch_size
     if look.comparison.roles:
         roles = roles_in(session, look.pairs, circuit_heads(diff.a | diff.b), progress)
@@ -183,7 +261,13 @@ def _in_model(
     if look.comparison.cross:
         plan, pairs = CrossPlan.of(diff), look.pairs
         cross = cross_in(session, pairs, plan, look.measure, batch_size=size, progress=progress)
-    return InModel(session.loaded.title, repeats, cross, roles)
+    if look.scoring is not None and look.tested is not None:
+        rounded = look.comparison.controls and side == 1
+        scored = score_model(
+            session, look.tested.pairs, look.scoring,
+            rounded=rounded, compute=compute, progress=progress,
+        )  # fmt: skip
+    return InModel(session.loaded.title, scored, repeats, cross, roles)
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> tuple[str, str]:

@@ -1,11 +1,13 @@
-"""The noise floor of a diff: what differs between two models by more than prompts make it differ?
+"""The noise floor of a diff: how stable are two circuits, as sets of edges, on other prompts?
 
 1. The discovery is repeated R times in each model, on 2·R disjoint or newly made sets of prompts,
    so that nothing but chance makes the sets of A differ from those of B.
-2. Every edge of the graph is tested on the scores of the repetitions (`discovery.significance`).
-   One that only one circuit keeps *changed* if its q-value is below the level.
+2. Of every edge it is told how many repetitions keep it, and of the sets whether those of A and B
+   are less alike than those of one model (`discovery.significance`).
 
-`graphs.comparison.NoiseFloor` holds it all. Shapes: R repetitions, P ports, S senders.
+It says nothing of single edges' scores: these are tested on the same prompts in both models (see
+`comparison`). `graphs.comparison.NoiseFloor` holds it all. Shapes: R repetitions, P ports, S
+senders.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..discovery.registry import get_method
-from ..discovery.significance import compare_edges, jaccard_matrix, label_permutation
+from ..discovery.significance import jaccard_matrix, label_permutation
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
 from ..experiment.task import TAKEN, TaskSpec
+from ..graphs.circuit import Circuit
 from ..graphs.comparison import FloorRow, NoiseFloor
 from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
@@ -156,26 +158,25 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
 class Repeats:
     """What R discoveries in one model found; as a file, safetensors with a seal against changes.
 
-    `scores`: float32 [R, P, S], NaN where there is no edge; `kept`: bool [R, P, S], the circuits.
+    `kept`: bool [R, P, S], the circuits.
     """
 
     graph: ComputationGraph
-    scores: np.ndarray
     kept: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.kept)
 
     @property
     def seal(self) -> str:
-        """Return a hash of scores and circuits."""
-        return hashlib.sha256(self.scores.tobytes() + self.kept.tobytes()).hexdigest()
+        """Return a hash of the circuits."""
+        return hashlib.sha256(self.kept.tobytes()).hexdigest()
 
     def write(self, path: Path) -> None:
         """Write the repetitions, all or nothing."""
         from safetensors.numpy import save
 
-        tensors = {"kept": self.kept.astype(np.uint8), "scores": self.scores}
+        tensors = {"kept": self.kept.astype(np.uint8)}
         write_bytes(path, save(tensors, metadata={"sha256": self.seal}))
 
     @staticmethod
@@ -185,14 +186,14 @@ class Repeats:
 
         try:
             with safe_open(path, framework="numpy") as found:
-                scores, kept = found.get_tensor("scores"), found.get_tensor("kept")
+                kept = found.get_tensor("kept")
                 seal = (found.metadata() or {}).get("sha256")
         except (OSError, SafetensorError, KeyError) as error:
             raise FileFormatError(f"{path} cannot be read ({error}); make it again.") from None
-        if scores.shape[1:] != graph.reads.shape or kept.shape != scores.shape:
+        if kept.shape[1:] != graph.reads.shape:
             raise FileFormatError(f"{path} is of another graph; make it again.")
-        repeats = Repeats(graph, scores, kept.astype(bool))
-        if seal not in (None, repeats.seal):  # files of version 0.1 have none
+        repeats = Repeats(graph, kept.astype(bool))
+        if seal != repeats.seal:
             raise FileFormatError(f"{path} was changed after it was written; make it again.")
         return repeats
 
@@ -206,28 +207,22 @@ def repeat_in(
     progress: Progress | None = None,
 ) -> Repeats:
     """Do a discovery in one model, once for each set of prompts."""
-    scores, kept = [], []
+    kept = []
     for number, pairs in enumerate(sets, start=1):
         runner = make_runner(
             session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=batch_size
         )
         report = repeated(progress, number, len(sets), "repetition")
-        values, mask = once(runner, spec, report)
-        scores.append(values)
-        kept.append(mask)
-    return Repeats(session.graph, np.stack(scores), np.stack(kept))
+        kept.append(once(runner, spec, report).kept)
+    return Repeats(session.graph, np.stack(kept))
 
 
-def once(
-    runner: Runner, spec: DiscoverySpec, progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Do a discovery; return the scores that are tested, [P, S], and the circuit's mask, [P, S]."""
-    spec.check_repeatable()
+def once(runner: Runner, spec: DiscoverySpec, progress: Progress | None = None) -> Circuit:
+    """Do a discovery; return the circuit."""
     found = spec.chosen(runner, progress, per_example=spec.by_example, **spec.options)
-    if found.circuit is None:
-        return found.scores.values, selected(runner, found, spec.select, progress).circuit.kept
-    name, options = spec.scored_by
-    return get_method(name)(runner, progress, **options).scores.values, found.circuit.kept
+    if found.circuit is not None:
+        return found.circuit
+    return selected(runner, found, spec.select, progress).circuit
 
 
 def find_floor(
@@ -237,31 +232,18 @@ def find_floor(
     sets: PromptSets,
     level: float,
 ) -> NoiseFloor:
-    """Test every edge on the repetitions in both models; list those kept, and those that changed.
-
-    Beside each stands its survival: the share of repetitions whose circuit keeps it.
-    """
+    """List every edge of both circuits with its survival: the share of repetitions that keep it."""
     a, b = repeats
-    graph = diff.a.graph
-    test = compare_edges(graph, a.scores, b.scores)
-    columns = (a.kept.mean(0), b.kept.mean(0), test.mean_a, test.mean_b, test.p, test.q)
-    listed = diff.a.kept | diff.b.kept | (np.nan_to_num(test.q, nan=1.0) < level)
+    graph, columns = diff.a.graph, (a.kept.mean(0), b.kept.mean(0))
     rows = []
-    for row, sender in np.argwhere(listed):
+    for row, sender in np.argwhere(diff.a.kept | diff.b.kept):
         edge = graph.edge_at(row, sender)
         numbers = (float(column[row, sender]) for column in columns)
         rows.append(FloorRow(str(edge.sender), str(edge.port), *numbers))
-    name, options = spec.scored_by
-    test_in_words = (
-        f"Welch's t-test of the {name} scores of {len(a)} repetitions in A and {len(b)} in B, "
-        f"each on {sets.examples} pairs of its own, for each of the {graph.edge_count} edges; "
-        "q-values after Benjamini and Hochberg over all of them"
-    )
     jaccard = label_permutation(jaccard_matrix(np.concatenate([a.kept, b.kept])), len(a))
     return NoiseFloor(
         repetitions=len(a), examples=sets.examples, seeds_a=sets.seeds_a, seeds_b=sets.seeds_b,
         prompts="new seeds" if sets.seeds_a else "disjoint groups of the file's pairs",
-        method=spec.method, scores=name, scores_options=options,
-        metric=spec.metric, ablation=spec.ablation, level=level,
-        edges_tested=graph.edge_count, test=test_in_words, jaccard=jaccard, edges=tuple(rows),
+        method=spec.method, metric=spec.metric, ablation=spec.ablation, level=level,
+        jaccard=jaccard, edges=tuple(rows),
     )  # fmt: skip

@@ -27,13 +27,21 @@ def diff_name(base: ModelSpec, model: ModelSpec) -> str:
     return f"diffs/{base.name}_vs_{model.name}.json"
 
 
+def scored_name(model: ModelSpec) -> str:
+    """Name the file of every edge's scores on each example in a model."""
+    return f"examples/{model.name}.safetensors"
+
+
 def repeats_name(model: ModelSpec) -> str:
     """Name the file of a model's repetitions."""
     return f"repetitions/{model.name}.safetensors"
 
 
 def names_inside(spec: Experiment, variant: ModelSpec, model: ModelSpec) -> dict[str, str]:
-    """Name what is found out about a diff in one of its models: repeats, cross, roles, as asked."""
+    """Name what is found out about a diff in one of its models: repeats, cross, roles, as asked.
+
+    What edges score on each example is not among them: whether it is there depends on the metric.
+    """
     stem, comparison = f"{spec.base.name}_vs_{variant.name}_in_{model.name}", spec.comparison
     found = {"cross": f"cross/{stem}.json", "roles": f"roles/{stem}.json"}
     found = {key: name for key, name in found.items() if getattr(comparison, key)}

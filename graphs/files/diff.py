@@ -18,7 +18,15 @@ from typing_extensions import NotRequired, TypedDict
 
 from ..calls.typed import typed
 from ..circuit import Circuit
-from ..comparison import CrossEvaluation, Floor, NoiseFloor, RolesComparison, RolesInModel
+from ..comparison import (
+    Changes,
+    Comparison,
+    CrossEvaluation,
+    Floor,
+    NoiseFloor,
+    RolesComparison,
+    RolesInModel,
+)
 from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores, shape_differences
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
 from ..names import Edge
@@ -51,7 +59,7 @@ Block = TypeVar("Block")
 FORMAT = "edgewise/diff"
 VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
-BLOCKS = ("scores", "noise_floor", "cross", "roles")
+BLOCKS = ("scores", "comparison", "noise_floor", "cross", "roles")
 
 
 class Side(TypedDict):
@@ -82,8 +90,8 @@ class DiffFile:
     """Two circuits side by side, where each comes from, and what was found beside them.
 
     `scores_a`, `scores_b`: float32 [ports, senders], NaN where an edge has no score; `alike` tells
-    how alike they are, None in an older file. `noise_floor`, `cross`, `roles`: what was found in
-    the models, None where it was not asked for. `extra`: unknown top-level keys.
+    how alike they are, None in an older file. `comparison`, `noise_floor`, `cross`, `roles`: what
+    was found in the models, None where nothing was. `extra`: unknown top-level keys.
     """
 
     diff: CircuitDiff
@@ -92,6 +100,7 @@ class DiffFile:
     scores_a: np.ndarray
     scores_b: np.ndarray
     alike: ScoreComparison | None = None
+    comparison: Comparison | None = None
     noise_floor: NoiseFloor | None = None
     cross: CrossEvaluation | None = None
     roles: RolesComparison | None = None
@@ -110,6 +119,11 @@ class DiffFile:
         return self.alike or compare_scores(self.diff, (self.scores_a, self.scores_b))
 
     @property
+    def compared(self) -> Changes | None:
+        """Return the comparison with its edges sorted by where the diff has them."""
+        return None if self.comparison is None else Changes(self.comparison, self.diff)
+
+    @property
     def floor(self) -> Floor | None:
         """Return the noise floor with its edges sorted by where the diff has them."""
         return None if self.noise_floor is None else Floor(self.noise_floor, self.diff)
@@ -122,12 +136,19 @@ class DiffFile:
     @property
     def blocks(self) -> dict[str, object]:
         """Return what was found in the models as plain values, by the names of their blocks."""
-        measured = {"noise_floor": self.noise_floor, "cross": self.cross}
-        found: dict[str, object] = {key: asdict(one) for key, one in measured.items() if one}
+        found: dict[str, object] = {}
+        if self.comparison is not None:
+            found["comparison"] = asdict(self.comparison)
+        if self.noise_floor is not None:
+            stated = {k: v for k, v in asdict(self.noise_floor).items() if v is not None}
+            rows = [[x for x in row if x is not None] for row in self.noise_floor.edges]
+            found["noise_floor"] = {**stated, "edges": rows}
+        if self.cross is not None:
+            found["cross"] = asdict(self.cross)
         if self.roles is not None:
             layers, sides = self.diff.a.graph.layers, vars(self.roles)
-            rows = {key: [head.as_dict(layers) for head in s.heads] for key, s in sides.items()}
-            found["roles"] = {**rows, "notes": {key: s.notes for key, s in sides.items()}}
+            heads = {key: [head.as_dict(layers) for head in s.heads] for key, s in sides.items()}
+            found["roles"] = {**heads, "notes": {key: s.notes for key, s in sides.items()}}
         return to_plain(found, "diff")  # type: ignore[no-any-return]
 
 
@@ -214,7 +235,9 @@ def write_diff(path: str | Path, file: DiffFile) -> None:
         **ordered({**file.blocks, **scored, **file.extra}, ()),
         **{part: edge_rows(getattr(file.diff, part), *scores) for part in PARTS},
     }
-    write_text(path, dump_document(document, rows=(*PARTS, "noise_floor.edges")))
+    write_text(
+        path, dump_document(document, rows=(*PARTS, "comparison.edges", "noise_floor.edges"))
+    )
 
 
 @typed
@@ -235,7 +258,8 @@ def read_diff(path: str | Path, parsed: dict[str, object] | None = None) -> Diff
         CircuitDiff(Circuit(graph, shared | only_a), Circuit(graph, shared | only_b)),
         file["a"], file["b"], scores[0], scores[1],
         alike=_read(path, document, "scores", ScoreComparison),
-        noise_floor=_read_floor(path, document, graph),
+        comparison=_read_edges(path, document, graph, "comparison", Comparison),
+        noise_floor=_read_edges(path, document, graph, "noise_floor", NoiseFloor),
         cross=_read(path, document, "cross", CrossEvaluation),
         roles=_read_roles(path, document, graph),
         extra=others(document, "graph", "a", "b", "statistics", *PARTS, *BLOCKS),
@@ -267,15 +291,23 @@ def _damaged(path: str | Path, name: str, why: str, *place: int | str) -> NoRetu
     )
 
 
-def _read_floor(
-    path: str | Path, document: Mapping[str, object], graph: ComputationGraph
-) -> NoiseFloor | None:
-    found = _read(path, document, "noise_floor", NoiseFloor)
+Measured = TypeVar("Measured", Comparison, NoiseFloor)
+
+
+def _read_edges(
+    path: str | Path,
+    document: Mapping[str, object],
+    graph: ComputationGraph,
+    name: str,
+    kind: type[Measured],
+) -> Measured | None:
+    """Read a block of rows of edges, which must be the graph's."""
+    found = _read(path, document, name, kind)
     for number, row in enumerate(found.edges if found is not None else ()):
         try:
             graph.locate(row.edge)
         except EdgewiseError as error:
-            _damaged(path, "noise_floor", str(error).rstrip("."), "edges", number)
+            _damaged(path, name, str(error).rstrip("."), "edges", number)
     return found
 
 

@@ -90,6 +90,7 @@ class Metric:
     `default_for`: `searches` or `scores`, where it is what these measure unless told otherwise.
     `tokens_only`: the value depends on the logits of answers and distractors alone; the function is
     then given these alone, with a target that counts them from 0.
+    `unit`: in what its values are; empty where they are plain numbers.
 
     >>> import torch
     >>> target = Target(torch.tensor([[2]]), torch.tensor([[0]]))
@@ -109,6 +110,7 @@ class Metric:
     tokens_only: bool = False
     rest: str = ""
     default_for: str = ""
+    unit: str = ""
     whole: Function | None = None
     known: bool = False
     given: Callable[..., Tensor] | None = None

@@ -43,6 +43,7 @@ class MetricProperties(TypedDict, total=False):
     tokens_only: bool
     rest: Literal["answers", "full model"]
     default_for: Literal["searches", "scores"]
+    unit: str
     whole: Function
 
 
@@ -100,6 +101,7 @@ def default_metric(*, searching: bool) -> str:
     flat_at_clean=True,
     rest="full model",
     default_for="searches",
+    unit="nats",
     whole=whole_kl,
 )
 def kl(logits: Tensor, target: Target) -> Tensor:
@@ -115,6 +117,7 @@ def kl(logits: Tensor, target: Target) -> Tensor:
     needs_distractors=True,
     tokens_only=True,
     default_for="scores",
+    unit="logits",
 )
 def logit_diff(logits: Tensor, target: Target) -> Tensor:
     """Mean logit of the answers minus mean logit of the distractors."""
@@ -127,7 +130,7 @@ def prob_diff(logits: Tensor, target: Target) -> Tensor:
     return log_prob(logits, target.answers).exp() - log_prob(logits, target.distractors).exp()
 
 
-@metric("nll", larger_is_better=False, rest="answers", whole=whole_nll)
+@metric("nll", larger_is_better=False, rest="answers", unit="nats", whole=whole_nll)
 def nll(logits: Tensor, target: Target) -> Tensor:
     """Negative log of the total probability of the answers."""
     return -log_prob(logits, target.answers)
@@ -138,6 +141,7 @@ def nll(logits: Tensor, target: Target) -> Tensor:
     larger_is_better=True,
     needs_distractors=True,
     tokens_only=True,
+    unit="nats",
     whole=whole_log_prob_diff,
 )
 def log_prob_diff(logits: Tensor, target: Target) -> Tensor:

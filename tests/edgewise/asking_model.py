@@ -123,10 +123,10 @@ class _Heads:
         return (written.pow(2).mean(-1) + 1e-6).sqrt().sum(1).mean()
 
 
-def without_head(model: Any, layer: int, head: int) -> Any:
-    """Return a copy whose head writes nothing."""
+def without_head(model: Any, layer: int, head: int, keep: float = 0.0) -> Any:
+    """Return a copy whose head writes nothing, or a part of what it did."""
     cut = copy.deepcopy(model)
     width = cut.config.n_embd // cut.config.n_head
     weight = cut.transformer.h[layer].attn.c_proj.weight
-    weight.data[head * width : (head + 1) * width] = 0
+    weight.data[head * width : (head + 1) * width] *= keep
     return cut

@@ -271,9 +271,9 @@ def test_a_declared_experiment_has_them_and_does_nothing_twice(
         ("level = 1.5", {}, "comparison.level is 1.5; accepted: between 0 and 1"),
         ("cros = true", {}, "did you mean 'cross'"),
         (
-            "noise_floor = 2",
+            "paired = true",
             {"method": "acdc", "select": 'metric = "accuracy"'},
-            "comparison.noise_floor: metric 'accuracy' has no gradient",
+            "comparison.paired: metric 'accuracy' has no gradient",
         ),
     ],
 )

@@ -34,8 +34,10 @@ STEPS = (
     "prompts",
     "circuit of base",
     "evaluation of base",
+    "scores of base by example",
     "circuit of tuned",
     "evaluation of tuned",
+    "scores of tuned by example",
     "diff of base and tuned",
     "images of base",
     "images of tuned",
@@ -112,6 +114,7 @@ def test_a_run_makes_everything_that_is_declared(spec: Experiment, tmp_path: Pat
     assert sorted(contents(out)) == sorted(
         ["circuits/base.json", "circuits/base.scores.safetensors", "circuits/tuned.json",
          "circuits/tuned.scores.safetensors", "diffs/base_vs_tuned.json", "evaluation.json",
+         "examples/base.safetensors", "examples/tuned.safetensors",
          *(f"images/{name}.{kind}" for name in ("base", "tuned", "base_vs_tuned")
            for kind in ("dot", "svg")),
          "images/heat-maps/base_vs_tuned.svg",
@@ -272,7 +275,7 @@ def changed(spec: Experiment, what: str) -> Experiment:
     ("what", "kept"),
     [
         ("description", STEPS[:-1]),
-        ("drawing", (*STEPS[:6], "heat map of base_vs_tuned")),
+        ("drawing", (*STEPS[:8], "heat map of base_vs_tuned")),
         ("metrics", tuple(s for s in STEPS[:-1] if not s.startswith("evaluation"))),
         ("steps", ("prompts",)),
         ("examples", ()),
@@ -319,7 +322,7 @@ def test_changed_weights_and_changed_pairs_count(
     run(mine, tmp_path / "out")
     shutil.copy(models["llama"] / "model.safetensors", own / "model.safetensors")
     again = run(mine, tmp_path / "out")
-    assert again.kept == ("prompts", "circuit of base", "evaluation of base", "images of base")
+    assert again.kept == (*STEPS[:4], "images of base")
     diff = read_diff(again.diffs["tuned"]).diff
     assert diff.a == diff.b
     file = Path(spec.task.file or "")
@@ -454,7 +457,7 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
         elif name.endswith(".json"):
             json.loads((tmp_path / "out" / name).read_text())
     again = run(spec, tmp_path / "out")
-    expected = STEPS[: 4 if "tuned:" in at else 7]
+    expected = STEPS[: 5 if "tuned:" in at else 9]
     assert again.kept == expected
     whole = contents(tmp_path / "out")
     assert all(whole[name] == left[name] for name in left if name.startswith("circuits/"))

@@ -242,9 +242,12 @@ def test_circuits_of_different_models(
     assert "layers 2 and 3" in overlap and "edgewise roles" in overlap
 
 
-def test_a_level_without_a_noise_floor(refused: Any, circuit: Path) -> None:
-    message = refused("diff", circuit, circuit, "--level", "0.1", status=USAGE)
-    assert "--level is for --noise-floor" in message
+def test_what_is_of_the_models_without_a_look_into_them(refused: Any, circuit: Path) -> None:
+    for given in (("--level", "0.1"), ("--delta", "0.1"), ("--no-controls",), ("--model-b", "x")):
+        message = refused("diff", circuit, circuit, "--no-paired", *given, status=USAGE)
+        assert f"{given[0].replace('--no-', '--')} is for what is done in the models" in message
+    both = ("--delta", "0.1", "--delta-share", "0.1")
+    assert "given together" in refused("diff", circuit, circuit, *both, status=USAGE)
 
 
 def test_output_that_cannot_be_written_is_refused_at_once(

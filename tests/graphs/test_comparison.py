@@ -1,4 +1,4 @@
-"""What a noise floor, a cross-evaluation and roles allow to say: numbers and words by hand."""
+"""What a comparison, a noise floor, a cross-evaluation and roles allow to say, by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.comparison import (
     ROWS,
+    Changes,
+    Comparison,
+    Controls,
     CrossEvaluation,
     CrossRow,
+    EdgeChange,
     Floor,
     FloorRow,
     Likeness,
@@ -18,6 +22,7 @@ from edgewise.graphs.comparison import (
     RandomCircuits,
     RolesComparison,
     RolesInModel,
+    changed_edges,
 )
 from edgewise.graphs.diff import CircuitDiff
 from edgewise.graphs.graph import ComputationGraph
@@ -31,47 +36,99 @@ MEASURED = NoiseFloor(
     examples=4,
     level=0.05,
     jaccard=Likeness((1.0, 0.5, 0.25), (0.75,) * 3, (0.2,) * 9, 0.1),
-    edges=(  # means in A and B, p, q
-        FloorRow("embed", "m0", 1, 1, 1.0, -2.0, 0.001, 0.01),
-        FloorRow("embed", "logits", 1, 0, 3.0, 1.0, 0.01, 0.05),
-        FloorRow("m0", "logits", 0, 1, 0.1, 0.4, 0.02, 0.049),
-        FloorRow("a0.h0", "logits", 0, 0, 0.0, 0.5, 0.9, 0.9),
-        FloorRow("embed", "a0.h0<v>", 0, 0, -2.0, 1.0, 0.0, 0.0),
+    edges=(
+        FloorRow("embed", "m0", 1.0, 0.75),
+        FloorRow("embed", "logits", 1.0, 0.25),
+        FloorRow("m0", "logits", 0.0, 0.5),
     ),
 )
-BEYOND = "changed beyond the noise floor (q < 0.05)"
+COMPARED = Comparison(
+    examples=32, clusters=32, metric="logit_diff", unit="logits", held_out=True, delta=0.07,
+    detectable=0.09, level=0.05,
+    edges=(  # means in A and B, the change, its interval, q
+        EdgeChange("embed", "m0", 1.0, -2.0, -3.0, -4.0, -2.0, 0.01),
+        EdgeChange("embed", "logits", 3.0, 1.0, -2.0, -5.0, 1.0, 0.05),
+        EdgeChange("m0", "logits", 0.1, 0.4, 0.3, 0.2, 0.4, 0.049),
+        EdgeChange("a0.h0", "logits", 0.0, 0.5, 0.5, -1.0, 2.0, 0.9),
+        EdgeChange("embed", "a0.h0<v>", -2.0, 1.0, 3.0, 2.5, 3.5, 0.0),
+    ),
+)  # fmt: skip
+TEST = "(q < 0.05, 32 held-out prompts)"
 
 
-def test_edges_are_sorted_into_places_and_those_below_the_level_have_changed() -> None:
-    floor = Floor(MEASURED, CircuitDiff(A, B))
-    assert {place: [row.edge for row in rows] for place, rows in floor.rows.items()} == {
+def test_changes_are_sorted_into_places_and_those_below_the_level_have_changed() -> None:
+    found = Changes(COMPARED, CircuitDiff(A, B))
+    assert {place: [row.edge for row in rows] for place, rows in found.rows.items()} == {
         "only_a": ["embed->logits"],
         "only_b": ["m0->logits"],
         "shared": ["embed->m0"],
-        "outside": ["embed->a0.h0<v>", "a0.h0->logits"],  # the least q first
+        "outside": ["embed->a0.h0<v>", "a0.h0->logits"],  # those that changed first
     }
-    changed = {place: [row.edge for row in floor.changed(place)] for place in floor.rows}
+    changed = {place: [row.edge for row in found.changed(place)] for place in found.rows}
     assert changed == {
         "only_a": [],  # a q of the level itself is not below it
         "only_b": ["m0->logits"],
         "shared": ["embed->m0"],
         "outside": ["embed->a0.h0<v>"],
     }
+    assert {str(edge) for edge in changed_edges(COMPARED, EMPTY.graph).edges} == {
+        "embed->m0", "m0->logits", "embed->a0.h0<v>",
+    }  # fmt: skip
+    assert found.circuit == changed_edges(COMPARED, EMPTY.graph)
+
+
+def test_what_changed_is_told_with_what_would_have_been_shown() -> None:
+    """An edge is stronger where its |score| is larger: from 1 to −2, not from −2 to 1."""
+    assert Changes(COMPARED, CircuitDiff(A, B)).sentences(("old", "new")) == [
+        f"3 edges changed by more than 0.07 logits {TEST}: 2 stronger in new, 1 weaker",
+        "the smallest change that 32 held-out prompts would have shown is 0.09 logits",
+        "only in old: 0 of 1 changed",
+        "only in new: 1 of 1 changed: 1 stronger in new, 0 weaker",
+        "shared: 1 of 1 changed: 1 stronger in new, 0 weaker",
+        "in neither circuit: 1 changed: 0 stronger in new, 1 weaker",
+    ]
+
+
+def test_no_change_is_told_as_none_above_what_would_have_been_shown() -> None:
+    strict = replace(COMPARED, level=1e-9, unit="", held_out=False, clusters=16, edges=())
+    assert Changes(strict, CircuitDiff(A, B)).sentences() == [
+        "no edge changed by more than 0.07 of logit_diff (q < 1e-09, 32 prompts of 16 templates): "
+        "none above 0.09 of logit_diff, the smallest change that 32 prompts of 16 templates would "
+        "have shown",
+        "the circuits differ in 2 edges, and none of these changed: as far as these prompts tell, "
+        "that difference of sets is within the noise of selection",
+    ]
+    assert len(Changes(strict, CircuitDiff(A, A)).sentences()) == 1
+
+
+def test_controls_and_unrelated_weights_are_pointed_out() -> None:
+    diff = CircuitDiff(A, B)
+    assert Changes(COMPARED, diff).controls() is None and Changes(COMPARED, diff).warnings() == []
+    sound = replace(COMPARED, controls=Controls(0, 0), weights_correlation=0.99)
+    assert Changes(sound, diff).controls(("old", "new")) == (
+        "edges that change where nothing changed: one half of the prompts against the other, in "
+        "one model: 0; new against itself with weights rounded to bfloat16: 0 (expected: none)"
+    )
+    assert Changes(sound, diff).warnings() == []
+    doubtful = replace(COMPARED, controls=Controls(2, 1), weights_correlation=0.01)
+    weights, halves, rounded = Changes(doubtful, diff).warnings(("old", "new"))
+    assert weights.startswith("the weights of old and new are unrelated (correlation 0.01)")
+    assert "`edgewise roles`" in weights
+    assert halves.startswith("2 edges are found to change between two halves of the prompts")
+    assert rounded.startswith("1 edge is found to change between new and itself with rounded")
+
+
+def test_what_a_comparison_needs() -> None:
+    for wrong in ({"level": 0.0}, {"delta": -1.0}, {"clusters": 33}, {"clusters": 1}):
+        with pytest.raises(ValueError, match="a level between 0 and 1, a delta from 0 up"):
+            replace(COMPARED, **wrong)  # type: ignore[arg-type]
 
 
 def test_what_the_floor_allows_to_say() -> None:
-    """An edge is stronger where its |score| is larger: from 1 to −2, not from −2 to 1."""
     assert Floor(MEASURED, CircuitDiff(A, B)).sentences(("old", "new")) == [
-        f"1 edge only in old; of these 0 {BEYOND}",
-        f"1 edge only in new; of these 1 {BEYOND}: 1 stronger in new, 0 weaker",
-        f"1 edge shared; the scores of 1 {BEYOND}: 1 stronger in new, 0 weaker",
-        f"1 edge in neither circuit {BEYOND}: 0 stronger in new, 1 weaker",
-    ]
-    assert Floor(replace(MEASURED, level=0.01), CircuitDiff(A, A)).sentences() == [
-        "0 edges only in A",
-        "0 edges only in B",
-        f"2 edges shared; the scores of 0 {BEYOND.replace('0.05', '0.01')}",
-        f"1 edge in neither circuit {BEYOND.replace('0.05', '0.01')}: 0 stronger in B, 1 weaker",
+        "1 edge only in old; most repetitions keep 1 of these in old, and 0 in new",
+        "1 edge only in new; most repetitions keep 0 of these in new, and 0 in old",
+        "1 edge shared; most repetitions in both keep 1",
     ]
 
 

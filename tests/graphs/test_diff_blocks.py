@@ -14,8 +14,11 @@ import pytest
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.comparison import (
     ROWS,
+    Comparison,
+    Controls,
     CrossEvaluation,
     CrossRow,
+    EdgeChange,
     FloorRow,
     Likeness,
     NoiseFloor,
@@ -36,6 +39,13 @@ FLOOR = NoiseFloor(
     scores="eap-ig", scores_options={"midpoint": False}, metric="kl", ablation="resample",
     level=0.05, edges_tested=8, test="a test", jaccard=Likeness((1.0,), (0.5,), (0.2,) * 4, 0.3),
     edges=(FloorRow("embed", "m0", 1.0, 0.5, 0.25, 0.0, 0.1, 0.9),),
+)  # fmt: skip
+COMPARED = Comparison(
+    examples=8, clusters=4, metric="kl", unit="nats", ablation="resample", scores="eap-ig",
+    scores_options={"steps": 5}, held_out=True, sha256="abc", delta=0.1, delta_share=0.005,
+    detectable=0.2, level=0.05, edges_tested=8, full=(0.0, 0.0), empty=(20.0, 3.0),
+    weights_correlation=0.99, controls=Controls(0, None),
+    edges=(EdgeChange("embed", "m0", 0.25, 1.0, 0.75, 0.5, 1.0, 1e-9),),
 )  # fmt: skip
 CROSS = CrossEvaluation(
     metric="kl", ablation="resample", examples=4, sha256=None, models=("x", "y"),
@@ -58,7 +68,9 @@ def diff_file(**blocks: Any) -> DiffFile:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    found = diff_file(noise_floor=FLOOR, cross=CROSS, roles=ROLES, extra={"later": {"x": 1}})
+    found = diff_file(
+        comparison=COMPARED, noise_floor=FLOOR, cross=CROSS, roles=ROLES, extra={"later": {"x": 1}}
+    )
     alike = compare_scores(found.diff, (found.scores_a, found.scores_b))
     write_diff(tmp_path / "d.json", replace(found, alike=alike))
     return tmp_path / "d.json"
@@ -67,6 +79,12 @@ def written(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(written: Path) -> None:
     found = read_diff(written)
     assert (found.noise_floor, found.cross, found.roles) == (FLOOR, CROSS, ROLES)
+    assert found.comparison == COMPARED
+    block = json.loads(written.read_text())["comparison"]
+    assert block["edges"] == [["embed", "m0", 0.25, 1.0, 0.75, 0.5, 1.0, 1e-9]]
+    assert (block["test"], block["controls"]) == (
+        "paired", {"other_prompts": 0, "rounded_weights": None},
+    )  # fmt: skip
     assert found.alike == found.scores
     assert found.extra == {"later": {"x": 1}}
     again = written.with_name("again.json")
@@ -84,6 +102,15 @@ def test_without_blocks_there_are_none(tmp_path: Path) -> None:
 
 
 DAMAGES: list[tuple[str, Any]] = [
+    ("comparison", []),
+    ("comparison.examples", "8"),
+    ("comparison.level", 0),
+    ("comparison.delta", -0.1),
+    ("comparison.controls", [0, 0]),
+    ("comparison.controls.other_prompts", "none"),
+    ("comparison.full", [1.0]),
+    ("comparison.edges.0", ["embed", "m0", 0.25]),
+    ("comparison.edges.0", ["embed", "m9", 1, 1, 1, 1, 1, 1]),
     ("noise_floor", []),
     ("noise_floor.repetitions", "4"),
     ("noise_floor.repetitions", 1),

@@ -171,7 +171,7 @@ def test_shades_follow_stability_and_changed_edges_are_solid(sample: Callable) -
     diff, fade = faded(sample)
     marks = {m.name: m for m in make_scene(diff, fade=fade, layout="built-in").edges if m.name}
     assert {mark.opacity for mark in marks.values()} == {1.0}
-    stable = {e: share for e, share in fade.survival.items() if e not in fade.changed}
+    stable = {e: share for e, share in (fade.survival or {}).items() if e not in fade.changed}
     for colour, part in ((SHARED, diff.shared), (ONLY_A, diff.only_a), (ONLY_B, diff.only_b)):
         ink = 3 * 255 - sum(bytes.fromhex(colour[1:]))
         for edge in (edge for edge in part.edges if edge in stable):

@@ -1,0 +1,148 @@
+"""Score every edge on each prompt in one model: what a comparison of two models is made of.
+
+1. Every edge's score on each example, by the method whose scores are tested.
+2. The metric with all edges and with none, on the same prompts: δ is a share of their difference.
+3. A sample of the weights, by which two models are known to be states of one training, or not.
+4. As a control, the scores again with the weights rounded to bfloat16, a change without meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...experiment.spec import ComputeSpec, DiscoverySpec
+from ...graphs.circuit import Circuit
+from ...graphs.errors import FileFormatError
+from ...graphs.example_scores import ExampleScores
+from ...graphs.files.atomic import write_bytes
+from ...graphs.graph import ComputationGraph
+from ...patching.prompts.pairs import PromptPairs
+from ...progress import Progress
+from ...session import Session, make_runner
+from ..example_scores import score_examples
+
+SAMPLED = 4096
+"""Entries of each matrix of weights that are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredModel:
+    """What the edges of one model are worth on each example.
+
+    `full`, `empty`: the metric with all edges and with none. `weights`: a sample of the matrices of
+    its layers, float32, each matrix brought to mean 0 and variance 1. `rounded`: the scores with
+    weights rounded to bfloat16; None where that was not looked at.
+    """
+
+    scores: ExampleScores
+    full: float
+    empty: float
+    weights: np.ndarray
+    rounded: ExampleScores | None = None
+
+    def write(self, path: Path) -> None:
+        """Write it as safetensors, all or nothing."""
+        from safetensors.numpy import save
+
+        tensors = {"scores": self.scores.values, "weights": self.weights}
+        tensors["measured"] = np.array([self.full, self.empty])
+        tensors["clusters"] = self.scores.clusters.astype(np.int64)
+        if self.rounded is not None:
+            tensors["rounded"] = self.rounded.values
+        write_bytes(path, save({key: np.ascontiguousarray(x) for key, x in tensors.items()}))
+
+    @staticmethod
+    def read(path: Path, graph: ComputationGraph) -> ScoredModel:
+        """Read what was written, of a graph; a FileFormatError if it is damaged or of another."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            found = load(path.read_bytes())
+            groups = tuple(f"cluster {number}" for number in found["clusters"].tolist())
+            full, empty = map(float, found["measured"])
+            values = [found[key] for key in ("scores", "rounded") if key in found]
+            if any(x.shape != (len(groups), graph.edge_count) for x in values):
+                raise FileFormatError(f"{path} is of another graph; make it again.")
+            scores, *rounded = (ExampleScores(graph, x, groups) for x in values)
+            return ScoredModel(scores, full, empty, found["weights"], *rounded)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise FileFormatError(f"{path} cannot be read ({error}); make it again.") from None
+
+
+def score_model(
+    session: Session,
+    pairs: PromptPairs,
+    spec: DiscoverySpec,
+    *,
+    rounded: bool,
+    compute: ComputeSpec | None = None,
+    progress: Progress | None = None,
+) -> ScoredModel:
+    """Score every edge of a model on each of the pairs; `rounded`: the control too."""
+    scores = score_examples(session, pairs, spec, compute, progress)
+    runner = make_runner(
+        session, pairs, metric=spec.metric, ablation=spec.ablation,
+        batch_size=None if compute is None else compute.batch_size,
+    )  # fmt: skip
+    ends = (Circuit.full(session.graph), Circuit.empty(session.graph))
+    full, empty = map(float, runner.measure(ends)[0])
+    weights, again = weights_sample(session), None
+    if rounded:
+        with rounded_weights(session) as changed:
+            again = score_examples(session, pairs, spec, compute, progress) if changed else scores
+    return ScoredModel(scores, full, empty, weights, again)
+
+
+@contextmanager
+def rounded_weights(session: Session) -> Iterator[bool]:
+    """Round a model's weights to bfloat16 for as long as this lasts; yield whether any changed."""
+    import torch
+
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with torch.no_grad():
+        for one in session.loaded.model.parameters():
+            if one.is_floating_point() and one.element_size() > 2:
+                near = one.to(torch.bfloat16).to(one.dtype)
+                if not torch.equal(near, one):
+                    kept.append((one, one.detach().clone()))
+                    one.copy_(near)
+    try:
+        yield bool(kept)
+    finally:
+        with torch.no_grad():
+            for one, before in kept:
+                one.copy_(before)
+
+
+def weights_sample(session: Session) -> np.ndarray:
+    """Return some entries of every matrix of the layers, each matrix standardised, float32 [n]."""
+    from ...graphs.lift.lifting import tensors_of
+
+    found = []
+    for block in session.lifted.blocks:
+        for one in tensors_of(block):
+            if one.ndim < 2 or not one.is_floating_point():
+                continue
+            flat = one.detach().reshape(-1)
+            values = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].float().cpu().numpy()
+            spread = float(values.std())
+            found.append((values - values.mean()) / (spread or 1.0))
+    return np.concatenate(found).astype(np.float32) if found else np.zeros(0, dtype=np.float32)
+
+
+def weights_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return how alike the weights of two models are, from -1 to 1; None where none is known.
+
+    >>> weights_correlation(np.array([1.0, -1.0]), np.array([2.0, -2.0]))
+    1.0
+    """
+    if a.shape != b.shape or not a.any() or not b.any():
+        return None
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return round(float(a @ b / np.sqrt((a @ a) * (b @ b))), 6)
