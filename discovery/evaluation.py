@@ -138,7 +138,7 @@ class Evaluation:
             return "undefined: full model and no edge measure the same"
         gap = abs(self.value_full - self.value_empty)
         errors = f"{DEFINED:g} standard errors are {DEFINED * self.gap_error:.2g}"
-        return f"undefined: full and no edge differ by {gap:.2g}, {errors}"
+        return f"undefined: full − no edge is {gap:.2g}, {errors}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; `undefined` says why ratios mean nothing, if so."""

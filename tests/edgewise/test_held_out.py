@@ -277,5 +277,5 @@ def test_a_ratio_within_two_errors_is_undefined_in_words_and_null(
     assert block["interval"] is None
     assert block["value_full"] != block["value_empty"]
     shown = edgewise("evaluate", "c.json").output
-    assert "undefined: full and no edge differ by" in shown
+    assert "undefined: full − no edge is" in shown
     assert ", 2 standard errors are " in shown
