@@ -117,9 +117,9 @@ class Evaluation:
     edges_total_by_kind: dict[str, int]
     nodes_by_kind: dict[str, int]
     examples: int = 0
-    units: int = 0
+    units: int = field(default=0, repr=False)
     estimates: Mapping[str, Estimate] = field(default_factory=dict, repr=False)
-    gap_error: float | None = None
+    gap_error: float | None = field(default=None, repr=False)
     spread: Variation | None = field(default=None, repr=False)
 
     def estimate(self, name: str) -> Estimate:

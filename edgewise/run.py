@@ -15,7 +15,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from .discovery.evaluation import curve, evaluate_by
+from .discovery.evaluation import HELD_OUT, curve, evaluate_by
 from .experiment.document import read_spec
 from .experiment.key import Key, key_of
 from .experiment.spec import DiscoverySpec, Experiment, ModelSpec
@@ -43,6 +43,7 @@ from .graphs.roles import HeadRoles
 from .patching.metrics.functions import as_metric
 from .patching.prompts.pair_files import SHAPE, read_pairs, write_pairs
 from .patching.prompts.pairs import Pair, PromptPairs
+from .patching.prompts.splits import PromptSplit
 from .progress import SILENT, Progress, named, prompts_are_there
 from .report.report import write_report
 from .session import Session, make_runner, open_model
@@ -51,11 +52,11 @@ from .steps.compare import CloserLook, InModel, put_together
 from .steps.comparison.paired import ComparedPairs, scoring_for
 from .steps.comparison.scored import ScoredModel, score_model
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
-from .steps.discover import discover
+from .steps.discover import discover, held_out_runner, task_block
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
 from .steps.same_prompts import prompt_difference
-from .steps.stored import experiment_pairs
+from .steps.stored import experiment_pairs, experiment_split
 from .store import names
 from .store.hashes import file_sha256, fingerprint
 from .store.store import Store
@@ -104,6 +105,7 @@ def run(spec: Experiment, output: str | Path, progress: Progress | None = None) 
         job = _Run(spec, store, progress)
         store.write(names.SPEC, names.relocated(spec, store.folder).to_toml())
         job.make_prompts()
+        job.make_test_prompts()
         job.make_repetition_prompts()
         for model in spec.models:
             job.find_circuit(model)
@@ -139,6 +141,7 @@ class _Run:
         self.fingerprint = cache(lambda model: fingerprint(model.source))
         self.by = spec.discovery.metric, spec.discovery.ablation
         self._open: tuple[ModelSpec, Session] | None = None
+        self._split: PromptSplit | None = None
 
     def step(self, name: str, files: Sequence[str], make: Callable[[], None], key: Key) -> None:
         """Do a step unless it is done; `key` is what its files depend on."""
@@ -163,13 +166,16 @@ class _Run:
 
         def make() -> None:
             session = self.session(base)
-            pairs, left_out = experiment_pairs(self.spec, session)
+            split = self._split = experiment_split(self.spec, session)
+            pairs, left_out = split.discovery, split.report
             about = {
                 **{key: getattr(pairs, key) for key in NOTED},
                 "examples": len(pairs),
                 "sha256": pairs.sha256,
                 "left_out": _understood(pairs) if left_out is None else str(left_out),
                 "sample": _shown(pairs.pairs[0], session.loaded.tokenizer),
+                "held_out": split.words or None,
+                "test": task_block(split).get("test"),
             }
             write_pairs(self.store.path(names.PROMPTS), pairs)
             self.store.write(names.TASK, dump_document(about, rows=()))
@@ -181,6 +187,33 @@ class _Run:
             facts["file"] = file_sha256(Path(file))
         self.step("prompts", [names.PROMPTS, names.TASK], make, self.spec.key("task", **facts))
         prompts_are_there(self.progress, self.about_task["origin"])
+
+    def make_test_prompts(self) -> None:
+        """Write the prompt pairs that are held out, if there are any."""
+        test = self.about_task.get("test")
+        if test is None:
+            return
+
+        def make() -> None:
+            split = self._split or experiment_split(self.spec, self.session(self.spec.base))
+            if split.test is None or split.test.sha256 != test["sha256"]:
+                raise PromptError(
+                    "the held-out pairs cannot be made as they were; run into an empty directory."
+                )
+            write_pairs(self.store.path(names.TEST_PROMPTS), split.test)
+
+        key = self.spec.key("task", prompts=self.pairs.sha256, test=test["sha256"])
+        self.step("held-out prompts", [names.TEST_PROMPTS], make, key)
+
+    @cached_property
+    def split(self) -> PromptSplit:
+        """Return the pairs that circuits are found on, with those that are held out."""
+        test, words = self.about_task.get("test"), self.about_task.get("held_out") or ""
+        if test is None:
+            return PromptSplit(self.pairs, words=words)
+        asked = test["asked"]["examples"], test["asked"]["test"]
+        held = replace(self.pairs, pairs=_written(self.store.path(names.TEST_PROMPTS)).pairs)
+        return PromptSplit(self.pairs, held, words, asked, test["seed"])
 
     @cached_property
     def about_task(self) -> dict[str, Any]:
@@ -237,7 +270,7 @@ class _Run:
                 self.check_variant(model, session)
             path, journal = self.store.path(name), self.store.journal(name)
             found = discover(
-                session, self.pairs, spec.discovery, spec.compute,
+                session, self.split, spec.discovery, spec.compute,
                 progress=named(self.progress, model.name), journal=journal,
             )  # fmt: skip
             write_scores(path, found.scores.scores, **found.scores.about)
@@ -250,7 +283,8 @@ class _Run:
 
         prompts = self.pairs.sha256
         parts = ("graph", "discovery", "compute")
-        key = spec.key(*parts, model=self.fingerprint(model), prompts=prompts)
+        test = {"test": self.split.test.sha256} if self.split.test else {}
+        key = spec.key(*parts, model=self.fingerprint(model), prompts=prompts, **test)
         made = [scores_path(name).as_posix(), name]
         if spec.discovery.per_example:
             made.insert(0, examples_path(name).as_posix())
@@ -288,11 +322,16 @@ class _Run:
             )  # fmt: skip
             circuit, report = self.circuit(model).circuit, named(self.progress, model.name)
             report(0, 1, "circuits measured")
-            measured = evaluate_by(runner, circuit, [*map(as_metric, spec.evaluation.metrics)])
+            metrics, first = [*map(as_metric, spec.evaluation.metrics)], runner
+            measured = evaluate_by(runner, circuit, metrics)
             found: dict[str, object] = {"metrics": [one.as_dict() for one in measured]}
-            if spec.evaluation.curve:
+            if self.split.test is not None:
+                first = held_out_runner(self.session(model), self.split, runner)
+                held_out = evaluate_by(first, circuit, metrics)
+                found[HELD_OUT] = [one.as_dict() for one in held_out]
+            if spec.evaluation.curve:  # held out, if anything is
                 scores = read_scores(self.store.path(name), circuit.graph).scores
-                found["curve"] = curve(runner, scores, progress=report).as_dict()
+                found["curve"] = curve(first, scores, progress=report).as_dict()
             if spec.evaluation.control:
                 asked, compute = spec.discovery.but(start=None), spec.compute
                 found["control"] = control(

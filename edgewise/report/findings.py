@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..discovery.evaluation import Curve, Evaluation
+from ..discovery.evaluation import HELD_OUT, Curve, Evaluation, fitted_to_its_prompts
 from ..experiment.spec import Experiment, ModelSpec
 from ..graphs.comparison import Changes, Floor
 from ..graphs.diff import DiffSummary
@@ -51,7 +51,8 @@ class CircuitFindings(NamedTuple):
 
     `measured` has one evaluation for each of the spec's metrics, `pictures` the circuit's and its
     node scores', `strongest` the edges of largest |score|. `control`: what the same discovery finds
-    with the weights redrawn, if it was run.
+    with the weights redrawn, if it was run. `measured` is in sample; `held_out` the same on pairs
+    that were held out, if any were: the curve is then of these.
     """
 
     name: str
@@ -62,6 +63,34 @@ class CircuitFindings(NamedTuple):
     pictures: Sequence[ReportPicture]
     strongest: Sequence[tuple[Edge, float]]
     control: Control | None = None
+    held_out: Sequence[Evaluation] = ()
+
+    def side(self, number: int, held_out: bool) -> Evaluation | None:
+        """Return what was measured by one of the metrics, held out or in sample, if it was."""
+        measured = self.held_out if held_out else self.measured
+        return measured[number] if number < len(measured) else None
+
+    @property
+    def in_sample(self) -> Evaluation | None:
+        """Return the measure by the discovery's metric on the pairs the circuit was found on."""
+        return self._by_its_metric(self.measured)
+
+    @property
+    def first(self) -> Evaluation | None:
+        """Return the measure by the discovery's metric, held out if there is one."""
+        return self._by_its_metric([*self.held_out, *self.measured])
+
+    def _by_its_metric(self, measured: Sequence[Evaluation]) -> Evaluation | None:
+        metric = self.file.discovery["metric"]
+        return next((one for one in measured if one.metric == metric), None)
+
+    @property
+    def gap(self) -> str | None:
+        """Say how far it does otherwise on other prompts than on its own, if beyond chance."""
+        first, own = self.first, self.in_sample
+        if first is None or own is None or not self.held_out:
+            return None
+        return fitted_to_its_prompts(own, first)
 
 
 class ScoreChange(NamedTuple):
@@ -192,6 +221,11 @@ class Findings:
     overlaps: ReportPicture
 
     @property
+    def held_out(self) -> bool:
+        """Tell whether anything was measured on pairs that were held out."""
+        return any(one.held_out for one in self.circuits)
+
+    @property
     def paired(self) -> bool:
         """Tell whether ablated edges carry what the corrupted prompt gives."""
         return get_ablation(self.spec.discovery.ablation).paired
@@ -220,20 +254,25 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
     """Read what a finished run found; a FileFormatError says which file is missing or damaged."""
     task, evaluated = (read_json(folder / name) for name in (names.TASK, names.EVALUATION))
     options = (task.get("origin") or {}).get("options") or {}
-    prompts = {"left_out": None, **task, "options": options}
+    prompts = {"left_out": None, "test": None, "held_out": None, **task, "options": options}
     circuits = []
     for model in spec.models:
         source, found = names.circuit_name(model), evaluated["models"][model.name]
         file = read_circuit(folder / source)
         assert file.edge_scores is not None  # CircuitFile.__post_init__
         most = min(STRONGEST, len(file.circuit))
-        measured = [Evaluation.from_dict(one) for one in found["metrics"]]
+        measured, held_out = (
+            [Evaluation.from_dict(one) for one in found.get(key, [])]
+            for key in ("metrics", HELD_OUT)
+        )
         curve = Curve(**found["curve"]) if "curve" in found else None
         made = Control(**found["control"]) if "control" in found else None
         pictures = _pictures(spec, source, f"the circuit of {model.name}", model.name)
         strongest = _strongest(file.circuit.graph, file.edge_scores, most)
         circuits.append(
-            CircuitFindings(model.name, source, file, measured, curve, pictures, strongest, made)
+            CircuitFindings(
+                model.name, source, file, measured, curve, pictures, strongest, made, held_out
+            )
         )
     diffs = [_diff(spec, folder, variant) for variant in spec.variants]
     overlaps = ReportPicture("overlap of every two circuits", names.overlap_names(spec))

@@ -22,6 +22,8 @@ from .page import to_page
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from ..discovery.uncertainty.bootstrap import Estimate
+
 
 def write_report(spec: Experiment, folder: Path) -> None:
     """Write report.md and report.html of a finished run; a FileFormatError says what is damaged."""
@@ -116,6 +118,19 @@ def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("-0.000", "0.000")
 
 
+def interval(found: Estimate) -> str:
+    """Write the ends of an interval, a dash where there is none."""
+    return "–" if found.interval is None else f"{found.low:.3g} to {found.high:.3g}"
+
+
+def estimate(found: Estimate) -> str:
+    """Write a ratio with its interval, or that it is undefined."""
+    if found.value is None:
+        return "undefined"
+    ends = "" if found.interval is None else f" [{found.low + 0.0:.2f}, {found.high + 0.0:.2f}]"
+    return ratio(found.value) + ends
+
+
 def number(value: float | None) -> str:
     """Write a number with four digits, a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"
@@ -130,7 +145,7 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}".replace("-0%", "0%")
 
 
-_OWN = (text, code, codes, fenced, links, settings, ratio, number, percent)
+_OWN = (text, code, codes, fenced, links, settings, ratio, number, percent, interval, estimate)
 FILTERS = {
     **{one.__name__: one for one in _OWN},
     "whole": "{:,}".format,

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..experiment.spec import Experiment, ModelSpec
 
 PROMPTS = "prompts.jsonl"
+TEST_PROMPTS = "test-prompts.jsonl"
 TASK = "task.json"
 EVALUATION = "evaluation.json"
 REPORT = "report.md"

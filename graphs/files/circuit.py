@@ -260,7 +260,7 @@ class CircuitFile:
     task: TaskBlock
     discovery: DiscoveryBlock
     certificate: CertificateBlock = field(repr=False)
-    measures: Mapping[str, Any] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict, repr=False)
     edge_scores: np.ndarray | None = field(default=None, repr=False)
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)
     path: Path | None = None

@@ -279,3 +279,49 @@ def test_a_ratio_within_two_errors_is_undefined_in_words_and_null(
     shown = edgewise("evaluate", "c.json").output
     assert "undefined: full − no edge is" in shown
     assert ", 2 standard errors are " in shown
+
+
+# -- a run -----------------------------------------------------------------------------------------
+
+
+def test_a_run_measures_on_both_sides_and_tells_held_out_first(
+    edgewise: Any, models: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "spec.toml").write_text(
+        f"""
+        [[models]]
+        source = "{models["llama"]}"
+        name = "base"
+        [task]
+        name = "induction"
+        examples = 12
+        test = 16
+        [discovery]
+        method = "eap-ig"
+        top = 40
+        [evaluation]
+        metrics = ["logit_diff", "kl"]
+        curve = true
+        [drawing]
+        formats = []
+        """
+    )
+    first = json.loads(edgewise("run", "spec.toml", "-o", "out", "--json").output)
+    assert "held-out prompts" in first["made"]
+    again = json.loads(edgewise("run", "spec.toml", "-o", "out", "--json").output)
+    assert not again["made"]
+    measured = json.loads((tmp_path / "out/evaluation.json").read_text())["models"]["base"]
+    file = read_circuit(tmp_path / "out/circuits/base.json")
+    assert [one["examples"] for one in measured["metrics"]] == [12, 12]
+    assert [one["examples"] for one in measured["held_out"]] == [16, 16]
+    held, own = (file.measures[name] for name in ("held_out", "in_sample"))
+    assert measured["held_out"][0]["value_circuit"] == pytest.approx(held["value_circuit"])
+    assert measured["metrics"][0]["value_circuit"] == pytest.approx(own["value_circuit"])
+    assert len((tmp_path / "out/test-prompts.jsonl").read_text().splitlines()) == 16
+    text = (tmp_path / "out/report.md").read_text()
+    assert "on 16 pairs that were held out" in text
+    assert text.index("**held out**") < text.index("In sample, on the 12 pairs")
+    assert text.count("| 95% interval |") == 4
+    assert "held out: 16 others" in text
+    spec = (tmp_path / "out/spec.toml").read_text()
+    assert "test = 16" in spec

@@ -90,8 +90,8 @@ def test_measured_values_are_in_the_tables(result: tuple[Experiment, RunResult])
         for row, name in zip(rows_of(text, f"`{metric}`"), ("base", "my_variant"), strict=True):
             found = evaluation[name]["metrics"][index]
             assert row[0] == escaped(name)
-            assert row[1] == ratio(found["faithfulness"])
-            assert row[2] == ratio(found["completeness"])
+            for cell, key in ((row[1], "faithfulness"), (row[2], "completeness")):
+                assert cell == ("undefined" if found["undefined"] else ratio(found[key]))
             keys = ("value_full", "value_circuit", "value_empty", "value_complement")
             assert row[3:] == [number(found[key]) for key in keys]
     sizes = rows_of(text, "circuit of")
@@ -115,7 +115,11 @@ def test_the_first_lines_say_what_was_found(result: tuple[Experiment, RunResult]
     total, measures = file.circuit.graph.edge_count, file.measures
     assert text.startswith("# tiny\\_models\n\nTwo \\*random\\* models.\n\n* **base**: 40 of ")
     assert f"40 of {total:,} edges ({40 / total:.2%}) give `logit_diff`" in text
-    assert f"faithfulness {measures['faithfulness']:.3f}." in text
+    said = f"{measures['faithfulness']:.3f}."
+    if measures["in_sample"]["faithfulness"] is None:
+        said = "is undefined: full − no edge is"
+    assert f"faithfulness {said}" in text
+    assert "In sample only, on 4 pairs: nothing was held out." in text
     edges = read_diff(done.diffs["my_variant"]).diff.summary().edges
     assert (
         f"share {edges.shared} edges; {edges.only_a} are only in base, {edges.only_b} only in "
