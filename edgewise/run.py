@@ -335,7 +335,7 @@ class _Run:
             if spec.evaluation.control:
                 asked, compute = spec.discovery.but(start=None), spec.compute
                 found["control"] = control(
-                    self.session(model), self.pairs, asked, circuit, compute, report
+                    self.session(model), (self.pairs, self.pairs), asked, circuit, compute, report
                 ).as_dict()
             self.write_evaluation({**self.evaluations(), model.name: found})
 

@@ -163,7 +163,7 @@ def discover(
         show.understood(pairs.discovery.origin)
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
-        found = controlled(found, session, pairs.discovery, request, progress)
+        found = controlled(found, session, pairs, request, progress)
     if sidecar is not None:
         write_scores(output, found.scores.scores, **found.scores.about)
     if found.examples is not None:

@@ -15,7 +15,7 @@ from .given import check_percent, foreign, is_folder, read_own
 from .options import COUNT, FILE, option
 
 if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile, DiffFile
+    from ..graphs.files import CircuitFile, DiffFile, MatrixFile
     from ..visualize.charts.heat_map import ScoredSide
     from ..visualize.pictures import Picture
 
@@ -25,9 +25,13 @@ MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
 
 
-@click.command(short_help="Draw circuits, a diff or a timeline to SVG, PNG, PDF, HTML, DOT.")
+@click.command(short_help="Draw circuits, a diff, timeline or matrix to SVG, PNG, PDF, HTML, DOT.")
 @click.argument(
-    "files", type=FILE, metavar="CIRCUIT.json|DIFF.json|TIMELINE.json …", nargs=-1, required=True
+    "files",
+    type=FILE,
+    metavar="CIRCUIT.json|DIFF.json|TIMELINE.json|MATRIX.json …",
+    nargs=-1,
+    required=True,
 )
 @option(
     "-o --output FILE",
@@ -173,13 +177,15 @@ Outcome = tuple[Mapping[str, object], str]
 
 def _draw_edges(request: Request) -> Outcome:
     from ..graphs.errors import EdgewiseError
-    from ..graphs.files import CircuitFile, TimelineFile, read_drawable
+    from ..graphs.files import CircuitFile, MatrixFile, TimelineFile, read_drawable
     from ..progress import reporting
     from ..visualize.charts.timeline import draw_checkpoints
     from ..visualize.draw import draw as render
 
     (path,) = request.files
     found = _own(request, path, read_drawable)
+    if isinstance(found, MatrixFile):
+        return _draw_matrix(request, found)
     if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
             f"--roles is for a circuit, and {path} is none. Of a diff, measure the roles in both "
@@ -208,6 +214,24 @@ def _draw_edges(request: Request) -> Outcome:
             drawn = picture.edges
     which = f"; the strongest that lead somewhere, {most:,} at most" if drawn < most else ""
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
+
+
+def _draw_matrix(request: Request, found: MatrixFile) -> Outcome:
+    from ..visualize.charts.matrix import draw_matrix
+    from ..visualize.draw import accepted_suffixes, write_scene
+
+    for given, flag in ((request.top, "--top"), (request.roles, "--roles")):
+        if given is not None:
+            raise click.UsageError(f"{flag} is for circuits; {request.files[0]} is a matrix.")
+    if Path(request.output).suffix.lower() == ".dot":
+        endings = ", ".join(accepted_suffixes(scene=True))
+        raise click.UsageError(f"a matrix is no graph, so it has no .dot; accepted: {endings}.")
+    name = Path(str(found.model["name"])).name
+    scene = draw_matrix(found, title=request.titled(f"Circuits and tasks in {name}"))
+    write_scene(scene, request.output)
+    size = {"tasks": len(found.tasks), "circuits": len(found.circuits)}
+    words = f"{size['tasks']} tasks, {size['circuits']} circuits"
+    return {"kind": "matrix", **size}, words
 
 
 def _own(

@@ -20,6 +20,8 @@ from .example_scores import (
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, scores_path, write_scores
+from .tables import matrix as matrix_file
+from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .timeline import TimelineFile, read_timeline, write_timeline
 from .transplant import TransplantFile, read_transplant, write_transplant
 
@@ -27,6 +29,7 @@ __all__ = [
     "CircuitFile",
     "DiffFile",
     "ExampleScoresFile",
+    "MatrixFile",
     "RolesFile",
     "ScoresFile",
     "TimelineFile",
@@ -40,6 +43,7 @@ __all__ = [
     "read_diff",
     "read_drawable",
     "read_example_scores",
+    "read_matrix",
     "read_roles",
     "read_scores",
     "read_timeline",
@@ -49,6 +53,7 @@ __all__ = [
     "write_circuit",
     "write_diff",
     "write_example_scores",
+    "write_matrix",
     "write_roles",
     "write_scores",
     "write_timeline",
@@ -67,10 +72,13 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
 
 
 @typed
-def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile:
-    """Read a circuit, diff or timeline file; a FileFormatError says if it is none of these."""
-    formats = {one.FORMAT: one.VERSION for one in (circuit_file, diff_file, timeline_file)}
-    parsed = read_document(path, "a circuit, diff or timeline file", formats)
+def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile | MatrixFile:
+    """Read a circuit, diff, timeline or matrix file; a FileFormatError says if it is none."""
+    modules = (circuit_file, diff_file, timeline_file, matrix_file)
+    formats = {one.FORMAT: one.VERSION for one in modules}
+    parsed = read_document(path, "a circuit, diff, timeline or matrix file", formats)
+    if parsed["format"] == matrix_file.FORMAT:
+        return read_matrix(path, parsed)
     if parsed["format"] == timeline_file.FORMAT:
         return read_timeline(path, parsed)
     return (

@@ -249,19 +249,19 @@ def test_a_control_finds_a_circuit_of_its_own() -> None:
     session, pairs = open_model(tiny("llama")), tiny_pairs()
     spec = DiscoverySpec("eap-ig", select=Selection(top=10))
     circuit = Circuit(session.graph, random_mask(session.graph, 0.1, 0))
-    found = control(session, pairs, spec, circuit)
+    found = control(session, (pairs, pairs), spec, circuit)
     assert found.edges == 10
     assert found.refused is None
     assert found.jaccard is not None
     assert 0 <= found.jaccard < 1
-    assert found == control(session, pairs, spec, circuit)
-    assert found != control(session, pairs, spec, circuit, seed=1)
+    assert found == control(session, (pairs, pairs), spec, circuit)
+    assert found != control(session, (pairs, pairs), spec, circuit, seed=1)
 
 
 def test_a_control_that_the_method_refuses_is_told() -> None:
     session, pairs = open_model(tiny("llama")), tiny_pairs()
     spec = DiscoverySpec("eap-ig", select=Selection(top=10**6))
-    found = control(session, pairs, spec, Circuit.empty(session.graph))
+    found = control(session, (pairs, pairs), spec, Circuit.empty(session.graph))
     assert found.refused is not None
     assert found.refused.startswith("top is 1,000,000, but the model's graph has")
     assert found.as_dict()["faithfulness"] is None
@@ -282,7 +282,8 @@ def test_claims_on_the_command_line(edgewise: Run, circuit: Path) -> None:
     assert "tests: 31 circuits are run" in result.stderr
     for words in ("partial necessity", "worst pairings", "worst gates", "control, redrawn"):
         assert words in result.stdout
-    assert max(map(len, result.stdout.split("sufficiency  ")[0].splitlines())) <= 80
+    shown = result.stdout.partition("tests, by")[2].partition("\n\n")[0]
+    assert max(map(len, shown.splitlines())) <= 80
     found = json.loads(edgewise(*line, "--json").stdout)
     assert [set(row) for row in found["tests"]["tests"]] == [
         {"test", "p", "draws", "seen", "means"}

@@ -36,8 +36,8 @@ def claims_of(
 ) -> Claims:
     """Put a circuit to what a spec asks for.
 
-    `measured`: by what it is measured, on held-out pairs if there are any, and the pairs on which
-    a control repeats its discovery.
+    `measured`: by what it is measured, and so is a control, on held-out pairs if there are any;
+    and the pairs on which the control repeats its discovery.
 
     Raises:
         EdgewiseError: a control of a circuit whose discovery is not known, or without its model.
@@ -59,6 +59,6 @@ def claims_of(
         discovery = DiscoverySpec.of_circuit(circuit)
         compute = ComputeSpec(batch_size=runner.batch_size)
         found["control"] = control(
-            model, pairs, discovery, whole, compute, progress, spec.draw_seed
+            model, (pairs, runner.pairs), discovery, whole, compute, progress, spec.draw_seed
         )
     return found

@@ -21,6 +21,7 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, within_memory
 from ...graphs.overlap import Overlap
 from ...patching.prompts.pairs import PromptPairs
+from ...patching.prompts.splits import PromptSplit
 from ...progress import Progress, named
 from ...session import Session, make_runner, open_model
 from ..discover import Found, discover
@@ -89,7 +90,7 @@ def redrawn(session: Session, seed: int = 0) -> Session:
 
 def control(
     session: Session,
-    pairs: PromptPairs,
+    pairs: tuple[PromptPairs, PromptPairs],
     spec: DiscoverySpec,
     circuit: Circuit,
     compute: ComputeSpec | None = None,
@@ -98,19 +99,21 @@ def control(
 ) -> Control:
     """Repeat a discovery with the weights redrawn; `circuit` is what it found in the model itself.
 
-    Takes the discovery's time once more, and the model's memory a second time.
+    `pairs`: those it is found on, and those it is measured on. Takes the discovery's time once
+    more, and the model's memory a second time.
     """
+    seen, measured = pairs
     progress = named(progress, "control")
     other = redrawn(session, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # doubts are of the redrawn model, and expected
         try:
-            found = discover(other, pairs, spec, compute, progress=progress, allow_empty=True)
+            found = discover(other, seen, spec, compute, progress=progress, allow_empty=True)
         except EdgewiseError as error:
-            return Control(seed, spec.metric, len(pairs), refused=str(error))
+            return Control(seed, spec.metric, len(measured), refused=str(error))
     mine = found.file.circuit
     runner = make_runner(
-        other, pairs, metric=spec.metric, ablation=spec.ablation,
+        other, measured, metric=spec.metric, ablation=spec.ablation,
         batch_size=None if compute is None else compute.batch_size,
     )  # fmt: skip
     each = runner.measure_each([Circuit.full(mine.graph), mine, Circuit.empty(mine.graph)])[0]
@@ -119,7 +122,7 @@ def control(
     spread = float(gaps.std(ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else 0.0
     overlap = Overlap(mine.graph.edge_count, len(circuit), len(mine), len(circuit & mine))
     return Control(
-        seed, spec.metric, len(pairs), value_full=full, value_circuit=own, value_empty=empty,
+        seed, spec.metric, len(measured), value_full=full, value_circuit=own, value_empty=empty,
         faithfulness=ratio(own, full, empty, max(runner.floor, 2 * spread)), edges=len(mine),
         jaccard=overlap.jaccard, expected_jaccard=overlap.expected,
     )  # fmt: skip
@@ -128,7 +131,7 @@ def control(
 def controlled(
     found: Found,
     session: Session,
-    pairs: PromptPairs,
+    pairs: PromptSplit,
     asked: Experiment,
     progress: Progress | None = None,
 ) -> Found:
@@ -139,6 +142,7 @@ def controlled(
     if not asked.evaluation.control:
         return found
     spec, file = asked.discovery.but(start=None), found.file
-    made = control(session, pairs, spec, file.circuit, asked.compute, progress)
+    both = (pairs.discovery, pairs.test or pairs.discovery)
+    made = control(session, both, spec, file.circuit, asked.compute, progress)
     measures = {**file.measures, "control": made.as_dict()}
     return replace(found, file=replace(file, measures=measures))

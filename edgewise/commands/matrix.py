@@ -1,0 +1,189 @@
+"""`edgewise matrix`: several circuits on several tasks, kept and cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..graphs.errors import EdgewiseError
+from . import options, show
+from .options import COUNT, FILE, Flags, option
+
+if TYPE_CHECKING:
+    from ..experiment.task import TaskSpec
+    from ..graphs.files import CircuitFile
+    from ..graphs.files.tables.matrix import MatrixFile, MatrixRow
+
+TITLES = {
+    "kept": "faithfulness of each circuit on each task",
+    "cut": "what is left of each task without the circuit",
+}
+
+
+@click.command(short_help="Measure several circuits on several tasks, kept and cut out.")
+@options.model_option
+@option("--tasks NAMES", "Tasks, or files of prompt pairs, with commas between.", required=True)
+@option(
+    "--circuits FILES",
+    "Circuit files, with commas between; default: the usual method finds one for each task.",
+)
+@option("--examples N", "Pairs of each task that circuits are found on; default 64.", type=COUNT)
+@options.test_option
+@option("--seed N", "Decides which pairs a built-in task makes; default 0.", type=click.IntRange(0))
+@options.measure_options(searching=False)
+@option("--random K", "Random circuits of each circuit's size; default 10.", type=COUNT)
+@option("--draw-seed N", "Decides which random circuits; default 0.", type=click.IntRange(0))
+@option("-o --output MATRIX.json", "Write the matrix, and beside it the circuits found.", type=FILE)
+@options.graph_options
+@options.compute_options
+@options.json_option
+@options.with_flags
+def matrix(
+    model: str, tasks: str, circuits: str | None, flags: Flags, output: str | None, as_json: bool
+) -> None:
+    """Measure what circuits keep of tasks, and what is left of the tasks without them.
+
+    A circuit that is a task's own keeps that task and little of the others; cut out of the model,
+    that task suffers and the others do not. Beside each number stands the median of random circuits
+    of as many edges of each kind, and how many of them the circuit beats.
+    """
+    from ..experiment.spec import ComputeSpec, EvaluationSpec, GraphSpec
+    from ..graphs.files import write_circuit
+    from ..graphs.files.tables.matrix import TABLES, write_matrix
+    from ..progress import reporting
+    from ..session import open_model
+    from ..steps.claims.matrix import RANDOM, circuits_needed, task_matrix
+
+    wanted, files = _tasks(tasks, flags), None if circuits is None else _circuits(circuits)
+    names = [one.name for one in wanted]
+    beside = {} if output is None or files is not None else _beside(output, names)
+    for path in filter(None, (output, *beside.values())):
+        options.claim(path)
+    metrics = (flags["metric"],) if flags["metric"] else ()
+    spec = flags.over(EvaluationSpec(metrics))
+    compute: ComputeSpec = flags.compute()
+    graph = flags.over(GraphSpec())
+    for one in (files or {}).values():
+        graph = GraphSpec.of_graph(one.circuit.graph)
+        break
+    count = circuits_needed(len(wanted), len(files or wanted), spec.random or RANDOM)
+    show.aside(f"{count:,} circuits are run")
+    with reporting() as progress:
+        progress.say(f"loading and lifting {model}")
+        session = open_model(model, graph, compute, progress=progress)
+        made = task_matrix(session, wanted, files, spec, compute, progress)
+    for name, path in beside.items():
+        write_circuit(path, made.found[name])
+    if output is not None:
+        write_matrix(output, made.file)
+    if as_json:
+        show.emit({**made.file.as_dict(), "written": output}, rows=TABLES)
+        return
+    _print(made.file)
+    show.written(output)
+    for path in beside.values():
+        show.line(f"         {path}")
+
+
+def _tasks(text: str, flags: Flags) -> list[TaskSpec]:
+    """Return the tasks that are named, each made as the flags say."""
+    from ..experiment.task import TaskSpec
+
+    names = _listed("tasks", text)
+    with options.usage():
+        found = [TaskSpec.named(one, **flags.only("examples", "test", "seed")) for one in names]
+        called = [one.name for one in found]
+        if twice := [name for name in called if called.count(name) > 1]:
+            raise EdgewiseError(f"--tasks names '{twice[0]}' twice; accepted: each once.")
+    return found
+
+
+def _circuits(text: str) -> dict[str, CircuitFile]:
+    """Read circuit files, called as the files are."""
+    from ..graphs.files import read_circuit
+
+    found: dict[str, CircuitFile] = {}
+    for path in _listed("circuits", text):
+        name = Path(path).name.removesuffix(".json")
+        if name in found:
+            raise EdgewiseError(
+                f"two circuits are called '{name}', by their files' names; rename one of them."
+            )
+        found[name] = read_circuit(path)
+    return found
+
+
+def _listed(option: str, text: str) -> list[str]:
+    names = [one.strip() for one in text.split(",") if one.strip()]
+    if not names:
+        raise click.UsageError(f"--{option} names none; accepted: names with commas between them.")
+    return names
+
+
+def _beside(output: str, names: list[str]) -> dict[str, str]:
+    """Name the files of the circuits that are found, beside the matrix."""
+    stem = output.removesuffix(".json")
+    return {name: f"{stem}.{name}.json" for name in names}
+
+
+def _print(found: MatrixFile) -> None:
+    how = found.matrix
+    show.facts(
+        ("model", found.model["name"]),
+        ("measured", f"{how['metric']}, {how['ablation']} ablation"),
+        ("random", f"{how['random']} circuits of each circuit's size"),
+    )
+    tasks = [(t["name"], t["task"]["examples"], t["full"], t["empty"]) for t in found.tasks]
+    show.table(("task", "pairs", "full model", "no edge"), tasks)
+    circuits = [(one["name"], one["edges"], one["nodes"]) for one in found.circuits]
+    show.table(("circuit", "edges", "nodes"), circuits)
+    for name, title in TITLES.items():
+        rows: list[MatrixRow] = getattr(found, name)
+        heads = ("task", "circuit", "f", "low", "high", "random", "beats")
+        show.table(heads, map(_row, rows), title=title, left=(0, 1))
+    if found.overlap:
+        columns = ("circuit", "other", "edges", "chance", "nodes", "by_chance")
+        cells = [
+            (one["circuit"], one["other"], *(show.ratio(value) for value in _numbers(one)))
+            for one in found.overlap
+        ]
+        show.table(columns, cells, title="overlap (Jaccard)", left=(0, 1))
+    show.line()
+    for words in _read(found):
+        show.line(words)
+
+
+def _row(row: MatrixRow) -> tuple[object, ...]:
+    numbers = (show.ratio(row[key]) for key in ("f", "low", "high", "random"))
+    beats = row["beats"]
+    return row["task"], row["circuit"], *numbers, "-" if beats is None else f"{beats:.0f}%"
+
+
+def _numbers(row: Mapping[str, object]) -> Iterator[float]:
+    for key in ("edges", "chance", "nodes", "by_chance"):
+        value = row[key]
+        assert isinstance(value, float)
+        yield value
+
+
+def _read(found: MatrixFile) -> Iterator[str]:
+    """Say what the diagonal shows, and where a number means nothing."""
+    from ..steps.claims.matrix import diagonal
+
+    sums = diagonal(found)
+    if "kept" in sums:
+        own, other = sums["kept"]
+        yield f"Circuits keep {own:.2f} of their own tasks and {other:.2f} of the others."
+    if "cut" in sums:
+        own, other = sums["cut"]
+        yield f"Without them {own:.2f} is left of their own tasks and {other:.2f} of the others."
+    undefined = {row["task"] for row in found.kept if row["f"] is None}
+    if undefined:
+        tasks = ", ".join(sorted(undefined))
+        yield f"Undefined on {tasks}: full model and no edge do not differ beyond chance."
+    same = [one["name"] for one in found.tasks if not one["held_out"]]
+    if same:
+        yield f"Nothing is held out of {', '.join(same)}: circuits may have been found there."

@@ -1,0 +1,1 @@
+"""Files of tables: what several circuits measure on several tasks."""
