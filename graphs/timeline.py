@@ -165,34 +165,47 @@ class Timeline:
             for node in self.union.nodes[:-1]  # `logits` is always the last
         )
 
+    def _circuit(self, i: int) -> Circuit:
+        if not -len(self) <= i < len(self):
+            raise EdgewiseError(
+                f"checkpoint {i} is none of the timeline's; accepted: 0 to {len(self) - 1}."
+            )
+        return self.circuits[i]
+
     # -- from one checkpoint to another ---------------------------------------------------------
 
+    @typed
     def born(self, i: int) -> Circuit:
         """Keep the edges of checkpoint i that the one before lacks; of the first, none."""
-        now = self.circuits[i]
+        now = self._circuit(i)
         return now - (self.circuits[i - 1] if i else now)
 
+    @typed
     def died(self, i: int) -> Circuit:
         """Keep the edges that checkpoint i lacks and the one before has; of the first, none."""
-        now = self.circuits[i]
+        now = self._circuit(i)
         return (self.circuits[i - 1] if i else now) - now
 
+    @typed
     def change(self, i: int, j: int) -> Change:
         """Compare checkpoint i with checkpoint j, the later one."""
-        summary = CircuitDiff(self.circuits[i], self.circuits[j]).summary()
+        summary = CircuitDiff(self._circuit(i), self._circuit(j)).summary()
         weights = [np.where(self.circuits[k].kept, self.scores[k], 0.0) for k in (i, j)]
         return Change(summary.edges, summary.nodes, weighted_overlap(*weights))
 
+    @typed
     def to_last(self, i: int) -> Change:
         """Compare checkpoint i with the one before; the first with itself."""
         return self.change(max(i - 1, 0), i)
 
+    @typed
     def to_first(self, i: int) -> Change:
         """Compare checkpoint i with the first."""
         return self.change(0, i)
 
     # -- which matter ---------------------------------------------------------------------------
 
+    @typed
     def peak(self, thing: Edge | Node | str) -> float:
         """Return an edge's largest |score| where a circuit has it, 0 without scores."""
         return float(self.peaks[self.graph.locate(str(thing))])
@@ -204,10 +217,12 @@ class Timeline:
         found: np.ndarray = np.where(kept, np.abs(np.nan_to_num(self.scores)), 0.0).max(axis=0)
         return found
 
+    @typed
     def longest(self, most: int) -> list[Life]:
         """List the edges alive at most checkpoints; among equals the larger |score| first."""
         return sorted(self.edges, key=lambda one: (-one.length, -self.peak(one.thing)))[:most]
 
+    @typed
     def newest(self, most: int) -> list[Life]:
         """List the edges that appear latest, not at first; of equals the larger |score| first."""
         appeared = [life for life in self.edges if life.born]

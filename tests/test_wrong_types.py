@@ -62,6 +62,7 @@ FUNCTIONS = (
     "edgewise.discovery.registry.Option",
     "edgewise.patching.ablations.registry.Ablation",
     "edgewise.patching.tasks._registry.Task",
+    "edgewise.graphs.timeline.Timeline",
     "edgewise.visualize.draw.write_scene",
     "edgewise.visualize.subject.Drawing",
     "edgewise.visualize.subject.Fade",
@@ -272,6 +273,28 @@ def test_a_wrong_type_is_refused_by_name(
                     if given in checks and not checks[given].takes(value):
                         problems.append(f"{given}={what}: taken")
     assert not problems, "\n".join(problems)
+
+
+REPEATED = {
+    name: key
+    for name, call in CALLS.items()
+    for key, one in call.parameters.items()
+    if one.kind is Kinds.VAR_POSITIONAL
+}
+
+
+@pytest.mark.parametrize("name", sorted(REPEATED))
+def test_a_wrong_type_among_values_that_may_be_repeated_is_refused_by_name(
+    name: str, fitting: dict[str, Any], tmp_path: Path
+) -> None:
+    call, key = CALLS[name], REPEATED[name]
+    subject = () if not call.method else (fitting[name.partition(".")[0]],)
+    checks = _Arguments.of(call.make, name).checks
+    first = others(call, key, checks, fitting).values()
+    for value in wrong_values(tmp_path).values():
+        if not checks[key].takes(value):
+            with pytest.raises(EdgewiseError, match=key):
+                call.make(*subject, *first, value)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

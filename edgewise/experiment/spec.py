@@ -26,7 +26,7 @@ from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
 from ..graphs.calls.typed import typed
-from ..graphs.errors import EdgewiseError
+from ..graphs.errors import EdgewiseError, unknown
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
@@ -648,6 +648,7 @@ class Experiment(Part):
             circuit=found,
         )  # fmt: skip
 
+    @typed
     def on(self, *models: str) -> Experiment:
         """Return the same experiment on other models, which may need another batch size.
 
@@ -667,6 +668,7 @@ class Experiment(Part):
         """Return the other models."""
         return self.models[1:]
 
+    @typed
     def key(self, *parts: str, **facts: object) -> Key:
         """Return what a result of these parts, by name, and facts depends on; see `key_of`.
 
@@ -675,6 +677,9 @@ class Experiment(Part):
         if not parts:
             pairs = self.task.file if self.circuit is None else self.circuit.task["sha256"]
             facts = {"models": [one.source for one in self.models], "pairs": pairs, **facts}
+        for name in parts:
+            if name not in TABLES:
+                raise unknown("name in `parts`", name, TABLES)
         return key_of(*(getattr(self, name) for name in parts or TABLES), **facts)
 
     def to_document(self) -> dict[str, Document]:
