@@ -491,6 +491,7 @@ _PLAIN: Mapping[str, Check] = {
     ),
     "PathLike": Check(lambda value: isinstance(value, os.PathLike), "a path", by_class=True),
     "Callable": Check(callable, "a function"),
+    "Norm": Check(callable, "a Norm, or a function in its place"),
     "Progress": Check(callable, "a function of what is done, the total and a word"),
     "PreTrainedTokenizerBase": Check(
         lambda value: callable(value) or hasattr(value, "encode"), "a tokenizer"
