@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..graphs.errors import EdgewiseError
+from ..graphs.errors import EdgewiseError, unknown
 from ..graphs.scores import Scores
 from .uncertainty.bootstrap import (
     DEFINED,
@@ -89,6 +90,7 @@ class Variation:
         return {"quantiles": {"levels": list(LEVELS), **quantiles}, "worst_pairs": worst}
 
 
+@typed
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured of a circuit: a metric's means as they are and as losses, and sizes.
@@ -122,10 +124,13 @@ class Evaluation:
     gap_error: float | None = field(default=None, repr=False)
     spread: Variation | None = field(default=None, repr=False)
 
+    @typed
     def estimate(self, name: str) -> Estimate:
         """Return one of `PARTS` or `RATIOS` with its interval; without a value if undefined."""
         if name in self.estimates:
             return self.estimates[name]
+        if name not in (*PARTS, *RATIOS):
+            raise unknown("estimate, `name`,", name, (*PARTS, *RATIOS))
         value = getattr(self, name if name in RATIOS else f"value_{name}")
         return Estimate(value, math.nan, math.nan)
 
@@ -153,6 +158,7 @@ class Evaluation:
         return None if found is None else list(found)
 
     @staticmethod
+    @typed
     def from_dict(values: Mapping[str, Any]) -> Evaluation:
         """Return what `as_dict` wrote; older ones have no intervals."""
         known = {one.name for one in fields(Evaluation)}

@@ -193,6 +193,7 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Method": edgewise.get_method("eap"), "Ablation": get_ablation("zero"),
         "Task": get_task("induction"), "Foreign": edgewise.read_foreign(folder / "graph.json"),
         "Target": next(iter(runner.chunks())).target, "Found": found,
+        "Evaluated": edgewise.evaluate(session, found.file, pairs),
         "Evaluation": found.evaluation, "models": str(folder), "name": "induction",
         "Session": session, "PromptPairs": pairs, "CircuitFile": found.file, "Circuit": circuit,
         "Scores": scores, "ComputationGraph": session.graph, "ScoresFile": found.scores,
@@ -351,7 +352,7 @@ def test_arguments_that_are_missing_or_too_many_are_refused_by_name(
         ),
         (
             lambda f: edgewise.discover(f["Session"], "ioi", method="eap"),
-            "`pairs` is 'ioi'; accepted: a PromptPairs (from open_task or read_pairs) or None.",
+            "`pairs` is 'ioi'; accepted: a PromptPairs (from open_task or read_pairs) or",
         ),
         (lambda f: f["Scores"].top("5"), "top: `n` is '5'; accepted: a whole number."),
         (lambda f: f["Scores"].top(True), "top: `n` is True; accepted: a whole number."),
