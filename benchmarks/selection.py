@@ -1,0 +1,99 @@
+"""Compare ways to choose a circuit of all edges' scores, over all built-in tasks.
+
+    python benchmarks/selection.py [--model smollm2-135m] [--pairs 64] [--tasks ioi induction]
+
+Scores are those of the default method. Every circuit is measured on as many pairs that were not
+seen. Sizes: 200 edges by |score|, by score, and by score on ways from the embedding to the logits;
+the fewest that reach .9 in the sample, by |score| and by score on ways; and those that a discovery
+keeps if nothing is said (`Selection.usual`). Prints one Markdown row for each task and way: edges,
+faithfulness in the sample, and held out with its 95% interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import torch
+
+from edgewise.discovery.evaluation import least_size
+from edgewise.discovery.registry import Discovery, scoring_method
+from edgewise.discovery.uncertainty.bootstrap import Estimate, clusters_of, faithfulness_estimate
+from edgewise.experiment.spec import Selection
+from edgewise.graphs.circuit import Circuit
+from edgewise.patching.run.runner import Runner
+from edgewise.patching.tasks import TASKS
+from edgewise.session import make_runner, open_model, open_split
+from edgewise.steps.discover import selected
+
+MOST = 1 << 14  # edges of a size that is looked for in the sample
+
+
+def measured(runner: Runner, circuit: Circuit) -> Estimate:
+    """Estimate a circuit's faithfulness on a runner's pairs."""
+    graph = runner.graph
+    full, kept, empty = runner.measure_each([Circuit.full(graph), circuit, Circuit.empty(graph)])[0]
+    clusters = clusters_of([pair.group or "" for pair in runner.pairs])
+    return faithfulness_estimate(full, kept, empty, clusters, runner.floor)
+
+
+def ways(runner: Runner, found: Discovery) -> Iterator[tuple[str, Circuit | None]]:
+    """Yield names of ways to choose, and the circuits; None where more than `MOST` are needed."""
+    for name, how in (
+        ("top 200, absolute", Selection(top=200)),
+        ("top 200, signed", Selection(top=200, signed=True)),
+        ("top 200, signed, connected", Selection(top=200, signed=True, connected=True)),
+    ):
+        yield name, selected(runner, found, how).circuit
+    for name, absolute, connected in (
+        (".9 in sample, absolute", True, False),
+        (".9 in sample, signed, connected", False, True),
+    ):
+
+        def top(k: int, absolute: bool = absolute, connected: bool = connected) -> Circuit:
+            circuit = found.scores.top(k, absolute=absolute)
+            return circuit.prune_dangling() if connected else circuit
+
+        def reached(k: int) -> bool:
+            value = measured(runner, top(k)).value
+            return value is not None and value >= 0.9
+
+        size = least_size(reached, MOST)
+        yield name, top(size) if size < MOST else None
+    yield "by default", selected(runner, found, Selection.usual()).circuit
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    session = open_model(options.model)
+    print("| task | way | edges | in sample | held out | 95% interval |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for task in options.tasks:
+        start = time.perf_counter()
+        split = open_split(session, task, examples=options.pairs)
+        runner = make_runner(session, split.discovery)
+        others = make_runner(session, split.test or split.discovery)
+        found = scoring_method()(runner, per_example=True)
+        for name, circuit in ways(runner, found):
+            if circuit is None:
+                print(f"| {task} | {name} | over {MOST:,} | | | |", flush=True)
+                continue
+            here, there = measured(runner, circuit), measured(others, circuit)
+            ends = "" if there.interval is None else "{:.2f} to {:.2f}".format(*there.interval)
+            values = ["undefined" if x.value is None else f"{x.value:.2f}" for x in (here, there)]
+            cells = [task, name, f"{len(circuit):,}", *values, ends]
+            print("|", " | ".join(cells), "|", flush=True)
+        pairs = f"{len(runner.pairs)} pairs, {len(others.pairs)} held out"
+        print(f"<!-- {task}: {pairs}, {time.perf_counter() - start:.0f} s -->", flush=True)
+
+
+if __name__ == "__main__":
+    main()
