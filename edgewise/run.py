@@ -48,7 +48,7 @@ from .progress import SILENT, Progress, named, prompts_are_there
 from .report.report import write_report
 from .session import Session, make_runner, open_model
 from .steps.claims.control import control
-from .steps.compare import CloserLook, InModel, put_together
+from .steps.compare import CloserLook, InModel, add_function, put_together
 from .steps.comparison.paired import ComparedPairs, scoring_for
 from .steps.comparison.scored import ScoredModel, score_model
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
@@ -473,9 +473,15 @@ class _Run:
                 self.found_in(base, variant, graph),
                 self.found_in(variant, variant, graph),
             )
+            found = add_function(
+                found, look, lambda side: self.session((base, variant)[side]),
+                (spec.compute.batch_size,) * 2, self.progress,
+            )  # fmt: skip
             write_diff(self.store.path(target), found)
 
-        key = spec.key("comparison", files=self.store.sha256(*circuits, *further), names=circuits)
+        models = [self.fingerprint(model) for model in (base, variant)]
+        files = self.store.sha256(*circuits, *further)
+        key = spec.key("comparison", "compute", files=files, names=circuits, models=models)
         self.step(f"diff of {base.name} and {variant.name}", [target], make, key)
 
     # -- pictures and words ---------------------------------------------------------------------

@@ -492,7 +492,8 @@ def _short(value: float) -> str:
 class ChangedFunction:
     """What the edges that changed do in models A and B, on so many `examples`.
 
-    `value`: what the metric is in either; `gain`: B's minus A's. `alone`, `without`: faithfulness
+    `value`: what the metric is in either; `gain`: B's minus A's; `from_b`: both are measured from
+    B's logits, as the metric compares with those of a whole model. `alone`, `without`: faithfulness
     of the changed edges by themselves, and of all edges but them, in A and in B; `random_without`:
     the mean of all edges but as many random ones of each kind, over `random` sets.
     `carried_by_edges`, `carried_by_senders`, `carried_by_all`: which share of the gain A's run
@@ -506,6 +507,7 @@ class ChangedFunction:
     edges: int
     senders: int
     value: Pair
+    from_b: bool = False
     gain: Ratio
     alone: tuple[Ratio, Ratio]
     without: tuple[Ratio, Ratio]
@@ -520,7 +522,8 @@ class ChangedFunction:
         a, b = names
         them = "the edge that changed" if self.edges == 1 else f"the {self.edges:,} changed edges"
         was, now = (f"{value:.4g}" for value in self.value)
-        lines = [f"{self.metric} is {was} in {a} and {now} in {b}: {self.gain} more in {b}"]
+        metric = f"{self.metric} from {b}'s logits" if self.from_b else self.metric
+        lines = [f"{metric} is {was} in {a} and {now} in {b}: a difference of {self.gain}"]
         if self.gain.within(margin):
             lines[0] += (
                 f", within ±{margin:.3g}: function did not change, whatever changed in structure"

@@ -13,6 +13,7 @@ from .diff_show import (
     print_changes,
     print_cross,
     print_floor,
+    print_function,
     print_lone,
     print_roles,
     print_scores,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from ..graphs.overlap import Overlap
     from ..graphs.scores import Scores
 
-OF_MODELS = ("batch_size", "dtype", "threads", "delta", "delta_share", "controls", "level")
+OF_MODELS = (
+    "batch_size", "dtype", "threads", "delta", "delta_share", "controls", "function", "level",
+)  # fmt: skip
 """Flags that say how something is done in the models."""
 
 COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
@@ -60,6 +63,11 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
     "--controls/--no-controls",
     default=None,
     help="Look whether edges are found to change where nothing has (default), or not.",
+)
+@click.option(
+    "--function/--no-function",
+    default=None,
+    help="Measure what the edges that changed do in both models (default), or not.",
 )
 @option(
     "--noise-floor R",
@@ -151,7 +159,15 @@ def diff(
         differently = "the circuits were found differently, which may show in the diff"
         show.note(f"{differently}: {'; '.join(others)}.")
     show.note(*notes)
-    shown = (print_lone, print_changes, print_scores, print_floor, print_cross, print_roles)
+    shown = (
+        print_lone,
+        print_changes,
+        print_function,
+        print_scores,
+        print_floor,
+        print_cross,
+        print_roles,
+    )
     for part in (_print, *shown):
         part(found)
     show.written(output)

@@ -86,6 +86,17 @@ def print_changes(found: DiffFile) -> None:
             show.table((f"{words}{_of(edges)}", *columns), rows)
 
 
+def print_function(found: DiffFile) -> None:
+    """Print what the edges that changed do, if any did and that was measured."""
+    compared, function = found.compared, found.function
+    if compared is None or function is None:
+        return
+    show.line()
+    show.line(f"what they do, by {function.metric} on {compared.measured.prompts}")
+    for sentence in function.sentences(compared.measured.delta):
+        show.line(f"  {sentence}")
+
+
 def print_scores(found: DiffFile) -> None:
     """Print how alike the scores are, and the shared edges whose score changed most."""
     alike = found.scores

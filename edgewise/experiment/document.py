@@ -44,6 +44,7 @@
                                       # or delta = 0.1, in units of the metric
     level = 0.05                      # of q-values: the share of false changes that is accepted
     controls = true                   # look for changes where nothing has changed
+    function = true                   # measure what the edges that changed do in both models
     noise_floor = 8                   # find each circuit so often again, on other prompts
     cross = true                      # run both circuits of a diff in both models
     roles = true                      # measure in both what the circuits' heads do

@@ -503,6 +503,7 @@ class ComparisonSpec(Part):
         delta_share: the same, as a share of the larger model's difference between all edges and
             none; default `SHARE`, unless `delta` is given.
         controls: look whether edges are found to change where nothing has.
+        function: measure what the edges that changed do in both models.
         noise_floor: how often each discovery is repeated, to see how stable the sets of edges are.
         level: the share of false changes that is accepted.
 
@@ -514,6 +515,7 @@ class ComparisonSpec(Part):
     delta: NotNegative | None = None
     delta_share: NotNegative | None = None
     controls: Flag = True
+    function: Flag = True
     noise_floor: Repetitions | None = None
     level: Level = 0.05
     cross: Flag = False

@@ -7,6 +7,8 @@ steps. Prompts are made with A's tokenizer; B's, if it has one, must make the sa
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -23,6 +25,7 @@ from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, named
 from ..session import Session, open_task
+from .comparison.function import function_between
 from .comparison.paired import ComparedPairs, compare_scored, scored_alike, tested_pairs
 from .comparison.scored import ScoredModel, score_model
 from .cross_evaluation import CrossPlan, MeasuredCircuits, cross_evaluation, cross_in
@@ -91,6 +94,30 @@ def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> D
     return replace(found, comparison=compared, noise_floor=floor, cross=cross, roles=roles)
 
 
+def add_function(
+    found: DiffFile,
+    look: CloserLook,
+    opened: Callable[[int], Session],
+    batch_sizes: tuple[int | None, int | None] = (None, None),
+    progress: Progress | None = None,
+) -> DiffFile:
+    """Put beside a diff what the edges that changed do, if any did and it is asked for."""
+    compared = found.compared
+    if compared is None or look.tested is None or not look.comparison.function:
+        return found
+    if not len(compared.circuit):
+        return found
+    try:
+        function = function_between(
+            compared.circuit, opened, look.tested.pairs, look.measure,
+            batch_sizes=batch_sizes, progress=progress,
+        )  # fmt: skip
+    except EdgewiseError as error:  # such as of vocabularies that differ; the changes stand
+        warnings.warn(f"what the changed edges do was not measured: {error}", stacklevel=1)
+        return found
+    return replace(found, function=function)
+
+
 def look_closer(
     found: DiffFile,
     files: tuple[CircuitFile, CircuitFile],
@@ -148,15 +175,22 @@ def _look_closer(
     scoring, notes = _scoring(files, comparison, measure)
     look: CloserLook | None = None
     sides: list[InModel] = []
+    held: dict[int, Session] = {}
+
+    def opened(side: int) -> Session:
+        file, source = files[side], models[side]
+        if isinstance(source, Session):
+            return source
+        report = named(progress, f"model {'AB'[side]}")
+        option = f"`models[{side}]`"
+        return held.pop(side, None) or open_for(
+            file, source, computes[side], option=option, try_family=try_family, progress=report
+        )
+
     for side, (file, source) in enumerate(zip(files, models, strict=True)):
         report = named(progress, f"model {'AB'[side]}")
-        if isinstance(source, Session):
-            session = source
-        else:
-            option = f"`models[{side}]`"
-            session = open_for(
-                file, source, computes[side], option=option, try_family=try_family, progress=report
-            )
+        session = opened(side)
+        if not isinstance(source, Session):
             notes += weights_notes(file, session, same_model=source is None)
         if look is None:
             sets = None if repetitions is None else prompt_sets(session, files, repetitions)
@@ -170,9 +204,13 @@ def _look_closer(
         else:
             _check_prompts(session, task, look.pairs, made)
         sides.append(_in_model(session, found, look, side, computes[side], report))
+        if side == 1:
+            held[side] = session
         del session  # one model is in memory at a time
     assert look is not None
     found = put_together(found, look, *sides)
+    sizes = computes[0].batch_size, computes[1].batch_size
+    found = add_function(found, look, opened, sizes, progress)
     first, second = (file.task["sha256"] for file in files)
     if (comparison.cross or comparison.roles) and first != second:
         notes.append(

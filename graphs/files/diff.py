@@ -19,6 +19,7 @@ from typing_extensions import NotRequired, TypedDict
 from ..calls.typed import typed
 from ..circuit import Circuit
 from ..comparison import (
+    ChangedFunction,
     Changes,
     Comparison,
     CrossEvaluation,
@@ -59,7 +60,7 @@ Block = TypeVar("Block")
 FORMAT = "edgewise/diff"
 VERSION = 1
 PARTS = ("shared", "only_a", "only_b")
-BLOCKS = ("scores", "comparison", "noise_floor", "cross", "roles")
+BLOCKS = ("scores", "comparison", "function", "noise_floor", "cross", "roles")
 
 
 class Side(TypedDict):
@@ -90,8 +91,8 @@ class DiffFile:
     """Two circuits side by side, where each comes from, and what was found beside them.
 
     `scores_a`, `scores_b`: float32 [ports, senders], NaN where an edge has no score; `alike` tells
-    how alike they are, None in an older file. `comparison`, `noise_floor`, `cross`, `roles`: what
-    was found in the models, None where nothing was. `extra`: unknown top-level keys.
+    how alike they are, None in an older file. `comparison`, `function`, `noise_floor`, `cross`,
+    `roles`: what was found in the models, None where nothing was. `extra`: unknown top-level keys.
     """
 
     diff: CircuitDiff
@@ -101,6 +102,7 @@ class DiffFile:
     scores_b: np.ndarray
     alike: ScoreComparison | None = None
     comparison: Comparison | None = None
+    function: ChangedFunction | None = None
     noise_floor: NoiseFloor | None = None
     cross: CrossEvaluation | None = None
     roles: RolesComparison | None = None
@@ -139,6 +141,8 @@ class DiffFile:
         found: dict[str, object] = {}
         if self.comparison is not None:
             found["comparison"] = asdict(self.comparison)
+        if self.function is not None:
+            found["function"] = asdict(self.function)
         if self.noise_floor is not None:
             stated = {k: v for k, v in asdict(self.noise_floor).items() if v is not None}
             rows = [[x for x in row if x is not None] for row in self.noise_floor.edges]
@@ -259,6 +263,7 @@ def read_diff(path: str | Path, parsed: dict[str, object] | None = None) -> Diff
         file["a"], file["b"], scores[0], scores[1],
         alike=_read(path, document, "scores", ScoreComparison),
         comparison=_read_edges(path, document, graph, "comparison", Comparison),
+        function=_read(path, document, "function", ChangedFunction),
         noise_floor=_read_edges(path, document, graph, "noise_floor", NoiseFloor),
         cross=_read(path, document, "cross", CrossEvaluation),
         roles=_read_roles(path, document, graph),

@@ -13,6 +13,7 @@ import torch
 from edgewise.discovery.evaluation import measure
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.comparison import ChangedFunction, Ratio
+from edgewise.graphs.files import read_diff, write_diff
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.session import Session, make_runner, open_model, open_task
 from edgewise.steps.comparison.function import (
@@ -129,7 +130,7 @@ def test_words_say_what_the_interval_allows() -> None:
     wide = told(Ratio(0.3, -0.2, 0.8))
     assert "do not show that function changed" in wide and "did not change," not in wide
     clear = told(Ratio(1.0, 0.5, 1.5))
-    assert "function" not in clear and "1.00 [.50, 1.50] more in tuned" in clear
+    assert "function" not in clear and "a difference of 1.00 [.50, 1.50]" in clear
     assert "random edges leave .50 [.40, .60] and undefined" in clear
     assert "function did not" not in told(Ratio(0.02))  # no interval, no claim
 
@@ -140,3 +141,31 @@ def test_senders_keep_all_their_edges() -> None:
     column = graph.sender_index[next(n for n in graph.senders if str(n) == "m0")]
     assert np.array_equal(found.kept[:, column], graph.reads[:, column])
     assert len(found) == int(graph.reads[:, column].sum())
+
+
+def test_a_diff_tells_what_its_changed_edges_do(
+    edgewise: Any, tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `diff`, its file and `run`: of one edge that changed, the same numbers as by hand."""
+    monkeypatch.chdir(tmp_path)
+    for name, scale in (("base", 1.0), ("tuned", 3.0)):
+        model = tiny("llama")
+        with torch.no_grad():
+            model.model.layers[1].mlp.down_proj.weight.mul_(scale)
+        model.save_pretrained(tmp_path / name)
+        edgewise(
+            "discover", "--model", name, "--task", pairs, "--metric", "kl",
+            "--method", "eap-ig", "--top", 12, "--test", 0, "-o", f"{name}.json",
+        )  # fmt: skip
+    printed = edgewise("diff", "base.json", "tuned.json", "-o", "diff.json").stdout
+    file = read_diff("diff.json")
+    compared, found = file.compared, file.function
+    assert compared is not None and len(compared.circuit)
+    assert found is not None and found.edges == len(compared.circuit)
+    assert "what they do, by kl" in printed and "cut out, they leave" in printed
+    a, b = open_model("base"), open_model("tuned")
+    assert function(a, b, pairs, compared.circuit, KL) == found
+    write_diff("again.json", file)
+    assert read_diff("again.json").function == found
+    without = edgewise("diff", "base.json", "tuned.json", "--no-function").stdout
+    assert "what they do" not in without

@@ -13,6 +13,7 @@ B is run first and then closed, so that one model is in memory at a time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from ...discovery.uncertainty.bootstrap import (
 from ...graphs.circuit import Circuit
 from ...graphs.comparison import ChangedFunction, Ratio
 from ...patching.prompts.pairs import PromptPairs
-from ...progress import SILENT, Progress
+from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ class ChangedInModel:
 
 @dataclass(frozen=True, eq=False)
 class CarriedGain:
-    """A's metric of every example with B's values, and both models' own, [examples] each."""
+    """A's metric of every example with B's values, and both models' own, [examples] each.
+
+    `floor`: what rounding may move a mean by; `compared`: the metric compares with B's logits.
+    """
 
     receiver: np.ndarray
     donor: np.ndarray
@@ -60,6 +64,7 @@ class CarriedGain:
     senders: np.ndarray
     everything: np.ndarray
     floor: float
+    compared: bool
 
 
 def changed_in(
@@ -109,8 +114,9 @@ def carried_in(session: Session, given: DonorValues, changed: Circuit) -> Carrie
     edges, senders = both.measure_each(np.stack([changed.kept, senders_of(changed).kept]))
     rounding = max(given.floor, both.rounding)
     return CarriedGain(
-        both.receiver_each, given.each, edges, senders, both.everything_each, rounding
-    )
+        both.receiver_each, given.each, edges, senders, both.everything_each, rounding,
+        given.metric.needs_clean_logits,
+    )  # fmt: skip
 
 
 def function_of(
@@ -136,6 +142,7 @@ def function_of(
     return ChangedFunction(
         metric=measure[0], ablation=measure[1], examples=len(pairs), sha256=pairs.sha256,
         edges=len(changed), senders=int(changed.kept.any(0).sum()),
+        from_b=carried.compared,
         value=(float(carried.receiver.mean()), float(carried.donor.mean())),
         gain=_ratio(mean_estimate(carried.donor - carried.receiver, clusters)),
         alone=(share(a.values[2], a), share(b.values[2], b)),
@@ -144,6 +151,28 @@ def function_of(
         carried_by_edges=gained(carried.edges), carried_by_senders=gained(carried.senders),
         carried_by_all=gained(carried.everything),
     )  # fmt: skip
+
+
+def function_between(
+    changed: Circuit,
+    opened: Callable[[int], Session],
+    pairs: PromptPairs,
+    measure: tuple[str, str],
+    *,
+    batch_sizes: tuple[int | None, int | None] = (None, None),
+    progress: Progress | None = None,
+) -> ChangedFunction:
+    """Measure what changed edges do between two models; `opened` opens A (0) or B (1)."""
+    session = opened(1)
+    report = named(progress, "model B")
+    b = changed_in(session, pairs, changed, measure, batch_size=batch_sizes[1], progress=report)
+    given = donated(session, pairs, changed, measure[0], batch_sizes[1])
+    del session  # one model is in memory at a time
+    session = opened(0)
+    report = named(progress, "model A")
+    a = changed_in(session, pairs, changed, measure, batch_size=batch_sizes[0], progress=report)
+    carried = carried_in(session, given, changed)
+    return function_of(changed, (a, b), carried, pairs, measure)
 
 
 def _ratio(found: Estimate) -> Ratio:
