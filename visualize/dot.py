@@ -8,7 +8,7 @@ from collections import defaultdict
 from ..graphs.calls.text import visible
 from .layout.layout import links, rows_of
 from .style import FAINT, NODE_STYLES, edge_width
-from .subject import Subject
+from .subject import Line, Subject
 
 _SHAPES = {"pill": "ellipse", "cut": "octagon", "foot": "trapezium", "crown": "invtrapezium"}
 
@@ -52,7 +52,7 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
     for line in subject.lines:
         sender, port, tooltip = line.edge.sender, line.edge.port, quote(line.tooltip)
         lines.append(
-            f'  {quote(str(sender))} -> {quote(str(port.node))} [color="{line.shade}", '
+            f'  {quote(str(sender))} -> {quote(str(port.node))} [color="{_colour(line)}", '
             f"penwidth={edge_width(line.strength):.2f}, minlen={rows[port.node] - rows[sender]}, "
             f"tooltip={tooltip}, edgetooltip={tooltip}"
             + (f', class="{port.letter}"' if port.letter else "")
@@ -60,3 +60,8 @@ def to_dot(subject: Subject, *, title: str = "", caption: str = "") -> str:
             + (", style=dashed];" if line.negative else "];")
         )
     return "\n".join([*lines, "}", ""])
+
+
+def _colour(line: Line) -> str:
+    """Return a line's colour, less opaque the less stable it is, if that is known."""
+    return line.shade if line.stability is None else f"{line.shade}{round(255 * line.opacity):02x}"

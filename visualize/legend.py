@@ -20,6 +20,7 @@ from .style import (
     edge_opacity,
     edge_width,
     stable_colour,
+    stable_opacity,
     text_width,
 )
 from .subject import Subject
@@ -102,12 +103,17 @@ def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
         colours.append(LegendSample("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
     widths, shades = [], []
     for size in (1.0, 0.25, 0.0625) if subject.largest else ():
-        look = (edge_width(size), edge_opacity(size) if subject.samples is None else 1.0)
+        plain = subject.samples is None and not subject.resampled
+        look = (edge_width(size), edge_opacity(size) if plain else 1.0)
         widths.append(LegendSample(f"{subject.largest * size:.2g}", None, FAINT, *look))
     if any(line.negative for line in subject.lines):
         widths.append(LegendSample("negative", None, FAINT, 1.6, dashes=DASHES))
     for words, (kept, changed) in (subject.samples or {}).items():
         shades.append(LegendSample(words, colour=stable_colour(INK, kept, changed=changed)))
+    for share in (1.0, 0.5, 0.0) if subject.resampled else ():
+        shades.append(
+            LegendSample(f"in {share:.0%} of resamples", None, INK, opacity=stable_opacity(share))
+        )
     into = "edges" if subject.letters else "edges into"
     return {
         "nodes": shapes,

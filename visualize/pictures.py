@@ -14,6 +14,7 @@ from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.files import CircuitFile
+from ..graphs.files.stability import stability_of
 from ..graphs.names import Edge
 from ..graphs.scores import Scores
 from .compose import READING
@@ -60,7 +61,15 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
         words = f"All of {of}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
     caption = f"{words}. {drawn}. {READING}"
-    return Picture(shown, Drawing(scores=Scores(circuit.graph, scores), caption=caption))
+    found = stability_of(file)
+    if found is not None:
+        caption += (
+            " The fainter an edge, the fewer of "
+            f"{found.resamples:,} resamples of the prompts keep it."
+        )
+    stable = None if found is None else found.by_edge
+    drawing = Drawing(Scores(circuit.graph, scores), stability=stable, caption=caption)
+    return Picture(shown, drawing)
 
 
 @typed

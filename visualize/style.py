@@ -94,6 +94,15 @@ def stable_colour(colour: str, survival: float, *, changed: bool) -> str:
     return colour if changed else mix(PAPER, colour, 0.08 + 0.42 * survival)
 
 
+def stable_opacity(share: float) -> float:
+    """Turn the share of resampled prompts that keep an edge into its opacity.
+
+    >>> stable_opacity(0.0), stable_opacity(1.0)
+    (0.12, 0.95)
+    """
+    return 0.12 + 0.83 * min(max(share, 0.0), 1.0)
+
+
 def mix(a: str, b: str, weight: float) -> str:
     """Return the mean of two colours, the second weighing 0 to 1.
 

@@ -15,7 +15,16 @@ from ..graphs.errors import EdgewiseError, GraphMismatch
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import KIND_WORDS, Edge, Node
 from ..graphs.scores import Scores
-from .style import INK, KIND_COLOURS, ONLY_A, ONLY_B, SHARED, edge_opacity, stable_colour
+from .style import (
+    INK,
+    KIND_COLOURS,
+    ONLY_A,
+    ONLY_B,
+    SHARED,
+    edge_opacity,
+    stable_colour,
+    stable_opacity,
+)
 
 EdgeScores: TypeAlias = Scores | Mapping[Edge, float] | Mapping[str, float]
 """Scores of edges: a `Scores` value, or a mapping from edges or their names."""
@@ -70,6 +79,8 @@ class Drawing:
         caption: printed below; by default the numbers of edges and nodes.
         layout: `dot`, `built-in`, or `auto`: Graphviz's `dot` where the machine has it.
         timeout: seconds that `dot` may take; then the built-in layout does it, with a warning.
+        stability: of a circuit, the share of resampled prompts that keep each edge, by which lines
+            are more or less opaque; of an edge that is missing it is 0.
     """
 
     scores: EdgeScores | PairOfScores | None = None
@@ -81,11 +92,16 @@ class Drawing:
     caption: str | None = None
     layout: str = "auto"
     timeout: float = 20.0
+    stability: Mapping[Edge, float] | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One kept edge: `strength` is |score| over the largest; None, as `survival`: not measured."""
+    """One kept edge: `strength` is |score| over the largest; None: not measured.
+
+    `survival`, of a diff: the share of repeated discoveries that keep it. `stability`, of a
+    circuit: the share of resampled prompts that do.
+    """
 
     edge: Edge
     group: int
@@ -95,10 +111,13 @@ class Line:
     tooltip: str
     survival: float | None = None
     changed: bool = False
+    stability: float | None = None
 
     @property
     def opacity(self) -> float:
         """Return how opaque the line is: by its score, unless its stability is shown instead."""
+        if self.stability is not None:
+            return stable_opacity(self.stability)
         return edge_opacity(self.strength) if self.survival is None else 1.0
 
     @property
@@ -111,7 +130,8 @@ class Line:
     @property
     def rank(self) -> tuple[bool, float, bool, float]:
         """Return what lines are drawn by, the largest last and so on top."""
-        return (self.changed, self.survival or 0.0, self.group > 0, self.strength or 0.0)
+        kept = self.survival or self.stability or 0.0
+        return (self.changed, kept, self.group > 0, self.strength or 0.0)
 
     def strand(self, *, joined: bool, by_kind: bool) -> tuple[int, ...]:
         """Return what sets lines of one trunk apart.
@@ -128,7 +148,7 @@ class Subject:
     """What is drawn, in graph order; `largest` is the largest |score|, 0 without scores.
 
     `groups` are words and a colour for the legend; so are `samples` of how lines fade, None where
-    they do not.
+    they do not. `resampled`: lines are as opaque as they are stable.
     """
 
     graph: ComputationGraph
@@ -140,6 +160,7 @@ class Subject:
     letters: bool
     samples: Mapping[str, tuple[float, bool]] | None = None
     labels: Mapping[Node, str] = field(default_factory=dict)
+    resampled: bool = False
 
 
 @typed
@@ -156,7 +177,7 @@ def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
     elif isinstance(subject, Circuit):
         if isinstance(scores, tuple):
             raise EdgewiseError("a circuit was given a pair of scores; accepted: one.")
-        read = _read_circuit(subject, scores)
+        read = _read_circuit(subject, scores, drawing.stability)
     else:
         raise EdgewiseError(
             f"a {type(subject).__name__} cannot be drawn; accepted: a Circuit or a CircuitDiff."
@@ -165,7 +186,9 @@ def read_subject(subject: Circuit | CircuitDiff, drawing: Drawing) -> Subject:
     return replace(read, labels={node: visible(text) for node, text in above.items() if text})
 
 
-def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
+def _read_circuit(
+    circuit: Circuit, scores: EdgeScores | None, stability: Mapping[Edge, float] | None
+) -> Subject:
     """Colour a circuit's edges by the kind of port they end in."""
     values = score_table(circuit, scores)
     largest = max(map(abs, values.values()), default=0.0)
@@ -173,7 +196,10 @@ def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     for edge in circuit.edges:
         value = values.get(edge)
         words = f"{edge}" if value is None else f"{edge}  score {value:.4g}"
-        lines.append(Line(edge, 0, KIND_COLOURS[edge.port.kind], *_strength(value, largest), words))
+        share = None if stability is None else stability.get(edge, 0.0)
+        words += "" if share is None else f"  in {share:.0%} of resamples"
+        look = (KIND_COLOURS[edge.port.kind], *_strength(value, largest))
+        lines.append(Line(edge, 0, *look, words, stability=share))
     counts = circuit.graph.count_by_kind(circuit.kept)
     groups = tuple(
         (f"{KIND_WORDS[k]} ({counts[k]:,})", KIND_COLOURS[k]) for k in _KINDS if counts.get(k)
@@ -182,7 +208,10 @@ def _read_circuit(circuit: Circuit, scores: EdgeScores | None) -> Subject:
     caption = f"{len(lines):,} of {circuit.graph.edge_count:,} edges kept, {len(nodes)} nodes."
     if not lines:
         caption = "The circuit keeps no edge; only the logits are drawn."
-    return Subject(circuit.graph, tuple(lines), nodes, groups, largest, caption, False)
+    resampled = stability is not None and bool(lines)
+    return Subject(
+        circuit.graph, tuple(lines), nodes, groups, largest, caption, False, resampled=resampled
+    )
 
 
 def _read_diff(diff: CircuitDiff, scores: PairOfScores, drawing: Drawing) -> Subject:

@@ -254,12 +254,10 @@ def _size(found: Found, path: Path) -> str:
 
 
 def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) -> None:
-    from ..graphs.files.stability import stability_of
     from ..progress import clock_time
-    from .evaluate import not_held_out, outcome, shown_task
+    from .evaluate import not_held_out, outcome, shown_task, steadiness
 
     noted, evaluation, report = found.file.discovery, found.evaluation, pairs.report
-    steady = stability_of(found.file)
     method = f"{noted['method']}, metric {noted['metric']}, {noted['ablation']} ablation"
     questions = f", {noted['questions']:,} questions" if noted["questions"] else ""
     seconds = noted["seconds"] or 0.0
@@ -271,7 +269,7 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
         ("method", method),
         ("edges kept", selection),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
-        ("stability", None if steady is None else steady.words()),
+        ("stability", steadiness(found.file)),
         *outcome(evaluation, found.held_out),
         ("held out", not_held_out(pairs) if found.held_out is None else None),
         ("gap", found.gap),

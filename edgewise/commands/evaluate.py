@@ -16,6 +16,7 @@ from .options import COUNT, FILE, Flags, option
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
     from ..discovery.random_circuits import Baseline
+    from ..graphs.files import CircuitFile
     from ..patching.prompts.pairs import Pair
     from ..patching.prompts.splits import PromptSplit
     from ..steps.evaluate import Evaluated
@@ -101,6 +102,7 @@ def evaluate(
         ("model", session.loaded.title),
         ("task", shown_task(task_block(pairs))),
         ("measured", f"{found.metric}, {ablation} ablation"),
+        ("stability", steadiness(file)),
     )
     _print(about, found, pairs, session.loaded.tokenizer)
 
@@ -136,6 +138,14 @@ def _print_more(found: Evaluated) -> None:
         show.table(("least needed edges", "rise of the loss without it"), least, title="minimality")
         show.facts(("do not help", f"{found.useless:,} of {len(rises):,} edges"))
     print_claims(found)
+
+
+def steadiness(file: CircuitFile) -> str | None:
+    """Say how stable a circuit is under resampled prompts, if its file does."""
+    from ..graphs.files.stability import stability_of
+
+    found = stability_of(file)
+    return None if found is None else found.words()
 
 
 def outcome(

@@ -21,6 +21,7 @@ from ..graphs.comparison import Changes, Floor
 from ..graphs.diff import DiffSummary
 from ..graphs.files import CircuitFile, DiffFile, read_circuit, read_diff, read_scores, unlike
 from ..graphs.files.reading import read_json
+from ..graphs.files.stability import EdgeStability, stability_of
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge
 from ..graphs.roles import HeadRoles
@@ -91,6 +92,11 @@ class CircuitFindings(NamedTuple):
         if first is None or own is None or not self.held_out:
             return None
         return fitted_to_its_prompts(own, first)
+
+    @property
+    def stability(self) -> EdgeStability | None:
+        """Return how stable the circuit's edges are under resampled prompts, if its file says."""
+        return stability_of(self.file)
 
 
 class ScoreChange(NamedTuple):

@@ -89,7 +89,11 @@ def test_a_stable_circuit_and_what_its_file_says(
     assert (found.resamples, found.examples, found.clusters, found.drawn) == (1000, 18, 6, "groups")
     assert found.least == file.discovery["stable"] == 0.6
     assert found.jaccard_stable is not None
-    assert f"{len(file.circuit)} of 30 edges kept, in at least 60% of them" in shown
+    said = f"{len(file.circuit)} of 30 edges kept, in at least 60% of them"
+    assert said in shown
+    assert said in edgewise("evaluate", output).stdout
+    edgewise("draw", output, "-o", tmp_path / "c.svg")
+    assert "in 50% of resamples" in (tmp_path / "c.svg").read_text()
     assert "1,000 resamples of 6 groups of prompts" in shown
     assert DiscoverySpec.of_circuit(file).select == Selection(top=30, stable=0.6)
     write_circuit(tmp_path / "again.json", file)
@@ -161,7 +165,10 @@ def test_an_experiment_writes_both(models: dict[str, Path], grouped: Path, tmp_p
     run_spec(spec, tmp_path / "out")
     (circuit,) = (tmp_path / "out" / "circuits").glob("*.json")
     assert len(read_example_scores(circuit).scores) == 18
-    assert stability_of(read_circuit(circuit)) is not None
+    found = stability_of(read_circuit(circuit))
+    assert found is not None
+    report = " ".join((tmp_path / "out" / "report.md").read_text().split())
+    assert f"The circuit of {MODEL}: {found.words()}." in report
 
 
 @pytest.mark.parametrize(

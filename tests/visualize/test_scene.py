@@ -20,8 +20,10 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.names import Node
 from edgewise.graphs.scores import Scores
 from edgewise.visualize.compose import make_scene
+from edgewise.visualize.dot import to_dot
 from edgewise.visualize.scene import EdgeMark, NodeMark, Scene
 from edgewise.visualize.style import KIND_COLOURS, ONLY_A, ONLY_B, SHARED
+from edgewise.visualize.subject import Drawing, read_subject
 
 SMALL = ComputationGraph(layers=2, heads=2)
 LAYOUTS = [
@@ -285,3 +287,36 @@ def test_wrong_input_is_refused_in_words() -> None:
         make_scene(circuit, layout="builtin")
     with pytest.raises(EdgewiseError, match="at most 4,000"):
         make_scene(Circuit.full(ComputationGraph(6, 12)))
+
+
+# -- stability of a circuit -----------------------------------------------------------------------
+
+
+def test_lines_are_as_opaque_as_their_edges_are_stable() -> None:
+    circuit = Circuit.empty(SMALL).with_edges(["embed->m0", "m0->m1", "m1->logits"])
+    steady, half, _ = edges = list(circuit.edges)
+    scores = dict.fromkeys(edges, 1.0)
+    scene = make_scene(circuit, Drawing(scores, stability={steady: 1.0, half: 0.5}))
+    found = {mark.name: mark for mark in scene.edges}
+    assert [found[str(edge)].opacity for edge in edges] == pytest.approx(
+        [0.95, 0.535, 0.12], abs=0.006
+    )
+    assert len({found[str(edge)].width for edge in edges}) == 1
+    assert found[str(half)].tooltip.endswith("in 50% of resamples")
+    words = [text.text for text in scene.legend.texts]
+    assert [one for one in words if "resamples" in one] == [
+        "in 100% of resamples", "in 50% of resamples", "in 0% of resamples",
+    ]  # fmt: skip
+    assert "stability" in words
+    plain = make_scene(circuit, Drawing(scores))
+    assert {mark.opacity for mark in plain.edges if mark.name} == {0.95}
+    assert not any("resamples" in text.text for text in plain.legend.texts)
+
+
+def test_the_dot_language_has_stability_as_opacity() -> None:
+    circuit = Circuit.empty(SMALL).with_edges(["embed->m0", "m0->logits"])
+    first, second = circuit.edges
+    text = to_dot(read_subject(circuit, Drawing(stability={first: 1.0, second: 0.0})))
+    assert f'color="{KIND_COLOURS["mlp"]}f2"' in text
+    assert f'color="{KIND_COLOURS["logits"]}1f"' in text
+    assert f'color="{KIND_COLOURS["mlp"]}"' in to_dot(read_subject(circuit, Drawing()))
