@@ -122,8 +122,7 @@ def read_example_scores(
     file = Path(path) if Path(path).suffix == ".safetensors" else examples_path(path)
     if not file.is_file():
         raise FileFormatError(
-            f"{file} does not exist; `edgewise discover --per-example` writes scores on each "
-            "example."
+            f"{file} does not exist; a discovery with `per_example` writes scores on each example."
         )
     with opened_scores(file) as opened:
         return _read(file, opened, graph)

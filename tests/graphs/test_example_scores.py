@@ -195,7 +195,7 @@ def test_a_bad_file_is_told_what_is_wrong_with_it(
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
-    with pytest.raises(FileFormatError, match="does not exist; `edgewise discover --per-example`"):
+    with pytest.raises(FileFormatError, match="does not exist; a discovery with `per_example`"):
         read_example_scores(path)
     side = save(path, random_scores())
     with pytest.raises(FileFormatError, match="is of another graph"):
