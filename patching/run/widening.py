@@ -44,7 +44,7 @@ class Widening(TorchFunctionMode):
         if name in _OF_ITSELF:
             return func(*args, **kwargs)
         if func is Tensor.float and torch.float32 in self.narrow:  # names no type among its inputs
-            return self._given(args[0])
+            return args[0].to(self.wide)
         if _writes(name) and args and self._given(args[0]) is not args[0]:
             return func(*args, **kwargs)  # into a tensor of the model's, which keeps its type
         return self._given(func(*self._given(tuple(args)), **self._given(kwargs)))

@@ -28,9 +28,10 @@ _REASONS = {
     "it continues from the states of another model": "gemma4_assistant gemma4_unified_assistant",
     "its layers are reversible: they run on two streams": "reformer",
     "its stream is multiplied, not only added to, at every layer": "beam doge zaya",
-    "several streams run beside each other, which its layers mix": """
-        deepseek_v4 hy_v4
+    "some of its routers read the tokens themselves, which are no sum of what was written": """
+        deepseek_v4
     """,
+    "its layers tell later ones which keys to look at, past its streams": "hy_v4",
     "its experts write behind the attention that follows the stream they read": "longcat_flash",
     "its layers run again and again on their own output": "hrm_text",
     "the streams of its layers are gated": "qwen4_exp qwen4_exp_text",

@@ -32,7 +32,7 @@ INSIDE = """
 def describe(model: Any) -> LiftedModel:
     """Describe a Gemma 3n model for causal language modelling."""
     config, body = model.config, model.model
-    sources = shared_sources(config)
+    sources = shared_sources(config, body.layers)
     packing = Packing(
         config.altup_num_inputs, config.hidden_size, config.hidden_size_per_layer_input,
         config.num_hidden_layers, tuple(sorted({one for one in sources if one is not None})),
@@ -65,11 +65,15 @@ def describe(model: Any) -> LiftedModel:
     return lifted
 
 
-def shared_sources(config: Any) -> list[int | None]:
-    """Tell, for each layer, the earlier one whose keys and values it reads; None: its own."""
-    modes, kinds = config.kv_sharing_modes, config.layer_types
-    makers = {kinds[i]: i for i, mode in enumerate(modes) if mode == "store"}
-    return [makers[kinds[i]] if mode == "reuse" else None for i, mode in enumerate(modes)]
+def shared_sources(config: Any, layers: Any) -> list[int | None]:
+    """Tell, for each layer, the earlier one whose keys and values it reads; None: its own.
+
+    That is the last of its kind which has its own.
+    """
+    shares = [layer.self_attn.is_kv_shared_layer for layer in layers]
+    makers = {kind: i for i, kind in enumerate(config.layer_types) if not shares[i]}
+    kinds = zip(config.layer_types, shares, strict=False)
+    return [makers[kind] if shared else None for kind, shared in kinds]
 
 
 def embeddings_per_layer(body: Any, scale: float, factor: float) -> PerLayer:

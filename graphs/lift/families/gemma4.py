@@ -58,7 +58,7 @@ def describe(model: Any) -> LiftedModel:
     config, body = model.config, model.model
     if config.use_bidirectional_attention == "all":
         raise UnsupportedModel("the Gemma model attends in both directions, not supported.")
-    tables, sources = rotary_tables(config, body), shared_sources(config)
+    tables, sources = rotary_tables(config, body), shared_sources(config, body.layers)
     plain = Norm(None, None, config.rms_norm_eps, centred=False)
 
     def attention(block: Any, layer: int) -> Attention:

@@ -117,10 +117,11 @@ class PackedLayer(Whole):
         state = read[..., : packing.streams].unflatten(-1, (packing.count, packing.width))
         alone = packing.count == 1
         state = state[..., 0, :] if alone else state.movedim(-2, 0)
-        shared: dict[str, tuple[Tensor, Tensor]] = {}
+        shared: dict[str | int, tuple[Tensor, Tensor]] = {}
         if self.source is not None:
             keys, values = read[..., packing.made(self.source)].chunk(2, -1)
             shared[self.kind] = self._by_head(keys), self._by_head(values)
+            shared[self.source] = shared[self.kind]  # so older code keeps them
         assert self.calls is not None
         call = self.calls.of(part.name, context, read.dtype)
         inputs = (read[..., packing.given(self.layer)], shared)
@@ -130,7 +131,8 @@ class PackedLayer(Whole):
         parts.append(read.new_zeros(*read.shape[:-1], packing.size - packing.streams))
         out = torch.cat(parts, -1)
         if self.layer in packing.stored:
-            kept = torch.cat([one.transpose(1, 2).flatten(-2) for one in shared[self.kind]], -1)
+            made = shared[self.kind if self.kind in shared else self.layer]
+            kept = torch.cat([one.transpose(1, 2).flatten(-2) for one in made], -1)
             at = packing.made(self.layer)
             out = torch.cat((out[..., : at.start], kept, out[..., at.stop :]), -1)
         return out.type_as(x)
