@@ -334,6 +334,7 @@ def _read_all(session: Session | str, part: TaskSpec) -> PromptPairs:
         Chat(part.system, part.continued),
         twinless=tuple(name for name, one in ablations().items() if not one.paired),
         whole=tuple(name for name, one in metrics().items() if one.whole is not None),
+        undistracted=tuple(name for name, one in metrics().items() if not one.needs_distractors),
         placeholders=_placeholders(session),
     )  # fmt: skip
     pairs = read_with(part.file, context)

@@ -238,8 +238,8 @@ class _Reader:
     """What turns rows into pairs, and remembers what the first of them decided.
 
     `formed`: the pairs are not a person's, but formed of a file's samples: one that makes no sense
-    is left out. `alone`, `several`: how many refused rows have no corrupted prompt either, and
-    answers of several tokens.
+    is left out. `alone`, `several`, `undistracted`: how many refused rows have no corrupted prompt,
+    answers of several tokens, and no distractor.
     """
 
     context: RowContext
@@ -248,6 +248,7 @@ class _Reader:
     recorded: list[bool | None] = field(default_factory=list)
     alone: int = 0
     several: int = 0
+    undistracted: int = 0
 
     @property
     def tokens(self) -> Tokens | None:
@@ -270,6 +271,11 @@ class _Reader:
             words.append(
                 f"There is no corrupted prompt{many} either: write one, or choose an `ablation` "
                 f"that needs none{named}."
+            )
+        if words and self.undistracted and context.undistracted:
+            words.append(
+                f"{'Nor is there a' if self.alone else 'There is no'} distractor: write one, or "
+                f"choose a `metric` that needs none: {', '.join(context.undistracted)}."
             )
         return before + " ".join(words) if words else ""
 
@@ -336,6 +342,7 @@ class _Reader:
             raise
         except PromptError:
             self.alone += corrupted is None
+            self.undistracted += not row.get(keys[3])
             raise
         pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
         found = with_answers(pair, right, wrong, self.context.answers, self._show)

@@ -36,7 +36,8 @@ class RowContext:
     `chat`: what stands around the messages of chat. `fitting`: whether rows that do not fit the
     tokenizer are left out and counted, not refused. `twinless`: the ablations that need no
     corrupted prompt, to be named where there is none; `whole`: the metrics that take answers of
-    several tokens. `placeholders`: tokens in whose place the model puts images or sound.
+    several tokens; `undistracted`: those that need no distractors. `placeholders`: tokens in whose
+    place the model puts images or sound.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -48,6 +49,7 @@ class RowContext:
     fitting: bool = False
     twinless: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
+    undistracted: tuple[str, ...] = ()
     placeholders: frozenset[int] = frozenset()
     _tokens: Tokens | None = None
 

@@ -416,6 +416,10 @@ def test_answers_and_chat_on_the_real_model() -> None:
     with pytest.raises(PromptError) as caught:  # all that is wrong, and all ways, at once
         open_task(session, str(CASES / "messages.jsonl"))
     words = ("`answers` first", "`answers` whole needs one of the metrics kl, nll, log_prob_diff")
+    words = (
+        *words,
+        "Nor is there a distractor: write one, or choose a `metric` that needs none: kl",
+    )
     for one in (*words, "that needs none: mean, noise, position-mean, zero."):
         assert one in str(caught.value)
     with pytest.raises(PromptError) as caught:

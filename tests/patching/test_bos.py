@@ -16,7 +16,15 @@ from edgewise.patching.prompts.tokens import Tokens
 from edgewise.patching.tasks import make_task
 
 WORDS = ["When", " Mary", " and", " John", " went", " to", " the", " store", ","]
-KINDS = ["adds", "adds none", "adds both", "BOS is EOS", "space before", "two tokens before"]
+KINDS = [
+    "adds",
+    "adds none",
+    "adds EOS",
+    "adds both",
+    "BOS is EOS",
+    "space before",
+    "two tokens before",
+]
 
 
 def build(kind: str, byte_tokenizer: Any, space_tokenizer: Any) -> Any:
@@ -26,7 +34,7 @@ def build(kind: str, byte_tokenizer: Any, space_tokenizer: Any) -> Any:
 
     if kind == "space before":
         return space_tokenizer
-    found = byte_tokenizer(bos=kind in ("adds", "adds both"), eos=kind == "adds both")
+    found = byte_tokenizer(bos=kind in ("adds", "adds both"), eos=kind in ("adds EOS", "adds both"))
     if kind == "BOS is EOS":  # as GPT-2, which names one token for both and adds none
         object = found.backend_tokenizer
         return PreTrainedTokenizerFast(
