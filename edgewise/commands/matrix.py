@@ -184,6 +184,10 @@ def _read(found: MatrixFile) -> Iterator[str]:
     if undefined:
         tasks = ", ".join(sorted(undefined))
         yield f"Undefined on {tasks}: full model and no edge do not differ beyond chance."
+    for one in found.circuits:
+        for task, count in one.get("seen", {}).items():
+            where = f"{count:,} of the pairs of {task}"
+            yield f"{one['name']} was found on {where}: measured in sample."
     same = [one["name"] for one in found.tasks if not one["held_out"]]
     if same:
         yield f"Nothing is held out of {', '.join(same)}: circuits may have been found there."

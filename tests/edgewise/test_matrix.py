@@ -121,6 +121,7 @@ def test_a_matrix_of_given_circuits(
     line = ("matrix", "--model", models["llama"], "--tasks", "a.jsonl,b.jsonl", "--metric", "kl",
             "--circuits", "circuit.json", "--random", 2)  # fmt: skip
     found = json.loads(edgewise(*line, "--json").stdout)
+    assert set(found["circuits"][0]["seen"]) == {"a"}  # some of its six pairs are held out there
     keys = {"task", "circuit", "f", "low", "high", "random", "beats"}
     assert [set(row) for row in (*found["kept"], *found["cut"])] == [keys] * 4
     assert found["overlap"] == []
@@ -134,6 +135,17 @@ def test_a_matrix_of_given_circuits(
         edgewise("evaluate", circuit, "--task", "a.jsonl", "--metric", "kl", "--json").stdout
     )
     assert measured["model"] == found["model"]
+
+
+def test_pairs_that_a_circuit_was_found_on_are_told(
+    edgewise: Run, circuit: Path, models: dict[str, Path], pairs: Path
+) -> None:
+    line = ("matrix", "--model", models["llama"], "--tasks", pairs, "--metric", "kl",
+            "--circuits", "circuit.json", "--random", 1)  # fmt: skip
+    result = edgewise(*line)
+    assert "circuit was found on 6 of the pairs of pairs: measured in sample." in result.stdout
+    found = json.loads(edgewise(*line, "--json").stdout)
+    assert found["circuits"][0]["seen"] == {"pairs": 6}
 
 
 @pytest.mark.parametrize(

@@ -290,5 +290,5 @@ def _against_random(
 
 _AGAINST = {
     "sufficiency": ("the circuit is nearer to the model than", "nearer than"),
-    "partial necessity": ("the model loses more without the circuit than without", "more than"),
+    "partial necessity": ("the model changes more without the circuit than without", "more than"),
 }

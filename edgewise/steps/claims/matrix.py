@@ -35,9 +35,12 @@ from ...graphs.files.tables.matrix import (
 )
 from ...graphs.overlap import Overlap
 from ...patching.metrics.registry import default_metric
+from ...patching.prompts.pairs import PromptPairs
+from ...patching.prompts.splits import seen_in
 from ...progress import Progress, named
 from ...session import Session, make_runner, open_split
 from ..discover import discover, task_block
+from ..stored import stored_pairs
 
 if TYPE_CHECKING:
     from ...patching.run.runner import Runner
@@ -101,16 +104,17 @@ def task_matrix(
         for name, split in splits.items():
             report = named(progress, f"circuit of {name}")
             try:
-                made = discover(session, split.discovery, usual, compute, progress=report)
+                made = discover(session, split, usual, compute, progress=report)
             except EdgewiseError as error:
                 raise EdgewiseError(f"no circuit is found for task '{name}': {error}") from error
             found[name] = made.file
     given = found if circuits is None else circuits
     _check(session, given)
     batch = None if compute is None else compute.batch_size
+    measured = {name: split.test or split.discovery for name, split in splits.items()}
     rows: list[tuple[MeasuredTask, list[MatrixRow], list[MatrixRow]]] = []
     for name, split in splits.items():
-        pairs = split.discovery if split.test is None else split.test
+        pairs = measured[name]
         runner = make_runner(
             session, pairs, metric=metric, ablation=spec.ablation, batch_size=batch
         )
@@ -126,7 +130,7 @@ def task_matrix(
     )  # fmt: skip
     file = MatrixFile(
         session.graph, session.model_block, how, [task for task, _, _ in rows],
-        [_about(name, one) for name, one in given.items()],
+        [_about(name, one, measured) for name, one in given.items()],
         [row for _, kept, _ in rows for row in kept], [row for _, _, cut in rows for row in cut],
         list(_overlaps(given)),
     )  # fmt: skip
@@ -149,12 +153,16 @@ def _check(session: Session, circuits: Mapping[str, CircuitFile]) -> None:
             )
 
 
-def _about(name: str, one: CircuitFile) -> MeasuredCircuit:
-    return MeasuredCircuit(
+def _about(name: str, one: CircuitFile, measured: Mapping[str, PromptPairs]) -> MeasuredCircuit:
+    own = stored_pairs(one)
+    counts = {} if own is None else {task: len(seen_in(p, own)) for task, p in measured.items()}
+    seen = {task: count for task, count in counts.items() if count}
+    about = MeasuredCircuit(
         name=name, edges=len(one.circuit), nodes=len(one.circuit.nodes),
         file=None if one.path is None else str(one.path), of=one.task["name"] or None,
         method=one.discovery["method"],
     )  # fmt: skip
+    return cast("MeasuredCircuit", {**about, "seen": seen}) if seen else about
 
 
 def _of_task(

@@ -45,7 +45,8 @@ class MeasuredTask(TypedDict):
 class MeasuredCircuit(TypedDict):
     """A circuit: how many edges and nodes, and where it is from.
 
-    `file`: where it is, if it was given or written; `of`: the task it was found on; `method`.
+    `file`: where it is, if it was given; `of`: the task it was found on; `method`;
+    `seen`: by task, how many of the pairs it is measured on it was found on, where there are any.
     """
 
     name: str
@@ -54,6 +55,7 @@ class MeasuredCircuit(TypedDict):
     file: NotRequired[str | None]
     of: NotRequired[str | None]
     method: NotRequired[str | None]
+    seen: NotRequired[dict[str, int]]
 
 
 class MatrixRow(TypedDict):
