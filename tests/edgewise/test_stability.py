@@ -202,3 +202,14 @@ def test_files_without_it_say_nothing(models: dict[str, Path], grouped: Path) ->
     found = discover(session, read_pairs(str(grouped), None), DiscoverySpec("eap"))
     assert found.examples is None
     assert stability_of(found.file) is None
+
+
+def test_from_python_the_scores_are_a_field(models: dict[str, Path], grouped: Path) -> None:
+    session, pairs = open_model(str(models[MODEL])), read_pairs(str(grouped), None)
+    found = discover(session, pairs, method="eap", per_example=True)
+    assert found.examples is not None
+    assert found.examples.about == found.scores.about
+    scores = discover(session, pairs, method="eap").scores.scores.values
+    np.testing.assert_array_equal(found.scores.scores.values, scores)  # to the last bit
+    mean = found.examples.scores.mean().values
+    np.testing.assert_allclose(mean, scores, rtol=1e-5, atol=1e-6)
