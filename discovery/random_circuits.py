@@ -15,7 +15,7 @@ import numpy as np
 
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
-from .evaluation import different_ends, ratio
+from .evaluation import apart, different_ends, ratio
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
@@ -91,15 +91,21 @@ def inflated(circuit: Circuit, seed: int) -> tuple[Circuit, tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Random circuits' faithfulness, a circuit's percentile among it, and the first draw's seed."""
+    """Random circuits' faithfulness, a circuit's percentile among it, and the first draw's seed.
+
+    `undefined`: full and empty are not apart, so that the ratios mean nothing; the percentile is
+    that of the measured values all the same.
+    """
 
     faithfulness: tuple[float, ...]
     percentile: float
     seed: int
+    undefined: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         found = {"circuits": len(self.faithfulness), "seed": self.seed}
+        found |= {"undefined": self.undefined} if self.undefined else {}
         return {**found, "percentile": self.percentile, "faithfulness": [*self.faithfulness]}
 
 
@@ -131,4 +137,4 @@ def baseline(
             progress(i, number, "random circuits measured")
     others = tuple(found[1:])
     floor = runner.floor / abs(ends[0] - ends[1])
-    return Baseline(others, percentile(found[0], others, floor), seed)
+    return Baseline(others, percentile(found[0], others, floor), seed, not apart(runner))

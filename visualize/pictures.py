@@ -60,7 +60,7 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
     if len(circuit) <= top:
         words = f"All of {of}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
-    caption = f"{words}. {drawn}. {READING}"
+    caption = f"{words}. {drawn}. {measured_words(file)}{READING}"
     found = stability_of(file)
     if found is not None:
         caption += (
@@ -73,6 +73,26 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
 
 
 @typed
+def measured_words(file: CircuitFile) -> str:
+    """Say how faithful a circuit is, held out first; empty where its file does not tell intervals.
+
+    A file without held-out pairs says 'in sample only'.
+    """
+    blocks = [file.measures.get(name) for name in ("held_out", "in_sample")]
+    said = []
+    for words, block in zip(("held out", "in sample"), blocks, strict=True):
+        if not isinstance(block, dict):
+            continue
+        value, interval = block["faithfulness"], block["interval"]
+        ends = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+        found = "undefined" if value is None else f"{value:.2f}{ends}"
+        said.append(f"{found} {words} ({block['examples']:,} pairs)")
+    if not said:
+        return ""
+    only = " only" if len(said) == 1 and blocks[0] is None else ""
+    return f"Faithfulness: {', '.join(said)}{only}. "
+
+
 def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
     """Show at most `top` edges that connect, the strongest of each: shared, only in A, only in B.
 

@@ -14,7 +14,7 @@ from .given import in_model, read_all, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
-    from ..discovery.evaluation import Evaluation
+    from ..discovery.evaluation import Curve, Evaluation
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..patching.prompts.pairs import Pair
@@ -128,10 +128,7 @@ def _print(
 def _print_more(found: Evaluated) -> None:
     """Print what else was asked for than measures of the circuit."""
     if found.curve is not None:
-        curve, columns = found.curve, ("edges", "f, by signed score", "f, by |score|")
-        rows = zip(curve.sizes, curve.faithfulness, curve.faithfulness_absolute, strict=True)
-        show.table(columns, rows, title="faithfulness by size")
-        show.facts(("CPR", show.number_text(curve.cpr)), ("CMD", show.number_text(curve.cmd)))
+        _print_curve(found.curve)
     if found.minimality is not None:
         rises = found.rises
         least = [(str(edge), rise) for edge, rise in rises[:LEAST]]
@@ -146,6 +143,21 @@ def steadiness(file: CircuitFile) -> str | None:
 
     found = stability_of(file)
     return None if found is None else found.words()
+
+
+def _print_curve(curve: Curve) -> None:
+    columns = ("edges", "f, by signed score", "95%", "f, by |score|", "95%")
+    rows = []
+    for place, size in enumerate(curve.sizes):
+        row: list[object] = [size]
+        for name in ("faithfulness", "faithfulness_absolute"):
+            value = "undefined" if curve.undefined else getattr(curve, name)[place]
+            row += [value, show.ends(curve.interval(name, place))]
+        rows.append(row)
+    show.table(columns, rows, title="faithfulness by size")
+    for name, value in (("cpr", curve.cpr), ("cmd", curve.cmd)):
+        said = "undefined" if curve.undefined else show.number_text(value)
+        show.facts((name.upper(), f"{said} {show.ends(curve.interval(name))}".rstrip()))
 
 
 def outcome(
@@ -233,6 +245,7 @@ def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
         return
     values = found.faithfulness
     ends = f"{min(values):.3f} to {max(values):.3f}, median {median(values):.3f}"
+    ends = "undefined" if found.undefined else ends
     yield f"{len(values):,} random ones", f"faithfulness {ends}"
     yield "percentile", f"{found.percentile:.0f}: the share of random circuits less faithful"
 

@@ -131,6 +131,15 @@ def estimate(found: Estimate) -> str:
     return f"{ratio(found.value)}{ends}"
 
 
+def ends(interval: tuple[float, float] | None) -> str:
+    """Write the ends of an interval; nothing where there is none.
+
+    >>> ends((0.5, 1.25)), ends(None)
+    ('[0.50, 1.25]', '')
+    """
+    return "" if interval is None else f"[{interval[0] + 0.0:.2f}, {interval[1] + 0.0:.2f}]"
+
+
 def written(output: str | None) -> None:
     """Say which file was written, if one was."""
     if output is not None:

@@ -7,6 +7,7 @@ circuits that ran.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..discovery.evaluation import HELD_OUT, Curve, Evaluation, fitted_to_its_prompts
+from ..discovery.uncertainty.bootstrap import Estimate
 from ..experiment.spec import Experiment, ModelSpec
 from ..graphs.comparison import Changes, Floor
 from ..graphs.diff import DiffSummary
@@ -31,6 +33,7 @@ from ..store import names
 
 STRONGEST = 10  # of a circuit's edges are listed
 CHANGED = 15  # of the edges of changed score are listed
+AREAS = ("cpr", "cmd")  # under a curve
 MATTERS = 0.05  # differences of faithfulness below this are called little
 
 
@@ -245,14 +248,28 @@ class Findings:
         return [(kind, [n, *(one.get(kind, 0) for one in counts)]) for kind, n in totals.items()]
 
     @property
-    def curve_rows(self) -> list[tuple[str, list[float | None]]]:
+    def area_intervals(self) -> list[tuple[str, list[tuple[float, float] | None]]]:
+        """List the areas with the 95% interval of every circuit's; empty: none was measured."""
+        curves = [one.curve for one in self.circuits if one.curve is not None]
+        if not any(one.interval(name) for one in curves for name in AREAS):
+            return []
+        return [(f"{name.upper()}, 95%", [one.interval(name) for one in curves]) for name in AREAS]
+
+    @property
+    def curve_rows(self) -> list[tuple[str, list[Estimate]]]:
         """List sizes with the faithfulness of every circuit, and the areas; empty: not measured."""
         curves = [one.curve for one in self.circuits if one.curve is not None]
         if not curves:
             return []
-        values = zip(*(one.faithfulness_absolute for one in curves), strict=True)
-        rows = zip(map("{:,}".format, curves[0].sizes), map(list, values), strict=True)
-        areas = (("CPR", [one.cpr for one in curves]), ("CMD", [one.cmd for one in curves]))
+
+        def known(curve: Curve, value: float | None) -> Estimate:
+            return Estimate(None if curve.undefined else value, math.nan, math.nan)
+
+        rows = [
+            (f"{size:,}", [known(one, one.faithfulness_absolute[i]) for one in curves])
+            for i, size in enumerate(curves[0].sizes)
+        ]
+        areas = [(name.upper(), [known(c, getattr(c, name)) for c in curves]) for name in AREAS]
         return [*rows, *areas]
 
 

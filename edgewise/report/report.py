@@ -118,9 +118,14 @@ def ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}".replace("-0.000", "0.000")
 
 
-def interval(found: Estimate) -> str:
+def ends(found: tuple[float, float] | None) -> str:
     """Write the ends of an interval, a dash where there is none."""
-    return "–" if found.interval is None else f"{found.low:.3g} to {found.high:.3g}"
+    return "–" if found is None else f"{found[0]:.3g} to {found[1]:.3g}"
+
+
+def interval(found: Estimate) -> str:
+    """Write the ends of an estimate's interval, a dash where there is none."""
+    return ends(found.interval)
 
 
 def estimate(found: Estimate) -> str:
@@ -145,7 +150,20 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}".replace("-0%", "0%")
 
 
-_OWN = (text, code, codes, fenced, links, settings, ratio, number, percent, interval, estimate)
+_OWN = (
+    text,
+    code,
+    codes,
+    fenced,
+    links,
+    settings,
+    ratio,
+    number,
+    percent,
+    ends,
+    interval,
+    estimate,
+)
 FILTERS = {
     **{one.__name__: one for one in _OWN},
     "whole": "{:,}".format,

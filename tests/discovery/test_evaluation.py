@@ -105,8 +105,15 @@ class ByHand:
         found[self.graph.reads] = values
         return found
 
+    def measure_each(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        """Measure two pairs, whose values lie around the sum."""
+        sums = [self.weights[one.kept].sum() for one in circuits]
+        return np.array([[[0.9 * one, 1.1 * one] for one in sums]])
+
     def measure(self, circuits: Sequence[Circuit]) -> np.ndarray:
-        return np.array([[self.weights[one.kept].sum() for one in circuits]])
+        return np.asarray(self.measure_each(circuits).mean(-1))
+
+    pairs = tiny_pairs(lengths=(6, 6))
 
 
 @pytest.mark.parametrize(
