@@ -28,9 +28,11 @@ import edgewise
 from edgewise.discovery.registry import method
 from edgewise.experiment.spec import FIELDS
 from edgewise.experiment.start import read_start
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.calls.typed import Check, _Arguments, typed
 from edgewise.graphs.errors import EdgewiseError, WrongArgument
 from edgewise.graphs.files import TimelineFile
+from edgewise.graphs.files.tables.matrix import MatrixFile
 from edgewise.graphs.names import Kind
 from edgewise.graphs.timeline import Timeline
 from edgewise.patching.ablations.registry import ablation, get_ablation
@@ -194,8 +196,11 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Method": edgewise.get_method("eap"), "Ablation": get_ablation("zero"),
         "Task": get_task("induction"), "Foreign": edgewise.read_foreign(folder / "graph.json"),
         "Target": next(iter(runner.chunks())).target, "Found": found,
+        "TaskSpec": TaskSpec("induction"),
+        "MatrixFile": MatrixFile(session.graph, found.file.model, {}, (), (), (), ()),  # type: ignore[typeddict-item]
         "Evaluated": edgewise.evaluate(session, found.file, pairs),
-        "Evaluation": found.evaluation, "models": str(folder), "name": "induction",
+        "Evaluation": found.evaluation, "models": str(folder),
+        "name": "induction", "task": "induction",
         "Session": session, "PromptPairs": pairs, "CircuitFile": found.file, "Circuit": circuit,
         "Scores": scores, "ComputationGraph": session.graph, "ScoresFile": found.scores,
         "Runner": runner, "LiftedModel": session.lifted,
@@ -213,7 +218,7 @@ def fit(key: str, text: str, check: Check | None, fitting: Mapping[str, Any]) ->
     """Return a value that an argument takes, by its name, annotation and check."""
     if key in ("path", "output"):
         return fitting["path"]
-    if key in ("models", "name") and check is not None and check.takes(fitting[key]):
+    if key in ("models", "name", "task") and check is not None and check.takes(fitting[key]):
         return fitting[key]
     first = text.replace(" ", "").split("|")[0].split("[")[0].rpartition(".")[2]
     candidates = [fitting[first]] if first in fitting else []
@@ -226,11 +231,16 @@ def others(
 ) -> dict[str, Any]:
     """Return fitting values for the arguments that must be given beside one."""
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {
+    found = {
         key: fit(key, str(one.annotation), checks.get(key), fitting)
         for key, one in call.parameters.items()
         if key != name and one.default is one.empty and one.kind not in variable
     }
+    if call.name == "TaskSpec" and name != "name":  # it, or a file, must be given
+        found["name"] = fitting["name"]
+    if "tasks" in found:
+        found["tasks"] = [fitting["TaskSpec"]]
+    return found
 
 
 CALLS = public_calls()
@@ -272,7 +282,8 @@ def test_a_wrong_type_is_refused_by_name(
                 except Exception as error:
                     problems.append(f"{given}={what}: {type(error).__name__}: {error}"[:200])
                 else:
-                    if given in checks and not checks[given].takes(value):
+                    left_out = value is None and call.name in ("TaskSpec", "Experiment")
+                    if given in checks and not checks[given].takes(value) and not left_out:
                         problems.append(f"{given}={what}: taken")
     assert not problems, "\n".join(problems)
 

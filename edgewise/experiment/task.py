@@ -78,6 +78,7 @@ class TaskSpec(Part):
             object.__setattr__(self, "name", Path(self.file).stem)
 
     @staticmethod
+    @typed
     def named(task: str, **fields: Any) -> TaskSpec:
         """Return the part for what a user types: a built-in task's name, or a file's.
 
@@ -89,6 +90,7 @@ class TaskSpec(Part):
         return TaskSpec(file=task, **fields) if is_file(task) else TaskSpec(task, **fields)
 
     @staticmethod
+    @typed
     def of_circuit(file: CircuitFile) -> TaskSpec:
         """Return the part that makes a circuit's prompt pairs again, if its file says enough."""
         block = file.task

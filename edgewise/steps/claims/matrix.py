@@ -22,6 +22,7 @@ from ...discovery.random_circuits import percentile, random_circuits
 from ...discovery.uncertainty.bootstrap import clusters_of, faithfulness_estimate
 from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
 from ...experiment.task import TaskSpec
+from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, within_memory
 from ...graphs.files import CircuitFile
@@ -68,6 +69,7 @@ def circuits_needed(tasks: int, circuits: int, random: int = RANDOM) -> int:
     return tasks * (2 + circuits * 2 * (1 + random))
 
 
+@typed
 @within_memory()
 def task_matrix(
     session: Session,

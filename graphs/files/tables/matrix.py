@@ -17,7 +17,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from ...calls.typed import typed
-from ...errors import FileFormatError
+from ...errors import EdgewiseError, FileFormatError, unknown
 from ...graph import ComputationGraph
 from ..atomic import write_text
 from ..circuit import PROVENANCE, GraphBlock, ModelBlock, TaskBlock, graph_block, read_graph
@@ -113,6 +113,7 @@ class MatrixDocument(TypedDict):
     overlap: list[OverlapRow]
 
 
+@typed
 @dataclass(frozen=True, eq=False)
 class MatrixFile:
     """What circuits measure on tasks, all in one model of this graph.
@@ -133,10 +134,20 @@ class MatrixFile:
     def __post_init__(self) -> None:
         make_plain(self, "model", "matrix", "tasks", "circuits", *TABLES, "extra")
 
+    @typed
     def row(self, table: str, task: str, circuit: str) -> MatrixRow:
         """Return what a table, `kept` or `cut`, has of a circuit on a task."""
+        if table not in ("kept", "cut"):
+            raise unknown("table", table, ("kept", "cut"))
         rows: Sequence[MatrixRow] = getattr(self, table)
-        return next(one for one in rows if (one["task"], one["circuit"]) == (task, circuit))
+        found = {(one["task"], one["circuit"]): one for one in rows}
+        if (task, circuit) not in found:
+            known = ", ".join(f"{one} on {other}" for other, one in found) or "nothing"
+            raise EdgewiseError(
+                f"row: `task` is '{task}' and `circuit` is '{circuit}', which were not measured; "
+                f"accepted: {known}."
+            )
+        return found[task, circuit]
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
