@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from typing_extensions import TypedDict
 
+from ..calls.typed import typed
 from ..circuit import Circuit
 from ..errors import FileFormatError
 from ..names import Edge
@@ -99,6 +100,7 @@ class EdgeStability:
         return f"{said}; {kept}{again}"
 
 
+@typed
 def stability_of(file: CircuitFile) -> EdgeStability | None:
     """Return how stable a file's edges are, None if it does not say; FileFormatError if wrongly."""
     if KEY not in file.extra:
