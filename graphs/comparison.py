@@ -79,13 +79,15 @@ class Comparison:
     `level`: then it changed by more than `delta`, in `unit` (that of the metric), which is
     `delta_share` of the larger model's difference between all edges and none; `full` and `empty`
     are the metric with all and with none, in A and in B. A change of `detectable` would probably
-    have been found in nine of ten of the circuits' edges. `held_out`: neither circuit was found on
+    have been found in nine of ten of the circuits' edges. `templates`: how many labels the examples
+    have between them, 0 where each has its own or none. `held_out`: neither circuit was found on
     these prompts. `edges` has every edge in which the circuits differ, and every one that changed.
     """
 
     test: str = "paired"
     examples: int
     clusters: int
+    templates: int = 0
     metric: str
     unit: str = ""
     ablation: str = ""
@@ -173,6 +175,10 @@ class Changes:
                 f"no edge changed by more than {more} ({test}): none above {least}, the smallest "
                 f"change that {found.prompts} would have shown"
             ]
+        if found.templates and found.clusters == found.examples:
+            lines.append(
+                f"this is told of these {found.templates} templates, too few to stand for others"
+            )
         lone = len(self.diff.only_a) + len(self.diff.only_b)
         for place, where in (
             ("only_a", f"only in {a}"), ("only_b", f"only in {b}"), ("shared", "shared"),

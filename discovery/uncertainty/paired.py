@@ -48,7 +48,7 @@ from ...graphs.errors import EdgewiseError
 from ..significance import q_values
 
 ROUNDING = 2.0**-20  # floor of standard deviations, in parts of the largest |score|
-LEAST_CLUSTERS = 10
+LEAST_CLUSTERS = 16
 POWER = 0.8
 INTERVAL = 0.95
 TELLING, LEAST_TELLING = 0.01, 100  # of the edges, those that tell how much clusters matter

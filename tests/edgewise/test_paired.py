@@ -160,13 +160,16 @@ def test_edges_in_which_the_circuits_differ_are_listed_too(jobs: dict[str, Sessi
 
 
 def test_groups_are_clusters(whole: Session) -> None:
-    pairs = ask(24, 3)
+    pairs = ask(32, 3)
     labelled = replace(
-        pairs, pairs=tuple(replace(p, group=str(i % 12)) for i, p in enumerate(pairs))
+        pairs, pairs=tuple(replace(p, group=str(i % 16)) for i, p in enumerate(pairs))
     )
     told = compared(whole, whole, labelled)
-    assert (told.examples, told.clusters) == (24, 12)
-    assert told.prompts == "24 prompts of 12 templates"
+    assert (told.examples, told.clusters) == (32, 16)
+    assert (told.prompts, told.templates) == ("32 prompts of 16 templates", 16)
+    few = replace(pairs, pairs=tuple(replace(p, group=str(i % 3)) for i, p in enumerate(pairs)))
+    some = compared(whole, whole, few)
+    assert (some.clusters, some.templates, some.prompts) == (32, 3, "32 prompts")
 
 
 # -- weights -------------------------------------------------------------------------------------

@@ -31,8 +31,9 @@ from ...graphs.files import CircuitFile
 from ...patching.ablations.registry import get_ablation
 from ...patching.metrics.functions import as_metric
 from ...patching.prompts.pairs import PromptPairs
+from ...patching.prompts.splits import seen_in
 from ...session import Session, make_test_pairs, open_vocabulary
-from ..stored import stored_pairs
+from ..stored import circuit_split, stored_pairs
 from .scored import ScoredModel, weights_correlation
 
 LEAST_OTHERS = 16
@@ -55,23 +56,25 @@ def tested_pairs(
 ) -> ComparedPairs:
     """Return the pairs to test two models on; `pairs`: those on which A's circuit was found.
 
-    A built-in task makes as many others. Where there are none, as of files, the test is on `pairs`.
+    Those that A's file holds out count, or of a built-in task as many others; without those on
+    which B's circuit was found. Where they are too few the test is on `pairs`.
     """
-    try:
-        task = TaskSpec.of_circuit(files[0])
-    except EdgewiseError:  # the file names no task
+    others = circuit_split(files[0], session)[0].test
+    if others is None:
+        try:
+            task = TaskSpec.of_circuit(files[0])
+        except EdgewiseError:  # the file names no task
+            return ComparedPairs(pairs)
+        if task.file is None:
+            others = make_test_pairs(task, pairs, len(pairs), open_vocabulary(session))
+    if others is None:
         return ComparedPairs(pairs)
-    if task.file is not None:
+    of_b = stored_pairs(files[1])
+    taken = set(() if of_b is None else seen_in(others, of_b))
+    left = tuple(pair for i, pair in enumerate(others) if i not in taken)
+    if len(left) < min(len(pairs), LEAST_OTHERS):
         return ComparedPairs(pairs)
-    found_on = stored_pairs(files[1])
-    taken = pairs if found_on is None else replace(pairs, pairs=(*pairs.pairs, *found_on.pairs))
-    others = make_test_pairs(task, taken, len(pairs), open_vocabulary(session))
-    enough = others is not None and len(others) >= min(len(pairs), LEAST_OTHERS)
-    return (
-        ComparedPairs(others, held_out=True)
-        if others is not None and enough
-        else ComparedPairs(pairs)
-    )
+    return ComparedPairs(replace(others, pairs=left), held_out=True)
 
 
 def compare_scored(
@@ -107,8 +110,10 @@ def compare_scored(
             )
             controls = Controls(controls.other_prompts, int(again.changed.sum()))
     metric, (name, options) = as_metric(spec.metric), spec.scored_by
+    labels = len(set(a.scores.clusters.tolist()))
     return Comparison(
-        examples=test.examples, clusters=test.clusters, metric=spec.metric, unit=metric.unit,
+        examples=test.examples, clusters=test.clusters,
+        templates=labels if labels < test.examples else 0, metric=spec.metric, unit=metric.unit,
         ablation=spec.ablation, scores=name, scores_options=options, held_out=tested.held_out,
         sha256=tested.pairs.sha256, delta=float(delta), delta_share=share, detectable=float(least),
         level=level, edges_tested=graph.edge_count, full=(a.full, b.full),
