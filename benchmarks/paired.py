@@ -95,8 +95,8 @@ def induction(runs: int, examples: int = 32) -> dict[str, float]:
     def tell(name: str, counts: list[int]) -> None:
         share = float(np.mean([count > 0 for count in counts]))
         found[name] = share
-        print(f"{name:<32} any edge in {share:.4f} of {runs} runs, {np.mean(counts):.2f} on average",
-              flush=True)  # fmt: skip
+        mean = f"{np.mean(counts):.2f} on average"
+        print(f"{name:<28} any edge in {share:.4f} of {runs} runs, {mean}", flush=True)
 
     parts = [slice(i * examples, (i + 1) * examples) for i in range(2 * runs)]
     tell("same model, other prompts", [
@@ -130,23 +130,21 @@ def tuned(adapter: str, earlier: str, task: str, examples: int) -> None:
     a, b, c = (one.scores.values for one in (base, last, before))
     clusters, delta = independent(base.scores.clusters), delta_of(base, last)
     groups = len(set(clusters.tolist()))
-    print(
-        f"{len(a)} prompts, {groups} clusters; {base.full:.2f} and {last.full:.2f}; delta {delta:.3f}"
-    )
+    print(f"{len(a)} prompts, {groups} clusters; {base.full:.2f}, {last.full:.2f}; δ {delta:.3f}")
 
     def test(x: np.ndarray, y: np.ndarray, rows: Any = slice(None)) -> PairedTest:
         return paired_test(x[rows], y[rows], clusters[rows], delta=delta)
 
     full = test(a, b)
     largest = np.argsort(-np.abs(full.change))[:LARGEST]
-    print(
-        f"changed: {full.changed.sum()}; of the {LARGEST} largest changes {full.changed[largest].sum()}"
-    )
+    count = full.changed[largest].sum()
+    print(f"changed: {full.changed.sum()}; of the {LARGEST} largest changes {count}")
     first, second = (test(a, b, rows) for rows in (slice(0, len(a) // 2), slice(len(a) // 2, None)))
     either = first.changed | second.changed
     signs = np.sign(first.change[either]) == np.sign(second.change[either])
-    print(f"halves: {first.changed.sum()} and {second.changed.sum()}, Jaccard "
-          f"{alike(first.changed, second.changed):.2f}, equal signs {signs.mean():.3f}")  # fmt: skip
+    shared = alike(first.changed, second.changed)
+    print(f"halves: {first.changed.sum()} and {second.changed.sum()}, Jaccard {shared:.2f}, ")
+    print(f"equal signs {signs.mean():.3f}")
     step = test(a, c)
     print(f"earlier: {step.changed.sum()}, Jaccard {alike(full.changed, step.changed):.2f}")
     assert last.rounded is not None

@@ -364,7 +364,9 @@ class _Run:
 
     @property
     def tested(self) -> ComparedPairs:
-        return ComparedPairs(self.pairs)
+        """Return the pairs on which edges are tested: those held out, if there are any."""
+        test = self.split.test
+        return ComparedPairs(self.pairs) if test is None else ComparedPairs(test, held_out=True)
 
     def score(self, model: ModelSpec) -> None:
         """Score every edge on each example, with and without rounded weights."""

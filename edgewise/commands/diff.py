@@ -38,32 +38,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @click.command(short_help="Compare two circuits on equal graphs.")
 @click.argument("a", type=FILE, metavar="A.json")
 @click.argument("b", type=FILE, metavar="B.json")
-@click.option(
-    "--paired/--no-paired",
-    default=None,
-    help="Test every edge on the same prompts in both models; default: where both can be opened.",
-)
-@option(
-    "--delta X",
-    "The smallest change of a score that matters, in units of the metric.",
-    type=click.FloatRange(0),
-)
-@option(
-    "--delta-share S",
-    "The same, as a share of the larger model's difference between all edges and none; "
-    "default 0.005.",
-    type=click.FloatRange(0),
-)
-@option(
-    "--level Q",
-    "The share of false changes that is accepted; default 0.05.",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-)
-@click.option(
-    "--controls/--no-controls",
-    default=None,
-    help="Look whether edges are found to change where nothing has (default), or not.",
-)
+@options.paired_options
 @click.option(
     "--function/--no-function",
     default=None,

@@ -198,6 +198,36 @@ selection_options = all_of(
     ),
 )
 
+paired_options = all_of(
+    click.option(
+        "--paired/--no-paired",
+        default=None,
+        help="Test every edge on the same prompts in both models (default where it can be done), "
+        "or not.",
+    ),
+    option(
+        "--delta X",
+        "The smallest change of a score that matters, in units of the metric.",
+        type=click.FloatRange(0),
+    ),
+    option(
+        "--delta-share S",
+        "The same, as a share of the larger model's difference between all edges and none; "
+        "default 0.005.",
+        type=click.FloatRange(0),
+    ),
+    option(
+        "--level Q",
+        "The share of false changes that is accepted; default 0.05.",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    ),
+    click.option(
+        "--controls/--no-controls",
+        default=None,
+        help="Look whether edges are found to change where nothing has (default), or not.",
+    ),
+)
+
 model_option = option("--model MODEL", "See `edgewise lift --help`.", type=FILE, required=True)
 json_option = option("--json", "Print one JSON object on standard output.", "as_json")
 batch_option = option(
@@ -368,7 +398,13 @@ class Flags(dict[str, Any]):
 
     def experiment(self, *models: str) -> Experiment:
         """Return everything that is asked for."""
-        from ..experiment.spec import EvaluationSpec, Experiment, GraphSpec, numbered
+        from ..experiment.spec import (
+            ComparisonSpec,
+            EvaluationSpec,
+            Experiment,
+            GraphSpec,
+            numbered,
+        )
 
         discovery, task = self.discovery(), self.task()
         assert task is not None  # click requires --task where an experiment is asked for
@@ -378,7 +414,7 @@ class Flags(dict[str, Any]):
             graph = self.over(GraphSpec())
             return Experiment(
                 task.name, numbered(models), task, discovery, evaluation,
-                compute=self.compute(), graph=graph,
+                compute=self.compute(), graph=graph, comparison=self.over(ComparisonSpec()),
             )  # fmt: skip
 
     def pairs(self, file: CircuitFile, session: Session) -> tuple[PromptPairs, list[str]]:

@@ -30,6 +30,7 @@ LISTED = 10
     "--measure METRIC", "Measure the circuits by this metric too; repeat for more.", multiple=True
 )
 @options.selection_options
+@options.paired_options
 @option("--labels A,B,…", "What the checkpoints are called; default: their steps.")
 @options.graph_options
 @options.compute_options
@@ -127,7 +128,32 @@ def _print(found: TimelineFile) -> None:
     show.table(_NODES, nodes)
     show.table(_LIFE, _life_rows(line, line.longest(LISTED)), "edges that live longest")
     if newest := line.newest(LISTED):
-        show.table(_LIFE, _life_rows(line, newest), "edges that appeared last")
+        lives = list(_life_rows(line, newest))
+        if found.comparisons:
+            born = [found.q_at(life.born, str(life.thing)) for life in newest]
+            lives = [[*row, q] for row, q in zip(lives, born, strict=True)]
+        names = (*_LIFE, *["q at birth"] * bool(found.comparisons))
+        show.table(names, lives, "edges that appeared last")
+    _print_changes(found)
+
+
+def _print_changes(found: TimelineFile) -> None:
+    """Print which edges changed from one checkpoint to the next, if that was tested."""
+    rows: list[list[object]] = []
+    for i, label in enumerate(found.timeline.labels):
+        compared = found.compared(i)
+        if compared is not None:
+            told, parts = compared.measured, (("only_b",), ("only_a",), ())
+            counts = [len(compared.changed(*part)) for part in parts]
+            rows.append([label, *counts, told.amount(told.delta), told.amount(told.detectable)])
+    if rows:
+        columns = ("checkpoint", "of the born", "of the died", "in all", "more than", "shown from")
+        title = (
+            f"edges that changed since the checkpoint before (q < {found.comparisons[0].level:g})"
+        )
+        show.table(columns, rows, title)
+        first = found.comparisons[0]
+        show.line(f"on {first.prompts}, the same at every checkpoint")
 
 
 _NODES = ("checkpoint", "nodes", "born", "died", "Jaccard")

@@ -2,7 +2,9 @@
 
 1. Make the prompt pairs with the first checkpoint's tokenizer, or take those of a circuit's file.
 2. Find and measure every checkpoint's circuit, unless its result is kept (see `store.results`).
-3. Put the circuits in order of time.
+3. Test, on prompts of which no circuit was found if there are such, which edges changed from each
+   checkpoint to the next (see `comparison`).
+4. Put the circuits in order of time.
 
 One model is in memory at a time, and none where every result is kept already.
 """
@@ -12,14 +14,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..discovery.evaluation import evaluate_by
 from ..discovery.registry import scoring_method
+from ..experiment.key import key_of
 from ..experiment.parts import split
 from ..experiment.spec import (
+    ComparisonSpec,
     ComputeSpec,
     DiscoverySpec,
     EvaluationSpec,
@@ -30,7 +34,8 @@ from ..experiment.spec import (
 from ..experiment.task import TaskSpec
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..graphs.diff import shape_differences
+from ..graphs.comparison import Comparison
+from ..graphs.diff import CircuitDiff, shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, within_memory
 from ..graphs.files import CircuitFile, TimelineFile
 from ..graphs.files.circuit import DiscoveryBlock
@@ -45,12 +50,17 @@ from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
 from ..store.journal import JournalFile
 from ..store.results import Kept, Results
+from .comparison.paired import ComparedPairs, compare_scored, other_pairs, scoring_for
+from .comparison.scored import ScoredModel, score_model
 from .discover import discover
 from .same_prompts import prompt_difference
 from .stored import experiment_pairs
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
+
+EXAMPLES = "examples.safetensors"
+"""What every edge's scores on each example are kept in."""
 
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
@@ -76,8 +86,8 @@ def timeline(
         measure: further metrics to measure at every checkpoint, by name or as functions.
         labels: what the checkpoints are called; default: what sets their names apart.
         results: where circuits are kept by content and found again; default: nowhere.
-        fields: of how circuits are found, of the graph and of how to compute, as in `discover` and
-            `open_model`; a checkpoint whose circuit has no edge is no error here.
+        fields: of how circuits are found and compared, of the graph and of how to compute, as in
+            `discover` and `open_model`; a checkpoint whose circuit has no edge is no error here.
 
     Raises:
         GraphMismatch: a checkpoint's shape is not the first one's.
@@ -98,12 +108,18 @@ def timeline(
     prompts_are_there(progress, pairs.origin)
     checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
     found: list[Kept] = []
+    compared: list[Comparison] = []
+    before: ScoredModel | None = None
     for number, (reference, name) in enumerate(zip(references, names, strict=True)):
         checkpoints.progress(number, len(references), f"checkpoints; now {name}")
         kept = checkpoints.find(reference, name, results)
         checkpoints.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
         checkpoints.first = checkpoints.first or (name, kept.file)
         found.append(kept)
+        now = checkpoints.score(reference, kept.file.circuit.graph, results)
+        if now is not None and before is not None:
+            compared.append(checkpoints.compare(found[-2], kept, (before, now)))
+        before = now
     checkpoints.progress(len(references), len(references), "checkpoints")
     first = found[0].file
     blocks = tuple(
@@ -119,7 +135,9 @@ def timeline(
     line = Timeline(tuple(names), circuits, tuple(one.scores.values for one in found))
     noted = {key: first.discovery.get(key) for key in ("order", "dtype")}
     discovery = cast("DiscoveryBlock", spec.discovery.block | noted)
-    return TimelineFile(line, blocks, task=first.task, discovery=discovery)
+    return TimelineFile(
+        line, blocks, task=first.task, discovery=discovery, comparisons=tuple(compared)
+    )
 
 
 def _refuse_beside(spec: Experiment, given: Mapping[str, object]) -> None:
@@ -133,7 +151,7 @@ def _refuse_beside(spec: Experiment, given: Mapping[str, object]) -> None:
         )
 
 
-_FIELDS_OF = (DiscoverySpec, GraphSpec, ComputeSpec)
+_FIELDS_OF = (DiscoverySpec, GraphSpec, ComputeSpec, ComparisonSpec)
 
 
 def _experiment(
@@ -143,13 +161,14 @@ def _experiment(
     fields: Mapping[str, object],
 ) -> Experiment:
     """Return what the arguments of `timeline` ask for."""
-    own, graph, how = split("timeline", fields, *_FIELDS_OF)
+    own, graph, how, comparison = split("timeline", fields, *_FIELDS_OF)
     discovery = DiscoverySpec.of(**{"method": scoring_method().name, **own})
     measured = [discovery.metric, *map(metric_name, measure)]
     evaluation = EvaluationSpec(tuple(dict.fromkeys(measured)))
     return Experiment(
         "timeline", numbered(references), task_of(task), discovery, evaluation,
         graph=GraphSpec.of(**graph), compute=ComputeSpec.of(**how),
+        comparison=ComparisonSpec.of(**comparison),
     )  # fmt: skip
 
 
@@ -164,13 +183,70 @@ class _Checkpoints:
     pairs: PromptPairs
     progress: Progress
     first: tuple[str, CircuitFile] | None = None
+    opened: tuple[str, Session] | None = None
+
+    @cached_property
+    def scoring(self) -> DiscoverySpec | None:
+        """Return how edges are scored to be tested, None if they are not."""
+        few = len(self.tested.pairs) < 2 and not self.spec.comparison.paired
+        return None if few or len(self.spec.models) < 2 else scoring_for(self.spec)
+
+    @cached_property
+    def tested(self) -> ComparedPairs:
+        """Return the pairs on which edges are tested: others, where the task has others."""
+        spec = self.spec
+        if spec.circuit is not None or spec.comparison.paired is False:
+            return ComparedPairs(self.pairs)
+        return other_pairs(spec.task, self.pairs, spec.models[0].source)
+
+    def open(self, reference: str) -> Session:
+        """Open a checkpoint; the one that was open before is let go."""
+        if self.opened is None or self.opened[0] != reference:
+            self.opened = None
+            spec = self.spec
+            session = open_model(reference, spec.graph, spec.compute, progress=self.progress)
+            self.opened = reference, session
+        return self.opened[1]
+
+    def score(
+        self, reference: str, graph: ComputationGraph, results: Results | None
+    ) -> ScoredModel | None:
+        """Score every edge of a checkpoint on each example, unless that is kept."""
+        scoring, pairs, compute = self.scoring, self.tested.pairs, self.spec.compute
+        if scoring is None:
+            return None
+
+        def make() -> ScoredModel:
+            return score_model(
+                self.open(reference), pairs, scoring, rounded=False, compute=compute,
+                progress=self.progress,
+            )  # fmt: skip
+
+        if results is None:
+            return make()
+        key = key_of(
+            self.spec.graph, compute, scoring, model=fingerprint(reference), prompts=pairs.sha256
+        )
+        path = results.file(
+            key.sha256, EXAMPLES, lambda path: make().write(path),
+            lambda text: self.progress(0, 1, text),
+        )  # fmt: skip
+        return ScoredModel.read(path, graph)
+
+    def compare(
+        self, before: Kept, now: Kept, scored: tuple[ScoredModel, ScoredModel]
+    ) -> Comparison:
+        """Test which edges changed from one checkpoint to the next."""
+        assert self.scoring is not None  # as both are scored
+        diff = CircuitDiff(before.file.circuit, now.file.circuit)
+        return compare_scored(diff, scored, self.scoring, self.spec.comparison, self.tested)
 
     def find(self, reference: str, name: str, results: Results | None) -> Kept:
         """Return a checkpoint's result: the kept one, or found and measured now."""
         spec = self.spec
 
         def make(journal: JournalFile | None = None) -> Kept:
-            session = open_model(reference, spec.graph, spec.compute, progress=self.progress)
+            session = self.open(reference)
             self.check_shape(session.graph, session.lifted.d_model, name)
             self.check_prompts(session, name)
             ablation, size = spec.discovery.ablation, spec.compute.batch_size

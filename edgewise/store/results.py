@@ -95,3 +95,16 @@ class Results:
             scores = read_scores(folder / CIRCUIT, file.circuit.graph).scores
             measured = read_json(folder / MEASURED)
         return Kept(file, scores, measured)
+
+    def file(
+        self,
+        key: str,
+        name: str,
+        write: Callable[[Path], None],
+        waiting: Callable[[str], None] | None = None,
+    ) -> Path:
+        """Return where a file with a key and a name is kept, written if it is not there."""
+        folder = self.folder / digest({"format": FORMAT, "key": key, "file": name})
+        with Store(folder, waiting or (lambda text: None), own=True) as store:
+            store.get("result", key, (name,), lambda: write(store.path(name)))
+        return folder / name

@@ -316,6 +316,22 @@ def _read_edges(
     return found
 
 
+def read_comparisons(
+    path: str | Path, document: Mapping[str, object], graph: ComputationGraph
+) -> tuple[Comparison, ...]:
+    """Read what `comparisons` has: one block after another, as a diff's `comparison`."""
+    blocks = document.get("comparisons") or ()
+    if not isinstance(blocks, list | tuple):
+        raise FileFormatError(f"{path}: comparisons is no list; make the timeline again.")
+    found = []
+    for block in blocks:
+        one = _read_edges(path, {"comparison": block}, graph, "comparison", Comparison)
+        if one is None:
+            raise FileFormatError(f"{path}: a comparison is missing; make the timeline again.")
+        found.append(one)
+    return tuple(found)
+
+
 class _Head(TypedDict):
     head: str
     scores: dict[str, float | None]

@@ -12,7 +12,7 @@ follows from the edges (their numbers, `to_last`, `to_first`, `nodes`) is comput
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from typing_extensions import TypedDict
 
 from ..calls.typed import typed
 from ..circuit import Circuit
+from ..comparison import Changes, Comparison
+from ..diff import CircuitDiff
 from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
 from ..timeline import Timeline
@@ -38,12 +40,13 @@ from .circuit import (
     read_rows,
     unscored,
 )
+from .diff import read_comparisons
 from .json_files import dump_document, make_plain, ordered, others, read_document
 from .reading import form_of, listed, problems, take_rows
 
 FORMAT = "edgewise/timeline"
 VERSION = 1
-ROWS = ("nodes", "edges")
+ROWS = ("nodes", "edges", "comparisons")
 HEAD = ("label", "reference", "model", "certificate", "measures")
 VALUES = ("full", "circuit", "empty", "faithfulness")
 """What is stored of every metric at a checkpoint."""
@@ -93,7 +96,9 @@ class TimelineFile:
     """The circuits of several checkpoints, where they are from, and what was measured there.
 
     `task` and `discovery`, as in circuit files, are those of all checkpoints, in whose measures the
-    discovery's metric stands first. `extra`: unknown top-level keys. An EdgewiseError names all
+    discovery's metric stands first. `comparisons`: of each checkpoint with the one before, which
+    edges changed on the same prompts; empty where that was not tested. `extra`: unknown top-level
+    keys. An EdgewiseError names all
     keys that are missing, or a value JSON cannot hold.
     """
 
@@ -101,6 +106,7 @@ class TimelineFile:
     checkpoints: tuple[Checkpoint, ...] = field(repr=False)
     task: TaskBlock
     discovery: DiscoveryBlock
+    comparisons: tuple[Comparison, ...] = field(default=(), repr=False)
     extra: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +118,18 @@ class TimelineFile:
         if missing or wrong:
             found = f"missing: {', '.join(missing)}" if missing else listed(wrong)
             raise EdgewiseError(f"the timeline cannot be saved; {found}.")
+
+    def compared(self, i: int) -> Changes | None:
+        """Return which edges changed from the checkpoint before to checkpoint i, if it is known."""
+        if not (0 < i <= len(self.comparisons)):
+            return None
+        before, now = self.timeline.circuits[i - 1 : i + 1]
+        return Changes(self.comparisons[i - 1], CircuitDiff(before, now))
+
+    def q_at(self, i: int, edge: str) -> float | None:
+        """Return the q-value of an edge's change to checkpoint i from the one before, if known."""
+        rows = self.comparisons[i - 1].edges if 0 < i <= len(self.comparisons) else ()
+        return next((row.q for row in rows if row.edge == edge), None)
 
     @property
     def metric(self) -> str:
@@ -152,6 +170,7 @@ def timeline_document(file: TimelineFile) -> dict[str, object]:
             [*row[:2], [list(span) for span in life.spans], row[2:]]
             for life, row in zip(line.edges, edge_rows(line.union, *line.scores), strict=True)
         ],
+        **({"comparisons": [asdict(one) for one in file.comparisons]} if file.comparisons else {}),
     }
 
 
@@ -194,7 +213,13 @@ def read_timeline(path: str | Path, parsed: dict[str, object] | None = None) -> 
     derived = ("label", "edges", "nodes", "to_last", "to_first")
     stated: Any = tuple({k: v for k, v in one.items() if k not in derived} for one in heads)
     extra = others(document, "graph", "task", "discovery", "checkpoints", *ROWS)
-    return TimelineFile(line, stated, file["task"], file["discovery"], extra)
+    compared = read_comparisons(path, document, graph)
+    if compared and len(compared) != len(heads) - 1:
+        raise FileFormatError(
+            f"{path}: {len(compared)} comparisons stand beside {len(heads)} checkpoints; accepted: "
+            "one of each checkpoint but the first."
+        )
+    return TimelineFile(line, stated, file["task"], file["discovery"], compared, extra)
 
 
 def _read_edges(

@@ -13,7 +13,7 @@ import pytest
 
 from edgewise.experiment.spec import ComputeSpec, Selection
 from edgewise.experiment.task import TaskSpec
-from edgewise.graphs.errors import EdgewiseError, GraphMismatch, PromptError
+from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch, PromptError
 from edgewise.graphs.files import (
     TimelineFile,
     read_circuit,
@@ -98,6 +98,30 @@ def test_behaviour_and_faithfulness_come_with_the_circuit(story: TimelineFile) -
     sizes = [len(circuit) for circuit in story.timeline.circuits]
     assert sizes[0] == 0
     assert sizes[2] == max(sizes) > 2 * sizes[-1]  # built from many heads, then pruned
+
+
+def test_births_and_deaths_have_q_values(story: TimelineFile, tmp_path: Path) -> None:
+    """The edges of induction change when the loss drops; a file holds it all."""
+    assert len(story.comparisons) == len(story.timeline) - 1
+    for i in range(1, len(story.timeline)):
+        found = story.compared(i)
+        assert found is not None and found.measured.weights_correlation is not None
+        differ = set(story.timeline.born(i).edges) | set(story.timeline.died(i).edges)
+        listed = {row.edge for row in found.measured.edges}
+        assert {str(edge) for edge in differ} <= listed
+        for row in found.rows["only_b"]:
+            assert row.change == pytest.approx(row.mean_b - row.mean_a)
+    assert max(len(one.significant) for one in story.comparisons) >= 4
+    assert story.compared(0) is None
+    first = story.timeline.newest(1)[0]
+    assert 0 <= (story.q_at(first.born, str(first.thing)) or 0.0) <= 1
+    write_timeline(tmp_path / "t.json", story)
+    assert read_timeline(tmp_path / "t.json").comparisons == story.comparisons
+    document = json.loads((tmp_path / "t.json").read_text())
+    document["comparisons"].pop()
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    with pytest.raises(FileFormatError, match="comparisons stand beside"):
+        read_timeline(tmp_path / "t.json")
 
 
 def test_mlps_of_zeros_are_in_no_circuit(story: TimelineFile) -> None:

@@ -59,19 +59,29 @@ def tested_pairs(
     Those that A's file holds out count, or of a built-in task as many others; without those on
     which B's circuit was found. Where they are too few the test is on `pairs`.
     """
-    others = circuit_split(files[0], session)[0].test
+    of_b, others = stored_pairs(files[1]), circuit_split(files[0], session)[0].test
     if others is None:
         try:
-            task = TaskSpec.of_circuit(files[0])
+            return other_pairs(TaskSpec.of_circuit(files[0]), pairs, session, of_b)
         except EdgewiseError:  # the file names no task
             return ComparedPairs(pairs)
-        if task.file is None:
-            others = make_test_pairs(task, pairs, len(pairs), open_vocabulary(session))
-    if others is None:
+    return _without(others, pairs, of_b)
+
+
+def other_pairs(
+    task: TaskSpec, pairs: PromptPairs, model: Session | str, taken: PromptPairs | None = None
+) -> ComparedPairs:
+    """Return as many other pairs of a built-in task, or of a file these pairs themselves."""
+    if task.file is not None:
         return ComparedPairs(pairs)
-    of_b = stored_pairs(files[1])
-    taken = set(() if of_b is None else seen_in(others, of_b))
-    left = tuple(pair for i, pair in enumerate(others) if i not in taken)
+    made = make_test_pairs(task, pairs, len(pairs), open_vocabulary(model))
+    return ComparedPairs(pairs) if made is None else _without(made, pairs, taken)
+
+
+def _without(others: PromptPairs, pairs: PromptPairs, taken: PromptPairs | None) -> ComparedPairs:
+    """Leave out pairs that are taken; if too few are left, return the first `pairs` instead."""
+    gone = set(() if taken is None else seen_in(others, taken))
+    left = tuple(pair for i, pair in enumerate(others) if i not in gone)
     if len(left) < min(len(pairs), LEAST_OTHERS):
         return ComparedPairs(pairs)
     return ComparedPairs(replace(others, pairs=left), held_out=True)
