@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,8 @@ from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.steps.claims.matrix import _of_task, circuits_needed, diagonal
-from edgewise.visualize.charts.matrix import draw_matrix
+from edgewise.visualize.charts.matrix import PANELS, draw_matrix
+from edgewise.visualize.style import text_width
 from tests.edgewise.conftest import Run, id_rows
 
 DIRECT, THROUGH = "direct", "through"
@@ -216,6 +218,14 @@ def test_the_picture_has_a_cell_for_each_number() -> None:
     assert [cell.name for cell in cells][:4] == ["kept 1,1", "kept 2,1", "kept 1,2", "kept 2,2"]
     assert len(cells) == 8
     assert cells[0].tooltip == "s on s  1.00  random 0.00"
+
+
+def test_titles_of_narrow_pictures_stand_apart() -> None:
+    whole = made()
+    one = [row for row in whole.kept if row["circuit"] == "s"]
+    narrow = replace(whole, circuits=whole.circuits[:1], kept=one, cut=one)
+    first, second = (x for x in draw_matrix(narrow).texts if x.text in PANELS.values())
+    assert first.x + text_width(first.text, first.size) < second.x
 
 
 @pytest.mark.parametrize(

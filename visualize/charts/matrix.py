@@ -24,7 +24,8 @@ def draw_matrix(file: MatrixFile, *, title: str = "", caption: str = READING) ->
     labels = [wrap(name, _WIDEST, SMALL_FONT) for name in tasks]
     gutter = max(text_width(line, SMALL_FONT) for lines in labels for line in lines)
     row = max(_ROW, max(map(len, labels)) * _LINE + 4)
-    left, panel = MARGIN + gutter + 14, len(circuits) * _CELL
+    widest = max(text_width(words, SMALL_FONT) for words in PANELS.values())
+    left, panel = MARGIN + gutter + 14, max(len(circuits) * _CELL, widest)
     width = max(left + 2 * panel + _BETWEEN + MARGIN, 430.0)
     texts, top = heading(title, width)
     top += 34
