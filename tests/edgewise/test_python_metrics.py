@@ -33,6 +33,9 @@ from tests.engine import tiny_lift, tiny_pairs
 
 from .conftest import Run
 
+# tiny circuits, which are about something else
+pytestmark = pytest.mark.filterwarnings("ignore:no way of kept edges:UserWarning")
+
 
 def gap(logits: Any, target: Any) -> Any:
     """Mean logit of the answers minus that of the distractors."""
