@@ -10,12 +10,17 @@ import click
 
 from ..graphs.errors import EdgewiseError
 from . import options, show
+from .given import in_model, read_given
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
+    from ..experiment.spec import ComputeSpec, GraphSpec
     from ..experiment.task import TaskSpec
     from ..graphs.files import CircuitFile
+    from ..graphs.files.exchange import Foreign
     from ..graphs.files.tables.matrix import MatrixFile, MatrixRow
+    from ..progress import Progress
+    from ..session import Session
 
 TITLES = {
     "kept": "faithfulness of each circuit on each task",
@@ -28,7 +33,8 @@ TITLES = {
 @option("--tasks NAMES", "Tasks, or files of prompt pairs, with commas between.", required=True)
 @option(
     "--circuits FILES",
-    "Circuit files, with commas between; default: the usual method finds one for each task.",
+    "Circuit files, which may be another tool's, with commas between; default: the usual method "
+    "finds one for each task.",
 )
 @option("--examples N", "Pairs of each task that circuits are found on; default 64.", type=COUNT)
 @options.test_option
@@ -50,11 +56,10 @@ def matrix(
     that task suffers and the others do not. Beside each number stands the median of random circuits
     of as many edges of each kind, and how many of them the circuit beats.
     """
-    from ..experiment.spec import ComputeSpec, EvaluationSpec, GraphSpec
+    from ..experiment.spec import EvaluationSpec, GraphSpec
     from ..graphs.files import write_circuit
     from ..graphs.files.tables.matrix import TABLES, write_matrix
     from ..progress import reporting
-    from ..session import open_model
     from ..steps.claims.matrix import RANDOM, circuits_needed, task_matrix
 
     wanted, files = _tasks(tasks, flags), None if circuits is None else _circuits(circuits)
@@ -64,17 +69,13 @@ def matrix(
         options.claim(path)
     metrics = (flags["metric"],) if flags["metric"] else ()
     spec = flags.over(EvaluationSpec(metrics))
-    compute: ComputeSpec = flags.compute()
-    graph = flags.over(GraphSpec())
-    for one in (files or {}).values():
-        graph = GraphSpec.of_graph(one.circuit.graph)
-        break
+    compute = flags.compute()
     count = circuits_needed(len(wanted), len(files or wanted), spec.random or RANDOM)
     show.aside(f"{count:,} circuits are run")
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
-        session = open_model(model, graph, compute, progress=progress)
-        made = task_matrix(session, wanted, files, spec, compute, progress)
+        session, own = _opened(model, files or {}, flags.over(GraphSpec()), compute, progress)
+        made = task_matrix(session, wanted, own or None, spec, compute, progress)
     for name, path in beside.items():
         write_circuit(path, made.found[name])
     if output is not None:
@@ -101,19 +102,43 @@ def _tasks(text: str, flags: Flags) -> list[TaskSpec]:
     return found
 
 
-def _circuits(text: str) -> dict[str, CircuitFile]:
-    """Read circuit files, called as the files are."""
-    from ..graphs.files import read_circuit
-
-    found: dict[str, CircuitFile] = {}
+def _circuits(text: str) -> dict[str, CircuitFile | Foreign]:
+    """Read circuit files, which may be another tool's, called as the files are."""
+    found: dict[str, CircuitFile | Foreign] = {}
     for path in _listed("circuits", text):
         name = Path(path).name.removesuffix(".json")
         if name in found:
             raise EdgewiseError(
                 f"two circuits are called '{name}', by their files' names; rename one of them."
             )
-        found[name] = read_circuit(path)
+        found[name] = read_given(path)
     return found
+
+
+def _opened(
+    model: str,
+    given: Mapping[str, CircuitFile | Foreign],
+    graph: GraphSpec,
+    compute: ComputeSpec,
+    progress: Progress,
+) -> tuple[Session, dict[str, CircuitFile]]:
+    """Open the model with the ports that the circuits have; put those of other tools on it."""
+    from ..experiment.spec import GraphSpec
+    from ..graphs.files import CircuitFile
+    from ..session import open_model
+    from ..steps.imported import open_for_foreign
+
+    first = next(iter(given.values()), None)
+    if first is None or isinstance(first, CircuitFile):
+        graph = graph if first is None else GraphSpec.of_graph(first.circuit.graph)
+        session = open_model(model, graph, compute, progress=progress)
+    else:
+        session = open_for_foreign(first, model, compute, progress)
+    files = {
+        name: one if isinstance(one, CircuitFile) else in_model(one, session, compute).file
+        for name, one in given.items()
+    }
+    return session, files
 
 
 def _listed(option: str, text: str) -> list[str]:

@@ -340,6 +340,10 @@ def test_imported_circuits_are_measured_as_asked(
         (("evaluate", "c.json", "--percent", "5"), "--percent chooses among the sizes in a folder"),
         (("discover", "--model", "M", "--task", "P", "--method", "refine", "--percent", "5", "-o",
           "x.json"), "--percent is for --from"),
+        (
+            ("matrix", "--model", "M", "--tasks", "P", "--circuits", "c.json,all.json"),
+            "keeps no edge: its scores tell how important edges are",
+        ),
         (("run", "e.txt"), "is no experiment's TOML file: it is an edge list of ACDC. Accepted"),
         (("run", "e.json"), "it is an edge list of Edge-Pruning. Accepted: a TOML file"),
         (("tasks", "c.json"), "holds no prompt pairs: it is a graph of EAP-IG"),
@@ -398,6 +402,8 @@ def test_commands_take_the_files_as_they_are(
           for start, *more in (("all.json",), ("c.pt",), ("e.txt",), ("e.json", "--grouped-kv"))),
         ("evaluate", "all.json", "--model", llama, "--task", pairs, "--curve"),
         ("roles", "mlps.json", "--model", llama),
+        ("matrix", "--model", llama, "--tasks", pairs, "--circuits", "c.pt,e.txt", "--random", 1),
+        ("matrix", "--model", llama, "--tasks", pairs, "--circuits", "e.json", "--random", 1),
     ):  # fmt: skip
         done = run(*command)
         assert done.exit_code == 0, (command, done.stderr)
