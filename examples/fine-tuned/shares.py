@@ -1,8 +1,8 @@
 """Ask which edges changed relative to the rest. Run by hand, after the experiment of the README.
 
     python examples/fine-tuned/shares.py fine-tuned
-The tuned model does the task and the base hardly, so nearly every score grew. Here each
-repetition's scores are divided by the sum of their absolute values, and tested as `diff` does.
+The tuned model does the task and the base hardly, so nearly every score grew. Here each model's
+scores are divided by the sum of their mean absolute values, and tested as `diff` does.
 """
 
 import sys
@@ -11,24 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from edgewise import read_circuit
-from edgewise.discovery.significance import q_values, welch
-from edgewise.steps.repeat import Repeats
+from edgewise.discovery.uncertainty.paired import independent, paired_test
+from edgewise.steps.comparison.scored import ScoredModel
 
 folder, names = Path(sys.argv[1] if len(sys.argv) > 1 else "fine-tuned"), ("base", "tuned")
 graph = read_circuit(folder / "circuits" / "base.json").circuit.graph
-repeats = [Repeats.read(folder / "repetitions" / f"{name}.safetensors", graph) for name in names]
+models = [ScoredModel.read(folder / "examples" / f"{name}.safetensors", graph) for name in names]
+clusters = independent(models[0].scores.clusters)
 edges = [graph.edge_at(*place) for place in np.argwhere(graph.reads)]
-scores = [one.scores[:, graph.reads].astype(float) for one in repeats]  # [repetitions, edges]
-totals = [np.abs(values).sum(1, keepdims=True) for values in scores]
-print(
-    "sum of |scores|:", *(f"{name} {t.mean():.0f}" for name, t in zip(names, totals, strict=True))
-)
+scores = [one.scores.values.astype(float) for one in models]  # [examples, edges]
+totals = [np.abs(values.mean(0)).sum() for values in scores]
+print("sum of |scores|:", *(f"{name} {t:.0f}" for name, t in zip(names, totals, strict=True)))
+behaviour = max(abs(one.full - one.empty) for one in models)
 
 for what, (a, b) in {
     "scores": scores,
     "shares": [values / total for values, total in zip(scores, totals, strict=True)],
 }.items():
-    changed = q_values(welch(a, b)) < 0.05
+    delta = 0.005 * behaviour if what == "scores" else 0.005 * behaviour / max(totals)
+    changed = paired_test(a, b, clusters, delta=delta).changed
     size = np.abs(b.mean(0)) - np.abs(a.mean(0))
     more, less = int((changed & (size > 0)).sum()), int((changed & (size < 0)).sum())
     print(
@@ -37,14 +38,12 @@ for what, (a, b) in {
     for sign, word in ((-1, "most lost"), (1, "most gained")):
         order = [i for i in np.argsort(-sign * size) if changed[i]][:8]
         print(f"  {word}:", ", ".join(str(edges[i]) for i in order))
-    within = [(q_values(welch(x[:4], x[4:])) < 0.05).sum() for x in (a, b)]
-    print(f"  the first half of one model's repetitions against the second: {sum(within)}")
 
 print("\nshare of all |scores| at the edges into and out of a node, %")
 table = []
 for values, total in zip(scores, totals, strict=True):
     matrix = np.zeros(graph.reads.shape)
-    matrix[graph.reads] = (np.abs(values) / total).mean(0)
+    matrix[graph.reads] = np.abs(values.mean(0)) / total
     found = {str(node): matrix[:, i].sum() for i, node in enumerate(graph.senders)}
     for port, row in zip(graph.ports, matrix, strict=True):
         found[str(port.node)] = found.get(str(port.node), 0) + row.sum()
