@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from edgewise.steps.comparison.scored import (
 )
 from tests.edgewise.asking_model import answering, ask, without_head
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "paired.py"
 SCORING = DiscoverySpec("eap-ig", metric="logit_diff")
 
 
@@ -121,6 +123,14 @@ def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
         assert told.controls.other_prompts is not None
         false += told.controls.other_prompts > 0
     assert false <= 1
+
+
+def test_what_the_benchmark_finds_in_fewer_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The trained induction model: a head a tenth weaker is found, one without function is not."""
+    found = runpy.run_path(str(BENCHMARK))["induction"](runs=20)
+    same, tenth, half, cut, idle = found.values()
+    assert (same, half, cut, idle) == (0, 1, 1, 0) and tenth >= 0.95
+    assert capsys.readouterr().out.count("of 20 runs") == 5
 
 
 # -- numbers -------------------------------------------------------------------------------------
