@@ -26,6 +26,7 @@ import torch
 
 import edgewise
 from edgewise.discovery.registry import method
+from edgewise.experiment.parts import Part
 from edgewise.experiment.spec import FIELDS
 from edgewise.experiment.start import read_start
 from edgewise.experiment.task import TaskSpec
@@ -249,6 +250,17 @@ CALLS = public_calls()
 def test_the_public_calls_are_found() -> None:
     assert {"discover", "open_model", "Circuit", "Scores.top", "draw", "get_metric"} <= CALLS.keys()
     assert len(CALLS) > 80
+
+
+def test_every_public_call_is_typed() -> None:
+    """Whoever adds one decorates it with `typed`; parts of an experiment check themselves."""
+    bare = []
+    for name, call in CALLS.items():
+        made = call.make.__init__ if isinstance(call.make, type) else call.make
+        part = isinstance(call.make, type) and issubclass(call.make, Part)
+        if not part and not made.__code__.co_filename.endswith("typed.py"):
+            bare.append(name)
+    assert bare == []
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

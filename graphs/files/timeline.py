@@ -119,6 +119,7 @@ class TimelineFile:
             found = f"missing: {', '.join(missing)}" if missing else listed(wrong)
             raise EdgewiseError(f"the timeline cannot be saved; {found}.")
 
+    @typed
     def compared(self, i: int) -> Changes | None:
         """Return which edges changed from the checkpoint before to checkpoint i, if it is known."""
         if not (0 < i <= len(self.comparisons)):
@@ -126,6 +127,7 @@ class TimelineFile:
         before, now = self.timeline.circuits[i - 1 : i + 1]
         return Changes(self.comparisons[i - 1], CircuitDiff(before, now))
 
+    @typed
     def q_at(self, i: int, edge: str) -> float | None:
         """Return the q-value of an edge's change to checkpoint i from the one before, if known."""
         rows = self.comparisons[i - 1].edges if 0 < i <= len(self.comparisons) else ()
