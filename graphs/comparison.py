@@ -375,6 +375,7 @@ class CrossRow:
     edges: int
     value: Pair
     faithfulness: Pair
+    interval: tuple[Pair | None, Pair | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -399,7 +400,9 @@ class CrossEvaluation:
 
     They were measured on so many `examples`, whose hash is `sha256`. `rows` has one for each of
     `ROWS`, `random` what as many edges do anyhow; `full` and `empty` are the metric with all edges
-    and with none.
+    and with none. `differences`: in either model the 95% intervals of one circuit's faithfulness
+    minus another's, on the same pairs, as `A-B`. `undefined`: in which model full and empty differ
+    by less than two standard errors, so that faithfulness means nothing.
     """
 
     metric: str
@@ -411,6 +414,8 @@ class CrossEvaluation:
     random: RandomCircuits
     full: Pair
     empty: Pair
+    differences: tuple[dict[str, Pair | None], dict[str, Pair | None]] = ({}, {})
+    undefined: tuple[bool, bool] = (False, False)
 
     def __post_init__(self) -> None:
         if [row.circuit for row in self.rows] != list(ROWS):

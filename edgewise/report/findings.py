@@ -135,23 +135,40 @@ class Transfer(NamedTuple):
     both: float
     random: Sequence[float]
     changed: bool | None
+    undefined: bool = False
+    apart: Sequence[tuple[float, float]] = ()
 
     @property
     def far(self) -> bool:
         """Tell whether neither circuit comes within half of the whole model."""
         return min(abs(1 - self.own), abs(1 - self.other)) > 0.5
 
+    def _by_intervals(self, better: str) -> str:
+        beyond = [low > MATTERS or high < -MATTERS for low, high in self.apart]
+        if beyond[0]:
+            return better
+        if all(low > -MATTERS and high < MATTERS for low, high in self.apart):
+            return "little"
+        return "either" if any(beyond) else "unsure"
+
     @property
     def verdict(self) -> str:
         """Say what follows for the edges in which the two circuits differ, and no more.
 
+        `undefined` if full model and no edge are not apart. Where the differences were resampled on
+        the pairs (`apart`: own and other, each and what they share), one is beyond `MATTERS` if its
+        whole interval is, within it likewise; `unsure` if neither can be said.
         `nothing` if a random circuit does as well; `own` or `other` if that one does better, so
         that the edges matter; else `little` or `either`: two circuits that do equally well may each
         need what the other lacks, so only if what they share does as well, too, they matter little.
         """
+        if self.undefined:
+            return "undefined"
         here, there = abs(1 - self.own), abs(1 - self.other)
         if any(abs(1 - value) <= min(here, there) for value in self.random):
             return "nothing"
+        if self.apart:
+            return self._by_intervals("own" if here <= there else "other")
         if abs(self.own - self.other) >= MATTERS:
             return "own" if here <= there else "other"
         lost = max(abs(self.own - self.both), abs(self.other - self.both))
@@ -210,7 +227,10 @@ class DiffFindings:
             keys = ("AB"[model], "BA"[model], "both")
             own, other, both = (cross.row(key).faithfulness[model] for key in keys)
             random = cross.random.faithfulness[model]
-            yield Transfer(here, there, own, other, both, random, changed)
+            apart = [one for one in cross.differences[model].values() if one is not None]
+            known = apart if len(apart) == 3 else ()
+            undefined = cross.undefined[model]
+            yield Transfer(here, there, own, other, both, random, changed, undefined, known)
 
     @property
     def other_roles(self) -> list[tuple[HeadRoles, HeadRoles]]:

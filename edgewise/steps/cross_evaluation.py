@@ -8,10 +8,16 @@ port, as many edges as the larger of the two circuits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..discovery.evaluation import different_ends
 from ..discovery.random_circuits import random_circuits
+from ..discovery.uncertainty.bootstrap import (
+    clusters_of,
+    defined,
+    difference_estimate,
+    faithfulness_estimate,
+)
 from ..graphs.circuit import Circuit
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
 from ..graphs.diff import CircuitDiff
@@ -19,6 +25,7 @@ from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner
 
+Interval = tuple[float, float] | None
 RANDOM = 20  # circuits that are run in each model
 
 
@@ -42,11 +49,17 @@ class CrossPlan:
 
 @dataclass(frozen=True)
 class MeasuredCircuits:
-    """What a plan's circuits measure in one model; `ends`: the full and the empty circuit."""
+    """What a plan's circuits measure in one model; `ends`: the full and the empty circuit.
+
+    `intervals`, `differences`, `undefined`: see `CrossEvaluation`.
+    """
 
     ends: tuple[float, float]
     circuits: tuple[float, ...]
     random: tuple[float, ...]
+    intervals: tuple[Interval, ...] = ()
+    differences: dict[str, Interval] = field(default_factory=dict)
+    undefined: bool = False
 
     def faithfulness(self, values: Sequence[float]) -> tuple[float, ...]:
         """Place values between the ends, which are different (see `cross_in`)."""
@@ -66,13 +79,28 @@ def cross_in(
     """Measure a plan's circuits in one model, by a metric with an ablation."""
     metric, ablation = measure
     runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
-    ends, values = different_ends(runner), []
+    ends, each = different_ends(runner), []
     circuits = [*plan.circuits.values(), *plan.drawn]
     for number, circuit in enumerate(circuits, start=1):
-        values.append(float(runner.measure([circuit])[0, 0]))
+        each.append(runner.measure_each([circuit])[0, 0])
         (progress or SILENT)(number, len(circuits), "circuits run")
-    count = len(plan.circuits)
-    return MeasuredCircuits(ends, tuple(values[:count]), tuple(values[count:]))
+    values = [float(one.mean()) for one in each]
+    graph, count = runner.graph, len(plan.circuits)
+    full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
+    clusters = clusters_of([pair.group for pair in pairs])
+    is_defined = defined(full, empty, clusters, runner.floor)
+    intervals = [faithfulness_estimate(full, one, empty, clusters).interval for one in each[:count]]
+    by_name = dict(zip(plan.circuits, each, strict=False))
+    differences = {
+        f"{one}-{other}": difference_estimate(
+            by_name[one], by_name[other], (full, empty), clusters
+        ).interval
+        for one, other in (("A", "B"), ("A", "both"), ("B", "both"))
+    }
+    return MeasuredCircuits(
+        ends, tuple(values[:count]), tuple(values[count:]), tuple(intervals), differences,
+        not is_defined,
+    )  # fmt: skip
 
 
 def cross_evaluation(
@@ -90,8 +118,11 @@ def cross_evaluation(
     size = len(plan.drawn[0]) if plan.drawn else 0
     drawn = (a.faithfulness(a.random), b.faithfulness(b.random))
     full, empty = zip(a.ends, b.ends, strict=True)
+    none = (None,) * len(plan.circuits)
+    intervals = zip(a.intervals or none, b.intervals or none, strict=True)
     return CrossEvaluation(
         metric=measure[0], ablation=measure[1], examples=len(pairs), sha256=pairs.sha256,
-        models=names, rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios)),
+        models=names, rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios, intervals)),
         random=RandomCircuits(len(plan.drawn), size, drawn), full=full, empty=empty,
+        differences=(a.differences, b.differences), undefined=(a.undefined, b.undefined),
     )  # fmt: skip

@@ -207,6 +207,29 @@ def test_edges_matter_little_only_if_what_is_shared_does_as_well(diff: DiffFile)
     assert text.count("in which the two circuits differ matter little.") == 2
 
 
+@pytest.mark.parametrize(
+    ("apart", "sentence"),
+    [
+        (((0.06, 0.3), (0.5, 0.9), (0.5, 0.9)), "its own nearer to the whole model"),
+        (((-0.04, 0.3), (0.5, 0.9), (0.5, 0.9)), "those of either circuit do about as much"),
+        (((-0.04, 0.3), (-0.1, 0.2), (0.0, 0.9)), "matter is not shown."),
+        (((-0.04, 0.04), (-0.03, 0.02), (0.0, 0.04)), "differ matter little."),
+    ],
+)
+def test_edges_matter_if_an_interval_is_beyond_the_margin(
+    diff: DiffFile, apart: tuple[tuple[float, float], ...], sentence: str
+) -> None:
+    names = ("A-B", "A-both", "B-both")
+    cross = replace(
+        cross_of((0.9, 0.3), (0.2, 0.95), best=0.1),
+        differences=({}, dict(zip(names, apart, strict=True))),
+    )
+    text = told(replace(diff, cross=cross), "Function")
+    assert sentence in text[text.index("In **my\\_model**") :]
+    text = told(replace(diff, cross=replace(cross, undefined=(False, True))), "Function")
+    assert "undefined and nothing follows" in text
+
+
 def test_repetitions_too_few_to_show_a_difference_are_pointed_out(diff: DiffFile) -> None:
     few = replace(floor_of(p=0.1), repetitions=3)
     text = told(replace(diff, noise_floor=few), "How stable the sets are")
