@@ -125,6 +125,7 @@ def test_a_model_does_not_differ_from_itself(whole: Session) -> None:
     assert false <= 1
 
 
+@pytest.mark.slow
 def test_what_the_benchmark_finds_in_fewer_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """The trained induction model: a head a tenth weaker is found, one without function is not."""
     found = runpy.run_path(str(BENCHMARK))["induction"](runs=20)
