@@ -59,7 +59,7 @@ def test_the_checker_sees_options() -> None:
         ("write_scores", "`discover --scores`"),
         ("hidden_size", "`hidden_size`"),
         ("edgewise diff", "`edgewise diff`"),
-        ("circuits", "`circuits`"),
+        ("pairs", "`pairs`"),
     ],
 )
 def test_the_command_line_names_its_options(

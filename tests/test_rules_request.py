@@ -201,6 +201,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "delta": st.none() | st.floats(0, 9),
         "delta_share": st.none() | st.floats(0, 9),
         "controls": st.booleans(),
+        "function": st.booleans(),
         "noise_floor": st.none() | st.integers(2, 99),
         "level": SHARES,
         "cross": st.booleans(),
