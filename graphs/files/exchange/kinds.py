@@ -74,6 +74,8 @@ def no_circuit(path: str | Path) -> Iterator[None]:
 def is_native(path: str | Path) -> bool:
     """Tell whether a file says that it is of a format of this project."""
     try:
+        if not Path(path).is_file():  # opening a pipe would wait
+            return False
         with Path(path).open("rb") as file:
             return _NATIVE.search(_decoded(file.read(_HEAD))) is not None
     except (OSError, ValueError):
