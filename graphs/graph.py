@@ -71,7 +71,9 @@ class ComputationGraph:
         usual = set(self.mixers) <= {HEADS}
         object.__setattr__(self, "mixers", () if usual else tuple(self.mixers))
         object.__setattr__(self, "without_mlp", tuple(self.without_mlp))
-        sources = tuple(self.kv_sources)  # a file can state any number of layers: list no range of it
+        sources = tuple(
+            self.kv_sources
+        )  # a file can state any number of layers: list no range of it
         own = len(sources) == self.layers and all(i == j for i, j in enumerate(sources))
         object.__setattr__(self, "kv_sources", () if own else sources)
         if self.mixers and HEADS not in self.mixers:

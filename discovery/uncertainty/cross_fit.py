@@ -9,6 +9,9 @@ into two halves, and each half is measured with the circuit that the scores of t
    circuit of the *other* half's scores measures on each.
 3. The least k found with f(k) ≥ target (doubled until it is reached, then the interval is halved)
    gives the circuit: the top k by the scores of all pairs.
+4. By signed scores f need not reach the target: circuits without the edges that hold an answer back
+   can be worse on other pairs the larger they are, and from the last edge of positive score on only
+   edges that do harm are added. Then edges are chosen by |score|, which ends at the whole model.
 
 Scores of all pairs are less noisy than those of a half, so the circuit is, if anything, better than
 f(k) says. No pair held out for the report is looked at.
@@ -37,16 +40,21 @@ LEAST_PAIRS = 8
 class Fitted:
     """A circuit, what it reached where its size was chosen, and how many halves that was on.
 
-    `halves`: 2, or 1 where there were too few pairs to cut.
+    `halves`: 2, or 1 where there were too few pairs to cut. `signed`: whether it is by signed
+    score; `best_signed`: what the best size tried by signed score reached, where that was too little.
     """
 
     circuit: Circuit
     faithfulness: float
     halves: int
+    signed: bool = False
+    best_signed: float | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return what a circuit file says of it."""
-        return {"faithfulness": self.faithfulness, "halves": self.halves}
+        found: dict[str, object] = {"faithfulness": self.faithfulness, "halves": self.halves}
+        best = {} if self.best_signed is None else {"best_signed": self.best_signed}
+        return {**found, "signed": self.signed, **best}
 
 
 def halves(clusters: np.ndarray) -> np.ndarray:
@@ -101,24 +109,39 @@ def fewest(
             (_on(runner, np.flatnonzero(mine)), examples.chosen(np.flatnonzero(~mine)).mean())
             for mine in (~second, second)
         ]
-    asked, found = 0, dict[int, float]()
+    asked = 0
 
-    def reached(k: int) -> bool:
-        nonlocal asked
-        asked += 1
-        if progress is not None:
-            progress(asked, 2 * runner.graph.edge_count.bit_length(), f"sizes tried, {k} edges")
-        total = sum(
-            len(part.pairs) * float(part.measure([_top(its, k, absolute, connected)])[0, 0])
-            for part, its in parts
-        )
-        found[k] = ratio(total / len(runner.pairs), full, empty) or 0.0
-        return found[k] >= least
+    def search(absolute: bool, limit: int) -> tuple[int, dict[int, float]]:
+        found: dict[int, float] = {}
 
-    k = least_size(reached, runner.graph.edge_count)
-    if k not in found:
-        reached(k)
-    return Fitted(_top(scores, k, absolute, connected), found[k], len(parts))
+        def reached(k: int) -> bool:
+            nonlocal asked
+            asked += 1
+            if progress is not None:
+                progress(asked, 2 * limit.bit_length(), f"sizes tried, {k} edges")
+            total = sum(
+                len(part.pairs) * float(part.measure([_top(its, k, absolute, connected)])[0, 0])
+                for part, its in parts
+            )
+            found[k] = ratio(total / len(runner.pairs), full, empty) or 0.0
+            return found[k] >= least
+
+        k = least_size(reached, limit)
+        if k not in found:
+            reached(k)
+        return k, found
+
+    best = None
+    if not absolute:
+        positive = int((scores.values > 0).sum())
+        k, tried = search(False, max(1, positive))
+        if tried[k] >= least:
+            circuit = _top(scores, k, False, connected)
+            return Fitted(circuit, tried[k], len(parts), signed=True)
+        best = max(tried.values())
+    k, tried = search(True, runner.graph.edge_count)
+    circuit = _top(scores, k, True, connected)
+    return Fitted(circuit, tried[k], len(parts), best_signed=best)
 
 
 def _top(scores: Scores, k: int, absolute: bool, connected: bool) -> Circuit:

@@ -235,6 +235,8 @@ def _selection(spec: DiscoverySpec, found: Found, flags: Flags) -> str | None:
     if fitted is not None:
         few = "" if fitted["halves"] > 1 else ": too few pairs to cut, so on those scored"
         said += f"{few} ({fitted['faithfulness']:.3f} there)"
+        if "best_signed" in fitted:
+            said += f"; by |score|, as by score no size tried was above {fitted['best_signed']:.3f}"
     return said if flags["method"] else f"by default {said}"
 
 

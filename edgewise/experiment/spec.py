@@ -212,7 +212,8 @@ class Selection(Part):
         top: this many of largest |score|.
         above: those whose |score| is at least this.
         faithfulness: as few of largest |score| as reach this faithfulness.
-        target: as few as reach it on prompt pairs that their scores are not of.
+        target: as few as reach it on prompt pairs that their scores are not of; by |score| where no
+            size by signed score does.
         signed: by the scores themselves, not |score|: edges that work against the task come last.
         connected: only edges on ways of kept edges from the embedding to the logits count.
         stable: of these, only edges that so large a share of resamples of the prompts keep too.

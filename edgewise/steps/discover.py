@@ -287,6 +287,10 @@ class Selected:
     stability: Stability | None = None
     selected: int = 0
 
+    def by_score(self, select: Selection) -> bool:
+        """Tell whether its edges are those of largest score, not of largest |score|."""
+        return select.signed if self.fitted is None else self.fitted.signed
+
 
 def selected(
     runner: Runner,
@@ -311,7 +315,7 @@ def selected(
             "own scores are needed, and here there are none; accepted: a selection without it, or "
             "a method that scores each pair."
         )
-    absolute, above = not select.signed, select.above
+    absolute, above = not kept.by_score(select), select.above
     rule = EdgeRule.of(
         kept.circuit, found.scores, absolute=absolute, connected=select.connected, above=above
     )
@@ -459,7 +463,7 @@ def _chosen(
     kept, tied = selected(runner, found, select, progress, resampled=True), None
     if select.as_dict():
         if select.above is None and not select.connected and select.stable is None:
-            tied = ties(found.scores, kept.circuit, absolute=not select.signed)
+            tied = ties(found.scores, kept.circuit, absolute=not kept.by_score(select))
         doubts += doubts_of_selection(found.scores, kept.circuit, tied)
     return kept, tied, doubts
 

@@ -153,6 +153,8 @@ class FittedBlock(TypedDict):
 
     faithfulness: float
     halves: int
+    signed: NotRequired[bool]
+    best_signed: NotRequired[float]
 
 
 class DiscoveryBlock(TypedDict):

@@ -63,6 +63,7 @@ def test_what_is_reached_is_measured_on_the_other_half(ablation: str, connected:
     examples = method(runner, per_example=True, midpoint=True).examples
     assert examples is not None
     found = fewest(runner, examples, 0.5, absolute=False, connected=connected)
+    by_score = found.signed
     full, empty = measured_ends(runner)
     assert found.halves == 2
     second = halves(examples.clusters)
@@ -70,7 +71,7 @@ def test_what_is_reached_is_measured_on_the_other_half(ablation: str, connected:
     sizes = range(runner.graph.edge_count + 1)
 
     def of(scores: Scores, k: int) -> Circuit:
-        circuit = scores.top(k, absolute=False)
+        circuit = scores.top(k, absolute=not by_score)
         return circuit.prune_dangling() if connected else circuit
 
     ks = [k for k in sizes if of(own, k) == found.circuit]
@@ -138,3 +139,17 @@ def test_scores_of_each_pair_are_needed() -> None:
     scores = get_method("eap")(runner).scores
     with pytest.raises(EdgewiseError, match="each pair's own scores are needed"):
         selected(runner, Discovery(scores), Selection(target=0.9))
+
+
+def test_where_signed_scores_do_not_reach_the_target_absolute_ones_do() -> None:
+    """Of a target that no circuit of positive edges can reach, the whole model is left."""
+    runner = grouped_runner()
+    examples = get_method("eap-ig")(runner, per_example=True, midpoint=True).examples
+    assert examples is not None
+    positive = int((examples.mean().values > 0).sum())
+    low = fewest(runner, examples, 0.05, absolute=False)
+    assert low.signed and low.best_signed is None and len(low.circuit) <= positive
+    found = fewest(runner, examples, 50.0, absolute=False)
+    assert not found.signed and found.best_signed is not None and found.best_signed < 50
+    assert found.as_dict()["best_signed"] == found.best_signed
+    assert found.circuit == Circuit.full(runner.graph)
