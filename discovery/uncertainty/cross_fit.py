@@ -41,7 +41,8 @@ class Fitted:
     """A circuit, what it reached where its size was chosen, and how many halves that was on.
 
     `halves`: 2, or 1 where there were too few pairs to cut. `signed`: whether it is by signed
-    score; `best_signed`: what the best size tried by signed score reached, where that was too little.
+    score; `best_signed`: what the best size tried by signed score reached, where that was too
+    little.
     """
 
     circuit: Circuit
