@@ -75,9 +75,11 @@ def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
     return Ties(cut.score, cut.tied, cut.taken) if cut.tied > cut.taken > 0 else None
 
 
-def doubts_of_selection(scores: Scores, circuit: Circuit, tied: Ties | None) -> list[str]:
-    """Say what in a selection the scores did not decide."""
-    if len(circuit) and not len(circuit.prune_dangling()):
+def doubts_of_selection(
+    scores: Scores, circuit: Circuit, tied: Ties | None, *, signed: bool = False
+) -> list[str]:
+    """Say what in a selection the scores did not decide; of one by `signed` score if it is dead."""
+    if signed and len(circuit) and not len(circuit.prune_dangling()):
         return [
             f"no way of kept edges leads from the embedding to the logits, so the "
             f"{len(circuit):,} edges kept carry nothing of the prompt; keep more edges, or count "

@@ -162,7 +162,8 @@ def discover(
             journal.remove()  # going on from it would end here again
         raise
     held_out = None if tester is None else measure(tester, circuit)
-    doubts += doubts_of_size((held_out or evaluation).estimate("faithfulness").value)
+    if spec.select.way in ("faithfulness", "target"):  # a size that was chosen to reach something
+        doubts += doubts_of_size((held_out or evaluation).estimate("faithfulness").value)
     for words in doubts:
         warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
     file = CircuitFile(
@@ -464,7 +465,8 @@ def _chosen(
     if select.as_dict():
         if select.above is None and not select.connected and select.stable is None:
             tied = ties(found.scores, kept.circuit, absolute=not kept.by_score(select))
-        doubts += doubts_of_selection(found.scores, kept.circuit, tied)
+        signed = kept.by_score(select)
+        doubts += doubts_of_selection(found.scores, kept.circuit, tied, signed=signed)
     return kept, tied, doubts
 
 

@@ -124,9 +124,10 @@ def test_a_circuit_that_nothing_reaches_is_told_of() -> None:
     graph = ComputationGraph(layers=1, heads=1)
     scores = Scores(graph, np.where(graph.reads, 1.0, np.nan))
     dead = Circuit.empty(graph).with_edges(["m0->logits", "a0.h0->m0"])
-    (words,) = doubts_of_selection(scores, dead, None)
+    (words,) = doubts_of_selection(scores, dead, None, signed=True)
     assert "no way of kept edges leads from the embedding" in words and "connected" in words
-    assert not doubts_of_selection(scores, dead.with_edges(["embed->m0"]), None)
+    reached = dead.with_edges(["embed->m0"])
+    assert not doubts_of_selection(scores, reached, None, signed=True)
     assert not doubts_of_size(None) and not doubts_of_size(1.1)
     assert "overshoot" in doubts_of_size(1.2)[0]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,8 @@ from edgewise.discovery.journal import Entry
 from edgewise.discovery.registry import Discovery
 from edgewise.graphs.errors import DriftError, EdgewiseError, JournalMismatch
 from edgewise.graphs.files import read_circuit, scores_path
+from edgewise.graphs.graph import ComputationGraph
+from edgewise.graphs.scores import Scores
 from edgewise.patching.incremental.search import BaseKind
 from edgewise.steps import discover as finding
 from edgewise.store.journal import JournalFile, journal_path
@@ -350,7 +353,8 @@ def test_a_search_that_has_drifted_is_an_error(dtype: str, far: float) -> None:
         loss_full, loss_circuit, loss_empty = 0.0, 0.5, -1.0
 
     def found(loss: float) -> Discovery:
-        return Discovery(None, notes={"loss_search": loss})  # type: ignore[arg-type]
+        graph = ComputationGraph(layers=1, heads=1)
+        return Discovery(Scores(graph, np.zeros(graph.size)), notes={"loss_search": loss})
 
     finding.check_drift(found(0.5 + far / 3), Measured, dtype)  # type: ignore[arg-type]
     for loss in (0.5 + far, 0.5 - far, float("nan")):

@@ -493,7 +493,7 @@ def test_the_commands_select_by_signed_scores(
 ) -> None:
     asked = ("--task", pairs, "--method", "eap-ig", "--steps", 2, "--top", 16, "--signed")
     shown = edgewise("timeline", run, *asked, "--no-cache", "-o", "line.json").output
-    assert "top 16, by signed score" in shown
+    assert "the 16 edges of largest score" in shown
     last = find_checkpoints(str(run))[-1]
     edgewise("discover", "--model", last, *asked, "-o", "last.json", "--scores")
     line, alone = read_timeline(tmp_path / "line.json"), read_circuit(tmp_path / "last.json")
