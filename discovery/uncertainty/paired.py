@@ -44,6 +44,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError
 from ..significance import q_values
 
@@ -99,6 +100,7 @@ def independent(clusters: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.arange(len(found)) if few else np.asarray(found)
 
 
+@typed
 def paired_test(
     a: np.ndarray,
     b: np.ndarray,
@@ -114,16 +116,20 @@ def paired_test(
     >>> a = np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]])
     >>> found = paired_test(a, a + [[3.0, 0.0], [4.0, 0.0], [5.0, 0.0]], delta=1.0)
     >>> found.change.tolist(), found.p.round(4).tolist()
-    ([4.0, 0.0], [0.0238, 1.0])
+    ([4.0, 0.0], [0.0241, 1.0])
     """
+    a, b = np.asarray(a), np.asarray(b)
     _check(a, b, delta)
+    if not 0 < level < 1:
+        raise EdgewiseError(f"the level is {level}; accepted: between 0 and 1.")
     if a.shape != b.shape:
         raise EdgewiseError(
             f"scores of shapes {list(a.shape)} and {list(b.shape)} are no pairs; accepted: the "
             "same examples and edges in both models."
         )
-    own = np.arange(len(a)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    count = int(own.max()) + 1
+    given = np.arange(len(a)) if clusters is None else np.asarray(clusters)
+    own = np.unique(given, return_inverse=True)[1] if given.ndim == 1 else given.ravel()[:0]
+    count = len(set(own.tolist()))
     if len(own) != len(a) or count < 2:
         raise EdgewiseError(
             f"{len(a)} examples in {count} clusters cannot be tested; accepted: a cluster for each "

@@ -10,7 +10,8 @@
 
     [task]
     name = "ioi"                      # a built-in task, or: file = "pairs.jsonl"
-    examples = 32                     # default 64; of a file: all
+    examples = 32                     # default 64; of a file: all, or half if it has 64 or more
+    test = 32                         # so many others are held out; default: as many; 0: none
     seed = 0                          # of a built-in task, as are its own options, or of samples
     bos = true                        # force a beginning-of-sequence token, or (false) none
     answers = "first"                 # how those of several tokens are taken: this, or "whole"

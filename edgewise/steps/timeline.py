@@ -222,7 +222,7 @@ class _Checkpoints:
                 progress=self.progress,
             )  # fmt: skip
 
-        if results is None:
+        if results is None or not all(map(is_traceable, self.spec.evaluation.metrics)):
             return make()
         key = key_of(
             self.spec.graph, compute, scoring, model=fingerprint(reference), prompts=pairs.sha256

@@ -8,7 +8,7 @@ anything is done with it:
 ...     return 2 * number
 >>> double("3")
 Traceback (most recent call last):
-edgewise.graphs.errors.EdgewiseError: double: `number` is '3'; accepted: a whole number.
+edgewise.graphs.errors.WrongArgument: double: `number` is '3'; accepted: a whole number.
 
 The annotation is the only place where it stands what is taken. It is read as text at the first
 call, and a class is told by its name, so that nothing is imported for a check; only a value that

@@ -51,6 +51,7 @@ from .weights import weights_sha256
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..lift.live.text_body import TextBody
     from ..lift.watching import Watch
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -79,7 +80,7 @@ class LoadedModel:
     from which format quantised weights were unpacked.
     """
 
-    model: PreTrainedModel = field(repr=False)
+    model: PreTrainedModel | TextBody = field(repr=False)
     name: str
     revision: str | None = None
     path: Path | None = None
