@@ -19,9 +19,10 @@ import torch
 
 from edgewise.discovery.evaluation import least_size
 from edgewise.discovery.registry import Discovery, scoring_method
-from edgewise.discovery.uncertainty.bootstrap import Estimate, clusters_of, faithfulness_estimate
+from edgewise.discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate
 from edgewise.experiment.spec import Selection
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.example_scores import clusters_of
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import TASKS
 from edgewise.session import make_runner, open_model, open_split
@@ -34,7 +35,7 @@ def measured(runner: Runner, circuit: Circuit) -> Estimate:
     """Estimate a circuit's faithfulness on a runner's pairs."""
     graph = runner.graph
     full, kept, empty = runner.measure_each([Circuit.full(graph), circuit, Circuit.empty(graph)])[0]
-    clusters = clusters_of([pair.group or "" for pair in runner.pairs])
+    clusters = clusters_of(runner.pairs.groups)
     return faithfulness_estimate(full, kept, empty, clusters, runner.floor)
 
 

@@ -22,11 +22,11 @@ import numpy as np
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.example_scores import clusters_of
 from ..graphs.scores import Scores
 from .uncertainty.bootstrap import (
     DEFINED,
     Estimate,
-    clusters_of,
     defined,
     faithfulness_estimate,
     mean_estimate,
@@ -339,7 +339,7 @@ def curve(
         tuple(ratio(float(one.mean()), *ends, runner.floor) for one in side) for side in each
     )
     cpr = cmd = None
-    clusters = clusters_of([pair.group for pair in runner.pairs])
+    clusters = clusters_of(runner.pairs.groups)
     intervals: dict[str, Any] = {}
     is_defined = defined(full, empty, clusters, runner.floor)
     if None not in signed and None not in absolute:
@@ -392,7 +392,7 @@ def apart(runner: Runner) -> bool:
     """Tell whether full and empty circuit differ by two standard errors, so that ratios mean it."""
     ends = [Circuit.full(runner.graph), Circuit.empty(runner.graph)]
     full, empty = runner.measure_each(ends)[0]
-    clusters = clusters_of([pair.group for pair in runner.pairs])
+    clusters = clusters_of(runner.pairs.groups)
     return defined(full, empty, clusters, runner.floor)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from .graphs.errors import EdgewiseError, UnsupportedModel, within_memory
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from .graphs.files.circuit import ModelBlock
@@ -235,6 +238,21 @@ def open_model(
             stacklevel=2,
         )
     return session
+
+
+@within_memory()
+def open_changed(session: Session, change: Callable[[torch.nn.Module], None]) -> Session:
+    """Open a copy of a session's model whose weights are changed; the session's stays as it is.
+
+    Takes the model's memory a second time.
+    """
+    loaded = session.loaded
+    model = copy.deepcopy(loaded.model)
+    change(model)
+    graph = GraphSpec.of_graph(session.graph, session.tried)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a family was tried has been said of the model itself
+        return open_model(replace(loaded, model=model, _hashed=[]), graph)
 
 
 @typed

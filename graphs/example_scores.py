@@ -69,12 +69,7 @@ class ExampleScores:
     @property
     def clusters(self) -> np.ndarray:
         """Number the groups by their first example: int [examples]."""
-        numbers: dict[str, int] = {}
-        found = []
-        for i, group in enumerate(self.groups):
-            key = f"g{group}" if group else f"e{i}"
-            found.append(numbers.setdefault(key, len(numbers)))
-        return np.array(found)
+        return clusters_of(self.groups)
 
     @typed
     def mean(self) -> Scores:
@@ -102,6 +97,17 @@ class ExampleScores:
         return ExampleScores(
             self.graph, self.values[numbers], tuple(self.groups[i] for i in numbers)
         )
+
+
+def clusters_of(groups: Sequence[str]) -> np.ndarray:
+    """Number the groups of examples, int [examples]; an example without one is its own.
+
+    >>> clusters_of(["a", "b", "", "a", ""]).tolist()
+    [0, 1, 2, 0, 3]
+    """
+    known: dict[object, int] = {}
+    keys = (group or (i,) for i, group in enumerate(groups))
+    return np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
 
 
 def edge_starts(graph: ComputationGraph) -> list[int]:

@@ -19,7 +19,6 @@ order of the examples, on the hash seed, or on threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,17 +67,6 @@ class Estimate:
 UNDEFINED = Estimate(None, math.nan, math.nan)
 
 
-def clusters_of(groups: Sequence[str]) -> np.ndarray:
-    """Number the groups of examples, int [examples]; an example without one is its own.
-
-    >>> clusters_of(["a", "b", "", "a", ""]).tolist()
-    [0, 1, 2, 0, 3]
-    """
-    known: dict[object, int] = {}
-    keys = (group or (i,) for i, group in enumerate(groups))
-    return np.array([known.setdefault(key, len(known)) for key in keys], dtype=np.int64)
-
-
 def units_of(clusters: np.ndarray) -> np.ndarray:
     """Return what is resampled, int [examples]: the clusters or, of too few, the examples.
 
@@ -87,6 +75,22 @@ def units_of(clusters: np.ndarray) -> np.ndarray:
     """
     number = len(np.unique(clusters))
     return clusters if number >= LEAST_CLUSTERS else np.arange(len(clusters))
+
+
+def dealt_in_two(clusters: np.ndarray) -> np.ndarray:
+    """Tell of each example whether it is in the second half; whole clusters stay together.
+
+    They are dealt out from the largest on, each to the smaller half.
+
+    >>> dealt_in_two(np.array([0, 0, 0, 1, 1, 2])).tolist()
+    [False, False, False, True, True, True]
+    """
+    names, places, counts = np.unique(clusters, return_inverse=True, return_counts=True)
+    second, sizes = np.zeros(len(names), dtype=bool), [0, 0]
+    for name in np.argsort(-counts, kind="stable").tolist():
+        second[name] = sizes[1] < sizes[0]
+        sizes[int(second[name])] += int(counts[name])
+    return np.asarray(second[places])
 
 
 def resamples(clusters: np.ndarray, n: int, seed: int = 0) -> np.ndarray:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..evaluation import different_ends, least_size, ratio
+from .bootstrap import dealt_in_two
 
 if TYPE_CHECKING:
     from ...graphs.circuit import Circuit
@@ -61,23 +62,16 @@ class Fitted:
 def halves(clusters: np.ndarray) -> np.ndarray:
     """Tell of each example whether it is in the second half; whole clusters stay together.
 
-    Clusters are dealt out from the largest on, each to the smaller half. If that leaves less than a
-    third of the examples in one, they are dealt out one by one.
+    If that leaves less than a third of the examples in one half, they are dealt out one by one.
 
     >>> halves(np.array([0, 0, 0, 1, 1, 2])).tolist()
     [False, False, False, True, True, True]
     >>> halves(np.array([0, 0, 0, 0])).tolist()
     [False, True, False, True]
     """
-    second = np.zeros(len(clusters), dtype=bool)
-    sizes = [0, 0]
-    counts = np.bincount(clusters)
-    for cluster in np.argsort(-counts, kind="stable").tolist():
-        side = int(sizes[1] < sizes[0])
-        second[clusters == cluster] = bool(side)
-        sizes[side] += int(counts[cluster])
-    if 3 * min(sizes) < len(clusters):
-        second = np.arange(len(clusters)) % 2 == 1
+    second = dealt_in_two(clusters)
+    if 3 * min(second.sum(), (~second).sum()) < len(clusters):
+        second[:] = np.arange(len(clusters)) % 2 == 1
     return second
 
 

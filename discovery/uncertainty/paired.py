@@ -240,23 +240,6 @@ def effective(clusters: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def halves(clusters: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray] | None:
-    """Split examples into two halves by whole clusters, at random: their rows; None if too few.
-
-    Both halves get half of the clusters, two or more.
-
-    >>> first, second = halves(np.array([0, 0, 1, 2, 3]))
-    >>> sorted([*first.tolist(), *second.tolist()])
-    [0, 1, 2, 3, 4]
-    """
-    names = np.unique(clusters)
-    if len(names) < 4:
-        return None
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
-    inside = np.isin(clusters, chosen)
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
-
-
 # -- the parts of the test -----------------------------------------------------------------------
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from ..discovery.evaluation import different_ends
 from ..discovery.random_circuits import random_circuits
 from ..discovery.uncertainty.bootstrap import (
-    clusters_of,
     defined,
     difference_estimate,
     faithfulness_estimate,
@@ -21,6 +20,7 @@ from ..discovery.uncertainty.bootstrap import (
 from ..graphs.circuit import Circuit
 from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
 from ..graphs.diff import CircuitDiff
+from ..graphs.example_scores import clusters_of
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import SILENT, Progress
 from ..session import Session, make_runner
@@ -87,7 +87,7 @@ def cross_in(
     values = [float(one.mean()) for one in each]
     graph, count = runner.graph, len(plan.circuits)
     full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
-    clusters = clusters_of([pair.group for pair in pairs])
+    clusters = clusters_of(pairs.groups)
     is_defined = defined(full, empty, clusters, runner.floor)
     intervals = [faithfulness_estimate(full, one, empty, clusters).interval for one in each[:count]]
     by_name = dict(zip(plan.circuits, each, strict=False))

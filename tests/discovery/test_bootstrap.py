@@ -16,7 +16,7 @@ from edgewise.discovery.registry import get_method
 from edgewise.discovery.uncertainty import bootstrap
 from edgewise.discovery.uncertainty.bootstrap import (
     Estimate,
-    clusters_of,
+    dealt_in_two,
     defined,
     difference_estimate,
     faithfulness_estimate,
@@ -27,6 +27,7 @@ from edgewise.discovery.uncertainty.bootstrap import (
 )
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.example_scores import clusters_of
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 from tests.engine import tiny_lift
@@ -246,3 +247,13 @@ def test_intervals_of_a_models_circuit_cover_the_populations_value(
 
     found = covered(draw, float(truth), np.repeat(np.arange(groups), size), repetitions=200)
     assert 0.90 <= found <= 0.99
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=60))
+def test_clusters_are_dealt_whole_and_evenly(labels: list[int]) -> None:
+    clusters = np.array(labels)
+    second = dealt_in_two(clusters)
+    for one in set(labels):
+        assert len(set(second[clusters == one].tolist())) == 1
+    largest = max(labels.count(one) for one in labels)
+    assert abs(int(second.sum()) - int((~second).sum())) <= largest

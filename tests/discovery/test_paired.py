@@ -16,7 +16,6 @@ from edgewise.discovery.uncertainty.paired import (
     POWER,
     beyond,
     effective,
-    halves,
     independent,
     noncentrality,
     paired_test,
@@ -254,13 +253,3 @@ def test_what_cannot_be_tested_is_refused() -> None:
         paired_test(a, a, delta=-1)
     with pytest.raises(EdgewiseError, match="1 and 4 clusters"):
         unpaired_test(a[:1], a)
-
-
-def test_halves_keep_clusters_together() -> None:
-    clusters = np.repeat(np.arange(7), 3)
-    split = halves(clusters)
-    assert split is not None
-    first, second = split
-    assert not set(clusters[first]) & set(clusters[second])
-    assert sorted([*first, *second]) == list(range(21))
-    assert halves(np.arange(3)) is None

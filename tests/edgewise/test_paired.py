@@ -19,12 +19,13 @@ from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files import read_circuit, read_diff
 from edgewise.patching.prompts.pair_files import write_pairs
 from edgewise.patching.prompts.pairs import PromptPairs
-from edgewise.session import Session, open_model
+from edgewise.session import Session, open_changed, open_model
 from edgewise.steps.compare import paired_comparison
 from edgewise.steps.comparison.paired import ComparedPairs, compare_scored
 from edgewise.steps.comparison.scored import (
     ScoredModel,
-    rounded_weights,
+    are_rounded,
+    round_weights,
     score_model,
     weights_correlation,
 )
@@ -186,17 +187,21 @@ def test_groups_are_clusters(whole: Session) -> None:
 # -- weights -------------------------------------------------------------------------------------
 
 
-def test_rounded_weights_come_back(whole: Session) -> None:
+def test_weights_are_rounded_in_a_copy(whole: Session) -> None:
+    """The model that was given is altered at no time, not even while the control runs."""
     import torch
 
-    before = {k: v.clone() for k, v in whole.loaded.model.state_dict().items()}
-    with rounded_weights(whole) as changed:
-        assert changed
-        after = whole.loaded.model.state_dict()
-        assert all(torch.equal(x, x.bfloat16().to(x.dtype)) for x in after.values())
-        with rounded_weights(whole) as again:
-            assert not again  # they are round already
-    assert all(torch.equal(v, whole.loaded.model.state_dict()[k]) for k, v in before.items())
+    mine = whole.loaded.model
+    before = {k: v.clone() for k, v in mine.state_dict().items()}
+    versions = [one._version for one in mine.parameters()]
+    other = open_changed(whole, round_weights)
+    after = other.loaded.model.state_dict()
+    assert all(torch.equal(x, x.bfloat16().to(x.dtype)) for x in after.values())
+    assert are_rounded(other.loaded.model) and not are_rounded(mine)
+    assert other.loaded.weights_sha256 != whole.loaded.weights_sha256
+    score_model(whole, ask(4, 0), SCORING, rounded=True)
+    assert all(torch.equal(v, mine.state_dict()[k]) for k, v in before.items())
+    assert [one._version for one in mine.parameters()] == versions
 
 
 def test_unrelated_weights_are_told(whole: Session) -> None:

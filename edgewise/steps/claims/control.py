@@ -8,22 +8,22 @@ they are. A method that finds as good a circuit there finds it in anything.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...discovery.evaluation import ratio
-from ...experiment.spec import ComputeSpec, DiscoverySpec, Experiment, GraphSpec
+from ...experiment.spec import ComputeSpec, DiscoverySpec, Experiment
 from ...graphs.circuit import Circuit
-from ...graphs.errors import EdgewiseError, within_memory
+from ...graphs.errors import EdgewiseError
 from ...graphs.overlap import Overlap
 from ...patching.prompts.pairs import PromptPairs
 from ...patching.prompts.splits import PromptSplit
 from ...progress import Progress, named
-from ...session import Session, make_runner, open_model
+from ...session import Session, make_runner, open_changed
 from ..discover import Found, discover
 
 if TYPE_CHECKING:
@@ -75,17 +75,9 @@ def redraw(model: torch.nn.Module, seed: int = 0) -> None:
             weights.copy_(new.to(weights.dtype))
 
 
-@within_memory()
 def redrawn(session: Session, seed: int = 0) -> Session:
     """Open a copy of a session's model with its weights redrawn; the session's stays as it is."""
-    loaded = session.loaded
-    model = copy.deepcopy(loaded.model)
-    redraw(model, seed)
-    untrained = replace(loaded, model=model, _hashed=[])
-    graph = GraphSpec.of_graph(session.graph, session.tried)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a family was tried has been said of the model itself
-        return open_model(untrained, graph)
+    return open_changed(session, partial(redraw, seed=seed))
 
 
 def control(

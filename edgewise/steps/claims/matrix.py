@@ -19,12 +19,13 @@ import numpy as np
 
 from ...discovery.evaluation import ratio
 from ...discovery.random_circuits import percentile, random_circuits
-from ...discovery.uncertainty.bootstrap import clusters_of, faithfulness_estimate
+from ...discovery.uncertainty.bootstrap import faithfulness_estimate
 from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
 from ...experiment.task import TaskSpec
 from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, within_memory
+from ...graphs.example_scores import clusters_of
 from ...graphs.files import CircuitFile
 from ...graphs.files.tables.matrix import (
     MatrixBlock,
@@ -183,7 +184,7 @@ def _of_task(
         every += [*kept, *(each.complement for each in kept)]
     each = np.stack(list(_measured(runner, every, progress)))  # [circuits, examples]
     full, empty, rest = each[0], each[1], each[2:]
-    clusters = clusters_of([pair.group for pair in runner.pairs])
+    clusters = clusters_of(runner.pairs.groups)
     blocks = rest.reshape(len(circuits), 2, 1 + number, -1)
     tables: tuple[list[MatrixRow], list[MatrixRow]] = ([], [])
     for name, both in zip(circuits, blocks, strict=True):

@@ -22,12 +22,12 @@ import numpy as np
 from ...discovery.random_circuits import random_circuits
 from ...discovery.uncertainty.bootstrap import (
     Estimate,
-    clusters_of,
     faithfulness_estimate,
     mean_estimate,
 )
 from ...graphs.circuit import Circuit
 from ...graphs.comparison import ChangedFunction, Ratio
+from ...graphs.example_scores import clusters_of
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
@@ -127,7 +127,7 @@ def function_of(
     measure: tuple[str, str],
 ) -> ChangedFunction:
     """Put together what the changed edges do in models A and B, with intervals over prompts."""
-    clusters = clusters_of([pair.group or "" for pair in pairs])
+    clusters = clusters_of(pairs.groups)
 
     def share(circuit: np.ndarray, side: ChangedInModel) -> Ratio:
         full, empty = side.values[:2]

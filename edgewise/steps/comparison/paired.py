@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...discovery.registry import get_method, scoring_method
+from ...discovery.uncertainty.bootstrap import dealt_in_two
 from ...discovery.uncertainty.paired import (
     PairedTest,
-    halves,
     independent,
     paired_test,
     unpaired_test,
@@ -150,13 +150,13 @@ def _other_prompts(
     models: Sequence[ScoredModel], clusters: np.ndarray, delta: float, level: float
 ) -> int | None:
     """Count edges that change from half of the prompts to the other half in one model."""
-    split = halves(clusters)
-    if split is None:
+    second = dealt_in_two(clusters)
+    own = (clusters[~second], clusters[second])
+    if min(len(np.unique(half)) for half in own) < 2:  # one cluster has no variance
         return None
     found = 0
     for one in models:
-        sides = [one.scores.values[rows] for rows in split]
-        own = (clusters[split[0]], clusters[split[1]])
+        sides = [one.scores.values[~second], one.scores.values[second]]
         test = unpaired_test(sides[0], sides[1], own, delta=delta, level=level)
         found += int(test.changed.sum())
     return found

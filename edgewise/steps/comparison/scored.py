@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from ...graphs.files.atomic import write_bytes
 from ...graphs.graph import ComputationGraph
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import Progress
-from ...session import Session, make_runner
+from ...session import Session, make_runner, open_changed
 from ..example_scores import score_examples
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLED = 4096
 """Entries of each matrix of weights that are kept."""
@@ -94,30 +97,35 @@ def score_model(
     full, empty = map(float, runner.measure(ends)[0])
     weights, again = weights_sample(session), None
     if rounded:
-        with rounded_weights(session) as changed:
-            again = score_examples(session, pairs, spec, compute, progress) if changed else scores
+        other = (
+            session if are_rounded(session.loaded.model) else open_changed(session, round_weights)
+        )
+        again = (
+            scores if other is session else score_examples(other, pairs, spec, compute, progress)
+        )
     return ScoredModel(scores, full, empty, weights, again)
 
 
-@contextmanager
-def rounded_weights(session: Session) -> Iterator[bool]:
-    """Round a model's weights to bfloat16 for as long as this lasts; yield whether any changed."""
+def _wide(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    """Yield the weights that bfloat16 need not hold."""
+    every = model.parameters()
+    return (one for one in every if one.is_floating_point() and one.element_size() > 2)
+
+
+def are_rounded(model: torch.nn.Module) -> bool:
+    """Tell whether rounding a model's weights to bfloat16 would change none of them."""
     import torch
 
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    return all(torch.equal(one, one.to(torch.bfloat16).to(one.dtype)) for one in _wide(model))
+
+
+def round_weights(model: torch.nn.Module) -> None:
+    """Round a model's weights to bfloat16, in place."""
+    import torch
+
     with torch.no_grad():
-        for one in session.loaded.model.parameters():
-            if one.is_floating_point() and one.element_size() > 2:
-                near = one.to(torch.bfloat16).to(one.dtype)
-                if not torch.equal(near, one):
-                    kept.append((one, one.detach().clone()))
-                    one.copy_(near)
-    try:
-        yield bool(kept)
-    finally:
-        with torch.no_grad():
-            for one, before in kept:
-                one.copy_(before)
+        for one in _wide(model):
+            one.copy_(one.to(torch.bfloat16).to(one.dtype))
 
 
 def weights_sample(session: Session) -> np.ndarray:
