@@ -23,19 +23,19 @@ import numpy as np
 
 from edgewise.discovery.uncertainty.paired import (
     PairedTest,
-    halves,
     independent,
     paired_test,
     unpaired_test,
 )
-from edgewise.experiment.spec import SHARE, ComputeSpec, DiscoverySpec
+from edgewise.experiment.spec import SHARE, ComparisonSpec, ComputeSpec, DiscoverySpec
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.session import Session, open_model, open_task
+from edgewise.steps.comparison.paired import other_prompts
 from edgewise.steps.comparison.scored import ScoredModel, score_model
 
 SCORING = DiscoverySpec("eap-ig", metric="logit_diff")
 CHECKPOINTS = Path(__file__).parents[1] / "examples/induction/checkpoints"
-LARGEST = 50
+LARGEST, LEVEL = 50, ComparisonSpec().level
 
 
 def induction_pairs(count: int, seed: int, vocabulary: int = 128) -> PromptPairs:
@@ -149,11 +149,8 @@ def tuned(adapter: str, earlier: str, task: str, examples: int) -> None:
     print(f"earlier: {step.changed.sum()}, Jaccard {alike(full.changed, step.changed):.2f}")
     assert last.rounded is not None
     print(f"rounded weights: {test(b, last.rounded.values).changed.sum()}")
-    split = halves(clusters)
-    for name, x in (("base", a), ("tuned", b)) if split is not None else ():
-        one, other = split  # type: ignore[misc]
-        own = (clusters[one], clusters[other])
-        count = unpaired_test(x[one], x[other], own, delta=delta).changed.sum()
+    for name, one in (("base", base), ("tuned", last)):
+        count = other_prompts([one], clusters, delta, LEVEL)
         print(f"{name}, one half of the prompts against the other: {count}")
     for share in (0.5, 0.9, 0.99, 1.0):
         print(f"detectable in {share:.0%} of all edges: {np.quantile(full.detectable, share):.3f}")

@@ -113,7 +113,7 @@ def compare_scored(
     least = np.quantile(test.detectable[either] if either.any() else test.detectable, SHOWN)
     controls = Controls()
     if comparison.controls:
-        controls = Controls(_other_prompts(models, clusters, delta, level), None)
+        controls = Controls(other_prompts(models, clusters, delta, level), None)
         if b.rounded is not None:
             again = paired_test(
                 b.scores.values, b.rounded.values, clusters, delta=delta, level=level
@@ -146,7 +146,7 @@ def _rows(diff: CircuitDiff, test: PairedTest) -> tuple[EdgeChange, ...]:
     return tuple(rows)
 
 
-def _other_prompts(
+def other_prompts(
     models: Sequence[ScoredModel], clusters: np.ndarray, delta: float, level: float
 ) -> int | None:
     """Count edges that change from half of the prompts to the other half in one model."""
