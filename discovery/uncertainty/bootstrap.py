@@ -200,7 +200,7 @@ def _ratios(
         raise EdgewiseError("values that are not finite have no interval; accepted: numbers.")
     top, bottom, units = _sums(tops, bottoms, clusters)
     (value,), (error,) = _errors(top, bottom, signs, np.ones((1, units)))
-    if units < 2:
+    if units < 2 or not math.isfinite(error):
         return Estimate(float(value), math.nan, math.nan)
     if not error > 1e-12 * (abs(value) + 1e-300):  # the same on every example
         return Estimate(float(value), float(value), float(value))
@@ -211,7 +211,7 @@ def _ratios(
     if units < LEAST_CLUSTERS:
         return Estimate(float(value), float(value - wide * error), float(value + wide * error))
     drawn, errors = _errors(top, bottom, signs, _draws(units, RESAMPLES, seed=0))
-    fine = errors > 1e-9 * error
+    fine = (errors > 1e-9 * error) & np.isfinite(errors) & np.isfinite(drawn)
     if fine.mean() < 1 - DEGENERATE:  # such as shares of 1: percentiles, wider for few units
         tail = float(norm.cdf(-wide * math.sqrt(units / (units - 1))))
         low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1 - tail])
@@ -239,7 +239,7 @@ def _errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return Σ_k sign_k · ratio_k of units' sums [k, units] and its error, of each draw [n]."""
     units = tops.shape[1]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         below = draws @ bottoms.T  # [n, k]
         ratios = (draws @ tops.T) / below
         residuals = np.zeros(draws.shape)

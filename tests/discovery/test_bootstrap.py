@@ -257,3 +257,12 @@ def test_clusters_are_dealt_whole_and_evenly(labels: list[int]) -> None:
         assert len(set(second[clusters == one].tolist())) == 1
     largest = max(labels.count(one) for one in labels)
     assert abs(int(second.sum()) - int((~second).sum())) <= largest
+
+
+def test_a_denominator_that_nearly_vanishes_in_resamples_is_no_overflow() -> None:
+    """Found by hypothesis: ratios of 1e137 among resamples, whose squares no float holds."""
+    full = np.array([1.0, 1.0, 1.0, 9.58884849e-138, 1.0])
+    for circuit in (np.array([0.0, 0.0, 0.0, 1.0, 0.0]), np.zeros(5)):
+        found = faithfulness_estimate(full, circuit, np.zeros(5), np.arange(5))
+        assert found.value == pytest.approx(circuit.mean() / full.mean())
+        assert found.interval is None or np.isfinite(found.interval).all()
