@@ -411,7 +411,7 @@ class CrossEvaluation:
     sha256: str | None = None
     models: tuple[str, str]
     rows: tuple[CrossRow, ...]
-    random: RandomCircuits
+    random: RandomCircuits = field(repr=False)
     full: Pair
     empty: Pair
     differences: tuple[dict[str, Pair | None], dict[str, Pair | None]] = ({}, {})
@@ -483,6 +483,9 @@ class Ratio(NamedTuple):
             return _short(self.value)
         return f"{_short(self.value)} [{_short(self.low)}, {_short(self.high)}]"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def within(self, margin: float) -> bool:
         """Tell whether the whole interval lies within ±margin."""
         known = self.low is not None and self.high is not None
@@ -531,7 +534,8 @@ class ChangedFunction:
     def sentences(self, margin: float, names: tuple[str, str] = ("A", "B")) -> list[str]:
         """Say what the changed edges do, and whether function changed by more than a margin."""
         a, b = names
-        them = "the edge that changed" if self.edges == 1 else f"the {self.edges:,} changed edges"
+        one = self.edges == 1
+        them = "the edge that changed keeps" if one else f"the {self.edges:,} changed edges keep"
         was, now = (f"{value:.4g}" for value in self.value)
         metric = f"{self.metric} from {b}'s logits" if self.from_b else self.metric
         lines = [f"{metric} is {was} in {a} and {now} in {b}: a difference of {self.gain}"]
@@ -542,16 +546,18 @@ class ChangedFunction:
         elif self.gain.has_zero:
             lines[0] += ": these prompts do not show that function changed"
         lines.append(
-            f"alone, {them} keep {self.alone[0]} of the behaviour in {a} and {self.alone[1]} in {b}"
+            f"alone, {them} {self.alone[0]} of the behaviour in {a} and {self.alone[1]} in {b}"
         )
         lines.append(
-            f"cut out, they leave {self.without[0]} in {a} and {self.without[1]} in {b}; as many "
-            f"random edges leave {self.random_without[0]} and {self.random_without[1]}"
+            f"without {'it' if one else 'them'}, {self.without[0]} is left in {a} and "
+            f"{self.without[1]} in {b}; without as many random edges {self.random_without[0]} and "
+            f"{self.random_without[1]}"
         )
         if self.carried_by_edges.value is not None:
             lines.append(
-                f"with {b}'s values on them, {a} gains {self.carried_by_edges} of the difference; "
-                f"with those of all edges of their {self.senders:,} senders "
-                f"{self.carried_by_senders}, of every edge {self.carried_by_all}"
+                f"with {b}'s values on {'it' if one else 'them'}, {a} gains "
+                f"{self.carried_by_edges} of the difference; on all edges of "
+                f"{'its sender' if one else f'their {self.senders:,} senders'} "
+                f"{self.carried_by_senders}, on every edge {self.carried_by_all}"
             )
         return lines

@@ -263,15 +263,21 @@ def test_every_public_call_is_typed() -> None:
     assert bare == []
 
 
+def called_with(name: str, fitting: dict[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the value that a method is called of, if it is one, and what its arguments take."""
+    call = CALLS[name]
+    subject = () if not call.method else (fitting.get(name.partition(".")[0]),)
+    assert not (call.method and subject[0] is None), "no value to call it of"
+    return subject, _Arguments.of(call.make, name).checks
+
+
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_a_wrong_type_is_refused_by_name(
     name: str, fitting: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     call, problems = CALLS[name], []
-    subject = () if not call.method else (fitting.get(name.partition(".")[0]),)
-    assert not (call.method and subject[0] is None), "no value to call it of"
-    checks = _Arguments.of(call.make, name).checks
+    subject, checks = called_with(name, fitting)
     arguments = {
         key: one.kind for key, one in call.parameters.items() if one.kind is not one.VAR_POSITIONAL
     }
@@ -328,9 +334,7 @@ def test_arguments_that_are_missing_or_too_many_are_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     call, problems = CALLS[name], []
-    subject = () if not call.method else (fitting.get(name.partition(".")[0]),)
-    assert not (call.method and subject[0] is None), "no value to call it of"
-    checks = _Arguments.of(call.make, name).checks
+    subject, checks = called_with(name, fitting)
     beside = others(call, "", checks, fitting)
     kinds = {key: one.kind for key, one in call.parameters.items()}
     if any(kind in (Kinds.POSITIONAL_ONLY, Kinds.VAR_POSITIONAL) for kind in kinds.values()):
@@ -566,3 +570,11 @@ def test_checking_is_cheap() -> None:
         assert checking(kinds, 3) == 3
     with pytest.raises(EdgewiseError, match="`number` is True"):
         checking("x", True)
+
+
+def test_of_fields_beside_a_missing_argument_the_argument_is_named(tmp_path: Path) -> None:
+    """`evaluate` sorts its fields itself, so that a field is not what is unknown."""
+    with pytest.raises(WrongArgument, match="evaluate: `circuit` is missing"):
+        edgewise.evaluate(object(), tests=True)
+    with pytest.raises(WrongArgument, match="`circuit` is missing"):
+        edgewise.evaluate(1, draws=9)

@@ -68,10 +68,7 @@ def print_changes(found: DiffFile) -> None:
         f"the same prompts in both models: {measured.scores} scores of {measured.edges_tested:,} "
         f"edges by {measured.metric}"
     )
-    for sentence in compared.sentences():
-        show.line(f"  {sentence}")
-    if controls := compared.controls():
-        show.line(f"  {controls}")
+    show.sentences([*compared.sentences(), *filter(None, [compared.controls()])])
     show.note(*(f"{words}." for words in compared.warnings()))
     columns = ("score A", "score B", "change", "95% from", "to", "q", "changed")
     for place, words in PLACES.items():
@@ -93,8 +90,7 @@ def print_function(found: DiffFile) -> None:
         return
     show.line()
     show.line(f"what they do, by {function.metric} on {compared.measured.prompts}")
-    for sentence in function.sentences(compared.measured.delta):
-        show.line(f"  {sentence}")
+    show.sentences(function.sentences(compared.measured.delta))
 
 
 def print_scores(found: DiffFile) -> None:
@@ -129,8 +125,7 @@ def print_floor(found: DiffFile) -> None:
         f"noise floor of the sets: {measured.repetitions} discoveries in each model, "
         f"{measured.examples} pairs each"
     )
-    for sentence in floor.sentences():
-        show.line(f"  {sentence}")
+    show.sentences(floor.sentences())
     rows = [
         (name, *(float(pick(values)) for pick in (np.mean, np.min, np.max)))
         for name, values in measured.likeness()

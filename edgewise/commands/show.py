@@ -79,17 +79,33 @@ def table(
     line()
     if title:
         line(title)
-    _print(found)
+    _print(found, tight=True)
 
 
-def _print(found: Table) -> None:
-    """Print a table as it is, without the spaces that fill its lines up."""
+def sentences(texts: Iterable[str]) -> None:
+    """Print sentences, indented; a terminal folds them between words."""
+    from rich.table import Table
+
+    found = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
+    found.add_column(overflow="fold")
+    for text in texts:
+        found.add_row(visible(text))
+    if found.row_count:
+        _print(found)
+
+
+def _print(found: Table, *, tight: bool = False) -> None:
+    """Print a table as it is, without the spaces that fill its lines up.
+
+    `tight`: where it is wider than the screen, columns move together before they are folded.
+    """
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PIPED_WIDTH
     screen = Console(markup=False, highlight=False, emoji=False, width=width)
     if (
-        screen.measure(found, options=screen.options.update(width=PIPED_WIDTH)).maximum
+        tight
+        and screen.measure(found, options=screen.options.update(width=PIPED_WIDTH)).maximum
         > screen.width
     ):
         found.padding = (0, 0)  # columns move together before names and numbers break

@@ -282,7 +282,7 @@ class Selection(Part):
 
     def __str__(self) -> str:
         kind = "score" if self.signed else "absolute score"
-        where = " on ways from the embedding to the logits" if self.connected else ""
+        where = " on ways from embed to logits" if self.connected else ""
         few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
         steady = "" if self.stable is None else f", of these those of stability {self.stable:g} up"
         if self.top is not None:

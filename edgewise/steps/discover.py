@@ -77,6 +77,14 @@ class Found:
     examples: ExampleScoresFile | None = None
     held_out: Evaluation | None = None
 
+    def __repr__(self) -> str:
+        """Say what was found and how well it does, on one line."""
+        best = self.held_out or self.evaluation
+        where = "in sample" if self.held_out is None else "held out"
+        f = "undefined" if best.faithfulness is None else f"{best.faithfulness:.3f}"
+        method, metric = (self.file.discovery[key] for key in ("method", "metric"))
+        return f"Found({self.file.circuit!r}, {method}, {metric}, faithfulness {f} {where})"
+
     @property
     def gap(self) -> str | None:
         """Say how far it does otherwise on other prompts than on its own, if beyond chance."""
@@ -125,7 +133,7 @@ def discover(
         )
     parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
     pairs = parted.discovery
-    spec = DiscoverySpec.of(**own) if spec is None else spec.but(**own)
+    spec = DiscoverySpec.usual(**own) if spec is None else spec.but(**own)
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
         session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=compute.batch_size

@@ -239,8 +239,10 @@ class _Arguments:
         first = next(iter(self.signature.parameters), "")
         given = list(args)[first in _OWNERS :]
         places = [one.name for one in self.parameters if one.kind is not one.KEYWORD_ONLY]
+        every = self.signature.parameters.values()
+        more_fields = any(one.kind is one.VAR_KEYWORD for one in every)  # it sorts them itself
         for key in kwargs:
-            if key not in self.names:
+            if key not in self.names and not more_fields:
                 return unknown_argument(self.name, key, self.names)
             if key in places[: len(given)]:
                 return WrongArgument(

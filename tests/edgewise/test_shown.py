@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,11 @@ from edgewise import (
     read_timeline,
     read_transplant,
 )
-from edgewise.commands.show import table
+from edgewise.commands.show import facts, sentences, table
+from edgewise.graphs.comparison import Ratio
 from edgewise.graphs.files import read_diff
-from edgewise.workflow import Selection, discover, make_runner, open_model, open_task
+from edgewise.workflow import Selection, discover, make_runner, open_model, open_split, open_task
+from tests.edgewise.conftest import id_rows
 
 STORED = Path(__file__).parents[1] / "data" / "version1"
 SCREEN = 30 * 80
@@ -81,3 +85,44 @@ def test_columns_move_together_before_names_break(
     lines = [re.sub(r"\x1b\[\d*m", "", line) for line in lines]
     assert max(map(len, lines)) <= 60, lines
     assert any(name in line and line.count("0.125") == 4 for line in lines)
+
+
+def test_what_is_found_and_compared_is_shown_in_a_few_lines(
+    models: dict[str, Path], tmp_path: Path, edgewise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{**row, "group": f"t{i % 16}"} for i, row in enumerate(id_rows(64))]
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("llama", "tuned"):
+        asked = ("--model", models[name], "--task", "p.jsonl", "--metric", "kl")
+        edgewise("discover", *asked, "-o", f"{name}.json")
+    edgewise("diff", "llama.json", "tuned.json", "--cross", "-o", "d.json")
+    file = read_diff("d.json")
+    for value in (file, file.comparison, file.compared, file.cross):
+        assert value is not None
+        shown(value)
+    one = Ratio(0.5, 0.4, 0.6)
+    assert repr(one) == ".50 [.40, .60]"
+    session = open_model(str(models["llama"]))
+    split = open_split(session, "p.jsonl")
+    shown(split)
+    found = discover(session, split, metric="kl", per_example=True)  # and the usual method
+    assert re.search(r"Found\(Circuit\(.* edges, .*\), eap-ig, kl, faithfulness .* held out\)",
+                     shown(found))  # fmt: skip
+    for value in (found.evaluation, found.examples, found.examples and found.examples.scores):
+        shown(value)
+
+
+def test_names_keep_their_distance_from_what_a_narrow_terminal_folds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    facts(("a rather long name", "word " * 30), ("short", "x"))
+    sentences(["word " * 30, "end"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    first, *_ = lines
+    assert first.startswith("a rather long name  word")
+    folded = [line for line in lines if line.startswith("  word")]
+    assert len(folded) == 3 and lines[-1] == "  end"
