@@ -417,7 +417,7 @@ class _Run:
         def cross() -> None:
             plan = CrossPlan.of(CircuitDiff(*(one.circuit for one in self.sides(variant))))
             found = cross_in(
-                self.session(model), self.pairs, plan, self.by,
+                self.session(model), self.tested.pairs, plan, self.by,
                 batch_size=self.spec.compute.batch_size, progress=report,
             )  # fmt: skip
             self.store.write(inside["cross"], dump_document(asdict(found), rows=()))
@@ -431,6 +431,7 @@ class _Run:
 
         key = self.spec.key(
             "compute", model=self.fingerprint(model), prompts=self.pairs.sha256, random=RANDOM,
+            tested=self.tested.pairs.sha256,
             circuits=self.store.sha256(*map(names.circuit_name, (base, variant))),
         )  # fmt: skip
         both = f"of {base.name} and {variant.name}"

@@ -423,6 +423,11 @@ class CrossEvaluation:
         if any(len(values) != self.random.circuits for values in self.random.faithfulness):
             raise ValueError("accepted: the random faithfulness of every circuit")
 
+    def told(self, shares: Pair) -> tuple[float | None, float | None]:
+        """Return shares in A and in B, None where faithfulness is undefined."""
+        a, b = (None if no else x for x, no in zip(shares, self.undefined, strict=True))
+        return a, b
+
     def row(self, circuit: str) -> CrossRow:
         """Return the row of one of `ROWS`."""
         return next(row for row in self.rows if row.circuit == circuit)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import show
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
+    from ..graphs.comparison import Pair
     from ..graphs.files import DiffFile
 
 MOST_CHANGES, MOST_ROWS, MOST_NODES = 5, 12, 30
@@ -146,9 +147,20 @@ def print_cross(found: DiffFile) -> None:
     cross = found.cross
     if cross is None:
         return
-    rows = [(ROWS[row.circuit], row.edges, *row.faithfulness, *row.value) for row in cross.rows]
+
+    def shares(pair: Pair, intervals: Sequence[Pair | None] = (None, None)) -> Iterator[str]:
+        for value, interval in zip(cross.told(pair), intervals, strict=True):
+            found = "undefined" if value is None else show.ratio(value)
+            yield f"{found} {show.ends(interval)}" if interval and value is not None else found
+
+    rows = [
+        (ROWS[row.circuit], row.edges, *shares(row.faithfulness, row.interval), *row.value)
+        for row in cross.rows
+    ]
     ends = (("all edges", "", 1.0, 1.0, *cross.full), ("no edge", 0, 0.0, 0.0, *cross.empty))
-    drawn = [(name, cross.random.edges, *pair, "", "") for name, pair in cross.random.ends()]
+    drawn = [
+        (name, cross.random.edges, *shares(pair), "", "") for name, pair in cross.random.ends()
+    ]
     metric, (a, b) = cross.metric, cross.models
     columns = ("edges", "f in A", "f in B", f"{metric} in A", f"{metric} in B")
     title = f"function in model A ({a}) and B ({b})"

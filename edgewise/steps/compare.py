@@ -61,10 +61,11 @@ class InModel:
 class CloserLook:
     """What to find out about a diff in its models, both of which get the prompt pairs.
 
-    `measure`: the metric and ablation with which circuits are run. `scoring`: how every edge is
-    scored, on the `tested` pairs; None where that is not asked for, or cannot be. `discovery` is
-    repeated on the `sets`; both are None where nothing is: then circuits may be found in different
-    ways.
+    `measure`: the metric and ablation with which circuits are run. `tested`: the pairs on which
+    edges are tested and circuits run, held out if there are any; `pairs`: those of circuit A.
+    `scoring`: how every edge is scored; None where that is not asked for, or cannot be.
+    `discovery` is repeated on the `sets`; both are None where nothing is: then circuits may be
+    found in different ways.
     """
 
     comparison: ComparisonSpec
@@ -74,6 +75,11 @@ class CloserLook:
     tested: ComparedPairs | None = None
     discovery: DiscoverySpec | None = None
     sets: PromptSets | None = None
+
+    @property
+    def measured(self) -> PromptPairs:
+        """Return the pairs on which circuits are run: held out, if there are any."""
+        return self.pairs if self.tested is None else self.tested.pairs
 
 
 def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> DiffFile:
@@ -88,7 +94,7 @@ def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> D
         floor = find_floor(found.diff, repeats, look.discovery, look.sets, level)
     if a.cross is not None and b.cross is not None:
         plan, names = CrossPlan.of(found.diff), (a.name, b.name)
-        cross = cross_evaluation(plan, (a.cross, b.cross), names, look.pairs, look.measure)
+        cross = cross_evaluation(plan, (a.cross, b.cross), names, look.measured, look.measure)
     if a.roles is not None and b.roles is not None:
         roles = RolesComparison(a.roles, b.roles)
     return replace(found, comparison=compared, noise_floor=floor, cross=cross, roles=roles)
@@ -195,7 +201,7 @@ def _look_closer(
         if look is None:
             sets = None if repetitions is None else prompt_sets(session, files, repetitions)
             pairs, said = circuit_pairs(files[0], session)
-            tested = None if scoring is None else tested_pairs(files, session, pairs)
+            tested = tested_pairs(files, session, pairs)
             look = CloserLook(comparison, measure, pairs, scoring, tested, discovery, sets)
             task = TaskSpec.of_circuit(file)
             gone = task.file is not None and not is_there(task.file)
@@ -212,7 +218,8 @@ def _look_closer(
     sizes = computes[0].batch_size, computes[1].batch_size
     found = add_function(found, look, opened, sizes, progress)
     first, second = (file.task["sha256"] for file in files)
-    if (comparison.cross or comparison.roles) and first != second:
+    on_a = comparison.roles or (comparison.cross and look.measured is look.pairs)
+    if on_a and first != second:
         notes.append(
             "the two circuits were found on different prompts; those of A are used for both."
         )
@@ -297,7 +304,7 @@ def _in_model(
             session, look.discovery, look.sets[side], batch_size=size, progress=progress
         )
     if look.comparison.cross:
-        plan, pairs = CrossPlan.of(diff), look.pairs
+        plan, pairs = CrossPlan.of(diff), look.measured
         cross = cross_in(session, pairs, plan, look.measure, batch_size=size, progress=progress)
     if look.scoring is not None and look.tested is not None:
         rounded = look.comparison.controls and side == 1

@@ -15,7 +15,7 @@ from edgewise.discovery.random_circuits import random_circuits
 from edgewise.experiment.document import parse_spec
 from edgewise.experiment.spec import ComparisonSpec, Experiment
 from edgewise.graphs.errors import PromptError, SpecError
-from edgewise.graphs.files import CircuitFile, diff_files, read_diff
+from edgewise.graphs.files import CircuitFile, diff_files, read_circuit, read_diff
 from edgewise.run import run
 from edgewise.session import Session, open_model, open_task
 from edgewise.steps.compare import look_closer
@@ -77,13 +77,38 @@ def test_the_command_prints_and_writes_them(
     block = read_diff("d.json").blocks["cross"]
     assert block == json.loads(Path("d.json").read_text())["cross"]
     assert f"{RANDOM} random ones, least faithful" in shown
-    assert f"{block['rows'][0]['faithfulness'][1]:.4g}" in shown
+    assert block["undefined"] == [True, True]  # of six pairs: then no number stands for it
+    (row,) = (line for line in shown.splitlines() if line.startswith("circuit A "))
+    assert row.split()[3:5] == ["undefined", "undefined"]
     assert "function in model A (llama) and B (tuned)" in shown
     assert "over the " in shown  # one side has no scores file
     again = json.loads(edgewise("diff", circuit, "tuned.json", "--cross", "--json").stdout)
     assert again["cross"] == block
     assert [row[:2] for row in again["changes"]] != []
     assert "noise_floor" not in again
+
+
+def test_defined_shares_are_printed_with_their_intervals(
+    edgewise: Any, models: dict[str, Path], pairs: Path
+) -> None:
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in id_rows(40)))
+    for name in ("llama", "tuned"):
+        edgewise(
+            "discover", "--model", models[name], "--task", pairs, "--method", "eap-ig",
+            "--metric", "kl", "--top", 60, "--test", 16, "-o", f"{name}.json",
+        )  # fmt: skip
+    shown = edgewise("diff", "llama.json", "tuned.json", "--cross", "-o", "d.json").stdout
+    file = read_diff("d.json")
+    cross, a = file.cross, read_circuit("llama.json")
+    assert cross is not None and cross.undefined == (False, False)
+    row = cross.row("A")
+    assert row.interval[0] is not None
+    low, high = row.interval[0]
+    assert f"{row.faithfulness[0]:.3f} [{low:.2f}, {high:.2f}]" in shown
+    assert (cross.examples, cross.sha256) == (16, a.task["test"]["sha256"]), "held-out pairs"
+    held_out = a.measures["held_out"]
+    assert row.faithfulness[0] == pytest.approx(held_out["faithfulness"], abs=1e-5)
+    assert row.interval[0] == pytest.approx(held_out["interval"], abs=1e-5)
 
 
 def test_different_prompts_are_pointed_out(sessions: Any, pairs: Path, tmp_path: Path) -> None:
