@@ -85,10 +85,11 @@ def print_control(measures: Mapping[str, Any]) -> None:
 
 def _tests(found: HypothesisTests) -> None:
     rows = [(one.test, one.p, one.draws or None, one.seen) for one in found.tests]
-    title = f"tests, by {found.metric} on {found.examples:,} pairs"
+    title = f"tests, by {found.metric} on {found.prompts}"
     show.table(("test", "p", "draws", "seen"), rows, title=title, left=(0, 3))
     show.line()
-    show.facts(*((one.test, one.means) for one in found.tests))
+    told = ("templates", found.few_templates)
+    show.facts(*((one.test, one.means) for one in found.tests), told)
 
 
 def _worst(found: WorstCase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import product
 from pathlib import Path
@@ -97,6 +98,27 @@ def test_a_circuit_that_does_nothing_fails() -> None:
     assert named(found, "sufficiency").means.startswith("It is not shown that the circuit")
     few = hypothesis_tests(runner, edges(runner, "m1->logits"), draws=3)
     assert named(few, "sufficiency").means.endswith("(of 3 draws p cannot be below 0.73).")
+
+
+@pytest.mark.parametrize(("templates", "clusters"), [(20, 20), (3, 40)])
+def test_pairs_of_one_template_count_together(templates: int, clusters: int) -> None:
+    runner = planted()
+    pairs = [
+        dataclasses.replace(pair, group=f"t{number % templates}")
+        for number in range(20)
+        for pair in ONE
+    ]
+    grouped = Runner.create(runner.model, PromptPairs(tuple(pairs)), metric="logit_diff")
+    found = hypothesis_tests(grouped, edges(runner, "embed->logits", "m1->m3"), draws=30)
+    assert (found.examples, found.clusters, found.templates) == (40, clusters, templates)
+    assert found.prompts == ("40 pairs of 20 templates" if templates == 20 else "40 pairs")
+    words = "this is told of these 3 templates, too few to stand for others"
+    assert found.few_templates == (None if templates == 20 else words)
+    # all pairs measure the same, so that no draw of templates changes what is exceeded
+    alone = hypothesis_tests(runner, edges(runner, "embed->logits", "m1->m3"), draws=30)
+    assert (alone.prompts, alone.few_templates) == ("2 pairs", None)
+    for test in ("sufficiency", "partial necessity", "minimality"):
+        assert named(found, test).p == pytest.approx(named(alone, test).p)
 
 
 def test_every_circuit_that_was_said_is_run(monkeypatch: pytest.MonkeyPatch) -> None:

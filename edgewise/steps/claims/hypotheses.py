@@ -24,11 +24,14 @@ from ...discovery.uncertainty.hypotheses import (
     dependence_test,
     exceeds_enough,
     minimality_test,
+    over_resamples,
     sign_test,
     smallest_sufficient,
 )
+from ...discovery.uncertainty.paired import independent
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
+from ...graphs.example_scores import clusters_of
 from ...graphs.names import Edge
 from ...patching.metrics.registry import metrics
 from ...progress import SILENT, Progress
@@ -73,16 +76,41 @@ class EdgeEffect:
 class HypothesisTests:
     """What the five tests found of a circuit, by a metric on some examples.
 
-    `circuits`: how many were run. `edges`: those left out in turn, the weakest first.
+    Of the `examples`, `clusters` count as independent. `templates`: how many labels they have
+    between them, 0 where each has its own or none. `circuits`: how many were run. `edges`: those
+    left out in turn, the weakest first.
     """
 
     metric: str
     examples: int
+    clusters: int
+    templates: int
     draws: int
     seed: int
     circuits: int
     tests: tuple[HypothesisTest, ...]
     edges: tuple[EdgeEffect, ...]
+
+    @property
+    def prompts(self) -> str:
+        """Say on how many pairs it was tested.
+
+        >>> HypothesisTests("kl", 64, 20, 20, 99, 0, 439, (), ()).prompts
+        '64 pairs of 20 templates'
+        """
+        of = "" if self.clusters == self.examples else f" of {self.clusters:,} templates"
+        return f"{self.examples:,} pairs{of}"
+
+    @property
+    def few_templates(self) -> str | None:
+        """Say that nothing is told of other templates, where there are too few.
+
+        >>> HypothesisTests("kl", 64, 64, 6, 99, 0, 439, (), ()).few_templates
+        'this is told of these 6 templates, too few to stand for others'
+        """
+        if not self.templates or self.clusters < self.examples:
+            return None
+        return f"this is told of these {self.templates} templates, too few to stand for others"
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
@@ -125,26 +153,30 @@ def hypothesis_tests(
     different_ends(runner)
     plan = _Plan.of(circuit, draws, seed)
     each = _losses(runner, plan.circuits(), plan.number, progress or SILENT)
-    floor = runner.floor * float(np.sqrt(len(runner.pairs)))  # of one example
+    clusters = clusters_of(runner.pairs.groups)
     full, own, rest = islice(each, 3)
     random, cut = _some(each, draws), _some(each, draws)
     with_edge, without_edge = _some(each, draws), _some(each, draws)
     left_out = _some(each, len(plan.edges))
-    effects = np.abs(left_out - own).mean(1)
-    drawn = np.abs(without_edge - with_edge).mean(1)
-    weak = minimality_test(effects, drawn)
+    effects, drawn = np.abs(left_out - own), np.abs(without_edge - with_edge)
+    weak = minimality_test(over_resamples(effects, clusters), over_resamples(drawn, clusters))
+    far, far_random = np.abs(own - full), np.abs(random - full)
+    change, change_random = np.abs(rest - full), np.abs(cut - full)
     found = (
-        *_by_examples(runner, full, own, rest, floor, seed),
+        *_by_examples(runner, (full, own, rest), clusters, seed),
         _minimality(len(circuit), weak.p, sum(weak.weak), len(plan.edges), draws),
-        _against_random("sufficiency", -_distance(own, full), -_distance(random, full), runner),
-        _against_random("partial necessity", _distance(rest, full), _distance(cut, full), runner),
+        _against_random("sufficiency", -far, -far_random, clusters, runner.floor),
+        _against_random("partial necessity", change, change_random, clusters, runner.floor),
     )
+    means = effects.mean(1).tolist()
     edges = [
         EdgeEffect(circuit.graph.edge_at(*place), *numbers)
-        for place, *numbers in zip(plan.edges, effects.tolist(), weak.each, weak.weak, strict=True)
+        for place, *numbers in zip(plan.edges, means, weak.each, weak.weak, strict=True)
     ]
+    labels = len(set(clusters.tolist()))
     return HypothesisTests(
-        runner.metric.name, len(runner.pairs), draws, seed, plan.number, found,
+        runner.metric.name, len(runner.pairs), len(set(independent(clusters).tolist())),
+        labels if labels < len(runner.pairs) else 0, draws, seed, plan.number, found,
         tuple(sorted(edges, key=lambda one: one.effect)),
     )  # fmt: skip
 
@@ -206,22 +238,19 @@ def _some(losses: Iterator[np.ndarray], number: int) -> np.ndarray:
     return np.stack(list(islice(losses, number)))
 
 
-def _distance(losses: np.ndarray, full: np.ndarray) -> np.ndarray:
-    """Return how far losses [..., examples] are from the model's: mean |difference|, [...]."""
-    found: np.ndarray = np.abs(losses - full).mean(-1)
-    return found
-
-
 def _by_examples(
     runner: Runner,
-    full: np.ndarray,
-    own: np.ndarray,
-    rest: np.ndarray,
-    floor: float,
+    losses: tuple[np.ndarray, np.ndarray, np.ndarray],
+    clusters: np.ndarray,
     seed: int,
 ) -> tuple[HypothesisTest, HypothesisTest]:
-    """Take the two tests that compare values on single examples, if the metric gives any."""
+    """Take the two tests that compare values on single examples, if the metric gives any.
+
+    `losses`: of the model, the circuit and what is left without it, [examples] each.
+    """
+    full, own, rest = losses
     name, number = runner.metric.name, len(full)
+    floor = runner.floor * float(np.sqrt(number))  # of one example
     if runner.metric.needs_clean_logits:
         usable = ", ".join(key for key, one in metrics().items() if not one.needs_clean_logits)
         why = (
@@ -234,7 +263,7 @@ def _by_examples(
         few = "One example tells nothing of how often, or of what depends on what; give more."
         skipped = [HypothesisTest(key, None, 0, "not taken", few) for key in _OF_EXAMPLES]
         return skipped[0], skipped[1]
-    sign = sign_test(full - own, floor=floor)
+    sign = sign_test(full - own, clusters, floor=floor)
     seen = f"better on {sign.better}, worse on {sign.worse} of {number}"
     even = f"within {MARGIN:g} of one half"
     words = (
@@ -244,13 +273,18 @@ def _by_examples(
         "refuted."
     )
     equivalence = HypothesisTest(_OF_EXAMPLES[0], sign.p, 0, seen, words)
-    depends = dependence_test(_steady(full, floor), _steady(rest, floor), seed=seed)
+    depends = dependence_test(_steady(full, floor), _steady(rest, floor), clusters, seed=seed)
     words = (
         "Without the circuit the model's values still depend on those it has with it."
         if depends.p < LEVEL
         else "That without the circuit the model's values depend on those it has with it is not "
         "shown."
     )
+    if depends.orders * LEVEL < 1:
+        words = (
+            f"{words.rstrip('.')} (templates of equal size have {depends.orders:.0f} orders, so p "
+            f"cannot be below {1 / depends.orders:.2g})."
+        )
     seen = f"HSIC {depends.hsic:.3g}"
     return equivalence, HypothesisTest(_OF_EXAMPLES[1], depends.p, PERMUTATIONS, seen, words)
 
@@ -273,11 +307,14 @@ def _minimality(edges: int, p: float, weak: int, tested: int, draws: int) -> Hyp
 
 
 def _against_random(
-    test: str, own: np.ndarray, random: np.ndarray, runner: Runner
+    test: str, own: np.ndarray, random: np.ndarray, clusters: np.ndarray, floor: float
 ) -> HypothesisTest:
-    """Test whether the circuit exceeds random circuits in what counts for it."""
-    draws, exceeded = len(random), int((random < own - runner.floor).sum())
-    p, fewest = exceeds_enough(exceeded, draws), smallest_sufficient(draws)
+    """Test whether the circuit [examples] exceeds random ones [draws, examples] in what counts."""
+    draws = len(random)
+    values = over_resamples(np.concatenate([own[None], random]), clusters)
+    counts = (values[:, 1:] < values[:, :1] - floor).sum(1)
+    exceeded = int((random.mean(1) < own.mean() - floor).sum())
+    p, fewest = exceeds_enough(counts, draws), smallest_sufficient(draws)
     what, seen = _AGAINST[test]
     shown = "" if p < LEVEL else "it is not shown that "
     words = f"{shown}{what} {SHARE:.0%} of random circuits of its size."
