@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from .options import COUNT, FILE, Flags, option
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import TransplantFile
+    from ..graphs.files.transplant import GainOfSide, NodeShare, Origin, ShareOfSide
     from ..steps.transplant import Choice
 
 SHOWN = 15
@@ -38,7 +39,7 @@ def _metric_help() -> str:
 @click.command(short_help="Put one model's activations into another: what carries its gain.")
 @click.argument("a", type=FILE, metavar="A")
 @click.argument("b", type=FILE, metavar="B")
-@options.task_options(required=True)
+@options.task_options(required=True, test=True)
 @option("--metric NAME|EXPRESSION", _metric_help, type=options.METRIC)
 @option("--nodes NAMES", "Nodes that take the values, as in a5.h1,m7.")
 @option(
@@ -143,54 +144,94 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 def _print(found: TransplantFile) -> None:
     show.facts(*_facts(found))
     verb, metric = VERBS[found.transplant["direction"]], found.transplant["metric"]
-    alone = {node: share for node, _, share in found.singles}
-    if found.singles:
-        rows = [(str(node), f"{value:.4f}", percent(s)) for node, value, s in found.singles]
+    names = ["node", metric, verb, "95%", *["in sample"] * (found.held_out is not None)]
+    told = found.held_out or found.in_sample
+    if told is None:
+        return
+    if told.singles:
+        rows = list(_rows(found, "singles"))
         more = f", the first {SHOWN} of {len(rows)}" if len(rows) > SHOWN else ""
-        show.table(("node", metric, verb), rows[:SHOWN], f"single nodes{more}")
-    if found.greedy:
-        steps = [
-            (f"+ {node}", f"{value:.4f}", percent(carried), percent(alone[node]))
-            for node, value, carried in found.greedy
-        ]
-        show.table(("node", metric, f"{verb} together", "alone"), steps, "one after the other")
+        show.table(names, rows[:SHOWN], f"single nodes{more}")
+    if told.greedy:
+        alone = {str(one.node): percent(one.carried) for one in told.singles}
+        steps = [(f"+ {row[0]}", *row[1:], alone[row[0]]) for row in _rows(found, "greedy")]
+        names[2] = f"{verb} together"
+        show.table([*names, "alone"], steps, "one after the other")
+
+
+def _rows(found: TransplantFile, name: str) -> Iterator[tuple[str, ...]]:
+    """Yield the nodes of a ranking: what was measured held out, and in sample beside it."""
+    held = found.held_out is not None
+    told: Sequence[NodeShare] = getattr(found.held_out or found.in_sample, name)
+    for own, one in zip(getattr(found.in_sample, name), told, strict=True):
+        row = (str(one.node), f"{one.value:.4f}", percent(one.carried), _ends(one.interval))
+        yield (*row, percent(own.carried)) if held else row
 
 
 def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     from .evaluate import shown_task
 
-    measures, how = found.measures, found.transplant
+    measures, how, side = found.measures, found.transplant, found.measured_on
     metric, direction = how["metric"], how["direction"]
-    yield "A", f"{found.a['model']['name']}: {metric} {measures['a']:.4g}"
-    yield "B", f"{found.b['model']['name']}: {metric} {measures['b']:.4g}"
+    first, own = measures[side], measures["in_sample"]
+
+    def beside(value: str) -> str:
+        return f"; in sample {value}" if side == "held_out" else ""
+
+    in_a, in_b, gained = (f"{own[key]:.4g}" for key in ("a", "b", "gain"))
+    yield "A", f"{_of(found.a)}: {metric} {first['a']:.4g}{beside(in_a)}"
+    yield "B", f"{_of(found.b)}: {metric} {first['b']:.4g}{beside(in_b)}"
     yield "task", shown_task(found.task)
+    if side == "in_sample":
+        yield "held out", f"in sample only: {how.get('nothing_held_out') or 'nothing is held out'}"
     yield "direction", DIRECTIONS[direction]
-    yield "gain", f"{measures['gain']:+.4g}" + ("" if measures["carried"] is not None else ": none")
-    carried = of_the_gain(measures["carried"], direction)
-    yield "all nodes", f"{metric} {measures['everything']:.4g}, {carried}"
+    low, high = first["gain_interval"] or (None, None)
+    around = "" if low is None else f" [{low:+.3g}, {high:+.3g}]"
+    yield "gain", f"{first['gain']:+.4g}{around}{beside(gained)}"
+    carried = of_the_gain(first, direction, first) + beside(percent(own["carried"]))
+    yield "all nodes", f"{metric} {first['everything']:.4g}, {carried}"
     chosen = found.chosen
     if found.edges is not None and chosen is not None:
         nodes = f"{', '.join(chosen['nodes'])}: " if chosen["nodes"] else ""
         yield "chosen", f"{nodes}{len(found.edges):,} edges"
-        carried = of_the_gain(chosen["carried"], direction)
-        yield "with them", f"{metric} {chosen['value']:.4g}, {carried}"
+        told = chosen[side]
+        carried = of_the_gain(told, direction, first) + beside(
+            percent(chosen["in_sample"]["carried"])
+        )
+        yield "with them", f"{metric} {told['value']:.4g}, {carried}"
 
 
-def of_the_gain(share: float | None, direction: str) -> str:
-    """Say which share of the gain is carried, or lost.
+def _of(origin: Origin) -> str:
+    return str(origin["model"]["name"])
 
-    >>> of_the_gain(0.314, "b-into-a"), of_the_gain(0.5, "a-into-b")
-    ('31.4% of the gain carried', '50.0% of the gain lost')
+
+def of_the_gain(found: GainOfSide | ShareOfSide, direction: str, measured: GainOfSide) -> str:
+    """Say which share of the gain is carried, or lost, or why there is none.
+
+    >>> gain = {"gain": 2.0, "gain_error": 0.5}
+    >>> of_the_gain({"carried": 0.314, "interval": [0.2, 0.4]}, "b-into-a", gain)
+    '31.4% of the gain carried [20.0%, 40.0%]'
+    >>> of_the_gain({"carried": None, "interval": None}, "b-into-a", {**gain, "gain": 0.5})
+    'undefined: the gain is 0.5, two standard errors are 1'
     """
-    if share is None:
+    share, error = found["carried"], measured["gain_error"]
+    if share is not None:
+        said = f"{percent(share)} of the gain {VERBS[direction]}"
+        return f"{said} {_ends(found['interval'])}".rstrip()
+    if error is None or abs(measured["gain"]) >= 2 * error:
         return "there is no gain to carry: both models measure the same"
-    return f"{percent(share)} of the gain {VERBS[direction]}"
+    gain = f"{abs(measured['gain']):.2g}"
+    return f"undefined: the gain is {gain}, two standard errors are {2 * error:.2g}"
+
+
+def _ends(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def percent(share: float | None) -> str:
     """Write a share, which can be negative or more than all.
 
     >>> percent(0.314), percent(-1.5), percent(None)
-    ('31.4%', '-150.0%', '-')
+    ('31.4%', '-150.0%', 'undefined')
     """
-    return "-" if share is None else f"{100 * share:.1f}%"
+    return "undefined" if share is None else f"{100 * share:.1f}%"

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+import numpy as np
+
+from ..discovery.uncertainty.bootstrap import Estimate
 from ..experiment.parts import split
 from ..experiment.spec import ComputeSpec, GraphSpec
 from ..experiment.task import TaskSpec
@@ -23,15 +26,29 @@ from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.diff import shape_differences
 from ..graphs.errors import EdgewiseError, GraphMismatch, PromptError, unknown, within_memory
-from ..graphs.files.transplant import DIRECTIONS, Chosen, Gain, How, Row, TransplantFile
+from ..graphs.files.transplant import (
+    DIRECTIONS,
+    Chosen,
+    Gain,
+    GainOfSide,
+    How,
+    NodeShare,
+    Rankings,
+    Row,
+    ShareOfSide,
+    TransplantFile,
+)
 from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..patching.metrics.functions import as_metric
 from ..patching.metrics.registry import default_metric
+from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit
 from ..progress import Progress, prompts_are_there
-from ..session import Session, open_model, open_task, open_vocabulary, task_of
+from ..session import Session, open_model, open_split, open_vocabulary, task_of
+from .comparison.gain import MeasuredGain
 from .discover import circumstances, task_block
-from .same_prompts import prompt_difference
+from .same_prompts import first_difference, prompt_difference
 
 if TYPE_CHECKING:
     from ..patching.transplant.ranking import NodeEffect
@@ -166,15 +183,16 @@ def transplant(
         return open_model(model, GraphSpec.of(**graph), compute, progress=progress)
 
     donor = opened(models[0])
-    pairs, _ = open_task(_able_to_read(donor, models[1]), task)
+    parted = open_split(_able_to_read(donor, models[1]), task)
+    pairs = parted.discovery
     prompts_are_there(progress, pairs.origin)
-    runner = clean_runner(donor.lifted, pairs, metric, compute.batch_size)
     wanted = choice.senders(donor.graph)
+    runners = [clean_runner(donor.lifted, one, metric, compute.batch_size) for one in parted.sides]
     begun = time.perf_counter()
-    donated = record(runner, wanted)
+    *held, donated = [record(runner, wanted) for runner in runners]
     seconds = time.perf_counter() - begun
     block = donor.model_block
-    del donor, runner
+    del donor, runners
     gc.collect()  # before the next model is read
 
     receiver = opened(models[1])
@@ -184,33 +202,51 @@ def transplant(
             f"nothing can be transplanted between {names}: they differ in {differences}. Accepted: "
             "two models of one shape, such as a model and what fine-tuning made of it."
         )
-    own = partial(open_task, _able_to_read(receiver, models[0]), task)
-    if unequal := prompt_difference(donated.pairs, own):
+    if unequal := _prompt_difference(parted, _able_to_read(receiver, models[0]), task):
         raise PromptError(
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
             f"differ: {unequal}. Values can be exchanged on equal prompts only; give the pairs as "
             "token ids that both understand."
         )
     begun = time.perf_counter()
-    both = Transplant.create(receiver.lifted, donated.pairs, donated)
-    found = _measured(both, choice, wanted, progress)
+    both = Transplant.create(receiver.lifted, pairs, donated)
+    others = [Transplant.create(receiver.lifted, one.pairs, one) for one in held]
+    ends = _Ends(both, others[0] if others else None, direction)
+    found = _measured(ends, choice, wanted, progress)
     seconds += time.perf_counter() - begun
-    ends = [(block, both.donor), (receiver.model_block, both.receiver)]
-    (block_a, at_a), (block_b, at_b) = ends if direction == "a-into-b" else reversed(ends)
     limits = {} if choice.greedy is None else {"beam": choice.beam, "share": choice.share}
     around = {**limits, "seconds": seconds, **circumstances(receiver, both.runner)}
-    carried = both.carried(both.everything)
+    if parted.test is None:
+        around["nothing_held_out"] = parted.words
+    blocks = (block, receiver.model_block)
+    block_a, block_b = blocks if direction == "a-into-b" else reversed(blocks)
     return TransplantFile(
         graph=both.graph,
         a={"model": block_a},
         b={"model": block_b},
-        task=task_block(donated.pairs),
+        task=task_block(parted),
         transplant=cast("How", {"direction": direction, "metric": metric.name, **around}),
-        measures=Gain(
-            a=at_a, b=at_b, gain=at_b - at_a, everything=both.everything, carried=carried
-        ),
+        measures=ends.measures(),
         **found,
     )
+
+
+def _prompt_difference(parted: PromptSplit, other: Session, task: TaskSpec) -> str | None:
+    """Say why another model does not get the same pairs on both sides of the split; None if so."""
+    made: list[PromptSplit] = []
+
+    def own() -> tuple[PromptPairs, object]:
+        made.append(open_split(other, task))
+        return made[0].discovery, None
+
+    if found := prompt_difference(parted.discovery, own):
+        return found
+    own_test = made[0].test
+    if parted.test is None or own_test is None:
+        both = parted.test is own_test
+        return None if both else "there are held-out pairs in one of them only"
+    found = first_difference(parted.test.pairs, own_test.pairs)
+    return None if found is None else f"held out, {found}"
 
 
 def _able_to_read(session: Session, other: Any) -> Session:
@@ -227,33 +263,121 @@ def _name(model: Any) -> str:
     return f"'{model}'" if isinstance(model, str) else "a live model"
 
 
+@dataclass(frozen=True, eq=False)
+class _Ends:
+    """The transplant on the pairs on which choices are made, and on those held out, if any are."""
+
+    in_sample: Transplant
+    held_out: Transplant | None
+    direction: str
+
+    @cached_property
+    def sides(self) -> dict[str, tuple[Transplant, MeasuredGain]]:
+        """Return the sides there are, with both models' values on each."""
+        every = {"in_sample": self.in_sample, "held_out": self.held_out}
+        return {
+            name: (one, MeasuredGain.of(one))
+            for name, one in every.items() if one is not None
+        }  # fmt: skip
+
+    def carried(self, side: str, values: np.ndarray) -> Estimate:
+        """Estimate which share of the gain a run carries on one side, of its values [examples]."""
+        return self.sides[side][1].share(values)
+
+    def measures(self) -> Gain:
+        """Tell what both models measure, and what all nodes' values carry."""
+        own = self._measured("in_sample")
+        found = Gain(
+            a=own["a"], b=own["b"], gain=own["gain"], everything=own["everything"],
+            carried=self.in_sample.carried(own["everything"]),
+            undefined=own["carried"] is None, in_sample=own,
+        )  # fmt: skip
+        if self.held_out is not None:
+            found["held_out"] = self._measured("held_out")
+        return found
+
+    def _measured(self, side: str) -> GainOfSide:
+        both, values = self.sides[side]
+        a, b = both.receiver, both.donor
+        gain, carried = values.estimate(), self.carried(side, both.everything_each)
+        ends = gain.interval
+        if self.direction == "a-into-b":
+            a, b = b, a
+            ends = None if ends is None else (-ends[1], -ends[0])
+        return GainOfSide(
+            examples=len(both.pairs), a=a, b=b, gain=b - a,
+            gain_interval=None if ends is None else list(ends), gain_error=values.error,
+            everything=both.everything, carried=carried.value, interval=_interval(carried),
+        )  # fmt: skip
+
+
+def _interval(found: Estimate) -> list[float] | None:
+    return None if found.interval is None else list(found.interval)
+
+
 class _Found(TypedDict, total=False):
     chosen: Chosen
     edges: Circuit
     singles: tuple[Row, ...]
     greedy: tuple[Row, ...]
+    in_sample: Rankings
+    held_out: Rankings
 
 
-def _measured(
-    both: Transplant, choice: Choice, wanted: list[Node], progress: Progress | None
-) -> _Found:
-    """Measure what was chosen, or rank nodes."""
-    from ..patching.transplant.ranking import greedy, single_effects
+def _measured(ends: _Ends, choice: Choice, wanted: list[Node], progress: Progress | None) -> _Found:
+    """Measure what was chosen, or rank nodes: in sample, and then on what is held out."""
+    from ..patching.transplant.ranking import each_with, greedy, single_effects
 
+    both, test = ends.in_sample, ends.held_out
     if not choice.ranks:
         edges = choice.edges_of(both.graph)
-        (value,) = both.measure(edges.kept[None])
-        carried = both.carried(value)
-        chosen: Chosen = {"nodes": list(choice.nodes), "value": value, "carried": carried}
+        found = {}
+        for side, (one, _) in ends.sides.items():
+            (each,) = one.measure_each(edges.kept[None])
+            carried = ends.carried(side, each)
+            value = float(each.mean())
+            found[side] = ShareOfSide(
+                value=value, carried=carried.value, interval=_interval(carried)
+            )
+        given = found["in_sample"]
+        chosen = Chosen(
+            nodes=list(choice.nodes), value=given["value"], carried=both.carried(given["value"]),
+            in_sample=given,
+        )  # fmt: skip
+        if "held_out" in found:
+            chosen["held_out"] = found["held_out"]
         return {"chosen": chosen, "edges": edges}
 
-    def rows(effects: Sequence[NodeEffect]) -> tuple[Row, ...]:
-        return tuple((one.node, one.value, one.share) for one in effects)
+    def rows(side: str, found: Iterable[tuple[Node, np.ndarray]]) -> tuple[NodeShare, ...]:
+        every = []
+        for node, each in found:
+            carried = ends.carried(side, each)
+            low, high = carried.interval or (None, None)
+            every.append(NodeShare(node, float(each.mean()), carried.value, low, high))
+        return tuple(every)
 
     singles = single_effects(both, wanted, progress)
-    if choice.greedy is None:
-        return {"singles": rows(singles), "greedy": ()}
-    steps = greedy(
-        both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam, progress=progress
-    )
-    return {"singles": rows(singles), "greedy": rows(steps)}
+    steps: list[NodeEffect] = []
+    if choice.greedy is not None:
+        steps = greedy(
+            both, singles, steps=choice.greedy, share=choice.share, beam=choice.beam,
+            progress=progress,
+        )  # fmt: skip
+    own = Rankings(*(rows("in_sample", ((x.node, x.each) for x in y)) for y in (singles, steps)))
+    ranked: _Found = {
+        "singles": tuple((one.node, one.value, one.share) for one in singles),
+        "greedy": tuple((one.node, one.value, one.share) for one in steps),
+        "in_sample": own,
+    }
+    if test is not None:
+        in_order = sorted((one.node for one in singles), key=both.graph.sender_index.__getitem__)
+        words = "single nodes on held-out pairs"
+        alone = dict(zip(in_order, each_with(test, (), in_order, progress, words), strict=True))
+        taken = [one.node for one in steps]
+        together = [
+            (node, each_with(test, taken[:i], [node])[0] if i else alone[node])
+            for i, node in enumerate(taken)
+        ]
+        by_rank = ((one.node, alone[one.node]) for one in singles)
+        ranked["held_out"] = Rankings(rows("held_out", by_rank), rows("held_out", together))
+    return ranked

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import numpy as np
-from pydantic import SkipValidation
+from pydantic import AfterValidator, SkipValidation
 from typing_extensions import NotRequired, TypedDict
 
 from ..calls.typed import typed
@@ -199,12 +199,24 @@ class CertificateBlock(TypedDict):
     compared: NotRequired[bool]
 
 
+def _two_ends(ends: list[float]) -> list[float]:
+    from pydantic_core import PydanticCustomError
+
+    if len(ends) != 2:
+        raise PydanticCustomError("interval", "two numbers, [low, high]")
+    return ends
+
+
+Interval = Annotated[list[float], AfterValidator(_two_ends)]
+"""The ends of a 95% interval, [low, high]."""
+
+
 class MeasuredBlock(TypedDict):
     """What was measured on one side of a split; null where it is undefined, or has no interval."""
 
     examples: int
     faithfulness: float | None
-    interval: list[float] | None
+    interval: Interval | None
 
 
 class MeasuresBlock(TypedDict):

@@ -2,16 +2,17 @@
 
 The format is `edgewise/transplant`, version 1, told in docs/reference/file-formats.md: two models,
 a graph, a task, `measures`, and either `chosen` parts with their edges or rankings of nodes: of
-`singles`, each alone, and `greedy`, one chosen after the other. A share of the gain is null if the
-two models measure the same.
+`singles`, each alone, and `greedy`, one chosen after the other. These are in sample; the same nodes
+with intervals stand in `in_sample` and `held_out`, where a share of the gain is null if it means
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -24,6 +25,7 @@ from .atomic import write_text
 from .circuit import (
     PROVENANCE,
     GraphBlock,
+    Interval,
     ModelBlock,
     TaskBlock,
     edge_rows,
@@ -38,18 +40,20 @@ from .reading import form_of, is_number, take_rows
 FORMAT = "edgewise/transplant"
 VERSION = 1
 DIRECTIONS = ("b-into-a", "a-into-b")
-ROWS = ("edges", "singles", "greedy")
+SIDES = ("in_sample", "held_out")
+RANKINGS = ("singles", "greedy")
+ROWS = ("edges", *RANKINGS, *(f"{side}.{name}" for side in SIDES for name in RANKINGS))
 
 BLOCKS = {
     "task": PROVENANCE["task"],
     "transplant": ("direction", "metric"),
-    "measures": ("a", "b", "gain", "everything", "carried"),
-    "chosen": ("nodes", "edges", "value", "carried"),
+    "measures": ("a", "b", "gain", "everything", "carried", "undefined", *SIDES),
+    "chosen": ("nodes", "edges", "value", "carried", *SIDES),
 }
 """Blocks with their keys in file order."""
 
 Row = tuple[Node, float, float | None]
-"""A node, what was measured, and the share of the gain that is."""
+"""A node, what was measured in sample, and the share of the gain that is, whatever its error."""
 
 
 class Origin(TypedDict):
@@ -58,14 +62,48 @@ class Origin(TypedDict):
     model: ModelBlock
 
 
+class GainOfSide(TypedDict):
+    """What both models measure on one side of the split, and what all nodes' values carry.
+
+    Intervals are of 95%, over prompts. `carried` is null where the gain is less than two standard
+    errors (`gain_error`), or no more than rounding: then no share of it means anything.
+    """
+
+    examples: int
+    a: float
+    b: float
+    gain: float
+    gain_interval: Interval | None
+    gain_error: float | None
+    everything: float
+    carried: float | None
+    interval: Interval | None
+
+
 class Gain(TypedDict):
-    """What both models measure, B's gain over A, and what all nodes' values carry of it."""
+    """What both models measure, B's gain over A, and what all nodes' values carry of it.
+
+    That is in sample: where nodes were ranked, on the pairs they were ranked on. `carried`, as in
+    all older keys, is the ratio of means whatever its error; `undefined` tells that it, and every
+    share in sample, means nothing (see `GainOfSide`). Null if both models measure the same.
+    """
 
     a: float
     b: float
     gain: float
     everything: float
     carried: float | None
+    undefined: NotRequired[bool]
+    in_sample: NotRequired[GainOfSide]
+    held_out: NotRequired[GainOfSide]
+
+
+class ShareOfSide(TypedDict):
+    """What was measured on one side of the split, and the share of the gain that is."""
+
+    value: float
+    carried: float | None
+    interval: Interval | None
 
 
 class Chosen(TypedDict):
@@ -74,15 +112,47 @@ class Chosen(TypedDict):
     nodes: list[str]
     value: float
     carried: float | None
+    in_sample: NotRequired[ShareOfSide]
+    held_out: NotRequired[ShareOfSide]
+
+
+class NodeShare(NamedTuple):
+    """What was measured with a node, the share of the gain that is, and its 95% interval."""
+
+    node: Node
+    value: float
+    carried: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the ends of the interval, None where there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Nodes with what was measured on one side of the split, in the order of the ranking in sample.
+
+    Each node of `greedy` stands together with those before it.
+    """
+
+    singles: tuple[NodeShare, ...] = field(default=(), repr=False)
+    greedy: tuple[NodeShare, ...] = ()
 
 
 class How(TypedDict):
-    """Whose values were put into whose run, what was measured, and what numbers depend on."""
+    """Whose values were put into whose run, what was measured, and what numbers depend on.
+
+    `nothing_held_out`: why, where nothing is.
+    """
 
     direction: str
     metric: str
     beam: NotRequired[int]
     share: NotRequired[float | None]
+    nothing_held_out: NotRequired[str]
     seconds: NotRequired[float]
     dtype: NotRequired[str]
     device: NotRequired[str]
@@ -105,6 +175,8 @@ class TransplantDocument(TypedDict):
     edges: NotRequired[object]
     singles: object
     greedy: object
+    in_sample: NotRequired[dict[str, object]]
+    held_out: NotRequired[dict[str, object]]
 
 
 @typed
@@ -113,7 +185,10 @@ class TransplantFile:
     """What parts of one model carry of its gain over another; both have the graph.
 
     `transplant` says how the prompts of the task were run. `chosen` and its `edges` are None if
-    nothing was chosen; `singles` and `greedy` are the rankings; `extra`: unknown top-level keys.
+    nothing was chosen; `singles` and `greedy` are the rankings, made in sample. `in_sample` and
+    `held_out`: the ranked nodes with intervals, on the pairs of the ranking and on others; None in
+    older files, where parts were chosen, or where nothing was held out. `extra`: unknown top-level
+    keys.
     """
 
     graph: ComputationGraph
@@ -126,10 +201,17 @@ class TransplantFile:
     edges: Circuit | None = None
     singles: tuple[Row, ...] = field(default=(), repr=False)
     greedy: tuple[Row, ...] = ()
+    in_sample: Rankings | None = field(default=None, repr=False)
+    held_out: Rankings | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         make_plain(self, "a", "b", "task", "transplant", "measures", "chosen", "extra")
+
+    @property
+    def measured_on(self) -> Literal["in_sample", "held_out"]:
+        """Return the side that is told first: held out, if anything is."""
+        return "held_out" if "held_out" in self.measures else "in_sample"
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
@@ -139,8 +221,13 @@ class TransplantFile:
             chosen = {"chosen": ordered(block, BLOCKS["chosen"]), "edges": edge_rows(self.edges)}
         rankings = {
             name: [[str(node), value, share] for node, value, share in getattr(self, name)]
-            for name in ("singles", "greedy")
+            for name in RANKINGS
         }
+        sides = {
+            side: {name: [[str(row.node), *row[1:]] for row in getattr(found, name)]
+                   for name in RANKINGS}
+            for side in SIDES if (found := getattr(self, side)) is not None
+        }  # fmt: skip
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -152,6 +239,7 @@ class TransplantFile:
             **ordered(self.extra, ()),
             **chosen,
             **rankings,
+            **sides,
         }  # fmt: skip
 
 
@@ -187,30 +275,60 @@ def read_transplant(path: str | Path) -> TransplantFile:
                 f"{path} contradicts itself: chosen.edges is {stated!r}, but "
                 f"{len(edges)} are listed."
             )
-    singles = _ranking(path, graph, "singles", file["singles"])
-    greedy = _ranking(path, graph, "greedy", file["greedy"])
+    ranked = {name: _ranking(path, graph, name, cast("Any", file)[name]) for name in RANKINGS}
+    singles, greedy = (tuple((*row[:3],) for row in ranked[name]) for name in RANKINGS)
+    in_sample, held_out = (_side(path, graph, side, document, ranked) for side in SIDES)
     return TransplantFile(
         graph, file["a"], file["b"], file["task"], file["transplant"], file["measures"],
-        chosen, edges, singles, greedy, others(document, "a", "b", "graph", *BLOCKS, *ROWS),
+        chosen, edges, singles, greedy, in_sample, held_out,
+        extra=others(document, "a", "b", "graph", *BLOCKS, *ROWS, *SIDES),
     )  # fmt: skip
 
 
-def _ranking(path: str | Path, graph: ComputationGraph, key: str, rows: Any) -> tuple[Row, ...]:
+def _side(
+    path: str | Path,
+    graph: ComputationGraph,
+    side: str,
+    document: Mapping[str, object],
+    ranked: Mapping[str, Sequence[NodeShare]],
+) -> Rankings | None:
+    """Read the ranked nodes of one side of the split, which must be those of the ranking."""
+    block: Any = document.get(side)
+    if block is None:
+        return None
+    found = {}
+    for name in RANKINGS:
+        key = f"{side}.{name}"
+        found[name] = _ranking(path, graph, key, block.get(name), ends=True)
+        if [row.node for row in found[name]] != [row.node for row in ranked[name]]:
+            raise FileFormatError(
+                f"{path} contradicts itself: {key} lists other nodes than {name}, or in another "
+                "order."
+            )
+    return Rankings(**found)
+
+
+def _ranking(
+    path: str | Path, graph: ComputationGraph, key: str, rows: Any, *, ends: bool = False
+) -> tuple[NodeShare, ...]:
+    """Read rows of nodes; `ends`: with the ends of an interval."""
+    names = ("node", "value", "carried", *(("low", "high") if ends else ()))
+    form = f"[{', '.join(names)}]"
     if not isinstance(rows, list):
-        raise FileFormatError(f"{path}: {key} is no list; accepted: [[node, value, carried], …].")
-    found: dict[Node, Row] = {}
+        raise FileFormatError(f"{path}: {key} is no list; accepted: [{form}, …].")
+    found: dict[Node, NodeShare] = {}
 
     def take(row: Any) -> str | None:
-        if not isinstance(row, list) or len(row) != 3 or not isinstance(row[0], str):
-            return f"{row!r}: accepted: [node, value, carried]"
-        if not is_number(row[1]) or not (row[2] is None or is_number(row[2])):
-            return f"{row!r}: value and carried must be numbers"
+        if not isinstance(row, list) or len(row) != len(names) or not isinstance(row[0], str):
+            return f"{row!r}: accepted: {form}"
+        if not is_number(row[1]) or not all(one is None or is_number(one) for one in row[2:]):
+            return f"{row!r}: {', '.join(names[1:-1])} and {names[-1]} must be numbers"
         node = Node.parse(row[0])
         if node not in graph.sender_index:
             return f"the graph has no sender {row[0]}; it has {graph.describe()}"
         if node in found:
             return f"{row[0]} stands twice"
-        found[node] = (node, row[1], row[2])
+        found[node] = NodeShare(node, *row[1:])
         return None
 
     take_rows(path, key, rows, take)

@@ -13,7 +13,7 @@ equal ones the node that comes first in the graph is taken. Candidates of one la
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -28,11 +28,15 @@ from .transplant import Transplant, nodes_mask
 
 @dataclass(frozen=True)
 class NodeEffect:
-    """What is measured with a node (and those chosen before), and the share of the gain."""
+    """What is measured with a node (and those chosen before), and the share of the gain.
+
+    `each`: the metric of every example, float64 [examples].
+    """
 
     node: Node
     value: float
     share: float
+    each: np.ndarray = field(repr=False, compare=False)
 
 
 def single_effects(
@@ -88,13 +92,28 @@ def _extended(
     words: str,
 ) -> list[NodeEffect]:
     """Measure what is chosen together with each of some nodes, which are in graph order."""
-    base = nodes_mask(transplant.graph, chosen)
     found: list[NodeEffect] = []
+    for node, each in zip(
+        nodes, each_with(transplant, chosen, nodes, progress, words), strict=True
+    ):
+        value = float(each.mean())
+        found.append(NodeEffect(node, value, transplant.require_share(value), each))
+    return found
+
+
+def each_with(
+    transplant: Transplant,
+    chosen: Sequence[Node],
+    nodes: Sequence[Node],
+    progress: Progress | None = None,
+    words: str = "single nodes",
+) -> list[np.ndarray]:
+    """Measure what is chosen with each of some nodes, in graph order, on every example."""
+    base = nodes_mask(transplant.graph, chosen)
+    found: list[np.ndarray] = []
     for _, group in groupby(nodes, key=lambda node: node.layer):
-        layer = list(group)
-        masks = np.stack([base | nodes_mask(transplant.graph, [node]) for node in layer])
-        for node, value in zip(layer, transplant.measure(masks), strict=True):
-            found.append(NodeEffect(node, value, transplant.require_share(value)))
+        masks = np.stack([base | nodes_mask(transplant.graph, [node]) for node in group])
+        found += list(transplant.measure_each(masks))
         if progress is not None:
             progress(len(found), len(nodes), words)
     return found

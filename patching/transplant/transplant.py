@@ -102,6 +102,16 @@ class Transplant:
         return float(self.receiver_each.mean())
 
     @property
+    def pairs(self) -> PromptPairs:
+        """Return the prompts that both ran on."""
+        return self.donated.pairs
+
+    @property
+    def donor_each(self) -> np.ndarray:
+        """Return the donor's metric of every example, float64 [examples]."""
+        return self.donated.each
+
+    @property
     def donor(self) -> float:
         """Return the donor's metric."""
         return self.donated.value

@@ -37,10 +37,11 @@ def variant(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_known_change_is_found(edgewise: Any, models: Any, variant: Path, pairs: Path) -> None:
     result = edgewise(
-        "transplant", models["llama"], variant, "--task", pairs, "--greedy", 3, "-o", "t.json"
-    )
+        "transplant", models["llama"], variant, "--task", pairs, "--greedy", 3, "--metric", "kl",
+        "-o", "t.json",
+    )  # fmt: skip
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert [row[0] for row in lines if row[2:] == ["100.0%"]] == ["m1"]
+    assert [row[0] for row in lines if row[2:] == ["100.0%", "[100.0%,", "100.0%]"]] == ["m1"]
     assert sum(row[:2] == ["+", "m1"] for row in lines) == 1  # nothing else adds to it
     assert "B into A" in result.stdout and "100.0% of the gain carried" in result.stdout
     assert "written: t.json" in result.stdout
@@ -143,12 +144,12 @@ def test_equal_models_have_no_gain(edgewise: Any, models: Any, pairs: Path) -> N
 def test_what_is_lost_is_said(edgewise: Any, models: Any, variant: Path, pairs: Path) -> None:
     result = edgewise(
         "transplant", models["llama"], variant, "--task", pairs, "--direction", "a-into-b",
-        "--nodes", "m1",
+        "--nodes", "m1", "--metric", "kl",
     )  # fmt: skip
     assert "A into B" in result.stdout
-    assert "100.0% of the gain lost" in result.stdout
+    assert "100.0% of the gain lost [100.0%, 100.0%]" in result.stdout
     value = float(result.stdout.partition("with them")[2].split()[1].rstrip(","))
-    a = float(result.stdout.partition(": logit_diff ")[2].split()[0])
+    a = float(result.stdout.partition(": kl ")[2].split()[0])
     assert value == pytest.approx(a, abs=1e-3)
 
 

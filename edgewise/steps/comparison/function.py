@@ -20,17 +20,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...discovery.random_circuits import random_circuits
-from ...discovery.uncertainty.bootstrap import (
-    Estimate,
-    faithfulness_estimate,
-    mean_estimate,
-)
+from ...discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate
 from ...graphs.circuit import Circuit
 from ...graphs.comparison import ChangedFunction, Ratio
 from ...graphs.example_scores import clusters_of
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
+from .gain import MeasuredGain
 
 if TYPE_CHECKING:
     from ...patching.transplant.donor import DonorValues
@@ -133,9 +130,10 @@ def function_of(
         full, empty = side.values[:2]
         return _ratio(faithfulness_estimate(full, circuit, empty, clusters, side.floor))
 
+    gain = MeasuredGain(carried.receiver, carried.donor, clusters, carried.floor)
+
     def gained(values: np.ndarray) -> Ratio:
-        ends = carried.donor, carried.receiver
-        return _ratio(faithfulness_estimate(ends[0], values, ends[1], clusters, carried.floor))
+        return _ratio(gain.share(values))
 
     a, b = sides
     cut = [share(side.random.mean(0), side) for side in sides]
@@ -144,7 +142,7 @@ def function_of(
         edges=len(changed), senders=int(changed.kept.any(0).sum()),
         from_b=carried.compared,
         value=(float(carried.receiver.mean()), float(carried.donor.mean())),
-        gain=_ratio(mean_estimate(carried.donor - carried.receiver, clusters)),
+        gain=_ratio(gain.estimate()),
         alone=(share(a.values[2], a), share(b.values[2], b)),
         without=(share(a.values[3], a), share(b.values[3], b)),
         random=RANDOM, random_without=(cut[0], cut[1]),
