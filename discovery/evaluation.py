@@ -388,14 +388,6 @@ def measured_ends(runner: Runner) -> tuple[float, float]:
     return float(full), float(empty)
 
 
-def apart(runner: Runner) -> bool:
-    """Tell whether full and empty circuit differ by two standard errors, so that ratios mean it."""
-    ends = [Circuit.full(runner.graph), Circuit.empty(runner.graph)]
-    full, empty = runner.measure_each(ends)[0]
-    clusters = clusters_of(runner.pairs.groups)
-    return defined(full, empty, clusters, runner.floor)
-
-
 def different_ends(runner: Runner) -> tuple[float, float]:
     """Measure the full and the empty circuit; refuse ends that are the same, but for rounding."""
     full, empty = measured_ends(runner)

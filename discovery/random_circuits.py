@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
-from .evaluation import apart, different_ends, ratio
+from ..graphs.example_scores import clusters_of
+from .evaluation import different_ends, ratio
+from .uncertainty.bootstrap import UNDEFINED, Estimate, defined
+from .uncertainty.draws import median_estimate, share_interval
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
@@ -93,20 +96,26 @@ def inflated(circuit: Circuit, seed: int) -> tuple[Circuit, tuple[int, int]]:
 class Baseline:
     """Random circuits' faithfulness, a circuit's percentile among it, and the first draw's seed.
 
-    `undefined`: full and empty are not apart, so that the ratios mean nothing; the percentile is
-    that of the measured values all the same.
+    `interval`: of the percentile, 95% over the draws. `median`: of the faithfulness, 95% over draws
+    and prompts. `undefined`: full and empty are not apart, so that the ratios mean nothing; the
+    percentile is that of the measured values all the same.
     """
 
     faithfulness: tuple[float, ...]
     percentile: float
     seed: int
     undefined: bool = False
+    interval: tuple[float, float] = (0.0, 100.0)
+    median: Estimate = UNDEFINED
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        found = {"circuits": len(self.faithfulness), "seed": self.seed}
+        found: dict[str, object] = {"circuits": len(self.faithfulness), "seed": self.seed}
         found |= {"undefined": self.undefined} if self.undefined else {}
-        return {**found, "percentile": self.percentile, "faithfulness": [*self.faithfulness]}
+        found |= {"percentile": self.percentile, "percentile_interval": [*self.interval]}
+        ends = self.median.interval
+        found |= {"median": self.median.value, "median_interval": None if ends is None else [*ends]}
+        return {**found, "faithfulness": [*self.faithfulness]}
 
 
 def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> float:
@@ -121,6 +130,20 @@ def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> fl
     return 100 * (sum(other < value - floor for other in among) + equal / 2) / len(among)
 
 
+def percentile_interval(
+    value: float, among: tuple[float, ...], floor: float = 0.0
+) -> tuple[float, float]:
+    """Return the 95% interval of the percentile among all random circuits, of which some are given.
+
+    >>> low, high = percentile_interval(1.0, (0.0,) * 10)
+    >>> round(low), high
+    (69, 100.0)
+    """
+    equal = sum(abs(other - value) <= floor for other in among)
+    low, high = share_interval(sum(other < value - floor for other in among), equal, len(among))
+    return 100 * low, 100 * high
+
+
 def baseline(
     runner: Runner, circuit: Circuit, number: int, seed: int = 0, progress: Progress | None = None
 ) -> Baseline:
@@ -130,11 +153,18 @@ def baseline(
     runner.require_graph(circuit.graph)
     ends = different_ends(runner)
     drawn = random_circuits(circuit.graph, circuit.graph.count_by_kind(circuit.kept), number, seed)
-    found = []
+    each = []
     for i, one in enumerate([circuit, *drawn]):
-        found.append(ratio(float(runner.measure([one])[0, 0]), *ends) or 0.0)  # the ends differ
+        each.append(runner.measure_each([one])[0, 0])
         if progress is not None:
             progress(i, number, "random circuits measured")
-    others = tuple(found[1:])
-    floor = runner.floor / abs(ends[0] - ends[1])
-    return Baseline(others, percentile(found[0], others, floor), seed, not apart(runner))
+    own, *others = (ratio(float(one.mean()), *ends) or 0.0 for one in each)  # the ends differ
+    among, floor = tuple(others), runner.floor / abs(ends[0] - ends[1])
+    graph = circuit.graph
+    full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
+    clusters = clusters_of(runner.pairs.groups)
+    return Baseline(
+        among, percentile(own, among, floor), seed,
+        not defined(full, empty, clusters, runner.floor), percentile_interval(own, among, floor),
+        median_estimate(full, np.stack(each[1:]), empty, clusters, runner.floor),
+    )  # fmt: skip

@@ -380,18 +380,25 @@ class CrossRow:
 
 @dataclass(frozen=True)
 class RandomCircuits:
-    """How faithful random circuits of so many edges are in model A, and in model B."""
+    """How faithful random circuits of so many edges are in model A, and in model B.
+
+    `median`: theirs, with its interval over draws and prompts; none in older files.
+    """
 
     circuits: int
     edges: int
     faithfulness: tuple[tuple[float, ...], tuple[float, ...]]
+    median: tuple[Ratio, Ratio] | None = None
 
-    def ends(self) -> Iterator[tuple[str, Pair]]:
-        """Yield the least and the most faithful one in either model, with words for a table."""
-        for words, pick in (("least", min), ("most", max)):
-            if self.circuits:
-                a, b = map(pick, self.faithfulness)
-                yield f"{self.circuits} random ones, {words} faithful", (a, b)
+    def told(self) -> Iterator[tuple[str, tuple[Ratio, Ratio]]]:
+        """Yield in words, and of either model, the least, the middle and the most faithful one."""
+        if not self.circuits:
+            return
+        least, most = (tuple(map(pick, self.faithfulness)) for pick in (min, max))
+        yield f"{self.circuits} random ones, least faithful", (Ratio(least[0]), Ratio(least[1]))
+        if self.median is not None:
+            yield "their median", self.median
+        yield f"{self.circuits} random ones, most faithful", (Ratio(most[0]), Ratio(most[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -423,7 +430,7 @@ class CrossEvaluation:
         if any(len(values) != self.random.circuits for values in self.random.faithfulness):
             raise ValueError("accepted: the random faithfulness of every circuit")
 
-    def told(self, shares: Pair) -> tuple[float | None, float | None]:
+    def told(self, shares: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
         """Return shares in A and in B, None where faithfulness is undefined."""
         a, b = (None if no else x for x, no in zip(shares, self.undefined, strict=True))
         return a, b
@@ -490,6 +497,11 @@ class Ratio(NamedTuple):
 
     def __repr__(self) -> str:
         return str(self)
+
+    @property
+    def interval(self) -> Pair | None:
+        """Return the ends of the interval, None where there are none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     def within(self, margin: float) -> bool:
         """Tell whether the whole interval lies within ±margin."""

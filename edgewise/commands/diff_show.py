@@ -148,7 +148,10 @@ def print_cross(found: DiffFile) -> None:
     if cross is None:
         return
 
-    def shares(pair: Pair, intervals: Sequence[Pair | None] = (None, None)) -> Iterator[str]:
+    def shares(
+        pair: tuple[float | None, float | None],
+        intervals: tuple[Pair | None, Pair | None] = (None, None),
+    ) -> Iterator[str]:
         for value, interval in zip(cross.told(pair), intervals, strict=True):
             found = "undefined" if value is None else show.ratio(value)
             yield f"{found} {show.ends(interval)}" if interval and value is not None else found
@@ -159,7 +162,8 @@ def print_cross(found: DiffFile) -> None:
     ]
     ends = (("all edges", "", 1.0, 1.0, *cross.full), ("no edge", 0, 0.0, 0.0, *cross.empty))
     drawn = [
-        (name, cross.random.edges, *shares(pair), "", "") for name, pair in cross.random.ends()
+        (words, cross.random.edges, *shares((a.value, b.value), (a.interval, b.interval)), "", "")
+        for words, (a, b) in cross.random.told()
     ]
     metric, (a, b) = cross.metric, cross.models
     columns = ("edges", "f in A", "f in B", f"{metric} in A", f"{metric} in B")

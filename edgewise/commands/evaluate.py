@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -244,10 +243,12 @@ def _beside_random(found: Baseline | None) -> Iterator[tuple[str, object]]:
     if found is None:
         return
     values = found.faithfulness
-    ends = f"{min(values):.3f} to {max(values):.3f}, median {median(values):.3f}"
+    ends = f"{min(values):.3f} to {max(values):.3f}, median {show.estimate(found.median)}"
     ends = "undefined" if found.undefined else ends
     yield f"{len(values):,} random ones", f"faithfulness {ends}"
-    yield "percentile", f"{found.percentile:.0f}: the share of random circuits less faithful"
+    interval = "[{:.0f}, {:.0f}]".format(*found.interval)
+    words = "the share of random circuits less faithful"
+    yield "percentile", f"{found.percentile:.0f}: {words}, of all such ones {interval}"
 
 
 def shown_task(task: Mapping[str, object]) -> str:

@@ -182,9 +182,18 @@ def _print(found: MatrixFile) -> None:
 
 
 def _row(row: MatrixRow) -> tuple[object, ...]:
-    numbers = (show.ratio(row[key]) for key in ("f", "low", "high", "random"))
-    beats = row["beats"]
-    return row["task"], row["circuit"], *numbers, "-" if beats is None else f"{beats:.0f}%"
+    numbers = (show.ratio(row[key]) for key in ("f", "low", "high"))
+    ends = _pair(row.get("random_low"), row.get("random_high"))
+    random = f"{show.ratio(row['random'])} {show.ends(ends)}".rstrip()
+    beats, ends = row["beats"], _pair(row.get("beats_low"), row.get("beats_high"))
+    beaten = "-" if beats is None else f"{beats:.0f}%"
+    if ends is not None:
+        beaten += " [{:.0f}, {:.0f}]".format(*ends)
+    return row["task"], row["circuit"], *numbers, random, beaten
+
+
+def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _numbers(row: Mapping[str, object]) -> Iterator[float]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..discovery.evaluation import different_ends
 from ..discovery.random_circuits import random_circuits
 from ..discovery.uncertainty.bootstrap import (
@@ -17,8 +19,9 @@ from ..discovery.uncertainty.bootstrap import (
     difference_estimate,
     faithfulness_estimate,
 )
+from ..discovery.uncertainty.draws import median_estimate
 from ..graphs.circuit import Circuit
-from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits
+from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits, Ratio
 from ..graphs.diff import CircuitDiff
 from ..graphs.example_scores import clusters_of
 from ..patching.prompts.pairs import PromptPairs
@@ -51,7 +54,8 @@ class CrossPlan:
 class MeasuredCircuits:
     """What a plan's circuits measure in one model; `ends`: the full and the empty circuit.
 
-    `intervals`, `differences`, `undefined`: see `CrossEvaluation`.
+    `intervals`, `differences`, `undefined`: see `CrossEvaluation`. `random_median`: of the random
+    circuits' faithfulness, with its interval; None in files of earlier runs.
     """
 
     ends: tuple[float, float]
@@ -60,6 +64,7 @@ class MeasuredCircuits:
     intervals: tuple[Interval, ...] = ()
     differences: dict[str, Interval] = field(default_factory=dict)
     undefined: bool = False
+    random_median: tuple[float | None, Interval] | None = None
 
     def faithfulness(self, values: Sequence[float]) -> tuple[float, ...]:
         """Place values between the ends, which are different (see `cross_in`)."""
@@ -97,9 +102,11 @@ def cross_in(
         ).interval
         for one, other in (("A", "B"), ("A", "both"), ("B", "both"))
     }
+    drawn = np.array(each[count:]).reshape(-1, len(full))
+    median = median_estimate(full, drawn, empty, clusters, runner.floor)
     return MeasuredCircuits(
         ends, tuple(values[:count]), tuple(values[count:]), tuple(intervals), differences,
-        not is_defined,
+        not is_defined, (median.value, median.interval),
     )  # fmt: skip
 
 
@@ -118,11 +125,16 @@ def cross_evaluation(
     size = len(plan.drawn[0]) if plan.drawn else 0
     drawn = (a.faithfulness(a.random), b.faithfulness(b.random))
     full, empty = zip(a.ends, b.ends, strict=True)
+    median = None
+    if a.random_median is not None and b.random_median is not None:
+        (one, its), (other, others) = a.random_median, b.random_median
+        median = Ratio(one, *(its or ())), Ratio(other, *(others or ()))
     none = (None,) * len(plan.circuits)
     intervals = zip(a.intervals or none, b.intervals or none, strict=True)
     return CrossEvaluation(
         metric=measure[0], ablation=measure[1], examples=len(pairs), sha256=pairs.sha256,
         models=names, rows=tuple(map(CrossRow, plan.circuits, sizes, values, ratios, intervals)),
-        random=RandomCircuits(len(plan.drawn), size, drawn), full=full, empty=empty,
-        differences=(a.differences, b.differences), undefined=(a.undefined, b.undefined),
+        random=RandomCircuits(len(plan.drawn), size, drawn, median),
+        full=full, empty=empty, differences=(a.differences, b.differences),
+        undefined=(a.undefined, b.undefined),
     )  # fmt: skip

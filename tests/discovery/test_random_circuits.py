@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from edgewise.discovery.random_circuits import (
     baseline,
@@ -67,12 +68,12 @@ def test_percentile_by_hand() -> None:
     assert percentile(0.5, (0.25, 0.75, 0.125, 0.875), 0.25) == 100 * (1 + 2 / 2) / 4
 
 
-def runner() -> Runner:
+def runner(repeats: int = 1) -> Runner:
     """Run a model in which only `embed->logits` matters: it predicts the token it reads."""
     zero = torch.zeros(1, 2, 4)
     block = plain_block(wq=zero, wk=zero, wv=zero, wo=zero)
     model = plain_model(tokens=torch.eye(4), blocks=[block], unembed=torch.eye(4))
-    pairs = PromptPairs((Pair((0, 1), (0, 2), (1,), (2,)),))
+    pairs = PromptPairs((Pair((0, 1), (0, 2), (1,), (2,)),) * repeats)
     return Runner.create(model, pairs, metric="logit_diff")
 
 
@@ -89,14 +90,35 @@ def test_where_a_circuit_stands_by_hand() -> None:
     useless = baseline(measured, Circuit.empty(graph).with_edges(["m0->logits"]), 60)
     assert useless.faithfulness == found.faithfulness
     assert useless.percentile == pytest.approx(100 * (60 - ones) / 2 / 60)
+    # of 60 draws so many are below, and the others equal: on either side of the circuit
+    assert found.interval[0] == pytest.approx(
+        100 * beta.ppf(0.025, 60 - ones, 60 - (60 - ones) + 1)
+    )
+    assert found.interval[1] == 100
+    assert useless.interval[0] == 0
+    assert found.median.value == 0  # about a third of the draws keep the needed edge
     assert found.as_dict() == {
         "circuits": 60, "seed": 0, "percentile": found.percentile,
+        "percentile_interval": list(found.interval), "median": 0.0, "median_interval": None,
         "faithfulness": list(found.faithfulness),
     }  # fmt: skip
     seen: list[tuple[int, int, str]] = []
     later = baseline(measured, needed, 2, 7, lambda *what: seen.append(what))
     assert (later.seed, later.faithfulness) == (7, found.faithfulness[7:9])
     assert seen == [(i, 2, "random circuits measured") for i in range(3)]
+
+
+def test_the_median_has_an_interval_over_draws_and_prompts() -> None:
+    measured = runner(repeats=6)
+    needed = Circuit.empty(measured.graph).with_edges(["embed->logits"])
+    found = baseline(measured, needed, 60)
+    ones = sum(found.faithfulness)
+    assert 10 < ones < 20  # so that the median of 60 draws anew is hardly ever 1
+    assert (found.median.value, found.median.interval) == (0.0, (0.0, 0.0))
+    assert found.as_dict()["median_interval"] == [0.0, 0.0]
+    every = baseline(measured, Circuit.full(measured.graph).without(["embed->m0"]), 60)
+    assert every.median.value == pytest.approx(1)  # nearly all keep the needed edge
+    assert baseline(measured, needed, 4).median.interval is None
 
 
 def test_a_baseline_that_cannot_be() -> None:

@@ -161,6 +161,12 @@ def test_random_circuits_beside_an_evaluation(edgewise: Any, circuit: Path) -> N
     shown = edgewise("evaluate", circuit, "--random", 7).stdout
     assert "7 random ones" in shown
     assert f"{random['percentile']:.0f}: the share" in shown
+    low, high = random["percentile_interval"]
+    assert 0 <= low <= random["percentile"] <= high <= 100
+    assert f"of all such ones [{low:.0f}, {high:.0f}]" in shown
+    # of six pairs full model and no edge are not apart, so that no ratio means anything
+    assert (random["undefined"], random["median"], random["median_interval"]) == (True, None, None)
+    assert "7 random ones faithfulness undefined" in " ".join(shown.split())
 
 
 def test_a_diff_tells_what_the_heads_do_in_both_models(

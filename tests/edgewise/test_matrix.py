@@ -77,6 +77,14 @@ def test_planted_circuits_have_a_diagonal() -> None:
     assert 50 < (kept[DIRECT, DIRECT]["beats"] or 0) < 100
     assert 50 < (cut[DIRECT, DIRECT]["beats"] or 0) < 100  # less is left than of most random ones
     assert (cut[THROUGH, DIRECT]["beats"] or 0) < 51
+    for row in (*kept.values(), *cut.values()):
+        low, high = row.get("beats_low"), row.get("beats_high")
+        assert low is not None
+        assert high is not None
+        assert 0 <= low <= (row["beats"] or 0) <= high <= 100
+        ends = row.get("random_low"), row.get("random_high")
+        assert None not in ends
+        assert (ends[0] or 0) <= (row["random"] or 0) <= (ends[1] or 0)
 
 
 def test_the_cost_is_counted() -> None:
@@ -125,6 +133,7 @@ def test_a_matrix_of_given_circuits(
     found = json.loads(edgewise(*line, "--json").stdout)
     assert set(found["circuits"][0]["seen"]) == {"a"}  # some of its six pairs are held out there
     keys = {"task", "circuit", "f", "low", "high", "random", "beats"}
+    keys |= {"random_low", "random_high", "beats_low", "beats_high"}
     assert [set(row) for row in (*found["kept"], *found["cut"])] == [keys] * 4
     assert found["overlap"] == []
     assert found["circuits"][0]["edges"] == 12
@@ -197,7 +206,7 @@ def made(**changes: Any) -> MatrixFile:
     circuits: Any = [{"name": name, "edges": 1, "nodes": 2} for name in names]
     rows: Any = [
         {"task": a, "circuit": b, "f": float(a == b), "low": None, "high": None, "random": 0.0,
-         "beats": 90.0}
+         "beats": 90.0, "beats_low": 80.0, "beats_high": 95.0}
         for a in names
         for b in names
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from edgewise.graphs.comparison import (
     Likeness,
     NoiseFloor,
     RandomCircuits,
+    Ratio,
     RolesComparison,
     RolesInModel,
     changed_edges,
@@ -168,11 +169,14 @@ CROSS = CrossEvaluation(
 
 def test_rows_and_ends_of_a_cross_evaluation() -> None:
     assert CROSS.row("both") == CrossRow("both", 2, (2, -2), (1.0, 0.5))
-    assert list(CROSS.random.ends()) == [
-        ("3 random ones, least faithful", (0.1, -0.1)),
-        ("3 random ones, most faithful", (0.7, 0.3)),
-    ]
-    assert list(RandomCircuits(0, 5, ((), ())).ends()) == []
+    least, most = list(CROSS.random.told())
+    assert least == ("3 random ones, least faithful", (Ratio(0.1), Ratio(-0.1)))
+    assert most == ("3 random ones, most faithful", (Ratio(0.7), Ratio(0.3)))
+    middle = (Ratio(0.2, 0.1, 0.6), Ratio(None))
+    assert [*replace(CROSS.random, median=middle).told()] == [least, ("their median", middle), most]
+    assert middle[0].interval == (0.1, 0.6)
+    assert middle[1].interval is None
+    assert list(RandomCircuits(0, 5, ((), ())).told()) == []
     assert replace(CROSS, metric="nll").random == CROSS.random
     with pytest.raises(ValueError, match="accepted: rows of A, B, both, either"):
         replace(CROSS, rows=CROSS.rows[::-1])

@@ -23,6 +23,7 @@ from edgewise.graphs.comparison import (
     Likeness,
     NoiseFloor,
     RandomCircuits,
+    Ratio,
     RolesComparison,
     RolesInModel,
 )
@@ -50,7 +51,10 @@ COMPARED = Comparison(
 CROSS = CrossEvaluation(
     metric="kl", ablation="resample", examples=4, sha256=None, models=("x", "y"),
     rows=tuple(CrossRow(name, 2, (1.0, 2.0), (0.5, 1.5)) for name in ROWS),
-    random=RandomCircuits(2, 3, ((0.1, 0.2), (0.0, -0.1))), full=(3.0, 3.5), empty=(0.0, 0.5),
+    random=RandomCircuits(
+        2, 3, ((0.1, 0.2), (0.0, -0.1)), (Ratio(0.15, 0.1, 0.2), Ratio(-0.05))
+    ),
+    full=(3.0, 3.5), empty=(0.0, 0.5),
 )  # fmt: skip
 HEAD = HeadRoles.of("a0.h1", {"previous": 0.9}, {"first": 0.5, "rest": 0.5})
 ROLES = RolesComparison(RolesInModel((HEAD,), ("short",)), RolesInModel((HEAD,)))

@@ -49,21 +49,22 @@ def noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
     """Move every measured mean by up to a third of the floor, as another processor might."""
 
     def begin() -> None:
-        exact = Runner.mask_losses, Runner.measure
+        exact = Runner.mask_losses, Runner.measure_each
 
-        def moved(self: Runner, masks: np.ndarray, means: np.ndarray) -> np.ndarray:
+        def shifts(self: Runner, masks: np.ndarray) -> np.ndarray:
             seeds = [zlib.crc32(mask.tobytes(), request.param) for mask in masks]
-            shifts = [np.random.default_rng(seed).uniform(-1, 1) for seed in seeds]
-            return means + np.array(shifts) * NOISE[self.metric.name]
+            found = [np.random.default_rng(seed).uniform(-1, 1) for seed in seeds]
+            return np.array(found) * NOISE[self.metric.name]
 
         def losses(self: Runner, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
-            return moved(self, masks, exact[0](self, masks, start_row))
+            return exact[0](self, masks, start_row) + shifts(self, masks)
 
-        def means(self: Runner, circuits: Any, *rest: Any, **options: Any) -> np.ndarray:
-            return moved(self, self._masks(circuits), exact[1](self, circuits, *rest, **options))
+        def each(self: Runner, circuits: Any, *rest: Any, **options: Any) -> np.ndarray:
+            by = shifts(self, self._masks(circuits))
+            return exact[1](self, circuits, *rest, **options) + by[:, None]  # of each example
 
         monkeypatch.setattr(Runner, "mask_losses", losses)
-        monkeypatch.setattr(Runner, "measure", means)
+        monkeypatch.setattr(Runner, "measure_each", each)
 
     return begin
 

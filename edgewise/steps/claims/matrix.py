@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ...discovery.evaluation import ratio
-from ...discovery.random_circuits import percentile, random_circuits
+from ...discovery.random_circuits import percentile, percentile_interval, random_circuits
 from ...discovery.uncertainty.bootstrap import faithfulness_estimate
+from ...discovery.uncertainty.draws import median_estimate
 from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
 from ...experiment.task import TaskSpec
 from ...graphs.calls.typed import typed
@@ -195,14 +196,20 @@ def _of_task(
             others = [ratio(one, *ends, runner.floor) for one in drawn]
             random = tuple(one for one in others if one is not None)
             defined = found.value is not None and len(random) == len(drawn)
-            beats = None
+            beats: float | None = None
+            beaten: tuple[float | None, float | None] = (None, None)
             if defined and found.value is not None:
                 sign, floor = 1 - 2 * cut, runner.floor / abs(ends[0] - ends[1])
-                beats = percentile(sign * found.value, tuple(sign * one for one in random), floor)
+                among = sign * found.value, tuple(sign * one for one in random), floor
+                beats, beaten = percentile(*among), percentile_interval(*among)
             low, high = found.interval or (None, None)
+            typical = median_estimate(full, values[1:], empty, clusters, runner.floor)
+            random_low, random_high = typical.interval or (None, None)
             row = MatrixRow(
                 task=task["name"], circuit=name, f=found.value, low=low, high=high,
                 random=median(random) if defined else None, beats=beats,
+                random_low=random_low, random_high=random_high,
+                beats_low=beaten[0], beats_high=beaten[1],
             )  # fmt: skip
             tables[cut].append(row)
     measured = cast(

@@ -62,7 +62,8 @@ class MatrixRow(TypedDict):
     """One circuit on one task: f with its 95% interval, and random circuits of its size.
 
     `random`: their median; `beats`: the percentile of f among theirs (of `cut`: how many of them
-    leave more).
+    leave more); each with the ends of its 95% interval, of the median over draws and prompts, of
+    the percentile over draws. Older files have no such ends.
     """
 
     task: str
@@ -72,6 +73,10 @@ class MatrixRow(TypedDict):
     high: float | None
     random: float | None
     beats: float | None
+    random_low: NotRequired[float | None]
+    random_high: NotRequired[float | None]
+    beats_low: NotRequired[float | None]
+    beats_high: NotRequired[float | None]
 
 
 class OverlapRow(TypedDict):
