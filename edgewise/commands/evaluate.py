@@ -192,6 +192,11 @@ def not_held_out(pairs: PromptSplit) -> str:
     return f"in sample only: {pairs.words or 'nothing is held out'}"
 
 
+def why_not_held_out(task: Mapping[str, object]) -> str:
+    """Say the same of a file's task."""
+    return f"in sample only: {task.get('nothing_held_out') or 'nothing is held out'}"
+
+
 def seen_words(found: Evaluated) -> str | None:
     """Say whether a circuit was found on the pairs that it is measured on."""
     count, total = found.seen, found.examples

@@ -147,7 +147,7 @@ def estimate(found: Estimate) -> str:
     return f"{ratio(found.value)}{ends}"
 
 
-def ends(interval: tuple[float, float] | None) -> str:
+def ends(interval: Sequence[float] | None) -> str:
     """Write the ends of an interval; nothing where there is none.
 
     >>> ends((0.5, 1.25)), ends(None)

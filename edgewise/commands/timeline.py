@@ -13,6 +13,7 @@ from .options import FILE, option
 
 if TYPE_CHECKING:
     from ..graphs.files import TimelineFile
+    from ..graphs.files.timeline import SideValues
     from ..graphs.timeline import Life, Timeline
     from ..store.results import Results
     from .options import Flags
@@ -23,7 +24,7 @@ LISTED = 10
 
 @click.command(cls=DiscoverCommand, short_help="Follow a task's circuit over checkpoints.")
 @click.argument("models", type=FILE, metavar="MODEL…", nargs=-1, required=True)
-@options.task_options(required=True)
+@options.task_options(required=True, test=True)
 @method_option
 @options.measure_options(searching=True)
 @option(
@@ -48,7 +49,7 @@ def timeline(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Find a task's circuit at every checkpoint, on the same prompts.
+    """Find a task's circuit at every checkpoint, on the same prompts, and measure it on others.
 
     MODEL… are two or more models of one shape, in order of time (directories, NAME@REVISION,
     adapters), or one directory that holds checkpoint-N or step-N directories.
@@ -102,8 +103,7 @@ def _results(folder: str | None) -> Results | None:
 
 def _print(found: TimelineFile) -> None:
     from ..experiment.spec import Selection
-    from ..graphs.files.timeline import VALUES
-    from .evaluate import shown_task
+    from .evaluate import shown_task, why_not_held_out
 
     line, how = found.timeline, found.discovery
     noted: dict[str, Any] = dict(how)
@@ -111,18 +111,17 @@ def _print(found: TimelineFile) -> None:
     chosen = [str(select)] if select.as_dict() else []
     show.facts(
         ("task", shown_task(found.task)),
+        ("held out", None if "held_out" in found.sides else why_not_held_out(found.task)),
         ("method", ", ".join([str(how["method"]), *chosen])),
         ("measured", f"{', '.join(found.metrics)}, {how['ablation']} ablation"),
         ("edges", f"{len(line.union):,} in any checkpoint, {len(line.core):,} in all"),
     )
-    others = ("circuit", "no edge", "faithfulness")
-    columns = [name for metric in found.metrics for name in (f"{metric}: full", *others)]
-    rows: list[list[object]] = [[label] for label in line.labels]
+    title = f"what it does{_on(found)}"
     for metric in found.metrics:
-        for i, row in enumerate(rows):
-            *values, ratio = (found.values(metric, name)[i] for name in VALUES)
-            row += [*values, show.ratio(ratio)]
-    show.table(("checkpoint", *columns), rows, "what it does")
+        columns = (f"{metric}: full", "circuit", "no edge", "faithfulness", "95%")
+        beside = ("in sample",) * (len(found.sides) > 1)
+        show.table(("checkpoint", *columns, *beside), _measure_rows(found, metric), title)
+        title = ""
     edges, nodes = _change_rows(line)
     show.table(_EDGES, edges, "what it is made of, beside the checkpoint before")
     show.table(_NODES, nodes)
@@ -137,6 +136,29 @@ def _print(found: TimelineFile) -> None:
     _print_changes(found)
 
 
+def _on(found: TimelineFile) -> str:
+    """Say on which pairs was measured."""
+    side = found.sides[0]
+    first = found.measured(found.metric, side)[0]
+    pairs = "" if first is None else f" {first['examples']:,} pairs"
+    return f", on{pairs} that are held out" if side == "held_out" else ""
+
+
+def _measure_rows(found: TimelineFile, metric: str) -> Iterable[list[object]]:
+    """List what a metric is at every checkpoint: held out first, in sample beside it."""
+    for label, *sides in zip(
+        found.timeline.labels, *(found.measured(metric, side) for side in found.sides), strict=True
+    ):
+        told, *beside = [one for one in sides if one is not None]
+        values = [told["full"], told["circuit"], told["empty"]]
+        row = [label, *values, _ratio(told), show.ends(told["interval"])]
+        yield [*row, *map(_ratio, beside)]
+
+
+def _ratio(told: SideValues) -> str:
+    return "undefined" if told["faithfulness"] is None else show.ratio(told["faithfulness"])
+
+
 def _print_changes(found: TimelineFile) -> None:
     """Print which edges changed from one checkpoint to the next, if that was tested."""
     rows: list[list[object]] = []
@@ -145,15 +167,28 @@ def _print_changes(found: TimelineFile) -> None:
         if compared is not None:
             told, parts = compared.measured, (("only_b",), ("only_a",), ())
             counts = [len(compared.changed(*part)) for part in parts]
-            rows.append([label, *counts, told.amount(told.delta), told.amount(told.detectable)])
+            amounts = (told.amount(told.delta), told.amount(told.detectable))
+            of = told.controls
+            rows.append([label, *counts, *amounts, of.other_prompts, of.rounded_weights])
+            names = found.timeline.labels[i - 1], label
+            show.note(*(f"{words}." for words in compared.warnings(names)))
     if rows:
-        columns = ("checkpoint", "of the born", "of the died", "in all", "more than", "shown from")
+        columns = (
+            "checkpoint", "of the born", "of the died", "in all", "more than", "shown from",
+            "other prompts", "rounded weights",
+        )  # fmt: skip
         title = (
             f"edges that changed since the checkpoint before (q < {found.comparisons[0].level:g})"
         )
         show.table(columns, rows, title)
         first = found.comparisons[0]
         show.line(f"on {first.prompts}, the same at every checkpoint")
+        if any(None not in vars(one.controls).values() for one in found.comparisons):
+            show.line(
+                "other prompts, rounded weights: edges that change where nothing changed, from one "
+                "half of the prompts to the other, and when weights are rounded to bfloat16 "
+                "(expected: none)"
+            )
 
 
 _NODES = ("checkpoint", "nodes", "born", "died", "Jaccard")

@@ -169,7 +169,7 @@ def _rows(found: TransplantFile, name: str) -> Iterator[tuple[str, ...]]:
 
 
 def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
-    from .evaluate import shown_task
+    from .evaluate import shown_task, why_not_held_out
 
     measures, how, side = found.measures, found.transplant, found.measured_on
     metric, direction = how["metric"], how["direction"]
@@ -183,7 +183,7 @@ def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     yield "B", f"{_of(found.b)}: {metric} {first['b']:.4g}{beside(in_b)}"
     yield "task", shown_task(found.task)
     if side == "in_sample":
-        yield "held out", f"in sample only: {how.get('nothing_held_out') or 'nothing is held out'}"
+        yield "held out", why_not_held_out(found.task)
     yield "direction", DIRECTIONS[direction]
     low, high = first["gain_interval"] or (None, None)
     around = "" if low is None else f" [{low:+.3g}, {high:+.3g}]"

@@ -373,6 +373,8 @@ def task_block(pairs: PromptPairs | PromptSplit) -> TaskBlock:
         asked = dict(zip(("examples", "test"), parted.asked, strict=True))
         tokens = {k: v for k, v in test.origin.items() if k == "tokens_sha256"}
         block["test"] = {**found, "asked": asked, "words": parted.words, **tokens}
+    elif parted.words:
+        block["nothing_held_out"] = parted.words
     return cast("TaskBlock", block)
 
 

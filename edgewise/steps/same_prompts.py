@@ -7,6 +7,7 @@ from itertools import chain
 
 from ..graphs.errors import PromptError
 from ..patching.prompts.pairs import Pair, PromptPairs
+from ..patching.prompts.splits import PromptSplit
 
 
 def prompt_difference(
@@ -20,6 +21,23 @@ def prompt_difference(
         return first_difference(expected.pairs, own()[0].pairs)
     except PromptError as error:
         return str(error).rstrip(".")
+
+
+def split_difference(expected: PromptSplit, own: Callable[[], PromptSplit]) -> str | None:
+    """Say why a model does not get the expected pairs, or those held out, None if it gets both."""
+    made: list[PromptSplit] = []
+
+    def discovery() -> tuple[PromptPairs, object]:
+        made.append(own())
+        return made[0].discovery, None
+
+    if found := prompt_difference(expected.discovery, discovery):
+        return found
+    one, other = expected.test, made[0].test
+    if one is None or other is None:
+        return None if one is other else "pairs are held out for one of them only"
+    found = first_difference(one.pairs, other.pairs)
+    return None if found is None else f"held out, {found}"
 
 
 def first_difference(expected: Sequence[Pair], found: Sequence[Pair]) -> str | None:

@@ -167,8 +167,9 @@ def _inline(
             f"{where} are not those {which} (their hash differs): the file was altered. Restore "
             "it, or give the prompts with `task`."
         )
-    task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended", "test")
-    origin = {key: value for key, value in task.items() if key not in said}
+    task, said = file.at(None).task, ("name", "sha256", "examples", "seed", "bos_prepended")
+    about = (*said, "test", "nothing_held_out")
+    origin = {key: value for key, value in task.items() if key not in about}
     bos = task.get("bos_prepended")
     return replace(pairs, name=task["name"], seed=task["seed"], bos_prepended=bos, origin=origin)
 

@@ -1,9 +1,11 @@
 """One task's circuit at every checkpoint of a training run, on the same prompts: a timeline.
 
 1. Make the prompt pairs with the first checkpoint's tokenizer, or take those of a circuit's file.
-2. Find and measure every checkpoint's circuit, unless its result is kept (see `store.results`).
-3. Test, on prompts of which no circuit was found if there are such, which edges changed from each
-   checkpoint to the next (see `comparison`).
+2. Find every checkpoint's circuit, and measure it on these pairs and on those that are held out,
+   unless its result is kept (see `store.results`).
+3. Test, on the pairs that are held out if there are such, which edges changed from each checkpoint
+   to the next (see `comparison`), and, as a control, whether any edge of the later one changes when
+   its weights are rounded.
 4. Put the circuits in order of time.
 
 One model is in memory at a time, and none where every result is kept already.
@@ -18,7 +20,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..discovery.evaluation import evaluate_by
+from ..discovery.evaluation import HELD_OUT, IN_SAMPLE, evaluate_by
 from ..discovery.registry import scoring_method
 from ..experiment.key import key_of
 from ..experiment.parts import split
@@ -44,23 +46,26 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.timeline import Timeline, check_labels
 from ..patching.metrics.functions import Given, as_metric, is_traceable, metric_name
 from ..patching.metrics.metric import Metric
-from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit
 from ..progress import SILENT, Progress, prompts_are_there
 from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
 from ..store.journal import JournalFile
 from ..store.results import Kept, Results
-from .comparison.paired import ComparedPairs, compare_scored, other_pairs, scoring_for
+from .comparison.paired import ComparedPairs, compare_scored, scoring_for
 from .comparison.scored import ScoredModel, score_model
-from .discover import discover
-from .same_prompts import prompt_difference
-from .stored import experiment_pairs
+from .discover import discover, held_out_runner
+from .same_prompts import split_difference
+from .stored import experiment_split
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner
 
 EXAMPLES = "examples.safetensors"
 """What every edge's scores on each example are kept in."""
+
+ENDS = ("full", "circuit", "empty")
+"""What is measured of a circuit: its metric with all edges, those it has, and none."""
 
 _STEP = re.compile(r"(?:checkpoint|step)-(\d+)")
 
@@ -104,9 +109,9 @@ def timeline(
     names = list(labels) if labels is not None else default_labels(references)
     check_labels(names, len(references))
     check_selects(spec.discovery)
-    pairs, _ = experiment_pairs(spec, references[0])
-    prompts_are_there(progress, pairs.origin)
-    checkpoints = _Checkpoints(spec, pairs, progress or SILENT)
+    parted = experiment_split(spec, references[0])
+    prompts_are_there(progress, parted.discovery.origin)
+    checkpoints = _Checkpoints(spec, parted, progress or SILENT)
     found: list[Kept] = []
     compared: list[Comparison] = []
     before: ScoredModel | None = None
@@ -116,7 +121,7 @@ def timeline(
         checkpoints.check_shape(kept.file.circuit.graph, kept.file.model["d_model"], name)
         checkpoints.first = checkpoints.first or (name, kept.file)
         found.append(kept)
-        now = checkpoints.score(reference, kept.file.circuit.graph, results)
+        now = checkpoints.score(reference, kept.file.circuit.graph, results, later=number > 0)
         if now is not None and before is not None:
             compared.append(checkpoints.compare(found[-2], kept, (before, now)))
         before = now
@@ -127,7 +132,7 @@ def timeline(
             reference=reference,
             model=one.file.model,
             certificate=one.file.certificate,
-            measures=cast("dict[str, MetricValues]", one.measured),
+            measures=cast("dict[str, MetricValues]", dict(one.measured)),
         )
         for reference, one in zip(references, found, strict=True)
     )
@@ -176,11 +181,12 @@ def _experiment(
 class _Checkpoints:
     """What is found and measured at every checkpoint, on the prompt pairs that all of them get.
 
-    `first`: what the first checkpoint is called, and its circuit, once that is found.
+    `parted`: the pairs that circuits are found on, and those held out. `first`: what the first
+    checkpoint is called, and its circuit, once that is found.
     """
 
     spec: Experiment
-    pairs: PromptPairs
+    parted: PromptSplit
     progress: Progress
     first: tuple[str, CircuitFile] | None = None
     opened: tuple[str, Session] | None = None
@@ -193,11 +199,11 @@ class _Checkpoints:
 
     @cached_property
     def tested(self) -> ComparedPairs:
-        """Return the pairs on which edges are tested: others, where the task has others."""
-        spec = self.spec
-        if spec.circuit is not None or spec.comparison.paired is False:
-            return ComparedPairs(self.pairs)
-        return other_pairs(spec.task, self.pairs, spec.models[0].source)
+        """Return the pairs on which edges are tested: those held out, if there are any."""
+        test = self.parted.test
+        if test is None:
+            return ComparedPairs(self.parted.discovery)
+        return ComparedPairs(test, held_out=True)
 
     def open(self, reference: str) -> Session:
         """Open a checkpoint; the one that was open before is let go."""
@@ -209,23 +215,32 @@ class _Checkpoints:
         return self.opened[1]
 
     def score(
-        self, reference: str, graph: ComputationGraph, results: Results | None
+        self, reference: str, graph: ComputationGraph, results: Results | None, *, later: bool
     ) -> ScoredModel | None:
-        """Score every edge of a checkpoint on each example, unless that is kept."""
+        """Score every edge of a checkpoint on each example, unless that is kept.
+
+        `later`: it is compared with one before, for which the control is looked at.
+        """
         scoring, pairs, compute = self.scoring, self.tested.pairs, self.spec.compute
+        rounded = later and self.spec.comparison.controls
         if scoring is None:
             return None
 
         def make() -> ScoredModel:
             return score_model(
-                self.open(reference), pairs, scoring, rounded=False, compute=compute,
+                self.open(reference), pairs, scoring, rounded=rounded, compute=compute,
                 progress=self.progress,
             )  # fmt: skip
 
         if results is None or not all(map(is_traceable, self.spec.evaluation.metrics)):
             return make()
         key = key_of(
-            self.spec.graph, compute, scoring, model=fingerprint(reference), prompts=pairs.sha256
+            self.spec.graph,
+            compute,
+            scoring,
+            model=fingerprint(reference),
+            prompts=pairs.sha256,
+            rounded=rounded,
         )
         path = results.file(
             key.sha256, EXAMPLES, lambda path: make().write(path),
@@ -249,30 +264,49 @@ class _Checkpoints:
             session = self.open(reference)
             self.check_shape(session.graph, session.lifted.d_model, name)
             self.check_prompts(session, name)
-            ablation, size = spec.discovery.ablation, spec.compute.batch_size
-            runner = partial(make_runner, session, self.pairs, ablation=ablation, batch_size=size)
+            runner = partial(
+                make_runner, session, self.parted.discovery,
+                ablation=spec.discovery.ablation, batch_size=spec.compute.batch_size,
+            )  # fmt: skip
             for metric in spec.evaluation.metrics:
                 runner(metric=metric)  # refused now, not after the search
             found = discover(
-                session, self.pairs, spec.discovery, spec.compute,
+                session, self.parted, spec.discovery, spec.compute,
                 progress=self.progress, journal=journal, allow_empty=True,
             )  # fmt: skip
-            measured = self.measure(runner(metric=spec.discovery.metric), found.file.circuit)
-            return Kept(found.file, found.scores.scores, measured)
+            own = runner(metric=spec.discovery.metric)
+            runners = {IN_SAMPLE: own}
+            if self.parted.test is not None:
+                runners[HELD_OUT] = held_out_runner(session, self.parted, own)
+            return Kept(found.file, found.scores.scores, self.measure(runners, found.file.circuit))
 
         if results is None or not all(map(is_traceable, spec.evaluation.metrics)):
             return make()
+        test = self.parted.test
         key = spec.key(
-            "discovery", "graph", "evaluation", "compute",
-            model=fingerprint(reference), pairs_sha256=self.pairs.sha256,
+            "discovery", "graph", "evaluation", "compute", model=fingerprint(reference),
+            pairs_sha256=self.parted.discovery.sha256, measured=2,  # with intervals
+            test=None if test is None else test.sha256, words=self.parted.words,
         )  # fmt: skip
         return results.get(key.sha256, make, lambda text: self.progress(0, 1, text))
 
-    def measure(self, runner: Runner, circuit: Circuit) -> dict[str, dict[str, float | None]]:
-        found = {}
-        for one in evaluate_by(runner, circuit, [*map(as_metric, self.spec.evaluation.metrics)]):
-            values = {key: getattr(one, f"value_{key}") for key in ("full", "circuit", "empty")}
-            found[one.metric] = {**values, "faithfulness": one.faithfulness}
+    def measure(
+        self, runners: Mapping[str, Runner], circuit: Circuit
+    ) -> dict[str, dict[str, object]]:
+        """Measure a circuit by every metric on both sides of the split."""
+        metrics = [*map(as_metric, self.spec.evaluation.metrics)]
+        found: dict[str, dict[str, object]] = {}
+        for side, runner in runners.items():
+            for one in evaluate_by(runner, circuit, metrics):
+                values = {key: getattr(one, f"value_{key}") for key in ENDS}
+                if side == IN_SAMPLE:
+                    found[one.metric] = {**values, "faithfulness": one.faithfulness}
+                estimate = one.estimate("faithfulness")
+                found[one.metric][side] = {
+                    "examples": one.examples, **values, "faithfulness": estimate.value,
+                    "interval": estimate.interval,
+                    "intervals": {key: one.estimate(key).interval for key in ENDS},
+                }  # fmt: skip
         return found
 
     def check_shape(self, graph: ComputationGraph, width: int, name: str) -> None:
@@ -289,7 +323,7 @@ class _Checkpoints:
 
     def check_prompts(self, session: Session, name: str) -> None:
         before = self.first[0] if self.first else name
-        if found := prompt_difference(self.pairs, lambda: experiment_pairs(self.spec, session)):
+        if found := split_difference(self.parted, partial(experiment_split, self.spec, session)):
             raise PromptError(
                 f"checkpoint '{name}' cannot be compared with '{before}': their tokenizers "
                 f"map the task's prompts differently: {found}. Circuits are compared on equal "

@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
@@ -42,13 +42,11 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..patching.metrics.functions import as_metric
 from ..patching.metrics.registry import default_metric
-from ..patching.prompts.pairs import PromptPairs
-from ..patching.prompts.splits import PromptSplit
 from ..progress import Progress, prompts_are_there
 from ..session import Session, open_model, open_split, open_vocabulary, task_of
 from .comparison.gain import MeasuredGain
 from .discover import circumstances, task_block
-from .same_prompts import first_difference, prompt_difference
+from .same_prompts import split_difference
 
 if TYPE_CHECKING:
     from ..patching.transplant.ranking import NodeEffect
@@ -202,7 +200,8 @@ def transplant(
             f"nothing can be transplanted between {names}: they differ in {differences}. Accepted: "
             "two models of one shape, such as a model and what fine-tuning made of it."
         )
-    if unequal := _prompt_difference(parted, _able_to_read(receiver, models[0]), task):
+    own = partial(open_split, _able_to_read(receiver, models[0]), task)
+    if unequal := split_difference(parted, own):
         raise PromptError(
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
             f"differ: {unequal}. Values can be exchanged on equal prompts only; give the pairs as "
@@ -216,8 +215,6 @@ def transplant(
     seconds += time.perf_counter() - begun
     limits = {} if choice.greedy is None else {"beam": choice.beam, "share": choice.share}
     around = {**limits, "seconds": seconds, **circumstances(receiver, both.runner)}
-    if parted.test is None:
-        around["nothing_held_out"] = parted.words
     blocks = (block, receiver.model_block)
     block_a, block_b = blocks if direction == "a-into-b" else reversed(blocks)
     return TransplantFile(
@@ -229,24 +226,6 @@ def transplant(
         measures=ends.measures(),
         **found,
     )
-
-
-def _prompt_difference(parted: PromptSplit, other: Session, task: TaskSpec) -> str | None:
-    """Say why another model does not get the same pairs on both sides of the split; None if so."""
-    made: list[PromptSplit] = []
-
-    def own() -> tuple[PromptPairs, object]:
-        made.append(open_split(other, task))
-        return made[0].discovery, None
-
-    if found := prompt_difference(parted.discovery, own):
-        return found
-    own_test = made[0].test
-    if parted.test is None or own_test is None:
-        both = parted.test is own_test
-        return None if both else "there are held-out pairs in one of them only"
-    found = first_difference(parted.test.pairs, own_test.pairs)
-    return None if found is None else f"held out, {found}"
 
 
 def _able_to_read(session: Session, other: Any) -> Session:

@@ -39,7 +39,7 @@ class Kept:
 
     file: CircuitFile
     scores: Scores
-    measured: Mapping[str, Mapping[str, float | None]]
+    measured: Mapping[str, Mapping[str, object]]
 
 
 class Results:

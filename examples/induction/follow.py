@@ -6,12 +6,13 @@ Writes induction.json (for `edgewise draw` and others) and induction.svg into th
 from pathlib import Path
 
 from edgewise import Selection, timeline, write_timeline
-from edgewise.visualize.charts.timeline import MetricLine, draw_timeline
+from edgewise.experiment.task import TaskSpec
+from edgewise.visualize.charts.timeline import draw_timeline, measured_lines, measured_words
 
 here = Path(__file__).resolve().parent
 found = timeline(
     str(here / "checkpoints"),
-    str(here / "pairs.jsonl"),
+    TaskSpec(file=str(here / "pairs.jsonl"), test=24),  # found on 24 pairs, measured on the others
     method="eap-ig",
     select=Selection(above=0.4),
     measure=["accuracy"],
@@ -19,22 +20,17 @@ found = timeline(
 write_timeline("induction.json", found)
 
 line = found.timeline
-for i, label in enumerate(line.labels):
-    full, kept = (found.values("logit_diff", what)[i] for what in ("full", "circuit"))
+for i, told in enumerate(found.measured("logit_diff", "held_out")):
     print(
-        f"step {label:>4}: logit difference {full:5.2f}, of {len(line.circuits[i]):2} edges alone "
-        f"{kept:5.2f}; {len(line.born(i))} new, {len(line.died(i))} gone"
+        f"step {line.labels[i]:>4}: logit difference {told['full']:5.2f}, of "
+        f"{len(line.circuits[i]):2} edges alone {told['circuit']:5.2f}; {len(line.born(i))} new, "
+        f"{len(line.died(i))} gone"
     )
 for life in line.edges:
     spans = ", ".join(f"{line.labels[a]} to {line.labels[b]}" for a, b in life.spans)
     print(f"{life.thing!s:16} {spans:12} |score| up to {line.peak(life.thing):.2f}")
 
-curves = [
-    MetricLine(f"of the {words}", found.values("logit_diff", what), colour)
-    for words, what, colour in (
-        ("full model", "full", "#1a1a1a"),
-        ("circuit", "circuit", "#0072b2"),
-        ("model without any edge", "empty", "#8a8a8a"),
-    )
-]
-draw_timeline(line, "induction.svg", curves=curves, axis="logit difference", title="Induction")
+draw_timeline(
+    line, "induction.svg", curves=measured_lines(found), axis="logit difference",
+    title="Induction", caption=measured_words(found).strip(),
+)  # fmt: skip

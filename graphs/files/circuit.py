@@ -122,7 +122,10 @@ class HeldOutBlock(TypedDict):
 
 
 class TaskBlock(TypedDict):
-    """Which prompt pairs were used, and what makes a built-in task's again."""
+    """Which prompt pairs were used, and what makes a built-in task's again.
+
+    `test`: which were held out; `nothing_held_out`: why none were, where that was not asked for.
+    """
 
     name: str
     sha256: str | None
@@ -139,6 +142,7 @@ class TaskBlock(TypedDict):
     tokens_sha256: NotRequired[str]
     shape: NotRequired[ShapeBlock]
     test: NotRequired[HeldOutBlock]
+    nothing_held_out: NotRequired[str]
 
 
 class PromptsBlock(TypedDict):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from ..calls.typed import typed
 from ..circuit import Circuit
@@ -31,6 +31,7 @@ from .circuit import (
     CertificateBlock,
     DiscoveryBlock,
     GraphBlock,
+    Interval,
     ModelBlock,
     TaskBlock,
     edge_rows,
@@ -49,16 +50,40 @@ VERSION = 1
 ROWS = ("nodes", "edges", "comparisons")
 HEAD = ("label", "reference", "model", "certificate", "measures")
 VALUES = ("full", "circuit", "empty", "faithfulness")
-"""What is stored of every metric at a checkpoint."""
+"""What is stored of every metric at a checkpoint, and on each side of the split."""
+
+SIDES = ("in_sample", "held_out")
+
+
+class SideValues(TypedDict):
+    """What a metric is on one side of the split, with 95% intervals over prompts.
+
+    `faithfulness` is null where it is undefined: where all edges and none differ by less than two
+    standard errors. `interval` is its interval, `intervals` are those of the other values.
+    """
+
+    examples: int
+    full: float | None
+    circuit: float | None
+    empty: float | None
+    faithfulness: float | None
+    interval: Interval | None
+    intervals: dict[str, Interval | None]
 
 
 class MetricValues(TypedDict):
-    """What a metric is with all edges, those of the circuit and none; null if not finite."""
+    """What a metric is with all edges, those of the circuit and none; null if not finite.
+
+    That is in sample; `faithfulness` is the ratio of means whatever its error. `in_sample` and
+    `held_out` say what it is worth; older files have neither.
+    """
 
     full: float | None
     circuit: float | None
     empty: float | None
     faithfulness: float | None
+    in_sample: NotRequired[SideValues]
+    held_out: NotRequired[SideValues]
 
 
 class Checkpoint(TypedDict):
@@ -145,10 +170,25 @@ class TimelineFile:
 
     @typed
     def values(self, metric: str, what: str) -> list[float | None]:
-        """Return one of `VALUES` of a metric at every checkpoint."""
+        """Return one of `VALUES` of a metric at every checkpoint, in sample."""
         measures = [one["measures"] for one in self.checkpoints]
         every = cast("list[dict[str, dict[str, float | None]]]", measures)
         return [one.get(metric, {}).get(what) for one in every]
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Return on which of `SIDES` was measured, the held-out one first; none in older files."""
+        measures = [one["measures"] for one in self.checkpoints]
+        every = cast("list[dict[str, dict[str, object]]]", measures)
+        own = [one.get(self.metric, {}) for one in every]
+        return tuple(side for side in SIDES[::-1] if all(side in one for one in own))
+
+    @typed
+    def measured(self, metric: str, side: str) -> list[SideValues | None]:
+        """Return what a metric is at every checkpoint on one of `sides`, None where unknown."""
+        measures = [one["measures"] for one in self.checkpoints]
+        every = cast("list[dict[str, dict[str, SideValues]]]", measures)
+        return [one.get(metric, {}).get(side) for one in every]
 
 
 @typed
@@ -183,7 +223,7 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
         "reference": head["reference"],
         **ordered_blocks({"model": head["model"], "certificate": head["certificate"]}),
         "measures": {
-            metric: ordered(head["measures"][metric], VALUES)
+            metric: _values(head["measures"][metric])
             for metric in file.metrics
             if metric in head["measures"]
         },
@@ -193,6 +233,16 @@ def _checkpoint(file: TimelineFile, i: int) -> dict[str, object]:
         "to_last": line.to_last(i).to_dict() if i else None,
         "to_first": line.to_first(i).to_dict() if i else None,
     }
+
+
+def _values(measured: MetricValues) -> dict[str, object]:
+    """Return a metric's block with its keys in order, those of both sides too."""
+    block: dict[str, object] = {**measured}
+    for side in SIDES:
+        if isinstance(inner := block.get(side), Mapping):
+            block[side] = ordered(inner, ("examples", *VALUES, "interval", "intervals"))
+    found = ordered({k: v for k, v in block.items() if k not in SIDES}, VALUES)
+    return {**found, **{side: block[side] for side in SIDES if side in block}}
 
 
 @typed

@@ -143,16 +143,12 @@ class Rankings:
 
 
 class How(TypedDict):
-    """Whose values were put into whose run, what was measured, and what numbers depend on.
-
-    `nothing_held_out`: why, where nothing is.
-    """
+    """Whose values were put into whose run, what was measured, and what numbers depend on."""
 
     direction: str
     metric: str
     beam: NotRequired[int]
     share: NotRequired[float | None]
-    nothing_held_out: NotRequired[str]
     seconds: NotRequired[float]
     dtype: NotRequired[str]
     device: NotRequired[str]

@@ -43,12 +43,29 @@ _LINE, _CURVE, _AXIS = 15.0, 74.0, 42.0
 @typed
 @dataclass(frozen=True)
 class MetricLine:
-    """A metric's values at every checkpoint, None where there is none, and how it is drawn."""
+    """A metric's values at every checkpoint, None where there is none, and how it is drawn.
+
+    `intervals`: ends of each value's interval, drawn as a bar; None where there is none. `notes`:
+    what else a dot's tooltip says.
+    """
 
     words: str
     values: Sequence[float | None]
     colour: str = INK
     dashes: tuple[float, ...] = ()
+    intervals: Sequence[Sequence[float] | None] = ()
+    notes: Sequence[str] = ()
+
+    def interval(self, i: int) -> Sequence[float] | None:
+        """Return the interval at a checkpoint, if there is one."""
+        return self.intervals[i] if self.intervals else None
+
+    def at(self, i: int) -> str:
+        """Say what was measured at a checkpoint."""
+        ends = self.interval(i)
+        around = "" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]"
+        note = f", {self.notes[i]}" if self.notes and self.notes[i] else ""
+        return f"{self.words} {self.values[i]:.4g}{around}{note}"
 
 
 @typed
@@ -101,18 +118,54 @@ def draw_checkpoints(
     shown, _ = most_that_connect(
         lambda count: strongest(line.union, line.peaks, count), top, len(line.union)
     )
-    curves = [
-        MetricLine("of the full model", file.values(metric, "full")),
-        MetricLine("of the circuit", file.values(metric, "circuit"), "#0072b2"),
-        MetricLine("without any edge", file.values(metric, "empty"), FAINT, DASHES),
-    ]
     caption = (
         f"{len(shown):,} of the {len(line.union):,} edges that any checkpoint's circuit has, each "
         f"in its place; {len(line.core):,} are in all. An edge's width follows its score at the "
-        "checkpoint, dashed if that is negative. Edges run upward."
+        f"checkpoint, dashed if that is negative. Edges run upward.{measured_words(file)}"
     )
+    curves = measured_lines(file)
     draw_timeline(line, path, shown=shown, curves=curves, axis=metric, caption=caption, **look)
     return len(shown)
+
+
+def measured_lines(file: TimelineFile) -> list[MetricLine]:
+    """Return the curves of a timeline's metric: held out, if anything is, with its intervals."""
+    looks = (
+        ("full", "of the full model", INK, ()),
+        ("circuit", "of the circuit", "#0072b2", ()),
+        ("empty", "without any edge", FAINT, DASHES),
+    )
+    if not file.sides:  # an older file
+        return [
+            MetricLine(words, file.values(file.metric, key), colour, dashes)
+            for key, words, colour, dashes in looks
+        ]
+    told = file.measured(file.metric, file.sides[0])
+    notes = []
+    for one in told:
+        f, ends = (None, None) if one is None else (one["faithfulness"], one["interval"])
+        around = "" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]"
+        notes.append("faithfulness " + ("undefined" if f is None else f"{f:.3f}{around}"))
+    return [
+        MetricLine(
+            words, [None if one is None else one[key] for one in told],  # type: ignore[literal-required]
+            colour, dashes,
+            [None if one is None else one["intervals"].get(key) for one in told],
+            notes if key == "circuit" else (),
+        )
+        for key, words, colour, dashes in looks
+    ]  # fmt: skip
+
+
+def measured_words(file: TimelineFile) -> str:
+    """Say on which pairs the curves are measured, where it is known."""
+    if not file.sides:
+        return ""
+    side = file.sides[0]
+    first = file.measured(file.metric, side)[0]
+    pairs = "prompt pairs" if first is None else f"{first['examples']:,} prompt pairs"
+    where = "held out" if side == "held_out" else "in sample"
+    return f" Measured on {pairs}, {where}; bars are 95% intervals."
 
 
 @typed
@@ -237,6 +290,7 @@ class _Strip:
     def _plot(self, row: range, y: float) -> tuple[list[EdgeMark], list[NodeMark], list[Text]]:
         """Plot the curves of one row of panels, from y downward."""
         known = [v for curve in self.curves for v in curve.values if v is not None]
+        known += [v for curve in self.curves for ends in curve.intervals for v in ends or ()]
         low, high = min(known), max(known)
         scale = (_CURVE - 16) / (high - low or 1.0)
         middles = {i: _AXIS + (n + 0.5) * self.panel_width + n * _GAP for n, i in enumerate(row)}
@@ -246,9 +300,9 @@ class _Strip:
 
         marks, dots = [], []
         rules = sorted({low, high, *([0.0] if low < 0 < high else [])})
-        ends = (_AXIS, middles[row[-1]] + self.panel_width / 2)
+        sides = (_AXIS, middles[row[-1]] + self.panel_width / 2)
         for value in rules:
-            path = straight([(x, at(value)) for x in ends])
+            path = straight([(x, at(value)) for x in sides])
             marks.append(EdgeMark("", path, "#e0e0e0", 0.6))
         for curve in self.curves:
             values = {i: v for i in row if (v := curve.values[i]) is not None}
@@ -257,8 +311,11 @@ class _Strip:
                 path = straight(points)
                 marks.append(EdgeMark("", path, curve.colour, 1.4, dashes=curve.dashes))
             look = ("pill", curve.colour, curve.colour)
-            for (px, py), (i, value) in zip(points, values.items(), strict=True):
-                words = f"{self.timeline.labels[i]}: {curve.words} {value:.4g}"
+            for (px, py), i in zip(points, values, strict=True):
+                if ends := curve.interval(i):
+                    bar = straight([(px, at(end)) for end in ends])
+                    marks.append(EdgeMark("", bar, curve.colour, 1.0, 0.6))
+                words = f"{self.timeline.labels[i]}: {curve.at(i)}"
                 dots.append(NodeMark("", px, py, 4, 4, *look, tooltip=words))
         texts = [
             Text(_AXIS - 4, at(value), f"{value:.3g}", SMALL_FONT, FAINT, "end")
