@@ -7,9 +7,10 @@ not stand far above them is no better found than drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,6 +117,16 @@ class Baseline:
         ends = self.median.interval
         found |= {"median": self.median.value, "median_interval": None if ends is None else [*ends]}
         return {**found, "faithfulness": [*self.faithfulness]}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Baseline:
+        """Return what `as_dict` wrote."""
+        low, high = values["percentile_interval"]
+        ends = values["median_interval"] or (math.nan, math.nan)
+        return Baseline(
+            tuple(values["faithfulness"]), values["percentile"], values["seed"],
+            values.get("undefined", False), (low, high), Estimate(values["median"], *ends),
+        )  # fmt: skip
 
 
 def percentile(value: float, among: tuple[float, ...], floor: float = 0.0) -> float:

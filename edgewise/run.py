@@ -47,7 +47,7 @@ from .patching.prompts.splits import PromptSplit
 from .progress import SILENT, Progress, named, prompts_are_there
 from .report.report import write_report
 from .session import Session, make_runner, open_model
-from .steps.claims.control import control
+from .steps.claims.claims import claims_block, claims_of
 from .steps.compare import CloserLook, InModel, add_function, put_together
 from .steps.comparison.paired import ComparedPairs, scoring_for
 from .steps.comparison.scored import ScoredModel, score_model
@@ -311,7 +311,7 @@ class _Run:
             )
 
     def measure(self, model: ModelSpec) -> None:
-        """Measure a model's circuit by every metric; its curve and control if that is asked for."""
+        """Measure a model's circuit by every metric; its curve and what else is asked for."""
         name, spec = names.circuit_name(model), self.spec
 
         def make() -> None:
@@ -332,15 +332,16 @@ class _Run:
             if spec.evaluation.curve:  # held out, if anything is
                 scores = read_scores(self.store.path(name), circuit.graph).scores
                 found["curve"] = curve(first, scores, progress=report).as_dict()
-            if spec.evaluation.control:
-                asked, compute = spec.discovery.but(start=None), spec.compute
-                found["control"] = control(
-                    self.session(model), (self.pairs, self.pairs), asked, circuit, compute, report
-                ).as_dict()
+            claims = claims_of(
+                self.session(model), self.circuit(model), (first, self.pairs), spec.evaluation,
+                report, spec.discovery.but(start=None),
+            )  # fmt: skip
+            found |= claims_block(claims)
             self.write_evaluation({**self.evaluations(), model.name: found})
 
         parts = ("evaluation", "discovery") if spec.evaluation.control else ("evaluation",)
-        key = spec.key(*parts, file=self.store.sha256(name), prompts=self.pairs.sha256)
+        tested = {"tested": self.tested.pairs.sha256} if spec.evaluation.claims else {}
+        key = spec.key(*parts, file=self.store.sha256(name), prompts=self.pairs.sha256, **tested)
         part = f"{names.EVALUATION}#{model.name}"
         self.step(f"evaluation of {model.name}", [part], make, key)
 

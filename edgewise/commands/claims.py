@@ -30,7 +30,7 @@ claims_options = all_of(
     option("--draws N", "Random circuits and edges the tests draw; default 99.", type=COUNT),
     option(
         "--draw-seed N",
-        "Decides what tests, worst case and control draw; default 0.",
+        "Decides what random circuits, tests, worst case and control draw; default 0.",
         type=click.IntRange(0),
     ),
     option(

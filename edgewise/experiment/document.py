@@ -37,7 +37,12 @@
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl
     curve = false                     # faithfulness by size, CPR and CMD
+    random = 20                       # random circuits of as many edges, beside the circuit
+    tests = false                     # five tests of the circuit, each with its p-value
+    draws = 99                        # random circuits and edges that the tests draw
+    worst = false                     # the worst pairing of prompts and gates that are found
     control = false                   # repeat the discovery in a copy with its weights redrawn
+    draw_seed = 0                     # what decides the draws of all of these
 
     [comparison]                      # optional
     paired = true                     # test every edge on the same prompts in both models

@@ -471,20 +471,26 @@ class DiscoverySpec(Part):
 class EvaluationSpec(Part):
     """What to measure of each circuit; the ablation defaults to the discovery's.
 
-    `tests`, `worst`, `control`: see `edgewise.steps.claims`. `draws`, `draw_seed`: how many random
-    circuits and edges the tests draw, and what decides which.
+    `random`: beside how many random circuits. `tests`, `worst`, `control`: see
+    `edgewise.steps.claims`. `draws`, `draw_seed`: how many random circuits and edges the tests
+    draw, and what decides which.
     """
 
     metrics: Annotated[tuple[MetricName, ...], _listed("metrics")] = ()
     curve: Flag = False
     ablation: Annotated[Ablation | None, Undeclared("the discovery's")] = None
     minimality: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
-    random: Annotated[Count | None, Undeclared("of `evaluate` alone")] = None
-    tests: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
-    worst: Annotated[Flag, Undeclared("of `evaluate` alone")] = False
-    draws: Annotated[Count, Undeclared("of `evaluate` alone")] = 99
-    draw_seed: Annotated[Whole, Undeclared("of `evaluate` alone")] = 0
+    random: Count | None = None
+    tests: Flag = False
+    worst: Flag = False
+    draws: Count = 99
+    draw_seed: Whole = 0
     control: Flag = False
+
+    @property
+    def claims(self) -> bool:
+        """Tell whether more is asked for than measures of the circuit itself."""
+        return bool(self.random or self.tests or self.worst or self.control)
 
 
 def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
@@ -731,6 +737,13 @@ class Experiment(Part):
                 f"evaluation.curve is true, but method '{found.method}' does not score every edge; "
                 f"leave it out, or choose a method that does, such as {scoring_method().name}."
             )
+        for name in ("tests", "random"):
+            if getattr(evaluation, name) and found.keeps_all:
+                raise refused(
+                    f"evaluation.{name} is given, but nothing says which edges to keep, so every "
+                    "edge is kept, and a random circuit of its size is itself; leave it out, or "
+                    "give the discovery top, above, faithfulness or target."
+                )
         default = tuple(dict.fromkeys([found.metric, default_metric(searching=True)]))
         return evaluation if evaluation.metrics else evaluation.but(metrics=default)
 

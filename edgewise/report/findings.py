@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..discovery.evaluation import HELD_OUT, Curve, Evaluation, fitted_to_its_prompts
+from ..discovery.random_circuits import Baseline
 from ..discovery.uncertainty.bootstrap import Estimate
 from ..experiment.spec import Experiment, ModelSpec
 from ..graphs.comparison import Changes, Floor
@@ -28,7 +29,10 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge
 from ..graphs.roles import HeadRoles
 from ..patching.ablations.registry import get_ablation
+from ..steps.claims.claims import read_claims
 from ..steps.claims.control import Control
+from ..steps.claims.hypotheses import HypothesisTests
+from ..steps.claims.worst import WorstCase
 from ..store import names
 
 STRONGEST = 10  # of a circuit's edges are listed
@@ -55,8 +59,8 @@ class CircuitFindings(NamedTuple):
 
     `measured` has one evaluation for each of the spec's metrics, `pictures` the circuit's and its
     node scores', `strongest` the edges of largest |score|. `control`: what the same discovery finds
-    with the weights redrawn, if it was run. `measured` is in sample; `held_out` the same on pairs
-    that were held out, if any were: the curve is then of these.
+    with the weights redrawn, if it was run; so `random`, `tests` and `worst`. `measured` is in
+    sample; `held_out` the same on pairs that were held out, if any were: all else is of these then.
     """
 
     name: str
@@ -68,6 +72,9 @@ class CircuitFindings(NamedTuple):
     strongest: Sequence[tuple[Edge, float]]
     control: Control | None = None
     held_out: Sequence[Evaluation] = ()
+    random: Baseline | None = None
+    tests: HypothesisTests | None = None
+    worst: WorstCase | None = None
 
     def side(self, number: int, held_out: bool) -> Evaluation | None:
         """Return what was measured by one of the metrics, held out or in sample, if it was."""
@@ -309,12 +316,19 @@ def read_findings(spec: Experiment, folder: Path) -> Findings:
             for key in ("metrics", HELD_OUT)
         )
         curve = Curve(**found["curve"]) if "curve" in found else None
-        made = Control(**found["control"]) if "control" in found else None
         pictures = _pictures(spec, source, f"the circuit of {model.name}", model.name)
         strongest = _strongest(file.circuit.graph, file.edge_scores, most)
         circuits.append(
             CircuitFindings(
-                model.name, source, file, measured, curve, pictures, strongest, made, held_out
+                model.name,
+                source,
+                file,
+                measured,
+                curve,
+                pictures,
+                strongest,
+                held_out=held_out,
+                **read_claims(found),
             )
         )
     diffs = [_diff(spec, folder, variant) for variant in spec.variants]

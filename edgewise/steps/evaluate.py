@@ -10,7 +10,7 @@ import numpy as np
 
 from ..discovery import evaluation as measures
 from ..discovery.evaluation import HELD_OUT, IN_SAMPLE, Curve, Evaluation
-from ..discovery.random_circuits import Baseline, baseline
+from ..discovery.random_circuits import Baseline
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
 from ..experiment.spec import IMPORTED, ComputeSpec, EvaluationSpec
@@ -167,20 +167,17 @@ def evaluate(
     else:
         runner = model
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
-    curve = minimality = random = None
+    curve = minimality = None
     first = runner if tester is None else tester
     if spec.curve:
         curve = measures.curve(first, _complete(scores), progress=progress)
     if spec.minimality:
         minimality = measures.minimality(first, whole, progress)
-    if spec.random:
-        random = baseline(first, whole, spec.random, progress=progress)
     claims = claims_of(model, circuit, (first, runner.pairs), spec, progress)
     return Evaluated(
         **vars(measures.measure(runner, whole)),
         curve=curve,
         minimality=minimality,
-        random=random,
         floor=first.floor,
         held_out=None if tester is None else measures.measure(tester, whole),
         seen=_seen(circuit, runner.pairs),

@@ -13,14 +13,23 @@ import pytest
 import torch
 
 from edgewise.experiment.document import parse_spec
-from edgewise.experiment.spec import DiscoverySpec, Selection
+from edgewise.experiment.spec import (
+    DiscoverySpec,
+    EvaluationSpec,
+    Experiment,
+    ModelSpec,
+    Selection,
+)
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import EdgewiseError
+from edgewise.graphs.errors import EdgewiseError, SpecError
+from edgewise.graphs.files import read_circuit
 from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.run import run
 from edgewise.session import open_model
+from edgewise.steps.claims.claims import claims_block, read_claims
 from edgewise.steps.claims.control import control, redraw, redrawn
 from edgewise.steps.claims.hypotheses import (
     HypothesisTest,
@@ -30,9 +39,11 @@ from edgewise.steps.claims.hypotheses import (
 )
 from edgewise.steps.claims.worst import worst_case
 from edgewise.steps.evaluate import evaluate
-from tests.edgewise.conftest import Run, tiny
+from edgewise.steps.stored import circuit_split
+from tests.edgewise.conftest import Run, id_rows, tiny
 from tests.engine import random_mask, tiny_lift, tiny_pairs
 
+CLAIMS = ("random", "tests", "worst", "control")
 ONE = PromptPairs((Pair((0, 1), (0, 2), (1,), (2,)), Pair((0, 3), (0, 2), (3,), (2,))))
 
 
@@ -330,12 +341,9 @@ def test_a_control_stands_in_the_circuit_file(
     assert "control" not in json.loads(Path("plain.json").read_text())["measures"]
 
 
-@pytest.mark.filterwarnings("ignore:the circuit.s faithfulness")
-def test_a_control_stands_in_a_runs_report(
-    models: dict[str, Path], pairs: Path, tmp_path: Path
-) -> None:
-    spec = parse_spec(
-        f"""
+def declared(models: dict[str, Path], pairs: Path, evaluation: str) -> str:
+    """Declare a run of one model with a `[evaluation]` table."""
+    return f"""
         [[models]]
         source = "{models["llama"]}"
         name = "base"
@@ -346,11 +354,17 @@ def test_a_control_stands_in_a_runs_report(
         top = 12
         [evaluation]
         metrics = ["logit_diff"]
-        control = true
+        {evaluation}
         [drawing]
         formats = []
         """
-    )
+
+
+@pytest.mark.filterwarnings("ignore:the circuit.s faithfulness")
+def test_a_control_stands_in_a_runs_report(
+    models: dict[str, Path], pairs: Path, tmp_path: Path
+) -> None:
+    spec = parse_spec(declared(models, pairs, "control = true"))
     result = run(spec, tmp_path / "out")
     block = json.loads(result.evaluation.read_text())["models"]["base"]["control"]
     assert block["edges"] == 12
@@ -359,3 +373,77 @@ def test_a_control_stands_in_a_runs_report(
     assert row.startswith("| base | 12 | ")
     assert f"{block['jaccard']:.3f}" in row
     assert f"{block['value_full']:.4g}" in row
+
+
+@pytest.mark.filterwarnings("ignore:the circuit.s faithfulness")
+def test_a_run_puts_circuits_to_claims_on_the_held_out_pairs(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Whatever a spec declares is what `evaluate` finds on the same pairs, and stands in words."""
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12, 0)))
+    asked = {"random": 6, "tests": True, "draws": 5, "draw_seed": 3, "worst": True, "control": True}
+    table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in asked.items())
+    spec = parse_spec(declared(models, file, table).replace("[task]", "[task]\ntest = 4"))
+    assert parse_spec(spec.to_toml()) == spec
+    result = run(spec, tmp_path / "out")
+    found = json.loads(result.evaluation.read_text())["models"]["base"]
+    session, circuit = open_model(str(models["llama"])), read_circuit(result.circuits["base"])
+    split = circuit_split(circuit, session, {})[0]
+    assert [len(split.discovery), len(split.test or ())] == [8, 4]
+    own = evaluate(session, circuit, split, metric="logit_diff", **asked)
+    for name in CLAIMS:
+        assert found[name] == json.loads(json.dumps(getattr(own, name).as_dict())), name
+    assert json.loads(json.dumps(claims_block(read_claims(found)))) == {k: found[k] for k in CLAIMS}
+    assert [found[name]["examples"] for name in ("tests", "worst", "control")] == [4, 4, 4]
+    report = result.report.read_text()
+    assert own.tests is not None
+    assert own.random is not None
+    assert own.worst is not None
+    assert own.worst.gates is not None
+    assert own.worst.pairings is not None
+    for one in own.tests.tests:
+        assert f"| {one.test} | " in report
+        assert one.means[:40] in report
+    assert (
+        "Five tests of the circuit of base (Shi et al. 2024), by `logit_diff` on 4 pairs" in report
+    )
+    worst = next(
+        line
+        for line in report.splitlines()
+        if line.startswith("| base | ") and f"{own.worst.gates.loss:.4g}" in line
+    )
+    assert f"{own.worst.pairings.largest:.4g}" in worst
+    low, high = own.random.interval
+    assert f"| {low:.0f} to {high:.0f}% |" in report
+    assert run(spec, tmp_path / "out").made == ()
+    changed = run(spec.but(evaluation=spec.evaluation.but(draw_seed=4)), tmp_path / "out")
+    assert changed.made == ("evaluation of base", "report")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('tests = "yes"', r"evaluation.tests is .yes.*accepted: true or false"),
+        ("draws = 0", "evaluation.draws is 0; accepted: a whole number from 1 up"),
+        ("random = -1", "evaluation.random is -1; accepted: a whole number from 1 up"),
+        ("draw_seed = 0.5", "evaluation.draw_seed is 0.5; accepted: a whole number from 0 up"),
+        ("wurst = true", r"'wurst'.*mean 'worst'\?"),
+    ],
+)
+def test_what_a_spec_cannot_ask_for(
+    line: str, words: str, models: dict[str, Path], pairs: Path
+) -> None:
+    with pytest.raises(SpecError, match=words):
+        parse_spec(declared(models, pairs, line))
+
+
+@pytest.mark.parametrize("asked", [{"tests": True}, {"random": 9}])
+def test_random_circuits_need_a_selection(asked: dict[str, Any]) -> None:
+    name = next(iter(asked))
+    words = rf"evaluation\.{name} is given, but .* every edge is kept.*give the discovery top"
+    with pytest.raises(EdgewiseError, match=words):
+        Experiment(
+            "x", (ModelSpec.at("a"),), TaskSpec("ioi"), DiscoverySpec("eap-ig"),
+            EvaluationSpec(**asked),
+        )  # fmt: skip

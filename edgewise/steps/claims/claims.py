@@ -1,9 +1,11 @@
-"""What `evaluate` may put a circuit to beside its measures: tests, the worst case, a control."""
+"""What a circuit may be put to beside its measures: random circuits, tests, worst case, control."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from ...discovery.random_circuits import Baseline, baseline
 from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 class Claims(TypedDict, total=False):
     """What was asked for, and found."""
 
+    random: Baseline
     tests: HypothesisTests
     worst: WorstCase
     control: Control
@@ -33,11 +36,12 @@ def claims_of(
     measured: tuple[Runner, PromptPairs],
     spec: EvaluationSpec,
     progress: Progress | None = None,
+    found_by: DiscoverySpec | None = None,
 ) -> Claims:
     """Put a circuit to what a spec asks for.
 
     `measured`: by what it is measured, and so is a control, on held-out pairs if there are any;
-    and the pairs on which the control repeats its discovery.
+    and the pairs on which the control repeats its discovery, `found_by`; default: its file's.
 
     Raises:
         EdgewiseError: a control of a circuit whose discovery is not known, or without its model.
@@ -45,6 +49,8 @@ def claims_of(
     found: Claims = {}
     runner, pairs = measured
     whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+    if spec.random:
+        found["random"] = baseline(runner, whole, spec.random, spec.draw_seed, progress)
     if spec.tests:
         found["tests"] = hypothesis_tests(runner, whole, spec.draws, spec.draw_seed, progress)
     if spec.worst:
@@ -56,9 +62,31 @@ def claims_of(
                 "neither a runner nor a circuit alone says how it was found; accepted: an open "
                 "model and a circuit's file."
             )
-        discovery = DiscoverySpec.of_circuit(circuit)
+        discovery = found_by or DiscoverySpec.of_circuit(circuit)
         compute = ComputeSpec(batch_size=runner.batch_size)
         found["control"] = control(
             model, (pairs, runner.pairs), discovery, whole, compute, progress, spec.draw_seed
         )
+    return found
+
+
+def claims_block(claims: Claims) -> dict[str, object]:
+    """Return what a circuit was put to as plain values, by the names of `Claims`."""
+    random, tests = claims.get("random"), claims.get("tests")
+    worst, control = claims.get("worst"), claims.get("control")
+    found = {"random": random, "tests": tests, "worst": worst, "control": control}
+    return {name: one.as_dict() for name, one in found.items() if one is not None}
+
+
+def read_claims(measured: Mapping[str, Any]) -> Claims:
+    """Return what a file says that a circuit was put to, as the values' `as_dict` wrote it."""
+    found: Claims = {}
+    if "random" in measured:
+        found["random"] = Baseline.from_dict(measured["random"])
+    if "tests" in measured:
+        found["tests"] = HypothesisTests.from_dict(measured["tests"])
+    if "worst" in measured:
+        found["worst"] = WorstCase.from_dict(measured["worst"])
+    if "control" in measured:
+        found["control"] = Control(**measured["control"])
     return found

@@ -7,10 +7,10 @@ circuits, each with and without its random edge; and the circuit without each of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from ...discovery.uncertainty.paired import independent
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.example_scores import clusters_of
-from ...graphs.names import Edge
+from ...graphs.names import Edge, Node, Port
 from ...patching.metrics.registry import metrics
 from ...progress import SILENT, Progress
 
@@ -117,6 +117,17 @@ class HypothesisTests:
         about = {k: v for k, v in vars(self).items() if k not in ("tests", "edges")}
         edges = [[str(e.edge.sender), str(e.edge.port), e.effect, e.p, e.weak] for e in self.edges]
         return {**about, "tests": [asdict(one) for one in self.tests], "edges": edges}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> HypothesisTests:
+        """Return what `as_dict` wrote."""
+        tests = tuple(HypothesisTest(**one) for one in values["tests"])
+        rows = (
+            (Edge(Node.parse(sender), Port.parse(port)), *rest)
+            for sender, port, *rest in values["edges"]
+        )
+        edges = tuple(EdgeEffect(*row) for row in rows)
+        return HypothesisTests(**{**values, "tests": tests, "edges": edges})
 
 
 def circuits_needed(edges: int, draws: int) -> int:

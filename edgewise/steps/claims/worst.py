@@ -13,16 +13,16 @@ Bos and Garriga-Alonso 2024, "Adversarial Circuit Evaluation".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...discovery.evaluation import measured_ends, ratio
 from ...discovery.uncertainty.worst import Ascent, ascend, pairings, possible_pairings
 from ...graphs.circuit import Circuit
-from ...graphs.names import Edge
+from ...graphs.names import Edge, Node, Port
 from ...patching.prompts.pairs import Pair, PromptPairs
 from ...progress import SILENT, Progress
 
@@ -125,6 +125,23 @@ class WorstCase:
             ]
             found["gates"] = {**vars(self.gates), "edges": edges}
         return found
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> WorstCase:
+        """Return what `as_dict` wrote."""
+        pairings, gates = values.get("pairings"), values.get("gates")
+        if pairings is not None:
+            rows = ({k: v for k, v in row.items() if k != "excess"} for row in pairings["worst"])
+            worst = tuple(WorstPairing(**row) for row in rows)
+            pairings = WorstPairings(**{**pairings, "worst": worst})
+        if gates is not None:
+            edges = tuple(
+                OpenGate(Edge(Node.parse(u), Port.parse(p)), *rest)
+                for u, p, *rest in gates["edges"]
+            )
+            gates = WorstGates(**{**gates, "edges": edges})
+        parts = {"left_out": tuple(values["left_out"]), "pairings": pairings, "gates": gates}
+        return WorstCase(**{**values, **parts})
 
 
 def worst_case(
