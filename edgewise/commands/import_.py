@@ -176,7 +176,8 @@ def _print_sizes(written: Sequence[Written]) -> None:
     rows = []
     for one in written:
         evaluation, edges = one.made.evaluation, len(one.made.file.circuit)
-        faithfulness = [] if evaluation is None else [show.ratio(evaluation.faithfulness)]
+        kept = None if evaluation is None else evaluation.estimate("faithfulness")
+        faithfulness = [] if kept is None else [show.estimate(kept)]
         rows.append((one.path, edges, f"{100 * edges / total:.2f}%", *faithfulness))
     columns = ("circuit", "edges", "share", *["faithfulness"] * (made.evaluation is not None))
     show.table(columns, rows)

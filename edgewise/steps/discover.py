@@ -81,7 +81,8 @@ class Found:
         """Say what was found and how well it does, on one line."""
         best = self.held_out or self.evaluation
         where = "in sample" if self.held_out is None else "held out"
-        f = "undefined" if best.faithfulness is None else f"{best.faithfulness:.3f}"
+        value = best.estimate("faithfulness").value
+        f = "undefined" if value is None else f"{value:.3f}"
         method, metric = (self.file.discovery[key] for key in ("method", "metric"))
         return f"Found({self.file.circuit!r}, {method}, {metric}, faithfulness {f} {where})"
 
@@ -408,11 +409,13 @@ def held_out_runner(session: Session, split: PromptSplit, runner: Runner) -> Run
 def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict[str, object]:
     """Return what a circuit file says of what was measured, in sample and held out.
 
-    The keys of older files, beside the two, are ratios of means in sample, whatever their error.
+    The keys of older files, beside the two, are ratios of means in sample, whatever their error;
+    `undefined` says why they mean nothing, if so.
     """
     keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
     keys += ["value_complement", "faithfulness", "completeness", "edges", "nodes"]
     found: dict[str, object] = {key: getattr(evaluation, key) for key in keys}
+    found["undefined"] = evaluation.undefined
     for name, one in ((IN_SAMPLE, evaluation), (HELD_OUT, held_out)):
         if one is not None:
             found[name] = measured_block(one)

@@ -300,7 +300,9 @@ class _Checkpoints:
             for one in evaluate_by(runner, circuit, metrics):
                 values = {key: getattr(one, f"value_{key}") for key in ENDS}
                 if side == IN_SAMPLE:
-                    found[one.metric] = {**values, "faithfulness": one.faithfulness}
+                    found[one.metric] = {
+                        **values, "faithfulness": one.faithfulness, "undefined": one.undefined,
+                    }  # fmt: skip
                 estimate = one.estimate("faithfulness")
                 found[one.metric][side] = {
                     "examples": one.examples, **values, "faithfulness": estimate.value,

@@ -226,9 +226,11 @@ class MeasuredBlock(TypedDict):
 class MeasuresBlock(TypedDict):
     """What was measured on the pairs a circuit was found on, and on others, held out.
 
-    The other keys are those of older files and mean what `in_sample` means.
+    The other keys are those of older files and mean what `in_sample` means, but that their ratios
+    are those of means whatever their error: `undefined` says why they mean nothing, if so.
     """
 
+    undefined: NotRequired[str | None]
     in_sample: NotRequired[MeasuredBlock]
     held_out: NotRequired[MeasuredBlock]
 

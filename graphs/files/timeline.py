@@ -74,14 +74,16 @@ class SideValues(TypedDict):
 class MetricValues(TypedDict):
     """What a metric is with all edges, those of the circuit and none; null if not finite.
 
-    That is in sample; `faithfulness` is the ratio of means whatever its error. `in_sample` and
-    `held_out` say what it is worth; older files have neither.
+    That is in sample; `faithfulness` is the ratio of means whatever its error, and `undefined` says
+    why it means nothing, if so. `in_sample` and `held_out` say what it is worth; older files have
+    none of these.
     """
 
     full: float | None
     circuit: float | None
     empty: float | None
     faithfulness: float | None
+    undefined: NotRequired[str | None]
     in_sample: NotRequired[SideValues]
     held_out: NotRequired[SideValues]
 

@@ -276,6 +276,18 @@ def test_a_ratio_within_two_errors_is_undefined_in_words_and_null(
     assert block["faithfulness"] is None  # of six pairs of a random model
     assert block["interval"] is None
     assert block["value_full"] != block["value_empty"]
+    gap = block["value_full"] - block["value_empty"]  # older keys: the ratio, and why it is none
+    part = block["value_circuit"] - block["value_empty"]
+    assert file.measures["faithfulness"] == pytest.approx(part / gap)  # type: ignore[typeddict-item]
+    said = file.measures["undefined"]
+    assert said is not None and said.startswith("undefined: full − no edge is")
+    again = json.loads(edgewise("evaluate", "c.json", "--json").stdout)
+    assert again["undefined"] == said and again["in_sample"]["faithfulness"] is None
+    session = open_model(str(models["llama"]))
+    found = discover(
+        session, open_task(session, str(pairs))[0], method="eap", select=Selection(top=40)
+    )
+    assert "faithfulness undefined in sample" in repr(found)
     shown = edgewise("evaluate", "c.json").output
     assert "undefined: full − no edge is" in shown
     assert ", 2 standard errors are " in shown

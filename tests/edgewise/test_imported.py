@@ -204,6 +204,9 @@ def test_all_sizes_of_a_folder_are_imported(
     shown = run(*asked).stdout
     assert "11.json" in shown
     assert "10.00%" in shown
+    (tmp_path / "out2").mkdir()
+    measured = run(*asked[:-1], tmp_path / "out2", "--task", pairs).stdout
+    assert [row.split()[-1] for row in measured.splitlines() if "11.json" in row] == ["undefined"]
     assert [len(one.found.circuit) for one in read_sizes(folder)] == [1, 11, 55]
 
 
