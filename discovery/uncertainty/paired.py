@@ -12,8 +12,14 @@ cancels; what is left is the models' difference. Of every edge is told:
    δ = 0 gives the ordinary two-sided t-test. A change smaller than δ does not matter however
    certain it is; without δ, all of a fine-tuned model's edges change.
 3. Benjamini-Hochberg q-values (Benjamini & Hochberg 1995) over all edges: of the edges with
-   q < level, no more than a share `level` is expected to be there by chance. No edge is chosen by
-   its score before the test.
+   q < level, no more than a share `level` is expected to be there by chance. Nearly all edges
+   change by far less than δ, and their p-values, close to 1, would only make the others' q larger.
+   So they are discarded as Zhao, Small & Su 2019 do: for the edges with p ≤ `KEPT` (those that
+   change by more than δ) p/`KEPT` takes the place of p, and the others have q = 1. The division
+   pays for the choice: under |true change| ≤ δ a p-value that is kept, so divided, is no smaller by
+   chance than a uniform one, because Q(z)/(Q(z−ρ) + Q(z+ρ)), with Q a t-variable's upper tail,
+   falls in z for every ρ. Of k kept p-values the i-th smallest is compared with i/(k + 1), so that
+   one kept by chance is not enough. With δ = 0 none is larger than it need be or discarded.
 4. The interval d̄ ± t·se of 95%, of this edge by itself.
 5. The smallest true change that would have been found with probability `POWER`, as many edges being
    found as were: δ + λ·se, where a t-variable shifted by λ passes what the next edge must pass.
@@ -52,6 +58,7 @@ ROUNDING = 2.0**-20  # floor of standard deviations, in parts of the largest |sc
 LEAST_CLUSTERS = 16
 POWER = 0.8
 INTERVAL = 0.95
+KEPT = 0.5  # p-values above are discarded, those below divided by it
 TELLING, LEAST_TELLING = 0.01, 100  # of the edges, those that tell how much clusters matter
 MOST_PRIOR = 1e4  # degrees of freedom that are as good as infinitely many
 EDGES_AT_ONCE = 1 << 16
@@ -283,14 +290,28 @@ def _tested(
     (mean_a, mean_b, error), (delta, level) = found, asked
     change = mean_b - mean_a
     p = beyond(change, error, delta, freedom)
-    q = q_values(p)
+    q = kept_q_values(p) if delta else q_values(p)
     half = stdtrit(freedom, (1 + INTERVAL) / 2) * error
-    next_one = level * min(1 + int((q < level).sum()), len(q)) / len(q)
+    passed, kept = int((q < level).sum()), int((p <= KEPT).sum())
+    rank = KEPT * (1 + passed) / (2 + kept) if delta else min(1 + passed, len(q)) / len(q)
+    next_one = level * rank
     shift = noncentrality(next_one, float(np.median(freedom)))
     return PairedTest(
         *counts, delta, level, mean_a, mean_b, error, p, q, change - half, change + half,
         delta + shift * error,
     )  # fmt: skip
+
+
+def kept_q_values(p: np.ndarray) -> np.ndarray:
+    """Return Benjamini-Hochberg's q-values of p / `KEPT` and a 1 among p ≤ `KEPT`, 1 for others.
+
+    >>> kept_q_values(np.array([0.01, 0.3, 1.0, 1.0])).round(4).tolist()
+    [0.06, 0.9, 1.0, 1.0]
+    """
+    q = np.ones(len(p))
+    kept = p <= KEPT
+    q[kept] = q_values(np.append(p[kept] / KEPT, 1.0))[:-1]
+    return q
 
 
 def _errors(

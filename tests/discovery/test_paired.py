@@ -17,6 +17,7 @@ from edgewise.discovery.uncertainty.paired import (
     beyond,
     effective,
     independent,
+    kept_q_values,
     noncentrality,
     paired_test,
     unpaired_test,
@@ -38,7 +39,7 @@ def test_a_change_by_hand() -> None:
     error = 1 / np.sqrt(3)
     p = scipy.stats.t.sf(3 / error, 2) + scipy.stats.t.sf(5 / error, 2)
     assert found.error == pytest.approx([error])
-    assert found.p == pytest.approx([p]) and found.q == pytest.approx([p])
+    assert found.p == pytest.approx([p]) and found.q == pytest.approx([4 * p])  # p/½, 1 of 1 + 1
     half = 4.302652729911275 * error
     assert (found.low[0], found.high[0]) == (pytest.approx(4 - half), pytest.approx(4 + half))
     assert (found.mean_a[0], found.mean_b[0], found.change[0]) == (2.0, 6.0, 4.0)
@@ -49,6 +50,13 @@ def test_a_change_as_large_as_delta_is_none() -> None:
     """At |d̄| = δ the first tail alone is one half."""
     found = paired_test(column(0, 0, 0, 0), column(0.9, 1.1, 0.8, 1.2), delta=1.0)
     assert 0.5 < found.p[0] < 0.51
+
+
+def test_edges_that_change_by_less_than_delta_are_discarded() -> None:
+    """Of p = .001, .02, .4, .9, 1 the first three are kept, doubled, and are ranks 1 to 3 of 4."""
+    p = np.array([0.9, 0.02, 1.0, 0.001, 0.4])
+    assert kept_q_values(p) == pytest.approx([1, 0.02 * 2 * 4 / 2, 1, 0.001 * 2 * 4, 1])
+    assert kept_q_values(np.array([0.6, 1.0])).tolist() == [1, 1]
 
 
 def test_clusters_by_hand() -> None:
@@ -228,6 +236,37 @@ def test_the_smallest_change_is_found_as_often_as_it_says(clusters: np.ndarray) 
         d[:, 7] += np.median(least)
         found += bool(paired_test(zero, d, clusters, delta=0.2).changed[7])
     assert POWER - 0.1 < found / runs < POWER + 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_of_what_is_found_few_changed_by_less_than_delta(share: float) -> None:
+    """1,000 edges, 30 of which change by more than δ, others not, by just δ, or unstably by less.
+
+    The edges' noise has a part in common, as that of edges of one prompt has.
+    """
+    draw, wrong, power, plain = np.random.default_rng(2), [], [], []
+    means = np.concatenate([np.linspace(0.9, 1.4, 30), np.full(20, 0.5), np.zeros(950)])
+    size = np.concatenate([np.ones(950), np.full(50, 4.0)])
+    for _ in range(60):
+        noise = draw.normal(size=(32, 1000)) * np.sqrt(1 - share)
+        d = means + size * (noise + np.sqrt(share) * draw.normal(size=(32, 1)))
+        found = paired_test(np.zeros_like(d), d, delta=0.5)
+        wrong.append(found.changed[30:].sum() / max(1, found.changed.sum()))
+        power.append(found.changed[:30].sum())
+        plain.append((scipy.stats.false_discovery_control(found.p) < found.level).sum())
+    assert np.mean(wrong) < 0.05
+    assert np.mean(power) > 1.3 * np.mean(plain)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 4.0])
+def test_where_no_edge_changes_by_more_than_delta_hardly_any_is_found(noise: float) -> None:
+    """δ is ½: small, like and large beside the error, which for |mean| = ½ is the worst case."""
+    draw, any_found = np.random.default_rng(3), 0
+    means = np.concatenate([np.full(10, 0.5), np.zeros(100)])
+    for _ in range(400):
+        d = means + noise * draw.normal(size=(32, 110))
+        any_found += bool(paired_test(np.zeros_like(d), d, delta=0.5).changed.any())
+    assert any_found / 400 < 0.065  # 0.05, and one and a half of its standard errors
 
 
 def test_intervals_cover_the_true_change() -> None:
