@@ -79,7 +79,7 @@ def print_control(measures: Mapping[str, Any]) -> None:
     from ..steps.claims.control import Control
 
     if "control" in measures:
-        show.facts(*_control_facts(Control(**measures["control"])))
+        show.facts(*_control_facts(Control.from_dict(measures["control"])))
         show.line()
 
 
@@ -134,8 +134,8 @@ def _control_facts(found: Control) -> Iterator[tuple[str, object]]:
         return
     words = "undefined: full model and no edge differ by less than chance"
     if found.faithfulness is not None:
-        words = f"{found.faithfulness:.3f}"
-    yield "control, redrawn", f"{found.edges:,} edges, faithfulness {words}"
+        words = f"{found.faithfulness:.3f} {show.ends(found.interval)}".rstrip()
+    yield "control, redrawn", f"{found.said}; faithfulness {words}"
     values = (found.value_full, found.value_circuit, found.value_empty)
     numbers = ", ".join("-" if value is None else f"{value:.4g}" for value in values)
     yield "", f"{found.metric} full, circuit, no edge: {numbers}"

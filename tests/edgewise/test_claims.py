@@ -28,9 +28,9 @@ from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from edgewise.run import run
-from edgewise.session import open_model
+from edgewise.session import make_runner, open_model
 from edgewise.steps.claims.claims import claims_block, read_claims
-from edgewise.steps.claims.control import control, redraw, redrawn
+from edgewise.steps.claims.control import Control, control, redraw, redrawn
 from edgewise.steps.claims.hypotheses import (
     HypothesisTest,
     HypothesisTests,
@@ -282,19 +282,42 @@ def test_a_control_finds_a_circuit_of_its_own() -> None:
     session, pairs = open_model(tiny("llama")), tiny_pairs()
     spec = DiscoverySpec("eap-ig", select=Selection(top=10))
     circuit = Circuit(session.graph, random_mask(session.graph, 0.1, 0))
-    found = control(session, (pairs, pairs), spec, circuit)
-    assert found.edges == 10
+    like = make_runner(session, pairs, metric="nll")
+    found = control(session, pairs, like, spec, circuit)
+    assert (found.edges, found.metric, found.as_many) == (10, "nll", False)
     assert found.refused is None
     assert found.jaccard is not None
     assert 0 <= found.jaccard < 1
-    assert found == control(session, (pairs, pairs), spec, circuit)
-    assert found != control(session, (pairs, pairs), spec, circuit, seed=1)
+    assert found == control(session, pairs, like, spec, circuit)
+    assert found != control(session, pairs, like, spec, circuit, seed=1)
+    assert Control.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
+@pytest.mark.parametrize("way", ["target", "faithfulness"])
+def test_a_control_that_can_reach_nothing_has_as_many_edges(way: str) -> None:
+    session, pairs = open_model(tiny("llama")), tiny_pairs()
+    circuit = Circuit(session.graph, random_mask(session.graph, 0.1, 0))
+    like = make_runner(session, pairs)
+    spec = DiscoverySpec("eap-ig", select=Selection(**{way: 0.9}))
+    found = control(session, pairs, like, spec, circuit)  # of random weights before and after
+    assert (found.edges, found.faithfulness, found.interval) == (len(circuit), None, None)
+    why = "about as many as the circuit: no number reaches anything"
+    assert found.said == f"{len(circuit)} edges ({why})"
+    # by kl the two ends are apart, so that a faithfulness can be reached
+    spec = DiscoverySpec("eap-ig", "kl", select=Selection(**{way: 0.9}))
+    pairs = PromptPairs(pairs.pairs * 4)
+    other = control(session, pairs, make_runner(session, pairs, metric="kl"), spec, circuit)
+    assert (other.as_many, other.refused) == (False, None)
+    assert other.faithfulness is not None
+    assert other.interval is not None
+    assert other.interval[0] <= other.faithfulness <= other.interval[1]
 
 
 def test_a_control_that_the_method_refuses_is_told() -> None:
     session, pairs = open_model(tiny("llama")), tiny_pairs()
     spec = DiscoverySpec("eap-ig", select=Selection(top=10**6))
-    found = control(session, (pairs, pairs), spec, Circuit.empty(session.graph))
+    like = make_runner(session, pairs)
+    found = control(session, pairs, like, spec, Circuit.empty(session.graph))
     assert found.refused is not None
     assert found.refused.startswith("top is 1,000,000, but the model's graph has")
     assert found.as_dict()["faithfulness"] is None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...discovery.random_circuits import Baseline, baseline
-from ...experiment.spec import ComputeSpec, DiscoverySpec, EvaluationSpec
+from ...experiment.spec import DiscoverySpec, EvaluationSpec
 from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.files import CircuitFile
@@ -40,7 +40,7 @@ def claims_of(
 ) -> Claims:
     """Put a circuit to what a spec asks for.
 
-    `measured`: by what it is measured, and so is a control, on held-out pairs if there are any;
+    `measured`: by what it is measured, and all else is, on held-out pairs if there are any;
     and the pairs on which the control repeats its discovery, `found_by`; default: its file's.
 
     Raises:
@@ -63,10 +63,8 @@ def claims_of(
                 "model and a circuit's file."
             )
         discovery = found_by or DiscoverySpec.of_circuit(circuit)
-        compute = ComputeSpec(batch_size=runner.batch_size)
-        found["control"] = control(
-            model, (pairs, runner.pairs), discovery, whole, compute, progress, spec.draw_seed
-        )
+        seed = spec.draw_seed
+        found["control"] = control(model, pairs, runner, discovery, whole, progress, seed)
     return found
 
 
@@ -88,5 +86,5 @@ def read_claims(measured: Mapping[str, Any]) -> Claims:
     if "worst" in measured:
         found["worst"] = WorstCase.from_dict(measured["worst"])
     if "control" in measured:
-        found["control"] = Control(**measured["control"])
+        found["control"] = Control.from_dict(measured["control"])
     return found
