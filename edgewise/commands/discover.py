@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +16,6 @@ from .given import sized
 from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ..discovery.registry import Method
     from ..experiment.spec import DiscoverySpec
     from ..patching.prompts.splits import PromptSplit
@@ -125,15 +124,7 @@ def discover(
     While a search that can be resumed runs, NAME.journal.jsonl beside the output holds what it has
     decided. If it is stopped, the same command with --resume goes on and ends in the same circuit.
     """
-    from ..graphs.errors import EdgewiseError
-    from ..graphs.files import (
-        check_writable,
-        examples_path,
-        scores_path,
-        write_circuit,
-        write_example_scores,
-        write_scores,
-    )
+    from ..graphs.files import check_writable, examples_path, scores_path
     from ..progress import reporting
     from ..session import open_model, open_split
     from ..steps.claims.control import controlled
@@ -164,16 +155,7 @@ def discover(
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
         found = controlled(found, session, pairs, request, progress)
-    if sidecar is not None:
-        write_scores(output, found.scores.scores, **found.scores.about)
-    if found.examples is not None:
-        each = found.examples
-        write_example_scores(output, each.scores, about=each.about, pairs_sha256=each.pairs_sha256)
-    try:
-        write_circuit(output, found.file)
-    except EdgewiseError as error:
-        beside = "" if sidecar is None else f" Its scores are written: {sidecar}."
-        raise EdgewiseError(f"{error}{beside}") from error
+    _write(output, found, sidecar)
     if journal is not None:
         journal.remove()
     if not as_json:
@@ -192,6 +174,27 @@ def discover(
         "evaluation": found.evaluation.as_dict(),
     }
     show.emit(document)
+
+
+def _write(output: str, found: Found, sidecar: Path | None) -> None:
+    """Write a circuit with what stands beside it; say if an earlier circuit's scores stay there."""
+    from ..graphs.errors import EdgewiseError, FileFormatError
+    from ..graphs.files import example_scores_of, write_circuit, write_example_scores, write_scores
+
+    if sidecar is not None:
+        write_scores(output, found.scores.scores, **found.scores.about)
+    if (each := found.examples) is not None:
+        write_example_scores(output, each.scores, about=each.about, pairs_sha256=each.pairs_sha256)
+    try:
+        write_circuit(output, found.file)
+    except EdgewiseError as error:
+        beside = "" if sidecar is None else f" Its scores are written: {sidecar}."
+        raise EdgewiseError(f"{error}{beside}") from error
+    if each is None:
+        try:
+            example_scores_of(found.file.at(Path(output)))
+        except FileFormatError as error:
+            show.aside(str(error))
 
 
 def _started(flags: Flags, percent: float | None) -> Flags:

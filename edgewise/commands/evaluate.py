@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from ..discovery.evaluation import Curve, Evaluation
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
+    from ..graphs.files.exchange import Foreign
     from ..patching.prompts.pairs import Pair
     from ..patching.prompts.splits import PromptSplit
     from ..steps.evaluate import Evaluated
+
+OTHER = {"task", "examples", "test", "seed", "bos", "metric", "ablation"}
+"""What makes measures of other pairs, or by another metric, than a circuit's file has."""
 
 LEAST = 10
 """How many of the least needed edges are printed."""
@@ -40,13 +44,25 @@ LEAST = 10
     type=COUNT,
 )
 @claims_options
+@option(
+    "--stable S",
+    "Of the circuit only the edges that a share S of resampled prompts keeps, such as 0.9, by what "
+    "its file, or the scores on each example beside it, tell.",
+    type=click.FloatRange(0, 1, min_open=True),
+)
+@option("-o --output NAME.json", "[--stable] Write that circuit, with these measures.", type=FILE)
 @options.percent_option
 @options.family_option
 @options.compute_options
 @options.json_option
 @options.with_flags
 def evaluate(
-    circuit: str, model: str | None, flags: Flags, percent: float | None, as_json: bool
+    circuit: str,
+    model: str | None,
+    flags: Flags,
+    percent: float | None,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Measure the circuit of a file.
 
@@ -55,9 +71,9 @@ def evaluate(
     give --model and --task. A file that keeps no edge but has scores is measured with --curve.
     """
     from ..experiment.spec import EvaluationSpec
-    from ..graphs.files import CircuitFile, read_scores
+    from ..graphs.files import CircuitFile, read_scores, write_circuit
     from ..progress import reporting
-    from ..steps.discover import task_block
+    from ..steps.discover import task_block, with_measures
     from ..steps.evaluate import evaluate as measure
     from ..steps.stored import open_for, stored_model, weights_notes
 
@@ -67,6 +83,7 @@ def evaluate(
         require(given, model=model, task=flags["task"])
     elif flags["curve"]:
         scores = read_scores(circuit, given.circuit.graph).scores
+    given = _cut(given, flags, output, model)
     compute = flags.compute(given if isinstance(given, CircuitFile) else None)
     with reporting() as progress:
         if isinstance(given, CircuitFile):
@@ -91,6 +108,8 @@ def evaluate(
             session, file, pairs, spec, scores=scores, progress=progress,
             metric=flags["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
+    if output is not None:
+        write_circuit(output, with_measures(file, found.evaluation, found.held_out))
     show.note(*notes)
     ablation = flags["ablation"] or file.discovery["ablation"]
     if as_json:
@@ -104,6 +123,33 @@ def evaluate(
         ("stability", steadiness(file)),
     )
     _print(about, found, pairs, session.loaded.tokenizer)
+    show.written(output)
+
+
+def _cut(
+    given: CircuitFile | Foreign, flags: Flags, output: str | None, model: str | None
+) -> CircuitFile | Foreign:
+    """Return the stable part of a circuit, if that is asked for, and keep its output's place."""
+    from ..graphs.files import CircuitFile
+    from ..steps.found.stable import stable_part
+
+    if flags["stable"] is None:
+        if output is not None:
+            raise click.UsageError("--output is for --stable; give that too.")
+        return given
+    if not isinstance(given, CircuitFile):
+        raise click.UsageError(
+            "--stable is for circuits that were found here; another tool's file does not tell how "
+            "stable its edges are."
+        )
+    if output is not None:
+        if model is not None or flags.keys() & OTHER:
+            raise click.UsageError(
+                "--output writes a circuit with measures on its own pairs, in its own model and by "
+                "its own metric and ablation; leave it out, or do not give others."
+            )
+        options.claim(output)
+    return stable_part(given, flags["stable"])
 
 
 def _print(

@@ -422,6 +422,13 @@ def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict
     return found
 
 
+def with_measures(
+    file: CircuitFile, evaluation: Evaluation, held_out: Evaluation | None = None
+) -> CircuitFile:
+    """Return a circuit file with other measures, as of another circuit than it was found with."""
+    return replace(file, measures=measures(evaluation, held_out))
+
+
 def measured_block(evaluation: Evaluation) -> dict[str, object]:
     """Return what a file says of one side of a split; ratios are None where they are undefined.
 

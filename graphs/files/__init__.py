@@ -13,6 +13,7 @@ from .circuit import CircuitFile, model_block, read_circuit, write_circuit
 from .diff import DiffFile, diff_files, read_diff, unlike, write_diff
 from .example_scores import (
     ExampleScoresFile,
+    example_scores_of,
     examples_path,
     read_example_scores,
     write_example_scores,
@@ -36,6 +37,7 @@ __all__ = [
     "TransplantFile",
     "check_writable",
     "diff_files",
+    "example_scores_of",
     "examples_path",
     "model_block",
     "read_any",

@@ -3,6 +3,9 @@
 One tensor `scores` [examples, edges], float16, or float32 where half precision does not hold the
 scores or on request; edges in the order of the mask, row by row over [ports, senders]. Metadata as
 in a scores file, and `groups` (JSON list of the examples' labels) and `pairs_sha256`.
+
+A circuit that is written anew without them leaves those of the earlier one beside it. So whoever
+reads them is told where they are of other pairs, of another graph, or by another method.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from ..errors import EdgewiseError, FileFormatError
 from ..example_scores import ExampleScores
 from ..graph import ComputationGraph
 from .atomic import replacing
-from .reading import parse_json, short
+from .circuit import FORMAT, CircuitFile, read_circuit
+from .reading import parse_json, read_json, short
 from .scores import (
     ABOUT,
     METADATA,
@@ -118,14 +122,68 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 def read_example_scores(
     path: str | Path, graph: ComputationGraph | None = None
 ) -> ExampleScoresFile:
-    """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph."""
+    """Read the sidecar of a circuit file (or at its own path), and check that it fits the graph.
+
+    Raises:
+        FileFormatError: there is none, it is damaged, or it is not of the circuit beside it.
+    """
     file = Path(path) if Path(path).suffix == ".safetensors" else examples_path(path)
     if not file.is_file():
         raise FileFormatError(
             f"{file} does not exist; a discovery with `per_example` writes scores on each example."
         )
+    beside_it = _circuit_beside(file)
+    if graph is None and beside_it is not None:
+        graph = beside_it.circuit.graph
     with opened_scores(file) as opened:
-        return _read(file, opened, graph)
+        found = _read(file, opened, graph)
+    if beside_it is not None:
+        _check_belongs(file, found, beside_it)
+    return found
+
+
+@typed
+def example_scores_of(circuit: CircuitFile) -> ExampleScoresFile | None:
+    """Return the scores on each example beside a circuit's file, None if there are none."""
+    if circuit.path is None or not examples_path(circuit.path).is_file():
+        return None
+    return read_example_scores(circuit.path)
+
+
+def _circuit_beside(file: Path) -> CircuitFile | None:
+    """Return the circuit whose sidecar stands here, None where there is no such file."""
+    stem = file.with_name(file.name.removesuffix(SUFFIX))
+    path = stem.with_name(f"{stem.name}.json")
+    if not file.name.endswith(SUFFIX) or not path.is_file():
+        return None
+    try:
+        parsed = read_json(path)
+    except FileFormatError:
+        return None  # no file of this program: whose scores these are cannot be told
+    its = isinstance(parsed, dict) and parsed.get("format") == FORMAT
+    return read_circuit(path, parsed) if its else None
+
+
+def _check_belongs(file: Path, found: ExampleScoresFile, circuit: CircuitFile) -> None:
+    """Refuse scores that were written with an earlier circuit of that name."""
+    noted = {key: str(circuit.discovery.get(key)) for key in ABOUT}
+    task = circuit.task
+    unequal = [
+        f"{key} {found.about[key]} and {noted[key]}"
+        for key in ABOUT
+        if found.about[key] != noted[key]
+    ]
+    if found.pairs_sha256 != task["sha256"]:
+        hashes = (str(one)[:12] for one in (found.pairs_sha256, task["sha256"]))
+        unequal.append("prompt pairs {} and {}".format(*hashes))
+    elif len(found.scores) != task["examples"]:
+        unequal.append(f"pairs {len(found.scores):,} and {task['examples']:,}")
+    if unequal:
+        raise FileFormatError(
+            f"{file} is not of the circuit beside it: they differ in {', '.join(unequal)} (scores "
+            "and circuit). It is of an earlier circuit; find the circuit again with `per_example`, "
+            "or move the file away."
+        )
 
 
 def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ExampleScoresFile:

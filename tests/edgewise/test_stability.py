@@ -26,6 +26,7 @@ from edgewise.patching.prompts.pair_files import read_pairs
 from edgewise.run import run_spec
 from edgewise.session import open_model
 from edgewise.steps.discover import discover
+from edgewise.steps.found.stable import stable_part
 from tests.edgewise.conftest import Run, id_rows
 
 MODEL = "llama"
@@ -98,6 +99,92 @@ def test_a_stable_circuit_and_what_its_file_says(
     assert DiscoverySpec.of_circuit(file).select == Selection(top=30, stable=0.6)
     write_circuit(tmp_path / "again.json", file)
     assert (tmp_path / "again.json").read_text() == output.read_text()
+
+
+def test_an_existing_circuit_is_cut_down_without_its_discovery(
+    edgewise: Run, models: dict[str, Path], grouped: Path, tmp_path: Path
+) -> None:
+    """What `discover --stable` finds, from the file and the scores on each example beside it."""
+    whole, cut, once = (tmp_path / f"{name}.json" for name in ("whole", "cut", "once"))
+    asked = ["discover", "--model", models[MODEL], "--task", grouped, "--method", "eap-ig"]
+    asked += ["--test", 4, "--top", 30]
+    edgewise(*asked, "--per-example", "-o", whole)
+    edgewise(*asked, "--stable", ".6", "-o", once)
+    shown = edgewise("evaluate", whole, "--stable", ".6", "-o", cut).stdout
+    found, expected = read_circuit(cut), read_circuit(once)
+    assert found.circuit == expected.circuit
+    assert found.measures == expected.measures
+    assert found.discovery["stable"] == 0.6
+    ours, theirs = stability_of(found), stability_of(expected)
+    assert ours is not None
+    assert theirs is not None
+    np.testing.assert_array_equal(ours.shares, theirs.shares)
+    assert ours.jaccard_stable == pytest.approx(
+        theirs.jaccard_stable, abs=0.02
+    )  # in half precision
+    assert ours.words().split(" (")[0] == theirs.words().split(" (")[0]
+    assert f"{len(found.circuit)} of 30 edges kept, in at least 60% of them" in shown
+    assert f"written: {cut}" in shown
+    assert DiscoverySpec.of_circuit(found) == DiscoverySpec.of_circuit(expected)
+    edgewise("evaluate", cut)
+    # the file alone tells as much, but for how alike such circuits are
+    examples_path(whole).unlink()
+    alone = stability_of(stable_part(read_circuit(whole), 0.6))
+    assert alone is not None
+    np.testing.assert_array_equal(alone.shares, theirs.shares)
+    assert alone.jaccard_stable is None
+
+
+def test_stability_is_made_from_the_scores_where_the_file_does_not_say(
+    edgewise: Run, models: dict[str, Path], grouped: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    for more in (["--top", "30"], ["--top", "30", "--signed", "--connected"], ["--above", "0.01"]):
+        edgewise(
+            "discover", "--model", models[MODEL], "--task", grouped, "--method", "eap",
+            "--per-example", *more, "-o", path,
+        )  # fmt: skip
+        file = read_circuit(path)
+        silent = replace(file, extra={k: v for k, v in file.extra.items() if k != "stability"})
+        told, made = (stability_of(stable_part(one, 0.6)) for one in (file, silent))
+        assert told is not None
+        assert made is not None
+        both = told.circuit.kept & made.circuit.kept
+        assert both.sum() >= 0.9 * max(told.circuit.kept.sum(), made.circuit.kept.sum())
+        np.testing.assert_allclose(made.shares[both], told.shares[both], atol=0.03)
+        assert (made.selected, made.least) == (len(file.circuit), 0.6)
+
+
+def test_what_cannot_be_cut_down(
+    edgewise: Run, models: dict[str, Path], grouped: Path, pairs: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    asked = ["discover", "--model", models[MODEL], "--method", "eap", "-o", path]
+    edgewise(*asked, "--task", grouped, "--per-example", "--top", "30")
+    lines: list[tuple[list[object], int, str]] = [
+        (["--stable", "1.5"], 2, "1.5 is not in the range 0<x<=1"),
+        (["-o", "d.json"], 2, "--output is for --stable; give that too"),
+        (["--stable", ".5", "-o", "d.json", "--metric", "kl"], 2, "do not give others"),
+        (["--stable", ".5", "-o", "d.json", "--task", grouped], 2, "do not give others"),
+    ]
+    for line, status, words in lines:
+        assert words in edgewise("evaluate", path, *line, status=status).stderr
+    file = read_circuit(path)
+    found = stability_of(file)
+    assert found is not None
+    with pytest.raises(EdgewiseError, match="stable is 0; accepted: a share above 0, up to 1"):
+        stable_part(file, 0)
+    with pytest.raises(EdgewiseError, match="stable 1 leaves no edge: the most stable one is"):
+        worst = {"edges": [[*row[:2], 0.25] for row in found.block["edges"]]}  # type: ignore[attr-defined]
+        stable_part(replace(file, extra={**file.extra, "stability": {**found.block, **worst}}), 1.0)
+    # found again on other pairs: the scores on each example beside it are of the old circuit
+    shown = edgewise(*asked, "--task", pairs, "--top", "30").stderr
+    assert "c.examples.safetensors is not of the circuit beside it: they differ in prompt" in shown
+    result = edgewise("evaluate", path, "--stable", ".5", status=1)
+    assert "is not of the circuit beside it" in result.stderr
+    examples_path(path).unlink()
+    words = "how stable the circuit's edges are cannot be told: its file does not say"
+    assert words in edgewise("evaluate", path, "--stable", ".5", status=1).stderr
 
 
 def test_few_groups_are_said_to_tell_nothing_of_others() -> None:

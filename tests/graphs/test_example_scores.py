@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,21 @@ import numpy as np
 import pytest
 
 from edgewise.graphs import example_scores
+from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
 from edgewise.graphs.example_scores import ExampleScores, new_values
-from edgewise.graphs.files import example_scores as example_scores_file
 from edgewise.graphs.files import (
+    CircuitFile,
+    example_scores_of,
     examples_path,
+    read_circuit,
     read_example_scores,
     read_scores,
+    write_circuit,
     write_example_scores,
     write_scores,
 )
+from edgewise.graphs.files import example_scores as example_scores_file
 from edgewise.graphs.graph import ComputationGraph
 
 GRAPH = ComputationGraph(layers=2, heads=2, kv_heads=1, grouped_kv=True)
@@ -208,3 +214,81 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     side.write_bytes(side.read_bytes()[:-7])
     with pytest.raises(FileFormatError, match="is damaged or no safetensors file"):
         read_example_scores(path)
+
+
+# -- whose they are ------------------------------------------------------------------------------
+
+
+def circuit_beside(path: Path, graph: ComputationGraph = GRAPH, **changes: Any) -> CircuitFile:
+    """Write a circuit whose sidecar `save` writes, but for the changes, and read it."""
+    model: Any = {
+        "name": "x", "revision": None, "weights_sha256": None, "family": "plain",
+        "layers": graph.layers, "heads": graph.heads, "kv_heads": graph.kv_heads, "d_model": 8,
+        "parallel": graph.parallel, "post_norm": graph.post_norm,
+    }  # fmt: skip
+    task: Any = {"name": "t", "sha256": "ab12", "examples": 5, "seed": None}
+    discovery: Any = {**ABOUT, "top": 1}
+    for block in (task, discovery):
+        block.update({key: value for key, value in changes.items() if key in block})
+    certificate: Any = {"kept_all": 0.0, "kept_none": 0.0, "stream": 0.0}
+    circuit = Circuit.empty(graph).with_edges(["embed->logits"])
+    write_circuit(path, CircuitFile(circuit, model, task, discovery, certificate))
+    return read_circuit(path)
+
+
+def test_scores_of_the_circuit_beside_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    file = circuit_beside(path)
+    assert example_scores_of(file) is None
+    save(path, random_scores())
+    found = example_scores_of(file)
+    assert found is not None
+    assert found.scores.graph == file.circuit.graph
+    np.testing.assert_array_equal(read_example_scores(path).scores.values, found.scores.values)
+    assert example_scores_of(replace(file, path=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sha256": "cd34"}, "they differ in prompt pairs ab12 and cd34"),
+        ({"examples": 6}, "they differ in pairs 5 and 6"),
+        (
+            {"method": "eap-ig", "metric": "kl"},
+            "in method eap and eap-ig, metric logit_diff and kl",
+        ),
+        ({"ablation": "zero"}, "in ablation resample and zero"),
+    ],
+)
+def test_scores_of_an_earlier_circuit_are_noticed(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "c.json"
+    save(path, random_scores())
+    file = circuit_beside(path, **changes)
+    asked = (
+        lambda: read_example_scores(path),
+        lambda: read_example_scores(examples_path(path)),
+        lambda: read_example_scores(examples_path(path), GRAPH),
+        lambda: example_scores_of(file),
+    )
+    for ask in asked:
+        with pytest.raises(FileFormatError, match=f"is not of the circuit beside it: .*{words}"):
+            ask()
+
+
+def test_scores_of_another_graph_than_the_circuits_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    save(path, random_scores())
+    circuit_beside(path, ComputationGraph(3, 2))
+    for where in (path, examples_path(path)):
+        with pytest.raises(FileFormatError, match="is of another graph"):
+            read_example_scores(where)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "edgewise/diff"}', "{"])
+def test_what_is_no_circuit_says_nothing_of_the_scores_beside_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.json"
+    save(path, random_scores())
+    path.write_text(text)
+    assert read_example_scores(path).pairs_sha256 == "ab12"
