@@ -1,6 +1,7 @@
 """Compare ways to choose a circuit of all edges' scores, over all built-in tasks.
 
     python benchmarks/selection.py [--model smollm2-135m] [--pairs 64] [--tasks ioi induction]
+        [--default-only]
 
 Scores are those of the default method. Every circuit is measured on as many pairs that were not
 seen. Sizes: 200 edges by |score|, by score, and by score on ways from the embedding to the logits;
@@ -39,8 +40,13 @@ def measured(runner: Runner, circuit: Circuit) -> Estimate:
     return faithfulness_estimate(full, kept, empty, clusters, runner.floor)
 
 
-def ways(runner: Runner, found: Discovery) -> Iterator[tuple[str, Circuit | None]]:
+def ways(
+    runner: Runner, found: Discovery, *, default_only: bool
+) -> Iterator[tuple[str, Circuit | None]]:
     """Yield names of ways to choose, and the circuits; None where more than `MOST` are needed."""
+    yield "by default", selected(runner, found, Selection.usual()).circuit
+    if default_only:
+        return
     for name, how in (
         ("top 200, absolute", Selection(top=200)),
         ("top 200, signed", Selection(top=200, signed=True)),
@@ -62,7 +68,6 @@ def ways(runner: Runner, found: Discovery) -> Iterator[tuple[str, Circuit | None
 
         size = least_size(reached, MOST)
         yield name, top(size) if size < MOST else None
-    yield "by default", selected(runner, found, Selection.usual()).circuit
 
 
 def main() -> None:
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--default-only", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -83,7 +89,7 @@ def main() -> None:
         runner = make_runner(session, split.discovery)
         others = make_runner(session, split.test or split.discovery)
         found = scoring_method()(runner, per_example=True)
-        for name, circuit in ways(runner, found):
+        for name, circuit in ways(runner, found, default_only=options.default_only):
             if circuit is None:
                 print(f"| {task} | {name} | over {MOST:,} | | | |", flush=True)
                 continue

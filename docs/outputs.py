@@ -4,13 +4,15 @@
 
 Every block of commands (```console) that another of output (```text) follows is run in one folder,
 in the page's order, and so are those that none follows but which call edgewise and write a file
-(-o). The output is what a pipe gets; a command that fails stops it. It takes the minutes that the
-page's reader would need, so no test does it. Figures in sentences stay: read the page.
+(-o). The output is what a pipe gets. It takes the minutes that the page's reader would need, so no
+test does it. Figures in sentences stay: read the page. A command that fails is named, and stops it;
+with --folder, what ran there before is not run again until the folder is deleted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -35,15 +37,20 @@ def commands_of(block: str) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a command in a folder and return what it prints on its standard output."""
-    bin_ = str(Path(sys.executable).parent)
-    around = {**os.environ, "PATH": bin_ + os.pathsep + os.environ["PATH"], "COLUMNS": "80"}
+    """Run a command in a folder, unless it ran there, and return what it prints."""
+    record = folder / "outputs.json"
+    outputs: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    if command in outputs:
+        return outputs[command]
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
     sys.stderr.write(f"$ {command}\n")
     done = subprocess.run(
-        ["bash", "-c", command], check=False, cwd=folder, env=around, capture_output=True, text=True
-    )
+        ["bash", "-c", command], check=False, cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PATH": path, "COLUMNS": "80"},
+    )  # fmt: skip
     if done.returncode:
         sys.exit(f"{command} failed:\n{done.stdout}{done.stderr}")
+    record.write_text(json.dumps({**outputs, command: done.stdout}))
     return done.stdout
 
 

@@ -22,7 +22,7 @@ from ..graphs.names import Edge
 from ..graphs.scores import Scores
 from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
-from ..patching.prompts.splits import PromptSplit, seen_in
+from ..patching.prompts.splits import PromptSplit, clean_seen_in
 from ..progress import Progress
 from ..session import Session, make_runner
 from .claims.claims import claims_of
@@ -43,9 +43,9 @@ class Evaluated(Evaluation):
 
     The measures are those on the pairs that were given: the circuit's own, or others. `held_out`:
     those on pairs that were held out beside them; then `curve`, `minimality` and `random` are of
-    these too. `seen`: on how many of the given pairs the circuit was found; None if its file does
-    not say. `minimality`: by how much the loss rises without each kept edge; up to `floor` it is
-    rounding.
+    these too. `seen`: how many of the given pairs have a clean prompt that the circuit was found
+    on; None if its file does not say. `minimality`: by how much the loss rises without each kept
+    edge; up to `floor` it is rounding.
     """
 
     curve: Curve | None = None
@@ -186,13 +186,13 @@ def evaluate(
 
 
 def _seen(circuit: CircuitFile | Circuit, pairs: PromptPairs) -> int | None:
-    """Count the pairs that a circuit was found on, as far as its file says."""
+    """Count the pairs on whose clean prompts a circuit was found, as far as its file says."""
     if not isinstance(circuit, CircuitFile) or circuit.discovery["method"] == IMPORTED:
         return None
     if circuit.task["sha256"] == pairs.sha256:
         return len(pairs)
     found = stored_pairs(circuit)
-    return None if found is None else len(seen_in(pairs, found))
+    return None if found is None else len(clean_seen_in(pairs, found))
 
 
 def _complete(scores: Scores | None) -> Scores:

@@ -79,6 +79,17 @@ def seen_in(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[int]:
     return [i for i, pair in enumerate(pairs) if (pair.clean, pair.corrupted) in known]
 
 
+def clean_seen_in(pairs: Iterable[Pair], others: Iterable[Pair]) -> list[int]:
+    """List which pairs have the clean prompt of one of the others, whatever it is corrupted to.
+
+    >>> one, two = Pair((5, 17), (5, 9), (4,)), Pair((5, 17), (5, 8), (4,))
+    >>> clean_seen_in([two, one], [one])
+    [0, 1]
+    """
+    known = {pair.clean for pair in others}
+    return [i for i, pair in enumerate(pairs) if pair.clean in known]
+
+
 def hold_out(
     pairs: PromptPairs, examples: int | None = None, test: int | None = None, seed: int = 0
 ) -> PromptSplit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,17 @@ def test_a_run_measures_on_both_sides_and_tells_held_out_first(
     assert "held out: 16 others" in text
     spec = (tmp_path / "out/spec.toml").read_text()
     assert "test = 16" in spec
+
+
+def test_a_clean_prompt_counts_as_seen_whatever_it_is_corrupted_to(session: Any) -> None:
+    split = open_split(session, "induction", examples=12, test=8)
+    found = discover(session, split, **FOUND)
+    assert split.test is not None
+    corrupted = {pair.corrupted for pair in split.test}
+    other = tuple(
+        replace(pair, corrupted=others.corrupted)
+        for pair, others in zip(split.discovery.pairs[:8], split.test, strict=True)
+    )
+    pairs = replace(split.test, pairs=other)
+    assert {pair.corrupted for pair in pairs} == corrupted
+    assert evaluate(session, found.file, pairs).seen == 8

@@ -39,7 +39,7 @@ from ...graphs.files.tables.matrix import (
 from ...graphs.overlap import Overlap
 from ...patching.metrics.registry import default_metric
 from ...patching.prompts.pairs import PromptPairs
-from ...patching.prompts.splits import seen_in
+from ...patching.prompts.splits import clean_seen_in
 from ...progress import Progress, named
 from ...session import Session, make_runner, open_split
 from ..discover import discover, task_block
@@ -158,8 +158,8 @@ def _check(session: Session, circuits: Mapping[str, CircuitFile]) -> None:
 
 
 def _about(name: str, one: CircuitFile, measured: Mapping[str, PromptPairs]) -> MeasuredCircuit:
-    own = stored_pairs(one)
-    counts = {} if own is None else {task: len(seen_in(p, own)) for task, p in measured.items()}
+    own = stored_pairs(one) or ()
+    counts = {task: len(clean_seen_in(p, own)) for task, p in measured.items()}
     seen = {task: count for task, count in counts.items() if count}
     about = MeasuredCircuit(
         name=name, edges=len(one.circuit), nodes=len(one.circuit.nodes),
