@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..graphs.scores import Scores
     from ..patching.run.runner import Runner
 
+LARGE, MANY = 0.1, 1000
+"""Of which share of a graph's edges, and of how many, a circuit is no small part."""
+
 OVERSHOOT = 1.1
 """Faithfulness above which a circuit is said to do more than the model."""
 
@@ -100,16 +103,23 @@ def doubts_of_selection(
     return []
 
 
-def doubts_of_size(faithfulness: float | None) -> list[str]:
-    """Say of a circuit's faithfulness what its number alone does not.
+def doubts_of_size(faithfulness: float | None, kept: int = 0, edges: int = 1) -> list[str]:
+    """Say of a circuit, of so many of a graph's edges, what its faithfulness alone does not.
 
-    >>> doubts_of_size(1.05), len(doubts_of_size(2.0))
-    ([], 1)
+    >>> doubts_of_size(1.05), len(doubts_of_size(2.0)), len(doubts_of_size(0.9, 20_000, 100_000))
+    ([], 1, 1)
     """
-    if faithfulness is None or faithfulness <= OVERSHOOT:
-        return []
-    return [
-        f"the circuit's faithfulness is {faithfulness:.3g}: it does more than the model, as edges "
-        "that work against the behaviour are left out. That is overshoot and no merit; fewer edges "
-        "may do."
-    ]
+    said = []
+    if faithfulness is not None and faithfulness > OVERSHOOT:
+        said.append(
+            f"the circuit's faithfulness is {faithfulness:.3g}: it does more than the model, as "
+            "edges that work against the behaviour are left out. That is overshoot and no merit; "
+            "fewer edges may do."
+        )
+    if kept > MANY and kept > LARGE * edges:
+        said.append(
+            f"the circuit has {kept:,} edges, {kept / edges:.0%} of all: by these scores no small "
+            "circuit does so much of the behaviour. A given number of edges (top, signed and "
+            "connected) does less of it; a method that measures (refine) may do it with fewer."
+        )
+    return said

@@ -172,7 +172,8 @@ def discover(
         raise
     held_out = None if tester is None else measure(tester, circuit)
     if spec.select.way in ("faithfulness", "target"):  # a size that was chosen to reach something
-        doubts += doubts_of_size((held_out or evaluation).estimate("faithfulness").value)
+        reached = (held_out or evaluation).estimate("faithfulness").value
+        doubts += doubts_of_size(reached, len(circuit), circuit.graph.edge_count)
     for words in doubts:
         warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
     file = CircuitFile(

@@ -130,6 +130,8 @@ def test_a_circuit_that_nothing_reaches_is_told_of() -> None:
     assert not doubts_of_selection(scores, reached, None, signed=True)
     assert not doubts_of_size(None) and not doubts_of_size(1.1)
     assert "overshoot" in doubts_of_size(1.2)[0]
+    assert not doubts_of_size(0.9, 1000, 1000) and not doubts_of_size(0.9, 9_000, 100_000)
+    assert "20,000 edges, 20% of all" in doubts_of_size(0.9, 20_000, 100_000)[0]
 
 
 def test_scores_of_each_pair_are_needed() -> None:
