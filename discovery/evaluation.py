@@ -382,15 +382,31 @@ def _areas(
     return float(area.mean() / gap), float(missed.mean() / gap), intervals
 
 
+def measured_together(
+    runner: Runner, circuits: Sequence[Circuit], progress: Progress | None, words: str
+) -> np.ndarray:
+    """Measure circuits on every example, [circuits, examples], and tell how far it is."""
+    if progress is None:
+        return np.asarray(runner.measure_each(circuits)[0])
+    tell = progress  # of its own, for the type checker
+    each = runner.measure_each(circuits, progress=lambda done, total: tell(done, total, words))
+    return np.asarray(each[0])
+
+
 def measured_ends(runner: Runner) -> tuple[float, float]:
     """Measure the full and the empty circuit."""
     full, empty = runner.measure([Circuit.full(runner.graph), Circuit.empty(runner.graph)])[0]
     return float(full), float(empty)
 
 
-def different_ends(runner: Runner) -> tuple[float, float]:
-    """Measure the full and the empty circuit; refuse ends that are the same, but for rounding."""
-    full, empty = measured_ends(runner)
+def different_ends(
+    runner: Runner, measured: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Measure the full and the empty circuit; refuse ends that are the same, but for rounding.
+
+    `measured`: both, if that is done already.
+    """
+    full, empty = measured_ends(runner) if measured is None else measured
     if abs(full - empty) <= runner.floor:
         raise EdgewiseError(
             f"the metric '{runner.metric.name}' is {full:.4g} for the full and for the empty "

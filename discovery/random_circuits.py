@@ -17,7 +17,7 @@ import numpy as np
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
 from ..graphs.example_scores import clusters_of
-from .evaluation import different_ends, ratio
+from .evaluation import different_ends, measured_together, ratio
 from .uncertainty.bootstrap import UNDEFINED, Estimate, defined
 from .uncertainty.draws import median_estimate, share_interval
 
@@ -162,17 +162,20 @@ def baseline(
     if number < 1:
         raise EdgewiseError(f"{number} random circuits say nothing; accepted: 1 or more.")
     runner.require_graph(circuit.graph)
-    ends = different_ends(runner)
-    drawn = random_circuits(circuit.graph, circuit.graph.count_by_kind(circuit.kept), number, seed)
-    each = []
-    for i, one in enumerate([circuit, *drawn]):
-        each.append(runner.measure_each([one])[0, 0])
-        if progress is not None:
-            progress(i, number, "random circuits measured")
+    graph = circuit.graph
+    drawn = random_circuits(graph, graph.count_by_kind(circuit.kept), number, seed)
+
+    circuits = [Circuit.full(graph), Circuit.empty(graph), circuit, *drawn]
+    first = len(circuits) - number
+
+    def tell(done: int, total: int, words: str) -> None:
+        if progress is not None and done >= first:
+            progress(done - first, total - first, words)
+
+    full, empty, *each = measured_together(runner, circuits, tell, "random circuits measured")
+    ends = different_ends(runner, (float(full.mean()), float(empty.mean())))
     own, *others = (ratio(float(one.mean()), *ends) or 0.0 for one in each)  # the ends differ
     among, floor = tuple(others), runner.floor / abs(ends[0] - ends[1])
-    graph = circuit.graph
-    full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
     clusters = clusters_of(runner.pairs.groups)
     return Baseline(
         among, percentile(own, among, floor), seed,

@@ -178,7 +178,7 @@ def _facts(found: TransplantFile) -> Iterator[tuple[str, object]]:
     def beside(value: str) -> str:
         return f"; in sample {value}" if side == "held_out" else ""
 
-    in_a, in_b, gained = (f"{own[key]:.4g}" for key in ("a", "b", "gain"))
+    in_a, in_b, gained = f"{own['a']:.4g}", f"{own['b']:.4g}", f"{own['gain']:+.4g}"
     yield "A", f"{_of(found.a)}: {metric} {first['a']:.4g}{beside(in_a)}"
     yield "B", f"{_of(found.b)}: {metric} {first['b']:.4g}{beside(in_b)}"
     yield "task", shown_task(found.task)

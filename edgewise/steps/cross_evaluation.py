@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..discovery.evaluation import different_ends
+from ..discovery.evaluation import different_ends, measured_together
 from ..discovery.random_circuits import random_circuits
 from ..discovery.uncertainty.bootstrap import (
     defined,
@@ -25,7 +25,7 @@ from ..graphs.comparison import ROWS, CrossEvaluation, CrossRow, RandomCircuits,
 from ..graphs.diff import CircuitDiff
 from ..graphs.example_scores import clusters_of
 from ..patching.prompts.pairs import PromptPairs
-from ..progress import SILENT, Progress
+from ..progress import Progress
 from ..session import Session, make_runner
 
 Interval = tuple[float, float] | None
@@ -84,14 +84,11 @@ def cross_in(
     """Measure a plan's circuits in one model, by a metric with an ablation."""
     metric, ablation = measure
     runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
-    ends, each = different_ends(runner), []
-    circuits = [*plan.circuits.values(), *plan.drawn]
-    for number, circuit in enumerate(circuits, start=1):
-        each.append(runner.measure_each([circuit])[0, 0])
-        (progress or SILENT)(number, len(circuits), "circuits run")
-    values = [float(one.mean()) for one in each]
     graph, count = runner.graph, len(plan.circuits)
-    full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
+    circuits = [Circuit.full(graph), Circuit.empty(graph), *plan.circuits.values(), *plan.drawn]
+    full, empty, *each = measured_together(runner, circuits, progress, "circuits run")
+    ends = different_ends(runner, (float(full.mean()), float(empty.mean())))
+    values = [float(one.mean()) for one in each]
     clusters = clusters_of(pairs.groups)
     is_defined = defined(full, empty, clusters, runner.floor)
     intervals = [faithfulness_estimate(full, one, empty, clusters).interval for one in each[:count]]

@@ -278,11 +278,11 @@ class _Ends:
     def _measured(self, side: str) -> GainOfSide:
         both, values = self.sides[side]
         a, b = both.receiver, both.donor
-        gain, carried = values.estimate(), self.carried(side, both.everything_each)
-        ends = gain.interval
+        carried, gained = self.carried(side, both.everything_each), values
         if self.direction == "a-into-b":
             a, b = b, a
-            ends = None if ends is None else (-ends[1], -ends[0])
+            gained = replace(values, receiver=values.donor, donor=values.receiver)
+        ends = gained.estimate().interval
         return GainOfSide(
             examples=len(both.pairs), a=a, b=b, gain=b - a,
             gain_interval=None if ends is None else list(ends), gain_error=values.error,

@@ -230,19 +230,25 @@ class Runner:
         circuits: Sequence[Circuit],
         metrics: Sequence[Metric] | None = None,
         losses: bool = False,
+        *,
+        progress: Callable[[int, int], object] | None = None,
     ) -> np.ndarray:
         """Return each example's value, or loss, by each metric, for each circuit.
 
-        float64 [metrics, circuits, examples], in the pairs' order.
+        float64 [metrics, circuits, examples], in the pairs' order. Many circuits should be given
+        together: where the runs of a chunk do not fit in memory, each call makes them anew.
+        `progress`: told how many circuits' worth of work is done, and how many circuits there are.
         """
         metrics = [self.metric] if metrics is None else metrics
-        masks = self._masks(circuits)
+        masks, of = self._masks(circuits), len(self._rows)
         each = np.empty((len(metrics), len(circuits), len(self.pairs)))
-        for rows, chunk in zip(self._rows, self.chunks(), strict=True):
+        for i, (rows, chunk) in enumerate(zip(self._rows, self.chunks(), strict=True)):
             for c in range(len(masks)):
                 found = self._read(chunk, masks[c : c + 1], metrics, losses)
                 for m, value in enumerate(found):
                     each[m, c, rows] = value[0].cpu().double().numpy()
+                if progress is not None:
+                    progress((i * len(masks) + c + 1) // of, len(masks))
         for metric, values in zip(metrics, each.mean(-1), strict=True):
             refuse_nan(values, f"the metric '{metric.name}'")
         return each

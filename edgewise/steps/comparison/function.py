@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...discovery.evaluation import measured_together
 from ...discovery.random_circuits import random_circuits
 from ...discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate
 from ...graphs.circuit import Circuit
 from ...graphs.comparison import ChangedFunction, Ratio
 from ...graphs.example_scores import clusters_of
 from ...patching.prompts.pairs import PromptPairs
-from ...progress import SILENT, Progress, named
+from ...progress import Progress, named
 from ...session import Session, make_runner
 from .gain import MeasuredGain
 
@@ -80,11 +81,8 @@ def changed_in(
     drawn = random_circuits(graph, graph.count_by_kind(changed.kept), RANDOM)
     circuits = [Circuit.full(graph), Circuit.empty(graph), changed, changed.complement]
     circuits += [one.complement for one in drawn]
-    found = []
-    for number, circuit in enumerate(circuits, start=1):
-        found.append(runner.measure_each([circuit])[0, 0])
-        (progress or SILENT)(number, len(circuits), "sets of changed edges run")
-    return ChangedInModel(np.array(found[:4]), np.array(found[4:]), runner.floor)
+    found = measured_together(runner, circuits, progress, "sets of changed edges run")
+    return ChangedInModel(found[:4], found[4:], runner.floor)
 
 
 def senders_of(changed: Circuit) -> Circuit:
