@@ -27,7 +27,7 @@ from edgewise.graphs.example_scores import clusters_of
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import TASKS
 from edgewise.session import make_runner, open_model, open_split
-from edgewise.steps.discover import selected
+from edgewise.steps.found.selection import selected
 
 MOST = 1 << 14  # edges of a size that is looked for in the sample
 

@@ -52,7 +52,8 @@ from .steps.compare import CloserLook, InModel, add_function, put_together
 from .steps.comparison.paired import ComparedPairs, scoring_for
 from .steps.comparison.scored import ScoredModel, score_model
 from .steps.cross_evaluation import RANDOM, CrossPlan, MeasuredCircuits, cross_in
-from .steps.discover import discover, held_out_runner, task_block
+from .steps.discover import discover, held_out_runner
+from .steps.found.blocks import task_block
 from .steps.head_roles import circuit_heads, roles_in
 from .steps.repeat import PromptSets, Repeats, made_sets, repeat_in, split_pairs
 from .steps.same_prompts import prompt_difference

@@ -23,8 +23,9 @@ from .graphs.errors import unknown_argument, within_memory
 from .graphs.files.diff import diff_files as compare
 from .progress import Progress
 from .session import Session, make_pairs, make_runner, open_model, open_split, open_task
-from .steps.discover import Found, discover, task_block
+from .steps.discover import Found, discover
 from .steps.evaluate import Evaluated, evaluate
+from .steps.found.blocks import task_block
 from .steps.imported import Imported, import_circuit
 from .steps.stored import (
     circuit_pairs,

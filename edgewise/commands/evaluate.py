@@ -73,8 +73,8 @@ def evaluate(
     from ..experiment.spec import EvaluationSpec
     from ..graphs.files import CircuitFile, read_scores, write_circuit
     from ..progress import reporting
-    from ..steps.discover import task_block, with_measures
     from ..steps.evaluate import evaluate as measure
+    from ..steps.found.blocks import task_block, with_measures
     from ..steps.stored import open_for, stored_model, weights_notes
 
     flags.task()  # wrong ones are refused before anything is loaded

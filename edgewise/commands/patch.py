@@ -42,7 +42,7 @@ def patch(
     from ..patching.paths import patch_paths
     from ..progress import reporting
     from ..session import make_runner, open_model, open_task
-    from ..steps.discover import task_block
+    from ..steps.found.blocks import task_block
     from .evaluate import shown_task
 
     task, graph, compute = flags.task(), flags.over(GraphSpec()), flags.compute()

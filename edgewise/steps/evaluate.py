@@ -29,7 +29,8 @@ from .claims.claims import claims_of
 from .claims.control import Control
 from .claims.hypotheses import HypothesisTests
 from .claims.worst import WorstCase
-from .discover import held_out_runner, measured_block
+from .discover import held_out_runner
+from .found.blocks import measured_block
 from .stored import stored_pairs
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ..patching.prompts.answers import token_by_token
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress
 from ..session import Session
-from .discover import task_block
+from .found.blocks import task_block
 
 EXAMPLES = 32  # a mean over more pairs hardly changes
 

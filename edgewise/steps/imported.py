@@ -36,7 +36,8 @@ from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, prompts_are_there
 from ..session import Session, make_runner, open_model, open_task
-from .discover import circumstances, measures, selected, task_block
+from .found.blocks import circumstances, measures, task_block
+from .found.selection import selected
 
 if TYPE_CHECKING:
     from ..patching.run.runner import Runner

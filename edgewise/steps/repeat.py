@@ -34,7 +34,7 @@ from ..graphs.graph import ComputationGraph
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, repeated
 from ..session import Session, make_runner, open_task
-from .discover import selected
+from .found.selection import selected
 from .stored import circuit_pairs
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ from ..patching.metrics.registry import default_metric
 from ..progress import Progress, prompts_are_there
 from ..session import Session, open_model, open_split, open_vocabulary, task_of
 from .comparison.gain import MeasuredGain
-from .discover import circumstances, task_block
+from .found.blocks import circumstances, task_block
 from .same_prompts import split_difference
 
 if TYPE_CHECKING:

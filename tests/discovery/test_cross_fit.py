@@ -136,7 +136,7 @@ def test_a_circuit_that_nothing_reaches_is_told_of() -> None:
 
 def test_scores_of_each_pair_are_needed() -> None:
     from edgewise.experiment.spec import Selection
-    from edgewise.steps.discover import selected
+    from edgewise.steps.found.selection import selected
 
     runner = grouped_runner()
     scores = get_method("eap")(runner).scores

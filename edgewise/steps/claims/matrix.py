@@ -42,7 +42,8 @@ from ...patching.prompts.pairs import PromptPairs
 from ...patching.prompts.splits import clean_seen_in
 from ...progress import Progress, named
 from ...session import Session, make_runner, open_split
-from ..discover import discover, task_block
+from ..discover import discover
+from ..found.blocks import task_block
 from ..stored import stored_pairs
 
 if TYPE_CHECKING:

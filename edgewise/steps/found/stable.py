@@ -21,9 +21,10 @@ from ...graphs.errors import EdgewiseError
 from ...graphs.example_scores import ExampleScores
 from ...graphs.files import CircuitFile, example_scores_of
 from ...graphs.files.circuit import DiscoveryBlock
-from ...graphs.files.stability import EXAMPLES, GROUPS, EdgeStability, stability_of
 from ...graphs.files.stability import KEY as STABILITY
+from ...graphs.files.stability import stability_of
 from ...graphs.scores import ROUNDING
+from .selection import edge_stability
 
 
 @typed
@@ -42,7 +43,7 @@ def stable_part(file: CircuitFile, least: float) -> CircuitFile:
     sidecar, found = example_scores_of(file), stability_of(file)
     rule = None if sidecar is None else selection_rule(file, sidecar.scores)
     if found is None and sidecar is not None and rule is not None:
-        found = resampled(file.circuit, sidecar.scores, rule)
+        found = edge_stability(file.circuit, stability(sidecar.scores, rule), len(file.circuit))
     if found is None:
         raise EdgewiseError(
             "how stable the circuit's edges are cannot be told: its file does not say, and there "
@@ -82,14 +83,3 @@ def selection_rule(file: CircuitFile, examples: ExampleScores) -> EdgeRule | Non
     signed = bool(fitted["signed"]) if isinstance(fitted, Mapping) else select.signed
     how = {"absolute": not signed, "connected": select.connected}
     return EdgeRule.of(file.circuit, examples.mean(), above=select.above, **how)
-
-
-def resampled(circuit: Circuit, examples: ExampleScores, rule: EdgeRule) -> EdgeStability:
-    """Tell how often resampled prompts keep the edges of a circuit that a rule selected."""
-    found = stability(examples, rule)
-    drawn = GROUPS if found.drawn < found.examples else EXAMPLES
-    shares = np.where(circuit.kept, found.by_edge, np.nan)
-    return EdgeStability(
-        circuit, shares, found.resamples, found.examples, found.clusters, drawn, found.jaccard,
-        len(circuit),
-    )  # fmt: skip
