@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 import torch
 
-from edgewise.discovery.evaluation import least_size
 from edgewise.discovery.registry import Discovery, scoring_method
+from edgewise.discovery.smallest import least_size
 from edgewise.discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate
 from edgewise.experiment.spec import Selection
 from edgewise.graphs.circuit import Circuit

@@ -1,11 +1,10 @@
-"""Evaluation of a circuit: faithfulness, completeness, what it is made of, and curves of size.
+"""Evaluation of a circuit: faithfulness, completeness, and what it is made of.
 
 Faithfulness is f(C) = (m(C) − m(∅)) / (m(full) − m(∅)), means over the data set first, the ratio
 second, never clamped; ∅ keeps no edge under the same ablation. Completeness is the same of the
-complement of C and should be near 0. Minimality is, for each kept edge, by how much the loss rises
-without it.
+complement of C and should be near 0.
 
-Every one of them has a 95% interval over prompts (see `uncertainty.bootstrap`), and where
+They and the metric's means have 95% intervals over prompts (see `uncertainty.bootstrap`), and where
 |m(full) − m(∅)| is less than twice its standard error the two ratios are *undefined*.
 """
 
@@ -23,11 +22,9 @@ from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, unknown
 from ..graphs.example_scores import clusters_of
-from ..graphs.scores import Scores
 from .uncertainty.bootstrap import (
     DEFINED,
     Estimate,
-    defined,
     faithfulness_estimate,
     mean_estimate,
     standard_error,
@@ -35,16 +32,10 @@ from .uncertainty.bootstrap import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from ..graphs.graph import ComputationGraph
-    from ..patching.incremental.losses import Losses
-    from ..patching.incremental.search import Search
     from ..patching.metrics.metric import Metric
     from ..patching.run.runner import Progress, Runner
-
-CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""The sizes of the Mechanistic Interpretability Benchmark's curves, as shares of all edges."""
 
 
 PARTS = ("full", "circuit", "empty", "complement")
@@ -288,100 +279,6 @@ def ratio(value: float, full: float, empty: float, floor: float = 0.0) -> float 
     return None if abs(full - empty) <= floor else (value - empty) / (full - empty)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Faithfulness by size: `sizes` edges, `faithfulness` of each, and the two areas.
-
-    CPR is the integral of f over the share of edges with circuits chosen by signed scores, CMD that
-    of |1 − f| with circuits chosen by absolute scores, both by trapezoids from .001 to 1.
-    `intervals`: 95%, by the names of the fields. `undefined`: full and empty are not apart, so that
-    the ratios mean nothing.
-    """
-
-    sizes: tuple[int, ...]
-    faithfulness: tuple[float | None, ...]
-    faithfulness_absolute: tuple[float | None, ...]
-    cpr: float | None
-    cmd: float | None
-    intervals: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    undefined: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return asdict(self)
-
-    def interval(self, name: str, place: int | None = None) -> tuple[float, float] | None:
-        """Return the 95% interval of an area, or of one size's faithfulness by its field's name."""
-        found = self.intervals.get(name)
-        found = found if place is None or found is None else found[place]
-        return None if found is None else (float(found[0]), float(found[1]))
-
-
-def curve(
-    runner: Runner,
-    scores: Scores,
-    shares: Sequence[float] = CURVE_SHARES,
-    progress: Progress | None = None,
-) -> Curve:
-    """Measure top circuits of several sizes, and the areas CPR and CMD (Mueller et al. 2025)."""
-    sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
-    graph = runner.graph
-    full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
-    ends = float(full.mean()), float(empty.mean())
-    each: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for i, size in enumerate(sizes):
-        tops = [scores.top(size, absolute=absolute) for absolute in (False, True)]
-        for side, values in zip(each, runner.measure_each(tops)[0], strict=True):
-            side.append(values)
-        if progress is not None:
-            progress(i + 1, len(sizes), f"circuits measured, {size} edges")
-    signed, absolute = (
-        tuple(ratio(float(one.mean()), *ends, runner.floor) for one in side) for side in each
-    )
-    cpr = cmd = None
-    clusters = clusters_of(runner.pairs.groups)
-    intervals: dict[str, Any] = {}
-    is_defined = defined(full, empty, clusters, runner.floor)
-    if None not in signed and None not in absolute:
-        cpr, cmd, intervals = _areas((full, empty), each, shares, clusters)
-    if not is_defined:
-        intervals = {}
-    return Curve(tuple(sizes), signed, absolute, cpr, cmd, intervals, not is_defined)
-
-
-def _areas(
-    ends: tuple[np.ndarray, np.ndarray],
-    each: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
-    shares: Sequence[float],
-    clusters: np.ndarray,
-) -> tuple[float, float, dict[str, Any]]:
-    """Return CPR, CMD and the intervals of a curve, of values on each pair.
-
-    Both areas are ratios of means too: Σ w (c − ∅) over full − ∅, and, as far as no 1 − f changes
-    its sign, Σ w sign(1 − f) (full − c), w being the trapezoids' weights.
-    """
-    full, empty = ends
-    steps = np.diff(np.asarray(shares))
-    weights = (np.append(steps, 0) + np.insert(steps, 0, 0)) / 2
-    gap = float((full - empty).mean())
-    signed, absolute = (np.stack(side) for side in each)
-    ratios = (absolute - empty).mean(1) / gap
-    area = weights @ (signed - empty)
-    missed = (weights * np.sign(1 - ratios)) @ (full - absolute)
-
-    def interval(values: np.ndarray, least: float = -math.inf) -> list[float] | None:
-        found = faithfulness_estimate(full, empty + values, empty, clusters).interval
-        return None if found is None else [max(least, found[0]), found[1]]
-
-    intervals = {
-        "faithfulness": [interval(one - empty) for one in signed],
-        "faithfulness_absolute": [interval(one - empty) for one in absolute],
-        "cpr": interval(area),
-        "cmd": interval(missed, least=0.0),
-    }
-    return float(area.mean() / gap), float(missed.mean() / gap), intervals
-
-
 def measured_together(
     runner: Runner, circuits: Sequence[Circuit], progress: Progress | None, words: str
 ) -> np.ndarray:
@@ -414,122 +311,3 @@ def different_ends(
             "the two apart, or another selection (top, above)."
         )
     return full, empty
-
-
-def _faithfulness(runner: Runner, circuit: Circuit, ends: tuple[float, float]) -> float | None:
-    return ratio(float(runner.measure([circuit])[0, 0]), *ends, runner.floor)
-
-
-def smallest_faithful(
-    runner: Runner,
-    scores: Scores,
-    floor: float,
-    progress: Progress | None = None,
-    *,
-    absolute: bool = True,
-    connected: bool = False,
-) -> Circuit:
-    """Find a small n whose top-n circuit, by absolute or signed score, reaches a faithfulness.
-
-    Doubles n until the floor is reached, but for rounding, then halves the interval. Faithfulness
-    need not rise with every edge, so a smaller n may exist that this search steps over; the
-    returned circuit is measured to reach the floor, and the one with an edge less is not.
-    `connected`: without the edges on no way of kept edges from the embedding to the logits; where
-    ablated inputs give the ablated output, as of a corrupted prompt, only the count changes.
-    """
-    total = runner.graph.edge_count
-    ends = different_ends(runner)
-    least = floor - runner.floor / abs(ends[0] - ends[1])
-    asked = 0
-
-    def circuit(n: int) -> Circuit:
-        found = scores.top(n, absolute=absolute)
-        return found.prune_dangling() if connected else found
-
-    def reached(n: int) -> bool:
-        nonlocal asked
-        asked += 1
-        if progress is not None:
-            progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
-        found = _faithfulness(runner, circuit(n), ends)
-        return found is not None and found >= least
-
-    return circuit(least_size(reached, total))
-
-
-def least_size(reached: Callable[[int], bool], total: int) -> int:
-    """Return a small number for which something is reached, the total if for none before it.
-
-    Doubles the number until it is, then halves the interval. What is reached need not be reached by
-    all larger numbers, so a smaller one may exist that is stepped over.
-
-    >>> least_size(lambda n: n >= 37, 1000)
-    37
-    """
-    low, high = 0, 1
-    while high < total and not reached(high):
-        low, high = high, min(total, 2 * high)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
-
-
-def minimality(runner: Runner, circuit: Circuit, progress: Progress | None = None) -> Scores:
-    """Measure by how much the loss rises without each kept edge: above `floor` the edge helps."""
-    from ..patching.incremental.search import make_search
-
-    runner.require_graph(circuit.graph)
-    search = make_search(runner)
-    search.restart(circuit.kept)
-    return effects_of_leaving_out(search, runner.graph, progress)
-
-
-def effects_of_leaving_out(
-    search: Search,
-    graph: ComputationGraph,
-    progress: Progress | None = None,
-    at_once: int | None = None,
-) -> Scores:
-    """Measure the loss's rise without each edge of the search's circuit, 0 for dead ones."""
-    kept, loss = search.kept, search.loss.value()
-    values = np.where(kept, 0.0, np.nan)
-    live = kept & graph.live(kept)[0][:, None]
-    done, total = int(kept.sum() - live.sum()), int(kept.sum())
-    for row, senders, losses in leave_out(search, graph, at_once=at_once):
-        values[row, senders] = losses.values() - loss
-        done += len(senders)
-        if progress is not None:
-            what = "measured" if at_once else "left out one by one"
-            progress(done, total, f"edges {what}, at {graph.ports[row]}")
-    return Scores(graph, values)
-
-
-def leave_out(
-    search: Search,
-    graph: ComputationGraph,
-    among: np.ndarray | None = None,
-    at_once: int | None = None,
-) -> Iterator[tuple[int, np.ndarray, Losses]]:
-    """Ask about the search's current circuit without each edge, `at_once` of a port together.
-
-    Yields the row of a port with a way to `logits`, the senders [n] of its kept edges (those of
-    `among`, bool [ports, senders], if given), and the losses.
-    """
-    for row, senders, single in single_questions(search, graph, among, at_once):
-        yield row, senders, search.ask((row,), single)
-
-
-def single_questions(
-    search: Search,
-    graph: ComputationGraph,
-    among: np.ndarray | None = None,
-    at_once: int | None = None,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """List what `leave_out` asks: a port's row, senders [n], and the questions [n, 1, senders]."""
-    kept = search.kept if among is None else search.kept & among
-    for row in np.flatnonzero(kept.any(1) & graph.live(search.kept)[0]).tolist():
-        every = np.flatnonzero(kept[row])
-        for start in range(0, len(every), at_once or len(every)):
-            senders = every[start : start + (at_once or len(every))]
-            yield row, senders, senders[:, None, None] == np.arange(kept.shape[1])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from .evaluation import effects_of_leaving_out, single_questions
+from .measures.leaving_out import effects_of_leaving_out, single_questions
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:

@@ -36,7 +36,8 @@ from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
 from ..patching.run.floors import in_order
 from .eap import eap_ig
-from .evaluation import different_ends, effects_of_leaving_out, leave_out
+from .evaluation import different_ends
+from .measures.leaving_out import effects_of_leaving_out, leave_out
 from .registry import Discovery, Option, method
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from .discovery.evaluation import HELD_OUT, curve, evaluate_by
+from .discovery.evaluation import HELD_OUT, evaluate_by
+from .discovery.measures.curve import curve
 from .experiment.document import read_spec
 from .experiment.key import Key, key_of
 from .experiment.spec import DiscoverySpec, Experiment, ModelSpec

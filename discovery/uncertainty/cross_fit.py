@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..evaluation import different_ends, least_size, ratio
+from ..evaluation import different_ends, ratio
+from ..smallest import least_size
 from .bootstrap import dealt_in_two
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from .given import in_model, read_all, require
 from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
-    from ..discovery.evaluation import Curve, Evaluation
+    from ..discovery.evaluation import Evaluation
+    from ..discovery.measures.curve import Curve
     from ..discovery.random_circuits import Baseline
     from ..graphs.files import CircuitFile
     from ..graphs.files.exchange import Foreign

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..discovery.evaluation import HELD_OUT, Curve, Evaluation, fitted_to_its_prompts
+from ..discovery.evaluation import HELD_OUT, Evaluation, fitted_to_its_prompts
+from ..discovery.measures.curve import Curve
 from ..discovery.random_circuits import Baseline
 from ..discovery.uncertainty.bootstrap import Estimate
 from ..experiment.spec import Experiment, ModelSpec

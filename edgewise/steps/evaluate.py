@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..discovery import evaluation as measures
-from ..discovery.evaluation import HELD_OUT, IN_SAMPLE, Curve, Evaluation
+from ..discovery.evaluation import HELD_OUT, IN_SAMPLE, Evaluation, fitted_to_its_prompts, measure
+from ..discovery.measures.curve import Curve
+from ..discovery.measures.curve import curve as measure_curve
+from ..discovery.measures.leaving_out import minimality as leave_each_out
 from ..discovery.random_circuits import Baseline
 from ..discovery.registry import scoring_method
 from ..experiment.parts import split
@@ -78,7 +80,7 @@ class Evaluated(Evaluation):
     def gap(self) -> str | None:
         """Say how far it does otherwise on other prompts than on its own, if beyond chance."""
         other = self.held_out
-        return None if other is None else measures.fitted_to_its_prompts(self.evaluation, other)
+        return None if other is None else fitted_to_its_prompts(self.evaluation, other)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -171,16 +173,16 @@ def evaluate(
     curve = minimality = None
     first = runner if tester is None else tester
     if spec.curve:
-        curve = measures.curve(first, _complete(scores), progress=progress)
+        curve = measure_curve(first, _complete(scores), progress=progress)
     if spec.minimality:
-        minimality = measures.minimality(first, whole, progress)
+        minimality = leave_each_out(first, whole, progress)
     claims = claims_of(model, circuit, (first, runner.pairs), spec, progress)
     return Evaluated(
-        **vars(measures.measure(runner, whole)),
+        **vars(measure(runner, whole)),
         curve=curve,
         minimality=minimality,
         floor=first.floor,
-        held_out=None if tester is None else measures.measure(tester, whole),
+        held_out=None if tester is None else measure(tester, whole),
         seen=_seen(circuit, runner.pairs),
         **claims,
     )

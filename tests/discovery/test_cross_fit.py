@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.discovery.evaluation import least_size, measured_ends
+from edgewise.discovery.evaluation import measured_ends
 from edgewise.discovery.meaning import doubts_of_selection, doubts_of_size
 from edgewise.discovery.registry import Discovery, get_method
+from edgewise.discovery.smallest import least_size
 from edgewise.discovery.uncertainty.cross_fit import fewest, halves
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError

@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgewise.discovery.evaluation import (
-    CURVE_SHARES,
-    _evaluation,
-    curve,
-    different_ends,
-    measure,
-    minimality,
-    ratio,
-    smallest_faithful,
-)
+from edgewise.discovery.evaluation import _evaluation, different_ends, measure, ratio
+from edgewise.discovery.measures.curve import CURVE_SHARES, curve
+from edgewise.discovery.measures.leaving_out import minimality
 from edgewise.discovery.registry import get_method
+from edgewise.discovery.smallest import smallest_faithful
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, GraphMismatch
 from edgewise.graphs.graph import ComputationGraph

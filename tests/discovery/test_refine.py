@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from edgewise import plain_block, plain_model
-from edgewise.discovery.evaluation import effects_of_leaving_out, measure
+from edgewise.discovery.evaluation import measure
+from edgewise.discovery.measures.leaving_out import effects_of_leaving_out
 from edgewise.discovery.refine import _Refinement, pool, refine, search_from, smallest
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from edgewise.discovery.acdc import Rule, walk
-from edgewise.discovery.evaluation import different_ends, measure, smallest_faithful
+from edgewise.discovery.evaluation import different_ends, measure
 from edgewise.discovery.random_circuits import baseline, percentile
 from edgewise.discovery.refine import search_from, smallest
 from edgewise.discovery.registry import get_method
+from edgewise.discovery.smallest import smallest_faithful
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe

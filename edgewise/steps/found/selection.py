@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...discovery.evaluation import (
-    Evaluation,
-    smallest_faithful,
-)
+from ...discovery.evaluation import Evaluation
 from ...discovery.meaning import (
     Ties,
     doubts_of_selection,
     ties,
 )
 from ...discovery.registry import Discovery
+from ...discovery.smallest import smallest_faithful
 from ...discovery.uncertainty.cross_fit import Fitted, fewest
 from ...discovery.uncertainty.stability import (
     EdgeRule,

@@ -1,0 +1,1 @@
+"""What is measured of circuits beside faithfulness: a curve of sizes, each edge left out."""
