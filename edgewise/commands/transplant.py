@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
     from ..graphs.files import TransplantFile
     from ..graphs.files.transplant import GainOfSide, NodeShare, Origin, ShareOfSide
+    from ..patching.prompts.pairs import PromptPairs
     from ..steps.transplant import Choice
 
 SHOWN = 15
@@ -86,6 +88,7 @@ def transplant(
     from ..graphs.files import CircuitFile, write_transplant
     from ..graphs.files.transplant import ROWS
     from ..progress import reporting
+    from ..steps.stored import stored_pairs
     from ..steps.transplant import transplant as measure
 
     task, compute = flags.task(), flags.compute()
@@ -98,13 +101,15 @@ def transplant(
     with reporting(on_prompts=show.understood) as progress:
         progress.say(f"comparing {a} and {b}")
         circuits: dict[str, Circuit] = {}
+        found_on: PromptPairs | None = None
         tried = flags.only("try_family")
         for key, one in given.items():
             if isinstance(one, CircuitFile):
-                circuits[key] = one.circuit
+                circuits[key], found_on = one.circuit, stored_pairs(one)
             else:  # on the graph of A, which is B's
                 circuits[key] = in_model(one, a, compute, progress, **tried).file.circuit
         choice, graph = _choice(parts, circuits), flags.over(GraphSpec())
+        choice = replace(choice, found_on=found_on)
         for circuit in circuits.values():
             graph = GraphSpec.of_graph(circuit.graph, graph.try_family)
         found = measure(
@@ -129,7 +134,10 @@ def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice
     nodes = () if given["nodes"] is None else _names("nodes", given["nodes"])
     edges = tuple(name for text in given["edges"] for name in _names("edges", text))
     greedy, share, beam = given["greedy"], given["share"], given["beam"] or BEAM
-    return Choice(nodes=nodes, edges=edges, greedy=greedy, share=share, beam=beam, **circuits)
+    return Choice(
+        nodes=nodes, edges=edges, greedy=greedy, share=share, beam=beam,
+        circuit=circuits.get("circuit"), among=circuits.get("among"),
+    )  # fmt: skip
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -42,6 +43,8 @@ from ..graphs.graph import ComputationGraph
 from ..graphs.names import Edge, Node
 from ..patching.metrics.functions import as_metric
 from ..patching.metrics.registry import default_metric
+from ..patching.prompts.pairs import PromptPairs
+from ..patching.prompts.splits import PromptSplit, seen_in
 from ..progress import Progress, prompts_are_there
 from ..session import Session, open_model, open_split, open_vocabulary, task_of
 from .comparison.gain import MeasuredGain
@@ -65,6 +68,7 @@ class Choice:
         share: stop adding when this share of the gain is carried.
         among: rank the nodes of this circuit only.
         beam: try so many of the best single nodes in each greedy step.
+        found_on: the pairs that a given circuit was found on, which are then not held out.
 
     >>> Choice(nodes=("a0.h1", "m1")).ranks, Choice(greedy=3).ranks, Choice().ranks
     (False, True, True)
@@ -81,6 +85,7 @@ class Choice:
     share: float | None = None
     among: Circuit | None = None
     beam: int = BEAM
+    found_on: PromptPairs | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("nodes", "edges", "circuit") if getattr(self, name)]
@@ -181,7 +186,8 @@ def transplant(
         return open_model(model, GraphSpec.of(**graph), compute, progress=progress)
 
     donor = opened(models[0])
-    parted = open_split(_able_to_read(donor, models[1]), task)
+    made = open_split(_able_to_read(donor, models[1]), task)
+    parted = _unseen(made, choice.found_on)
     pairs = parted.discovery
     prompts_are_there(progress, pairs.origin)
     wanted = choice.senders(donor.graph)
@@ -201,7 +207,7 @@ def transplant(
             "two models of one shape, such as a model and what fine-tuning made of it."
         )
     own = partial(open_split, _able_to_read(receiver, models[0]), task)
-    if unequal := split_difference(parted, own):
+    if unequal := split_difference(made, own):
         raise PromptError(
             f"{names} get different prompts for this task, their tokenizers or vocabularies "
             f"differ: {unequal}. Values can be exchanged on equal prompts only; give the pairs as "
@@ -226,6 +232,24 @@ def transplant(
         measures=ends.measures(),
         **found,
     )
+
+
+def _unseen(parted: PromptSplit, found_on: PromptPairs | None) -> PromptSplit:
+    """Hold no pair out that the choice was found on; warn of those that are left out."""
+    test = parted.test
+    if test is None or found_on is None or not (seen := set(seen_in(test, found_on))):
+        return parted
+    left = tuple(pair for i, pair in enumerate(test) if i not in seen)
+    warnings.warn(
+        f"of {len(test):,} held-out pairs {len(seen):,} are left out, on which the circuit was "
+        "found.",
+        stacklevel=1,
+    )
+    words = f"{parted.words}, without {len(seen):,} that the circuit was found on"
+    if not left:
+        why = "nothing is held out: the circuit was found on those pairs too"
+        return PromptSplit(parted.discovery, words=why)
+    return replace(parted, test=replace(test, pairs=left), words=words)
 
 
 def _able_to_read(session: Session, other: Any) -> Session:

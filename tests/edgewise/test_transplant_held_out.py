@@ -155,6 +155,30 @@ def test_held_out_figures_are_printed_first(
     assert "held out: 30 of 80 pairs" in printed
 
 
+def test_pairs_that_a_circuit_was_found_on_are_not_held_out(
+    edgewise: Any, models: Any, variant: str, many: Path
+) -> None:
+    """Found on the first 60 pairs, of which the split of all 80 holds some out."""
+    by = ("--method", "eap", "--top", 20)
+    find = ("discover", "--model", models["llama"], "--task", many, *by, "-o", "c.json")
+    edgewise(*find, "--examples", 60)
+    line = ["transplant", models["llama"], variant, "--task", many, "--circuit", "c.json"]
+    done = edgewise(*line, "--metric", "kl", "-o", "t.json")
+    file = read_transplant("t.json")
+    left = file.measures["held_out"]["examples"]
+    assert 0 < left < 40 and file.measures["in_sample"]["examples"] == 40
+    said = f"of 40 held-out pairs {40 - left} are left out, on which the circuit was found"
+    assert said in done.stderr
+    assert f"without {40 - left} that the circuit was found on" in done.stdout
+    edgewise(*find, "--test", 0)
+    done = edgewise(*line)
+    assert "nothing is held out: the circuit was found on those pairs too" in done.stdout
+    edgewise(*find)
+    done = edgewise(*line, "-o", "t.json")  # the same split
+    assert "left out" not in done.stderr
+    assert read_transplant("t.json").measures["held_out"]["examples"] == 40
+
+
 def test_a_built_in_task_makes_others(models: Any, variant: str) -> None:
     found = transplant(
         str(models["llama"]), variant, "induction", Choice(nodes=("m1",)),
