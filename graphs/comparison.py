@@ -555,7 +555,7 @@ class ChangedFunction:
         them = "the edge that changed keeps" if one else f"the {self.edges:,} changed edges keep"
         was, now = (f"{value:.4g}" for value in self.value)
         metric = f"{self.metric} from {b}'s logits" if self.from_b else self.metric
-        lines = [f"{metric} is {was} in {a} and {now} in {b}: a difference of {self.gain}"]
+        lines = [f"by {metric} the models differ by {self.gain}: {was} in {a}, {now} in {b}"]
         if self.gain.within(margin):
             lines[0] += (
                 f", within ±{margin:.3g}: function did not change, whatever changed in structure"

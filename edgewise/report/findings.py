@@ -160,6 +160,17 @@ class Transfer(NamedTuple):
         return "either" if any(beyond) else "unsure"
 
     @property
+    def between(self) -> str:
+        """Write the interval of how far apart the two circuits are, in points; empty if unknown.
+
+        Where 0 is not in it, as it is not if either is said to do better.
+        """
+        if not self.apart or self.apart[0][0] <= 0 <= self.apart[0][1]:
+            return ""
+        low, high = sorted(100 * abs(end) for end in self.apart[0])
+        return f" [{low:.0f}, {high:.0f}]"
+
+    @property
     def verdict(self) -> str:
         """Say what follows for the edges in which the two circuits differ, and no more.
 

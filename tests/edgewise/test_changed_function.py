@@ -130,7 +130,7 @@ def test_words_say_what_the_interval_allows() -> None:
     wide = told(Ratio(0.3, -0.2, 0.8))
     assert "do not show that function changed" in wide and "did not change," not in wide
     clear = told(Ratio(1.0, 0.5, 1.5))
-    assert "function" not in clear and "a difference of 1.00 [.50, 1.50]" in clear
+    assert "function" not in clear and "differ by 1.00 [.50, 1.50]" in clear
     assert "random edges .50 [.40, .60] and undefined" in clear
     assert "function did not" not in told(Ratio(0.02))  # no interval, no claim
 

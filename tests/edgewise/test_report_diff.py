@@ -210,7 +210,7 @@ def test_edges_matter_little_only_if_what_is_shared_does_as_well(diff: DiffFile)
 @pytest.mark.parametrize(
     ("apart", "sentence"),
     [
-        (((0.06, 0.3), (0.5, 0.9), (0.5, 0.9)), "its own nearer to the whole model"),
+        (((0.06, 0.3), (0.5, 0.9), (0.5, 0.9)), "lie 65 points apart [6, 30], its own nearer"),
         (((-0.04, 0.3), (0.5, 0.9), (0.5, 0.9)), "those of either circuit do about as much"),
         (((-0.04, 0.3), (-0.1, 0.2), (0.0, 0.9)), "matter is not shown."),
         (((-0.04, 0.04), (-0.03, 0.02), (0.0, 0.04)), "differ matter little."),
