@@ -30,7 +30,8 @@ from edgewise.experiment.parts import Part
 from edgewise.experiment.spec import FIELDS
 from edgewise.experiment.start import read_start
 from edgewise.experiment.task import TaskSpec
-from edgewise.graphs.calls.typed import Check, _Arguments, typed
+from edgewise.graphs.calls.annotations import Check
+from edgewise.graphs.calls.typed import _Arguments, typed
 from edgewise.graphs.errors import EdgewiseError, WrongArgument
 from edgewise.graphs.files import TimelineFile
 from edgewise.graphs.files.tables.matrix import MatrixFile
@@ -41,6 +42,7 @@ from edgewise.patching.metrics.registry import get_metric, metric
 from edgewise.patching.tasks import get_task
 from edgewise.patching.tasks._registry import task
 from edgewise.session import make_runner
+from edgewise.visualize.charts.timeline import MetricLine
 from tests.edgewise.conftest import id_rows, tiny
 
 MODULES = (
@@ -192,7 +194,7 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file, read = found.file, folder / "circuit.json"
     timeline = TimelineFile(line, (checkpoint,) * 2, file.task, file.discovery)  # type: ignore[arg-type]
     return {
-        "Timeline": line, "TimelineFile": timeline, "circuit.json": str(read),
+        "MetricLine": MetricLine("kl", (1.0,)), "Timeline": line, "TimelineFile": timeline, "circuit.json": str(read),
         "Choice": edgewise.Choice(greedy=2), "Metric": get_metric("kl"), "Start": read_start(read),
         "Method": edgewise.get_method("eap"), "Ablation": get_ablation("zero"),
         "Task": get_task("induction"), "Foreign": edgewise.read_foreign(folder / "graph.json"),

@@ -56,10 +56,12 @@ class MetricLine:
     intervals: Sequence[Sequence[float] | None] = ()
     notes: Sequence[str] = ()
 
+    @typed
     def interval(self, i: int) -> Sequence[float] | None:
         """Return the interval at a checkpoint, if there is one."""
         return self.intervals[i] if self.intervals else None
 
+    @typed
     def at(self, i: int) -> str:
         """Say what was measured at a checkpoint."""
         ends = self.interval(i)
@@ -128,6 +130,7 @@ def draw_checkpoints(
     return len(shown)
 
 
+@typed
 def measured_lines(file: TimelineFile) -> list[MetricLine]:
     """Return the curves of a timeline's metric: held out, if anything is, with its intervals."""
     looks = (
@@ -157,6 +160,7 @@ def measured_lines(file: TimelineFile) -> list[MetricLine]:
     ]  # fmt: skip
 
 
+@typed
 def measured_words(file: TimelineFile) -> str:
     """Say on which pairs the curves are measured, where it is known."""
     if not file.sides:
