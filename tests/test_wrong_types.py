@@ -194,7 +194,8 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file, read = found.file, folder / "circuit.json"
     timeline = TimelineFile(line, (checkpoint,) * 2, file.task, file.discovery)  # type: ignore[arg-type]
     return {
-        "MetricLine": MetricLine("kl", (1.0,)), "Timeline": line, "TimelineFile": timeline, "circuit.json": str(read),
+        "MetricLine": MetricLine("kl", (1.0, 2.0, 3.0)),
+        "Timeline": line, "TimelineFile": timeline, "circuit.json": str(read),
         "Choice": edgewise.Choice(greedy=2), "Metric": get_metric("kl"), "Start": read_start(read),
         "Method": edgewise.get_method("eap"), "Ablation": get_ablation("zero"),
         "Task": get_task("induction"), "Foreign": edgewise.read_foreign(folder / "graph.json"),

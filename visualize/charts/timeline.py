@@ -63,7 +63,9 @@ class MetricLine:
 
     @typed
     def at(self, i: int) -> str:
-        """Say what was measured at a checkpoint."""
+        """Say what was measured at a checkpoint, by its number from 0."""
+        if not 0 <= i < len(self.values):
+            raise EdgewiseError(f"i is {i}; accepted: 0 to {len(self.values) - 1}.")
         ends = self.interval(i)
         around = "" if ends is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]"
         note = f", {self.notes[i]}" if self.notes and self.notes[i] else ""
