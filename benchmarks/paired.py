@@ -27,15 +27,14 @@ from edgewise.discovery.uncertainty.paired import (
     paired_test,
     unpaired_test,
 )
-from edgewise.experiment.spec import SHARE, ComparisonSpec, ComputeSpec, DiscoverySpec
+from edgewise.experiment.spec import SHARE, ComputeSpec, DiscoverySpec
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.session import Session, open_model, open_task
-from edgewise.steps.comparison.paired import other_prompts
 from edgewise.steps.comparison.scored import ScoredModel, score_model
 
 SCORING = DiscoverySpec("eap-ig", metric="logit_diff")
 CHECKPOINTS = Path(__file__).parents[1] / "examples/induction/checkpoints"
-LARGEST, LEVEL = 50, ComparisonSpec().level
+LARGEST = 50
 
 
 def induction_pairs(count: int, seed: int, vocabulary: int = 128) -> PromptPairs:
@@ -118,6 +117,13 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
+def halvings(examples: int, random: int = 10) -> list[list[np.ndarray]]:
+    """Cut examples in two: the first and the last, and at random."""
+    draw, half = np.random.default_rng(1), examples // 2
+    orders = [np.arange(examples), *(draw.permutation(examples) for _ in range(random))]
+    return [[order[:half], order[half:]] for order in orders]
+
+
 def tuned(adapter: str, earlier: str, task: str, examples: int) -> None:
     """Compare the base with an adapter and one of its checkpoints."""
     found: dict[str, ScoredModel] = {}
@@ -135,23 +141,28 @@ def tuned(adapter: str, earlier: str, task: str, examples: int) -> None:
     def test(x: np.ndarray, y: np.ndarray, rows: Any = slice(None)) -> PairedTest:
         return paired_test(x[rows], y[rows], clusters[rows], delta=delta)
 
-    full = test(a, b)
+    full, step = test(a, b), test(a, c)
     largest = np.argsort(-np.abs(full.change))[:LARGEST]
     count = full.changed[largest].sum()
     print(f"changed: {full.changed.sum()}; of the {LARGEST} largest changes {count}")
-    first, second = (test(a, b, rows) for rows in (slice(0, len(a) // 2), slice(len(a) // 2, None)))
-    either = first.changed | second.changed
-    signs = np.sign(first.change[either]) == np.sign(second.change[either])
-    shared = alike(first.changed, second.changed)
-    print(f"halves: {first.changed.sum()} and {second.changed.sum()}, Jaccard {shared:.2f}, ")
-    print(f"equal signs {signs.mean():.3f}")
-    step = test(a, c)
+    shared, null, equal = [], 0, True
+    for first, second in halvings(len(a)):
+        one, other = test(a, b, first), test(a, b, second)
+        either = one.changed | other.changed
+        equal &= bool((np.sign(one.change[either]) == np.sign(other.change[either])).all())
+        shared.append(alike(one.changed, other.changed))
+        for x in (a, b):
+            sides = clusters[first], clusters[second]
+            null += int(unpaired_test(x[first], x[second], sides, delta=delta).changed.sum())
+        if len(shared) == 1:
+            print(f"first and second half: {one.changed.sum()} and {other.changed.sum()} edges, ")
+    drawn = shared[1:]
+    print(f"Jaccard {shared[0]:.2f}; of {len(drawn)} random halvings {np.mean(drawn):.2f} "
+          f"({min(drawn):.2f} to {max(drawn):.2f}); signs all equal: {equal}")  # fmt: skip
+    print(f"edges that change from one half to the other, all halvings, both models: {null}")
     print(f"earlier: {step.changed.sum()}, Jaccard {alike(full.changed, step.changed):.2f}")
     assert last.rounded is not None
     print(f"rounded weights: {test(b, last.rounded.values).changed.sum()}")
-    for name, one in (("base", base), ("tuned", last)):
-        count = other_prompts([one], clusters, delta, LEVEL)
-        print(f"{name}, one half of the prompts against the other: {count}")
     for share in (0.5, 0.9, 0.99, 1.0):
         print(f"detectable in {share:.0%} of all edges: {np.quantile(full.detectable, share):.3f}")
 
