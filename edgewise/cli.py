@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from . import __version__, commands
-from .commands.options import PREFIX
+from .commands.flags import PREFIX
 from .graphs.calls.text import visible_lines
 from .graphs.errors import EdgewiseError, out_of_memory
 

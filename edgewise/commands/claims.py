@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import show
-from .options import COUNT, all_of, option
+from .accepted import COUNT, all_of, option
 
 if TYPE_CHECKING:
     from ..experiment.spec import EvaluationSpec

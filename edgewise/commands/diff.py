@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .accepted import FILE, option
 from .diff_show import (
     p_text,
     print_changes,
@@ -18,8 +19,8 @@ from .diff_show import (
     print_roles,
     print_scores,
 )
+from .flags import Flags, flag_name, with_flags
 from .given import compared, read_all
-from .options import FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile
@@ -61,7 +62,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
 @options.compute_options
 @option("-o --output DIFF.json", "Write the diff, for `edgewise draw`.", type=FILE)
 @options.json_option
-@options.with_flags
+@with_flags
 def diff(
     a: str,
     b: str,
@@ -102,7 +103,7 @@ def diff(
     closer = how.asks or (how.paired is None and lacking is None)
     if asked and not closer:
         raise click.UsageError(
-            f"{options.flag_name(next(iter(asked)))} is for what is done in the models, which is "
+            f"{flag_name(next(iter(asked)))} is for what is done in the models, which is "
             f"left out ({lacking or '--no-paired'})."
         )
     if asked and how.paired is None:

@@ -11,9 +11,10 @@ import click
 
 from ..discovery.registry import get_method, methods, scoring_method
 from . import options, show
+from .accepted import FILE, Known, option, usage
 from .claims import control_option, print_control
+from .flags import PREFIX, Flags, flag_name, with_flags
 from .given import sized
-from .options import FILE, PREFIX, Flags, flag_name, option
 
 if TYPE_CHECKING:
     from ..discovery.registry import Method
@@ -29,7 +30,7 @@ method_option = option(
         "How to find circuits; the methods are listed below. Default: "
         f"{scoring_method().name}, and if nothing says which edges to keep, {_usual()}."
     ),
-    type=options.Known(get_method),
+    type=Known(get_method),
 )
 
 
@@ -104,7 +105,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 )
 @option("-o --output NAME.json", "The circuit's file.", type=FILE, required=True)
 @options.json_option
-@options.with_flags
+@with_flags
 def discover(
     model: str,
     flags: Flags,
@@ -136,7 +137,7 @@ def discover(
     if spec.start is not None and spec.start.said:
         show.aside(f"{spec.start.said}.")
     if resume:
-        with options.usage():
+        with usage():
             method.check_resumable()
     inputs = [one for one in (flags["task"], model, flags["start"]) if one is not None]
     options.claim(output, *inputs)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import options, show
+from .accepted import COUNT, FILE, option
 from .given import check_percent, foreign, is_folder, read_own
-from .options import COUNT, FILE, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, DiffFile, MatrixFile

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .accepted import COUNT, FILE, option
 from .claims import announce, claims_options, print_claims
+from .flags import Flags, with_flags
 from .given import in_model, read_all, require
-from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..discovery.evaluation import Evaluation
@@ -56,7 +57,7 @@ LEAST = 10
 @options.family_option
 @options.compute_options
 @options.json_option
-@options.with_flags
+@with_flags
 def evaluate(
     circuit: str,
     model: str | None,

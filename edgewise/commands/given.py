@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..graphs.files.exchange import Foreign
     from ..progress import Progress
     from ..steps.imported import Imported
-    from .options import Flags
+    from .flags import Flags
 
 Read = TypeVar("Read")
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .accepted import FILE, option
+from .flags import Flags, with_flags
 from .given import foreign, is_folder
-from .options import FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..experiment.task import TaskSpec
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     required=True,
 )
 @options.json_option
-@options.with_flags
+@with_flags
 def import_(
     source: str, model: str, flags: Flags, percent: float | None, output: str, as_json: bool
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .options import Flags
+from .flags import Flags, with_flags
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @options.compute_options
 @options.json_option
 @click.pass_context
-@options.with_flags
+@with_flags
 def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_json: bool) -> None:
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 

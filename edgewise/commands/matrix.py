@@ -10,8 +10,9 @@ import click
 
 from ..graphs.errors import EdgewiseError
 from . import options, show
+from .accepted import COUNT, FILE, option, usage
+from .flags import Flags, with_flags
 from .given import in_model, read_given
-from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..experiment.spec import ComputeSpec, GraphSpec
@@ -46,7 +47,7 @@ TITLES = {
 @options.graph_options
 @options.compute_options
 @options.json_option
-@options.with_flags
+@with_flags
 def matrix(
     model: str, tasks: str, circuits: str | None, flags: Flags, output: str | None, as_json: bool
 ) -> None:
@@ -94,7 +95,7 @@ def _tasks(text: str, flags: Flags) -> list[TaskSpec]:
     from ..experiment.task import TaskSpec
 
     names = _listed("tasks", text)
-    with options.usage():
+    with usage():
         found = [TaskSpec.named(one, **flags.only("examples", "test", "seed")) for one in names]
         called = [one.name for one in found]
         if twice := [name for name in called if called.count(name) > 1]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from . import options, show
-from .options import Flags, option
+from .accepted import option
+from .flags import Flags, with_flags
 
 DIRECTIONS = {
     False: "noising: ablated values are put into the clean run along the path",
@@ -30,7 +31,7 @@ DIRECTIONS = {
 @options.graph_options
 @options.compute_options
 @options.json_option
-@options.with_flags
+@with_flags
 def patch(
     model: str, flags: Flags, paths: tuple[str, ...], denoise: bool, together: bool, as_json: bool
 ) -> None:

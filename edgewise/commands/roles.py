@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
+from .accepted import COUNT, FILE, option
+from .flags import Flags, with_flags
 from .given import in_model, read_all, require
-from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
@@ -49,7 +50,7 @@ COLUMNS = {
 @options.family_option
 @options.compute_options
 @options.json_option
-@options.with_flags
+@with_flags
 def roles(
     circuits: tuple[str, ...],
     models: tuple[str, ...],

@@ -7,7 +7,7 @@ import os
 import click
 
 from . import options, show
-from .options import FILE, option
+from .accepted import FILE, option
 
 
 @click.command(short_help="Do everything an experiment's declaration names.")

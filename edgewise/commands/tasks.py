@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .options import FILE, option
+from .accepted import COUNT, FILE, Known, option, usage
 
 if TYPE_CHECKING:
     from ..patching.prompts.pairs import PromptPairs
@@ -24,9 +24,9 @@ def _known(name: str) -> object:
 
 
 @click.command(short_help="List the built-in tasks, or show sample pairs of one or of a file.")
-@click.argument("name", required=False, type=options.Known(_known), metavar="[NAME|FILE]")
+@click.argument("name", required=False, type=Known(_known), metavar="[NAME|FILE]")
 @option("--model MODEL", "Make or read the pairs with this model's tokenizer.")
-@option("--examples N", "Pairs to show; default 4.", type=options.COUNT)
+@option("--examples N", "Pairs to show; default 4.", type=COUNT)
 @option("--seed N", "Decides which pairs; default 0.", type=click.IntRange(0), default=0)
 @options.task_option
 @options.answers_options
@@ -64,7 +64,7 @@ def tasks(
         show.line("edgewise tasks FILE what a file of prompts is understood to hold.")
         return
     given = task_settings or {}
-    with options.usage():
+    with usage():
         check_task(name, given)
     options.claim(output, *([name] if is_file(name) else []))
     if is_file(name):

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
+from .accepted import FILE, option, usage
 from .discover import DiscoverCommand, method_option
-from .options import FILE, option
+from .flags import with_flags
 
 if TYPE_CHECKING:
     from ..graphs.files import TimelineFile
     from ..graphs.files.timeline import SideValues
     from ..graphs.timeline import Life, Timeline
     from ..store.results import Results
-    from .options import Flags
+    from .flags import Flags
 
 LISTED = 10
 """How many of the longest-living, and of the newest, edges are printed."""
@@ -39,7 +40,7 @@ LISTED = 10
 @option("--no-cache", "Keep no results, and use none.")
 @option("-o --output TIMELINE.json", "Write it, for `edgewise draw`.", type=FILE)
 @options.json_option
-@options.with_flags
+@with_flags
 def timeline(
     models: tuple[str, ...],
     flags: Flags,
@@ -67,7 +68,7 @@ def timeline(
     if cache and no_cache:
         raise click.UsageError("--cache and --no-cache are given together; accepted: one of them.")
     request = flags.experiment(*models)
-    with options.usage():
+    with usage():
         check_selects(request.discovery)
     references = find_checkpoints(models)
     request = request.but(models=numbered(references))

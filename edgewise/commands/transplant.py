@@ -10,8 +10,9 @@ import click
 
 from ..patching.metrics.registry import default_metric, metrics
 from . import options, show
+from .accepted import COUNT, FILE, METRIC, Known, among, option, usage
+from .flags import Flags, with_flags
 from .given import in_model, read_all
-from .options import COUNT, FILE, Flags, option
 
 if TYPE_CHECKING:
     from ..graphs.circuit import Circuit
@@ -42,7 +43,7 @@ def _metric_help() -> str:
 @click.argument("a", type=FILE, metavar="A")
 @click.argument("b", type=FILE, metavar="B")
 @options.task_options(required=True, test=True)
-@option("--metric NAME|EXPRESSION", _metric_help, type=options.METRIC)
+@option("--metric NAME|EXPRESSION", _metric_help, type=METRIC)
 @option("--nodes NAMES", "Nodes that take the values, as in a5.h1,m7.")
 @option(
     "--edges EDGE",
@@ -65,7 +66,7 @@ def _metric_help() -> str:
 @option(
     "--direction NAME",
     "b-into-a (default), or a-into-b: A's values in B's run.",
-    type=options.Known(options.among("direction", DIRECTIONS)),
+    type=Known(among("direction", DIRECTIONS)),
     default="b-into-a",
 )
 @options.percent_option
@@ -74,7 +75,7 @@ def _metric_help() -> str:
 @options.graph_options
 @options.compute_options
 @options.json_option
-@options.with_flags
+@with_flags
 def transplant(
     a: str, b: str, flags: Flags, direction: str, output: str | None, as_json: bool, **parts: Any
 ) -> None:
@@ -94,7 +95,7 @@ def transplant(
     task, compute = flags.task(), flags.compute()
     assert task is not None  # click requires it
     files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
-    with options.usage():
+    with usage():
         _choice(parts, {})
     given = dict(zip(files, read_all(parts["percent"], *files.values()), strict=True))
     options.claim(output, *files.values())
