@@ -52,7 +52,7 @@ from ..session import Session, make_runner, open_model, task_of
 from ..store.hashes import fingerprint
 from ..store.journal import JournalFile
 from ..store.results import Kept, Results
-from .comparison.paired import ComparedPairs, compare_scored, scoring_for
+from .comparison.paired import ComparedPairs, compare_scored, held_out_pairs, scoring_for
 from .comparison.scored import ScoredModel, score_model
 from .discover import discover, held_out_runner
 from .same_prompts import split_difference
@@ -199,11 +199,8 @@ class _Checkpoints:
 
     @cached_property
     def tested(self) -> ComparedPairs:
-        """Return the pairs on which edges are tested: those held out, if there are any."""
-        test = self.parted.test
-        if test is None:
-            return ComparedPairs(self.parted.discovery)
-        return ComparedPairs(test, held_out=True)
+        """Return the pairs on which edges are tested: those held out, if there are enough."""
+        return held_out_pairs(self.parted)
 
     def open(self, reference: str) -> Session:
         """Open a checkpoint; the one that was open before is let go."""

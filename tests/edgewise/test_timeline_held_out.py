@@ -85,6 +85,18 @@ def test_births_and_deaths_are_tested_on_what_is_held_out(story: TimelineFile) -
     assert len(story.compared(1).changed("only_b")) >= 4  # type: ignore[union-attr]
 
 
+def test_edges_are_not_tested_on_a_handful_of_held_out_pairs(models: Any, tmp_path: Path) -> None:
+    """As in a diff: of 20 pairs four that are held out show next to nothing; the others count."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in id_rows(24)))
+    two = [str(models["llama"]), str(models["tuned"])]
+    found = timeline(two, TaskSpec(file=str(path), test=4), **TOP)
+    (one,) = found.comparisons
+    assert (one.examples, one.held_out, one.sha256) == (20, False, found.task["sha256"])
+    told = found.measured("logit_diff", "held_out")[0]
+    assert told is not None and told["examples"] == 4  # which are measured on all the same
+
+
 def test_without_a_control_or_held_out_pairs(story: TimelineFile) -> None:
     plain = timeline(
         MODELS[1:], TaskSpec(file=PAIRS, test=0), method="eap-ig", select=Selection(above=0.4),

@@ -31,7 +31,7 @@ from ...graphs.files import CircuitFile
 from ...patching.ablations.registry import get_ablation
 from ...patching.metrics.functions import as_metric
 from ...patching.prompts.pairs import PromptPairs
-from ...patching.prompts.splits import seen_in
+from ...patching.prompts.splits import PromptSplit, seen_in
 from ...session import Session, make_test_pairs, open_vocabulary
 from ..stored import circuit_split, stored_pairs
 from .scored import ScoredModel, weights_correlation
@@ -66,6 +66,13 @@ def tested_pairs(
         except EdgewiseError:  # the file names no task
             return ComparedPairs(pairs)
     return _without(others, pairs, of_b)
+
+
+def held_out_pairs(parted: PromptSplit) -> ComparedPairs:
+    """Return the pairs of a split to test models on: those held out, unless they are too few."""
+    if parted.test is None:
+        return ComparedPairs(parted.discovery)
+    return _without(parted.test, parted.discovery, None)
 
 
 def other_pairs(
