@@ -23,11 +23,14 @@ from .registry import Discovery, Option, method
 if TYPE_CHECKING:
     from ..patching.run.runner import Progress, Runner
 
+ENGINES = ("torch", "jax")
+
 
 @method(
     "eap",
     summary="score all edges with one gradient at the clean run",
     selects=False,
+    engines=ENGINES,
     gradient="clean",
 )
 def eap(
@@ -41,6 +44,7 @@ def eap(
     "clean-corrupted",
     summary="score all edges with the mean gradient of the clean and the ablated input",
     selects=False,
+    engines=ENGINES,
     gradient="path",
 )
 def clean_corrupted(
@@ -54,6 +58,7 @@ def clean_corrupted(
     "eap-ig",
     summary="score all edges with gradients averaged between the ablated and the clean input",
     selects=False,
+    engines=ENGINES,
     gradient="path",
     scores_for_searches=True,
     unpaired={"midpoint": True},
@@ -75,7 +80,12 @@ def _attributed(
     runner: Runner, points: list[float], per_example: bool, progress: Progress | None
 ) -> Discovery:
     from ..graphs.example_scores import ExampleScores, new_values
-    from ..patching.gradients.attribution import attribute
+    from ..patching.engines import JAX, engine_of
+
+    if engine_of(runner) == JAX:
+        from ..patching.compiled.engine import attribute
+    else:
+        from ..patching.gradients.attribution import attribute
 
     if not per_example:
         return Discovery(attribute(runner, points, progress))

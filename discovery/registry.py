@@ -79,7 +79,7 @@ class Method:
     returns a circuit; otherwise scores to choose from. `gradient`: where it takes the metric's
     gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its scores stand in
     where a search gives none to all edges. `unpaired`: options that suit ablations whose values are
-    not those of a corrupted prompt.
+    not those of a corrupted prompt. `engines`: what it can compute with.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Method:
     gradient: str = ""
     scores_for_searches: bool = False
     unpaired: Mapping[str, object] = field(default_factory=dict)
+    engines: tuple[str, ...] = ("torch",)
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -129,6 +130,21 @@ class Method:
         from ..patching.metrics.registry import default_metric
 
         return default_metric(searching=self.selects)
+
+    @typed
+    def engine(self, runner: Runner) -> str:
+        """Return the engine that it computes with; refuse one, asked for by name, that cannot."""
+        from ..patching.engines import AUTO, TORCH, engine_of
+
+        if len(self.engines) > 1:
+            return engine_of(runner)
+        if runner.engine not in (AUTO, TORCH):
+            able = [name for name, one in methods().items() if runner.engine in one.engines]
+            raise EdgewiseError(
+                f"method '{self.name}' does not run on engine '{runner.engine}'; accepted: engine "
+                f"'{TORCH}' or '{AUTO}', or a method that does: {', '.join(able)}."
+            )
+        return TORCH
 
     @typed
     def suited(self, ablation: Ablation) -> dict[str, object]:
@@ -189,6 +205,7 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
+        self.engine(runner)
         if journal is not None:
             self.check_resumable()
         if start is not None:
@@ -216,6 +233,7 @@ class MethodProperties(TypedDict, total=False):
     gradient: Literal["clean", "path"]
     scores_for_searches: bool
     unpaired: Mapping[str, object]
+    engines: tuple[str, ...]
 
 
 @typed

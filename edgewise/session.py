@@ -110,6 +110,7 @@ class Session:
 
     loaded: LoadedModel
     _lift: Lift
+    engine: str = "auto"
 
     @property
     def lifted(self) -> LiftedModel:
@@ -210,9 +211,11 @@ def open_model(
         ModelNotFound, UnsupportedModel, CertificateFailed: says why.
     """
     from .graphs.load import loading
+    from .patching.engines import check_engine
 
     own, how = split("open_model", fields, GraphSpec, ComputeSpec)
     graph, compute = (graph or GraphSpec()).but(**own), (compute or ComputeSpec()).but(**how)
+    check_engine(compute.engine)
     if compute.threads is not None:
         import torch
 
@@ -227,7 +230,8 @@ def open_model(
         )  # fmt: skip
     else:
         loaded = loading.from_module(reference, tokenizer)
-    session = Session(loaded, Lift.of(loaded.model, graph, require=require_certificate))
+    lift = Lift.of(loaded.model, graph, require=require_certificate)
+    session = Session(loaded, lift, compute.engine)
     if session.tried is not None:
         from .graphs.lift.lifting import BY_SHAPE
 
@@ -252,7 +256,7 @@ def open_changed(session: Session, change: Callable[[torch.nn.Module], None]) ->
     graph = GraphSpec.of_graph(session.graph, session.tried)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a family was tried has been said of the model itself
-        return open_model(replace(loaded, model=model, _hashed=[]), graph)
+        return open_model(replace(loaded, model=model, _hashed=[]), graph, engine=session.engine)
 
 
 @typed
@@ -443,11 +447,12 @@ def make_runner(
     metric: str | Metric | Given | None = None,
     ablation: str | None = None,
     batch_size: int | None = None,
+    engine: str = "auto",
 ) -> Runner:
     """Return a runner of the session's model on prompt pairs, by default for scores.
 
     `metric`: a name, an expression, or a function of logits and a target (see
-    `patching.metrics.functions`).
+    `patching.metrics.functions`). `engine`: default, the session's.
 
     Raises:
         UnknownName, MetricSyntaxError, PromptError: the three do not fit together; says why.
@@ -459,5 +464,6 @@ def make_runner(
     metric = default_metric(searching=False) if metric is None else metric
     ablation = default_ablation() if ablation is None else ablation
     return Runner.create(
-        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size
-    )
+        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size,
+        engine=session.engine if engine == "auto" else engine,
+    )  # fmt: skip

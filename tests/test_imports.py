@@ -41,6 +41,7 @@ LIGHT_ALL_THE_SAME = (
 )
 HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}
+ENGINE = "edgewise.patching.compiled.*"  # whose modules JAX users alone load
 MODEL_PACKAGES = {"torch", "transformers", "peft"}
 COMMANDS = tuple(cli.commands)
 
@@ -139,11 +140,18 @@ def complaints(module: Module) -> list[str]:
         if top == "edgewise" and not item.relative:
             found.append(f"{where}: siblings are imported relatively")
         allowed = item.target == "edgewise.__version__" or _layer(item.target) in module.allowed
+        if (
+            fnmatch(item.target, ENGINE)
+            and item.when == "load"
+            and not fnmatch(module.name, ENGINE)
+        ):
+            found.append(f"{where}: the compiled engine is imported where it is asked for")
         if top == "edgewise" and not allowed:
             found.append(f"{where}: {module.layer} must not import {_layer(item.target)}")
         if top in ("pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"):
             found.append(f"{where}: no pickle")
-        if top in OPTIONAL and item.when == "load":
+        of_engine = top == "jax" and fnmatch(module.name, ENGINE)
+        if top in OPTIONAL and item.when == "load" and not of_engine:
             found.append(f"{where}: optional packages are imported where they are used")
         if module.layer == "visualize" and top in MODEL_PACKAGES:
             found.append(f"{where}: visualize never sees a model")
@@ -262,6 +270,8 @@ def test_tests_and_examples_import_edgewise(path: Path) -> None:
         ("edgewise.graphs.a", "torch.load(path)", "weights_only"),
         ("edgewise.patching.a", "value = eval(text)", "no eval"),
         ("edgewise.visualize.a", "import matplotlib.pyplot as plt", "optional"),
+        ("edgewise.patching.a", "import jax", "optional"),
+        ("edgewise.discovery.a", "from ..patching.compiled.engine import attribute", "asked for"),
         ("edgewise.visualize.a", "try:\n    import gguf\nexcept ImportError: pass", "optional"),
     ],
 )

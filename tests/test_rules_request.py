@@ -41,6 +41,7 @@ from edgewise.graphs.files import write_circuit
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.patching.ablations.registry import ablations
+from edgewise.patching.engines import ENGINES, resolved
 from edgewise.patching.tasks import TASKS
 from edgewise.steps.discover import discover
 from tests.edgewise.conftest import id_rows, tiny
@@ -218,6 +219,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "device": st.sampled_from(["auto", "cpu"]),
         "dtype": st.sampled_from(["float32", "float64", "bfloat16", "float16"]),
         "batch_size": st.none() | COUNTS,
+        "engine": st.sampled_from(ENGINES),
         "threads": st.none() | COUNTS,
         "allow_pickle": st.booleans(),
     },
@@ -262,6 +264,9 @@ def test_every_field_counts_or_says_why_not(part: type[Part], field: str, data: 
     if field == "threads":  # the number that it stands for counts
         numbers = [vars(part)[field] or torch.get_num_threads() for part in (one, other)]
         counts, equal = True, numbers[0] == numbers[1]
+    if field == "engine":  # so does the engine
+        engines = [resolved(vars(part)[field]) for part in (one, other)]
+        counts, equal = True, engines[0] == engines[1]
     if field != "file":  # which names the pairs too
         assert (key_of(one).sha256 != key_of(other).sha256) == (counts and not equal)
     assert one.but(**{field: vars(one)[field]}) == one
@@ -351,6 +356,7 @@ OTHERWISE: dict[tuple[type[Part], str], Callable[[Experiment], Experiment]] = {
     (ModelSpec, "source"): lambda one: one.on(elsewhere(one.base.source)).but(compute=one.compute),
     (TaskSpec, "file"): lambda one: one.but(task=one.task.but(file=elsewhere(one.task.reference))),
     (ComputeSpec, "device"): lambda one: one.but(compute=one.compute.but(device="auto")),
+    (ComputeSpec, "engine"): lambda one: one.but(compute=one.compute.but(engine="torch")),
     (ComputeSpec, "threads"): lambda one: one.but(
         compute=one.compute.but(threads=1 + torch.get_num_threads())
     ),

@@ -48,6 +48,11 @@ compute_options = all_of(
         "float32, float64, bfloat16 or float16; default float32, of a circuit its own.",
         type=Known(among("dtype", ("float32", "float64", "bfloat16", "float16"))),
     ),
+    option(
+        "--engine NAME",
+        "auto (default: jax where it is installed and there is a card), torch, jax.",
+        type=Known(among("engine", ("auto", "torch", "jax"))),
+    ),
     option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),
     option("--threads N", "Threads torch computes with.", type=click.IntRange(1, 1024)),
     option(

@@ -33,6 +33,7 @@ from ..graphs.files.reading import is_there
 from ..graphs.load.builtin import ALIAS
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
+from ..patching.engines import ENGINES, TORCH, about_engine, resolved
 from ..patching.metrics.functions import about_metric, as_metric, metric_name, stored_metric
 from ..patching.metrics.registry import default_metric
 from ..visualize import accepted_suffixes
@@ -585,6 +586,9 @@ class ComputeSpec(Part):
     device: Annotated[Text, Uncounted("the device it stands for counts")] = "auto"
     dtype: Annotated[Word, one_of(lambda: DTYPES)] = "float32"
     batch_size: Count | None = None
+    engine: Annotated[
+        Word, one_of(lambda: ENGINES), Uncounted("the engine it stands for counts")
+    ] = "auto"
     threads: Annotated[
         Count | None,
         Undeclared("of one machine"),
@@ -614,7 +618,9 @@ class ComputeSpec(Part):
         matmul = torch.get_float32_matmul_precision()
         threads = self.threads or torch.get_num_threads()
         how = {"processor": processor, "threads": threads, "matmul": matmul}
-        return {"device": device, **how, **versions}
+        engine = resolved(self.engine)
+        others = {} if engine == TORCH else {"engine": about_engine(engine)}
+        return {"device": device, **how, **versions, **others}
 
 
 @part

@@ -120,8 +120,10 @@ def discover(
     spec = DiscoverySpec.usual(**own) if spec is None else spec.but(**own)
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
-        session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=compute.batch_size
-    )
+        session, pairs, metric=spec.metric, ablation=spec.ablation,
+        batch_size=compute.batch_size, engine=compute.engine,
+    )  # fmt: skip
+    spec.chosen.engine(runner)
     tester = None if parted.test is None else held_out_runner(session, parted, runner)
     total, top = runner.graph.edge_count, spec.select.top
     if top is not None and top > total:
@@ -175,7 +177,7 @@ def discover(
                 **({} if tied is None else {"ties": tied.as_dict()}),
                 **({} if kept.fitted is None else {"fitted": kept.fitted.as_dict()}),
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
-                **circumstances(session, runner),
+                **circumstances(session, runner, spec.chosen.engine(runner)),
             },
         ),
         certificate=certificate.as_dict(),
@@ -212,7 +214,7 @@ def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
     from ..graphs.lift.lifting import ALWAYS_IGNORED
 
     loaded, config = session.loaded, getattr(session.loaded.model, "config", None)
-    compute = ComputeSpec(str(session.device), loaded.dtype, runner.batch_size)
+    compute = ComputeSpec(str(session.device), loaded.dtype, runner.batch_size, runner.engine)
     settings = {} if config is None else config.to_dict()
     return key_of(
         spec, GraphSpec.of_graph(session.graph, session.tried), compute,

@@ -34,16 +34,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.errors import EdgewiseError
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import Attention, Block, working_dtype
 from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
-from ..run.runner import Progress, Runner, refuse_nan
+from ..run.runner import Progress, Runner
 from ..trace import of_keys, past_of, project_all, repeat_kv, sum_heads, with_given
 from .by_example import ByExample
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
+from .finish import finished
 
 ROWS_AT_ONCE = 128
 TAPE_BYTES = 1 << 29
@@ -105,14 +105,7 @@ def attribute(
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
         if each is not None and apart is not None:
             each[rows] = apart.values
-    if min(points) == 0 and not runner.ablation.paired and np.isnan(total[graph.reads]).any():
-        raise EdgewiseError(
-            f"the gradient where the embedding is what {runner.ablation.name} ablation gives is "
-            "not a number (NaN): the slope of a norm has no bound where nothing is written. Use "
-            "`midpoint`, or another method or ablation."
-        )
-    refuse_nan(total[graph.reads], f"an edge's score by the metric '{runner.metric.name}'")
-    return Scores(graph, np.where(graph.reads, total / len(runner.pairs), np.nan))
+    return finished(runner, points, total)
 
 
 def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:

@@ -54,7 +54,14 @@ class Expression:
         import torch
 
         like = next(iter(values.values()))
-        return torch.as_tensor(_evaluate(self.tree, values), dtype=like.dtype).expand(like.shape)
+        value = self.evaluate(values, _TORCH)
+        return torch.as_tensor(value, dtype=like.dtype).expand(like.shape)
+
+    def evaluate(
+        self, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]
+    ) -> Any:
+        """Compute the value with the functions of a library, which are named as sympy's are."""
+        return _evaluate(self.tree, values, functions)
 
     def gradient(self) -> dict[str, Expression]:
         """Differentiate symbolically with respect to every quantity.
@@ -216,7 +223,10 @@ def _is_excessive(number: Any) -> bool:
     return bits > 4096 or bool(abs(number) > MAX_NUMBER)
 
 
-def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
+_Functions = Mapping[str, Callable[..., Any]]
+
+
+def _evaluate(tree: Any, values: Mapping[str, Any], functions: _Functions) -> Any:
     """Walk a sympy expression; constants stay floats, everything else is a tensor."""
     if tree.is_Symbol:
         return values[tree.name]
@@ -225,17 +235,16 @@ def _evaluate(tree: Any, values: Mapping[str, Tensor]) -> Value:
     name = tree.func.__name__
     # ratios of probabilities: p/(p + q) is 0/0 in floats where both underflow
     powers = name == "Pow" or (name == "Mul" and any(factor.is_Pow for factor in tree.args))
-    value: Value
-    if powers and (logarithm := _log_of_positive(tree, values)) is not None:
-        value = _TORCH["exp"](logarithm)
-    elif name == "log" and (logarithm := _log_of_positive(tree.args[0], values)) is not None:
-        value = logarithm
-    else:
-        value = _TORCH[name](*(_evaluate(part, values) for part in tree.args))
-    return value
+    if powers and (logarithm := _log_of_positive(tree, values, functions)) is not None:
+        return functions["exp"](logarithm)
+    if name == "log":
+        logarithm = _log_of_positive(tree.args[0], values, functions)
+        if logarithm is not None:
+            return logarithm
+    return functions[name](*(_evaluate(part, values, functions) for part in tree.args))
 
 
-def _log_of_positive(tree: Any, values: Mapping[str, Tensor]) -> Value | None:
+def _log_of_positive(tree: Any, values: Mapping[str, Any], functions: _Functions) -> Any:
     """Return the log of an expression made of probabilities, without ever leaving log space.
 
     None if it is not a positive number, an exp, or a product, power or sum of such.
@@ -244,16 +253,16 @@ def _log_of_positive(tree: Any, values: Mapping[str, Tensor]) -> Value | None:
         return math.log(float(tree)) if tree.is_positive else None
     name = tree.func.__name__
     if name == "exp":
-        return _evaluate(tree.args[0], values)
+        return _evaluate(tree.args[0], values, functions)
     if name == "Pow" and tree.exp.is_number:
-        inner = _log_of_positive(tree.base, values)
+        inner = _log_of_positive(tree.base, values, functions)
         return None if inner is None else inner * float(tree.exp)
     if name not in ("Mul", "Add"):
         return None
-    known = [log for part in tree.args if (log := _log_of_positive(part, values)) is not None]
-    if len(known) < len(tree.args):
+    parts = [_log_of_positive(part, values, functions) for part in tree.args]
+    if any(part is None for part in parts):
         return None
-    return reduce(operator.add, known) if name == "Mul" else _of_tensors("logaddexp")(*known)
+    return functions["Add" if name == "Mul" else "logaddexp"](*parts)
 
 
 def _of_tensors(name: str) -> Callable[..., Any]:
@@ -278,6 +287,7 @@ _TORCH: dict[str, Callable[..., Any]] = {
     "Abs": lambda value: value.abs(),
     "Max": _of_tensors("maximum"),
     "Min": _of_tensors("minimum"),
+    "logaddexp": _of_tensors("logaddexp"),
     "sign": lambda value: value.sign(),
     "Heaviside": lambda value, *_: (value.sign() + 1) / 2,  # ½ at ties, as in torch's maximum
 }

@@ -21,6 +21,7 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import tensors_of
 from ...graphs.lift.watching import Watch
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
+from ..engines import AUTO, check_engine
 from ..metrics.functions import Given, as_metric, tried
 from ..metrics.metric import Metric, named
 from ..metrics.registry import default_metric
@@ -51,6 +52,7 @@ class Runner:
     `metric`: what the loss is made of. `ablation`: what ablated edges carry. `batch_size`: examples
     run at once; default: as many as fit a quarter gigabyte. `reference`: the pairs an ablation
     takes its values from where it needs more than one example; default: the pairs themselves.
+    `engine`: what computes where there is a choice; see `patching.engines`.
     """
 
     model: LiftedModel
@@ -60,6 +62,7 @@ class Runner:
     batch_size: int
     reference: PromptPairs
     _watch: Watch = field(repr=False, compare=False)
+    engine: str = AUTO
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
 
     @staticmethod
@@ -72,8 +75,10 @@ class Runner:
         ablation: str | Ablation | None = None,
         batch_size: int | None = None,
         reference: PromptPairs | None = None,
+        engine: str = AUTO,
     ) -> Runner:
         """Return a runner; PromptError if the prompts do not fit the model, metric or ablation."""
+        check_engine(engine)
         metric = default_metric(searching=False) if metric is None else metric
         chosen = as_metric(metric)
         if batch_size is not None and batch_size < 1:
@@ -93,7 +98,8 @@ class Runner:
             check_prompts(model, reference)
         live = model.model
         watch = Watch(tensors_of(model)) if live is None else Watch.over(live)
-        return Runner(model, pairs, chosen, carries, batch_size, reference, watch)._tried()
+        made = Runner(model, pairs, chosen, carries, batch_size, reference, watch, engine)
+        return made._tried()
 
     def _tried(self) -> Runner:
         """Return the same; a metric that is a Python function is called once, and checked."""
@@ -163,13 +169,17 @@ class Runner:
         order = sorted(range(len(self.pairs)), key=key)
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks, kept if they fit in memory; EdgewiseError if the model has changed."""
+    def require_unchanged(self) -> None:
+        """Refuse to go on, by an EdgewiseError, if the model has changed since."""
         if what := self._watch.changed():
             raise EdgewiseError(
                 f"the model's {what} have changed since this runner was made, and what it knows of "
                 "earlier runs is of the old ones; make a new runner, of a model lifted anew."
             )
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks, kept if they fit in memory; EdgewiseError if the model has changed."""
+        self.require_unchanged()
         tokens = sum(len(ids) for pair in self.pairs for ids, _ in pair.runs)
         per_token = (len(self.graph.senders) + 8 * self.graph.layers) * self.model.d_model * 4
         for index, rows in enumerate(self._rows):

@@ -17,6 +17,7 @@ from ...discovery.evaluation import (
 from ...graphs.calls.typed import typed
 from ...graphs.files import CircuitFile
 from ...graphs.files.circuit import PROMPTS, TEST_PROMPTS, TaskBlock
+from ...patching.engines import about_engine
 from ...patching.prompts.pair_files import pair_rows
 from ...patching.prompts.pairs import PromptPairs
 from ...patching.prompts.splits import PromptSplit
@@ -96,8 +97,8 @@ def measured_block(evaluation: Evaluation) -> dict[str, object]:
     }
 
 
-def circumstances(session: Session, runner: Runner) -> dict[str, object]:
-    """Return what else numbers and times depend on."""
+def circumstances(session: Session, runner: Runner, engine: str = "torch") -> dict[str, object]:
+    """Return what else numbers and times depend on; `engine`: what computed."""
     import torch
     import transformers
 
@@ -106,6 +107,7 @@ def circumstances(session: Session, runner: Runner) -> dict[str, object]:
         "device": str(session.device),
         "threads": torch.get_num_threads(),
         "batch_size": runner.batch_size,
+        "engine": about_engine(engine),
         "versions": {
             "edgewise": __version__,
             "torch": str(torch.__version__),

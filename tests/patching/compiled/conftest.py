@@ -1,0 +1,45 @@
+"""Settings of the compiled engine's tests: compile fast code slowly run, in one thread."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+FLAGS = (
+    "--xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_max_isa=SSE4_2",
+)
+
+if "jax" not in sys.modules:  # XLA reads them once
+    os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()
+
+pytest.importorskip("jax", reason="JAX is not installed; make test installs it")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_kept_programs() -> None:
+    """Compile anew, whatever the user's cache folder holds."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs() -> Iterator[None]:
+    """Forget compiled programs before they fill the memory; neighbours share some."""
+    import jax
+
+    yield
+    _TESTS.append(1)
+    if len(_TESTS) % 16 == 0:
+        jax.clear_caches()
+
+
+_TESTS: list[int] = []

@@ -1,0 +1,88 @@
+"""Both engines compute the same: each is the other's certificate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgewise.graphs.lift.lifted import LiftedModel
+from edgewise.patching.compiled.engine import attribute as compiled
+from edgewise.patching.gradients.attribution import attribute
+from edgewise.patching.run.runner import Runner
+from tests.configs import CONFIGS
+from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
+
+SCORES = 1e-4
+"""How far scores may differ, in parts of the largest."""
+
+
+def lift(name: str, **graph: Any) -> LiftedModel:
+    return tiny_lift(name, dtype=torch.float32, **graph)
+
+
+def assert_alike(found: np.ndarray, expected: np.ndarray, within: float = SCORES) -> None:
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    there = ~np.isnan(expected)
+    largest = np.abs(expected[there]).max()
+    assert largest > 0
+    assert np.abs(found - expected)[there].max() <= within * largest
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_scores_of_every_configuration(name: str) -> None:
+    """Lengths differ within the batch, and some positions are left out."""
+    runner = Runner.create(lift(name), tiny_pairs(lengths=(6, 4, 5)), metric="logit_diff")
+    assert_alike(compiled(runner, [1.0]).values, attribute(runner, [1.0]).values)
+
+
+SOME = ("gpt2", "gemma4-e")
+
+
+@pytest.mark.parametrize(
+    ("name", "grouped"),
+    [("gpt2", False), ("llama", True), ("olmo2", True), ("mixtral", False), ("gemma4-e", False)],
+)
+def test_points_between_embeddings(name: str, grouped: bool) -> None:
+    model = lift(name, grouped_kv=grouped, split_embedding=name == "gpt2")
+    runner = Runner.create(model, tiny_pairs(lengths=(6, 4, 5)), metric="nll")
+    points = [0.0, 0.5, 1.0]
+    assert_alike(compiled(runner, points).values, attribute(runner, points).values)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("ablation", ABLATIONS[1:])
+def test_every_ablation(name: str, ablation: str) -> None:
+    pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
+    runner = Runner.create(lift(name), pairs, metric="logit_diff", ablation=ablation)
+    assert_alike(compiled(runner, [1.0]).values, attribute(runner, [1.0]).values)
+
+
+METRICS = [
+    "kl", "logit_diff", "prob_diff", "nll", "log_prob_diff", "p(answer) / p(distractor)",
+    "minimize: max(logit(distractor), 0.1) * abs(logprob(answer)) - sqrt(p(answer))",
+    "log(p(answer) + p(distractor)) ** 2", "exp(logit(answer) / 9)",
+    "min(logprob(answer), logprob(distractor))",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric(metric: str) -> None:
+    runner = Runner.create(lift("llama"), tiny_pairs(lengths=(6, 4, 5)), metric=metric)
+    points = [0.0, 0.5]
+    assert_alike(compiled(runner, points).values, attribute(runner, points).values)
+
+
+def test_scores_on_each_example_and_their_mean() -> None:
+    pairs = tiny_pairs(lengths=(6, 3, 5, 6, 4))
+    for name in ("gpt2", "mixtral"):
+        runner = Runner.create(lift(name), pairs, metric="logit_diff", batch_size=2)
+        size = (len(pairs), runner.graph.edge_count)
+        one, other = (np.zeros(size, dtype=np.float32) for _ in range(2))
+        scores = compiled(runner, [0.0, 1.0], None, one)
+        attribute(runner, [0.0, 1.0], None, other)
+        assert_alike(one, other)
+        mean = one.mean(0, dtype=np.float64)
+        assert_alike(mean, scores.values[runner.graph.reads], 1e-6)
