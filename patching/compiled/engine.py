@@ -68,7 +68,7 @@ def _summed(
     total, done = np.zeros(graph.reads.shape), 0
     for chunk in cuts:
         prompts = padded(runner.model, chunk, model.device, paired=paired, apart=apart)
-        base = None if carrying is None else _base(carrying.values(chunk), model, chunk)
+        base = None if carrying is None else base_of(carrying.values(chunk), model, chunk)
         program = Program(
             plan=model.plan, measured=Measured(runner.metric), start=chunk.sizes.start,
             at_clean=list(points) == [1.0], paired=paired, apart=apart,
@@ -133,7 +133,7 @@ def _per_token(runner: Runner, points: int) -> int:
     return size * (kept * width + 4 * points * inner)
 
 
-def _budget(model: CompiledModel) -> int:
+def budget(model: CompiledModel) -> int:
     """Return how many bytes a chunk may take: a part of what a card has free."""
     found = model.device.memory_stats() if model.device.platform != "cpu" else None
     if not found:
@@ -145,18 +145,18 @@ def _points_at_once(runner: Runner, points: Sequence[float], model: CompiledMode
     """Return how many points are run together with one example: as many as fit, about evenly."""
     longest = max(pair.longest * len(pair.runs) for pair in runner.pairs)
     alone, more = (_per_token(runner, n) * longest for n in (1, 2))
-    fit = 1 + max(0, (_budget(model) - alone) // max(1, more - alone))
+    fit = 1 + max(0, (budget(model) - alone) // max(1, more - alone))
     groups = -(-len(points) // min(len(points), fit))
     return -(-len(points) // groups)
 
 
 def _examples_at_once(runner: Runner, points: int, model: CompiledModel) -> int:
     longest = max(pair.longest * len(pair.runs) for pair in runner.pairs)
-    fit = _budget(model) // (_per_token(runner, points) * longest)
+    fit = budget(model) // (_per_token(runner, points) * longest)
     return max(1, min(len(runner.pairs), fit))
 
 
-def _base(values: Any, model: CompiledModel, chunk: Cut) -> Base:
+def base_of(values: Any, model: CompiledModel, chunk: Cut) -> Base:
     """Put what ablated edges carry, by layer, as the program takes it."""
     plan, sizes = model.plan, chunk.sizes
 

@@ -169,6 +169,11 @@ def give(weights: Weights, plan: Plan, ids: Array) -> Any:
     return split_layers(plan.runs, given)
 
 
+def layer_sizes(runs: Sequence[Run], each: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return, for each run and layer of its pattern, what layers have `each` of."""
+    return tuple(tuple(each[run.first + at] for at in range(run.period)) for run in runs)
+
+
 def split_layers(runs: Sequence[Run], x: Array) -> tuple[tuple[Array, ...], ...]:
     """Cut an array [layers, …] as layers are run: for each run and place, [times, …]."""
     return tuple(

@@ -1,0 +1,317 @@
+"""Runs of circuits: logits, losses, and gradients in each edge's gate, of one or of many at once.
+
+At a port p the stream is  x_p = base + Σ_u g_u (o_u − a_u), with gates g from 0 to 1; of a circuit
+they are 0 and 1. Each layer's ports take one product of their gates with what all senders before
+the layer write. Every node runs, whatever the circuit: what differs between circuits is the gates
+alone, so that many run together.
+
+Shapes: C circuits, P ports, S senders, B examples, T positions, D d_model, H heads, K d_head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .attribution import Base, Measured, Wrote
+from .batches import Prompts
+from .crossing import Part, has_heads
+from .layers import Shape, norm_of, whole_keys, writes
+from .losses import Goal, loss_of
+from .model import Plan, Weights, embed, give, logits
+from .parts import attention as heads
+from .parts.attention import Positions
+from .parts.norms import linear, normalise, product
+from .runs import Layer, layers, read_at, run
+from .segments import over
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compiled, beside the shapes of what it is given.
+
+    `rows`, `columns`: of each run's pattern, how many ports and senders a layer has. `losses`: of
+    the metric, not its values.
+    """
+
+    plan: Plan
+    measured: Measured | None
+    rows: tuple[tuple[int, ...], ...]
+    columns: tuple[tuple[int, ...], ...]
+
+
+class World(NamedTuple):
+    """What runs of a chunk's circuits start from; a tree.
+
+    `x`, `summed`, `middle`, by run and place [times, …]: what the ports of a layer hold where every
+    edge is ablated. `kept`: that of later layers' keys. `deltas`: of the embedding's senders.
+    """
+
+    sources: Array
+    deltas: Array
+    given: Any
+    given_deltas: Any
+    wrote: Any
+    ports: Any
+    final: Array
+    kept: Array | None
+    clean_logits: Array | None
+
+
+class _Ports(NamedTuple):
+    x: Array
+    keys: Array
+    summed: Array | None
+    middle: Array
+
+
+@partial(jax.jit, static_argnums=0)
+def start(question: Question, weights: Weights, prompts: Prompts, base: Base | None) -> World:
+    """Run the clean prompts, and what ablated edges carry, once for all circuits."""
+    plan = question.plan
+    at = Positions(prompts.mask, prompts.ids)
+    sources = embed(weights, plan, prompts.clean, prompts.ids)
+    given = give(weights, plan, prompts.clean)
+    clean_logits = None
+    if question.measured is not None and question.measured.metric.needs_clean_logits:
+        final, _, _ = run(plan, sources.sum(0), at, layers(weights, given), lambda *_: None)
+        clean_logits = logits(weights, at_answers(final, prompts))
+    if base is None:
+        own = embed(weights, plan, prompts.corrupted, prompts.ids)
+        own_given = give(weights, plan, prompts.corrupted)
+        through = layers(weights, own_given)
+        _, _, wrote = run(plan, own.sum(0), at, through, _keep)
+        base = Base(own, own_given, tuple(wrote))
+    return _world(plan, weights, base, (sources, given), clean_logits)
+
+
+def _keep(layer: Layer, x: Array, keys: Array, ran: Any) -> Wrote:
+    return Wrote(ran.z, ran.post, ran.writes)
+
+
+def _world(
+    plan: Plan, weights: Weights, base: Base, clean: tuple[Array, Any], clean_logits: Array | None
+) -> World:
+    """Add up what every port holds where all edges are ablated."""
+
+    def step(carry: Any, layer: Layer) -> tuple[Any, _Ports]:
+        x, kept = carry
+        block, wrote = layer.block, layer.more
+        keys = x if block.shared is None else kept[block.shared.source]
+        middle, summed = x, None
+        if has_heads(block):
+            summed = heads.merge(block.attention, wrote.z)
+            middle = x + (summed if wrote.post is None else wrote.post)
+        if kept is not None:
+            kept = kept.at[layer.store].set(x, mode="drop")
+        read = x if plan.shape.parallel else middle
+        return (middle + wrote.writes.sum(0), kept), _Ports(x, keys, summed, read)
+
+    stream = base.sources.sum(0)
+    kept = jnp.zeros((plan.kept, *stream.shape), stream.dtype) if plan.kept else None
+    through = layers(weights, more=base.layers)
+    (final, kept), ports = over(plan.runs, step, (stream, kept), through)
+    sources, given = clean
+    deltas = jax.tree_util.tree_map(lambda x, y: x - y, given, base.given)
+    return World(
+        base.sources, sources - base.sources, base.given, deltas, base.layers, ports, final, kept,
+        clean_logits,
+    )  # fmt: skip
+
+
+def at_answers(stream: Array, prompts: Prompts) -> Array:
+    """Return what a stream holds where logits are read, [..., R, D]."""
+    return read_at(stream, prompts.position, None if prompts.goal.reads is None else prompts.row)
+
+
+class Probe(NamedTuple):
+    """What a run is differentiated in: added to each port, [P, B, T, D], and to the gates [P] of
+    what tokens give MLPs past the stream."""
+
+    ports: Array
+    past: Array
+
+
+def run_gates(
+    question: Question,
+    weights: Weights,
+    prompts: Prompts,
+    world: World,
+    gates: Array,
+    probe: Probe | None = None,
+) -> tuple[Array, Array]:
+    """Run one circuit, gates [P, S]; return the stream at `logits`, and all senders' deltas."""
+    moved = None if probe is None else probe.ports
+    past = gates[:, 0] if probe is None else gates[:, 0] + probe.past
+    plan, at = question.plan, Positions(prompts.mask, prompts.ids)
+    senders = gates.shape[1]
+    deltas = jnp.zeros((senders, *world.final.shape), world.final.dtype)
+    deltas = deltas.at[: len(world.deltas)].set(world.deltas)
+    first_row, first_column = 0, len(world.deltas)
+    for i, one in enumerate(plan.runs):
+        rows, columns = question.rows[i], question.columns[i]
+        more: list[Any] = []
+        for place in range(one.period):
+            firsts = [
+                (first_row + sum(rows) * n + sum(rows[:place]),
+                 first_column + sum(columns) * n + sum(columns[:place]))
+                for n in range(one.times)
+            ]  # fmt: skip
+            at_rows = jnp.array([row for row, _ in firsts])
+            own = _rows_of(gates, at_rows, rows[place])
+            added = None if moved is None else _rows_of(moved, at_rows, rows[place])
+            more.append(
+                (own, added, _rows_of(past, at_rows, rows[place]),
+                 jnp.array([column for _, column in firsts]),
+                 world.ports[i][place], world.wrote[i][place],
+                 None if world.given_deltas is None else world.given_deltas[i][place])
+            )  # fmt: skip
+        through = tuple(
+            Layer(
+                weights.layers[i][place],
+                weights.marks[i][place],
+                None if world.given is None else world.given[i][place],
+                None,
+                more[place],
+            )
+            for place in range(one.period)
+        )
+        step = partial(_layer, plan.shape, at)
+        deltas, _ = over([one], step, deltas, [through])
+        first_row += sum(rows) * one.times
+        first_column += sum(columns) * one.times
+    final = world.final + jnp.einsum("s,s...->...", gates[-1], deltas)
+    return final if moved is None else final + moved[-1], deltas
+
+
+def _rows_of(x: Array, firsts: Array, count: int) -> Array:
+    """Return runs of rows of x, [times, count, …]."""
+    return x[firsts[:, None] + jnp.arange(count)]
+
+
+def _layer(shape: Shape, at: Positions, deltas: Array, layer: Layer) -> tuple[Array, None]:
+    """Run one layer's ports on what they hold; put what its senders write among the deltas."""
+    gates, moved, past, column, base, wrote, given_delta = layer.more
+    block, row, parts = layer.block, 0, list[Array]()
+    held = jnp.einsum("ps,s...->p...", gates, deltas)
+    held = held if moved is None else held + moved
+    if has_heads(block):
+        own = block.attention
+        ports = {}
+        for letter in "qkv":
+            count = (
+                heads.heads_of(own)
+                if letter == "q" or not shape.grouped_kv
+                else (heads.kv_heads(own))
+            )
+            stream = base.x if letter == "q" else base.keys
+            ports[letter] = stream + held[row : row + count]
+            row += count
+        q, k, v = (project_ports(block, letter, ports[letter]) for letter in "qkv")
+        z = heads.mix(own, q, whole_keys(own, k, None, 0), whole_keys(own, v, None, 0), at)
+        written = heads.outputs(own, z - wrote.z)
+        parts.append(written)
+        if wrote.post is not None:
+            # o{l} reads this layer's heads alone, which have just written
+            senders = jax.lax.dynamic_slice_in_dim(gates[row], column, len(written), 0)
+            summed = base.summed + jnp.einsum("s,s...->...", senders, written)
+            summed = summed if moved is None else summed + moved[row]
+            post = normalise(block.attention_post_norm, summed) - wrote.post
+            parts.append(post[None])
+            row += 1
+    if block.mlp is not None:
+        here = jnp.concatenate(parts) if parts else None
+        stream = base.middle + held[row]
+        if here is not None and not shape.parallel:
+            senders = jax.lax.dynamic_slice_in_dim(gates[row], column, len(here), 0)
+            stream = stream + jnp.einsum("s,s...->...", senders, here)
+        given = None if layer.given is None else layer.given + past[row] * given_delta
+        parts.append(writes(block, stream, given) - wrote.writes)
+    if not parts:
+        return deltas, None
+    new = jnp.concatenate(parts).astype(deltas.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(deltas, new, column, 0), None
+
+
+def project_ports(block: Part, letter: str, x: Array) -> Array:
+    """Project what each port of a letter holds, [ports, B, T, D], by its own head: [B, T, h, K]."""
+    own = block.attention
+    normed = normalise(norm_of(block, letter), x)
+    weight, bias = heads.projection(own, letter)
+    repeat = len(x) // len(weight)
+    if repeat > 1:
+        weight = jnp.repeat(weight, repeat, 0)
+        bias = None if bias is None else jnp.repeat(bias, repeat, 0)
+    together = heads.norm_of_all(own, letter)
+    if together is not None:  # a head's own input through every head, and its part of the norm
+        every = heads.project(own, letter, normed)
+        return jnp.stack([every[i, ..., i // repeat, :] for i in range(len(x))], -2)
+    latent, shared = heads.latent_of(own, letter), None
+    if latent is not None:
+        y, size = linear(latent.down, normed), weight.shape[-1]
+        shared, normed = y[..., size:], normalise(latent.norm, y[..., :size])
+    out = product("h...d,hkd->...hk", normed, weight)
+    out = out if bias is None else out + bias
+    if shared is None or not shared.shape[-1]:
+        return out
+    return jnp.concatenate((out, jnp.moveaxis(shared, 0, -2)), -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def logits_of(
+    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+) -> Array:
+    """Return the logits of circuits, gates [C, P, S], where they are read: [C, R, V]."""
+
+    def one(gates: Array) -> Array:
+        final, _ = run_gates(question, weights, prompts, world, gates)
+        return logits(weights, at_answers(final, prompts))
+
+    return jax.vmap(one)(gates)
+
+
+def _losses(
+    question: Question, weights: Weights, prompts: Prompts, world: World, final: Array
+) -> Array:
+    """Return each example's loss of a stream at `logits`, [P]."""
+    assert question.measured is not None
+    goal: Goal = prompts.goal._replace(clean_logits=world.clean_logits)
+    read = logits(weights, at_answers(final, prompts))
+    return jnp.where(prompts.share > 0, loss_of(question.measured.metric)(read, goal), 0)
+
+
+@partial(jax.jit, static_argnums=0)
+def losses_of(
+    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+) -> Array:
+    """Return the losses of circuits, gates [C, P, S], on each example, [C, examples]."""
+
+    def one(gates: Array) -> Array:
+        final, _ = run_gates(question, weights, prompts, world, gates)
+        return _losses(question, weights, prompts, world, final)
+
+    return jax.vmap(one)(gates)
+
+
+@partial(jax.jit, static_argnums=0)
+def gate_gradients(
+    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+) -> tuple[Array, Array]:
+    """Return the loss summed over examples, and its gradient in each gate, [P, S].
+
+    It is (o_u − a_u) · ∂loss/∂x_p, so that no tensor of each edge is kept.
+    """
+
+    def total(probe: Probe) -> tuple[Array, Array]:
+        final, deltas = run_gates(question, weights, prompts, world, gates, probe)
+        return _losses(question, weights, prompts, world, final).sum(), deltas
+
+    dtype = world.final.dtype
+    zero = Probe(jnp.zeros((len(gates), *world.final.shape), dtype), jnp.zeros(len(gates), dtype))
+    (loss, deltas), at = jax.value_and_grad(total, has_aux=True)(zero)
+    return loss, jnp.einsum("pbtd,sbtd->ps", at.ports, deltas).at[:, 0].add(at.past)
