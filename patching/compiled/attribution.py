@@ -27,13 +27,13 @@ from jax import Array
 from ..metrics.metric import Metric
 from .batches import Prompts
 from .crossing import Part, has_heads
-from .layers import LayerRun, Past, project_all, whole_keys, written
 from .losses import Goal, few_logits, loss_of, renumbered
 from .model import Plan, Weights, embed, give, logits, scale_logits
 from .parts import attention as heads
 from .parts.attention import Positions
+from .parts.layers import LayerRun, Past, project_all, whole_keys, written
 from .parts.norms import normalise, product
-from .ports import attention_ports
+from .parts.ports import attention_ports
 from .runs import Layer, keys_of, layers, past_before, read_at, run
 from .segments import over_run, rows_of
 

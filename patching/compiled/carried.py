@@ -20,9 +20,9 @@ from ..run.runner import Runner
 from ..trace import Trace, Values
 from .batches import Cut, Prompts, cut, padded
 from .crossing import to_tensor
-from .layers import LayerRun
 from .model import CompiledModel, Plan, Weights, embed, give
 from .parts.attention import Positions
+from .parts.layers import LayerRun
 from .runs import Layer, layers, run
 from .segments import by_layer
 

@@ -94,7 +94,8 @@ class CompiledCircuits:
     def _together(self, prompts: Prompts) -> int:
         """Return how many circuits are run at once."""
         size = 4 * prompts.clean.size * self.runner.model.d_model * len(self.runner.graph.senders)
-        return max(1, budget(self._model) // (COPIES * size))
+        fit: int = budget(self._model) // (COPIES * size)
+        return max(1, fit)
 
     def _chunks(self) -> Iterator[tuple[Cut, Prompts, World]]:
         runner = self.runner

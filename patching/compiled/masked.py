@@ -21,11 +21,11 @@ from jax import Array
 from .attribution import Base, Measured, Wrote
 from .batches import Prompts
 from .crossing import Part, has_heads
-from .layers import Shape, norm_of, whole_keys, writes
 from .losses import Goal, loss_of
 from .model import Plan, Weights, embed, give, logits
 from .parts import attention as heads
 from .parts.attention import Positions
+from .parts.layers import Shape, norm_of, whole_keys, writes
 from .parts.norms import linear, normalise, product
 from .runs import Layer, layers, read_at, run
 from .segments import over

@@ -17,7 +17,7 @@ from ...graphs.lift.lifted import Attention, LiftedModel
 from ...graphs.lift.norms import working_dtype
 from ...graphs.lift.own.packed import Gathered
 from .crossing import Part, crossed, tensors, with_distances
-from .layers import Shape
+from .parts.layers import Shape
 from .parts.norms import linear, normalise
 from .segments import Run, stack_layers, stack_run
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from .crossing import has_heads
-from .layers import LayerRun, Past, Shape, mixed, project_all, run_layer  # noqa: F401
 from .model import Plan, Weights
 from .parts.attention import Positions
+from .parts.layers import LayerRun, Past, Shape, mixed, project_all, run_layer  # noqa: F401
 from .segments import over
 
 

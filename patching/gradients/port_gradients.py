@@ -68,6 +68,10 @@ def gate_gradients(runner: Runner, gates: np.ndarray) -> tuple[float, np.ndarray
         at_ports = torch.stack([gradient.flatten() for gradient in own])  # [P, B·T·D]
         written = torch.stack([found.deltas[u].detach() for u in columns])  # [S, B·T·D]
         total[np.ix_(rows, columns)] += (at_ports @ written.T).double().cpu().numpy()
+        for row, gradient in found.gradients.items():  # the embedding's edge carries more
+            past, layer = gradient[..., runner.model.d_model :], graph.ports[row].node.layer
+            if past.numel() and layer is not None:
+                total[row, 0] += float((past * chunk.given_delta[layer]).double().sum())
     count = len(runner.pairs)
     return loss / count, np.where(graph.reads, total / count, 0.0)
 

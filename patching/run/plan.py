@@ -145,7 +145,8 @@ def make_gated_plan(graph: ComputationGraph, gates: np.ndarray) -> Plan:
 
     def gated(entry: Sum) -> Sum:
         assert entry.row is not None
-        return Sum(BASE, gates[entry.row][None].astype(np.float32), entry.row)
+        weights = gates[entry.row][None].astype(np.float32)
+        return Sum(BASE, weights, entry.row, source=entry.source)
 
     def of_layer(step: LayerPlan) -> LayerPlan:
         mlp, post, mixer = (x and gated(x) for x in (step.mlp, step.post, step.mixer))

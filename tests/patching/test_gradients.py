@@ -138,7 +138,7 @@ def gates_between(graph: ComputationGraph, seed: int) -> np.ndarray:
     return np.where(graph.reads, gates, 0.0)
 
 
-@pytest.mark.parametrize("name", [*SOME[::3], next(iter(WHOLE_CONFIGS))])
+@pytest.mark.parametrize("name", [*SOME[::3], next(iter(WHOLE_CONFIGS)), "gemma4-e"])
 @pytest.mark.parametrize(("ablation", "grouped"), [("resample", False), ("zero", True)])
 def test_gradients_of_gates(name: str, ablation: str, grouped: bool) -> None:
     model = tiny_lift(name, grouped_kv=grouped)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from .crossing import Part, widest
+from ..crossing import Part, widest
+from . import attention as heads
 from .layers import Shape, norm_of
-from .parts import attention as heads
-from .parts.norms import bias_of, linear, normalise, product, scale_of, unit
+from .norms import bias_of, linear, normalise, product, scale_of, unit
 
 Select = Callable[[Array], Array]
 """What keeps the tokens that are looked at: [K, B, T, …] to [K, n, …]."""

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from .crossing import Part, has_heads
-from .parts import attention as heads
-from .parts import experts, mlp
-from .parts.attention import Positions
-from .parts.norms import normalise
+from ..crossing import Part, has_heads
+from . import attention as heads
+from . import experts, mlp
+from .attention import Positions
+from .norms import normalise
 
 
 class Shape(NamedTuple):
