@@ -82,7 +82,7 @@ def _attributed(
     from ..graphs.example_scores import ExampleScores, new_values
     from ..patching.engines import JAX, engine_of
 
-    if engine_of(runner) == JAX:
+    if engine_of(runner.engine, runner.model, runner.metric) == JAX:
         from ..patching.compiled.engine import attribute
     else:
         from ..patching.gradients.attribution import attribute

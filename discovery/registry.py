@@ -137,7 +137,7 @@ class Method:
         from ..patching.engines import AUTO, TORCH, engine_of
 
         if len(self.engines) > 1:
-            return engine_of(runner)
+            return engine_of(runner.engine, runner.model, runner.metric)
         if runner.engine not in (AUTO, TORCH):
             able = [name for name, one in methods().items() if runner.engine in one.engines]
             raise EdgewiseError(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from ..graphs.errors import EdgewiseError, unknown
 
 if TYPE_CHECKING:
-    from .run.runner import Runner
+    from ..graphs.lift.lifted import LiftedModel
+    from .metrics.metric import Metric
 
 AUTO, TORCH, JAX = "auto", "torch", "jax"
 ENGINES = (AUTO, TORCH, JAX)
@@ -56,29 +57,29 @@ def on_a_card() -> bool:
     return str(jax.default_backend()) in ("gpu", "cuda", "rocm")
 
 
-def engine_of(runner: Runner) -> str:
-    """Return the engine that computes what both engines can compute of a runner.
+def engine_of(asked: str, model: LiftedModel, metric: Metric) -> str:
+    """Return the engine that computes what both engines can, of a model by a metric.
 
     An EdgewiseError says why `jax`, asked for by name, cannot be had.
     """
-    if runner.engine == TORCH:
+    if asked == TORCH:
         return TORCH
-    if runner.engine == AUTO:
-        return JAX if on_a_card() and not _problem(runner) else TORCH
+    if asked == AUTO:
+        return JAX if on_a_card() and not _problem(model, metric) else TORCH
     check_engine(JAX)
-    if problem := _problem(runner):
+    if problem := _problem(model, metric):
         raise problem
     return JAX
 
 
-def _problem(runner: Runner) -> EdgewiseError | None:
+def _problem(model: LiftedModel, metric: Metric) -> EdgewiseError | None:
     """Return why the compiled engine cannot run a model or compile a metric, if it cannot."""
     from .compiled.losses import counterpart
     from .compiled.model import require_by_head
 
     try:
-        require_by_head(runner.model)
-        counterpart(runner.metric)
+        require_by_head(model)
+        counterpart(metric)
     except EdgewiseError as error:
         return error
     return None
