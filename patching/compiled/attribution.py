@@ -26,12 +26,12 @@ from jax import Array
 
 from ..metrics.metric import Metric
 from .batches import Prompts
-from .crossing import Part, has_heads
+from .crossing import ArrayPart, has_heads
 from .losses import Goal, few_logits, loss_of, renumbered
-from .model import Plan, Weights, embed, give, logits, scale_logits
+from .model import ModelPlan, Weights, embed, give, logits, scale_logits
 from .parts import attention as heads
 from .parts.attention import Positions
-from .parts.layers import LayerRun, Past, project_all, whole_keys, written
+from .parts.layers import Past, RanLayer, project_all, whole_keys, written
 from .parts.norms import normalise, product
 from .parts.ports import attention_ports
 from .runs import Layer, keys_of, layers, past_before, read_at, run
@@ -39,7 +39,7 @@ from .segments import over_run, rows_of
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredBy:
     """A metric, told apart by its name, as part of what is compiled."""
 
     metric: Metric
@@ -48,22 +48,22 @@ class Measured:
         return hash(self.metric.name)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Measured) and (
+        return isinstance(other, MeasuredBy) and (
             (self.metric.name, self.metric.larger_is_better, self.metric.known)
             == (other.metric.name, other.metric.larger_is_better, other.metric.known)
         )
 
 
 @dataclass(frozen=True)
-class Program:
+class ScoreProgram:
     """What is compiled, beside the shapes of what it is given.
 
     `at_clean`: the clean run is the only point. `paired`: the corrupted prompts' run is what
     ablated edges carry. `apart`: scores on each example.
     """
 
-    plan: Plan
-    measured: Measured
+    plan: ModelPlan
+    measured: MeasuredBy
     start: int
     at_clean: bool
     paired: bool
@@ -71,14 +71,14 @@ class Program:
 
 
 class Wrote(NamedTuple):
-    """What a layer's senders write on some run, as `LayerRun`."""
+    """What a layer's senders write on some run, as `RanLayer`."""
 
     z: Array
     post: Array | None
     writes: Array
 
 
-class Base(NamedTuple):
+class Carries(NamedTuple):
     """What ablated edges carry, of all senders: `layers` by run and place, [times, …] of each."""
 
     sources: Array
@@ -102,7 +102,7 @@ class _Tape(NamedTuple):
     middle: Array
 
 
-class Found(NamedTuple):
+class SummedScores(NamedTuple):
     """Scores, [P, S] each (or [B, P, S]), by run and place, [times, …]; and of `logits`.
 
     `first`: what each layer's `m{l}` has of the embedding past the stream.
@@ -115,13 +115,13 @@ class Found(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def scores(
-    program: Program,
+    program: ScoreProgram,
     weights: Weights,
     prompts: Prompts,
     points: Array,
     shares: Array,
-    base: Base | None,
-) -> Found:
+    base: Carries | None,
+) -> SummedScores:
     """Score every edge, summed over a chunk's examples; points [K] have shares [K] of it."""
     plan, start = program.plan, program.start
     everywhere = Positions(prompts.mask, prompts.ids)
@@ -181,7 +181,7 @@ def _pairs(tapes: Any, given_deltas: Any) -> Any:
 def _keep_clean(start: int) -> Any:
     of_past = past_before(start)
 
-    def keep(layer: Layer, x: Array, keys: Array, ran: LayerRun) -> _Kept:
+    def keep(layer: Layer, x: Array, keys: Array, ran: RanLayer) -> _Kept:
         post = None if ran.post is None else ran.post[:, start:]
         wrote = Wrote(ran.z[:, start:], post, ran.writes[:, :, start:])
         return _Kept(wrote, x[:, start:], ran.middle[:, start:], of_past(layer, keys))
@@ -189,12 +189,17 @@ def _keep_clean(start: int) -> Any:
     return keep
 
 
-def _keep_tape(layer: Layer, x: Array, keys: Array, ran: LayerRun) -> _Tape:
+def _keep_tape(layer: Layer, x: Array, keys: Array, ran: RanLayer) -> _Tape:
     return _Tape(x, ran.middle)
 
 
 def _corrupted(
-    program: Program, weights: Weights, prompts: Prompts, past: Any, clean: Any, deltas: _Deltas
+    program: ScoreProgram,
+    weights: Weights,
+    prompts: Prompts,
+    past: Any,
+    clean: Any,
+    deltas: _Deltas,
 ) -> tuple[Array, Any, Any]:
     """Run the corrupted prompts; return what the embedding writes, and senders' differences."""
     start, plan = program.start, program.plan
@@ -202,7 +207,7 @@ def _corrupted(
     sources = embed(weights, plan, ids, prompts.ids[:, start:])
     given = give(weights, plan, ids)
 
-    def keep(layer: Layer, x: Array, keys: Array, ran: LayerRun) -> Array:
+    def keep(layer: Layer, x: Array, keys: Array, ran: RanLayer) -> Array:
         return deltas.of(layer.block, layer.more.wrote, Wrote(ran.z, ran.post, ran.writes))
 
     through = layers(weights, given, past, clean)
@@ -222,7 +227,7 @@ def _differences(deltas: _Deltas, through: Any) -> Any:
 class _Deltas:
     """What senders write on the clean run minus what their ablated edges carry, [S, n, D]."""
 
-    def __init__(self, program: Program, prompts: Prompts) -> None:
+    def __init__(self, program: ScoreProgram, prompts: Prompts) -> None:
         self.tokens, self.moves = prompts.tokens, prompts.moves
 
     def select(self, x: Array, lead: int) -> Array:
@@ -230,7 +235,7 @@ class _Deltas:
         flat = x.reshape(*x.shape[:lead], -1, *x.shape[lead + 2 :])
         return jnp.take(flat, self.tokens, lead)
 
-    def of(self, block: Part, clean: Wrote, base: Wrote) -> Array:
+    def of(self, block: ArrayPart, clean: Wrote, base: Wrote) -> Array:
         """Return those of one layer, in the order of its senders."""
         dtype, parts = _factor(block), list[Array]()
         if has_heads(block):
@@ -250,7 +255,7 @@ class _Deltas:
         return jnp.where(self.moves[:, None] > 0, x, 0)
 
 
-def _factor(block: Part) -> Any:
+def _factor(block: ArrayPart) -> Any:
     """Return the type of the factors of scores: the weights'."""
     if has_heads(block):
         return block.attention.wo.dtype
@@ -264,7 +269,7 @@ def _at_answers(stream: Array, prompts: Prompts, start: int) -> Array:
 
 
 def _loss_gradient(
-    program: Program,
+    program: ScoreProgram,
     weights: Weights,
     prompts: Prompts,
     final: Array,
@@ -297,13 +302,13 @@ class _Back:
     """The way back through the layers."""
 
     def __init__(
-        self, program: Program, at: Positions, deltas: _Deltas, blocks: list[Array], kept: Any
+        self, program: ScoreProgram, at: Positions, deltas: _Deltas, blocks: list[Array], kept: Any
     ) -> None:
         self.program, self.at, self.deltas, self.kept = program, at, deltas, kept
         self.shape, self.examples = program.plan.shape, at.mask.shape[0]
         self.flat = [self._flat(block) for block in blocks]
 
-    def scores(self, gradient: Array, through: list[tuple[Layer, ...]]) -> Found:
+    def scores(self, gradient: Array, through: list[tuple[Layer, ...]]) -> SummedScores:
         """Go back from the gradient at `logits`, [K, B, T, D]."""
         last = self._score(self.select(gradient).sum(0)[None], len(self.flat))
         kept = None if self.kept is None else jnp.zeros_like(self.kept)
@@ -315,7 +320,7 @@ class _Back:
             found.insert(0, own)
         own_scores = [tuple(one[0] for one in own) for own in found]
         first = [tuple(one[1] for one in own) for own in found]
-        return Found(own_scores, first, last)
+        return SummedScores(own_scores, first, last)
 
     def select(self, x: Array) -> Array:
         """Keep the tokens that move, [K, B, T, …] to [K, n, …]."""

@@ -20,7 +20,7 @@ from jax import Array
 
 from ...graphs.lift.lifted import LiftedModel
 from ..prompts.pairs import Batch, Pair, PromptPairs
-from .losses import Goal, Reads
+from .losses import Goal, WholeReads
 
 WORTH = 1.25
 """Two shapes are compiled in place of one where one would compute so many times as much."""
@@ -74,7 +74,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Cut:
+class PairChunk:
     """A chunk: its pairs' numbers, the pairs as a batch, and the shape it is padded to."""
 
     rows: list[int]
@@ -84,7 +84,7 @@ class Cut:
 
 def cut(
     model: LiftedModel, pairs: PromptPairs, most: int, *, paired: bool, apart: bool = False
-) -> list[Cut]:
+) -> list[PairChunk]:
     """Cut pairs into chunks of at most so many, each with its shape.
 
     `paired`: nothing moves before a pair's first difference. `apart`: all tokens are looked at, so
@@ -97,7 +97,7 @@ def cut(
     batches = [pairs.batch(rows) for rows in chunks]
     exact = [_sizes(model, batch, each, paired, apart) for batch in batches]
     return [
-        Cut(rows, batch, sizes)
+        PairChunk(rows, batch, sizes)
         for rows, batch, sizes in zip(chunks, batches, _classes(exact), strict=True)
     ]
 
@@ -184,7 +184,9 @@ def _rounded(size: int) -> int:
     return -(-size // step) * step
 
 
-def padded(model: LiftedModel, chunk: Cut, device: Any, *, paired: bool, apart: bool) -> Prompts:
+def padded(
+    model: LiftedModel, chunk: PairChunk, device: Any, *, paired: bool, apart: bool
+) -> Prompts:
     """Return a chunk as arrays of its class's shape."""
     batch, sizes = chunk.batch, chunk.sizes
     shape = (sizes.runs, sizes.length)
@@ -257,7 +259,7 @@ def _goal(batch: Batch, sizes: Sizes) -> Goal:
     return Goal(
         answers,
         distractors,
-        reads=Reads(
+        reads=WholeReads(
             read=_fill(steps.read, sizes.steps, 0).astype(np.int32),
             token=_fill(steps.token, sizes.steps, 0).astype(np.int32),
             answer=_fill(steps.answer, sizes.steps, last).astype(np.int32),
@@ -269,7 +271,7 @@ def _goal(batch: Batch, sizes: Sizes) -> Goal:
     )
 
 
-def unpadded(cuts: Sequence[Cut]) -> Iterator[tuple[list[int], Batch]]:
+def unpadded(cuts: Sequence[PairChunk]) -> Iterator[tuple[list[int], Batch]]:
     """Yield each chunk's rows and batch as they are."""
     for one in cuts:
         yield one.rows, one.batch

@@ -18,22 +18,22 @@ from ...graphs.lift.lifted import LiftedModel
 from ..prompts.pairs import Batch, PromptPairs
 from ..run.runner import Runner
 from ..trace import Trace, Values
-from .batches import Cut, Prompts, cut, padded
+from .batches import PairChunk, Prompts, cut, padded
 from .crossing import to_tensor
-from .model import CompiledModel, Plan, Weights, embed, give
+from .model import CompiledModel, ModelPlan, Weights, embed, give
 from .parts.attention import Positions
-from .parts.layers import LayerRun
+from .parts.layers import RanLayer
 from .runs import Layer, layers, run
 from .segments import by_layer
 
 
 @partial(jax.jit, static_argnums=0)
-def _written(plan: Plan, weights: Weights, prompts: Prompts, ids: Array) -> Any:
+def _written(plan: ModelPlan, weights: Weights, prompts: Prompts, ids: Array) -> Any:
     """Return what all senders write on prompts, over all positions."""
     at = Positions(prompts.mask, prompts.ids)
     sources, given = embed(weights, plan, ids, prompts.ids), give(weights, plan, ids)
 
-    def keep(layer: Layer, x: Array, keys: Array, ran: LayerRun) -> Any:
+    def keep(layer: Layer, x: Array, keys: Array, ran: RanLayer) -> Any:
         return ran.z, ran.post, ran.writes
 
     return sources, given, run(plan, sources.sum(0), at, layers(weights, given), keep)[2]
@@ -45,7 +45,7 @@ class CompiledRuns:
 
     described: LiftedModel
     model: CompiledModel
-    chunk: Cut
+    chunk: PairChunk
 
     @property
     def batch(self) -> Batch:
@@ -102,12 +102,12 @@ class _Reference:
 class Carrying:
     """An ablation, prepared on a runner's reference pairs."""
 
-    def __init__(self, runner: Runner, model: CompiledModel, cuts: Sequence[Cut]) -> None:
+    def __init__(self, runner: Runner, model: CompiledModel, cuts: Sequence[PairChunk]) -> None:
         self.described, self.model = runner.model, model
         most = max(len(chunk.rows) for chunk in cuts)
         reference = _Reference(runner.model, runner.reference, model, most)
         self.carried = runner.ablation.prepare(reference)
 
-    def values(self, chunk: Cut) -> Values:
+    def values(self, chunk: PairChunk) -> Values:
         """Return what all senders' ablated edges carry in a chunk."""
         return self.carried(CompiledRuns(self.described, self.model, chunk))

@@ -12,12 +12,12 @@ import numpy as np
 from ...graphs.circuit import Circuit
 from ...graphs.graph import ComputationGraph
 from ..run.runner import Runner, refuse_nan
-from .attribution import Base, Measured
-from .batches import Cut, Prompts, cut, padded
+from .attribution import Carries, MeasuredBy
+from .batches import PairChunk, Prompts, cut, padded
 from .carried import Carrying
 from .engine import base_of, budget, precision
 from .losses import counterpart
-from .masked import Question, World, gate_gradients, logits_of, losses_of, start
+from .masked import MaskedWorld, Question, gate_gradients, logits_of, losses_of, start
 from .model import CompiledModel, compiled, layer_sizes
 
 COPIES = 4
@@ -33,7 +33,7 @@ class CompiledCircuits:
 
     runner: Runner
     measured: bool = True
-    _ready: list[tuple[Cut, Prompts, World]] = field(default_factory=list)
+    _ready: list[tuple[PairChunk, Prompts, MaskedWorld]] = field(default_factory=list)
 
     def losses(self, circuits: Sequence[Circuit]) -> np.ndarray:
         """Return each circuit's loss on each example, float64 [circuits, examples]."""
@@ -85,7 +85,7 @@ class CompiledCircuits:
     @property
     def _question(self) -> Question:
         plan, graph = self._model.plan, self.runner.graph
-        measured = Measured(self.runner.metric) if self.measured else None
+        measured = MeasuredBy(self.runner.metric) if self.measured else None
         rows, columns = _ports_each(graph), _senders_each(graph)
         return Question(
             plan, measured, layer_sizes(plan.runs, rows), layer_sizes(plan.runs, columns)
@@ -97,7 +97,7 @@ class CompiledCircuits:
         fit: int = budget(self._model) // (COPIES * size)
         return max(1, fit)
 
-    def _chunks(self) -> Iterator[tuple[Cut, Prompts, World]]:
+    def _chunks(self) -> Iterator[tuple[PairChunk, Prompts, MaskedWorld]]:
         runner = self.runner
         runner.require_unchanged()
         if self.measured:
@@ -108,7 +108,7 @@ class CompiledCircuits:
             carrying = None if paired else Carrying(runner, model, cuts)
             for chunk in cuts:
                 prompts = padded(runner.model, chunk, model.device, paired=False, apart=False)
-                base: Base | None = None
+                base: Carries | None = None
                 if carrying is not None:
                     base = base_of(carrying.values(chunk), model, chunk)
                 world = start(self._question, model.weights, prompts, base)

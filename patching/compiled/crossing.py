@@ -26,7 +26,7 @@ FAR = 1 << 30
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
-class Part:
+class ArrayPart:
     """One part of a description: `kind` is its class; its fields are attributes.
 
     `arrays`: the fields that hold arrays, or parts; `fixed`: all others.
@@ -51,7 +51,7 @@ class Part:
         return tuple(self.arrays.values()), (self.kind, tuple(self.arrays), self.fixed)
 
     @classmethod
-    def tree_unflatten(cls, structure: tuple[Any, ...], arrays: Sequence[Any]) -> Part:
+    def tree_unflatten(cls, structure: tuple[Any, ...], arrays: Sequence[Any]) -> ArrayPart:
         """Put together what `tree_flatten` gave."""
         kind, names, fixed = structure
         return cls(kind, dict(zip(names, arrays, strict=True)), fixed)
@@ -89,10 +89,10 @@ def tensors(value: Any) -> Any:
             fixed.append((one.name, found))
         else:
             arrays[one.name] = tensors(found)
-    return Part(type(value).__name__, arrays, tuple(fixed))
+    return ArrayPart(type(value).__name__, arrays, tuple(fixed))
 
 
-def with_distances(blocks: Sequence[Part]) -> list[Part]:
+def with_distances(blocks: Sequence[ArrayPart]) -> list[ArrayPart]:
     """Give every layer a window, and a chunk, where some layer has one: what none reaches."""
     for name in _DISTANCES:
         if not any(name in block.attention.arrays for block in blocks if has_heads(block)):
@@ -101,18 +101,18 @@ def with_distances(blocks: Sequence[Part]) -> list[Part]:
     return list(blocks)
 
 
-def has_heads(block: Part) -> bool:
+def has_heads(block: ArrayPart) -> bool:
     """Tell whether a layer has attention by head."""
-    return isinstance(block.attention, Part) and block.attention.kind == "Attention"
+    return isinstance(block.attention, ArrayPart) and block.attention.kind == "Attention"
 
 
-def _with_distance(block: Part, name: str) -> Part:
+def _with_distance(block: ArrayPart, name: str) -> ArrayPart:
     own = block.attention
     found = own.arrays.get(name, torch.tensor(FAR, dtype=torch.int32))
     arrays = {**{key: x for key, x in own.arrays.items() if key != name}, name: found}
     fixed = tuple((key, value) for key, value in own.fixed if key != name)
-    attention = Part(own.kind, arrays, fixed)
-    return Part(block.kind, {**block.arrays, "attention": attention}, block.fixed)
+    attention = ArrayPart(own.kind, arrays, fixed)
+    return ArrayPart(block.kind, {**block.arrays, "attention": attention}, block.fixed)
 
 
 def crossed(tree: Any, wide: torch.dtype, device: Any) -> Any:

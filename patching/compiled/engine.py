@@ -21,8 +21,8 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.scores import Scores
 from ..gradients.finish import finished
 from ..run.runner import Progress, Runner
-from .attribution import Base, Found, Measured, Program, Wrote, scores
-from .batches import Cut, cut, padded
+from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, Wrote, scores
+from .batches import PairChunk, cut, padded
 from .carried import Carrying
 from .crossing import to_array
 from .losses import counterpart
@@ -69,8 +69,8 @@ def _summed(
     for chunk in cuts:
         prompts = padded(runner.model, chunk, model.device, paired=paired, apart=apart)
         base = None if carrying is None else base_of(carrying.values(chunk), model, chunk)
-        program = Program(
-            plan=model.plan, measured=Measured(runner.metric), start=chunk.sizes.start,
+        program = ScoreProgram(
+            plan=model.plan, measured=MeasuredBy(runner.metric), start=chunk.sizes.start,
             at_clean=list(points) == [1.0], paired=paired, apart=apart,
         )  # fmt: skip
         for at, shares in groups:
@@ -97,7 +97,11 @@ def _groups(points: Sequence[float], together: int) -> list[tuple[np.ndarray, np
 
 
 def _put(
-    graph: ComputationGraph, model: CompiledModel, found: Found, total: np.ndarray, examples: int
+    graph: ComputationGraph,
+    model: CompiledModel,
+    found: SummedScores,
+    total: np.ndarray,
+    examples: int,
 ) -> np.ndarray | None:
     """Add what a chunk found to all scores; return each example's, [B, E], if they are apart."""
     apart = found.logits.ndim == 3
@@ -156,7 +160,7 @@ def _examples_at_once(runner: Runner, points: int, model: CompiledModel) -> int:
     return max(1, min(len(runner.pairs), fit))
 
 
-def base_of(values: Any, model: CompiledModel, chunk: Cut) -> Base:
+def base_of(values: Any, model: CompiledModel, chunk: PairChunk) -> Carries:
     """Put what ablated edges carry, by layer, as the program takes it."""
     plan, sizes = model.plan, chunk.sizes
 
@@ -172,12 +176,12 @@ def base_of(values: Any, model: CompiledModel, chunk: Cut) -> Base:
     ]
     given = [fit(x, 0) for x in values.given]
     wide = torch.float64 if values.sources.dtype == torch.float64 else torch.float32
-    tree = Base(
+    tree = Carries(
         fit(values.sources, 1),
         tuple(stack_run(run, given) for run in plan.runs) if given else None,
         tuple(stack_run(run, wrote) for run in plan.runs),
     )
-    found: Base = jax.tree_util.tree_map(
+    found: Carries = jax.tree_util.tree_map(
         lambda x: to_array(x.to(wide), model.device),
         tree,
         is_leaf=lambda x: isinstance(x, torch.Tensor),

@@ -25,7 +25,7 @@ from ..metrics.metric import Metric
 from ..metrics.registry import metrics
 
 
-class Reads(NamedTuple):
+class WholeReads(NamedTuple):
     """How answers of several tokens are put together; see `patching.prompts.pairs.Steps`."""
 
     read: Array
@@ -43,7 +43,7 @@ class Goal(NamedTuple):
     answers: Array
     distractors: Array
     clean_logits: Array | None = None
-    reads: Reads | None = None
+    reads: WholeReads | None = None
 
 
 Function = Callable[[Array, Goal], Array]
@@ -100,7 +100,7 @@ def _log_prob_diff(logits: Array, goal: Goal) -> Array:
     return right - wrong
 
 
-def _whole(logits: Array, reads: Reads) -> tuple[Array, Array]:
+def _whole(logits: Array, reads: WholeReads) -> tuple[Array, Array]:
     """Return the log of the probability of each whole answer and distractor, -inf for none."""
     total = logsumexp(logits, -1)
     each = logits[..., reads.read, reads.token] - total[..., reads.read]

@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attribution import Base, Measured, Wrote
+from .attribution import Carries, MeasuredBy, Wrote
 from .batches import Prompts
-from .crossing import Part, has_heads
+from .crossing import ArrayPart, has_heads
 from .losses import Goal, loss_of
-from .model import Plan, Weights, embed, give, logits
+from .model import ModelPlan, Weights, embed, give, logits
 from .parts import attention as heads
 from .parts.attention import Positions
-from .parts.layers import Shape, norm_of, whole_keys, writes
+from .parts.layers import BlockShape, norm_of, whole_keys, writes
 from .parts.norms import linear, normalise, product
 from .runs import Layer, layers, read_at, run
 from .segments import over
@@ -39,13 +39,13 @@ class Question:
     the metric, not its values.
     """
 
-    plan: Plan
-    measured: Measured | None
+    plan: ModelPlan
+    measured: MeasuredBy | None
     rows: tuple[tuple[int, ...], ...]
     columns: tuple[tuple[int, ...], ...]
 
 
-class World(NamedTuple):
+class MaskedWorld(NamedTuple):
     """What runs of a chunk's circuits start from; a tree.
 
     `x`, `summed`, `middle`, by run and place [times, …]: what the ports of a layer hold where every
@@ -71,7 +71,9 @@ class _Ports(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def start(question: Question, weights: Weights, prompts: Prompts, base: Base | None) -> World:
+def start(
+    question: Question, weights: Weights, prompts: Prompts, base: Carries | None
+) -> MaskedWorld:
     """Run the clean prompts, and what ablated edges carry, once for all circuits."""
     plan = question.plan
     at = Positions(prompts.mask, prompts.ids)
@@ -86,7 +88,7 @@ def start(question: Question, weights: Weights, prompts: Prompts, base: Base | N
         own_given = give(weights, plan, prompts.corrupted)
         through = layers(weights, own_given)
         _, _, wrote = run(plan, own.sum(0), at, through, _keep)
-        base = Base(own, own_given, tuple(wrote))
+        base = Carries(own, own_given, tuple(wrote))
     return _world(plan, weights, base, (sources, given), clean_logits)
 
 
@@ -95,8 +97,12 @@ def _keep(layer: Layer, x: Array, keys: Array, ran: Any) -> Wrote:
 
 
 def _world(
-    plan: Plan, weights: Weights, base: Base, clean: tuple[Array, Any], clean_logits: Array | None
-) -> World:
+    plan: ModelPlan,
+    weights: Weights,
+    base: Carries,
+    clean: tuple[Array, Any],
+    clean_logits: Array | None,
+) -> MaskedWorld:
     """Add up what every port holds where all edges are ablated."""
 
     def step(carry: Any, layer: Layer) -> tuple[Any, _Ports]:
@@ -118,7 +124,7 @@ def _world(
     (final, kept), ports = over(plan.runs, step, (stream, kept), through)
     sources, given = clean
     deltas = jax.tree_util.tree_map(lambda x, y: x - y, given, base.given)
-    return World(
+    return MaskedWorld(
         base.sources, sources - base.sources, base.given, deltas, base.layers, ports, final, kept,
         clean_logits,
     )  # fmt: skip
@@ -141,7 +147,7 @@ def run_gates(
     question: Question,
     weights: Weights,
     prompts: Prompts,
-    world: World,
+    world: MaskedWorld,
     gates: Array,
     probe: Probe | None = None,
 ) -> tuple[Array, Array]:
@@ -194,7 +200,7 @@ def _rows_of(x: Array, firsts: Array, count: int) -> Array:
     return x[firsts[:, None] + jnp.arange(count)]
 
 
-def _layer(shape: Shape, at: Positions, deltas: Array, layer: Layer) -> tuple[Array, None]:
+def _layer(shape: BlockShape, at: Positions, deltas: Array, layer: Layer) -> tuple[Array, None]:
     """Run one layer's ports on what they hold; put what its senders write among the deltas."""
     gates, moved, past, column, base, wrote, given_delta = layer.more
     block, row, parts = layer.block, 0, list[Array]()
@@ -238,7 +244,7 @@ def _layer(shape: Shape, at: Positions, deltas: Array, layer: Layer) -> tuple[Ar
     return jax.lax.dynamic_update_slice_in_dim(deltas, new, column, 0), None
 
 
-def project_ports(block: Part, letter: str, x: Array) -> Array:
+def project_ports(block: ArrayPart, letter: str, x: Array) -> Array:
     """Project what each port of a letter holds, [ports, B, T, D], by its own head: [B, T, h, K]."""
     own = block.attention
     normed = normalise(norm_of(block, letter), x)
@@ -264,7 +270,7 @@ def project_ports(block: Part, letter: str, x: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def logits_of(
-    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+    question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, gates: Array
 ) -> Array:
     """Return the logits of circuits, gates [C, P, S], where they are read: [C, R, V]."""
 
@@ -276,7 +282,7 @@ def logits_of(
 
 
 def _losses(
-    question: Question, weights: Weights, prompts: Prompts, world: World, final: Array
+    question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, final: Array
 ) -> Array:
     """Return each example's loss of a stream at `logits`, [P]."""
     assert question.measured is not None
@@ -287,7 +293,7 @@ def _losses(
 
 @partial(jax.jit, static_argnums=0)
 def losses_of(
-    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+    question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, gates: Array
 ) -> Array:
     """Return the losses of circuits, gates [C, P, S], on each example, [C, examples]."""
 
@@ -300,7 +306,7 @@ def losses_of(
 
 @partial(jax.jit, static_argnums=0)
 def gate_gradients(
-    question: Question, weights: Weights, prompts: Prompts, world: World, gates: Array
+    question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, gates: Array
 ) -> tuple[Array, Array]:
     """Return the loss summed over examples, and its gradient in each gate, [P, S].
 

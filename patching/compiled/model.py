@@ -16,21 +16,21 @@ from ...graphs.errors import UnsupportedModel
 from ...graphs.lift.lifted import Attention, LiftedModel
 from ...graphs.lift.norms import working_dtype
 from ...graphs.lift.own.packed import Gathered
-from .crossing import Part, crossed, tensors, with_distances
-from .parts.layers import Shape
+from .crossing import ArrayPart, crossed, tensors, with_distances
+from .parts.layers import BlockShape
 from .parts.norms import linear, normalise
 from .segments import Run, stack_layers, stack_run
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelPlan:
     """What of a model decides what is compiled, beside the shapes of its arrays.
 
     `kept`: how many layers' streams later layers make keys and values of.
     """
 
     runs: tuple[Run, ...]
-    shape: Shape
+    shape: BlockShape
     sources: int
     kept: int
 
@@ -41,12 +41,12 @@ class Weights(NamedTuple):
     tokens: Array
     positions: Array | None
     embed_scale: Array
-    embed_norm: Part | None
-    per_layer: Part | None
+    embed_norm: ArrayPart | None
+    per_layer: ArrayPart | None
     layers: Any
     marks: Any
-    final_norm: Part | None
-    unembed: Part
+    final_norm: ArrayPart | None
+    unembed: ArrayPart
     logit_scale: Array
     logit_softcap: Array | None
 
@@ -55,7 +55,7 @@ class Weights(NamedTuple):
 class CompiledModel:
     """A described model, handed over to JAX."""
 
-    plan: Plan
+    plan: ModelPlan
     weights: Weights
     device: Any
 
@@ -125,8 +125,8 @@ def _hand_over(model: LiftedModel, device: Any) -> CompiledModel:
         logit_scale=tensors(float(model.logit_scale)),
         logit_softcap=None if model.logit_softcap is None else tensors(float(model.logit_softcap)),
     )
-    shape = Shape(model.graph.parallel, model.graph.grouped_kv)
-    plan = Plan(runs, shape, model.sources, len(sources))
+    shape = BlockShape(model.graph.parallel, model.graph.grouped_kv)
+    plan = ModelPlan(runs, shape, model.sources, len(sources))
     return CompiledModel(plan, crossed(tree, wide, device), device)
 
 
@@ -138,7 +138,7 @@ def _numbered(block: Any, sources: Sequence[int]) -> Any:
     return replace(block, shared=replace(block.shared, source=place))
 
 
-def embed(weights: Weights, plan: Plan, ids: Array, positions: Array) -> Array:
+def embed(weights: Weights, plan: ModelPlan, ids: Array, positions: Array) -> Array:
     """Return what the embedding's senders write, [sources, B, T, D], for ids [B, T]."""
     token = embed_tokens(weights, ids)
     if weights.positions is None:
@@ -156,7 +156,7 @@ def embed_tokens(weights: Weights, ids: Array) -> Array:
     return normalise(weights.embed_norm, token)
 
 
-def give(weights: Weights, plan: Plan, ids: Array) -> Any:
+def give(weights: Weights, plan: ModelPlan, ids: Array) -> Any:
     """Return what tokens give each layer past the stream, by run, [times, B, T, P]; or None."""
     part = weights.per_layer
     if part is None:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from .crossing import has_heads
-from .model import Plan, Weights
+from .model import ModelPlan, Weights
 from .parts.attention import Positions
-from .parts.layers import LayerRun, Past, Shape, mixed, project_all, run_layer  # noqa: F401
+from .parts.layers import BlockShape, Past, RanLayer, mixed, project_all, run_layer  # noqa: F401
 from .segments import over
 
 
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     more: Any = None
 
 
-Keep = Callable[[Layer, Array, Array, LayerRun], Any]
+Keep = Callable[[Layer, Array, Array, RanLayer], Any]
 """What is kept of a layer, of the stream before it, that of its keys, and its run."""
 
 
@@ -58,7 +58,7 @@ def layers(
 
 
 def run(
-    plan: Plan, stream: Array, at: Positions, through: list[tuple[Layer, ...]], keep: Keep
+    plan: ModelPlan, stream: Array, at: Positions, through: list[tuple[Layer, ...]], keep: Keep
 ) -> tuple[Array, Array | None, list[Any]]:
     """Run a stream [..., B, T, D] through layers.
 

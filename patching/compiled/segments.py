@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .crossing import Part, signature, stacked
+from .crossing import ArrayPart, signature, stacked
 
 LONGEST = 12
 """Most layers of a pattern: those of models that alternate kinds of layers have 2 to 8."""
@@ -66,7 +66,9 @@ def _repeats(kinds: Sequence[object], first: int, period: int, times: int) -> bo
     return list(kinds[start : start + period]) == list(kinds[first : first + period])
 
 
-def stack_layers(blocks: Sequence[Part]) -> tuple[tuple[Run, ...], tuple[tuple[Part, ...], ...]]:
+def stack_layers(
+    blocks: Sequence[ArrayPart],
+) -> tuple[tuple[Run, ...], tuple[tuple[ArrayPart, ...], ...]]:
     """Return the runs of some layers, and of each run its pattern's layers, [times, …] each."""
     kinds = [signature(block) for block in blocks]
     names = [kinds.index(kind) for kind in kinds]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part, widest
+from ..crossing import ArrayPart, widest
 from . import rotary as turning
 from .norms import linear, normalise, normalise_heads, product, rounded
 
@@ -24,12 +24,12 @@ class Positions(NamedTuple):
     start: int = 0
 
 
-def heads_of(attention: Part) -> int:
+def heads_of(attention: ArrayPart) -> int:
     """Count the query heads."""
     return int(attention.wo.shape[0])
 
 
-def kv_heads(attention: Part) -> int:
+def kv_heads(attention: ArrayPart) -> int:
     """Count the key/value heads."""
     groups = 1
     for size in attention.wk.shape[:-2]:
@@ -37,24 +37,24 @@ def kv_heads(attention: Part) -> int:
     return groups
 
 
-def group_size(attention: Part) -> int:
+def group_size(attention: ArrayPart) -> int:
     """Count the query heads of one key/value head."""
     return heads_of(attention) // kv_heads(attention)
 
 
-def size_of(attention: Part) -> int:
+def size_of(attention: ArrayPart) -> int:
     """Return the width of a head's queries and keys, without gates."""
     own: int = attention.wk.shape[-2]
     latent = attention.k_latent
     return own if latent is None else own + latent_width(latent, attention.wk)
 
 
-def latent_width(latent: Part, weight: Array) -> int:
+def latent_width(latent: ArrayPart, weight: Array) -> int:
     """Count the features that heads have behind their own, which weight [h, K, R] makes."""
     return int(latent.down.weight.shape[0] - weight.shape[-1])
 
 
-def projection(attention: Part, letter: str) -> tuple[Array, Array | None]:
+def projection(attention: ArrayPart, letter: str) -> tuple[Array, Array | None]:
     """Return weight and bias of `q` (with the gate), `k` or `v`, by head."""
     weight, bias = getattr(attention, f"w{letter}"), getattr(attention, f"b{letter}")
     if weight.ndim == 4:
@@ -67,20 +67,20 @@ def projection(attention: Part, letter: str) -> tuple[Array, Array | None]:
     return weight, bias
 
 
-def latent_of(attention: Part, letter: str) -> Part | None:
+def latent_of(attention: ArrayPart, letter: str) -> ArrayPart | None:
     """Return what stands before the projection of `q`, `k` or `v`."""
-    found: Part | None = getattr(attention, f"{letter}_latent")
+    found: ArrayPart | None = getattr(attention, f"{letter}_latent")
     return found
 
 
-def norm_of_all(attention: Part, letter: str) -> Part | None:
+def norm_of_all(attention: ArrayPart, letter: str) -> ArrayPart | None:
     """Return the norm of all heads' queries, or keys, together; None if there is none."""
     together = attention.norm_together and letter != "v"
-    found: Part | None = getattr(attention, f"{letter}_norm") if together else None
+    found: ArrayPart | None = getattr(attention, f"{letter}_norm") if together else None
     return found
 
 
-def project_only(attention: Part, letter: str, x: Array) -> Array:
+def project_only(attention: ArrayPart, letter: str, x: Array) -> Array:
     """Project normalised x [..., D] without any norm: [..., H, K], or [..., G, K]."""
     weight, bias = projection(attention, letter)
     latent = latent_of(attention, letter)
@@ -94,7 +94,7 @@ def project_only(attention: Part, letter: str, x: Array) -> Array:
     return jnp.concatenate((out, shared), -1)
 
 
-def project(attention: Part, letter: str, x: Array) -> Array:
+def project(attention: ArrayPart, letter: str, x: Array) -> Array:
     """Project normalised x [..., D], with a norm of all heads together."""
     out, norm = project_only(attention, letter, x), norm_of_all(attention, letter)
     if norm is None:
@@ -102,13 +102,13 @@ def project(attention: Part, letter: str, x: Array) -> Array:
     return normalise(norm, out.reshape(*out.shape[:-2], -1)).reshape(out.shape)
 
 
-def repeat_kv(attention: Part, x: Array) -> Array:
+def repeat_kv(attention: ArrayPart, x: Array) -> Array:
     """Repeat key/value heads [..., G, K] for the query heads that share them, [..., H, K]."""
     size = group_size(attention)
     return x if size == 1 else jnp.repeat(x, size, -2)
 
 
-def hidden(attention: Part, at: Positions) -> Array:
+def hidden(attention: ArrayPart, at: Positions) -> Array:
     """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""
     index = jnp.arange(at.mask.shape[1])
     gap = index[at.start :, None] - index
@@ -122,7 +122,7 @@ def hidden(attention: Part, at: Positions) -> Array:
     return ~(seen & at.mask[:, None, None, :])
 
 
-def pattern(attention: Part, q: Array, k: Array, at: Positions) -> Array:
+def pattern(attention: ArrayPart, q: Array, k: Array, at: Positions) -> Array:
     """Return how queries weigh keys, [..., B, h, queries, keys]; q and k as projected."""
     q = q[..., : k.shape[-1]]
     if not attention.norm_together and not attention.norm_after:
@@ -153,7 +153,7 @@ def pattern(attention: Part, q: Array, k: Array, at: Positions) -> Array:
     return jax.nn.softmax(jnp.concatenate((weight, sinks), -1), -1)[..., :-1]
 
 
-def mix(attention: Part, q: Array, k: Array, v: Array, at: Positions) -> Array:
+def mix(attention: ArrayPart, q: Array, k: Array, v: Array, at: Positions) -> Array:
     """Attend: queries [..., B, t, h, K] to keys and values [..., B, T, h, K] give z.
 
     As projected, each head's own; z [..., B, t, h, K] is what heads read, before `wo`.
@@ -167,7 +167,7 @@ def mix(attention: Part, q: Array, k: Array, v: Array, at: Positions) -> Array:
     return z * GATES[attention.gate](q[..., size_of(attention) :])
 
 
-def _normalised(attention: Part, q: Array, k: Array) -> tuple[Array, Array]:
+def _normalised(attention: ArrayPart, q: Array, k: Array) -> tuple[Array, Array]:
     heads = q.shape[-2]
     return (
         normalise_heads(attention.q_norm, q, heads),
@@ -175,20 +175,20 @@ def _normalised(attention: Part, q: Array, k: Array) -> tuple[Array, Array]:
     )
 
 
-def _stretched(temperature: Part, ids: Array) -> Array:
+def _stretched(temperature: ArrayPart, ids: Array) -> Array:
     """Return the factors of queries at these positions, [B, t] both."""
     wide = widest(temperature.rate.dtype)
     steps = jnp.floor((ids.astype(wide) + temperature.ahead) / temperature.length)
     return jnp.log1p(steps) * temperature.rate + 1
 
 
-def outputs(attention: Part, z: Array) -> Array:
+def outputs(attention: ArrayPart, z: Array) -> Array:
     """Return each head's output: z [..., H, K] gives [H, ..., D]."""
     out = product("...hk,hkd->h...d", z, attention.wo)
     return out * attention.output_scale
 
 
-def merge(attention: Part, z: Array) -> Array:
+def merge(attention: ArrayPart, z: Array) -> Array:
     """Sum the heads' outputs and the projection's bias: z [..., H, K] gives [..., D]."""
     out = product("...hk,hkd->...d", z, attention.wo)
     out = out if attention.bo is None else out + attention.bo

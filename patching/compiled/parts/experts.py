@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part, widest
+from ..crossing import ArrayPart, widest
 from .mlp import ACTIVATIONS, plain
 from .norms import normalise, product, rounded
 
 
-def logits_of(routing: Part, router: Array, x: Array) -> Array:
+def logits_of(routing: ArrayPart, router: Array, x: Array) -> Array:
     """Return the router's logits of tokens x [N, D], [N, E]."""
     wide = widest(x.dtype)
     weight = router.astype(wide) if routing.wide else router
@@ -26,7 +26,7 @@ def logits_of(routing: Part, router: Array, x: Array) -> Array:
     return jnp.tanh(logits / routing.softcap) * routing.softcap
 
 
-def choose(routing: Part, logits: Array, chosen: int) -> tuple[Array, Array]:
+def choose(routing: ArrayPart, logits: Array, chosen: int) -> tuple[Array, Array]:
     """Return the scores of the chosen experts of each token, [N, chosen], and which."""
     if routing.score == "sparsemixer":
         return _one_after_the_other(routing, logits, chosen)
@@ -43,7 +43,7 @@ def choose(routing: Part, logits: Array, chosen: int) -> tuple[Array, Array]:
     return (jax.nn.softmax(weight, -1) if routing.score == "chosen" else weight), expert
 
 
-def _open(routing: Part, ranked: Array) -> Array:
+def _open(routing: ArrayPart, ranked: Array) -> Array:
     """Put the experts of closed groups last."""
     apart = ranked.reshape(*ranked.shape[:-1], routing.groups, -1)
     best = jax.lax.top_k(apart, routing.best)[0].sum(-1)
@@ -52,7 +52,7 @@ def _open(routing: Part, ranked: Array) -> Array:
     return jnp.where(is_open[..., None], apart, -jnp.inf).reshape(ranked.shape)
 
 
-def _one_after_the_other(routing: Part, logits: Array, chosen: int) -> tuple[Array, Array]:
+def _one_after_the_other(routing: ArrayPart, logits: Array, chosen: int) -> tuple[Array, Array]:
     """Choose as in Liu et al. 2024 (sparsemixer-v2), in evaluation."""
     left, weights, experts, fixed = logits, [], [], jax.lax.stop_gradient(logits)
     for _ in range(chosen):
@@ -67,7 +67,7 @@ def _one_after_the_other(routing: Part, logits: Array, chosen: int) -> tuple[Arr
     return jnp.concatenate(weights, -1), jnp.concatenate(experts, -1)
 
 
-def weigh(experts: Part, weight: Array, expert: Array) -> Array:
+def weigh(experts: ArrayPart, weight: Array, expert: Array) -> Array:
     """Return the weights of chosen experts from their scores, both [N, chosen]."""
     routing = experts.routing
     if experts.renormalise:
@@ -77,7 +77,7 @@ def weigh(experts: Part, weight: Array, expert: Array) -> Array:
     return weight if routing.scales is None else weight * routing.scales[expert]
 
 
-def shares(experts: Part, x: Array) -> tuple[Array, Array]:
+def shares(experts: ArrayPart, x: Array) -> tuple[Array, Array]:
     """Return the weight of every expert at tokens x [N, D], 0 where not chosen, and who is."""
     logits = logits_of(experts.routing, experts.router, normalise(experts.router_norm, x))
     weight, expert = choose(experts.routing, logits, experts.chosen)
@@ -88,7 +88,7 @@ def shares(experts: Part, x: Array) -> tuple[Array, Array]:
     return jnp.einsum("...c,...ce->...e", weight, where), where.any(-2)
 
 
-def outputs(experts: Part, x: Array) -> Array:
+def outputs(experts: ArrayPart, x: Array) -> Array:
     """Return what each expert, and last the shared one, writes of x [N, D], [n, N, D]."""
     own, chosen = shares(experts, x)
     own, chosen = (jnp.moveaxis(y, -1, 0)[..., None] for y in (own, chosen))  # [E, N, 1]
@@ -102,19 +102,19 @@ def outputs(experts: Part, x: Array) -> Array:
     return out * experts.output_scale
 
 
-def together(experts: Part, x: Array) -> Array:
+def together(experts: ArrayPart, x: Array) -> Array:
     """Map normalised features [N, D] to what all experts write together, [N, D]."""
     return outputs(experts, x).sum(0)
 
 
-def _shared(shared: Part, x: Array) -> Array:
+def _shared(shared: ArrayPart, x: Array) -> Array:
     out = plain(shared.mlp, x)
     if shared.gate is None:
         return out
     return jax.nn.sigmoid(product("...d,od->...o", x, shared.gate)) * out
 
 
-def _write(experts: Part, x: Array) -> Array:
+def _write(experts: ArrayPart, x: Array) -> Array:
     """Return what each expert makes of its own tokens, [E, N, D] both."""
 
     def project(weight: Array, bias: Array | None, x: Array) -> Array:
@@ -131,7 +131,7 @@ def _write(experts: Part, x: Array) -> Array:
     return project(experts.down, experts.down_bias, inner)
 
 
-def _clamped(clamp: Part, gate: Array, up: Array, activation: str) -> Array:
+def _clamped(clamp: ArrayPart, gate: Array, up: Array, activation: str) -> Array:
     """Return what goes into the last projection, with both projections kept within a limit."""
     gate, up = jnp.minimum(gate, clamp.limit), jnp.clip(up, -clamp.limit, clamp.limit)
     if clamp.alpha is None:
@@ -139,7 +139,7 @@ def _clamped(clamp: Part, gate: Array, up: Array, activation: str) -> Array:
     return gate * jax.nn.sigmoid(gate * clamp.alpha) * (up + clamp.offset)
 
 
-def beside(part: Part, x: Array) -> Array:
+def beside(part: ArrayPart, x: Array) -> Array:
     """Map what the port holds, [N, D], to what an MLP and a mixture write together, [N, D]."""
     own = plain(part.mlp, normalise(part.mlp_norm, x))
     own = normalise(part.mlp_post_norm, own)

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part, has_heads
+from ..crossing import ArrayPart, has_heads
 from . import attention as heads
 from . import experts, mlp
 from .attention import Positions
 from .norms import normalise
 
 
-class Shape(NamedTuple):
+class BlockShape(NamedTuple):
     """What of a graph decides how a layer is put together."""
 
     parallel: bool
@@ -28,7 +28,7 @@ class Past(NamedTuple):
     v: Array
 
 
-class LayerRun(NamedTuple):
+class RanLayer(NamedTuple):
     """What one layer's parts write on B examples and T positions, and what its ports read.
 
     `z`: [B, T, H, K], [B, T, 0, 1] where it has no heads; `post`: what `o{l}` writes, or None;
@@ -43,14 +43,14 @@ class LayerRun(NamedTuple):
     stream: Array
 
 
-def norm_of(block: Part, letter: str) -> Part | None:
+def norm_of(block: ArrayPart, letter: str) -> ArrayPart | None:
     """Return the norm before the projection of `q`, `k` or `v`."""
     elsewhere = block.shared is not None and letter != "q"
-    found: Part | None = block.shared.norm if elsewhere else block.attention_norm
+    found: ArrayPart | None = block.shared.norm if elsewhere else block.attention_norm
     return found
 
 
-def project_all(block: Part, stream: Array, keys: Array) -> tuple[Array, Array, Array]:
+def project_all(block: ArrayPart, stream: Array, keys: Array) -> tuple[Array, Array, Array]:
     """Return queries [..., H, K], keys and values [..., G, K]; `keys`: the stream of these two."""
     normed = normalise(norm_of(block, "q"), stream)
     other = normed if block.shared is None else normalise(norm_of(block, "k"), keys)
@@ -61,7 +61,7 @@ def project_all(block: Part, stream: Array, keys: Array) -> tuple[Array, Array, 
     )
 
 
-def whole_keys(attention: Part, new: Array, old: Array | None, lead: int) -> Array:
+def whole_keys(attention: ArrayPart, new: Array, old: Array | None, lead: int) -> Array:
     """Put the keys (or values) before a window in front, one for each query head.
 
     new: [..., B, T, G or H, K], with `lead` axes before B; old: [B, start, G, K].
@@ -74,7 +74,7 @@ def whole_keys(attention: Part, new: Array, old: Array | None, lead: int) -> Arr
     return jnp.concatenate((old, new), -3)
 
 
-def mixed(block: Part, stream: Array, keys: Array, at: Positions, past: Past | None) -> Array:
+def mixed(block: ArrayPart, stream: Array, keys: Array, at: Positions, past: Past | None) -> Array:
     """Return what a layer's heads read from the positions of a stream [..., B, T, D]."""
     own, lead = block.attention, stream.ndim - 3
     q, k, v = project_all(block, stream, keys)
@@ -83,12 +83,12 @@ def mixed(block: Part, stream: Array, keys: Array, at: Positions, past: Past | N
     return heads.mix(own, q, k, v, at)
 
 
-def written(block: Part, x: Array, given: Array | None = None) -> Array:
+def written(block: ArrayPart, x: Array, given: Array | None = None) -> Array:
     """Return what the MLP, or all experts together, write when `m{l}` holds x, [N, D]."""
     return _gated(block, x, given, _all_of(block.mlp, normalise(block.mlp_norm, x)))
 
 
-def writes(block: Part, x: Array, given: Array | None = None) -> Array:
+def writes(block: ArrayPart, x: Array, given: Array | None = None) -> Array:
     """Return what each sender of `m{l}` writes when it holds x [N, D], [n, N, D]."""
     if block.mlp is None:
         return jnp.zeros((0, *x.shape), x.dtype)
@@ -97,13 +97,13 @@ def writes(block: Part, x: Array, given: Array | None = None) -> Array:
     return written(block, x, given)[None]
 
 
-def _all_of(part: Part, x: Array) -> Array:
+def _all_of(part: ArrayPart, x: Array) -> Array:
     if part.kind == "MLP":
         return mlp.plain(part, x)
     return experts.beside(part, x) if part.kind == "Beside" else experts.together(part, x)
 
 
-def _gated(block: Part, x: Array, given: Array | None, out: Array) -> Array:
+def _gated(block: ArrayPart, x: Array, given: Array | None, out: Array) -> Array:
     out = normalise(block.mlp_post_norm, out)
     if block.gate is None or given is None:
         return out
@@ -111,15 +111,15 @@ def _gated(block: Part, x: Array, given: Array | None, out: Array) -> Array:
 
 
 def run_layer(
-    block: Part,
-    shape: Shape,
+    block: ArrayPart,
+    shape: BlockShape,
     stream: Array,
     keys: Array,
     at: Positions,
     past: Past | None = None,
     given: Array | None = None,
-) -> LayerRun:
-    """Run one layer on the stream before it, [..., B, T, D]; see `LayerRun`."""
+) -> RanLayer:
+    """Run one layer on the stream before it, [..., B, T, D]; see `RanLayer`."""
     post, middle = None, stream
     if has_heads(block):
         z = mixed(block, stream, keys, at, past)
@@ -131,4 +131,4 @@ def run_layer(
         z = jnp.zeros((*stream.shape[:-1], 0, 1), stream.dtype)
     write = writes(block, stream if shape.parallel else middle, given)
     behind = middle + (write[0] if len(write) == 1 else write.sum(0))
-    return LayerRun(z, post, write, middle, behind)
+    return RanLayer(z, post, write, middle, behind)

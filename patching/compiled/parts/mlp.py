@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part
+from ..crossing import ArrayPart
 from .norms import linear, normalise
 
 _tanh_gelu = partial(jax.nn.gelu, approximate=True)
@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """The activation functions of the description, by the same names."""
 
 
-def xielu(curve: Part, x: Array) -> Array:
+def xielu(curve: ArrayPart, x: Array) -> Array:
     """Return the activation with two learned parameters of each number of x."""
     above = jax.nn.softplus(curve.rise) * x * x + curve.slope * x
     small = jnp.expm1(jnp.minimum(x, curve.largest)) - x
@@ -38,7 +38,7 @@ def xielu(curve: Part, x: Array) -> Array:
     return jnp.where(x > 0, above, below)
 
 
-def plain(mlp: Part, x: Array) -> Array:
+def plain(mlp: ArrayPart, x: Array) -> Array:
     """Map normalised features [N, D] to what the MLP writes, [N, D]."""
     act = ACTIVATIONS[mlp.activation] if mlp.curve is None else partial(xielu, mlp.curve)
     up = linear(mlp.up, x)
@@ -46,7 +46,7 @@ def plain(mlp: Part, x: Array) -> Array:
     return linear(mlp.down, inner) * mlp.output_scale
 
 
-def gated_tokens(gate: Part, x: Array, given: Array) -> Array:
+def gated_tokens(gate: ArrayPart, x: Array, given: Array) -> Array:
     """Return what is added to the stream x [N, D], given [N, P] past it."""
     inner = ACTIVATIONS[gate.activation](linear(gate.gate, x * gate.scale))
     return normalise(gate.norm, linear(gate.project, inner * given))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part, widest
+from ..crossing import ArrayPart, widest
 
 
 def product(spec: str, x: Array, weight: Array) -> Array:
@@ -15,7 +15,7 @@ def product(spec: str, x: Array, weight: Array) -> Array:
     return jnp.einsum(spec, x.astype(weight.dtype), weight, preferred_element_type=wide)
 
 
-def linear(part: Part, x: Array) -> Array:
+def linear(part: ArrayPart, x: Array) -> Array:
     """Return x · weightᵀ + bias."""
     out = product("...i,oi->...o", x, part.weight)
     return out if part.bias is None else out + part.bias
@@ -29,7 +29,7 @@ def rounded(x: Array, dtype: jnp.dtype) -> Array:
     return jax.lax.reduce_precision(x, about.nexp, about.nmant)
 
 
-def unit(norm: Part, x: Array) -> tuple[Array, Array]:
+def unit(norm: ArrayPart, x: Array) -> tuple[Array, Array]:
     """Return x without scale and bias, and the factor 1/std that made it so."""
     x = x.astype(widest(x.dtype))
     if norm.centred:
@@ -38,19 +38,19 @@ def unit(norm: Part, x: Array) -> tuple[Array, Array]:
     return x * rate, rate
 
 
-def scale_of(norm: Part) -> Array:
+def scale_of(norm: ArrayPart) -> Array:
     """Return the factor of each feature, [D], or of all."""
     if norm.weight is None:
         return jnp.asarray(norm.factor)
     return (norm.weight.astype(widest(norm.weight.dtype)) + norm.offset) * norm.factor
 
 
-def bias_of(norm: Part | None) -> Array | None:
+def bias_of(norm: ArrayPart | None) -> Array | None:
     """Return what a norm adds to each feature, [D]; None if nothing."""
     return None if norm is None or norm.bias is None else norm.bias * norm.factor
 
 
-def normalise(norm: Part | None, x: Array) -> Array:
+def normalise(norm: ArrayPart | None, x: Array) -> Array:
     """Apply a norm to x, [N, D]; None leaves x as it is."""
     if norm is None:
         return x
@@ -58,7 +58,7 @@ def normalise(norm: Part | None, x: Array) -> Array:
     return y if bias is None else y + bias
 
 
-def normalise_heads(norm: Part | tuple[Part, ...] | None, x: Array, heads: int) -> Array:
+def normalise_heads(norm: ArrayPart | tuple[ArrayPart, ...] | None, x: Array, heads: int) -> Array:
     """Normalise the features of each head, x [N, h, K], by one norm or each by its own.
 
     Norms of fewer heads stand for those of groups.
@@ -74,6 +74,6 @@ def normalise_heads(norm: Part | tuple[Part, ...] | None, x: Array, heads: int) 
     return y if own.bias is None else y + own.bias * own.factor[:, None]
 
 
-def _as_last(norm: Part) -> Part:
+def _as_last(norm: ArrayPart) -> ArrayPart:
     """Let each head have its own eps, [h, 1]."""
-    return Part(norm.kind, {**norm.arrays, "eps": norm.eps[:, None]}, norm.fixed)
+    return ArrayPart(norm.kind, {**norm.arrays, "eps": norm.eps[:, None]}, norm.fixed)

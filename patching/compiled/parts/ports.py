@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part, widest
+from ..crossing import ArrayPart, widest
 from . import attention as heads
-from .layers import Shape, norm_of
+from .layers import BlockShape, norm_of
 from .norms import bias_of, linear, normalise, product, scale_of, unit
 
 Select = Callable[[Array], Array]
@@ -38,7 +38,11 @@ class _Extra(NamedTuple):
 
 
 def attention_ports(
-    block: Part, shape: Shape, streams: tuple[Array, Array], grads: dict[str, Array], select: Select
+    block: ArrayPart,
+    shape: BlockShape,
+    streams: tuple[Array, Array],
+    grads: dict[str, Array],
+    select: Select,
 ) -> tuple[list[Array], Array, Array]:
     """Return the gradients at a layer's attention ports, [P, n, D] for each letter.
 
@@ -65,7 +69,7 @@ def attention_ports(
 
 
 def _letter(
-    block: Part, shape: Shape, letter: str, g: Array, read: Read, select: Select
+    block: ArrayPart, shape: BlockShape, letter: str, g: Array, read: Read, select: Select
 ) -> tuple[Array, Array]:
     """Return one letter's ports' gradients, [P, n, D], and what flows back to x̂, [K, B, T, D]."""
     own, norm = block.attention, norm_of(block, letter)
@@ -120,7 +124,9 @@ class _Together(NamedTuple):
         return back - self.unit * shrink.sum(-1)[..., None, None]
 
 
-def _through_latent(latent: Part, weight: Array, g: Array, normed: Array) -> tuple[Array, Array]:
+def _through_latent(
+    latent: ArrayPart, weight: Array, g: Array, normed: Array
+) -> tuple[Array, Array]:
     """Return what stands before the projection, and the gradient there of each head's part g."""
     raw, size = linear(latent.down, normed), weight.shape[-1]
     width, folded = weight.shape[1], fold(latent.norm, weight)
@@ -166,7 +172,7 @@ def _repeated(x: Array, heads: int, axis: int) -> Array:
     return x if own == heads else jnp.repeat(x, heads // own, axis)
 
 
-def fold(norm: Part | None, weight: Array) -> Array:
+def fold(norm: ArrayPart | None, weight: Array) -> Array:
     """Fold a norm's scale, and its centring, into the projections that read it, [h, d, D]."""
     if norm is None:
         return weight
@@ -175,7 +181,7 @@ def fold(norm: Part | None, weight: Array) -> Array:
     return wide.astype(weight.dtype)
 
 
-def constant(block: Part, letter: str) -> Array:
+def constant(block: ArrayPart, letter: str) -> Array:
     """Return what a projection's output always holds: W·(norm's bias) + bias, [H, d].
 
     Where something stands before the projection, that of its first matrix, [R + rest].

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array
 
-from ..crossing import Part
+from ..crossing import ArrayPart
 
 
-def frequencies_of(rotary: Part, lengths: Array) -> Array:
+def frequencies_of(rotary: ArrayPart, lengths: Array) -> Array:
     """Return what prompts of these lengths [B] turn by, [R/2] or [B, 1, R/2]."""
     usual = rotary.frequencies.astype(jnp.float32)
     if rotary.limit is None:
@@ -20,7 +20,7 @@ def frequencies_of(rotary: Part, lengths: Array) -> Array:
     return jnp.where(lengths[:, None] > rotary.limit, far, usual)[:, None]
 
 
-def _grown(growth: Part, lengths: Array, size: int) -> Array:
+def _grown(growth: ArrayPart, lengths: Array, size: int) -> Array:
     """Return the frequencies of prompts of these lengths [B] under "dynamic" scaling."""
     length = jnp.maximum(lengths, growth.limit)
     stretch = (growth.factor * length / growth.limit) - (growth.factor - 1)
@@ -29,7 +29,7 @@ def _grown(growth: Part, lengths: Array, size: int) -> Array:
     return 1.0 / (base[:, None] ** steps)
 
 
-def tables(rotary: Part, position_ids: Array) -> tuple[Array, Array]:
+def tables(rotary: ArrayPart, position_ids: Array) -> tuple[Array, Array]:
     """Return cosine and sine, [B, T, 1, R], of positions [B, T] of whole prompts."""
     if rotary.stored is not None:
         sin, cos = jnp.split(rotary.stored[position_ids], 2, -1)
@@ -45,7 +45,7 @@ def tables(rotary: Part, position_ids: Array) -> tuple[Array, Array]:
     return each(cos), each(sin)
 
 
-def rotate(rotary: Part, x: Array, cos: Array, sin: Array) -> Array:
+def rotate(rotary: ArrayPart, x: Array, cos: Array, sin: Array) -> Array:
     """Rotate x, [..., B, T, H, K], whose tables are those of its positions."""
     start, end = rotary.start, rotary.start + cos.shape[-1]
     turn = x[..., start:end]
