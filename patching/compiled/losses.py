@@ -65,7 +65,8 @@ def log_prob(logits: Array, ids: Array) -> Array:
     return logsumexp(pick(logits, ids, -jnp.inf), -1) - logsumexp(logits, -1)
 
 
-def _kl(logits: Array, goal: Goal) -> Array:
+def kl(logits: Array, goal: Goal) -> Array:
+    """Return the metric of this name, [B]."""
     assert goal.clean_logits is not None
     full, run = log_softmax(goal.clean_logits, -1), log_softmax(logits, -1)
     each = (jnp.exp(full) * (full - run)).sum(-1)
@@ -76,22 +77,26 @@ def _kl(logits: Array, goal: Goal) -> Array:
     return jnp.zeros(shape, each.dtype).at[..., reads.pair].add(each * reads.share)
 
 
-def _logit_diff(logits: Array, goal: Goal) -> Array:
+def logit_diff(logits: Array, goal: Goal) -> Array:
+    """Return the metric of this name, [B]."""
     return mean_logit(logits, goal.answers) - mean_logit(logits, goal.distractors)
 
 
-def _prob_diff(logits: Array, goal: Goal) -> Array:
+def prob_diff(logits: Array, goal: Goal) -> Array:
+    """Return the metric of this name, [B]."""
     right, wrong = (jnp.exp(log_prob(logits, ids)) for ids in (goal.answers, goal.distractors))
     return right - wrong
 
 
-def _nll(logits: Array, goal: Goal) -> Array:
+def nll(logits: Array, goal: Goal) -> Array:
+    """Return the metric of this name, [B]."""
     if goal.reads is not None:
         return -logsumexp(_whole(logits, goal.reads)[0], -1)
     return -log_prob(logits, goal.answers)
 
 
-def _log_prob_diff(logits: Array, goal: Goal) -> Array:
+def log_prob_diff(logits: Array, goal: Goal) -> Array:
+    """Return the metric of this name, [B]."""
     if goal.reads is not None:
         right, wrong = (logsumexp(one, -1) for one in _whole(logits, goal.reads))
     else:
@@ -112,13 +117,9 @@ def _whole(logits: Array, reads: WholeReads) -> tuple[Array, Array]:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "kl": _kl,
-    "logit_diff": _logit_diff,
-    "prob_diff": _prob_diff,
-    "nll": _nll,
-    "log_prob_diff": _log_prob_diff,
+    one.__name__: one for one in (kl, logit_diff, prob_diff, nll, log_prob_diff)
 }
-"""The counterparts of the registered metrics that have a gradient."""
+"""The counterparts of the registered metrics that have a gradient, by the same names."""
 
 
 def counterpart(metric: Metric) -> Function:
