@@ -75,7 +75,7 @@ class Variation:
     quantiles: Mapping[str, tuple[float, ...]]
     worst: tuple[Example, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
         quantiles = {key: list(values) for key, values in self.quantiles.items()}
         worst = [asdict(one) for one in self.worst]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
@@ -93,6 +94,19 @@ def inflated(circuit: Circuit, seed: int) -> tuple[Circuit, tuple[int, int]]:
     return Circuit(graph, kept), (row, column)
 
 
+class BaselineBlock(TypedDict):
+    """Random circuits as plain values; see `Baseline`."""
+
+    circuits: int
+    seed: int
+    undefined: NotRequired[bool]
+    percentile: float
+    percentile_interval: list[float]
+    median: float | None
+    median_interval: list[float] | None
+    faithfulness: list[float]
+
+
 @dataclass(frozen=True)
 class Baseline:
     """Random circuits' faithfulness, a circuit's percentile among it, and the first draw's seed.
@@ -109,17 +123,22 @@ class Baseline:
     interval: tuple[float, float] = (0.0, 100.0)
     median: Estimate = UNDEFINED
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> BaselineBlock:
         """Return everything as plain values."""
-        found: dict[str, object] = {"circuits": len(self.faithfulness), "seed": self.seed}
-        found |= {"undefined": self.undefined} if self.undefined else {}
-        found |= {"percentile": self.percentile, "percentile_interval": [*self.interval]}
         ends = self.median.interval
-        found |= {"median": self.median.value, "median_interval": None if ends is None else [*ends]}
-        return {**found, "faithfulness": [*self.faithfulness]}
+        found = BaselineBlock(
+            circuits=len(self.faithfulness),
+            seed=self.seed,
+            percentile=self.percentile,
+            percentile_interval=[*self.interval],
+            median=self.median.value,
+            median_interval=None if ends is None else [*ends],
+            faithfulness=[*self.faithfulness],
+        )
+        return {**found, "undefined": True} if self.undefined else found
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Baseline:
+    def from_dict(values: BaselineBlock) -> Baseline:
         """Return what `as_dict` wrote."""
         low, high = values["percentile_interval"]
         ends = values["median_interval"] or (math.nan, math.nan)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from ...graphs.circuit import Circuit
 from ...graphs.example_scores import clusters_of
@@ -27,6 +27,15 @@ CURVE_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The sizes of the Mechanistic Interpretability Benchmark's curves, as shares of all edges."""
 
 
+class CurveIntervals(TypedDict, total=False):
+    """The ends of 95% intervals, by the names of a curve's fields; None where there are none."""
+
+    faithfulness: list[list[float] | None]
+    faithfulness_absolute: list[list[float] | None]
+    cpr: list[float] | None
+    cmd: list[float] | None
+
+
 @dataclass(frozen=True)
 class Curve:
     """Faithfulness by size: `sizes` edges, `faithfulness` of each, and the two areas.
@@ -42,17 +51,23 @@ class Curve:
     faithfulness_absolute: tuple[float | None, ...]
     cpr: float | None
     cmd: float | None
-    intervals: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    intervals: CurveIntervals = field(default_factory=CurveIntervals, repr=False)
     undefined: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
         return asdict(self)
 
     def interval(self, name: str, place: int | None = None) -> tuple[float, float] | None:
         """Return the 95% interval of an area, or of one size's faithfulness by its field's name."""
-        found = self.intervals.get(name)
-        found = found if place is None or found is None else found[place]
+        by_size = {
+            "faithfulness": self.intervals.get("faithfulness"),
+            "faithfulness_absolute": self.intervals.get("faithfulness_absolute"),
+        }
+        areas = {"cpr": self.intervals.get("cpr"), "cmd": self.intervals.get("cmd")}
+        found = areas.get(name)
+        if place is not None and (every := by_size.get(name)) is not None:
+            found = every[place]
         return None if found is None else (float(found[0]), float(found[1]))
 
 
@@ -79,12 +94,12 @@ def curve(
     )
     cpr = cmd = None
     clusters = clusters_of(runner.pairs.groups)
-    intervals: dict[str, Any] = {}
+    intervals = CurveIntervals()
     is_defined = defined(full, empty, clusters, runner.floor)
     if None not in signed and None not in absolute:
         cpr, cmd, intervals = _areas((full, empty), each, shares, clusters)
     if not is_defined:
-        intervals = {}
+        intervals = CurveIntervals()
     return Curve(tuple(sizes), signed, absolute, cpr, cmd, intervals, not is_defined)
 
 
@@ -93,7 +108,7 @@ def _areas(
     each: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
     shares: Sequence[float],
     clusters: np.ndarray,
-) -> tuple[float, float, dict[str, Any]]:
+) -> tuple[float, float, CurveIntervals]:
     """Return CPR, CMD and the intervals of a curve, of values on each pair.
 
     Both areas are ratios of means too: Σ w (c − ∅) over full − ∅, and, as far as no 1 − f changes
@@ -112,10 +127,10 @@ def _areas(
         found = faithfulness_estimate(full, empty + values, empty, clusters).interval
         return None if found is None else [max(least, found[0]), found[1]]
 
-    intervals = {
-        "faithfulness": [interval(one - empty) for one in signed],
-        "faithfulness_absolute": [interval(one - empty) for one in absolute],
-        "cpr": interval(area),
-        "cmd": interval(missed, least=0.0),
-    }
+    intervals = CurveIntervals(
+        faithfulness=[interval(one - empty) for one in signed],
+        faithfulness_absolute=[interval(one - empty) for one in absolute],
+        cpr=interval(area),
+        cmd=interval(missed, least=0.0),
+    )
     return float(area.mean() / gap), float(missed.mean() / gap), intervals

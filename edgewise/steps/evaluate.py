@@ -87,9 +87,9 @@ class Evaluated(Evaluation):
         """Return the measures alone."""
         return Evaluation(**{name: getattr(self, name) for name in Evaluation.__dataclass_fields__})
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        found = self.evaluation.as_dict()
+        found: dict[str, object] = self.evaluation.as_dict()
         parts = (self.curve, self.random, self.tests, self.worst, self.control)
         names = ("curve", "random", "tests", "worst", "control")
         found |= {k: one.as_dict() for k, one in zip(names, parts, strict=True) if one is not None}

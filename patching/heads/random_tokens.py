@@ -36,7 +36,7 @@ class RandomBlocks:
     vocabulary: int
     seed: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return how the sequences were made, as plain values."""
         lengths = {"shortest": min(self.lengths), "longest": max(self.lengths)}
         drawn = {"vocabulary": self.vocabulary, "seed": self.seed}

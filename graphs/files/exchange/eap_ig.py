@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -234,7 +234,7 @@ def _nodes(
     return flags, neurons, scored
 
 
-def _numbers(place: str, key: str, entry: Mapping[str, Any], problems: list[str]) -> list[float]:
+def _numbers(place: str, key: str, entry: Mapping[str, object], problems: list[str]) -> list[float]:
     """Return the numbers of a list, or of the lists in it; note what is something else."""
     values = entry[key]
     flat = list(_flat(values)) if isinstance(values, list) else [("", values)]
@@ -386,7 +386,7 @@ def _zero_or_one(values: np.ndarray) -> np.ndarray:
     return np.asarray((values == 0) | (values == 1))
 
 
-def _check_names(path: str | Path, document: Mapping[str, Any], graph: ComputationGraph) -> None:
+def _check_names(path: str | Path, document: Mapping[str, object], graph: ComputationGraph) -> None:
     """Refuse lists of names that are not those of the matrices' rows and columns, in order."""
     for key, things in (
         ("src_nodes", [_name(node) for node in graph.senders]),
@@ -408,7 +408,7 @@ def _check_names(path: str | Path, document: Mapping[str, Any], graph: Computati
 
 
 def _node_tensors(
-    path: str | Path, document: Mapping[str, Any], graph: ComputationGraph
+    path: str | Path, document: Mapping[str, object], graph: ComputationGraph
 ) -> tuple[dict[str, bool], bool]:
     """Read the nodes' flags, and whether nodes have scores."""
     names, flags = [_name(node) for node in graph.senders], dict[str, bool]()
@@ -430,7 +430,7 @@ def _node_tensors(
 
 
 def _neuron_tensors(
-    path: str | Path, document: Mapping[str, Any], circuit: Circuit, width: int | None
+    path: str | Path, document: Mapping[str, object], circuit: Circuit, width: int | None
 ) -> bool:
     """Refuse nodes that keep some of their neurons only; tell whether neurons have scores."""
     senders = circuit.graph.senders
@@ -459,14 +459,14 @@ def _neuron_tensors(
 Shape = tuple["int | None", ...]
 
 
-def _flags(path: str | Path, key: str, document: Mapping[str, Any], shape: Shape) -> np.ndarray:
+def _flags(path: str | Path, key: str, document: Mapping[str, object], shape: Shape) -> np.ndarray:
     """Return a tensor of flags, of bool or of numbers that are still to be checked."""
     tensor = _tensor(path, key, document, shape)
     plain = str(tensor.dtype) == "torch.bool"
     return np.asarray((tensor if plain else tensor.double()).detach().numpy())
 
 
-def _scores(path: str | Path, key: str, document: Mapping[str, Any], shape: Shape) -> np.ndarray:
+def _scores(path: str | Path, key: str, document: Mapping[str, object], shape: Shape) -> np.ndarray:
     """Return a tensor of scores as float32."""
     tensor = _tensor(path, key, document, shape)
     if str(tensor.dtype) == "torch.bool":
@@ -476,7 +476,9 @@ def _scores(path: str | Path, key: str, document: Mapping[str, Any], shape: Shap
     return np.asarray(tensor.detach().float().numpy())
 
 
-def _tensor(path: str | Path, key: str, document: Mapping[str, Any], shape: Shape) -> torch.Tensor:
+def _tensor(
+    path: str | Path, key: str, document: Mapping[str, object], shape: Shape
+) -> torch.Tensor:
     value = document[key]
     if not _is_plain(value, shape):
         sizes = ", ".join("d_model" if size is None else str(size) for size in shape)
@@ -485,17 +487,16 @@ def _tensor(path: str | Path, key: str, document: Mapping[str, Any], shape: Shap
             f"{path}: {key} is no tensor of shape [{sizes}] with its numbers in memory; found: "
             f"{found}; accepted: float, int or bool."
         )
-    found_tensor: torch.Tensor = value
-    return found_tensor
+    return value
 
 
-def _is_tensor(value: object) -> bool:
+def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     import torch
 
     return isinstance(value, torch.Tensor)
 
 
-def _is_plain(value: object, shape: Shape) -> bool:
+def _is_plain(value: object, shape: Shape) -> TypeGuard[torch.Tensor]:
     """Tell a plain tensor of a shape that has its numbers in memory, not one stretched over it."""
     import torch
 
