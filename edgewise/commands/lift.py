@@ -10,6 +10,7 @@ from . import options, show
 from .flags import Flags, with_flags
 
 if TYPE_CHECKING:
+    from ..patching.compiled.certificate import EngineCertificate
     from ..session import Session
 
 
@@ -26,7 +27,8 @@ def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_js
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
     directory, or smollm2-135m. The certificate compares the lifted model with the original on
-    random tokens; exit status 1 if it fails. With --types, and without MODEL: every type of decoder
+    random tokens; exit status 1 if it fails. With --engine jax a second one compares the compiled
+    engine with torch. With --types, and without MODEL: every type of decoder
     of the installed transformers, split into heads, with parts taken whole, or refused.
     """
     if types == (model is not None):
@@ -51,12 +53,48 @@ def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_js
         "graph": {**graph_block(session.graph, {}), "edges_by_kind": kinds},
         "certificate": {**proof.as_dict(), **{name: getattr(proof, name) for name in names}},
     }
+    second = _second(session)
+    if second is not None:
+        own = {key: getattr(second, key) for key in ("tolerance", "passed", *SECOND)}
+        document["engines"] = {**own, "prompts": second.prompts, "longest": second.longest}
     if as_json:
         show.emit(document)
     else:
         _print(session)
-    if not proof.passed:
+        if second is not None:
+            _print_second(second)
+    if not proof.passed or (second is not None and not second.passed):
         ctx.exit(1)
+
+
+SECOND = {
+    "kept_all": "all edges kept: logits of engine torch",
+    "kept_none": "no edge kept: logits of engine torch",
+}
+"""What a second certificate compares."""
+
+
+def _second(session: Session) -> EngineCertificate | None:
+    """Compare the compiled engine with torch, where it is asked for by name."""
+    from ..patching.engines import JAX
+
+    if session.engine != JAX:
+        return None
+    from ..patching.compiled.certificate import certify_engine
+
+    return certify_engine(session.lifted)
+
+
+def _print_second(second: EngineCertificate) -> None:
+    errors = [(words, getattr(second, key)) for key, words in SECOND.items()]
+    rows = [
+        (words, f"{error:.2g}", f"{second.tolerance:.2g}", _verdict(error <= second.tolerance))
+        for words, error in errors
+    ]
+    title = "second certificate: engine jax"
+    show.table(("identity", "largest error", "accepted", ""), rows, title=title)
+    show.line()
+    show.line(f"second certificate: {_verdict(second.passed)}")
 
 
 def _print_types(as_json: bool) -> None:
