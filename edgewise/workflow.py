@@ -92,9 +92,11 @@ def beside_scores(path: str, file: CircuitFile) -> Scores | None:
     """Return the scores in the sidecar of a circuit's file, None if there is no sidecar.
 
     Raises:
-        FileFormatError: it is damaged or of another graph.
+        FileFormatError: it is damaged, of another graph, or of an earlier circuit of that name.
     """
-    from .graphs.files import read_scores, scores_path
+    from pathlib import Path
+
+    from .graphs.files import read_scores_of, scores_path
 
     there = scores_path(path).is_file()
-    return read_scores(path, file.circuit.graph).scores if there else None
+    return read_scores_of(file.at(Path(path))).scores if there else None

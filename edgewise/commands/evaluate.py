@@ -73,7 +73,7 @@ def evaluate(
     give --model and --task. A file that keeps no edge but has scores is measured with --curve.
     """
     from ..experiment.spec import EvaluationSpec
-    from ..graphs.files import CircuitFile, read_scores, write_circuit
+    from ..graphs.files import CircuitFile, read_scores_of, write_circuit
     from ..progress import reporting
     from ..steps.evaluate import evaluate as measure
     from ..steps.found.blocks import task_block, with_measures
@@ -84,7 +84,7 @@ def evaluate(
     if not isinstance(given, CircuitFile):
         require(given, model=model, task=flags["task"])
     elif flags["curve"]:
-        scores = read_scores(circuit, given.circuit.graph).scores
+        scores = read_scores_of(given).scores
     given = _cut(given, flags, output, model)
     compute = flags.compute(given if isinstance(given, CircuitFile) else None)
     with reporting() as progress:

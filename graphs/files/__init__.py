@@ -20,7 +20,7 @@ from .example_scores import (
 )
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
-from .scores import ScoresFile, read_scores, scores_path, write_scores
+from .scores import ScoresFile, read_scores, read_scores_of, scores_path, write_scores
 from .tables import matrix as matrix_file
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .timeline import TimelineFile, read_timeline, write_timeline
@@ -48,6 +48,7 @@ __all__ = [
     "read_matrix",
     "read_roles",
     "read_scores",
+    "read_scores_of",
     "read_timeline",
     "read_transplant",
     "scores_path",

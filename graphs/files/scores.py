@@ -22,12 +22,15 @@ from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
 from ..scores import Scores
 from .atomic import write_bytes
-from .circuit import OPTIONS, SHAPE, graph_of, rarer_keys
+from .circuit import OPTIONS, SHAPE, CircuitFile, graph_of, rarer_keys
 from .reading import listed, parse_json, short
 
 SUFFIX = ".scores.safetensors"
 ABOUT = ("method", "metric", "ablation")
 METADATA = ("senders", "ports", *ABOUT)
+SAME = 1e-4
+"""By how much of itself a score may differ from the one that a circuit's file has."""
+
 WIDTHS = {"F16": 2, "F32": 4}
 """Bytes of a number, by its name in safetensors files."""
 
@@ -204,3 +207,33 @@ def _check_names(file: Path, key: str, metadata: Mapping[str, str], expected: li
             f"{file} is of another graph: it has {len(found)} {key} for {len(expected)}, and "
             f"number {first + 1} is {names[0]} where {names[1]} is expected."
         )
+
+
+@typed
+def read_scores_of(circuit: CircuitFile) -> ScoresFile:
+    """Read the sidecar beside a circuit's file; those of an earlier circuit are refused.
+
+    They are by the circuit's method, metric and ablation, and have its edges' own scores.
+    """
+    if circuit.path is None:
+        raise EdgewiseError("the circuit is of no file, so nothing stands beside it.")
+    path, graph = scores_path(circuit.path), circuit.circuit.graph
+    found = read_scores(circuit.path, graph)
+    noted = {key: str(circuit.discovery.get(key)) for key in ABOUT}
+    unequal = [f"{key} {found.about[key]} and {noted[key]}" for key in ABOUT
+               if found.about[key] != noted[key]]  # fmt: skip
+    own, beside = circuit.edge_scores, found.scores.values
+    assert own is not None  # CircuitFile.__post_init__
+    with np.errstate(invalid="ignore"):
+        other = np.abs(own - beside) > SAME * np.maximum(np.abs(own), np.abs(beside))
+    if not unequal and other.any():
+        row, column = (int(i) for i in np.argwhere(other)[0])
+        edge = graph.edge_at(row, column)
+        unequal.append(f"{edge}, of score {beside[row, column]:.4g} and {own[row, column]:.4g}")
+    if unequal:
+        raise FileFormatError(
+            f"{path} is not of the circuit beside it: they differ in {', '.join(unequal)} (scores "
+            "and circuit). It is of an earlier circuit; find the circuit again with `scores`, or "
+            "move the file away."
+        )
+    return found

@@ -19,6 +19,7 @@ from edgewise.graphs.files import (
     read_circuit,
     read_example_scores,
     read_scores,
+    read_scores_of,
     write_circuit,
 )
 from edgewise.graphs.files.stability import EdgeStability, stability_of
@@ -185,6 +186,25 @@ def test_what_cannot_be_cut_down(
     examples_path(path).unlink()
     words = "how stable the circuit's edges are cannot be told: its file does not say"
     assert words in edgewise("evaluate", path, "--stable", ".5", status=1).stderr
+
+
+def test_scores_of_an_earlier_circuit_make_no_curve(
+    edgewise: Run, models: dict[str, Path], grouped: Path, pairs: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    asked = ["discover", "--model", models[MODEL], "--top", "30", "-o", path]
+    edgewise(*asked, "--task", grouped, "--method", "eap", "--scores")
+    edgewise("evaluate", path, "--curve")
+    edgewise(*asked, "--task", pairs, "--method", "eap")
+    words = "c.scores.safetensors is not of the circuit beside it: they differ in "
+    told = edgewise("evaluate", path, "--curve", status=1).stderr
+    assert words in told
+    assert ", of score " in told
+    edgewise(*asked, "--task", grouped, "--method", "eap-ig")
+    told = edgewise("evaluate", path, "--curve", status=1).stderr
+    assert f"{words}method eap and eap-ig (scores and circuit)" in told
+    with pytest.raises(EdgewiseError, match="the circuit is of no file"):
+        read_scores_of(replace(read_circuit(path), path=None))
 
 
 def test_few_groups_are_said_to_tell_nothing_of_others() -> None:
