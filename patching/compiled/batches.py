@@ -96,10 +96,12 @@ def cut(
     chunks = [order[i : i + each] for i in range(0, len(order), each)]
     batches = [pairs.batch(rows) for rows in chunks]
     exact = [_sizes(model, batch, each, paired, apart) for batch in batches]
-    return [
-        PairChunk(rows, batch, sizes)
-        for rows, batch, sizes in zip(chunks, batches, _classes(exact), strict=True)
-    ]
+    found = dict[int, PairChunk]()
+    for spelled in (False, True):  # answers of several tokens are read otherwise
+        own = [i for i, batch in enumerate(batches) if (batch.steps is not None) == spelled]
+        for i, sizes in zip(own, _classes([exact[i] for i in own]), strict=True):
+            found[i] = PairChunk(chunks[i], batches[i], sizes)
+    return [found[i] for i in range(len(chunks))]
 
 
 def _key(pair: Pair) -> tuple[int, int]:
@@ -110,6 +112,8 @@ def _key(pair: Pair) -> tuple[int, int]:
 
 def _classes(exact: Sequence[Sizes]) -> list[Sizes]:
     """Give each of some sorted chunks one of two shapes at most, each that of neighbours."""
+    if not exact:
+        return []
 
     def largest(some: Sequence[Sizes]) -> Sizes:
         found = some[0]

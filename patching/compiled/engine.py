@@ -75,7 +75,8 @@ def _summed(
         )  # fmt: skip
         for at, shares in groups:
             found = scores(program, model.weights, prompts, at, shares, base)
-            examples = _put(graph, model, jax.device_get(found), total, len(chunk.rows))
+            here = jax.device_get(found)
+            examples = _put(graph, model, here, total, np.asarray(chunk.batch.owner))
             if each is not None and examples is not None:
                 each[chunk.rows] += examples
             done += len(chunk.rows) * int((shares > 0).sum())
@@ -101,9 +102,12 @@ def _put(
     model: CompiledModel,
     found: SummedScores,
     total: np.ndarray,
-    examples: int,
+    owner: np.ndarray,
 ) -> np.ndarray | None:
-    """Add what a chunk found to all scores; return each example's, [B, E], if they are apart."""
+    """Add what a chunk found to all scores; return each example's, [examples, E], if apart.
+
+    `owner`: int [B], whose each run is.
+    """
     apart = found.logits.ndim == 3
     shape = (len(found.logits), *total.shape) if apart else total.shape
     own = np.zeros(shape, dtype=np.float32)
@@ -121,9 +125,13 @@ def _put(
     if not apart:
         total += own
         return None
-    own = own[:examples]
-    total += own.sum(0, dtype=np.float64)
-    return own[:, graph.reads]
+    each = own[: len(owner), graph.reads]
+    total[graph.reads] += each.sum(0, dtype=np.float64)
+    if len(owner) == owner[-1] + 1:  # a run each
+        return each
+    examples = np.zeros((owner[-1] + 1, each.shape[1]), dtype=np.float32)
+    np.add.at(examples, owner, each)
+    return examples
 
 
 def _per_token(runner: Runner, points: int) -> int:

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.lift.lifted import LiftedModel
+from edgewise.patching.compiled.circuits import CompiledCircuits
 from edgewise.patching.compiled.engine import attribute as compiled
 from edgewise.patching.gradients.attribution import attribute
+from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.configs import CONFIGS
 from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
+from tests.patching.test_whole_answers import spelled_pairs
 
 SCORES = 1e-4
 """How far scores may differ, in parts of the largest."""
@@ -86,3 +90,21 @@ def test_scores_on_each_example_and_their_mean() -> None:
         assert_alike(one, other)
         mean = one.mean(0, dtype=np.float64)
         assert_alike(mean, scores.values[runner.graph.reads], 1e-6)
+
+
+@pytest.mark.parametrize("metric", ["kl", "nll", "log_prob_diff"])
+@pytest.mark.parametrize(("ablation", "size"), [("resample", 2), ("mean", 3)])
+def test_answers_of_several_tokens(metric: str, ablation: str, size: int) -> None:
+    """Plain pairs among spelled ones; per example too; circuits' losses on them."""
+    pairs = PromptPairs((*tiny_pairs(lengths=(5, 6)), *spelled_pairs(4, 3)))
+    runner = Runner.create(lift("llama"), pairs, metric=metric, ablation=ablation, batch_size=size)
+    one, other = (
+        np.zeros((len(pairs), runner.graph.edge_count), dtype=np.float32) for _ in range(2)
+    )
+    found = compiled(runner, [0.3, 0.8], None, one).values
+    assert_alike(found, attribute(runner, [0.3, 0.8], None, other).values)
+    assert_alike(one, other)
+    assert_alike(compiled(runner, [0.3, 0.8]).values, found, 1e-5)
+    circuit = Circuit(runner.graph, runner.graph.reads & (found > 0))
+    losses = CompiledCircuits(runner).losses([circuit])
+    assert_alike(losses, runner.measure_each([circuit], losses=True)[0], 1e-5)
