@@ -54,7 +54,19 @@ def _not_blank(text: str) -> None:
 FILE = Known(_not_blank)
 
 
-COUNT = click.IntRange(1)
+class Whole(click.IntRange):
+    """A whole number within a range, called so in the error for what is none."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number within a range, called so in the error for what is none."""
+
+    name = "number"
+
+
+COUNT = Whole(1)
 
 
 METRIC = Known(get_metric)

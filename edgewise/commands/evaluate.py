@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .accepted import COUNT, FILE, option
+from .accepted import COUNT, FILE, Number, option
 from .claims import announce, claims_options, print_claims
 from .flags import Flags, with_flags
 from .given import in_model, read_all, require
@@ -50,7 +50,7 @@ LEAST = 10
     "--stable S",
     "Of the circuit only the edges that a share S of resampled prompts keeps, such as 0.9, by what "
     "its file, or the scores on each example beside it, tell.",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
 )
 @option("-o --output NAME.json", "[--stable] Write that circuit, with these measures.", type=FILE)
 @options.percent_option

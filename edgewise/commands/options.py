@@ -10,7 +10,7 @@ import click
 from ..discovery.registry import metric_defaults
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, metrics
-from .accepted import COUNT, FILE, METRIC, Known, all_of, among, option
+from .accepted import COUNT, FILE, METRIC, Known, Number, Whole, all_of, among, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ compute_options = all_of(
         type=Known(among("engine", ("auto", "torch", "jax"))),
     ),
     option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),
-    option("--threads N", "Threads torch computes with.", type=click.IntRange(1, 1024)),
+    option("--threads N", "Threads torch computes with.", type=Whole(1, 1024)),
     option(
         "--allow-pickle",
         "Read pickled weights too, which can run code; only from sources you trust.",
@@ -116,18 +116,18 @@ paired_options = all_of(
     option(
         "--delta X",
         "The smallest change of a score that matters, in units of the metric.",
-        type=click.FloatRange(0),
+        type=Number(0),
     ),
     option(
         "--delta-share S",
         "The same, as a share of the larger model's difference between all edges and none; "
         "default 0.005.",
-        type=click.FloatRange(0),
+        type=Number(0),
     ),
     option(
         "--level Q",
         "The share of false changes that is accepted; default 0.05.",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Number(0, 1, min_open=True, max_open=True),
     ),
     click.option(
         "--controls/--no-controls",
@@ -145,7 +145,7 @@ percent_option = option(
     "--percent K",
     "Of a folder of MIB's with a circuit of each size, the largest with at most K percent of all "
     "edges.",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=Number(0, 100, min_open=True),
 )
 task_option = option(
     "--task-option NAME=VALUE",
@@ -160,7 +160,7 @@ test_option = option(
     "--test M",
     "Number of further pairs, held out to measure on; 0: none. Default: as many as are found on; "
     "of a file half of it from 64 pairs up, with --examples as many of the others.",
-    type=click.IntRange(0),
+    type=Whole(0),
 )
 
 
@@ -203,7 +203,7 @@ def task_options(*, required: bool, test: bool = False) -> Callable[[Function], 
         option(
             "--seed N",
             "Decides which pairs a built-in task makes, or are formed of samples; default 0.",
-            type=click.IntRange(0),
+            type=Whole(0),
             default=0 if required else None,
         ),
         click.option(

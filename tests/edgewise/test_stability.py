@@ -164,6 +164,8 @@ def test_what_cannot_be_cut_down(
     edgewise(*asked, "--task", grouped, "--per-example", "--top", "30")
     lines: list[tuple[list[object], int, str]] = [
         (["--stable", "1.5"], 2, "1.5 is not in the range 0<x<=1"),
+        (["--stable", "much"], 2, "'much' is not a valid number."),
+        (["--examples", "1.5"], 2, "'1.5' is not a valid whole number."),
         (["-o", "d.json"], 2, "--output is for --stable; give that too"),
         (["--stable", ".5", "-o", "d.json", "--metric", "kl"], 2, "do not give others"),
         (["--stable", ".5", "-o", "d.json", "--task", grouped], 2, "do not give others"),
