@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,27 @@ FLAGS = (
 if "jax" not in sys.modules:  # XLA reads them once
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()
 
-pytest.importorskip("jax", reason="JAX is not installed; make test installs it")
+try:
+    import jax as _jax  # noqa: F401
+except ImportError:
+    INSTALLED = False
+else:
+    INSTALLED = True
+
+
+class _Skipped(pytest.Module):
+    """A file of tests that cannot be imported."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("JAX is not installed; make test installs it", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> _Skipped | None:
+    """Skip each file, loudly, where JAX is not installed."""
+    if INSTALLED:
+        return None
+    skipped: _Skipped = _Skipped.from_parent(parent, path=module_path)
+    return skipped
 
 
 @pytest.fixture(autouse=True, scope="session")
