@@ -14,7 +14,9 @@ layer gives all scores. Each block is a tape of its own, in which parameters are
   together couples a port to every head's projection; that is one more term of the second kind.
   Where heads project a normalised smaller space, g is first taken back to that space, through its
   norm by the same formula; W is then the projection into it, which all heads share.
-* Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time.
+* Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time,
+  and stay on the device, where they are added up, until the last chunk; nothing waits for them.
+  (Scores on each example are fetched once a chunk: all examples' may fill a card.)
 * A token at which nothing moves adds nothing to any score and is left out.
 * No example's loss depends on another's tokens. So the same product taken over the tokens of one
   example gives its own scores, and their mean is the score.
@@ -34,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.lift.devices import place
+from ...graphs.lift.devices import place, summing
 from ...graphs.lift.lifted import Attention, Block, working_dtype
 from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
@@ -46,7 +48,9 @@ from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 from .finish import finished
 
 ROWS_AT_ONCE = 128
-TAPE_BYTES = 1 << 29
+"""Ports whose scores are one matrix product: enough for it to be fast, few enough to leave out the
+senders behind most of them. (Their gradients take less memory than the deltas they are multiplied
+with, which `Budget.batch` bounds.)"""
 
 
 @dataclass(frozen=True)
@@ -89,32 +93,33 @@ def attribute(
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
-    total = np.zeros(graph.reads.shape)
+    device, dtype = summing(runner.model.tokens)
+    sums = torch.zeros(graph.reads.shape, dtype=dtype, device=device)
     done = 0
     for rows, chunk in runner.numbered_chunks():
         with torch.no_grad():
             delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
         apart = None if each is None else ByExample.of(chunk, delta)
-        for group in _groups(chunk, points):
+        for group in _groups(chunk, points, runner.budget.tape):
             share = len(group) / len(points)
             if apart is not None:
                 apart.share = share
-            total += share * _ChunkScores(runner, chunk, group, delta, apart).scores()
+            sums += share * _ChunkScores(runner, chunk, group, delta, apart).scores()
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
         if each is not None and apart is not None:
-            each[rows] = apart.values
-    return finished(runner, points, total)
+            each[rows] = apart.values.cpu().numpy()
+    return finished(runner, points, sums.cpu().numpy())
 
 
-def _groups(chunk: Chunk, points: Sequence[float]) -> list[list[float]]:
-    """Cut the points into groups of about equal size whose tapes fit in `TAPE_BYTES`."""
+def _groups(chunk: Chunk, points: Sequence[float], memory: int) -> list[list[float]]:
+    """Cut the points into groups of about equal size whose tapes fit in memory."""
     model = chunk.model
     inner = sum(sum(block.features) for block in model.blocks)
     per_token = (model.graph.layers * 4 * model.d_model + inner) * 4
     tokens = chunk.batch.clean[:, chunk.start :].numel()
-    at_once = max(1, TAPE_BYTES // (per_token * tokens))
+    at_once = max(1, memory // (per_token * tokens))
     number = -(-len(points) // at_once)
     cuts = [len(points) * i // number for i in range(number + 1)]
     return [list(points[a:b]) for a, b in itertools.pairwise(cuts)]
@@ -141,15 +146,16 @@ class _ChunkScores:
         self.runner, self.chunk, self.model = runner, chunk, runner.model
         self.apart = apart
         self.graph, self.points = runner.graph, points
-        self.values = np.zeros(self.graph.reads.shape)
+        device, dtype = summing(delta)
+        self.values = torch.zeros(self.graph.reads.shape, dtype=dtype, device=device)
         self.batch = len(chunk.batch)
         self.tokens, self.delta = chunk.moving_tokens, delta
         self.pending: list[tuple[int, Tensor]] = []
-        self.past_the_stream = np.zeros(len(self.graph.ports))
+        self.past_the_stream: dict[int, Tensor] = {}  # scores of what MLPs are given past it
         self.elsewhere: dict[int, Tensor] = {}  # gradients at earlier layers' streams
 
-    def scores(self) -> np.ndarray:
-        """Return the summed scores, [P, S]."""
+    def scores(self) -> Tensor:
+        """Return the summed scores, [P, S], on the device."""
         tapes, final = self._forward()
         gradient = self._loss_gradient(final)
         self._put(Port(Node(Kind.LOGITS)), self._select(gradient).mean(0, keepdim=True))
@@ -169,7 +175,8 @@ class _ChunkScores:
             if layer in self.elsewhere:
                 gradient = gradient + self.elsewhere.pop(layer)
         self._flush()
-        self.values[:, 0] += self.past_the_stream
+        for row, score in self.past_the_stream.items():
+            self.values[row, 0] += score
         return self.values
 
     def _forward(self) -> tuple[list[_Tape], Tensor]:
@@ -243,8 +250,8 @@ class _ChunkScores:
         if own.shape[-1] > width:  # what the embedding sends past the stream
             past = self._select(own[..., width:]).mean(0)
             delta = self.chunk.given_delta[layer].flatten(0, 1)[self.tokens]
-            found, row = -(past * delta).double().sum(-1), self.graph.port_index[port]
-            self.past_the_stream[row] = float(found.sum())
+            found, row = -(past * delta).to(self.values).sum(-1), self.graph.port_index[port]
+            self.past_the_stream[row] = found.sum()
             if self.apart is not None:
                 self.apart.add_first(row, found)
             own = own[..., :width]
@@ -373,12 +380,15 @@ class _ChunkScores:
         """Take the scores of the ports put aside: rows of one matrix product."""
         if not self.pending:
             return
-        rows = np.concatenate([np.arange(row, row + len(g)) for row, g in self.pending])
+        spans = [(row, row + len(g)) for row, g in self.pending]
+        rows = np.concatenate([np.arange(*span) for span in spans])
         before = int(self.graph.reads[rows].any(0).nonzero()[0].max()) + 1
         gradient = torch.cat([g for _, g in self.pending])
         if self.apart is not None:
             self.apart.add(gradient, rows, before)
         # delta is clean − ablated, so the score has the opposite sign
         product = -(gradient @ self.delta[:before].t())
-        self.values[rows, :before] = product.cpu().double().numpy()
+        parts = product.split([stop - start for start, stop in spans])
+        for (start, stop), part in zip(spans, parts, strict=True):
+            self.values[start:stop, :before] = part
         self.pending.clear()

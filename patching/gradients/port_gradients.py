@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from ...graphs.circuit import Circuit
-from ...graphs.lift.devices import place
+from ...graphs.lift.devices import place, send, summing
 from ...graphs.names import Kind, Port
 from ..run.chunk import Chunk
 from ..run.masked_run import run_noting
 from ..run.plan import Plan, make_gated_plan, make_plan
 from ..run.runner import Runner
 
-TAPE_BYTES = 1 << 30
 TENSORS_PER_PORT = 8
 """About how many tensors of a stream's size a port's norm and projections keep for a gradient."""
 
@@ -59,21 +58,25 @@ def gate_gradients(runner: Runner, gates: np.ndarray) -> tuple[float, np.ndarray
     Both are 0 where no edge exists. The runner's batches should be of `gated_batch` examples.
     """
     graph, plan = runner.graph, make_gated_plan(runner.graph, gates)
-    loss, total = 0.0, np.zeros(graph.reads.shape)
+    device, dtype = summing(runner.model.tokens)
+    loss = torch.zeros((), dtype=dtype, device=device)
+    total = torch.zeros(graph.reads.shape, dtype=dtype, device=device)
+    places = torch.empty(0, dtype=torch.int64, device=device)
     for chunk in runner.chunks():
         found = _differentiate(runner, chunk, plan, list(range(len(graph.ports))))
-        loss += float(found.losses.double().sum())
+        loss += found.losses.to(loss).sum()
         rows, columns = list(found.gradients), list(found.deltas)
         own = (found.gradients[row][..., : runner.model.d_model] for row in rows)  # [B, T, D] each
         at_ports = torch.stack([gradient.flatten() for gradient in own])  # [P, B·T·D]
         written = torch.stack([found.deltas[u].detach() for u in columns])  # [S, B·T·D]
-        total[np.ix_(rows, columns)] += (at_ports @ written.T).double().cpu().numpy()
+        there = send(np.array(rows)[:, None] * graph.size[1] + np.array(columns), places)
+        total.view(-1).index_add_(0, there.flatten(), (at_ports @ written.T).to(total).flatten())
         for row, gradient in found.gradients.items():  # the embedding's edge carries more
             past, layer = gradient[..., runner.model.d_model :], graph.ports[row].node.layer
             if past.numel() and layer is not None:
-                total[row, 0] += float((past * chunk.given_delta[layer]).double().sum())
+                total[row, 0] += (past * chunk.given_delta[layer]).to(total).sum()
     count = len(runner.pairs)
-    return loss / count, np.where(graph.reads, total / count, 0.0)
+    return float(loss) / count, np.where(graph.reads, total.cpu().numpy() / count, 0.0)
 
 
 def gated_batch(runner: Runner) -> int:
@@ -81,7 +84,7 @@ def gated_batch(runner: Runner) -> int:
     ports, senders = runner.graph.size
     longest = max(pair.longest * len(pair.runs) for pair in runner.pairs)
     each = longest * runner.model.d_model * 4 * (senders + TENSORS_PER_PORT * ports)
-    return max(1, min(runner.batch_size, TAPE_BYTES // each))
+    return max(1, min(runner.batch_size, runner.budget.gates // each))
 
 
 def _differentiate(runner: Runner, chunk: Chunk, plan: Plan, rows: list[int]) -> _Taken:

@@ -47,6 +47,7 @@ from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
 from ..prompts.answers import token_by_token
 from ..prompts.pairs import Batch, Pair, PromptPairs
+from ..run.memory import Budget
 from ..run.runner import Progress, check_prompts
 from ..trace import Trace, at_answers, of_keys, patterns, project, run_plain
 from .direct import Direct, frozen
@@ -57,8 +58,6 @@ TOP = 5  # among how many of the largest logits a copied token must be
 EQUAL = 2.0**-17
 """Attention weights, and logits in units of the largest, are equal if they differ by less: 64 units
 of float32, in which both are computed. Of equally attended positions the first counts."""
-
-RUN_BYTES = 1 << 28
 
 Figures = dict[str, float | None]  # by what they measure; None where there is none
 
@@ -139,7 +138,7 @@ def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
     """Divide examples so that what one run keeps, about 6 D a token and layer, fits in memory."""
     length = max(len(pair.clean) for pair in pairs)
     each = length * model.d_model * len(model.blocks) * 6 * model.tokens.element_size()
-    size = max(1, min(16, RUN_BYTES // each))
+    size = max(1, min(16, Budget.of(model.device).patterns // each))
     for start in range(0, len(pairs), size):
         yield range(start, min(start + size, len(pairs)))
 

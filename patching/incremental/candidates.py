@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...graphs.lift.devices import send
 from .liveness import Group
 from .state import IncrementalChunk, Projections
-
-QUESTION_BYTES = 1 << 28  # memory that the questions of one pass may take
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def ask(state: IncrementalChunk, rows: Sequence[int], ablated: np.ndarray) -> Te
     `rows`: the ports; several must be attention ports of one layer. `ablated`: bool [n, R, S]; only
     edges that the current circuit keeps count.
     """
-    step = max(1, QUESTION_BYTES // max(state.question_bytes(row) for row in rows))
+    step = max(1, state.chunk.budget.questions // max(state.question_bytes(row) for row in rows))
     found = []
     for start in range(0, len(ablated), step):
         some = ablated[start : start + step]
@@ -65,13 +64,13 @@ def _start(state: IncrementalChunk, row: int, ablated: np.ndarray, several: bool
     index = None
     if several:
         ablated, of = np.unique(ablated, axis=0, return_inverse=True)
-        index = torch.from_numpy(of).to(state.at.device)
+        index = send(of, state.at)
     wide = bool(state.layout.wide_port[row])
     x = state.stream(row, wide)
     (senders,) = np.nonzero(ablated.any(0))
     if not len(senders):
         return AskedStreams(row, x.expand(len(ablated), *x.shape), index)
-    weights = torch.from_numpy(ablated[:, senders]).to(x)
+    weights = send(ablated[:, senders], x)
     streams = x - state.moved(row, weights, senders, wide)
     empty = np.flatnonzero((ablated == state.layout.kept[row]).all(1)).tolist()
     if empty:  # exactly the base: a norm would blow up what rounding leaves of zero

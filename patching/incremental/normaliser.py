@@ -39,7 +39,6 @@ from torch import Tensor
 
 from .unembedding import ROWS, weighted
 
-HEAD_BYTES = 1 << 28
 FAR = 8  # one of so many tokens of the head is there for its distance from the centre
 TINY, INFINITE = 1e-30, 1e30
 LEAST = 1e-25  # a sum of terms that is smaller has lost some of them in float32
@@ -64,10 +63,13 @@ class Head:
     moments: tuple[Tensor, ...]
 
     @staticmethod
-    def of(logits: Tensor, weight: Tensor, sizes: Sequence[int]) -> Head:
-        """Choose the tokens for logits [B, V] and unembedding rows [V, D]."""
+    def of(logits: Tensor, weight: Tensor, sizes: Sequence[int], memory: int) -> Head:
+        """Choose the tokens for logits [B, V] and unembedding rows [V, D].
+
+        `memory`: what their rows may take.
+        """
         words, width = weight.shape
-        most = min(HEAD_BYTES // (width * logits.element_size()), words - 1)
+        most = min(memory // (width * logits.element_size()), words - 1)
         sizes = tuple(sorted({max(1, min(size, most)) for size in sizes}))
         p = logits.softmax(-1).clamp_(min=floor(logits.dtype))
         weights = p.amax(0)
@@ -103,7 +105,8 @@ def _chosen(likeliest: list[int], farthest: list[int], sizes: Sequence[int]) -> 
     for size in sizes:
         room = size - len(chosen)
         far = [token for token in farthest[: size // FAR] if token not in chosen][:room]
-        new = [token for token in likeliest if token not in chosen and token not in set(far)]
+        taken = chosen.keys() | far
+        new = [token for token in likeliest if token not in taken]
         chosen |= dict.fromkeys((new[: room - len(far)] + far)[:room])
     return list(chosen)
 

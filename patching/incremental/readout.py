@@ -32,7 +32,6 @@ from .unembedding import times, weighted
 
 SIZES = (512, 8192)  # of the head: bounds are first taken with the small one
 BOUNDED_AT_ONCE = 64  # questions that are bounded with the large head together
-LOGITS_BYTES = 1 << 30  # memory that all logits of some questions may take
 ROUNDING = 4e-6  # what bounds in float32 are widened by
 
 
@@ -91,7 +90,7 @@ class Readout:
         self.products += len(stream)
         model = self.chunk.model
         one = 4 * stream.shape[1] * len(model.unembed.weight)
-        parts = stream.to(model.dtype).split(max(1, LOGITS_BYTES // one))
+        parts = stream.to(model.dtype).split(max(1, self.chunk.budget.logits // one))
         losses = [self.metric.loss(model.logits(some), self.chunk.target) for some in parts]
         return torch.cat(losses).double()
 
@@ -137,7 +136,7 @@ class NormaliserReadout(Readout):
         y, logits = self._settled
         assert logits is not None  # settle has just set them
         old = None if new_head or self._anchor is None else self._anchor.head
-        head = Head.of(logits, self.weight, SIZES) if old is None else old
+        head = Head.of(logits, self.weight, SIZES, self.chunk.budget.head) if old is None else old
         self._base = self._anchor = Base.at(y, logits, self.weight, head)
         return losses
 
@@ -187,7 +186,10 @@ class NormaliserReadout(Readout):
         if self._base.y is not y and logits is not None:
             head = self._base.head
             if self._base.heavy:
-                head, self._anchor = Head.of(logits, self.weight, SIZES), None
+                head, self._anchor = (
+                    Head.of(logits, self.weight, SIZES, self.chunk.budget.head),
+                    None,
+                )
             self._base = Base.at(y, logits, self.weight, head)
         return self._base
 

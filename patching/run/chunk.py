@@ -17,6 +17,7 @@ from ..prompts.pairs import Batch
 from ..trace import Past, Trace, at_answers, run_plain, split
 from .answer_logits import AnswerLogits
 from .masked_run import World
+from .memory import LAPTOP, Budget
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,14 @@ class Chunk:
     ablation (`resample`) nothing differs before the first token at which a pair of the batch does:
     all runs after the clean one are confined to the window that begins there, of T positions. In a
     model that attends in both directions, or with mixers taken whole, which have no keys and values
-    to be given, the window is the whole prompt.
+    to be given, the window is the whole prompt. `budget`: how much memory work on it may take.
     """
 
     model: LiftedModel
     batch: Batch
     ablation: Ablation
     carried: Carried
+    budget: Budget = LAPTOP
 
     @cached_property
     def start(self) -> int:

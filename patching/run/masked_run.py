@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...graphs.lift.devices import place
+from ...graphs.lift.devices import place, send, taken
 from ...graphs.lift.lifted import AttentionContext, Block, LiftedModel
 from ...graphs.names import Kind
 from ..trace import Past, Trace, past_of, project, project_heads, repeat_kv, together
@@ -59,7 +59,7 @@ class World:
                 self._sums.pop(next(iter(self._sums)))
             span = self.known[senders[0] : senders[-1] + 1]
             whole = len(span) == len(senders)
-            self._sums[senders] = (span if whole else self.known[list(senders)]).sum(0)
+            self._sums[senders] = (span if whole else taken(self.known, senders)).sum(0)
         return self._sums[senders]
 
     def extra_sums(self, weights: np.ndarray) -> Tensor:
@@ -67,8 +67,8 @@ class World:
         assert self.extras is not None
         like = self.base.values.sources
         used = np.flatnonzero(weights.any((0, 1)))
-        chosen = self.extras if len(used) == len(self.extras) else self.extras[used.tolist()]
-        total = torch.from_numpy(weights[:, :, used]).to(chosen).flatten(0, 1) @ chosen
+        chosen = self.extras if len(used) == len(self.extras) else taken(self.extras, used)
+        total = send(weights[:, :, used], chosen).flatten(0, 1) @ chosen
         return total.view(*weights.shape[:2], *like.shape[1:]).to(like.dtype)
 
 
@@ -96,6 +96,7 @@ class _Deltas:
         self._list: list[Tensor] = []
         few = like.dtype in SUMMED and like.device.type != "mps"
         self._one_by_one = few and like[0].numel() <= WIDEST
+        self._places = torch.empty(0, dtype=torch.int64, device=like.device)
         self._own: Tensor | None = None
         if own and held:
             self._own = like.new_empty(circuits, len(own), like[0].numel())
@@ -125,7 +126,7 @@ class _Deltas:
         total: Tensor | None = None
         if self._shared is not None:
             part = (weights * self._mine)[:, :, : len(self._shared)]
-            flat = torch.from_numpy(part).to(self._shared).flatten(0, 1)
+            flat = send(part, self._shared).flatten(0, 1)
             total = (flat @ self._shared).view(circuits, number, -1)
         mine = weights[:, :, self._columns]
         places = mine.nonzero()
@@ -148,17 +149,18 @@ class _Deltas:
             stacked = torch.cat(self._list[:written], 1)
         elif len(slot) <= circuits * written and self._one_by_one:
             sizes = np.bincount(circuit * number + which, minlength=circuits * number)
-            index, starts, each = (
-                torch.from_numpy(x).to(own.device)
-                for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes, weights[places])
+            index, starts = (
+                send(x, self._places)
+                for x in (circuit * own.shape[1] + slot, np.cumsum(sizes) - sizes)
             )
+            each = send(weights[places], own)
             flat = functional.embedding_bag(
-                index, own.flatten(0, 1), starts, mode="sum", per_sample_weights=each.to(own.dtype)
+                index, own.flatten(0, 1), starts, mode="sum", per_sample_weights=each
             )
             return flat.view(circuits, number, -1)
         else:
             stacked = own[:, :written]
-        part = torch.from_numpy(weights[:, :, :written]).to(stacked)
+        part = send(weights[:, :, :written], stacked)
         return part @ stacked.expand(circuits, -1, -1)
 
 
@@ -257,10 +259,10 @@ class _MaskedRun:
         heads = list(step.heads)
         past = past_of(block, layer, self.world.past, heads)
         z = attention.mix(q, k, v, self.world.context, past, heads)
-        delta = z - self.world.base.values.z[layer][:, :, heads]  # [C or 1, B, T, h, K]
+        delta = z - taken(self.world.base.values.z[layer], heads, 2)  # [C or 1, B, T, h, K]
         if layer <= self.plan.current_until and not self.graph.post_norm:
             weight = attention.wo
-            weight = weight if len(heads) == len(weight) else weight[heads]
+            weight = weight if len(heads) == len(weight) else taken(weight, heads)
             moved = attention.scaled(delta.flatten(-2) @ weight.flatten(0, 1))
             self._move(place(moved, base.device))
         own = delta.movedim(-2, 0).flatten(1, -2)  # [h, C·B·T, K]
@@ -339,7 +341,7 @@ class _MaskedRun:
         if entry.extra is not None and self.world.given_outside:
             share = share + entry.extra[:, 0]
         if share.any():
-            base = base + torch.from_numpy(share).to(delta)[:, None, None, None] * delta
+            base = base + send(share, delta)[:, None, None, None] * delta
         if entry.row is not None and entry.row in self.offsets:
             base = base + self.offsets[entry.row][..., self.world.model.d_model :]
         return base
@@ -347,7 +349,7 @@ class _MaskedRun:
     def _mlp(self, layer: int, block: Block, step: LayerPlan, x: Tensor) -> None:
         base = self.world.base.values.mlp[layer][:, None]  # [n, 1, B, T, D]
         some = None if len(step.writers) == len(base) else list(step.writers)
-        delta = block.writes(x, some) - (base if some is None else base[some])
+        delta = block.writes(x, some) - (base if some is None else taken(base, some))
         if layer <= self.plan.current_until:
             self._move(together(delta))
         first = self.graph.mlp_columns[layer].start
@@ -362,7 +364,7 @@ def project_inputs(
     if len(inputs.sums) == 1 and 2 * len(heads) > block.by_head.heads:
         whole = project(block, letter, normed[inputs.sums[0]])
         whole = whole if letter == "q" else repeat_kv(block, whole)
-        return whole if len(heads) == whole.shape[-2] else whole[..., list(heads), :]
+        return whole if len(heads) == whole.shape[-2] else taken(whole, heads, -2)
     columns: dict[int, Tensor] = {}
     for index, owners in zip(inputs.sums, inputs.owners, strict=True):
         part, places = project_heads(block, letter, normed[index], owners)

@@ -29,11 +29,10 @@ from ..prompts.pairs import STANDS_FOR, PromptPairs
 from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
+from .memory import Budget
 from .plan import make_plan
 
 Progress = Callable[[int, int, str], None]  # of how much is done, the total, and what is done
-CACHE_BYTES = 2 << 30
-RUN_BYTES = 1 << 29
 
 
 @dataclass
@@ -50,9 +49,10 @@ class Runner:
     """Evaluate circuits of a lifted model on prompt pairs.
 
     `metric`: what the loss is made of. `ablation`: what ablated edges carry. `batch_size`: examples
-    run at once; default: as many as fit a quarter gigabyte. `reference`: the pairs an ablation
-    takes its values from where it needs more than one example; default: the pairs themselves.
-    `engine`: what computes where there is a choice; see `patching.engines`.
+    run at once; default: as many as fit the budget, a quarter gigabyte on a processor. `reference`:
+    the pairs an ablation takes its values from where it needs more than one example; default: the
+    pairs themselves. `engine`: what computes where there is a choice; see `patching.engines`.
+    `budget`: how much memory each piece of work takes; see `memory`.
     """
 
     model: LiftedModel
@@ -61,6 +61,7 @@ class Runner:
     ablation: Ablation
     batch_size: int
     reference: PromptPairs
+    budget: Budget = field(repr=False, compare=False)
     _watch: Watch = field(repr=False, compare=False)
     engine: str = AUTO
     _kept: _Kept = field(default_factory=lambda: _Kept({}), repr=False, compare=False)
@@ -88,17 +89,18 @@ class Runner:
         check_prompts(model, pairs)
         others = pairs if reference is None else reference
         _all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
+        budget = Budget.of(model.device)
         if batch_size is None:
             longest = max(pair.longest * len(pair.runs) for pair in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
-            batch_size = max(1, min(len(pairs), (1 << 28) // row))
+            batch_size = max(1, min(len(pairs), budget.batch // row))
         if reference is None:
             reference = pairs
         else:
             check_prompts(model, reference)
         live = model.model
         watch = Watch(tensors_of(model)) if live is None else Watch.over(live)
-        made = Runner(model, pairs, chosen, carries, batch_size, reference, watch, engine)
+        made = Runner(model, pairs, chosen, carries, batch_size, reference, budget, watch, engine)
         return made._tried()
 
     def _tried(self) -> Runner:
@@ -186,8 +188,8 @@ class Runner:
             chunk = self._kept.chunks.get(index)
             if chunk is None:
                 batch = self.pairs.batch(rows, device=str(self.model.device))
-                chunk = Chunk(self.model, batch, self.ablation, self.carried())
-                if tokens * per_token < CACHE_BYTES:
+                chunk = Chunk(self.model, batch, self.ablation, self.carried(), self.budget)
+                if tokens * per_token < self.budget.cache:
                     self._kept.chunks[index] = chunk
             yield chunk
 
@@ -251,14 +253,18 @@ class Runner:
         """
         metrics = [self.metric] if metrics is None else metrics
         masks, of = self._masks(circuits), len(self._rows)
-        each = np.empty((len(metrics), len(circuits), len(self.pairs)))
-        for i, (rows, chunk) in enumerate(zip(self._rows, self.chunks(), strict=True)):
+        found: list[list[Tensor]] = []  # left where they are until all is done: [C, B] by metric
+        for i, chunk in enumerate(self.chunks()):
+            parts = []
             for c in range(len(masks)):
-                found = self._read(chunk, masks[c : c + 1], metrics, losses)
-                for m, value in enumerate(found):
-                    each[m, c, rows] = value[0].cpu().double().numpy()
+                parts.append(self._read(chunk, masks[c : c + 1], metrics, losses))
                 if progress is not None:
                     progress((i * len(masks) + c + 1) // of, len(masks))
+            found.append([torch.cat(values) for values in zip(*parts, strict=True)])
+        each = np.empty((len(metrics), len(circuits), len(self.pairs)))
+        for rows, values_here in zip(self._rows, found, strict=True):
+            for m, value in enumerate(values_here):
+                each[m][:, rows] = _on_host(value)
         for metric, values in zip(metrics, each.mean(-1), strict=True):
             refuse_nan(values, f"the metric '{metric.name}'")
         return each
@@ -278,8 +284,7 @@ class Runner:
     def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the mean loss of masks [n, P, S] that are full before a port, float64 [n]."""
         total = np.zeros(len(masks))
-        for chunk in self.chunks():
-            (found,) = self._read(chunk, masks, [self.metric], True, start_row)
+        for found in self._losses_of_chunks(masks, start_row):
             total += found.cpu().double().sum(-1).numpy()
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
@@ -289,10 +294,15 @@ class Runner:
     def mask_losses_each(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the same on each example, float64 [n, examples], in the pairs' order."""
         losses = np.empty((len(masks), len(self.pairs)))
-        for rows, chunk in self.numbered_chunks():
-            (found,) = self._read(chunk, masks, [self.metric], True, start_row)
-            losses[:, rows] = found.cpu().double().numpy()
+        found = self._losses_of_chunks(masks, start_row)
+        for rows, values in zip(self._rows, found, strict=True):
+            losses[:, rows] = _on_host(values)
         return losses
+
+    def _losses_of_chunks(self, masks: np.ndarray, start_row: int) -> list[Tensor]:
+        """Return the loss of masks [n, P, S] on each chunk, [n, B]; no chunk waits for another."""
+        runs = (self._read(c, masks, [self.metric], True, start_row) for c in self.chunks())
+        return [found for (found,) in runs]
 
     @typed
     def chunk_logits(self, chunk: Chunk, masks: np.ndarray, start_row: int = 0) -> Tensor:
@@ -317,7 +327,7 @@ class Runner:
         plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)
         world = chunk.restart_world if row else chunk.world
         streams = len(masks) * max(len(step.sums) for step in plan.layers)
-        if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
+        if len(masks) > 1 and 4 * streams * world.base.streams.final.numel() > self.budget.run:
             for part in (masks[: len(masks) // 2], masks[len(masks) // 2 :]):
                 yield from self._streams(chunk, part, row)
         else:
@@ -339,6 +349,11 @@ class Runner:
         for circuit in circuits:
             self.require_graph(circuit.graph)
         return np.stack([circuit.kept for circuit in circuits])
+
+
+def _on_host(values: Tensor) -> np.ndarray:
+    """Return values as float64 on the processor; waits for the device."""
+    return np.asarray(values.cpu().double().numpy())
 
 
 def refuse_nan(values: np.ndarray, what: str) -> None:

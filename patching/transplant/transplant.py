@@ -41,7 +41,7 @@ from ..run.chunk import Chunk
 from ..run.floors import rounding_floor
 from ..run.masked_run import World, run_masked
 from ..run.plan import make_plan
-from ..run.runner import RUN_BYTES, Runner, refuse_nan
+from ..run.runner import Runner, refuse_nan
 from .donor import DonorChunk, DonorValues, clean_runner, column_of, summed, target_of, written
 
 
@@ -217,10 +217,10 @@ class Transplant:
         )
 
     def _logits(self, world: World, chunk: Chunk, kept: np.ndarray, extra: np.ndarray) -> Tensor:
-        """Run choices of edges, in parts if they do not fit in `RUN_BYTES`; [C, B, V]."""
+        """Run choices of edges, in parts if they do not fit in memory; [C, B, V]."""
         plan = make_plan(self.graph, kept, consistent=True, fixed=frozenset(), extra=extra)
         streams = len(kept) * max(1, *(len(step.sums) for step in plan.layers))
-        if len(kept) > 1 and 4 * streams * world.base.streams.final.numel() > RUN_BYTES:
+        if len(kept) > 1 and 4 * streams * world.base.streams.final.numel() > chunk.budget.run:
             half = len(kept) // 2
             parts = ((kept[:half], extra[:half]), (kept[half:], extra[half:]))
             return torch.cat([self._logits(world, chunk, *part) for part in parts])

@@ -18,6 +18,7 @@ Means of `embed`, z and MLP over these three: (2/3, 2/3), 5/3, 5.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -184,15 +185,13 @@ def test_the_reference_set_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) ->
     runner.with_metric("nll").loss(circuit)
 
 
-def test_without_cached_runs_the_values_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cached_runs_the_values_are_the_same() -> None:
     runner, other = (
         Runner.create(tiny_lift("gpt2"), tiny_pairs(), ablation="mean", batch_size=2)
         for _ in range(2)
     )
     circuit = Circuit(runner.graph, random_mask(runner.graph, 0.5, 1))
-    monkeypatch.setattr("edgewise.patching.run.runner.CACHE_BYTES", 0)
-    first = runner.loss(circuit)
-    monkeypatch.undo()
+    first = replace(runner, budget=replace(runner.budget, cache=0)).loss(circuit)
     assert other.loss(circuit) == first
 
 

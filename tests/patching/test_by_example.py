@@ -101,9 +101,10 @@ def test_batches_and_groups_of_points_do_not_matter(
 ) -> None:
     model, pairs = tiny_lift("llama", split_embedding=True), tiny_pairs(lengths=(4, 6, 6, 3, 5))
     usual = get_method(method)(Runner.create(model, pairs, batch_size=3), per_example=True).examples
-    monkeypatch.setattr(attribution, "TAPE_BYTES", 1)
     monkeypatch.setattr(attribution, "ROWS_AT_ONCE", 7)
-    found = get_method(method)(Runner.create(model, pairs, batch_size=size), per_example=True)
+    runner = Runner.create(model, pairs, batch_size=size)
+    runner = replace(runner, budget=replace(runner.budget, tape=1))
+    found = get_method(method)(runner, per_example=True)
     assert usual is not None
     assert found.examples is not None
     np.testing.assert_allclose(found.examples.values, usual.values, rtol=1e-4, atol=1e-6)

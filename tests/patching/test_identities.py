@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -310,7 +311,7 @@ def test_circuits_that_do_not_fit_run_in_halves(monkeypatch: pytest.MonkeyPatch)
         return run_masked(world, plan, circuits)
 
     monkeypatch.setattr("edgewise.patching.run.runner.run_masked", counted)
-    monkeypatch.setattr("edgewise.patching.run.runner.RUN_BYTES", 1)
+    runner = replace(runner, budget=replace(runner.budget, run=1))
     torch.testing.assert_close(runner.chunk_logits(chunk, masks, start_row=3), together)
     assert sizes == [1] * 5
 

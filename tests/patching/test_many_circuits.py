@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgewise.discovery.random_circuits import baseline, random_circuits
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.diff import CircuitDiff
+from edgewise.patching.run import memory
 from edgewise.patching.run import runner as runners
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.run.runner import Runner
@@ -19,14 +22,15 @@ from tests.engine import tiny_lift, tiny_pairs
 @pytest.fixture
 def runner() -> Runner:
     pairs = tiny_pairs(lengths=(6,) * 6)
-    return Runner.create(tiny_lift("llama"), pairs, metric="logit_diff", batch_size=2)
+    made = Runner.create(tiny_lift("llama"), pairs, metric="logit_diff", batch_size=2)
+    return replace(made, budget=replace(made.budget, cache=0))
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Chunk]:
     """List the chunks that are made, where none fits in memory."""
     found: list[Chunk] = []
-    monkeypatch.setattr(runners, "CACHE_BYTES", 0)
+    monkeypatch.setattr(memory, "LAPTOP", replace(memory.LAPTOP, cache=0))
     real = Chunk
 
     def noted(*given: object) -> Chunk:

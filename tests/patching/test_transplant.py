@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.names import Kind, Node
 from edgewise.patching.metrics.registry import get_metric
+from edgewise.patching.run import memory
 from edgewise.patching.run.chunk import Chunk
 from edgewise.patching.trace import at_answers
 from edgewise.patching.transplant.donor import clean_runner, record
@@ -302,7 +304,8 @@ def test_choices_together_are_choices_alone(name: str, monkeypatch: pytest.Monke
     together = transplant.measure(masks)
     alone = [transplant.measure(mask[None])[0] for mask in masks]
     assert together == pytest.approx(alone, rel=1e-9)
-    monkeypatch.setattr("edgewise.patching.transplant.transplant.RUN_BYTES", 1)
+    monkeypatch.setattr(memory, "LAPTOP", replace(memory.LAPTOP, run=1))
+    transplant = opened(donor, receiver)
     assert transplant.measure(masks) == pytest.approx(alone, rel=1e-9)
 
 
