@@ -42,7 +42,7 @@ def summing(like: Tensor) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu") if without else like.device, torch.float64
 
 
-def taken(x: Tensor, which: Sequence[int], dim: int = 0) -> Tensor:
+def taken(x: Tensor, which: Sequence[int] | np.ndarray, dim: int = 0) -> Tensor:
     """Take some places of an axis, as indexing with a list does; a card is not waited for.
 
     >>> import torch

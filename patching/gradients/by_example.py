@@ -38,9 +38,9 @@ class ByExample:
     @staticmethod
     def of(chunk: Chunk, delta: Tensor) -> ByExample:
         """Begin with nothing."""
-        batch, tokens, graph = chunk.batch, chunk.moving_tokens, chunk.model.graph
+        batch, tokens, graph = chunk.batch, chunk.moving_on_host, chunk.model.graph
         length = batch.clean.shape[1] - chunk.start
-        owner = batch.owner.to(tokens.device)[tokens // length]
+        owner = (chunk.host or batch).owner.to(tokens.device)[tokens // length]
         width = chunk.model.d_model
         counts = torch.bincount(owner, minlength=batch.examples).cumsum(0).tolist()
         cuts = [0, *(count * width for count in counts)]

@@ -138,7 +138,7 @@ def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
     """Divide examples so that what one run keeps, about 6 D a token and layer, fits in memory."""
     length = max(len(pair.clean) for pair in pairs)
     each = length * model.d_model * len(model.blocks) * 6 * model.tokens.element_size()
-    size = max(1, min(16, Budget.of(model.device).patterns // each))
+    size = max(1, min(16, Budget.of(model).patterns // each))
     for start in range(0, len(pairs), size):
         yield range(start, min(start + size, len(pairs)))
 

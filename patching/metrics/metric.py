@@ -41,6 +41,21 @@ class Target:
         assert self.clean_logits is not None  # Metric.check
         return widen(self.clean_logits).log_softmax(-1)
 
+    @cached_property
+    def largest(self) -> dict[str, int]:
+        """Return the largest id by what it is of; looked at once, since a card is waited for."""
+        named = {"answer": self.answers, "distractor": self.distractors}
+        if self.steps is not None:
+            named["answer or distractor"] = self.steps.token
+        return {what: int(ids.max()) for what, ids in named.items() if ids.numel()}
+
+    @cached_property
+    def lacking(self) -> dict[str, list[int]]:
+        """Return the pairs without an answer, and those without a distractor; looked at once."""
+        named = {"answer": self.answers, "distractor": self.distractors}
+        none = {what: (~(ids >= 0).any(-1)).nonzero()[:, 0] for what, ids in named.items()}
+        return {what: pairs.tolist() for what, pairs in none.items()}
+
     @typed
     def log_probs(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log of the probability of each answer and distractor under logits [..., B, V].
@@ -166,7 +181,7 @@ class Metric:
         if self.needs_distractors:
             needed["distractor"] = target.distractors
         for what, ids in needed.items():
-            lacking = (~(ids >= 0).any(-1)).nonzero()[:, 0].tolist()
+            lacking = target.lacking[what]
             if lacking:
                 first = ", ".join(str(i + 1) for i in lacking[:5])
                 more = ", …" if len(lacking) > 5 else ""
@@ -245,11 +260,9 @@ def _check_fit(name: str, logits: Tensor, target: Target) -> None:
             f"the metric {name} got logits of shape {tuple(logits.shape)}, but clean_logits of "
             f"shape {tuple(clean.shape)}; accepted: [{examples}, {vocabulary}]."
         )
-    named_ids = [("answer", target.answers), ("distractor", target.distractors)]
-    named_ids += [] if steps is None else [("answer or distractor", steps.token)]
-    for what, ids in named_ids:
-        if ids.numel() and int(ids.max()) >= vocabulary:
+    for what, largest in target.largest.items():
+        if largest >= vocabulary:
             raise PromptError(
-                f"{what} token {int(ids.max())} is outside the model's vocabulary of {vocabulary} "
+                f"{what} token {largest} is outside the model's vocabulary of {vocabulary} "
                 "tokens; were the pairs made for another tokenizer?"
             )

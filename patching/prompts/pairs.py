@@ -153,7 +153,9 @@ class Steps:
 
     def to(self, device: str) -> Steps:
         """Return the same on a device."""
-        return Steps(*(getattr(self, one.name).to(device) for one in fields(self)))
+        ahead = str(device).startswith("cuda")  # nothing waits for the card
+        parts = (getattr(self, one.name) for one in fields(self))
+        return Steps(*(part.to(device, non_blocking=ahead) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -188,8 +190,9 @@ class Batch:
     def to(self, device: str) -> Batch:
         """Return the same on a device."""
         parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
-        moved: dict[str, Any] = {k: x if x is None else x.to(device) for k, x in parts.items()}
-        return Batch(**moved)
+        steps, ahead = parts.pop("steps"), str(device).startswith("cuda")
+        moved = {name: x.to(device, non_blocking=ahead) for name, x in parts.items()}
+        return Batch(**moved, steps=None if steps is None else steps.to(device))
 
     @property
     def examples(self) -> int:

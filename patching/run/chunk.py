@@ -9,7 +9,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from ...graphs.lift.devices import place
+from ...graphs.lift.devices import place, send
 from ...graphs.lift.lifted import Attention, AttentionContext, LiftedModel
 from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
@@ -29,6 +29,7 @@ class Chunk:
     all runs after the clean one are confined to the window that begins there, of T positions. In a
     model that attends in both directions, or with mixers taken whole, which have no keys and values
     to be given, the window is the whole prompt. `budget`: how much memory work on it may take.
+    `host`: the batch on the processor, looked at there without waiting for the model's device.
     """
 
     model: LiftedModel
@@ -36,15 +37,21 @@ class Chunk:
     ablation: Ablation
     carried: Carried
     budget: Budget = LAPTOP
+    host: Batch | None = None
 
     @cached_property
     def start(self) -> int:
         """Return the window's first position."""
         if not self.ablation.paired or not self.model.windowed:
             return 0
-        differs = (self.batch.clean != self.batch.corrupted).any(0)
+        batch = self._host
+        differs = (batch.clean != batch.corrupted).any(0)
         first = int(differs.nonzero()[0, 0]) if bool(differs.any()) else len(differs)
-        return min(first, int(self.batch.answer_position.min()))
+        return min(first, int(batch.answer_position.min()))
+
+    @property
+    def _host(self) -> Batch:
+        return self.batch if self.host is None else self.host
 
     @cached_property
     def context(self) -> AttentionContext:
@@ -94,12 +101,18 @@ class Chunk:
 
     @cached_property
     def moving_tokens(self) -> Tensor:
+        """List the tokens of `moving_on_host`, on the model's device."""
+        tokens = self.moving_on_host
+        return send(tokens.numpy(), self.batch.clean) if tokens.device.type == "cpu" else tokens
+
+    @cached_property
+    def moving_on_host(self) -> Tensor:
         """List the tokens, as indices into B·T, at which an ablation can matter to the answer.
 
         Not: padding, and in causal models what stands behind the answer position or, where ablated
         values come from the corrupted prompt, before its first difference from the clean one.
         """
-        batch = self.batch
+        batch = self._host
         if not self.model.causal:
             return batch.mask.flatten().nonzero()[:, 0]
         index = torch.arange(batch.mask.shape[1], device=batch.mask.device)

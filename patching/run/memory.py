@@ -29,8 +29,12 @@ a budget tells how large a piece may be. It is read once, when a runner is made.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from ...graphs.lift.lifted import LiftedModel
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ class Budget:
     patterns: int
 
     @staticmethod
-    def of(device: torch.device) -> Budget:
-        """Return what work on a device may take now."""
-        free = free_bytes(device)
-        return LAPTOP if free is None else Budget.share(free)
+    def of(model: LiftedModel) -> Budget:
+        """Return what work on a model may take now; on several devices, as on the fullest one."""
+        places = {model.device, model.unembed.weight.device, *(b.device for b in model.blocks)}
+        known = [free for one in places if (free := free_bytes(one)) is not None]
+        return Budget.share(min(known)) if known else LAPTOP
 
     @staticmethod
     def share(free: int) -> Budget:

@@ -89,7 +89,7 @@ class Runner:
         check_prompts(model, pairs)
         others = pairs if reference is None else reference
         _all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
-        budget = Budget.of(model.device)
+        budget = Budget.of(model)
         if batch_size is None:
             longest = max(pair.longest * len(pair.runs) for pair in pairs)
             row = len(model.graph.senders) * longest * model.d_model * 4
@@ -188,7 +188,8 @@ class Runner:
             chunk = self._kept.chunks.get(index)
             if chunk is None:
                 batch = self.pairs.batch(rows, device=str(self.model.device))
-                chunk = Chunk(self.model, batch, self.ablation, self.carried(), self.budget)
+                near = None if self.model.device.type == "cpu" else self.pairs.batch(rows)
+                chunk = Chunk(self.model, batch, self.ablation, self.carried(), self.budget, near)
                 if tokens * per_token < self.budget.cache:
                     self._kept.chunks[index] = chunk
             yield chunk
