@@ -28,6 +28,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PREFIX = "method_option_"
 """What precedes the name of a method's option among a command's parameters."""
 
+RUNS_ALONE = ("evaluate", "matrix", "patch", "roles", "transplant")
+"""Commands that run circuits and take no gradient, which is what engines differ in."""
+
 
 class Flags(dict[str, Any]):
     """What a command line says of an experiment, by the names of its parts' fields.
@@ -51,6 +54,12 @@ class Flags(dict[str, Any]):
         """Return where and how to compute, by default in the precision of a circuit."""
         from ..experiment.spec import ComputeSpec
 
+        context = click.get_current_context(silent=True)
+        if self["engine"] == "jax" and context is not None and context.info_name in RUNS_ALONE:
+            told = context.meta.setdefault("engine", [])
+            if not told:
+                told.append("Engine 'jax' takes gradients; this command runs circuits, in torch.")
+                show.aside(*told)
         return self.over(ComputeSpec() if file is None else ComputeSpec.of_circuit(file))
 
     def task(self) -> TaskSpec | None:

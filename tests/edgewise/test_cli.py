@@ -471,3 +471,12 @@ def test_a_closed_pipe_is_quiet() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("entity-tracking")
     assert done.stderr == ""
+
+
+def test_an_engine_that_has_nothing_to_do_is_told(edgewise: Any, models: Any, pairs: Path) -> None:
+    pytest.importorskip("jax")
+    edgewise("discover", "--model", models["gpt2"], "--task", pairs, "--method", "eap", "--top", 12,
+             "-o", "a.json")  # fmt: skip
+    found = edgewise("evaluate", "a.json", "--engine", "jax")
+    assert found.stderr.count("Engine 'jax' takes gradients; this command runs circuits") == 1
+    assert "Engine" not in edgewise("evaluate", "a.json").stderr
