@@ -54,7 +54,7 @@ def _not_blank(text: str) -> None:
 FILE = Known(_not_blank)
 
 
-class Whole(click.IntRange):
+class WholeNumber(click.IntRange):
     """A whole number within a range, called so in the error for what is none."""
 
     name = "whole number"
@@ -66,7 +66,7 @@ class Number(click.FloatRange):
     name = "number"
 
 
-COUNT = Whole(1)
+COUNT = WholeNumber(1)
 
 
 METRIC = Known(get_metric)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import show
-from .accepted import COUNT, Whole, all_of, option
+from .accepted import COUNT, WholeNumber, all_of, option
 
 if TYPE_CHECKING:
     from ..experiment.spec import EvaluationSpec
@@ -29,7 +29,7 @@ claims_options = all_of(
     option(
         "--draw-seed N",
         "Decides what random circuits, tests, worst case and control draw; default 0.",
-        type=Whole(0),
+        type=WholeNumber(0),
     ),
     option(
         "--worst",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import options, show
-from .accepted import FILE, Whole, option
+from .accepted import FILE, WholeNumber, option
 from .diff_show import (
     p_text,
     print_changes,
@@ -49,7 +49,7 @@ COLUMNS = ("shared", "only A", "only B", "Jaccard", "corrected", "p")
     "--noise-floor R",
     "Repeat the discovery R times in each model on other prompts, and tell how stable the two "
     "sets of edges are.",
-    type=Whole(2),
+    type=WholeNumber(2),
 )
 @option("--cross", "Run both circuits, what they share and their union in both models.")
 @option("--roles", "Measure in both models what the heads of the circuits do.")

@@ -10,7 +10,7 @@ import click
 
 from ..graphs.errors import EdgewiseError
 from . import options, show
-from .accepted import COUNT, FILE, Whole, option, usage
+from .accepted import COUNT, FILE, WholeNumber, option, usage
 from .flags import Flags, with_flags
 from .given import in_model, read_given
 
@@ -39,10 +39,10 @@ TITLES = {
 )
 @option("--examples N", "Pairs of each task that circuits are found on; default 64.", type=COUNT)
 @options.test_option
-@option("--seed N", "Decides which pairs a built-in task makes; default 0.", type=Whole(0))
+@option("--seed N", "Decides which pairs a built-in task makes; default 0.", type=WholeNumber(0))
 @options.measure_options(searching=False)
 @option("--random K", "Random circuits of each circuit's size; default 10.", type=COUNT)
-@option("--draw-seed N", "Decides which random circuits; default 0.", type=Whole(0))
+@option("--draw-seed N", "Decides which random circuits; default 0.", type=WholeNumber(0))
 @option("-o --output MATRIX.json", "Write the matrix, and beside it the circuits found.", type=FILE)
 @options.graph_options
 @options.compute_options

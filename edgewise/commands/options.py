@@ -10,7 +10,7 @@ import click
 from ..discovery.registry import metric_defaults
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, metrics
-from .accepted import COUNT, FILE, METRIC, Known, Number, Whole, all_of, among, option
+from .accepted import COUNT, FILE, METRIC, Known, Number, WholeNumber, all_of, among, option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ compute_options = all_of(
         type=Known(among("engine", ("auto", "torch", "jax"))),
     ),
     option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),
-    option("--threads N", "Threads torch computes with.", type=Whole(1, 1024)),
+    option("--threads N", "Threads torch computes with.", type=WholeNumber(1, 1024)),
     option(
         "--allow-pickle",
         "Read pickled weights too, which can run code; only from sources you trust.",
@@ -160,7 +160,7 @@ test_option = option(
     "--test M",
     "Number of further pairs, held out to measure on; 0: none. Default: as many as are found on; "
     "of a file half of it from 64 pairs up, with --examples as many of the others.",
-    type=Whole(0),
+    type=WholeNumber(0),
 )
 
 
@@ -203,7 +203,7 @@ def task_options(*, required: bool, test: bool = False) -> Callable[[Function], 
         option(
             "--seed N",
             "Decides which pairs a built-in task makes, or are formed of samples; default 0.",
-            type=Whole(0),
+            type=WholeNumber(0),
             default=0 if required else None,
         ),
         click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options, show
-from .accepted import COUNT, FILE, Known, Whole, option, usage
+from .accepted import COUNT, FILE, Known, WholeNumber, option, usage
 
 if TYPE_CHECKING:
     from ..patching.prompts.pairs import PromptPairs
@@ -27,7 +27,7 @@ def _known(name: str) -> object:
 @click.argument("name", required=False, type=Known(_known), metavar="[NAME|FILE]")
 @option("--model MODEL", "Make or read the pairs with this model's tokenizer.")
 @option("--examples N", "Pairs to show; default 4.", type=COUNT)
-@option("--seed N", "Decides which pairs; default 0.", type=Whole(0), default=0)
+@option("--seed N", "Decides which pairs; default 0.", type=WholeNumber(0), default=0)
 @options.task_option
 @options.answers_options
 @option("--fitting", "Of a file: leave out, and count, pairs that do not fit this tokenizer.")
