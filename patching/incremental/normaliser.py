@@ -43,6 +43,7 @@ FAR = 8  # one of so many tokens of the head is there for its distance from the 
 TINY, INFINITE = 1e-30, 1e30
 LEAST = 1e-25  # a sum of terms that is smaller has lost some of them in float32
 HEAVY_TAIL = 0.03  # mass outside the head from which another head is chosen
+LIGHTER = 2.0  # if it leaves so many times less outside
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def growth(r: Tensor) -> Tensor:
 class Base:
     """A base point: y₀ [B, D], its log-normaliser [B], its head and what is behind it.
 
-    `log_p`: [B, M], of the head's tokens. `tails`: by the place in `head.sizes`.
+    `log_p`: [B, M], of the head's tokens. `tails`: by the place in `head.sizes`. `heavy`: so much
+    is outside the head that another one, which has much less there, should be chosen. Where every
+    head leaves as much, as under logits that are nearly flat, choosing another is of no use.
     """
 
     head: Head
@@ -159,6 +162,7 @@ class Base:
     log_normaliser: Tensor
     log_p: Tensor
     tails: tuple[Tail, ...]
+    heavy: bool
 
     @staticmethod
     def at(y: Tensor, logits: Tensor, weight: Tensor, head: Head) -> Base:
@@ -181,12 +185,12 @@ class Base:
                 mass, total = mass + more.sum(-1), total + more @ head.rows[some]
                 ratio = more / head.weights[head.ids[some]]
                 factor = torch.maximum(factor, ratio.amax(-1))
-        return Base(head, y, normaliser, log_p, tuple(tails))
-
-    @property
-    def heavy(self) -> bool:
-        """Tell whether so much is outside the head that another one should be chosen."""
-        return float(self.tails[-1].log_mass.exp().mean()) > HEAVY_TAIL
+        outside = float(tails[-1].log_mass.exp().mean())
+        heavy = outside > HEAVY_TAIL
+        if heavy:
+            best = logits.softmax(-1).mean(0).topk(head.sizes[-1]).values
+            heavy = 1 - float(best.sum()) < outside / LIGHTER
+        return Base(head, y, normaliser, log_p, tuple(tails), heavy)
 
     def bounds(self, y: Tensor, fine: bool) -> tuple[Tensor, ...]:
         """Bound the log-normaliser at y [n, B, D], [n, B], and its n − 1 rises, with a head."""

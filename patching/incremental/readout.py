@@ -3,6 +3,9 @@
 * A metric that reads single tokens' logits (`logit_diff`) needs their rows of the unembedding only.
 * `kl` and `nll` are a part that few rows or one vector give, plus the log of the softmax's
   normaliser, which is taken in full only where its bounds (normaliser.py) do not decide.
+  Where they keep failing (a threshold below what they resolve, a flat distribution), nothing is
+  spent on them for a while: the questions asked together take the whole vocabulary in one product,
+  as many as the budget has room for. Bounds never change what is decided, so neither does this.
 * Any other metric gets all logits.
 
 Answers of several tokens have R reads, each with a share of the loss (1, or 0 where only
@@ -26,13 +29,15 @@ from ..metrics.metric import Metric
 from ..prompts.pairs import Steps
 from ..run.chunk import Chunk
 from ..run.runner import Runner, refuse_nan
-from .losses import LossBounds, exactly
+from .losses import MOST_AT_ONCE, LossBounds, exactly
 from .normaliser import INFINITE, Base, Head
 from .unembedding import times, weighted
 
 SIZES = (512, 8192)  # of the head: bounds are first taken with the small one
 BOUNDED_AT_ONCE = 64  # questions that are bounded with the large head together
 ROUNDING = 4e-6  # what bounds in float32 are widened by
+FAILURES = 6  # in a row, after which bounds are not tried for a while
+FIRST_PAUSE, LONGEST_PAUSE = 8, 1024  # questions taken in full before bounds are tried again
 
 
 class Reading:
@@ -111,6 +116,7 @@ class NormaliserReadout(Readout):
     def __init__(self, chunk: Chunk, metric: Metric, patience: float = 0.0) -> None:
         super().__init__(chunk, metric)
         self.patience = patience * chunk.batch.examples
+        self._hope()
         model = chunk.model
         self.weight = model.unembed.weight
         bias = model.unembed.bias
@@ -124,6 +130,7 @@ class NormaliserReadout(Readout):
 
     def back(self) -> bool:
         """Take the last anchor as base point again; return False if it was given up."""
+        self._hope()  # what follows depends on the mark alone
         if self._anchor is None:
             return False
         self._base, self._settled = self._anchor, (self._anchor.y, None)
@@ -160,11 +167,23 @@ class NormaliserReadout(Readout):
         )
         return LossBounds(low - slack, high + slack, rise_low - 2 * slack, rise_high + 2 * slack)
 
+    def _hope(self) -> None:
+        self.paused, self._pause, self._failures = 0, FIRST_PAUSE, 0
+
+    def learn(self, decided: bool) -> None:
+        """Pause bounds where they fail to decide again and again, the longer the more often."""
+        if decided:
+            self._pause, self._failures = FIRST_PAUSE, 0
+            return
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self.paused, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+
     def settle(self, y: Tensor, base: int | None = None) -> np.ndarray:
         """Return the losses at normalised streams, [n, B, D]; `base`: which becomes base point."""
-        losses, logits = self._in_full(y)
-        if base is not None:
-            self._settled = y[base], logits[base].clone()
+        losses, logits = self._in_full(y, base)
+        if logits is not None and base is not None:
+            self._settled = y[base], logits
         return as_array(losses.double().sum(-1))
 
     @torch.no_grad()
@@ -172,12 +191,22 @@ class NormaliserReadout(Readout):
         """Return the losses on each example, exactly; no base point becomes another."""
         return self._in_full(self.normed(stream))[0].double()
 
-    def _in_full(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses on each example at normalised streams, [n, B, D], and all logits."""
+    def _in_full(self, y: Tensor, wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the losses on each example at normalised streams, [n, B, D], by all logits.
+
+        `wanted`: whose logits, [B, V], are returned besides. As many questions share a product as
+        have room for their logits.
+        """
         self.products += len(y)
-        logits = times(y, self.weight)
-        logits = logits if self._bias is None else logits + self._bias
-        return self.metric.loss(logits, self.chunk.target), logits  # no difference of large numbers
+        one = self.weight.shape[0] * y.shape[1] * y.element_size()
+        losses, kept, step = [], None, max(1, self.chunk.budget.logits // one)
+        for start in range(0, len(y), step):
+            logits = times(y[start : start + step], self.weight)
+            logits = logits if self._bias is None else logits + self._bias
+            losses.append(self.metric.loss(logits, self.chunk.target))  # of no large numbers' rest
+            if wanted is not None and start <= wanted < start + step:
+                kept = logits[wanted - start].clone()
+        return torch.cat(losses), kept
 
     @property
     def base(self) -> Base:
@@ -237,26 +266,39 @@ class BoundedReading(Reading):
         self.rows = LossBounds(*(np.full(n, sign * INFINITE) for sign in (-1, 1, -1, 1)))
         super().__init__(LossBounds(*(part[self.first :] for part in self.rows)))  # views
         self.coarse = 0  # questions from here on have been bounded with the small head only
-        self._bound(0, n, fine=False)
+        self.settled = 0  # where what was last taken in full ends
+        if not readout.paused:
+            self._bound(0, n, fine=False)
 
     def sharpen(self, start: int, stop: int) -> None:
         """Bound questions with the large head, or take them in full if that was done before."""
         begin, end = max(0, start + self.first - 1), stop + self.first
-        if start >= self.coarse:
+        if start > self.settled:  # the questions between were decided by bounds
+            self.readout.learn(decided=True)
+        if paused := self.readout.paused:
+            stop = max(stop, min(start + min(paused, MOST_AT_ONCE), len(self.y) - self.first))
+            self.readout.paused = max(0, paused - (stop - start))
+            self._settle(begin, stop + self.first, last=True, move=False)
+            self.settled = stop
+        elif start >= self.coarse:
             self.coarse = min(start + BOUNDED_AT_ONCE, len(self.y) - self.first)
             self._bound(begin, self.coarse + self.first, fine=True)
-        elif self._settle(begin, end, last=True) and end < len(self.y):
-            self._bound(end - 1, len(self.y), fine=False)
-            self.coarse = stop
+        else:
+            self.readout.learn(decided=False)
+            moved = self._settle(begin, end, last=True, move=not self.readout.paused)
+            self.settled = stop
+            if moved and end < len(self.y):
+                self._bound(end - 1, len(self.y), fine=False)
+                self.coarse = stop
 
     def know(self, start: int, stop: int) -> None:
         """Take questions in full, all together."""
         self._settle(start + self.first, stop + self.first, last=False)
 
-    def _settle(self, begin: int, end: int, *, last: bool) -> bool:
-        """Take rows in full; tell whether one of them became the base point."""
+    def _settle(self, begin: int, end: int, *, last: bool, move: bool = True) -> bool:
+        """Take rows in full; tell whether one of them became the base point, if it may `move`."""
         low, high, rise_low, rise_high = self.rows
-        wide = bool((high[begin:end] - low[begin:end]).max() > self.readout.patience)
+        wide = move and bool((high[begin:end] - low[begin:end]).max() > self.readout.patience)
         base = (end - begin - 1 if last else 0) if wide else None
         low[begin:end] = high[begin:end] = self.readout.settle(self.y[begin:end], base)
         rise = low[begin + 1 : end] - low[begin : end - 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgewise.discovery.acdc import Rule, walk
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.incremental import readout
 from edgewise.patching.incremental.losses import LossBounds, Losses, rises
 from edgewise.patching.incremental.search import IncrementalSearch, Search
+from edgewise.patching.run.floors import beyond_rounding
 from edgewise.patching.run.runner import Runner
 from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
 
@@ -235,3 +238,55 @@ def test_decisions_by_bounds_are_those_by_values(seed: int, absolute: bool) -> N
         rise = values[i] - values[5 - i]
         rise = abs(rise) if absolute else rise
         assert rises(loss, old[i], threshold, absolute=absolute) == (rise >= threshold)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    name=st.sampled_from(["gpt2", "llama", "gemma2-caps", "qwen2-moe"]),
+    metric=st.sampled_from(["kl", "nll"]),
+    threshold=st.sampled_from([0.0, 1e-7, 1e-5, 1e-3]),
+    failures=st.sampled_from([1, 3]),
+    pause=st.sampled_from([1, 8]),
+    full=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_thresholds_that_bounds_do_not_resolve_decide_alike(
+    name: str, metric: str, threshold: float, failures: int, pause: int, full: bool, seed: int
+) -> None:
+    """Whether bounds are paused, and how many questions share a product, decides nothing."""
+    runner = Runner.create(tiny_lift(name, seed % 5), tiny_pairs(seed, (5, 4)), metric=metric)
+    if full:  # each question's logits have room alone
+        runner = replace(runner, budget=replace(runner.budget, logits=1))
+    rule = Rule(beyond_rounding(threshold, runner.floor))  # as in ACDC
+    plain = walk(Search(runner), runner.graph, rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readout, "SIZES", (2, 6))
+        patch.setattr(readout, "FAILURES", failures)
+        patch.setattr(readout, "FIRST_PAUSE", pause)
+        found = walk(IncrementalSearch(runner, threshold), runner.graph, rule)
+    assert found.circuit == plain.circuit
+    np.testing.assert_allclose(found.scores.values, plain.scores.values, atol=1e-9)
+
+
+def test_where_bounds_keep_failing_questions_share_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readout, "SIZES", (2, 6))
+    monkeypatch.setattr(readout, "FAILURES", 1)
+    runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric="kl")
+    search = IncrementalSearch(runner)  # of resolution 0: no bound is good enough
+    row = len(runner.graph.ports) - 1
+    single = np.eye(len(runner.graph.senders), dtype=bool)[runner.graph.reads[row]]
+    asked = search.ask((row,), np.logical_or.accumulate(single)[:, None])
+    sizes: list[int] = []
+    real = readout.NormaliserReadout.settle
+
+    def settle(self: Any, y: Any, base: int | None = None) -> Any:
+        sizes.append(len(y))
+        return real(self, y, base)
+
+    monkeypatch.setattr(readout.NormaliserReadout, "settle", settle)
+    values = [loss.value() for loss in asked]
+    plain = Search(runner).ask((row,), np.logical_or.accumulate(single)[:, None]).values()
+    assert values == pytest.approx(plain, abs=1e-9)
+    assert len(sizes) <= 3 < len(values) == len(single)
