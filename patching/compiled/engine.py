@@ -20,6 +20,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.scores import Scores
 from ..gradients.finish import finished
+from ..run.memory import LAPTOP, Budget
 from ..run.runner import Progress, Runner
 from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, Wrote, scores
 from .batches import PairChunk, cut, padded
@@ -28,12 +29,6 @@ from .crossing import to_array
 from .losses import counterpart
 from .model import CompiledModel, compiled
 from .segments import by_layer, stack_run
-
-BUDGET = 1 << 29
-"""Bytes that one chunk may take beside the model, on a processor."""
-
-SHARE = 0.5
-"""Which part of a card's free memory one chunk may take."""
 
 
 def attribute(
@@ -146,11 +141,12 @@ def _per_token(runner: Runner, points: int) -> int:
 
 
 def budget(model: CompiledModel) -> int:
-    """Return how many bytes a chunk may take: a part of what a card has free."""
+    """Return how many bytes a run may take: a share of what JAX has free on a card."""
     found = model.device.memory_stats() if model.device.platform != "cpu" else None
     if not found:
-        return BUDGET
-    return max(BUDGET, int(SHARE * (found["bytes_limit"] - found["bytes_in_use"])))
+        return LAPTOP.program
+    free = found["bytes_limit"] - found["bytes_in_use"]
+    return max(LAPTOP.program, Budget.share(free).program)
 
 
 def _points_at_once(runner: Runner, points: Sequence[float], model: CompiledModel) -> int:

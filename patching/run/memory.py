@@ -24,6 +24,7 @@ a budget tells how large a piece may be. It is read once, when a runner is made.
 | `logits` | the logits of questions over the whole vocabulary, or over a block of it |
 | `head` | the rows of the vocabulary that bounds of a normaliser add up one by one |
 | `patterns` | what a batch of examples keeps for the heads' attention patterns (`roles`) |
+| `program` | what a run of a compiled program takes, of what JAX has free (`compiled`) |
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Budget:
     logits: int
     head: int
     patterns: int
+    program: int
 
     @staticmethod
     def of(model: LiftedModel) -> Budget:
@@ -79,9 +81,19 @@ LAPTOP = Budget(
     logits=1 << 30,
     head=1 << 28,
     patterns=1 << 28,
+    program=1 << 29,
 )
 SHARES = Budget(
-    cache=4, batch=8, run=64, tape=8, gates=8, questions=16, logits=16, head=64, patterns=8
+    cache=4,
+    batch=8,
+    run=64,
+    tape=8,
+    gates=8,
+    questions=16,
+    logits=16,
+    head=64,
+    patterns=8,
+    program=2,
 )
 """One part in how many of the free memory each bound is, on a graphics card."""
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 
 TIMED_PASSES = 3  # of the original model
+MEASURED = (
+    *(f"{what}_{of}" for what in ("loss", "value") for of in ("full", "circuit", "empty")),
+    "value_complement",
+)
 
 
 @typed
@@ -61,8 +65,7 @@ def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict
     The keys of older files, beside the two, are ratios of means in sample, whatever their error;
     `undefined` says why they mean nothing, if so.
     """
-    keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
-    keys += ["value_complement", "faithfulness", "completeness", "edges", "nodes"]
+    keys = (*MEASURED, "faithfulness", "completeness", "edges", "nodes")
     found: dict[str, object] = {key: getattr(evaluation, key) for key in keys}
     found["undefined"] = evaluation.undefined
     for name, one in ((IN_SAMPLE, evaluation), (HELD_OUT, held_out)):
@@ -83,12 +86,10 @@ def measured_block(evaluation: Evaluation) -> dict[str, object]:
 
     `interval` is that of faithfulness.
     """
-    keys = [f"{a}_{b}" for a in ("loss", "value") for b in ("full", "circuit", "empty")]
-    keys.append("value_complement")
     found = evaluation.as_dict()
     intervals = dict(found["intervals"])
     block = {"examples": found["examples"], "units": found["units"]}
-    block |= {key: found[key] for key in keys}
+    block |= {key: found[key] for key in MEASURED}
     block["faithfulness"] = evaluation.estimate("faithfulness").value
     block["interval"] = intervals.pop("faithfulness")
     block["completeness"] = evaluation.estimate("completeness").value

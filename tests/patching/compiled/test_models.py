@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,7 @@ def test_many_points_in_groups_of_a_small_budget(monkeypatch: pytest.MonkeyPatch
 
     runner = Runner.create(tiny_lift("gpt2", dtype=torch.float32), tiny_pairs(), metric="nll")
     points, seen = [k / 5 for k in range(5)], list[tuple[int, int]]()
-    monkeypatch.setattr(engine, "BUDGET", 1)
+    monkeypatch.setattr(engine, "LAPTOP", replace(engine.LAPTOP, program=1))
     found = compiled(runner, points, lambda done, total, _: seen.append((done, total)))
     assert_alike(found.values, attribute(runner, points).values)
     assert seen == [(i, 15) for i in range(1, 16)]
