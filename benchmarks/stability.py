@@ -21,7 +21,7 @@ from edgewise.discovery.uncertainty.stability import (
     EdgeRule,
     stability,
     stable,
-    stable_jaccard,
+    stable_likeness,
 )
 from edgewise.graphs.example_scores import ExampleScores
 from edgewise.graphs.files import read_example_scores
@@ -58,13 +58,13 @@ def main() -> None:
     left = stable(circuit, found, given.least, connected=given.connected)
     print(f"{len(examples)} examples, {examples.graph.edge_count:,} edges, {rule}")
     print(f"{RESAMPLES:,} resamples: {took[0]:.1f} s, of the processor {took[1]:.1f} s")
-    print(f"clusters {found.clusters}, drawn {found.drawn}, mean Jaccard {found.jaccard:.3f}")
+    print(f"clusters {found.clusters}, drawn {found.drawn}, {found.likeness}")
     begun = time.perf_counter(), time.process_time()
-    likeness = stable_jaccard(examples, rule, given.least)
+    likeness = stable_likeness(examples, rule, given.least)
     took = time.perf_counter() - begun[0], time.process_time() - begun[1]
     print(f"{len(left):,} of {len(circuit):,} edges have a stability of {given.least:g} or more")
     print(
-        f"the same of new resamples ({OUTER} x {INNER}): mean Jaccard {likeness:.3f}, "
+        f"the same of new resamples ({OUTER} x {INNER}): {likeness}, "
         f"{took[0]:.1f} s, of the processor {took[1]:.1f} s"
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -13,6 +13,9 @@ sums of the scores on each example: no model is run.
    circuits are is told by a nested bootstrap: each of some resamples takes the place of the
    prompts, its circuit is cut down by resamples of its own, and those left are compared.
 
+Either likeness is told twice: *between* two resamples' circuits, as circuits of two sets of prompts
+would be alike, and *with* that of all prompts, as this one would be like that of all such prompts.
+
 Most edges can be in no resample's circuit and are left out first, exactly: by Cauchy and Schwarz a
 resampled mean is at most √(n Σw²)/Σw times the root mean square of the edge's scores.
 
@@ -71,18 +74,29 @@ class EdgeRule:
         return EdgeRule(absolute, connected, size)
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How alike resamples' circuits are, as mean Jaccard indices.
+
+    `between` all pairs of them; `with_all`: of each with the circuit of all prompts.
+    """
+
+    between: float
+    with_all: float
+
+
 @dataclass(frozen=True, eq=False)
 class Stability:
     """What resamples say of a selection.
 
-    `shares`: float32 [edges], the share of resamples that keep each edge. `jaccard`: the mean of
-    all pairs of their circuits. `clusters`: how many groups the examples are of; `drawn`: how many
-    units were drawn, groups or, of too few groups, examples.
+    `shares`: float32 [edges], the share of resamples that keep each edge. `likeness`: of their
+    circuits. `clusters`: how many groups the examples are of; `drawn`: how many units were drawn,
+    groups or, of too few groups, examples.
     """
 
     graph: ComputationGraph
     shares: np.ndarray
-    jaccard: float
+    likeness: Likeness
     resamples: int
     examples: int
     clusters: int
@@ -102,12 +116,14 @@ def stability(
     """Select edges of resampled prompts again and again; see the module."""
     units = units_of(examples.clusters)
     weights = resamples(units, number, seed)
-    chosen = _Chooser(examples, rule, weights)
+    alike = np.ones((1, len(units)), dtype=weights.dtype)
+    chosen = _Chooser(examples, rule, np.concatenate([weights, alike]))
     kept = chosen.kept(weights)
+    likeness = _likeness(chosen.kept(alike)[0], kept)
     shares = np.zeros(examples.values.shape[1], dtype=np.float32)
     shares[chosen.columns] = kept.mean(0)
     counts = (len(np.unique(x)) for x in (examples.clusters, units))
-    return Stability(examples.graph, shares, mean_jaccard(kept), number, len(examples), *counts)
+    return Stability(examples.graph, shares, likeness, number, len(examples), *counts)
 
 
 def stable(circuit: Circuit, found: Stability, least: float, *, connected: bool) -> Circuit:
@@ -116,7 +132,7 @@ def stable(circuit: Circuit, found: Stability, least: float, *, connected: bool)
     return left.prune_dangling() if connected else left
 
 
-def stable_jaccard(
+def stable_likeness(
     examples: ExampleScores,
     rule: EdgeRule,
     least: float,
@@ -124,16 +140,17 @@ def stable_jaccard(
     outer: int = OUTER,
     inner: int = INNER,
     seed: int = 1,
-) -> float:
-    """Return the mean Jaccard index of stable circuits of new resamples of the prompts.
+) -> Likeness:
+    """Tell how alike stable circuits of new resamples of the prompts are.
 
     Each resample takes the place of the prompts: its circuit is selected, and cut down to the edges
-    that so large a share of `inner` resamples of it keep.
+    that so large a share of `inner` resamples of it keep. That of all prompts likewise.
     """
     units, places = np.unique(units_of(examples.clusters), return_inverse=True)
     rng = np.random.default_rng(seed)
     number = len(units)
     drawn = rng.multinomial(number, np.full(number, 1 / number), size=outer)
+    drawn = np.concatenate([drawn, np.ones((1, number), dtype=drawn.dtype)])  # last: all prompts
     within = np.stack([rng.multinomial(number, one / number, size=inner) for one in drawn])
     every = np.concatenate([drawn, within.reshape(-1, number)])[:, places]
     chosen = _Chooser(examples, rule, every)
@@ -143,7 +160,16 @@ def stable_jaccard(
         shares = chosen.kept(many[:, places]).mean(0)
         found.append(circuit & (shares >= least - ROUNDING))
     sets = np.stack(found)
-    return mean_jaccard(chosen.on_ways(sets) if rule.connected else sets)
+    if rule.connected:
+        sets = chosen.on_ways(sets)
+    return _likeness(sets[-1], sets[:-1])
+
+
+def _likeness(whole: np.ndarray, sets: np.ndarray) -> Likeness:
+    """Compare the circuit of all prompts, bool [C], and resamples' circuits, bool [R, C]."""
+    common, either = (sets & whole).sum(1), (sets | whole).sum(1)
+    each = np.divide(common, either, out=np.ones(len(sets)), where=either > 0)
+    return Likeness(mean_jaccard(sets), float(each.mean()))
 
 
 def mean_jaccard(sets: np.ndarray) -> float:

@@ -1,21 +1,23 @@
 """The block `stability` of a circuit file: how often resampled prompts keep each of its edges.
 
     "stability": {"resamples": 1000, "examples": 64, "clusters": 24, "drawn": "groups",
-                  "jaccard": .75, "selected": 200, "least": .9, "jaccard_stable": .8,
+                  "jaccard": .75, "jaccard_with_all": .8, "selected": 200, "least": .9,
+                  "jaccard_stable": .75, "jaccard_stable_with_all": .82,
                   "edges": [[sender, port, share], …]}
 
 `clusters`: how many groups the examples are of; `drawn`: whether these, or the examples, were
-drawn. `jaccard`: how alike the resamples' circuits are; `selected`: the edges of the selection;
-`least` and `jaccard_stable` (else null): the stability that was asked for, and how alike the
-circuits of such edges are.
+drawn. `jaccard`: how alike the resamples' circuits are, `jaccard_with_all` how like that of all
+prompts (absent from older files); `selected`: the edges of the selection; `least`, `jaccard_stable`
+and `jaccard_stable_with_all` (else null): the stability that was asked for, and the same of
+circuits of such edges.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from ..calls.typed import typed
 from ..circuit import Circuit
@@ -39,6 +41,8 @@ class StabilityBlock(TypedDict):
     selected: int
     least: float | None
     jaccard_stable: float | None
+    jaccard_with_all: NotRequired[float | None]
+    jaccard_stable_with_all: NotRequired[float | None]
     edges: object
 
 
@@ -63,6 +67,8 @@ class EdgeStability:
     selected: int
     least: float | None = None
     jaccard_stable: float | None = None
+    jaccard_with_all: float | None = None
+    jaccard_stable_with_all: float | None = None
 
     def __getitem__(self, edge: Edge | str) -> float:
         return float(self.shares[self.circuit.graph.locate(edge)])
@@ -70,6 +76,10 @@ class EdgeStability:
     def count(self, least: float) -> int:
         """Count the edges of at least a stability."""
         return int((self.shares[self.circuit.kept] >= least).sum())
+
+    def cut_at(self, least: float, between: float, with_all: float) -> EdgeStability:
+        """Add what stability edges have at least, and how alike circuits of such edges are."""
+        return replace(self, least=least, jaccard_stable=between, jaccard_stable_with_all=with_all)
 
     @property
     def by_edge(self) -> dict[Edge, float]:
@@ -96,8 +106,17 @@ class EdgeStability:
             return f"{said}; {self.count(0.9):,} edges are in at least 90% of them"
         kept = f"{len(self.circuit):,} of {self.selected:,} edges kept, in at least "
         kept += f"{self.least:.0%} of them"
-        again = "" if self.jaccard_stable is None else f" (between such: {self.jaccard_stable:.2f})"
-        return f"{said}; {kept}{again}"
+        return f"{said}; {kept}{self._again()}"
+
+    def _again(self) -> str:
+        """Say how alike circuits of such edges are, beside those before the cut."""
+        if self.jaccard_stable is None:
+            return ""
+        found = f"between such: {self.jaccard_stable:.2f}"
+        if self.jaccard_stable_with_all is not None and self.jaccard_with_all is not None:
+            found += f"; such with these: {self.jaccard_stable_with_all:.2f}, "
+            found += f"before the cut: {self.jaccard_with_all:.2f}"
+        return f" ({found})"
 
 
 @typed
@@ -121,5 +140,6 @@ def stability_of(file: CircuitFile) -> EdgeStability | None:
     return EdgeStability(
         file.circuit, shares[0], block["resamples"], block["examples"], block["clusters"],
         block["drawn"], block["jaccard"], block["selected"], block["least"],
-        block["jaccard_stable"],
+        block["jaccard_stable"], block.get("jaccard_with_all"),
+        block.get("jaccard_stable_with_all"),
     )  # fmt: skip

@@ -14,10 +14,11 @@ from edgewise.discovery.uncertainty import stability as module
 from edgewise.discovery.uncertainty.bootstrap import resamples
 from edgewise.discovery.uncertainty.stability import (
     EdgeRule,
+    Likeness,
     mean_jaccard,
     stability,
     stable,
-    stable_jaccard,
+    stable_likeness,
 )
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.example_scores import ExampleScores
@@ -86,7 +87,10 @@ def test_each_resample_is_selected_as_a_circuit_is(
         for i, a in enumerate(expected)
         for b in expected[:i]
     ]
-    assert found.jaccard == pytest.approx(np.mean(pairs))
+    assert found.likeness.between == pytest.approx(np.mean(pairs))
+    whole = by_definition(examples, rule, np.ones((1, len(examples))))[0]
+    each = [(whole & x).sum() / (whole | x).sum() if (whole | x).any() else 1 for x in expected]
+    assert found.likeness.with_all == pytest.approx(np.mean(each))
 
 
 def test_few_edges_are_looked_at_in_each_resample() -> None:
@@ -134,7 +138,9 @@ def test_an_edge_of_known_probability() -> None:
     assert found.shares[5] == pytest.approx(1 - chance, abs=4 * error)
     assert found.shares.sum() == pytest.approx(1)
     alike = chance**2 + (1 - chance) ** 2
-    assert found.jaccard == pytest.approx(alike, abs=0.02)
+    assert found.likeness.between == pytest.approx(alike, abs=0.02)
+    # of all prompts the other edge has 1.5, and is the circuit
+    assert found.likeness.with_all == found.shares[9]
     assert (found.resamples, found.examples, found.clusters, found.drawn) == (2000, 10, 10, 10)
 
 
@@ -173,7 +179,7 @@ def test_signs_count_where_they_should() -> None:
     for absolute, edge in ((True, 1), (False, 2)):
         found = stability(examples_of(values), EdgeRule(absolute, size=1), 20)
         assert np.flatnonzero(found.shares).tolist() == [edge]
-        assert found.jaccard == 1
+        assert found.likeness == Likeness(1, 1)
 
 
 def test_a_stable_circuit_has_the_edges_that_resamples_keep() -> None:
@@ -213,15 +219,16 @@ def test_likeness_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stable_circuits_of_scores_without_spread_are_all_the_same() -> None:
     values = np.tile(np.random.default_rng(0).normal(size=GRAPH.edge_count), (10, 1))
-    assert stable_jaccard(examples_of(values), RULES[0], 0.9, outer=5, inner=5) == 1
+    assert stable_likeness(examples_of(values), RULES[0], 0.9, outer=5, inner=5) == Likeness(1, 1)
 
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[1], RULES[5]], ids=str)
 def test_stable_circuits_of_new_resamples_by_definition(rule: EdgeRule) -> None:
     examples = random_examples()
-    found = stable_jaccard(examples, rule, 0.7, outer=6, inner=20, seed=5)
+    found = stable_likeness(examples, rule, 0.7, outer=6, inner=20, seed=5)
     rng = np.random.default_rng(5)
     drawn = rng.multinomial(12, np.full(12, 1 / 12), size=6)
+    drawn = np.concatenate([drawn, np.ones((1, 12), dtype=int)])
     sets = []
     for one in drawn:
         within = rng.multinomial(12, one / 12, size=20)
@@ -232,7 +239,9 @@ def test_stable_circuits_of_new_resamples_by_definition(rule: EdgeRule) -> None:
             kept[GRAPH.reads] = left
             left = Circuit(GRAPH, kept).prune_dangling().kept[GRAPH.reads]
         sets.append(left)
-    assert found == pytest.approx(mean_jaccard(np.array(sets)))
+    assert found.between == pytest.approx(mean_jaccard(np.array(sets[:-1])))
+    each = [(sets[-1] & one).sum() / (sets[-1] | one).sum() for one in sets[:-1]]
+    assert found.with_all == pytest.approx(np.mean(each))
 
 
 def test_results_do_not_depend_on_how_scores_are_kept() -> None:

@@ -91,6 +91,11 @@ def test_a_stable_circuit_and_what_its_file_says(
     assert (found.resamples, found.examples, found.clusters, found.drawn) == (1000, 18, 6, "groups")
     assert found.least == file.discovery["stable"] == 0.6
     assert found.jaccard_stable is not None
+    assert found.jaccard_stable_with_all is not None
+    assert found.jaccard_with_all is not None
+    alike = (found.jaccard_stable, found.jaccard_stable_with_all, found.jaccard_with_all)
+    told = "(between such: {:.2f}; such with these: {:.2f}, before the cut: {:.2f})"
+    assert told.format(*alike) in shown
     said = f"{len(file.circuit)} of 30 edges kept, in at least 60% of them"
     assert said in shown
     assert said in edgewise("evaluate", output).stdout
@@ -215,6 +220,7 @@ def test_few_groups_are_said_to_tell_nothing_of_others() -> None:
     for key, value in {
         "circuit": None, "shares": kept, "resamples": 1000, "examples": 32, "clusters": 1,
         "drawn": "examples", "jaccard": 0.75, "selected": 9, "least": None, "jaccard_stable": None,
+        "jaccard_with_all": None, "jaccard_stable_with_all": None,
     }.items():  # fmt: skip
         object.__setattr__(found, key, value)
     object.__setattr__(found, "circuit", type("Kept", (), {"kept": kept}))

@@ -21,7 +21,7 @@ from ...discovery.uncertainty.stability import (
     Stability,
     stability,
     stable,
-    stable_jaccard,
+    stable_likeness,
 )
 from ...experiment.spec import DiscoverySpec, Selection
 from ...graphs.circuit import Circuit
@@ -135,8 +135,8 @@ def stability_block(kept: Selected, found: Discovery, select: Selection) -> dict
         return {}
     told = edge_stability(kept.circuit, resample, kept.selected)
     if select.stable is not None:
-        alike = stable_jaccard(found.examples, kept.rule, select.stable)
-        told = replace(told, least=select.stable, jaccard_stable=alike)
+        alike = stable_likeness(found.examples, kept.rule, select.stable)
+        told = told.cut_at(select.stable, alike.between, alike.with_all)
     return {STABILITY: told.block}
 
 
@@ -145,8 +145,8 @@ def edge_stability(circuit: Circuit, found: Stability, selected: int) -> EdgeSta
     drawn = GROUPS if found.drawn < found.examples else EXAMPLES
     shares = np.where(circuit.kept, found.by_edge, np.nan)
     return EdgeStability(
-        circuit, shares, found.resamples, found.examples, found.clusters, drawn, found.jaccard,
-        selected,
+        circuit, shares, found.resamples, found.examples, found.clusters, drawn,
+        found.likeness.between, selected, jaccard_with_all=found.likeness.with_all,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from ...discovery.uncertainty.stability import EdgeRule, stability, stable_jaccard
+from ...discovery.uncertainty.stability import EdgeRule, stability, stable_likeness
 from ...experiment.spec import DiscoverySpec
 from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
@@ -59,11 +59,11 @@ def stable_part(file: CircuitFile, least: float) -> CircuitFile:
             f"stable {least:g} leaves no edge: the most stable one is kept by "
             f"{np.nanmax(found.shares):.0%} of the resamples; choose a smaller share."
         )
-    alike = None
-    if sidecar is not None and rule is not None:
-        alike = stable_jaccard(sidecar.scores, rule, least)
     shares = np.where(circuit.kept, found.shares, np.nan)
-    cut = replace(found, circuit=circuit, shares=shares, least=least, jaccard_stable=alike)
+    cut = replace(found, circuit=circuit, shares=shares, least=least)
+    if sidecar is not None and rule is not None:
+        alike = stable_likeness(sidecar.scores, rule, least)
+        cut = cut.cut_at(least, alike.between, alike.with_all)
     discovery = cast("DiscoveryBlock", {**file.discovery, "stable": least})
     extra = {**file.extra, STABILITY: cut.block}
     return replace(file, circuit=circuit, discovery=discovery, extra=extra)
