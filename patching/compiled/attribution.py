@@ -22,18 +22,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ..metrics.metric import Metric
 from .batches import Prompts
-from .crossing import ArrayPart, has_heads
+from .crossing import has_heads
 from .losses import Goal, few_logits, loss_of, renumbered
 from .model import ModelPlan, Weights, embed, give, logits, scale_logits
 from .parts import attention as heads
 from .parts.attention import Positions
+from .parts.deltas import Deltas, Wrote, factor_type
 from .parts.layers import Past, RanLayer, project_all, whole_keys, written
 from .parts.norms import normalise, product
 from .parts.ports import attention_ports
+from .parts.scoring import Products, RunScores
 from .runs import Layer, keys_of, layers, past_before, read_at, run
 from .segments import over_run, rows_of
 
@@ -68,14 +71,6 @@ class ScoreProgram:
     at_clean: bool
     paired: bool
     apart: bool
-
-
-class Wrote(NamedTuple):
-    """What a layer's senders write on some run, as `RanLayer`."""
-
-    z: Array
-    post: Array | None
-    writes: Array
 
 
 class Carries(NamedTuple):
@@ -137,7 +132,7 @@ def scores(
     if program.measured.metric.needs_clean_logits:
         clean_logits = logits(weights, _at_answers(final, prompts, start))
 
-    deltas = _Deltas(program, prompts)
+    deltas = Deltas(prompts.tokens, prompts.moves)
     if base is None:
         base_sources, base_given, written_apart = _corrupted(
             program, weights, prompts, past, clean, deltas
@@ -199,7 +194,7 @@ def _corrupted(
     prompts: Prompts,
     past: Any,
     clean: Any,
-    deltas: _Deltas,
+    deltas: Deltas,
 ) -> tuple[Array, Any, Any]:
     """Run the corrupted prompts; return what the embedding writes, and senders' differences."""
     start, plan = program.start, program.plan
@@ -214,7 +209,7 @@ def _corrupted(
     return sources, given, run(plan, sources.sum(0), at, through, keep)[2]
 
 
-def _differences(deltas: _Deltas, through: Any) -> Any:
+def _differences(deltas: Deltas, through: Any) -> Any:
     """Return senders' differences between the clean run and values that are given."""
 
     def step(carry: None, layer: Layer) -> tuple[None, Array]:
@@ -222,45 +217,6 @@ def _differences(deltas: _Deltas, through: Any) -> Any:
         return carry, deltas.of(layer.block, kept.wrote, base)
 
     return [over_run(step, None, own)[1] for own in through]
-
-
-class _Deltas:
-    """What senders write on the clean run minus what their ablated edges carry, [S, n, D]."""
-
-    def __init__(self, program: ScoreProgram, prompts: Prompts) -> None:
-        self.tokens, self.moves = prompts.tokens, prompts.moves
-
-    def select(self, x: Array, lead: int) -> Array:
-        """Keep the tokens that move: x [..., B, T, …] with `lead` axes before B, [..., n, …]."""
-        flat = x.reshape(*x.shape[:lead], -1, *x.shape[lead + 2 :])
-        return jnp.take(flat, self.tokens, lead)
-
-    def of(self, block: ArrayPart, clean: Wrote, base: Wrote) -> Array:
-        """Return those of one layer, in the order of its senders."""
-        dtype, parts = _factor(block), list[Array]()
-        if has_heads(block):
-            own = block.attention
-            parts.append(heads.outputs(own, self.select(clean.z - base.z, 0)))
-        if clean.post is not None and base.post is not None:
-            parts.append(self.select(clean.post - base.post, 0)[None])
-        if block.mlp is not None:
-            parts.append(self.select(clean.writes - base.writes, 1))
-        return self._moving(jnp.concatenate([x.astype(dtype) for x in parts]))
-
-    def of_sources(self, delta: Array) -> Array:
-        """Return those of the embedding's senders, [sources, n, D]."""
-        return self._moving(self.select(delta, 1))
-
-    def _moving(self, x: Array) -> Array:
-        return jnp.where(self.moves[:, None] > 0, x, 0)
-
-
-def _factor(block: ArrayPart) -> Any:
-    """Return the type of the factors of scores: the weights'."""
-    if has_heads(block):
-        return block.attention.wo.dtype
-    part = block.mlp
-    return part.up.weight.dtype if part.kind == "MLP" else part.up.dtype
 
 
 def _at_answers(stream: Array, prompts: Prompts, start: int) -> Array:
@@ -302,46 +258,59 @@ class _Back:
     """The way back through the layers."""
 
     def __init__(
-        self, program: ScoreProgram, at: Positions, deltas: _Deltas, blocks: list[Array], kept: Any
+        self, program: ScoreProgram, at: Positions, deltas: Deltas, blocks: list[Array], kept: Any
     ) -> None:
         self.program, self.at, self.deltas, self.kept = program, at, deltas, kept
         self.shape, self.examples = program.plan.shape, at.mask.shape[0]
-        self.flat = [self._flat(block) for block in blocks]
+        self.products = Products.of(blocks, self.examples if program.apart else None)
 
     def scores(self, gradient: Array, through: list[tuple[Layer, ...]]) -> SummedScores:
         """Go back from the gradient at `logits`, [K, B, T, D]."""
-        last = self._score(self.select(gradient).sum(0)[None], len(self.flat))
+        products = self.products
+        last = products.scores(products.flat(self.select(gradient).sum(0)[None]), products.blocks)
         kept = None if self.kept is None else jnp.zeros_like(self.kept)
-        carry: Any = (gradient, kept)
-        found: list[Any] = []
+        behind: Any = (gradient, kept)
+        found, first = list[Any](), list[Any]()
         for i in reversed(range(len(through))):
-            step = partial(self._layer, i + 2)
-            carry, own = over_run(step, carry, through[i], reverse=True)
+            behind, own, given = self._run(i, behind, through[i])
             found.insert(0, own)
-        own_scores = [tuple(one[0] for one in own) for own in found]
-        first = [tuple(one[1] for one in own) for own in found]
-        return SummedScores(own_scores, first, last)
+            first.insert(0, given)
+        return SummedScores(found, first, last)
 
     def select(self, x: Array) -> Array:
         """Keep the tokens that move, [K, B, T, …] to [K, n, …]."""
         return self.deltas.select(x, 1)
 
-    def _flat(self, x: Array) -> Array:
-        """Put the features of tokens side by side: [S, n, D] to [S, n·D], or [B, S, n/B·D]."""
-        if not self.program.apart:
-            return x.reshape(len(x), -1)
-        return jnp.moveaxis(x.reshape(len(x), self.examples, -1), 1, 0)
+    def _run(self, i: int, behind: Any, own: tuple[Layer, ...]) -> tuple[Any, Any, Any]:
+        """Go back through a run: scores, and those of what tokens give, by place, [times, …]."""
+        times, counts = len(own[0].store), list[int]()
+        grouped = RunScores(self.products, i, times)
 
-    def _score(self, gradient: Array, blocks: int) -> Array:
-        """Multiply gradients at ports, [P, n, D], with the deltas of the first blocks."""
-        flat = self._flat(gradient)
-        spec = "bpn,bsn->bps" if self.program.apart else "pn,sn->ps"
-        # delta is clean − ablated, so the score has the opposite sign
-        parts = [-product(spec, flat, block) for block in self.flat[:blocks]]
-        return jnp.concatenate(parts, -1)
+        def repetition(behind: Any, layers: tuple[Layer, ...]) -> tuple[Any, Array, Any]:
+            rows, first = list[Any](), list[Any]()
+            for layer in reversed(layers):
+                behind, ports, given = self._layer(behind, layer)
+                rows.insert(0, self.products.flat(ports).astype(factor_type(layer.block)))
+                first.insert(0, given)
+            counts[:] = [one.shape[-2] for one in rows]
+            return behind, jnp.concatenate(rows, -2), tuple(first)
 
-    def _layer(self, blocks: int, carry: Any, layer: Layer) -> tuple[Any, Any]:
-        """Score one layer's ports, given the gradient behind it; carry on that before it."""
+        def step(carry: Any, given: Any) -> tuple[Any, Any]:
+            layers, place = given
+            behind, gradients, first = repetition(carry[0], layers)
+            return (behind, grouped.add(carry[1], gradients, place)), first
+
+        one = jax.tree_util.tree_map(lambda x: x[0], own)
+        _, gradients, _ = jax.eval_shape(repetition, behind, one)
+        carry = behind, grouped.start(gradients)
+        (behind, (_, scores)), first = over_run(
+            step, carry, [(own, grouped.places())], reverse=True
+        )
+        return behind, jnp.split(scores, np.cumsum(counts)[:-1], -2), first[0]
+
+    def _layer(self, carry: Any, layer: Layer) -> tuple[Any, Array, Any]:
+        """Go back through one layer: what is carried, its ports' gradients [P, n, D], and the score
+        of what tokens give it."""
         behind, elsewhere = carry
         block, (tape, given_delta) = layer.block, layer.more
         gradient, own, first = behind, list[Array](), None
@@ -360,8 +329,7 @@ class _Back:
         if elsewhere is not None:
             back = elsewhere.at[layer.store].get(mode="fill", fill_value=0)
             gradient = gradient + back
-        found = self._score(jnp.concatenate(own), blocks)
-        return (gradient, elsewhere), (found, first)
+        return (gradient, elsewhere), jnp.concatenate(own), first
 
     def _mlp(
         self, layer: Layer, tape: _Tape, behind: Array, given_delta: Array | None

@@ -22,12 +22,14 @@ from ...graphs.scores import Scores
 from ..gradients.finish import finished
 from ..run.memory import LAPTOP, Budget
 from ..run.runner import Progress, Runner
-from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, Wrote, scores
+from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, scores
 from .batches import PairChunk, cut, padded
 from .carried import Carrying
 from .crossing import to_array
 from .losses import counterpart
 from .model import CompiledModel, compiled
+from .parts.deltas import Wrote
+from .parts.scoring import GROUPS
 from .segments import by_layer, stack_run
 
 
@@ -136,6 +138,7 @@ def _per_token(runner: Runner, points: int) -> int:
     inner = max(sum(block.features) for block in model.blocks)
     size = 8 if model.dtype == torch.float64 else 4
     ports = max(1, len(runner.graph.ports) // max(1, layers))
+    ports *= 1 + -(-layers // GROUPS)
     kept = len(runner.graph.senders) + ports + 2 * layers * (points + 1)
     return size * (kept * width + 4 * points * inner)
 

@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attribution import Carries, MeasuredBy, Wrote
+from .attribution import Carries, MeasuredBy
 from .batches import Prompts
 from .crossing import ArrayPart, has_heads
 from .losses import Goal, loss_of
 from .model import ModelPlan, Weights, embed, give, logits
 from .parts import attention as heads
 from .parts.attention import Positions
+from .parts.deltas import Wrote
 from .parts.layers import BlockShape, norm_of, whole_keys, writes
 from .parts.norms import linear, normalise, product
 from .runs import Layer, layers, read_at, run
