@@ -28,17 +28,17 @@ from jax import Array
 from ..metrics.metric import Metric
 from .batches import Prompts
 from .crossing import has_heads
-from .losses import Goal, few_logits, loss_of, renumbered
-from .model import ModelPlan, Weights, embed, give, logits, scale_logits
+from .model import ModelPlan, Weights, embed, give, logits
 from .parts import attention as heads
 from .parts.attention import Positions
 from .parts.deltas import Deltas, Wrote, factor_type
 from .parts.layers import Past, RanLayer, project_all, whole_keys, written
 from .parts.norms import normalise, product
 from .parts.ports import attention_ports
+from .parts.readout import at_answers, loss_gradient, rounded_by
 from .parts.scoring import Products, RunScores
-from .runs import Layer, keys_of, layers, past_before, read_at, run
-from .segments import over_run, rows_of
+from .runs import Layer, keys_of, layers, past_before, run
+from .segments import over, over_run, rows_of
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ class _Tape(NamedTuple):
 class SummedScores(NamedTuple):
     """Scores, [P, S] each (or [B, P, S]), by run and place, [times, …]; and of `logits`.
 
-    `first`: what each layer's `m{l}` has of the embedding past the stream.
+    `first`: what each layer's `m{l}` has of the embedding past the stream. `rounded`: [R], by how
+    much rounding moves each read's loss; see `rounded_by`.
     """
 
     layers: Any
     first: Any
     logits: Array
+    rounded: Array
 
 
 @partial(jax.jit, static_argnums=0)
@@ -128,17 +130,16 @@ def scores(
     sources, final = sources[..., start:, :], final[..., start:, :]
     given, kept = (jax.tree_util.tree_map(lambda x: x[..., start:, :], x) for x in (given, kept))
     past = [tuple(one.past for one in own) for own in clean]
-    clean_logits = None
-    if program.measured.metric.needs_clean_logits:
-        clean_logits = logits(weights, _at_answers(final, prompts, start))
+    clean_logits = logits(weights, at_answers(final, prompts, start))
 
     deltas = Deltas(prompts.tokens, prompts.moves)
     if base is None:
-        base_sources, base_given, written_apart = _corrupted(
+        base_sources, base_given, empty, written_apart = _corrupted(
             program, weights, prompts, past, clean, deltas
         )
     else:
         base_sources, base_given = base.sources, base.given
+        empty = _all_ablated(plan, weights, base)
         beside = zip(clean, base.layers, strict=True)
         both = layers(weights, more=[tuple(zip(*own, strict=True)) for own in beside])
         written_apart = _differences(deltas, both)
@@ -157,9 +158,12 @@ def scores(
             lambda x, more: x[:, None] + along * more[:, None], base_given, given_deltas
         )
         final, kept, tapes = run(plan, stream, at, layers(weights, given, past), _keep_tape)
-    gradient = _loss_gradient(program, weights, prompts, final, shares, clean_logits)
-    back = _Back(program, at, deltas, blocks, kept)
-    return back.scores(gradient, layers(weights, given, past, _pairs(tapes, given_deltas)))
+    metric, back = program.measured.metric, _Back(program, at, deltas, blocks, kept)
+    gradient = loss_gradient(metric, weights, prompts, final, start, shares, clean_logits)
+    through = layers(weights, given, past, _pairs(tapes, given_deltas))
+    base_logits = logits(weights, at_answers(empty, prompts, start))
+    rounded = rounded_by(metric, prompts.goal, clean_logits, base_logits)
+    return SummedScores(*back.scores(gradient, through), rounded)
 
 
 def _pairs(tapes: Any, given_deltas: Any) -> Any:
@@ -195,8 +199,9 @@ def _corrupted(
     past: Any,
     clean: Any,
     deltas: Deltas,
-) -> tuple[Array, Any, Any]:
-    """Run the corrupted prompts; return what the embedding writes, and senders' differences."""
+) -> tuple[Array, Any, Array, Any]:
+    """Run the corrupted prompts: what the embedding writes and gives, the stream at `logits`, and
+    senders' differences."""
     start, plan = program.start, program.plan
     ids, at = prompts.corrupted[:, start:], Positions(prompts.mask, prompts.ids, start)
     sources = embed(weights, plan, ids, prompts.ids[:, start:])
@@ -206,7 +211,8 @@ def _corrupted(
         return deltas.of(layer.block, layer.more.wrote, Wrote(ran.z, ran.post, ran.writes))
 
     through = layers(weights, given, past, clean)
-    return sources, given, run(plan, sources.sum(0), at, through, keep)[2]
+    final, _, written_apart = run(plan, sources.sum(0), at, through, keep)
+    return sources, given, final, written_apart
 
 
 def _differences(deltas: Deltas, through: Any) -> Any:
@@ -219,39 +225,19 @@ def _differences(deltas: Deltas, through: Any) -> Any:
     return [over_run(step, None, own)[1] for own in through]
 
 
-def _at_answers(stream: Array, prompts: Prompts, start: int) -> Array:
-    row = None if prompts.goal.reads is None else prompts.row
-    return read_at(stream, prompts.position - start, row)
+def _all_ablated(plan: ModelPlan, weights: Weights, base: Carries) -> Array:
+    """Return what the stream at `logits` holds where every edge is ablated, [B, T, D]."""
 
+    def step(stream: Array, layer: Layer) -> tuple[Array, None]:
+        wrote = layer.more
+        if wrote.post is not None:
+            stream = stream + wrote.post
+        elif has_heads(layer.block):
+            stream = stream + heads.merge(layer.block.attention, wrote.z)
+        return stream + wrote.writes.sum(0), None
 
-def _loss_gradient(
-    program: ScoreProgram,
-    weights: Weights,
-    prompts: Prompts,
-    final: Array,
-    shares: Array,
-    clean_logits: Array | None,
-) -> Array:
-    """Return ∂loss/∂(stream at logits), [K, B, T, D]; the loss summed over shares of examples."""
-    measured, goal = program.measured.metric, prompts.goal._replace(clean_logits=clean_logits)
-    loss, few = loss_of(measured), measured.reads_few and goal.reads is None
-
-    def total(stream: Array) -> Array:
-        read = _at_answers(stream, prompts, program.start)
-        losses = loss(*(_few(weights, read, goal) if few else (logits(weights, read), goal)))
-        counted = jnp.where(prompts.share > 0, losses, 0)  # [K, P]
-        return (counted.sum(-1) * shares).sum()
-
-    gradient: Array = jax.grad(total)(final)
-    return gradient
-
-
-def _few(weights: Weights, read: Array, goal: Goal) -> tuple[Array, Goal]:
-    """Return the logits of answers and distractors alone, and a goal that counts these."""
-    ids = jnp.concatenate((goal.answers, goal.distractors), -1)
-    y = normalise(weights.final_norm, read)
-    out = few_logits(weights.unembed.weight, weights.unembed.bias, y, ids)
-    return scale_logits(weights, out), renumbered(goal)
+    stream: Array = over(plan.runs, step, base.sources.sum(0), layers(weights, more=base.layers))[0]
+    return stream
 
 
 class _Back:
@@ -264,7 +250,9 @@ class _Back:
         self.shape, self.examples = program.plan.shape, at.mask.shape[0]
         self.products = Products.of(blocks, self.examples if program.apart else None)
 
-    def scores(self, gradient: Array, through: list[tuple[Layer, ...]]) -> SummedScores:
+    def scores(
+        self, gradient: Array, through: list[tuple[Layer, ...]]
+    ) -> tuple[list[Any], list[Any], Array]:
         """Go back from the gradient at `logits`, [K, B, T, D]."""
         products = self.products
         last = products.scores(products.flat(self.select(gradient).sum(0)[None]), products.blocks)
@@ -275,7 +263,7 @@ class _Back:
             behind, own, given = self._run(i, behind, through[i])
             found.insert(0, own)
             first.insert(0, given)
-        return SummedScores(found, first, last)
+        return found, first, last
 
     def select(self, x: Array) -> Array:
         """Keep the tokens that move, [K, B, T, …] to [K, n, …]."""

@@ -20,6 +20,7 @@ from ...graphs.graph import ComputationGraph
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.scores import Scores
 from ..gradients.finish import finished
+from ..run.floors import floor_of
 from ..run.memory import LAPTOP, Budget
 from ..run.runner import Progress, Runner
 from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, scores
@@ -62,7 +63,7 @@ def _summed(
     cuts = cut(runner.model, runner.pairs, most, paired=paired, apart=apart)
     carrying = None if paired else Carrying(runner, model, cuts)
     groups = _groups(points, together)
-    total, done = np.zeros(graph.reads.shape), 0
+    total, done, size = np.zeros(graph.reads.shape), 0, 0.0
     for chunk in cuts:
         prompts = padded(runner.model, chunk, model.device, paired=paired, apart=apart)
         base = None if carrying is None else base_of(carrying.values(chunk), model, chunk)
@@ -76,9 +77,12 @@ def _summed(
             examples = _put(graph, model, here, total, np.asarray(chunk.batch.owner))
             if each is not None and examples is not None:
                 each[chunk.rows] += examples
+            if at is groups[0][0]:
+                size += float(here.rounded[: len(chunk.batch.answer_position)].sum())
             done += len(chunk.rows) * int((shares > 0).sum())
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
+    runner.note_floor(floor_of(size, len(runner.pairs), runner.model.dtype))
     return total
 
 

@@ -30,6 +30,8 @@ import numpy as np
 from ...graphs.errors import EdgewiseError
 
 if TYPE_CHECKING:
+    import torch
+
     from ..metrics.metric import Metric
     from .chunk import Chunk
 
@@ -40,7 +42,7 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
     """Return how far rounding moves a metric's mean over all examples; `unlike`: see u above."""
     import torch
 
-    number, size, units = 0, 0.0, 0.0
+    number, size, dtype = 0, 0.0, torch.float32
     for chunk in chunks:
         dtype, target = chunk.model.dtype, chunk.target
         assert target.clean_logits is not None
@@ -56,8 +58,15 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
         steepest = torch.where(steepest > 0, steepest, 1.0)
         largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
         number, size = number + chunk.batch.examples, size + float((largest * steepest).sum())
-        units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-        units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
+    return floor_of(size, number, dtype, unlike=unlike)
+
+
+def floor_of(size: float, number: int, dtype: torch.dtype, *, unlike: bool = False) -> float:
+    """Return the floor of a mean over a number of examples; `size`: s · L summed over them."""
+    import torch
+
+    units = SUM_UNITS * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    units += TYPE_UNITS * torch.finfo(dtype).eps if unlike else 0
     return float(units * size / number**1.5)
 
 

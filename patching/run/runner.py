@@ -37,10 +37,14 @@ Progress = Callable[[int, int, str], None]  # of how much is done, the total, an
 
 @dataclass
 class _Kept:
-    """What runners that differ in their metric alone share: runs, and the prepared ablation."""
+    """What runners that differ in their metric alone share: runs, and the prepared ablation.
+
+    `floors`: of each metric, where it is known.
+    """
 
     chunks: dict[int, Chunk]
     carried: Carried | None = None
+    floors: dict[Metric, float] = field(default_factory=dict)
 
 
 @typed
@@ -132,10 +136,17 @@ class Runner:
         """Return the graph whose circuits can be run."""
         return self.model.graph
 
-    @cached_property
+    @property
     def floor(self) -> float:
         """Return how far rounding alone may move the metric's mean; see `floors`."""
-        return rounding_floor(self.chunks(), self.metric)
+        floors = self._kept.floors
+        if self.metric not in floors:
+            self.note_floor(rounding_floor(self.chunks(), self.metric))
+        return floors[self.metric]
+
+    def note_floor(self, floor: float) -> None:
+        """Keep what `floor` is, found by whoever ran the full and the empty circuit anyway."""
+        self._kept.floors[self.metric] = floor
 
     @property
     def about(self) -> dict[str, str]:

@@ -72,7 +72,7 @@ class RunScores:
     def __init__(self, products: Products, run: int, times: int) -> None:
         self.products, self.times = products, times
         self.before, self.own = products.blocks[: run + 1], products.blocks[run + 1]
-        self.each = self.own.shape[-2] // times
+        self.each: int = self.own.shape[-2] // times
         self.groups = cut_evenly(times, GROUPS)
 
     def places(self) -> Place:
@@ -111,7 +111,8 @@ class RunScores:
         return jnp.moveaxis(found.reshape(*own.shape[:-1], found.shape[-1]), -3, 0)
 
     def _width(self, group: range) -> int:
-        return sum(block.shape[-2] for block in self.before) + self.each * group.stop
+        before = sum(int(block.shape[-2]) for block in self.before)
+        return before + self.each * group.stop
 
 
 def cut_evenly(count: int, most: int) -> list[range]:

@@ -1,4 +1,4 @@
-"""The product that gives scores: groups of layers give what one product with all deltas gives."""
+"""The product that gives scores: groups of layers give what one product gives."""
 
 from __future__ import annotations
 
