@@ -174,12 +174,10 @@ def measure(runner: Runner, circuit: Circuit) -> Evaluation:
 
 def evaluate_by(runner: Runner, circuit: Circuit, metrics: Sequence[Metric]) -> list[Evaluation]:
     """Measure a circuit, which must be of the model's graph, with metrics at the cost of one."""
-    from ..patching.run.floors import rounding_floor
-
     graph = runner.graph
     circuits = [Circuit.full(graph), circuit, Circuit.empty(graph), circuit.complement]
     each, groups = runner.measure_each(circuits, metrics), [pair.group for pair in runner.pairs]
-    floors = [rounding_floor(runner.chunks(), metric) for metric in metrics]
+    floors = [runner.floor_of(metric) for metric in metrics]
     rows = zip(metrics, each, floors, strict=True)
     return [_with_intervals(one, circuit, values, groups, floor) for one, values, floor in rows]
 

@@ -205,7 +205,7 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
-        self.engine(runner)
+        runner = replace(runner, engine=self.engine(runner))  # it computes by one engine alone
         if journal is not None:
             self.check_resumable()
         if start is not None:

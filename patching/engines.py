@@ -6,18 +6,66 @@ on it; else torch. Whoever names `jax` gets it, or is told why not.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..graphs.errors import EdgewiseError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from ..graphs.circuit import Circuit
     from ..graphs.lift.lifted import LiftedModel
     from .metrics.metric import Metric
+    from .run.floors import Ends
 
 AUTO, TORCH, JAX = "auto", "torch", "jax"
 ENGINES = (AUTO, TORCH, JAX)
+
+
+class CircuitRuns(Protocol):
+    """An engine's runs of circuits on a runner's prompt pairs; it is made of that runner."""
+
+    def values(
+        self,
+        masks: np.ndarray,
+        metrics: Sequence[Metric],
+        losses: bool,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> np.ndarray:
+        """Return what `Runner.measure_each` does, of masks [C, P, S]."""
+
+    def logits(self, circuits: Sequence[Circuit]) -> np.ndarray:
+        """Return what `Runner.logits` does, on the processor."""
+
+    def chunks(self) -> Iterator[Ends]:
+        """Yield runs of the full and the empty circuit."""
+
+
+Made = TypeVar("Made", bound=Callable[..., CircuitRuns])
+_RUNS: dict[str, Callable[..., CircuitRuns]] = {}
+_AT = {JAX: ".compiled.circuits"}
+
+
+def runs_circuits(engine: str) -> Callable[[Made], Made]:
+    """Register what runs circuits by an engine, beside torch, which a runner knows itself."""
+
+    def register(made: Made) -> Made:
+        _RUNS[engine] = made
+        return made
+
+    return register
+
+
+def circuit_runs(engine: str) -> Callable[..., CircuitRuns]:
+    """Return what runs circuits by an engine; its modules, and what they need, are loaded then."""
+    import_module(_AT[engine], __package__)
+    return _RUNS[engine]
 
 
 def check_engine(name: str) -> str:
@@ -43,51 +91,52 @@ def installed() -> bool:
     return find_spec("jax") is not None
 
 
-def on_a_card() -> bool:
-    """Tell whether JAX is installed, and computes on a card here.
+def on_a_card(device: str) -> bool:
+    """Tell whether a torch device is a card, and JAX is installed and computes on one.
 
-    Where torch sees no card JAX, which takes a second to import, is not asked.
+    Of a model that is elsewhere JAX, which takes a second to import, is not asked.
     """
-    import torch
-
-    if not (installed() and torch.cuda.is_available()):
+    if not (installed() and device.startswith("cuda")):
         return False
     import jax
 
     return str(jax.default_backend()) in ("gpu", "cuda", "rocm")
 
 
-def engine_of(asked: str, model: LiftedModel, metric: Metric) -> str:
-    """Return the engine that computes what both engines can, of a model by a metric.
+def engine_of(asked: str, model: LiftedModel, metric: Metric | None = None) -> str:
+    """Return the engine that computes what both engines can: gradients of a metric, or circuits.
 
     An EdgewiseError says why `jax`, asked for by name, cannot be had.
     """
     if asked == TORCH:
         return TORCH
     if asked == AUTO:
-        return JAX if on_a_card() and not _problem(model, metric) else TORCH
+        fits = on_a_card(str(model.device)) and not _problem(model, metric)
+        return JAX if fits else TORCH
     check_engine(JAX)
     if problem := _problem(model, metric):
         raise problem
     return JAX
 
 
-def _problem(model: LiftedModel, metric: Metric) -> EdgewiseError | None:
+def _problem(model: LiftedModel, metric: Metric | None) -> EdgewiseError | None:
     """Return why the compiled engine cannot run a model or compile a metric, if it cannot."""
-    from .compiled.losses import counterpart
     from .compiled.model import require_by_head
 
     try:
         require_by_head(model)
-        counterpart(metric)
+        if metric is not None:
+            from .compiled.losses import counterpart
+
+            counterpart(metric)
     except EdgewiseError as error:
         return error
     return None
 
 
-def resolved(name: str) -> str:
-    """Return the engine that `auto` stands for here, if what is asked for runs on it."""
-    return name if name != AUTO else JAX if on_a_card() else TORCH
+def resolved(name: str, device: str) -> str:
+    """Return the engine that `auto` stands for on a device, if what is asked for runs on it."""
+    return name if name != AUTO else JAX if on_a_card(device) else TORCH
 
 
 def about_engine(name: str) -> dict[str, str]:

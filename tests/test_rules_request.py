@@ -265,7 +265,7 @@ def test_every_field_counts_or_says_why_not(part: type[Part], field: str, data: 
         numbers = [vars(part)[field] or torch.get_num_threads() for part in (one, other)]
         counts, equal = True, numbers[0] == numbers[1]
     if field == "engine":  # so does the engine
-        engines = [resolved(vars(part)[field]) for part in (one, other)]
+        engines = [resolved(vars(part)[field], "cpu") for part in (one, other)]
         counts, equal = True, engines[0] == engines[1]
     if field != "file":  # which names the pairs too
         assert (key_of(one).sha256 != key_of(other).sha256) == (counts and not equal)

@@ -156,4 +156,5 @@ def _on(runner: Runner, rows: np.ndarray) -> Runner:
     return Runner.create(
         runner.model, pairs, metric=runner.metric, ablation=runner.ablation,
         batch_size=min(runner.batch_size, len(pairs)), reference=runner.reference,
+        engine=runner.engine,
     )  # fmt: skip

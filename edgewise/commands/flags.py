@@ -28,8 +28,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PREFIX = "method_option_"
 """What precedes the name of a method's option among a command's parameters."""
 
-RUNS_ALONE = ("evaluate", "matrix", "patch", "roles", "transplant")
-"""Commands that run circuits and take no gradient, which is what engines differ in."""
+IN_TORCH = ("patch", "roles", "transplant")
+"""Commands that neither run circuits nor score edges, which is what engines differ in."""
 
 
 class Flags(dict[str, Any]):
@@ -55,10 +55,13 @@ class Flags(dict[str, Any]):
         from ..experiment.spec import ComputeSpec
 
         context = click.get_current_context(silent=True)
-        if self["engine"] == "jax" and context is not None and context.info_name in RUNS_ALONE:
+        if self["engine"] == "jax" and context is not None and context.info_name in IN_TORCH:
             told = context.meta.setdefault("engine", [])
             if not told:
-                told.append("Engine 'jax' takes gradients; this command runs circuits, in torch.")
+                told.append(
+                    f"Engine 'jax' scores edges and runs circuits; '{context.info_name}' does "
+                    "neither, and computes with torch."
+                )
                 show.aside(*told)
         return self.over(ComputeSpec() if file is None else ComputeSpec.of_circuit(file))
 

@@ -618,7 +618,7 @@ class ComputeSpec(Part):
         matmul = torch.get_float32_matmul_precision()
         threads = self.threads or torch.get_num_threads()
         how = {"processor": processor, "threads": threads, "matmul": matmul}
-        engine = resolved(self.engine)
+        engine = resolved(self.engine, device)
         others = {} if engine == TORCH else {"engine": about_engine(engine)}
         return {"device": device, **how, **versions, **others}
 

@@ -260,7 +260,7 @@ def held_out_runner(session: Session, split: PromptSplit, runner: Runner) -> Run
     try:
         return Runner.create(
             session.lifted, test, metric=runner.metric, ablation=runner.ablation,
-            batch_size=runner.batch_size, reference=split.discovery,
+            batch_size=runner.batch_size, reference=split.discovery, engine=runner.engine,
         )  # fmt: skip
     except PromptError as error:
         raise PromptError(f"the held-out pairs: {error} `test` 0 holds none out.") from error

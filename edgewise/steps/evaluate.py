@@ -146,7 +146,7 @@ def evaluate(
     """
     metric, tester = fields.pop("metric", None), None
     own, how = split("evaluate", fields, EvaluationSpec, ComputeSpec)
-    spec = (spec or EvaluationSpec()).but(**own)
+    spec, compute = (spec or EvaluationSpec()).but(**own), ComputeSpec.of(**how)
     if isinstance(model, Session):
         if pairs is None:
             raise EdgewiseError("nothing can be measured without prompts; give the pairs too.")
@@ -157,7 +157,8 @@ def evaluate(
             parted.discovery,
             metric=stored_metric(stored, metric or next(iter(spec.metrics), None)) or None,
             ablation=spec.ablation or stored.get("ablation"),
-            batch_size=ComputeSpec.of(**how).batch_size,
+            batch_size=compute.batch_size,
+            engine=compute.engine,
         )
         model.certify(parted.discovery)
         if parted.test is not None:

@@ -13,6 +13,7 @@ import torch
 
 from ...graphs.circuit import Circuit
 from ...graphs.lift.lifted import LiftedModel
+from ..engines import TORCH
 from ..metrics.registry import default_metric
 from ..prompts.pairs import PromptPairs
 from ..run.certificate import RELATIVE_TOLERANCE, generated_pairs
@@ -52,10 +53,10 @@ def certify_engine(model: LiftedModel, pairs: PromptPairs | None = None) -> Engi
     """
     require_by_head(model)
     pairs = generated_pairs(model) if pairs is None else pairs
-    runner = Runner.create(model, pairs, metric=default_metric(searching=True))
+    runner = Runner.create(model, pairs, metric=default_metric(searching=True), engine=TORCH)
     circuits = [Circuit.full(model.graph), Circuit.empty(model.graph)]
     expected = runner.logits(circuits).to(torch.float32).cpu().numpy()
-    found = CompiledCircuits(runner, measured=False).logits(circuits)
+    found = CompiledCircuits(runner).logits(circuits)
     errors = np.abs(found - expected).max((1, 2))
     relative = RELATIVE_TOLERANCE.get(model.dtype, ROUNDED)
     return EngineCertificate(

@@ -28,7 +28,7 @@ from .parts.attention import Positions
 from .parts.deltas import Wrote
 from .parts.layers import BlockShape, norm_of, whole_keys, writes
 from .parts.norms import linear, normalise, product
-from .runs import Layer, layers, read_at, run
+from .runs import Layer, layers, past_before, read_at, run
 from .segments import over
 
 
@@ -36,32 +36,35 @@ from .segments import over
 class Question:
     """What is compiled, beside the shapes of what it is given.
 
-    `rows`, `columns`: of each run's pattern, how many ports and senders a layer has. `losses`: of
-    the metric, not its values.
+    `rows`, `columns`: of each run's pattern, how many ports and senders a layer has. `start`: where
+    the window begins, before which nothing moves. `measured`: where gradients are asked for.
     """
 
     plan: ModelPlan
-    measured: MeasuredBy | None
     rows: tuple[tuple[int, ...], ...]
     columns: tuple[tuple[int, ...], ...]
+    start: int = 0
+    measured: MeasuredBy | None = None
 
 
 class MaskedWorld(NamedTuple):
     """What runs of a chunk's circuits start from; a tree.
 
-    `x`, `summed`, `middle`, by run and place [times, …]: what the ports of a layer hold where every
-    edge is ablated. `kept`: that of later layers' keys. `deltas`: of the embedding's senders.
+    `deltas`, `given_deltas`: of the embedding's senders; `base_given`: what their ablated edges
+    carry past the stream. By run and place, [times, …]: `wrote`, what senders' ablated edges carry,
+    `ports`, what a layer's ports hold where every edge is ablated, and `past`, its keys and values
+    before the window. `final`: what `logits` holds where every edge is ablated. `clean`: the full
+    model's stream where logits are read, [R, D].
     """
 
-    sources: Array
     deltas: Array
-    given: Any
+    base_given: Any
     given_deltas: Any
     wrote: Any
     ports: Any
+    past: Any
     final: Array
-    kept: Array | None
-    clean_logits: Array | None
+    clean: Array
 
 
 class _Ports(NamedTuple):
@@ -76,35 +79,36 @@ def start(
     question: Question, weights: Weights, prompts: Prompts, base: Carries | None
 ) -> MaskedWorld:
     """Run the clean prompts, and what ablated edges carry, once for all circuits."""
-    plan = question.plan
-    at = Positions(prompts.mask, prompts.ids)
+    plan, begin = question.plan, question.start
+    everywhere = Positions(prompts.mask, prompts.ids)
     sources = embed(weights, plan, prompts.clean, prompts.ids)
     given = give(weights, plan, prompts.clean)
-    clean_logits = None
-    if question.measured is not None and question.measured.metric.needs_clean_logits:
-        final, _, _ = run(plan, sources.sum(0), at, layers(weights, given), lambda *_: None)
-        clean_logits = logits(weights, at_answers(final, prompts))
+    before, through = past_before(begin), layers(weights, given)
+    final, _, past = run(
+        plan, sources.sum(0), everywhere, through, lambda layer, _, keys, ran: before(layer, keys)
+    )
+    clean = _read(final, prompts, 0)
+    sources = sources[..., begin:, :]
+    given = jax.tree_util.tree_map(lambda x: x[..., begin:, :], given)
     if base is None:
-        own = embed(weights, plan, prompts.corrupted, prompts.ids)
-        own_given = give(weights, plan, prompts.corrupted)
-        through = layers(weights, own_given)
+        ids, at = prompts.corrupted[:, begin:], Positions(prompts.mask, prompts.ids, begin)
+        own = embed(weights, plan, ids, prompts.ids[:, begin:])
+        own_given = give(weights, plan, ids)
+        through = layers(weights, own_given, past)
         _, _, wrote = run(plan, own.sum(0), at, through, _keep)
         base = Carries(own, own_given, tuple(wrote))
-    return _world(plan, weights, base, (sources, given), clean_logits)
+    final, ports = _empty(plan, weights, base)
+    given_deltas = jax.tree_util.tree_map(lambda x, y: x - y, given, base.given)
+    deltas = sources - base.sources
+    return MaskedWorld(deltas, base.given, given_deltas, base.layers, ports, past, final, clean)
 
 
 def _keep(layer: Layer, x: Array, keys: Array, ran: Any) -> Wrote:
     return Wrote(ran.z, ran.post, ran.writes)
 
 
-def _world(
-    plan: ModelPlan,
-    weights: Weights,
-    base: Carries,
-    clean: tuple[Array, Any],
-    clean_logits: Array | None,
-) -> MaskedWorld:
-    """Add up what every port holds where all edges are ablated."""
+def _empty(plan: ModelPlan, weights: Weights, base: Carries) -> tuple[Array, Any]:
+    """Add up what every port holds where all edges are ablated: `logits`, and those of layers."""
 
     def step(carry: Any, layer: Layer) -> tuple[Any, _Ports]:
         x, kept = carry
@@ -122,18 +126,14 @@ def _world(
     stream = base.sources.sum(0)
     kept = jnp.zeros((plan.kept, *stream.shape), stream.dtype) if plan.kept else None
     through = layers(weights, more=base.layers)
-    (final, kept), ports = over(plan.runs, step, (stream, kept), through)
-    sources, given = clean
-    deltas = jax.tree_util.tree_map(lambda x, y: x - y, given, base.given)
-    return MaskedWorld(
-        base.sources, sources - base.sources, base.given, deltas, base.layers, ports, final, kept,
-        clean_logits,
-    )  # fmt: skip
+    (final, _), ports = over(plan.runs, step, (stream, kept), through)
+    return final, ports
 
 
-def at_answers(stream: Array, prompts: Prompts) -> Array:
-    """Return what a stream holds where logits are read, [..., R, D]."""
-    return read_at(stream, prompts.position, None if prompts.goal.reads is None else prompts.row)
+def _read(stream: Array, prompts: Prompts, begin: int) -> Array:
+    """Return what a window's stream [..., B, T, D] holds where logits are read, [..., R, D]."""
+    row = None if prompts.goal.reads is None else prompts.row
+    return read_at(stream, prompts.position - begin, row)
 
 
 class Probe(NamedTuple):
@@ -155,7 +155,7 @@ def run_gates(
     """Run one circuit, gates [P, S]; return the stream at `logits`, and all senders' deltas."""
     moved = None if probe is None else probe.ports
     past = gates[:, 0] if probe is None else gates[:, 0] + probe.past
-    plan, at = question.plan, Positions(prompts.mask, prompts.ids)
+    plan, at = question.plan, Positions(prompts.mask, prompts.ids, question.start)
     senders = gates.shape[1]
     deltas = jnp.zeros((senders, *world.final.shape), world.final.dtype)
     deltas = deltas.at[: len(world.deltas)].set(world.deltas)
@@ -182,8 +182,8 @@ def run_gates(
             Layer(
                 weights.layers[i][place],
                 weights.marks[i][place],
-                None if world.given is None else world.given[i][place],
-                None,
+                None if world.base_given is None else world.base_given[i][place],
+                world.past[i][place],
                 more[place],
             )
             for place in range(one.period)
@@ -220,7 +220,10 @@ def _layer(shape: BlockShape, at: Positions, deltas: Array, layer: Layer) -> tup
             ports[letter] = stream + held[row : row + count]
             row += count
         q, k, v = (project_ports(block, letter, ports[letter]) for letter in "qkv")
-        z = heads.mix(own, q, whole_keys(own, k, None, 0), whole_keys(own, v, None, 0), at)
+        before = layer.past
+        k = whole_keys(own, k, None if before is None else before.k, 0)
+        v = whole_keys(own, v, None if before is None else before.v, 0)
+        z = heads.mix(own, q, k, v, at)
         written = heads.outputs(own, z - wrote.z)
         parts.append(written)
         if wrote.post is not None:
@@ -270,16 +273,22 @@ def project_ports(block: ArrayPart, letter: str, x: Array) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def logits_of(
+def answers_of(
     question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, gates: Array
 ) -> Array:
-    """Return the logits of circuits, gates [C, P, S], where they are read: [C, R, V]."""
+    """Return the streams of circuits, gates [C, P, S], where logits are read: [C, R, D]."""
 
     def one(gates: Array) -> Array:
         final, _ = run_gates(question, weights, prompts, world, gates)
-        return logits(weights, at_answers(final, prompts))
+        return _read(final, prompts, question.start)
 
     return jax.vmap(one)(gates)
+
+
+@partial(jax.jit, static_argnums=0)
+def empty_answers(question: Question, prompts: Prompts, world: MaskedWorld) -> Array:
+    """Return the stream where logits are read if every edge is ablated, [R, D]."""
+    return _read(world.final, prompts, question.start)
 
 
 def _losses(
@@ -287,22 +296,9 @@ def _losses(
 ) -> Array:
     """Return each example's loss of a stream at `logits`, [P]."""
     assert question.measured is not None
-    goal: Goal = prompts.goal._replace(clean_logits=world.clean_logits)
-    read = logits(weights, at_answers(final, prompts))
+    goal: Goal = prompts.goal._replace(clean_logits=logits(weights, world.clean))
+    read = logits(weights, _read(final, prompts, question.start))
     return jnp.where(prompts.share > 0, loss_of(question.measured.metric)(read, goal), 0)
-
-
-@partial(jax.jit, static_argnums=0)
-def losses_of(
-    question: Question, weights: Weights, prompts: Prompts, world: MaskedWorld, gates: Array
-) -> Array:
-    """Return the losses of circuits, gates [C, P, S], on each example, [C, examples]."""
-
-    def one(gates: Array) -> Array:
-        final, _ = run_gates(question, weights, prompts, world, gates)
-        return _losses(question, weights, prompts, world, final)
-
-    return jax.vmap(one)(gates)
 
 
 @partial(jax.jit, static_argnums=0)

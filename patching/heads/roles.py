@@ -47,8 +47,9 @@ from ...graphs.names import Kind, Node
 from ...graphs.roles import ON_TASK, ON_TOKENS, SPANS, HeadRoles
 from ..prompts.answers import token_by_token
 from ..prompts.pairs import Batch, Pair, PromptPairs
+from ..run.checks import check_prompts
 from ..run.memory import Budget
-from ..run.runner import Progress, check_prompts
+from ..run.runner import Progress
 from ..trace import Trace, at_answers, of_keys, patterns, project, run_plain
 from .direct import Direct, frozen
 from .random_tokens import RandomBlocks

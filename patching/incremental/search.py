@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
+from ..engines import AUTO, TORCH
 from .losses import Loss, Losses, known
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Search:
         self._runner, self.questions = runner, 0
         self.kept = runner.graph.reads.copy()
         self._touched = len(runner.graph.ports)  # the first port that has lost an edge
-        self.loss = known(runner.losses([Circuit.full(runner.graph)]))[0]
+        self.loss = known(runner.mask_losses(self.kept[None]))[0]
         if not math.isfinite(self.loss.low):
             raise EdgewiseError(
                 f"the metric '{runner.metric.name}' is {self.loss.low} for the full model, so no "
@@ -276,6 +276,13 @@ class IncrementalSearch(Search):
 
 
 def make_search(runner: Runner, resolution: float = 0.0) -> Search:
-    """Return the fastest search; a model on several devices is searched by whole runs."""
+    """Return the fastest search, in torch.
+
+    By whole runs a model on several devices is searched, and any by another engine, if that is
+    asked for by name.
+    """
+    if runner.engine not in (AUTO, TORCH):
+        return Search(runner)
+    runner = replace(runner, engine=TORCH)
     several = runner.model.on_several_devices
     return Search(runner) if several else IncrementalSearch(runner, resolution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
 from ..trace import Past, Trace, at_answers, run_plain, split
-from .answer_logits import AnswerLogits
+from .answer_logits import AnswerLogits, Reading
 from .masked_run import World
 from .memory import LAPTOP, Budget
 
@@ -134,32 +134,32 @@ class Chunk:
         return replace(self.world, known=self.delta, _sums={})
 
     @cached_property
+    def reading(self) -> Reading:
+        """Return what reads streams at the answers."""
+        return Reading(self.model, self.batch, lambda: self.at_answers(self.clean.streams.final))
+
+    @property
     def target(self) -> Target:
         """Return what metrics compare with."""
-        return self.compared_with(self.logits(self.clean.streams.final))
+        return self.reading.target
+
+    @property
+    def empty_logits(self) -> Tensor:
+        """Return the logits at the answers where every edge is ablated, [R, V]."""
+        return self.logits(self.base.streams.final)
 
     def compared_with(self, clean_logits: Tensor | None) -> Target:
         """Return what metrics compare with, and the logits of a full model."""
-        batch = self.batch
-        return Target(batch.answers, batch.distractors, clean_logits, batch.steps)
+        return self.reading.compared_with(clean_logits)
 
-    @cached_property
+    @property
     def answer_logits(self) -> AnswerLogits:
         """Return what maps the stream at the answers to the logits of their tokens alone."""
-        return AnswerLogits.of(self.model, Target(self.batch.answers, self.batch.distractors))
+        return self.reading.answer_logits
 
     def read(self, stream: Tensor, metrics: Sequence[Metric], losses: bool) -> list[Tensor]:
         """Map the stream at `logits`, [..., B, T, D], to values or losses of metrics, [..., B]."""
-        answers, plain = self.at_answers(stream), self.batch.steps is None
-
-        @cache
-        def logits_and_target(few: bool) -> tuple[Tensor, Target]:
-            if few:
-                return self.answer_logits.logits(answers), self.answer_logits.target
-            return self.model.logits(answers), self.target
-
-        measures = [(m, m.loss if losses else m) for m in metrics]
-        return [measure(*logits_and_target(plain and m.reads_few)) for m, measure in measures]
+        return self.reading.values(self.at_answers(stream), metrics, losses)
 
     @torch.no_grad()
     def logits(self, stream: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ which compares single logits, for overlaps, and for numbers from files.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -31,23 +31,37 @@ from ...graphs.errors import EdgewiseError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from ..metrics.metric import Metric
-    from .chunk import Chunk
+    from .answer_logits import Reading
+
+
+class Ends(Protocol):
+    """A batch's runs of the full and the empty circuit, whichever engine made them."""
+
+    @property
+    def reading(self) -> Reading:
+        """Return what reads streams at the answers, and has the full model's."""
+
+    @property
+    def empty_logits(self) -> Tensor:
+        """Return the logits at the answers where every edge is ablated, [R, V]."""
+
 
 SUM_UNITS, TYPE_UNITS = 64, 2  # of the types of sums and of the model, that a logit may be off
 
 
-def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = False) -> float:
+def rounding_floor(chunks: Iterable[Ends], metric: Metric, *, unlike: bool = False) -> float:
     """Return how far rounding moves a metric's mean over all examples; `unlike`: see u above."""
     import torch
 
     number, size, dtype = 0, 0.0, torch.float32
     for chunk in chunks:
-        dtype, target = chunk.model.dtype, chunk.target
+        dtype, target = chunk.reading.model.dtype, chunk.reading.target
         assert target.clean_logits is not None
         steepest = torch.zeros_like(target.clean_logits[:, 0], dtype=torch.float32)
-        ends = (target.clean_logits, chunk.logits(chunk.base.streams.final))
+        ends = (target.clean_logits, chunk.empty_logits)
         for end in ends if metric.differentiable else ():
             leaf = end.detach().float().requires_grad_()
             with torch.enable_grad():
@@ -57,7 +71,8 @@ def rounding_floor(chunks: Iterable[Chunk], metric: Metric, *, unlike: bool = Fa
                 steepest = torch.maximum(steepest, slope.abs().sum(-1).nan_to_num(0.0) / 2)
         steepest = torch.where(steepest > 0, steepest, 1.0)
         largest = target.clean_logits.float().abs().amax(-1).clamp(min=1)
-        number, size = number + chunk.batch.examples, size + float((largest * steepest).sum())
+        number += chunk.reading.batch.examples
+        size += float((largest * steepest).sum())
     return floor_of(size, number, dtype, unlike=unlike)
 
 

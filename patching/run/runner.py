@@ -21,11 +21,12 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import tensors_of
 from ...graphs.lift.watching import Watch
 from ..ablations.registry import Ablation, Carried, default_ablation, get_ablation
-from ..engines import AUTO, check_engine
+from ..engines import AUTO, TORCH, CircuitRuns, check_engine, circuit_runs, engine_of
 from ..metrics.functions import Given, as_metric, tried
-from ..metrics.metric import Metric, named
+from ..metrics.metric import Metric
 from ..metrics.registry import default_metric
-from ..prompts.pairs import STANDS_FOR, PromptPairs
+from ..prompts.pairs import PromptPairs
+from .checks import all_at_once, check_metric, check_prompts
 from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
@@ -45,6 +46,7 @@ class _Kept:
     chunks: dict[int, Chunk]
     carried: Carried | None = None
     floors: dict[Metric, float] = field(default_factory=dict)
+    runs: CircuitRuns | None = None
 
 
 @typed
@@ -55,7 +57,7 @@ class Runner:
     `metric`: what the loss is made of. `ablation`: what ablated edges carry. `batch_size`: examples
     run at once; default: as many as fit the budget, a quarter gigabyte on a processor. `reference`:
     the pairs an ablation takes its values from where it needs more than one example; default: the
-    pairs themselves. `engine`: what computes where there is a choice; see `patching.engines`.
+    pairs themselves. `engine`: what takes gradients and runs circuits; see `patching.engines`.
     `budget`: how much memory each piece of work takes; see `memory`.
     """
 
@@ -92,7 +94,7 @@ class Runner:
         carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
         check_prompts(model, pairs)
         others = pairs if reference is None else reference
-        _all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
+        all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
         budget = Budget.of(model)
         if batch_size is None:
             longest = max(pair.longest * len(pair.runs) for pair in pairs)
@@ -139,14 +141,33 @@ class Runner:
     @property
     def floor(self) -> float:
         """Return how far rounding alone may move the metric's mean; see `floors`."""
+        return self.floor_of(self.metric)
+
+    def floor_of(self, metric: Metric) -> float:
+        """Return the same of another metric."""
         floors = self._kept.floors
-        if self.metric not in floors:
-            self.note_floor(rounding_floor(self.chunks(), self.metric))
-        return floors[self.metric]
+        if metric not in floors:
+            runs = self._other_runs()
+            chunks = self.chunks() if runs is None else runs.chunks()
+            floors[metric] = rounding_floor(chunks, metric)
+        return floors[metric]
 
     def note_floor(self, floor: float) -> None:
         """Keep what `floor` is, found by whoever ran the full and the empty circuit anyway."""
         self._kept.floors[self.metric] = floor
+
+    @cached_property
+    def runs_by(self) -> str:
+        """Return the engine that runs circuits; an EdgewiseError says why one cannot be had."""
+        return engine_of(self.engine, self.model)
+
+    def _other_runs(self) -> CircuitRuns | None:
+        """Return what runs circuits by another engine than torch, if one does."""
+        if self.runs_by == TORCH:
+            return None
+        if self._kept.runs is None:
+            self._kept.runs = circuit_runs(self.runs_by)(self)
+        return self._kept.runs
 
     @property
     def about(self) -> dict[str, str]:
@@ -228,6 +249,9 @@ class Runner:
 
         Of answers of several tokens at each read, a pair's in the order of its batch.
         """
+        if (runs := self._other_runs()) is not None:
+            self._masks(circuits)
+            return torch.from_numpy(runs.logits(circuits)).to(self.model.device)
         masks, found, order = self._masks(circuits), [], list[int]()
         for rows, chunk in self.numbered_chunks():
             found.append(self.chunk_logits(chunk, masks))
@@ -264,7 +288,22 @@ class Runner:
         `progress`: told how many circuits' worth of work is done, and how many circuits there are.
         """
         metrics = [self.metric] if metrics is None else metrics
-        masks, of = self._masks(circuits), len(self._rows)
+        masks, runs = self._masks(circuits), self._other_runs()
+        how = self._values if runs is None else runs.values
+        each = how(masks, metrics, losses, progress)
+        for metric, values in zip(metrics, each.mean(-1), strict=True):
+            refuse_nan(values, f"the metric '{metric.name}'")
+        return each
+
+    def _values(
+        self,
+        masks: np.ndarray,
+        metrics: Sequence[Metric],
+        losses: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> np.ndarray:
+        """Return the same by torch, one circuit after the other."""
+        of = len(self._rows)
         found: list[list[Tensor]] = []  # left where they are until all is done: [C, B] by metric
         for i, chunk in enumerate(self.chunks()):
             parts = []
@@ -273,12 +312,10 @@ class Runner:
                 if progress is not None:
                     progress((i * len(masks) + c + 1) // of, len(masks))
             found.append([torch.cat(values) for values in zip(*parts, strict=True)])
-        each = np.empty((len(metrics), len(circuits), len(self.pairs)))
+        each = np.empty((len(metrics), len(masks), len(self.pairs)))
         for rows, values_here in zip(self._rows, found, strict=True):
             for m, value in enumerate(values_here):
                 each[m][:, rows] = _on_host(value)
-        for metric, values in zip(metrics, each.mean(-1), strict=True):
-            refuse_nan(values, f"the metric '{metric.name}'")
         return each
 
     @typed
@@ -295,9 +332,13 @@ class Runner:
     @torch.no_grad()
     def mask_losses(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the mean loss of masks [n, P, S] that are full before a port, float64 [n]."""
-        total = np.zeros(len(masks))
-        for found in self._losses_of_chunks(masks, start_row):
-            total += found.cpu().double().sum(-1).numpy()
+        if (runs := self._other_runs()) is not None:
+            masks = self._checked(masks, start_row)
+            total = np.asarray(runs.values(masks, [self.metric], losses=True)[0].sum(-1))
+        else:
+            total = np.zeros(len(masks))
+            for here in self._losses_of_chunks(masks, start_row):
+                total += here.cpu().double().sum(-1).numpy()
         refuse_nan(total, f"the metric '{self.metric.name}'")
         return total / len(self.pairs)
 
@@ -305,6 +346,9 @@ class Runner:
     @torch.no_grad()
     def mask_losses_each(self, masks: np.ndarray, start_row: int = 0) -> np.ndarray:
         """Return the same on each example, float64 [n, examples], in the pairs' order."""
+        if (runs := self._other_runs()) is not None:
+            masks = self._checked(masks, start_row)
+            return np.asarray(runs.values(masks, [self.metric], losses=True)[0])
         losses = np.empty((len(masks), len(self.pairs)))
         found = self._losses_of_chunks(masks, start_row)
         for rows, values in zip(self._rows, found, strict=True):
@@ -376,63 +420,3 @@ def refuse_nan(values: np.ndarray, what: str) -> None:
             "model's activations can overflow: load it with dtype float32 or bfloat16. A metric "
             "given as an expression may have no value there, such as the log of a negative number."
         )
-
-
-def check_prompts(model: LiftedModel, pairs: PromptPairs) -> None:
-    """Refuse prompts that are too long, or hold ids the model has not."""
-    vocabulary, outputs = len(model.tokens), len(model.unembed.weight)
-    images: frozenset[int] = getattr(model.model, "placeholders", frozenset())
-    for number, pair in enumerate(pairs, start=1):
-        which, ids = f"pair {number} of '{pairs.name}'", (*pair.clean, *pair.twin)
-        answers = [token for many in pair.sequences for one in many for token in one]
-        if vocabulary == outputs:
-            ids += tuple(answers)
-        elif (last := max(answers)) >= outputs:
-            found = f"{which} has answer or distractor id {last}"
-            raise PromptError(f"{found}; the model has logits 0 to {outputs - 1}.")
-        if not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise PromptError(
-                f"{which} holds token id {max(ids)}; the model's vocabulary has ids 0 to "
-                f"{vocabulary - 1}. The prompts were made for another tokenizer."
-            )
-        if stands := images.intersection(ids):
-            raise PromptError(f"{which} holds the token {min(stands)}, {STANDS_FOR}")
-        if model.max_positions is not None and pair.longest > model.max_positions:
-            found = f"{which} has {pair.longest} tokens"
-            found += "" if pair.spelled is None else " with its answers"
-            raise PromptError(f"{found}; the model takes at most {model.max_positions}.")
-        if pair.spelled is not None and not model.causal:
-            raise PromptError(
-                f"{which} has answers of several tokens, each read behind its own first ones, and "
-                "this model's tokens attend to those behind them too; accepted: answers of one "
-                "token, or `answers` first."
-            )
-
-
-def check_metric(pairs: PromptPairs, metric: Metric) -> None:
-    """Refuse prompts that lack what a metric needs, or answers that it cannot read."""
-    spelled = any(pair.spelled is not None for pair in pairs)
-    alone = next((i for i, pair in enumerate(pairs, start=1) if not pair.distractors), 0)
-
-    def check_distractors() -> None:
-        if metric.needs_distractors and alone:
-            free = named(lambda one: not one.needs_distractors and bool(one.whole or not spelled))
-            raise PromptError(
-                f"metric '{metric.name}' compares answers with distractors, and pair {alone} of "
-                f"'{pairs.name}' has no distractor; add some, or use a metric that needs none: "
-                f"{free}."
-            )
-
-    _all_at_once(check_distractors, lambda: metric.for_whole() if spelled else None)
-
-
-def _all_at_once(*checks: Callable[[], object]) -> None:
-    """Make all checks; refuse what any of them refuses, all of it in one error."""
-    problems = []
-    for check in checks:
-        try:
-            check()
-        except PromptError as error:
-            problems.append(str(error))
-    if problems:
-        raise PromptError(" Besides, ".join(problems))

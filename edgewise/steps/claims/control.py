@@ -135,7 +135,7 @@ def control(
     mine = found.file.circuit
     runner = Runner.create(
         other.lifted, like.pairs, metric=like.metric, ablation=like.ablation,
-        batch_size=like.batch_size, reference=like.reference,
+        batch_size=like.batch_size, reference=like.reference, engine=like.engine,
     )  # fmt: skip
     each = runner.measure_each([Circuit.full(mine.graph), mine, Circuit.empty(mine.graph)])[0]
     full, own, empty = each.mean(1).tolist()

@@ -222,7 +222,7 @@ def _measured(
 
     there = Runner.create(
         runner.model, PromptPairs(pairs, runner.pairs.name), metric=runner.metric,
-        ablation=runner.ablation, batch_size=runner.batch_size,
+        ablation=runner.ablation, batch_size=runner.batch_size, engine=runner.engine,
     )  # fmt: skip
     full, own = there.measure_each([Circuit.full(circuit.graph), circuit], losses=True)[0]
     return full, own

@@ -25,7 +25,9 @@ def test_circuits_and_gates(name: str, ablation: str, grouped: bool) -> None:
     """All edges, none, and some at random; gates between 0 and 1; in batches of two lengths."""
     model = tiny_lift(name, dtype=torch.float32, grouped_kv=grouped)
     pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
-    runner = Runner.create(model, pairs, metric="kl", ablation=ablation, batch_size=2)
+    runner = Runner.create(
+        model, pairs, metric="kl", ablation=ablation, batch_size=2, engine="torch"
+    )
     draw, reads = np.random.default_rng(0), model.graph.reads
     shares = (1.0, 0.9, 0.5, 0.1, 0.0)
     circuits = [Circuit(model.graph, reads & (draw.random(reads.shape) < q)) for q in shares]
@@ -41,7 +43,7 @@ def test_circuits_and_gates(name: str, ablation: str, grouped: bool) -> None:
 
 def test_all_edges_are_the_model_and_none_is_the_corrupted_prompt() -> None:
     model, pairs = tiny_lift("llama", dtype=torch.float32), tiny_pairs(lengths=(5, 5))
-    runner = Runner.create(model, pairs, metric="logit_diff")
+    runner = Runner.create(model, pairs, metric="logit_diff", engine="torch")
     both = [Circuit.full(model.graph), Circuit.empty(model.graph)]
     found, batch = CompiledCircuits(runner).logits(both), pairs.batch()
     assert model.model is not None

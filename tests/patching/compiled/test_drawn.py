@@ -40,7 +40,9 @@ def test_attribution(
     points = [0.5] if metric == METRICS[0] and set(points) == {1.0} else points  # flat there
     model = tiny_lift(name, dtype=torch.float32)
     pairs = tiny_pairs(seed, lengths=fitting(ablation, tuple(lengths)))
-    runner = Runner.create(model, pairs, metric=metric, ablation=ablation, batch_size=batch)
+    runner = Runner.create(
+        model, pairs, metric=metric, ablation=ablation, batch_size=batch, engine="torch"
+    )
     each = np.zeros((len(pairs), model.graph.edge_count), dtype=np.float32)
     expected = attribute(runner, points).values
     found = compiled(runner, points, None, each).values
@@ -56,7 +58,7 @@ def test_attribution(
 def ready(name: str, ablation: str) -> tuple[Runner, CompiledCircuits]:
     pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
     model = tiny_lift(name, dtype=torch.float32)
-    runner = Runner.create(model, pairs, metric="nll", ablation=ablation)
+    runner = Runner.create(model, pairs, metric="nll", ablation=ablation, engine="torch")
     return runner, CompiledCircuits(runner)
 
 

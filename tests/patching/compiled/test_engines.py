@@ -45,7 +45,7 @@ def test_auto_takes_torch_where_there_is_no_card(monkeypatch: pytest.MonkeyPatch
 
 
 def test_auto_takes_jax_on_a_card_for_what_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "on_a_card", lambda: True)
+    monkeypatch.setattr(engines, "on_a_card", lambda device: True)
     assert get_method("eap-ig").engine(runner(engine="auto")) == "jax"
     assert get_method("acdc").engine(runner(engine="auto")) == "torch"
     assert get_method("eap").engine(runner("mamba", engine="auto")) == "torch"
