@@ -50,7 +50,8 @@ compute_options = all_of(
     ),
     option(
         "--engine NAME",
-        "auto (default: jax where it is installed and there is a card), torch, jax.",
+        "What scores edges and runs circuits: auto (default: jax where it is installed and there "
+        "is a card), torch, jax.",
         type=Known(among("engine", ("auto", "torch", "jax"))),
     ),
     option("--device NAME", "auto (default), cpu, cuda, mps.", default="auto"),

@@ -66,7 +66,7 @@
     device = "auto"
     dtype = "float32"
     batch_size = 16                   # default: by memory
-    engine = "auto"                   # or torch, or jax: what takes gradients
+    engine = "auto"                   # or torch, or jax: what computes
 
 Everything is checked before any model is loaded, and all problems are reported at once: what only
 a file can get wrong (tables, keys, paths) here, values by the parts themselves.

@@ -22,7 +22,7 @@ from ...graphs.circuit import Circuit
 from ...graphs.graph import ComputationGraph
 from ..engines import JAX, runs_circuits
 from ..metrics.metric import Metric
-from ..run.answer_logits import Reading
+from ..run.answer_logits import AnswerReader
 from ..run.runner import Runner, refuse_nan
 from .attribution import Carries, MeasuredBy
 from .batches import PairChunk, Prompts, cut, padded
@@ -51,13 +51,13 @@ class CompiledChunk:
     question: Question
 
     @cached_property
-    def reading(self) -> Reading:
+    def reading(self) -> AnswerReader:
         """Return what reads streams at the answers."""
         model, batch = self.circuits.runner.model, self.chunk.batch
         if model.device.type != "cpu":
             pairs = self.circuits.runner.pairs
             batch = pairs.batch(self.chunk.rows, device=str(model.device))
-        return Reading(model, batch, lambda: self._tensor(self.world.clean))
+        return AnswerReader(model, batch, lambda: self._tensor(self.world.clean))
 
     @property
     def empty_logits(self) -> Tensor:

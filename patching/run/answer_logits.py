@@ -50,7 +50,7 @@ class AnswerLogits:
 
 
 @dataclass(frozen=True)
-class Reading:
+class AnswerReader:
     """Read streams where logits are read, [..., R, D], whichever engine they are from.
 
     `clean`: gives that of the full model's run, [R, D]; asked when a metric compares with it.

@@ -15,7 +15,7 @@ from ..ablations.registry import Ablation, Carried
 from ..metrics.metric import Metric, Target
 from ..prompts.pairs import Batch
 from ..trace import Past, Trace, at_answers, run_plain, split
-from .answer_logits import AnswerLogits, Reading
+from .answer_logits import AnswerLogits, AnswerReader
 from .masked_run import World
 from .memory import LAPTOP, Budget
 
@@ -134,9 +134,11 @@ class Chunk:
         return replace(self.world, known=self.delta, _sums={})
 
     @cached_property
-    def reading(self) -> Reading:
+    def reading(self) -> AnswerReader:
         """Return what reads streams at the answers."""
-        return Reading(self.model, self.batch, lambda: self.at_answers(self.clean.streams.final))
+        return AnswerReader(
+            self.model, self.batch, lambda: self.at_answers(self.clean.streams.final)
+        )
 
     @property
     def target(self) -> Target:

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..metrics.metric import Metric
-    from .answer_logits import Reading
+    from .answer_logits import AnswerReader
 
 
 class Ends(Protocol):
     """A batch's runs of the full and the empty circuit, whichever engine made them."""
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> AnswerReader:
         """Return what reads streams at the answers, and has the full model's."""
 
     @property

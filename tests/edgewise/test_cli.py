@@ -477,6 +477,8 @@ def test_an_engine_that_has_nothing_to_do_is_told(edgewise: Any, models: Any, pa
     pytest.importorskip("jax")
     edgewise("discover", "--model", models["gpt2"], "--task", pairs, "--method", "eap", "--top", 12,
              "-o", "a.json")  # fmt: skip
-    found = edgewise("evaluate", "a.json", "--engine", "jax")
-    assert found.stderr.count("Engine 'jax' takes gradients; this command runs circuits") == 1
-    assert "Engine" not in edgewise("evaluate", "a.json").stderr
+    asked = ("patch", "--model", models["gpt2"], "--task", pairs, "--path", "embed->logits")
+    found = edgewise(*asked, "--engine", "jax")
+    assert found.stderr.count("Engine 'jax' scores edges and runs circuits; 'patch' does") == 1
+    assert "Engine" not in edgewise(*asked).stderr
+    assert "Engine" not in edgewise("evaluate", "a.json", "--engine", "jax").stderr
