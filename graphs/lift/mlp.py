@@ -76,14 +76,16 @@ class MLP:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the MLP writes, [N, D]."""
+        out = self.down(self.inner(x))
+        return out if self.output_scale == 1 else out * self.output_scale
+
+    def inner(self, x: Tensor) -> Tensor:
+        """Map normalised features [N, D] to what the last projection reads, [N, I]."""
         act = self.curve or ACTIVATIONS[self.activation]
         if self.gate is None:
-            inner = act(self.up(x))
-        else:
-            inner, up = act(self.gate(x)), self.up(x)
-            inner = inner * up if torch.is_grad_enabled() else inner.mul_(up)
-        out = self.down(inner)
-        return out if self.output_scale == 1 else out * self.output_scale
+            return act(self.up(x))
+        inner, up = act(self.gate(x)), self.up(x)
+        return inner * up if torch.is_grad_enabled() else inner.mul_(up)
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""

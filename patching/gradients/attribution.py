@@ -54,7 +54,7 @@ with, which `Budget.batch` bounds.)"""
 
 
 @dataclass(frozen=True)
-class _Heads:
+class Heads:
     """The leaves of a layer's heads, the streams they read, and what was computed.
 
     `keys`: the stream that keys and values are made of.
@@ -72,7 +72,7 @@ class _Heads:
 class _Tape:
     """One layer's leaves and what was computed from them, [K·B, T, …]; None: no such part."""
 
-    heads: _Heads | None
+    heads: Heads | None
     mlp: tuple[Tensor, Tensor] | None
     post: tuple[Tensor, Tensor] | None = None
     whole: tuple[Tensor, Tensor] | None = None
@@ -100,11 +100,11 @@ def attribute(
         with torch.no_grad():
             delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
         apart = None if each is None else ByExample.of(chunk, delta)
-        for group in _groups(chunk, points, runner.budget.tape):
+        for group in groups(chunk, points, runner.budget.tape):
             share = len(group) / len(points)
             if apart is not None:
                 apart.share = share
-            sums += share * _ChunkScores(runner, chunk, group, delta, apart).scores()
+            sums += share * ChunkScores(runner, chunk, group, delta, apart).scores()
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
@@ -113,7 +113,7 @@ def attribute(
     return finished(runner, points, sums.cpu().numpy())
 
 
-def _groups(chunk: Chunk, points: Sequence[float], memory: int) -> list[list[float]]:
+def groups(chunk: Chunk, points: Sequence[float], memory: int) -> list[list[float]]:
     """Cut the points into groups of about equal size whose tapes fit in memory."""
     model = chunk.model
     inner = sum(sum(block.features) for block in model.blocks)
@@ -132,7 +132,7 @@ def _taped(write: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor
         return write(leaf), leaf
 
 
-class _ChunkScores:
+class ChunkScores:
     """One run forward and backward over a chunk; `delta`: [S, n·D], clean − ablated values."""
 
     def __init__(
@@ -220,7 +220,7 @@ class _ChunkScores:
         shape = (len(self.points), self.batch)
         return lambda x: block.write_whole(x.unflatten(0, shape), self.chunk.context).flatten(0, 1)
 
-    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor, keys: Tensor) -> _Heads:
+    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor, keys: Tensor) -> Heads:
         with torch.no_grad():
             q, k, v = project_all(block, stream, keys)
             q, k, v = (
@@ -230,7 +230,7 @@ class _ChunkScores:
             qs, ks, vs = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
             past = past_of(block, layer, self.chunk.past)
             z = block.by_head.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
-        return _Heads(stream, keys, q, k, v, z)
+        return Heads(stream, keys, q, k, v, z)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
@@ -258,7 +258,7 @@ class _ChunkScores:
         self._put(port, self._select(own).mean(0, keepdim=True))
         return own
 
-    def _attention(self, layer: int, block: Block, tape: _Heads, gradient: Tensor) -> Tensor:
+    def _attention(self, layer: int, block: Block, tape: Heads, gradient: Tensor) -> Tensor:
         """Score the layer's attention ports; return the gradient that flows back through them."""
         attention = block.by_head
         here = place(gradient, block.device)
