@@ -75,8 +75,8 @@ class EdgeRule:
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """How alike resamples' circuits are, as mean Jaccard indices.
+class MeanJaccard:
+    """How alike resamples' circuits are.
 
     `between` all pairs of them; `with_all`: of each with the circuit of all prompts.
     """
@@ -96,7 +96,7 @@ class Stability:
 
     graph: ComputationGraph
     shares: np.ndarray
-    likeness: Likeness
+    likeness: MeanJaccard
     resamples: int
     examples: int
     clusters: int
@@ -140,7 +140,7 @@ def stable_likeness(
     outer: int = OUTER,
     inner: int = INNER,
     seed: int = 1,
-) -> Likeness:
+) -> MeanJaccard:
     """Tell how alike stable circuits of new resamples of the prompts are.
 
     Each resample takes the place of the prompts: its circuit is selected, and cut down to the edges
@@ -165,11 +165,11 @@ def stable_likeness(
     return _likeness(sets[-1], sets[:-1])
 
 
-def _likeness(whole: np.ndarray, sets: np.ndarray) -> Likeness:
+def _likeness(whole: np.ndarray, sets: np.ndarray) -> MeanJaccard:
     """Compare the circuit of all prompts, bool [C], and resamples' circuits, bool [R, C]."""
     common, either = (sets & whole).sum(1), (sets | whole).sum(1)
     each = np.divide(common, either, out=np.ones(len(sets)), where=either > 0)
-    return Likeness(mean_jaccard(sets), float(each.mean()))
+    return MeanJaccard(mean_jaccard(sets), float(each.mean()))
 
 
 def mean_jaccard(sets: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from edgewise.discovery.uncertainty import stability as module
 from edgewise.discovery.uncertainty.bootstrap import resamples
 from edgewise.discovery.uncertainty.stability import (
     EdgeRule,
-    Likeness,
+    MeanJaccard,
     mean_jaccard,
     stability,
     stable,
@@ -179,7 +179,7 @@ def test_signs_count_where_they_should() -> None:
     for absolute, edge in ((True, 1), (False, 2)):
         found = stability(examples_of(values), EdgeRule(absolute, size=1), 20)
         assert np.flatnonzero(found.shares).tolist() == [edge]
-        assert found.likeness == Likeness(1, 1)
+        assert found.likeness == MeanJaccard(1, 1)
 
 
 def test_a_stable_circuit_has_the_edges_that_resamples_keep() -> None:
@@ -219,7 +219,9 @@ def test_likeness_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stable_circuits_of_scores_without_spread_are_all_the_same() -> None:
     values = np.tile(np.random.default_rng(0).normal(size=GRAPH.edge_count), (10, 1))
-    assert stable_likeness(examples_of(values), RULES[0], 0.9, outer=5, inner=5) == Likeness(1, 1)
+    assert stable_likeness(examples_of(values), RULES[0], 0.9, outer=5, inner=5) == MeanJaccard(
+        1, 1
+    )
 
 
 @pytest.mark.parametrize("rule", [RULES[0], RULES[1], RULES[5]], ids=str)
