@@ -98,6 +98,9 @@ def on_a_card(device: str) -> bool:
     """
     if not (installed() and device.startswith("cuda")):
         return False
+    from .run.memory import share_the_card
+
+    share_the_card()
     import jax
 
     return str(jax.default_backend()) in ("gpu", "cuda", "rocm")
@@ -121,10 +124,11 @@ def engine_of(asked: str, model: LiftedModel, metric: Metric | None = None) -> s
 
 def _problem(model: LiftedModel, metric: Metric | None) -> EdgewiseError | None:
     """Return why the compiled engine cannot run a model or compile a metric, if it cannot."""
-    from .compiled.model import require_by_head
+    from .compiled.model import require_by_head, require_room
 
     try:
         require_by_head(model)
+        require_room(model)
         if metric is not None:
             from .compiled.losses import counterpart
 

@@ -46,7 +46,7 @@ from .quantised import (
 from .references import Form, Source, find, has_tokenizer, read_json
 from .sizes import refuse_counts, refuse_sizes, stored_in
 from .unfilled import refuse_unfilled
-from .weights import weights_sha256
+from .weights import lay_side_by_side, weights_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -416,7 +416,7 @@ def _place(model: PreTrainedModel, dtype: str, device: str) -> PreTrainedModel:
     if any(p.dtype == torch.float64 or p.shape[-1] * p.itemsize % 16 for p in stacked):
         model.set_experts_implementation("eager")
     if device != "cpu":
-        model = model.to(device)
+        lay_side_by_side(model, device)
     return model.eval().requires_grad_(False)
 
 

@@ -37,6 +37,7 @@ from .parts.norms import normalise, product
 from .parts.ports import attention_ports
 from .parts.readout import at_answers, loss_gradient, rounded_by
 from .parts.scoring import Products, RunScores
+from .parts.sharing import whole
 from .runs import Layer, keys_of, layers, past_before, run
 from .segments import over, over_run, rows_of
 
@@ -288,7 +289,7 @@ class _Back:
             behind, gradients, first = repetition(carry[0], layers)
             return (behind, grouped.add(carry[1], gradients, place)), first
 
-        one = jax.tree_util.tree_map(lambda x: x[0], own)
+        one = whole(jax.tree_util.tree_map(lambda x: x[0], own))
         _, gradients, _ = jax.eval_shape(repetition, behind, one)
         carry = behind, grouped.start(gradients)
         (behind, (_, scores)), first = over_run(

@@ -4,7 +4,8 @@ A number that layers may differ in (a scale, a window) is an array too, so that 
 in nothing else are of one kind and run in one scan. What decides how a part is computed (a name, a
 flag, a count, that something is there at all) is part of the tree's structure.
 
-Tensors cross without a copy where they can (dlpack), once for each model.
+Tensors cross without a copy where they can (dlpack), once for each model. Those of equal layers are
+stacked: as a view where they lie side by side in memory, else as a copy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from jax import Array
 from torch import Tensor
+
+from .parts.sharing import Cut, as_cut, in_one
 
 FAR = 1 << 30
 """A window, or a chunk of positions, that no prompt fills: a layer without one has this."""
@@ -115,13 +118,20 @@ def _with_distance(block: ArrayPart, name: str) -> ArrayPart:
     return ArrayPart(block.kind, {**block.arrays, "attention": attention}, block.fixed)
 
 
-def crossed(tree: Any, wide: torch.dtype, device: Any) -> Any:
-    """Turn the tensors of a tree into arrays on a JAX device; numbers become of the wide type."""
+def crossed(tree: Any, wide: torch.dtype, device: Any, *, stacks: bool = False) -> Any:
+    """Turn the tensors of a tree into arrays on a JAX device; numbers become of the wide type.
 
-    def cross(x: Tensor) -> Array:
+    `stacks`: they are of layers that run as scans, and may be what is cut out of an array.
+    """
+
+    def cross(x: Tensor) -> Any:
         if x.dim() == 0 and x.dtype == torch.float64:
             x = x.to(wide)
-        return to_array(x, device)
+        found = as_cut(x) if stacks and not x.is_contiguous() else None
+        if found is None:
+            return to_array(x, device)
+        whole, cut = found
+        return Cut(to_array(whole, device), cut)
 
     return jax.tree_util.tree_map(cross, tree, is_leaf=lambda x: isinstance(x, Tensor))
 
@@ -143,12 +153,14 @@ def to_tensor(x: Array) -> Tensor:
 
 
 def stacked(parts: Sequence[Any]) -> Any:
-    """Stack trees of tensors of one structure, leaf by leaf."""
-    return jax.tree_util.tree_map(
-        lambda *x: torch.stack([one.detach() for one in x]),
-        *parts,
-        is_leaf=lambda x: isinstance(x, Tensor),
-    )
+    """Stack trees of tensors of one structure, leaf by leaf; where they lie so already, a view."""
+
+    def stack(*each: Tensor) -> Tensor:
+        found = [one.detach() for one in each]
+        view = in_one(found)
+        return torch.stack(found) if view is None else view
+
+    return jax.tree_util.tree_map(stack, *parts, is_leaf=lambda x: isinstance(x, Tensor))
 
 
 def signature(part: Any) -> tuple[Any, ...]:

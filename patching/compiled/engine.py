@@ -21,7 +21,7 @@ from ...graphs.lift.lifted import LiftedModel
 from ...graphs.scores import Scores
 from ..gradients.finish import finished
 from ..run.floors import floor_of
-from ..run.memory import LAPTOP, Budget
+from ..run.memory import LAPTOP, Budget, free_for_jax
 from ..run.runner import Progress, Runner
 from .attribution import Carries, MeasuredBy, ScoreProgram, SummedScores, scores
 from .batches import PairChunk, cut, padded
@@ -148,11 +148,11 @@ def _per_token(runner: Runner, points: int) -> int:
 
 
 def budget(model: CompiledModel) -> int:
-    """Return how many bytes a run may take: a share of what JAX has free on a card."""
+    """Return how many bytes a run may take: a share of what JAX can have on a card."""
     found = model.device.memory_stats() if model.device.platform != "cpu" else None
     if not found:
         return LAPTOP.program
-    free = found["bytes_limit"] - found["bytes_in_use"]
+    free = free_for_jax(found, model.device.local_hardware_id or 0)
     return max(LAPTOP.program, Budget.share(free).program)
 
 

@@ -16,10 +16,11 @@ from ...graphs.errors import UnsupportedModel
 from ...graphs.lift.lifted import Attention, LiftedModel
 from ...graphs.lift.norms import working_dtype
 from ...graphs.lift.own.packed import Gathered
+from ..run.memory import free_bytes, share_the_card
 from .crossing import ArrayPart, crossed, tensors, with_distances
 from .parts.layers import BlockShape
 from .parts.norms import linear, normalise
-from .segments import Run, stack_layers, stack_run
+from .segments import Run, bytes_to_copy, layer_runs, stack_run
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,15 @@ _MADE: dict[tuple[int, str], CompiledModel] = {}
 def compiled(model: LiftedModel, device: Any = None) -> CompiledModel:
     """Hand a model over, once; UnsupportedModel says what of it runs in torch alone.
 
-    Its weights are stacked by kinds of layers, which copies them; the model stays as it is.
+    Its weights are stacked by kinds of layers: without a copy if they were laid side by side when
+    the model was loaded (`graphs.load.weights`), else in a copy. The model stays as it is.
     """
+    share_the_card()
     device = jax.devices()[0] if device is None else device
     key = id(model), str(device)
     if key not in _MADE:
+        require_by_head(model)
+        require_room(model)
         _MADE[key] = _hand_over(model, device)
         finalize(model, _MADE.pop, key, None)
     return _MADE[key]
@@ -103,13 +108,34 @@ def whole_part(model: LiftedModel) -> str:
     return ""
 
 
+def require_room(model: LiftedModel) -> None:
+    """Refuse, before memory runs out, a model whose stacked weights do not fit beside its own."""
+    free = free_bytes(model.device)
+    if free is None or any(made == id(model) for made, _ in _MADE):
+        return
+    _, blocks = _blocks(model)
+    needed = bytes_to_copy(layer_runs(blocks), blocks)
+    if needed > free:
+        raise UnsupportedModel(
+            f"engine 'jax' needs {needed / 1e9:.1f} GB more on {model.device} and {free / 1e9:.1f} "
+            "GB are free: it stacks the weights of equal layers, in a copy where a model was "
+            "handed in, which stays as it is. Give the model's name or directory in its place, of "
+            "which both engines then share one copy; or free memory, or use engine 'torch'."
+        )
+
+
+def _blocks(model: LiftedModel) -> tuple[list[int], list[ArrayPart]]:
+    """Return the layers whose keys later ones read, and all layers as parts of tensors."""
+    sources = sorted({b.shared.source for b in model.blocks if b.shared is not None})
+    return sources, with_distances([tensors(_numbered(b, sources)) for b in model.blocks])
+
+
 @torch.no_grad()
 def _hand_over(model: LiftedModel, device: Any) -> CompiledModel:
-    require_by_head(model)
     wide = working_dtype(model.dtype)
-    sources = sorted({b.shared.source for b in model.blocks if b.shared is not None})
-    blocks = with_distances([tensors(_numbered(block, sources)) for block in model.blocks])
-    runs, layers = stack_layers(blocks)
+    sources, blocks = _blocks(model)
+    runs = layer_runs(blocks)
+    layers = tuple(stack_run(run, blocks) for run in runs)
     stores = [sources.index(i) if i in sources else len(sources) for i in range(len(blocks))]
     marks = [torch.tensor(place, dtype=torch.int32) for place in stores]
     tree = Weights(
@@ -127,7 +153,9 @@ def _hand_over(model: LiftedModel, device: Any) -> CompiledModel:
     )
     shape = BlockShape(model.graph.parallel, model.graph.grouped_kv)
     plan = ModelPlan(runs, shape, model.sources, len(sources))
-    return CompiledModel(plan, crossed(tree, wide, device), device)
+    own = crossed(tree.layers, wide, device, stacks=True)
+    weights = crossed(tree._replace(layers=()), wide, device)._replace(layers=own)
+    return CompiledModel(plan, weights, device)
 
 
 def _numbered(block: Any, sources: Sequence[int]) -> Any:

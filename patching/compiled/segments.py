@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from .crossing import ArrayPart, signature, stacked
+from .parts.sharing import in_one, whole
 
 LONGEST = 12
 """Most layers of a pattern: those of models that alternate kinds of layers have 2 to 8."""
@@ -66,14 +67,21 @@ def _repeats(kinds: Sequence[object], first: int, period: int, times: int) -> bo
     return list(kinds[start : start + period]) == list(kinds[first : first + period])
 
 
-def stack_layers(
-    blocks: Sequence[ArrayPart],
-) -> tuple[tuple[Run, ...], tuple[tuple[ArrayPart, ...], ...]]:
-    """Return the runs of some layers, and of each run its pattern's layers, [times, …] each."""
+def layer_runs(blocks: Sequence[ArrayPart]) -> tuple[Run, ...]:
+    """Return the runs of some layers."""
     kinds = [signature(block) for block in blocks]
-    names = [kinds.index(kind) for kind in kinds]
-    runs = find_runs(names)
-    return runs, tuple(stack_run(run, blocks) for run in runs)
+    return find_runs([kinds.index(kind) for kind in kinds])
+
+
+def bytes_to_copy(runs: Sequence[Run], layers: Sequence[Any]) -> int:
+    """Return how much memory stacks of these layers need beside the layers' own tensors."""
+    size = 0
+    for run in runs:
+        for at in range(run.period):
+            own = [layers[run.first + at + run.period * i] for i in range(run.times)]
+            for each in zip(*map(jax.tree_util.tree_leaves, own), strict=True):
+                size += 0 if in_one(each) is not None else sum(one.nbytes for one in each)
+    return size
 
 
 def stack_run(run: Run, layers: Sequence[Any]) -> tuple[Any, ...]:
@@ -106,7 +114,7 @@ def over_run(step: Step, carry: Any, given: Any, *, reverse: bool = False) -> tu
     """Take a step in every layer of one run; see `over`."""
 
     def pattern(carry: Any, layers: Any) -> tuple[Any, Any]:
-        found: list[Any] = [None] * len(layers)
+        layers, found = whole(layers), list[Any]([None] * len(layers))
         for at in reversed(range(len(layers))) if reverse else range(len(layers)):
             carry, found[at] = step(carry, layers[at])
         return carry, tuple(found)

@@ -10,6 +10,9 @@ a budget tells how large a piece may be. It is read once, when a runner is made.
   runner is made: the device's free memory, plus what torch has set aside for itself and does not
   use. The model is there by then. All shares that one job needs together, with what it makes on the
   way, stay under three quarters of that.
+* *JAX beside torch*: each keeps an arena of its own on the card. JAX is started so that its arena
+  grows with what it needs (it would take three quarters of the card at once); what it may take is
+  the least of its own limit and of what is free on the card or in its arena.
 * *Any other accelerator* gets the same shares if torch can tell how much is free there (a limit
   and what is taken of it), else `LAPTOP`.
 
@@ -29,6 +32,9 @@ a budget tells how large a piece may be. It is read once, when a runner is made.
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -111,3 +117,31 @@ def free_bytes(device: torch.device) -> int | None:
         free, _ = torch.xpu.mem_get_info(device)
         return int(free)
     return None
+
+
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+"""The variable that says whether JAX takes most of a card as soon as it starts."""
+
+
+def share_the_card() -> None:
+    """Have JAX leave memory to torch: to be called before it starts.
+
+    A user's own setting is kept, and a JAX that has started is left as it is.
+    """
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    if not getattr(bridge, "_backends", None):
+        os.environ.setdefault(PREALLOCATE, "false")
+
+
+def free_for_jax(stats: Mapping[str, int], number: int) -> int:
+    """Return how many bytes JAX can take on the card of this number; `stats`: what it says itself.
+
+    What torch has set aside there and does not use is given back first.
+    """
+    used = stats["bytes_in_use"]
+    own = stats["bytes_limit"] - used
+    if not torch.cuda.is_available():
+        return own
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(number)
+    return max(0, min(own, int(free) + stats.get("pool_bytes", used) - used))
