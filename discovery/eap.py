@@ -12,18 +12,54 @@ Under `zero` ablation the first point of EAP-IG is an embedding of 0, where an R
 1/√eps; its gradient then drowns the others. `midpoint` avoids that point.
 
 With `per_example` the scores on each example are given too; their mean is the score.
+A `rule` takes something else for the derivative of norms, activations, products or attention: RelP
+(Jafari et al. 2025) or GIM (Edin et al. 2025), see `patching.gradients.rules`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from .registry import Discovery, Option, method
+from ..patching.gradients.rules import DERIVATIVE, DERIVED, QK, RULES, GradientRule, rule_of
+from .registry import Discovery, Option, Options, method
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..graphs.scores import Scores
     from ..patching.run.runner import Progress, Runner
 
 ENGINES = ("torch", "jax")
+TORCH_ALONE = ("torch",)
+
+RULE_HELP = "what the backward pass takes for derivatives: " + "; ".join(
+    f"{rule.name} ({rule.summary})" for rule in RULES.values()
+)
+QK_HELP = "of a rule that leaves it open: " + "; ".join(f"{k} ({why})" for k, why in QK.items())
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """How gradients are taken; every gradient method has these options."""
+
+    rule: Annotated[str, Option(RULE_HELP, choices=tuple(RULES), engines=TORCH_ALONE)] = (
+        DERIVATIVE.name
+    )
+    qk: Annotated[str, Option(QK_HELP, choices=tuple(QK), engines=TORCH_ALONE)] = DERIVED
+
+    def __post_init__(self) -> None:
+        rule_of(self.rule, self.qk)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether they are what every engine takes."""
+        return self == Gradients()
+
+    @property
+    def by(self) -> GradientRule:
+        """Return the rule they are taken by."""
+        return rule_of(self.rule, self.qk)
 
 
 @method(
@@ -34,10 +70,14 @@ ENGINES = ("torch", "jax")
     gradient="clean",
 )
 def eap(
-    runner: Runner, *, per_example: bool = False, progress: Progress | None = None
+    runner: Runner,
+    *,
+    gradients: Annotated[Gradients, Options()] = Gradients(),
+    per_example: bool = False,
+    progress: Progress | None = None,
 ) -> Discovery:
     """Score every edge with the gradient at the clean run."""
-    return _attributed(runner, [1.0], per_example, progress)
+    return _attributed(runner, [1.0], gradients, per_example, progress)
 
 
 @method(
@@ -48,10 +88,14 @@ def eap(
     gradient="path",
 )
 def clean_corrupted(
-    runner: Runner, *, per_example: bool = False, progress: Progress | None = None
+    runner: Runner,
+    *,
+    gradients: Annotated[Gradients, Options()] = Gradients(),
+    per_example: bool = False,
+    progress: Progress | None = None,
 ) -> Discovery:
     """Score every edge with the mean of the two gradients."""
-    return _attributed(runner, [0.0, 1.0], per_example, progress)
+    return _attributed(runner, [0.0, 1.0], gradients, per_example, progress)
 
 
 @method(
@@ -68,27 +112,47 @@ def eap_ig(
     *,
     steps: Annotated[int, Option("number of gradients that are averaged", 1, 1000)] = 5,
     midpoint: Annotated[bool, Option("take the middle of each step, not its left end")] = False,
+    gradients: Annotated[Gradients, Options()] = Gradients(),
     per_example: bool = False,
     progress: Progress | None = None,
 ) -> Discovery:
     """Score every edge with the averaged gradient."""
     shift = 0.5 if midpoint else 0.0
-    return _attributed(runner, [(k + shift) / steps for k in range(steps)], per_example, progress)
+    points = [(k + shift) / steps for k in range(steps)]
+    return _attributed(runner, points, gradients, per_example, progress)
 
 
 def _attributed(
-    runner: Runner, points: list[float], per_example: bool, progress: Progress | None
+    runner: Runner,
+    points: list[float],
+    gradients: Gradients,
+    per_example: bool,
+    progress: Progress | None,
 ) -> Discovery:
     from ..graphs.example_scores import ExampleScores, new_values
-    from ..patching.engines import JAX, engine_of
 
-    if engine_of(runner.engine, runner.model, runner.metric) == JAX:
-        from ..patching.compiled.engine import attribute
-    else:
-        from ..patching.gradients.attribution import attribute
+    each = new_values(runner.graph, len(runner.pairs)) if per_example else None
+    scores = _scored(runner, points, gradients, progress, each)
+    examples = None
+    if each is not None:
+        examples = ExampleScores(runner.graph, each, runner.pairs.groups)
+    return Discovery(scores, examples=examples)
 
-    if not per_example:
-        return Discovery(attribute(runner, points, progress))
-    each = new_values(runner.graph, len(runner.pairs))
-    scores = attribute(runner, points, progress, each)
-    return Discovery(scores, examples=ExampleScores(runner.graph, each, runner.pairs.groups))
+
+def _scored(
+    runner: Runner,
+    points: list[float],
+    gradients: Gradients,
+    progress: Progress | None,
+    each: np.ndarray | None,
+) -> Scores:
+    from ..patching import engines
+
+    asked = runner.engine if gradients.plain else engines.TORCH
+    if engines.engine_of(asked, runner.model, runner.metric) == engines.JAX:
+        from ..patching.compiled.engine import attribute as compiled
+
+        return compiled(runner, points, progress, each)
+    from ..patching.gradients.attribution import attribute
+
+    return attribute(runner, points, progress, each, gradients.by)

@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
@@ -36,6 +36,7 @@ class Option:
 
     It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
     from which `type` and `default` are read too. `only_time`: it changes nothing that is found.
+    `engines`: what can compute with another value than the default; empty: all that can the method.
     """
 
     help: str
@@ -43,8 +44,17 @@ class Option:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     only_time: bool = False
+    engines: tuple[str, ...] = ()
     type: builtins.type = str
     default: bool | int | float | str = ""
+
+
+class Options:
+    """Mark a parameter, `Annotated[Which, Options()] = Which()`, as options that methods share.
+
+    `Which` is a frozen dataclass whose fields are annotated with an `Option` each; it refuses, when
+    it is built, values that contradict each other.
+    """
 
 
 @typed
@@ -93,17 +103,42 @@ class Method:
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """Read what the function's parameters annotated with an `Option` accept, and defaults."""
-        wanted = {key: p for key, p in self._parameters.items() if "Option(" in str(p.annotation)}
+        """Read what the function's parameters annotated with an `Option` accept, and defaults.
+
+        Those that it shares with others stand behind its own.
+        """
+        found = {
+            key: replace(option, type=kind, default=self._parameters[key].default)
+            for key, (kind, option) in self._annotated("Option(").items()
+        }
+        for which in self._shared.values():
+            hints = get_type_hints(which, include_extras=True)
+            for one in fields(which):
+                kind, option = get_args(hints[one.name])
+                found[one.name] = replace(option, type=kind, default=one.default)
+        return found
+
+    @cached_property
+    def _shared(self) -> dict[str, builtins.type]:
+        """Map the parameters that hold options which methods share to their types."""
+        return {key: kind for key, (kind, _) in self._annotated("Options(").items()}
+
+    def _annotated(self, mark: str) -> dict[str, tuple[Any, Any]]:
+        """Return type and mark of the function's parameters that are annotated with a mark."""
+        wanted = {key: p.annotation for key, p in self._parameters.items()}
+        wanted = {key: text for key, text in wanted.items() if mark in str(text)}
         # apart, because other names may be there for type checks only
-        carrier = SimpleNamespace(__annotations__={k: p.annotation for k, p in wanted.items()})
+        carrier = SimpleNamespace(__annotations__=wanted)
         names = vars(sys.modules[self.function.__module__])
         hints = get_type_hints(carrier, names, include_extras=True)
-        kinds = {key: get_args(hint) for key, hint in hints.items()}
-        return {
-            key: replace(option, type=kind, default=wanted[key].default)
-            for key, (kind, option) in kinds.items()
-        }
+        return {key: get_args(hint) for key, hint in hints.items()}
+
+    def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return checked options as the function takes them: shared ones as one value."""
+        found = dict(options)
+        for key, which in self._shared.items():
+            found[key] = which(**{one.name: found.pop(one.name) for one in fields(which)})
+        return found
 
     @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -132,11 +167,21 @@ class Method:
         return default_metric(searching=self.selects)
 
     @typed
-    def engine(self, runner: Runner) -> str:
+    def engine(self, runner: Runner, options: Mapping[str, Any] | None = None) -> str:
         """Return the engine that it computes with; refuse one, asked for by name, that cannot."""
         from ..patching.engines import AUTO, TORCH, engine_of
 
         if len(self.engines) > 1:
+            for key, option in self.options.items():
+                value = (options or {}).get(key, option.default)
+                if option.engines and value != option.default:
+                    if runner.engine not in (AUTO, *option.engines):
+                        raise EdgewiseError(
+                            f"engine '{runner.engine}' does not compute method '{self.name}' with "
+                            f"{key} {_said(value)}; accepted: engine '{TORCH}' or '{AUTO}', or "
+                            f"{key} {_said(option.default)}."
+                        )
+                    return option.engines[0]
             return engine_of(runner.engine, runner.model, runner.metric)
         if runner.engine not in (AUTO, TORCH):
             able = [name for name, one in methods().items() if runner.engine in one.engines]
@@ -161,12 +206,16 @@ class Method:
     @typed
     def check(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options with defaults filled in, types and ranges checked."""
-        for key in options:
-            look_up(f"option of method '{self.name}'", key, self.options)
-        return {
-            key: _checked(self.name, key, option, options.get(key, option.default))
-            for key, option in self.options.items()
-        }
+        given = {key: self.check_option(key, value) for key, value in options.items()}
+        found = {key: given.get(key, option.default) for key, option in self.options.items()}
+        self._given(found)
+        return found
+
+    @typed
+    def check_option(self, key: str, value: Any) -> Any:
+        """Return the value of one option, type and range checked."""
+        option = look_up(f"option of method '{self.name}'", key, self.options)
+        return _checked(self.name, key, option, value)
 
     def check_start(self) -> None:
         """Refuse scores to start from unless the method can use them."""
@@ -205,7 +254,9 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
-        runner = replace(runner, engine=self.engine(runner))  # it computes by one engine alone
+        runner = replace(
+            runner, engine=self.engine(runner, options)
+        )  # it computes by one engine alone
         if journal is not None:
             self.check_resumable()
         if start is not None:
@@ -214,7 +265,7 @@ class Method:
             self.check_by_example()
         given = {"journal": journal, "start": start, "per_example": per_example or None}
         given = {key: value for key, value in given.items() if value is not None}
-        given |= self.check(options)
+        given |= self._given(self.check(options))
         found = self.function(runner, progress=progress, **given)
         found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
         if found.doubt:
@@ -272,6 +323,10 @@ def metric_defaults() -> str:
     names = " and ".join(one.name for one in searches)
     scores = scoring_method().default_metric
     return f"{searches[0].default_metric} for {names}, {scores} for scoring methods"
+
+
+def _said(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _able(can: str) -> str:

@@ -266,7 +266,7 @@ def before(attention: Attention, letter: str, x: Tensor) -> tuple[Tensor, Tensor
     inner, shared = y[..., :size], y[..., size:]
     if (norm := latent.norm) is not None:
         assert norm.weight is not None
-        inner = inner / (inner.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+        inner = inner / root(norm, inner.square().mean(-1, keepdim=True)) * norm.weight
     return inner, shared
 
 
@@ -278,8 +278,14 @@ def together(attention: Attention, letter: str, x: Tensor) -> Tensor:
     norm = attention.q_norm if letter == "q" else attention.k_norm
     assert isinstance(norm, Norm)
     assert norm.weight is not None
-    size = (y.square().mean((-2, -1), keepdim=True) + norm.eps).sqrt()
+    size = root(norm, y.square().mean((-2, -1), keepdim=True))
     return y / size * norm.weight.view(y.shape[-2:])
+
+
+def root(norm: Norm, square: Tensor) -> Tensor:
+    """Return the size that a norm divides by; a gradient rule can take it for a constant."""
+    size = (square + norm.eps).sqrt()
+    return size.detach() if norm.constant else size
 
 
 def random_mask(graph: Any, density: float, seed: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from edgewise.discovery.registry import Discovery, Option, methods, scoring_meth
 from edgewise.graphs.scores import Scores
 from edgewise.patching.ablations import registry as ablation_registry
 from edgewise.patching.ablations.registry import Carried, Reference, ablations, default_ablation
+from edgewise.patching.gradients.rules import RULES, rule_of
 from edgewise.patching.metrics import metric as metric_registry
 from edgewise.patching.metrics.registry import default_metric, metrics
 from edgewise.patching.run.runner import Runner
@@ -40,6 +41,7 @@ HOMONYMS = {
     ("patching/heads/roles.py", "induction"): "a head's role",
     ("edgewise/commands/roles.py", "induction"): "a head's role",
     ("edgewise/commands/diff_show.py", "mean"): "a figure of repetitions",
+    ("patching/gradients/rules.py", "zero"): "what gradients into queries and keys can be",
 }
 """Words that are a name in a registry and mean something else where they are quoted."""
 
@@ -53,6 +55,7 @@ ENGLISH = {
     "capitals",
     "successor",
     "refine",
+    "gradient",
 }
 """Names that are words of English too: these are looked for as whole texts only."""
 
@@ -63,6 +66,7 @@ def own_files() -> dict[str, str]:
     functions |= {name: one.function for name, one in metrics().items()}
     functions |= {name: one.prepare for name, one in ablations().items()}
     functions |= {name: one.spaces for name, one in TASKS.items()}
+    functions |= dict.fromkeys(RULES, rule_of)
     return {
         name: str(Path(inspect.getfile(function)).resolve().relative_to(ROOT))
         for name, function in functions.items()
@@ -99,7 +103,8 @@ def breaches(file: str, source: str, own: dict[str, str]) -> list[str]:
 
 def test_names_are_quoted_in_their_own_file_only() -> None:
     own = own_files()
-    assert len(own) == len(methods()) + len(metrics()) + len(ablations()) + len(TASKS)
+    registries = (methods(), metrics(), ablations(), TASKS, RULES)
+    assert len(own) == sum(map(len, registries))
     found = []
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):

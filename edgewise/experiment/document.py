@@ -126,8 +126,8 @@ def parse_spec(
     ... top = 500
     ... '''
     >>> spec = parse_spec(text)
-    >>> spec.base.name, spec.discovery.options, spec.evaluation.metrics
-    ('smollm2-135m', {'steps': 5, 'midpoint': False}, ('logit_diff', 'kl'))
+    >>> spec.base.name, spec.discovery.options["steps"], spec.evaluation.metrics
+    ('smollm2-135m', 5, ('logit_diff', 'kl'))
     """
     reader = _Reader(Path(folder))
     fields, wrong = reader.fields(parse_toml(text, source), name), reader.problems

@@ -383,8 +383,11 @@ class DiscoverySpec(Part):
         method = methods().get(info.data.get("method", ""))
         if method is None:
             return {}
-        given = each(options, lambda key, value: {key: method.check({key: value})[key]})
-        return method.check({}) | given
+        given = each(options, lambda key, value: {key: method.check_option(key, value)})
+        try:
+            return method.check(given)
+        except EdgewiseError as error:  # they contradict each other
+            raise refused(error) from None
 
     @field_validator("select")
     @classmethod

@@ -123,7 +123,7 @@ def discover(
         session, pairs, metric=spec.metric, ablation=spec.ablation,
         batch_size=compute.batch_size, engine=compute.engine,
     )  # fmt: skip
-    spec.chosen.engine(runner)
+    engine = spec.chosen.engine(runner, spec.options)
     tester = None if parted.test is None else held_out_runner(session, parted, runner)
     total, top = runner.graph.edge_count, spec.select.top
     if top is not None and top > total:
@@ -177,7 +177,7 @@ def discover(
                 **({} if tied is None else {"ties": tied.as_dict()}),
                 **({} if kept.fitted is None else {"fitted": kept.fitted.as_dict()}),
                 "forward_equivalents": seconds / forward_seconds(session, runner, progress),
-                **circumstances(session, runner, spec.chosen.engine(runner)),
+                **circumstances(session, runner, engine),
             },
         ),
         certificate=certificate.as_dict(),

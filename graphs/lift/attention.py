@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .devices import place
-from .mlp import Linear
+from .mlp import PLAIN, Functions, Linear
 from .norms import Norm, normalise, normalise_heads, working_dtype
 from .rotary import Rotary
 
@@ -133,6 +133,7 @@ class Attention:
     norm_after: bool = False
     temperature: Temperature | None = None
     value_norm: Norm | None = None
+    functions: Functions = PLAIN
 
     @property
     def heads(self) -> int:
@@ -199,13 +200,15 @@ class Attention:
                 for old, new in zip(past, (k, v), strict=True)
             )
         weight = self.pattern(q, k, context, heads)
-        v = self.values(v).transpose(-2, -3)
+        v = self.functions.mixed(self.values(v)).transpose(-2, -3)
         z = (weight.to(v.dtype) @ v).transpose(-2, -3)
         return self.gated(z, q)
 
     def gated(self, z: Tensor, q: Tensor) -> Tensor:
         """Multiply z [..., h, K] by the gates that stand behind the queries q, as projected."""
-        return z if self.gate is None else z * GATES[self.gate](q[..., self.size :])
+        if self.gate is None:
+            return z
+        return self.functions.multiply(z, GATES[self.gate](q[..., self.size :]))
 
     def hidden(self, context: AttentionContext) -> Tensor:
         """Return bool [B, 1, queries, T], True where a query must not see a key (column)."""
@@ -252,10 +255,10 @@ class Attention:
             weight = (weight / self.softcap).tanh() * self.softcap
         weight = weight.masked_fill(self.hidden(context), torch.finfo(weight.dtype).min)
         if self.sinks is None:
-            return weight.softmax(-1)
+            return self.functions.softmax(weight)
         sinks = place(self.sinks, weight.device)[list(chosen)].to(weight)
         sinks = sinks[:, None, None].expand(*weight.shape[:-1], 1)
-        return torch.cat((weight, sinks), -1).softmax(-1)[..., :-1]
+        return self.functions.softmax(torch.cat((weight, sinks), -1))[..., :-1]
 
     def _normalised(self, q: Tensor, k: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Normalise the queries and keys of these heads."""

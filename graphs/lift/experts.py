@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .mlp import ACTIVATIONS, MLP
+from .mlp import ACTIVATIONS, MLP, PLAIN, Activation, Functions
 from .norms import Norm, normalise, working_dtype
 
 
@@ -31,11 +31,14 @@ class SharedExpert:
 
     mlp: MLP
     gate: Tensor | None = None
+    functions: Functions = PLAIN
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the shared expert writes, [N, D]."""
         out = self.mlp(x)
-        return out if self.gate is None else functional.linear(x, self.gate).sigmoid() * out
+        if self.gate is None:
+            return out
+        return self.functions.multiply(functional.linear(x, self.gate).sigmoid(), out)
 
 
 SCORES = {
@@ -152,13 +155,15 @@ class Clamp:
     limit: float
     alpha: float | None = None
     offset: float = 0.0
+    functions: Functions = PLAIN
 
     def __call__(self, gate: Tensor, up: Tensor, activation: str) -> Tensor:
         """Return what goes into the last projection, from both projections before it."""
         gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
-        if self.alpha is None:
-            return ACTIVATIONS[activation](gate) * (up + self.offset)
-        return gate * (gate * self.alpha).sigmoid() * (up + self.offset)
+        act, alpha = ACTIVATIONS[activation], self.alpha
+        if alpha is not None:
+            act = Activation(lambda g: g * (g * alpha).sigmoid(), lambda g: (g * alpha).sigmoid())
+        return self.functions.multiply(self.functions.activate(act, gate), up + self.offset)
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,7 @@ class Experts:
     together: bool = False
     router_norm: Norm | None = None
     experts_norm: Norm | None = None
+    functions: Functions = PLAIN
 
     @property
     def bias(self) -> Tensor | None:
@@ -275,9 +281,10 @@ class Experts:
                 continue
             own = weight[token, choice, None]
             if self.weigh_input:
-                out = self._write(expert, (x[token] * own).to(x.dtype))
+                read = self.functions.multiply(x[token], own)
+                out = self._write(expert, read.to(x.dtype))
             else:
-                out = self._write(expert, x[token]) * own
+                out = self.functions.multiply(self._write(expert, x[token]), own)
             yield place, token, out.to(x.dtype)
 
     def _write(self, expert: int, x: Tensor) -> Tensor:
@@ -286,15 +293,16 @@ class Experts:
         def project(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
             return functional.linear(x, weight[expert], None if bias is None else bias[expert])
 
+        act, use = ACTIVATIONS[self.activation], self.functions
         up = project(self.up, self.up_bias, x)
         if self.gate is None:
-            inner = ACTIVATIONS[self.activation](up)
+            inner = use.activate(act, up)
         else:
             gate = project(self.gate, self.gate_bias, x)
             if self.clamp is not None:
                 inner = self.clamp(gate, up, self.activation)
             else:
-                inner = ACTIVATIONS[self.activation](gate) * up
+                inner = use.multiply(use.activate(act, gate), up)
         return project(self.down, self.down_bias, inner)
 
 

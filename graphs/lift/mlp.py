@@ -11,20 +11,73 @@ from torch.nn import functional
 
 from .norms import Norm
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "gelu_fast": lambda x: functional.gelu(x, approximate="tanh"),
-    "relu": functional.relu,
-    "silu": functional.silu,
-    "swish": functional.silu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu2": lambda x: functional.relu(x).square(),
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function; `secant`: value(t)/t, right near 0; None where that has no bound."""
+
+    value: Callable[[Tensor], Tensor]
+    secant: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the activation of each number of x."""
+        return self.value(x)
+
+
+def ratio(value: Tensor, x: Tensor) -> Tensor:
+    """Divide a function's values by x where the function has slope 1 at 0."""
+    return torch.where(x == 0, 1.0, value / x)
+
+
+_GELU = Activation(functional.gelu, lambda x: 0.5 * torch.erfc(x * -(0.5**0.5)))
+_TANH_GELU = Activation(
+    lambda x: functional.gelu(x, approximate="tanh"),
+    lambda x: torch.sigmoid((8 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)),
+)
+_SILU = Activation(functional.silu, torch.sigmoid)
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": _GELU,
+    "gelu_new": _TANH_GELU,
+    "gelu_pytorch_tanh": _TANH_GELU,
+    "gelu_fast": _TANH_GELU,
+    "relu": Activation(functional.relu, lambda x: (x > 0).to(x)),
+    "silu": _SILU,
+    "swish": _SILU,
+    "quick_gelu": Activation(
+        lambda x: x * torch.sigmoid(1.702 * x), lambda x: torch.sigmoid(1.702 * x)
+    ),
+    "relu2": Activation(lambda x: functional.relu(x).square(), functional.relu),
+    "tanh": Activation(torch.tanh, lambda x: ratio(x.tanh(), x)),
+    "sigmoid": Activation(torch.sigmoid, None),
 }
 """Activation functions by the names that model configurations use."""
+
+
+class Functions:
+    """What parts compute with beside linear maps and norms.
+
+    A gradient rule has other functions in their place, of the same values and other slopes.
+    """
+
+    def activate(self, function: Activation | Xielu, x: Tensor) -> Tensor:
+        """Return what an MLP's activation makes of x."""
+        return function(x)
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the product of two factors that both are computed of the stream."""
+        return a * b
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Return the attention pattern of scores, [..., queries, keys]."""
+        return scores.softmax(-1)
+
+    def mixed(self, values: Tensor) -> Tensor:
+        """Return the values that attention mixes."""
+        return values
+
+
+PLAIN = Functions()
 
 
 @dataclass(frozen=True)
@@ -59,6 +112,11 @@ class Xielu:
         below = small * (self.slope + functional.softplus(self.fall)) + self.slope * x
         return torch.where(x > 0, above, below)
 
+    def secant(self, x: Tensor) -> Tensor:
+        """Return the activation divided by x, as if `largest` were 0 (it is next to it)."""
+        below = (self.slope + functional.softplus(self.fall)) * (ratio(torch.expm1(x), x) - 1)
+        return self.slope + torch.where(x > 0, functional.softplus(self.rise) * x, below)
+
 
 @dataclass(frozen=True)
 class MLP:
@@ -73,6 +131,7 @@ class MLP:
     gate: Linear | None = None
     output_scale: float = 1.0
     curve: Xielu | None = None
+    functions: Functions = PLAIN
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the MLP writes, [N, D]."""
@@ -81,11 +140,11 @@ class MLP:
 
     def inner(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the last projection reads, [N, I]."""
-        act = self.curve or ACTIVATIONS[self.activation]
+        act, use = self.curve or ACTIVATIONS[self.activation], self.functions
         if self.gate is None:
-            return act(self.up(x))
-        inner, up = act(self.gate(x)), self.up(x)
-        return inner * up if torch.is_grad_enabled() else inner.mul_(up)
+            return use.activate(act, self.up(x))
+        inner, up = use.activate(act, self.gate(x)), self.up(x)
+        return use.multiply(inner, up) if torch.is_grad_enabled() else inner.mul_(up)
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
         """Return what each of the layer's senders writes, [1, N, D]; see `Experts.outputs`."""
@@ -120,6 +179,7 @@ class TokenGate:
     activation: str
     norm: Norm
     scale: float = 1.0
+    functions: Functions = PLAIN
 
     @property
     def width(self) -> int:
@@ -129,5 +189,5 @@ class TokenGate:
     def __call__(self, x: Tensor, given: Tensor) -> Tensor:
         """Return what is added to the stream x [N, D], given [N, P]."""
         x = x if self.scale == 1 else x * self.scale
-        inner = ACTIVATIONS[self.activation](self.gate(x))
-        return self.norm(self.project(inner * given))
+        inner = self.functions.activate(ACTIVATIONS[self.activation], self.gate(x))
+        return self.norm(self.project(self.functions.multiply(inner, given)))

@@ -23,6 +23,7 @@ class Norm:
     `weight`, `bias`: [D], or None. `offset` is added to the weight (1 in models that store
     weight − 1), in float32 at least: near 1, bfloat16 has steps of 1/128. What a norm with a weight
     gives is multiplied by `factor` (1 but in models that scale what is added to the stream).
+    `constant`: a backward pass takes the factor 1/std for a constant (a gradient rule does so).
     """
 
     weight: Tensor | None
@@ -31,6 +32,7 @@ class Norm:
     centred: bool
     offset: float = 0.0
     factor: float = 1.0
+    constant: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x, [N, D]."""
@@ -64,7 +66,12 @@ class Norm:
         else:  # reads x once
             square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         rate = torch.rsqrt(square + self.eps)
+        rate = rate.detach() if self.constant else rate
         return x * rate, rate
+
+    def back(self, g: Tensor, unit: Tensor, rate: Tensor) -> Tensor:
+        """Return the gradient at x, but for its mean, of one at the unit that x gave, [N, D]."""
+        return rate * (g if self.constant else g - unit * (unit * g).mean(-1, keepdim=True))
 
 
 def scaled(unit: Tensor, scale: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class ArrayPart:
 
 
 _DISTANCES = ("window", "chunk")
-_LEFT_OUT = ("model", "original", "calls")
+_LEFT_OUT = ("model", "original", "calls", "functions")
 
 
 def tensors(value: Any) -> Any:

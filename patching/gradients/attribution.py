@@ -10,8 +10,9 @@ layer gives all scores. Each block is a tape of its own, in which parameters are
       ∂loss/∂x_p = r·(g W') − (r/D)·(g · W'x̂)·x̂ .
   Both terms are linear in r·g, so over the points of an integrated gradient the first is summed
   before the product with W', which then costs the same for one point and for fifty.
-  Without a norm only the first term is left, with r = 1. A norm of all heads' queries or keys
-  together couples a port to every head's projection; that is one more term of the second kind.
+  Without a norm only the first term is left, with r = 1; so it is, with r, where a gradient rule
+  takes r for a constant. A norm of all heads' queries or keys together couples a port to every
+  head's projection; that is one more term of the second kind.
   Where heads project a normalised smaller space, g is first taken back to that space, through its
   norm by the same formula; W is then the projection into it, which all heads share.
 * Points are a batch axis. Scores are taken while the backward pass goes, some layers at a time,
@@ -29,23 +30,24 @@ Source: Syed et al. 2023 (attribution patching of edges); Hanna et al. 2024 (int
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...graphs.lift.devices import place, summing
-from ...graphs.lift.lifted import Attention, Block, working_dtype
+from ...graphs.lift.lifted import Block, working_dtype
 from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner
-from ..trace import of_keys, past_of, project_all, repeat_kv, sum_heads, with_given
+from .backward import by_rule
 from .by_example import ByExample
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 from .finish import finished
+from .rules import DERIVATIVE, GradientRule
+from .tape import Heads, tapes_of
 
 ROWS_AT_ONCE = 128
 """Ports whose scores are one matrix product: enough for it to be fast, few enough to leave out the
@@ -53,43 +55,19 @@ senders behind most of them. (Their gradients take less memory than the deltas t
 with, which `Budget.batch` bounds.)"""
 
 
-@dataclass(frozen=True)
-class Heads:
-    """The leaves of a layer's heads, the streams they read, and what was computed.
-
-    `keys`: the stream that keys and values are made of.
-    """
-
-    stream: Tensor
-    keys: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    z: Tensor
-
-
-@dataclass(frozen=True)
-class _Tape:
-    """One layer's leaves and what was computed from them, [K·B, T, …]; None: no such part."""
-
-    heads: Heads | None
-    mlp: tuple[Tensor, Tensor] | None
-    post: tuple[Tensor, Tensor] | None = None
-    whole: tuple[Tensor, Tensor] | None = None
-    """What `m{l}`, `o{l}` and `s{l}` write, and read."""
-
-
 def attribute(
     runner: Runner,
     points: Sequence[float],
     progress: Progress | None = None,
     each: np.ndarray | None = None,
+    rule: GradientRule = DERIVATIVE,
 ) -> Scores:
     """Score every edge by (a_u − o_u) · ∂loss/∂x_p, the gradient averaged over points.
 
     `points`: for each gradient, how much of the clean embedding it is taken at: 1 is the clean run,
     0 the run from the ablated embedding. Metrics without a gradient there are refused.
     `each`: float32 [examples, edges], filled with the scores on each example of the pairs.
+    `rule`: what stands for derivatives.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
@@ -104,7 +82,7 @@ def attribute(
             share = len(group) / len(points)
             if apart is not None:
                 apart.share = share
-            sums += share * ChunkScores(runner, chunk, group, delta, apart).scores()
+            sums += share * ChunkScores(runner, chunk, group, delta, apart, rule).scores()
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
@@ -125,13 +103,6 @@ def groups(chunk: Chunk, points: Sequence[float], memory: int) -> list[list[floa
     return [list(points[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
-def _taped(write: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a part writes, and the leaf it read it from."""
-    leaf = x.detach().requires_grad_()
-    with torch.enable_grad():
-        return write(leaf), leaf
-
-
 class ChunkScores:
     """One run forward and backward over a chunk; `delta`: [S, n·D], clean − ablated values."""
 
@@ -142,8 +113,9 @@ class ChunkScores:
         points: list[float],
         delta: Tensor,
         apart: ByExample | None,
+        rule: GradientRule = DERIVATIVE,
     ) -> None:
-        self.runner, self.chunk, self.model = runner, chunk, runner.model
+        self.runner, self.chunk, self.model = runner, chunk, by_rule(runner.model, rule)
         self.apart = apart
         self.graph, self.points = runner.graph, points
         device, dtype = summing(delta)
@@ -156,7 +128,7 @@ class ChunkScores:
 
     def scores(self) -> Tensor:
         """Return the summed scores, [P, S], on the device."""
-        tapes, final = self._forward()
+        tapes, final = tapes_of(self.model, self.chunk, self.points)
         gradient = self._loss_gradient(final)
         self._put(Port(Node(Kind.LOGITS)), self._select(gradient).mean(0, keepdim=True))
         for layer in reversed(range(len(tapes))):
@@ -179,64 +151,11 @@ class ChunkScores:
             self.values[row, 0] += score
         return self.values
 
-    def _forward(self) -> tuple[list[_Tape], Tensor]:
-        chunk, model = self.chunk, self.model
-        clean, base = (t.values.sources.sum(0) for t in (chunk.clean, chunk.base))
-        streams = [torch.cat([base + point * (clean - base) for point in self.points])]
-        both = zip(chunk.base.values.given, chunk.given_delta, strict=True)
-        given = [torch.cat([a + point * more for point in self.points]) for a, more in both]
-        tapes = []
-        for layer, block in enumerate(model.blocks):
-            tape, behind = self._tape(layer, block, streams, given)
-            tapes.append(tape)
-            streams.append(behind)
-        return tapes, streams[-1]
-
-    def _tape(
-        self, layer: int, block: Block, streams: Sequence[Tensor], given: Sequence[Tensor]
-    ) -> tuple[_Tape, Tensor]:
-        """Run a layer, given the streams before it and earlier ones; return tape and stream."""
-        heads = whole = post = mlp = None
-        middle = stream = streams[layer]
-        if isinstance(block.attention, Attention):
-            heads = self._tape_of_heads(layer, block, stream, of_keys(block, streams, layer))
-            with torch.no_grad():
-                summed = place(sum_heads(block, heads.z), stream.device)
-            if self.graph.post_norm:
-                post = _taped(block.write_post, summed)
-                summed = post[0]
-            middle = stream + summed.detach()
-        elif block.attention is not None:
-            whole = _taped(self._mixed(block), stream)
-            middle = stream + whole[0].detach()
-        if block.mlp is not None:
-            read = stream if self.graph.parallel else middle
-            mlp = _taped(block.write, with_given(read, given, layer))
-            middle = middle + mlp[0].detach()
-        return _Tape(heads, mlp, post, whole), middle
-
-    def _mixed(self, block: Block) -> Callable[[Tensor], Tensor]:
-        """Return what a mixer taken whole writes when its port holds x, [K·B, T, D]."""
-        shape = (len(self.points), self.batch)
-        return lambda x: block.write_whole(x.unflatten(0, shape), self.chunk.context).flatten(0, 1)
-
-    def _tape_of_heads(self, layer: int, block: Block, stream: Tensor, keys: Tensor) -> Heads:
-        with torch.no_grad():
-            q, k, v = project_all(block, stream, keys)
-            q, k, v = (
-                x.detach().requires_grad_() for x in (q, repeat_kv(block, k), repeat_kv(block, v))
-            )
-        with torch.enable_grad():  # points are an axis of their own, so that the batch's tables fit
-            qs, ks, vs = (x.unflatten(0, (len(self.points), self.batch)) for x in (q, k, v))
-            past = past_of(block, layer, self.chunk.past)
-            z = block.by_head.mix(qs, ks, vs, self.chunk.context, past).flatten(0, 1)
-        return Heads(stream, keys, q, k, v, z)
-
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""
         leaf = final.detach().unflatten(0, (len(self.points), self.batch)).requires_grad_()
         with torch.enable_grad():
-            logits = self.chunk.logits_with_grad(leaf)
+            logits = self.model.logits(self.chunk.at_answers(leaf))
             loss = self.runner.metric.loss(logits, self.chunk.target).sum()
         gradient: Tensor = torch.autograd.grad(loss, leaf)[0]
         return gradient.flatten(0, 1)
@@ -264,7 +183,7 @@ class ChunkScores:
         here = place(gradient, block.device)
         g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
         leaves = {"q": tape.q, "k": tape.k, "v": tape.v}
-        found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z)
+        found = torch.autograd.grad(tape.z, tuple(leaves.values()), g_z, materialize_grads=True)
         grads = dict(zip(LETTERS, found, strict=True))
         total = torch.zeros_like(gradient)
         for letters in (LETTERS,) if block.shared is None else (LETTERS[:1], LETTERS[1:]):
@@ -276,8 +195,8 @@ class ChunkScores:
             for letter in letters:
                 g, seen = grads[letter].to(unit.dtype), leaves[letter].detach()
                 through += self._letter(layer, letter, g, seen, stream, unit, rate)
-            if rate is not None:
-                through = rate * (through - unit * (unit * through).mean(-1, keepdim=True))
+            if norm is not None and rate is not None:
+                through = norm.back(through, unit, rate)
             if block.shared is not None and "q" not in letters:
                 at, more = block.shared.source, through.to(gradient)
                 self.elsewhere[at] = more + self.elsewhere[at] if at in self.elsewhere else more
@@ -302,7 +221,9 @@ class ChunkScores:
         block = self.model.blocks[layer]
         attention, latent = block.by_head, block.by_head.latent(letter)
         first_of_all = attention.projection(letter)[0] if latent is None else latent.rows
-        folded = fold(block.norm_of(letter), first_of_all)  # [H or G, d, D]
+        before = block.norm_of(letter)
+        moves = before is not None and not before.constant  # its 1/std, with what the port holds
+        folded = fold(before, first_of_all)  # [H or G, d, D]
         group = 1 if letter == "q" else attention.group_size
         merged = g.unflatten(-2, (-1, group)).sum(-2) if group > 1 else g
         if group > 1 and self.graph.grouped_kv:
@@ -311,13 +232,14 @@ class ChunkScores:
         first = Port(self.graph.attention_owners(layer, letter)[0], letter)
         if latent is not None:
             stage = Stage.of(block, letter, latent, stream)
-            back, seen = stage.back(g), stage.raw[..., None, :] - constant(block, letter, 1)
-            self._put_attention(first, back, seen.expand_as(back), folded, unit, rate)
+            back, raw = stage.back(g), stage.raw[..., None, :] - constant(block, letter, 1)
+            along = raw.expand_as(back) if moves else None
+            self._put_attention(first, back, along, folded, unit, rate)
             return back.sum(-2) @ folded[0]
         norm = attention.norm_of_all(letter)
         if norm is None:
-            seen = seen - constant(block, letter, heads)
-            self._put_attention(first, g, seen, folded, unit, rate)
+            along = seen - constant(block, letter, heads) if moves else None
+            self._put_attention(first, g, along, folded, unit, rate)
             return merged.flatten(-2) @ folded.flatten(0, 1)
         joint = Together.of(block, letter, norm, stream)
         back, shrink = joint.parts(g)
@@ -327,15 +249,15 @@ class ChunkScores:
             joint.unit.flatten(-2) @ folded.flatten(0, 1),
             shrink * (joint.unit * all_seen).sum((-2, -1))[..., None],
         )
-        seen = all_seen.repeat_interleave(heads // len(folded), -2)
-        self._put_attention(first, back, seen, folded, unit, rate, extra)
+        along = all_seen.repeat_interleave(heads // len(folded), -2) if moves else None
+        self._put_attention(first, back, along, folded, unit, rate, extra)
         return joint.back(merged).flatten(-2) @ folded.flatten(0, 1)
 
     def _put_attention(
         self,
         first: Port,
         g: Tensor,
-        seen: Tensor,
+        seen: Tensor | None,
         folded: Tensor,
         unit: Tensor,
         rate: Tensor | None,
@@ -343,24 +265,25 @@ class ChunkScores:
     ) -> None:
         """Score one letter's ports, from the first, with g W', and `extra` taken off.
 
-        g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂.
+        g: [K·B, T, ports, d], the gradient at their projections; seen: the same shape, W'x̂, or
+        None where the norm's factor does not move with what the port holds.
         """
         ports = g.shape[-2]
         if len(folded) == 1:
             folded = folded.expand(ports, -1, -1)
         elif len(folded) < ports:
             folded = folded.repeat_interleave(ports // len(folded), 0)
-        g, seen, unit = (self._select(x) for x in (g, seen, unit))  # [K, n, …]
+        g, unit = (self._select(x) for x in (g, unit))  # [K, n, …]
         rate = None if rate is None else self._select(rate)  # [K, n, 1]
         scaled = g if rate is None else g * rate[..., None]
         total = torch.bmm(scaled.sum(0).transpose(0, 1), folded)  # [ports, n, D]
-        along = (scaled * seen).sum(-1)  # [K, n, ports]
+        along = None if seen is None else (scaled * self._select(seen)).sum(-1)  # [K, n, ports]
         if extra is not None:
             factor, vector, product = (self._select(x) for x in extra)
             factor, product = (x if rate is None else x * rate for x in (factor, product))
             total -= spread_out(factor, vector)
-            along = along - product
-        if rate is not None:
+            along = None if along is None else along - product
+        if along is not None:
             total -= spread_out(along / unit.shape[-1], unit)
         self._put(first, total / len(self.points))
 

@@ -38,6 +38,7 @@ class Together:
     unit: Tensor
     rate: Tensor
     scale: Tensor
+    constant: bool = False
 
     @staticmethod
     def of(block: Block, letter: str, norm: Norm, stream: Tensor) -> Together:
@@ -47,7 +48,8 @@ class Together:
             unit, rate = norm.unit(raw.flatten(-2))
             ones = unit.new_ones(unit.shape[-1])
             scale = ones if norm.scale is None else norm.scale
-            return Together(raw, unit.view_as(raw), rate, scale.view(raw.shape[-2:]))
+            scale = scale.view(raw.shape[-2:])
+            return Together(raw, unit.view_as(raw), rate, scale, norm.constant)
 
     def back(self, g: Tensor) -> Tensor:
         """Return the gradient at y of a gradient g of all heads' parts, the same shape."""
@@ -59,7 +61,8 @@ class Together:
         group = g.shape[-2] // self.raw.shape[-2]
         unit, scale = (x.repeat_interleave(group, -2) for x in (self.unit, self.scale))
         back = g * scale * self.rate[..., None]
-        return back, (back * unit).sum(-1) / self.scale.numel()
+        shrink = (back * unit).sum(-1) / self.scale.numel()
+        return back, torch.zeros_like(shrink) if self.constant else shrink
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Stage:
     unit: Tensor
     rate: Tensor | None
     weight: Tensor
+    norm: Norm | None = None
 
     @staticmethod
     def of(block: Block, letter: str, latent: Latent, stream: Tensor) -> Stage:
@@ -87,17 +91,15 @@ class Stage:
             y = raw[..., : weight.shape[-1]]
             if norm is None:
                 return Stage(raw, y.to(weight), None, weight)
-            return Stage(raw, *norm.unit(y), fold(norm, weight))
+            return Stage(raw, *norm.unit(y), fold(norm, weight), norm)
 
     def back(self, g: Tensor) -> Tensor:
         """Return the gradient at down·x of each head's part g [K·B, T, h, d] of the projection."""
         heads, size = g.shape[-2], self.weight.shape[1]
         weight = self.weight.repeat_interleave(heads // len(self.weight), 0)
         inner = torch.einsum("...hd,hdr->...hr", g[..., :size], weight)
-        if self.rate is not None:
-            unit = self.unit[..., None, :]
-            along = (inner * unit).mean(-1, keepdim=True)
-            inner = self.rate[..., None] * (inner - unit * along)
+        if self.norm is not None and self.rate is not None:
+            inner = self.norm.back(inner, self.unit[..., None, :], self.rate[..., None])
         return torch.cat((inner, g[..., size:]), -1)
 
 

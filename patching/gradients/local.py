@@ -39,6 +39,7 @@ from ..run.chunk import Chunk
 from ..run.runner import Progress, Runner
 from ..trace import of_keys, past_of, project, project_all, repeat_kv
 from .finish import finished
+from .rules import DERIVATIVE, GradientRule
 from .writes import Writes, write_gradients
 
 
@@ -47,17 +48,18 @@ def attribute_locally(
     points: Sequence[float],
     progress: Progress | None = None,
     each: np.ndarray | None = None,
+    rule: GradientRule = DERIVATIVE,
 ) -> Scores:
     """Score every edge by what its port's owner writes without it, times the gradient there.
 
-    `points`, `each`: see `attribution.attribute`.
+    `points`, `each`, `rule`: see `attribution.attribute`.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
     total = np.zeros(graph.reads.shape)
     done = 0
     for rows, chunk in runner.numbered_chunks():
-        gradients = write_gradients(runner, chunk, points)
+        gradients = write_gradients(runner, chunk, points, rule)
         found = _ChunkScores(runner, chunk, gradients, each is not None).scores()
         done += chunk.batch.examples
         if progress is not None:

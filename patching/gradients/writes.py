@@ -18,17 +18,21 @@ from ...graphs.lift.lifted import Block
 from ...graphs.names import Kind, Port
 from ..run.chunk import Chunk
 from ..run.runner import Runner
-from .attribution import ChunkScores, Heads, groups
+from .attribution import ChunkScores, groups
+from .rules import DERIVATIVE, GradientRule
+from .tape import Heads
 
 Writes = dict[tuple[Kind, int], Tensor]
 """By kind of part and layer, [B, T, D]; the heads of a layer together are of kind `HEAD`."""
 
 
-def write_gradients(runner: Runner, chunk: Chunk, points: Sequence[float]) -> Writes:
-    """Return ∂(summed loss)/∂(what parts write), averaged over points."""
+def write_gradients(
+    runner: Runner, chunk: Chunk, points: Sequence[float], rule: GradientRule = DERIVATIVE
+) -> Writes:
+    """Return ∂(summed loss)/∂(what parts write), averaged over points; `rule`: by which."""
     found: Writes = {}
     for group in groups(chunk, points, runner.budget.tape):
-        _Noting(runner, chunk, group, found, len(points)).scores()
+        _Noting(runner, chunk, group, rule, found, len(points)).scores()
     return found
 
 
@@ -36,9 +40,15 @@ class _Noting(ChunkScores):
     """A pass forward and backward that scores no port, and notes what reaches the parts."""
 
     def __init__(
-        self, runner: Runner, chunk: Chunk, points: list[float], found: Writes, of: int
+        self,
+        runner: Runner,
+        chunk: Chunk,
+        points: list[float],
+        rule: GradientRule,
+        found: Writes,
+        of: int,
     ) -> None:
-        super().__init__(runner, chunk, points, chunk.delta[:, :0], None)
+        super().__init__(runner, chunk, points, chunk.delta[:, :0], None, rule)
         self._found, self._of = found, of
 
     def _note(self, kind: Kind, layer: int, gradient: Tensor) -> None:
