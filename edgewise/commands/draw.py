@@ -15,7 +15,7 @@ from .accepted import COUNT, FILE, option
 from .given import check_percent, foreign, is_folder, read_own
 
 if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile, DiffFile, MatrixFile
+    from ..graphs.files import CircuitFile, DiffFile, MatrixFile, MethodsFile
     from ..visualize.charts.heat_map import ScoredSide
     from ..visualize.pictures import Picture
 
@@ -177,15 +177,21 @@ Outcome = tuple[Mapping[str, object], str]
 
 def _draw_edges(request: Request) -> Outcome:
     from ..graphs.errors import EdgewiseError
-    from ..graphs.files import CircuitFile, MatrixFile, TimelineFile, read_drawable
+    from ..graphs.files import (
+        CircuitFile,
+        MatrixFile,
+        MethodsFile,
+        TimelineFile,
+        read_drawable,
+    )
     from ..progress import reporting
     from ..visualize.charts.timeline import draw_checkpoints
     from ..visualize.draw import draw as render
 
     (path,) = request.files
     found = _own(request, path, read_drawable)
-    if isinstance(found, MatrixFile):
-        return _draw_matrix(request, found)
+    if isinstance(found, MatrixFile | MethodsFile):
+        return _draw_table(request, found)
     if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
             f"--roles is for a circuit, and {path} is none. Of a diff, measure the roles in both "
@@ -216,22 +222,32 @@ def _draw_edges(request: Request) -> Outcome:
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
 
 
-def _draw_matrix(request: Request, found: MatrixFile) -> Outcome:
+def _draw_table(request: Request, found: MatrixFile | MethodsFile) -> Outcome:
+    """Draw a matrix, or what methods are worth."""
+    from ..graphs.files import MatrixFile
     from ..visualize.charts.matrix import draw_matrix
+    from ..visualize.charts.methods import draw_methods
     from ..visualize.draw import accepted_suffixes, write_scene
 
+    is_matrix = isinstance(found, MatrixFile)
+    what = "a matrix" if is_matrix else "a comparison of methods"
     for given, flag in ((request.top, "--top"), (request.roles, "--roles")):
         if given is not None:
-            raise click.UsageError(f"{flag} is for circuits; {request.files[0]} is a matrix.")
+            raise click.UsageError(f"{flag} is for circuits; {request.files[0]} is {what}.")
     if Path(request.output).suffix.lower() == ".dot":
         endings = ", ".join(accepted_suffixes(scene=True))
-        raise click.UsageError(f"a matrix is no graph, so it has no .dot; accepted: {endings}.")
+        raise click.UsageError(f"{what} is no graph, so it has no .dot; accepted: {endings}.")
     name = Path(str(found.model["name"])).name
-    scene = draw_matrix(found, title=request.titled(f"Circuits and tasks in {name}"))
+    if isinstance(found, MatrixFile):
+        scene = draw_matrix(found, title=request.titled(f"Circuits and tasks in {name}"))
+        size = {"tasks": len(found.tasks), "circuits": len(found.circuits)}
+    else:
+        usual = f"Methods on {found.task['name']} in {name}"
+        scene = draw_methods(found, title=request.titled(usual))
+        size = {"methods": len(found.methods)}
     write_scene(scene, request.output)
-    size = {"tasks": len(found.tasks), "circuits": len(found.circuits)}
-    words = f"{size['tasks']} tasks, {size['circuits']} circuits"
-    return {"kind": "matrix", **size}, words
+    words = ", ".join(f"{count} {what}" for what, count in size.items())
+    return {"kind": "matrix" if is_matrix else "methods", **size}, words
 
 
 def _own(

@@ -22,7 +22,9 @@ from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, read_scores_of, scores_path, write_scores
 from .tables import matrix as matrix_file
+from .tables import methods as methods_file
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
+from .tables.methods import MethodsFile, read_methods, write_methods
 from .timeline import TimelineFile, read_timeline, write_timeline
 from .transplant import TransplantFile, read_transplant, write_transplant
 
@@ -31,6 +33,7 @@ __all__ = [
     "DiffFile",
     "ExampleScoresFile",
     "MatrixFile",
+    "MethodsFile",
     "RolesFile",
     "ScoresFile",
     "TimelineFile",
@@ -46,6 +49,7 @@ __all__ = [
     "read_drawable",
     "read_example_scores",
     "read_matrix",
+    "read_methods",
     "read_roles",
     "read_scores",
     "read_scores_of",
@@ -57,6 +61,7 @@ __all__ = [
     "write_diff",
     "write_example_scores",
     "write_matrix",
+    "write_methods",
     "write_roles",
     "write_scores",
     "write_timeline",
@@ -75,11 +80,15 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
 
 
 @typed
-def read_drawable(path: str | Path) -> CircuitFile | DiffFile | TimelineFile | MatrixFile:
-    """Read a circuit, diff, timeline or matrix file; a FileFormatError says if it is none."""
-    modules = (circuit_file, diff_file, timeline_file, matrix_file)
+def read_drawable(
+    path: str | Path,
+) -> CircuitFile | DiffFile | TimelineFile | MatrixFile | MethodsFile:
+    """Read a circuit, diff, timeline, matrix or methods file; a FileFormatError if it is none."""
+    modules = (circuit_file, diff_file, timeline_file, matrix_file, methods_file)
     formats = {one.FORMAT: one.VERSION for one in modules}
-    parsed = read_document(path, "a circuit, diff, timeline or matrix file", formats)
+    parsed = read_document(path, "a circuit, diff, timeline, matrix or methods file", formats)
+    if parsed["format"] == methods_file.FORMAT:
+        return read_methods(path, parsed)
     if parsed["format"] == matrix_file.FORMAT:
         return read_matrix(path, parsed)
     if parsed["format"] == timeline_file.FORMAT:

@@ -1,0 +1,251 @@
+"""`edgewise methods`: which methods there are, and what each is worth on a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..discovery.registry import methods as registered
+from ..discovery.registry import scoring_method
+from . import options, show
+from .accepted import COUNT, FILE, WholeNumber, option, usage
+from .flags import Flags, with_flags
+from .given import in_model, read_given
+
+if TYPE_CHECKING:
+    from ..experiment.spec import ComputeSpec
+    from ..graphs.files import CircuitFile
+    from ..graphs.files.exchange import Foreign
+    from ..graphs.files.tables.methods import MethodsFile
+    from ..session import Session
+    from ..steps.claims.methods import AskedMethod, Asking, GivenScores
+
+TITLES = {
+    "circuits of the strongest edges: areas": ("CPR", "CMD"),
+    "single edges against exact effects": ("Pearson", "rest", "Spearman", "top", "sign"),
+    "likeness and cost": ("alike", "passes", "seconds", "MB"),
+    "circuits that methods select themselves": ("edges", "f"),
+}
+"""The printed tables of one row a method, and their columns; a column's interval follows it."""
+
+
+@click.command(short_help="List methods, or compare what they are worth on a task.")
+@option(
+    "--compare NAMES",
+    lambda: f"Methods to compare, with commas between; options: {scoring_method().name}:steps=10. "
+    "A file with scores of all edges, which may be another tool's, is judged as a method is.",
+)
+@option("--model MODEL", "[--compare] The model.", type=FILE)
+@options.task_options(required=False, test=True)
+@options.measure_options(searching=False)
+@option("--sizes NUMBERS", "Numbers of edges to measure; default 50,200,1000.")
+@option(
+    "--exact N",
+    "Random edges about which exact questions are asked; default 300; 0: none are asked.",
+    type=WholeNumber(0),
+)
+@option("--top K", "And as many of each method's strongest edges; default 100.", type=COUNT)
+@option("--draw-seed N", "Decides which random edges; default 0.", type=WholeNumber(0))
+@option("-o --output METHODS.json", "Write what was measured.", type=FILE)
+@options.graph_options
+@options.compute_options
+@options.json_option
+@with_flags
+def methods(
+    compare: str | None,
+    model: str | None,
+    flags: Flags,
+    sizes: str | None,
+    exact: int | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """List the registered methods; with --compare tell what each is worth on a task.
+
+    All see the same prompts. Circuits of their strongest edges are measured on others that are held
+    out (CPR by score, more is better; CMD by |score|, less is better; always look at both, as
+    faithfulness above 1 raises CPR), their scores are held against exact effects of the edges that
+    any of them ranks high and of random ones, and random scores stand beside.
+    """
+    if compare is None:
+        _list(as_json)
+        return
+    from ..experiment.spec import DiscoverySpec, GraphSpec
+    from ..graphs.files.tables.methods import TABLES, write_methods
+    from ..progress import reporting
+    from ..session import open_model, open_split
+    from ..steps.claims.methods import AskedMethod, compare_methods
+
+    task = flags.task()
+    if model is None or task is None:
+        raise click.UsageError("--compare needs --model and --task, which it compares on.")
+    asked, asking = _asked(compare), _asking(flags, sizes, exact)
+    spec = DiscoverySpec.usual(**flags.only("metric", "ablation"))
+    compute = flags.compute()
+    if output is not None:
+        options.claim(output)
+    with reporting() as progress:
+        progress.say(f"loading and lifting {model}")
+        session = open_model(model, flags.over(GraphSpec()), compute, progress=progress)
+        pairs = open_split(session, task)
+        show.understood(pairs.discovery.origin)
+        every = [
+            one if isinstance(one, AskedMethod) else _scores(one, session, compute) for one in asked
+        ]
+        found = compare_methods(session, pairs, every, spec, asking, compute, progress)
+    if output is not None:
+        write_methods(output, found)
+    if as_json:
+        show.emit({**found.as_dict(), "written": output}, rows=TABLES)
+        return
+    _print(found)
+    show.written(output)
+
+
+def _list(as_json: bool) -> None:
+    """Print the registered methods."""
+    rows = [
+        {
+            "method": name,
+            "gives": "a circuit" if one.selects else "scores",
+            "engines": ", ".join(one.engines),
+            "what": one.summary,
+        }
+        for name, one in registered().items()
+    ]
+    if as_json:
+        show.emit({"methods": rows}, rows=("methods",))
+        return
+    heads = ("method", "gives", "engines", "what")
+    show.table(heads, [tuple(row.values()) for row in rows], left=range(4))
+
+
+def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign]:
+    """Read the methods that are named, and the files among them."""
+    from ..steps.claims.methods import AskedMethod
+
+    names = [one.strip() for one in text.split(",") if one.strip()]
+    if not names:
+        raise click.UsageError("--compare names no method; accepted: names with commas between.")
+    found: list[AskedMethod | CircuitFile | Foreign] = []
+    with usage():
+        for one in names:
+            is_file = one.split(":")[0] not in registered() and Path(one).expanduser().exists()
+            found.append(read_given(one) if is_file else AskedMethod.parse(one))
+    return found
+
+
+def _scores(given: CircuitFile | Foreign, session: Session, compute: ComputeSpec) -> GivenScores:
+    """Return the scores of a file, called as the file is."""
+    from ..graphs.errors import EdgewiseError
+    from ..graphs.files import CircuitFile, read_scores_of
+    from ..steps.claims.methods import GivenScores
+
+    label = Path(str(given.path)).name
+    if isinstance(given, CircuitFile):
+        return GivenScores(label, read_scores_of(given).scores)
+    made = in_model(given, session, compute, curve=True)
+    if made.scores is None:
+        raise EdgewiseError(f"{given.path} has no scores to judge; accepted: files with scores.")
+    return GivenScores(label, made.scores.scores)
+
+
+def _asking(flags: Flags, sizes: str | None, exact: int | None) -> Asking:
+    from ..steps.claims.methods import Asking
+
+    given = flags.only("top", "draw_seed")
+    if exact is not None:
+        given["drawn"] = exact
+    if sizes is not None:
+        try:
+            given["sizes"] = tuple(int(one) for one in sizes.split(","))
+        except ValueError:
+            raise click.UsageError(
+                f"--sizes is '{sizes}'; accepted: whole numbers with commas between, as in 50,200."
+            ) from None
+    return Asking(**given)
+
+
+def _print(found: MethodsFile) -> None:
+    how, task = found.comparison, found.task
+    where = "held-out pairs" if how["held_out"] else "pairs, those that methods saw"
+    show.facts(
+        ("model", found.model["name"]),
+        ("task", f"{task['name']}, {task['examples']:,} pairs"),
+        (
+            "measured",
+            f"{how['metric']}, {how['ablation']} ablation, on {how['examples']:,} {where}",
+        ),
+    )
+    for title, columns in TITLES.items():
+        _table(found.methods, columns, title)
+    sizes = [row for row in found.sizes if row["edges"] in how["sizes"]]
+    _table(sizes, ("edges", "signed", "absolute"), "faithfulness of so many strongest edges")
+    show.line()
+    for words in _read(found):
+        show.line(words)
+
+
+def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[str], title: str) -> None:
+    """Print the rows that have a value in some column, each value with its interval, if any has."""
+    heads, cells = ["method"], [[str(row["method"])] for row in rows]
+    for name in columns:
+        heads.append(name)
+        ends = [_ends(row, name) for row in rows]
+        for line, row in zip(cells, rows, strict=True):
+            line.append(_cell(name, row[name]))
+        if any(ends):
+            heads.append("95%")
+            for line, words in zip(cells, ends, strict=True):
+                line.append(words)
+    shown = [
+        line
+        for line, row in zip(cells, rows, strict=True)
+        if any(row[name] is not None for name in columns)
+    ]
+    if shown:
+        show.table(heads, shown, title=title)
+
+
+def _ends(row: Mapping[str, object], name: str) -> str:
+    """Write the ends of a column's interval; nothing where there are none."""
+    before = {"f": ""}.get(name, f"{name} ")
+    for keys in ((f"{before}low", f"{before}high"), (f"{name}_low", f"{name}_high")):
+        low, high = (row.get(key) for key in keys)
+        if isinstance(low, float) and isinstance(high, float):
+            return show.ends((low, high))
+    return ""
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    assert isinstance(value, int | float)
+    if name in ("edges", "MB"):
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if name in ("seconds", "passes") else show.ratio(float(value))
+
+
+def _read(found: MethodsFile) -> Iterator[str]:
+    """Say what the tables rest on."""
+    how, exact = found.comparison, found.comparison["asked"]
+    if how.get("undefined"):
+        yield "CPR and CMD are undefined: full model and no edge do not differ beyond chance."
+    if exact is not None:
+        yield (
+            f"Exact effects of {exact['certain'] + exact['drawn']:,} of "
+            f"{found.graph.edge_count:,} edges: the {exact['certain']:,} that a method has among "
+            f"its strongest, and {exact['drawn']:,} random ones, weighted for the rest. `rest` is "
+            f"Pearson without {exact['largest']}; `top` and `sign` are of the {exact['top']:,} "
+            f"largest effects, of which {exact['missed']:.0f} more may not have been asked."
+        )
+    yield (
+        f"`alike` is the mean Jaccard index of circuits of {how['alike_edges']} edges on resampled "
+        "prompts; passes are of the original model on the discovery's pairs, with scores on each "
+        "example where a method gives them."
+    )
+    if not how["held_out"]:
+        yield "Nothing is held out, so these figures flatter every method."

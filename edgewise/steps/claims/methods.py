@@ -1,0 +1,425 @@
+"""Methods side by side: what their circuits keep, how their scores agree with exact effects.
+
+1. Run each method on the discovery's pairs, and note its time and the memory it took.
+2. Measure circuits of its strongest edges on held-out pairs: the curve of the Mechanistic
+   Interpretability Benchmark with its areas, and a few fixed sizes.
+3. Ask exact questions about the edges that any method ranks high and about some drawn at random,
+   on the discovery's pairs, and compare each method's scores with the answers.
+4. Resample the prompts of its scores on each example: how alike are the circuits?
+
+Scores drawn at random stand beside: what the areas are where nothing was found.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ...discovery.evaluation import measured_together
+from ...discovery.meaning import Meaningless
+from ...discovery.measures.agreement import Agreement, AskedEdges, agreement
+from ...discovery.measures.curve import CURVE_SHARES, Curve, curve
+from ...discovery.registry import Discovery, Method, get_method
+from ...discovery.uncertainty.bootstrap import UNDEFINED, Estimate, faithfulness_estimate
+from ...discovery.uncertainty.stability import EdgeRule, stability
+from ...experiment.spec import ComputeSpec, DiscoverySpec
+from ...graphs.calls.typed import typed
+from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError, GraphMismatch, within_memory
+from ...graphs.example_scores import clusters_of
+from ...graphs.files.tables.methods import (
+    AskedBlock,
+    MethodRow,
+    MethodsBlock,
+    MethodsFile,
+    SizeRow,
+)
+from ...graphs.scores import Scores
+from ...patching.prompts.pairs import PromptPairs
+from ...patching.prompts.splits import PromptSplit
+from ...progress import SILENT, Progress, named
+from ...session import Session, make_runner
+from ..discover import held_out_runner
+from ..found.blocks import circumstances, forward_seconds, now, task_block
+from .peak import PeakMemory
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
+
+RANDOM = "random"
+"""What the row of random scores is called."""
+
+SIZES, DRAWN, TOP = (50, 200, 1000), 300, 100
+ALIKE = 200
+"""Of circuits of how many edges it is told how alike they are."""
+
+
+@typed
+@dataclass(frozen=True)
+class AskedMethod:
+    """A method with options, written as `eap-ig:steps=10`.
+
+    >>> AskedMethod.parse("eap-ig:steps=10").options
+    {'steps': 10, 'midpoint': False}
+    """
+
+    label: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def parse(text: str) -> AskedMethod:
+        """Read what is typed; an EdgewiseError says which methods or options there are."""
+        name, *given = text.strip().split(":")
+        method, options = get_method(name), {}
+        for one in given:
+            key, equals, value = one.partition("=")
+            if not equals:
+                raise EdgewiseError(
+                    f"'{one}' of '{text}' is no option; accepted: NAME=VALUE, with NAME one of "
+                    f"{', '.join(method.options) or '(none: the method has no options)'}."
+                )
+            options[key] = _value(method, key, value)
+        return AskedMethod(text.strip(), name, method.check(options) if options else {})
+
+    @property
+    def chosen(self) -> Method:
+        """Return the registered method."""
+        return get_method(self.method)
+
+
+@typed
+@dataclass(frozen=True, eq=False)
+class GivenScores:
+    """Scores that are there already, such as another tool's, judged as a method's are."""
+
+    label: str
+    scores: Scores
+
+
+def _value(method: Method, key: str, text: str) -> object:
+    """Return an option's value as its type; what cannot be read is left to `check`."""
+    kind = method.options[key].type if key in method.options else str
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+@typed
+@dataclass(frozen=True)
+class Asking:
+    """What is measured of each method.
+
+    `sizes`: of how many strongest edges; default: of `SIZES` those that the graph has. `drawn`:
+    about how many random edges exact questions are asked, beside each method's `top` strongest;
+    0: none at all. `draw_seed`: which these are.
+    """
+
+    sizes: tuple[int, ...] | None = None
+    drawn: int = DRAWN
+    top: int = TOP
+    draw_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a method found, at what cost: seconds, and bytes above what stood before."""
+
+    label: str
+    scores: Scores
+    circuit: Circuit | None = None
+    seconds: float | None = None
+    peak: int | None = None
+    alike: float | None = None
+
+
+@typed
+@within_memory()
+def compare_methods(
+    session: Session,
+    pairs: PromptPairs | PromptSplit,
+    methods: Sequence[AskedMethod | GivenScores],
+    spec: DiscoverySpec | None = None,
+    asking: Asking | None = None,
+    compute: ComputeSpec | None = None,
+    progress: Progress | None = None,
+) -> MethodsFile:
+    """Run methods on the same pairs, and tell what each is worth; see the module.
+
+    Args:
+        pairs: those that methods see, with others that are held out, as `open_split` gives them.
+        methods: which, each once; and scores that are there, which must be of every edge.
+        spec: by which metric and ablation; its method does not count.
+        asking: what is measured of each.
+
+    Raises:
+        EdgewiseError: two are called alike; a method cannot take the metric; a size is larger than
+            the graph.
+        GraphMismatch: given scores are not of the model's graph.
+    """
+    asking, report = asking or Asking(), progress or SILENT
+    total = session.graph.edge_count
+    usual = tuple(size for size in SIZES if size <= total)
+    asking = replace(asking, sizes=usual if asking.sizes is None else asking.sizes)
+    parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
+    _check(session, methods, asking)
+    spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
+
+    def runner_of() -> Runner:
+        return make_runner(
+            session, parted.discovery, metric=spec.metric, ablation=spec.ablation,
+            batch_size=compute.batch_size, engine=compute.engine,
+        )  # fmt: skip
+
+    runner = runner_of()
+    for asked in methods:
+        if isinstance(asked, AskedMethod):
+            asked.chosen.engine(runner)
+            asked.chosen.check_metric(runner.metric)
+    session.certify(parted.discovery)
+    found = [
+        _Found(one.label, one.scores)
+        if isinstance(one, GivenScores)
+        else _run(session, one, runner_of(), named(report, one.label))
+        for one in methods
+    ]
+    drawn = np.random.default_rng(asking.draw_seed).uniform(-1, 1, runner.graph.reads.shape)
+    random = Scores(runner.graph, np.where(runner.graph.reads, drawn, np.nan))
+    found.append(_Found(RANDOM, random))
+    tester = runner if parted.test is None else held_out_runner(session, parted, runner)
+    exact = _exact(runner, found, asking, report)
+    forward = forward_seconds(session, runner, progress)
+    rows, sizes, undefined = list[MethodRow](), list[SizeRow](), False
+    for one in found:
+        told = named(report, f"circuits of {one.label}")
+        areas = None if one.circuit is not None else curve(tester, one.scores, CURVE_SHARES, told)
+        undefined = undefined or (areas is not None and areas.undefined)
+        own = None if exact is None or one.circuit is not None else exact.agreement(one.scores)
+        rows.append(_row(one, tester, areas, own, forward))
+        if areas is not None:
+            sizes += [*_curve_rows(one.label, areas), *_sizes(one, tester, asking.sizes or ())]
+    around = circumstances(session, runner, runner.engine)
+    how = MethodsBlock(
+        metric=runner.metric.name, ablation=runner.ablation.name,
+        held_out=parted.test is not None, examples=len(tester.pairs),
+        asked=None if exact is None else exact.block(), alike_edges=ALIKE,
+        sizes=list(asking.sizes or ()), undefined=undefined,
+    )  # fmt: skip
+    more = {key: around[key] for key in ("dtype", "device")}
+    return MethodsFile(
+        runner.graph, session.model_block, task_block(parted),
+        cast("MethodsBlock", {**how, **more}), rows, sizes,
+    )  # fmt: skip
+
+
+def _check(session: Session, methods: Sequence[AskedMethod | GivenScores], asking: Asking) -> None:
+    names = [one.label for one in methods]
+    if not names or len({*names, RANDOM}) <= len(names):
+        raise EdgewiseError(
+            f"the methods {', '.join(names) or '(none)'} cannot be compared; accepted: one or "
+            f"more, each once ('{RANDOM}' stands beside them anyway)."
+        )
+    for one in methods:
+        if isinstance(one, GivenScores):
+            graph, values = session.graph, one.scores.values
+            if unequal := "; ".join(one.scores.graph.differences(graph)):
+                raise GraphMismatch(
+                    f"the scores '{one.label}' are not of the model's graph: they differ in "
+                    f"{unequal} (scores and model)."
+                )
+            if lacking := int(np.isnan(values[graph.reads]).sum()):
+                raise EdgewiseError(
+                    f"the scores '{one.label}' lack {lacking:,} of {graph.edge_count:,} edges; "
+                    "accepted: scores of all."
+                )
+    total = session.graph.edge_count
+    if wrong := [size for size in asking.sizes or () if not 1 <= size <= total]:
+        raise EdgewiseError(
+            f"a circuit of {wrong[0]:,} edges is asked for; accepted: 1 to {total:,}."
+        )
+    if asking.drawn < 0 or asking.top < 1:
+        raise EdgewiseError(
+            f"{asking.drawn} edges are drawn and {asking.top} asked of each method; accepted: "
+            "whole numbers from 0 up and from 1 up."
+        )
+
+
+def _run(session: Session, asked: AskedMethod, runner: Runner, progress: Progress) -> _Found:
+    """Run one method on prompts whose own runs it makes itself; score each example if it can."""
+    method, options = asked.chosen, dict(asked.options)
+    with warnings.catch_warnings(), PeakMemory(session.device) as memory:
+        warnings.simplefilter("ignore", Meaningless)
+        begun = now(session)
+        found: Discovery = method(runner, progress, per_example=method.by_example, **options)
+        seconds = now(session) - begun
+    alike = None
+    if found.examples is not None:
+        size = min(ALIKE, runner.graph.edge_count)
+        alike = stability(found.examples, EdgeRule(absolute=True, size=size)).likeness.between
+    circuit = found.circuit if method.selects else None
+    return _Found(asked.label, found.scores, circuit, seconds, memory.bytes, alike)
+
+
+@dataclass(frozen=True, eq=False)
+class _Exact:
+    """Exact effects of some edges, float64 [ports, senders], NaN of the others."""
+
+    asked: AskedEdges
+    effects: Scores
+    top: int
+    draw_seed: int
+    seconds: float
+
+    def agreement(self, scores: Scores) -> Agreement:
+        return agreement(scores, self.effects, self.asked, self.top)
+
+    def block(self) -> AskedBlock:
+        values = np.where(self.asked.every, np.abs(self.effects.values), -1)
+        place = np.unravel_index(int(values.argmax()), values.shape)
+        return AskedBlock(
+            certain=int(self.asked.certain.sum()), drawn=int(self.asked.drawn.sum()),
+            draw_seed=self.draw_seed, top=self.top,
+            missed=self.agreement(self.effects).missed, seconds=self.seconds,
+            largest=str(self.asked.graph.edge_at(int(place[0]), int(place[1]))),
+        )  # fmt: skip
+
+
+def _exact(
+    runner: Runner, found: Sequence[_Found], asking: Asking, progress: Progress
+) -> _Exact | None:
+    """Ask about the strongest edges of every method that scores all, and about random ones."""
+    from ...discovery.measures.leaving_out import single_questions
+    from ...patching.incremental.search import make_search
+
+    graph, begun = runner.graph, time.perf_counter()
+    every = [one for one in found if one.circuit is None and one.label != RANDOM]
+    if not asking.drawn or not every:
+        return None
+    certain = np.zeros(graph.reads.shape, dtype=bool)
+    for one in every:
+        certain |= one.scores.top(min(asking.top, graph.edge_count)).kept
+    asked = AskedEdges.of(graph, certain, asking.drawn, asking.draw_seed)
+    search, values, done = make_search(runner), np.full(graph.reads.shape, np.nan), 0
+    loss, total = search.loss.value(), int(asked.every.sum())
+    for row, senders, single in single_questions(search, graph, asked.every, at_once=32):
+        values[row, senders] = search.ask((row,), single).values() - loss
+        done += len(senders)
+        progress(done, total, "exact questions asked")
+    values = np.where(asked.every & np.isnan(values), 0.0, values)  # edges with no way to logits
+    seconds = time.perf_counter() - begun
+    return _Exact(asked, Scores(graph, values), asking.top, asking.draw_seed, seconds)
+
+
+def _curve_rows(label: str, found: Curve) -> list[SizeRow]:
+    """Return what a curve has measured."""
+    rows = []
+    for i, edges in enumerate(found.sizes):
+        values = (found.faithfulness[i], found.faithfulness_absolute[i])
+        ends = [
+            found.interval(name, i) or (None, None)
+            for name in ("faithfulness", "faithfulness_absolute")
+        ]
+        signed, absolute = (None, None) if found.undefined else values
+        rows.append(
+            SizeRow(
+                method=label,
+                edges=edges,
+                signed=signed,
+                signed_low=ends[0][0],
+                signed_high=ends[0][1],
+                absolute=absolute,
+                absolute_low=ends[1][0],
+                absolute_high=ends[1][1],
+            )
+        )
+    return rows
+
+
+def _sizes(found: _Found, tester: Runner, sizes: Sequence[int]) -> list[SizeRow]:
+    """Measure the strongest edges on held-out pairs, by score and by |score|."""
+    tops = [found.scores.top(size, absolute=how) for size in sizes for how in (False, True)]
+    every = _estimates(tester, tops)
+    rows = []
+    for i, size in enumerate(sizes):
+        (a, low, high), (b, least, most) = (_plain(one) for one in every[2 * i : 2 * i + 2])
+        rows.append(
+            SizeRow(
+                method=found.label,
+                edges=size,
+                signed=a,
+                signed_low=low,
+                signed_high=high,
+                absolute=b,
+                absolute_low=least,
+                absolute_high=most,
+            )
+        )
+    return rows
+
+
+def _estimates(tester: Runner, circuits: Sequence[Circuit]) -> list[Estimate]:
+    graph, clusters = tester.graph, clusters_of(tester.pairs.groups)
+    every = [Circuit.full(graph), Circuit.empty(graph), *circuits]
+    full, empty, *each = measured_together(tester, every, None, "")
+    return [faithfulness_estimate(full, one, empty, clusters, tester.floor) for one in each]
+
+
+def _row(
+    found: _Found,
+    tester: Runner,
+    areas: Curve | None,
+    exact: Agreement | None,
+    forward: float,
+) -> MethodRow:
+    own = UNDEFINED if found.circuit is None else _estimates(tester, [found.circuit])[0]
+    rest, spearman = (
+        _plain(one) for one in ((exact.rest, exact.spearman) if exact else (UNDEFINED,) * 2)
+    )  # fmt: skip
+    cpr, cmd = (_area(areas, name) for name in ("cpr", "cmd"))
+    f, low, high = _plain(own)
+    pearson = None if exact is None else _number(exact.pearson.value)
+    return MethodRow(
+        {
+            "method": found.label,
+            "CPR": cpr[0], "CPR low": cpr[1], "CPR high": cpr[2],
+            "CMD": cmd[0], "CMD low": cmd[1], "CMD high": cmd[2],
+            "Pearson": pearson,
+            "rest": rest[0], "rest low": rest[1], "rest high": rest[2],
+            "Spearman": spearman[0], "Spearman low": spearman[1], "Spearman high": spearman[2],
+            "top": None if exact is None else exact.overlap,
+            "sign": None if exact is None else exact.sign,
+            "alike": found.alike,
+            "passes": None if found.seconds is None else found.seconds / forward,
+            "seconds": found.seconds,
+            "MB": None if found.peak is None else found.peak / 1e6,
+            "edges": None if found.circuit is None else len(found.circuit),
+            "f": f, "low": low, "high": high,
+        }
+    )  # fmt: skip
+
+
+Ends = tuple[float | None, float | None, float | None]
+
+
+def _area(found: Curve | None, name: str) -> Ends:
+    """Return an area with the ends of its interval; nothing where the ratios mean nothing."""
+    if found is None or found.undefined:
+        return None, None, None
+    return getattr(found, name), *(found.interval(name) or (None, None))
+
+
+def _plain(found: Estimate) -> Ends:
+    return _number(found.value), _number(found.low), _number(found.high)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
