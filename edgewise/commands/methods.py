@@ -35,8 +35,10 @@ TITLES = {
 @click.command(short_help="List methods, or compare what they are worth on a task.")
 @option(
     "--compare NAMES",
-    lambda: f"Methods to compare, with commas between; options: {scoring_method().name}:steps=10. "
-    "A file with scores of all edges, which may be another tool's, is judged as a method is.",
+    lambda: (
+        f"Methods to compare, with commas between; options: {scoring_method().name}:steps=10. "
+        "A file with scores of all edges, which may be another tool's, is judged as a method is."
+    ),
 )
 @option("--model MODEL", "[--compare] The model.", type=FILE)
 @options.task_options(required=False, test=True)

@@ -34,7 +34,7 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, within_memory
 from ...graphs.example_scores import clusters_of
 from ...graphs.files.tables.methods import (
-    AskedBlock,
+    QuestionsBlock,
     MethodRow,
     MethodsBlock,
     MethodsFile,
@@ -282,10 +282,10 @@ class _Exact:
     def agreement(self, scores: Scores) -> Agreement:
         return agreement(scores, self.effects, self.asked, self.top)
 
-    def block(self) -> AskedBlock:
+    def block(self) -> QuestionsBlock:
         values = np.where(self.asked.every, np.abs(self.effects.values), -1)
         place = np.unravel_index(int(values.argmax()), values.shape)
-        return AskedBlock(
+        return QuestionsBlock(
             certain=int(self.asked.certain.sum()), drawn=int(self.asked.drawn.sum()),
             draw_seed=self.draw_seed, top=self.top,
             missed=self.agreement(self.effects).missed, seconds=self.seconds,

@@ -76,7 +76,7 @@ class SizeRow(TypedDict):
     absolute_high: float | None
 
 
-class AskedBlock(TypedDict):
+class QuestionsBlock(TypedDict):
     """Exact effects that were asked: `certain` of the methods' strongest edges, others `drawn`.
 
     `top`: of how many edges of largest effect `top` and `sign` are shares; `missed`: how many edges
@@ -102,7 +102,7 @@ class MethodsBlock(TypedDict):
     ablation: str
     held_out: bool
     examples: int
-    asked: AskedBlock | None
+    asked: QuestionsBlock | None
     alike_edges: int
     sizes: list[int]
     undefined: NotRequired[bool]
