@@ -34,10 +34,10 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError, GraphMismatch, within_memory
 from ...graphs.example_scores import clusters_of
 from ...graphs.files.tables.methods import (
-    QuestionsBlock,
     MethodRow,
     MethodsBlock,
     MethodsFile,
+    QuestionsBlock,
     SizeRow,
 )
 from ...graphs.scores import Scores
