@@ -175,6 +175,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "signed": st.booleans(),
         "connected": st.booleans(),
         "stable": SHARES,
+        "greedy": st.booleans(),
     },
     DiscoverySpec: {
         "method": st.sampled_from(sorted(methods())),

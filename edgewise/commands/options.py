@@ -100,6 +100,11 @@ selection_options = all_of(
         "Count and keep only edges on ways of kept edges from the embedding to the logits.",
     ),
     option(
+        "--greedy",
+        "With --top: edges join one by one, from the logits back; each has to lead there when it "
+        "joins.",
+    ),
+    option(
         "--stable S",
         "Of the edges kept, leave out those that less than a share S of 1,000 resamples of the "
         "prompts keep too, such as 0.9.",

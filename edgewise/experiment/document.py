@@ -31,6 +31,7 @@
     target = 0.9                      # which edges to keep: this, or faithfulness, top, above
     signed = true                     # largest score; false: largest absolute score
     connected = true                  # count only edges on ways from the embedding to the logits
+    greedy = false                    # with top: edges join one by one, from the logits back
     stable = 0.9                      # of these, only edges that resampled prompts keep too
     per_example = true                # write the scores on each example too
 

@@ -218,10 +218,11 @@ class Selection(Part):
         signed: by the scores themselves, not |score|: edges that work against the task come last.
         connected: only edges on ways of kept edges from the embedding to the logits count.
         stable: of these, only edges that so large a share of resamples of the prompts keep too.
+        greedy: with `top`, edges join one by one from the logits back, so that each leads there.
 
     Raises:
-        EdgewiseError: two ways are given, or `signed`, `connected` or `stable` alone, or a value
-            makes no sense.
+        EdgewiseError: two ways are given, or `signed`, `connected`, `stable` or `greedy` alone, or
+            `greedy` with another way than `top` or with `stable`, or a value makes no sense.
     """
 
     top: Count | None = None
@@ -231,6 +232,7 @@ class Selection(Part):
     signed: Flag = False
     connected: Flag = False
     stable: UpToOne | None = None
+    greedy: Flag = False
 
     @staticmethod
     def usual() -> Selection:
@@ -240,7 +242,8 @@ class Selection(Part):
     @staticmethod
     def ways() -> list[str]:
         """List the fields of which one says how many edges are kept; the others say in what way."""
-        return [name for name in Selection.names() if name not in ("signed", "connected", "stable")]
+        manners = ("signed", "connected", "stable", "greedy")
+        return [name for name in Selection.names() if name not in manners]
 
     @property
     def resamples(self) -> bool:
@@ -262,6 +265,7 @@ class Selection(Part):
                 "signed": "which scores count as large",
                 "connected": "which edges count",
                 "stable": "which edges are left out again",
+                "greedy": "in which order edges join",
             }
             raise refused(
                 f"{manner} says {does[manner]}, but nothing says how many edges to keep; accepted: "
@@ -270,6 +274,12 @@ class Selection(Part):
         if len(given) > 1:
             raise refused(
                 f"{' and '.join(given)} are given together; accepted: one way to select edges."
+            )
+        others = [key for key in (*given, "stable") if key in self.as_dict() and key != "top"]
+        if self.greedy and others:
+            raise refused(
+                f"greedy and {others[0]} are given together; accepted: greedy with top, and with "
+                "signed or connected beside it."
             )
         return self
 
@@ -286,6 +296,8 @@ class Selection(Part):
         where = " on ways from embed to logits" if self.connected else ""
         few = "fewest edges of largest score" if self.signed else "fewest strongest edges"
         steady = "" if self.stable is None else f", of these those of stability {self.stable:g} up"
+        if self.top is not None and self.greedy:
+            return f"{self.top:,} edges, each the one of largest {kind} that leads to logits{where}"
         if self.top is not None:
             return f"the {self.top:,} edges of largest {kind}{where}{steady}"
         if self.above is not None:

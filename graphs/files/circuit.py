@@ -177,6 +177,7 @@ class DiscoveryBlock(TypedDict):
     signed: NotRequired[bool | None]
     connected: NotRequired[bool | None]
     stable: NotRequired[float | None]
+    greedy: NotRequired[bool | None]
     fitted: NotRequired[FittedBlock | None]
     order: NotRequired[str | None]
     batch_size: NotRequired[int | None]

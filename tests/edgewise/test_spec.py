@@ -12,7 +12,7 @@ import pytest
 from edgewise.discovery.registry import methods
 from edgewise.experiment.document import parse_spec, read_spec
 from edgewise.experiment.spec import DiscoverySpec, Experiment, ModelSpec, Selection
-from edgewise.graphs.errors import SpecError
+from edgewise.graphs.errors import EdgewiseError, SpecError
 
 WHOLE: dict[str, dict[str, Any]] = {
     "models": {"source": '"smollm2-135m"'},
@@ -348,3 +348,31 @@ def test_what_is_not_said_is_the_usual_way(text: str) -> None:
     said = "top" in text
     assert found == DiscoverySpec.usual(**({"select": Selection(top=500)} if said else {}))
     assert found.select == (Selection(top=500) if said else Selection.usual())
+
+
+# -- greedy selection ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "greedy says in which order edges join, but nothing says how many edges to keep"),
+        ({"above": 0.1}, "greedy and above are given together; accepted: greedy with top, and wi"),
+        ({"target": 0.9}, "greedy and target are given together"),
+        ({"faithfulness": 0.9}, "greedy and faithfulness are given together"),
+        ({"top": 9, "stable": 0.9}, "greedy and stable are given together"),
+    ],
+)
+def test_greedy_is_for_a_number_of_edges(fields: dict[str, float], words: str) -> None:
+    with pytest.raises(EdgewiseError, match=words):
+        Selection.of(greedy=True, **fields)
+
+
+def test_greedy_in_words_and_in_a_file() -> None:
+    select = Selection(top=9, signed=True, greedy=True, connected=True)
+    assert str(select) == (
+        "9 edges, each the one of largest score that leads to logits on ways from embed to logits"
+    )
+    spec = parse_spec(toml(discovery={"greedy": "true"}))
+    assert spec.discovery.select == Selection(top=500, greedy=True)
+    assert spec.discovery.block["greedy"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.files.stability import EXAMPLES, GROUPS, EdgeStability
 from ...graphs.files.stability import KEY as STABILITY
+from ...graphs.greedy import greedy
 from ...progress import Progress
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def chosen_circuit(
         return Selected(found.circuit), None, doubts
     kept, tied = selected(runner, found, select, progress, resampled=True), None
     if select.as_dict():
-        if select.above is None and not select.connected and select.stable is None:
+        cut = select.above is None and not (select.connected or select.greedy)
+        if cut and select.stable is None:
             tied = ties(found.scores, kept.circuit, absolute=not kept.by_score(select))
         signed = kept.by_score(select)
         doubts += doubts_of_selection(found.scores, kept.circuit, tied, signed=signed)
@@ -83,6 +86,8 @@ def selected(
     """
     kept = _selected(runner, found, select, progress)
     if not select.as_dict() or not (resampled or select.stable is not None):
+        return kept
+    if select.greedy:  # what joins depends on what has; resamples are cut by score alone
         return kept
     if found.examples is None:
         if select.stable is None:
@@ -110,7 +115,8 @@ def _selected(
     how = {"absolute": not select.signed, "connected": select.connected}
     scores = found.scores
     if select.top is not None:
-        return Selected(scores.top(select.top, **how))
+        choose = partial(greedy, scores) if select.greedy else scores.top
+        return Selected(choose(select.top, **how))
     if select.above is not None:
         circuit = scores.above(select.above, absolute=not select.signed)
         return Selected(circuit.prune_dangling() if select.connected else circuit)

@@ -72,13 +72,14 @@ def stable_part(file: CircuitFile, least: float) -> CircuitFile:
 def selection_rule(file: CircuitFile, examples: ExampleScores) -> EdgeRule | None:
     """Return by which rule a file's circuit was selected of scores, None where that is not known.
 
-    It is not where a method keeps edges by itself, nothing was selected, or edges on no way or not
-    stable were left out already, of which the circuit does not tell how many there were.
+    It is not where a method keeps edges by itself, nothing was selected, edges joined greedily, or
+    edges on no way or not stable were left out already, of which the circuit does not tell how many
+    there were.
     """
     block: Mapping[str, object] = file.discovery
     spec = DiscoverySpec.of_circuit(file)
     select, fitted = spec.select, block.get("fitted")
-    if spec.chosen.selects or not select.as_dict() or select.stable is not None:
+    if spec.chosen.selects or not select.as_dict() or select.stable is not None or select.greedy:
         return None
     signed = bool(fitted["signed"]) if isinstance(fitted, Mapping) else select.signed
     how = {"absolute": not signed, "connected": select.connected}
