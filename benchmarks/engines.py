@@ -46,15 +46,20 @@ def subject(name: str, device: str) -> Any:
 
         return GPT2LMHeadModel(GPT2Config()).eval().to(device)
     if name in LLAMAS:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        config = LlamaConfig(vocab_size=128256, **LLAMAS[name])
-        with torch.device(device):
-            torch.set_default_dtype(torch.bfloat16)
-            model = LlamaForCausalLM(config).eval()
-            torch.set_default_dtype(torch.float32)
-        return model
+        return random_weights({"vocab_size": 128256, **LLAMAS[name]}, device, torch.bfloat16)
     return load(name, device=device).model
+
+
+def random_weights(config: dict[str, Any], device: str, dtype: torch.dtype) -> Any:
+    """Return a Llama of random weights, made where it is to lie."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model = LlamaForCausalLM(LlamaConfig(**config)).eval()
+        torch.set_default_dtype(torch.float32)
+    return model
 
 
 def drawn_pairs(number: int, length: int, vocabulary: int) -> PromptPairs:

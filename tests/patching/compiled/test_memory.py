@@ -32,6 +32,11 @@ from tests.engine import tiny_model, tiny_pairs
 FAMILIES = ["gpt2", "gemma2", "mixtral", "gemma4-e"]
 
 
+def device() -> str:
+    """Return where JAX computes here, as torch calls it."""
+    return "cpu" if jax.default_backend() == "cpu" else "cuda"
+
+
 def shared_bytes(model: torch.nn.Module, arrays: Any) -> tuple[int, int]:
     """Count the bytes of arrays that lie in a model's memory, and of those that do not."""
     tensors = [*model.parameters(), *model.buffers()]
@@ -46,10 +51,10 @@ def shared_bytes(model: torch.nn.Module, arrays: Any) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_weights_laid_side_by_side_stand_once(name: str) -> None:
-    model, other = (tiny_model(name, dtype=torch.float32) for _ in range(2))
+    model, other = (tiny_model(name, dtype=torch.float32).to(device()) for _ in range(2))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     own, names = weights_sha256(model), [key for key, _ in model.named_parameters()]
-    lay_side_by_side(model, "cpu")
+    lay_side_by_side(model, device())
     assert weights_sha256(model) == own and [key for key, _ in model.named_parameters()] == names
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]) and value.is_contiguous()
@@ -62,12 +67,12 @@ def test_weights_laid_side_by_side_stand_once(name: str) -> None:
     ]
     found, expected = (attribute(run, [0.5]).values for run in runs)
     assert np.allclose(
-        found, expected, rtol=0, atol=1e-6 * np.nanmax(abs(expected)), equal_nan=True
+        found, expected, rtol=0, atol=1e-5 * np.nanmax(abs(expected)), equal_nan=True
     )
 
 
 def test_a_model_that_is_handed_in_is_copied_and_never_altered() -> None:
-    model = tiny_model("llama", dtype=torch.float32)
+    model = tiny_model("llama", dtype=torch.float32).to(device())
     places = [x.data_ptr() for x in model.parameters()]
     _, copied = shared_bytes(model, compiled(describe(model)).weights.layers)
     assert copied > sum(x.nbytes for x in model.model.layers.parameters()) / 2
