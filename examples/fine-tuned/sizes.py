@@ -3,7 +3,7 @@
     python examples/fine-tuned/sizes.py fine-tuned [sizes] [ioi] [alike]
 FINE-TUNED is the folder of the README's experiment. `sizes`: each model's strongest edges by its
 own scores, on its held-out pairs (20 processor minutes); `ioi`: circuits for another task (15);
-`alike`: 8 discoveries on 64 new pairs each, in either model (20).
+`alike`: 8 discoveries on 32 new pairs each, in either model (10).
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgewise import CircuitDiff, Selection, open_model, open_split, read_scores
+from edgewise import Selection, open_model, open_split, read_scores
 from edgewise.discovery.evaluation import evaluate_by
 from edgewise.graphs.circuit import Circuit
 from edgewise.patching.metrics.functions import as_metric
@@ -82,6 +82,11 @@ def ioi():
     measure(session, split.test, tuned, circuits)
 
 
+def jaccard(a, b):
+    """Return shared edges over edges of either."""
+    return len(a & b) / len(a | b)
+
+
 def alike():
     """Repeat the discovery on new pairs; compare two circuits of a model, and one of each."""
     found = {}
@@ -89,16 +94,16 @@ def alike():
         session = open_model(source)
         found[name] = []
         for seed in range(first, first + 8):
-            pairs = open_split(session, "entity-tracking", examples=64, seed=seed, test=0)
+            pairs = open_split(session, "entity-tracking", examples=32, seed=seed, test=0)
             found[name].append(scores_of(session, pairs.discovery))
-    print("\nmean Jaccard index (least to most) of circuits on 8 x 64 pairs:")
+    print("\nmean Jaccard index (least to most) of circuits on 8 x 32 pairs:")
     for size, how in product((50, 200, 1000, 4000), ("absolute", "signed")):
         base, tuned = (
             [scores.top(size, absolute=how == "absolute") for scores in found[name]]
             for name in SOURCES
         )
-        both = [CircuitDiff(*pair).edges.jaccard for pair in product(base, tuned)]
-        own = [[CircuitDiff(*x).edges.jaccard for x in combinations(y, 2)] for y in (base, tuned)]
+        both = [jaccard(*pair) for pair in product(base, tuned)]
+        own = [[jaccard(*x) for x in combinations(y, 2)] for y in (base, tuned)]
         told = (f"{np.mean(x):.2f} ({min(x):.2f}-{max(x):.2f})" for x in (*own, both))
         print(f"{how:8} {size:5,}  two of base {{}}, of tuned {{}}, one of each {{}}".format(*told))
         if (how, size) == ("signed", 200):
