@@ -27,8 +27,8 @@ ORDER = {
     ),
     "edgewise.graphs": ("files", "lift", "load"),
     "edgewise.patching": (
-        "prompts", "tasks", "metrics", "trace", "ablations", "run", "paths", "gradients",
-        "incremental", "heads", "transplant",
+        "prompts", "tasks", "metrics", "trace", "ablations", "run", "paths",
+        "incremental", "gradients", "heads", "transplant",
     ),
     "edgewise.visualize": ("style", "scene", "svg", "layout", "compose", "draw", "charts"),
 }  # fmt: skip

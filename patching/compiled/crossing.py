@@ -21,7 +21,7 @@ import torch
 from jax import Array
 from torch import Tensor
 
-from .parts.sharing import Cut, as_cut, in_one
+from .parts.sharing import CutOut, as_cut, in_one
 
 FAR = 1 << 30
 """A window, or a chunk of positions, that no prompt fills: a layer without one has this."""
@@ -131,7 +131,7 @@ def crossed(tree: Any, wide: torch.dtype, device: Any, *, stacks: bool = False) 
         if found is None:
             return to_array(x, device)
         whole, cut = found
-        return Cut(to_array(whole, device), cut)
+        return CutOut(to_array(whole, device), cut)
 
     return jax.tree_util.tree_map(cross, tree, is_leaf=lambda x: isinstance(x, Tensor))
 

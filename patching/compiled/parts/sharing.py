@@ -36,7 +36,7 @@ class Slices(NamedTuple):
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
-class Cut:
+class CutOut:
     """Layers' tensors as what is cut out of a whole, [layers, …]."""
 
     whole: Array
@@ -47,7 +47,7 @@ class Cut:
         return (self.whole,), self.slices
 
     @classmethod
-    def tree_unflatten(cls, slices: Slices, arrays: Sequence[Array]) -> Cut:
+    def tree_unflatten(cls, slices: Slices, arrays: Sequence[Array]) -> CutOut:
         """Put together what `tree_flatten` gave."""
         return cls(arrays[0], slices)
 
@@ -63,7 +63,9 @@ class Cut:
 def whole(tree: Any) -> Any:
     """Return a tree of one layer's values with all that is cut out as arrays."""
     return jax.tree_util.tree_map(
-        lambda x: x.own if isinstance(x, Cut) else x, tree, is_leaf=lambda x: isinstance(x, Cut)
+        lambda x: x.own if isinstance(x, CutOut) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, CutOut),
     )
 
 
