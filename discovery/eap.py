@@ -8,6 +8,10 @@
 3. Score each edge by Σ (a_u − o_u) · ∂loss/∂x_p: the change of the loss, to first order, if the
    edge alone were ablated. Positive means the edge helps.
 
+`conductance` (Wu et al. 2026) takes in place of a_u − o_u what u's writing changes by on each piece
+of the same way, and the gradient in the middle of the piece: the scores into `logits` add up to the
+change of the loss.
+
 Under `zero` ablation the first point of EAP-IG is an embedding of 0, where an RMSNorm's slope is
 1/√eps; its gradient then drowns the others. `midpoint` avoids that point.
 
@@ -120,6 +124,30 @@ def eap_ig(
     shift = 0.5 if midpoint else 0.0
     points = [(k + shift) / steps for k in range(steps)]
     return _attributed(runner, points, gradients, per_example, progress)
+
+
+@method(
+    "conductance",
+    summary="score all edges with gradients along the way times what senders change there",
+    selects=False,
+    gradient="path",
+)
+def conductance(
+    runner: Runner,
+    *,
+    steps: Annotated[int, Option("number of pieces that the way is cut into", 1, 1000)] = 5,
+    per_example: bool = False,
+    progress: Progress | None = None,
+) -> Discovery:
+    """Score every edge with its conductance; see `patching.gradients.conductance`."""
+    from ..graphs.example_scores import ExampleScores, new_values
+    from ..patching.gradients.conductance import conductance as scored
+
+    each = new_values(runner.graph, len(runner.pairs)) if per_example else None
+    scores = scored(runner, steps, progress, each)
+    if each is None:
+        return Discovery(scores)
+    return Discovery(scores, examples=ExampleScores(runner.graph, each, runner.pairs.groups))
 
 
 def _attributed(

@@ -124,6 +124,7 @@ class ChunkScores:
         self.tokens, self.delta = chunk.moving_tokens, delta
         self.pending: list[tuple[int, Tensor]] = []
         self.past_the_stream: dict[int, Tensor] = {}  # scores of what MLPs are given past it
+        self.past_share = 1.0  # how much of what they are given there delta is of
         self.elsewhere: dict[int, Tensor] = {}  # gradients at earlier layers' streams
 
     def scores(self) -> Tensor:
@@ -169,7 +170,8 @@ class ChunkScores:
         if own.shape[-1] > width:  # what the embedding sends past the stream
             past = self._select(own[..., width:]).mean(0)
             delta = self.chunk.given_delta[layer].flatten(0, 1)[self.tokens]
-            found, row = -(past * delta).to(self.values).sum(-1), self.graph.port_index[port]
+            found = -self.past_share * (past * delta).to(self.values).sum(-1)
+            row = self.graph.port_index[port]
             self.past_the_stream[row] = found.sum()
             if self.apart is not None:
                 self.apart.add_first(row, found)
