@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -46,10 +47,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_kept_programs() -> None:
-    """Compile anew, whatever the user's cache folder holds."""
+    """Compile anew, whatever the user's cache folder holds; what is loaded once is no garbage."""
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
+    gc.collect()
+    gc.freeze()  # tracing makes much garbage, and each search for it would pass through it all
 
 
 @pytest.fixture(autouse=True)

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 
 from edgewise.graphs.circuit import Circuit
+from edgewise.graphs.errors import UnsupportedModel
 from edgewise.graphs.lift.lifted import LiftedModel
 from edgewise.patching.compiled.circuits import CompiledCircuits
 from edgewise.patching.compiled.engine import attribute as compiled
+from edgewise.patching.compiled.model import require_by_head
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
-from tests.configs import CONFIGS
-from tests.engine import ABLATIONS, fitting, tiny_lift, tiny_pairs
+from tests.configs import ALL, EVERY
+from tests.engine import ABLATIONS, UNGROUPED, fitting, random_mask, tiny_lift, tiny_pairs
 from tests.patching.test_whole_answers import spelled_pairs
 
 SCORES = 1e-4
 """How far scores may differ, in parts of the largest."""
+
+LOGITS = 1e-5
+"""How far logits may differ, in parts of the largest."""
+
+SAID = r"its node [sm]\d+ is taken whole and runs .*torch.*'torch'\.|reads? several streams .*'torch'\."
 
 
 def lift(name: str, **graph: Any) -> LiftedModel:
@@ -35,11 +43,35 @@ def assert_alike(found: np.ndarray, expected: np.ndarray, within: float = SCORES
     assert np.abs(found - expected)[there].max() <= within * largest
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_scores_of_every_configuration(name: str) -> None:
-    """Lengths differ within the batch, and some positions are left out."""
-    runner = Runner.create(lift(name), tiny_pairs(lengths=(6, 4, 5)), metric="logit_diff")
+@pytest.mark.parametrize("name", EVERY)
+def test_every_configuration_with_heads(name: str) -> None:
+    """Scores, and logits and losses of circuits; every second one has a port for each group.
+
+    Lengths differ within the batch, and some positions are left out.
+    """
+    grouped = crc32(name.encode()) % 2 == 0 and name not in UNGROUPED
+    model = lift(name, grouped_kv=grouped)
+    runner = Runner.create(model, tiny_pairs(lengths=(6, 4, 5)), metric="logit_diff")
     assert_alike(compiled(runner, [1.0]).values, attribute(runner, [1.0]).values)
+    some = Circuit(model.graph, random_mask(model.graph, 0.7, crc32(name.encode())))
+    circuits, together = [Circuit.full(model.graph), some], CompiledCircuits(runner)
+    logits = runner.logits(circuits).numpy()
+    for found, expected in zip(together.logits(circuits), logits, strict=True):
+        assert_alike(found, expected, LOGITS)
+    losses = runner.measure_each(circuits, losses=True)[0]
+    assert np.abs(together.losses(circuits) - losses).max() <= 2 * LOGITS * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in EVERY])
+def test_what_has_parts_taken_whole_is_refused_in_words(name: str) -> None:
+    """These alone: all others run."""
+    model = lift(name)
+    whole = model.spread is not None or any(
+        hasattr(part, "calls") for block in model.blocks for part in (block.attention, block.mlp)
+    )
+    assert whole
+    with pytest.raises(UnsupportedModel, match=SAID):
+        require_by_head(model)
 
 
 SOME = ("gpt2", "gemma4-e")
