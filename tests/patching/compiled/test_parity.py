@@ -32,6 +32,10 @@ SAID = r"(its node [sm]\d+ is taken whole and runs|its layers read several strea
 """What is said where only torch can run a model."""
 
 
+UNSTEADY = ("gemma4-e-mixture",)
+"""Random weights with which float32 is not enough: the model's own logits are off by 1.2e-5."""
+
+
 def lift(name: str, **graph: Any) -> LiftedModel:
     return tiny_lift(name, dtype=torch.float32, **graph)
 
@@ -51,7 +55,8 @@ def test_every_configuration_with_heads(name: str) -> None:
     Lengths differ within the batch, and some positions are left out.
     """
     grouped = crc32(name.encode()) % 2 == 0 and name not in UNGROUPED
-    model = lift(name, grouped_kv=grouped)
+    wide = torch.float64 if name in UNSTEADY else torch.float32
+    model = tiny_lift(name, dtype=wide, grouped_kv=grouped)
     pairs = tiny_pairs(lengths=(6, 4, 5))
     runner = Runner.create(model, pairs, metric="logit_diff", engine="torch")
     assert_alike(compiled(runner, [1.0]).values, attribute(runner, [1.0]).values)
