@@ -41,6 +41,7 @@ from .graphs.files.json_files import dump_document
 from .graphs.files.reading import is_there, read_json
 from .graphs.graph import ComputationGraph
 from .graphs.roles import HeadRoles
+from .patching.engines import about_engine
 from .patching.metrics.functions import as_metric
 from .patching.prompts.pair_files import SHAPE, read_pairs, write_pairs
 from .patching.prompts.pairs import Pair, PromptPairs
@@ -275,10 +276,16 @@ class _Run:
                 session, self.split, spec.discovery, spec.compute,
                 progress=named(self.progress, model.name), journal=journal,
             )  # fmt: skip
-            write_scores(path, found.scores.scores, **found.scores.about)
+            write_scores(
+                path, found.scores.scores, **found.scores.about, engine=found.scores.engine
+            )
             if (each := found.examples) is not None:
                 write_example_scores(
-                    path, each.scores, about=each.about, pairs_sha256=each.pairs_sha256
+                    path,
+                    each.scores,
+                    about=each.about,
+                    pairs_sha256=each.pairs_sha256,
+                    engine=each.engine,
                 )
             write_circuit(path, found.file)
             journal.remove()
@@ -338,7 +345,7 @@ class _Run:
                 self.session(model), self.circuit(model), (first, self.pairs), spec.evaluation,
                 report, spec.discovery.but(start=None),
             )  # fmt: skip
-            found |= claims_block(claims)
+            found |= {**claims_block(claims), "engine": about_engine(runner.runs_by)}
             self.write_evaluation({**self.evaluations(), model.name: found})
 
         parts = ("evaluation", "discovery") if spec.evaluation.control else ("evaluation",)
@@ -455,7 +462,8 @@ class _Run:
             read = read_json(found["roles"])
             rows = ((row["head"], row["scores"], row["spans"]) for row in read["heads"])
             roles = RolesInModel(tuple(HeadRoles.of(*row) for row in rows), tuple(read["notes"]))
-        return InModel(model.name, scored, repeats, cross, roles)
+        engine = self.circuit(model).measures.get("engine")
+        return InModel(model.name, scored, repeats, cross, roles, engine)
 
     def compare(self, variant: ModelSpec) -> None:
         base, spec, target = self.spec.base, self.spec, names.diff_name(self.spec.base, variant)

@@ -183,9 +183,15 @@ def _write(output: str, found: Found, sidecar: Path | None) -> None:
     from ..graphs.files import example_scores_of, write_circuit, write_example_scores, write_scores
 
     if sidecar is not None:
-        write_scores(output, found.scores.scores, **found.scores.about)
+        write_scores(output, found.scores.scores, **found.scores.about, engine=found.scores.engine)
     if (each := found.examples) is not None:
-        write_example_scores(output, each.scores, about=each.about, pairs_sha256=each.pairs_sha256)
+        write_example_scores(
+            output,
+            each.scores,
+            about=each.about,
+            pairs_sha256=each.pairs_sha256,
+            engine=each.engine,
+        )
     try:
         write_circuit(output, found.file)
     except EdgewiseError as error:

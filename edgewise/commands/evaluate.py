@@ -111,7 +111,8 @@ def evaluate(
             metric=flags["metric"], batch_size=compute.batch_size,
         )  # fmt: skip
     if output is not None:
-        write_circuit(output, with_measures(file, found.evaluation, found.held_out))
+        measured = with_measures(file, found.evaluation, found.held_out, engine=found.engine)
+        write_circuit(output, measured)
     show.note(*notes)
     ablation = flags["ablation"] or file.discovery["ablation"]
     if as_json:

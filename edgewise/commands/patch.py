@@ -40,6 +40,7 @@ def patch(
     The effect is the change of the loss: of noising, positive if the path helps.
     """
     from ..experiment.spec import GraphSpec
+    from ..patching.engines import TORCH, about_engine
     from ..patching.paths import patch_paths
     from ..progress import reporting
     from ..session import make_runner, open_model, open_task
@@ -62,6 +63,7 @@ def patch(
         numbers = ("loss_before", "loss_after", "effect")
         effects = [{"path": one.name, **{k: getattr(one, k) for k in numbers}} for one in found]
         heads = {"model": session.model_block, "task": task_block(pairs), **runner.about}
+        heads["engine"] = about_engine(TORCH)
         direction = "denoising" if denoise else "noising"
         show.emit({**heads, "direction": direction, "paths": effects}, rows=["paths"])
         return

@@ -68,6 +68,7 @@ def roles(
     """
     from ..graphs.files import RolesFile, write_roles
     from ..graphs.files.roles import dump_roles
+    from ..patching.engines import TORCH, about_engine
     from ..progress import reporting
 
     flags.task()  # a wrong one is refused before anything is loaded
@@ -75,7 +76,7 @@ def roles(
     options.claim(output, *circuits)
     with reporting() as progress:
         measured = (_measure(flags, one, every, sequences, progress) for one in subjects)
-        found = RolesFile(tuple(measured))
+        found = RolesFile(tuple(measured), {"engine": about_engine(TORCH)})
     if output is not None:
         write_roles(output, found)
     for number, one in enumerate(found.models):

@@ -8,7 +8,7 @@ steps. Prompts are made with A's tokenizer; B's, if it has one, must make the sa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from ..graphs.comparison import Comparison, NoiseFloor, RolesComparison, RolesIn
 from ..graphs.errors import EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, DiffFile, diff_files
 from ..graphs.files.reading import is_there
+from ..patching.engines import about_engine, engine_of
 from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, named
@@ -48,13 +49,17 @@ Source: TypeAlias = "str | Session | None"
 
 @dataclass(frozen=True)
 class InModel:
-    """What was found in one model, called so; None where it was not asked for."""
+    """What was found in one model, called so; None where it was not asked for.
+
+    `engine`: name and version of what computed it.
+    """
 
     name: str
     scored: ScoredModel | None = None
     repeats: Repeats | None = None
     cross: MeasuredCircuits | None = None
     roles: RolesInModel | None = None
+    engine: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,10 @@ def put_together(found: DiffFile, look: CloserLook, a: InModel, b: InModel) -> D
         cross = cross_evaluation(plan, (a.cross, b.cross), names, look.measured, look.measure)
     if a.roles is not None and b.roles is not None:
         roles = RolesComparison(a.roles, b.roles)
-    return replace(found, comparison=compared, noise_floor=floor, cross=cross, roles=roles)
+    extra = {**found.extra, **({} if a.engine is None else {"engine": dict(a.engine)})}
+    return replace(
+        found, comparison=compared, noise_floor=floor, cross=cross, roles=roles, extra=extra
+    )
 
 
 def add_function(
@@ -312,7 +320,8 @@ def _in_model(
             session, look.tested.pairs, look.scoring,
             rounded=rounded, compute=compute, progress=progress,
         )  # fmt: skip
-    return InModel(session.loaded.title, scored, repeats, cross, roles)
+    engine = about_engine(engine_of(session.engine, session.lifted))
+    return InModel(session.loaded.title, scored, repeats, cross, roles, engine)
 
 
 def _common_measure(files: tuple[CircuitFile, CircuitFile]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..graphs.calls.typed import typed
 from ..graphs.errors import DriftError, EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, ExampleScoresFile, ScoresFile
 from ..graphs.files.circuit import DiscoveryBlock
+from ..patching.engines import about_engine
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pairs import PromptPairs
 from ..patching.prompts.splits import PromptSplit
@@ -181,17 +183,23 @@ def discover(
             },
         ),
         certificate=certificate.as_dict(),
-        measures=measures(evaluation, held_out),
+        measures=measures(evaluation, held_out, engine=about_engine(runner.runs_by)),
         edge_scores=found.scores.values,
         extra={**prompt_rows(parted), **stability_block(kept, found, spec.select)},
     )
-    scores = ScoresFile(found.scores, spec.method, spec.metric, spec.ablation)
-    examples = None
-    if spec.per_example and found.examples is not None:
-        examples = ExampleScoresFile(
-            found.examples, spec.method, spec.metric, spec.ablation, pairs.sha256
-        )
+    scores, examples = _scores_of(found, spec, runner)
     return Found(file, scores, evaluation, examples, held_out)
+
+
+def _scores_of(
+    found: Discovery, spec: DiscoverySpec, runner: Runner
+) -> tuple[ScoresFile, ExampleScoresFile | None]:
+    """Return what the sidecars hold: all scores, and if asked for those on each example."""
+    engine = json.dumps(about_engine(spec.chosen.engine(runner)))
+    about, examples = (spec.method, spec.metric, spec.ablation), None
+    if spec.per_example and found.examples is not None:
+        examples = ExampleScoresFile(found.examples, *about, runner.pairs.sha256, engine)
+    return ScoresFile(found.scores, *about, engine), examples
 
 
 def _usable(journal: JournalFile | None, spec: DiscoverySpec) -> JournalFile | None:

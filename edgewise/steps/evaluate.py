@@ -22,6 +22,7 @@ from ..graphs.errors import EdgewiseError, within_memory
 from ..graphs.files import CircuitFile
 from ..graphs.names import Edge
 from ..graphs.scores import Scores
+from ..patching.engines import about_engine
 from ..patching.metrics.functions import stored_metric
 from ..patching.prompts.pairs import PromptPairs
 from ..patching.prompts.splits import PromptSplit, clean_seen_in
@@ -48,7 +49,7 @@ class Evaluated(Evaluation):
     those on pairs that were held out beside them; then `curve`, `minimality` and `random` are of
     these too. `seen`: how many of the given pairs have a clean prompt that the circuit was found
     on; None if its file does not say. `minimality`: by how much the loss rises without each kept
-    edge; up to `floor` it is rounding.
+    edge; up to `floor` it is rounding. `engine`: name and version of what ran circuits.
     """
 
     curve: Curve | None = None
@@ -60,6 +61,7 @@ class Evaluated(Evaluation):
     control: Control | None = None
     held_out: Evaluation | None = None
     seen: int | None = field(default=None, compare=False)
+    engine: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def measured_on(self) -> str:
@@ -97,6 +99,7 @@ class Evaluated(Evaluation):
             edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]
             found["minimality"] = {"useless": self.useless, "edges": edges}
         found |= {name: measured_block(one) for name, one in self.sides.items()}
+        found |= {"engine": dict(self.engine)} if self.engine else {}
         return found | {"seen": self.seen, "measured_on": self.measured_on or None}
 
     @property
@@ -185,6 +188,7 @@ def evaluate(
         floor=first.floor,
         held_out=None if tester is None else measure(tester, whole),
         seen=_seen(circuit, runner.pairs),
+        engine=about_engine(runner.runs_by),
         **claims,
     )
 

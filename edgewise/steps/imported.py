@@ -32,6 +32,7 @@ from ..graphs.files.circuit import PROMPTS, CertificateBlock, DiscoveryBlock, Mo
 from ..graphs.files.exchange import Foreign, read_foreign
 from ..graphs.graph import ComputationGraph
 from ..graphs.scores import Scores
+from ..patching.engines import about_engine
 from ..patching.prompts.pair_files import pair_rows
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, prompts_are_there
@@ -114,7 +115,9 @@ def import_circuit(
         task=NOWHERE if runner is None else task_block(runner.pairs),
         discovery=_discovery(found, select, measured, session, runner),
         certificate=certificate.as_dict(),
-        measures={} if evaluation is None else measures(evaluation),
+        measures={}
+        if evaluation is None or runner is None
+        else measures(evaluation, engine=about_engine(runner.runs_by)),
         edge_scores=None if scores is None else scores.values,
         extra={} if runner is None else {PROMPTS: pair_rows(runner.pairs)},
     )
@@ -202,7 +205,7 @@ def _discovery(
         block["dtype"] = session.loaded.dtype
     else:
         block["prompts"] = {"where": "inline", "sha256": runner.pairs.sha256}
-        block |= circumstances(session, runner)
+        block |= circumstances(session, runner, runner.runs_by)
     return cast("DiscoveryBlock", block)
 
 

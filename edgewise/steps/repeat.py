@@ -13,6 +13,7 @@ senders.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files import CircuitFile
 from ..graphs.files.atomic import write_bytes
 from ..graphs.graph import ComputationGraph
+from ..patching.engines import about_engine
 from ..patching.prompts.pairs import PromptPairs
 from ..progress import Progress, repeated
 from ..session import Session, make_runner, open_task
@@ -158,11 +160,13 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
 class Repeats:
     """What R discoveries in one model found; as a file, safetensors with a seal against changes.
 
-    `kept`: bool [R, P, S], the circuits.
+    `kept`: bool [R, P, S], the circuits. `engine`: name and version of what computed; None of a
+    file.
     """
 
     graph: ComputationGraph
     kept: np.ndarray
+    engine: Mapping[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -177,7 +181,8 @@ class Repeats:
         from safetensors.numpy import save
 
         tensors = {"kept": self.kept.astype(np.uint8)}
-        write_bytes(path, save(tensors, metadata={"sha256": self.seal}))
+        about = {} if self.engine is None else {"engine": json.dumps(self.engine)}
+        write_bytes(path, save(tensors, metadata={"sha256": self.seal, **about}))
 
     @staticmethod
     def read(path: Path, graph: ComputationGraph) -> Repeats:
@@ -214,7 +219,7 @@ def repeat_in(
         )
         report = repeated(progress, number, len(sets), "repetition")
         kept.append(once(runner, spec, report).kept)
-    return Repeats(session.graph, np.stack(kept))
+    return Repeats(session.graph, np.stack(kept), about_engine(spec.chosen.engine(runner)))
 
 
 def once(runner: Runner, spec: DiscoverySpec, progress: Progress | None = None) -> Circuit:

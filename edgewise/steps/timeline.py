@@ -138,11 +138,12 @@ def timeline(
     )
     circuits = tuple(one.file.circuit for one in found)
     line = Timeline(tuple(names), circuits, tuple(one.scores.values for one in found))
-    noted = {key: first.discovery.get(key) for key in ("order", "dtype")}
+    noted = {key: first.discovery.get(key) for key in ("order", "dtype", "engine")}
     discovery = cast("DiscoveryBlock", spec.discovery.block | noted)
     return TimelineFile(
-        line, blocks, task=first.task, discovery=discovery, comparisons=tuple(compared)
-    )
+        line, blocks, task=first.task, discovery=discovery, comparisons=tuple(compared),
+        extra={"engine": first.measures["engine"]},
+    )  # fmt: skip
 
 
 def _refuse_beside(spec: Experiment, given: Mapping[str, object]) -> None:

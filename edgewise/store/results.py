@@ -8,6 +8,7 @@ is not used; a warning says so, and it is made again.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -85,8 +86,9 @@ class Results:
                 kept = make(journal)
                 found = kept.file.discovery
                 about = {key: str(found[key]) for key in ("method", "metric", "ablation")}
+                engine = json.dumps(dict(found)["engine"])
                 write_circuit(store.path(CIRCUIT), kept.file)
-                write_scores(store.path(CIRCUIT), kept.scores, **about)
+                write_scores(store.path(CIRCUIT), kept.scores, **about, engine=engine)
                 write_text(store.path(MEASURED), dump_document(kept.measured, rows=()))
                 journal.remove()
 

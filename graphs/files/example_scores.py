@@ -50,13 +50,17 @@ LEAST = 2.0**-6
 @typed
 @dataclass(frozen=True)
 class ExampleScoresFile:
-    """Scores of the edges of a graph on each example, and what they are scores of."""
+    """Scores of the edges of a graph on each example, and what they are scores of.
+
+    `engine`: name and version of what computed them, as JSON; empty in older files.
+    """
 
     scores: ExampleScores
     method: str
     metric: str
     ablation: str
     pairs_sha256: str
+    engine: str = ""
 
     @property
     def about(self) -> dict[str, str]:
@@ -81,12 +85,14 @@ def write_example_scores(
     *,
     about: Mapping[str, str],
     pairs_sha256: str,
+    engine: str = "",
     half: bool = True,
 ) -> Path:
     """Write the sidecar of a circuit file (or at its own path), all or nothing; return where.
 
-    `about`: method, metric and ablation, as of a `ScoresFile`. `half`: in half precision, unless
-    that does not hold the scores; the values are turned and written some examples at a time.
+    `about`: method, metric and ablation, and `engine`, as of a `ScoresFile`. `half`: in half
+    precision, unless that does not hold the scores; the values are turned and written some examples
+    at a time.
     """
     lowest, highest = _ends(scores.values)
     if not np.isfinite(lowest + highest):
@@ -98,6 +104,7 @@ def write_example_scores(
     name = "F16" if half and fits else "F32"
     metadata = graph_metadata(scores.graph, {key: about[key] for key in ABOUT})
     metadata |= {"groups": json.dumps(list(scores.groups)), "pairs_sha256": pairs_sha256}
+    metadata |= {"engine": engine} if engine else {}
     target = examples_path(path)
     with replacing(target) as temporary, temporary.open("wb") as file:
         file.write(header(name, scores.values.shape, metadata))
@@ -216,4 +223,5 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ExampleSco
             "accepted: finite numbers. Make the scores again."
         )
     found = ExampleScores(graph, values, tuple(groups))
-    return ExampleScoresFile(found, *(metadata[key] for key in (*ABOUT, "pairs_sha256")))
+    about = (*(metadata[key] for key in (*ABOUT, "pairs_sha256")), metadata.get("engine", ""))
+    return ExampleScoresFile(found, *about)

@@ -38,12 +38,16 @@ WIDTHS = {"F16": 2, "F32": 4}
 @typed
 @dataclass(frozen=True)
 class ScoresFile:
-    """Scores of the edges of a graph, and what they are scores of."""
+    """Scores of the edges of a graph, and what they are scores of.
+
+    `engine`: name and version of what computed them, as JSON; empty in older files.
+    """
 
     scores: Scores
     method: str
     metric: str
     ablation: str
+    engine: str = ""
 
     @property
     def about(self) -> dict[str, str]:
@@ -72,12 +76,16 @@ def beside(path: str | Path, suffix: str) -> Path:
 
 @typed
 def write_scores(
-    path: str | Path, scores: Scores, *, method: str, metric: str, ablation: str
+    path: str | Path, scores: Scores, *, method: str, metric: str, ablation: str, engine: str = ""
 ) -> Path:
-    """Write the sidecar of a circuit file (or at its own path), all or nothing; return where."""
+    """Write the sidecar of a circuit file (or at its own path), all or nothing; return where.
+
+    `engine`: as of a `ScoresFile`.
+    """
     if np.isinf(scores.values).any():
         raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
     metadata = graph_metadata(scores.graph, ScoresFile(scores, method, metric, ablation).about)
+    metadata |= {"engine": engine} if engine else {}
     content = np.ascontiguousarray(scores.values, dtype="<f4").tobytes()
     write_bytes(scores_path(path), header("F32", scores.values.shape, metadata) + content)
     return scores_path(path)
@@ -160,7 +168,8 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile
     if np.isinf(values).any():
         edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
         raise FileFormatError(f"{file}: the score of {edge} is infinite.")
-    return ScoresFile(Scores(graph, values), *(metadata[key] for key in ABOUT))
+    about = (*(metadata[key] for key in ABOUT), metadata.get("engine", ""))
+    return ScoresFile(Scores(graph, values), *about)
 
 
 def checked_metadata(file: Path, opened: Any, what: str, keys: Sequence[str]) -> dict[str, str]:

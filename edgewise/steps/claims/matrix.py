@@ -37,6 +37,7 @@ from ...graphs.files.tables.matrix import (
     OverlapRow,
 )
 from ...graphs.overlap import Overlap
+from ...patching.engines import about_engine
 from ...patching.metrics.registry import default_metric
 from ...patching.prompts.pairs import PromptPairs
 from ...patching.prompts.splits import clean_seen_in
@@ -131,7 +132,7 @@ def task_matrix(
     how = MatrixBlock(
         metric=metric, ablation=runner.ablation.name, random=spec.random or RANDOM,
         draw_seed=spec.draw_seed, seconds=time.perf_counter() - begun,
-        dtype=session.loaded.dtype, device=str(session.device),
+        dtype=session.loaded.dtype, device=str(session.device), engine=about_engine(runner.runs_by),
     )  # fmt: skip
     file = MatrixFile(
         session.graph, session.model_block, how, [task for task, _, _ in rows],

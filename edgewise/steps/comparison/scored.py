@@ -8,19 +8,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...discovery.registry import get_method
 from ...experiment.spec import ComputeSpec, DiscoverySpec
 from ...graphs.circuit import Circuit
 from ...graphs.errors import FileFormatError
 from ...graphs.example_scores import ExampleScores
 from ...graphs.files.atomic import write_bytes
 from ...graphs.graph import ComputationGraph
+from ...patching.engines import about_engine
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import Progress
 from ...session import Session, make_runner, open_changed
@@ -39,7 +42,8 @@ class ScoredModel:
 
     `full`, `empty`: the metric with all edges and with none. `weights`: a sample of the matrices of
     its layers, float32, each matrix brought to mean 0 and variance 1. `rounded`: the scores with
-    weights rounded to bfloat16; None where that was not looked at.
+    weights rounded to bfloat16; None where that was not looked at. `engine`: name and version of
+    what computed it; None of a file.
     """
 
     scores: ExampleScores
@@ -47,6 +51,7 @@ class ScoredModel:
     empty: float
     weights: np.ndarray
     rounded: ExampleScores | None = None
+    engine: Mapping[str, str] | None = None
 
     def write(self, path: Path) -> None:
         """Write it as safetensors, all or nothing."""
@@ -57,7 +62,9 @@ class ScoredModel:
         tensors["clusters"] = self.scores.clusters.astype(np.int64)
         if self.rounded is not None:
             tensors["rounded"] = self.rounded.values
-        write_bytes(path, save({key: np.ascontiguousarray(x) for key, x in tensors.items()}))
+        about = None if self.engine is None else {"engine": json.dumps(self.engine)}
+        arrays = {key: np.ascontiguousarray(x) for key, x in tensors.items()}
+        write_bytes(path, save(arrays, metadata=about))
 
     @staticmethod
     def read(path: Path, graph: ComputationGraph) -> ScoredModel:
@@ -73,7 +80,8 @@ class ScoredModel:
             if any(x.shape != (len(groups), graph.edge_count) for x in values):
                 raise FileFormatError(f"{path} is of another graph; make it again.")
             scores, *rounded = (ExampleScores(graph, x, groups) for x in values)
-            return ScoredModel(scores, full, empty, found["weights"], *rounded)
+            again = rounded[0] if rounded else None
+            return ScoredModel(scores, full, empty, found["weights"], again)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FileFormatError(f"{path} cannot be read ({error}); make it again.") from None
 
@@ -103,7 +111,8 @@ def score_model(
         again = (
             scores if other is session else score_examples(other, pairs, spec, compute, progress)
         )
-    return ScoredModel(scores, full, empty, weights, again)
+    by = get_method(spec.scored_by[0]).engine(runner)
+    return ScoredModel(scores, full, empty, weights, again, about_engine(by))
 
 
 def _wide(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:

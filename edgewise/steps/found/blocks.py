@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -59,8 +60,10 @@ def prompt_rows(split: PromptSplit) -> dict[str, object]:
     return found if split.test is None else {**found, TEST_PROMPTS: pair_rows(split.test)}
 
 
-def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict[str, object]:
-    """Return what a circuit file says of what was measured, in sample and held out.
+def measures(
+    evaluation: Evaluation, held_out: Evaluation | None = None, *, engine: Mapping[str, str]
+) -> dict[str, object]:
+    """Return what a circuit file says of what was measured, in sample and held out, and by what.
 
     The keys of older files, beside the two, are ratios of means in sample, whatever their error;
     `undefined` says why they mean nothing, if so.
@@ -71,14 +74,18 @@ def measures(evaluation: Evaluation, held_out: Evaluation | None = None) -> dict
     for name, one in ((IN_SAMPLE, evaluation), (HELD_OUT, held_out)):
         if one is not None:
             found[name] = measured_block(one)
-    return found
+    return {**found, "engine": dict(engine)}
 
 
 def with_measures(
-    file: CircuitFile, evaluation: Evaluation, held_out: Evaluation | None = None
+    file: CircuitFile,
+    evaluation: Evaluation,
+    held_out: Evaluation | None = None,
+    *,
+    engine: Mapping[str, str],
 ) -> CircuitFile:
     """Return a circuit file with other measures, as of another circuit than it was found with."""
-    return replace(file, measures=measures(evaluation, held_out))
+    return replace(file, measures=measures(evaluation, held_out, engine=engine))
 
 
 def measured_block(evaluation: Evaluation) -> dict[str, object]:

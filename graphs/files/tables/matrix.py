@@ -100,6 +100,7 @@ class MatrixBlock(TypedDict):
     seconds: NotRequired[float]
     dtype: NotRequired[str]
     device: NotRequired[str]
+    engine: NotRequired[dict[str, str]]
 
 
 Some = Annotated[list[MeasuredTask], Field(min_length=1)]
