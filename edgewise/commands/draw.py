@@ -300,7 +300,7 @@ def _roles(found: CircuitFile, path: str) -> dict[str, str]:
 
     models = read_roles(path).models
     for one in models:
-        if one.model["weights_sha256"] == found.model["weights_sha256"]:
+        if one.model.get("weights_sha256", "") == found.model["weights_sha256"]:
             return labels(one.heads, most=1)
     names = ", ".join(str(one.model["name"]) for one in models)
     raise EdgewiseError(

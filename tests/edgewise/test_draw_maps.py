@@ -141,6 +141,10 @@ def test_roles_stand_above_a_circuits_heads(
     wrong = edgewise("draw", tuned, "--roles", "roles.json", "-o", "y.svg", status=1).output
     assert "not those of the circuit's model" in wrong
     assert not Path("y.svg").exists()
+    del rows["models"][0]["model"]["weights_sha256"]
+    Path("z.json").write_text(json.dumps(rows))
+    wrong = edgewise("draw", circuit, "--roles", "z.json", "-o", "y.svg", status=1).output
+    assert "not those of the circuit's model" in wrong
     edgewise("diff", circuit, tuned, "-o", "d.json")
     wrong = edgewise("draw", "d.json", "--roles", "roles.json", "-o", "y.svg", status=1).output
     assert "edgewise diff A.json B.json --roles" in wrong
