@@ -94,6 +94,7 @@ def transplant(
 
     task, compute = flags.task(), flags.compute()
     assert task is not None  # click requires it
+    parts["greedy"] = flags["greedy"]  # elsewhere a selection of edges has that name
     files = {key: parts[key] for key in ("circuit", "among") if parts[key] is not None}
     with usage():
         _choice(parts, {})
