@@ -155,7 +155,7 @@ class CompiledCircuits:
         own = np.where(self.runner.graph.reads, gates, 0).astype(np.float32)
         with precision(self.runner.model):
             for chunk in self.chunks():
-                question = replace(chunk.question, measured=MeasuredBy(metric))
+                question = replace(chunk.question, measured=MeasuredBy(metric), pieces=False)
                 one, more = gate_gradients(
                     question, self.model.weights, chunk.prompts, chunk.world, own
                 )
@@ -225,10 +225,17 @@ class CompiledCircuits:
         rows, columns = _ports_each(runner.graph), _senders_each(runner.graph)
         runs = model.plan.runs
         question = Question(
-            model.plan, layer_sizes(runs, rows), layer_sizes(runs, columns), chunk.sizes.start
-        )
+            model.plan, layer_sizes(runs, rows), layer_sizes(runs, columns), chunk.sizes.start,
+            pieces=takes_pieces(model),
+        )  # fmt: skip
         world = start(question, model.weights, prompts, base)
         return CompiledChunk(self, chunk, prompts, world, question)
+
+
+def takes_pieces(model: CompiledModel) -> bool:
+    """Tell whether what senders write is summed in pieces: on a card, but of float64."""
+    wide = model.weights.embed_scale.dtype == np.float64
+    return model.device.platform != "cpu" and not wide
 
 
 def together(count: int, most: int) -> list[int]:

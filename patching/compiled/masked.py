@@ -38,6 +38,7 @@ class Question:
 
     `rows`, `columns`: of each run's pattern, how many ports and senders a layer has. `start`: where
     the window begins, before which nothing moves. `measured`: where gradients are asked for.
+    `pieces`: what senders write is kept in three pieces of 16 bits; see `in_pieces`.
     """
 
     plan: ModelPlan
@@ -45,6 +46,7 @@ class Question:
     columns: tuple[tuple[int, ...], ...]
     start: int = 0
     measured: MeasuredBy | None = None
+    pieces: bool = False
 
 
 class MaskedWorld(NamedTuple):
@@ -152,13 +154,16 @@ def run_gates(
     gates: Array,
     probe: Probe | None = None,
 ) -> tuple[Array, Array]:
-    """Run one circuit, gates [P, S]; return the stream at `logits`, and all senders' deltas."""
+    """Run one circuit, gates [P, S]; return the stream at `logits`, and all senders' deltas.
+
+    In pieces gates must be 0 or 1, and the deltas that are returned are in pieces too.
+    """
     moved = None if probe is None else probe.ports
     past = gates[:, 0] if probe is None else gates[:, 0] + probe.past
     plan, at = question.plan, Positions(prompts.mask, prompts.ids, question.start)
     senders = gates.shape[1]
-    deltas = jnp.zeros((senders, *world.final.shape), world.final.dtype)
-    deltas = deltas.at[: len(world.deltas)].set(world.deltas)
+    deltas = _no_deltas(question, senders, world.final)
+    deltas = _put(deltas, world.deltas, 0, senders)
     first_row, first_column = 0, len(world.deltas)
     for i, one in enumerate(plan.runs):
         rows, columns = question.rows[i], question.columns[i]
@@ -192,8 +197,43 @@ def run_gates(
         deltas, _ = over([one], step, deltas, [through])
         first_row += sum(rows) * one.times
         first_column += sum(columns) * one.times
-    final = world.final + jnp.einsum("s,s...->...", gates[-1], deltas)
+    final = world.final + _summed(gates[-1:], deltas)[0]
     return final if moved is None else final + moved[-1], deltas
+
+
+def in_pieces(x: Array) -> list[Array]:
+    """Cut float32 numbers into three of bfloat16 that add up to them.
+
+    A product of gates, 0 or 1, with all three is exact, and takes the matrix units of a card, which
+    float32 does not: so it is several times faster there.
+    """
+    first = jax.lax.reduce_precision(x, 8, 7)  # a cast there and back may be left out by XLA
+    second = jax.lax.reduce_precision(x - first, 8, 7)
+    return [one.astype(jnp.bfloat16) for one in (first, second, x - first - second)]
+
+
+def _no_deltas(question: Question, senders: int, stream: Array) -> Array:
+    """Return room for what senders write, [S, B, T, D]; in pieces [3 S, B, T, D]."""
+    if question.pieces:
+        return jnp.zeros((3 * senders, *stream.shape), jnp.bfloat16)
+    return jnp.zeros((senders, *stream.shape), stream.dtype)
+
+
+def _put(deltas: Array, new: Array, column: Any, senders: int) -> Array:
+    """Put what some senders write, [n, B, T, D], among the deltas, from a column on."""
+    if len(deltas) == senders:
+        return jax.lax.dynamic_update_slice_in_dim(deltas, new.astype(deltas.dtype), column, 0)
+    for i, piece in enumerate(in_pieces(new.astype(jnp.float32))):
+        deltas = jax.lax.dynamic_update_slice_in_dim(deltas, piece, column + i * senders, 0)
+    return deltas
+
+
+def _summed(gates: Array, deltas: Array) -> Array:
+    """Add up what ports with gates [p, S] hold of the deltas, [p, B, T, D]."""
+    if len(deltas) == gates.shape[1]:
+        return jnp.einsum("ps,s...->p...", gates, deltas)
+    same = jnp.concatenate([gates] * 3, 1).astype(deltas.dtype)
+    return jnp.einsum("ps,s...->p...", same, deltas, preferred_element_type=jnp.float32)
 
 
 def _rows_of(x: Array, firsts: Array, count: int) -> Array:
@@ -205,7 +245,7 @@ def _layer(shape: BlockShape, at: Positions, deltas: Array, layer: Layer) -> tup
     """Run one layer's ports on what they hold; put what its senders write among the deltas."""
     gates, moved, past, column, base, wrote, given_delta = layer.more
     block, row, parts = layer.block, 0, list[Array]()
-    held = jnp.einsum("ps,s...->p...", gates, deltas)
+    held = _summed(gates, deltas)
     held = held if moved is None else held + moved
     if has_heads(block):
         own = block.attention
@@ -244,8 +284,7 @@ def _layer(shape: BlockShape, at: Positions, deltas: Array, layer: Layer) -> tup
         parts.append(writes(block, stream, given) - wrote.writes)
     if not parts:
         return deltas, None
-    new = jnp.concatenate(parts).astype(deltas.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(deltas, new, column, 0), None
+    return _put(deltas, jnp.concatenate(parts), column, gates.shape[1]), None
 
 
 def project_ports(block: ArrayPart, letter: str, x: Array) -> Array:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,9 @@ from edgewise.discovery.random_circuits import random_circuits
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, UnsupportedModel
 from edgewise.patching import engines
+from edgewise.patching.compiled import circuits
 from edgewise.patching.compiled.circuits import CompiledCircuits, together
-from edgewise.patching.compiled.masked import answers_of
+from edgewise.patching.compiled.masked import answers_of, in_pieces
 from edgewise.patching.incremental.search import Search, make_search
 from edgewise.patching.metrics.metric import METRICS, Target
 from edgewise.patching.prompts.pairs import PromptPairs
@@ -235,3 +237,22 @@ def test_a_whole_evaluation(family: str, ablation: str) -> None:
             curve=True, minimality=True, random=5, tests=True, worst=True,
         ).as_dict()  # fmt: skip
     alike(found["jax"], found["torch"])
+
+
+# -- in pieces, as on a card -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma4-e"])
+def test_what_senders_write_in_three_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "takes_pieces", lambda model: True)
+    model, pairs = tiny_lift(name, dtype=torch.float32), tiny_pairs(lengths=(6, 4, 7))
+    runners = [Runner.create(model, pairs, metric="kl", engine=e) for e in ("torch", "jax")]
+    chosen = [Circuit(model.graph, random_mask(model.graph, q, 3)) for q in (1, 0.6, 0.1, 0)]
+    agree(*(r.measure_each(chosen) for r in runners))
+
+
+def test_pieces_add_up() -> None:
+    x = np.random.default_rng(0).normal(size=1000).astype(np.float32) * 1e3
+    first, second, third = (np.asarray(one, dtype=np.float64) for one in jax.jit(in_pieces)(x))
+    assert np.abs(first + second + third - x).max() <= 2e-7 * np.abs(x).max()
+    assert np.abs(first - x).max() > 1e-4 * np.abs(x).max()
