@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edgewise.discovery.eap import eap
 from edgewise.discovery.measures.leaving_out import minimality
 from edgewise.discovery.random_circuits import random_circuits
+from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, UnsupportedModel
 from edgewise.patching import engines
@@ -26,7 +27,7 @@ from edgewise.patching.incremental.search import Search, make_search
 from edgewise.patching.metrics.metric import METRICS, Target
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner, _Kept
-from edgewise.session import open_model
+from edgewise.session import open_model, open_task
 from edgewise.steps.evaluate import evaluate
 from tests.edgewise.conftest import tiny
 from tests.engine import ABLATIONS, fitting, random_mask, tiny_lift, tiny_pairs
@@ -236,6 +237,7 @@ def test_a_whole_evaluation(family: str, ablation: str) -> None:
             session, scores.top(20), pairs, scores=scores, ablation=ablation, metric="logit_diff",
             curve=True, minimality=True, random=5, tests=True, worst=True,
         ).as_dict()  # fmt: skip
+        assert found[engine].pop("engine")["name"] == engine
     alike(found["jax"], found["torch"])
 
 
@@ -256,3 +258,14 @@ def test_pieces_add_up() -> None:
     first, second, third = (np.asarray(one, dtype=np.float64) for one in jax.jit(in_pieces)(x))
     assert np.abs(first + second + third - x).max() <= 2e-7 * np.abs(x).max()
     assert np.abs(first - x).max() > 1e-4 * np.abs(x).max()
+
+
+def test_an_evaluation_of_the_real_model() -> None:
+    session, found = open_model("smollm2-135m"), {}
+    pairs = open_task(session, TaskSpec("ioi", examples=2))[0]
+    circuit = Circuit(session.graph, random_mask(session.graph, 0.9, 3))
+    for engine in ("torch", "jax"):
+        opened = replace(session, engine=engine)
+        found[engine] = evaluate(opened, circuit, pairs, metric="logit_diff").as_dict()
+        assert found[engine].pop("engine")["name"] == engine
+    alike(found["jax"], found["torch"])
