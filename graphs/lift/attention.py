@@ -228,9 +228,18 @@ class Attention:
         context's queries, with the gates or without; k: [..., B, keys, h, K]; both as projected, of
         the same h heads (default: all). The type is float32 at least.
         """
+        q, k = self.turned(q[..., : k.shape[-1]], k, context, heads)
+        q, k = (x.transpose(-2, -3) for x in (q, k))  # [..., B, h, T, K]
+        wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
+        scores = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
+        return self.weigh(scores, context, heads)
+
+    def turned(
+        self, q: Tensor, k: Tensor, context: AttentionContext, heads: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and keys as they are multiplied, of the same shapes; see `pattern`."""
         context = context.on(q.device)
         chosen = range(self.heads) if heads is None else heads
-        q = q[..., : k.shape[-1]]
         if not self.norm_together and not self.norm_after:
             q, k = self._normalised(q, k, chosen)
         if self.clip is not None:
@@ -244,13 +253,18 @@ class Attention:
         if self.temperature is not None:
             factors = self.temperature(context.queries(context.position_ids))
             q = (q * factors[..., None, None]).to(q.dtype)
-        q, k = (x.transpose(-2, -3) for x in (q, k))  # [..., B, h, T, K]
-        wide = working_dtype(q.dtype)  # unscaled scores leave float16's range in some models
-        weight = (q.to(wide) @ k.to(wide).transpose(-1, -2)) * self.scale
+        return q, k
+
+    def weigh(
+        self, scores: Tensor, context: AttentionContext, heads: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the pattern of scores, [..., B, h, queries, keys] both; see `pattern`."""
+        context, weight = context.on(scores.device), scores
+        chosen = range(self.heads) if heads is None else heads
         if self.slopes is not None:
-            slopes = place(self.slopes, q.device)[list(chosen)][:, None, None]
+            slopes = place(self.slopes, weight.device)[list(chosen)][:, None, None]
             bias = slopes * context.position_ids[:, None, None]  # of the slopes' own type
-            weight = weight + bias.to(wide) * self.slope_scale
+            weight = weight + bias.to(weight) * self.slope_scale
         if self.softcap is not None:
             weight = (weight / self.softcap).tanh() * self.softcap
         weight = weight.masked_fill(self.hidden(context), torch.finfo(weight.dtype).min)

@@ -140,10 +140,15 @@ class MLP:
 
     def inner(self, x: Tensor) -> Tensor:
         """Map normalised features [N, D] to what the last projection reads, [N, I]."""
-        act, use = self.curve or ACTIVATIONS[self.activation], self.functions
+        return self.combine(*((self.gate(x),) if self.gate is not None else ()), self.up(x))
+
+    def combine(self, *before: Tensor) -> Tensor:
+        """Return act(gate)·up, or act(up), of what the first projections gave."""
+        use = self.functions
+        inner = use.activate(self.curve or ACTIVATIONS[self.activation], before[0])
         if self.gate is None:
-            return use.activate(act, self.up(x))
-        inner, up = use.activate(act, self.gate(x)), self.up(x)
+            return inner
+        up = before[1]
         return use.multiply(inner, up) if torch.is_grad_enabled() else inner.mul_(up)
 
     def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ Shapes: B examples, T positions of the window, n tokens, s senders, D d_model, H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,14 +31,16 @@ from torch.nn.functional import pad
 
 from ...graphs.lift.devices import place, send, summing
 from ...graphs.lift.lifted import MLP, Attention, Block
-from ...graphs.lift.norms import normalise
 from ...graphs.names import LETTERS, Kind
 from ...graphs.scores import Scores
 from ..incremental.readout import Readout, TokenReadout
 from ..run.chunk import Chunk
 from ..run.runner import Progress, Runner
-from ..trace import of_keys, past_of, project, project_all, repeat_kv
+from ..trace import of_keys
+from .curved import Made, of_mlp, of_writes
 from .finish import finished
+from .folded import FoldedHeads, folds
+from .mixed import MixedHeads, mixture_gradient
 from .rules import DERIVATIVE, GradientRule
 from .writes import Writes, write_gradients
 
@@ -98,7 +100,7 @@ class _ChunkScores:
                     self._whole(row, block, self.streams.attention[layer], gradient)
                 elif kind is Kind.POST:
                     x = self.streams.post[layer]
-                    self._each_token(row, block.write_post, x, gradient)
+                    self._each_token(row, of_writes(block.write_post), x, gradient)
                 else:
                     self._mlp(row, block, self.streams.mlp[layer], gradient)
         self._logits()
@@ -139,40 +141,23 @@ class _ChunkScores:
 
     def _heads(self, layer: int, block: Block, gradient: Tensor) -> None:
         """Score the ports of a layer's heads; gradient [B, T, D] at the sum of what they write."""
-        attention, streams = block.by_head, self.streams.attention
-        stream, keys = streams[layer], of_keys(block, streams, layer)
-        q, k, v = project_all(block, stream, keys)
-        inputs = {"q": q, "k": repeat_kv(block, k), "v": repeat_kv(block, v)}
-        past = past_of(block, layer, self.chunk.past)
-        here = place(gradient, block.device).to(q.dtype)
-        g_z = attention.scaled(torch.einsum("btd,hkd->bthk", here, attention.wo))
-
-        def mixed(letter: str, new: Tensor) -> Tensor:
-            q, k, v = ((inputs | {letter: new})[one] for one in LETTERS)
-            return attention.mix(q, k, v, self.chunk.context, past)
-
-        z = mixed("q", inputs["q"])
-        with torch.enable_grad():
-            values = inputs["v"].detach().requires_grad_()
-            (g_v,) = torch.autograd.grad(mixed("v", values), values, g_z)
-        rows = self.graph.attention_rows[layer]
-        tokens, heads, size = self.shape[0] * self.shape[1], attention.heads, attention.size
-        length = self.chunk.batch.clean.shape[1]
-        numbers = tokens * (2 * self.shape[2] + 8 * heads * size + 3 * heads * length)
+        streams, rows = self.streams.attention, self.graph.attention_rows[layer]
+        read = streams[layer], of_keys(block, streams, layer)
+        context, past = self.chunk.context, self.chunk.past
+        window, length = self.shape[1], self.chunk.batch.clean.shape[1]
+        make = FoldedHeads if folds(block.by_head, window, length) else MixedHeads
+        heads = make.of(block, layer, read, context, past, mixture_gradient(block, gradient))
+        numbers = self.shape[0] * window * heads.numbers(self.shape[2])
         for letters in (LETTERS,) if block.shared is None else (LETTERS[:1], LETTERS[1:]):
-            before = stream if "q" in letters else keys
+            before = read["q" not in letters]
+            now = block.read(before, letters[0])
             for senders, delta in self._pieces(rows[letters[0]][0], numbers):
-                normed = block.read((before - delta).to(self.model.dtype), letters[0])
-                for letter in letters:
-                    new = project(block, letter, normed)
-                    new = new if letter == "q" else repeat_kv(block, new)
-                    if letter == "v" and attention.clip is None and attention.value_norm is None:
-                        change = (new - inputs["v"]) * g_v
-                    else:
-                        change = (mixed(letter, new) - z) * g_z
-                    found = self._by_example(change.sum((-3, -1)), self.chunk.batch.owner)
+                new = block.read((before - delta).to(self.model.dtype), letters[0])
+                for letter, found in heads.changes(letters, new, now).items():  # [s, B, H]
+                    each = self._by_example(found, self.chunk.batch.owner)
                     ports = len(set(rows[letter]))  # one for each head, or group of heads
-                    self._put(rows[letter][0], senders, found.unflatten(-1, (ports, -1)).sum(-1))
+                    each = each.unflatten(-1, (ports, -1)).sum(-1)
+                    self._put(rows[letter][0], senders, place(each, self.values.device))
 
     # -- parts that know one token by itself
 
@@ -182,12 +167,10 @@ class _ChunkScores:
         noticed = gradient.flatten(0, 1)[tokens].any(-1)
         return tokens[noticed]
 
-    def _each_token(
-        self, row: int, write: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor
-    ) -> None:
+    def _each_token(self, row: int, make: Made, x: Tensor, gradient: Tensor) -> None:
         """Score the port of what writes, at a token, what that token's stream makes it write.
 
-        x: [B, T, D or, where an MLP is given more, D + P]; `write`: of [..., D or D + P].
+        x: [B, T, D or, where an MLP is given more, D + P].
         """
         tokens = self._moving(gradient)
         if not len(tokens):
@@ -199,13 +182,12 @@ class _ChunkScores:
         if x.shape[-1] > width:
             given = self.chunk.given_delta[layer].flatten(0, 1)[tokens]
         features = self.model.blocks[layer].features[1]
-        now, owner = write(x.to(self.model.dtype)), self._owner(tokens)
-        for senders, delta in self._pieces(row, len(tokens) * (4 * width + features)):
+        score, owner = make(x.to(self.model.dtype), g), self._owner(tokens)
+        for senders, delta in self._pieces(row, len(tokens) * (4 * width + 2 * features)):
             held = x - self._at(delta, tokens, x.shape[-1])
             if given is not None and senders[0] == 0:
                 held[0, :, width:] -= given
-            change = write(held.to(self.model.dtype)) - now
-            found = (change.to(g) * g).sum(-1)
+            found = score(held.to(self.model.dtype))
             self._put(row, senders, self._by_example(found, owner)[..., None])
 
     def _at(self, delta: Tensor, tokens: Tensor, width: int) -> Tensor:
@@ -223,16 +205,10 @@ class _ChunkScores:
     def _mlp(self, row: int, block: Block, x: Tensor, gradient: Tensor) -> None:
         """Score the port of a layer's MLP, or experts; x: [B, T, D + P], what it holds."""
         mlp = block.mlp
-        if not isinstance(mlp, MLP) or block.mlp_post_norm or block.gate:
-            self._each_token(row, block.write, x, gradient)
-            return
-        scale, down = mlp.output_scale, mlp.down.weight
-        inner = place(gradient, block.device).to(down.dtype) @ down  # [B, T, I]
-
-        def write(held: Tensor) -> Tensor:
-            return mlp.inner(normalise(block.mlp_norm, place(held, block.device)))
-
-        self._each_token(row, write, x, inner if scale == 1 else inner * scale)
+        if isinstance(mlp, MLP) and block.mlp_post_norm is None and block.gate is None:
+            self._each_token(row, of_mlp(block, mlp), x, gradient)
+        else:
+            self._each_token(row, of_writes(block.write), x, gradient)
 
     def _whole(self, row: int, block: Block, x: Tensor, gradient: Tensor) -> None:
         """Score the port of a mixer that is taken whole; x, gradient: [B, T, D]."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
+from edgewise.patching.gradients import curved, local
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.gradients.local import attribute_locally
 from edgewise.patching.metrics.registry import METRICS
@@ -147,8 +148,8 @@ def test_where_owners_are_linear_it_is_the_gradient_score(
     monkeypatch.setattr(runner._kept, "carried", lambda one: near(one.clean.values))
     close = replace(chunk, carried=runner.carried())
     runner._kept.chunks[0] = close
-    slope, local = (make(runner, points).values / step for make in (attribute, attribute_locally))
-    np.testing.assert_allclose(local, slope, rtol=2e-2, atol=1e-3 * np.nanmax(np.abs(slope)))
+    slope, near_by = (make(runner, points).values / step for make in (attribute, attribute_locally))
+    np.testing.assert_allclose(near_by, slope, rtol=2e-2, atol=1e-3 * np.nanmax(np.abs(slope)))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "mixtral", "olmo2"])
@@ -163,6 +164,32 @@ def test_pieces_and_batches_do_not_matter(name: str) -> None:
     for values, each in found[1:]:
         np.testing.assert_allclose(values, found[0][0], rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(each, found[0][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "bloom", "gemma2", "mistral-window"])
+def test_folded_heads_are_the_heads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner.create(tiny_lift(name, grouped_kv=True), tiny_pairs(lengths=(6, 4)))
+    folded = attribute_locally(runner, [0.5]).values
+    monkeypatch.setattr(local, "folds", lambda *_: False)
+    mixed = attribute_locally(runner, [0.5]).values
+    np.testing.assert_allclose(folded, mixed, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "llama-biases-tied"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_what_is_of_second_order_may_be_of_half_precision(
+    name: str, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curved, "SMALL", 1 / 2)  # random models change much
+    monkeypatch.setattr(curved, "multiplies_fast", lambda _: quick)
+    single, double = (
+        attribute_locally(
+            Runner.create(tiny_lift(name, dtype=dtype), tiny_pairs(lengths=(6, 4))), [1.0, 0.5]
+        ).values
+        for dtype in (torch.float32, torch.float64)
+    )
+    scale = np.nanmax(np.abs(double))
+    np.testing.assert_allclose(single, double, rtol=1e-3, atol=(2e-3 if quick else 1e-5) * scale)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
@@ -212,4 +239,4 @@ def test_reference_values_of_smollm2() -> None:
     runner = Runner.create(describe(loaded.model), pairs, metric="logit_diff")
     for points, values in expected.items():
         found = attribute_locally(runner, points)
-        np.testing.assert_allclose([found[name] for name in names], values, atol=1e-4)
+        np.testing.assert_allclose([found[name] for name in names], values, rtol=0, atol=1e-4)
