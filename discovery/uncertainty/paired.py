@@ -52,7 +52,7 @@ import numpy as np
 
 from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError
-from ..significance import q_values
+from .significance import q_values
 
 ROUNDING = 2.0**-20  # floor of standard deviations, in parts of the largest |score|
 LEAST_CLUSTERS = 16

@@ -3,7 +3,7 @@
 1. The discovery is repeated R times in each model, on 2·R disjoint or newly made sets of prompts,
    so that nothing but chance makes the sets of A differ from those of B.
 2. Of every edge it is told how many repetitions keep it, and of the sets whether those of A and B
-   are less alike than those of one model (`discovery.significance`).
+   are less alike than those of one model (`discovery.uncertainty.significance`).
 
 It says nothing of single edges' scores: these are tested on the same prompts in both models (see
 `comparison`). `graphs.comparison.NoiseFloor` holds it all. Shapes: R repetitions, P ports, S
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..discovery.significance import jaccard_matrix, label_permutation
+from ..discovery.uncertainty.significance import jaccard_matrix, label_permutation
 from ..experiment.spec import LEAST_REPETITIONS, DiscoverySpec
 from ..experiment.task import TAKEN, TaskSpec
 from ..graphs.circuit import Circuit

@@ -33,14 +33,13 @@ from ...graphs.lift.devices import place, send, summing
 from ...graphs.lift.lifted import MLP, Attention, Block
 from ...graphs.names import LETTERS, Kind
 from ...graphs.scores import Scores
-from ..incremental.readout import Readout, TokenReadout
 from ..run.chunk import Chunk
 from ..run.runner import Progress, Runner
 from ..trace import of_keys
-from .curved import Made, of_mlp, of_writes
 from .finish import finished
-from .folded import FoldedHeads, folds
-from .mixed import MixedHeads, mixture_gradient
+from .owners.curved import Made, of_mlp, of_writes
+from .owners.folded import FoldedHeads, folds
+from .owners.mixed import MixedHeads, mixture_gradient
 from .rules import DERIVATIVE, GradientRule
 from .writes import Writes, write_gradients
 
@@ -223,12 +222,21 @@ class _ChunkScores:
 
     def _logits(self) -> None:
         """Score the edges into `logits`: the change of the loss."""
-        row, chunk = len(self.graph.ports) - 1, self.chunk
-        few = chunk.batch.steps is None and self.metric.reads_few
-        readout = (TokenReadout if few else Readout)(chunk, self.metric)
-        x = chunk.at_answers(self.streams.final)
-        now = readout.each(x[None])
+        row, at_answers = len(self.graph.ports) - 1, self.chunk.at_answers
+        x = at_answers(self.streams.final)
+        now = self._losses(x[None])
         for senders, delta in self._pieces(row, 4 * x.numel()):
-            found = readout.each(x - chunk.at_answers(delta)) - now  # [s, examples]
+            found = self._losses(x - at_answers(delta)) - now
             found = found if self.apart else found.sum(1, keepdim=True)
             self._put(row, senders, found[..., None])
+
+    def _losses(self, answers: Tensor) -> Tensor:
+        """Return the losses of streams where they are read, [n, R, D]: float64 [n, examples]."""
+        chunk, metric, model = self.chunk, self.metric, self.model
+        if chunk.batch.steps is None and metric.reads_few:
+            few = chunk.answer_logits
+            return metric.loss(few.logits(answers), few.target).double()
+        one = 4 * answers.shape[1] * len(model.unembed.weight)
+        parts = answers.to(model.dtype).split(max(1, chunk.budget.logits // one))
+        losses = [metric.loss(model.logits(some), chunk.target) for some in parts]
+        return torch.cat(losses).double()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgewise.discovery import significance
-from edgewise.discovery.significance import jaccard_matrix, label_permutation, q_values
+from edgewise.discovery.uncertainty import significance
+from edgewise.discovery.uncertainty.significance import jaccard_matrix, label_permutation, q_values
 
 
 def test_q_values_by_hand() -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
-from edgewise.patching.gradients import curved, local
+from edgewise.patching.gradients import local
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.gradients.local import attribute_locally
+from edgewise.patching.gradients.owners import curved
 from edgewise.patching.metrics.registry import METRICS
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner

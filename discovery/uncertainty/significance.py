@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graphs.calls.typed import short_value, typed
-from ..graphs.comparison import Likeness
-from ..graphs.errors import EdgewiseError
+from ...graphs.calls.typed import short_value, typed
+from ...graphs.comparison import Likeness
+from ...graphs.errors import EdgewiseError
 
 MOST_SPLITS = 20_000  # ways to split repetitions that are enumerated; of more, as many are drawn
 

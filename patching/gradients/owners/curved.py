@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import MLP, Block
-from ...graphs.lift.norms import normalise
+from ....graphs.lift.devices import place
+from ....graphs.lift.lifted import MLP, Block
+from ....graphs.lift.norms import normalise
 
 SMALL = 1 / 8
 """How large a change may be, of what it changes, for its second order to be taken in bfloat16."""

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...graphs.lift.attention import Attention, AttentionContext
-from ...graphs.lift.lifted import Block
-from ...graphs.lift.norms import working_dtype
-from ..trace import Past, past_of, project_all, repeat_kv
+from ....graphs.lift.attention import Attention, AttentionContext
+from ....graphs.lift.lifted import Block
+from ....graphs.lift.norms import working_dtype
+from ...trace import Past, past_of, project_all, repeat_kv
 
 
 def folds(attention: Attention, window: int, length: int) -> bool:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...graphs.lift.attention import AttentionContext
-from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import Block
-from ...graphs.names import LETTERS
-from ..trace import Past, past_of, project, project_all, repeat_kv
+from ....graphs.lift.attention import AttentionContext
+from ....graphs.lift.devices import place
+from ....graphs.lift.lifted import Block
+from ....graphs.names import LETTERS
+from ...trace import Past, past_of, project, project_all, repeat_kv
 
 
 @dataclass(frozen=True)
