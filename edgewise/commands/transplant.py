@@ -54,6 +54,7 @@ def _metric_help() -> str:
 @option(
     "--greedy N",
     "Rank single nodes, then add up to N, each time the one that carries most.",
+    "most_nodes",  # `greedy` is a way to select edges
     type=COUNT,
 )
 @option("--share S", "Stop adding when this share is carried, as in 0.9.", type=float)
@@ -131,11 +132,11 @@ def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice
     from ..graphs.errors import EdgewiseError
     from ..steps.transplant import BEAM, Choice
 
-    if given["beam"] is not None and given["greedy"] is None:
+    if given["beam"] is not None and given["most_nodes"] is None:
         raise EdgewiseError("--beam is of --greedy; give that too.")
     nodes = () if given["nodes"] is None else _names("nodes", given["nodes"])
     edges = tuple(name for text in given["edges"] for name in _names("edges", text))
-    greedy, share, beam = given["greedy"], given["share"], given["beam"] or BEAM
+    greedy, share, beam = given["most_nodes"], given["share"], given["beam"] or BEAM
     return Choice(
         nodes=nodes, edges=edges, greedy=greedy, share=share, beam=beam,
         circuit=circuits.get("circuit"), among=circuits.get("among"),

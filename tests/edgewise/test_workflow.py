@@ -95,7 +95,8 @@ def test_options_of_every_task(session: Session) -> None:
 
 def test_requests_are_checked_and_completed() -> None:
     asked = request("eap-ig", options={"steps": 7})
-    assert asked.options == {"steps": 7, "midpoint": False}
+    assert asked.options["steps"] == 7
+    assert asked.options["midpoint"] is False
     assert (asked.metric, request("acdc").metric) == ("logit_diff", "kl")
     with pytest.raises(UnknownName, match="steps"):
         request("eap-ig", options={"step": 7})
