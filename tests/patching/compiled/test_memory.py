@@ -22,7 +22,7 @@ from edgewise.patching import engines
 from edgewise.patching.compiled import model as compiled_model
 from edgewise.patching.compiled.engine import attribute
 from edgewise.patching.compiled.model import compiled
-from edgewise.patching.compiled.parts.sharing import Cut, as_cut, in_one, whole
+from edgewise.patching.compiled.parts.sharing import CutOut, as_cut, in_one, whole
 from edgewise.patching.metrics.registry import metrics
 from edgewise.patching.run.memory import PREALLOCATE, free_for_jax, share_the_card
 from edgewise.patching.run.runner import Runner
@@ -109,7 +109,7 @@ def test_views_are_what_is_cut_out_of_a_whole() -> None:
     assert view is not None and view.data_ptr() == parts[0].data_ptr()
     found = as_cut(view)
     assert found is not None
-    cut = Cut(jax.numpy.asarray(found[0].numpy()), found[1])
+    cut = CutOut(jax.numpy.asarray(found[0].numpy()), found[1])
     assert found[0].is_contiguous() and found[0].data_ptr() == base.data_ptr()
     for i, part in enumerate(parts):
         layer = whole(jax.tree_util.tree_map(lambda x, i=i: x[i], cut))
