@@ -100,6 +100,8 @@ def test_masks_and_gates(metric: str, seed: int, share: float) -> None:
     masks = [reads & (draw.random(reads.shape) < share) for _ in range(3)]
     circuits = [Circuit(runner.graph, mask) for mask in masks]
     found: Any = together.losses(circuits)
-    assert_alike(found, runner.measure_each(circuits, losses=True)[0], 2e-5)
+    expected = runner.measure_each(circuits, losses=True)[0]
+    # kl is nothing where every edge is kept, of logits that are rounded all the same
+    assert np.abs(found - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
     gates = reads * np.clip(draw.uniform(-1, 2, reads.shape), 0, 1)
     assert_alike(together.gradients(gates)[1], gate_gradients(runner, gates)[1], 2e-4)
