@@ -143,6 +143,7 @@ class Runner:
         """Return how far rounding alone may move the metric's mean; see `floors`."""
         return self.floor_of(self.metric)
 
+    @typed
     def floor_of(self, metric: Metric) -> float:
         """Return the same of another metric."""
         floors = self._kept.floors
@@ -152,6 +153,7 @@ class Runner:
             floors[metric] = rounding_floor(chunks, metric)
         return floors[metric]
 
+    @typed
     def note_floor(self, floor: float) -> None:
         """Keep what `floor` is, found by whoever ran the full and the empty circuit anyway."""
         self._kept.floors[self.metric] = floor

@@ -74,6 +74,7 @@ class AskedMethod:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
+    @typed
     def parse(text: str) -> AskedMethod:
         """Read what is typed; an EdgewiseError says which methods or options there are."""
         name, *given = text.strip().split(":")

@@ -29,8 +29,8 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.files.stability import EXAMPLES, GROUPS, EdgeStability
 from ...graphs.files.stability import KEY as STABILITY
-from ...graphs.greedy import greedy
 from ...progress import Progress
+from .greedy import greedy
 
 if TYPE_CHECKING:
     from ...patching.run.runner import Runner

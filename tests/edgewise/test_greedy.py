@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.graph import ComputationGraph
-from edgewise.graphs.greedy import greedy, joining
 from edgewise.graphs.scores import Scores
+from edgewise.steps.found.greedy import greedy, joining
 from tests.graph_shapes import shapes
 
 

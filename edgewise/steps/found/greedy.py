@@ -15,9 +15,9 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from .calls.typed import typed
-from .circuit import Circuit
-from .scores import ROUNDING, Scores
+from ...graphs.calls.typed import typed
+from ...graphs.circuit import Circuit
+from ...graphs.scores import ROUNDING, Scores
 
 
 @typed
