@@ -4,14 +4,16 @@ A number that layers may differ in (a scale, a window) is an array too, so that 
 in nothing else are of one kind and run in one scan. What decides how a part is computed (a name, a
 flag, a count, that something is there at all) is part of the tree's structure.
 
-Tensors cross without a copy where they can (dlpack), once for each model. Those of equal layers are
+Tensors cross without a copy where they can, once for each model. Those of equal layers are
 stacked: as a view where they lie side by side in memory, else as a copy.
 """
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import jax
@@ -137,12 +139,39 @@ def crossed(tree: Any, wide: torch.dtype, device: Any, *, stacks: bool = False) 
 
 
 def to_array(x: Tensor, device: Any) -> Array:
-    """Hand a tensor over to JAX, without a copy where both can see it."""
+    """Hand a tensor over to JAX, without a copy where both can see it.
+
+    On a processor as a numpy array: JAX's threads let go of one without asking Python, which they
+    must for a tensor that came by dlpack. Where Python is ending then, that aborts the program.
+    """
     x = x.detach().contiguous()
+    if x.device.type == "cpu":
+        return jax.device_put(_as_numpy(x), device)
     if x.numel() == 0 or x.dtype == torch.bool:  # dlpack knows neither
         return jax.device_put(np.asarray(x.cpu()), device)
+    _settle_at_the_end()
     found = jax.dlpack.from_dlpack(x)
     return found if device in found.devices() else jax.device_put(found, device)
+
+
+def _as_numpy(x: Tensor) -> np.ndarray:
+    """Return the same memory as a numpy array; numpy itself knows no bfloat16."""
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(jnp.bfloat16)
+    found: np.ndarray = x.numpy()
+    return found
+
+
+@cache
+def _settle_at_the_end() -> None:
+    """Have Python end only when no program that was given a tensor's memory runs any more."""
+    atexit.register(_settle)
+
+
+def _settle() -> None:
+    jax.effects_barrier()
+    for one in jax.live_arrays():
+        one.block_until_ready()
 
 
 def to_tensor(x: Array) -> Tensor:

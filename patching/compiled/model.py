@@ -78,7 +78,8 @@ def compiled(model: LiftedModel, device: Any = None) -> CompiledModel:
         require_by_head(model)
         require_room(model)
         _MADE[key] = _hand_over(model, device)
-        finalize(model, _MADE.pop, key, None)
+        # not when the program ends: a program may still hold what is let go of then
+        finalize(model, _MADE.pop, key, None).atexit = False
     return _MADE[key]
 
 
