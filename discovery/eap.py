@@ -53,11 +53,13 @@ LOCAL_HELP = (
 class Gradients:
     """How gradients are taken; every gradient method has these options."""
 
-    rule: Annotated[str, Option(RULE_HELP, choices=tuple(RULES), engines=TORCH_ALONE)] = (
-        DERIVATIVE.name
+    rule: Annotated[
+        str, Option(RULE_HELP, choices=tuple(RULES), engines=TORCH_ALONE, quiet=True)
+    ] = DERIVATIVE.name
+    qk: Annotated[str, Option(QK_HELP, choices=tuple(QK), engines=TORCH_ALONE, quiet=True)] = (
+        DERIVED
     )
-    qk: Annotated[str, Option(QK_HELP, choices=tuple(QK), engines=TORCH_ALONE)] = DERIVED
-    local: Annotated[bool, Option(LOCAL_HELP, engines=TORCH_ALONE)] = False
+    local: Annotated[bool, Option(LOCAL_HELP, engines=TORCH_ALONE, quiet=True)] = False
 
     def __post_init__(self) -> None:
         rule_of(self.rule, self.qk)

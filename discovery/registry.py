@@ -37,6 +37,7 @@ class Option:
     It stands in the annotation of the method's parameter, `Annotated[float, Option("…")] = 0.02`,
     from which `type` and `default` are read too. `only_time`: it changes nothing that is found.
     `engines`: what can compute with another value than the default; empty: all that can the method.
+    `quiet`: where it is the default, reports do not mention it.
     """
 
     help: str
@@ -45,6 +46,7 @@ class Option:
     choices: tuple[str, ...] = ()
     only_time: bool = False
     engines: tuple[str, ...] = ()
+    quiet: bool = False
     type: builtins.type = str
     default: bool | int | float | str = ""
 

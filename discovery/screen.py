@@ -10,12 +10,14 @@ With all edges measured the scores are the exact effects, with none those of ste
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from .eap import Gradients, eap
+from .meaning import Meaningless
 from .measures.leaving_out import single_questions
 from .registry import Discovery, Option, method, scoring_method
 
@@ -42,7 +44,9 @@ def screen(
     first = eap(runner, gradients=local, per_example=per_example, progress=progress)
     other = scoring_method()
     options = other.suited(runner.ablation)
-    second = other(replace(runner, engine="torch"), progress, None, None, False, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Meaningless)  # said of the method that was asked for
+        second = other(replace(runner, engine="torch"), progress, None, None, False, **options)
     among = most_doubtful(first.scores, second.scores, ask)
     return _measured(runner, first, among, progress) if among.any() else first
 

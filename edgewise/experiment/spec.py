@@ -445,6 +445,16 @@ class DiscoverySpec(Part):
         return self.per_example or self.select.resamples
 
     @property
+    def told_options(self) -> dict[str, object]:
+        """Return the method's options that a report tells: all but quiet ones left as they are."""
+        own = self.chosen.options
+        return {
+            key: value
+            for key, value in self.options.items()
+            if not (key in own and own[key].quiet and value == own[key].default)
+        }
+
+    @property
     def chosen(self) -> Method:
         """Return the method."""
         return get_method(self.method)

@@ -31,6 +31,7 @@ from ..graphs.diff import CircuitDiff
 from ..graphs.errors import EdgewiseError, FileFormatError, PromptError
 from ..graphs.files import CircuitFile
 from ..graphs.files.atomic import write_bytes
+from ..graphs.files.scores import header
 from ..graphs.graph import ComputationGraph
 from ..patching.engines import about_engine
 from ..patching.prompts.pairs import PromptPairs
@@ -160,8 +161,8 @@ def split_pairs(pairs: PromptPairs, repetitions: int) -> PromptSets:
 class Repeats:
     """What R discoveries in one model found; as a file, safetensors with a seal against changes.
 
-    `kept`: bool [R, P, S], the circuits. `engine`: name and version of what computed; None of a
-    file.
+    `kept`: bool [R, P, S], the circuits. `engine`: name and version of what computed; None
+    where an older file does not say.
     """
 
     graph: ComputationGraph
@@ -178,11 +179,9 @@ class Repeats:
 
     def write(self, path: Path) -> None:
         """Write the repetitions, all or nothing."""
-        from safetensors.numpy import save
-
-        tensors = {"kept": self.kept.astype(np.uint8)}
         about = {} if self.engine is None else {"engine": json.dumps(self.engine)}
-        write_bytes(path, save(tensors, metadata={"sha256": self.seal, **about}))
+        first = header("U8", self.kept.shape, {"sha256": self.seal, **about}, "kept")
+        write_bytes(path, first + self.kept.astype(np.uint8).tobytes())
 
     @staticmethod
     def read(path: Path, graph: ComputationGraph) -> Repeats:
@@ -192,13 +191,15 @@ class Repeats:
         try:
             with safe_open(path, framework="numpy") as found:
                 kept = found.get_tensor("kept")
-                seal = (found.metadata() or {}).get("sha256")
-        except (OSError, SafetensorError, KeyError) as error:
+                about = found.metadata() or {}
+                engine = json.loads(about.get("engine", "null"))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise FileFormatError(f"{path} cannot be read ({error}); make it again.") from None
         if kept.shape[1:] != graph.reads.shape:
             raise FileFormatError(f"{path} is of another graph; make it again.")
-        repeats = Repeats(graph, kept.astype(bool))
-        if seal != repeats.seal:
+        own = {str(k): str(v) for k, v in engine.items()} if isinstance(engine, dict) else None
+        repeats = Repeats(graph, kept.astype(bool), own)
+        if about.get("sha256") != repeats.seal:
             raise FileFormatError(f"{path} was changed after it was written; make it again.")
         return repeats
 

@@ -31,7 +31,7 @@ METADATA = ("senders", "ports", *ABOUT)
 SAME = 1e-4
 """By how much of itself a score may differ from the one that a circuit's file has."""
 
-WIDTHS = {"F16": 2, "F32": 4}
+WIDTHS = {"F16": 2, "F32": 4, "U8": 1}
 """Bytes of a number, by its name in safetensors files."""
 
 
@@ -103,14 +103,16 @@ def graph_metadata(graph: ComputationGraph, about: Mapping[str, str]) -> dict[st
     }
 
 
-def header(dtype: str, shape: Sequence[int], metadata: Mapping[str, str]) -> bytes:
-    """Return what precedes the values of a safetensors file with one tensor, `scores`.
+def header(
+    dtype: str, shape: Sequence[int], metadata: Mapping[str, str], name: str = "scores"
+) -> bytes:
+    """Return what precedes the values of a safetensors file with one tensor.
 
     The library's own order of metadata is random.
     """
     size = WIDTHS[dtype] * math.prod(shape)
     tensor = {"dtype": dtype, "shape": list(shape), "data_offsets": [0, size]}
-    text = json.dumps({"__metadata__": dict(metadata), "scores": tensor}).encode()
+    text = json.dumps({"__metadata__": dict(metadata), name: tensor}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
