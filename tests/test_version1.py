@@ -212,7 +212,7 @@ def test_a_spec_declares_the_same(folder: Path) -> None:
     ]
     assert (spec.discovery.method, dict(spec.discovery.options)) == (
         "eap-ig",
-        {"steps": 3, "midpoint": False, "rule": "gradient", "qk": "derivative"},
+        {"steps": 3, "midpoint": False, "rule": "gradient", "qk": "derivative", "local": False},
     )
     assert (spec.discovery.select.top, spec.comparison.noise_floor) == (40, 3)
     assert spec.evaluation.metrics == ("logit_diff", "kl")
