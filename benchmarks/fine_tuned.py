@@ -1,7 +1,7 @@
 """Measure circuits of many sizes, and how alike circuits of other prompts are. Run by hand.
 
-    python examples/fine-tuned/sizes.py fine-tuned [sizes] [ioi] [alike]
-FINE-TUNED is the folder of the README's experiment. `sizes`: each model's strongest edges by its
+    python benchmarks/fine_tuned.py FOLDER [sizes] [ioi] [alike]
+FOLDER: of the experiment of examples/fine-tuned. `sizes`: each model's strongest edges by its
 own scores, on its held-out pairs (20 processor minutes); `ioi`: circuits for another task (15);
 `alike`: 8 discoveries on 32 new pairs each, in either model (10).
 """
@@ -20,7 +20,7 @@ from edgewise.workflow import discover, make_runner
 
 SOURCES = {
     "base": "smollm2-135m",
-    "tuned": str(Path(__file__).parents[1] / "adapters/entity-tracking"),
+    "tuned": str(Path(__file__).parents[1] / "examples/adapters/entity-tracking"),
 }
 METRICS = [as_metric(name) for name in ("logit_diff", "kl", "accuracy")]
 
