@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def tiny_model(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> 
     """
     config_class, model_class, options = ALL[name]
     torch.manual_seed(seed)
-    model = model_class(config_class(**options)).eval()
+    model = model_class(config_class(**deepcopy(options))).eval()  # tests change what they get
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 if parameter.dim() > 1 else 0.5
