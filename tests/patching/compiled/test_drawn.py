@@ -33,7 +33,7 @@ def beside(pairs: PromptPairs, spelled: int, seed: int = 4) -> PromptPairs:
     return PromptPairs((*pairs, *spelled_pairs(seed, spelled))) if spelled else pairs
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @example(0, "kl", "position-mean", [2], 0, 1, [0.1], 0, False, True)
 @example(3, "log_prob_diff", "mean", [4, 9, 3], 2, 7, [0.5, 1.0], 1, True, False)
 @given(
@@ -92,7 +92,7 @@ def ready(metric: str) -> tuple[Runner, CompiledCircuits]:
     return runner, CompiledCircuits(runner)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(metric=st.sampled_from(list(WORLDS)), seed=st.integers(0, 10**6), share=st.floats(0, 1))
 def test_masks_and_gates(metric: str, seed: int, share: float) -> None:
     runner, together = ready(metric)
