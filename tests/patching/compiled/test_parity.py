@@ -18,7 +18,7 @@ from edgewise.patching.compiled.model import require_by_head
 from edgewise.patching.gradients.attribution import attribute
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
-from tests.configs import ALL, CONFIGS, EVERY
+from tests.configs import ALL, EVERY
 from tests.engine import ABLATIONS, UNGROUPED, fitting, random_mask, tiny_lift, tiny_pairs
 from tests.patching.test_whole_answers import spelled_pairs
 
@@ -52,8 +52,7 @@ def assert_alike(found: np.ndarray, expected: np.ndarray, within: float = SCORES
 def test_every_configuration_with_heads(name: str) -> None:
     """Scores, and logits and losses of circuits; every second one has a port for each group.
 
-    Lengths differ within the batch, and some positions are left out. Of near copies, which have
-    another's parts under a name of their own, scores alone, to which every part of a run adds.
+    Lengths differ within the batch, and some positions are left out.
     """
     grouped = crc32(name.encode()) % 2 == 0 and name not in UNGROUPED
     wide = torch.float64 if name in UNSTEADY else torch.float32
@@ -61,8 +60,6 @@ def test_every_configuration_with_heads(name: str) -> None:
     pairs = tiny_pairs(lengths=(6, 4, 5))
     runner = Runner.create(model, pairs, metric="logit_diff", engine="torch")
     assert_alike(compiled(runner, [1.0]).values, attribute(runner, [1.0]).values)
-    if name not in CONFIGS:
-        return
     some = Circuit(model.graph, random_mask(model.graph, 0.7, crc32(name.encode())))
     circuits, together = [Circuit.full(model.graph), some], CompiledCircuits(runner)
     logits = runner.logits(circuits).numpy()
