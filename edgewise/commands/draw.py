@@ -224,30 +224,19 @@ def _draw_edges(request: Request) -> Outcome:
 
 def _draw_table(request: Request, found: MatrixFile | MethodsFile) -> Outcome:
     """Draw a matrix, or what methods are worth."""
-    from ..graphs.files import MatrixFile
-    from ..visualize.charts.matrix import draw_matrix
-    from ..visualize.charts.methods import draw_methods
+    from ..visualize.charts.tables import table_chart
     from ..visualize.draw import accepted_suffixes, write_scene
 
-    is_matrix = isinstance(found, MatrixFile)
-    what = "a matrix" if is_matrix else "a comparison of methods"
+    chart = table_chart(found)
     for given, flag in ((request.top, "--top"), (request.roles, "--roles")):
         if given is not None:
-            raise click.UsageError(f"{flag} is for circuits; {request.files[0]} is {what}.")
+            raise click.UsageError(f"{flag} is for circuits; {request.files[0]} is {chart.what}.")
     if Path(request.output).suffix.lower() == ".dot":
         endings = ", ".join(accepted_suffixes(scene=True))
-        raise click.UsageError(f"{what} is no graph, so it has no .dot; accepted: {endings}.")
-    name = Path(str(found.model["name"])).name
-    if isinstance(found, MatrixFile):
-        scene = draw_matrix(found, title=request.titled(f"Circuits and tasks in {name}"))
-        size = {"tasks": len(found.tasks), "circuits": len(found.circuits)}
-    else:
-        usual = f"Methods on {found.task['name']} in {name}"
-        scene = draw_methods(found, title=request.titled(usual))
-        size = {"methods": len(found.methods)}
-    write_scene(scene, request.output)
-    words = ", ".join(f"{count} {what}" for what, count in size.items())
-    return {"kind": "matrix" if is_matrix else "methods", **size}, words
+        raise click.UsageError(f"{chart.what} is no graph, so it has no .dot; accepted: {endings}.")
+    write_scene(chart.draw(request.titled(chart.title)), request.output)
+    words = ", ".join(f"{count} {what}" for what, count in chart.counts.items())
+    return {"kind": chart.kind, **chart.counts}, words
 
 
 def _own(

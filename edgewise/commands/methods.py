@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..graphs.files.exchange import Foreign
     from ..graphs.files.tables.methods import MethodsFile
     from ..session import Session
-    from ..steps.claims.methods import AskedMethod, Asking, GivenScores
+    from ..steps.claims.asked import AskedMethod, Asking, GivenScores
 
 TITLES = {
     "circuits of the strongest edges: areas": ("CPR", "CMD"),
@@ -79,7 +79,8 @@ def methods(
     from ..graphs.files.tables.methods import TABLES, write_methods
     from ..progress import reporting
     from ..session import open_model, open_split
-    from ..steps.claims.methods import AskedMethod, compare_methods
+    from ..steps.claims.asked import AskedMethod
+    from ..steps.claims.methods import compare_methods
 
     task = flags.task()
     if model is None or task is None:
@@ -127,7 +128,7 @@ def _list(as_json: bool) -> None:
 
 def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign]:
     """Read the methods that are named, and the files among them."""
-    from ..steps.claims.methods import AskedMethod
+    from ..steps.claims.asked import AskedMethod
 
     names = [one.strip() for one in text.split(",") if one.strip()]
     if not names:
@@ -144,7 +145,7 @@ def _scores(given: CircuitFile | Foreign, session: Session, compute: ComputeSpec
     """Return the scores of a file, called as the file is."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, read_scores_of
-    from ..steps.claims.methods import GivenScores
+    from ..steps.claims.asked import GivenScores
 
     label = Path(str(given.path)).name
     if isinstance(given, CircuitFile):
@@ -156,7 +157,7 @@ def _scores(given: CircuitFile | Foreign, session: Session, compute: ComputeSpec
 
 
 def _asking(flags: Flags, sizes: str | None, exact: int | None) -> Asking:
-    from ..steps.claims.methods import Asking
+    from ..steps.claims.asked import Asking
 
     given = flags.only("top", "draw_seed")
     if exact is not None:

@@ -39,6 +39,7 @@ from ..trace import of_keys
 from .finish import finished
 from .owners.curved import Made, of_mlp, of_writes
 from .owners.folded import FoldedHeads, folds
+from .owners.heads import HeadsRun
 from .owners.mixed import MixedHeads, mixture_gradient
 from .rules import DERIVATIVE, GradientRule
 from .writes import Writes, write_gradients
@@ -143,9 +144,10 @@ class _ChunkScores:
         streams, rows = self.streams.attention, self.graph.attention_rows[layer]
         read = streams[layer], of_keys(block, streams, layer)
         context, past = self.chunk.context, self.chunk.past
+        run = HeadsRun.of(block, layer, read, context, past, mixture_gradient(block, gradient))
         window, length = self.shape[1], self.chunk.batch.clean.shape[1]
         make = FoldedHeads if folds(block.by_head, window, length) else MixedHeads
-        heads = make.of(block, layer, read, context, past, mixture_gradient(block, gradient))
+        heads = make.of(run)
         numbers = self.shape[0] * window * heads.numbers(self.shape[2])
         for letters in (LETTERS,) if block.shared is None else (LETTERS[:1], LETTERS[1:]):
             before = read["q" not in letters]

@@ -19,13 +19,8 @@ from edgewise.graphs.files.tables.methods import MethodsFile, read_methods, writ
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.session import open_model, open_split
-from edgewise.steps.claims.methods import (
-    RANDOM,
-    AskedMethod,
-    Asking,
-    GivenScores,
-    compare_methods,
-)
+from edgewise.steps.claims.asked import AskedMethod, Asking, GivenScores
+from edgewise.steps.claims.methods import RANDOM, compare_methods
 from edgewise.visualize.charts.methods import COLOURS, draw_methods
 from tests.edgewise.conftest import Run, id_rows
 

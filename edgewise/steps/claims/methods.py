@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ...discovery.evaluation import measured_together
 from ...discovery.meaning import Meaningless
 from ...discovery.measures.agreement import Agreement, AskedEdges, agreement
 from ...discovery.measures.curve import CURVE_SHARES, Curve, curve
-from ...discovery.registry import Discovery, Method, get_method
+from ...discovery.registry import Discovery
 from ...discovery.uncertainty.bootstrap import UNDEFINED, Estimate, faithfulness_estimate
 from ...discovery.uncertainty.stability import EdgeRule, stability
 from ...experiment.spec import ComputeSpec, DiscoverySpec
@@ -47,6 +47,7 @@ from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
 from ..discover import held_out_runner
 from ..found.blocks import circumstances, forward_seconds, now, task_block
+from .asked import SIZES, AskedMethod, Asking, GivenScores
 from .peak import PeakMemory
 
 if TYPE_CHECKING:
@@ -55,80 +56,8 @@ if TYPE_CHECKING:
 RANDOM = "random"
 """What the row of random scores is called."""
 
-SIZES, DRAWN, TOP = (50, 200, 1000), 300, 100
 ALIKE = 200
 """Of circuits of how many edges it is told how alike they are."""
-
-
-@typed
-@dataclass(frozen=True)
-class AskedMethod:
-    """A method with options, written as `eap-ig:steps=10`.
-
-    >>> AskedMethod.parse("eap-ig:steps=10").options["steps"]
-    10
-    """
-
-    label: str
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @staticmethod
-    @typed
-    def parse(text: str) -> AskedMethod:
-        """Read what is typed; an EdgewiseError says which methods or options there are."""
-        name, *given = text.strip().split(":")
-        method, options = get_method(name), {}
-        for one in given:
-            key, equals, value = one.partition("=")
-            if not equals:
-                raise EdgewiseError(
-                    f"'{one}' of '{text}' is no option; accepted: NAME=VALUE, with NAME one of "
-                    f"{', '.join(method.options) or '(none: the method has no options)'}."
-                )
-            options[key] = _value(method, key, value)
-        return AskedMethod(text.strip(), name, method.check(options) if options else {})
-
-    @property
-    def chosen(self) -> Method:
-        """Return the registered method."""
-        return get_method(self.method)
-
-
-@typed
-@dataclass(frozen=True, eq=False)
-class GivenScores:
-    """Scores that are there already, such as another tool's, judged as a method's are."""
-
-    label: str
-    scores: Scores
-
-
-def _value(method: Method, key: str, text: str) -> object:
-    """Return an option's value as its type; what cannot be read is left to `check`."""
-    kind = method.options[key].type if key in method.options else str
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        return kind(text)
-    except ValueError:
-        return text
-
-
-@typed
-@dataclass(frozen=True)
-class Asking:
-    """What is measured of each method.
-
-    `sizes`: of how many strongest edges; default: of `SIZES` those that the graph has. `drawn`:
-    about how many random edges exact questions are asked, beside each method's `top` strongest;
-    0: none at all. `draw_seed`: which these are.
-    """
-
-    sizes: tuple[int, ...] | None = None
-    drawn: int = DRAWN
-    top: int = TOP
-    draw_seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)

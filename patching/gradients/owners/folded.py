@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from ....graphs.lift.attention import Attention, AttentionContext
-from ....graphs.lift.lifted import Block
 from ....graphs.lift.norms import working_dtype
-from ...trace import Past, past_of, project_all, repeat_kv
+from .heads import HeadsRun
 
 
 def folds(attention: Attention, window: int, length: int) -> bool:
@@ -55,29 +54,13 @@ class FoldedHeads:
     matrices: dict[str, Tensor]
 
     @staticmethod
-    def of(
-        block: Block,
-        layer: int,
-        streams: tuple[Tensor, Tensor],
-        context: AttentionContext,
-        past: Past | None,
-        g_z: Tensor,
-    ) -> FoldedHeads:
-        """Take a layer of a run; `streams`: what queries and keys are made of, [B, T, D] both.
-
-        g_z: [B, T, H, K].
-        """
-        attention = block.by_head
-        q, k, v = project_all(block, *streams)
-        before = past_of(block, layer, past)
-        k, v = (
-            repeat_kv(block, x)
-            if before is None
-            else torch.cat((before[i], repeat_kv(block, x)), 1)
-            for i, x in enumerate((k, v))
-        )
+    def of(run: HeadsRun) -> FoldedHeads:
+        """Take a layer of a run."""
+        attention, q, k, v, g_z = run.block.by_head, run.q, run.k, run.v, run.g_z
+        if run.past is not None:
+            k, v = (torch.cat(both, 1) for both in zip(run.past, (k, v), strict=True))
         wide = working_dtype(q.dtype)
-        context = context.on(q.device)
+        context = run.context.on(q.device)
         window, length = q.shape[1], k.shape[1]
         start = length - window
 

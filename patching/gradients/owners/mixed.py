@@ -14,51 +14,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....graphs.lift.attention import AttentionContext
 from ....graphs.lift.devices import place
 from ....graphs.lift.lifted import Block
 from ....graphs.names import LETTERS
-from ...trace import Past, past_of, project, project_all, repeat_kv
+from ...trace import project, repeat_kv
+from .heads import HeadsRun
 
 
 @dataclass(frozen=True)
 class MixedHeads:
-    """One layer's inputs of a run, what heads mix, z, and the gradients at z and values."""
+    """One layer of a run, what heads mix, z, and the gradient at values."""
 
-    block: Block
-    context: AttentionContext
-    past: tuple[Tensor, Tensor] | None
-    inputs: dict[str, Tensor]
+    run: HeadsRun
     z: Tensor
-    g_z: Tensor
     g_v: Tensor
 
     @staticmethod
-    def of(
-        block: Block,
-        layer: int,
-        streams: tuple[Tensor, Tensor],
-        context: AttentionContext,
-        past: Past | None,
-        g_z: Tensor,
-    ) -> MixedHeads:
-        """Take a layer of a run; `streams`: what queries and keys are made of, [B, T, D] both.
-
-        g_z: [B, T, H, K].
-        """
-        attention = block.by_head
-        q, k, v = project_all(block, *streams)
-        k, v = repeat_kv(block, k), repeat_kv(block, v)
-        before = past_of(block, layer, past)
-        values = v.detach().requires_grad_()
+    def of(run: HeadsRun) -> MixedHeads:
+        """Take a layer of a run."""
+        values = run.v.detach().requires_grad_()
         with torch.enable_grad():
-            z = attention.mix(q, k, values, context, before)
-        (g_v,) = torch.autograd.grad(z, values, g_z)
-        return MixedHeads(block, context, before, {"q": q, "k": k, "v": v}, z.detach(), g_z, g_v)
+            z = run.block.by_head.mix(run.q, run.k, values, run.context, run.past)
+        (g_v,) = torch.autograd.grad(z, values, run.g_z)
+        return MixedHeads(run, z.detach(), g_v)
 
     def numbers(self, width: int) -> int:
         """Count what is made on the way for one token and sender."""
-        attention, length = self.block.by_head, self.context.mask.shape[1]
+        attention, length = self.run.block.by_head, self.run.context.mask.shape[1]
         return 2 * width + 8 * attention.heads * attention.size + 3 * attention.heads * length
 
     def changes(self, letters: tuple[str, ...], new: Tensor, now: Tensor) -> dict[str, Tensor]:
@@ -67,12 +49,13 @@ class MixedHeads:
 
     def _change(self, letter: str, new: Tensor) -> Tensor:
         """Return changes times gradients, [s, B, T, H, K]."""
-        attention, made = self.block.by_head, project(self.block, letter, new)
-        made = made if letter == "q" else repeat_kv(self.block, made)
+        run, attention = self.run, self.run.block.by_head
+        made = project(run.block, letter, new)
+        made = made if letter == "q" else repeat_kv(run.block, made)
         if letter == "v" and attention.clip is None and attention.value_norm is None:
-            return (made - self.inputs["v"]) * self.g_v
-        q, k, v = ((self.inputs | {letter: made})[one] for one in LETTERS)
-        return (attention.mix(q, k, v, self.context, self.past) - self.z) * self.g_z
+            return (made - run.v) * self.g_v
+        q, k, v = (made if one == letter else getattr(run, one) for one in LETTERS)
+        return (attention.mix(q, k, v, run.context, run.past) - self.z) * run.g_z
 
 
 def mixture_gradient(block: Block, gradient: Tensor) -> Tensor:

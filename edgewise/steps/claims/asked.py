@@ -1,0 +1,85 @@
+"""Which methods are held against each other, and what is measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...discovery.registry import Method, get_method
+from ...graphs.calls.typed import typed
+from ...graphs.errors import EdgewiseError
+from ...graphs.scores import Scores
+
+SIZES, DRAWN, TOP = (50, 200, 1000), 300, 100
+
+
+@typed
+@dataclass(frozen=True)
+class AskedMethod:
+    """A method with options, written as `eap-ig:steps=10`.
+
+    >>> AskedMethod.parse("eap-ig:steps=10").options["steps"]
+    10
+    """
+
+    label: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    @typed
+    def parse(text: str) -> AskedMethod:
+        """Read what is typed; an EdgewiseError says which methods or options there are."""
+        name, *given = text.strip().split(":")
+        method, options = get_method(name), {}
+        for one in given:
+            key, equals, value = one.partition("=")
+            if not equals:
+                raise EdgewiseError(
+                    f"'{one}' of '{text}' is no option; accepted: NAME=VALUE, with NAME one of "
+                    f"{', '.join(method.options) or '(none: the method has no options)'}."
+                )
+            options[key] = _value(method, key, value)
+        return AskedMethod(text.strip(), name, method.check(options) if options else {})
+
+    @property
+    def chosen(self) -> Method:
+        """Return the registered method."""
+        return get_method(self.method)
+
+
+@typed
+@dataclass(frozen=True, eq=False)
+class GivenScores:
+    """Scores that are there already, such as another tool's, judged as a method's are."""
+
+    label: str
+    scores: Scores
+
+
+def _value(method: Method, key: str, text: str) -> object:
+    """Return an option's value as its type; what cannot be read is left to `check`."""
+    kind = method.options[key].type if key in method.options else str
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+@typed
+@dataclass(frozen=True)
+class Asking:
+    """What is measured of each method.
+
+    `sizes`: of how many strongest edges; default: of `SIZES` those that the graph has. `drawn`:
+    about how many random edges exact questions are asked, beside each method's `top` strongest;
+    0: none at all. `draw_seed`: which these are.
+    """
+
+    sizes: tuple[int, ...] | None = None
+    drawn: int = DRAWN
+    top: int = TOP
+    draw_seed: int = 0

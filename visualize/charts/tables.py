@@ -1,0 +1,41 @@
+"""Tables as charts: which drawing a table's file has, and how it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...graphs.files import MatrixFile, MethodsFile
+from ..scene import Scene
+from .matrix import draw_matrix
+from .methods import draw_methods
+
+
+@dataclass(frozen=True)
+class TableChart:
+    """A table's drawing: `kind` of table, `what` it is called, a usual `title`, what it counts.
+
+    `draw`: make the scene, given a title.
+    """
+
+    kind: str
+    what: str
+    title: str
+    counts: Mapping[str, int]
+    draw: Callable[[str], Scene]
+
+
+def table_chart(file: MatrixFile | MethodsFile) -> TableChart:
+    """Return the drawing of a table's file."""
+    model = Path(str(file.model["name"])).name
+    if isinstance(file, MatrixFile):
+        return TableChart(
+            "matrix", "a matrix", f"Circuits and tasks in {model}",
+            {"tasks": len(file.tasks), "circuits": len(file.circuits)},
+            lambda title: draw_matrix(file, title=title),
+        )  # fmt: skip
+    return TableChart(
+        "methods", "a comparison of methods", f"Methods on {file.task['name']} in {model}",
+        {"methods": len(file.methods)}, lambda title: draw_methods(file, title=title),
+    )  # fmt: skip
