@@ -256,9 +256,8 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
-        runner = replace(
-            runner, engine=self.engine(runner, options)
-        )  # it computes by one engine alone
+        # by one engine alone, so that what is asked of the runner later is too
+        runner = replace(runner, engine=self.engine(runner, options))
         if journal is not None:
             self.check_resumable()
         if start is not None:

@@ -17,7 +17,7 @@ Shapes: n asked edges.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,8 +35,8 @@ class AskedEdges:
     """Edges that are asked: bool [ports, senders] for certain, and others drawn at random."""
 
     graph: ComputationGraph
-    certain: np.ndarray
-    drawn: np.ndarray
+    certain: np.ndarray = field(repr=False)
+    drawn: np.ndarray = field(repr=False)
 
     @staticmethod
     def of(graph: ComputationGraph, certain: np.ndarray, number: int, seed: int = 0) -> AskedEdges:

@@ -178,8 +178,7 @@ def _print(found: MatrixFile) -> None:
         ]
         show.table(columns, cells, title="overlap (Jaccard)", left=(0, 1))
     show.line()
-    for words in _read(found):
-        show.line(words)
+    show.sentences(_read(found))
 
 
 def _row(row: MatrixRow) -> tuple[object, ...]:

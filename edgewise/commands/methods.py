@@ -188,8 +188,7 @@ def _print(found: MethodsFile) -> None:
     sizes = [row for row in found.sizes if row["edges"] in how["sizes"]]
     _table(sizes, ("edges", "signed", "absolute"), "faithfulness of so many strongest edges")
     show.line()
-    for words in _read(found):
-        show.line(words)
+    show.sentences(_read(found))
 
 
 def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[str], title: str) -> None:

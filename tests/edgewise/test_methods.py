@@ -192,6 +192,12 @@ def test_areas_are_those_of_evaluate(
         assert dict(own)[name.upper()] == pytest.approx(shown["curve"][name])
 
 
+def test_a_notebook_shows_a_line(compared: MethodsFile) -> None:
+    said = f"MethodsFile(exact, clean-corrupted, eap-ig:steps=2, acdc, {RANDOM}; "
+    assert repr(compared).startswith(said)
+    assert len(repr(compared)) < 200
+
+
 def test_a_file_is_read_as_it_was_written(compared: MethodsFile, tmp_path: Path) -> None:
     write_methods(tmp_path / "m.json", compared)
     again = read_methods(tmp_path / "m.json")

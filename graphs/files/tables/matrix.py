@@ -140,6 +140,12 @@ class MatrixFile:
     def __post_init__(self) -> None:
         make_plain(self, "model", "matrix", "tasks", "circuits", *TABLES, "extra")
 
+    def __repr__(self) -> str:
+        tasks, circuits = (
+            ", ".join(one["name"] for one in many) for many in (self.tasks, self.circuits)
+        )
+        return f"MatrixFile(tasks: {tasks}; circuits: {circuits}; in {self.model['name']!r})"
+
     @typed
     def row(self, table: str, task: str, circuit: str) -> MatrixRow:
         """Return what a table, `kept` or `cut`, has of a circuit on a task."""

@@ -141,6 +141,10 @@ class MethodsFile:
     def __post_init__(self) -> None:
         make_plain(self, "model", "task", "comparison", *TABLES, "extra")
 
+    def __repr__(self) -> str:
+        names = ", ".join(row["method"] for row in self.methods)
+        return f"MethodsFile({names}; {self.task['name']!r} in {self.model['name']!r})"
+
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
         return {
