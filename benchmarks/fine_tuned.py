@@ -114,7 +114,7 @@ def alike():
                 "in all of base's and none of tuned's": every[0] & ~some[1],
                 "in all of tuned's and none of base's": every[1] & ~some[0],
             }.items():
-                edges = Circuit(base[0].graph, kept).edges
+                edges = list(Circuit(base[0].graph, kept).edges)
                 print(f"  {len(edges)} {words}: {' '.join(map(str, edges))}")
 
 

@@ -17,7 +17,7 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints")
 steps = sorted(folder.glob("step-[1-9]*"), key=lambda path: int(path.name[5:]))
 found = timeline(
     ["smollm2-135m", *map(str, steps), str(folder)],
-    TaskSpec("entity-tracking", examples=16),
+    TaskSpec("entity-tracking", examples=64),
     select=Selection(top=200, signed=True),
     measure=["kl", "accuracy"],
     labels=["base", *(path.name[5:] for path in steps), "end"],
