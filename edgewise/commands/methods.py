@@ -73,6 +73,11 @@ def methods(
     any of them ranks high and of random ones, and random scores stand beside.
     """
     if compare is None:
+        if model is not None or output is not None or flags["task"] is not None:
+            raise click.UsageError(
+                "--model, --task and --output are for --compare, which names methods to compare; "
+                "without any of them methods are listed."
+            )
         _list(as_json)
         return
     from ..experiment.spec import DiscoverySpec, GraphSpec

@@ -202,6 +202,7 @@ def test_a_file_is_read_as_it_was_written(compared: MethodsFile, tmp_path: Path)
     write_methods(tmp_path / "m.json", compared)
     again = read_methods(tmp_path / "m.json")
     assert again.as_dict() == compared.as_dict()
+    assert again.comparison["engine"]["name"] == "torch"
     write_methods(tmp_path / "n.json", again)
     assert (tmp_path / "m.json").read_bytes() == (tmp_path / "n.json").read_bytes()
 
@@ -288,6 +289,7 @@ def test_the_command_compares_and_draws(
     [
         (["--compare", "eap"], "--compare needs --model and --task"),
         (["--compare", ","], "--compare"),
+        ([], "--model, --task and --output are for --compare"),
         (["--compare", "eap-gi"], "unknown method 'eap-gi'"),
         (["--compare", "eap", "--sizes", "1,x"], "--sizes is '1,x'"),
     ],

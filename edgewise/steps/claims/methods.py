@@ -137,14 +137,14 @@ def compare_methods(
         rows.append(_row(one, tester, areas, own, forward))
         if areas is not None:
             sizes += [*_curve_rows(one.label, areas), *_sizes(one, tester, asking.sizes or ())]
-    around = circumstances(session, runner, runner.engine)
+    around = circumstances(session, runner, tester.runs_by)
     how = MethodsBlock(
         metric=runner.metric.name, ablation=runner.ablation.name,
         held_out=parted.test is not None, examples=len(tester.pairs),
         asked=None if exact is None else exact.block(), alike_edges=ALIKE,
         sizes=list(asking.sizes or ()), undefined=undefined,
     )  # fmt: skip
-    more = {key: around[key] for key in ("dtype", "device")}
+    more = {key: around[key] for key in ("dtype", "device", "engine")}
     return MethodsFile(
         runner.graph, session.model_block, task_block(parted),
         cast("MethodsBlock", {**how, **more}), rows, sizes,
