@@ -26,7 +26,7 @@ import numpy as np
 
 from ..graphs.names import LETTERS
 from ..patching.incremental.losses import rises
-from .registry import Discovery, Option, method
+from .registry import Discovery, Option, Page, method
 from .resumable import Resumable, Step, question_bound
 
 if TYPE_CHECKING:
@@ -43,6 +43,20 @@ ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and
     "acdc",
     summary="remove edges one by one while the loss rises by less than a threshold",
     selects=True,
+    page=Page(
+        (
+            "Start from all edges. Take the ports from the last to the first, and into each port "
+            "the senders from the latest to the earliest.",
+            "Ablate the edge in the current circuit. If the loss rises by less than the threshold "
+            "it stays ablated, otherwise it is kept.",
+        ),
+        "Conmy et al. 2023, Towards automated circuit discovery for mechanistic interpretability, "
+        "Algorithm 1",
+        "one question for each edge that could still matter; on SmolLM2-135M 90 to 1,100 forward "
+        "passes, as questions compute again only what they change",
+        "Where each removal is to be measured in the circuit that stands, and for comparison with "
+        "published circuits. It depends on the order of edges, and on the threshold.",
+    ),
 )
 def acdc(
     runner: Runner,

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from ..patching.gradients.rules import DERIVATIVE, DERIVED, QK, RULES, GradientRule, rule_of
-from .registry import Discovery, Option, Options, method
+from .registry import Discovery, Option, Options, Page, method
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +79,19 @@ class Gradients:
     "eap",
     summary="score all edges with one gradient at the clean run",
     selects=False,
+    page=Page(
+        (
+            "Run the clean and the corrupted prompts; note what every sender writes, o_u, and what "
+            "ablated edges carry, a_u.",
+            "Take the gradient of the loss at every port of the clean run.",
+            "Score each edge Σ (a_u − o_u) · ∂loss/∂x_p, the loss's change to first order if it "
+            "alone were ablated.",
+        ),
+        "Syed, Rager and Conmy 2023, Attribution patching outperforms automated circuit discovery",
+        "about 4 forward passes",
+        "For a first look, and for the largest models. Where attention is saturated, gradients at "
+        "the clean run miss what matters: look at eap-ig too.",
+    ),
     engines=ENGINES,
     gradient="clean",
 )
@@ -97,6 +110,15 @@ def eap(
     "clean-corrupted",
     summary="score all edges with the mean gradient of the clean and the ablated input",
     selects=False,
+    page=Page(
+        (
+            "As eap, but take the mean of two gradients: of the clean run, and of the run from the "
+            "ablated embedding.",
+        ),
+        "Hanna, Pezzelle and Belinkov 2024, Have faith in faithfulness (their clean-corrupted)",
+        "about 5 forward passes",
+        "Where eap-ig takes too long: two gradients in place of five.",
+    ),
     engines=ENGINES,
     gradient="path",
 )
@@ -115,6 +137,19 @@ def clean_corrupted(
     "eap-ig",
     summary="score all edges with gradients averaged between the ablated and the clean input",
     selects=False,
+    page=Page(
+        (
+            "Run the model from embeddings between the ablated and the clean ones, "
+            "z_k = z_ablated + (k/m)(z_clean − z_ablated), k = 0 … m−1.",
+            "Take the gradient of the loss at every port in each of these runs, and average.",
+            "Score each edge Σ (a_u − o_u) · (averaged gradient).",
+        ),
+        "Hanna, Pezzelle and Belinkov 2024, Have faith in faithfulness (their EAP-IG, inputs)",
+        "about 6 forward passes with 5 steps where prompts differ late, 15 where they differ from "
+        "the first token",
+        "The first choice for a circuit of the strongest edges. Single scores are further from "
+        "exact effects than those of eap; for these take local or screen.",
+    ),
     engines=ENGINES,
     gradient="path",
     scores_for_searches=True,
@@ -139,6 +174,18 @@ def eap_ig(
     "conductance",
     summary="score all edges with gradients along the way times what senders change there",
     selects=False,
+    page=Page(
+        (
+            "Run the model from embeddings between the ablated and the clean ones.",
+            "On each piece of the way take the gradient at every port in its middle, and by how "
+            "much what each sender writes changes from one end to the other.",
+            "Score each edge by the sum over pieces of their products. The scores into `logits` "
+            "add up to the change of the loss.",
+        ),
+        "Wu et al. 2026, edge conductance",
+        "1.6 times eap-ig of so many steps",
+        "Where scores are to add up: what a share of the whole effect passes along each edge.",
+    ),
     gradient="path",
 )
 def conductance(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from .measures.leaving_out import effects_of_leaving_out, single_questions
-from .registry import Discovery, Option, method
+from .registry import Discovery, Option, Page, method
 
 if TYPE_CHECKING:
     from ..graphs.example_scores import ExampleScores
@@ -23,7 +23,22 @@ if TYPE_CHECKING:
     from ..patching.run.runner import Progress, Runner
 
 
-@method("exact", summary="measure every edge by ablating it alone", selects=False)
+@method(
+    "exact",
+    summary="measure every edge by ablating it alone",
+    selects=False,
+    page=Page(
+        (
+            "Ablate every edge alone in the full model, and measure the loss.",
+            "Its score is by how much the loss rises.",
+        ),
+        "Activation patching of single edges: Vig et al. 2020; Goldowsky-Dill et al. 2023, "
+        "Localizing model behavior with path patching",
+        "0.02 to 0.09 forward passes for each edge; all 123,211 of SmolLM2-135M about 3,000",
+        "As the truth that other scores are held against. Edges that stand in for each other show "
+        "no effect alone, so its strongest edges need not make the best circuit.",
+    ),
+)
 def exact(
     runner: Runner,
     *,

@@ -38,7 +38,7 @@ from ..patching.run.floors import in_order
 from .eap import eap_ig
 from .evaluation import different_ends
 from .measures.leaving_out import effects_of_leaving_out, leave_out
-from .registry import Discovery, Option, method
+from .registry import Discovery, Option, Page, method
 
 if TYPE_CHECKING:
     from ..graphs.scores import Scores
@@ -62,6 +62,18 @@ Answers = tuple[int, np.ndarray, "Losses"]  # a port's row, senders [n] into it,
     "refine",
     summary="remove edges greedily and exactly from the best of EAP-IG's or of given scores",
     selects=True,
+    page=Page(
+        (
+            "Take three times as many edges as are wanted, by the scores of a cheaper method.",
+            "Remove the least harmful ones by their exact effect in what is left, as many at a "
+            "time as do not disturb each other.",
+            "Put back those whose absence the loss would feel most, and remove again.",
+        ),
+        "Edgewise; greedy backward elimination with measured losses, as in Conmy et al. 2023, from "
+        "a pool of attributed edges",
+        "0.01 to 0.1 forward passes for each question; 100 edges of SmolLM2-135M take 4,200",
+        "Where the circuit is to be as small as it can be for what it keeps.",
+    ),
     gradient="path",
 )
 def refine(

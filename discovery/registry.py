@@ -51,6 +51,22 @@ class Option:
     default: bool | int | float | str = ""
 
 
+@typed
+@dataclass(frozen=True)
+class Page:
+    """What a user should know of a method: how it goes, from where, at what cost, what it is for.
+
+    `steps`: what it does, in order; formulas in the letters of docs/reference/definitions.md.
+    `paper`: authors, year and title, and what is taken from where else. `cost`: in forward passes
+    of the model on the same prompts. `when`: when to take it, and when not.
+    """
+
+    steps: tuple[str, ...]
+    paper: str
+    cost: str
+    when: str
+
+
 class Options:
     """Mark a parameter, `Annotated[Which, Options()] = Which()`, as options that methods share.
 
@@ -85,19 +101,20 @@ class Discovery:
 class Method:
     """A registered method.
 
-    `function` takes a runner, `progress`, and the options as keywords; one that takes `journal` can
-    be stopped and resumed, one that takes `start` can start from given scores, one that takes
-    `per_example` can give the scores on each example. `selects`: it
-    returns a circuit; otherwise scores to choose from. `gradient`: where it takes the metric's
-    gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its scores stand in
-    where a search gives none to all edges. `unpaired`: options that suit ablations whose values are
-    not those of a corrupted prompt. `engines`: what it can compute with.
+    `page`: what a user should know of it, for the documents. `function` takes a runner, `progress`,
+    and the options as keywords; one that takes `journal` can be stopped and resumed, one that takes
+    `start` can start from given scores, one that takes `per_example` can give the scores on each
+    example. `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it
+    takes the metric's gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its
+    scores stand in where a search gives none to all edges. `unpaired`: options that suit ablations
+    whose values are not those of a corrupted prompt. `engines`: what it can compute with.
     """
 
     name: str
     function: Callable[..., Discovery]
     summary: str
     selects: bool
+    page: Page | None = None
     gradient: str = ""
     scores_for_searches: bool = False
     unpaired: Mapping[str, object] = field(default_factory=dict)
@@ -282,6 +299,7 @@ class MethodProperties(TypedDict, total=False):
 
     summary: Required[str]
     selects: Required[bool]
+    page: Page
     gradient: Literal["clean", "path"]
     scores_for_searches: bool
     unpaired: Mapping[str, object]

@@ -60,12 +60,38 @@ def method_options() -> str:
     from edgewise.discovery.registry import methods as known
 
     rows = [
-        (code(name), code(key), code("--" + key.replace("_", "-")), default(option.default),
+        (code(name), code(key), code(option_of(key)), default(option.default),
          sentence(option.help))
         for name, method in known().items()
         for key, option in method.options.items()
     ]  # fmt: skip
     return table(["method", "key", "on the command line", "default", "meaning"], rows)
+
+
+def method_pages() -> str:
+    """Tell of every method how it goes, from where, at what cost and what it is for."""
+    from edgewise.discovery.registry import methods as known
+
+    parts = []
+    for name, method in known().items():
+        page = method.page
+        if page is None:
+            continue
+        steps = "".join(f"{number}. {step}\n" for number, step in enumerate(page.steps, 1))
+        engines, kind = ", ".join(method.engines), "a circuit" if method.selects else "scores"
+        options = ", ".join(code(option_of(key)) for key in method.options) or "none"
+        parts.append(
+            f"### {name}\n\n{sentence(method.summary)}\n\n{steps}\n"
+            f"* **Paper:** {sentence(page.paper)}\n* **Cost:** {sentence(page.cost)}\n"
+            f"* **When to take it:** {sentence(page.when)}\n"
+            f"* **Gives** {kind}; **computed by** {engines}; **options:** {options}.\n"
+        )
+    return "\n".join(parts)
+
+
+def option_of(key: str) -> str:
+    """Write an option of a method as on the command line."""
+    return "--" + key.replace("_", "-")
 
 
 def default(value: object) -> str:
@@ -313,8 +339,8 @@ def prompt_shapes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        ablations, commands, errors, families, method_options, methods, metrics, names,
-        prompt_fields, prompt_shapes, refused_types, spec, task_options, tasks, type_counts,
+        ablations, commands, errors, families, method_options, method_pages, methods, metrics,
+        names, prompt_fields, prompt_shapes, refused_types, spec, task_options, tasks, type_counts,
         workflow,
     )
 }  # fmt: skip

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..discovery.registry import get_method, scoring_method
 from ..discovery.registry import methods as registered
-from ..discovery.registry import scoring_method
 from . import options, show
-from .accepted import COUNT, FILE, WholeNumber, option, usage
-from .flags import Flags, with_flags
+from .accepted import COUNT, FILE, Known, WholeNumber, option, usage
+from .flags import Flags, flag_name, with_flags
 from .given import in_model, read_given
 
 if TYPE_CHECKING:
+    from ..discovery.registry import Method
     from ..experiment.spec import ComputeSpec
     from ..graphs.files import CircuitFile
     from ..graphs.files.exchange import Foreign
@@ -33,6 +34,7 @@ TITLES = {
 
 
 @click.command(short_help="List methods, or compare what they are worth on a task.")
+@click.argument("about", required=False, type=Known(get_method), metavar="[NAME]")
 @option(
     "--compare NAMES",
     lambda: (
@@ -57,6 +59,7 @@ TITLES = {
 @options.json_option
 @with_flags
 def methods(
+    about: str | None,
     compare: str | None,
     model: str | None,
     flags: Flags,
@@ -67,10 +70,12 @@ def methods(
 ) -> None:
     """List the registered methods; with --compare tell what each is worth on a task.
 
-    All see the same prompts. Circuits of their strongest edges are measured on others that are held
-    out (CPR by score, more is better; CMD by |score|, less is better; always look at both, as
-    faithfulness above 1 raises CPR), their scores are held against exact effects of the edges that
-    any of them ranks high and of random ones, and random scores stand beside.
+    With a NAME: how that method goes, from which paper, at what cost, and when to take it.
+
+    Of --compare: all see the same prompts. Circuits of their strongest edges are measured on others
+    that are held out (CPR by score, more is better; CMD by |score|, less is better; always look at
+    both, as faithfulness above 1 raises CPR), their scores are held against exact effects of the
+    edges that any of them ranks high and of random ones, and random scores stand beside.
     """
     if compare is None:
         if model is not None or output is not None or flags["task"] is not None:
@@ -78,8 +83,13 @@ def methods(
                 "--model, --task and --output are for --compare, which names methods to compare; "
                 "without any of them methods are listed."
             )
-        _list(as_json)
+        _list(as_json) if about is None else _describe(get_method(about), as_json)
         return
+    if about is not None:
+        raise click.UsageError(
+            f"'{about}' stands beside --compare; accepted: a method's name alone, which shows its "
+            f"page, or --compare {about},… to compare."
+        )
     from ..experiment.spec import DiscoverySpec, GraphSpec
     from ..graphs.files.tables.methods import TABLES, write_methods
     from ..progress import reporting
@@ -129,6 +139,33 @@ def _list(as_json: bool) -> None:
         return
     heads = ("method", "gives", "engines", "what")
     show.table(heads, [tuple(row.values()) for row in rows], left=range(4))
+
+
+def _describe(method: Method, as_json: bool) -> None:
+    """Print the page of a method, and its options."""
+    from ..discovery.registry import Page
+
+    page = method.page or Page((), "", "", "")
+    if as_json:
+        keys = ("steps", "paper", "cost", "when")
+        told = {key: getattr(page, key) for key in keys}
+        options_of = {
+            key: {"meaning": one.help, "default": one.default}
+            for key, one in method.options.items()
+        }
+        show.emit({"method": method.name, "what": method.summary, **told, "options": options_of})
+        return
+    show.sentences((f"{method.name}: {method.summary}.",))
+    show.sentences(f"{number}. {step}" for number, step in enumerate(page.steps, 1))
+    show.line()
+    show.facts(
+        *((key, text) for key in ("paper", "cost", "when") if (text := getattr(page, key))),
+        ("gives", "a circuit" if method.selects else "scores"),
+        ("engines", ", ".join(method.engines)),
+    )
+    if method.options:
+        show.line()
+        show.facts(*((flag_name(key), one.help) for key, one in method.options.items()))
 
 
 def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign]:
