@@ -148,7 +148,7 @@ def clean_corrupted(
         "about 6 forward passes with 5 steps where prompts differ late, 15 where they differ from "
         "the first token",
         "The first choice for a circuit of the strongest edges. Single scores are further from "
-        "exact effects than those of eap; for these take local or screen.",
+        "exact effects than those of eap; for these have owners recomputed.",
     ),
     engines=ENGINES,
     gradient="path",

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     selects=False,
     page=Page(
         (
-            "Score all edges by eap with local: each port's owner recomputed without the edge.",
-            "Score them by eap-ig too. Where both differ something is saturated.",
+            "Score all edges by EAP with local: each port's owner recomputed without the edge.",
+            "Score them by EAP-IG too. Where both differ something is saturated.",
             "Measure the exact effects of the edges on which they differ most, and put them in "
             "their places.",
         ),
