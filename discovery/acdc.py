@@ -14,20 +14,22 @@ Questions about successive edges are asked in batches as prefixes {e1}, {e1, e2}
 edges fall, the second question of the one-by-one walk is the second prefix. The first prefix whose
 increment over the one before reaches the threshold marks a kept edge, and the walk goes on behind
 it, so every decision is that of the one-by-one walk. How a stopped walk goes on: resumable.py.
+With `permute` it is walked in other orders too, and what survives is kept: searches/orders.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
 from ..graphs.names import LETTERS
 from ..patching.incremental.losses import rises
-from .registry import Discovery, Option, Page, method
+from .registry import Discovery, Option, Options, Page, method
 from .resumable import Resumable, Step, question_bound
+from .searches.orders import ALONE, DEFAULT, Order, Orders, in_orders
 
 if TYPE_CHECKING:
     from ..graphs.graph import ComputationGraph
@@ -64,11 +66,11 @@ def acdc(
     threshold: Annotated[
         float, Option("largest rise of the loss an ablated edge may cause", 0)
     ] = 0.02,
-    ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False,
     absolute: Annotated[bool, Option("compare the absolute change of the loss")] = False,
     candidates: Annotated[
         int, Option("questions asked together; no influence on the result", 1, 1024, only_time=True)
     ] = 64,
+    orders: Annotated[Orders, Options()] = ALONE,
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Discovery:
@@ -76,8 +78,17 @@ def acdc(
     from ..patching.incremental.search import make_search
     from ..patching.run.floors import beyond_rounding
 
-    rule = Rule(beyond_rounding(threshold, runner.floor), ports_first, absolute, candidates)
-    return walk(make_search(runner, threshold), runner.graph, rule, progress, journal)
+    least, first = beyond_rounding(threshold, runner.floor), orders.ports_first
+    rule = Rule(least, first, absolute, candidates)
+
+    def once(
+        order: Order, progress: Progress | None, journal: Journal | None
+    ) -> tuple[Search, Discovery]:
+        search = make_search(runner, threshold)
+        ordered = replace(rule, order=order)
+        return search, walk(search, runner.graph, ordered, progress, journal)
+
+    return in_orders(once, runner.graph, orders, progress, journal)
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Rule:
     ports_first: bool = False
     absolute: bool = False
     candidates: int = 64
+    order: Order = DEFAULT
 
 
 def walk(
@@ -100,7 +112,7 @@ def walk(
     """Walk all ports with any search at the full circuit; FileFormatError: not its journal."""
     most = question_bound(graph, rule.candidates, rule.ports_first)
     on = Resumable(search, graph, rule.candidates, most, progress, journal)
-    for step in on.through(steps(graph, rule.ports_first)):
+    for step in on.through(steps(graph, rule.ports_first, rule.order)):
         left = [row for row in step.rows if search.kept[row].any() and not dead(on, row)]
         if not left:
             if not step.whole:
@@ -131,6 +143,7 @@ def whole_ports(on: Resumable, rule: Rule, rows: list[int]) -> list[int]:
 def edges(on: Resumable, rule: Rule, row: int) -> list[int]:
     """Decide every edge into a port, from the latest sender; what stays gets its increment."""
     left = np.flatnonzero(on.search.kept[row])[::-1]
+    left = rule.order.senders(row, left, len(on.graph.senders))
     on.report(row, int(on.graph.reads[row].sum()) - len(left))
     while len(left):
         asked = left[: on.batch]
@@ -163,14 +176,21 @@ def first_that_rises(
     return first, losses
 
 
-def steps(graph: ComputationGraph, ports_first: bool) -> list[Step]:
+def steps(graph: ComputationGraph, ports_first: bool, order: Order = DEFAULT) -> list[Step]:
     """List the steps of the walk in order."""
     single = [Step((row,), str(port)) for row, port in enumerate(graph.ports)]
     found = single[-1:]
     for layer in reversed(range(graph.layers)):
         rows = [i for i, port in enumerate(graph.ports) if port.node.layer == layer][::-1]
         attention = [row for row in rows if graph.ports[row].letter in LETTERS]
-        found += [single[row] for row in rows if row not in attention]
+        others = [row for row in rows if row not in attention]
+        if (
+            graph.parallel and not (graph.post_norm or ports_first) and order.number
+        ):  # none of the layer feeds another
+            found += [single[row] for row in order.ports(rows)]
+            continue
+        found += [single[row] for row in others]
+        attention = order.ports(attention)
         if ports_first and attention:
             found.append(Step(tuple(attention), f"ports of layer {layer}", whole=True))
         found += [single[row] for row in attention]

@@ -266,6 +266,7 @@ def _size(found: Found, path: Path) -> str:
 
 
 def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) -> None:
+    from ..discovery.searches.orders import survived
     from ..progress import clock_time
     from .evaluate import not_held_out, outcome, shown_task, steadiness
 
@@ -280,6 +281,7 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
         ("", None if report is None or not report.left_out else report),
         ("method", method),
         ("edges kept", selection),
+        ("orders", survived(noted)),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
         ("stability", steadiness(found.file)),
         *outcome(evaluation, found.held_out),

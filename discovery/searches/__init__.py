@@ -1,0 +1,1 @@
+"""What searches have in common beside their decisions: other orders, and where to stop."""
