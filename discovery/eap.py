@@ -15,6 +15,9 @@ change of the loss.
 Under `zero` ablation the first point of EAP-IG is an embedding of 0, where an RMSNorm's slope is
 1/√eps; its gradient then drowns the others. `midpoint` avoids that point.
 
+At level `node` the score is (a_u − o_u) · ∂loss/∂o_u. What u writes reaches the loss through the
+ports that read it, so ∂loss/∂o_u = Σ_p ∂loss/∂x_p, and a node's score is the sum of its edges'.
+
 With `per_example` the scores on each example are given too; their mean is the score.
 A `rule` takes something else for the derivative of norms, activations, products or attention: RelP
 (Jafari et al. 2025) or GIM (Edin et al. 2025), see `patching.gradients.rules`.
@@ -94,6 +97,7 @@ class Gradients:
     ),
     engines=ENGINES,
     gradient="clean",
+    additive=True,
 )
 def eap(
     runner: Runner,
@@ -121,6 +125,7 @@ def eap(
     ),
     engines=ENGINES,
     gradient="path",
+    additive=True,
 )
 def clean_corrupted(
     runner: Runner,
@@ -152,6 +157,7 @@ def clean_corrupted(
     ),
     engines=ENGINES,
     gradient="path",
+    additive=True,
     scores_for_searches=True,
     unpaired={"midpoint": True},
 )
@@ -187,6 +193,7 @@ def eap_ig(
         "Where scores are to add up: what a share of the whole effect passes along each edge.",
     ),
     gradient="path",
+    additive=True,
 )
 def conductance(
     runner: Runner,

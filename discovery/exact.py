@@ -3,6 +3,8 @@
 1. For each port, from the first: for each edge into it, run the full circuit without this edge.
 2. Its score is loss(full without the edge) − loss(full); with `per_example` of each example too.
 
+At level `node` all edges out of a node are ablated at once: its output is patched everywhere.
+
 Only what an edge changes is computed again, several edges of a port at a time (see
 incremental/candidates.py); an edge into an early layer still costs a good part of a forward pass.
 """
@@ -13,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from ..graphs.levels.nodes import EDGE, NODE
 from .measures.leaving_out import effects_of_leaving_out, single_questions
+from .measures.nodes import node_effects
 from .registry import Discovery, Option, Page, method
 
 if TYPE_CHECKING:
@@ -25,12 +29,13 @@ if TYPE_CHECKING:
 
 @method(
     "exact",
-    summary="measure every edge by ablating it alone",
+    summary="measure every edge, or node, by ablating it alone",
     selects=False,
     page=Page(
         (
             "Ablate every edge alone in the full model, and measure the loss.",
             "Its score is by how much the loss rises.",
+            "At level `node` ablate all edges out of a node at once: its output is patched.",
         ),
         "Activation patching of single edges: Vig et al. 2020; Goldowsky-Dill et al. 2023, "
         "Localizing model behavior with path patching",
@@ -46,9 +51,15 @@ def exact(
         int, Option("edges run together; no influence on the result", 1, 1024, only_time=True)
     ] = 32,
     per_example: bool = False,
+    level: str = EDGE,
     progress: Progress | None = None,
 ) -> Discovery:
-    """Measure the effect of ablating every edge alone."""
+    """Measure the effect of ablating every edge, or all edges out of every node, alone."""
+    if level == NODE:
+        scores, examples = node_effects(
+            runner, per_example=per_example, at_once=candidates, progress=progress
+        )
+        return Discovery(scores, questions=len(runner.graph.senders), examples=examples)
     from ..patching.incremental.search import make_search
 
     search = make_search(runner)

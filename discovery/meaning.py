@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..graphs.levels.nodes import EDGE
 from .evaluation import measured_ends
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Ties:
 
 def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
     """Return what ties at the cut that keeps as many edges of largest score; None if nothing."""
-    cut = scores.cut(len(circuit), absolute=absolute)
+    cut = scores.cut(scores.count(circuit), absolute=absolute)
     return Ties(cut.score, cut.tied, cut.taken) if cut.tied > cut.taken > 0 else None
 
 
@@ -88,19 +89,25 @@ def doubts_of_selection(
             f"{len(circuit):,} edges kept carry nothing of the prompt; keep more edges, or count "
             "only those on such ways (`connected`)."
         ]
-    zeros = int((scores.values[circuit.kept] == 0).sum())
+    zeros, kept, what = _zeros(scores, circuit), scores.count(circuit), f"{scores.level}s"
     if zeros:
         return [
-            f"{zeros:,} of the {len(circuit):,} edges kept have the score 0: only "
-            f"{len(circuit) - zeros:,} have another. Those of score 0 are kept because they stand "
-            f"{RULE}, not because they matter; ask for fewer edges."
+            f"{zeros:,} of the {kept:,} {what} kept have the score 0: only "
+            f"{kept - zeros:,} have another. Those of score 0 are kept because they stand "
+            f"{RULE}, not because they matter; ask for fewer {what}."
         ]
     if tied is not None:
         return [
-            f"{tied.edges:,} edges tie at the score {tied.score:.4g}, where the selection cuts; "
+            f"{tied.edges:,} {what} tie at the score {tied.score:.4g}, where the selection cuts; "
             f"{tied.kept:,} of them are kept, those that stand {RULE}."
         ]
     return []
+
+
+def _zeros(scores: Scores, circuit: Circuit) -> int:
+    """Count the edges, or nodes, of a circuit whose score is 0."""
+    zero = circuit.kept & (scores.values == 0)
+    return int(zero.sum() if scores.level == EDGE else zero.any(0).sum())
 
 
 def doubts_of_size(faithfulness: float | None, kept: int = 0, edges: int = 1) -> list[str]:

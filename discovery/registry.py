@@ -17,6 +17,7 @@ from typing_extensions import Required, TypedDict, Unpack
 
 from ..graphs.calls.typed import typed
 from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.levels.nodes import EDGE, LEVELS, NODE
 from ..patching.registries import look_up, registered
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class Discovery:
     doubt: str | None = None
     examples: ExampleScores | None = None
 
+    def at_nodes(self) -> Discovery:
+        """Return what was found of nodes: of each the sum of its edges' scores."""
+        examples = None if self.examples is None else self.examples.at_nodes()
+        return replace(self, scores=self.scores.at_nodes(), examples=examples)
+
 
 @typed
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Method:
     takes the metric's gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its
     scores stand in where a search gives none to all edges. `unpaired`: options that suit ablations
     whose values are not those of a corrupted prompt. `engines`: what it can compute with.
+    `additive`: its scores are linear in what a sender writes, so that a node's is the sum of its
+    edges'. `level`: what it is to score, see `at`.
     """
 
     name: str
@@ -119,6 +127,8 @@ class Method:
     scores_for_searches: bool = False
     unpaired: Mapping[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ("torch",)
+    additive: bool = False
+    level: str = EDGE
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -177,6 +187,23 @@ class Method:
     def by_example(self) -> bool:
         """Tell whether it can give the scores on each example too."""
         return "per_example" in self._parameters
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """List what it can score: edges, and nodes if it takes `level` or its scores add up."""
+        return tuple(LEVELS) if self.additive or "level" in self._parameters else (EDGE,)
+
+    @typed
+    def at(self, level: str) -> Method:
+        """Return the method that scores edges, or nodes; refuse a level that it does not know."""
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
+        if level not in self.levels:
+            raise EdgewiseError(
+                f"method '{self.name}' does not work at level {level}; accepted: level "
+                f"{' or '.join(self.levels)}, or a method that does: {_able_at(level)}."
+            )
+        return replace(self, level=level)
 
     @property
     def default_metric(self) -> str:
@@ -281,10 +308,14 @@ class Method:
             self.check_start()
         if per_example:
             self.check_by_example()
-        given = {"journal": journal, "start": start, "per_example": per_example or None}
+        level = self.level if "level" in self._parameters else None
+        given: dict[str, Any] = {"journal": journal, "start": start, "level": level}
+        given["per_example"] = per_example or None
         given = {key: value for key, value in given.items() if value is not None}
         given |= self._given(self.check(options))
         found = self.function(runner, progress=progress, **given)
+        if self.level == NODE and found.scores.level == EDGE:
+            found = found.at_nodes()
         found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
         if found.doubt:
             warnings.warn(f"method '{self.name}': {found.doubt}", Meaningless, stacklevel=2)
@@ -304,6 +335,7 @@ class MethodProperties(TypedDict, total=False):
     scores_for_searches: bool
     unpaired: Mapping[str, object]
     engines: tuple[str, ...]
+    additive: bool
 
 
 @typed
@@ -350,6 +382,10 @@ def _said(value: object) -> str:
 
 def _able(can: str) -> str:
     return ", ".join(name for name, one in methods().items() if getattr(one, can))
+
+
+def _able_at(level: str) -> str:
+    return ", ".join(name for name, one in methods().items() if level in one.levels)
 
 
 def _checked(method_name: str, key: str, option: Option, value: Any) -> Any:

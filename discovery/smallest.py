@@ -31,7 +31,7 @@ def smallest_faithful(
     `connected`: without the edges on no way of kept edges from the embedding to the logits; where
     ablated inputs give the ablated output, as of a corrupted prompt, only the count changes.
     """
-    total = runner.graph.edge_count
+    total = scores.units
     ends = different_ends(runner)
     least = floor - runner.floor / abs(ends[0] - ends[1])
     asked = 0
@@ -44,7 +44,7 @@ def smallest_faithful(
         nonlocal asked
         asked += 1
         if progress is not None:
-            progress(asked, 2 * total.bit_length(), f"circuits measured, {n} edges")
+            progress(asked, 2 * total.bit_length(), f"circuits measured, {n} {scores.level}s")
         found = _faithfulness(runner, circuit(n), ends)
         return found is not None and found >= least
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .calls.typed import typed
-from .errors import EdgewiseError, GraphMismatch
+from .errors import EdgewiseError, GraphMismatch, unknown
 from .graph import ComputationGraph
+from .levels.nodes import EDGE, LEVELS, NODE
 from .names import Edge
 from .scores import Scores
 
@@ -30,6 +31,7 @@ class ExampleScores:
     `values`: float16 or float32 [examples, edges], the edges in the order of the mask, row by row
     over [ports, senders]; positive means that ablating the edge raises the example's loss.
     `groups`: each example's label, such as its template; one without is a group of its own.
+    `level`: as of `Scores`: where nodes have scores, each edge has its sender's.
 
     >>> graph = ComputationGraph(layers=1, heads=1)
     >>> values = np.zeros((3, graph.edge_count), dtype=np.float32)
@@ -42,8 +44,11 @@ class ExampleScores:
     graph: ComputationGraph
     values: np.ndarray
     groups: tuple[str, ...]
+    level: str = EDGE
 
     def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise unknown("level", self.level, LEVELS)
         found, edges = self.values, self.graph.edge_count
         if found.dtype not in (np.float16, np.float32) or found.shape[1:] != (edges,):
             raise GraphMismatch(
@@ -82,7 +87,18 @@ class ExampleScores:
         """Return one number for each edge [edges], such as a column's mean, as scores."""
         values = np.full(self.graph.reads.shape, np.nan)
         values[self.graph.reads] = numbers
-        return Scores(self.graph, values)
+        return Scores(self.graph, values, self.level)
+
+    @typed
+    def at_nodes(self) -> ExampleScores:
+        """Return the scores of nodes that those of their edges add up to, on each example."""
+        if self.level == NODE:
+            return self
+        _, senders = self.graph.reads.nonzero()
+        found = new_values(self.graph, len(self))
+        for row, values in zip(found, self.values, strict=True):
+            row[:] = np.bincount(senders, values, len(self.graph.senders))[senders]
+        return ExampleScores(self.graph, found, self.groups, NODE)
 
     @typed
     def edge_index(self, edge: Edge | str) -> int:
@@ -95,7 +111,7 @@ class ExampleScores:
         """Keep some of the examples, by their numbers, in this order."""
         numbers = [int(row) for row in rows]
         return ExampleScores(
-            self.graph, self.values[numbers], tuple(self.groups[i] for i in numbers)
+            self.graph, self.values[numbers], tuple(self.groups[i] for i in numbers), self.level
         )
 
 

@@ -185,6 +185,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "select": st.builds(Selection, top=COUNTS, signed=st.booleans()),
         "start": st.integers(-9, 9).map(start),
         "per_example": st.booleans(),
+        "level": st.sampled_from(["edge", "node"]),
     },
     EvaluationSpec: {
         "metrics": st.sampled_from([("kl",), ("nll",), ("kl", "nll"), ("nll", "kl")]),

@@ -15,6 +15,7 @@ from ..graphs.circuit import Circuit
 from ..graphs.diff import CircuitDiff
 from ..graphs.files import CircuitFile
 from ..graphs.files.stability import stability_of
+from ..graphs.levels.nodes import told
 from ..graphs.names import Edge
 from ..graphs.scores import Scores
 from .compose import READING
@@ -60,6 +61,8 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
     if len(circuit) <= top:
         words = f"All of {of}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
+    level = told(file.discovery.get("level"), circuit.kept)
+    words += "" if level is None else f" ({level})"
     caption = f"{words}. {drawn}. {measured_words(file)}{READING}"
     found = stability_of(file)
     if found is not None:

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from ...graphs.circuit import Circuit
 from ...graphs.example_scores import clusters_of
+from ...graphs.levels.nodes import EDGE
 from ...graphs.scores import Scores
 from ..evaluation import ratio
 from ..uncertainty.bootstrap import (
@@ -42,6 +43,7 @@ class Curve:
 
     CPR is the integral of f over the share of edges with circuits chosen by signed scores, CMD that
     of |1 − f| with circuits chosen by absolute scores, both by trapezoids from .001 to 1.
+    `level`: of what sizes are numbers.
     `intervals`: 95%, by the names of the fields. `undefined`: full and empty are not apart, so that
     the ratios mean nothing.
     """
@@ -53,10 +55,12 @@ class Curve:
     cmd: float | None
     intervals: CurveIntervals = field(default_factory=CurveIntervals, repr=False)
     undefined: bool = False
+    level: str = EDGE
 
     def as_dict(self) -> dict[str, object]:
-        """Return everything as plain values."""
-        return asdict(self)
+        """Return everything as plain values; the level if it is another than that of edges."""
+        found = asdict(self)
+        return found if self.level != EDGE else {k: v for k, v in found.items() if k != "level"}
 
     def interval(self, name: str, place: int | None = None) -> tuple[float, float] | None:
         """Return the 95% interval of an area, or of one size's faithfulness by its field's name."""
@@ -77,8 +81,11 @@ def curve(
     shares: Sequence[float] = CURVE_SHARES,
     progress: Progress | None = None,
 ) -> Curve:
-    """Measure top circuits of several sizes, and the areas CPR and CMD (Mueller et al. 2025)."""
-    sizes = [max(1, round(share * runner.graph.edge_count)) for share in shares]
+    """Measure top circuits of several sizes, and the areas CPR and CMD (Mueller et al. 2025).
+
+    Of scores of nodes, sizes are numbers, and shares, of nodes.
+    """
+    sizes = [max(1, round(share * scores.units)) for share in shares]
     graph = runner.graph
     full, empty = runner.measure_each([Circuit.full(graph), Circuit.empty(graph)])[0]
     ends = float(full.mean()), float(empty.mean())
@@ -88,7 +95,7 @@ def curve(
         for side, values in zip(each, runner.measure_each(tops)[0], strict=True):
             side.append(values)
         if progress is not None:
-            progress(i + 1, len(sizes), f"circuits measured, {size} edges")
+            progress(i + 1, len(sizes), f"circuits measured, {size} {scores.level}s")
     signed, absolute = (
         tuple(ratio(float(one.mean()), *ends, runner.floor) for one in side) for side in each
     )
@@ -100,7 +107,7 @@ def curve(
         cpr, cmd, intervals = _areas((full, empty), each, shares, clusters)
     if not is_defined:
         intervals = CurveIntervals()
-    return Curve(tuple(sizes), signed, absolute, cpr, cmd, intervals, not is_defined)
+    return Curve(tuple(sizes), signed, absolute, cpr, cmd, intervals, not is_defined, scores.level)
 
 
 def _areas(

@@ -114,7 +114,7 @@ def fewest(
             nonlocal asked
             asked += 1
             if progress is not None:
-                progress(asked, 2 * limit.bit_length(), f"sizes tried, {k} edges")
+                progress(asked, 2 * limit.bit_length(), f"sizes tried, {k} {scores.level}s")
             total = sum(
                 len(part.pairs) * float(part.measure([_top(its, k, absolute, connected)])[0, 0])
                 for part, its in parts
@@ -129,13 +129,12 @@ def fewest(
 
     best = None
     if not absolute:
-        positive = int((scores.values > 0).sum())
-        k, tried = search(False, max(1, positive))
+        k, tried = search(False, max(1, scores.positive))
         if tried[k] >= least:
             circuit = _top(scores, k, False, connected)
             return Fitted(circuit, tried[k], len(parts), signed=True)
         best = max(tried.values())
-    k, tried = search(True, runner.graph.edge_count)
+    k, tried = search(True, scores.units)
     circuit = _top(scores, k, True, connected)
     return Fitted(circuit, tried[k], len(parts), best_signed=best)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..graphs.levels.nodes import told
 from . import options, show
 from .accepted import FILE, WholeNumber, option
 from .diff_show import (
@@ -216,7 +217,8 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 def _print(found: DiffFile) -> None:
     summary = found.diff.summary()
     for name, head, circuit in (("A", found.a, found.diff.a), ("B", found.b, found.diff.b)):
-        words = (f"{len(circuit):,} edges", f"{len(circuit.nodes):,} nodes")
+        level = told(head.get("discovery", {}).get("level"), circuit.kept)
+        words = (f"{len(circuit):,} edges", f"{len(circuit.nodes):,} nodes", level)
         named = ", ".join(filter(None, (head["model"]["name"], *words)))
         show.facts((name, f"{head['file']}: {named}"))
     for what, whole, kinds in (

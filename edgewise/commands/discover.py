@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..discovery.registry import get_method, methods, scoring_method
+from ..graphs.levels.nodes import LEVELS, told
 from . import options, show
-from .accepted import FILE, Known, option, usage
+from .accepted import FILE, Known, among, option, usage
 from .claims import control_option, print_control
 from .flags import PREFIX, Flags, flag_name, with_flags
 from .given import sized
@@ -87,6 +88,15 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 @options.graph_options
 @options.compute_options
 @control_option
+@option(
+    "--level NAME",
+    lambda: (
+        "What is scored, and counted by --top: "
+        f"{'; '.join(f'{level} ({does})' for level, does in LEVELS.items())}. Default: edge."
+    ),
+    "circuit_level",
+    type=Known(among("level", LEVELS)),
+)
 @option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
 @option(
     "--per-example",
@@ -241,7 +251,7 @@ def _selection(spec: DiscoverySpec, found: Found, flags: Flags) -> str | None:
     """Say which edges are kept, by whose choice, and what a size that was fitted reached there."""
     if not spec.select.as_dict():
         return None
-    said, fitted = str(spec.select), found.file.discovery.get("fitted")
+    said, fitted = spec.select.words(spec.level), found.file.discovery.get("fitted")
     if fitted is not None:
         few = "" if fitted["halves"] > 1 else ": too few pairs to cut, so on those scored"
         said += f"{few} ({fitted['faithfulness']:.3f} there)"
@@ -283,6 +293,7 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
         ("edges kept", selection),
         ("orders", survived(noted)),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
+        ("keeps", told(noted.get("level"), found.file.circuit.kept)),
         ("stability", steadiness(found.file)),
         *outcome(evaluation, found.held_out),
         ("held out", not_held_out(pairs) if found.held_out is None else None),

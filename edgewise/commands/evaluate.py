@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..graphs.levels.nodes import told
 from . import options, show
 from .accepted import COUNT, FILE, Number, option
 from .claims import announce, claims_options, print_claims
@@ -123,6 +124,7 @@ def evaluate(
         ("model", session.loaded.title),
         ("task", shown_task(task_block(pairs))),
         ("measured", f"{found.metric}, {ablation} ablation"),
+        ("keeps", told(file.discovery.get("level"), file.circuit.kept)),
         ("stability", steadiness(file)),
     )
     _print(about, found, pairs, session.loaded.tokenizer)
@@ -194,7 +196,7 @@ def steadiness(file: CircuitFile) -> str | None:
 
 
 def _print_curve(curve: Curve) -> None:
-    columns = ("edges", "f, by signed score", "95%", "f, by |score|", "95%")
+    columns = (f"{curve.level}s", "f, by signed score", "95%", "f, by |score|", "95%")
     rows = []
     for place, size in enumerate(curve.sizes):
         row: list[object] = [size]

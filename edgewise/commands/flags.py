@@ -81,9 +81,11 @@ class Flags(dict[str, Any]):
         """Return how circuits are to be found."""
         from ..experiment.spec import DiscoverySpec, Selection
         from ..experiment.start import read_start
+        from ..graphs.levels.nodes import EDGE
 
         fields = self.only(*DiscoverySpec.names())
         fields["options"] = _method_options(self)
+        fields |= {"level": self["circuit_level"] or EDGE}  # `level` is that of a comparison
         if "start" in fields:
             fields["start"] = read_start(fields["start"])
         with usage():

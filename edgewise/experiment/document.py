@@ -34,6 +34,7 @@
     greedy = false                    # with top: edges join one by one, from the logits back
     stable = 0.9                      # of these, only edges that resampled prompts keep too
     per_example = true                # write the scores on each example too
+    level = "edge"                    # what is scored and kept: single edges, or "node"
 
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl

@@ -30,6 +30,7 @@ from ..graphs.errors import EdgewiseError, unknown
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
+from ..graphs.levels.nodes import EDGE, LEVELS
 from ..graphs.load.builtin import ALIAS
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
@@ -291,6 +292,16 @@ class Selection(Part):
         """
         return {k: v for k, v in vars(self).items() if v is not None and v is not False}
 
+    def words(self, level: str) -> str:
+        """Say what is kept of scores of edges, or of nodes.
+
+        >>> Selection(top=9).words("node")
+        'the 9 nodes of largest absolute score, with every edge among them'
+        """
+        if level == EDGE or not self.as_dict():
+            return str(self)
+        return f"{str(self).replace('edges', f'{level}s')}, with every edge among them"
+
     def __str__(self) -> str:
         kind = "score" if self.signed else "absolute score"
         where = " on ways from embed to logits" if self.connected else ""
@@ -315,12 +326,13 @@ class DiscoverySpec(Part):
     """How a circuit is found: the method with all its options, and which edges are kept.
 
     The metric defaults to the method's own. `start`: scores that a method starts from, if it can.
-    `per_example`: the scores on each example are wanted too.
+    `per_example`: the scores on each example are wanted too. `level`: what is scored and kept.
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
         EdgewiseError: a value makes no sense, the method selects edges itself, or cannot start from
-            scores, or gives none on each example, or needs a gradient that the metric has not.
+            scores, or gives none on each example, or needs a gradient that the metric has not, or
+            does not work at the level.
     """
 
     method: Annotated[Word, one_of(methods)]
@@ -332,6 +344,7 @@ class DiscoverySpec(Part):
         InstanceOf[Start] | None, Undeclared("scores stand in a file of their own")
     ] = Field(default=None, validate_default=True)
     per_example: Flag = False
+    level: Annotated[Word, one_of(lambda: LEVELS)] = Field(default=EDGE, validate_default=True)
 
     @staticmethod
     def usual(**fields: Any) -> DiscoverySpec:
@@ -379,7 +392,8 @@ class DiscoverySpec(Part):
         limits = [] if method.selects else [key for key in Selection.names() if key in block]
         select = Selection(**{key: block[key] for key in limits})
         metric = stored_metric(block)
-        return DiscoverySpec(method.name, metric, block["ablation"], options, select)
+        level = str(block.get("level", EDGE))
+        return DiscoverySpec(method.name, metric, block["ablation"], options, select, level=level)
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -439,6 +453,24 @@ class DiscoverySpec(Part):
                 raise refused(error) from None
         return per_example
 
+    @field_validator("level")
+    @classmethod
+    def _works_there(cls, level: str, info: ValidationInfo) -> str:
+        method, select = methods().get(info.data.get("method", "")), info.data.get("select")
+        if method is None:
+            return level
+        try:
+            method.at(level)
+        except EdgewiseError as error:
+            raise refused(error) from None
+        if level != EDGE and select is not None and (select.stable is not None or select.greedy):
+            manner = "greedy" if select.greedy else "stable"
+            raise refused(
+                f"{manner} chooses among edges, and level {level} keeps or ablates all edges out "
+                f"of a node together; accepted: level {EDGE}, or a selection without it."
+            )
+        return level
+
     @property
     def by_example(self) -> bool:
         """Tell whether scores on each example are needed, for themselves or to select edges."""
@@ -456,13 +488,14 @@ class DiscoverySpec(Part):
 
     @property
     def chosen(self) -> Method:
-        """Return the method."""
-        return get_method(self.method)
+        """Return the method, at the level."""
+        return get_method(self.method).at(self.level)
 
     @property
     def block(self) -> dict[str, object]:
         """Return what a file says of the request, in its order."""
         found = {"method": self.method, **self.options, **self.select.as_dict()}
+        found |= {} if self.level == EDGE else {"level": self.level}
         if self.start is not None:
             found["start"] = self.start.about
         measured = {"metric": self.metric, **about_metric(self.metric)}
@@ -801,7 +834,7 @@ TABLES: dict[str, type[Part]] = {
 }
 """The parts of an experiment, beside its models, by the names of their tables in a file."""
 
-FIELDS = {"task", "task_settings", "measure"}.union(
+FIELDS = {"task", "task_settings", "measure", "circuit_level"}.union(
     Selection.names(), *(one.names() for one in TABLES.values())
 )
 """What flags may say of an experiment: task and metrics as they are typed, fields of the parts."""

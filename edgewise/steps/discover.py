@@ -25,6 +25,7 @@ from ..graphs.calls.typed import typed
 from ..graphs.errors import DriftError, EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, ExampleScoresFile, ScoresFile
 from ..graphs.files.circuit import DiscoveryBlock
+from ..graphs.levels.nodes import NODE
 from ..patching.engines import about_engine
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pairs import PromptPairs
@@ -127,10 +128,13 @@ def discover(
     )  # fmt: skip
     engine = spec.chosen.engine(runner, spec.options)
     tester = None if parted.test is None else held_out_runner(session, parted, runner)
-    total, top = runner.graph.edge_count, spec.select.top
+    graph, top = runner.graph, spec.select.top
+    total, what = graph.edge_count, "edges"
+    if spec.level == NODE:
+        total, what = len(graph.senders), "nodes that write"
     if top is not None and top > total:
         raise EdgewiseError(
-            f"top is {top:,}, but the model's graph has {total:,} edges; accepted: 1 to {total:,}."
+            f"top is {top:,}, but the model's graph has {total:,} {what}; accepted: 1 to {total:,}."
         )
     certificate = session.certify(pairs)
     journal, before = _usable(journal, spec), 0.0
@@ -160,7 +164,7 @@ def discover(
     held_out = None if tester is None else measure(tester, circuit)
     if spec.select.way in ("faithfulness", "target"):  # a size that was chosen to reach something
         reached = (held_out or evaluation).estimate("faithfulness").value
-        doubts += doubts_of_size(reached, len(circuit), circuit.graph.edge_count)
+        doubts += doubts_of_size(reached, found.scores.count(circuit), found.scores.units)
     for words in doubts:
         warnings.warn(words, stacklevel=1)  # this module, so that the command line shows it
     file = CircuitFile(

@@ -178,6 +178,7 @@ class DiscoveryBlock(TypedDict):
     connected: NotRequired[bool | None]
     stable: NotRequired[float | None]
     greedy: NotRequired[bool | None]
+    level: NotRequired[str | None]
     fitted: NotRequired[FittedBlock | None]
     order: NotRequired[str | None]
     batch_size: NotRequired[int | None]

@@ -30,6 +30,7 @@ from ..comparison import (
 )
 from ..diff import CircuitDiff, ScoreComparison, changes, compare_scores, shape_differences
 from ..errors import EdgewiseError, FileFormatError, GraphMismatch
+from ..levels.nodes import EDGE
 from ..names import Edge
 from ..roles import HeadRoles
 from .atomic import write_text
@@ -208,11 +209,21 @@ def unlike(a: Side, b: Side) -> list[str]:
     """
     keys = {
         "task": ("name", "sha256", "examples"),
-        "discovery": ("method", "metric", "ablation", "threshold", "top", "order", "dtype"),
+        "discovery": (
+            "method",
+            "metric",
+            "ablation",
+            "threshold",
+            "top",
+            "order",
+            "dtype",
+            "level",
+        ),
     }
+    usual = {"level": EDGE}
     sides = cast("tuple[Mapping[str, Mapping[str, object]], ...]", (a, b))
     pairs = {
-        f"{block}.{key}": [side.get(block, {}).get(key) for side in sides]
+        f"{block}.{key}": [side.get(block, {}).get(key, usual.get(key)) for side in sides]
         for block, names in keys.items()
         for key in names
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..calls.typed import typed
 from ..errors import EdgewiseError, FileFormatError
 from ..example_scores import ExampleScores
 from ..graph import ComputationGraph
+from ..levels.nodes import EDGE
 from .atomic import replacing
 from .circuit import FORMAT, CircuitFile, read_circuit
 from .reading import parse_json, read_json, short
@@ -33,6 +35,7 @@ from .scores import (
     checked_metadata,
     graph_metadata,
     header,
+    leveled,
     opened_scores,
     stated_graph,
 )
@@ -105,6 +108,7 @@ def write_example_scores(
     metadata = graph_metadata(scores.graph, {key: about[key] for key in ABOUT})
     metadata |= {"groups": json.dumps(list(scores.groups)), "pairs_sha256": pairs_sha256}
     metadata |= {"engine": engine} if engine else {}
+    metadata |= {} if scores.level == EDGE else {"level": scores.level}
     target = examples_path(path)
     with replacing(target) as temporary, temporary.open("wb") as file:
         file.write(header(name, scores.values.shape, metadata))
@@ -222,6 +226,6 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ExampleSco
             f"{file}: the score of {edge} on example {example + 1} is {values[example, column]}; "
             "accepted: finite numbers. Make the scores again."
         )
-    found = ExampleScores(graph, values, tuple(groups))
+    found = leveled(file, metadata, partial(ExampleScores, graph, values, tuple(groups)))
     about = (*(metadata[key] for key in (*ABOUT, "pairs_sha256")), metadata.get("engine", ""))
     return ExampleScoresFile(found, *about)

@@ -2,24 +2,27 @@
 
 One float32 tensor `scores` [ports, senders], NaN where no edge exists or none was measured, and
 string metadata: `senders` and `ports` (JSON lists in that order), `method`, `metric`, `ablation`,
-and `graph` (the shape as a JSON object, so that the sidecar can be read alone).
+and `graph` (the shape as a JSON object, so that the sidecar can be read alone). `level`: `node`
+where all edges out of a node have one score; absent where each edge has its own.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..calls.typed import typed
 from ..errors import EdgewiseError, FileFormatError
 from ..graph import ComputationGraph
+from ..levels.nodes import EDGE
 from ..scores import Scores
 from .atomic import write_bytes
 from .circuit import OPTIONS, SHAPE, CircuitFile, graph_of, rarer_keys
@@ -86,6 +89,7 @@ def write_scores(
         raise EdgewiseError("the scores cannot be saved: some are infinite; look at the metric.")
     metadata = graph_metadata(scores.graph, ScoresFile(scores, method, metric, ablation).about)
     metadata |= {"engine": engine} if engine else {}
+    metadata |= {} if scores.level == EDGE else {"level": scores.level}
     content = np.ascontiguousarray(scores.values, dtype="<f4").tobytes()
     write_bytes(scores_path(path), header("F32", scores.values.shape, metadata) + content)
     return scores_path(path)
@@ -171,7 +175,18 @@ def _read(file: Path, opened: Any, graph: ComputationGraph | None) -> ScoresFile
         edge = graph.edge_at(*np.argwhere(np.isinf(values))[0])
         raise FileFormatError(f"{file}: the score of {edge} is infinite.")
     about = (*(metadata[key] for key in ABOUT), metadata.get("engine", ""))
-    return ScoresFile(Scores(graph, values), *about)
+    return ScoresFile(leveled(file, metadata, partial(Scores, graph, values)), *about)
+
+
+T = TypeVar("T")
+
+
+def leveled(file: Path, metadata: Mapping[str, str], make: Callable[..., T]) -> T:
+    """Make scores of the level that a file states; a FileFormatError says if they are not of it."""
+    try:
+        return make(level=metadata.get("level", EDGE))
+    except EdgewiseError as error:
+        raise FileFormatError(f"{file}: {error}") from None
 
 
 def checked_metadata(file: Path, opened: Any, what: str, keys: Sequence[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.files.stability import EXAMPLES, GROUPS, EdgeStability
 from ...graphs.files.stability import KEY as STABILITY
+from ...graphs.levels.nodes import EDGE
 from ...progress import Progress
 from .greedy import greedy
 
@@ -87,7 +88,9 @@ def selected(
     kept = _selected(runner, found, select, progress)
     if not select.as_dict() or not (resampled or select.stable is not None):
         return kept
-    if select.greedy:  # what joins depends on what has; resamples are cut by score alone
+    if (
+        select.greedy or found.scores.level != EDGE
+    ):  # what joins depends on what has; resamples are cut by score alone; edges
         return kept
     if found.examples is None:
         if select.stable is None:

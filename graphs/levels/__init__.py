@@ -1,0 +1,1 @@
+"""What a circuit is made of when not of single edges: whole nodes."""
