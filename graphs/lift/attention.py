@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .devices import place
+from .devices import place, projected
 from .mlp import PLAIN, Functions, Linear
 from .norms import Norm, normalise, normalise_heads, working_dtype
 from .rotary import Rotary
@@ -58,7 +58,7 @@ class Latent:
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Project x [..., D] by a weight [h, K, D] and bias [h, K]: [..., h, K]."""
-    out: Tensor = (x @ weight.flatten(0, 1).t()).unflatten(-1, weight.shape[:2])
+    out: Tensor = projected(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
     return out if bias is None else out + bias
 
 
@@ -281,7 +281,7 @@ class Attention:
 
     def merge(self, z: Tensor) -> Tensor:
         """Sum the heads' outputs, without the projection's bias: z [N, H, K] gives [N, D]."""
-        return self.scaled(z.flatten(-2) @ self.wo.flatten(0, 1))
+        return self.scaled(projected(z.flatten(-2), self.wo.flatten(0, 1).t()))
 
     def outputs(self, z: Tensor, heads: list[int] | None = None) -> Tensor:
         """Return each head's output: z [h, n, K] of these heads gives [h, n, D]."""

@@ -1,12 +1,16 @@
-"""Move tensors to where a part of a model lies; a model may be spread over several devices.
+"""Move tensors to where a part of a model lies, and multiply them there the fast way.
 
-A lifted model's stream, and all that senders write to it, lie on the device of its embedding. What
-a block computes from it (queries, keys, values, the heads' mixtures) lies where the block lies.
+A model may be spread over several devices. A lifted model's stream, and all that senders write to
+it, lie on the device of its embedding. What a block computes from it (queries, keys, values, the
+heads' mixtures) lies where the block lies.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,3 +58,54 @@ def taken(x: Tensor, which: Sequence[int] | np.ndarray, dim: int = 0) -> Tensor:
 
     index = torch.from_numpy(np.asarray(which, dtype=np.int64))
     return x.index_select(dim, index.to(x.device, non_blocking=x.device.type == "cuda"))
+
+
+LARGE_PRODUCT = 1 << 22
+"""From how many multiplications on a product is worth handing to another library."""
+
+
+def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x · weightᵀ + bias: x [..., in], weight [out, in], bias [out].
+
+    The library that torch multiplies float32 with on a processor takes the widest instructions on
+    Intel's alone; on others that have them, oneDNN's product of the same numbers takes half the
+    time. It is asked for where no gradient is, of large products.
+
+    >>> import torch
+    >>> projected(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])).tolist()
+    [[11.0, 17.0]]
+    """
+    import torch
+
+    if (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= LARGE_PRODUCT
+        and not torch.is_grad_enabled()
+        and type(x) in (torch.Tensor, torch.nn.Parameter)
+        and type(weight) in (torch.Tensor, torch.nn.Parameter)
+        and half_wide()
+        and torch.get_float32_matmul_precision() == "highest"  # else oneDNN rounds the factors
+    ):
+        out: Tensor = torch.nn.functional.linear(x.to_mkldnn(), weight, bias).to_dense()
+        return out
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@cache
+def half_wide() -> bool:
+    """Tell whether the processor has wider instructions than torch's usual products take."""
+    import torch
+
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return wide and both and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    """Say what the processor calls itself."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="ascii", errors="ignore") as file:
+            return file.read(1 << 12)
+    except OSError:
+        return platform.processor()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .devices import projected
 from .norms import Norm
 
 
@@ -89,7 +90,7 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x · weightᵀ + bias."""
-        return functional.linear(x, self.weight, self.bias)
+        return projected(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True)

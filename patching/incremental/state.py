@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ...graphs.lift.devices import projected
 from ...graphs.lift.lifted import AttentionContext, Block
 from ...graphs.names import Kind
 from ..run.chunk import Chunk
@@ -294,7 +295,8 @@ class IncrementalChunk:
             weight = weight[heads[0]]
         else:
             weight = (weight[list(heads)] if len(heads) < len(weight) else weight).flatten(0, 1)
-        return block.by_head.scaled(z.flatten(-2).to(weight.dtype) @ weight).to(self.dtype)
+        out = projected(z.flatten(-2).to(weight.dtype), weight.t())
+        return block.by_head.scaled(out).to(self.dtype)
 
     def question_bytes(self, row: int) -> int:
         """Estimate the memory that one question about a port takes."""
