@@ -1,9 +1,12 @@
-"""Exact effects: activation patching of every single edge.
+"""Exact effects: activation patching of every single edge, or of chosen ones alone.
 
 1. For each port, from the first: for each edge into it, run the full circuit without this edge.
 2. Its score is loss(full without the edge) − loss(full); with `per_example` of each example too.
 
 At level `node` all edges out of a node are ablated at once: its output is patched everywhere.
+
+With `start`, scores or a circuit or a list of edges, only the edges that have a score there are
+measured; the others have none, and are not kept.
 
 Only what an edge changes is computed again, several edges of a port at a time (see
 incremental/candidates.py); an edge into an early layer still costs a good part of a forward pass.
@@ -15,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from ..graphs.errors import EdgewiseError
 from ..graphs.levels.nodes import EDGE, NODE
-from .measures.leaving_out import effects_of_leaving_out, single_questions
+from .measures.leaving_out import effects_of_leaving_out, leave_out, single_questions
 from .measures.nodes import node_effects
 from .registry import Discovery, Option, Page, method
 
@@ -29,11 +33,13 @@ if TYPE_CHECKING:
 
 @method(
     "exact",
-    summary="measure every edge, or node, by ablating it alone",
+    summary="measure every edge, or node, or chosen edges, by ablating it alone",
     selects=False,
+    chosen_by="edges",
     page=Page(
         (
-            "Ablate every edge alone in the full model, and measure the loss.",
+            "Ablate every edge, or every edge of a given file, alone in the full model, and "
+            "measure the loss.",
             "Its score is by how much the loss rises.",
             "At level `node` ablate all edges out of a node at once: its output is patched.",
         ),
@@ -50,11 +56,19 @@ def exact(
     candidates: Annotated[
         int, Option("edges run together; no influence on the result", 1, 1024, only_time=True)
     ] = 32,
+    start: Scores | None = None,
     per_example: bool = False,
     level: str = EDGE,
     progress: Progress | None = None,
 ) -> Discovery:
-    """Measure the effect of ablating every edge, or all edges out of every node, alone."""
+    """Measure the effect of ablating every edge, or all edges out of every node, alone.
+
+    `start`: the edges that alone are measured, if not all.
+    """
+    if start is not None and level == NODE:
+        raise EdgewiseError(
+            "a list of edges is measured at level edge, and nodes are to be; accepted: either."
+        )
     if level == NODE:
         scores, examples = node_effects(
             runner, per_example=per_example, at_once=candidates, progress=progress
@@ -62,12 +76,38 @@ def exact(
         return Discovery(scores, questions=len(runner.graph.senders), examples=examples)
     from ..patching.incremental.search import make_search
 
+    if start is not None:
+        runner.require_graph(start.graph, "the list of edges")
+        if per_example:
+            raise EdgewiseError(
+                "scores on each example are those of all edges, and only chosen ones are to be "
+                "measured; accepted: the one or the other, and no selection that needs such "
+                "scores (`target`, `stable`)."
+            )
+        return _of_chosen(make_search(runner), runner, start, candidates, progress)
     search = make_search(runner)
     if per_example:
         scores, examples = _on_examples(search, runner, candidates, progress)
         return Discovery(scores, questions=search.questions, examples=examples)
     scores = effects_of_leaving_out(search, runner.graph, progress, candidates)
     return Discovery(scores, questions=search.questions)
+
+
+def _of_chosen(
+    search: Search, runner: Runner, start: Scores, at_once: int, progress: Progress | None
+) -> Discovery:
+    """Measure the edges that have a score."""
+    from ..graphs.scores import Scores
+
+    graph, among = runner.graph, ~np.isnan(start.values)
+    values = np.where(among, 0.0, np.nan)  # an edge with no way to the logits does nothing
+    done, total, full = 0, int(among.sum()), search.loss.value()
+    for row, senders, losses in leave_out(search, graph, among, at_once):
+        values[row, senders] = losses.values() - full
+        done += len(senders)
+        if progress is not None:
+            progress(done, total, f"edges measured, at {graph.ports[row]}")
+    return Discovery(Scores(graph, values), questions=search.questions)
 
 
 def _on_examples(

@@ -112,10 +112,11 @@ class Method:
     `start` can start from given scores, one that takes `per_example` can give the scores on each
     example. `selects`: it returns a circuit; otherwise scores to choose from. `gradient`: where it
     takes the metric's gradient: `clean` (only there), `path`, or empty. `scores_for_searches`: its
-    scores stand in where a search gives none to all edges. `unpaired`: options that suit ablations
-    whose values are not those of a corrupted prompt. `engines`: what it can compute with.
-    `additive`: its scores are linear in what a sender writes, so that a node's is the sum of its
-    edges'. `level`: what it is to score, see `at`.
+    scores stand in where a search gives none to all edges. `chosen_by`: the option of commands for
+    a file of the edges it is to be about alone, which it takes as `start`. `unpaired`: options that
+    suit ablations whose values are not those of a corrupted prompt. `engines`: what it can compute
+    with. `additive`: its scores are linear in what a sender writes, so that a node's is the sum of
+    its edges'. `level`: what it is to score, see `at`.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Method:
     page: Page | None = None
     gradient: str = ""
     scores_for_searches: bool = False
+    chosen_by: str = ""
     unpaired: Mapping[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ("torch",)
     additive: bool = False
@@ -333,6 +335,7 @@ class MethodProperties(TypedDict, total=False):
     page: Page
     gradient: Literal["clean", "path"]
     scores_for_searches: bool
+    chosen_by: str
     unpaired: Mapping[str, object]
     engines: tuple[str, ...]
     additive: bool

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
 from ..graphs.scores import Scores
 from .evaluation import different_ends, ratio
 
@@ -31,7 +34,7 @@ def smallest_faithful(
     `connected`: without the edges on no way of kept edges from the embedding to the logits; where
     ablated inputs give the ablated output, as of a corrupted prompt, only the count changes.
     """
-    total = scores.units
+    total = min(scores.units, int((~np.isnan(scores.values)).sum()))
     ends = different_ends(runner)
     least = floor - runner.floor / abs(ends[0] - ends[1])
     asked = 0
@@ -48,7 +51,13 @@ def smallest_faithful(
         found = _faithfulness(runner, circuit(n), ends)
         return found is not None and found >= least
 
-    return circuit(least_size(reached, total))
+    size = least_size(reached, total)
+    if size == total < scores.units and not reached(total):
+        raise EdgewiseError(
+            f"the {total:,} edges that have a score do not reach faithfulness {floor:g} together; "
+            "accepted: a smaller one, or scores of more edges."
+        )
+    return circuit(size)
 
 
 def least_size(reached: Callable[[int], bool], total: int) -> int:

@@ -14,7 +14,7 @@ from ..graphs.levels.nodes import LEVELS, told
 from . import options, show
 from .accepted import FILE, Known, among, option, usage
 from .claims import control_option, print_control
-from .flags import PREFIX, Flags, flag_name, with_flags
+from .flags import PREFIX, Flags, flag_name, with_chosen, with_flags
 from .given import sized
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class DiscoverCommand(click.Command):
         *params, last = super().get_params(ctx)
         owners: dict[str, list[Method]] = {}
         for method in methods().values():
-            for key in method.options:
+            for key in filter(None, (*method.options, method.chosen_by)):
                 owners.setdefault(key, []).append(method)
         return [*params, *(_flag(key, found) for key, found in sorted(owners.items())), last]
 
@@ -59,9 +59,23 @@ class DiscoverCommand(click.Command):
             formatter.write_dl([(name, method.summary) for name, method in methods().items()])
 
 
+CHOSEN = (
+    "a file of edges, which alone are measured and kept: one a line, as in m0->a3.h1<q>, or JSON, "
+    "or scores, or a circuit"
+)
+
+
 def _flag(key: str, owners: list[Method]) -> click.Option:
+    name, chosen = [PREFIX + key, flag_name(key)], [one for one in owners if one.chosen_by == key]
+    owners = [one for one in owners if one not in chosen]
+    of_edges = f"[{', '.join(one.name for one in chosen)}] {CHOSEN}" if chosen else ""
+    if not owners:
+        return click.Option(name, type=FILE, help=f"{of_edges}.")
     found, named = owners[0].options[key], ", ".join(method.name for method in owners)
-    name, text = [PREFIX + key, flag_name(key)], f"[{named}] {found.help}"
+    text = f"[{named}] {found.help}"
+    if chosen:
+        number = f"{text}; default {found.default}. {of_edges}."
+        return click.Option(name, metavar="N|FILE", help=number)
     if found.type is bool:
         return click.Option(name, is_flag=True, default=None, help=f"{text}.")
     kind: Any = click.Choice(found.choices) if found.choices else found.type
@@ -129,7 +143,7 @@ def discover(
 
     Methods that search keep what their options let them keep. The others score edges; say with
     --top, --above, --faithfulness or --target which to keep. A method named without any keeps every
-    edge with its score, and the scores are written beside it. Without --method too, a method and
+    edge that has a score, and the scores are written beside it. Without --method too, a method and
     a selection are chosen that serve most tasks, and it is said which.
 
     While a search that can be resumed runs, NAME.journal.jsonl beside the output holds what it has
@@ -218,6 +232,7 @@ def _started(flags: Flags, percent: float | None) -> Flags:
     """Have the flags name the circuit to start from that is meant in a folder of several sizes."""
     if flags["start"] is None and percent is not None:
         raise click.UsageError("--percent is for --from; give that too.")
+    flags = with_chosen(flags)
     start = {} if flags["start"] is None else {"start": sized(flags["start"], percent)}
     return Flags(flags, **start)
 

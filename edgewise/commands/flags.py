@@ -11,9 +11,10 @@ import click
 from ..discovery.registry import get_method, methods, scoring_method
 from ..graphs.errors import unknown
 from . import show
-from .accepted import usage
+from .accepted import FILE, usage
 
 if TYPE_CHECKING:
+    from ..discovery.registry import Method, Option
     from ..experiment.parts import Part
     from ..experiment.spec import ComputeSpec, DiscoverySpec, Experiment
     from ..experiment.task import TaskSpec
@@ -83,8 +84,9 @@ class Flags(dict[str, Any]):
         from ..experiment.start import read_start
         from ..graphs.levels.nodes import EDGE
 
-        fields = self.only(*DiscoverySpec.names())
-        fields["options"] = _method_options(self)
+        flags = with_chosen(self)
+        fields = flags.only(*DiscoverySpec.names())
+        fields["options"] = _method_options(flags)
         fields |= {"level": self["circuit_level"] or EDGE}  # `level` is that of a comparison
         if "start" in fields:
             fields["start"] = read_start(fields["start"])
@@ -178,9 +180,32 @@ def flag_name(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
+def with_chosen(flags: Flags) -> Flags:
+    """Have a file of edges that alone are meant stand where scores to start from do.
+
+    The option may be another method's too, of which it is a number.
+    """
+    method = _method(flags)
+    key = PREFIX + method.chosen_by
+    if not method.chosen_by or flags[key] is None:
+        return flags
+    name = flag_name(method.chosen_by)
+    if flags["start"] is not None:
+        raise click.UsageError(
+            f"{name} and --from are given together; accepted: one file of edges."
+        )
+    kept = {k: v for k, v in flags.items() if k != key}
+    return Flags(kept, start=FILE.convert(flags[key], None, None))
+
+
+def _method(flags: Flags) -> Method:
+    """Return the method that is asked for."""
+    return scoring_method() if flags["method"] is None else get_method(flags["method"])
+
+
 def _method_options(flags: Flags) -> dict[str, Any]:
     """Return the method's options that were given; others' are wrong usage."""
-    method = scoring_method() if flags["method"] is None else get_method(flags["method"])
+    method = _method(flags)
     own = {key.removeprefix(PREFIX): flags[key] for key in flags if key.startswith(PREFIX)}
     for key in own.keys() - method.options.keys():
         owners = ", ".join(name for name, one in methods().items() if key in one.options)
@@ -190,4 +215,16 @@ def _method_options(flags: Flags) -> dict[str, Any]:
         known = map(flag_name, method.options)
         error = unknown(f"option of method '{method.name}'", flag_name(key), known)
         raise click.UsageError(f"{error} {of_others}.")
-    return own
+    return {key: _number(key, value, method.options[key]) for key, value in own.items()}
+
+
+def _number(key: str, value: Any, option: Option) -> Any:
+    """Return an option's value; a text that stands for a whole number, as one."""
+    if option.type is not int or not isinstance(value, str):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise click.UsageError(
+            f"Invalid value for '{flag_name(key)}': '{value}' is not a valid integer."
+        ) from None

@@ -1,4 +1,4 @@
-"""Scores that a method starts from: those of a file, or the kept edges of a circuit."""
+"""Scores that a method starts from, or edges that it is about, of a file of any kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..graphs.circuit import Circuit
-    from ..graphs.files.exchange import Foreign
+    from ..graphs.files.exchange import Foreign, NamedEdges
     from ..graphs.graph import ComputationGraph
     from ..graphs.scores import Scores
 
@@ -24,17 +24,20 @@ if TYPE_CHECKING:
 class Start:
     """Scores that a method starts from, and what a circuit file says of them.
 
-    `circuit`: another tool's, if they are from one; `scores` is None where only the model tells its
-    graph.
+    `circuit`: another tool's, if they are from one; `named`: edges by name. `scores` is None where
+    only the model tells its graph.
     """
 
     scores: Scores | None
     about: Mapping[str, object]
     circuit: Foreign | None = None
+    named: NamedEdges | None = None
 
     @property
     def said(self) -> str:
-        """Say what was understood of another tool's file, if they are from one."""
+        """Say what was understood of another tool's file, or of a list, if they are from one."""
+        if self.named is not None:
+            return f"{self.named.path}: {len(set(self.named.edges)):,} edges by name"
         return "" if self.circuit is None else str(self.circuit)
 
     @typed
@@ -45,9 +48,12 @@ class Start:
 
         Raises:
             GraphMismatch: another tool's circuit does not fit the graph; says with which options.
+            FileFormatError: a list names edges that the graph has not.
         """
         from ..graphs.scores import Scores
 
+        if self.named is not None:
+            return _kept_or_scored(self.named.on(graph), None)
         if self.circuit is not None:
             return _kept_or_scored(*self.circuit.on(graph, d_model))
         assert self.scores is not None
@@ -71,19 +77,22 @@ def read_start(path: str | Path) -> Start:
     """Read a file of scores, or the kept edges of a circuit; those without a score stand first.
 
     A circuit may be another tool's: a graph of EAP-IG, or an edge list, whose edges are put on the
-    graph of the model once that is known. A graph that keeps no edge gives the scores of all.
+    graph of the model once that is known. A graph that keeps no edge gives the scores of all. Edges
+    may stand in a list by their own names too, as text or JSON.
 
     Raises:
         FileFormatError: the file is none of these, or something in it is wrong.
     """
     from ..graphs.files import read_circuit, read_scores, scores_path
-    from ..graphs.files.exchange import is_foreign
+    from ..graphs.files.exchange import is_foreign, is_named
     from ..graphs.files.scores import ABOUT
 
     about: dict[str, object]
     if str(scores_path(path)) == str(path):
         file = read_scores(path)
         scores, about = file.scores, {**file.about}
+    elif is_named(path):
+        return _of_list(path)
     elif is_foreign(path):
         return _of_another_tool(path)
     else:
@@ -118,6 +127,14 @@ def _kept_or_scored(circuit: Circuit, scores: Scores | None) -> Scores:
         return scores
     none = np.full(circuit.kept.shape, np.nan)
     return _ranked(circuit, none if scores is None else scores.values)
+
+
+def _of_list(path: str | Path) -> Start:
+    from ..graphs.files.exchange import read_named
+
+    found = read_named(path)
+    about = {"file": found.path.name, "file_sha256": found.sha256, "edges": len(found.edges)}
+    return Start(None, about, named=found)
 
 
 def _of_another_tool(path: str | Path) -> Start:

@@ -81,7 +81,7 @@ def selected(
     *,
     resampled: bool = False,
 ) -> Selected:
-    """Return the circuit a selection makes of a method's scores; without one, every edge.
+    """Return the circuit a selection makes of a method's scores; without one, every scored edge.
 
     `resampled`: tell how stable it is, even if nothing is left out for that.
     """
@@ -134,7 +134,7 @@ def _selected(
         return Selected(fitted.circuit, fitted)
     if select.faithfulness is not None:
         return Selected(smallest_faithful(runner, scores, select.faithfulness, progress, **how))
-    return Selected(Circuit.full(scores.graph))
+    return Selected(Circuit(scores.graph, ~np.isnan(scores.values)))
 
 
 def stability_block(kept: Selected, found: Discovery, select: Selection) -> dict[str, object]:
