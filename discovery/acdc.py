@@ -14,7 +14,8 @@ Questions about successive edges are asked in batches as prefixes {e1}, {e1, e2}
 edges fall, the second question of the one-by-one walk is the second prefix. The first prefix whose
 increment over the one before reaches the threshold marks a kept edge, and the walk goes on behind
 it, so every decision is that of the one-by-one walk. How a stopped walk goes on: resumable.py.
-With `permute` it is walked in other orders too, and what survives is kept: searches/orders.py.
+With `permute` it is walked in other orders too, and what survives is kept: searches/orders.py. With
+`stop_on` it goes on with larger thresholds, and stops by pairs not seen: searches/coarser.py.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ from ..graphs.names import LETTERS
 from ..patching.incremental.losses import rises
 from .registry import Discovery, Option, Options, Page, method
 from .resumable import Resumable, Step, question_bound
+from .searches.coarser import coarser
 from .searches.orders import ALONE, DEFAULT, Order, Orders, in_orders
+from .searches.stopping import Stop
 
 if TYPE_CHECKING:
+    from ..graphs.circuit import Circuit
     from ..graphs.graph import ComputationGraph
     from ..patching.incremental.losses import Losses
     from ..patching.incremental.search import Search
@@ -78,17 +82,32 @@ def acdc(
     from ..patching.incremental.search import make_search
     from ..patching.run.floors import beyond_rounding
 
-    least, first = beyond_rounding(threshold, runner.floor), orders.ports_first
-    rule = Rule(least, first, absolute, candidates)
-
     def once(
-        order: Order, progress: Progress | None, journal: Journal | None
+        runner: Runner,
+        rule: Rule,
+        start: Circuit | None,
+        progress: Progress | None,
+        journal: Journal | None,
     ) -> tuple[Search, Discovery]:
-        search = make_search(runner, threshold)
-        ordered = replace(rule, order=order)
-        return search, walk(search, runner.graph, ordered, progress, journal)
+        search = make_search(runner, rule.threshold)
+        if start is not None:
+            search.restart(start.kept)
+        rule = replace(rule, threshold=beyond_rounding(rule.threshold, runner.floor))
+        return search, walk(search, runner.graph, rule, progress, journal)
 
-    return in_orders(once, runner.graph, orders, progress, journal)
+    rule = Rule(threshold, orders.ports_first, absolute, candidates)
+    if orders.stop_on:
+        stop = Stop.of(runner, orders.stop_on)
+        return coarser(
+            lambda larger, start, tell, notes: once(
+                stop.search, replace(rule, threshold=larger), start, tell, notes
+            )[1],
+            stop, threshold, progress, journal,
+        )  # fmt: skip
+    return in_orders(
+        lambda order, tell, notes: once(runner, replace(rule, order=order), None, tell, notes),
+        runner.graph, orders, progress, journal,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ Given scores of edges (EAP-IG's, unless others are given) and the wanted number 
    that lower it most (at first up to a quarter of the circuit), remove edges as before, and keep
    the result if it is better: fewer edges over n, or a smaller loss; otherwise halve k. Do this
    `sweeps` times, or until nothing is better.
-6. The scores are the rises of the loss without each kept edge (minimality).
+6. With `stop_on` the search does not see some of the pairs: after step 4 it goes on to ever smaller
+   circuits, `SHRINK` times as large each, and step 5 begins from the smallest that is as good on
+   these pairs (searches/stopping.py); a circuit that is worse there is not taken.
+7. The scores are the rises of the loss without each kept edge (minimality).
 
 Every loss after step 1 is measured. Losses that differ by no more than rounding makes them differ
 (the runner's `floor`) are equal, and ties go to the earlier edge in the graph. An edge that dangles
@@ -27,7 +30,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -39,6 +42,7 @@ from .eap import eap_ig
 from .evaluation import different_ends
 from .measures.leaving_out import effects_of_leaving_out, leave_out
 from .registry import Discovery, Option, Page, method
+from .searches.stopping import KEY, STOP_HELP, WORSE, Stop
 
 if TYPE_CHECKING:
     from ..graphs.scores import Scores
@@ -51,6 +55,8 @@ EXTRA_RISE = 0.25  # by what part a block may raise the loss more than its edges
 SHORT_LIST = 32  # least harmful edges whose effects are measured anew after every removal
 REMEASURED = 0.1  # what part of the circuit is removed before all effects are measured anew
 ROUNDING = 1e-5  # how far above the wanted faithfulness: it is measured again by another run
+
+SHRINK = 0.8  # how large each circuit is, in parts of the one before, on the way to smaller ones
 
 ORDER = "least harmful edges first; ablated edges put back where that lowers the loss"
 
@@ -84,6 +90,7 @@ def refine(
         float, Option("stop before faithfulness falls below it; 0: never", 0, 1)
     ] = 0.0,
     sweeps: Annotated[int, Option("how often ablated edges may be put back", 0, 100)] = 2,
+    stop_on: Annotated[int, Option(STOP_HELP, 0, quiet=True)] = 0,
     start: Scores | None = None,
     progress: Progress | None = None,
 ) -> Discovery:
@@ -95,8 +102,17 @@ def refine(
 
     if start is not None:
         runner.require_graph(start.graph, "the start")
+    stop = Stop.of(runner, stop_on) if stop_on else None
+    runner = runner if stop is None else stop.search
     scores = eap_ig(runner, progress=progress).scores if start is None else start
-    return search_from(make_search(runner), runner, scores, edges, floor, sweeps, progress)
+    search = make_search(runner)
+    if stop is None:
+        return search_from(search, runner, scores, edges, floor, sweeps, progress)
+    refinement = _Refinement(search, edges, _largest_loss(runner, floor), runner.floor, progress)
+    found, told = _stopped(refinement, stop, refinement.begin(scores), sweeps)
+    result = _result(refinement, found)
+    loss = stop.drifted(found.loss, found.circuit)
+    return replace(result, notes={**result.notes, "loss_search": loss, KEY: told})
 
 
 def search_from(
@@ -112,10 +128,45 @@ def search_from(
     most = _largest_loss(runner, floor)
     refinement = _Refinement(search, edges, most, runner.floor, progress)
     found = refinement.improve(refinement.shrink(refinement.begin(scores)), sweeps)
+    return _result(refinement, found)
+
+
+def _result(refinement: _Refinement, found: _Step) -> Discovery:
+    """Return a circuit that was found, with what the loss rises by without each of its edges."""
     refinement.move_to(found)
-    scores = effects_of_leaving_out(search, runner.graph)
+    search = refinement.search
+    scores = effects_of_leaving_out(search, found.circuit.graph)
     notes = {"loss_search": found.loss, "vocabulary_products": search.products}
     return Discovery(scores, found.circuit, search.questions, ORDER, notes)
+
+
+def _stopped(
+    refinement: _Refinement, stop: Stop, first: _Step, sweeps: int
+) -> tuple[_Step, dict[str, object]]:
+    """Remove edges as long as the circuit is as good on other pairs; see step 6."""
+    steps, end = [refinement.shrink(first)], ""
+    stop.note(steps[0].circuit)
+    while not end:
+        refinement.wanted = int(SHRINK * len(steps[-1]))
+        smaller = refinement.shrink(steps[-1]) if refinement.wanted else steps[-1]
+        if not len(smaller) or len(smaller) == len(steps[-1]):
+            end = "no smaller circuit was found"
+        else:
+            steps.append(smaller)
+            stop.note(smaller.circuit)
+            end = WORSE if stop.enough else ""
+    chosen = stop.choose()
+    refinement.wanted = len(steps[chosen])
+    for _ in range(sweeps):
+        other = refinement.improve(steps[chosen], 1)
+        if other is steps[chosen]:
+            break
+        steps.append(other)
+        stop.note(other.circuit)
+        if not stop.no_worse(len(steps) - 1, chosen):
+            break
+        chosen = len(steps) - 1
+    return steps[chosen], stop.block(chosen, end)
 
 
 def _largest_loss(runner: Runner, floor: float) -> float:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError
 from ...graphs.scores import ROUNDING, Scores
 from ..registry import Discovery, Option
 from .parts import part_of, told
+from .stopping import STOP_HELP
 
 if TYPE_CHECKING:
     from ...graphs.graph import ComputationGraph
@@ -36,7 +38,7 @@ KEY = "survived"
 
 @dataclass(frozen=True)
 class Orders:
-    """In what order a walk is done, in how many, and which edges are kept of all of them."""
+    """In what order a walk is done, in how many, and which circuit is kept of all of them."""
 
     ports_first: Annotated[bool, Option("ask about each attention port as a whole first")] = False
     permute: Annotated[
@@ -48,6 +50,14 @@ class Orders:
         float, Option("in what share of the orders an edge must be kept", 0, 1, quiet=True)
     ] = 0.5
     order_seed: Annotated[int, Option("decides what the other orders are", 0, quiet=True)] = 0
+    stop_on: Annotated[int, Option(STOP_HELP, 0, quiet=True)] = 0
+
+    def __post_init__(self) -> None:
+        if self.stop_on and self.permute > 1:
+            raise EdgewiseError(
+                "stop_on and permute are given together; accepted: one of the two, as what "
+                "survives several orders has no one threshold to be made larger."
+            )
 
     @property
     def all(self) -> list[Order]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...graphs.circuit import Circuit
     from ...graphs.example_scores import ExampleScores
     from ...graphs.scores import Scores
+    from ...patching.prompts.pairs import PromptPairs
     from ...patching.run.runner import Progress, Runner
 
 LEAST_PAIRS = 8
@@ -146,12 +147,17 @@ def _top(scores: Scores, k: int, absolute: bool, connected: bool) -> Circuit:
 
 
 def _on(runner: Runner, rows: np.ndarray) -> Runner:
-    """Return the runner for some of its pairs, whose ablation takes its values as before."""
+    """Return the runner for some of its pairs, by their places."""
     from dataclasses import replace
 
+    chosen = tuple(runner.pairs.pairs[i] for i in rows.tolist())
+    return on_pairs(runner, replace(runner.pairs, pairs=chosen))
+
+
+def on_pairs(runner: Runner, pairs: PromptPairs) -> Runner:
+    """Return the runner for some of its pairs, whose ablation takes its values as before."""
     from ...patching.run.runner import Runner
 
-    pairs = replace(runner.pairs, pairs=tuple(runner.pairs.pairs[i] for i in rows.tolist()))
     return Runner.create(
         runner.model, pairs, metric=runner.metric, ablation=runner.ablation,
         batch_size=min(runner.batch_size, len(pairs)), reference=runner.reference,

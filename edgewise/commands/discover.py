@@ -292,6 +292,7 @@ def _size(found: Found, path: Path) -> str:
 
 def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) -> None:
     from ..discovery.searches.orders import survived
+    from ..discovery.searches.stopping import stopped
     from ..progress import clock_time
     from .evaluate import not_held_out, outcome, shown_task, steadiness
 
@@ -307,6 +308,7 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
         ("method", method),
         ("edges kept", selection),
         ("orders", survived(noted)),
+        ("stopped", stopped(noted)),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
         ("keeps", told(noted.get("level"), found.file.circuit.kept)),
         ("stability", steadiness(found.file)),
