@@ -20,9 +20,9 @@ With `permute` it is walked in other orders too, and what survives is kept: sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -45,10 +45,21 @@ if TYPE_CHECKING:
 ORDER = "reverse topological; logits, then per layer m, <v>, <k>, <q>; heads and senders descending"
 
 
+def apart(
+    runner: Runner, options: Mapping[str, Any], burden: np.ndarray, progress: Progress | None
+) -> Discovery:
+    """Walk as `acdc` does, but an edge is kept only if it is worth `burden` times the threshold."""
+    orders = Orders(**{one.name: options[one.name] for one in fields(Orders)})
+    own = {key: options[key] for key in ("threshold", "absolute", "candidates")}
+    rule = Rule(**own, ports_first=orders.ports_first, burden=burden)
+    return _found(runner, rule, orders, progress)
+
+
 @method(
     "acdc",
     summary="remove edges one by one while the loss rises by less than a threshold",
     selects=True,
+    rival=apart,
     page=Page(
         (
             "Start from all edges. Take the ports from the last to the first, and into each port "
@@ -79,6 +90,41 @@ def acdc(
     journal: Journal | None = None,
 ) -> Discovery:
     """Find the circuit that survives the walk; scores are the increments that kept its edges."""
+    rule = Rule(threshold, orders.ports_first, absolute, candidates)
+    return _found(runner, rule, orders, progress, journal)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When an edge falls, and how it is asked about; see the options of `acdc`.
+
+    `burden`: how many times the threshold each edge must be worth, [ports, senders]; of a port that
+    is asked as a whole the least of its edges' counts. Default: once.
+    """
+
+    threshold: float
+    ports_first: bool = False
+    absolute: bool = False
+    candidates: int = 64
+    order: Order = DEFAULT
+    burden: np.ndarray | None = field(default=None, compare=False)
+
+    def limit(self, rows: Sequence[int], some: np.ndarray) -> float:
+        """Return how far the loss may rise without some edges into ports, bool [rows, senders]."""
+        if self.burden is None:
+            return self.threshold
+        least = float(self.burden[list(rows)][some].min())
+        return least if least == np.inf else self.threshold * least
+
+
+def _found(
+    runner: Runner,
+    rule: Rule,
+    orders: Orders,
+    progress: Progress | None,
+    journal: Journal | None = None,
+) -> Discovery:
+    """Walk as often as is asked for."""
     from ..patching.incremental.search import make_search
     from ..patching.run.floors import beyond_rounding
 
@@ -95,30 +141,18 @@ def acdc(
         rule = replace(rule, threshold=beyond_rounding(rule.threshold, runner.floor))
         return search, walk(search, runner.graph, rule, progress, journal)
 
-    rule = Rule(threshold, orders.ports_first, absolute, candidates)
     if orders.stop_on:
         stop = Stop.of(runner, orders.stop_on)
         return coarser(
             lambda larger, start, tell, notes: once(
                 stop.search, replace(rule, threshold=larger), start, tell, notes
             )[1],
-            stop, threshold, progress, journal,
+            stop, rule.threshold, progress, journal,
         )  # fmt: skip
     return in_orders(
         lambda order, tell, notes: once(runner, replace(rule, order=order), None, tell, notes),
         runner.graph, orders, progress, journal,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Rule:
-    """When an edge falls, and how it is asked about; see the options of `acdc`."""
-
-    threshold: float
-    ports_first: bool = False
-    absolute: bool = False
-    candidates: int = 64
-    order: Order = DEFAULT
 
 
 def walk(
@@ -187,7 +221,8 @@ def first_that_rises(
     prefixes = np.logical_or.accumulate(each)
     losses, before, first = search.ask(rows, prefixes), search.loss, 0
     for loss in losses:
-        if rises(loss, before, rule.threshold, absolute=rule.absolute):
+        limit = rule.limit(rows, each[first])
+        if rises(loss, before, limit, absolute=rule.absolute):
             break
         before, first = loss, first + 1
     if first:
@@ -203,9 +238,8 @@ def steps(graph: ComputationGraph, ports_first: bool, order: Order = DEFAULT) ->
         rows = [i for i, port in enumerate(graph.ports) if port.node.layer == layer][::-1]
         attention = [row for row in rows if graph.ports[row].letter in LETTERS]
         others = [row for row in rows if row not in attention]
-        if (
-            graph.parallel and not (graph.post_norm or ports_first) and order.number
-        ):  # none of the layer feeds another
+        apart = graph.parallel and not graph.post_norm  # none of the layer feeds another
+        if apart and order.number and not ports_first:
             found += [single[row] for row in order.ports(rows)]
             continue
         found += [single[row] for row in others]

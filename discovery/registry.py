@@ -116,7 +116,8 @@ class Method:
     a file of the edges it is to be about alone, which it takes as `start`. `unpaired`: options that
     suit ablations whose values are not those of a corrupted prompt. `engines`: what it can compute
     with. `additive`: its scores are linear in what a sender writes, so that a node's is the sum of
-    its edges'. `level`: what it is to score, see `at`.
+    its edges'. `level`: what it is to score, see `at`. `rival`: finds another circuit, of a runner,
+    options, and by how much more each edge must matter, [ports, senders].
     """
 
     name: str
@@ -131,6 +132,7 @@ class Method:
     engines: tuple[str, ...] = ("torch",)
     additive: bool = False
     level: str = EDGE
+    rival: Callable[..., Discovery] | None = None
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -339,6 +341,7 @@ class MethodProperties(TypedDict, total=False):
     unpaired: Mapping[str, object]
     engines: tuple[str, ...]
     additive: bool
+    rival: Callable[..., Discovery]
 
 
 @typed

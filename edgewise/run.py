@@ -348,7 +348,8 @@ class _Run:
             found |= {**claims_block(claims), "engine": about_engine(runner.runs_by)}
             self.write_evaluation({**self.evaluations(), model.name: found})
 
-        parts = ("evaluation", "discovery") if spec.evaluation.control else ("evaluation",)
+        again = spec.evaluation.control or spec.evaluation.rivals  # the discovery is repeated
+        parts = ("evaluation", "discovery") if again else ("evaluation",)
         tested = {"tested": self.tested.pairs.sha256} if spec.evaluation.claims else {}
         key = spec.key(*parts, file=self.store.sha256(name), prompts=self.pairs.sha256, **tested)
         part = f"{names.EVALUATION}#{model.name}"

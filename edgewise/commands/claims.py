@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from . import show
-from .accepted import COUNT, WholeNumber, all_of, option
+from .accepted import COUNT, Number, WholeNumber, all_of, option
 
 if TYPE_CHECKING:
     from ..experiment.spec import EvaluationSpec
     from ..steps.claims.control import Control
     from ..steps.claims.hypotheses import HypothesisTests
+    from ..steps.claims.rivals import Rivals
     from ..steps.claims.worst import WorstCase
     from ..steps.evaluate import Evaluated
+    from .flags import Flags
+
+SHOWN = 12
+"""How many edges are named of those that all circuits share."""
 
 control_option = option(
     "--control",
     "The same discovery in a copy of the model with its weights redrawn, beside this one.",
+)
+
+rivals_options = all_of(
+    option(
+        "--rivals N",
+        "N further circuits, found with a penalty on edges of those before: what all share, and "
+        "what only some need.",
+        type=COUNT,
+    ),
+    option(
+        "--penalty P",
+        "[--rivals] An edge that k circuits before have counts for 1/(1 + P k) of its worth; inf: "
+        "it cannot be used again. Default 1.",
+        type=Number(0),
+    ),
 )
 
 claims_options = all_of(
@@ -37,7 +59,14 @@ claims_options = all_of(
         "edges, that are found.",
     ),
     control_option,
+    rivals_options,
 )
+
+
+def check_penalty(flags: Flags) -> None:
+    """Refuse a penalty where no rivals are asked for."""
+    if flags["penalty"] is not None and flags["rivals"] is None:
+        raise click.UsageError("--penalty is of rivals; give --rivals N too, or leave it out.")
 
 
 def announce(edges: int, spec: EvaluationSpec) -> None:
@@ -59,6 +88,8 @@ def _cost(edges: int, spec: EvaluationSpec) -> Iterator[str]:
         )
     if spec.control:
         yield "control: the discovery is repeated in a copy of the model"
+    if spec.rivals:
+        yield f"rivals: the discovery is repeated {spec.rivals:,} times, apart from those before"
 
 
 def print_claims(found: Evaluated) -> None:
@@ -70,14 +101,20 @@ def print_claims(found: Evaluated) -> None:
     if found.control is not None:
         show.line()
         show.facts(*_control_facts(found.control))
+    if found.rivals is not None:
+        _rivals(found.rivals)
 
 
-def print_control(measures: Mapping[str, Any]) -> None:
-    """Print the control that a circuit file's measures tell of, if there was one."""
+def print_repeated(measures: Mapping[str, Any]) -> None:
+    """Print the control and the rivals that a circuit file's measures tell of, if there are any."""
     from ..steps.claims.control import Control
+    from ..steps.claims.rivals import Rivals
 
     if "control" in measures:
         show.facts(*_control_facts(Control.from_dict(measures["control"])))
+        show.line()
+    if "rivals" in measures:
+        _rivals(Rivals.from_dict(measures["rivals"]))
         show.line()
 
 
@@ -123,6 +160,40 @@ def _worst_facts(found: WorstCase) -> Iterator[tuple[str, object]]:
         yield f"{gates.opened:,} of them kept", f"{gates.loss_opened:.4g}, as a circuit"
     for words in found.left_out:
         yield "not searched", words
+
+
+def _rivals(found: Rivals) -> None:
+    """Print how the circuits do, what they share, and what only some of them have."""
+    rows = [
+        (
+            "the circuit" if number == 0 else f"rival {number}",
+            len(one.edges),
+            one.new,
+            show.ratio(one.faithfulness),
+            show.ends(one.interval),
+        )
+        for number, one in enumerate(found.circuits)
+    ]
+    where = "held-out pairs" if found.held_out else "pairs, those of the search"
+    title = f"rivals, penalty {found.penalty:g}, by {found.metric} on {found.examples:,} {where}"
+    show.table(("circuit", "edges", "new", "faithfulness", "95%"), rows, title=title)
+    counts = found.counts
+    once = sum(count == 1 for count in counts.values())
+    show.line()
+    show.facts(
+        (f"all {len(found.circuits)} share", _listed(found.shared)),
+        ("only some need", f"{len(found.only_some):,} edges, {once:,} of them one circuit alone"),
+        ("ended", found.ended),
+    )
+
+
+def _listed(edges: Sequence[tuple[str, str]]) -> str:
+    """List the first edges by name, and how many there are."""
+    if not edges:
+        return "no edge"
+    names = ", ".join(f"{sender}->{port}" for sender, port in edges[:SHOWN])
+    more = f", … of {len(edges):,}" if len(edges) > SHOWN else ""
+    return f"{names}{more}"
 
 
 def _control_facts(found: Control) -> Iterator[tuple[str, object]]:

@@ -13,7 +13,7 @@ from ..discovery.registry import get_method, methods, scoring_method
 from ..graphs.levels.nodes import LEVELS, told
 from . import options, show
 from .accepted import FILE, Known, among, option, usage
-from .claims import control_option, print_control
+from .claims import check_penalty, control_option, print_repeated, rivals_options
 from .flags import PREFIX, Flags, flag_name, with_chosen, with_flags
 from .given import sized
 
@@ -102,6 +102,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
 @options.graph_options
 @options.compute_options
 @control_option
+@rivals_options
 @option(
     "--level NAME",
     lambda: (
@@ -153,6 +154,7 @@ def discover(
     from ..progress import reporting
     from ..session import open_model, open_split
     from ..steps.claims.control import controlled
+    from ..steps.claims.rivals import refuse_rivals, with_rivals
     from ..steps.discover import discover as find
 
     flags = _started(flags, **size)
@@ -160,9 +162,12 @@ def discover(
     spec, method = request.discovery, request.discovery.chosen
     if spec.start is not None and spec.start.said:
         show.aside(f"{spec.start.said}.")
-    if resume:
-        with usage():
+    with usage():
+        if resume:
             method.check_resumable()
+        if request.evaluation.rivals:
+            refuse_rivals(spec)
+    check_penalty(flags)
     inputs = [one for one in (flags["task"], model, flags["start"]) if one is not None]
     options.claim(output, *inputs)
     sidecar = scores_path(output) if scores or spec.keeps_all else None
@@ -180,6 +185,7 @@ def discover(
         progress.say(spec.method)
         found = find(session, pairs, spec, request.compute, progress=progress, journal=journal)
         found = controlled(found, session, pairs, request, progress)
+        found = with_rivals(found, session, pairs, request, progress)
     _write(output, found, sidecar)
     if journal is not None:
         journal.remove()
@@ -318,4 +324,4 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
     )
     show.edges_by_kind(evaluation.edges_by_kind, evaluation.edges_total_by_kind)
     show.line()
-    print_control(found.file.measures)
+    print_repeated(found.file.measures)

@@ -10,7 +10,7 @@ import click
 from ..graphs.levels.nodes import told
 from . import options, show
 from .accepted import COUNT, FILE, Number, option
-from .claims import announce, claims_options, print_claims
+from .claims import announce, check_penalty, claims_options, print_claims
 from .flags import Flags, with_flags
 from .given import in_model, read_all, require
 
@@ -81,6 +81,7 @@ def evaluate(
     from ..steps.stored import open_for, stored_model, weights_notes
 
     flags.task()  # wrong ones are refused before anything is loaded
+    check_penalty(flags)
     (given,), scores = read_all(percent, circuit), None
     if not isinstance(given, CircuitFile):
         require(given, model=model, task=flags["task"])

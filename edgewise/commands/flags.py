@@ -110,7 +110,7 @@ class Flags(dict[str, Any]):
         assert task is not None  # click requires --task where an experiment is asked for
         with usage():
             metrics = tuple(dict.fromkeys([discovery.metric, *(self["measure"] or ())]))
-            evaluation = EvaluationSpec(metrics, **self.only("control"))
+            evaluation = EvaluationSpec(metrics, **self.only("control", "rivals", "penalty"))
             graph = self.over(GraphSpec())
             return Experiment(
                 task.name, numbered(models), task, discovery, evaluation,

@@ -44,6 +44,8 @@
     draws = 99                        # random circuits and edges that the tests draw
     worst = false                     # the worst pairing of prompts and gates that are found
     control = false                   # repeat the discovery in a copy with its weights redrawn
+    rivals = 2                        # further circuits, found apart from those before
+    penalty = 1.0                     # of an edge that one before has: its worth / (1 + penalty)
     draw_seed = 0                     # what decides the draws of all of these
 
     [comparison]                      # optional

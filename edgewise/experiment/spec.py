@@ -108,6 +108,7 @@ Ablation = Annotated[Word, one_of(ablations)]
 NotNegative = Annotated[
     float, Strict(), Field(ge=0, allow_inf_nan=False), accepts("a number from 0 up")
 ]
+Penalty = Annotated[float, Strict(), Field(ge=0), accepts("a number from 0 up, or inf")]
 UpToOne = Annotated[
     float, Strict(), Field(gt=0, le=1), accepts("a number above 0, up to 1, such as 0.9")
 ]
@@ -530,9 +531,9 @@ class DiscoverySpec(Part):
 class EvaluationSpec(Part):
     """What to measure of each circuit; the ablation defaults to the discovery's.
 
-    `random`: beside how many random circuits. `tests`, `worst`, `control`: see
+    `random`: beside how many random circuits. `tests`, `worst`, `control`, `rivals`: see
     `edgewise.steps.claims`. `draws`, `draw_seed`: how many random circuits and edges the tests
-    draw, and what decides which.
+    draw, and what decides which. `penalty`: on edges that rivals share with circuits before them.
     """
 
     metrics: Annotated[tuple[MetricName, ...], _listed("metrics")] = ()
@@ -545,11 +546,13 @@ class EvaluationSpec(Part):
     draws: Count = 99
     draw_seed: Whole = 0
     control: Flag = False
+    rivals: Count | None = None
+    penalty: Penalty = 1.0
 
     @property
     def claims(self) -> bool:
         """Tell whether more is asked for than measures of the circuit itself."""
-        return bool(self.random or self.tests or self.worst or self.control)
+        return bool(self.random or self.tests or self.worst or self.control or self.rivals)
 
 
 def measured_by(metric: str | None, ablation: str | None) -> dict[str, str]:
@@ -801,7 +804,7 @@ class Experiment(Part):
                 f"evaluation.curve is true, but method '{found.method}' does not score every edge; "
                 f"leave it out, or choose a method that does, such as {scoring_method().name}."
             )
-        for name in ("tests", "random"):
+        for name in ("tests", "random", "rivals"):
             if getattr(evaluation, name) and found.keeps_all:
                 raise refused(
                     f"evaluation.{name} is given, but nothing says which edges to keep, so every "

@@ -33,6 +33,7 @@ from ..patching.ablations.registry import get_ablation
 from ..steps.claims.claims import read_claims
 from ..steps.claims.control import Control
 from ..steps.claims.hypotheses import HypothesisTests
+from ..steps.claims.rivals import Rivals
 from ..steps.claims.worst import WorstCase
 from ..store import names
 
@@ -60,8 +61,8 @@ class CircuitFindings(NamedTuple):
 
     `measured` has one evaluation for each of the spec's metrics, `pictures` the circuit's and its
     node scores', `strongest` the edges of largest |score|. `control`: what the same discovery finds
-    with the weights redrawn, if it was run; so `random`, `tests` and `worst`. `measured` is in
-    sample; `held_out` the same on pairs that were held out, if any were: all else is of these then.
+    with the weights redrawn, if it was run; so `random`, `tests`, `worst`, `rivals`. `measured` is
+    in sample; `held_out` the same on pairs that were held out, if any were: all else is of these.
     """
 
     name: str
@@ -76,6 +77,7 @@ class CircuitFindings(NamedTuple):
     random: Baseline | None = None
     tests: HypothesisTests | None = None
     worst: WorstCase | None = None
+    rivals: Rivals | None = None
 
     def side(self, number: int, held_out: bool) -> Evaluation | None:
         """Return what was measured by one of the metrics, held out or in sample, if it was."""

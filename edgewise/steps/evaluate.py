@@ -31,6 +31,7 @@ from ..session import Session, make_runner
 from .claims.claims import claims_of
 from .claims.control import Control
 from .claims.hypotheses import HypothesisTests
+from .claims.rivals import Rivals
 from .claims.worst import WorstCase
 from .discover import held_out_runner
 from .found.blocks import measured_block
@@ -59,6 +60,7 @@ class Evaluated(Evaluation):
     tests: HypothesisTests | None = None
     worst: WorstCase | None = None
     control: Control | None = None
+    rivals: Rivals | None = None
     held_out: Evaluation | None = None
     seen: int | None = field(default=None, compare=False)
     engine: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -92,8 +94,8 @@ class Evaluated(Evaluation):
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
         found: dict[str, object] = self.evaluation.as_dict()
-        parts = (self.curve, self.random, self.tests, self.worst, self.control)
-        names = ("curve", "random", "tests", "worst", "control")
+        parts = (self.curve, self.random, self.tests, self.worst, self.control, self.rivals)
+        names = ("curve", "random", "tests", "worst", "control", "rivals")
         found |= {k: one.as_dict() for k, one in zip(names, parts, strict=True) if one is not None}
         if self.minimality is not None:
             edges = [[str(edge.sender), str(edge.port), rise] for edge, rise in self.rises]

@@ -461,7 +461,7 @@ def test_what_a_spec_cannot_ask_for(
         parse_spec(declared(models, pairs, line))
 
 
-@pytest.mark.parametrize("asked", [{"tests": True}, {"random": 9}])
+@pytest.mark.parametrize("asked", [{"tests": True}, {"random": 9}, {"rivals": 2}])
 def test_random_circuits_need_a_selection(asked: dict[str, Any]) -> None:
     name = next(iter(asked))
     words = rf"evaluation\.{name} is given, but .* every edge is kept.*give the discovery top"

@@ -14,6 +14,7 @@ from ...progress import Progress
 from ...session import Session
 from .control import Control, control
 from .hypotheses import HypothesisTests, hypothesis_tests
+from .rivals import Rivals, rivals
 from .worst import WorstCase, worst_case
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Claims(TypedDict, total=False):
     tests: HypothesisTests
     worst: WorstCase
     control: Control
+    rivals: Rivals
 
 
 def claims_of(
@@ -55,16 +57,21 @@ def claims_of(
         found["tests"] = hypothesis_tests(runner, whole, spec.draws, spec.draw_seed, progress)
     if spec.worst:
         found["worst"] = worst_case(runner, whole, progress, spec.draw_seed)
+    if not (spec.control or spec.rivals):
+        return found
+    if not isinstance(model, Session) or not isinstance(circuit, CircuitFile):
+        what = "a control repeats" if spec.control else "rivals repeat"
+        raise EdgewiseError(
+            f"{what} the circuit's discovery, and neither a runner nor a circuit alone says how it "
+            "was found; accepted: an open model and a circuit's file."
+        )
+    discovery = found_by or DiscoverySpec.of_circuit(circuit)
     if spec.control:
-        if not isinstance(model, Session) or not isinstance(circuit, CircuitFile):
-            raise EdgewiseError(
-                "a control repeats the circuit's discovery in a redrawn copy of its model, and "
-                "neither a runner nor a circuit alone says how it was found; accepted: an open "
-                "model and a circuit's file."
-            )
-        discovery = found_by or DiscoverySpec.of_circuit(circuit)
         seed = spec.draw_seed
         found["control"] = control(model, pairs, runner, discovery, whole, progress, seed)
+    if spec.rivals:
+        how = (spec.rivals, spec.penalty)
+        found["rivals"] = rivals(model, (runner, pairs), discovery, whole, how, progress)
     return found
 
 
@@ -73,7 +80,11 @@ def claims_block(claims: Claims) -> dict[str, object]:
     random, tests = claims.get("random"), claims.get("tests")
     worst, control = claims.get("worst"), claims.get("control")
     found = {"random": random, "tests": tests, "worst": worst, "control": control}
-    return {name: one.as_dict() for name, one in found.items() if one is not None}
+    plain: dict[str, object] = {
+        name: one.as_dict() for name, one in found.items() if one is not None
+    }
+    others = claims.get("rivals")
+    return plain if others is None else {**plain, "rivals": others.as_dict()}
 
 
 def read_claims(measured: Mapping[str, Any]) -> Claims:
@@ -87,4 +98,6 @@ def read_claims(measured: Mapping[str, Any]) -> Claims:
         found["worst"] = WorstCase.from_dict(measured["worst"])
     if "control" in measured:
         found["control"] = Control.from_dict(measured["control"])
+    if "rivals" in measured:
+        found["rivals"] = Rivals.from_dict(measured["rivals"])
     return found
