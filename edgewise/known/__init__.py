@@ -1,0 +1,1 @@
+"""Models whose circuit is known: what methods are scored on."""
