@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +28,9 @@ import numpy as np
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
-from ..graphs.graph import ComputationGraph
 from ..graphs.names import Kind, Node, Port
+from .architectures import BUILDERS, Gpt2, Llama
+from .shapes import OWN, PlantedShape
 
 if TYPE_CHECKING:
     import torch
@@ -38,64 +39,8 @@ if TYPE_CHECKING:
 CONSTANT = 1e3
 """C: larger leaks less through norms, and costs float32 its digits."""
 
-OWN = 4
-"""Coordinates that a head or MLP writes; the embedding has twice as many."""
-
 SHARP = 1.5
 """Standard deviation of an attention score: enough to tell positions apart."""
-
-
-@typed
-@dataclass(frozen=True)
-class PlantedShape:
-    """What model is made: its architecture, and how large it is.
-
-    `kv_heads`: key/value heads of a layer, each shared by as many query heads; 0: one each.
-    `width`: of the stream; 0: as narrow as every sender's own coordinates allow.
-    """
-
-    architecture: str = "gpt2"
-    layers: int = 2
-    heads: int = 2
-    kv_heads: int = 0
-    vocabulary: int = 64
-    positions: int = 64
-    width: int = 0
-
-    def __post_init__(self) -> None:
-        if self.architecture not in BUILDERS:
-            raise EdgewiseError(
-                f"no circuit can be planted in '{self.architecture}'; accepted: "
-                f"{' or '.join(BUILDERS)}."
-            )
-        if self.kv_heads not in (0, self.heads) and self.architecture == "gpt2":
-            raise EdgewiseError(
-                f"gpt2 has as many key/value heads as heads, {self.heads}, not {self.kv_heads}; "
-                "accepted: kv_heads 0, or architecture llama."
-            )
-        least = self.least_width
-        if self.width and (self.width < least or self.width % (2 * self.heads)):
-            raise EdgewiseError(
-                f"a stream of width {self.width} does not hold the coordinates of "
-                f"{self.layers * (self.heads + 1)} senders; accepted: multiples of "
-                f"{2 * self.heads} from {least} up, or 0."
-            )
-
-    @property
-    def graph(self) -> ComputationGraph:
-        """Return the computation graph of the model."""
-        return ComputationGraph(self.layers, self.heads, self.kv_heads)
-
-    @property
-    def least_width(self) -> int:
-        """Count the coordinates that are needed, up to a multiple of twice the heads."""
-        needed = 2 + OWN * (2 + self.layers * (self.heads + 1))
-        return -(-needed // (2 * self.heads)) * 2 * self.heads
-
-    @property
-    def d_model(self) -> int:
-        """Return the width of the stream."""
-        return self.width or self.least_width
 
 
 @typed
@@ -244,141 +189,6 @@ def _groups(circuit: Circuit) -> Iterator[list[int]]:
                     yield rows
 
 
-# -- architectures --------------------------------------------------------------------------------
-
-
-@dataclass
-class _Gpt2:
-    """A GPT-2 whose weights are all 0, and where each of its parts stands."""
-
-    shape: PlantedShape
-    model: Any = field(init=False)
-    constants: tuple[float, ...] = (1.0, -1.0)
-
-    def __post_init__(self) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        shape = self.shape
-        self.model = _zeroed(
-            GPT2LMHeadModel(
-                GPT2Config(
-                    vocab_size=shape.vocabulary, n_positions=shape.positions, n_embd=shape.d_model,
-                    n_layer=shape.layers, n_head=shape.heads, n_inner=4 * OWN,
-                    tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
-                )
-            )
-        )  # fmt: skip
-
-    @property
-    def head_width(self) -> int:
-        return self.shape.d_model // self.shape.heads
-
-    @property
-    def embedding(self) -> Tensor:
-        found: Tensor = self.model.transformer.wte.weight
-        return found
-
-    def norms(self) -> list[Tensor]:
-        body = self.model.transformer
-        inner = [norm.weight for block in body.h for norm in (block.ln_1, block.ln_2)]
-        return [*inner, body.ln_f.weight]
-
-    def reading(self, port: Port) -> list[Tensor]:
-        """Return the weights by which a port reads, each [out, d_model], as views."""
-        node = port.node
-        if node.layer is None:
-            return [self.model.lm_head.weight]
-        block = self.model.transformer.h[node.layer]
-        if port.letter is None:
-            return [block.mlp.c_fc.weight.T]
-        place = "qkv".index(port.letter) * self.shape.heads + int(node.index or 0)
-        width = self.head_width
-        return [block.attn.c_attn.weight.T[place * width : (place + 1) * width]]
-
-    def writing(self, layer: int) -> tuple[tuple[nn.Module, Tensor], tuple[nn.Module, Tensor]]:
-        """Return the projections that write, of heads and MLP: module, weight [d_model, in]."""
-        block = self.model.transformer.h[layer]
-        heads, mlp = block.attn.c_proj, block.mlp.c_proj
-        return (heads, heads.weight.T), (mlp, mlp.weight.T)
-
-
-@dataclass
-class _Llama:
-    """A Llama whose weights are all 0, and where each of its parts stands."""
-
-    shape: PlantedShape
-    model: Any = field(init=False)
-    constants: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        shape = self.shape
-        self.model = _zeroed(
-            LlamaForCausalLM(
-                LlamaConfig(
-                    vocab_size=shape.vocabulary, max_position_embeddings=shape.positions,
-                    hidden_size=shape.d_model, num_hidden_layers=shape.layers,
-                    num_attention_heads=shape.heads,
-                    num_key_value_heads=shape.kv_heads or shape.heads,
-                    intermediate_size=4 * OWN, tie_word_embeddings=False,
-                )
-            )
-        )  # fmt: skip
-
-    @property
-    def head_width(self) -> int:
-        return self.shape.d_model // self.shape.heads
-
-    @property
-    def embedding(self) -> Tensor:
-        found: Tensor = self.model.model.embed_tokens.weight
-        return found
-
-    def norms(self) -> list[Tensor]:
-        body = self.model.model
-        inner = [
-            norm.weight
-            for block in body.layers
-            for norm in (block.input_layernorm, block.post_attention_layernorm)
-        ]
-        return [*inner, body.norm.weight]
-
-    def reading(self, port: Port) -> list[Tensor]:
-        """Return the weights by which a port reads, each [out, d_model], as views."""
-        node = port.node
-        if node.layer is None:
-            return [self.model.lm_head.weight]
-        block = self.model.model.layers[node.layer]
-        if port.letter is None:
-            return [block.mlp.gate_proj.weight, block.mlp.up_proj.weight]
-        attention, width = block.self_attn, self.head_width
-        group = self.shape.heads // (self.shape.kv_heads or self.shape.heads)
-        place = int(node.index or 0) // (1 if port.letter == "q" else group)
-        weight = getattr(attention, f"{port.letter}_proj").weight
-        return [weight[place * width : (place + 1) * width]]
-
-    def writing(self, layer: int) -> tuple[tuple[nn.Module, Tensor], tuple[nn.Module, Tensor]]:
-        """Return the projections that write, of heads and MLP: module, weight [d_model, in]."""
-        block = self.model.model.layers[layer]
-        heads, mlp = block.self_attn.o_proj, block.mlp.down_proj
-        return (heads, heads.weight), (mlp, mlp.weight)
-
-
-BUILDERS: dict[str, type[_Gpt2 | _Llama]] = {"gpt2": _Gpt2, "llama": _Llama}
-
-
-def _zeroed(model: nn.Module) -> nn.Module:
-    """Set every parameter to 0, in float64, in which the weights are scaled."""
-    import torch
-
-    model = model.double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    return model
-
-
 # -- weights --------------------------------------------------------------------------------------
 
 
@@ -386,7 +196,7 @@ def _zeroed(model: nn.Module) -> nn.Module:
 class _Planting:
     """Fill in the weights of a model of zeros."""
 
-    build: _Gpt2 | _Llama
+    build: Gpt2 | Llama
     circuit: Circuit
     leak: float
     draw: torch.Generator
@@ -450,7 +260,8 @@ class _Planting:
         import torch
 
         graph = self.circuit.graph
-        used, hooks = self.circuit.kept.any(axis=0), []
+        used = np.asarray(self.circuit.kept.any(axis=0))
+        hooks = []
         for layer in range(graph.layers):
             (heads, to_heads), (mlp, to_mlp) = self.build.writing(layer)
             width = self.build.head_width

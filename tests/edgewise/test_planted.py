@@ -12,7 +12,8 @@ from edgewise.discovery.registry import get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe
-from edgewise.known.planted import PlantedModel, PlantedShape, plant, random_circuit
+from edgewise.known.planted import PlantedModel, plant, random_circuit
+from edgewise.known.shapes import PlantedShape
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 
