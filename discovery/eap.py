@@ -239,7 +239,7 @@ def _scored(
 ) -> Scores:
     from ..patching import engines
 
-    asked = runner.engine if gradients.plain else engines.TORCH
+    asked = runner.engine if gradients.plain and not runner.graph.spans else engines.TORCH
     if engines.engine_of(asked, runner.model, runner.metric) == engines.JAX:
         from ..patching.compiled.engine import attribute as compiled
 

@@ -73,7 +73,7 @@ def exact(
         scores, examples = node_effects(
             runner, per_example=per_example, at_once=candidates, progress=progress
         )
-        return Discovery(scores, questions=len(runner.graph.senders), examples=examples)
+        return Discovery(scores, questions=scores.units, examples=examples)
     from ..patching.incremental.search import make_search
 
     if start is not None:

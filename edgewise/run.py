@@ -304,7 +304,7 @@ class _Run:
         base, first = self.circuit(self.spec.base), self.spec.base.name
         where = f"model '{variant.name}' cannot be compared with '{first}'"
         widths = base.model["d_model"], session.lifted.d_model
-        if found := "; ".join(shape_differences(base.circuit.graph, session.graph, widths)):
+        if found := "; ".join(shape_differences(base.circuit.graph.plain, session.graph, widths)):
             raise GraphMismatch(
                 f"{where}: their graphs differ in {found} ({first} and {variant.name}). Variants "
                 "must have the first model's shape; give this one a spec of its own, and compare "

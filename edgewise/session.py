@@ -138,7 +138,7 @@ class Session:
 
         lift, key = self._current(), pairs.sha256
         if key not in lift.of_pairs:
-            found = certify(lift.lifted, pairs)
+            found = certify(lift.lifted, pairs.at_spans(()))
             lift.of_pairs[key] = found.require() if lift.certificate.passed else found
         return lift.of_pairs[key]
 
@@ -361,7 +361,9 @@ def _read_all(session: Session | str, part: TaskSpec) -> PromptPairs:
     )  # fmt: skip
     pairs = read_with(part.file, context)
     where = {"file": part.file, "paths": local_paths(part.file), "bos": part.bos, **part.taken}
-    return replace(pairs, origin={**pairs.origin, **where})
+    where |= {"spans": True} if part.spans else {}
+    pairs = replace(pairs, origin={**pairs.origin, **where})
+    return pairs.at_spans() if part.spans else pairs
 
 
 def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
@@ -436,7 +438,11 @@ def _with_origin(
     origin |= task.taken
     if tokenizer is not None and get_task(task.name).needs_tokenizer:
         origin["tokens_sha256"] = tokens_sha256(tokenizer, made.pairs)
-    return replace(made, pairs=replace(made.pairs, origin=origin))
+    pairs = made.pairs
+    if task.spans:
+        origin["spans"] = True
+        pairs = pairs.at_spans(get_task(task.name).spans)
+    return replace(made, pairs=replace(pairs, origin=origin))
 
 
 @typed

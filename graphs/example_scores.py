@@ -94,10 +94,11 @@ class ExampleScores:
         """Return the scores of nodes that those of their edges add up to, on each example."""
         if self.level == NODE:
             return self
-        _, senders = self.graph.reads.nonzero()
+        rows, senders = self.graph.reads.nonzero()
+        nodes = (rows % self.graph.positions) * len(self.graph.senders) + senders
         found = new_values(self.graph, len(self))
         for row, values in zip(found, self.values, strict=True):
-            row[:] = np.bincount(senders, values, len(self.graph.senders))[senders]
+            row[:] = np.bincount(nodes, values)[nodes]
         return ExampleScores(self.graph, found, self.groups, NODE)
 
     @typed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from .bitsets import booleans, integers
 from .calls.typed import require, short_value, typed, typed_late
 from .errors import EdgewiseError, GraphMismatch
-from .names import LETTERS, Edge, Kind, Node, Port
+from .names import LETTERS, SPAN_FORM, Edge, Kind, Node, Port, is_span
 
 HEADS, WHOLE, NONE = "heads", "whole", "none"
 """What mixes tokens in a layer: attention by head, one node `s{l}`, or nothing."""
@@ -45,6 +45,9 @@ class ComputationGraph:
         without_mlp: the layers that have no MLP, and so no `m{l}`.
         kv_sources: for each layer the layer before which its keys' and values' ports read the
             stream, itself or an earlier one; empty if all read it before their own.
+        spans: names of spans of the prompts' positions, to one of which each position belongs;
+            every port is then one for each span, `a5.h1<q>@end`. Empty: positions are not told
+            apart.
 
     >>> graph = ComputationGraph(layers=12, heads=12)
     >>> graph.edge_count
@@ -63,6 +66,7 @@ class ComputationGraph:
     mixers: tuple[str, ...] = ()
     without_mlp: tuple[int, ...] = ()
     kv_sources: tuple[int, ...] = ()
+    spans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kv_heads:
@@ -91,6 +95,13 @@ class ComputationGraph:
             raise GraphMismatch(
                 f"no graph of {self.layers} layers has experts {list(self.experts)}; accepted: a "
                 "number for each layer, 0 where it has none."
+            )
+        object.__setattr__(self, "spans", tuple(self.spans))
+        wrong = [name for name in self.spans if not is_span(name)]
+        if wrong or len(set(self.spans)) < len(self.spans):
+            raise GraphMismatch(
+                f"no graph has the spans {list(self.spans)}; accepted: names of {SPAN_FORM}, each "
+                "once."
             )
         if self.shared_experts and not self.experts:
             raise GraphMismatch("a graph without experts has no shared experts.")
@@ -144,7 +155,32 @@ class ComputationGraph:
         mlps = sum(n + self.shared_experts if n else 1 for n in self.experts) or self.layers
         mlps -= len(self.without_mlp)
         heads = apart * (self.heads + self.post_norm)
-        return ports, 1 + self.split_embedding + heads + whole + mlps
+        senders = 1 + self.split_embedding + heads + whole + mlps
+        return ports * self.positions, senders
+
+    @property
+    def positions(self) -> int:
+        """Count the ports that stand for one of the model's: one for each span, or one.
+
+        >>> ComputationGraph(1, 1, spans=("s2", "end")).positions
+        2
+        """
+        return max(1, len(self.spans))
+
+    @property
+    def plain(self) -> ComputationGraph:
+        """Return the model's graph, which does not tell positions apart."""
+        return self.at_spans(())
+
+    @typed
+    def at_spans(self, spans: tuple[str, ...]) -> ComputationGraph:
+        """Return the graph with a port for each of some spans; see `spans`.
+
+        >>> graph = ComputationGraph(1, 1).at_spans(("s2", "end"))
+        >>> [str(port) for port in graph.ports][-4:], graph.edge_count
+        (['m0@s2', 'm0@end', 'logits@s2', 'logits@end'], 16)
+        """
+        return self if spans == self.spans else replace(self, spans=spans)
 
     @typed
     def source_of(self, port: Port) -> int | None:
@@ -217,7 +253,8 @@ class ComputationGraph:
     def ports(self) -> tuple[Port, ...]:
         """List the ports in topological order: per layer q, k, v of all heads, (o), m; logits.
 
-        A whole mixer has `s` in the heads' place; what a layer has not is left out.
+        A whole mixer has `s` in the heads' place; what a layer has not is left out. Ports of
+        several spans stand together.
         """
         found = []
         for layer in range(self.layers):
@@ -229,7 +266,9 @@ class ComputationGraph:
                 found.append(Port(Node(Kind.POST, layer)))
             if self.has_mlp(layer):
                 found.append(Port(Node(Kind.MLP, layer)))
-        return (*found, Port(Node(Kind.LOGITS)))
+        found.append(Port(Node(Kind.LOGITS)))
+        spans: tuple[str | None, ...] = self.spans or (None,)
+        return tuple(replace(port, span=span) for port in found for span in spans)
 
     @typed
     def attention_owners(self, layer: int, letter: str) -> list[Node]:
@@ -435,6 +474,8 @@ class ComputationGraph:
         for kind, what in ((WHOLE, "token mixers taken whole"), (NONE, "no token mixer")):
             if layers := [i for i, mixer in enumerate(self.mixers) if mixer == kind]:
                 words.append(f"{what} in {_layers(layers, self.layers)}")
+        if self.spans:
+            words.append(f"spans {', '.join(self.spans)}")
         if self.without_mlp:
             words.append(f"no MLP in {_layers(self.without_mlp, self.layers)}")
         for source in sorted({j for i, j in enumerate(self.kv_sources) if i != j}):

@@ -11,6 +11,7 @@
 | `m5.e2`, `m5.shared` | expert 2, and the shared expert, of layer 5: what each writes |
 | `logits` | the stream before the final norm |
 | `a5.h1<q>` | a port: the query input of that head |
+| `a5.h1<q>@end` | the same where the prompt's positions are of the span `end` alone |
 | `m2->a5.h1<q>` | an edge, from a sender to a port |
 """
 
@@ -67,12 +68,25 @@ _PATTERNS = {
     kind: re.compile(form.replace(".", r"\.").replace("{}", r"(\d{1,9})"))
     for kind, form in _FORMS.items()
 }
-_PORT = re.compile(r"(?P<node>[^<>]+?)(?:<(?P<letter>[^<>]*)>)?")
+_PORT = re.compile(r"(?P<node>[^<>@]+?)(?:<(?P<letter>[^<>@]*)>)?(?:@(?P<span>.*))?")
+_SPAN = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
+SPAN_FORM = "letters, digits, '_', '.', '+' and '-', at most 40"
+"""What the name of a span is made of, in words."""
+
 _BARE = ("embed", "tok", "pos", "logits")
 _NODE_FORMS = (
     "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, s{layer}, o{layer}, "
     "m{layer}, m{layer}.e{expert}, m{layer}.shared"
 )
+
+
+def is_span(name: str) -> bool:
+    """Tell whether a text can name a span.
+
+    >>> is_span("s2"), is_span("S+1"), is_span("a b")
+    (True, True, False)
+    """
+    return _SPAN.fullmatch(name) is not None
 
 
 def _short(thing: Node | Port | Edge) -> str:
@@ -125,18 +139,22 @@ class Node:
 class Port:
     """One input that reads the residual stream, by its name; `letter`: q, k or v of attention.
 
-    >>> port = Port.parse("a5.h1<q>")
-    >>> str(port.node), port.letter
-    ('a5.h1', 'q')
+    `span`: at which of the prompt's positions, by the name of their span; None: at all.
+
+    >>> port = Port.parse("a5.h1<q>@end")
+    >>> str(port.node), port.letter, port.span
+    ('a5.h1', 'q', 'end')
     """
 
     node: Node
     letter: str | None = None
+    span: str | None = None
     __repr__ = _short
 
     def __post_init__(self) -> None:
         require("Port", "node", self.node, Node, "a Node")
         require("Port", "letter", self.letter, str | None, "q, k, v or None")
+        require("Port", "span", self.span, str | None, "the name of a span or None")
 
     @staticmethod
     @typed
@@ -158,7 +176,10 @@ class Port:
                 f"'{text}' is no port: the experts of a layer, and their router, all read the port "
                 f"m{node.layer}."
             )
-        return Port(node, letter)
+        span = match["span"]
+        if span is not None and not is_span(span):
+            raise NameSyntaxError(f"'{text}' names no span behind its @; accepted: {SPAN_FORM}.")
+        return Port(node, letter, span)
 
     @property
     def kind(self) -> str:
@@ -166,7 +187,8 @@ class Port:
         return self.letter or self.node.kind.value
 
     def __str__(self) -> str:
-        return f"{self.node}<{self.letter}>" if self.letter else str(self.node)
+        everywhere = f"{self.node}<{self.letter}>" if self.letter else str(self.node)
+        return everywhere if self.span is None else f"{everywhere}@{self.span}"
 
 
 @typed_late

@@ -11,7 +11,7 @@ from .calls.typed import typed
 from .circuit import Circuit
 from .errors import GraphMismatch, unknown
 from .graph import ComputationGraph
-from .levels.nodes import EDGE, LEVELS, NODE, fan_out, of_nodes, spread
+from .levels.nodes import EDGE, LEVELS, NODE, count, fan_out, of_nodes, spread, summed
 from .names import Edge
 
 ROUNDING = 2.0**-20
@@ -49,7 +49,8 @@ class Scores:
             )
         values[~self.graph.reads] = np.nan
         if self.level == NODE:
-            alike = np.isnan(values) | (values == of_nodes(values))
+            own = spread(self.graph, of_nodes(self.graph, values))
+            alike = np.isnan(values) | (values == own)
             if not alike[self.graph.reads].all():
                 row, column = np.argwhere(~alike & self.graph.reads)[0]
                 raise GraphMismatch(
@@ -70,7 +71,7 @@ class Scores:
     @staticmethod
     @typed
     def of_nodes(graph: ComputationGraph, values: np.ndarray) -> Scores:
-        """Return scores of nodes, given for each sender, [senders].
+        """Return scores of nodes, given for each sender, [senders]; at each span one by one.
 
         >>> graph = ComputationGraph(layers=1, heads=1)
         >>> scores = Scores.of_nodes(graph, np.array([3.0, 1.0, 2.0]))
@@ -82,12 +83,14 @@ class Scores:
     @typed
     def at_nodes(self) -> Scores:
         """Return the scores of nodes that those of their edges add up to; see `by_sender`."""
-        return Scores.of_nodes(self.graph, self.by_sender())
+        return Scores.of_nodes(self.graph, summed(self.graph, self.values))
 
     @property
     def units(self) -> int:
         """Count what can have a score: all edges, or all senders."""
-        return self.graph.edge_count if self.level == EDGE else len(self.graph.senders)
+        if self.level == EDGE:
+            return self.graph.edge_count
+        return len(self.graph.senders) * self.graph.positions
 
     @property
     def positive(self) -> int:
@@ -97,7 +100,7 @@ class Scores:
     @typed
     def count(self, circuit: Circuit) -> int:
         """Count what a circuit keeps: edges, or nodes that it keeps an edge out of."""
-        return len(circuit) if self.level == EDGE else int(circuit.kept.any(0).sum())
+        return len(circuit) if self.level == EDGE else count(circuit)
 
     @typed
     def by_sender(self, *, absolute: bool = False) -> np.ndarray:
@@ -113,7 +116,8 @@ class Scores:
         """
         values = (np.abs(self.values) if absolute else self.values).astype(np.float64)
         if self.level == NODE:
-            return of_nodes(values)
+            apart = of_nodes(self.graph, values).reshape(-1, values.shape[1])
+            return np.where(np.isnan(apart).all(0), np.nan, np.nansum(apart, 0))
         sums = np.nansum(values, axis=0)
         return np.where(np.isnan(values).all(axis=0), np.nan, sums)
 
@@ -162,7 +166,7 @@ class Scores:
 
     def _units(self, absolute: bool) -> np.ndarray:
         """Return the (absolute) score of each edge, or of each sender, in one row."""
-        values = self.values.ravel() if self.level == EDGE else of_nodes(self.values)
+        values = self.values.ravel() if self.level == EDGE else of_nodes(self.graph, self.values)
         values = values.astype(np.float64)
         return np.abs(values) if absolute else values
 

@@ -161,6 +161,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "answers": st.sampled_from([None, "first", "whole"]),
         "system": st.none() | NAMES,
         "continued": st.none() | NAMES,
+        "spans": st.booleans(),
     },
     GraphSpec: {
         "grouped_kv": st.booleans(),

@@ -61,7 +61,7 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
     if len(circuit) <= top:
         words = f"All of {of}"
     drawn = f"{len(shown):,} edges and {len(shown.nodes):,} nodes are drawn"
-    level = told(file.discovery.get("level"), circuit.kept)
+    level = told(file.discovery.get("level"), circuit)
     words += "" if level is None else f" ({level})"
     caption = f"{words}. {drawn}. {measured_words(file)}{READING}"
     found = stability_of(file)
@@ -71,8 +71,31 @@ def circuit_picture(file: CircuitFile, top: int) -> Picture:
             f"{found.resamples:,} resamples of the prompts keep it."
         )
     stable = None if found is None else found.by_edge
-    drawing = Drawing(Scores(circuit.graph, scores), stability=stable, caption=caption)
+    labels = spans_above(shown)
+    caption += " Above nodes: at which spans of the prompt they read." if labels else ""
+    drawing = Drawing(
+        Scores(circuit.graph, scores), stability=stable, labels=labels, caption=caption
+    )
     return Picture(shown, drawing)
+
+
+def spans_above(circuit: Circuit) -> dict[str, str]:
+    """Say of each node that a circuit keeps an edge into at which spans; of none without spans.
+
+    >>> from edgewise.graphs.graph import ComputationGraph
+    >>> graph = ComputationGraph(layers=1, heads=1, spans=("s2", "end"))
+    >>> edges = ["embed->m0@s2", "embed->m0@end", "m0->logits@end"]
+    >>> spans_above(Circuit.empty(graph).with_edges(edges))
+    {'m0': 's2, end', 'logits': 'end'}
+    """
+    if not circuit.graph.spans:
+        return {}
+    found: dict[str, dict[str, None]] = {}
+    for edge in circuit.edges:
+        if edge.port.span is not None:
+            found.setdefault(str(edge.port.node), {})[edge.port.span] = None
+    order = circuit.graph.spans
+    return {node: ", ".join(name for name in order if name in at) for node, at in found.items()}
 
 
 @typed
@@ -140,7 +163,10 @@ def diff_picture(file: DiffFile, names: tuple[str, str], top: int) -> Picture:
         drawn = sum(edge in every for edge in shown.edges)
         solid = f" Solid edges {by}: {drawn:,} of {len(every):,} such edges are drawn."
         caption += solid if every else f" None of these edges {by}."
-    if labels:
+    if not labels:
+        labels = spans_above(shown)
+        caption += " Above nodes: at which spans of the prompt they read." if labels else ""
+    elif labels:
         caption += " Above heads: their measured role in either model."
     return Picture(subject, Drawing(scores, names, diff, fade, labels, caption=caption))
 

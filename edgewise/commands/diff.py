@@ -217,7 +217,7 @@ def _document(found: DiffFile, others: list[str], output: str | None) -> dict[st
 def _print(found: DiffFile) -> None:
     summary = found.diff.summary()
     for name, head, circuit in (("A", found.a, found.diff.a), ("B", found.b, found.diff.b)):
-        level = told(head.get("discovery", {}).get("level"), circuit.kept)
+        level = told(head.get("discovery", {}).get("level"), circuit)
         words = (f"{len(circuit):,} edges", f"{len(circuit.nodes):,} nodes", level)
         named = ", ".join(filter(None, (head["model"]["name"], *words)))
         show.facts((name, f"{head['file']}: {named}"))

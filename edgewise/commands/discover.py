@@ -112,6 +112,12 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
     "circuit_level",
     type=Known(among("level", LEVELS)),
 )
+@option(
+    "--spans",
+    "Tell named spans of the prompts' positions apart, such as subject, s2 and end: an edge is "
+    "kept at some and ablated at others. Built-in tasks name theirs, files may.",
+    default=None,
+)
 @option("--scores", "Write all scores too, to NAME.scores.safetensors beside it.")
 @option(
     "--per-example",
@@ -316,7 +322,7 @@ def _print(found: Found, model: str, pairs: PromptSplit, selection: str | None) 
         ("orders", survived(noted)),
         ("stopped", stopped(noted)),
         ("time", f"{took}, {noted['forward_equivalents']:.3g} forward passes{questions}"),
-        ("keeps", told(noted.get("level"), found.file.circuit.kept)),
+        ("keeps", told(noted.get("level"), found.file.circuit)),
         ("stability", steadiness(found.file)),
         *outcome(evaluation, found.held_out),
         ("held out", not_held_out(pairs) if found.held_out is None else None),

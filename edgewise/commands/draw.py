@@ -264,7 +264,9 @@ def _picture(found: CircuitFile | DiffFile, top: int, request: Request) -> Pictu
     if isinstance(found, CircuitFile):
         picture = circuit_picture(found, top)
         usual = _usual_title(found)
-        labels = {} if request.roles is None else _roles(found, request.roles)
+        labels = (
+            dict(picture.drawing.labels) if request.roles is None else _roles(found, request.roles)
+        )
     else:
         a, b = _names_in(found)
         picture = diff_picture(found, (a, b), top)
@@ -314,6 +316,7 @@ def _draw_heat_map(request: Request) -> Outcome:
 def _sides(request: Request) -> list[ScoredSide]:
     """Read a diff file, or one or two circuit or scores files."""
     from ..graphs.files import CircuitFile, DiffFile, read_any, read_scores
+    from ..graphs.levels.nodes import EDGE
     from ..graphs.scores import Scores
     from ..visualize.charts.heat_map import ScoredSide
 
@@ -333,7 +336,9 @@ def _sides(request: Request) -> list[ScoredSide]:
             return list(map(ScoredSide, request.named(_names_in(read)), both))
         if isinstance(read, CircuitFile):
             assert read.edge_scores is not None  # CircuitFile.__post_init__
-            sides.append(ScoredSide("", Scores(read.circuit.graph, read.edge_scores), True))
+            level = str(read.discovery.get("level", EDGE))
+            its = Scores(read.circuit.graph, read.edge_scores, level)
+            sides.append(ScoredSide("", its, True))
             models.append(read.model)
         else:
             sides.append(ScoredSide("", read.scores, False))

@@ -125,7 +125,7 @@ def evaluate(
         ("model", session.loaded.title),
         ("task", shown_task(task_block(pairs))),
         ("measured", f"{found.metric}, {ablation} ablation"),
-        ("keeps", told(file.discovery.get("level"), file.circuit.kept)),
+        ("keeps", told(file.discovery.get("level"), file.circuit)),
         ("stability", steadiness(file)),
     )
     _print(about, found, pairs, session.loaded.tokenizer)

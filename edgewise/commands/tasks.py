@@ -194,6 +194,7 @@ def _print(about: dict[str, Any], samples: Sequence[Sample], made: TaskResult | 
         accepted = ", ".join(one["choices"]) or kind
         default = "none" if one["default"] is None else one["default"]
         show.line(f"  --task-option {one['name']}=…   {accepted}; default {default}")
+    show.line(f"  spans: {', '.join(about['spans'])}")
     show.line()
     for text in format_samples(samples).splitlines():
         show.line(text)

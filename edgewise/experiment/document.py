@@ -17,6 +17,7 @@
     answers = "first"                 # how those of several tokens are taken: this, or "whole"
     system = "…"                      # of a file of chat: a system message before the others
     continued = "…"                   # of a file of chat: how the assistant's answer begins
+    spans = false                     # tell named spans of the prompts' positions apart
 
     [graph]                           # optional
     grouped_kv = false

@@ -55,7 +55,8 @@ class TaskSpec(Part):
     `patching.prompts.splits` for those of a file). `options` are of built-in tasks; so is `seed`,
     and of files whose pairs are formed from what stands in them. `answers`: how those of several
     tokens are taken, `first` or `whole`. `system`, `continued`: of files of chat, a system message
-    before the others and the beginning of the assistant's answer.
+    before the others and the beginning of the assistant's answer. `spans`: circuits tell named
+    spans of the prompts' positions apart.
     """
 
     refused_as: ClassVar[type[EdgewiseError]] = PromptError
@@ -72,6 +73,7 @@ class TaskSpec(Part):
     answers: Annotated[Word, one_of(lambda: WAYS)] | None = None
     system: Text | None = None
     continued: Text | None = None
+    spans: Flag = False
 
     def __post_init__(self) -> None:
         if self.file is not None and not self.name:
@@ -96,6 +98,7 @@ class TaskSpec(Part):
         block = file.task
         task = block.get("file") or block["name"]
         how: dict[str, Any] = {key: block.get(key) for key in ("examples", "bos", "seed", *TAKEN)}
+        how["spans"] = bool(block.get("spans"))
         test = block.get("test")
         asked = None if test is None else test.get("asked")
         if asked is not None and test is not None:

@@ -128,14 +128,7 @@ def discover(
     )  # fmt: skip
     engine = spec.chosen.engine(runner, spec.options)
     tester = None if parted.test is None else held_out_runner(session, parted, runner)
-    graph, top = runner.graph, spec.select.top
-    total, what = graph.edge_count, "edges"
-    if spec.level == NODE:
-        total, what = len(graph.senders), "nodes that write"
-    if top is not None and top > total:
-        raise EdgewiseError(
-            f"top is {top:,}, but the model's graph has {total:,} {what}; accepted: 1 to {total:,}."
-        )
+    check_top(runner, spec)
     certificate = session.certify(pairs)
     journal, before = _usable(journal, spec), 0.0
     if journal is not None:
@@ -234,6 +227,19 @@ def discovery_key(session: Session, runner: Runner, spec: DiscoverySpec) -> Key:
         config=digest({key: settings[key] for key in settings.keys() - ALWAYS_IGNORED}),
         family=session.lifted.family, graph=repr(runner.graph),
     )  # fmt: skip
+
+
+def check_top(runner: Runner, spec: DiscoverySpec) -> None:
+    """Refuse to keep more edges, or nodes, than there are."""
+    graph, top = runner.graph, spec.select.top
+    total, what = graph.edge_count, "edges"
+    if spec.level == NODE:
+        total, what = len(graph.senders) * graph.positions, "nodes that write"
+        what += " at spans" if graph.spans else ""
+    if top is not None and top > total:
+        raise EdgewiseError(
+            f"top is {top:,}, but the model's graph has {total:,} {what}; accepted: 1 to {total:,}."
+        )
 
 
 DRIFT = {"float16": 0.02, "bfloat16": 0.1}

@@ -156,6 +156,8 @@ def evaluate(
         if pairs is None:
             raise EdgewiseError("nothing can be measured without prompts; give the pairs too.")
         parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
+        whole = circuit.circuit if isinstance(circuit, CircuitFile) else circuit
+        parted = parted.at_spans(whole.graph.spans)
         stored: Mapping[str, Any] = circuit.discovery if isinstance(circuit, CircuitFile) else {}
         runner = make_runner(
             model,

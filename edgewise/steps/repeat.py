@@ -220,7 +220,7 @@ def repeat_in(
         )
         report = repeated(progress, number, len(sets), "repetition")
         kept.append(once(runner, spec, report).kept)
-    return Repeats(session.graph, np.stack(kept), about_engine(spec.chosen.engine(runner)))
+    return Repeats(runner.graph, np.stack(kept), about_engine(spec.chosen.engine(runner)))
 
 
 def once(runner: Runner, spec: DiscoverySpec, progress: Progress | None = None) -> Circuit:

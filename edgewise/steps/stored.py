@@ -65,7 +65,7 @@ def open_for(
         ModelNotFound: there is no such model.
         GraphMismatch: the model is not of the circuit's shape.
     """
-    graph, compute = file.circuit.graph, compute or ComputeSpec.of_circuit(file)
+    graph, compute = file.circuit.graph.plain, compute or ComputeSpec.of_circuit(file)
 
     def load(name: str) -> Session:
         options = GraphSpec.of_graph(graph, try_family or file.model.get("tried_family"))
@@ -160,6 +160,7 @@ def _inline(
     where = f"the prompt pairs in {file.path or 'the circuit'}"
     try:
         pairs = pairs_from_rows(cast("list[object]", file.extra[key]), vocab_size)
+        pairs = pairs.at_spans(file.circuit.graph.spans)
     except PromptError as error:
         raise PromptError(f"{where}, {error}") from None
     if pairs.sha256 != sha256:

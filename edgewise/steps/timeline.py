@@ -314,7 +314,7 @@ class _Checkpoints:
             return
         before, file = self.first
         widths = file.model["d_model"], width
-        if found := "; ".join(shape_differences(file.circuit.graph, graph, widths)):
+        if found := "; ".join(shape_differences(file.circuit.graph.plain, graph, widths)):
             raise GraphMismatch(
                 f"checkpoint '{name}' cannot be compared with '{before}': their graphs differ in "
                 f"{found} ({before} and {name}). Checkpoints of one timeline must have one shape; "

@@ -45,6 +45,9 @@ PARTS = ("mixers", "without_mlp", "kv_sources")
 OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
 
+SPANS = "spans"
+"""A further key of that block, which only files of circuits have that tell spans apart."""
+
 COUNTS = ("senders", "ports", "edges")
 
 PROMPTS = "prompts"
@@ -143,6 +146,7 @@ class TaskBlock(TypedDict):
     shape: NotRequired[ShapeBlock]
     test: NotRequired[HeldOutBlock]
     nothing_held_out: NotRequired[str]
+    spans: NotRequired[bool]
 
 
 class PromptsBlock(TypedDict):
@@ -238,10 +242,11 @@ class MeasuresBlock(TypedDict):
 
 
 class GraphBlock(TypedDict):
-    """A graph's options and counts, which its shape must have."""
+    """A graph's options and counts, which its shape must have; `spans`: those it tells apart."""
 
     grouped_kv: bool
     split_embedding: NotRequired[bool]
+    spans: NotRequired[Annotated[list[str], SkipValidation]]
     senders: int
     ports: int
     edges: int
@@ -386,6 +391,7 @@ def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[st
     """Build the block `graph`: options, then counts."""
     counts = (len(graph.senders), len(graph.ports), graph.edge_count)
     options = {key: getattr(graph, key) for key in OPTIONS}
+    options |= {SPANS: list(graph.spans)} if graph.spans else {}
     return {**options, **dict(zip(COUNTS, counts, strict=True)), **ordered(extra, ())}
 
 
@@ -414,7 +420,7 @@ def read_circuit(path: str | Path, parsed: dict[str, object] | None = None) -> C
     circuit = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores))
     blocks = (file["model"], file["task"], file["discovery"], file["certificate"], file["measures"])
     extra = others(document, "edges", "graph", *PROVENANCE)
-    if more := {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *COUNTS)}:
+    if more := {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, SPANS, *COUNTS)}:
         extra["graph"] = more
     return CircuitFile(circuit, *blocks, edge_scores=scores[0], extra=extra, path=Path(path))
 
@@ -425,7 +431,7 @@ def read_graph(
     """Build the graph a file describes, of its counts, and of a size that such a file can fill."""
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
     shape = {key: {**_ABSENT, **model}[key] for key in (*SHAPE, *_ABSENT)}
-    shape |= {key: block.get(key, False) for key in OPTIONS}
+    shape |= {key: block.get(key, False) for key in OPTIONS} | {SPANS: block.get(SPANS, [])}
     graph = graph_of(path, shape, counts)
     size = dict(zip(COUNTS, graph.size[::-1], strict=False))
     if all(block[key] == count for key, count in size.items()):
@@ -475,13 +481,16 @@ def graph_of(
         wrong.append(f"mixers {short(mixers)} (accepted: a word for each layer)")
     if not isinstance(lacking, list) or not all(type(i) is int for i in lacking):
         wrong.append(f"without_mlp {short(lacking)} (accepted: numbers of layers)")
+    spans = shape.get(SPANS, [])
+    if not isinstance(spans, list) or not all(isinstance(one, str) for one in spans):
+        wrong.append(f"spans {short(spans)} (accepted: names of spans)")
     if not isinstance(sources, list) or not all(type(i) is int for i in sources):
         wrong.append(f"kv_sources {short(sources)} (accepted: a layer for each layer)")
     if wrong:
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
     try:
         lists = {"experts": experts, "mixers": mixers, "without_mlp": lacking}
-        lists["kv_sources"] = sources
+        lists |= {"kv_sources": sources, SPANS: spans}
         fields: Any = {**shape, **{k: tuple(cast("list[Any]", v)) for k, v in lists.items()}}
         return ComputationGraph(**fields)
     except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have

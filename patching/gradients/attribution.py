@@ -42,8 +42,9 @@ from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner
+from ..spans.by_span import BySpan
 from .backward import by_rule
-from .by_example import ByExample
+from .by_example import ByExample, Total
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 from .finish import finished
 from .rules import DERIVATIVE, GradientRule
@@ -70,25 +71,23 @@ def attribute(
     `rule`: what stands for derivatives.
     """
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
-    graph = runner.graph
-    device, dtype = summing(runner.model.tokens)
-    sums = torch.zeros(graph.reads.shape, dtype=dtype, device=device)
+    total = Total(runner, each)
     done = 0
     for rows, chunk in runner.numbered_chunks():
         with torch.no_grad():
             delta = sender_deltas(chunk.clean, chunk.base, chunk.moving_tokens).flatten(1)
-        apart = None if each is None else ByExample.of(chunk, delta)
+        apart = total.apart(chunk, delta)
         for group in groups(chunk, points, runner.budget.tape):
             share = len(group) / len(points)
             if apart is not None:
                 apart.share = share
-            sums += share * ChunkScores(runner, chunk, group, delta, apart, rule).scores()
+            scores = ChunkScores(runner, chunk, group, delta, apart, rule).scores()
+            total.add(share * scores)
             done += chunk.batch.examples * len(group)
             if progress is not None:
                 progress(done, len(runner.pairs) * len(points), "gradients taken")
-        if each is not None and apart is not None:
-            each[rows] = apart.values.cpu().numpy()
-    return finished(runner, points, sums.cpu().numpy())
+        total.end_chunk(rows, apart)
+    return finished(runner, points, total.numbers())
 
 
 def groups(chunk: Chunk, points: Sequence[float], memory: int) -> list[list[float]]:
@@ -112,12 +111,12 @@ class ChunkScores:
         chunk: Chunk,
         points: list[float],
         delta: Tensor,
-        apart: ByExample | None,
+        apart: ByExample | BySpan | None,
         rule: GradientRule = DERIVATIVE,
     ) -> None:
         self.runner, self.chunk, self.model = runner, chunk, by_rule(runner.model, rule)
         self.apart = apart
-        self.graph, self.points = runner.graph, points
+        self.graph, self.points = runner.model.graph, points
         device, dtype = summing(delta)
         self.values = torch.zeros(self.graph.reads.shape, dtype=dtype, device=device)
         self.batch = len(chunk.batch)

@@ -15,8 +15,52 @@ from torch import Tensor
 
 from ...graphs.example_scores import edge_starts
 from ...graphs.graph import ComputationGraph
-from ...graphs.lift.devices import taken
+from ...graphs.lift.devices import summing, taken
 from ..run.chunk import Chunk
+from ..run.runner import Runner
+from ..spans.by_span import BySpan
+
+
+class Total:
+    """Scores of all examples as they are added up, chunk by chunk.
+
+    `each`: float32 [examples, edges], to be filled with the scores on each example, if wanted.
+    """
+
+    def __init__(self, runner: Runner, each: np.ndarray | None) -> None:
+        self._runner, self._each, self._graph = runner, each, runner.graph
+        device, dtype = summing(runner.model.tokens)
+        self._sums = torch.zeros(runner.model.graph.size, dtype=dtype, device=device)
+        self._at_spans = torch.zeros(
+            self._graph.edge_count if self._graph.spans else 0, dtype=dtype, device=device
+        )
+
+    def apart(self, chunk: Chunk, delta: Tensor) -> ByExample | BySpan | None:
+        """Return what takes a chunk's scores apart by example, or by span, if that is wanted."""
+        if self._graph.spans:
+            return BySpan(chunk, delta, len(self._graph.spans))
+        return None if self._each is None else ByExample.of(chunk, delta)
+
+    def add(self, sums: Tensor) -> None:
+        """Add the summed scores of some examples, [P, S]."""
+        self._sums += sums
+
+    def end_chunk(self, rows: list[int], apart: ByExample | BySpan | None) -> None:
+        """Take what was found of a chunk's examples, of these numbers."""
+        if apart is None:
+            return
+        if self._each is not None:
+            self._each[rows] = apart.values.cpu().numpy()
+        if self._graph.spans:
+            self._at_spans += apart.values.sum(0).to(self._at_spans)
+
+    def numbers(self) -> np.ndarray:
+        """Return the sums, in the shape of a mask of the runner's graph."""
+        if not self._graph.spans:
+            return np.asarray(self._sums.cpu().numpy())
+        found = np.zeros(self._graph.size)
+        found[self._graph.reads] = self._at_spans.cpu().numpy()
+        return found
 
 
 @dataclass

@@ -22,13 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...graphs.lift.devices import summing
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner
 from ..trace import Trace, run_plain
 from .attribution import ChunkScores
-from .by_example import ByExample
+from .by_example import Total
 from .finish import finished
 
 
@@ -43,28 +42,25 @@ def conductance(
     `each`: float32 [examples, edges], filled with the scores on each example of the pairs.
     """
     runner.metric.require_gradient(at_clean_only=False)
-    device, dtype = summing(runner.model.tokens)
-    total = torch.zeros(runner.graph.reads.shape, dtype=dtype, device=device)
+    total = Total(runner, each)
     middles = [1 - (k + 0.5) / steps for k in range(steps)]
     done = 0
     for rows, chunk in runner.numbered_chunks():
-        before, apart = _run_from(chunk, 1.0), None
+        before, apart = _run_from(chunk, 1.0), total.apart(chunk, chunk.clean.values.sources[:0])
         for k, middle in enumerate(middles):
             behind = _run_from(chunk, 1 - (k + 1) / steps)
             delta = _difference(chunk, before, behind)
-            if each is not None:
-                apart = ByExample.of(chunk, delta) if apart is None else apart
+            if apart is not None:
                 apart.delta = delta
             scores = ChunkScores(runner, chunk, [middle], delta, apart)
             scores.past_share = 1 / steps
-            total += scores.scores()
+            total.add(scores.scores())
             before = behind
             done += chunk.batch.examples
             if progress is not None:
                 progress(done, len(runner.pairs) * steps, "gradients taken")
-        if each is not None and apart is not None:
-            each[rows] = apart.values.cpu().numpy()
-    return finished(runner, middles, total.cpu().numpy())
+        total.end_chunk(rows, apart)
+    return finished(runner, middles, total.numbers())
 
 
 @torch.no_grad()

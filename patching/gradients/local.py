@@ -56,6 +56,7 @@ def attribute_locally(
 
     `points`, `each`, `rule`: see `attribution.attribute`.
     """
+    runner.require_plain("`local`, which recomputes the owners of ports,")
     runner.metric.require_gradient(at_clean_only=all(point == 1 for point in points))
     graph = runner.graph
     total = np.zeros(graph.reads.shape)

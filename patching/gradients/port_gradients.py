@@ -44,6 +44,7 @@ def port_gradients(runner: Runner, chunk: Chunk, circuit: Circuit) -> dict[Port,
 
     Of an MLP that is given something past the stream, that stands behind it, [B, T, D + P].
     """
+    runner.require_plain("the gradient at ports of circuits")
     graph = runner.graph
     ports, _ = graph.live(circuit.kept)
     rows = [int(row) for row in ports.nonzero()[0]]
@@ -57,6 +58,7 @@ def gate_gradients(runner: Runner, gates: np.ndarray) -> tuple[float, np.ndarray
 
     Both are 0 where no edge exists. The runner's batches should be of `gated_batch` examples.
     """
+    runner.require_plain("the gradient in gates")
     graph, plan = runner.graph, make_gated_plan(runner.graph, gates)
     device, dtype = summing(runner.model.tokens)
     loss = torch.zeros((), dtype=dtype, device=device)

@@ -278,10 +278,10 @@ class IncrementalSearch(Search):
 def make_search(runner: Runner, resolution: float = 0.0) -> Search:
     """Return the fastest search, in torch.
 
-    By whole runs a model on several devices is searched, and any by another engine, if that is
-    asked for by name.
+    By whole runs a model on several devices is searched, any at spans of positions, and any by
+    another engine, if that is asked for by name.
     """
-    if runner.engine not in (AUTO, TORCH):
+    if runner.graph.spans or runner.engine not in (AUTO, TORCH):
         return Search(runner)
     runner = replace(runner, engine=TORCH)
     several = runner.model.on_several_devices

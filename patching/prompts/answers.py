@@ -72,7 +72,7 @@ def _each_token(pair: Pair) -> Iterator[Pair]:
         return
     right, wrong = pair.sequences
     end = pair.answer_position + 1
-    spans = tuple((name, at) for name, at in pair.spans if at < end)
+    spans, declared = (_until(end, named) for named in (pair.spans, pair.declared))
     for before in dict.fromkeys(one[:at] for one in right for at in range(len(one))):
         here = len(before)
         answers, others = (
@@ -87,6 +87,7 @@ def _each_token(pair: Pair) -> Iterator[Pair]:
             distractors=tuple(one for one in others if one not in answers),
             answer_position=pair.answer_position + here,
             spans=spans,
+            declared=declared,
             spelled=None,
         )
 
@@ -130,11 +131,16 @@ def _first(pair: Pair, answers: Sequences, distractors: Sequences, show: Show) -
     if not more:
         return found
     twin = None if pair.corrupted is None else pair.corrupted[:end] + more
-    spans = tuple((name, at) for name, at in pair.spans if at < end)
-    position = pair.answer_position + common
     return replace(
-        found, clean=pair.clean[:end] + more, corrupted=twin, answer_position=position, spans=spans
-    )
+        found, clean=pair.clean[:end] + more, corrupted=twin,
+        answer_position=pair.answer_position + common,
+        spans=_until(end, pair.spans), declared=_until(end, pair.declared),
+    )  # fmt: skip
+
+
+def _until(end: int, named: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Return the named positions before the end of a prompt."""
+    return tuple((name, at) for name, at in named if at < end)
 
 
 def _refuse_twice(answers: Sequences, distractors: Sequences, show: Show) -> None:

@@ -85,7 +85,11 @@ FIELDS: dict[str, Field] = {
         _field("answer_position", NUMBER, "where the answer is predicted", "answer_pos"),
         _field("group", TEXT, "a label for reports"),
         _field("bos_prepended", FLAG, "with ids: whether the prompts begin with BOS"),
-        _field("spans", PLACES, "names of token positions, counted as answer_position is"),
+        _field(
+            "spans", PLACES,
+            "names of token positions, counted as answer_position is: one, or [first, last]",
+        ),
+        _field("span_labels", PLACES, "the same, where noise is not confined to these positions"),
     )
 }  # fmt: skip
 """The fields of a pair by name."""

@@ -6,9 +6,10 @@
 Optional keys: `corrupted` or `corrupted_ids`, for ablations that need none; `distractors` or
 `distractor_ids`; `answer_position` (counts tokens from the first, special tokens included, or from
 the end if negative; default: the last token of the prompt); `group` (a label); `spans` (names of
-positions); with ids also `bos_prepended`. Nothing is ever cut, padded or guessed: every line that
-cannot be used is reported with its number. What other people's files are called and how they become
-such lines is said by the `shapes`.
+positions: one, or the first and the last of several; `span_labels`: the same, but that noise is
+not confined to them); with ids also `bos_prepended`. Nothing is ever cut, padded or guessed: every
+line that cannot be used is reported with its number. What other people's files are called and how
+they become such lines is said by the `shapes`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _TOGETHER = 2000  # rows whose texts are tokenized together
 _LARGEST_ID = 2**31 - 1
 _TEXT = ("clean", "corrupted", "answers", "distractors")
 _IDS = ("clean_ids", "corrupted_ids", "answer_ids", "distractor_ids")
-_COMMON = ("answer_position", "group", "spans")
+_COMMON = ("answer_position", "group", "spans", "span_labels")
 _RECORDED = "bos_prepended"
 Prompts = tuple[tuple[int, ...], tuple[int, ...] | None]  # a clean and a corrupted one, if any
 APART = "answer and distractor cannot be told apart in the way asked for"
@@ -212,7 +213,9 @@ def pair_rows(pairs: PromptPairs) -> list[dict[str, object]]:
         if pair.group:
             row["group"] = pair.group
         if pair.spans:
-            row["spans"] = dict(pair.spans)
+            row["spans"] = _places(pair.spans)
+        if pairs.told_apart and pair.declared:
+            row["span_labels"] = _places(pair.declared)
         if pairs.bos_prepended is not None:
             row[_RECORDED] = pairs.bos_prepended
         rows.append(row)
@@ -344,7 +347,9 @@ class _Reader:
             self.alone += corrupted is None
             self.undistracted += not row.get(keys[3])
             raise
-        pair = _with_spans(_prompts(clean, corrupted, position, _group(row)), row.get("spans"))
+        pair = _prompts(clean, corrupted, position, _group(row))
+        spans, labels = (_named(key, row.get(key), len(clean)) for key in ("spans", "span_labels"))
+        pair = replace(pair, spans=spans, declared=labels)
         found = with_answers(pair, right, wrong, self.context.answers, self._show)
         every = (found.clean, found.corrupted or (), *(sum(x, ()) for x in found.sequences))
         for key, ids in zip(_TEXT, every, strict=True):
@@ -471,23 +476,65 @@ def _group(row: Mapping[str, object]) -> str:
     return group
 
 
-def _with_spans(pair: Pair, named: object) -> Pair:
-    """Return a pair with named positions of its prompts."""
+def _named(key: str, named: object, length: int) -> tuple[tuple[str, int], ...]:
+    """Return the positions that a row names, of a prompt of so many tokens."""
     if not named:
-        return pair
+        return ()
     if not isinstance(named, dict):
-        raise PromptError(f"'spans' is {found(named)}; accepted: positions by their names.")
-    spans = []
-    for name, at in named.items():
-        if not isinstance(at, int) or isinstance(at, bool):
-            raise PromptError(f"'spans' holds {found(at)}; accepted: a whole number for each name.")
-        if not -len(pair.clean) <= at < len(pair.clean):
-            raise PromptError(
-                f"'spans' has '{name}' at {at}, outside the {len(pair.clean)} tokens of the "
-                f"prompt; accepted: {-len(pair.clean)} to {len(pair.clean) - 1}."
-            )
-        spans.append((text_of("spans", name), at % len(pair.clean)))
-    return replace(pair, spans=tuple(spans))
+        raise PromptError(f"'{key}' is {found(named)}; accepted: positions by their names.")
+    places: list[tuple[str, int]] = []
+    for name, given in named.items():
+        for first, last in _ranges(key, name, given):
+            for at in (first, last):
+                if not -length <= at < length:
+                    raise PromptError(
+                        f"'{key}' has '{name}' at {at}, outside the {length} tokens of the "
+                        f"prompt; accepted: {-length} to {length - 1}."
+                    )
+            ends = first % length, last % length
+            if ends[0] > ends[1]:
+                raise PromptError(
+                    f"'{key}' has '{name}' from {first} to {last}; accepted: [first, last] of "
+                    "several positions, both counted."
+                )
+            places += [(text_of(key, name), at) for at in range(ends[0], ends[1] + 1)]
+    return tuple(dict.fromkeys(places))
+
+
+def _ranges(key: str, name: object, given: object) -> list[tuple[int, int]]:
+    """Return what a name has for positions: one, or the first and last of one run, or of several.
+
+    >>> _ranges("spans", "x", 3), _ranges("spans", "x", [3, 5]), _ranges("spans", "x", [[1, 2], 4])
+    ([(3, 3)], [(3, 5)], [(1, 2), (4, 4)])
+    """
+    if type(given) is int:
+        return [(given, given)]
+    if isinstance(given, list) and len(given) == 2 and all(type(one) is int for one in given):
+        return [(given[0], given[1])]
+    parts = given if isinstance(given, list) else []
+    if any(isinstance(x, list) for x in parts) and all(
+        type(x) is int or (isinstance(x, list) and len(x) == 2) for x in parts
+    ):
+        return [one for part in parts for one in _ranges(key, name, part)]
+    raise PromptError(
+        f"'{key}' holds {found(given)} for '{name}'; accepted: a whole number for each name, or "
+        "[first, last] of several positions."
+    )
+
+
+def _places(named: Sequence[tuple[str, int]]) -> dict[str, object]:
+    """Write named positions: of a name its only one, the first and last of a run, or of several."""
+    runs: dict[str, list[list[int]]] = {}
+    for name, at in named:
+        of = runs.setdefault(name, [])
+        if of and of[-1][1] == at - 1:
+            of[-1][1] = at
+        else:
+            of.append([at, at])
+    return {
+        name: of if len(of) > 1 else of[0] if of[0][0] < of[0][1] else of[0][0]
+        for name, of in runs.items()
+    }
 
 
 def _prompts(

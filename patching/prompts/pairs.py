@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...graphs.calls.typed import short_value, typed
 from ...graphs.errors import PromptError, out_of_memory, unknown
+from ...graphs.names import SPAN_FORM, is_span
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+OTHER = "other"
+"""The span of all positions that have no name."""
 
 _SIDES = ("answers", "distractors")
 STANDS_FOR = (
@@ -39,7 +44,9 @@ class Pair:
 
     `corrupted`: None if there is none; ablations that need one refuse the pair. `spelled`: answers
     of several tokens (see `spelling`); `answers` and `distractors` are then their first tokens.
-    `spans` names positions of the prompts, as (name, position); noise is added to these alone.
+    `spans` names positions of the prompts, as (name, position), a name once for each of its
+    positions; noise is added to these alone. `declared`: the same by the task that made the pair,
+    which only tells positions apart (see `PromptPairs.at_spans`).
     """
 
     clean: tuple[int, ...]
@@ -50,6 +57,7 @@ class Pair:
     group: str = ""
     spans: tuple[tuple[str, int], ...] = ()
     spelled: Spelled | None = None
+    declared: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.clean:
@@ -93,6 +101,11 @@ class Pair:
         if self.spelled is not None:
             return self.spelled.answers, self.spelled.distractors
         return tuple((one,) for one in self.answers), tuple((one,) for one in self.distractors)
+
+    @property
+    def named(self) -> tuple[tuple[str, int], ...]:
+        """Return the named positions: the pair's own, or those that its task declares."""
+        return self.spans or self.declared
 
     @property
     def twin(self) -> tuple[int, ...]:
@@ -167,7 +180,8 @@ class Batch:
     padded with -1. Logits are read at R places: `row`, `answer_position`: int64 [R], run and
     column; of plain answers one in each run. `first`, `last`: int64 [B], the columns of each run's
     answer position, where its prompt ends, and of its last read. `named`: bool [B, T], True at
-    positions that spans name.
+    positions that spans name. `span`: int64 [B, T], the number of each position's span, where spans
+    are told apart; padding counts as the last.
     `steps`: how answers of several tokens are read; None if all are plain.
     """
 
@@ -183,6 +197,7 @@ class Batch:
     last: Tensor
     named: Tensor
     steps: Steps | None = None
+    span: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.clean.shape[0])
@@ -191,7 +206,8 @@ class Batch:
         """Return the same on a device."""
         parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
         steps, ahead = parts.pop("steps"), str(device).startswith("cuda")
-        moved = {name: x.to(device, non_blocking=ahead) for name, x in parts.items()}
+        there = {name: x for name, x in parts.items() if x is not None}
+        moved = {name: x.to(device, non_blocking=ahead) for name, x in there.items()}
         return Batch(**moved, steps=None if steps is None else steps.to(device))
 
     @property
@@ -214,6 +230,8 @@ class Batch:
 class PromptPairs:
     """The prompt pairs of one task, validated; `origin` tells how to make them again.
 
+    `told_apart`: the spans that circuits on these pairs tell apart, in order; see `at_spans`.
+
     >>> pairs = PromptPairs((Pair((5, 17, 3), (5, 9, 3), (40,), (41,)),), name="mine")
     >>> len(pairs), pairs.batch().clean.tolist()
     (1, [[5, 17, 3]])
@@ -224,6 +242,7 @@ class PromptPairs:
     seed: int | None = None
     bos_prepended: bool | None = None
     origin: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    told_apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -281,7 +300,9 @@ class PromptPairs:
         last.scatter_reduce_(0, rows, position, "amax")
         answers, distractors = (_ragged([getattr(p, key) for p in chosen]) for key in _SIDES)
         of_tokens = (clean, corrupted, mask, position_ids, position)
-        found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps)
+        owners = (pair for pair in chosen for _ in pair.runs)
+        span = self._spans(mask, list(zip(owners, starts, strict=True)))
+        found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps, span)
         try:
             return found.to(device)
         except RuntimeError as error:
@@ -289,6 +310,70 @@ class PromptPairs:
                 f"batch: `device` is {device!r}, which cannot be used ("
                 f"{str(error).partition(chr(10))[0].rstrip('.')}); accepted: cpu, cuda, mps."
             ) from None
+
+    @property
+    def span_names(self) -> tuple[str, ...]:
+        """List the names of positions of all pairs, in the order in which they are first met."""
+        return tuple(dict.fromkeys(name for pair in self for name, _ in pair.named))
+
+    @typed
+    def at_spans(self, names: Sequence[str] | None = None) -> PromptPairs:
+        """Tell spans of positions apart, by default those that the pairs name; without any, none.
+
+        Prompts align by these names, not by their places. All positions without a name are of one
+        more span, `OTHER`. A PromptError says if nothing is named, or another name, or one that
+        cannot name a span.
+
+        >>> pair = Pair((5, 17, 3), (5, 9, 3), (40,), spans=(("s2", 1), ("end", 2)))
+        >>> PromptPairs((pair,)).at_spans().told_apart
+        ('s2', 'end', 'other')
+        """
+        found = self.span_names
+        if names is not None and not names:
+            return replace(self, told_apart=())
+        if not found:
+            raise PromptError(
+                f"'{self.name}' names no spans of its prompts' positions, so that none can be told "
+                "apart; accepted: a built-in task, or a file whose lines have spans, such as "
+                '"spans": {"subject": [1, 2], "end": -1}.'
+            )
+        wanted = tuple(found if names is None else names)
+        wanted = (*(name for name in wanted if name != OTHER), OTHER)
+        if unfit := [name for name in wanted if not is_span(name)]:
+            raise PromptError(f"'{unfit[0]}' cannot name a span; accepted: {SPAN_FORM}.")
+        if more := [name for name in found if name not in wanted]:
+            raise PromptError(
+                f"'{self.name}' names the spans {', '.join(more)}, and those told apart are "
+                f"{', '.join(wanted)}; accepted: pairs with no other names."
+            )
+        for number, pair in enumerate(self, start=1):
+            twice = [at for at, n in Counter(at for _, at in pair.named).items() if n > 1]
+            if twice:
+                both = " and ".join(name for name, at in pair.named if at == twice[0])
+                raise PromptError(
+                    f"pair {number} of '{self.name}' has its position {twice[0]} in the spans "
+                    f"{both}; accepted: each position in one span at most."
+                )
+        return replace(self, told_apart=wanted)
+
+    def _spans(self, mask: Tensor, rows: Sequence[tuple[Pair, int]]) -> Tensor | None:
+        """Number the span of every position, [B, T], of runs of pairs that begin at columns.
+
+        What stands behind a prompt, answers' own tokens, is of the span of its last position.
+        """
+        if not self.told_apart:
+            return None
+        import torch
+
+        number = {name: i for i, name in enumerate(self.told_apart)}
+        found = torch.full(mask.shape, number[OTHER], dtype=torch.long)
+        for row, (pair, start) in enumerate(rows):
+            for name, at in pair.named:
+                found[row, start + at] = number[name]
+            if pair.spelled is not None:
+                last = start + pair.answer_position
+                found[row, last + 1 :] = found[row, last]
+        return found
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -62,6 +62,11 @@ class PromptSplit:
                 "accepted: others."
             )
 
+    def at_spans(self, names: tuple[str, ...]) -> PromptSplit:
+        """Tell these spans of positions apart on both sides; see `PromptPairs.at_spans`."""
+        test = None if self.test is None else self.test.at_spans(names)
+        return replace(self, discovery=self.discovery.at_spans(names), test=test)
+
     @property
     def sides(self) -> tuple[PromptPairs, ...]:
         """Return the sides there are, the held-out one first."""

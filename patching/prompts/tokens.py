@@ -81,6 +81,38 @@ class Tokens:
             return [self._begun(ids) for ids in ready if ids is not None]
         return [self._begun(tuple(row)) for row in self._encoded(list(texts))]
 
+    def offsets(self, texts: Sequence[str]) -> list[Sequence[tuple[int, int]] | None]:
+        """Return where in its text each token stands, (start, stop), without special tokens.
+
+        Of a tokenizer that cannot tell, as far as the beginnings of a text are tokenized as within
+        it; none of a text whose tokens are not told so. None of a text whose prompt has others.
+        """
+        fast = bool(getattr(self._tokenizer, "is_fast", False))
+        found = list[Sequence[tuple[int, int]] | None]()
+        for text, prompt in zip(texts, self.prompts(texts), strict=True):
+            ids = self.encode(text)
+            if prompt != self.wrap(ids):
+                found.append([])
+            elif fast:
+                made = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+                found.append([(int(a), int(b)) for a, b in made["offset_mapping"]])
+            else:
+                found.append(self._by_beginnings(text, ids))
+        return found
+
+    def _by_beginnings(self, text: str, ids: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Tell where tokens stand by encoding what the text begins with, word by word."""
+        places: list[tuple[int, int]] = []
+        ends = [i for i in range(1, len(text)) if text[i] == " " and text[i - 1] != " "]
+        start = 0
+        for end in [*ends, len(text)]:
+            before = self.encode(text[:end])
+            if ids[: len(before)] != before:
+                return []
+            places += [(start, end)] * (len(before) - len(places))
+            start = end
+        return places
+
     def begins(self, ids: Sequence[int]) -> bool:
         """Tell whether ids begin with the beginning-of-sequence token."""
         return self._start is not None and tuple(ids[:1]) == (self._start,)

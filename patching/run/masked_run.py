@@ -172,7 +172,7 @@ def run_masked(
     `offsets`: what to add to the streams of single ports, by row, [B, T, D] each; the plan must
     tell ports apart. The result is differentiable in them.
     """
-    return _MaskedRun(world, plan, circuits, offsets or {}).final()
+    return MaskedRun(world, plan, circuits, offsets or {}).final()
 
 
 def run_noting(
@@ -182,11 +182,13 @@ def run_noting(
 
     Deltas are what a sender writes in this run minus its base value, [B·T·D], by its column.
     """
-    run = _MaskedRun(world, plan, 1, offsets)
+    run = MaskedRun(world, plan, 1, offsets)
     return run.final(), run.deltas.noted()
 
 
-class _MaskedRun:
+class MaskedRun:
+    """One pass over the layers; `deltas` holds what senders write, and adds it up at ports."""
+
     def __init__(
         self, world: World, plan: Plan, circuits: int, offsets: Mapping[int, Tensor]
     ) -> None:
@@ -199,6 +201,7 @@ class _MaskedRun:
         self.on_stream = np.array([sender.kind is not apart for sender in self.graph.senders])
 
     def final(self) -> Tensor:
+        """Run all layers; return the stream at `logits`."""
         for layer, step in enumerate(self.plan.layers):
             block = self.world.model.blocks[layer]
             x = self._mlp_input(layer, step) if self.graph.parallel else None

@@ -122,6 +122,36 @@ def make_plan(
             more = extra[:, row].astype(np.float32) if extra is not None and shifted[row] else None
             alone = row if apart else None
             rows[row] = replace(entry, row=alone, extra=more)
+    return _planned(graph, rows, moving, known)
+
+
+def make_span_plan(graph: ComputationGraph, masks: np.ndarray, *, consistent: bool) -> Plan:
+    """Plan a run of one circuit that keeps other edges at each span, masks bool [spans, P, S].
+
+    The sums' weights have a row for each span, and all start from the base. `consistent`: as of
+    `make_plan`.
+    """
+    union: np.ndarray = np.asarray(masks.any(axis=0))
+    live_ports, live = graph.live(union)
+    known = np.zeros(len(graph.senders), dtype=bool)
+    known[: 2 if graph.split_embedding else 1] = True
+    moving = live.copy()
+    if consistent:
+        moving = _moving(graph, union, live, known, np.zeros(len(graph.ports), dtype=bool))
+    on = (masks & graph.reads & moving).astype(np.float32)
+    rows = [
+        Sum(BASE, on[:, row] if on[:, row].any() else None, source=graph.source_of(port))
+        if live_ports[row]
+        else None
+        for row, port in enumerate(graph.ports)
+    ]
+    return _planned(graph, rows, moving, known)
+
+
+def _planned(
+    graph: ComputationGraph, rows: list[Sum | None], moving: np.ndarray, known: np.ndarray
+) -> Plan:
+    """Return the plan of what ports add up; see `Plan`."""
     running = moving & ~known
     layers = tuple(_layer(graph, layer, rows, running) for layer in range(graph.layers))
     used = [s for plan in layers for s in plan.all_sums]

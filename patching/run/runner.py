@@ -26,6 +26,7 @@ from ..metrics.functions import Given, as_metric, tried
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric
 from ..prompts.pairs import PromptPairs
+from ..spans.masked import run_at_spans
 from .checks import all_at_once, check_metric, check_prompts
 from .chunk import Chunk
 from .floors import rounding_floor
@@ -85,7 +86,7 @@ class Runner:
         engine: str = AUTO,
     ) -> Runner:
         """Return a runner; PromptError if the prompts do not fit the model, metric or ablation."""
-        check_engine(engine)
+        engine = TORCH if pairs.told_apart and engine == AUTO else check_engine(engine)
         metric = default_metric(searching=False) if metric is None else metric
         chosen = as_metric(metric)
         if batch_size is not None and batch_size < 1:
@@ -93,6 +94,11 @@ class Runner:
         ablation = default_ablation() if ablation is None else ablation
         carries = get_ablation(ablation) if isinstance(ablation, str) else ablation
         check_prompts(model, pairs)
+        if pairs.told_apart and engine != TORCH:
+            raise EdgewiseError(
+                f"engine '{engine}' does not tell spans of positions apart; accepted: engine "
+                f"'{TORCH}' or '{AUTO}'."
+            )
         others = pairs if reference is None else reference
         all_at_once(lambda: check_metric(pairs, chosen), lambda: carries.check(pairs, others))
         budget = Budget.of(model)
@@ -133,10 +139,10 @@ class Runner:
         spelled = [any(self.pairs.pairs[i].spelled for i in rows) for rows in self._rows]
         return len(set(spelled)) == 2
 
-    @property
+    @cached_property
     def graph(self) -> ComputationGraph:
-        """Return the graph whose circuits can be run."""
-        return self.model.graph
+        """Return the graph whose circuits can be run: at spans, if the pairs tell some apart."""
+        return self.model.graph.at_spans(self.pairs.told_apart)
 
     @property
     def floor(self) -> float:
@@ -157,6 +163,15 @@ class Runner:
     def note_floor(self, floor: float) -> None:
         """Keep what `floor` is, found by whoever ran the full and the empty circuit anyway."""
         self._kept.floors[self.metric] = floor
+
+    @typed
+    def require_plain(self, what: str) -> None:
+        """Refuse what knows no spans where the pairs tell some apart."""
+        if self.graph.spans:
+            raise EdgewiseError(
+                f"{what} does not tell spans of positions apart, and these pairs do; accepted: "
+                "pairs without (leave out `spans`)."
+            )
 
     @cached_property
     def runs_by(self) -> str:
@@ -381,6 +396,9 @@ class Runner:
     def _streams(self, chunk: Chunk, masks: np.ndarray, row: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the stream at `logits`, [n or 1, B, T, D], of as many masks as fit in memory."""
         masks = self._checked(masks, row)
+        if self.graph.spans:
+            yield from ((1, run_at_spans(chunk, mask)) for mask in masks)
+            return
         consistent = self.ablation.consistent
         plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)
         world = chunk.restart_world if row else chunk.world

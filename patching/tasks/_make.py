@@ -12,7 +12,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,7 @@ from ...graphs.errors import PromptError
 from ..prompts.pairs import Pair, PromptPairs
 from ..prompts.tokens import Tokens
 from ..registries import look_up
-from ._registry import TASKS, Task, get_task
+from ._registry import END, TASKS, Task, get_task
 from ._space import Candidate, Space, walk
 from ._vocabulary import Vocabulary
 
@@ -33,6 +33,7 @@ _MOST_CANDIDATES = 20_000
 _PER_EXAMPLE = 50
 _AT_ONCE = 64
 _MOST_ANSWERS = 6
+Spans = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class _Making:
     def result(self, name: str, seed: int) -> TaskResult:
         maker = self.maker
         bos = maker.tokens is not None and maker.tokens.bos_prepended
-        pairs = PromptPairs(tuple(maker.pairs), name, seed, bos)
+        pairs = PromptPairs(maker.labelled(), name, seed, bos)
         return TaskResult(pairs, tuple(maker.samples), self.report, self.values)
 
 
@@ -232,9 +233,10 @@ class _Maker:
     left_out: Counter[str] = field(default_factory=Counter)
     pairs: list[Pair] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    _spans: list[tuple[str | tuple[int, ...], Spans]] = field(default_factory=list)
     _seen: set[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=set)
     _known: set[tuple[int, ...]] = field(default_factory=set)
-    _spare: list[tuple[Pair, Sample]] = field(default_factory=list)
+    _spare: list[tuple[Pair, Sample, Candidate]] = field(default_factory=list)
 
     def avoid(self, taken: PromptPairs) -> None:
         """Make none of these pairs, and of their clean prompts others only if there are no more."""
@@ -244,9 +246,34 @@ class _Maker:
     def collect(self, candidates: Iterator[tuple[str, Candidate]], examples: int) -> None:
         """Add pairs until there are enough, or all candidates, or too many, were tried."""
         self._collect(candidates, examples)
-        for pair, sample in self._spare[: examples - len(self.pairs)]:
-            self.pairs.append(pair)
-            self.samples.append(sample)
+        for pair, sample, candidate in self._spare[: examples - len(self.pairs)]:
+            self._keep(pair, sample, candidate)
+
+    def _keep(self, pair: Pair, sample: Sample, candidate: Candidate) -> None:
+        self.pairs.append(pair)
+        self.samples.append(sample)
+        self._spans.append((candidate.clean, candidate.spans))
+
+    def labelled(self) -> tuple[Pair, ...]:
+        """Return the pairs with the positions of what their candidates declare."""
+        prefix = 0 if self.tokens is None else len(self.tokens.prefix)
+        texts = [clean for clean, _ in self._spans]
+        where: list[Sequence[tuple[int, int]] | None] = [None] * len(texts)
+        if self.tokens is not None and texts and isinstance(texts[0], str):
+            where = self.tokens.offsets([str(text) for text in texts])
+        found = []
+        for pair, (_, spans), at in zip(self.pairs, self._spans, where, strict=True):
+            offsets = [(i, i + 1) for i in range(len(pair.clean) - prefix)] if at is None else at
+            named = {
+                prefix + i: name
+                for name, start, stop in spans
+                for i, (first, last) in enumerate(offsets)
+                if first < stop and start < last
+            }
+            named[pair.answer_position] = END
+            declared = tuple((name, place) for place, name in sorted(named.items()))
+            found.append(replace(pair, declared=declared))
+        return tuple(found)
 
     def _collect(self, candidates: Iterator[tuple[str, Candidate]], examples: int) -> None:
         most = _MOST_CANDIDATES + _PER_EXAMPLE * examples
@@ -268,14 +295,13 @@ class _Maker:
                 pair = Pair(clean, corrupted, answers, distractors, position, group)
                 sample = _sample(group, candidate, self.tokens)
                 if clean in self._known:
-                    self._spare.append((pair, sample))
+                    self._spare.append((pair, sample, candidate))
                     if self.generated > _PER_EXAMPLE * examples and (
                         len(self.pairs) + len(self._spare) >= examples
                     ):
                         return
                     continue
-                self.pairs.append(pair)
-                self.samples.append(sample)
+                self._keep(pair, sample, candidate)
                 if len(self.pairs) == examples:
                     return
 

@@ -47,13 +47,17 @@ class TaskOption:
 @typed
 @dataclass(frozen=True)
 class Task:
-    """A registered task: `spaces(vocabulary, **options)` yields its candidate pairs."""
+    """A registered task: `spaces(vocabulary, **options)` yields its candidate pairs.
+
+    `spans`: names of parts of its prompts that its candidates declare, in the prompt's order.
+    """
 
     name: str
     summary: str
     spaces: TaskFunction
     options: tuple[TaskOption, ...]
     needs_tokenizer: bool
+    spans: tuple[str, ...] = ()
 
     @typed
     def read_options(self, given: Mapping[str, object]) -> dict[str, str | int | None]:
@@ -71,6 +75,9 @@ class Task:
         }
 
 
+END = "end"
+"""The span of the position at which the answer is predicted."""
+
 TASKS: dict[str, Task] = {}
 
 
@@ -82,9 +89,12 @@ def get_task(name: str) -> Task:
 
 @typed
 def task(
-    name: str, *, summary: str, needs_tokenizer: bool = True
+    name: str, *, summary: str, needs_tokenizer: bool = True, spans: tuple[str, ...] = ()
 ) -> Callable[[TaskFunction], TaskFunction]:
-    """Register a task: what yields its spaces; keyword-only parameters become its options."""
+    """Register a task: what yields its spaces; keyword-only parameters become its options.
+
+    `spans`: see `Task`; `END`, where the answer is predicted, is one of every task.
+    """
 
     @typed
     def register(function: TaskFunction) -> TaskFunction:
@@ -99,7 +109,7 @@ def task(
             for key, one in parameters
             if one.kind is one.KEYWORD_ONLY and (hint := hints[key])
         )
-        TASKS[name] = Task(name, summary, function, options, needs_tokenizer)
+        TASKS[name] = Task(name, summary, function, options, needs_tokenizer, (*spans, END))
         return function
 
     return register
@@ -118,6 +128,7 @@ def describe_tasks() -> list[dict[str, object]]:
             "summary": task.summary,
             "needs_tokenizer": task.needs_tokenizer,
             "options": list(map(described, task.options)),
+            "spans": list(task.spans),
         }
         for _, task in sorted(TASKS.items())
     ]

@@ -7,17 +7,38 @@ import random
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One clean and corrupted prompt with answers, as text (or, all four, as token ids)."""
+    """One clean and corrupted prompt with answers, as text (or, all four, as token ids).
+
+    `spans`: named parts of the clean prompt, as (name, start, stop), in characters (or ids).
+    """
 
     clean: str | tuple[int, ...]
     corrupted: str | tuple[int, ...]
     answers: tuple[str, ...] | tuple[int, ...]
     distractors: tuple[str, ...] | tuple[int, ...]
+    spans: tuple[tuple[str, int, int], ...] = ()
+
+
+def located(template: str, **values: str) -> tuple[tuple[str, int, int], ...]:
+    """Tell where a template's values stand once they are filled in, as (name, start, stop).
+
+    >>> located("{a} and {b}, so {a}", a="Mary", b="John")
+    (('a', 0, 4), ('b', 9, 13), ('a', 18, 22))
+    """
+    found, at = [], 0
+    for before, name, _, _ in Formatter().parse(template):
+        at += len(before)
+        if name is not None:
+            stop = at + len(values[name])
+            found.append((name, at, stop))
+            at = stop
+    return tuple(found)
 
 
 @dataclass(frozen=True)

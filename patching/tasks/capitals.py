@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ._registry import task
-from ._space import Candidate, Pick, Space
+from ._space import Candidate, Pick, Space, located
 from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
@@ -19,7 +19,7 @@ _TEMPLATES = (
 )
 
 
-@task("capitals", summary="factual recall: the capital of a country")
+@task("capitals", summary="factual recall: the capital of a country", spans=("subject",))
 def capitals(vocabulary: Vocabulary) -> Iterator[Space]:
     """Yield pairs of countries; the corrupted prompt asks for the other one's capital."""
     known = vocabulary.keep("capitals", words("country_capitals"), lambda pair: (f" {pair[1]}",))
@@ -30,4 +30,5 @@ def capitals(vocabulary: Vocabulary) -> Iterator[Space]:
 def _pair(template: str, countries: tuple[tuple[str, str], tuple[str, str]]) -> Candidate:
     (country, capital), (other, wrong) = countries
     prompts = template.format(country=country), template.format(country=other)
-    return Candidate(*prompts, (f" {capital}",), (f" {wrong}",))
+    spans = tuple(("subject", a, b) for _, a, b in located(template, country=country))
+    return Candidate(*prompts, (f" {capital}",), (f" {wrong}",), spans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal
@@ -23,7 +24,11 @@ _TEMPLATES = (
 _BOXES = "ABCDEFGHKLMNPRSTXZ"
 
 
-@task("entity-tracking", summary="boxes and their contents: what is in the box asked about")
+@task(
+    "entity-tracking",
+    summary="boxes and their contents: what is in the box asked about",
+    spans=("object", "box", "other-object", "other-box", "asked"),
+)
 def entity_tracking(
     vocabulary: Vocabulary, *, corruption: Corruption = "question", boxes: int | None = None
 ) -> Iterator[Space]:
@@ -63,4 +68,23 @@ def _pair(
     moved[right], moved[wrong] = things[wrong], things[right]
     other = text(things, boxes[wrong]) if corruption == "question" else text(moved, boxes[right])
     answers = (f" {things[right]}",), (f" {things[wrong]}",)
-    return Candidate(text(things, boxes[right]), other, *answers)
+    clean = text(things, boxes[right])
+    return Candidate(clean, other, *answers, _spans(clean, things, boxes, asked))
+
+
+def _spans(
+    text: str, things: tuple[str, ...], boxes: tuple[str, ...], asked: tuple[int, int]
+) -> tuple[tuple[str, int, int], ...]:
+    """Find what is asked about, and its box, where they are told of; and the box in the question.
+
+    `other-object` and `other-box`: those of the wrong answer.
+    """
+    found = []
+    for which, before in zip(asked, ("", "other-"), strict=True):
+        for name, word in (("object", things[which]), ("box", f"Box {boxes[which]}")):
+            match = re.search(rf"\b{re.escape(word)}\b", text)
+            assert match is not None  # it was put there
+            skip = len("Box ") * (name == "box")
+            found.append((f"{before}{name}", match.start() + skip, match.end()))
+    last = text.rindex(f"Box {boxes[asked[0]]}") + len("Box ")
+    return (*found, ("asked", last, last + 1))

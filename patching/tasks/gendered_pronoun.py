@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from ._registry import task
-from ._space import Candidate, Pick, Space
+from ._space import Candidate, Pick, Space, located
 from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
@@ -21,7 +21,11 @@ _TEMPLATES = (
 )
 
 
-@task("gendered-pronoun", summary="the pronoun, he or she, that agrees with a name")
+@task(
+    "gendered-pronoun",
+    summary="the pronoun, he or she, that agrees with a name",
+    spans=("name", "place"),
+)
 def gendered_pronoun(vocabulary: Vocabulary) -> Iterator[Space]:
     """Yield a man's and a woman's name in the same sentence, each as the clean one in turn."""
     pronouns = vocabulary.keep_words("pronouns", ("he", "she"))
@@ -42,4 +46,5 @@ def _pair(
         people.reverse()
     (name, pronoun), (other, wrong) = people
     fill = partial(template.format, place=place[0])
-    return Candidate(fill(name=name), fill(name=other), (pronoun,), (wrong,))
+    spans = located(template, name=name, place=place[0])
+    return Candidate(fill(name=name), fill(name=other), (pronoun,), (wrong,), spans)

@@ -16,7 +16,7 @@ from itertools import product
 from typing import Literal
 
 from ._registry import task
-from ._space import Candidate, Pick, Space
+from ._space import Candidate, Pick, Space, located
 from ._vocabulary import Vocabulary, words
 
 Form = Literal["auto", "tens", "two-digits", "units"]
@@ -32,7 +32,11 @@ _HIGH, _LOW = "4567", "01"
 _DIGITS = "0123456789"
 
 
-@task("greater-than", summary="years: a span must end later than it began")
+@task(
+    "greater-than",
+    summary="years: a span must end later than it began",
+    spans=("noun", "xx", "yy"),
+)
 def greater_than(vocabulary: Vocabulary, *, form: Form = "auto") -> Iterator[Space]:
     """Yield spans of years; the corrupted span begins so early that nearly every end is later."""
     chosen = _form(vocabulary) if form == "auto" else form
@@ -59,7 +63,14 @@ def _pair(
     if not later or not earlier:
         return None
     fill = partial(template.format, event=event[0], start=start)
-    return Candidate(fill(year=clean), fill(year=corrupted), later, earlier)
+    spans: list[tuple[str, int, int]] = []
+    for name, begin, stop in located(template, event=event[0], year=clean, start=start):
+        if name == "event":
+            spans.append(("noun", begin, stop))
+        if name == "year":
+            middle = begin + len(start)
+            spans += [("xx", begin, middle), ("yy", middle, stop)]
+    return Candidate(fill(year=clean), fill(year=corrupted), later, earlier, tuple(spans))
 
 
 def _split(form: str, year: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from ...graphs.errors import PromptError
@@ -16,7 +17,12 @@ from ._space import Candidate, Pick, Space
 from ._vocabulary import Vocabulary
 
 
-@task("induction", summary="repeated random tokens: continue the repetition", needs_tokenizer=False)
+@task(
+    "induction",
+    summary="repeated random tokens: continue the repetition",
+    needs_tokenizer=False,
+    spans=("first", "match", "next", "again"),
+)
 def induction(vocabulary: Vocabulary, *, period: int = 10, repeat: int = 7) -> Iterator[Space]:
     """Yield sequences of `period` distinct tokens and the first `repeat` of them once more."""
     if period < 5 or repeat >= period:
@@ -38,6 +44,18 @@ def _pair(last: int, other: int, ids: bool, first: tuple[Any, ...]) -> Candidate
     again = first[: last + 1]
     clean, corrupted = (*first, *again), (*changed, *again)
     answer, distractor = first[last + 1], first[other + 1]
+    # in the first copy, where the prompt's last token stands and what follows it
+    names = [
+        "match" if i == last else "next" if i == last + 1 else "first" for i in range(len(first))
+    ]
+    names += ["again"] * len(again)
     if ids:
-        return Candidate(clean, corrupted, (answer,), (distractor,))
-    return Candidate(" ".join(clean), " ".join(corrupted), (f" {answer}",), (f" {distractor}",))
+        spans = tuple((name, i, i + 1) for i, name in enumerate(names))
+        return Candidate(clean, corrupted, (answer,), (distractor,), spans)
+    ends = list(accumulate(len(word) + 1 for word in clean))
+    spans = tuple(
+        (name, end - len(word) - 1, end - 1)
+        for name, word, end in zip(names, clean, ends, strict=True)
+    )
+    texts = " ".join(clean), " ".join(corrupted)
+    return Candidate(*texts, (f" {answer}",), (f" {distractor}",), spans)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 from ._registry import task
-from ._space import Candidate, Pick, Space
+from ._space import Candidate, Pick, Space, located
 from ._vocabulary import Vocabulary, words
 
 Corruption = Literal["third-name", "abc", "flip"]
@@ -29,7 +29,11 @@ _TEMPLATES = (
 )
 
 
-@task("ioi", summary="indirect object identification: which of two names is not repeated")
+@task(
+    "ioi",
+    summary="indirect object identification: which of two names is not repeated",
+    spans=("io", "s1", "place", "thing", "s2"),
+)
 def ioi(vocabulary: Vocabulary, *, corruption: Corruption = "third-name") -> Iterator[Space]:
     """Yield both orders (ABBA, BABA) of every template.
 
@@ -61,4 +65,8 @@ def _pair(
     }[corruption]
     a, b, s = corrupted
     prompts = fill(a=first, b=second, s=repeated), fill(a=a, b=b, s=s)
-    return Candidate(*prompts, (f" {answer}",), (f" {repeated}",))
+    names_of = {"a": "io", "b": "s1"} if order == "ABBA" else {"a": "s1", "b": "io"}
+    where = located(template, a=first, b=second, s=repeated, place=place, thing=thing)
+    called = {**names_of, "s": "s2", "place": "place", "thing": "thing"}
+    spans = tuple((called[name], start, stop) for name, start, stop in where)
+    return Candidate(*prompts, (f" {answer}",), (f" {repeated}",), spans)

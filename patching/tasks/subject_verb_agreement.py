@@ -7,7 +7,7 @@ from functools import partial
 from itertools import product
 
 from ._registry import task
-from ._space import Candidate, Pick, Space
+from ._space import Candidate, Pick, Space, located
 from ._vocabulary import Vocabulary, words
 
 _TEMPLATES = (
@@ -21,7 +21,11 @@ _TEMPLATES = (
 _VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
 
 
-@task("subject-verb-agreement", summary="singular or plural verb after a subject and another noun")
+@task(
+    "subject-verb-agreement",
+    summary="singular or plural verb after a subject and another noun",
+    spans=("subject",),
+)
 def subject_verb_agreement(vocabulary: Vocabulary) -> Iterator[Space]:
     """Yield all combinations of numbers (groups by S, P); the twin changes the subject's number."""
     verbs = vocabulary.keep("verbs", _VERBS, _spaced)
@@ -46,7 +50,9 @@ def _pair(
         tuple(f" {verb[number]}" for verb in verbs) for number in (subject, 1 - subject)
     )
     clean, corrupted = fill(subject=chosen[subject]), fill(subject=chosen[1 - subject])
-    return Candidate(clean, corrupted, right, wrong)
+    where = located(template, subject=chosen[subject], other=nearest[other])
+    spans = tuple(one for one in where if one[0] == "subject")
+    return Candidate(clean, corrupted, right, wrong, spans)
 
 
 def _spaced(forms: tuple[str, str]) -> tuple[str, ...]:

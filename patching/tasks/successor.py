@@ -21,7 +21,11 @@ _CYCLIC = ("days", "months")
 _OPEN = ("numbers", "letters", "ordinals")
 
 
-@task("successor", summary="the next of days, months, numbers, letters or ordinals")
+@task(
+    "successor",
+    summary="the next of days, months, numbers, letters or ordinals",
+    spans=("items", "last"),
+)
 def successor(vocabulary: Vocabulary, *, shown: int = 3) -> Iterator[Space]:
     """Yield runs of `shown` items; the corrupted run starts elsewhere in the same order."""
     if shown > 5:
@@ -38,7 +42,12 @@ def successor(vocabulary: Vocabulary, *, shown: int = 3) -> Iterator[Space]:
 def _pair(template: tuple[str, str, str], runs: tuple[tuple[str, ...], ...]) -> Candidate:
     start, between, after = template
     texts = [f"{start} {f'{between} '.join(run[:-1])}{after}" for run in runs]
-    return Candidate(texts[0], texts[1], (f" {runs[0][-1]}",), (f" {runs[1][-1]}",))
+    shown, at = list[tuple[str, int, int]](), len(start) + 1
+    for item in runs[0][:-1]:
+        shown.append(("items", at, at + len(item)))
+        at += len(f"{item}{between} ")
+    spans = (*shown[:-1], ("last", *shown[-1][1:]))
+    return Candidate(texts[0], texts[1], (f" {runs[0][-1]}",), (f" {runs[1][-1]}",), spans)
 
 
 def _runs(items: tuple[str, ...], length: int, *, cyclic: bool) -> list[tuple[str, ...]]:

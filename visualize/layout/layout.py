@@ -73,7 +73,7 @@ def links(graph: ComputationGraph, nodes: Sequence[Node]) -> list[tuple[Node, No
 
     A key/value head with the heads that use it; an MLP port with the experts that read it.
     """
-    found, drawn = [], set(nodes)
+    found, drawn, graph = [], set(nodes), graph.plain
     for node in nodes:
         if node.kind is Kind.KV or (node.kind is Kind.MLP and node not in graph.sender_index):
             port = Port(node, "k" if node.kind is Kind.KV else None)

@@ -101,7 +101,7 @@ def score_model(
         session, pairs, metric=spec.metric, ablation=spec.ablation,
         batch_size=None if compute is None else compute.batch_size,
     )  # fmt: skip
-    ends = (Circuit.full(session.graph), Circuit.empty(session.graph))
+    ends = (Circuit.full(runner.graph), Circuit.empty(runner.graph))
     full, empty = map(float, runner.measure(ends)[0])
     weights, again = weights_sample(session), None
     if rounded:
