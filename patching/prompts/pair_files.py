@@ -484,7 +484,7 @@ def _named(key: str, named: object, length: int) -> tuple[tuple[str, int], ...]:
         raise PromptError(f"'{key}' is {found(named)}; accepted: positions by their names.")
     places: list[tuple[str, int]] = []
     for name, given in named.items():
-        for first, last in _ranges(key, name, given):
+        for first, last in _ranges(key, given):
             for at in (first, last):
                 if not -length <= at < length:
                     raise PromptError(
@@ -501,10 +501,10 @@ def _named(key: str, named: object, length: int) -> tuple[tuple[str, int], ...]:
     return tuple(dict.fromkeys(places))
 
 
-def _ranges(key: str, name: object, given: object) -> list[tuple[int, int]]:
+def _ranges(key: str, given: object) -> list[tuple[int, int]]:
     """Return what a name has for positions: one, or the first and last of one run, or of several.
 
-    >>> _ranges("spans", "x", 3), _ranges("spans", "x", [3, 5]), _ranges("spans", "x", [[1, 2], 4])
+    >>> _ranges("spans", 3), _ranges("spans", [3, 5]), _ranges("spans", [[1, 2], 4])
     ([(3, 3)], [(3, 5)], [(1, 2), (4, 4)])
     """
     if type(given) is int:
@@ -515,9 +515,9 @@ def _ranges(key: str, name: object, given: object) -> list[tuple[int, int]]:
     if any(isinstance(x, list) for x in parts) and all(
         type(x) is int or (isinstance(x, list) and len(x) == 2) for x in parts
     ):
-        return [one for part in parts for one in _ranges(key, name, part)]
+        return [one for part in parts for one in _ranges(key, part)]
     raise PromptError(
-        f"'{key}' holds {found(given)} for '{name}'; accepted: a whole number for each name, or "
+        f"'{key}' holds {found(given)}; accepted: a whole number for each name, or "
         "[first, last] of several positions."
     )
 

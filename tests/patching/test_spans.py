@@ -187,7 +187,7 @@ def test_files_name_one_position_or_several(tmp_path: Path) -> None:
     [
         ({"a": [2, 1]}, "'a' from 2 to 1; accepted: \\[first, last\\]"),
         ({"a": [0, 4]}, "'a' at 4, outside the 4 tokens"),
-        ({"a": [0, 1, 2]}, "'spans' holds .* for 'a'; accepted: a whole number for each name, or"),
+        ({"a": [0, 1, 2]}, "'spans' holds .*; accepted: a whole number for each name, or"),
         ({"a": [[0, True], 1]}, "'spans' holds"),
         ([3], "positions by their names"),
     ],
