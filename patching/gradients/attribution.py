@@ -42,9 +42,8 @@ from ...graphs.names import LETTERS, Kind, Node, Port
 from ...graphs.scores import Scores
 from ..run.chunk import Chunk, sender_deltas
 from ..run.runner import Progress, Runner
-from ..spans.by_span import BySpan
 from .backward import by_rule
-from .by_example import ByExample, Total
+from .by_example import ByExample, BySpan, Total
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 from .finish import finished
 from .rules import DERIVATIVE, GradientRule

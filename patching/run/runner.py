@@ -26,13 +26,13 @@ from ..metrics.functions import Given, as_metric, tried
 from ..metrics.metric import Metric
 from ..metrics.registry import default_metric
 from ..prompts.pairs import PromptPairs
-from ..spans.masked import run_at_spans
 from .checks import all_at_once, check_metric, check_prompts
 from .chunk import Chunk
 from .floors import rounding_floor
 from .masked_run import run_masked
 from .memory import Budget
 from .plan import make_plan
+from .span_run import run_at_spans
 
 Progress = Callable[[int, int, str], None]  # of how much is done, the total, and what is done
 

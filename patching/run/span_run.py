@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ...graphs.lift.devices import place, send
-from ..run.chunk import Chunk
-from ..run.masked_run import MaskedRun, World
-from ..run.plan import Plan, Sum, make_span_plan
+from .chunk import Chunk
+from .masked_run import MaskedRun, World
+from .plan import Plan, Sum, make_span_plan
 
 
 @torch.no_grad()
