@@ -69,6 +69,8 @@ class Family:
 
 
 _FAMILIES: dict[str, Family] = {}
+_OWN: dict[str, Family] = {}
+"""Families of classes of this project, of which transformers knows no type."""
 
 _ALWAYS_IGNORED = """
     architectures model_type dtype torch_dtype transformers_version _name_or_path use_cache
@@ -110,8 +112,12 @@ def family(
     apart: Iterable[str] = (),
     inside: str = "",
     watched: bool = False,
+    own_class: bool = False,
 ) -> Callable[[Callable[[Any], LiftedModel]], Callable[[Any], LiftedModel]]:
-    """Register a family; decorates the function that builds the description."""
+    """Register a family; decorates the function that builds the description.
+
+    `own_class`: of a class of this project, which stands in no list of transformers' types.
+    """
     reads = frozenset(handled.split()), frozenset(ignored.split())
 
     def register(describe: Callable[[Any], LiftedModel]) -> Callable[[Any], LiftedModel]:
@@ -120,7 +126,8 @@ def family(
         entry = Family(
             name, tuple(model_types), *reads, describe, *rest, inside=own, watched=watched
         )
-        _FAMILIES.update(dict.fromkeys(entry.model_types, entry))
+        known = _OWN if own_class else _FAMILIES
+        known.update(dict.fromkeys(entry.model_types, entry))
         return describe
 
     return register
@@ -200,6 +207,8 @@ def _entry(model: Any, try_family: str | None) -> Family:
 
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     known = families()
+    if try_family is None and (entry := _OWN.get(str(model_type))):
+        return entry
     by_shape = next(one for one in known.values() if one.watched)
     watching = replace(by_shape, name=BY_SHAPE, model_types=())
     if try_family is not None:
@@ -208,8 +217,8 @@ def _entry(model: Any, try_family: str | None) -> Family:
         if try_family not in by_name:
             raise unknown("family", try_family, sorted(by_name))
         return by_name[try_family]
-    if entry := known.get(str(model_type)):
-        return entry
+    if found := known.get(str(model_type)):
+        return found
     reason = refusals(known).get(str(model_type))
     if reason or model_type is None:
         raise UnsupportedModel(

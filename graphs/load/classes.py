@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from ..errors import ModelNotFound, UnsupportedModel
+from ..lift.classes.plain import MODEL_TYPE, classes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -20,10 +21,10 @@ _RENAMED = {"RWForCausalLM": "falcon"}
 
 
 def causal_classes() -> Mapping[str, str]:
-    """Map model types to transformers' classes of text with a language-model head."""
+    """Map model types to the classes of text with a language-model head: transformers' and ours."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_TYPE: classes()[1].__name__}
 
 
 def multimodal_classes() -> Mapping[str, str]:
@@ -54,6 +55,8 @@ def model_class(config: PretrainedConfig, name: str) -> Any:
     import transformers
 
     kind, text = config.model_type, text_settings(config)
+    if kind == MODEL_TYPE:
+        return classes()[1]
     found = causal_classes().get(kind)
     if text is not config:
         found = multimodal_classes().get(kind, found)

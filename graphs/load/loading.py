@@ -20,6 +20,8 @@ from ..calls.typed import typed
 from ..errors import ModelNotFound, UnsupportedModel, unknown
 from ..files.places import local_paths
 from ..files.reading import at_home, is_there, listed, problems
+from ..lift.classes.plain import MODEL_TYPE
+from ..lift.classes.plain import classes as own_classes
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
 from .builtin import Progress
 from .classes import (
@@ -272,6 +274,7 @@ def _read(
     from transformers import AutoConfig
 
     plain: dict[str, object] = {"local_files_only": True, "trust_remote_code": False}
+    own_classes()  # of which transformers does not know by itself
     what = f"the config.json of '{source.name}'"
     failed = f"model '{source.name}' cannot be loaded from '{source.path}'"
     packed = quantisation(config)
@@ -339,7 +342,7 @@ def _check_config(found: Mapping[str, object], name: str, any_type: bool) -> Non
             f"'{name}' brings its own code (auto_map), which is never run: its config.json names "
             f"the architecture {', '.join(kinds) or 'only by that code'}. {_ACCEPTED}"
         )
-    if kind not in families() and kind not in multimodal_classes():
+    if kind not in {*families(), *multimodal_classes(), MODEL_TYPE}:
         if kinds and not {*kinds} & {*causal_classes().values()}:
             raise ModelNotFound(
                 f"'{name}' is no causal language model: its config.json names the architecture "

@@ -1,0 +1,1 @@
+"""Model classes of this project, for models that transformers has no class for."""
