@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/chosen.py [--task ioi] [--share 1]
 
-The edges are chosen as the study of rules chose them: all into `logits` and MLPs, 2,500 drawn of
-each of queries, keys and values, and the union of the top 1,000 of several methods. With `--share`
+The edges: all into `logits` and MLPs, 2,500 drawn of each of queries, keys and values, the union of
+the top 1,000 of several methods, and others drawn until there are 15,000. With `--share`
 only the edges of every so many ports are asked about (1 of 10: `--share 10`), which stand for all.
 
 Processor seconds of this process. The forward pass, of the same batch of clean prompts with the
@@ -21,14 +21,13 @@ import torch
 
 from edgewise.discovery.measures.leaving_out import single_questions
 from edgewise.discovery.registry import get_method
-from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
 from edgewise.patching.incremental.search import make_search
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
 
-DRAWN, LEADING = 2500, 1000
+DRAWN, LEADING, EDGES = 2500, 1000, 15_000
 METHODS = (("eap", {}), ("eap-ig", {}), ("eap", {"rule": "relp"}), ("eap", {"rule": "gim"}),
            ("clean-corrupted", {}), ("eap", {"local": True}), ("conductance", {}))  # fmt: skip
 
@@ -45,13 +44,10 @@ def chosen(runner: Runner) -> np.ndarray:
     for name, options in METHODS:
         scores = get_method(name)(runner, **options).scores
         found |= scores.top(LEADING).kept
+    rest = np.argwhere(graph.reads & ~found)
+    more = rest[rng.choice(len(rest), max(0, EDGES - int(found.sum())), replace=False)]
+    found[more[:, 0], more[:, 1]] = True
     return found
-
-
-def by_layer(graph: ComputationGraph, rows: np.ndarray) -> np.ndarray:
-    """Return the layer of each port; of `logits` one more than the last."""
-    layers = (graph.ports[row].node.layer for row in rows)
-    return np.array([graph.layers if layer is None else layer for layer in layers])
 
 
 def main() -> None:

@@ -120,8 +120,8 @@ def ablations() -> str:
     from edgewise.patching.ablations.registry import ablations as known
 
     rows = [
-        (code(name), sentence(one.summary), "yes" if one.paired else "no")
-        for name, one in known().items()
+        (code(one.form), sentence(one.summary), "yes" if one.needs_corrupted else "no")
+        for one in known().values()
     ]
     return table(["ablation", "what an ablated edge carries", "needs corrupted prompts"], rows)
 

@@ -354,7 +354,7 @@ def _read_all(session: Session | str, part: TaskSpec) -> PromptPairs:
     context = RowContext(
         tokenizer, part.bos, vocabulary, part.seed or 0, part.answers,
         Chat(part.system, part.continued),
-        twinless=tuple(name for name, one in ablations().items() if not one.paired),
+        twinless=tuple(name for name, one in ablations().items() if not one.needs_corrupted),
         whole=tuple(name for name, one in metrics().items() if one.whole is not None),
         undistracted=tuple(name for name, one in metrics().items() if not one.needs_distractors),
         placeholders=_placeholders(session),

@@ -232,7 +232,7 @@ def measure_options(*, searching: bool | None) -> Callable[[Function], Function]
         return f"{', '.join(metrics())}, or {example}; default {default}."
 
     def ablation_help() -> str:
-        *most, last = ablations()
+        *most, last = (one.form for one in ablations().values())
         default = "that of the circuit" if searching is None else default_ablation()
         return f"What ablated edges carry: {', '.join(most)} or {last}; default {default}."
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     InstanceOf,
@@ -26,7 +27,7 @@ from typing_extensions import Self
 
 from ..discovery.registry import Method, get_method, methods, scoring_method
 from ..graphs.calls.typed import typed
-from ..graphs.errors import EdgewiseError, unknown
+from ..graphs.errors import EdgewiseError, UnknownName, unknown
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
@@ -103,8 +104,18 @@ def _listed(what: str, *, empty: bool = False) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _ablation(name: str) -> str:
+    """Return an ablation's whole name: with the hash of a file that stands in it."""
+    try:
+        return get_ablation(name).name
+    except UnknownName:
+        raise not_known(list(ablations())) from None
+    except EdgewiseError as error:
+        raise refused(error) from None
+
+
 MetricName = Annotated[str, PlainValidator(_metric)]
-Ablation = Annotated[Word, one_of(ablations)]
+Ablation = Annotated[Word, AfterValidator(_ablation)]
 NotNegative = Annotated[
     float, Strict(), Field(ge=0, allow_inf_nan=False), accepts("a number from 0 up")
 ]

@@ -7,6 +7,8 @@ senders in it:
     @ablation("zero", summary="nothing: the sender's share of the stream is 0")
     def zero(reference: Reference) -> Carried:
         return lambda runs: runs.clean.values.zeros()
+
+Some take something behind their name, `NAME:SOMETHING`; their name is then all of that.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from typing_extensions import Required, TypedDict, Unpack
 
 from ...graphs.calls.typed import typed
-from ...graphs.errors import PromptError
+from ...graphs.errors import EdgewiseError, PromptError
 from ..registries import look_up, registered
 
 if TYPE_CHECKING:
@@ -67,9 +69,11 @@ class Ablation:
     """A registered ablation.
 
     `paired`: the values are those of the corrupted run, token by token, so that every pair needs a
-    corrupted prompt; those that are not paired need none. `consistent`: a node all of
-    whose inputs are ablated writes exactly its own ablation value. `aligned`: all prompts must be
-    of one length. `default`: it is used unless told otherwise.
+    corrupted prompt. `counterfactual`: they are made of corrupted prompts in another way, so that
+    every pair needs one too; others need none. `consistent`: a node all of whose inputs are ablated
+    writes exactly its own ablation value. `aligned`: all prompts must be of one length. `default`:
+    it is used unless told otherwise. `given`: returns the ablation with what stands behind its
+    name; `takes`: what that is.
     """
 
     name: str
@@ -79,14 +83,29 @@ class Ablation:
     consistent: bool = False
     aligned: bool = False
     default: bool = False
+    counterfactual: bool = False
+    takes: str = ""
+    given: Callable[[Ablation, str], Ablation] | None = None
+
+    @property
+    def needs_corrupted(self) -> bool:
+        """Tell whether every pair needs a corrupted prompt."""
+        return self.paired or self.counterfactual
+
+    @property
+    def form(self) -> str:
+        """Write how it is named, as in `NAME[:SOMETHING]`."""
+        return f"{self.name}[:{self.takes}]" if self.takes else self.name
 
     @typed
     def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
         """Refuse prompts on which the ablation means nothing."""
         alone = [i for i, pair in enumerate(pairs, start=1) if pair.corrupted is None]
-        if self.paired and alone:
+        if self.counterfactual:
+            alone += [i for i, pair in enumerate(reference, start=1) if pair.corrupted is None]
+        if self.needs_corrupted and alone:
             listed = ", ".join(map(str, alone[:5])) + (", …" if len(alone) > 5 else "")
-            free = [name for name, one in ablations().items() if not one.paired]
+            free = [name for name, one in ablations().items() if not one.needs_corrupted]
             raise PromptError(
                 f"{self.name} ablation takes its values from corrupted prompts, and "
                 f"{len(alone)} of the {len(pairs)} pairs of '{pairs.name}' have none (pair "
@@ -94,7 +113,7 @@ class Ablation:
                 "of as many tokens where the answer is decided, or an `ablation` that needs none: "
                 f"{', '.join(free)}."
             )
-        if self.paired and all(pair.clean == pair.corrupted for pair in pairs):
+        if self.needs_corrupted and all(pair.clean == pair.corrupted for pair in pairs):
             raise PromptError(
                 f"in every pair of '{pairs.name}' the clean and the corrupted prompt are the same, "
                 f"so {self.name} ablation changes nothing; accepted: corrupted prompts that "
@@ -122,6 +141,9 @@ class AblationProperties(TypedDict, total=False):
     consistent: bool
     aligned: bool
     default: bool
+    counterfactual: bool
+    takes: str
+    given: Callable[[Ablation, str], Ablation]
 
 
 @typed
@@ -145,8 +167,22 @@ def ablations() -> dict[str, Ablation]:
 
 @typed
 def get_ablation(name: str) -> Ablation:
-    """Look an ablation up; `UnknownName` if there is none."""
-    return look_up("ablation", name, ablations())
+    """Look an ablation up, with what stands behind a colon; `UnknownName` if there is none.
+
+    >>> get_ablation("counterfactual-mean:3").name
+    'counterfactual-mean:3'
+    """
+    bare, colon, argument = name.partition(":")
+    found = look_up("ablation", bare, ablations())
+    if not colon:
+        return found
+    if found.given is None:
+        able = [one.form for one in ablations().values() if one.takes]
+        raise EdgewiseError(
+            f"{bare} ablation takes nothing behind its name, and ':{argument}' stands there; "
+            f"accepted: {bare}, or one that does: {', '.join(able)}."
+        )
+    return found.given(found, argument)
 
 
 def default_ablation() -> str:

@@ -182,7 +182,8 @@ class Batch:
     answer position, where its prompt ends, and of its last read. `named`: bool [B, T], True at
     positions that spans name. `span`: int64 [B, T], the number of each position's span, where spans
     are told apart; padding counts as the last.
-    `steps`: how answers of several tokens are read; None if all are plain.
+    `steps`: how answers of several tokens are read; None if all are plain. `groups`: the pairs'
+    labels.
     """
 
     clean: Tensor
@@ -198,6 +199,7 @@ class Batch:
     named: Tensor
     steps: Steps | None = None
     span: Tensor | None = None
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.clean.shape[0])
@@ -205,10 +207,12 @@ class Batch:
     def to(self, device: str) -> Batch:
         """Return the same on a device."""
         parts: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
-        steps, ahead = parts.pop("steps"), str(device).startswith("cuda")
+        steps, groups = parts.pop("steps"), parts.pop("groups")
+        ahead = str(device).startswith("cuda")
         there = {name: x for name, x in parts.items() if x is not None}
         moved = {name: x.to(device, non_blocking=ahead) for name, x in there.items()}
-        return Batch(**moved, steps=None if steps is None else steps.to(device))
+        steps = None if steps is None else steps.to(device)
+        return Batch(**moved, steps=steps, groups=groups)
 
     @property
     def examples(self) -> int:
@@ -302,7 +306,9 @@ class PromptPairs:
         of_tokens = (clean, corrupted, mask, position_ids, position)
         owners = (pair for pair in chosen for _ in pair.runs)
         span = self._spans(mask, list(zip(owners, starts, strict=True)))
-        found = Batch(*of_tokens, answers, distractors, rows, first, last, named, steps, span)
+        groups = tuple(pair.group for pair in chosen)
+        of_reads = (rows, first, last, named)
+        found = Batch(*of_tokens, answers, distractors, *of_reads, steps, span, groups)
         try:
             return found.to(device)
         except RuntimeError as error:

@@ -25,7 +25,7 @@ from edgewise.patching.incremental import readout, search
 from edgewise.patching.metrics.registry import METRICS, get_metric
 from edgewise.patching.run.runner import Runner
 from edgewise.steps.discover import DRIFT
-from tests.engine import tiny_pairs
+from tests.engine import ABLATIONS, tiny_pairs
 
 TYPES = {"float64": 1e-9, "float32": 3e-4, "float16": 0.05, "bfloat16": 0.3}
 """How far results may be from those in float64, in parts of the largest (and of one)."""
@@ -81,7 +81,7 @@ def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
 COMBINATIONS = [
     (method, ablation, metric)
     for method in methods()
-    for ablation in ablations()
+    for ablation in ABLATIONS
     for metric in METRICS
     if runs(method, metric)
 ]

@@ -211,8 +211,10 @@ def test_every_method_takes_them(method: str, ablation: str) -> None:
 
 def test_the_registry_knows_them() -> None:
     assert list(ablations()) == [
+        "counterfactual-mean",
         "mean",
         "noise",
+        "optimal",
         "position-mean",
         "resample",
         "zero",
@@ -220,7 +222,7 @@ def test_the_registry_knows_them() -> None:
     assert default_ablation() == "resample"
     for property, name in {
         "paired": "resample", "consistent": "resample", "default": "resample",
-        "aligned": "position-mean",
+        "aligned": "position-mean", "counterfactual": "counterfactual-mean",
     }.items():  # fmt: skip
         assert [one for one, held in ablations().items() if getattr(held, property)] == [name]
     with pytest.raises(UnknownName, match=r"unknown ablation 'means'; did you mean 'mean'\?"):

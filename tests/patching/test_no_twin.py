@@ -31,8 +31,8 @@ from tests.patching.test_ablations import PADDED, model, prompts
 
 __all__ = ["model"]
 
-FREE = [name for name, one in ablations().items() if not one.paired]
-PAIRED = [name for name, one in ablations().items() if one.paired]
+FREE = [name for name, one in ablations().items() if not one.needs_corrupted]
+PAIRED = [name for name, one in ablations().items() if one.needs_corrupted]
 
 
 def alone(pairs: PromptPairs) -> PromptPairs:

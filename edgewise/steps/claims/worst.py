@@ -160,9 +160,9 @@ def worst_case(
     ends = (sign * full, sign * empty)
     left_out, paired, gated = [], None, None
     if not runner.ablation.paired:
-        left_out.append(
-            f"pairings: under {runner.ablation.name} ablation nothing comes from corrupted prompts"
-        )
+        carries = "edges carry more than one" if runner.ablation.counterfactual else "nothing comes"
+        of = "corrupted prompt" if runner.ablation.counterfactual else "from corrupted prompts"
+        left_out.append(f"pairings: under {runner.ablation.name} ablation {carries} {of}")
     else:
         paired = _worst_pairings(runner, circuit, progress, seed)
     if not runner.metric.differentiable:

@@ -96,7 +96,7 @@ def test_points_between_embeddings(name: str, grouped: bool) -> None:
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("ablation", ABLATIONS[1:])
+@pytest.mark.parametrize("ablation", [*ABLATIONS[:1], *ABLATIONS[2:]])
 def test_every_ablation(name: str, ablation: str) -> None:
     pairs = tiny_pairs(lengths=fitting(ablation, (6, 4, 5)))
     runner = Runner.create(lift(name), pairs, metric="logit_diff", ablation=ablation)
