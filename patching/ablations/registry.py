@@ -101,7 +101,7 @@ class Ablation:
     def check(self, pairs: PromptPairs, reference: PromptPairs) -> None:
         """Refuse prompts on which the ablation means nothing."""
         alone = [i for i, pair in enumerate(pairs, start=1) if pair.corrupted is None]
-        if self.counterfactual:
+        if self.counterfactual and not alone and reference is not pairs:
             alone += [i for i, pair in enumerate(reference, start=1) if pair.corrupted is None]
         if self.needs_corrupted and alone:
             listed = ", ".join(map(str, alone[:5])) + (", …" if len(alone) > 5 else "")
