@@ -114,7 +114,7 @@ def test_what_needs_a_twin_is_refused_and_names_what_needs_none(ablation: str) -
     assert f"{ablation} ablation takes its values from corrupted prompts, and 2 of the 5" in message
     assert "'mine' have none (pair 4, 5)" in message
     assert message.endswith(f"`ablation` that needs none: {', '.join(FREE)}.")
-    assert FREE == ["mean", "noise", "position-mean", "zero"]
+    assert FREE == ["mean", "noise", "optimal", "position-mean", "zero"]
     Runner.create(lift, mixed, ablation="zero")
 
 
