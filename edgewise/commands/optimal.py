@@ -42,7 +42,7 @@ def optimal(model: str, flags: Flags, output: str, as_json: bool, **training: fl
     answers, averaged over the prompts. A sender whose mean does no worse keeps its mean.
     """
     from ..experiment.spec import GraphSpec
-    from ..patching.ablations.learning import Training
+    from ..patching.ablations.learned.learning import Training
     from ..progress import reporting
     from ..session import open_model, open_task
     from ..steps.found.blocks import task_block

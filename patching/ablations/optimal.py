@@ -1,6 +1,6 @@
 """Optimal: ablated edges carry one vector for each sender, that which costs the model least.
 
-The vectors are learned on the reference set, see `learning`, or stand in a file that was learned
+The vectors are learned on the reference set, see `learned`, or stand in a file that was learned
 before: `optimal:FILE`. A file counts by what is in it: its hash stands behind it in the ablation's
 name, `optimal:FILE@HASH`, and another content under the same name is refused.
 
@@ -27,7 +27,7 @@ HASHED = 12  # hexadecimal digits of a file's hash in a name
 
 def _given(one: Ablation, argument: str) -> Ablation:
     """Return the ablation by the vectors of a file."""
-    from .vectors import content_hash
+    from .learned.vectors import content_hash
 
     path, at, stated = argument.rpartition("@")
     hexadecimal = len(stated) == HASHED and not set(stated) - set("0123456789abcdef")
@@ -57,7 +57,7 @@ def _given(one: Ablation, argument: str) -> Ablation:
 )
 def optimal(reference: Reference) -> Carried:
     """Learn the vectors on the reference pairs, as `edgewise optimal` does by default."""
-    from .learning import Training, learn
+    from .learned.learning import Training, learn
 
     return everywhere(learn(reference, Training(steps=STEPS)).values)
 
@@ -69,7 +69,7 @@ def _reading(path: str) -> Callable[[Reference], Carried]:
         known: list[Values] = []
 
         def carried(runs: Runs) -> Values:
-            from .vectors import read
+            from .learned.vectors import read
 
             if not known:
                 known.append(read(path, reference.model.graph, runs.clean.values))

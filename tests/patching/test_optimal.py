@@ -12,10 +12,10 @@ import torch
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
-from edgewise.patching.ablations.learning import Learned, Training, learn
+from edgewise.patching.ablations.learned.learning import Learned, Training, learn
+from edgewise.patching.ablations.learned.vectors import read_provenance, split, together, write
 from edgewise.patching.ablations.mean import everywhere
 from edgewise.patching.ablations.registry import get_ablation
-from edgewise.patching.ablations.vectors import read_provenance, split, together, write
 from edgewise.patching.prompts.pairs import PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.edgewise.conftest import Run, edgewise, models, pairs

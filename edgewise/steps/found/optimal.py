@@ -17,7 +17,7 @@ from .blocks import circumstances, task_block
 
 if TYPE_CHECKING:
     from ...graphs.graph import ComputationGraph
-    from ...patching.ablations.learning import Learned, Training
+    from ...patching.ablations.learned.learning import Learned, Training
 
 
 @typed
@@ -38,7 +38,7 @@ class OptimalVectors:
     @typed
     def write(self, path: str | Path) -> Path:
         """Write the vectors to a file that the ablation can name."""
-        from ...patching.ablations.vectors import write
+        from ...patching.ablations.learned.vectors import write
 
         return write(path, self.graph, self.learned.values, self.provenance)
 
@@ -53,7 +53,7 @@ def learn_optimal(
     progress: Progress | None = None,
 ) -> OptimalVectors:
     """Learn on prompt pairs what ablated edges out of each sender may best carry."""
-    from ...patching.ablations.learning import LOSS, Training, learn
+    from ...patching.ablations.learned.learning import LOSS, Training, learn
 
     training = training or Training()
     session.certify(pairs)

@@ -19,13 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...graphs.errors import FileFormatError
-from ...graphs.graph import ComputationGraph
+from ....graphs.errors import FileFormatError
+from ....graphs.graph import ComputationGraph
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..trace import Values
+    from ...trace import Values
 
 FORMAT, VERSION = "edgewise/ablation", "1"
 MOST_BYTES = 1 << 32
@@ -69,7 +69,7 @@ def write(
     path: str | Path, graph: ComputationGraph, values: Values, provenance: Mapping[str, object]
 ) -> Path:
     """Write the vectors of all senders to a file, all or nothing; return where."""
-    from ...graphs.files.atomic import write_bytes
+    from ....graphs.files.atomic import write_bytes
 
     names = [str(node) for node in graph.senders]
     tensors = dict(zip(names, split(values), strict=True))
@@ -92,7 +92,7 @@ def write(
 
 def content_hash(path: str | Path) -> str:
     """Hash a file's bytes; a FileFormatError says if it cannot be read."""
-    from ...graphs.files.reading import at_home, read_bounded
+    from ....graphs.files.reading import at_home, read_bounded
 
     content = read_bounded(at_home(path), MOST_BYTES, "a file of vectors for optimal ablation")
     return hashlib.sha256(content).hexdigest()
@@ -100,7 +100,7 @@ def content_hash(path: str | Path) -> str:
 
 def read_provenance(path: str | Path) -> dict[str, object]:
     """Return what led to a file of vectors."""
-    from ...graphs.files.scores import opened_scores
+    from ....graphs.files.scores import opened_scores
 
     with opened_scores(Path(path)) as opened:
         metadata = _metadata(Path(path), dict(opened.metadata() or {}))
@@ -117,8 +117,8 @@ def read(path: str | Path, graph: ComputationGraph, like: Values) -> Values:
     """Read vectors for a model, of whose values `like` are, [B, T, …]; refuse another model's."""
     import torch
 
-    from ...graphs.files.reading import at_home
-    from ...graphs.files.scores import opened_scores
+    from ....graphs.files.reading import at_home
+    from ....graphs.files.scores import opened_scores
 
     place = at_home(path)
     expected = like.map(lambda x: x[:1, :1].float())

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...graphs.lift.devices import place
-from ...graphs.lift.lifted import AttentionContext, LiftedModel
-from ..trace import (
+from ....graphs.lift.devices import place
+from ....graphs.lift.lifted import AttentionContext, LiftedModel
+from ...trace import (
     at_answers,
     of_keys,
     run_mixer,
@@ -37,13 +37,13 @@ from ..trace import (
     together,
     with_given,
 )
-from .mean import average, over_tokens, real_tokens, widest
-from .registry import Reference, Runs
+from ..mean import average, over_tokens, real_tokens, widest
+from ..registry import Reference, Runs
 from .vectors import split
 from .vectors import together as values_of
 
 if TYPE_CHECKING:
-    from ..trace import Values
+    from ...trace import Values
 
 Progress = Callable[[int, int, str], None]
 
