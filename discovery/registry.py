@@ -312,13 +312,14 @@ class Method:
             self.check_start()
         if per_example:
             self.check_by_example()
-        level = self.level if "level" in self._parameters else None
+        of = EDGE if self.level == EDGE else NODE  # neurons are nodes of the runner's graph
+        level = of if "level" in self._parameters else None
         given: dict[str, Any] = {"journal": journal, "start": start, "level": level}
         given["per_example"] = per_example or None
         given = {key: value for key, value in given.items() if value is not None}
         given |= self._given(self.check(options))
         found = self.function(runner, progress=progress, **given)
-        if self.level == NODE and found.scores.level == EDGE:
+        if of == NODE and found.scores.level == EDGE:
             found = found.at_nodes()
         found = replace(found, doubt=doubt(runner, found.scores, searched=self.selects))
         if found.doubt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -454,11 +454,13 @@ def make_runner(
     ablation: str | None = None,
     batch_size: int | None = None,
     engine: str = "auto",
+    mlps: Sequence[int] = (),
 ) -> Runner:
     """Return a runner of the session's model on prompt pairs, by default for scores.
 
     `metric`: a name, an expression, or a function of logits and a target (see
-    `patching.metrics.functions`). `engine`: default, the session's.
+    `patching.metrics.functions`). `engine`: default, the session's. `mlps`: the layers whose MLPs'
+    neurons are senders of their own.
 
     Raises:
         UnknownName, MetricSyntaxError, PromptError: the three do not fit together; says why.
@@ -470,6 +472,7 @@ def make_runner(
     metric = default_metric(searching=False) if metric is None else metric
     ablation = default_ablation() if ablation is None else ablation
     return Runner.create(
-        session.lifted, pairs, metric=metric, ablation=ablation, batch_size=batch_size,
+        session.lifted.with_neurons(mlps), pairs, metric=metric, ablation=ablation,
+        batch_size=batch_size,
         engine=session.engine if engine == "auto" else engine,
     )  # fmt: skip

@@ -175,7 +175,7 @@ class Circuit:
 
 _ORDER = (
     Kind.TOK, Kind.POS, Kind.EMBED, Kind.KV, Kind.HEAD, Kind.MIXER, Kind.POST, Kind.MLP,
-    Kind.EXPERT, Kind.SHARED,
+    Kind.EXPERT, Kind.SHARED, Kind.NEURON, Kind.REST,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from .calls.typed import typed
 from .errors import EdgewiseError, GraphMismatch, unknown
 from .graph import ComputationGraph
-from .levels.nodes import EDGE, LEVELS, NODE
+from .levels.nodes import EDGE, NODE
 from .names import Edge
 from .scores import Scores
 
@@ -47,8 +47,8 @@ class ExampleScores:
     level: str = EDGE
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise unknown("level", self.level, LEVELS)
+        if self.level not in (EDGE, NODE):
+            raise unknown("level", self.level, (EDGE, NODE))
         found, edges = self.values, self.graph.edge_count
         if found.dtype not in (np.float16, np.float32) or found.shape[1:] != (edges,):
             raise GraphMismatch(

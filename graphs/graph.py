@@ -45,6 +45,8 @@ class ComputationGraph:
         without_mlp: the layers that have no MLP, and so no `m{l}`.
         kv_sources: for each layer the layer before which its keys' and values' ports read the
             stream, itself or an earlier one; empty if all read it before their own.
+        neurons: for each layer how many hidden units of its MLP are senders of their own, all that
+            it has, or 0; empty if none. What else it writes, a bias, is one more, `m5.rest`.
         spans: names of spans of the prompts' positions, to one of which each position belongs;
             every port is then one for each span, `a5.h1<q>@end`. Empty: positions are not told
             apart.
@@ -67,6 +69,7 @@ class ComputationGraph:
     without_mlp: tuple[int, ...] = ()
     kv_sources: tuple[int, ...] = ()
     spans: tuple[str, ...] = ()
+    neurons: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kv_heads:
@@ -95,6 +98,16 @@ class ComputationGraph:
             raise GraphMismatch(
                 f"no graph of {self.layers} layers has experts {list(self.experts)}; accepted: a "
                 "number for each layer, 0 where it has none."
+            )
+        object.__setattr__(self, "neurons", tuple(self.neurons) if any(self.neurons) else ())
+        if self.neurons and (
+            len(self.neurons) != self.layers
+            or min(self.neurons) < 0
+            or any(n and not self._has_plain_mlp(i) for i, n in enumerate(self.neurons))
+        ):
+            raise GraphMismatch(
+                f"no graph of {self.layers} layers has neurons {list(self.neurons)}; accepted: a "
+                "number for each layer, 0 where it has experts, or no MLP."
             )
         object.__setattr__(self, "spans", tuple(self.spans))
         wrong = [name for name in self.spans if not is_span(name)]
@@ -154,6 +167,7 @@ class ComputationGraph:
         ports = apart * (attention + self.post_norm) + whole + rest + 1
         mlps = sum(n + self.shared_experts if n else 1 for n in self.experts) or self.layers
         mlps -= len(self.without_mlp)
+        mlps += sum(self.neurons)  # and the rest in the MLP's place
         heads = apart * (self.heads + self.post_norm)
         senders = 1 + self.split_embedding + heads + whole + mlps
         return ports * self.positions, senders
@@ -169,8 +183,11 @@ class ComputationGraph:
 
     @property
     def plain(self) -> ComputationGraph:
-        """Return the model's graph, which does not tell positions apart."""
-        return self.at_spans(())
+        """Return the model's graph, which tells neither positions nor neurons apart."""
+        return replace(self, spans=(), neurons=()) if self.spans or self.neurons else self
+
+    def _has_plain_mlp(self, layer: int) -> bool:
+        return layer not in self.without_mlp and not (self.experts and self.experts[layer])
 
     @typed
     def at_spans(self, spans: tuple[str, ...]) -> ComputationGraph:
@@ -232,9 +249,12 @@ class ComputationGraph:
 
     @typed
     def mlp_nodes(self, layer: int) -> list[Node]:
-        """List the senders that compute from a layer's port `m{l}`: its MLP, or its experts."""
+        """List what computes from a layer's port `m{l}`: its MLP, or its neurons, or experts."""
         if not self.has_mlp(layer):
             return []
+        if self.neurons and self.neurons[layer]:
+            units = [Node(Kind.NEURON, layer, unit) for unit in range(self.neurons[layer])]
+            return [*units, Node(Kind.REST, layer)]
         if not self.experts or not self.experts[layer]:
             return [Node(Kind.MLP, layer)]
         found = [Node(Kind.EXPERT, layer, expert) for expert in range(self.experts[layer])]
@@ -387,6 +407,8 @@ class ComputationGraph:
             missing = f"port {edge.port}" if row is None else f"sender {edge.sender}"
             if row is not None and edge.sender.kind is Kind.MLP and self.experts:
                 missing += " (where a layer has experts, they are its senders)"
+            elif row is not None and edge.sender.kind is Kind.MLP and self.neurons:
+                missing += " (where neurons are told apart, they are its senders)"
             missing += self._why_missing(edge.port.node if row is None else edge.sender)
             raise GraphMismatch(
                 f"edge {edge}: the graph has no {missing}; it has {self.describe()}."
@@ -476,6 +498,9 @@ class ComputationGraph:
                 words.append(f"{what} in {_layers(layers, self.layers)}")
         if self.spans:
             words.append(f"spans {', '.join(self.spans)}")
+        for layer, number in enumerate(self.neurons):
+            if number:
+                words.append(f"{number:,} neurons of m{layer}")
         if self.without_mlp:
             words.append(f"no MLP in {_layers(self.without_mlp, self.layers)}")
         for source in sorted({j for i, j in enumerate(self.kv_sources) if i != j}):
@@ -494,7 +519,10 @@ class ComputationGraph:
         ]
 
 
-_STEP = {Kind.HEAD: 0, Kind.MIXER: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2}
+_STEP = {
+    Kind.HEAD: 0, Kind.MIXER: 0, Kind.POST: 1, Kind.MLP: 2, Kind.EXPERT: 2, Kind.SHARED: 2,
+    Kind.NEURON: 2, Kind.REST: 2,
+}  # fmt: skip
 """In which of the three steps of a layer a node writes."""
 
 

@@ -8,6 +8,7 @@
 | `s5` | token mixer of layer 5 taken whole, where it is no attention that is read by head |
 | `o5` | post-attention norm of layer 5 (models that have one) |
 | `m5` | MLP of layer 5; where the layer has experts, only a port: what its router and they read |
+| `m5.n7`, `m5.rest` | hidden unit 7 of layer 5's MLP, and what else it writes, where asked for |
 | `m5.e2`, `m5.shared` | expert 2, and the shared expert, of layer 5: what each writes |
 | `logits` | the stream before the final norm |
 | `a5.h1<q>` | a port: the query input of that head |
@@ -39,6 +40,8 @@ class Kind(str, Enum):
     MLP = "mlp"
     EXPERT = "expert"
     SHARED = "shared"
+    NEURON = "neuron"
+    REST = "rest"
     LOGITS = "logits"
 
 
@@ -47,6 +50,7 @@ KIND_WORDS = {
     "post": "post-attention norm", "mlp": "MLP", "logits": "logits",
     "embed": "embedding", "tok": "token embedding", "pos": "position embedding",
     "head": "attention head", "kv": "key/value head", "expert": "expert", "shared": "shared expert",
+    "neuron": "neuron", "rest": "rest of an MLP",
 }  # fmt: skip
 """Words for the kinds of edges (by the port they end in) and of nodes."""
 
@@ -61,6 +65,8 @@ _FORMS = {
     Kind.MLP: "m{}",
     Kind.EXPERT: "m{}.e{}",
     Kind.SHARED: "m{}.shared",
+    Kind.NEURON: "m{}.n{}",
+    Kind.REST: "m{}.rest",
 }
 """Names of nodes that a layer has: with the layer, and the index where there are several."""
 
@@ -76,7 +82,7 @@ SPAN_FORM = "letters, digits, '_', '.', '+' and '-', at most 40"
 _BARE = ("embed", "tok", "pos", "logits")
 _NODE_FORMS = (
     "embed, tok, pos, logits, a{layer}.h{head}, a{layer}.kv{group}, s{layer}, o{layer}, "
-    "m{layer}, m{layer}.e{expert}, m{layer}.shared"
+    "m{layer}, m{layer}.e{expert}, m{layer}.shared, m{layer}.n{unit}, m{layer}.rest"
 )
 
 
@@ -171,6 +177,10 @@ class Port:
             raise NameSyntaxError(f"'{text}' is not a port's name; {node} has these: {forms}.")
         if node.kind in (Kind.EMBED, Kind.TOK, Kind.POS):
             raise NameSyntaxError(f"'{text}' reads nothing, so it is no port; it is a sender only.")
+        if node.kind in (Kind.NEURON, Kind.REST):
+            raise NameSyntaxError(
+                f"'{text}' is no port: all neurons of a layer read the port m{node.layer}."
+            )
         if node.kind in (Kind.EXPERT, Kind.SHARED):
             raise NameSyntaxError(
                 f"'{text}' is no port: the experts of a layer, and their router, all read the port "

@@ -11,7 +11,7 @@ from .calls.typed import typed
 from .circuit import Circuit
 from .errors import GraphMismatch, unknown
 from .graph import ComputationGraph
-from .levels.nodes import EDGE, LEVELS, NODE, count, fan_out, of_nodes, spread, summed
+from .levels.nodes import EDGE, NODE, count, fan_out, of_nodes, spread, summed
 from .names import Edge
 
 ROUNDING = 2.0**-20
@@ -39,8 +39,8 @@ class Scores:
     level: str = EDGE
 
     def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise unknown("level", self.level, LEVELS)
+        if self.level not in (EDGE, NODE):
+            raise unknown("level", self.level, (EDGE, NODE))
         values = np.array(self.values, dtype=np.float32)
         if values.shape != self.graph.reads.shape:
             raise GraphMismatch(

@@ -187,6 +187,7 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "start": st.integers(-9, 9).map(start),
         "per_example": st.booleans(),
         "level": st.sampled_from(["edge", "node"]),
+        "mlps": st.sets(st.integers(0, 9), min_size=1).map(lambda x: tuple(sorted(x))),
     },
     EvaluationSpec: {
         "metrics": st.sampled_from([("kl",), ("nll",), ("kl", "nll"), ("nll", "kl")]),
@@ -237,6 +238,8 @@ def holding(part: type[Part], field: str, value: object) -> Part:
     needed: dict[str, Any] = dict(NEEDED.get(part, {}))
     if part is Selection and field not in Selection.ways():
         needed["top"] = 3
+    if (part, field) == (DiscoverySpec, "mlps"):
+        needed["level"] = "neuron"
     if (part, field) == (DiscoverySpec, "start"):
         needed["method"] = "refine"
     if field == "file":

@@ -101,6 +101,9 @@ def _blocks(subject: Subject) -> dict[str, list[LegendSample]]:
         colours.append(LegendSample("key/value head used by", None, FAINT, 0.8, dashes=DOTS))
     if kinds & {Kind.EXPERT, Kind.SHARED}:
         colours.append(LegendSample("MLP input read by experts", None, FAINT, 0.8, dashes=DOTS))
+    if kinds & {Kind.NEURON, Kind.REST}:
+        words = "MLP input read by neurons"
+        colours.append(LegendSample(words, None, FAINT, 0.8, dashes=DOTS))
     widths, shades = [], []
     for size in (1.0, 0.25, 0.0625) if subject.largest else ():
         plain = subject.samples is None and not subject.resampled

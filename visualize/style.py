@@ -58,6 +58,8 @@ NODE_STYLES = {
         (Kind.MLP, "box", "#f6e6ef", ""),
         (Kind.EXPERT, "pill", "#f6e6ef", ""),
         (Kind.SHARED, "pill", "#ead0e0", ""),
+        (Kind.NEURON, "pill", "#f6e6ef", ""),
+        (Kind.REST, "pill", "#ead0e0", ""),
         (Kind.LOGITS, "crown", "#e3e6ea", ""),
     )
 }

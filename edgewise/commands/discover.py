@@ -112,6 +112,7 @@ def _flag(key: str, owners: list[Method]) -> click.Option:
     "circuit_level",
     type=Known(among("level", LEVELS)),
 )
+@option("--mlps L,M,…", "At level neuron: the layers whose MLPs' neurons are nodes, such as 9.")
 @option(
     "--spans",
     "Tell named spans of the prompts' positions apart, such as subject, s2 and end: an edge is "

@@ -316,7 +316,7 @@ def _draw_heat_map(request: Request) -> Outcome:
 def _sides(request: Request) -> list[ScoredSide]:
     """Read a diff file, or one or two circuit or scores files."""
     from ..graphs.files import CircuitFile, DiffFile, read_any, read_scores
-    from ..graphs.levels.nodes import EDGE
+    from ..graphs.levels.nodes import EDGE, NODE
     from ..graphs.scores import Scores
     from ..visualize.charts.heat_map import ScoredSide
 
@@ -336,7 +336,7 @@ def _sides(request: Request) -> list[ScoredSide]:
             return list(map(ScoredSide, request.named(_names_in(read)), both))
         if isinstance(read, CircuitFile):
             assert read.edge_scores is not None  # CircuitFile.__post_init__
-            level = str(read.discovery.get("level", EDGE))
+            level = EDGE if read.discovery.get("level", EDGE) == EDGE else NODE
             its = Scores(read.circuit.graph, read.edge_scores, level)
             sides.append(ScoredSide("", its, True))
             models.append(read.model)

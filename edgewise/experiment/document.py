@@ -35,7 +35,8 @@
     greedy = false                    # with top: edges join one by one, from the logits back
     stable = 0.9                      # of these, only edges that resampled prompts keep too
     per_example = true                # write the scores on each example too
-    level = "edge"                    # what is scored and kept: single edges, or "node"
+    level = "edge"                    # what is scored and kept: single edges, or "node", "neuron"
+    mlps = [9]                        # at level neuron: the layers whose hidden units are nodes
 
     [evaluation]                      # optional
     metrics = ["logit_diff", "kl"]    # default: the discovery's and kl

@@ -31,7 +31,7 @@ from ..graphs.errors import EdgewiseError, UnknownName, unknown
 from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
-from ..graphs.levels.nodes import EDGE, LEVELS
+from ..graphs.levels.nodes import EDGE, LEVELS, NEURON
 from ..graphs.load.builtin import ALIAS
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
@@ -112,6 +112,17 @@ def _ablation(name: str) -> str:
         raise not_known(list(ablations())) from None
     except EdgewiseError as error:
         raise refused(error) from None
+
+
+def _layers(value: object) -> tuple[int, ...]:
+    """Accept numbers of layers, each once, as a list or as a text such as `9,10`."""
+    given = value.split(",") if isinstance(value, str) else value
+    found = tuple(given) if isinstance(given, list | tuple) else (None,)
+    texts = [str(one).strip() for one in found]
+    wrong = any(isinstance(one, bool) for one in found)
+    if wrong or not all(map(str.isdecimal, texts)) or len(set(texts)) < len(texts):
+        raise not_accepted("numbers of layers, each once, such as 9,10")
+    return tuple(sorted(map(int, texts)))
 
 
 MetricName = Annotated[str, PlainValidator(_metric)]
@@ -339,6 +350,7 @@ class DiscoverySpec(Part):
 
     The metric defaults to the method's own. `start`: scores that a method starts from, if it can.
     `per_example`: the scores on each example are wanted too. `level`: what is scored and kept.
+    `mlps`: at level `neuron` the layers whose MLPs' hidden units are.
 
     Raises:
         UnknownName: no such method, option, metric or ablation.
@@ -357,6 +369,9 @@ class DiscoverySpec(Part):
     ] = Field(default=None, validate_default=True)
     per_example: Flag = False
     level: Annotated[Word, one_of(lambda: LEVELS)] = Field(default=EDGE, validate_default=True)
+    mlps: Annotated[tuple[int, ...], BeforeValidator(_layers)] = Field(
+        default=(), validate_default=True
+    )
 
     @staticmethod
     def usual(**fields: Any) -> DiscoverySpec:
@@ -404,8 +419,10 @@ class DiscoverySpec(Part):
         limits = [] if method.selects else [key for key in Selection.names() if key in block]
         select = Selection(**{key: block[key] for key in limits})
         metric = stored_metric(block)
-        level = str(block.get("level", EDGE))
-        return DiscoverySpec(method.name, metric, block["ablation"], options, select, level=level)
+        level, mlps = str(block.get("level", EDGE)), block.get("mlps", ())
+        return DiscoverySpec(
+            method.name, metric, block["ablation"], options, select, level=level, mlps=mlps
+        )
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -483,6 +500,22 @@ class DiscoverySpec(Part):
             )
         return level
 
+    @field_validator("mlps")
+    @classmethod
+    def _of_neurons(cls, mlps: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        level = info.data.get("level")
+        if level == NEURON and not mlps:
+            raise refused(
+                "level neuron needs `mlps`, the layers whose MLPs' hidden units are told apart; "
+                "accepted: one or a few, such as 9 or 9,10."
+            )
+        if mlps and level not in (None, NEURON):
+            raise refused(
+                f"mlps chooses the MLPs whose neurons are told apart, and the level is {level}; "
+                f"accepted: level {NEURON}, or no mlps."
+            )
+        return mlps
+
     @property
     def by_example(self) -> bool:
         """Tell whether scores on each example are needed, for themselves or to select edges."""
@@ -508,6 +541,7 @@ class DiscoverySpec(Part):
         """Return what a file says of the request, in its order."""
         found = {"method": self.method, **self.options, **self.select.as_dict()}
         found |= {} if self.level == EDGE else {"level": self.level}
+        found |= {"mlps": list(self.mlps)} if self.mlps else {}
         if self.start is not None:
             found["start"] = self.start.about
         measured = {"metric": self.metric, **about_metric(self.metric)}

@@ -25,7 +25,7 @@ from ..graphs.calls.typed import typed
 from ..graphs.errors import DriftError, EdgewiseError, PromptError, within_memory
 from ..graphs.files import CircuitFile, ExampleScoresFile, ScoresFile
 from ..graphs.files.circuit import DiscoveryBlock
-from ..graphs.levels.nodes import NODE
+from ..graphs.levels.nodes import EDGE
 from ..patching.engines import about_engine
 from ..patching.metrics.functions import is_traceable
 from ..patching.prompts.pairs import PromptPairs
@@ -124,7 +124,7 @@ def discover(
     compute = (compute or ComputeSpec()).but(**how)
     runner = make_runner(
         session, pairs, metric=spec.metric, ablation=spec.ablation,
-        batch_size=compute.batch_size, engine=compute.engine,
+        batch_size=compute.batch_size, engine=compute.engine, mlps=spec.mlps,
     )  # fmt: skip
     engine = spec.chosen.engine(runner, spec.options)
     tester = None if parted.test is None else held_out_runner(session, parted, runner)
@@ -233,7 +233,7 @@ def check_top(runner: Runner, spec: DiscoverySpec) -> None:
     """Refuse to keep more edges, or nodes, than there are."""
     graph, top = runner.graph, spec.select.top
     total, what = graph.edge_count, "edges"
-    if spec.level == NODE:
+    if spec.level != EDGE:
         total, what = len(graph.senders) * graph.positions, "nodes that write"
         what += " at spans" if graph.spans else ""
     if top is not None and top > total:
@@ -277,7 +277,7 @@ def held_out_runner(session: Session, split: PromptSplit, runner: Runner) -> Run
         session.certify(test)
     try:
         return Runner.create(
-            session.lifted, test, metric=runner.metric, ablation=runner.ablation,
+            runner.model, test, metric=runner.metric, ablation=runner.ablation,
             batch_size=runner.batch_size, reference=split.discovery, engine=runner.engine,
         )  # fmt: skip
     except PromptError as error:

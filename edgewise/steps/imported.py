@@ -105,7 +105,10 @@ def import_circuit(
     runner, evaluation, certificate = None, None, session.certificate
     if isinstance(pairs, PromptPairs):
         certificate = session.certify(pairs)
-        runner = make_runner(session, pairs, **measured, batch_size=compute.batch_size)
+        runner = make_runner(
+            session, pairs, metric=measured["metric"], ablation=measured["ablation"],
+            batch_size=compute.batch_size,
+        )  # fmt: skip
     circuit = _chosen(found, circuit, scores, select, runner)
     if runner is not None:
         evaluation = measure(runner, circuit)

@@ -216,7 +216,12 @@ def repeat_in(
     kept = []
     for number, pairs in enumerate(sets, start=1):
         runner = make_runner(
-            session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=batch_size
+            session,
+            pairs,
+            metric=spec.metric,
+            ablation=spec.ablation,
+            batch_size=batch_size,
+            mlps=spec.mlps,
         )
         report = repeated(progress, number, len(sets), "repetition")
         kept.append(once(runner, spec, report).kept)

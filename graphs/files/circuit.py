@@ -45,8 +45,8 @@ PARTS = ("mixers", "without_mlp", "kv_sources")
 OPTIONS = ("grouped_kv", "split_embedding")
 """The keys of the block `graph` that give the graph's options."""
 
-SPANS = "spans"
-"""A further key of that block, which only files of circuits have that tell spans apart."""
+TOLD = ("spans", "neurons")
+"""Further keys of that block, which only files of circuits have that tell such apart."""
 
 COUNTS = ("senders", "ports", "edges")
 
@@ -183,6 +183,7 @@ class DiscoveryBlock(TypedDict):
     stable: NotRequired[float | None]
     greedy: NotRequired[bool | None]
     level: NotRequired[str | None]
+    mlps: NotRequired[list[int] | None]
     fitted: NotRequired[FittedBlock | None]
     order: NotRequired[str | None]
     batch_size: NotRequired[int | None]
@@ -242,11 +243,12 @@ class MeasuresBlock(TypedDict):
 
 
 class GraphBlock(TypedDict):
-    """A graph's options and counts, which its shape must have; `spans`: those it tells apart."""
+    """A graph's options and counts, which its shape must have, and what it tells apart."""
 
     grouped_kv: bool
     split_embedding: NotRequired[bool]
     spans: NotRequired[Annotated[list[str], SkipValidation]]
+    neurons: NotRequired[Annotated[list[int], SkipValidation]]
     senders: int
     ports: int
     edges: int
@@ -391,7 +393,7 @@ def graph_block(graph: ComputationGraph, extra: Mapping[str, object]) -> dict[st
     """Build the block `graph`: options, then counts."""
     counts = (len(graph.senders), len(graph.ports), graph.edge_count)
     options = {key: getattr(graph, key) for key in OPTIONS}
-    options |= {SPANS: list(graph.spans)} if graph.spans else {}
+    options |= {key: list(getattr(graph, key)) for key in TOLD if getattr(graph, key)}
     return {**options, **dict(zip(COUNTS, counts, strict=True)), **ordered(extra, ())}
 
 
@@ -420,7 +422,7 @@ def read_circuit(path: str | Path, parsed: dict[str, object] | None = None) -> C
     circuit = Circuit(graph, read_rows(path, graph, "edges", file["edges"], scores))
     blocks = (file["model"], file["task"], file["discovery"], file["certificate"], file["measures"])
     extra = others(document, "edges", "graph", *PROVENANCE)
-    if more := {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, SPANS, *COUNTS)}:
+    if more := {k: v for k, v in file["graph"].items() if k not in (*OPTIONS, *TOLD, *COUNTS)}:
         extra["graph"] = more
     return CircuitFile(circuit, *blocks, edge_scores=scores[0], extra=extra, path=Path(path))
 
@@ -431,7 +433,9 @@ def read_graph(
     """Build the graph a file describes, of its counts, and of a size that such a file can fill."""
     counts = {key: block[key] for key in COUNTS} | {"d_model": model["d_model"]}
     shape = {key: {**_ABSENT, **model}[key] for key in (*SHAPE, *_ABSENT)}
-    shape |= {key: block.get(key, False) for key in OPTIONS} | {SPANS: block.get(SPANS, [])}
+    shape |= {key: block.get(key, False) for key in OPTIONS} | {
+        key: block.get(key, []) for key in TOLD
+    }
     graph = graph_of(path, shape, counts)
     size = dict(zip(COUNTS, graph.size[::-1], strict=False))
     if all(block[key] == count for key, count in size.items()):
@@ -481,7 +485,11 @@ def graph_of(
         wrong.append(f"mixers {short(mixers)} (accepted: a word for each layer)")
     if not isinstance(lacking, list) or not all(type(i) is int for i in lacking):
         wrong.append(f"without_mlp {short(lacking)} (accepted: numbers of layers)")
-    spans = shape.get(SPANS, [])
+    spans, neurons = (shape.get(key, []) for key in TOLD)
+    if not isinstance(neurons, list) or not all(
+        type(n) is int and 0 <= n <= MOST_CELLS for n in neurons
+    ):
+        wrong.append(f"neurons {short(neurons)} (accepted: a number for each layer)")
     if not isinstance(spans, list) or not all(isinstance(one, str) for one in spans):
         wrong.append(f"spans {short(spans)} (accepted: names of spans)")
     if not isinstance(sources, list) or not all(type(i) is int for i in sources):
@@ -490,7 +498,7 @@ def graph_of(
         raise FileFormatError(f"{path} describes no graph: {'; '.join(wrong)}.")
     try:
         lists = {"experts": experts, "mixers": mixers, "without_mlp": lacking}
-        lists |= {"kv_sources": sources, SPANS: spans}
+        lists |= {"kv_sources": sources, "spans": spans, "neurons": neurons}
         fields: Any = {**shape, **{k: tuple(cast("list[Any]", v)) for k, v in lists.items()}}
         return ComputationGraph(**fields)
     except (GraphMismatch, TypeError) as error:  # TypeError: a field that graphs do not have

@@ -25,7 +25,7 @@ from ..graph import ComputationGraph
 from ..levels.nodes import EDGE
 from ..scores import Scores
 from .atomic import write_bytes
-from .circuit import OPTIONS, SHAPE, SPANS, CircuitFile, graph_of, rarer_keys
+from .circuit import OPTIONS, SHAPE, TOLD, CircuitFile, graph_of, rarer_keys
 from .reading import listed, parse_json, short
 
 SUFFIX = ".scores.safetensors"
@@ -97,7 +97,7 @@ def write_scores(
 
 def graph_metadata(graph: ComputationGraph, about: Mapping[str, str]) -> dict[str, str]:
     """Return a sidecar's metadata: the graph's names, what the scores are of, and its shape."""
-    usual = (*SHAPE, *OPTIONS, *([SPANS] if graph.spans else []))
+    usual = (*SHAPE, *OPTIONS, *(key for key in TOLD if getattr(graph, key)))
     shape = {k: v for k, v in asdict(graph).items() if k in usual or k in rarer_keys(graph)}
     return {
         "senders": json.dumps([str(node) for node in graph.senders]),

@@ -17,13 +17,17 @@ from ..circuit import Circuit
 from ..graph import ComputationGraph
 from ..names import Kind
 
-EDGE, NODE = "edge", "node"
+EDGE, NODE, NEURON = "edge", "node", "neuron"
 
 LEVELS = {
     EDGE: "each edge has a score",
     NODE: "all edges out of a node together have one, and are kept or ablated together",
+    NEURON: "as node, where each hidden unit of chosen MLPs is a node",
 }
-"""What has a score and is kept or ablated, by name."""
+"""What has a score and is kept or ablated, by name.
+
+Neurons are senders of a graph like others, so that scores of them are scores of nodes.
+"""
 
 
 def told(level: object, circuit: Circuit) -> str | None:
@@ -33,10 +37,18 @@ def told(level: object, circuit: Circuit) -> str | None:
     >>> told("node", circuit), told("edge", circuit)
     ('level node: 3 nodes that write, with every edge among them', None)
     """
-    if level != NODE:
+    if level not in (NODE, NEURON):
         return None
     at = " at spans" if circuit.graph.spans else ""
-    return f"level {NODE}: {count(circuit):,} nodes that write{at}, with every edge among them"
+    own = ""
+    if level == NEURON:
+        neurons = np.array([node.kind is Kind.NEURON for node in circuit.graph.senders])
+        kept = _by_span(circuit.graph, circuit.kept)[..., neurons]
+        number = int(kept.any(0).sum())
+        own = f", {number:,} of them neurons"
+    return (
+        f"level {level}: {count(circuit):,} nodes that write{at}{own}, with every edge among them"
+    )
 
 
 def count(circuit: Circuit) -> int:

@@ -8,7 +8,7 @@ V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -20,7 +20,7 @@ from ..graph import HEADS, NONE, WHOLE, ComputationGraph
 from .attention import Attention, AttentionContext
 from .devices import place
 from .experts import Beside, Experts
-from .mlp import ACTIVATIONS, MLP, Linear, TokenGate
+from .mlp import ACTIVATIONS, MLP, Linear, Neurons, TokenGate
 from .norms import Norm, normalise, working_dtype
 from .own.packed import Gathered, PerLayer, Spread
 from .rotary import Growth, Rotary
@@ -264,6 +264,31 @@ class LiftedModel:
     def sources(self) -> int:
         """Count the senders that come from the embedding: `embed`, or `tok` and `pos`."""
         return 2 if self.graph.split_embedding else 1
+
+    @typed
+    def with_neurons(self, layers: Sequence[int]) -> LiftedModel:
+        """Return the model with the hidden units of some layers' MLPs as senders of their own.
+
+        An UnsupportedModel says which MLP's cannot be, as what it writes is no sum over them.
+        """
+        blocks, counts = list(self.blocks), [0] * len(self.blocks)
+        for layer in layers:
+            if not 0 <= layer < len(blocks):
+                raise EdgewiseError(
+                    f"there is no m{layer}; accepted: MLPs of layers 0 to {len(blocks) - 1}."
+                )
+            block = blocks[layer]
+            if not isinstance(block.mlp, MLP) or block.mlp_post_norm or block.gate:
+                raise UnsupportedModel(
+                    f"the neurons of m{layer} cannot be told apart: what it writes is no sum over "
+                    "hidden units, as it has experts, or is normalised, gated or taken whole; "
+                    "accepted: MLPs whose last projection writes to the stream."
+                )
+            own = {one.name: getattr(block.mlp, one.name) for one in fields(block.mlp)}
+            blocks[layer] = replace(block, mlp=Neurons(**own))
+            counts[layer] = block.mlp.down.weight.shape[1]
+        graph = replace(self.graph, neurons=tuple(counts))
+        return replace(self, blocks=tuple(blocks), graph=graph) if layers else self
 
     @typed
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .devices import projected
+from .devices import projected, taken
 from .norms import Norm
 
 
@@ -170,6 +170,31 @@ class MLP:
     def bias(self) -> Tensor | None:
         """Return the bias of the first projection."""
         return self.up.bias
+
+
+@dataclass(frozen=True)
+class Neurons(MLP):
+    """An MLP whose hidden units each are a sender; what is left, a bias, is one more.
+
+    A hidden unit is what the last projection reads, act(gate)·up of a gated MLP.
+    """
+
+    def outputs(self, x: Tensor, only: Sequence[int] | None = None) -> Tensor:
+        """Return what each unit writes, and last what is left, [I + 1, N, D] or `only` these."""
+        units, inner = self.down.weight.shape[1], self.inner(x)  # [N, I]
+        wanted = range(units + 1) if only is None else only
+        chosen = [unit for unit in wanted if unit < units]
+        every = len(chosen) == units
+        hidden, columns = inner, self.down.weight
+        if not every:
+            hidden, columns = taken(inner, chosen, -1), taken(columns, chosen, 1)
+        out = hidden.movedim(-1, 0)[..., None] * columns.T.reshape(
+            len(chosen), *[1] * (inner.dim() - 1), -1
+        )
+        if len(chosen) < len(wanted):
+            rest = out.new_zeros(1, *out.shape[1:])
+            out = torch.cat([out, rest if self.down.bias is None else rest + self.down.bias])
+        return out if self.output_scale == 1 else out * self.output_scale
 
 
 @dataclass(frozen=True)

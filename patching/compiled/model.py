@@ -14,6 +14,7 @@ from jax import Array
 
 from ...graphs.errors import UnsupportedModel
 from ...graphs.lift.lifted import Attention, LiftedModel
+from ...graphs.lift.mlp import Neurons
 from ...graphs.lift.norms import working_dtype
 from ...graphs.lift.own.packed import Gathered
 from ..run.memory import free_bytes, share_the_card
@@ -100,6 +101,8 @@ def whole_part(model: LiftedModel) -> str:
         for node, part in ((f"s{layer}", block.attention), (f"m{layer}", block.mlp)):
             if part is not None and hasattr(part, "calls"):
                 return f"its node {node} is taken whole and runs the model's own torch module"
+            if isinstance(part, Neurons):
+                return f"the neurons of {node} are senders of their own"
             if isinstance(part, Attention) and part.wo.dim() != 3:
                 return f"layer {layer} has heads of an unknown form"
     if model.spread is not None or isinstance(model.final_norm, Gathered):

@@ -148,7 +148,7 @@ def test_what_works_at_which_level() -> None:
     known = {name: method.levels for name, method in methods().items()}
     assert known["acdc"] == ("edge",)
     for name in ("eap", "eap-ig", "clean-corrupted", "conductance", "exact"):
-        assert known[name] == ("edge", "node"), name
+        assert known[name] == ("edge", "node", "neuron"), name
 
 
 def test_a_file_of_a_node_circuit_can_be_repeated() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgewise.experiment.spec import DiscoverySpec
 from edgewise.graphs.files import read_circuit
 from edgewise.graphs.levels.nodes import fan_out
 from tests.edgewise.conftest import Run
@@ -69,3 +70,20 @@ def test_wrong_input(
 ) -> None:
     result = edgewise(*line, *options, "-o", "a.json", status=status)
     assert words in " ".join(result.output.split())
+
+
+def test_a_circuit_of_neurons_from_end_to_end(
+    edgewise: Run, models: dict[str, Path], pairs: Path
+) -> None:
+    line = ("discover", "--model", models["llama"], "--task", pairs, "--method", "eap")
+    result = edgewise(*line, "--level", "neuron", "--mlps", "0,1", "--top", 9, "-o", "a.json")
+    assert "level neuron: 9 nodes that write, " in " ".join(result.output.split())
+    found, document = read_circuit("a.json"), json.loads(Path("a.json").read_text())
+    assert document["discovery"]["mlps"] == [0, 1]
+    assert all(document["graph"]["neurons"])
+    assert DiscoverySpec.of_circuit(found).mlps == (0, 1)
+    result = edgewise("evaluate", "a.json", "--json")
+    value = json.loads(result.output)["faithfulness"]
+    assert value == pytest.approx(found.measures["faithfulness"], abs=1e-5)
+    edgewise("draw", "a.json", "-o", "a.svg")
+    edgewise("draw", "a.json", "--as", "heat-map", "-o", "map.svg")

@@ -121,6 +121,10 @@ def draw_heat_map(sides: Sequence[ScoredSide], *, title: str = "", absolute: boo
     return make_heat_map(graph, panels, title=title, caption=words)
 
 
+_OF_NEURONS = (Kind.NEURON, Kind.REST)
+_OF_MLPS = [Kind.MLP, Kind.EXPERT, Kind.SHARED, *_OF_NEURONS]
+
+
 class _Builder:
     """The measures of a grid whose marks are being made."""
 
@@ -131,7 +135,7 @@ class _Builder:
         self.kinds = [[Kind.MIXER]] if WHOLE in graph.mixers else []
         self.kinds += [[Kind.POST]] if graph.post_norm else []
         has_mlp = len(graph.without_mlp) < graph.layers
-        self.kinds += [[Kind.MLP, Kind.EXPERT, Kind.SHARED]] if has_mlp else []
+        self.kinds += [_OF_MLPS] if has_mlp else []
         words = {Kind.MIXER: "mixer", Kind.POST: "o"}
         mlp = "experts" if graph.experts else "MLP"
         self.extra = [words.get(kinds[0], mlp) for kinds in self.kinds]
@@ -194,7 +198,8 @@ class _Builder:
         for (x, y, width), members in found.items():
             values, node = panel.values[members], self.graph.senders[members[0]]
             value = math.nan if np.isnan(values).all() else float(np.nansum(values))
-            name = str(node) if len(members) == 1 else f"experts of m{node.layer}"
+            what = "neurons" if node.kind in _OF_NEURONS else "experts"
+            name = str(node) if len(members) == 1 else f"{what} of m{node.layer}"
             score = "no score" if math.isnan(value) else f"{value:.4g}"
             corner = (round(left + x, 2), round(top + y, 2))
             size = (round(width - _THIN, 2), round(self.row - _THIN, 2))

@@ -20,7 +20,7 @@ LAYOUTS = ("auto", "dot", "built-in")
 TALL = 22
 _STEPS = {
     Kind.KV: 0, Kind.HEAD: 1, Kind.MIXER: 1, Kind.POST: 2, Kind.MLP: 3, Kind.EXPERT: 4,
-    Kind.SHARED: 4,
+    Kind.SHARED: 4, Kind.NEURON: 4, Kind.REST: 4,
 }  # fmt: skip
 
 
