@@ -135,7 +135,7 @@ def _own_warnings() -> Iterator[None]:
 
 IN_USE = (
     "lift", "tasks", "discover", "import", "patch", "evaluate", "matrix", "diff", "timeline",
-    "methods", "optimal", "transplant", "roles", "draw", "run",
+    "methods", "optimal", "transplant", "roles", "draw", "export", "run",
 )  # fmt: skip
 """The order in which commands are listed, which is that of their use; further ones come last."""
 

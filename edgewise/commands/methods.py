@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..graphs.files import CircuitFile
     from ..graphs.files.exchange import Foreign
     from ..graphs.files.tables.methods import MethodsFile
+    from ..graphs.scores import Scores
     from ..session import Session
     from ..steps.claims.asked import AskedMethod, Asking, GivenScores
 
@@ -187,15 +188,33 @@ def _scores(given: CircuitFile | Foreign, session: Session, compute: ComputeSpec
     """Return the scores of a file, called as the file is."""
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import CircuitFile, read_scores_of
+    from ..graphs.files.exchange.mib import IMPORTANCES
     from ..steps.claims.asked import GivenScores
 
-    label = Path(str(given.path)).name
+    path = Path(str(given.path))
+    label = path.name
+    if path.stem == IMPORTANCES:  # as of every method of a submission: its folders tell them apart
+        label = "/".join(path.absolute().parts[-3:-1])
     if isinstance(given, CircuitFile):
-        return GivenScores(label, read_scores_of(given).scores)
+        return GivenScores(label, _of_edges(label, read_scores_of(given).scores))
     made = in_model(given, session, compute, curve=True)
     if made.scores is None:
         raise EdgewiseError(f"{given.path} has no scores to judge; accepted: files with scores.")
-    return GivenScores(label, made.scores.scores)
+    return GivenScores(label, _of_edges(label, made.scores.scores))
+
+
+def _of_edges(label: str, scores: Scores) -> Scores:
+    """Return scores of edges; refuse those of nodes, whose sizes are numbers of nodes."""
+    from ..graphs.errors import EdgewiseError
+    from ..graphs.levels.nodes import EDGE
+
+    if scores.level != EDGE:
+        raise EdgewiseError(
+            f"{label} scores {scores.level}s, and the table holds scores of edges against each "
+            "other; accepted: scores of edges. `edgewise evaluate FILE --curve` tells CPR and CMD "
+            f"of {scores.level}s."
+        )
+    return scores
 
 
 def _asking(flags: Flags, sizes: str | None, exact: int | None) -> Asking:

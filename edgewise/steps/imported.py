@@ -31,6 +31,7 @@ from ..graphs.files import CircuitFile, ScoresFile, model_block
 from ..graphs.files.circuit import PROMPTS, CertificateBlock, DiscoveryBlock, ModelBlock, TaskBlock
 from ..graphs.files.exchange import Foreign, read_foreign
 from ..graphs.graph import ComputationGraph
+from ..graphs.levels.nodes import EDGE
 from ..graphs.scores import Scores
 from ..patching.engines import about_engine
 from ..patching.prompts.pair_files import pair_rows
@@ -110,13 +111,14 @@ def import_circuit(
             batch_size=compute.batch_size,
         )  # fmt: skip
     circuit = _chosen(found, circuit, scores, select, runner)
+    level = EDGE if scores is None else scores.level
     if runner is not None:
         evaluation = measure(runner, circuit)
     file = CircuitFile(
         circuit=circuit,
         model=session.model_block,
         task=NOWHERE if runner is None else task_block(runner.pairs),
-        discovery=_discovery(found, select, measured, session, runner),
+        discovery=_discovery(found, select, measured, session, runner, level),
         certificate=certificate.as_dict(),
         measures={}
         if evaluation is None or runner is None
@@ -179,10 +181,7 @@ def _chosen(
         why = (
             "keeps no edge, and its edges have no scores" if found.only_scored else "has no scores"
         )
-        other = ""
-        if found.only_scored and found.scores_others:
-            other = "; those of its nodes or neurons are of a level that does not exist here"
-        raise EdgewiseError(f"{found.path} {why}{other}. Accepted: scores of edges, or kept edges.")
+        raise EdgewiseError(f"{found.path} {why}. Accepted: scores of edges, or kept edges.")
     if select is None or not asked:
         return Circuit.full(scores.graph)
     if select.faithfulness is not None and runner is None:
@@ -196,11 +195,13 @@ def _discovery(
     measured: Mapping[str, str],
     session: Session,
     runner: Runner | None,
+    level: str,
 ) -> DiscoveryBlock:
     """Return where the circuit came from, as its file says it."""
     block: dict[str, object] = {
         "method": IMPORTED,
         **({} if select is None else select.as_dict()),
+        **({} if level == EDGE else {"level": level}),
         **measured,
         "source": source_block(found),
     }

@@ -293,9 +293,8 @@ def test_what_does_not_fit_is_refused(
     content["cfg"]["d_model"] = 16
     for edge in content["edges"].values():
         edge.update(in_graph=False, score=0.0)
-    content["nodes"]["m0"]["score"] = 0.5
     (tmp_path / "nodes.json").write_text(json.dumps(content))
-    with pytest.raises(EdgewiseError, match="those of its nodes or neurons are of a level"):
+    with pytest.raises(EdgewiseError, match=r"keeps no edge, and its edges have no scores\."):
         import_circuit(tmp_path / "nodes.json", str(models["llama"]))
 
 

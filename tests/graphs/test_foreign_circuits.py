@@ -35,6 +35,7 @@ TINY = ComputationGraph(2, 2)
 WIDTH = 4
 SENDERS = ("input", "a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1")
 KEPT = ("input->a0.h1<v>", "a0.h1->m1", "m1->logits")
+ALONE = ("scores of nodes and neurons are not read, as edges have theirs",)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -100,16 +101,38 @@ def test_nodes_that_keep_all_their_neurons_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", [False, 0, 0.0])
-@pytest.mark.parametrize(("name", "number"), [("a0.h1", 1), ("m1", 3), ("input", 4)])
-def test_a_node_that_lacks_neurons_is_named(
+@pytest.mark.parametrize(("name", "number"), [("a0.h1", 1), ("m1", 3), ("input", 2)])
+def test_a_node_that_lacks_some_neurons_is_whole_and_that_is_said(
     tmp_path: Path, flag: object, name: str, number: int
 ) -> None:
     content = document()
     content["nodes"][name]["neurons"][:number] = [flag] * number
-    left = WIDTH - number or "none"
-    assert f"({name} {left} of 4)" in refusal(saved(tmp_path, content))
+    found = read_foreign(saved(tmp_path, content))
+    assert found.kept == 3
+    assert (
+        f"1 nodes keep only some of their neurons ({name} {WIDTH - number} of 4); here they are "
+        "whole"
+    ) in found.notes
+
+
+@pytest.mark.parametrize(("name", "left"), [("a0.h1", 2), ("m1", 2), ("input", 2)])
+def test_the_edges_of_a_node_without_neurons_are_left_out(
+    tmp_path: Path, name: str, left: int
+) -> None:
+    content = document()
+    content["nodes"][name]["neurons"] = [0] * WIDTH
+    found = read_foreign(saved(tmp_path, content))
+    assert found.kept == left
+    assert name.replace("input", "embed") not in {str(e.sender) for e in found.on(TINY)[0].edges}
+    said = f"1 nodes keep none of their neurons ({name} none of 4), so the 1 edges that they write"
+    assert any(one.startswith(said) for one in found.notes)
     content["nodes"][name] = {"in_graph": True}  # EAP-IG takes a node without a list for empty
-    assert f"({name} none of 4)" in refusal(saved(tmp_path, content))
+    assert read_foreign(saved(tmp_path, content)).kept == left
+    for other in SENDERS:
+        content["nodes"][other] = {"in_graph": True, "neurons": [0] * WIDTH}
+    said = refusal(saved(tmp_path, content))
+    assert "its 3 kept edges keep none of their neurons" in said
+    assert "so that nothing is left of it" in said
 
 
 def test_only_nodes_that_write_kept_edges_need_neurons(tmp_path: Path) -> None:
@@ -122,8 +145,10 @@ def test_a_head_may_have_the_lists_of_all_heads_of_its_layer(tmp_path: Path) -> 
     content = document()
     content["nodes"]["a0.h1"]["neurons"] = [[1.0] * WIDTH, [True] * WIDTH]
     assert read_foreign(saved(tmp_path, content)).kept == 3
+    content["nodes"]["a0.h1"]["neurons"][0][2] = 0  # another head's
+    assert read_foreign(saved(tmp_path, content)).notes == ALONE
     content["nodes"]["a0.h1"]["neurons"][1][2] = 0
-    assert "a0.h1 7 of 8" in refusal(saved(tmp_path, content))
+    assert "(a0.h1 3 of 4)" in str(read_foreign(saved(tmp_path, content)))
 
 
 def test_neurons_at_the_top_of_the_file_count_too(tmp_path: Path) -> None:
@@ -133,7 +158,90 @@ def test_neurons_at_the_top_of_the_file_count_too(tmp_path: Path) -> None:
     content["neurons"] = {name: [True] * WIDTH for name in SENDERS}
     assert read_foreign(saved(tmp_path, content)).kept == 3
     content["neurons"]["m1"][0] = False
-    assert "m1 3 of 4" in refusal(saved(tmp_path, content))
+    assert "(m1 3 of 4)" in str(read_foreign(saved(tmp_path, content)))
+
+
+def unscored(content: dict[str, Any], kept: bool) -> dict[str, Any]:
+    """Take the edges' scores away, and unless they are kept, their flags."""
+    for edge in content["edges"].values():
+        edge.update(score=0.0, **({} if kept else {"in_graph": False}))
+    return content
+
+
+@pytest.mark.parametrize("form", ["json", "pt"])
+def test_scores_of_neurons_add_up_to_those_of_nodes(tmp_path: Path, form: str) -> None:
+    draw = np.random.default_rng(0).normal(size=(7, WIDTH)).astype(np.float32)
+    content, path = unscored(document(), kept=False), tmp_path / f"g.{form}"
+    for name, row in zip(SENDERS, draw, strict=True):
+        content["nodes"][name]["neurons_scores"] = row.tolist()
+    if form == "json":
+        saved(tmp_path, content)
+    else:
+        none = torch.zeros(7, 15)
+        torch.save(tensors(edges_scores=none, edges_in_graph=none.bool(),
+                           neurons_scores=torch.tensor(draw)), path)  # fmt: skip
+    found = read_foreign(path)
+    assert found.only_scored
+    assert "scored are nodes, each the sum over its neurons" in found.notes
+    scores = found.on(TINY)[1]
+    assert scores is not None
+    assert scores.level == "node"
+    for column, total in enumerate(draw.sum(1)):
+        own = scores.values[TINY.reads[:, column], column]
+        np.testing.assert_allclose(own, total, atol=1e-6)
+    strongest = TINY.senders[int(np.abs(draw.sum(1)).argmax())]
+    assert {edge.sender for edge in scores.top(1).edges} <= {strongest}
+
+
+def test_a_head_with_the_scores_of_all_heads_has_its_own(tmp_path: Path) -> None:
+    content = unscored(document(), kept=False)
+    for name in SENDERS:
+        content["nodes"][name].pop("neurons_scores")
+    content["nodes"]["a0.h1"]["neurons_scores"] = [[1.0] * WIDTH, [0.25] * WIDTH]
+    scores = read_foreign(saved(tmp_path, content)).on(TINY)[1]
+    assert scores is not None
+    assert scores["a0.h1->logits"] == 1.0
+    assert scores["m1->logits"] == 0.0
+
+
+def test_scores_of_nodes_count_where_whole_nodes_are_kept(tmp_path: Path) -> None:
+    content = unscored(document(), kept=True)
+    for number, name in enumerate(SENDERS):
+        content["nodes"][name] = {"in_graph": True, "score": float(number)}
+    found = read_foreign(saved(tmp_path, content))
+    assert found.on(TINY)[1] is None
+    assert any("as edges are kept, and not whole nodes" in one for one in found.notes)
+    for edge in content["edges"].values():
+        edge["in_graph"] = True
+    found = read_foreign(saved(tmp_path, content))
+    scores = found.on(TINY)[1]
+    assert scores is not None
+    assert (scores["m1->logits"], scores.level) == (6.0, "node")
+    assert "scored are nodes, as no edge has one" in found.notes
+
+
+def test_graphs_of_nodes_are_written_with_their_scores(tmp_path: Path) -> None:
+    values = np.broadcast_to(np.arange(1.0, 8.0), TINY.reads.shape)
+    scores = Scores(TINY, values, "node")
+    for name in ("g.json", "g.pt"):
+        write_eap_ig(tmp_path / name, scores.top(2), scores, d_model=WIDTH)
+        found = read_foreign(tmp_path / name)
+        circuit, own = found.on(TINY)
+        assert circuit == scores.top(2)
+        assert own is not None
+        assert own.level == "node"
+        np.testing.assert_array_equal(own.values, scores.values)
+
+
+def test_neurons_of_tensors_are_counted(tmp_path: Path) -> None:
+    content = tensors()
+    content["neurons_in_graph"][2, 1] = False
+    content["neurons_in_graph"][6] = False
+    torch.save(content, tmp_path / "g.pt")
+    found = read_foreign(tmp_path / "g.pt")
+    assert found.kept == 2
+    assert "(a0.h1 3 of 4)" in str(found)
+    assert "(m1 none of 4)" in str(found)
 
 
 # -- entries of a wrong kind ---------------------------------------------------------------------
@@ -320,9 +428,8 @@ def _set(key: str, at: tuple[int, ...], value: float, dtype: Any = torch.float32
         (_set("edges_scores", (0, 6), float("inf")), "'input->m0': edges_scores is inf; accepted"),
         (_set("nodes_in_graph", (1,), 3), "node 'a0.h0': nodes_in_graph is 3; accepted: true"),
         (_set("neurons_in_graph", (2, 1), 0.5), "node 'a0.h1': neurons_in_graph[1] is 0.5"),
-        (_set("neurons_in_graph", (2, 1), 0), "keep only some of their neurons, or none (a0.h1 3"),
-        (_set("neurons_in_graph", (6,), 0, torch.bool), "(m1 none of 4)"),
         (lambda d: d.update(neurons=torch.zeros(7, WIDTH)), "(input none of 4; a0.h1 none"),
+        (_set("neurons_scores", (2, 1), float("inf")), "neurons_scores[2, 1] is inf; accepted"),
         (lambda d: d.update(edges_scores=d["edges_in_graph"]), "edges_scores holds true and false"),
         (
             lambda d: d.update(edges_in_graph=["False"]),

@@ -3,7 +3,7 @@
 | tool | file | here |
 | --- | --- | --- |
 | EAP-IG | `.json`: names; `.pt`: matrices [senders, ports] | `read_eap_ig`, `write_eap_ig` |
-| MIB | a folder of EAP-IG's files, one or a size each | `read_foreign`, `read_sizes` |
+| MIB | a folder of EAP-IG's files, one or a size each | `read_sizes`, `write_submission` |
 | ACDC | `blocks.0.hook_mlp_out[:] -> blocks.1.hook_resid_post[:]` | `read_acdc` |
 | Edge-Pruning | `edges.json`: `[["a0.h1", "a2.h3.q"], …]` | `read_edge_pruning` |
 | none | a list of this project's names of edges: `m0->a3.h1<q>` | `read_named` |
@@ -18,12 +18,14 @@ from .acdc import read_acdc
 from .eap_ig import read_eap_ig, write_eap_ig
 from .edge_pruning import read_edge_pruning
 from .foreign import TOOLS, Foreign, is_foreign, read_foreign, read_sizes
+from .mib import Submitted, write_submission
 from .named import NamedEdges, is_named, read_named
 
 __all__ = [
     "TOOLS",
     "Foreign",
     "NamedEdges",
+    "Submitted",
     "is_foreign",
     "is_named",
     "read_acdc",
@@ -33,4 +35,5 @@ __all__ = [
     "read_named",
     "read_sizes",
     "write_eap_ig",
+    "write_submission",
 ]

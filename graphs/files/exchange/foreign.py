@@ -113,13 +113,8 @@ class Foreign:
 
     @property
     def only_scored(self) -> bool:
-        """Tell whether no edge is kept, but edges have scores to choose by."""
+        """Tell whether no edge is kept, but edges or nodes have scores to choose by."""
         return isinstance(self.found, EapIg) and not len(self.found.circuit)
-
-    @property
-    def scores_others(self) -> bool:
-        """Tell whether nodes or neurons have scores, which are not read."""
-        return isinstance(self.found, EapIg) and self.found.other_scores
 
     @property
     def kept(self) -> int:
@@ -167,7 +162,7 @@ class Foreign:
                 "run on, with a port for each query head."
             )
         circuit = Circuit(graph, self.found.circuit.kept)
-        return circuit, None if scores is None else Scores(graph, scores.values)
+        return circuit, None if scores is None else Scores(graph, scores.values, scores.level)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -283,9 +278,10 @@ def _circuits_in(folder: Path) -> list[Path]:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    """List the folders in a folder that hold graphs of EAP-IG."""
-    inner = (one for one in sorted(folder.iterdir()) if one.is_dir())
-    return [one.name for one in inner if _circuits_in(one)]
+    """List the folders in a folder, and in its folders, that hold graphs of EAP-IG."""
+    inner = [one for one in sorted(folder.iterdir()) if one.is_dir()]
+    deeper = [two for one in inner for two in sorted(one.iterdir()) if two.is_dir()]
+    return [str(one.relative_to(folder)) for one in (*inner, *deeper) if _circuits_in(one)]
 
 
 def _files_of(folder: Path) -> list[Path]:
