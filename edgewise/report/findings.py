@@ -19,6 +19,8 @@ import numpy as np
 from ..discovery.evaluation import HELD_OUT, Evaluation, fitted_to_its_prompts
 from ..discovery.measures.curve import Curve
 from ..discovery.random_circuits import Baseline
+from ..discovery.searches.orders import survived
+from ..discovery.searches.stopping import stopped
 from ..discovery.uncertainty.bootstrap import Estimate
 from ..experiment.spec import Experiment, ModelSpec
 from ..graphs.comparison import Changes, Floor
@@ -105,6 +107,12 @@ class CircuitFindings(NamedTuple):
         if first is None or own is None or not self.held_out:
             return None
         return fitted_to_its_prompts(own, first)
+
+    @property
+    def searched(self) -> list[str]:
+        """Say where a search stopped, and what survives of several orders, if its file does."""
+        where, most = stopped(self.file.discovery), survived(self.file.discovery)
+        return [*([f"it stopped {where}"] if where else []), *([most] if most else [])]
 
     @property
     def stability(self) -> EdgeStability | None:

@@ -178,8 +178,9 @@ def test_a_run_reports_rivals(models: dict[str, Path], pairs: Path, tmp_path: Pa
         [task]
         file = "{pairs}"
         [discovery]
-        method = "eap"
-        top = 12
+        method = "acdc"
+        threshold = 0.05
+        stop_on = 2
         [evaluation]
         metrics = ["logit_diff"]
         rivals = 1
@@ -192,4 +193,6 @@ def test_a_run_reports_rivals(models: dict[str, Path], pairs: Path, tmp_path: Pa
     assert [type(one) for one in found.circuits] == [Rival] * len(found.circuits)
     report = result.report.read_text()
     assert "Rivals of base: further circuits" in report
-    assert f"| rival 1 | 12 | {found.circuits[1].new} |" in report
+    other = found.circuits[1]
+    assert f"| rival 1 | {len(other.edges)} | {other.new} |" in report
+    assert "* The search for the circuit of base: it stopped at " in report

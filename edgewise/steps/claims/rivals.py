@@ -240,7 +240,8 @@ def _apart(
         found = method.rival(replace(runner, engine=engine), options, weights, progress)
         return found.circuit or Circuit.empty(graph)
     if scored.scores.level != EDGE:  # all edges out of a node stay together
-        weights = np.broadcast_to(weights.max(0), weights.shape)
+        spans = weights.reshape(-1, graph.positions, weights.shape[1])
+        weights = np.tile(spans.max(0), (len(spans), 1))
     values = (scored.scores.values / weights).astype(np.float32)
     lighter = replace(scored.scores, values=np.where(np.isinf(weights), np.float32(np.nan), values))
     if method.selects:

@@ -40,7 +40,7 @@ def write_eap_ig(
     values = np.zeros(graph.reads.shape, np.float32) if scores is None else scores.values
     nodes_scores: np.ndarray | None = None
     if scores is not None and scores.level == NODE:
-        nodes_scores, values = np.nan_to_num(of_nodes(values)), np.zeros_like(values)
+        nodes_scores, values = np.nan_to_num(of_nodes(graph, values)), np.zeros_like(values)
     values = np.nan_to_num(values, nan=0.0)
     cfg = {theirs: getattr(graph, ours) for ours, theirs in CFG.items()} | {"d_model": d_model}
     touched = set(circuit.nodes)
