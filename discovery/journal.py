@@ -1,5 +1,7 @@
 """The journal of a walk: what was decided, step by step, so that a stopped walk can go on.
 
+A training has a state in place of decisions: arrays, of which the latest are kept.
+
 An entry is written when a step (a port, or a layer's ports as wholes) is decided and the search has
 been marked; every later number follows from the entries alone. So a walk that replays them, and
 restores the search to its last mark, goes on as if it had never stopped, to the last bit.
@@ -9,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..graphs.errors import FileFormatError
 from ..patching.incremental.search import BaseKind
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Journal(Protocol):
@@ -24,6 +29,12 @@ class Journal(Protocol):
 
     def append(self, entry: Entry) -> None:
         """Keep one more entry; it must outlive the process."""
+
+    def saved(self) -> Mapping[str, np.ndarray] | None:
+        """Return the arrays that were kept last; None if there are none."""
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays in the place of those kept before; they must outlive the process."""
 
 
 @dataclass(frozen=True)

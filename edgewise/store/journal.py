@@ -6,6 +6,9 @@ operating system before the next begins: killing the process loses the step it i
 a hash over its own text and the hash before it, so a line that was changed does not follow from the
 one before, and is refused. Only the last line can be torn, and then it is ignored. The file goes
 when the result is written.
+
+A training decides nothing before its end. Beside its journal, which has the request alone, stands
+its latest state (`NAME.state.safetensors`), which names the journal's first seal.
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..discovery.journal import Entry
 from ..graphs.errors import EdgewiseError, FileFormatError, JournalMismatch
 from ..graphs.files.atomic import unwritable
 from ..graphs.files.reading import LINES_BYTES, read_bounded
+from .state import State, read_state, state_path, write_state
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT, VERSION = "edgewise/journal", 2
 _SEALED = re.compile(rb'(\{.+), "sha256": "([0-9a-f]{64})"\}')
@@ -52,7 +59,8 @@ class JournalFile:
         self.entries: tuple[Entry, ...] = ()
         self.seconds = 0.0
         self._start = 0.0
-        self._last = ""
+        self._first = self._last = ""
+        self._state: State | None = None
         self._file: IO[bytes] | None = None
 
     @property
@@ -80,7 +88,24 @@ class JournalFile:
         except OSError as error:
             self.close()
             raise unwritable(f"the journal {self.path}", error) from error
+        self._begin_state(going_on=size > 0)
         self._start = time.perf_counter()
+
+    def _begin_state(self, *, going_on: bool) -> None:
+        """Read the state of a training that goes on, or remove that of an earlier one."""
+        path = state_path(self.path)
+        if not going_on:
+            self._first = self._last
+            path.unlink(missing_ok=True)
+            return
+        try:
+            self._state = read_state(path, self._first)
+        except FileFormatError:
+            if not self._or_anew:
+                self.close()
+                raise
+        if self._state is not None:
+            self.seconds = self._state.seconds
 
     @property
     def begun(self) -> bool:
@@ -89,14 +114,25 @@ class JournalFile:
 
     def append(self, entry: Entry) -> None:
         """Add an entry, with the time since the walk began, that of earlier sessions included."""
-        seconds = self.seconds + time.perf_counter() - self._start
         try:
-            self._add(replace(entry, seconds=seconds).as_dict())
+            self._add(replace(entry, seconds=self._spent).as_dict())
         except OSError as error:
             raise EdgewiseError(
                 f"cannot write the journal {self.path}: {error.strerror or error}; make room, then "
                 "go on with `resume`."
             ) from error
+
+    @property
+    def _spent(self) -> float:
+        return self.seconds + time.perf_counter() - self._start
+
+    def saved(self) -> dict[str, np.ndarray] | None:
+        """Return the latest state of a training; None if none was kept."""
+        return None if self._state is None else dict(self._state.arrays)
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a training's state in the place of the one before, all or nothing."""
+        write_state(state_path(self.path), State(arrays, self._first, self._spent))
 
     def close(self) -> None:
         """Close the file, which stays; a result is not written yet."""
@@ -107,8 +143,8 @@ class JournalFile:
         """Close and delete the file, if a walk has written it, once the result is written."""
         self.close()
         if self.begun:
-            with suppress(FileNotFoundError):
-                self.path.unlink()
+            for path in (self.path, state_path(self.path)):
+                path.unlink(missing_ok=True)
 
     def _add(self, document: Mapping[str, object]) -> None:
         """Write a line with its seal; one that cannot be written whole is taken back."""
@@ -147,7 +183,7 @@ class JournalFile:
             )
         self.entries = tuple(Entry.read(step, n) for n, (step, _) in enumerate(found[1:], start=1))
         self.seconds = self.entries[-1].seconds if self.entries else 0.0
-        self._last = found[-1][1]
+        self._first, self._last = found[0][1], found[-1][1]
         return sum(len(line) + 1 for line in lines[: len(found)])
 
     def _checked(self, lines: Sequence[bytes]) -> Iterator[tuple[Any, str]]:

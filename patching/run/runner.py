@@ -199,6 +199,15 @@ class Runner:
         return replace(self, metric=chosen)._tried()
 
     @typed
+    def on(self, pairs: PromptPairs, batch_size: int | None = None) -> Runner:
+        """Return a runner of some of the pairs; what ablated edges carry is prepared as here."""
+        size = self.batch_size if batch_size is None else batch_size
+        if pairs is self.pairs and size == self.batch_size:
+            return self
+        kept = _Kept({}, self.carried())
+        return replace(self, pairs=pairs, batch_size=min(size, len(pairs)), _kept=kept)
+
+    @typed
     def require_graph(self, graph: ComputationGraph, what: str = "the circuit") -> None:
         """Refuse what was made for another graph than the model's, by a GraphMismatch."""
         if graph != self.graph:
