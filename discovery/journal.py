@@ -1,6 +1,7 @@
 """The journal of a walk: what was decided, step by step, so that a stopped walk can go on.
 
-A training has a state in place of decisions: arrays, of which the latest are kept.
+A training has a state in place of decisions: arrays, of which the latest are kept by a journal that
+can keep them.
 
 An entry is written when a step (a port, or a layer's ports as wholes) is decided and the search has
 been marked; every later number follows from the entries alone. So a walk that replays them, and
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..graphs.errors import FileFormatError
 from ..patching.incremental.search import BaseKind
@@ -29,6 +30,11 @@ class Journal(Protocol):
 
     def append(self, entry: Entry) -> None:
         """Keep one more entry; it must outlive the process."""
+
+
+@runtime_checkable
+class StateJournal(Journal, Protocol):
+    """A journal that keeps the state of a training too."""
 
     def saved(self) -> Mapping[str, np.ndarray] | None:
         """Return the arrays that were kept last; None if there are none."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8
-"""Decay of the mean slope and of the mean squared slope, and what is added to its root."""
+FIRST, SECOND, LEAST = 0.9, 0.99, 1e-8
+"""Decay of the mean slope and of the mean squared slope (shorter than the usual .999, as trainings
+are), and what is added to its root."""
 
 PARTS = ("at", "first", "second")
 
@@ -28,7 +29,8 @@ class Adam:
     def begin(parameters: Mapping[str, np.ndarray]) -> Adam:
         """Return the state before the first step.
 
-        >>> Adam.begin({"x": np.ones(2)}).step({"x": np.array([3.0, 0.0])}, {"x": 0.5}).parameters
+        >>> begun, slopes = Adam.begin({"x": np.ones(2)}), {"x": np.array([3.0, 0.0])}
+        >>> begun.step(slopes, {"x": 0.5}).parameters
         {'x': array([0.5, 1. ])}
         """
         at = {key: value.astype(np.float64) for key, value in parameters.items()}

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from ...graphs.circuit import Circuit
+from ...graphs.errors import EdgewiseError
 from ...graphs.names import Kind
 from ...graphs.scores import Scores
-from ..registry import Discovery, Option, Options, method
+from ..registry import Discovery, Option, Options, Page, method
 from .hard_concrete import BEGIN, SHUT, chance_open, draw_uniform, gates_of, rank_of
 from .training import USUAL_TRAINING, GatedLoss, Seen, Training, train
 
@@ -42,6 +43,22 @@ GATES = "log_alpha"
     "subnetwork-probing",
     summary="learn a gate for every head and MLP, all together",
     selects=True,
+    page=Page(
+        (
+            "Give every head and MLP a hard concrete gate, which begins nearly open: all its edges "
+            "out carry m o_u + (1 − m) a_u.",
+            "At each update draw all gates; take the loss on a minibatch, and its gradient in each "
+            "gate, the sum of those of its edges.",
+            "Add `penalty` times the part of nodes that are open, and go down the slope.",
+            "Keep the nodes whose gates are most surely open, with every edge between them. An "
+            "edge's score is that of the less sure of its two nodes, −log P(shut).",
+        ),
+        "Cao, Sanh and Rush 2021, Low-complexity probing via finding subnetworks; gates of nodes "
+        "as in Conmy et al. 2023",
+        "about 5 forward passes of the minibatch for each update",
+        "Where whole heads and MLPs are to be chosen. Its circuits have many edges: every one "
+        "between two nodes that are kept.",
+    ),
     gradient="path",
     engines=("torch", "jax"),
 )
@@ -61,6 +78,14 @@ def subnetwork_probing(
     journal: Journal | None = None,
 ) -> Discovery:
     """Learn which nodes to keep; scores rank all edges by their less surely open node."""
+    if start is not None:
+        runner.require_graph(start.graph, "the start")
+    gated = int(gated_nodes(runner.graph).sum())
+    if nodes > gated:
+        raise EdgewiseError(
+            f"{nodes:,} nodes are asked for, and the graph has {gated:,} heads and MLPs; accepted: "
+            f"0 to {gated:,}."
+        )
     learner = SubnetworkProbing(runner.graph, nodes, penalty, {GATES: rate}, start)
     return train(learner, runner, training, progress, journal)
 
@@ -78,10 +103,8 @@ class SubnetworkProbing:
 
     @cached_property
     def gated(self) -> np.ndarray:
-        """Tell which senders have a gate: heads, mixers and MLPs, bool [senders]."""
-        return np.array(
-            [one.layer is not None and one.kind is not Kind.POST for one in self.graph.senders]
-        )
+        """Tell which senders have a gate."""
+        return gated_nodes(self.graph)
 
     def begin(self) -> Arrays:
         """Return gates that are nearly open, or the more the larger a node's |scores| add up to."""
@@ -129,4 +152,10 @@ class SubnetworkProbing:
         of_ports = np.array(
             [of_senders[list(own)].max() if own else most for own in self.graph.feeds]
         )
-        return np.minimum(of_ports[:, None], of_senders[None])
+        found: np.ndarray = np.minimum(of_ports[:, None], of_senders[None])
+        return found
+
+
+def gated_nodes(graph: ComputationGraph) -> np.ndarray:
+    """Tell which senders are heads, mixers or MLPs, bool [senders]."""
+    return np.array([one.layer is not None and one.kind is not Kind.POST for one in graph.senders])

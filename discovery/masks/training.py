@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
 
+from ...graphs.errors import FileFormatError
+from ..journal import StateJournal
 from ..registry import Discovery, Option
 from .adam import Adam, Arrays
 
@@ -102,21 +104,38 @@ class _Way:
     seen: list[tuple[float, float, float]]
 
     def arrays(self) -> Arrays:
-        found = {"done": np.array(self.adam.done), "seen": _table(self.seen), **self.adam.arrays()}
+        found = {
+            "done": np.array([self.adam.done]),
+            "seen": _table(self.seen),
+            **self.adam.arrays(),
+        }
         for number, (at, seen) in enumerate(self.ended):
             found[f"{number}.seen"] = seen
             found |= {f"{number}.at.{key}": x for key, x in at.items()}
         return found
 
     @staticmethod
-    def of(arrays: Mapping[str, np.ndarray], keys: Sequence[str]) -> _Way:
-        ended, number = list[tuple[Arrays, np.ndarray]](), 0
-        while f"{number}.seen" in arrays:
-            at = {key: arrays[f"{number}.at.{key}"] for key in keys}
+    def of(arrays: Mapping[str, np.ndarray], begun: Adam) -> _Way:
+        """Return what the arrays say; FileFormatError unless they are a training's like `begun`."""
+        keys, ended = list(begun.parameters), list[tuple[Arrays, np.ndarray]]()
+        shapes = {name: x.shape for name, x in _Way([], begun, []).arrays().items()}
+        while f"{len(ended)}.seen" in arrays:
+            number = len(ended)
+            at = {key: arrays.get(f"{number}.at.{key}", np.empty(0)) for key in keys}
+            shapes |= {f"{number}.at.{key}": x.shape for key, x in begun.parameters.items()}
             ended.append((at, arrays[f"{number}.seen"]))
-            number += 1
-        seen = [(float(a), float(b), float(c)) for a, b, c in arrays["seen"]]
-        return _Way(ended, Adam.of(arrays, keys, int(arrays["done"])), seen)
+        fits = all(
+            name in arrays and arrays[name].shape == shape
+            for name, shape in shapes.items()
+            if name != "seen"
+        )
+        tables = [arrays.get("seen", np.empty(0)), *(seen for _, seen in ended)]
+        if not fits or any(table.shape[1:] != (3,) for table in tables):
+            raise FileFormatError(
+                "what the journal keeps is no state of this training; start anew without `resume`."
+            )
+        seen = [(float(a), float(b), float(c)) for a, b, c in tables[0]]
+        return _Way(ended, Adam.of(arrays, keys, int(arrays["done"][0])), seen)
 
 
 def train(
@@ -132,8 +151,9 @@ def train(
     each = max(1, how.minibatch // learner.drawn)
     pieces = Minibatches(runner, each, how.train_seed)
     begun = Adam.begin(learner.begin())
-    saved = None if journal is None else journal.saved()
-    way = _Way([], begun, []) if saved is None else _Way.of(saved, list(begun.parameters))
+    keeper = journal if isinstance(journal, StateJournal) else None
+    saved = None if keeper is None else keeper.saved()
+    way = _Way([], begun, []) if saved is None else _Way.of(saved, begun)
     kept = time.monotonic()
     while len(way.ended) < how.trainings:
         number, done = len(way.ended), way.adam.done
@@ -149,8 +169,8 @@ def train(
             way.adam, way.seen = begun, []
         if progress is not None:
             progress(number * how.updates + done + 1, how.trainings * how.updates, _words(seen))
-        if journal is not None and time.monotonic() - kept > KEPT_SECONDS:
-            journal.save(way.arrays())
+        if keeper is not None and time.monotonic() - kept > KEPT_SECONDS:
+            keeper.save(way.arrays())
             kept = time.monotonic()
     return _best(learner, runner, how, way)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from ..registry import Discovery, Option, Options, method
+from ..registry import Discovery, Option, Options, Page, method
 from .edge_gates import USUAL_SIZE, EdgeGates, Size, edge_gates
 from .hard_concrete import rank_of, sigmoid
 from .training import USUAL_TRAINING, GatedLoss, Seen, Training, train
@@ -43,6 +43,21 @@ GATES = "log_odds"
     "ugs",
     summary="learn each edge's probability to be in the circuit from masks drawn by it",
     selects=True,
+    page=Page(
+        (
+            "Give every edge a probability θ to be in the circuit. Draw masks: with probability "
+            "w = θ(1 − θ) a gate is drawn evenly from [0, 1], else it is 1 with probability "
+            "θ − w/2, and 0.",
+            "Take the loss at each mask on its part of the minibatch. Its gradient in the gates "
+            "that were drawn evenly is, on average, the slope in θ's log-odds.",
+            "Add `penalty` times θ for each edge, and go down the slope.",
+            "Keep the wanted number of edges of largest θ. An edge's score is −log(1 − θ).",
+        ),
+        "Li and Janson 2024, Optimal ablation for interpretability (their UGS)",
+        "about 5 forward passes of the minibatch for each update",
+        "For comparison with published circuits, and where what an edge is worth should be judged "
+        "beside many different others.",
+    ),
     gradient="path",
     engines=("torch", "jax"),
 )

@@ -22,6 +22,7 @@ from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.edgewise.conftest import tiny
 from tests.engine import tiny_lift, tiny_pairs
+from tests.methods import quick
 
 
 def one_logit(metric: str) -> Runner:
@@ -44,13 +45,13 @@ def test_a_constant_metric_is_said_by_every_method(method: str, metric: str) -> 
     searched = get_method(method).selects
     words = "for the full and for the empty circuit" if searched else "every edge has the score 0"
     with pytest.warns(Meaningless, match=f"method '{method}': .*{words}.*accepted: a metric, "):
-        assert get_method(method)(runner).doubt
+        assert get_method(method)(runner, **quick(method)).doubt
 
 
 @pytest.mark.parametrize("method", list(methods()))
 def test_a_metric_that_varies_is_not_doubted(method: str) -> None:
     runner = Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric="logit_diff")
-    assert get_method(method)(runner).doubt is None
+    assert get_method(method)(runner, **quick(method)).doubt is None
 
 
 GRAPH = ComputationGraph(layers=1, heads=1)  # 8 edges

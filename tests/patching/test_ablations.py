@@ -38,6 +38,7 @@ from edgewise.patching.ablations.registry import ablations, default_ablation, ge
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run.runner import Runner
 from tests.engine import random_mask, tiny_lift, tiny_pairs
+from tests.methods import quick
 
 
 class Unchanged:
@@ -202,7 +203,7 @@ def test_every_method_takes_them(method: str, ablation: str) -> None:
     runner = Runner.create(
         tiny_lift("llama", 2), tiny_pairs(2), metric="logit_diff", ablation=ablation
     )
-    options = {"edges": 12} if "edges" in chosen.options else {}
+    options = quick(method) | ({"edges": 12} if "edges" in chosen.options else {})
     found = chosen(runner, **options)
     assert np.isfinite(found.scores.values[~np.isnan(found.scores.values)]).all()
     circuit = found.scores.top(20) if found.circuit is None else found.circuit

@@ -71,6 +71,11 @@ class _Found:
     peak: int | None = None
     alike: float | None = None
 
+    @property
+    def ranks(self) -> bool:
+        """Tell whether every edge has a score, so that circuits of any size can be chosen by it."""
+        return not np.isnan(self.scores.values[self.scores.graph.reads]).any()
+
 
 @typed
 @within_memory()
@@ -131,9 +136,9 @@ def compare_methods(
     rows, sizes, undefined = list[MethodRow](), list[SizeRow](), False
     for one in found:
         told = named(report, f"circuits of {one.label}")
-        areas = None if one.circuit is not None else curve(tester, one.scores, CURVE_SHARES, told)
+        areas = None if not one.ranks else curve(tester, one.scores, CURVE_SHARES, told)
         undefined = undefined or (areas is not None and areas.undefined)
-        own = None if exact is None or one.circuit is not None else exact.agreement(one.scores)
+        own = None if exact is None or not one.ranks else exact.agreement(one.scores)
         rows.append(_row(one, tester, areas, own, forward))
         if areas is not None:
             sizes += [*_curve_rows(one.label, areas), *_sizes(one, tester, asking.sizes or ())]
@@ -231,7 +236,7 @@ def _exact(
     from ...patching.incremental.search import make_search
 
     graph, begun = runner.graph, time.perf_counter()
-    every = [one for one in found if one.circuit is None and one.label != RANDOM]
+    every = [one for one in found if one.ranks and one.label != RANDOM]
     if not asking.drawn or not every:
         return None
     certain = np.zeros(graph.reads.shape, dtype=bool)
