@@ -4,7 +4,7 @@
    m o_u + (1 − m) a_u.
 2. At each update draw all gates, and take the loss on a minibatch with its gradient in every gate:
    the sum of those of a node's edges.
-3. Add `penalty` times the part of all nodes that is expected to be open. Go down the slope.
+3. Add `price` times the part of all nodes that is expected to be open. Go down the slope.
 4. Keep the `nodes` whose gates are most surely open, or all that are likelier open than shut, with
    every edge between two of them, from the embedding and to the logits; drop what dangles.
 
@@ -49,7 +49,7 @@ GATES = "log_alpha"
             "out carry m o_u + (1 − m) a_u.",
             "At each update draw all gates; take the loss on a minibatch, and its gradient in each "
             "gate, the sum of those of its edges.",
-            "Add `penalty` times the part of nodes that are open, and go down the slope.",
+            "Add `price` times the part of nodes that are open, and go down the slope.",
             "Keep the nodes whose gates are most surely open, with every edge between them. An "
             "edge's score is that of the less sure of its two nodes, −log P(shut).",
         ),
@@ -68,7 +68,7 @@ def subnetwork_probing(
     nodes: Annotated[
         int, Option("heads and MLPs to keep; 0: those that are likelier open than shut", 0)
     ] = 0,
-    penalty: Annotated[
+    price: Annotated[
         float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
     ] = 1.0,
     rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.1,
@@ -86,7 +86,7 @@ def subnetwork_probing(
             f"{nodes:,} nodes are asked for, and the graph has {gated:,} heads and MLPs; accepted: "
             f"0 to {gated:,}."
         )
-    learner = SubnetworkProbing(runner.graph, nodes, penalty, {GATES: rate}, start)
+    learner = SubnetworkProbing(runner.graph, nodes, price, {GATES: rate}, start)
     return train(learner, runner, training, progress, journal)
 
 
@@ -96,7 +96,7 @@ class SubnetworkProbing:
 
     graph: ComputationGraph
     nodes: int
-    penalty: float
+    price: float
     rates: Mapping[str, float]
     start: Scores | None = None
     drawn: int = 1
@@ -126,7 +126,7 @@ class SubnetworkProbing:
         loss, of_gates = losses[0](gates)
         chance, of_chance = chance_open(at[GATES])
         own = (of_gates * self.graph.reads).sum(0)[self.gated]
-        slope = own * slopes + self.penalty * of_chance / len(chance)
+        slope = own * slopes + self.price * of_chance / len(chance)
         return Seen(loss, float(chance.sum())), {GATES: slope}
 
     def scores(self, at: Arrays) -> Scores:

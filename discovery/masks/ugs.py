@@ -6,7 +6,7 @@
 2. Take the loss, and its gradient in each gate that was drawn evenly. Its mean over m is what the
    loss gains by the whole edge, so that w times it, as often as it is drawn, is the slope in θ's
    parameter.
-3. Add `penalty` for each edge, as often as it is in the circuit. Go down the slope.
+3. Add `price` for each edge, as often as it is in the circuit. Go down the slope.
 4. Keep the wanted number of edges of largest θ, without those that dangle.
 
 An edge's score is −log(1 − θ). With scores to start from, θ begins the larger, the larger |score|
@@ -50,7 +50,7 @@ GATES = "log_odds"
             "θ − w/2, and 0.",
             "Take the loss at each mask on its part of the minibatch. Its gradient in the gates "
             "that were drawn evenly is, on average, the slope in θ's log-odds.",
-            "Add `penalty` times θ for each edge, and go down the slope.",
+            "Add `price` times θ for each edge, and go down the slope.",
             "Keep the wanted number of edges of largest θ. An edge's score is −log(1 − θ).",
         ),
         "Li and Janson 2024, Optimal ablation for interpretability (their UGS)",
@@ -65,7 +65,7 @@ def ugs(
     runner: Runner,
     *,
     size: Annotated[Size, Options()] = USUAL_SIZE,
-    penalty: Annotated[
+    price: Annotated[
         float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
     ] = 1e-3,
     masks: Annotated[int, Option("how many masks an update draws", 1, 1024)] = 4,
@@ -77,7 +77,7 @@ def ugs(
 ) -> Discovery:
     """Learn which edges to keep; scores rank all edges by their probability to be kept."""
     gates = edge_gates(runner, size, start, progress)
-    learner = UniformSampling(gates, penalty, {GATES: rate}, masks)
+    learner = UniformSampling(gates, price, {GATES: rate}, masks)
     return train(learner, runner, training, progress, journal)
 
 
@@ -86,7 +86,7 @@ class UniformSampling:
     """What is trained; see `training.Learner`."""
 
     gates: EdgeGates
-    penalty: float
+    price: float
     rates: Mapping[str, float]
     drawn: int
 
@@ -102,7 +102,7 @@ class UniformSampling:
         """Ask for the loss at a mask for each part of the minibatch."""
         chance = sigmoid(at[GATES])
         evenly = chance * (1 - chance)
-        slope, total = self.penalty * evenly, 0.0
+        slope, total = self.price * evenly, 0.0
         for loss_of in losses:
             drawn, even = masks_of(chance, draw)
             loss, slopes = loss_of(self.gates.spread(drawn))

@@ -165,7 +165,7 @@ def test_edge_pruning_finds_exactly_the_planted_edges(ablation: str) -> None:
 
 def test_ugs_finds_exactly_the_planted_edges() -> None:
     runner = planted_runner()
-    found = get_method("ugs")(runner, edges=len(PLANTED), updates=80, penalty=0.01)
+    found = get_method("ugs")(runner, edges=len(PLANTED), updates=80, price=0.01)
     assert found.circuit == planted_circuit(runner.graph)
 
 
@@ -359,7 +359,7 @@ def test_a_state_of_another_training_is_refused() -> None:
         ("edge-pruning", {"updates": 0}, "'updates' of method 'edge-pruning' is 0; accepted: at"),
         ("ugs", {"masks": 0}, "'masks' of method 'ugs' is 0; accepted: at least 1"),
         ("edge-pruning", {"warmup": 1.5}, "'warmup' .* is 1.5; accepted: at most 1"),
-        ("ugs", {"penalty": -1.0}, "'penalty' .* is -1.0; accepted: at least 0"),
+        ("ugs", {"price": -1.0}, "'price' .* is -1.0; accepted: at least 0"),
         ("subnetwork-probing", {"edges": 7}, "unknown option of method 'subnetwork-probing'"),
         ("subnetwork-probing", {"nodes": 7}, "7 nodes are asked for, and the graph has 6 heads"),
         ("edge-pruning", {"edges": 40, "freeze": 0.5}, "freeze 0.5 leaves 23 of 46 edges, and 40"),
