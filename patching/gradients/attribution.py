@@ -47,7 +47,7 @@ from .by_example import ByExample, BySpan, Total
 from .closed_form import Extra, Stage, Together, constant, fold, spread_out
 from .finish import finished
 from .rules import DERIVATIVE, GradientRule
-from .tape import Heads, tapes_of
+from .tape import Heads, LayerTape, tapes_of
 
 ROWS_AT_ONCE = 128
 """Ports whose scores are one matrix product: enough for it to be fast, few enough to leave out the
@@ -127,7 +127,7 @@ class ChunkScores:
 
     def scores(self) -> Tensor:
         """Return the summed scores, [P, S], on the device."""
-        tapes, final = tapes_of(self.model, self.chunk, self.points)
+        tapes, final = self._tapes()
         gradient = self._loss_gradient(final)
         self._put(Port(Node(Kind.LOGITS)), self._select(gradient).mean(0, keepdim=True))
         for layer in reversed(range(len(tapes))):
@@ -149,6 +149,10 @@ class ChunkScores:
         for row, score in self.past_the_stream.items():
             self.values[row, 0] += score
         return self.values
+
+    def _tapes(self) -> tuple[list[LayerTape], Tensor]:
+        """Run the chunk; return its layers' tapes and the stream at `logits`, [K·B, T, D]."""
+        return tapes_of(self.model, self.chunk, self.points)
 
     def _loss_gradient(self, final: Tensor) -> Tensor:
         """Return ∂loss/∂(stream at logits), [K·B, T, D]; each point's loss summed over examples."""

@@ -14,8 +14,17 @@ from torch import Tensor
 
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import Attention, Block, LiftedModel
+from ...graphs.names import Kind
 from ..run.chunk import Chunk
-from ..trace import of_keys, past_of, project_all, repeat_kv, sum_heads, with_given
+from ..trace import (
+    of_keys,
+    past_of,
+    project_all,
+    repeat_kv,
+    sum_heads,
+    together,
+    with_given,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,16 @@ class Heads:
     k: Tensor
     v: Tensor
     z: Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where senders write together: `kind` None is the embedding; of a layer its heads (or what
+    mixes tokens in their place, of kind `HEAD` too), the norm behind them, or its MLP (or experts).
+    """
+
+    kind: Kind | None
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,58 @@ def tapes_of(
         tapes.append(tape)
         streams.append(behind)
     return tapes, streams[-1]
+
+
+def tapes_behind(
+    model: LiftedModel, chunk: Chunk, shares: Sequence[float], at: Place
+) -> tuple[list[LayerTape], Tensor]:
+    """Run a chunk with what the senders at one place write led towards what ablation gives.
+
+    They write o + share · (a − o), with o and a the clean and the ablated values; everything later
+    is recomputed. All shares together are one batch, [K·B, …]. Layers, and parts of the place's own
+    layer, that do not read what is written there have empty tapes.
+    """
+    if at.kind is None:
+        return tapes_of(model, chunk, [1 - share for share in shares])
+    layer, block = at.layer, model.blocks[at.layer]
+    clean, base, streams = chunk.clean.values, chunk.base.values, chunk.clean.streams
+
+    def every(x: Tensor) -> Tensor:
+        return torch.cat([x] * len(shares))
+
+    def led(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([x + share * (y - x) for share in shares])
+
+    given = [every(x) for x in clean.given]
+    before = [every(x) for x in streams.attention[: layer + 1]]
+    post = mlp = None
+    of_heads = at.kind is Kind.HEAD
+    z = led(clean.z[layer], base.z[layer]) if of_heads else every(clean.z[layer])
+    with torch.no_grad():
+        summed = place(sum_heads(block, z), before[-1].device)
+    if model.graph.has_post(layer):
+        if of_heads:
+            post = _taped(block.write_post, summed)
+            summed = post[0].detach()
+        else:
+            old, new = clean.post[layer], base.post[layer]
+            summed = led(old, new) if at.kind is Kind.POST else every(old)
+    middle = before[-1] + summed
+    if at.kind is Kind.MLP:
+        middle = middle + led(together(clean.mlp[layer]), together(base.mlp[layer]))
+    elif model.graph.parallel:
+        middle = middle + every(together(clean.mlp[layer]))
+    elif block.mlp is not None:
+        mlp = _taped(block.write, with_given(middle, given, layer))
+        middle = middle + mlp[0].detach()
+    tapes = [LayerTape(None, None)] * layer + [LayerTape(None, mlp, post)]
+    before.append(middle)
+    run = _Run(model, chunk, (len(shares), len(chunk.batch)))
+    for later in range(layer + 1, len(model.blocks)):
+        tape, behind = run.tape(later, model.blocks[later], before, given)
+        tapes.append(tape)
+        before.append(behind)
+    return tapes, before[-1]
 
 
 def _taped(write: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

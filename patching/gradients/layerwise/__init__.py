@@ -1,0 +1,1 @@
+"""Scores that look at one layer, or one node, at a time."""
