@@ -1,3 +1,4 @@
 """Methods of single papers, one file each."""
 
+from . import flow_routes as flow_routes
 from . import ig_activations as ig_activations
