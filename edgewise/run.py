@@ -327,7 +327,7 @@ class _Run:
             metric, ablation = self.by
             runner = make_runner(
                 self.session(model), self.pairs, metric=metric, ablation=ablation,
-                batch_size=spec.compute.batch_size,
+                batch_size=spec.compute.batch_size, mlps=spec.discovery.mlps,
             )  # fmt: skip
             circuit, report = self.circuit(model).circuit, named(self.progress, model.name)
             report(0, 1, "circuits measured")

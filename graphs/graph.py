@@ -186,6 +186,11 @@ class ComputationGraph:
         """Return the model's graph, which tells neither positions nor neurons apart."""
         return replace(self, spans=(), neurons=()) if self.spans or self.neurons else self
 
+    @property
+    def layers_of_neurons(self) -> tuple[int, ...]:
+        """List the layers whose MLPs' hidden units are senders of their own."""
+        return tuple(layer for layer, number in enumerate(self.neurons) if number)
+
     def _has_plain_mlp(self, layer: int) -> bool:
         return layer not in self.without_mlp and not (self.experts and self.experts[layer])
 

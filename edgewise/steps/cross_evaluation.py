@@ -83,7 +83,10 @@ def cross_in(
 ) -> MeasuredCircuits:
     """Measure a plan's circuits in one model, by a metric with an ablation."""
     metric, ablation = measure
-    runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
+    mlps = next(iter(plan.circuits.values())).graph.layers_of_neurons
+    runner = make_runner(
+        session, pairs, metric=metric, ablation=ablation, batch_size=batch_size, mlps=mlps
+    )
     graph, count = runner.graph, len(plan.circuits)
     circuits = [Circuit.full(graph), Circuit.empty(graph), *plan.circuits.values(), *plan.drawn]
     full, empty, *each = measured_together(runner, circuits, progress, "circuits run")

@@ -166,7 +166,7 @@ def evaluate(
             ablation=spec.ablation or stored.get("ablation"),
             batch_size=compute.batch_size,
             engine=compute.engine,
-            mlps=[i for i, n in enumerate(whole.graph.neurons) if n],
+            mlps=whole.graph.layers_of_neurons,
         )
         model.certify(parted.discovery)
         if parted.test is not None:

@@ -36,8 +36,9 @@ def score_examples(
     method.check_by_example()
     batch = (compute or ComputeSpec()).batch_size
     runner = make_runner(
-        session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=batch
-    )
+        session, pairs, metric=spec.metric, ablation=spec.ablation, batch_size=batch,
+        mlps=spec.mlps,
+    )  # fmt: skip
     method.check_metric(runner.metric)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Meaningless)  # of one number an edge, not of its spread

@@ -180,7 +180,7 @@ def stored_task(file: CircuitFile) -> dict[str, Any]:
     """Return the arguments of `open_task` that make a circuit's prompt pairs again."""
     task = TaskSpec.of_circuit(file)
     again: dict[str, Any] = {"task": task.reference, "bos": task.bos, "examples": task.examples}
-    again |= task.taken
+    again |= {**task.taken, **({"spans": True} if task.spans else {})}
     if task.file is not None:
         again |= {"test": task.test} if task.test else {}
         return again if task.seed is None else {**again, "seed": task.seed}

@@ -87,3 +87,4 @@ def test_a_circuit_of_neurons_from_end_to_end(
     assert value == pytest.approx(found.measures["faithfulness"], abs=1e-5)
     edgewise("draw", "a.json", "-o", "a.svg")
     edgewise("draw", "a.json", "--as", "heat-map", "-o", "map.svg")
+    edgewise("diff", "a.json", "a.json", "--cross", "-o", "d.json")

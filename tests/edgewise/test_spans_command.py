@@ -45,7 +45,7 @@ def test_a_circuit_at_spans_from_end_to_end(
     edgewise(*line, "--spans", "--top", 9, "-o", "b.json")
     named.rename("elsewhere.jsonl")  # the file holds the pairs with their spans
     edgewise("evaluate", "a.json")
-    edgewise("diff", "a.json", "b.json", "-o", "d.json")
+    edgewise("diff", "a.json", "b.json", "--cross", "-o", "d.json")
     edgewise("draw", "a.json", "-o", "a.svg")
     text = " ".join(re.sub(r"<[^>]*>", " ", Path("a.svg").read_text()).split())
     assert "Above nodes: at which spans of the prompt they read." in text

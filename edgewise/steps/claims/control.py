@@ -134,7 +134,8 @@ def control(
             return Control(seed, like.metric.name, number, refused=str(error))
     mine = found.file.circuit
     runner = Runner.create(
-        other.lifted, like.pairs, metric=like.metric, ablation=like.ablation,
+        other.lifted.with_neurons(mine.graph.layers_of_neurons), like.pairs,
+        metric=like.metric, ablation=like.ablation,
         batch_size=like.batch_size, reference=like.reference, engine=like.engine,
     )  # fmt: skip
     each = runner.measure_each([Circuit.full(mine.graph), mine, Circuit.empty(mine.graph)])[0]
@@ -155,7 +156,7 @@ def _reachable(
     """Ask for as many edges as the circuit has where no number of them reaches a faithfulness."""
     if spec.select.way not in ("faithfulness", "target") or not len(circuit):
         return spec
-    runner = make_runner(other, pairs, metric=spec.metric, ablation=spec.ablation)
+    runner = make_runner(other, pairs, metric=spec.metric, ablation=spec.ablation, mlps=spec.mlps)
     ends = [Circuit.full(runner.graph), Circuit.empty(runner.graph)]
     full, empty = runner.measure_each(ends)[0]
     if defined(full, empty, clusters_of(pairs.groups), runner.floor):
@@ -180,7 +181,7 @@ def controlled(
     spec, file = asked.discovery.but(start=None), found.file
     like = make_runner(
         session, pairs.discovery, metric=spec.metric, ablation=spec.ablation,
-        batch_size=asked.compute.batch_size,
+        batch_size=asked.compute.batch_size, mlps=spec.mlps,
     )  # fmt: skip
     like = like if pairs.test is None else held_out_runner(session, pairs, like)
     made = control(session, pairs.discovery, like, spec, file.circuit, progress)

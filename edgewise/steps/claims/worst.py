@@ -152,6 +152,7 @@ def worst_case(
     At most `PAIRINGS` circuits and as many full models are run on all prompts, and 2 `STEPS`
     gradients taken.
     """
+    runner.require_plain("the worst case")
     runner.require_graph(circuit.graph)
     progress = progress or SILENT
     full, empty = measured_ends(runner)

@@ -76,7 +76,10 @@ def changed_in(
 ) -> ChangedInModel:
     """Run the changed edges alone, and all edges but them, in one model."""
     metric, ablation = measure
-    runner = make_runner(session, pairs, metric=metric, ablation=ablation, batch_size=batch_size)
+    runner = make_runner(
+        session, pairs, metric=metric, ablation=ablation, batch_size=batch_size,
+        mlps=changed.graph.layers_of_neurons,
+    )  # fmt: skip
     graph = runner.graph
     drawn = random_circuits(graph, graph.count_by_kind(changed.kept), RANDOM)
     circuits = [Circuit.full(graph), Circuit.empty(graph), changed, changed.complement]

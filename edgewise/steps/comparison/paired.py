@@ -28,6 +28,7 @@ from ...graphs.comparison import Comparison, Controls, EdgeChange
 from ...graphs.diff import CircuitDiff
 from ...graphs.errors import EdgewiseError
 from ...graphs.files import CircuitFile
+from ...graphs.levels.nodes import EDGE, NEURON
 from ...patching.ablations.registry import get_ablation
 from ...patching.metrics.functions import as_metric
 from ...patching.prompts.pairs import PromptPairs
@@ -223,4 +224,6 @@ def scoring_of(found: Sequence[DiscoverySpec], measure: tuple[str, str]) -> Disc
     if ways and ways.count(ways[0]) == len(ways) and get_method(ways[0][0]).by_example:
         name, options = ways[0][0], dict(ways[0][1])
     get_method(name).check_metric(as_metric(metric))
-    return DiscoverySpec(name, metric, ablation, options)
+    mlps = found[0].mlps if len({one.mlps for one in found}) == 1 else ()
+    level = NEURON if mlps else EDGE  # whose graph's edges they are; each is tested by itself
+    return DiscoverySpec(name, metric, ablation, options, level=level, mlps=mlps)

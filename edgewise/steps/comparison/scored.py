@@ -99,7 +99,7 @@ def score_model(
     scores = score_examples(session, pairs, spec, compute, progress)
     runner = make_runner(
         session, pairs, metric=spec.metric, ablation=spec.ablation,
-        batch_size=None if compute is None else compute.batch_size,
+        batch_size=None if compute is None else compute.batch_size, mlps=spec.mlps,
     )  # fmt: skip
     ends = (Circuit.full(runner.graph), Circuit.empty(runner.graph))
     full, empty = map(float, runner.measure(ends)[0])
