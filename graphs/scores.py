@@ -78,6 +78,12 @@ class Scores:
         >>> [str(edge) for edge in scores.top(2).edges]
         ['embed->m0', 'embed->logits', 'm0->logits']
         """
+        number = len(graph.senders) * graph.positions
+        if np.shape(values) != (number,):
+            raise GraphMismatch(
+                f"of_nodes: `values` have shape {list(np.shape(values))}; accepted: [{number}], a "
+                "number for each sender of the graph, at each span."
+            )
         return Scores(graph, spread(graph, values), NODE)
 
     @typed

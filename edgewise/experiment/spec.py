@@ -315,12 +315,15 @@ class Selection(Part):
         """
         return {k: v for k, v in vars(self).items() if v is not None and v is not False}
 
+    @typed
     def words(self, level: str) -> str:
         """Say what is kept of scores of edges, or of nodes.
 
         >>> Selection(top=9).words("node")
         'the 9 nodes of largest absolute score, with every edge among them'
         """
+        if level not in LEVELS:
+            raise unknown("level", level, LEVELS)
         if level == EDGE or not self.as_dict():
             return str(self)
         return f"{str(self).replace('edges', f'{level}s')}, with every edge among them"
