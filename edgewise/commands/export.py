@@ -99,7 +99,7 @@ def _submission(
 ) -> list[str]:
     """Write the folder of a submission; refuse two circuits that would stand in one place."""
     from ..graphs.files import check_writable
-    from ..graphs.files.exchange.mib import Submitted, write_submission
+    from ..graphs.files.exchange.mib import Submitted, places, write_submission
     from .given import read_own
 
     by_size, signed = sizes
@@ -119,7 +119,7 @@ def _submission(
                 f"{Path(output) / one.folder}; export one of them to another folder."
             )
         list(one.graphs())  # what cannot be written is refused before anything is
-        for place in one.places(output, form):
+        for place in places(one, output, form):
             if place.parent.is_dir():
                 check_writable(place, *circuits)
         every[one.folder] = path, one

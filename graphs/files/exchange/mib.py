@@ -105,10 +105,11 @@ class Submitted:
             chosen = scores.top(size, absolute=not self.signed)
             yield f"circuit_{percent:g}", chosen, scores
 
-    def places(self, folder: str | Path, form: str = FORMS[0]) -> list[Path]:
-        """List the files that `write_submission` would write."""
-        names = [f"circuit_{one:g}" for one in PERCENT] if self.by_size else [IMPORTANCES]
-        return [Path(folder) / self.folder / f"{name}.{form}" for name in names]
+
+def places(submitted: Submitted, folder: str | Path, form: str = FORMS[0]) -> list[Path]:
+    """List the files that `write_submission` would write."""
+    names = [f"circuit_{one:g}" for one in PERCENT] if submitted.by_size else [IMPORTANCES]
+    return [Path(folder) / submitted.folder / f"{name}.{form}" for name in names]
 
 
 @typed
@@ -124,17 +125,17 @@ def write_submission(
     if form not in FORMS:
         raise unknown("form", form, FORMS)
     graphs = list(submitted.graphs())
-    places = submitted.places(folder, form)
+    targets = places(submitted, folder, form)
     try:
-        places[0].parent.mkdir(parents=True, exist_ok=True)
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EdgewiseError(
-            f"cannot make the folder {places[0].parent}: {error.strerror or error}; give another."
+            f"cannot make the folder {targets[0].parent}: {error.strerror or error}; give another."
         ) from error
     d_model = submitted.file.model["d_model"]
-    for place, (_, circuit, scores) in zip(places, graphs, strict=True):
+    for place, (_, circuit, scores) in zip(targets, graphs, strict=True):
         write_eap_ig(place, circuit, scores, d_model=d_model)
-    return tuple(places)
+    return tuple(targets)
 
 
 def _known(scores: Scores) -> int:
