@@ -18,7 +18,6 @@ import numpy as np
 
 from ..graphs.errors import FileFormatError
 from ..graphs.files.atomic import write_bytes
-from ..graphs.files.scores import opened_scores
 
 FORMAT = "edgewise/state 1"
 
@@ -67,18 +66,23 @@ def read_state(path: Path, journal: str) -> State | None:
     Raises:
         FileFormatError: the file is damaged, was changed, or belongs to another journal.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         return None
-    with opened_scores(path) as opened:
-        about = opened.metadata() or {}
-        if about.get("format") != FORMAT:
-            raise _refused(path, "is no state of a training")
-        if about.get("journal") != journal:
-            raise _refused(path, "belongs to another journal")
-        seconds = math.nan
-        with suppress(ValueError, TypeError):
-            seconds = float(about.get("seconds", ""))
-        arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="np") as opened:
+            about = opened.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise _refused(path, "is no state of a training")
+            if about.get("journal") != journal:
+                raise _refused(path, "belongs to another journal")
+            arrays = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _refused(path, f"is damaged ({error})") from None
+    seconds = math.nan
+    with suppress(ValueError):
+        seconds = float(about.get("seconds", ""))
     found = State(arrays, journal, seconds)
     if not math.isfinite(seconds) or found.sha256 != about.get("sha256"):
         raise _refused(path, "was changed after it was written")

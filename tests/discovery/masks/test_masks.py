@@ -21,7 +21,9 @@ from edgewise.discovery.masks.ugs import UniformSampling
 from edgewise.discovery.registry import Discovery, get_method
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
+from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.scores import Scores
+from edgewise.known.planted import PlantedShape, plant
 from edgewise.patching.gradients.gates import Minibatches, gated_loss
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
@@ -161,6 +163,15 @@ def test_edge_pruning_finds_exactly_the_planted_edges(ablation: str) -> None:
     values = found.scores.values
     assert values[expected.kept].min() > np.nanmax(values[~expected.kept])
     assert found.notes["loss_search"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_edge_pruning_finds_what_is_planted_in_real_architectures(architecture: str) -> None:
+    planted = plant(PlantedShape(architecture=architecture), seed=1)
+    pairs = tiny_pairs(lengths=(5,) * 16)
+    runner = Runner.create(describe(planted.model.eval()), pairs, metric="kl", engine="torch")
+    found = get_method("edge-pruning")(runner, edges=len(planted.circuit), updates=40)
+    assert found.circuit == planted.circuit
 
 
 def test_ugs_finds_exactly_the_planted_edges() -> None:
