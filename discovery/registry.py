@@ -116,8 +116,9 @@ class Method:
     a file of the edges it is to be about alone, which it takes as `start`. `unpaired`: options that
     suit ablations whose values are not those of a corrupted prompt. `engines`: what it can compute
     with. `additive`: its scores are linear in what a sender writes, so that a node's is the sum of
-    its edges'. `level`: what it is to score, see `at`. `rival`: finds another circuit, of a runner,
-    options, and by how much more each edge must matter, [ports, senders].
+    its edges'. `nodes_only`: it scores nothing but nodes. `level`: what it is to score, see `at`.
+    `rival`: finds another circuit, of a runner, options, and by how much more each edge must
+    matter, [ports, senders].
     """
 
     name: str
@@ -131,6 +132,7 @@ class Method:
     unpaired: Mapping[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ("torch",)
     additive: bool = False
+    nodes_only: bool = False
     level: str = EDGE
     rival: Callable[..., Discovery] | None = None
 
@@ -195,6 +197,8 @@ class Method:
     @property
     def levels(self) -> tuple[str, ...]:
         """List what it can score: edges, and nodes if it takes `level` or its scores add up."""
+        if self.nodes_only:
+            return (NODE,)
         return tuple(LEVELS) if self.additive or "level" in self._parameters else (EDGE,)
 
     @typed
@@ -342,6 +346,7 @@ class MethodProperties(TypedDict, total=False):
     unpaired: Mapping[str, object]
     engines: tuple[str, ...]
     additive: bool
+    nodes_only: bool
     rival: Callable[..., Discovery]
 
 

@@ -491,6 +491,8 @@ class DiscoverySpec(Part):
         method, select = methods().get(info.data.get("method", "")), info.data.get("select")
         if method is None:
             return level
+        if EDGE not in method.levels and level == EDGE:  # the default; what else is meant is clear
+            level = method.levels[0]
         try:
             method.at(level)
         except EdgewiseError as error:

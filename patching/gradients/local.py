@@ -63,7 +63,7 @@ def attribute_locally(
     done = 0
     for rows, chunk in runner.numbered_chunks():
         gradients = write_gradients(runner, chunk, points, rule)
-        found = _ChunkScores(runner, chunk, gradients, each is not None).scores()
+        found = LocalScores(runner, chunk, gradients, each is not None).scores()
         done += chunk.batch.examples
         if progress is not None:
             progress(done, len(runner.pairs), "prompt pairs scored")
@@ -73,7 +73,7 @@ def attribute_locally(
     return finished(runner, points, total)
 
 
-class _ChunkScores:
+class LocalScores:
     """The scores of a chunk's edges; `apart`: of each example."""
 
     def __init__(self, runner: Runner, chunk: Chunk, gradients: Writes, apart: bool) -> None:

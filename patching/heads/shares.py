@@ -37,6 +37,7 @@ def flow_shares(
 
     `each`: float32 [examples, edges], filled with the scores on each example of the pairs.
     """
+    runner.require_plain("a share of what a port holds")
     graph = runner.graph
     total, done = np.zeros(graph.reads.shape), 0
     for rows, chunk in runner.numbered_chunks():

@@ -64,6 +64,15 @@ def test_scores_on_each_example_are_those_of_its_pair_alone(family: str) -> None
     np.testing.assert_allclose(found.examples.values[0], alone, rtol=1e-4, atol=1e-6)
 
 
+def test_neurons_of_an_mlp_write_at_its_place() -> None:
+    plain = made("llama", metric="logit_diff")
+    model = plain.model.with_neurons([1])
+    runner = Runner.create(model, plain.pairs, metric="logit_diff")
+    expected = get_method("eap")(runner).scores.values
+    np.testing.assert_allclose(scored(runner, steps=1).values, expected, rtol=1e-4, atol=1e-6)
+    assert len(places(model.graph)) == len(places(plain.graph))
+
+
 def test_memory_for_tapes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgewise.patching.gradients.layerwise import activations
 

@@ -32,8 +32,8 @@ from ..by_example import ByExample
 from ..finish import finished
 from ..tape import LayerTape, Place, tapes_behind
 
-PLACES = {Kind.KV: Kind.HEAD, Kind.MIXER: Kind.HEAD, Kind.EXPERT: Kind.MLP, Kind.SHARED: Kind.MLP}
-"""At whose place senders of a kind write, if not at one of their own kind."""
+PLACES = {Kind.HEAD: Kind.HEAD, Kind.MIXER: Kind.HEAD, Kind.POST: Kind.POST}
+"""At whose place senders of a kind write; all others, experts and neurons, at their MLP's."""
 
 
 def places(graph: ComputationGraph) -> dict[Place, list[int]]:
@@ -44,7 +44,7 @@ def places(graph: ComputationGraph) -> dict[Place, list[int]]:
     """
     found: dict[Place, list[int]] = {}
     for column, node in enumerate(graph.senders):
-        kind = None if node.layer is None else PLACES.get(node.kind, node.kind)
+        kind = None if node.layer is None else PLACES.get(node.kind, Kind.MLP)
         found.setdefault(Place(kind, node.layer or 0), []).append(column)
     return found
 
@@ -61,6 +61,7 @@ def attribute_activations(
     the clean run. `each`: float32 [examples, edges], filled with the scores on each example.
     """
     runner.metric.require_gradient(at_clean_only=not any(shares))
+    runner.require_plain("a score along each layer's own way")
     graph = runner.graph
     device, dtype = summing(runner.model.tokens)
     sums = torch.zeros(graph.reads.shape, dtype=dtype, device=device)
