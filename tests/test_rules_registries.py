@@ -41,6 +41,8 @@ HOMONYMS = {
     ("patching/heads/roles.py", "induction"): "a head's role",
     ("edgewise/commands/roles.py", "induction"): "a head's role",
     ("edgewise/commands/diff_show.py", "mean"): "a figure of repetitions",
+    ("edgewise/cli.py", "optimal"): "a command",
+    ("patching/ablations/learned/vectors.py", "optimal"): "the command that wrote a file",
     ("patching/gradients/rules.py", "zero"): "what gradients into queries and keys can be",
 }
 """Words that are a name in a registry and mean something else where they are quoted."""
@@ -204,7 +206,10 @@ def test_help_and_documents_name_what_was_added() -> None:
         for name in ("discover", "evaluate", "timeline", "patch")
     }
     for text in help_of.values():
-        assert "half, mean, noise, position-mean, resample or zero" in text.replace("- ", "-")
+        assert (
+            "counterfactual-mean[:K], half, mean, noise, optimal[:FILE], position-mean, resample "
+            "or zero"
+        ) in text.replace("- ", "-")
         assert ", top, or an expression" in text
     assert "by-chance score edges at random" in help_of["discover"]
     assert "[by-chance] how lucky one is; default 7." in help_of["discover"].replace("- ", "-")

@@ -200,6 +200,8 @@ VALUES: dict[type[Part], dict[str, st.SearchStrategy[Any]]] = {
         "draws": COUNTS,
         "draw_seed": st.integers(0, 10**6),
         "control": st.booleans(),
+        "rivals": st.none() | COUNTS,
+        "penalty": st.floats(0, 9),
     },
     ComparisonSpec: {
         "paired": st.none() | st.booleans(),

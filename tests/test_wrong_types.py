@@ -34,6 +34,7 @@ from edgewise.graphs.calls.annotations import Check
 from edgewise.graphs.calls.typed import _Arguments, typed
 from edgewise.graphs.errors import EdgewiseError, WrongArgument
 from edgewise.graphs.files import TimelineFile
+from edgewise.graphs.files.exchange import NamedEdges, Submitted
 from edgewise.graphs.files.tables.matrix import MatrixFile
 from edgewise.graphs.names import Kind
 from edgewise.graphs.timeline import Timeline
@@ -205,6 +206,8 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Evaluated": edgewise.evaluate(session, found.file, pairs),
         "Evaluation": found.evaluation, "models": str(folder),
         "name": "induction", "task": "induction",
+        "NamedEdges": NamedEdges(folder / "edges.txt", ("embed->m0",), "0"),
+        "Submitted": Submitted(found.file, scores),
         "Session": session, "PromptPairs": pairs, "CircuitFile": found.file, "Circuit": circuit,
         "Scores": scores, "ComputationGraph": session.graph, "ScoresFile": found.scores,
         "Runner": runner, "LiftedModel": session.lifted,

@@ -146,7 +146,7 @@ def train(
     journal: Journal | None = None,
 ) -> Discovery:
     """Train, or go on where the journal's training was stopped; return the best circuit."""
-    from ...patching.gradients.gates import Minibatches
+    from ...patching.gates import Minibatches
 
     each = max(1, how.minibatch // learner.drawn)
     pieces = Minibatches(runner, each, how.train_seed)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         ),
         "Hanna, Pezzelle and Belinkov 2024, Have faith in faithfulness (EAP-IG, activations)",
         "about as many gradients through half the model as steps times twice the layers: some 25 "
-        "times eap-ig of as many steps with 30 layers",
+        "times EAP-IG of as many steps with 30 layers",
         "Where what a layer does in all is to be shared out over its edges: the scores out of a "
         "layer's heads, or out of its MLP, add up to the effect of ablating them together. Too "
         "dear for a first look.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -64,10 +64,9 @@ def methods(
     compare: str | None,
     model: str | None,
     flags: Flags,
-    sizes: str | None,
-    exact: int | None,
     output: str | None,
     as_json: bool,
+    **measured: Any,
 ) -> None:
     """List the registered methods; with --compare tell what each is worth on a task.
 
@@ -101,7 +100,7 @@ def methods(
     task = flags.task()
     if model is None or task is None:
         raise click.UsageError("--compare needs --model and --task, which it compares on.")
-    asked, asking = _asked(compare), _asking(flags, sizes, exact)
+    asked, asking = _asked(compare), _asking(flags, **measured)
     spec = DiscoverySpec.usual(**flags.only("metric", "ablation"))
     compute = flags.compute()
     if output is not None:

@@ -11,7 +11,7 @@ from .flags import Flags, with_flags
 SHOWN = 10  # senders that are printed
 
 
-@click.command(short_help="Learn the vectors of optimal ablation.")
+@click.command(short_help="Learn what ablated edges may carry at the least loss.")
 @options.model_option
 @options.task_options(required=True)
 @option("--steps N", "Steps of the descent; default 200.", type=COUNT, default=200)
@@ -42,7 +42,8 @@ def optimal(model: str, flags: Flags, output: str, as_json: bool, **training: fl
     answers, averaged over the prompts. A sender whose mean does no worse keeps its mean.
     """
     from ..experiment.spec import GraphSpec
-    from ..patching.ablations.learned.learning import Training
+    from ..patching.ablations.learned.learning import Descent
+    from ..patching.ablations.registry import ablations
     from ..progress import reporting
     from ..session import open_model, open_task
     from ..steps.found.blocks import task_block
@@ -53,7 +54,7 @@ def optimal(model: str, flags: Flags, output: str, as_json: bool, **training: fl
     assert task is not None  # click requires it
     options.claim(output, *[one for one in (flags["task"], model) if one is not None])
     seed = int(training.pop("learning_seed"))
-    how = Training(int(training["steps"]), int(training["rows"]), training["rate"], seed)
+    how = Descent(int(training["steps"]), int(training["rows"]), training["rate"], seed)
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, progress=progress)
@@ -73,8 +74,9 @@ def optimal(model: str, flags: Flags, output: str, as_json: bool, **training: fl
     show.facts(
         ("model", session.loaded.title),
         ("task", shown_task(task_block(pairs))),
-        ("loss", f"kl, on average {at_mean:.4g} at means, {learned:.4g} with the vectors"),
+        ("loss", f"divergence, on average {at_mean:.4g} at means, {learned:.4g} with the vectors"),
     )
     cells = [(name, f"{a:.4f}", f"{b:.4f}") for name, a, b in rows[:SHOWN]]
     show.table(("sender", "loss at its mean", "with its vector"), cells)
-    show.line(f"written: {output}, for --ablation optimal:{output}")
+    named = next(name for name, one in ablations().items() if one.takes == "FILE")
+    show.line(f"written: {output}, for --ablation {named}:{output}")

@@ -57,9 +57,9 @@ def _given(one: Ablation, argument: str) -> Ablation:
 )
 def optimal(reference: Reference) -> Carried:
     """Learn the vectors on the reference pairs, as `edgewise optimal` does by default."""
-    from .learned.learning import Training, learn
+    from .learned.learning import Descent, learn
 
-    return everywhere(learn(reference, Training(steps=STEPS)).values)
+    return everywhere(learn(reference, Descent(steps=STEPS)).values)
 
 
 def _reading(path: str) -> Callable[[Reference], Carried]:

@@ -43,7 +43,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Place:
+class WritingPlace:
     """Where senders write together: `kind` None is the embedding; of a layer its heads (or what
     mixes tokens in their place, of kind `HEAD` too), the norm behind them, or its MLP (or experts).
     """
@@ -83,7 +83,7 @@ def tapes_of(
 
 
 def tapes_behind(
-    model: LiftedModel, chunk: Chunk, shares: Sequence[float], at: Place
+    model: LiftedModel, chunk: Chunk, shares: Sequence[float], at: WritingPlace
 ) -> tuple[list[LayerTape], Tensor]:
     """Run a chunk with what the senders at one place write led towards what ablation gives.
 

@@ -12,7 +12,7 @@ import torch
 
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
-from edgewise.patching.ablations.learned.learning import Learned, Training, learn
+from edgewise.patching.ablations.learned.learning import Descent, Learned, learn
 from edgewise.patching.ablations.learned.vectors import read_provenance, split, together, write
 from edgewise.patching.ablations.mean import everywhere
 from edgewise.patching.ablations.registry import get_ablation
@@ -23,10 +23,10 @@ from tests.engine import tiny_lift, tiny_pairs
 
 __all__ = ["edgewise", "models", "pairs"]
 
-FEW = Training(steps=25, rate=0.2)
+FEW = Descent(steps=25, rate=0.2)
 
 
-def learned(family: str, some: PromptPairs, training: Training = FEW) -> tuple[Runner, Learned]:
+def learned(family: str, some: PromptPairs, training: Descent = FEW) -> tuple[Runner, Learned]:
     lift = tiny_lift(family)
     found = learn(Runner.create(lift, some, metric="kl", ablation="mean"), training)
     held = replace(get_ablation("optimal"), prepare=lambda _: everywhere(found.values))
@@ -59,7 +59,7 @@ def test_its_losses_are_those_of_circuits_without_a_node_and_below_those_of_mean
 def test_of_a_quadratic_loss_it_finds_the_best_vector() -> None:
     """With one sender into `logits` alone, the best constant gives the mean distribution."""
     some = tiny_pairs(lengths=(5, 5, 5))
-    runner, found = learned("gpt2", some, Training(steps=120, rate=0.3))
+    runner, found = learned("gpt2", some, Descent(steps=120, rate=0.3))
     last = runner.graph.sender_index[runner.graph.senders[-1]]
     vector = split(found.values)[last].double().requires_grad_()
     loss = 0.0
@@ -82,7 +82,7 @@ def test_of_a_quadratic_loss_it_finds_the_best_vector() -> None:
 
 def test_the_same_seed_learns_the_same_vectors_and_another_others() -> None:
     some = tiny_pairs(lengths=(5, 5))
-    runs = [learned("llama", some, Training(steps=20, seed=seed))[1] for seed in (0, 0, 1)]
+    runs = [learned("llama", some, Descent(steps=20, seed=seed))[1] for seed in (0, 0, 1)]
     first, same, other = (torch.cat([x.flatten() for x in split(one.values)]) for one in runs)
     torch.testing.assert_close(first, same, rtol=0, atol=0)
     assert (first - other).abs().max() > 1e-4
@@ -91,13 +91,13 @@ def test_the_same_seed_learns_the_same_vectors_and_another_others() -> None:
 def test_answers_of_several_tokens_count_by_their_share() -> None:
     some = tiny_pairs(lengths=(5, 5))
     spelled = PromptPairs(tuple(p.spelling([(3, 4)], [(5, 6)]) for p in some.pairs))
-    runner, found = learned("llama", spelled, Training(steps=10))
+    runner, found = learned("llama", spelled, Descent(steps=10))
     measured = runner.mask_losses(each_node(runner))
     np.testing.assert_allclose(found.after, measured, rtol=1e-4, atol=1e-6)
 
 
 def test_vectors_and_values_are_the_same_in_other_order() -> None:
-    runner, found = learned("gemma3", tiny_pairs(lengths=(5,)), Training(steps=1))
+    runner, found = learned("gemma3", tiny_pairs(lengths=(5,)), Descent(steps=1))
     again = together(split(found.values), found.values)
     for a, b in zip(split(again), split(found.values), strict=True):
         assert torch.equal(a, b)
@@ -119,7 +119,7 @@ def test_a_file_gives_what_was_learned_whatever_the_prompts(tmp_path: Path) -> N
 
 
 def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
-    runner, found = learned("gpt2", tiny_pairs(lengths=(5,)), Training(steps=1))
+    runner, found = learned("gpt2", tiny_pairs(lengths=(5,)), Descent(steps=1))
     path = write(tmp_path / "own.safetensors", runner.graph, found.values, {})
     other = Runner.create(tiny_lift("llama"), runner.pairs, ablation=f"optimal:{path}")
     with pytest.raises(FileFormatError, match="is of another model"):

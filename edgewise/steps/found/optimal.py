@@ -17,7 +17,7 @@ from .blocks import circumstances, task_block
 
 if TYPE_CHECKING:
     from ...graphs.graph import ComputationGraph
-    from ...patching.ablations.learned.learning import Learned, Training
+    from ...patching.ablations.learned.learning import Descent, Learned
 
 
 @typed
@@ -47,15 +47,15 @@ class OptimalVectors:
 def learn_optimal(
     session: Session,
     pairs: PromptPairs,
-    training: Training | None = None,
+    training: Descent | None = None,
     *,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> OptimalVectors:
     """Learn on prompt pairs what ablated edges out of each sender may best carry."""
-    from ...patching.ablations.learned.learning import LOSS, Training, learn
+    from ...patching.ablations.learned.learning import LOSS, Descent, learn
 
-    training = training or Training()
+    training = training or Descent()
     session.certify(pairs)
     # none of the other's values is used; it is one that any prompts will do for
     kinds = ablations().values()

@@ -13,6 +13,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ...calls.typed import typed
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -20,9 +22,15 @@ MODEL_TYPE = "edgewise-plain"
 """The type that config.json names."""
 
 
-@cache
+@typed
 def classes() -> tuple[type[PretrainedConfig], Any]:
     """Return the classes of configuration and model, known to transformers from then on."""
+    return _made()
+
+
+@cache
+def _made() -> tuple[type[PretrainedConfig], Any]:
+    """Make the classes, once."""
     import torch
     from torch import Tensor, nn
     from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel

@@ -54,7 +54,7 @@ BETAS, SMALL = (0.9, 0.99), 1e-8  # of Adam
 
 
 @dataclass(frozen=True)
-class Training:
+class Descent:
     """How vectors are learned: how many steps, of how many rows, how fast, and what is drawn."""
 
     steps: int = 200
@@ -81,7 +81,7 @@ class _Slot:
     index: int
 
 
-def learn(reference: Reference, training: Training, progress: Progress | None = None) -> Learned:
+def learn(reference: Reference, training: Descent, progress: Progress | None = None) -> Learned:
     """Learn every sender's vector on the reference pairs."""
     number = real_tokens(reference)
     means = average(reference, over_tokens, number)
@@ -176,7 +176,7 @@ def _visits(reference: Reference) -> Iterator[_Pass]:
 class _Adam:
     """Vectors as they are moved, each by its own steps, and their mean over the last half."""
 
-    def __init__(self, begin: Sequence[Tensor], scales: Sequence[Tensor], how: Training) -> None:
+    def __init__(self, begin: Sequence[Tensor], scales: Sequence[Tensor], how: Descent) -> None:
         self.vectors, self.scales, self.how = list(begin), list(scales), how
         self._first = [torch.zeros_like(x) for x in begin]
         self._second = [torch.zeros_like(x) for x in begin]

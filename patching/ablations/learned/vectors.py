@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ...trace import Values
 
 FORMAT, VERSION = "edgewise/ablation", "1"
+COMMAND = "optimal"
 MOST_BYTES = 1 << 32
 """Most bytes of a file: the vectors of a model of a thousand layers of width 20,000 are a tenth."""
 
@@ -94,7 +95,7 @@ def content_hash(path: str | Path) -> str:
     """Hash a file's bytes; a FileFormatError says if it cannot be read."""
     from ....graphs.files.reading import at_home, read_bounded
 
-    content = read_bounded(at_home(path), MOST_BYTES, "a file of vectors for optimal ablation")
+    content = read_bounded(at_home(path), MOST_BYTES, "a file of learned vectors")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -159,8 +160,8 @@ def read(path: str | Path, graph: ComputationGraph, like: Values) -> Values:
 def _metadata(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     if metadata.get("format") != FORMAT or "provenance" not in metadata:
         raise FileFormatError(
-            f"{path} holds no vectors for optimal ablation; accepted: a file that `edgewise "
-            "optimal` wrote."
+            f"{path} holds no vectors of this ablation; accepted: a file that `edgewise {COMMAND}` "
+            "wrote."
         )
     if metadata.get("version") != VERSION:
         raise FileFormatError(

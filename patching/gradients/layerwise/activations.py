@@ -30,22 +30,22 @@ from ...run.runner import Progress, Runner
 from ..attribution import ChunkScores, groups
 from ..by_example import ByExample
 from ..finish import finished
-from ..tape import LayerTape, Place, tapes_behind
+from ..tape import LayerTape, WritingPlace, tapes_behind
 
 PLACES = {Kind.HEAD: Kind.HEAD, Kind.MIXER: Kind.HEAD, Kind.POST: Kind.POST}
 """At whose place senders of a kind write; all others, experts and neurons, at their MLP's."""
 
 
-def places(graph: ComputationGraph) -> dict[Place, list[int]]:
+def places(graph: ComputationGraph) -> dict[WritingPlace, list[int]]:
     """Map the places where senders write to these, as columns, in graph order.
 
     >>> [len(some) for some in places(ComputationGraph(layers=1, heads=2)).values()]
     [1, 2, 1]
     """
-    found: dict[Place, list[int]] = {}
+    found: dict[WritingPlace, list[int]] = {}
     for column, node in enumerate(graph.senders):
         kind = None if node.layer is None else PLACES.get(node.kind, Kind.MLP)
-        found.setdefault(Place(kind, node.layer or 0), []).append(column)
+        found.setdefault(WritingPlace(kind, node.layer or 0), []).append(column)
     return found
 
 
@@ -96,7 +96,7 @@ class _OfPlace(ChunkScores):
         shares: list[float],
         delta: Tensor,
         apart: ByExample | None,
-        place: Place,
+        place: WritingPlace,
         columns: list[int],
     ) -> None:
         super().__init__(runner, chunk, shares, delta, apart)

@@ -23,8 +23,9 @@ from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.scores import Scores
-from edgewise.known.planted import PlantedShape, plant
-from edgewise.patching.gradients.gates import Minibatches, gated_loss
+from edgewise.known.planted import plant
+from edgewise.known.shapes import PlantedShape
+from edgewise.patching.gates import Minibatches, gated_loss
 from edgewise.patching.run.runner import Runner
 from tests.engine import tiny_lift, tiny_pairs
 from tests.planted import PLANTED, planted_circuit, planted_runner

@@ -14,7 +14,7 @@ from ....errors import EdgewiseError, FileFormatError
 from ....graph import ComputationGraph
 from ...circuit import unscored
 from ...reading import is_number, short
-from .values import FLAG, WHAT, Read, flat, infinite, is_flag, name_of, refuse, stated_graph
+from .values import FLAG, WHAT, ReadGraph, flat, infinite, is_flag, name_of, refuse, stated_graph
 
 _UNLISTED = 2**23
 """Most places of a mask for a file that lists few edges: twice that of Llama-3.1-8B."""
@@ -33,7 +33,7 @@ class _Nodes:
     sums: dict[str, float] = field(default_factory=dict)
 
 
-def of_json(path: str | Path, document: Any, kv_heads: int) -> Read:
+def of_json(path: str | Path, document: Any, kv_heads: int) -> ReadGraph:
     """Read a document; a FileFormatError names what is wrong in it."""
     graph, width = stated_graph(path, document, ("edges",), kv_heads)
     edges, nodes = document["edges"], document.get("nodes", {})
@@ -82,7 +82,7 @@ def of_json(path: str | Path, document: Any, kv_heads: int) -> Read:
         for name, entry in found.neurons.items()
     }
     own = any(found.scores.values())
-    return Read(
+    return ReadGraph(
         Circuit(graph, kept), values, width, unread, found.flags, neurons,
         found.scores if own else found.sums, summed=not own,
     )  # fmt: skip

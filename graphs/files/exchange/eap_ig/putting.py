@@ -23,10 +23,10 @@ from ....graph import ComputationGraph
 from ....levels.nodes import NODE, fan_out, spread
 from ....scores import Scores
 from ...reading import listed
-from .values import LARGEST, EapIg, Read, name_of, refuse
+from .values import LARGEST, EapIg, ReadGraph, name_of, refuse
 
 
-def put_together(path: str | Path, read: Read) -> EapIg:
+def put_together(path: str | Path, read: ReadGraph) -> EapIg:
     """Return the circuit and the scores, with notes on what else the file says."""
     circuit, notes = _of_whole_nodes(path, read)
     graph = circuit.graph
@@ -60,7 +60,7 @@ def put_together(path: str | Path, read: Read) -> EapIg:
     return EapIg(circuit, scores, read.width, tuple(notes))
 
 
-def _of_nodes(path: str | Path, graph: ComputationGraph, read: Read) -> Scores:
+def _of_nodes(path: str | Path, graph: ComputationGraph, read: ReadGraph) -> Scores:
     """Return the nodes' scores, each at all edges out of the node; one without has 0."""
     values = np.array([read.nodes.get(name_of(node), 0.0) for node in graph.senders])
     large = [name_of(graph.senders[i]) for i in np.flatnonzero(np.abs(values) >= LARGEST)]
@@ -68,7 +68,7 @@ def _of_nodes(path: str | Path, graph: ComputationGraph, read: Read) -> Scores:
     return Scores(graph, spread(graph, np.nan_to_num(values)), level=NODE)
 
 
-def _of_whole_nodes(path: str | Path, read: Read) -> tuple[Circuit, list[str]]:
+def _of_whole_nodes(path: str | Path, read: ReadGraph) -> tuple[Circuit, list[str]]:
     """Return the circuit without the edges of nodes that keep no neuron, and what is said of it."""
     circuit = read.kept
     if not read.neurons or not len(circuit):

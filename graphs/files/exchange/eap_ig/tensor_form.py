@@ -16,7 +16,7 @@ from ....errors import FileFormatError
 from ....graph import ComputationGraph
 from ...circuit import unscored
 from ...reading import RESULT_BYTES, read_bounded, short
-from .values import FLAG, WHAT, Read, is_tensor, name_of, refuse, stated_graph
+from .values import FLAG, WHAT, ReadGraph, is_tensor, name_of, refuse, stated_graph
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ _OF_NEURONS = ("neurons_in_graph", "neurons", "neurons_scores")
 _TENSOR_KEYS = ("cfg", "src_nodes", "dst_nodes", *_MATRICES, *_OF_NODES, *_OF_NEURONS)
 
 
-def of_tensors(path: str | Path, document: Any, kv_heads: int) -> Read:
+def of_tensors(path: str | Path, document: Any, kv_heads: int) -> ReadGraph:
     """Read what `load_tensors` gave; a FileFormatError names what is wrong in it."""
     graph, width = stated_graph(path, document, ("edges_in_graph",), kv_heads)
     senders, ports = graph.size[::-1]
@@ -60,7 +60,7 @@ def of_tensors(path: str | Path, document: Any, kv_heads: int) -> Read:
     neurons, sums = _neuron_tensors(path, document, graph, width)
     unread = {str(key)[:60] for key in document if key not in _TENSOR_KEYS}
     own = any(nodes.values())
-    return Read(
+    return ReadGraph(
         circuit, values, width, unread, flags, neurons, nodes if own else sums, summed=not own
     )
 

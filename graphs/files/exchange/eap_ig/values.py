@@ -44,7 +44,7 @@ class EapIg:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class ReadGraph:
     """What a file says, before it is put together: masks and scores of edges, and of nodes.
 
     `kept`, `values`: [ports, senders]. `width`: the model's. `unread`: what else there is. `flags`:

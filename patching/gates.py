@@ -13,9 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..engines import JAX, engine_of
-from ..run.runner import Runner, refuse_nan
-from .port_gradients import gate_gradients, gated_batch
+from .engines import JAX, engine_of
+from .gradients.port_gradients import gate_gradients, gated_batch
+from .run.runner import Runner, refuse_nan
 
 GatedLoss = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """The mean loss at some gates, and its gradient there, float64 [ports, senders]."""
@@ -26,7 +26,7 @@ def gated_loss(runner: Runner) -> GatedLoss:
     metric = runner.metric
     metric.require_gradient(at_clean_only=False)
     if engine_of(runner.engine, runner.model, metric) == JAX:
-        from ..compiled.circuits import CompiledCircuits
+        from .compiled.circuits import CompiledCircuits
 
         found: GatedLoss = CompiledCircuits(runner).gradients
     else:
