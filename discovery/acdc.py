@@ -59,6 +59,7 @@ def apart(
     "acdc",
     summary="remove edges one by one while the loss rises by less than a threshold",
     selects=True,
+    spans=True,
     rival=apart,
     page=Page(
         (

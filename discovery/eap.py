@@ -98,6 +98,7 @@ class Gradients:
     engines=ENGINES,
     gradient="clean",
     additive=True,
+    spans=True,
 )
 def eap(
     runner: Runner,
@@ -126,6 +127,7 @@ def eap(
     engines=ENGINES,
     gradient="path",
     additive=True,
+    spans=True,
 )
 def clean_corrupted(
     runner: Runner,
@@ -158,6 +160,7 @@ def clean_corrupted(
     engines=ENGINES,
     gradient="path",
     additive=True,
+    spans=True,
     scores_for_searches=True,
     unpaired={"midpoint": True},
 )
@@ -194,6 +197,7 @@ def eap_ig(
     ),
     gradient="path",
     additive=True,
+    spans=True,
 )
 def conductance(
     runner: Runner,

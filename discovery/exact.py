@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "exact",
     summary="measure every edge, or node, or chosen edges, by ablating it alone",
     selects=False,
+    spans=True,
     chosen_by="edges",
     page=Page(
         (

@@ -68,6 +68,7 @@ Answers = tuple[int, np.ndarray, "Losses"]  # a port's row, senders [n] into it,
     "refine",
     summary="remove edges greedily and exactly from the best of EAP-IG's or of given scores",
     selects=True,
+    spans=True,
     page=Page(
         (
             "Take three times as many edges as are wanted, by the scores of a cheaper method.",

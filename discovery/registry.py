@@ -115,9 +115,10 @@ class Method:
     scores stand in where a search gives none to all edges. `chosen_by`: the option of commands for
     a file of the edges it is to be about alone, which it takes as `start`. `unpaired`: options that
     suit ablations whose values are not those of a corrupted prompt. `engines`: what it can compute
-    with. `additive`: its scores are linear in what a sender writes, so that a node's is the sum of
-    its edges'. `nodes_only`: it scores nothing but nodes. `level`: what it is to score, see `at`.
-    `rival`: finds another circuit, of a runner, options, and by how much more each edge must
+    with. `spans`: it can tell spans of positions apart. `additive`: its scores are linear in what a
+    sender writes, so that a node's is the sum of its edges'. `nodes_only`: it scores nothing but
+    nodes. `level`: what it is to score, see `at`. `rival`: finds another circuit, of a runner,
+    options, and by how much more each edge must
     matter, [ports, senders].
     """
 
@@ -131,6 +132,7 @@ class Method:
     chosen_by: str = ""
     unpaired: Mapping[str, object] = field(default_factory=dict)
     engines: tuple[str, ...] = ("torch",)
+    spans: bool = False
     additive: bool = False
     nodes_only: bool = False
     level: str = EDGE
@@ -308,6 +310,8 @@ class Method:
         """Run the method; `start`: scores to start from. Warns where the result means nothing."""
         from .meaning import Meaningless, doubt
 
+        if not self.spans:
+            runner.require_plain(f"method '{self.name}'")
         # by one engine alone, so that what is asked of the runner later is too
         runner = replace(runner, engine=self.engine(runner, options))
         if journal is not None:
@@ -345,6 +349,7 @@ class MethodProperties(TypedDict, total=False):
     chosen_by: str
     unpaired: Mapping[str, object]
     engines: tuple[str, ...]
+    spans: bool
     additive: bool
     nodes_only: bool
     rival: Callable[..., Discovery]

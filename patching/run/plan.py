@@ -125,15 +125,19 @@ def make_plan(
     return _planned(graph, rows, moving, known)
 
 
-def make_span_plan(graph: ComputationGraph, masks: np.ndarray, *, consistent: bool) -> Plan:
+def make_span_plan(
+    graph: ComputationGraph, masks: np.ndarray, *, consistent: bool, start_row: int = 0
+) -> Plan:
     """Plan a run of one circuit that keeps other edges at each span, masks bool [spans, P, S].
 
-    The sums' weights have a row for each span, and all start from the base. `consistent`: as of
-    `make_plan`.
+    The sums' weights have a row for each span, and all start from the base. `consistent`,
+    `start_row`: as of `make_plan`.
     """
     union: np.ndarray = np.asarray(masks.any(axis=0))
     live_ports, live = graph.live(union)
-    known = np.zeros(len(graph.senders), dtype=bool)
+    known = np.full(len(graph.senders), start_row > 0)
+    for feeds in graph.feeds[start_row:] if start_row else ():
+        known[list(feeds)] = False
     known[: 2 if graph.split_embedding else 1] = True
     moving = live.copy()
     if consistent:

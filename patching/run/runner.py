@@ -406,7 +406,7 @@ class Runner:
         """Yield the stream at `logits`, [n or 1, B, T, D], of as many masks as fit in memory."""
         masks = self._checked(masks, row)
         if self.graph.spans:
-            yield from ((1, run_at_spans(chunk, mask)) for mask in masks)
+            yield from ((1, run_at_spans(chunk, mask, row)) for mask in masks)
             return
         consistent = self.ablation.consistent
         plan = make_plan(self.graph, masks, consistent=consistent, start_row=row)

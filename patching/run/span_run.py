@@ -24,13 +24,18 @@ from .plan import Plan, Sum, make_span_plan
 
 
 @torch.no_grad()
-def run_at_spans(chunk: Chunk, mask: np.ndarray) -> Tensor:
-    """Run one circuit, bool [P·L, S], and return the stream at `logits`, [1, B, T, D]."""
+def run_at_spans(chunk: Chunk, mask: np.ndarray, start_row: int = 0) -> Tensor:
+    """Run one circuit, bool [P·L, S], and return the stream at `logits`, [1, B, T, D].
+
+    `start_row`: the circuit keeps everything before this port, and is run from its layer on.
+    """
     graph = chunk.model.graph
     masks = mask.reshape(len(graph.ports), -1, mask.shape[1]).swapaxes(0, 1)  # [L, P, S]
-    plan = make_span_plan(graph, masks, consistent=chunk.ablation.consistent)
+    row = start_row // len(masks)
+    plan = make_span_plan(graph, masks, consistent=chunk.ablation.consistent, start_row=row)
+    world = chunk.restart_world if row else chunk.world
     assert chunk.batch.span is not None  # spans are told apart
-    return _SpanRun(chunk.world, plan, chunk.batch.span[:, chunk.start :], len(masks)).final()
+    return _SpanRun(world, plan, chunk.batch.span[:, chunk.start :], len(masks)).final()
 
 
 class _SpanDeltas:

@@ -64,7 +64,7 @@ def test_the_neurons_and_the_rest_write_what_the_mlp_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig", "eap-ig-activations"])
 def test_scores_of_neurons_add_up_to_the_mlps(name: str, method: str) -> None:
     """(h̃ − h)·∂loss/∂h of each, as what it writes is a sum over them; the bias does not change."""
     plain, apart = both(name)

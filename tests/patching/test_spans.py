@@ -112,6 +112,20 @@ def test_an_exact_question_is_about_an_edge_at_a_span() -> None:
     np.testing.assert_allclose(found.scores.values[other], 0, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_run_can_begin_behind_what_is_kept(name: str) -> None:
+    _, runner = both(name)
+    graph = runner.graph
+    for text in ("m0->a1.h0<k>@subject", "a1.h0->logits@end"):
+        if text.startswith("a1") and graph.post_norm:
+            continue
+        row, column = graph.locate(text)
+        mask = graph.reads.copy()
+        mask[row, column] = mask[-1, 0] = False
+        begun, whole_run = (runner.mask_losses(mask[None], start) for start in (row, 0))
+        np.testing.assert_allclose(begun, whole_run, atol=1e-8)
+
+
 def test_nodes_at_spans_by_the_sums_of_their_edges_and_by_patching() -> None:
     plain, runner = both("llama")
     found = get_method("eap").at("node")(runner).scores
@@ -217,6 +231,8 @@ def test_what_knows_no_spans_says_so() -> None:
     _, runner = both("gpt2")
     for call in (
         lambda: get_method("eap")(runner, local=True),
+        lambda: get_method("screen")(runner),
+        lambda: get_method("information-flow-routes")(runner),
         lambda: Runner.create(runner.model, runner.pairs, engine="jax"),
     ):
         with pytest.raises(EdgewiseError, match=r"spans of positions apart|JAX, which is not inst"):
