@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -138,3 +140,24 @@ def test_what_cannot_be_told_apart() -> None:
     ):
         with pytest.raises(EdgewiseError, match=words):
             DiscoverySpec.of(method="eap", select=Selection(top=3), **fields)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "noise", "zero"])
+def test_neurons_at_spans_add_up_under_other_ablations(ablation: str) -> None:
+    model, pairs = tiny_lift("llama"), tiny_pairs(shared=False)
+    named = tuple(replace(pair, spans=(("end", pair.answer_position),)) for pair in pairs)
+    spans = replace(pairs, pairs=named).at_spans()
+    how = {"metric": "logit_diff", "ablation": ablation}
+    plain, apart = (
+        Runner.create(model, pairs, **how),
+        Runner.create(model.with_neurons([0, 1]), spans, **how),
+    )
+    expected = get_method("eap").at("node")(plain).scores.by_sender()
+    found = get_method("eap").at("neuron")(apart).scores.by_sender()
+    own = [i for i, node in enumerate(apart.graph.senders) if str(node).startswith("m1.")]
+    m1 = plain.graph.sender_index[Node(Kind.MLP, 1)]
+    assert found[own].sum() == pytest.approx(expected[m1], abs=1e-5)
+    ends = [
+        one.losses([Circuit.full(one.graph), Circuit.empty(one.graph)]) for one in (plain, apart)
+    ]
+    np.testing.assert_allclose(*ends, atol=1e-7)
