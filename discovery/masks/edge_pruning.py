@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 GATES, PULL = "log_alpha", "lambda"
 
+FAR, FASTEST = 24.0, 0.4
+"""How far a gate's log-odds may move in a training, of whatever length, and in an update, unless a
+rate is given."""
+
 PULL_RATE = 0.8
 """How far an update moves λ₁ and λ₂ at most, as in the paper."""
 
@@ -77,7 +81,10 @@ def edge_pruning(
     warmup: Annotated[
         float, Option("in which part of the training the sparsity grows to the wanted one", 0, 1)
     ] = 0.8,
-    rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.2,
+    rate: Annotated[
+        float,
+        Option("how far an update moves a gate's log-odds at most; 0: what suits its length", 0),
+    ] = 0.0,
     stiff: Annotated[
         float,
         Option("how firmly the sparsity is held from the first update on; 0: as published", 0),
@@ -91,7 +98,8 @@ def edge_pruning(
     gates = edge_gates(runner, size, start, progress)
     full, empty = measured_ends(runner)
     firm = stiff * abs(full - empty) * runner.graph.edge_count
-    learner = EdgePruning(gates, warmup, {GATES: rate, PULL: -PULL_RATE}, firm)
+    rates = {GATES: rate or min(FASTEST, FAR / training.updates), PULL: -PULL_RATE}
+    learner = EdgePruning(gates, warmup, rates, firm)
     return train(learner, runner, training, progress, journal)
 
 
