@@ -146,11 +146,11 @@ def test_what_cannot_be_told_apart() -> None:
 def test_neurons_at_spans_add_up_under_other_ablations(ablation: str) -> None:
     model, pairs = tiny_lift("llama"), tiny_pairs(shared=False)
     named = tuple(replace(pair, spans=(("end", pair.answer_position),)) for pair in pairs)
-    spans = replace(pairs, pairs=named).at_spans()
+    pairs = replace(pairs, pairs=named)
     how = {"metric": "logit_diff", "ablation": ablation}
     plain, apart = (
         Runner.create(model, pairs, **how),
-        Runner.create(model.with_neurons([0, 1]), spans, **how),
+        Runner.create(model.with_neurons([0, 1]), pairs.at_spans(), **how),
     )
     expected = get_method("eap").at("node")(plain).scores.by_sender()
     found = get_method("eap").at("neuron")(apart).scores.by_sender()
