@@ -23,6 +23,7 @@ from edgewise.discovery.measures.leaving_out import single_questions
 from edgewise.discovery.registry import get_method
 from edgewise.graphs.lift.lifting import describe
 from edgewise.graphs.load.loading import load
+from edgewise.graphs.scores import Scores
 from edgewise.patching.incremental.search import make_search
 from edgewise.patching.run.runner import Runner
 from edgewise.patching.tasks import make_task
@@ -103,7 +104,20 @@ def main() -> None:
     print(f"forward pass {one:.3f} processor seconds")
     print(f"{asked_about:,} edges: {seconds:.1f} s = {seconds / one:.0f} forward passes, "
           f"{seconds / one / asked_about:.4f} each")  # fmt: skip
-    print(f"checksum {np.nansum(np.abs(values)):.6f}")
+    for name, options in METHODS:
+        said = " ".join((name, *(f"--{k} {v}" for k, v in options.items())))
+        for number in (200, LEADING):
+            part = overlap(runner, values, name, options, number)
+            print(f"{said:20} {part:.3f} of the exact top {number:,} of the edges measured")
+
+
+def overlap(
+    runner: Runner, values: np.ndarray, name: str, options: dict[str, object], number: int
+) -> float:
+    """Return which part of the largest exact effects is among a method's largest scores."""
+    exact = Scores(runner.graph, values).top(number).kept
+    scores = get_method(name)(runner, **options).scores
+    return float((exact & scores.top(number).kept).sum() / exact.sum())
 
 
 if __name__ == "__main__":

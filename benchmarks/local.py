@@ -35,6 +35,8 @@ WORK: dict[str, tuple[str, dict[str, Any]]] = {
     "clean-corrupted --local": ("clean-corrupted", {"local": True}),
     "eap-ig --local": ("eap-ig", {"local": True}),
     "screen": ("screen", {}),
+    "conductance": ("conductance", {}),
+    "information-flow-routes": ("information-flow-routes", {}),
 }
 
 

@@ -192,7 +192,7 @@ def eap_ig(
             "add up to the change of the loss.",
         ),
         "Wu et al. 2026, edge conductance",
-        "1.6 times eap-ig of so many steps",
+        "1.8 times eap-ig of so many steps",
         "Where scores are to add up: what a share of the whole effect passes along each edge.",
     ),
     gradient="path",

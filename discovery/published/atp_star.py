@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         ),
         "Kramár, Lieberum, Shah and Nanda 2024, AtP*: an efficient and scalable method for "
         "localizing LLM behaviour to components",
-        "about 12 forward passes for each layer; with `single` 12 in all",
+        "7 forward passes for each layer; with `single` 7 in all",
         "To rank heads and MLPs where attention is saturated or effects cancel. Scores are "
         "absolute: they do not tell what helps. For single edges take eap with owners recomputed.",
     ),

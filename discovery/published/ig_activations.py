@@ -38,8 +38,8 @@ if TYPE_CHECKING:
             "Score each edge out of the place Σ (a_u − o_u) · (averaged gradient).",
         ),
         "Hanna, Pezzelle and Belinkov 2024, Have faith in faithfulness (EAP-IG, activations)",
-        "about as many gradients through half the model as steps times twice the layers: some 25 "
-        "times EAP-IG of as many steps with 30 layers",
+        "a gradient through half the model for each step and twice the layers: 36 forward passes "
+        "for one step of SmolLM2-135M",
         "Where what a layer does in all is to be shared out over its edges: the scores out of a "
         "layer's heads, or out of its MLP, add up to the effect of ablating them together. Too "
         "dear for a first look.",
