@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         "localizing LLM behaviour to components",
         "7 forward passes for each layer; with `single` 7 in all",
         "To rank heads and MLPs where attention is saturated or effects cancel. Scores are "
-        "absolute: they do not tell what helps. For single edges take eap with owners recomputed.",
+        "absolute: they do not tell what helps. For single edges take EAP with owners recomputed.",
     ),
     gradient="clean",
     nodes_only=True,
