@@ -48,6 +48,23 @@ PULL_RATE = 0.8
 """How far an update moves λ₁ and λ₂ at most, as in the paper."""
 
 
+@dataclass(frozen=True)
+class Holding:
+    """How gates move, and how they are held to the sparsity that is wanted."""
+
+    warmup: Annotated[
+        float, Option("in which part of the training the sparsity grows to the wanted one", 0, 1)
+    ] = 0.8
+    rate: Annotated[
+        float,
+        Option("how far an update moves a gate's log-odds at most; 0: what suits its length", 0),
+    ] = 0.0
+    stiff: Annotated[
+        float,
+        Option("how firmly the sparsity is held from the first update on; 0: as published", 0),
+    ] = 0.07
+
+
 @method(
     "edge-pruning",
     summary="learn a gate for every edge, all together, at a sparsity that grows to the wanted one",
@@ -66,10 +83,11 @@ PULL_RATE = 0.8
         ),
         "Bhaskar, Wettig, Friedman and Chen 2024, Finding transformer circuits with edge pruning; "
         "gates of Louizos, Welling and Kingma 2018",
-        "about 5 forward passes of the minibatch for each update",
+        "about 6 forward passes of the minibatch for each update",
         "Where a circuit of some hundred edges and more is to be as near to the model as it can, "
         "and minutes do not matter: all edges are chosen together. Ask for several `trainings`, as "
-        "circuits depend on what is drawn.",
+        "circuits depend on what is drawn. Too few updates leave a circuit worse than a cheap "
+        "method's: on SmolLM2-135M 120 were enough, and 60 from given scores were not.",
     ),
     gradient="path",
     engines=("torch", "jax"),
@@ -78,17 +96,7 @@ def edge_pruning(
     runner: Runner,
     *,
     size: Annotated[Size, Options()] = USUAL_SIZE,
-    warmup: Annotated[
-        float, Option("in which part of the training the sparsity grows to the wanted one", 0, 1)
-    ] = 0.8,
-    rate: Annotated[
-        float,
-        Option("how far an update moves a gate's log-odds at most; 0: what suits its length", 0),
-    ] = 0.0,
-    stiff: Annotated[
-        float,
-        Option("how firmly the sparsity is held from the first update on; 0: as published", 0),
-    ] = 0.07,
+    holding: Annotated[Holding, Options()] = Holding(),
     training: Annotated[Training, Options()] = USUAL_TRAINING,
     start: Scores | None = None,
     progress: Progress | None = None,
@@ -97,9 +105,9 @@ def edge_pruning(
     """Learn which edges to keep; scores rank all edges by how surely their gates are open."""
     gates = edge_gates(runner, size, start, progress)
     full, empty = measured_ends(runner)
-    firm = stiff * abs(full - empty) * runner.graph.edge_count
-    rates = {GATES: rate or min(FASTEST, FAR / training.updates), PULL: -PULL_RATE}
-    learner = EdgePruning(gates, warmup, rates, firm)
+    firm = holding.stiff * abs(full - empty) * runner.graph.edge_count
+    rates = {GATES: holding.rate or min(FASTEST, FAR / training.updates), PULL: -PULL_RATE}
+    learner = EdgePruning(gates, holding.warmup, rates, firm)
     return train(learner, runner, training, progress, journal)
 
 

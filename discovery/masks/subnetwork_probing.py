@@ -39,6 +39,19 @@ if TYPE_CHECKING:
 GATES = "log_alpha"
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How many nodes are kept, and how their gates move."""
+
+    nodes: Annotated[
+        int, Option("heads and MLPs to keep; 0: those that are likelier open than shut", 0)
+    ] = 0
+    price: Annotated[
+        float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
+    ] = 1.0
+    rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.1
+
+
 @method(
     "subnetwork-probing",
     summary="learn a gate for every head and MLP, all together",
@@ -55,7 +68,7 @@ GATES = "log_alpha"
         ),
         "Cao, Sanh and Rush 2021, Low-complexity probing via finding subnetworks; gates of nodes "
         "as in Conmy et al. 2023",
-        "about 5 forward passes of the minibatch for each update",
+        "about 6 forward passes of the minibatch for each update",
         "Where whole heads and MLPs are to be chosen. Its circuits have many edges: every one "
         "between two nodes that are kept.",
     ),
@@ -65,13 +78,7 @@ GATES = "log_alpha"
 def subnetwork_probing(
     runner: Runner,
     *,
-    nodes: Annotated[
-        int, Option("heads and MLPs to keep; 0: those that are likelier open than shut", 0)
-    ] = 0,
-    price: Annotated[
-        float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
-    ] = 1.0,
-    rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.1,
+    keeping: Annotated[Keeping, Options()] = Keeping(),
     training: Annotated[Training, Options()] = USUAL_TRAINING,
     start: Scores | None = None,
     progress: Progress | None = None,
@@ -81,12 +88,14 @@ def subnetwork_probing(
     if start is not None:
         runner.require_graph(start.graph, "the start")
     gated = int(gated_nodes(runner.graph).sum())
-    if nodes > gated:
+    if keeping.nodes > gated:
         raise EdgewiseError(
-            f"{nodes:,} nodes are asked for, and the graph has {gated:,} heads and MLPs; accepted: "
-            f"0 to {gated:,}."
+            f"{keeping.nodes:,} nodes are asked for, and the graph has {gated:,} heads and MLPs; "
+            f"accepted: 0 to {gated:,}."
         )
-    learner = SubnetworkProbing(runner.graph, nodes, price, {GATES: rate}, start)
+    learner = SubnetworkProbing(
+        runner.graph, keeping.nodes, keeping.price, {GATES: keeping.rate}, start
+    )
     return train(learner, runner, training, progress, journal)
 
 

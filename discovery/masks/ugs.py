@@ -39,6 +39,17 @@ BEGIN = 1.0
 GATES = "log_odds"
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How many masks are drawn, and how their edges' probabilities move."""
+
+    price: Annotated[
+        float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
+    ] = 1e-3
+    masks: Annotated[int, Option("how many masks an update draws", 1, 1024)] = 4
+    rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.2
+
+
 @method(
     "ugs",
     summary="learn each edge's probability to be in the circuit from masks drawn by it",
@@ -54,7 +65,7 @@ GATES = "log_odds"
             "Keep the wanted number of edges of largest θ. An edge's score is −log(1 − θ).",
         ),
         "Li and Janson 2024, Optimal ablation for interpretability (their UGS)",
-        "about 5 forward passes of the minibatch for each update",
+        "about 6 forward passes of the minibatch for each update",
         "For comparison with published circuits, and where what an edge is worth should be judged "
         "beside many different others.",
     ),
@@ -65,11 +76,7 @@ def ugs(
     runner: Runner,
     *,
     size: Annotated[Size, Options()] = USUAL_SIZE,
-    price: Annotated[
-        float, Option("what is added to the loss for what is open: per edge, or for all nodes", 0)
-    ] = 1e-3,
-    masks: Annotated[int, Option("how many masks an update draws", 1, 1024)] = 4,
-    rate: Annotated[float, Option("how far an update moves a gate's log-odds at most", 0)] = 0.2,
+    drawing: Annotated[Drawing, Options()] = Drawing(),
     training: Annotated[Training, Options()] = USUAL_TRAINING,
     start: Scores | None = None,
     progress: Progress | None = None,
@@ -77,7 +84,7 @@ def ugs(
 ) -> Discovery:
     """Learn which edges to keep; scores rank all edges by their probability to be kept."""
     gates = edge_gates(runner, size, start, progress)
-    learner = UniformSampling(gates, price, {GATES: rate}, masks)
+    learner = UniformSampling(gates, drawing.price, {GATES: drawing.rate}, drawing.masks)
     return train(learner, runner, training, progress, journal)
 
 
