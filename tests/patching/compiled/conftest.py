@@ -1,26 +1,12 @@
-"""Settings of the compiled engine's tests: compile fast code slowly run, in one thread."""
+"""Settings of the compiled engine's tests."""
 
 from __future__ import annotations
 
 import gc
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-FLAGS = (
-    "--xla_cpu_multi_thread_eigen=false",
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_cpu_max_isa=SSE4_2",
-)
-
-if "jax" not in sys.modules:  # XLA reads them once
-    os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS)).strip()
 
 try:
     import jax as _jax  # noqa: F401
