@@ -124,11 +124,44 @@ def ablated_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
         return [torch.zeros((), dtype=model.dtype)] * len(model.graph.senders)
     if runner.ablation.name == "noise":
         return noisy_values(runner, chunk)
+    if runner.ablation.name == "counterfactual-mean":
+        return partners_values(runner, chunk)
     wrote = naive_values(model, every.clean, everywhere)
     if runner.ablation.name == "mean":
         return [x[every.mask].mean(0) for x in wrote]
     assert runner.ablation.name == "position-mean"
     return [x.mean(0) for x in wrote]
+
+
+def partners_values(runner: Runner, chunk: Chunk) -> list[Tensor]:
+    """Return the mean of what every sender writes on all corrupted prompts like the example's.
+
+    These are of its length, answer position and group; for references in which no more are alike
+    than the ablation averages over.
+    """
+    batch, every = chunk.batch, runner.reference.pairs
+    alike: dict[tuple[int, int, str], dict[tuple[int, ...], None]] = {}
+    for pair in every:
+        shape = len(pair.clean), pair.answer_position, pair.group
+        alike.setdefault(shape, {})[tuple(pair.corrupted or ())] = None
+    assert max(map(len, alike.values())) <= 10
+    rows: list[list[Tensor]] = []
+    for row, (mask, own) in enumerate(zip(batch.mask, batch.corrupted[:, None], strict=True)):
+        shape = next(
+            (len(pair.clean), pair.answer_position, pair.group)
+            for pair in every
+            if tuple(own[0][mask].tolist()) == tuple(pair.corrupted or ())
+            and tuple(batch.clean[row][mask].tolist()) == pair.clean
+        )
+        context = AttentionContext(mask[None], batch.position_ids[row][None])
+        total: list[Tensor] = []
+        for partner in alike[shape]:
+            ids = own.clone()
+            ids[0, mask] = torch.tensor(partner)
+            wrote = naive_values(runner.model, ids, context)
+            total = [a + b for a, b in zip(total, wrote, strict=True)] if total else wrote
+        rows.append([x / len(alike[shape]) for x in total])
+    return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def noisy_values(runner: Runner, chunk: Chunk) -> list[Tensor]:

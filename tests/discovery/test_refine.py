@@ -204,7 +204,10 @@ def test_wrong_starts_are_refused() -> None:
     other = tiny_lift("gpt2-one-head").graph
     with pytest.raises(GraphMismatch, match="the start does not fit the model's graph: layers"):
         get_method("refine")(runner, start=Scores(other, np.zeros(other.reads.shape)))
-    with pytest.raises(EdgewiseError, match=r"'acdc' cannot start from scores.*\(refine\)"):
+    with pytest.raises(
+        EdgewiseError,
+        match=r"'acdc' cannot start from scores.*\(edge-pruning, exact, refine, subnetwork-probing, ugs\)",
+    ):
         get_method("acdc")(runner, start=Scores(graph, nowhere))
 
 

@@ -181,7 +181,7 @@ def test_a_spec_takes_prompts_without_a_twin(
     found = run(declared(models, alone, f"{more}[comparison]\ncross = true"), tmp_path / "out")
     assert "The first prompt" in found.report.read_text()
     spec = declared(models, alone, more.replace("noise", "resample"))
-    with pytest.raises(PromptError, match="needs none: mean, noise, position-mean, zero"):
+    with pytest.raises(PromptError, match="needs none: mean, noise, optimal, position-mean, zero"):
         run(spec, tmp_path / "other")
 
 
@@ -222,7 +222,7 @@ def test_commands_name_the_ablations_that_need_no_twin(
     words = of(alone, models)[name]
     output = edgewise(*words, status=1).output
     assert "resample ablation takes its values from corrupted prompts, and 3 of the 3" in output
-    assert "or an --ablation that needs none: mean, noise, position-mean, zero." in output
+    assert "or an --ablation that needs none: mean, noise, optimal, position-mean, zero." in output
     for ablation in ("zero", "mean", "noise", "position-mean"):
         edgewise(*words, "--ablation", ablation)
     if name == "discover":
@@ -388,7 +388,7 @@ def test_chat_in_a_command(edgewise: Run, tmp_path: Path, chatty: Path) -> None:
     edgewise("evaluate", "out.json", "--continue", "they")  # made anew
     single = chats(tmp_path, {"messages": ASKED, "answers": ["grass"], "distractors": ["fish"]})
     output = edgewise(*words[:4], single, *words[5:], "-o", "out.json", status=1).output
-    assert "need" in output and "mean, noise, position-mean, zero" in output
+    assert "need" in output and "mean, noise, optimal, position-mean, zero" in output
     edgewise(*words[:4], single, *words[5:], "--ablation", "mean", "-o", "out.json")
 
 
@@ -420,7 +420,7 @@ def test_answers_and_chat_on_the_real_model() -> None:
         *words,
         "Nor is there a distractor: write one, or choose a `metric` that needs none: kl",
     )
-    for one in (*words, "that needs none: mean, noise, position-mean, zero."):
+    for one in (*words, "that needs none: mean, noise, optimal, position-mean, zero."):
         assert one in str(caught.value)
     with pytest.raises(PromptError) as caught:
         discover(session, chat, method="eap", metric="logit_diff")

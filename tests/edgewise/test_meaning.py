@@ -34,8 +34,12 @@ def one_logit(metric: str) -> Runner:
     return Runner.create(model, pairs, metric=metric)
 
 
+WITHOUT_METRIC = ("information-flow-routes",)
+"""Methods whose scores do not rest on the metric."""
+
+
 @pytest.mark.parametrize("metric", list(metrics()))
-@pytest.mark.parametrize("method", list(methods()))
+@pytest.mark.parametrize("method", [name for name in methods() if name not in WITHOUT_METRIC])
 def test_a_constant_metric_is_said_by_every_method(method: str, metric: str) -> None:
     runner = one_logit(metric)
     try:
@@ -46,6 +50,15 @@ def test_a_constant_metric_is_said_by_every_method(method: str, metric: str) -> 
     words = "for the full and for the empty circuit" if searched else "every edge has the score 0"
     with pytest.warns(Meaningless, match=f"method '{method}': .*{words}.*accepted: a metric, "):
         assert get_method(method)(runner, **quick(method)).doubt
+
+
+@pytest.mark.parametrize("method", WITHOUT_METRIC)
+def test_scores_without_a_metric_are_the_same_for_every_metric(method: str) -> None:
+    found = [
+        get_method(method)(Runner.create(tiny_lift("gpt2"), tiny_pairs(), metric=metric)).scores
+        for metric in ("logit_diff", "kl")
+    ]
+    assert np.array_equal(found[0].values, found[1].values, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", list(methods()))
