@@ -40,7 +40,7 @@ GATES = "log_odds"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class UniformDraws:
     """How many masks are drawn, and how their edges' probabilities move."""
 
     price: Annotated[
@@ -76,7 +76,7 @@ def ugs(
     runner: Runner,
     *,
     size: Annotated[Size, Options()] = USUAL_SIZE,
-    drawing: Annotated[Drawing, Options()] = Drawing(),
+    drawing: Annotated[UniformDraws, Options()] = UniformDraws(),
     training: Annotated[Training, Options()] = USUAL_TRAINING,
     start: Scores | None = None,
     progress: Progress | None = None,

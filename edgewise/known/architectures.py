@@ -13,11 +13,22 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Gpt2:
-    """A GPT-2 whose weights are all 0, and where each of its parts stands."""
+class ZeroedModel:
+    """A model whose weights are all 0; those below tell where each of its parts stands."""
 
     shape: PlantedShape
     model: Any = field(init=False)
+
+    @property
+    def head_width(self) -> int:
+        """Return how many numbers a head computes with."""
+        return self.shape.d_model // self.shape.heads
+
+
+@dataclass
+class Gpt2(ZeroedModel):
+    """A GPT-2 whose weights are all 0, and where each of its parts stands."""
+
     constants: tuple[float, ...] = (1.0, -1.0)
 
     def __post_init__(self) -> None:
@@ -33,11 +44,6 @@ class Gpt2:
                 )
             )
         )  # fmt: skip
-
-    @property
-    def head_width(self) -> int:
-        """Return how many numbers a head computes with."""
-        return self.shape.d_model // self.shape.heads
 
     @property
     def embedding(self) -> Tensor:
@@ -71,11 +77,9 @@ class Gpt2:
 
 
 @dataclass
-class Llama:
+class Llama(ZeroedModel):
     """A Llama whose weights are all 0, and where each of its parts stands."""
 
-    shape: PlantedShape
-    model: Any = field(init=False)
     constants: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
@@ -93,11 +97,6 @@ class Llama:
                 )
             )
         )  # fmt: skip
-
-    @property
-    def head_width(self) -> int:
-        """Return how many numbers a head computes with."""
-        return self.shape.d_model // self.shape.heads
 
     @property
     def embedding(self) -> Tensor:
