@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 PARTNERS, MOST, SEED = 10, 1000, 0
 
 Ids = tuple[int, ...]
-Shape = tuple[int, int, str]  # of a prompt: its tokens, its answer position, its group
+Shape = tuple[bool, int, int, str]
+"""Of a prompt: whether answers stand behind it, its tokens, its answer position, its group."""
 
 
 def averaging(number: int) -> Callable[[Reference], Carried]:
@@ -43,8 +44,8 @@ def averaging(number: int) -> Callable[[Reference], Carried]:
         alike: dict[Shape, dict[Ids, None]] = defaultdict(dict)  # each once, in their order
         for pair in reference.pairs:
             at = pair.answer_position
-            for prompt in (pair.twin, pair.twin[: at + 1]):  # the latter behind which answers stand
-                alike[len(prompt), at, pair.group][prompt] = None
+            alike[False, len(pair.twin), at, pair.group][pair.twin] = None
+            alike[True, at + 1, at, pair.group][pair.twin[: at + 1]] = None
         return lambda runs: _mean(reference, runs, number, alike)
 
     return prepare
@@ -119,7 +120,8 @@ def _partners(
         group = batch.groups[int(owner)] if batch.groups else ""
         stop = begin + int(real.sum()) if batch.steps is None else end + 1
         own = tuple(twin[begin:stop].tolist())
-        others = [one for one in alike.get((stop - begin, end - begin, group), ()) if one != own]
+        shape = batch.steps is not None, stop - begin, end - begin, group
+        others = [one for one in alike.get(shape, ()) if one != own]
         text = f"{SEED}: {clean[begin:stop].tolist()}"
         draw = random.Random(hashlib.sha256(text.encode()).digest())
         found.append([own, *draw.sample(others, min(number - 1, len(others)))])

@@ -117,3 +117,16 @@ def test_pairs_need_corrupted_prompts() -> None:
                 lift, PromptPairs(some), ablation=NAME,
                 reference=None if reference is None else PromptPairs(reference),
             )  # fmt: skip
+
+
+def test_the_beginning_of_a_longer_prompt_is_no_partner() -> None:
+    """Where a prompt goes on behind its answer position, its beginning looks like a shorter one."""
+    lift = tiny_lift("gpt2")
+    short = Pair((1, 2), (3, 2), (4,), (5,), answer_position=1)
+    longer = Pair((6, 7, 8), (9, 10, 8), (4,), (5,), answer_position=1)
+    empty = Circuit.empty(lift.graph)
+    alone, beside = (
+        Runner.create(lift, PromptPairs(some), metric="nll", ablation=NAME)
+        for some in ((short,), (short, longer))
+    )
+    assert beside.mask_losses_each(empty.kept[None])[0][0] == pytest.approx(alone.loss(empty))
