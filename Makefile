@@ -44,7 +44,7 @@ OLD := ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTION
 	OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=2
 COMPUTING := tests/patching tests/discovery tests/edgewise/test_transplant.py
 other-processors: $(READY) ## the heart of what computes, as other processors compute it
-	$(OLD) "$(BIN)/python" -m pytest $(PARALLEL) --fast --fast-cases 6 $(COMPUTING) $(ARGS)
+	$(OLD) "$(BIN)/python" -m pytest $(PARALLEL) --fast --fast-cases 4 $(COMPUTING) $(ARGS)
 
 examples: $(READY) ## the examples alone
 	"$(BIN)/python" -m pytest tests/test_examples.py $(ARGS)
