@@ -82,12 +82,16 @@ def ties(scores: Scores, circuit: Circuit, *, absolute: bool) -> Ties | None:
 def doubts_of_selection(
     scores: Scores, circuit: Circuit, tied: Ties | None, *, signed: bool = False
 ) -> list[str]:
-    """Say what in a selection the scores did not decide; of one by `signed` score if it is dead."""
-    if signed and len(circuit) and not len(circuit.prune_dangling()):
+    """Say what in a selection the scores did not decide; of one by `signed` score if it is dead.
+
+    Of nodes too: without the embedding among them no edge carries anything.
+    """
+    at_risk = signed or scores.level != EDGE
+    if at_risk and len(circuit) and not len(circuit.prune_dangling()):
         return [
             f"no way of kept edges leads from the embedding to the logits, so the "
-            f"{len(circuit):,} edges kept carry nothing of the prompt; keep more edges, or count "
-            "only those on such ways (`connected`)."
+            f"{len(circuit):,} edges kept carry nothing of the prompt; keep more {scores.level}s, "
+            "or count only those on such ways (`connected`)."
         ]
     zeros, kept, what = _zeros(scores, circuit), scores.count(circuit), f"{scores.level}s"
     if zeros:

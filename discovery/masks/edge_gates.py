@@ -75,6 +75,10 @@ class EdgeGates:
         """Return how many gates there are, n."""
         return int(self.movable.sum())
 
+    def begin(self, most: float) -> np.ndarray:
+        """Return the log-odds that gates begin with, [n]: `most`, or down to −most by `order`."""
+        return np.full(self.count, most) if self.order is None else most * (1 - 2 * self.order)
+
     def spread(self, gates: np.ndarray) -> np.ndarray:
         """Put gates [n] where their edges are, [ports, senders]; the others are shut."""
         found = np.zeros(self.movable.shape)

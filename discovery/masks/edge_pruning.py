@@ -123,9 +123,7 @@ class EdgePruning:
 
     def begin(self) -> Arrays:
         """Return gates that are nearly open, or the more the earlier they stand, and λ₁ and λ₂."""
-        order = self.gates.order
-        log_alpha = np.full(self.gates.count, BEGIN) if order is None else BEGIN * (1 - 2 * order)
-        return {GATES: log_alpha, PULL: np.array([0.0, self.firm])}
+        return {GATES: self.gates.begin(BEGIN), PULL: np.array([0.0, self.firm])}
 
     def update(
         self, at: Arrays, done: float, draw: np.random.Generator, losses: Sequence[GatedLoss]

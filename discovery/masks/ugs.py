@@ -99,9 +99,7 @@ class UniformSampling:
 
     def begin(self) -> Arrays:
         """Return equal log-odds, or the larger the earlier an edge stands."""
-        order = self.gates.order
-        log_odds = np.full(self.gates.count, BEGIN) if order is None else BEGIN * (1 - 2 * order)
-        return {GATES: log_odds}
+        return {GATES: self.gates.begin(BEGIN)}
 
     def update(
         self, at: Arrays, done: float, draw: np.random.Generator, losses: Sequence[GatedLoss]

@@ -83,11 +83,17 @@ def read_start(path: str | Path) -> Start:
     Raises:
         FileFormatError: the file is none of these, or something in it is wrong.
     """
+    from ..graphs.errors import FileFormatError
     from ..graphs.files import read_circuit, read_scores, scores_path
     from ..graphs.files.exchange import is_foreign, is_named
+    from ..graphs.files.reading import is_there
     from ..graphs.files.scores import ABOUT
 
     about: dict[str, object]
+    if not is_there(path):
+        raise FileFormatError(
+            f"{path} does not exist; expected scores, a circuit, or a list of edges by their names."
+        )
     if str(scores_path(path)) == str(path):
         file = read_scores(path)
         scores, about = file.scores, {**file.about}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgewise.discovery.meaning import doubts_of_selection
 from edgewise.discovery.registry import get_method, methods
 from edgewise.experiment.spec import DiscoverySpec, Selection
 from edgewise.graphs.circuit import Circuit
@@ -158,3 +159,12 @@ def test_a_file_of_a_node_circuit_can_be_repeated() -> None:
     assert spec.select.words(spec.level) == (
         "the 3 nodes of largest absolute score, with every edge among them"
     )
+
+
+def test_nodes_without_the_embedding_are_doubted() -> None:
+    graph = ComputationGraph(layers=2, heads=1)
+    late = Scores.of_nodes(graph, np.array([0.0, 1, 2, 3, 4]))
+    (said,) = doubts_of_selection(late, late.top(3), None)
+    assert "carry nothing of the prompt; keep more nodes" in said
+    first = Scores.of_nodes(graph, np.array([5.0, 1, 2, 3, 4]))
+    assert doubts_of_selection(first, first.top(3), None) == []
