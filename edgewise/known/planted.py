@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,7 @@ SHARP = 1.5
 class PlantedModel:
     """A model and the circuit that was planted in it."""
 
-    model: Any
+    model: Any = field(repr=False)
     circuit: Circuit
     shape: PlantedShape
     seed: int
