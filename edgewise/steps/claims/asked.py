@@ -13,11 +13,17 @@ from ...graphs.scores import Scores
 
 SIZES, DRAWN, TOP = (50, 200, 1000), 300, 100
 
+METRIC = "metric"
+"""What is written before the metric of one method alone."""
+
 
 @typed
 @dataclass(frozen=True)
 class AskedMethod:
     """A method with options, written as `eap-ig:steps=10`.
+
+    `metric`: by which it scores or searches, written `acdc:metric=kl`; default: by the one that
+    all are measured by.
 
     >>> AskedMethod.parse("eap-ig:steps=10").options["steps"]
     10
@@ -26,22 +32,27 @@ class AskedMethod:
     label: str
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    metric: str | None = None
 
     @staticmethod
     @typed
     def parse(text: str) -> AskedMethod:
         """Read what is typed; an EdgewiseError says which methods or options there are."""
         name, *given = text.strip().split(":")
-        method, options = get_method(name), {}
+        method, options, metric = get_method(name), {}, None
         for one in given:
             key, equals, value = one.partition("=")
             if not equals:
                 raise EdgewiseError(
                     f"'{one}' of '{text}' is no option; accepted: NAME=VALUE, with NAME one of "
-                    f"{', '.join(method.options) or '(none: the method has no options)'}."
+                    f"{', '.join([*method.options, METRIC])}."
                 )
-            options[key] = _value(method, key, value)
-        return AskedMethod(text.strip(), name, method.check(options) if options else {})
+            if key == METRIC:
+                metric = value
+            else:
+                options[key] = _value(method, key, value)
+        options = method.check(options) if options else {}
+        return AskedMethod(text.strip(), name, options, metric)
 
     @property
     def chosen(self) -> Method:

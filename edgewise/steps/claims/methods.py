@@ -51,6 +51,7 @@ from .asked import SIZES, AskedMethod, Asking, GivenScores
 from .peak import PeakMemory
 
 if TYPE_CHECKING:
+    from ...patching.metrics.metric import Metric
     from ...patching.run.runner import Runner
 
 RANDOM = "random"
@@ -109,9 +110,9 @@ def compare_methods(
     _check(session, methods, asking)
     spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
 
-    def runner_of() -> Runner:
+    def runner_of(metric: str | Metric | None = None) -> Runner:
         return make_runner(
-            session, parted.discovery, metric=spec.metric, ablation=spec.ablation,
+            session, parted.discovery, metric=metric or spec.metric, ablation=spec.ablation,
             batch_size=compute.batch_size, engine=compute.engine,
         )  # fmt: skip
 
@@ -119,12 +120,13 @@ def compare_methods(
     for asked in methods:
         if isinstance(asked, AskedMethod):
             asked.chosen.engine(runner)
-            asked.chosen.check_metric(runner.metric)
+            own = runner if asked.metric is None else runner_of(asked.metric)
+            asked.chosen.check_metric(own.metric)
     session.certify(parted.discovery)
     found = [
         _Found(one.label, one.scores)
         if isinstance(one, GivenScores)
-        else _run(session, one, runner_of(), named(report, one.label))
+        else _run(session, one, runner_of(one.metric), named(report, one.label))
         for one in methods
     ]
     drawn = np.random.default_rng(asking.draw_seed).uniform(-1, 1, runner.graph.reads.shape)
@@ -138,8 +140,8 @@ def compare_methods(
         told = named(report, f"circuits of {one.label}")
         areas = None if not one.ranks else curve(tester, one.scores, CURVE_SHARES, told)
         undefined = undefined or (areas is not None and areas.undefined)
-        own = None if exact is None or not one.ranks else exact.agreement(one.scores)
-        rows.append(_row(one, tester, areas, own, forward))
+        agreed = None if exact is None or not one.ranks else exact.agreement(one.scores)
+        rows.append(_row(one, tester, areas, agreed, forward))
         if areas is not None:
             sizes += [*_curve_rows(one.label, areas), *_sizes(one, tester, asking.sizes or ())]
     around = circumstances(session, runner, tester.runs_by)

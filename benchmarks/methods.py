@@ -1,0 +1,86 @@
+"""Compare all methods of edges on two tasks, as docs/methods.md shows it.
+
+    OMP_NUM_THREADS=1 python benchmarks/methods.py [--tasks ioi greater-than] [--model smollm2-135m]
+        [--examples 64] [--test 64] [--exact-pairs 8] [--methods eap eap-ig:steps=10] [--into DIR]
+
+Writes DIR/methods-TASK.json, which `python docs/generate.py` makes tables of, and
+DIR/methods-TASK.svg. Methods see the same pairs and are measured on others. Searches have options
+that end within an hour; masks, ACDC and refine are run by the metrics that they are meant for.
+Exact effects of all edges are of a few of the pairs alone, since of all they would take hours, and
+stand in the table as scores of their own. Takes some two hours on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from edgewise.discovery.registry import get_method
+from edgewise.experiment.task import TaskSpec
+from edgewise.graphs.files.tables.methods import write_methods
+from edgewise.patching.prompts.splits import PromptSplit
+from edgewise.progress import reporting
+from edgewise.session import Session, make_runner, open_model, open_split
+from edgewise.steps.claims.asked import AskedMethod, Asking, GivenScores
+from edgewise.steps.claims.methods import compare_methods
+from edgewise.visualize.charts.methods import draw_methods
+from edgewise.visualize.svg import to_svg
+
+TRAINED = "updates=120:minibatch=8:metric=kl"
+
+USUAL = (
+    "eap", "eap:local=true", "eap:rule=relp", "eap:rule=gim", "clean-corrupted", "eap-ig",
+    "eap-ig:local=true", "eap-ig:rule=gim", "conductance", "eap-ig-activations:steps=1:midpoint=true",
+    "information-flow-routes", "screen", f"edge-pruning:edges=1000:{TRAINED}",
+    f"ugs:edges=1000:{TRAINED}", f"subnetwork-probing:{TRAINED}", "acdc:threshold=0.1:metric=kl",
+    "refine:edges=200:sweeps=0:stop_on=16",
+)  # fmt: skip
+
+
+def exact_scores(session: Session, split: PromptSplit, pairs: int) -> GivenScores:
+    """Return exact effects of all edges on the first pairs."""
+    few = replace(split.discovery, pairs=split.discovery.pairs[:pairs])
+    with reporting() as progress:
+        found = get_method("exact")(make_runner(session, few, metric="logit_diff"), progress)
+    return GivenScores(f"exact, {len(few)} pairs", found.scores)
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tasks", nargs="+", default=["ioi", "greater-than"])
+    parser.add_argument("--examples", type=int, default=64)
+    parser.add_argument("--test", type=int, default=64)
+    parser.add_argument("--exact-pairs", type=int, default=8, help="0: no exact effects of all")
+    parser.add_argument("--drawn", type=int, default=300)
+    parser.add_argument("--methods", nargs="+", default=list(USUAL))
+    parser.add_argument("--into", type=Path, default=Path("docs/data"))
+    given = parser.parse_args()
+    given.into.mkdir(parents=True, exist_ok=True)
+    session = open_model(given.model)
+    for task in given.tasks:
+        begun = time.perf_counter()
+        split = open_split(session, TaskSpec(task, examples=given.examples, test=given.test))
+        asked: list[AskedMethod | GivenScores] = [AskedMethod.parse(one) for one in given.methods]
+        if given.exact_pairs:
+            asked.append(exact_scores(session, split, given.exact_pairs))
+        with reporting() as progress:
+            found = compare_methods(
+                session, split, asked, asking=Asking(drawn=given.drawn), progress=progress
+            )
+        path = given.into / f"methods-{task}.json"
+        write_methods(path, found)
+        path.with_suffix(".svg").write_text(to_svg(draw_methods(found, title=task)), encoding="utf-8")
+        minutes = (time.perf_counter() - begun) / 60
+        print(f"written: {path}, {minutes:.0f} min, {torch.get_num_threads()} threads", flush=True)
+
+
+if __name__ == "__main__":
+    main()
