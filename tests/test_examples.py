@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgewise.experiment.document import read_spec
+from edgewise.experiment.hypotheses_file import read_hypotheses
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples"
@@ -25,7 +26,9 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
-EXPERIMENTS = sorted(FOLDER.rglob("*.toml"))
+DECLARED = sorted(FOLDER.rglob("*.toml"))
+HYPOTHESES = [path for path in DECLARED if "\n[hypotheses]" in path.read_text(encoding="utf-8")]
+EXPERIMENTS = [path for path in DECLARED if path not in HYPOTHESES]
 BY_HAND = [path for path in EXAMPLES if "run by hand" in docstring(path).lower()]
 
 
@@ -40,6 +43,12 @@ def test_experiment_is_declared_rightly(path: Path) -> None:
     spec = read_spec(path)
     assert spec.name != path.stem, "give it a name"
     assert spec.description
+
+
+@pytest.mark.parametrize("path", HYPOTHESES, ids=lambda path: path.name)
+def test_hypotheses_are_declared_rightly(path: Path) -> None:
+    assert len(read_hypotheses(path)) > 1
+    assert path.read_text(encoding="utf-8").startswith("# "), "say of which paper, and the command"
 
 
 @pytest.mark.slow
