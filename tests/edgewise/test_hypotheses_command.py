@@ -54,7 +54,7 @@ def test_names_stand_for_lists_above_them_and_each_path_counts_once() -> None:
         ("[hypotheses]\na = [1]", "hypotheses.a has 1 in it; accepted: paths and names"),
         ("[hypotheses]\na = ['b']\nb = ['embed->logits']", "list of paths 'b'"),
         ("[paths]\na = ['m0->logits']\n[hypotheses]\na = ['m0->logits']", "is there twice"),
-        ("[hypotheses]\na = [", "is not TOML: line 2"),
+        ("[hypotheses]\na = [", "is not TOML: .* line 2"),
     ],
 )
 def test_what_is_no_file_of_hypotheses_is_refused(text: str, message: str) -> None:
@@ -79,7 +79,7 @@ def test_hypotheses_that_are_none(given: Any, error: type[Exception], message: s
 
 
 def test_whole_senders_of_a_circuit_into_the_logits_explain_what_it_does() -> None:
-    runner = Runner.create(tiny_lift("llama"), tiny_pairs(lengths=SIX), metric="logit_diff")
+    runner = Runner.create(tiny_lift("llama"), tiny_pairs(lengths=SIX), metric="kl")
     names = ["embed->logits", "a1.h1->logits", "m1->logits"]
     found = explained_effects(runner, {"late": names}, draws=0)
     (late,) = found.hypotheses
@@ -147,7 +147,9 @@ def test_the_published_heads_explain_induction_and_v_composition_does_not() -> N
         paths = parsed({"": one.paths}, runner.graph)[""]
         edges = Circuit.empty(runner.graph).with_edges(edge for p in paths for edge in p.edges)
         exact = make_runner(session, pairs, metric="logit_diff")
-        assert path_values(exact, [paths])[0] == pytest.approx(exact.measure_each([edges])[0][0])
+        assert path_values(exact, [paths])[0] == pytest.approx(
+            exact.measure_each([edges])[0][0], abs=1e-4
+        )
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -163,6 +165,7 @@ def test_the_command_prints_and_gives_json(
     assert any(line.startswith("direct ") and line.endswith(" -") for line in lines)
     assert any(line.startswith("any head ") for line in lines)
     found = json.loads(edgewise("hypotheses", *asked, "--json", "--draws", "0").stdout)
+    assert found["full"]["interval"] is None or len(found["full"]["interval"]) == 2
     assert [one["name"] for one in found["hypotheses"]] == ["direct", "any head"]
     assert found["hypotheses"][1]["paths"] == ["a1.h0->logits", "a1.h1->logits"]
     assert found["hypotheses"][1]["random"] == []

@@ -14,7 +14,7 @@ Source: Goldowsky-Dill et al. 2023. Intervals are those of faithfulness (`uncert
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -61,7 +61,7 @@ class ExplainedEffect:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        parts = {key: asdict(getattr(self, key)) for key in ("value", "explained", "left")}
+        parts = {key: _plain(getattr(self, key)) for key in ("value", "explained", "left")}
         about = {"name": self.name, "paths": list(self.paths), "random": list(self.random)}
         return {**about, **parts, "above_random": self.above}
 
@@ -79,7 +79,7 @@ class ExplainedEffects:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        ends = {"full": asdict(self.full), "empty": asdict(self.empty)}
+        ends = {"full": _plain(self.full), "empty": _plain(self.empty)}
         counts = {key: getattr(self, key) for key in ("examples", "draws", "seed")}
         return {**counts, **ends, "hypotheses": [one.as_dict() for one in self.hypotheses]}
 
@@ -162,8 +162,8 @@ def renamed(
     The layers of a set become others in the same order, its heads others of these, all at random;
     what is one node on two paths stays one node.
     """
-    found: dict[frozenset[tuple[Edge, ...]], list[Path]] = {}
-    own = frozenset(path.edges for path in paths)
+    found: dict[frozenset[frozenset[Edge]], list[Path]] = {}
+    own = frozenset(frozenset(path.edges) for path in paths)
     nodes = {node for path in paths for edge in path.edges for node in _ends(edge)}
     for _ in range(TRIES * number):
         if len(found) == number:
@@ -172,7 +172,7 @@ def renamed(
         if others is None:
             continue
         edges = [tuple(_renamed(edge, others) for edge in path.edges) for path in paths]
-        key = frozenset(edges)
+        key = frozenset(map(frozenset, edges))
         if key != own and all(_there(graph, edge) for one in edges for edge in one):
             made = zip(paths, edges, strict=True)
             found.setdefault(
@@ -211,6 +211,10 @@ def _drawn(
                 index = groups[group] * size + inside[group][place]
             found[node] = Node(node.kind, new, index)
     return found
+
+
+def _plain(found: Estimate) -> dict[str, object]:
+    return {"value": found.value, "interval": found.interval and list(found.interval)}
 
 
 def _ends(edge: Edge) -> tuple[Node, Node]:
