@@ -30,6 +30,7 @@ _NAMES = {
     "graphs.lift.lifted": ("LiftedModel",),
     "graphs.lift.lifting": ("describe",),
     "graphs.lift.plain": ("plain_block", "plain_model"),
+    "graphs.load.builtin.licences": ("accept_licence",),
     "graphs.load.loading": ("load", "LoadedModel"),
     "graphs.names": ("Edge", "Node", "Port"),
     "graphs.scores": ("Scores",),

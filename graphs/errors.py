@@ -38,6 +38,10 @@ class ModelNotFound(EdgewiseError):
     """The model's files cannot be obtained or read."""
 
 
+class LicenceNotAccepted(ModelNotFound):
+    """The model is under terms that the user has not accepted."""
+
+
 class PromptError(EdgewiseError):
     """Prompt pairs are malformed, misaligned or empty."""
 

@@ -16,7 +16,7 @@ from edgewise.graphs.errors import EdgewiseError, out_of_memory
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("edgewise", "graphs", "patching", "discovery", "visualize")
 OF_COMMANDS = ("edgewise/commands/", "edgewise/cli.py")
-OF_PIP = "graphs/load/builtin.py"
+OF_PIP = "graphs/load/builtin/packages.py"
 SOURCES = [
     path
     for folder in FOLDERS

@@ -84,6 +84,7 @@ MANY_EDGES = 2000
 )
 @options.family_option
 @options.percent_option
+@options.licence_option
 @options.json_option
 def draw(as_json: bool, **given: Any) -> None:
     """Draw the circuit, diff or timeline of a file, node scores, or how alike circuits are.

@@ -26,7 +26,7 @@ def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_js
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
-    directory, or smollm2-135m. The certificate compares the lifted model with the original on
+    directory, smollm2-135m or gemma3-270m. The certificate compares the lifted model with the original on
     random tokens; exit status 1 if it fails. With --engine jax a second one compares the compiled
     engine with torch. With --types, and without MODEL: every type of decoder
     of the installed transformers, split into heads, with parts taken whole, or refused.

@@ -10,6 +10,7 @@ import click
 from ..discovery.registry import metric_defaults
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.metrics.registry import default_metric, metrics
+from . import show
 from .accepted import COUNT, FILE, METRIC, Known, Number, WholeNumber, all_of, among, option
 
 if TYPE_CHECKING:
@@ -42,6 +43,43 @@ def _task_settings(
     return found or None
 
 
+def _accept(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> None:
+    """Remember that the user accepts licences, before anything is asked of their models."""
+    from ..graphs.load.builtin.licences import LICENCES, accept_licence
+
+    for name in names:
+        path = accept_licence(name)
+        if path is not None:
+            licence = LICENCES[name]
+            show.aside(
+                f"You accepted the {licence.title} ({' and '.join(licence.addresses)}); {path} "
+                "remembers it."
+            )
+
+
+def _licence(text: str) -> None:
+    from ..graphs.load.builtin.licences import licence_named
+
+    licence_named(text)
+
+
+def _licences_help() -> str:
+    from ..graphs.load.builtin.licences import LICENCES
+
+    return (
+        f"Accept, once and for good, terms that a built-in model is under: {', '.join(LICENCES)}."
+    )
+
+
+licence_option = option(
+    "--accept-licence NAME",
+    _licences_help,
+    type=Known(_licence),
+    callback=_accept,
+    expose_value=False,
+    multiple=True,
+)
+
 compute_options = all_of(
     option(
         "--dtype TYPE",
@@ -60,6 +98,7 @@ compute_options = all_of(
         "--allow-pickle",
         "Read pickled weights too, which can run code; only from sources you trust.",
     ),
+    licence_option,
 )
 
 family_option = option(

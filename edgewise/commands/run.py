@@ -13,6 +13,7 @@ from .accepted import FILE, option
 @click.command(short_help="Do everything an experiment's declaration names.")
 @click.argument("spec", type=FILE, metavar="SPEC.toml")
 @option("-o --output DIR", "Where results go; default: SPEC without its ending.", type=FILE)
+@options.licence_option
 @options.json_option
 def run(spec: str, output: str | None, as_json: bool) -> None:
     """Find, evaluate, compare and draw what SPEC declares, into a directory."""

@@ -32,6 +32,7 @@ def _known(name: str) -> object:
 @options.answers_options
 @option("--fitting", "Of a file: leave out, and count, pairs that do not fit this tokenizer.")
 @option("-o --output PAIRS.jsonl", "Write the pairs as JSON Lines: of a file all.", type=FILE)
+@options.licence_option
 @options.json_option
 def tasks(
     name: str | None,

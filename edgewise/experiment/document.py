@@ -293,10 +293,10 @@ class _Reader:
 def whole_source(source: str, folder: Path) -> str:
     """Return a model's reference that means the same from the working directory."""
     from ..graphs.load.adapters import base_reference
-    from ..graphs.load.builtin import ALIAS
+    from ..graphs.load.builtin.models import BUILT_IN
     from ..graphs.load.references import Form, find
 
-    if source == ALIAS:
+    if source in BUILT_IN:
         return source
     path = folder / at_home(source)
     if is_there(path):

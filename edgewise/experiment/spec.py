@@ -32,7 +32,7 @@ from ..graphs.files.circuit import CircuitFile
 from ..graphs.files.places import possible_places
 from ..graphs.files.reading import is_there
 from ..graphs.levels.nodes import EDGE, LEVELS, NEURON
-from ..graphs.load.builtin import ALIAS
+from ..graphs.load.builtin.models import BUILT_IN
 from ..graphs.load.loading import DTYPES, resolve_device
 from ..patching.ablations.registry import ablations, default_ablation, get_ablation
 from ..patching.engines import ENGINES, TORCH, about_engine, resolved
@@ -175,7 +175,7 @@ class ModelSpec(Part):
             )
         if "paths" in file.model:
             return ModelSpec.at(possible_places(name, file.model["paths"], file.path)[0])
-        remote = revision and not is_there(name) and name != ALIAS
+        remote = revision and not is_there(name) and name not in BUILT_IN
         return ModelSpec.at(f"{name}@{revision}" if remote else str(name))
 
     @field_validator("name")

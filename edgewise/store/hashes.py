@@ -8,7 +8,7 @@ from pathlib import Path
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.reading import is_there
 from ..graphs.load.adapters import base_reference
-from ..graphs.load.builtin import ALIAS
+from ..graphs.load.builtin.models import BUILT_IN
 from ..graphs.load.references import Form, find
 
 _OF_A_MODEL = (".json", ".safetensors", ".gguf", ".bin", ".model", ".txt", ".jinja")
@@ -35,7 +35,7 @@ def fingerprint(reference: str) -> list[str]:
     source = find(reference)
     if source.form is Form.GGUF:
         return ["file", file_sha256(source.path)]
-    if source.name == ALIAS or (source.revision and not is_there(reference)):
+    if source.name in BUILT_IN or (source.revision and not is_there(reference)):
         return ["release", source.name, source.revision or "", source.path.name]
     files = sorted(path for path in source.path.iterdir() if path.suffix in _OF_A_MODEL)
     found = ["files", *(f"{path.name} {file_sha256(path)}" for path in files if path.is_file())]

@@ -22,7 +22,7 @@ from ..graphs.files import CircuitFile, read_circuit, read_scores, write_circuit
 from ..graphs.files.atomic import check_writable, write_text
 from ..graphs.files.json_files import dump_document
 from ..graphs.files.reading import read_json
-from ..graphs.load.builtin import cache_directory
+from ..graphs.load.builtin.cache import cache_directory
 from ..graphs.scores import Scores
 from .journal import JournalFile
 from .store import Store

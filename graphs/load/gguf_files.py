@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,8 +75,10 @@ def gguf_tokenizer(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 
-def convert_gguf(path: Path, destination: Path, name: str) -> None:
+def convert_gguf(path: Path, destination: Path, name: str, beside: Sequence[Path] = ()) -> None:
     """Write a `.gguf` model as a directory that loads without the `gguf` package, all or nothing.
+
+    Files `beside`, such as its licence, are copied into it.
 
     Of several processes that convert at once, the first to finish wins.
     """
@@ -97,6 +100,8 @@ def convert_gguf(path: Path, destination: Path, name: str) -> None:
         with silenced():
             model.config.save_pretrained(partial)
             gguf_tokenizer(path).save_pretrained(partial)
+        for paper in beside:
+            shutil.copyfile(paper, partial / paper.name)
         partial.chmod(0o755)
         for file in partial.iterdir():
             file.chmod(0o644)

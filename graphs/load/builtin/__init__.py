@@ -1,0 +1,1 @@
+"""Models that have a short name and come from the Python package registry."""
