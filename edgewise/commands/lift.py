@@ -26,10 +26,10 @@ def lift(ctx: click.Context, model: str | None, types: bool, flags: Flags, as_js
     """Show the size of MODEL's graph, its variants, and the certificate of its lift.
 
     MODEL is a Hugging Face name (with @revision), a local directory, a .gguf file, an adapter
-    directory, smollm2-135m or gemma3-270m. The certificate compares the lifted model with the original on
-    random tokens; exit status 1 if it fails. With --engine jax a second one compares the compiled
-    engine with torch. With --types, and without MODEL: every type of decoder
-    of the installed transformers, split into heads, with parts taken whole, or refused.
+    directory, smollm2-135m or gemma3-270m. The certificate compares the lifted model with the
+    original on random tokens; exit status 1 if it fails. With --engine jax a second one compares
+    the compiled engine with torch. With --types, and without MODEL: every type of decoder of the
+    installed transformers, split into heads, with parts taken whole, or refused.
     """
     if types == (model is not None):
         raise click.UsageError("Name a MODEL, or ask for --types; one of the two is accepted.")
