@@ -28,6 +28,7 @@ from edgewise.session import make_runner
 
 METHODS = {"eap": {}, "eap-ig": {}, "eap --local": {"local": True}}
 SIZES = (0.02, 0.1, 0.5)
+TOPS = (20, 50, 200)
 
 
 def scored(runner: Runner, folder: Path, task: str) -> dict[str, np.ndarray]:
@@ -91,7 +92,7 @@ def show(graph: ComputationGraph, effects: np.ndarray, scores: dict[str, np.ndar
     for name, every in scores.items():
         given = every[asked]
         overlap = []
-        for top in (20, 50, 200):
+        for top in (size for size in TOPS if 2 * size <= len(asked)):
             sets = (set(np.argsort(-np.abs(x), kind="stable")[:top]) for x in (means, given))
             overlap.append(f"top {top} {len(set.intersection(*sets)) / top:.2f}")
         print(f"{name:12} Spearman {stats.spearmanr(means, given)[0]:.3f}, Pearson "
