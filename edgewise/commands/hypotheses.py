@@ -12,7 +12,7 @@ from .flags import Flags, with_flags
 @click.command(short_help="Measure how much of a behaviour sets of paths explain.")
 @click.argument("source", type=FILE, metavar="HYPOTHESES.toml")
 @options.model_option
-@options.task_options(required=True)
+@options.task_options(required=True, test=True)
 @option(
     "--draws N",
     "Random sets of paths of the same shape beside each; default 20, 0: none.",
@@ -30,13 +30,13 @@ def hypotheses(source: str, model: str, flags: Flags, as_json: bool) -> None:
 
     The file names hypotheses, each with its paths, from a sender through ports to logits. The paths
     of one carry clean values, all else carries ablated ones; paths that part behind a head are told
-    apart.
+    apart. With --test, the pairs that are held out are meant.
     """
     from ..experiment.hypotheses_file import read_hypotheses
     from ..experiment.spec import GraphSpec
     from ..patching.engines import TORCH, about_engine
     from ..progress import reporting
-    from ..session import make_runner, open_model, open_task
+    from ..session import make_runner, open_model, open_split, open_task
     from ..steps.claims.explained import explained_effects, parsed
     from ..steps.found.blocks import task_block
     from .evaluate import shown_task
@@ -48,7 +48,8 @@ def hypotheses(source: str, model: str, flags: Flags, as_json: bool) -> None:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, graph, compute, progress=progress)
         parsed(given, session.graph)  # wrong ones are refused before prompts are made
-        pairs, _ = open_task(session, task)
+        made = open_split(session, task) if task.test else None
+        pairs = open_task(session, task)[0] if made is None else made.test or made.discovery
         show.understood(pairs.origin)
         progress.say("testing hypotheses")
         runner = make_runner(session, pairs, **flags.only("metric", "ablation", "batch_size"))

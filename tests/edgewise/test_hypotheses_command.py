@@ -152,6 +152,12 @@ def test_the_published_heads_explain_induction_and_v_composition_does_not() -> N
         )
 
 
+def test_the_published_paths_of_greater_than_are_of_the_model() -> None:
+    graph = ComputationGraph(layers=30, heads=9, kv_heads=3)  # SmolLM2-135M
+    found = parsed(read_hypotheses(PUBLISHED / "greater-than.toml"), graph)
+    assert {"late MLPs, whole", "YY heads through late MLPs"} <= found.keys()
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
