@@ -42,6 +42,7 @@ _NAMES = {
     "patching.run.runner": ("Runner",),
     "patching.tasks": ("make_task",),
     "run": ("run_spec",),
+    "steps.causal.measure": ("causal_roles",),
     "steps.head_roles": ("head_roles",),
     "steps.timeline": ("timeline",),
     "steps.transplant": ("Choice", "transplant"),

@@ -143,7 +143,8 @@ class ModelRoles:
 
     `model`, `task`: the blocks of circuit files. `tokens`: how the random tokens were made.
     `measures`: of the whole model on the task. `circuit`: its file, if these are its heads.
-    `notes`: what limits the values, in sentences.
+    `notes`: what limits the values, in sentences. `causal`: what all senders cause, as
+    `edgewise.steps.causal` measures it, as plain values; None if that was not asked for.
     """
 
     heads: tuple[HeadRoles, ...] = field(repr=False)
@@ -153,6 +154,7 @@ class ModelRoles:
     measures: Mapping[str, float] = field(default_factory=dict)
     circuit: str | None = None
     notes: tuple[str, ...] = ()
+    causal: Mapping[str, object] | None = None
 
     @property
     def layers(self) -> int:

@@ -6,20 +6,23 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
 from .accepted import COUNT, FILE, option
+from .causal import causal_option
 from .flags import Flags, with_flags
 from .given import in_model, read_all, require
 
 if TYPE_CHECKING:
     from ..graphs.files import CircuitFile, RolesFile
     from ..graphs.files.exchange import Foreign
+    from ..graphs.names import Node
     from ..graphs.roles import ModelRoles
     from ..progress import Reporter
+    from ..steps.causal.found import CausalRoles
 
 COLUMNS = {
     "previous": "previous",
@@ -42,7 +45,9 @@ COLUMNS = {
     "models",
     multiple=True,
 )
-@options.task_options(required=False)
+@options.task_options(required=False, test=True)
+@causal_option
+@options.measure_options(searching=False)
 @option("--all", "All heads of the model, with or without role.", "every")
 @option("--sequences N", "Sequences of random tokens; default 32.", type=COUNT, default=32)
 @option("-o --output ROLES.json", "Write what was measured.", type=FILE)
@@ -59,7 +64,7 @@ def roles(
     sequences: int,
     output: str | None,
     as_json: bool,
-    **size: float | None,
+    **more: Any,
 ) -> None:
     """Measure what the heads of circuits attend to and write, and name what is large.
 
@@ -70,13 +75,15 @@ def roles(
     from ..graphs.files.roles import dump_roles
     from ..patching.engines import TORCH, about_engine
     from ..progress import reporting
+    from .causal import print_causal
 
-    flags.task()  # a wrong one is refused before anything is loaded
-    subjects = _subjects(circuits, models, **size)
+    causal, percent = bool(more["causal"]), more["percent"]
+    _check(flags, circuits, causal)  # what is wrong is refused before anything is loaded
+    subjects = _subjects(circuits, models, percent)
     options.claim(output, *circuits)
     with reporting() as progress:
-        measured = (_measure(flags, one, every, sequences, progress) for one in subjects)
-        found = RolesFile(tuple(measured), {"engine": about_engine(TORCH)})
+        measured = [_measure(flags, one, every, sequences, progress, causal) for one in subjects]
+        found = RolesFile(tuple(one for one, _ in measured), {"engine": about_engine(TORCH)})
     if output is not None:
         write_roles(output, found)
     for number, one in enumerate(found.models):
@@ -86,7 +93,25 @@ def roles(
         show.emit_text(dump_roles(found, {"output": output}))
         return
     _print(found, every=every)
+    for number, (_, caused) in enumerate(measured):
+        if caused is not None:
+            name = _letters(number) if len(measured) > 1 else ""
+            print_causal(caused, name, every=every)
     show.written(output)
+
+
+def _check(flags: Flags, circuits: Sequence[str], causal: bool) -> None:
+    """Refuse what goes with --causal alone, and --causal without a task."""
+    task = flags.task()
+    alone = [name for name in ("metric", "ablation", "batch_size", "test") if name in flags]
+    if alone and not causal:
+        raise click.UsageError(
+            f"--{alone[0].replace('_', '-')} needs --causal; the other measures do without."
+        )
+    if causal and task is None and not circuits:
+        raise click.UsageError(
+            "--causal measures what heads cause on a task; give --task, or a circuit."
+        )
 
 
 Subject = tuple["str | None", "CircuitFile | Foreign | None", "str | None"]
@@ -123,8 +148,8 @@ def _subjects(
 
 
 def _measure(
-    flags: Flags, subject: Subject, every: bool, sequences: int, progress: Reporter
-) -> ModelRoles:
+    flags: Flags, subject: Subject, every: bool, sequences: int, progress: Reporter, causal: bool
+) -> tuple[ModelRoles, CausalRoles | None]:
     from dataclasses import replace
 
     from ..experiment.spec import GraphSpec
@@ -132,6 +157,7 @@ def _measure(
     from ..session import open_model, open_task
     from ..steps.head_roles import EXAMPLES, head_roles
     from ..steps.stored import open_for, weights_notes
+    from . import causal as causally
 
     path, given, model = subject
     file = given if isinstance(given, CircuitFile) else None
@@ -157,12 +183,19 @@ def _measure(
     elif file is not None and file is given:
         pairs, notes = flags.pairs(file, session)
         notes = [*weights_notes(file, session, same_model=model is None), *notes]
+    caused: CausalRoles | None = None
+    heads: CircuitFile | list[Node] | None = None if every else file
+    if causal:
+        caused, examples = causally.measure(flags, session, file, progress), min(examples, EXAMPLES)
+        if heads is None and not every:
+            heads = [node.node for node in causally.shown(caused) if node.attention] or None
     progress.say("measuring heads")
     found = head_roles(
-        session, pairs, heads=None if every else file, examples=examples, sequences=sequences,
+        session, pairs, heads=heads, examples=examples, sequences=sequences,
         seed=flags["seed"] or 0, progress=progress,
     )  # fmt: skip
-    return replace(found, circuit=path, notes=(*notes, *found.notes))
+    found = replace(found, circuit=path, notes=(*notes, *found.notes))
+    return replace(found, causal=None if caused is None else caused.as_dict()), caused
 
 
 def _no_circuit_of(path: str | None, model: str, differences: str) -> str:
@@ -174,7 +207,7 @@ def _no_circuit_of(path: str | None, model: str, differences: str) -> str:
 
 
 def _print(found: RolesFile, *, every: bool) -> None:
-    names = [ascii_uppercase[i % 26] * (i // 26 + 1) for i in range(len(found.models))]
+    names = [_letters(i) for i in range(len(found.models))]
     for number, (name, one) in enumerate(zip(names, found.models, strict=True)):
         if number:
             show.line()
@@ -183,6 +216,10 @@ def _print(found: RolesFile, *, every: bool) -> None:
         _print_comparison(found, names)
     for name, one in zip(names, found.models, strict=True):
         _print_heads(one, f"heads of {name}" if len(names) > 1 else "", every=every)
+
+
+def _letters(number: int) -> str:
+    return ascii_uppercase[number % 26] * (number // 26 + 1)
 
 
 def _facts(name: str, one: ModelRoles) -> Iterator[tuple[str, object]]:

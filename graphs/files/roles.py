@@ -6,6 +6,12 @@ The format is `edgewise/roles`, version 1: `rules`, a block of `models` for each
     {"model": 0, "head": "a5.h1", "depth": 0.1724, "role": "induction", "label": "induction .91",
      "roles": [["induction", 0.91]], "scores": {"previous": 0.02, …}, "spans": {"first": 0.5, …}}
 
+With `--causal` each model has a block `causal`, and a row of `nodes` stands for each sender:
+
+    {"model": 0, "node": "a20.h0", "roles": ["S-inhibition"], "patterns": {…}, "attention": {…},
+     "effects": {"direct": {"in_sample": {"mean": 0.04, "interval": [0.01, 0.06]}, …}, …},
+     "evidence": [{"role": "S-inhibition", "way": "→ name mover<q>", "confirmed": true, …}]}
+
 `model` of a row counts the models from 0. Names and the comparison follow from scores, and are
 computed anew when a file is read. Unknown top-level keys are kept and written back.
 """
@@ -32,6 +38,7 @@ FORMAT = "edgewise/roles"
 VERSION = 1
 BLOCKS = ("model", "tokens", "task", "measures")
 _ROW = ("model", "head", "scores", "spans")
+_NODE = ("model", "node", "roles", "effects", "evidence")
 
 
 class _Shape(TypedDict):
@@ -48,11 +55,13 @@ class _Model(TypedDict):
     measures: NotRequired[dict[str, float | None] | None]
     notes: NotRequired[list[str] | None]
     heads: int
+    causal: NotRequired[dict[str, object] | None]
 
 
 class _Document(TypedDict):
     models: Annotated[list[_Model], Field(min_length=1)]
     heads: list[object]
+    nodes: NotRequired[list[object]]
 
 
 @typed
@@ -67,7 +76,7 @@ class RolesFile:
         if not self.models:
             raise EdgewiseError("a roles file needs a model; accepted: one or more.")
         models = (
-            replace(one, **{key: to_plain(getattr(one, key), key) for key in BLOCKS})
+            replace(one, **{key: to_plain(getattr(one, key), key) for key in (*BLOCKS, "causal")})
             for one in self.models
         )
         object.__setattr__(self, "models", tuple(models))
@@ -97,6 +106,7 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
                 **{key: getattr(one, key) for key in BLOCKS},
                 "notes": list(one.notes),
                 "heads": len(one.heads),
+                **({} if one.causal is None else {"causal": _without_nodes(one.causal)}),
             }
             for one in file.models
         ],
@@ -109,7 +119,17 @@ def dump_roles(file: RolesFile, more: Mapping[str, object] | None = None) -> str
             for row in one.rows
         ],
     }
-    return dump_document(document, rows={"comparison", "heads"})
+    nodes = [
+        {"model": number, **to_plain(row, "nodes")}
+        for number, one in enumerate(file.models)
+        for row in cast("Sequence[Any]", (one.causal or {}).get("nodes", ()))
+    ]
+    document |= {"nodes": nodes} if nodes else {}
+    return dump_document(document, rows={"comparison", "heads", "nodes"})
+
+
+def _without_nodes(causal: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in causal.items() if key != "nodes"}
 
 
 @typed
@@ -130,11 +150,36 @@ def read_roles(path: str | Path) -> RolesFile:
         ModelRoles(
             tuple(found), one["model"], one["tokens"], one.get("task"),
             cast("Mapping[str, float]", one.get("measures") or {}),
-            one.get("circuit"), tuple(one.get("notes") or ()),
+            one.get("circuit"), tuple(one.get("notes") or ()), causal,
         )
-        for one, found in zip(models, heads, strict=True)
+        for one, found, causal in zip(models, heads, _read_causal(path, file), strict=True)
     )  # fmt: skip
-    return RolesFile(tuple(read), others(document, "rules", "models", "comparison", "heads"))
+    own = ("rules", "models", "comparison", "heads", "nodes")
+    return RolesFile(tuple(read), others(document, *own))
+
+
+def _read_causal(path: str | Path, file: _Document) -> list[dict[str, object] | None]:
+    """Return each model's block of what senders cause, with its rows of nodes."""
+    models = file["models"]
+    found: list[list[dict[str, object]]] = [[] for _ in models]
+
+    def take(row: Any) -> str | None:
+        if not isinstance(row, Mapping) or any(key not in row for key in _NODE):
+            return f"accepted: an object with {', '.join(_NODE)}"
+        number = row["model"]
+        if type(number) is not int or not 0 <= number < len(models):
+            return f"model is {short(number)}; accepted: 0 to {len(models) - 1}"
+        if models[number].get("causal") is None:
+            return f"model {number} has no block 'causal'; accepted: rows of models that have one"
+        Node.parse(str(row["node"]))
+        found[number].append({key: value for key, value in row.items() if key != "model"})
+        return None
+
+    take_rows(path, "nodes", file.get("nodes", []), take, "entry {}: {}")
+    return [
+        None if (block := one.get("causal")) is None else {**block, "nodes": rows}
+        for one, rows in zip(models, found, strict=True)
+    ]
 
 
 def _read_rows(

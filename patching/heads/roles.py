@@ -112,7 +112,7 @@ def token_scores(
     shape = (len(blocks.sequences), len(model.blocks), model.graph.heads)
     found = {key: np.zeros(shape) for key in ON_TOKENS}
     pairs = PromptPairs(tuple(Pair(one, one, one[:1]) for one in blocks.sequences))
-    for some in _batches(model, pairs):
+    for some in batches(model, pairs):
         batch = pairs.batch(some, device=str(model.device))
         context = AttentionContext(batch.mask, batch.position_ids)
         run = run_plain(model, batch.clean, context)
@@ -135,7 +135,7 @@ def _targets(lead: int, length: int) -> dict[str, tuple[Tensor, Tensor]]:
     return {"previous": (t[1:], t[:-1]), "duplicate": (again, t), "induction": (again, t + 1)}
 
 
-def _batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
+def batches(model: LiftedModel, pairs: PromptPairs) -> Iterator[range]:
     """Divide examples so that what one run keeps, about 6 D a token and layer, fits in memory."""
     length = max(len(pair.clean) for pair in pairs)
     each = length * model.d_model * len(model.blocks) * 6 * model.tokens.element_size()
@@ -152,7 +152,7 @@ def task_scores(
     sums = {key: np.zeros(len(heads)) for key in ON_TASK if key != "direct_share"}
     weights = np.zeros((len(model.blocks), model.graph.heads, len(SPANS)))
     present, total = np.zeros(len(SPANS), dtype=bool), 0.0
-    for some in _batches(model, pairs):
+    for some in batches(model, pairs):
         run = _AnswerRun(model, pairs.batch(some, device=str(model.device)))
         spans = spans_of(run.batch)
         present |= spans.any(0).any(-1)

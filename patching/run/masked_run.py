@@ -117,7 +117,8 @@ class _Deltas:
         """Map each sender whose delta was wanted to it, [N], of a run of one circuit."""
         columns = () if self._shared is None else self._mine[: len(self._shared)].nonzero()[0]
         shared = {int(i): self._shared[int(i)] for i in columns} if self._shared is not None else {}
-        own = {sender: self._list[i][0, 0] for sender, i in self.slot.items()}
+        kept = self._own
+        own = {s: self._list[i][0, 0] if kept is None else kept[0, i] for s, i in self.slot.items()}
         return shared | own
 
     def add(self, weights: np.ndarray) -> Tensor:

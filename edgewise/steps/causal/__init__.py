@@ -1,0 +1,1 @@
+"""Roles of heads with what they cause: a pattern of attention, and an effect by path patching."""
