@@ -1,0 +1,1 @@
+"""Models trained to a known circuit by strict interchange interventions."""
