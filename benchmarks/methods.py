@@ -37,6 +37,8 @@ USUAL = (
     "eap-ig:local=true", "eap-ig:rule=gim", "conductance",
     "eap-ig-activations:steps=1:midpoint=true",
     "information-flow-routes", "screen", f"edge-pruning:edges=1000:{TRAINED}",
+    "eap-ig-activations:steps=1:midpoint=true", "information-flow-routes", "screen",
+    f"edge-pruning:edges=1000:{TRAINED}",
     f"ugs:edges=1000:{TRAINED}", f"subnetwork-probing:{TRAINED}", "acdc:threshold=0.1:metric=kl",
     "refine:edges=200:sweeps=0:stop_on=16",
 )  # fmt: skip
@@ -81,6 +83,8 @@ def main() -> None:
         path.with_suffix(".svg").write_text(
             to_svg(draw_methods(found, title=task)), encoding="utf-8"
         )
+        picture = to_svg(draw_methods(found, title=f"Methods on {task} in {given.model}"))
+        path.with_suffix(".svg").write_text(picture, encoding="utf-8")
         minutes = (time.perf_counter() - begun) / 60
         print(f"written: {path}, {minutes:.0f} min, {torch.get_num_threads()} threads", flush=True)
 

@@ -15,7 +15,7 @@ from .accepted import COUNT, FILE, option
 from .given import check_percent, foreign, is_folder, read_own
 
 if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile, DiffFile, MatrixFile, MethodsFile
+    from ..graphs.files import CircuitFile, DiffFile, KnownFile, MatrixFile, MethodsFile
     from ..visualize.charts.heat_map import ScoredSide
     from ..visualize.pictures import Picture
 
@@ -180,6 +180,7 @@ def _draw_edges(request: Request) -> Outcome:
     from ..graphs.errors import EdgewiseError
     from ..graphs.files import (
         CircuitFile,
+        KnownFile,
         MatrixFile,
         MethodsFile,
         TimelineFile,
@@ -191,7 +192,7 @@ def _draw_edges(request: Request) -> Outcome:
 
     (path,) = request.files
     found = _own(request, path, read_drawable)
-    if isinstance(found, MatrixFile | MethodsFile):
+    if isinstance(found, KnownFile | MatrixFile | MethodsFile):
         return _draw_table(request, found)
     if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
@@ -223,7 +224,7 @@ def _draw_edges(request: Request) -> Outcome:
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
 
 
-def _draw_table(request: Request, found: MatrixFile | MethodsFile) -> Outcome:
+def _draw_table(request: Request, found: KnownFile | MatrixFile | MethodsFile) -> Outcome:
     """Draw a matrix, or what methods are worth."""
     from ..visualize.charts.tables import table_chart
     from ..visualize.draw import accepted_suffixes, write_scene

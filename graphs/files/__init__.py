@@ -21,8 +21,10 @@ from .example_scores import (
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, read_scores_of, scores_path, write_scores
+from .tables import known as known_file
 from .tables import matrix as matrix_file
 from .tables import methods as methods_file
+from .tables.known import KnownFile, read_known, write_known
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .tables.methods import MethodsFile, read_methods, write_methods
 from .timeline import TimelineFile, read_timeline, write_timeline
@@ -32,6 +34,7 @@ __all__ = [
     "CircuitFile",
     "DiffFile",
     "ExampleScoresFile",
+    "KnownFile",
     "MatrixFile",
     "MethodsFile",
     "RolesFile",
@@ -48,6 +51,7 @@ __all__ = [
     "read_diff",
     "read_drawable",
     "read_example_scores",
+    "read_known",
     "read_matrix",
     "read_methods",
     "read_roles",
@@ -60,6 +64,7 @@ __all__ = [
     "write_circuit",
     "write_diff",
     "write_example_scores",
+    "write_known",
     "write_matrix",
     "write_methods",
     "write_roles",
@@ -82,11 +87,13 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
 @typed
 def read_drawable(
     path: str | Path,
-) -> CircuitFile | DiffFile | TimelineFile | MatrixFile | MethodsFile:
-    """Read a circuit, diff, timeline, matrix or methods file; a FileFormatError if it is none."""
-    modules = (circuit_file, diff_file, timeline_file, matrix_file, methods_file)
+) -> CircuitFile | DiffFile | TimelineFile | KnownFile | MatrixFile | MethodsFile:
+    """Read a circuit, diff, timeline or any table's file; a FileFormatError if it is none."""
+    modules = (circuit_file, diff_file, timeline_file, matrix_file, methods_file, known_file)
     formats = {one.FORMAT: one.VERSION for one in modules}
     parsed = read_document(path, "a circuit, diff, timeline, matrix or methods file", formats)
+    if parsed["format"] == known_file.FORMAT:
+        return read_known(path, parsed)
     if parsed["format"] == methods_file.FORMAT:
         return read_methods(path, parsed)
     if parsed["format"] == matrix_file.FORMAT:

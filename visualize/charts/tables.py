@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...graphs.files import MatrixFile, MethodsFile
+from ...graphs.files import KnownFile, MatrixFile, MethodsFile
 from ..scene import Scene
+from .known import draw_known
 from .matrix import draw_matrix
 from .methods import draw_methods
 
@@ -26,8 +27,14 @@ class TableChart:
     draw: Callable[[str], Scene]
 
 
-def table_chart(file: MatrixFile | MethodsFile) -> TableChart:
+def table_chart(file: KnownFile | MatrixFile | MethodsFile) -> TableChart:
     """Return the drawing of a table's file."""
+    if isinstance(file, KnownFile):
+        return TableChart(
+            "known", "scores on known circuits", "Methods on known circuits",
+            {"methods": len(file.methods), "cases": len(file.cases)},
+            lambda title: draw_known(file, title=title),
+        )  # fmt: skip
     model = Path(str(file.model["name"])).name
     if isinstance(file, MatrixFile):
         return TableChart(

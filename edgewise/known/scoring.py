@@ -1,0 +1,226 @@
+"""Methods on known circuits: do they rank the true edges first, and what do these keep?
+
+1. Run each method on each case's pairs, where an option says how many edges are wanted, on as many
+   as are true.
+2. Hold its scores against the truth: the area under the curve of true against false edges, and of
+   as many of its strongest edges as are true, or of its own circuit, how many are.
+3. Measure that circuit on held-out pairs, and the areas CPR and CMD of the scores.
+
+Methods of gradients score by `logit_diff`, as KL has none at the clean run; searches and whatever
+measures each edge by itself go by `kl`, which feels every change of the output.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..discovery.evaluation import measured_together
+from ..discovery.meaning import Meaningless
+from ..discovery.measures.curve import CURVE_SHARES, curve
+from ..discovery.registry import methods as registered
+from ..discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate
+from ..graphs.calls.typed import typed
+from ..graphs.circuit import Circuit
+from ..graphs.errors import EdgewiseError
+from ..graphs.files.tables.known import CaseRow, KnownFile, ScoredRow
+from ..graphs.scores import Scores
+from ..progress import SILENT, Progress
+from ..session import make_runner
+from ..steps.claims.asked import AskedMethod
+from .cases import KnownCase
+
+if TYPE_CHECKING:
+    from ..patching.run.runner import Runner
+
+THRESHOLD = 1e-5
+"""Least rise of the loss that keeps an edge; known edges have effects far above, or none."""
+
+
+UPDATES = 100
+"""How often gates are moved: there are few."""
+
+
+def wanted(truth: Circuit) -> dict[str, object]:
+    """Return options by which methods are told what a case asks for: how many edges, or nodes.
+
+    >>> from edgewise import Circuit, ComputationGraph
+    >>> graph = ComputationGraph(layers=1, heads=1)
+    >>> wanted(Circuit.empty(graph).with_edges(["m0->logits"]))["edges"]
+    1
+    """
+    inner = [node for node in truth.nodes if node.layer is not None]
+    size = {"edges": len(truth), "nodes": max(1, len(inner))}
+    return {**size, "threshold": THRESHOLD, "updates": UPDATES}
+
+
+@typed
+def usual_methods() -> list[AskedMethod]:
+    """Return every method that works on edges, and those with an option `local` with it too."""
+    found = list[AskedMethod]()
+    for name, method in registered().items():
+        if method.nodes_only:
+            continue
+        found.append(AskedMethod(name, name))
+        if "local" in method.options:
+            found.append(AskedMethod.parse(f"{name}:local=true"))
+    return found
+
+
+@typed
+def area(scores: Scores, truth: Circuit) -> float:
+    """Return the area under the ROC curve of true against other edges, ranked by |score|.
+
+    The share of pairs of a true and another edge in which the true one has the larger |score|,
+    equal ones counted half. An edge without a score ranks last.
+
+    >>> from edgewise import Circuit, ComputationGraph
+    >>> graph = ComputationGraph(layers=1, heads=1)
+    >>> truth = Circuit.empty(graph).with_edges(["m0->logits"])
+    >>> area(Scores(graph, truth.kept.astype(float)), truth)
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    reads = truth.graph.reads
+    strength = np.nan_to_num(np.abs(scores.values[reads]), nan=-1.0, posinf=np.finfo(float).max)
+    true = truth.kept[reads]
+    number, rest = int(true.sum()), int((~true).sum())
+    if not number or not rest:
+        raise EdgewiseError("the truth has all edges, or none; accepted: one with some of both.")
+    ranks = rankdata(strength)
+    return float((ranks[true].sum() - number * (number + 1) / 2) / (number * rest))
+
+
+@typed
+def score_methods(
+    cases: Iterable[KnownCase],
+    methods: Sequence[AskedMethod],
+    progress: Progress | None = None,
+    *,
+    areas: bool = True,
+) -> KnownFile:
+    """Run methods on known circuits, and hold what they find against the truth; see the module.
+
+    `areas`: measure CPR and CMD too. A method that refuses a case has a row that says why.
+    """
+    report, told, rows = progress or SILENT, list[CaseRow](), list[ScoredRow]()
+    for case in cases:
+        told.append(case_row(case))
+        for number, asked in enumerate(methods):
+            report(number, len(methods), f"methods run on {case.name}: {asked.label}")
+            rows.append(_run(case, asked, areas))
+    if not told:
+        raise EdgewiseError("there is no known circuit to score methods on; accepted: one or more.")
+    return KnownFile(metric_of_circuits(), told, rows)
+
+
+@typed
+def case_row(case: KnownCase) -> CaseRow:
+    """Tell of a case what a file does."""
+    edges = case.truth.graph.edge_count
+    return CaseRow(
+        case=case.name, kind=case.kind, ablation=case.ablation, edges=edges, true=len(case.truth)
+    )
+
+
+@typed
+def metric_of_circuits() -> str:
+    """Return by which metric circuits are measured."""
+    from ..patching.metrics.registry import default_metric
+
+    return default_metric(searching=False)
+
+
+def _run(case: KnownCase, asked: AskedMethod, areas: bool) -> ScoredRow:
+    from ..patching.metrics.registry import default_metric
+
+    method, options = asked.chosen, dict(asked.options)
+    for key, value in wanted(case.truth).items():
+        if key in method.options and f"{key}=" not in asked.label:
+            options[key] = value
+    searching = method.selects or not method.gradient
+    metric = asked.metric or default_metric(searching=searching)
+    begun = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Meaningless)
+            runner = make_runner(case.session, case.pairs, metric=metric, ablation=case.ablation)
+            own = {**method.suited(runner.ablation), **options}
+            found = method(runner, None, per_example=False, **own)
+    except EdgewiseError as error:
+        return _refused(asked.label, case, str(error))
+    seconds = time.perf_counter() - begun
+    circuit = found.circuit if method.selects else None
+    return scored_row(asked.label, case, found.scores, circuit, seconds=seconds, areas=areas)
+
+
+def _refused(label: str, case: KnownCase, why: str) -> ScoredRow:
+    return ScoredRow(
+        method=label, case=case.name, AUC=None, precision=None, recall=None, kept=None, f=None,
+        low=None, high=None, CPR=None, CMD=None, seconds=None, refused=why,
+    )  # fmt: skip
+
+
+@typed
+def scored_row(
+    label: str,
+    case: KnownCase,
+    scores: Scores | None,
+    circuit: Circuit | None = None,
+    *,
+    seconds: float | None = None,
+    areas: bool = True,
+) -> ScoredRow:
+    """Hold scores, or a circuit that was selected otherwise, against a case's truth.
+
+    Raises:
+        EdgewiseError: neither is there; they are of another graph.
+    """
+    truth = case.truth
+    if circuit is None and scores is None:
+        raise EdgewiseError(f"{label} has neither scores nor a circuit; accepted: either.")
+    for what in (one.graph for one in (scores, circuit) if one is not None):
+        if unequal := "; ".join(what.differences(truth.graph)):
+            raise EdgewiseError(
+                f"{label} is not of the graph of {case.name}: they differ in {unequal} (found and "
+                "known)."
+            )
+    ranks = scores is not None and not np.isnan(scores.values[truth.graph.reads]).any()
+    if ranks or circuit is None:
+        ranking = scores
+    else:
+        ranking = Scores(truth.graph, np.where(truth.graph.reads, circuit.kept, np.nan))
+    assert ranking is not None
+    own = ranking.top(len(truth)) if circuit is None else circuit
+    right = len(own & truth)
+    metric = metric_of_circuits()
+    tester = make_runner(case.session, case.test, metric=metric, ablation=case.ablation)
+    kept = _faithfulness(tester, own)
+    cpr = cmd = None
+    if areas and ranks:
+        found = curve(tester, ranking, CURVE_SHARES)
+        cpr, cmd = (None, None) if found.undefined else (found.cpr, found.cmd)
+    return ScoredRow(
+        method=label, case=case.name, AUC=area(ranking, truth), kept=len(own),
+        precision=right / len(own) if len(own) else None, recall=right / len(truth),
+        f=_plain(kept.value), low=_plain(kept.low), high=_plain(kept.high), CPR=cpr, CMD=cmd,
+        seconds=seconds, refused=None,
+    )  # fmt: skip
+
+
+def _faithfulness(tester: Runner, circuit: Circuit) -> Estimate:
+    from ..graphs.example_scores import clusters_of
+
+    graph = tester.graph
+    every = [Circuit.full(graph), Circuit.empty(graph), circuit]
+    full, empty, own = measured_together(tester, every, None, "")
+    return faithfulness_estimate(full, own, empty, clusters_of(tester.pairs.groups), tester.floor)
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else float(value)
