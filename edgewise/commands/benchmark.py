@@ -146,10 +146,13 @@ def _scored(path: Path, folder: Path, case: KnownCase) -> ScoredRow:
     """Score one file; its tool is the folder that it lies in."""
     from ..experiment.spec import ComputeSpec
     from ..graphs.files import CircuitFile, read_scores_of
+    from ..graphs.files.exchange.named import is_named, read_named
     from ..known.scoring import scored_row
 
     within = path.relative_to(folder).parent
     label = str(within) if within.parts else folder.name
+    if is_named(path):
+        return scored_row(label, case, None, read_named(path).on(case.session.graph))
     given = read_given(str(path))
     if isinstance(given, CircuitFile):
         found = read_scores_of(given).scores if _ranked(given) else None

@@ -91,7 +91,7 @@ def read_program(path: str | Path) -> Program:
         ) from error
     wanted = {"program": object, "vocabulary": (tuple, list, set), "max_length": int}
     for key, kind in wanted.items():
-        if not isinstance(found.get(key), kind):  # type: ignore[arg-type]
+        if key not in found or not isinstance(found[key], kind):  # type: ignore[arg-type]
             what = f"sets {key} to {found[key]!r}" if key in found else f"does not set {key}"
             raise EdgewiseError(
                 f"the program {path} {what}; accepted: program, an SOp of Tracr's RASP; "

@@ -28,6 +28,7 @@ from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.tables.known import CaseRow, KnownFile, ScoredRow
+from ..graphs.levels.nodes import EDGE
 from ..graphs.scores import Scores
 from ..progress import SILENT, Progress
 from ..session import make_runner
@@ -87,7 +88,8 @@ def area(scores: Scores, truth: Circuit) -> float:
     from scipy.stats import rankdata
 
     reads = truth.graph.reads
-    strength = np.nan_to_num(np.abs(scores.values[reads]), nan=-1.0, posinf=np.finfo(float).max)
+    strength = np.abs(scores.values[reads])
+    strength = np.where(np.isnan(strength), -1.0, strength)
     true = truth.kept[reads]
     number, rest = int(true.sum()), int((~true).sum())
     if not number or not rest:
@@ -151,7 +153,7 @@ def _run(case: KnownCase, asked: AskedMethod, areas: bool) -> ScoredRow:
             warnings.simplefilter("ignore", Meaningless)
             runner = make_runner(case.session, case.pairs, metric=metric, ablation=case.ablation)
             own = {**method.suited(runner.ablation), **options}
-            found = method(runner, None, per_example=False, **own)
+            found = method.at(EDGE)(runner, None, per_example=False, **own)
     except EdgewiseError as error:
         return _refused(asked.label, case, str(error))
     seconds = time.perf_counter() - begun
