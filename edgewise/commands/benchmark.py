@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
+from ..discovery.registry import scoring_method
 from ..graphs.errors import EdgewiseError
 from . import options, show
 from .accepted import FILE, WholeNumber, option, usage
@@ -27,8 +28,10 @@ FOUND_ALL = 1.0 - 1e-9
 @click.argument("folder", required=False, type=FILE, metavar="[DIR]")
 @option(
     "--methods NAMES",
-    "Methods to score, with commas between, with options as in acdc:threshold=0.001; default: all "
-    "that score or choose edges.",
+    lambda: (
+        f"Methods to score, with commas between, options as in {scoring_method().name}:steps=10; "
+        "default: all that score or choose edges."
+    ),
 )
 @option("--kinds NAMES", "Kinds of known circuits: compiled, planted, trained; default all.")
 @option("--cases NAMES", "Known circuits, with commas between; --list shows them.")
@@ -38,15 +41,7 @@ FOUND_ALL = 1.0 - 1e-9
 @option("--threads N", "Threads torch computes with.", type=WholeNumber(1, 1024))
 @options.json_option
 def benchmark(
-    folder: str | None,
-    methods: str | None,
-    kinds: str | None,
-    cases: str | None,
-    listing: bool,
-    write: str | None,
-    output: str | None,
-    threads: int | None,
-    as_json: bool,
+    folder: str | None, output: str | None, threads: int | None, as_json: bool, **asked: Any
 ) -> None:
     """Score methods on circuits that are known: compiled programs, planted and trained ones.
 
@@ -67,15 +62,15 @@ def benchmark(
         import torch
 
         torch.set_num_threads(threads)
-    chosen = _chosen(kinds, cases)
-    if listing:
+    chosen = _chosen(asked["kinds"], asked["cases"])
+    if asked["listing"]:
         rows = [case_row(case) for case in chosen]
         if as_json:
             show.emit({"cases": rows}, rows=("cases",))
         else:
             show.table(tuple(rows[0]), [tuple(row.values()) for row in rows], left=range(3))
         return
-    if write is not None:
+    if (write := asked["write"]) is not None:
         written = write_cases(write, chosen)
         if as_json:
             show.emit({"written": [str(one) for one in written]})
@@ -84,11 +79,12 @@ def benchmark(
         return
     if output is not None:
         options.claim(output)
-    asked = usual_methods() if methods is None else _asked(methods)
-    if folder is not None and methods is not None:
+    names = asked["methods"]
+    if folder is not None and names is not None:
         raise click.UsageError("--methods stands beside DIR; accepted: one of them.")
+    methods = usual_methods() if names is None else _asked(names)
     with reporting() as progress:
-        found = _given(folder, list(chosen)) if folder else score_methods(chosen, asked, progress)
+        found = _given(folder, list(chosen)) if folder else score_methods(chosen, methods, progress)
     if output is not None:
         write_known(output, found)
     if as_json:

@@ -69,9 +69,8 @@ def _print(made: KnownProgram, output: str) -> None:
     show.line()
     show.sentences(
         [
-            f"Try it: edgewise discover --model {output} --split-embedding "
-            f"--task {output}/pairs.jsonl --examples {len(made.pairs)} --test 0 --metric kl "
-            "--method acdc --threshold 1e-5 -o found.json"
+            f"Every command takes it: --model {output} --split-embedding "
+            f"--task {output}/pairs.jsonl. Its files truth-ABLATION.txt list the true edges."
         ]
     )
     show.written(output)

@@ -216,6 +216,7 @@ def known_program(
 def _truths(lifted: Any, pairs: PromptPairs) -> Iterator[tuple[str, Circuit]]:
     """Yield the truth under each ablation that takes no more than its name."""
     from ..patching.ablations.registry import ablations
+    from ..patching.metrics.registry import default_metric
     from ..patching.run.runner import Runner
     from .truth import true_edges
 
@@ -223,7 +224,9 @@ def _truths(lifted: Any, pairs: PromptPairs) -> Iterator[tuple[str, Circuit]]:
         if one.takes:
             continue
         try:
-            runner = Runner.create(lifted, pairs, ablation=name, metric="kl")
+            runner = Runner.create(
+                lifted, pairs, ablation=name, metric=default_metric(searching=True)
+            )
         except PromptError:  # it cannot be used on such prompts
             continue
         yield name, true_edges(runner)

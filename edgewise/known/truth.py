@@ -8,11 +8,15 @@ model without an edge, no attribution and no search.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
-from ..patching.run.runner import Runner
+
+if TYPE_CHECKING:
+    from ..patching.run.runner import Runner
 
 LEAST = 1e-3
 """How much an edge must change some logit at an answer; compiled programs leave a gap there."""
