@@ -39,7 +39,7 @@ _TRIES = 200
 
 @typed
 @dataclass(frozen=True, eq=False)
-class Program:
+class RaspProgram:
     """A program, and for which inputs it is meant; see the module."""
 
     name: str
@@ -68,7 +68,7 @@ class Program:
 
 
 @typed
-def read_program(path: str | Path) -> Program:
+def read_program(path: str | Path) -> RaspProgram:
     """Run a program's file, and take from it what the module tells.
 
     Raises:
@@ -98,7 +98,7 @@ def read_program(path: str | Path) -> Program:
                 "vocabulary, a list of tokens; max_length, a whole number."
             )
     vocabulary = tuple(sorted(found["vocabulary"], key=repr))
-    return Program(
+    return RaspProgram(
         place.stem, found["program"], vocabulary, found["max_length"],
         bool(found.get("causal", False)), found.get("sample"),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def read_program(path: str | Path) -> Program:
 
 @typed
 def program_pairs(
-    program: Program, compiled: CompiledProgram, examples: int = EXAMPLES, seed: int = 0
+    program: RaspProgram, compiled: CompiledProgram, examples: int = EXAMPLES, seed: int = 0
 ) -> PromptPairs:
     """Draw prompt pairs of inputs of all lengths, each asked at one of its positions.
 
@@ -137,7 +137,7 @@ def program_pairs(
 
 
 def _pair(
-    program: Program,
+    program: RaspProgram,
     compiled: CompiledProgram,
     both: tuple[tuple[Value, ...], tuple[Value, ...]],
     draw: random.Random,
@@ -162,7 +162,7 @@ def _pair(
 
 
 @typed
-def share_said(program: Program, compiled: CompiledProgram, seed: int = 1) -> float:
+def share_said(program: RaspProgram, compiled: CompiledProgram, seed: int = 1) -> float:
     """Return at what share of positions the model says what the program does, on fresh inputs.
 
     Of a number they agree where they differ by less than .01.
@@ -190,7 +190,7 @@ def share_said(program: Program, compiled: CompiledProgram, seed: int = 1) -> fl
 class KnownProgram:
     """A compiled program with prompts and its true circuit under each ablation."""
 
-    program: Program
+    program: RaspProgram
     compiled: CompiledProgram
     pairs: PromptPairs
     test: PromptPairs
@@ -200,7 +200,7 @@ class KnownProgram:
 
 @typed
 def known_program(
-    program: Program, examples: int = EXAMPLES, seed: int = 0, split_embedding: bool = True
+    program: RaspProgram, examples: int = EXAMPLES, seed: int = 0, split_embedding: bool = True
 ) -> KnownProgram:
     """Compile a program, draw prompts, and find its true edges under every ablation they allow."""
     from ..graphs.lift.lifting import describe
