@@ -35,8 +35,6 @@ TRAINED = "updates=120:minibatch=8:metric=kl"
 USUAL = (
     "eap", "eap:local=true", "eap:rule=relp", "eap:rule=gim", "clean-corrupted", "eap-ig",
     "eap-ig:local=true", "eap-ig:rule=gim", "conductance",
-    "eap-ig-activations:steps=1:midpoint=true",
-    "information-flow-routes", "screen", f"edge-pruning:edges=1000:{TRAINED}",
     "eap-ig-activations:steps=1:midpoint=true", "information-flow-routes", "screen",
     f"edge-pruning:edges=1000:{TRAINED}",
     f"ugs:edges=1000:{TRAINED}", f"subnetwork-probing:{TRAINED}", "acdc:threshold=0.1:metric=kl",
@@ -80,9 +78,6 @@ def main() -> None:
             )
         path = given.into / f"methods-{task}.json"
         write_methods(path, found)
-        path.with_suffix(".svg").write_text(
-            to_svg(draw_methods(found, title=task)), encoding="utf-8"
-        )
         picture = to_svg(draw_methods(found, title=f"Methods on {task} in {given.model}"))
         path.with_suffix(".svg").write_text(picture, encoding="utf-8")
         minutes = (time.perf_counter() - begun) / 60

@@ -135,9 +135,8 @@ def _own_warnings() -> Iterator[None]:
 
 IN_USE = (
     "lift", "tasks", "discover", "import", "patch", "hypotheses", "evaluate", "matrix", "diff",
-    "timeline", "methods", "optimal", "transplant", "roles", "draw", "export", "run",
-    "lift", "tasks", "discover", "import", "patch", "evaluate", "matrix", "diff", "timeline",
-    "methods", "benchmark", "compile", "optimal", "transplant", "roles", "draw", "export", "run",
+    "timeline", "methods", "benchmark", "compile", "optimal", "transplant", "roles", "draw",
+    "export", "run",
 )  # fmt: skip
 """The order in which commands are listed, which is that of their use; further ones come last."""
 

@@ -4,21 +4,22 @@
 * *planted*: GPT-2 and Llama models in which a drawn circuit alone carries the signal;
 * *trained*: models whose nodes were trained to play parts in a known program, from `data/` too.
 
-A folder of a case holds a model, `pairs.jsonl`, and for each ablation `truth-ABLATION.txt`; with
-`test.jsonl`, pairs that are held out. Anyone may write such folders; see `programs.write_program`.
+A folder of a case holds a model, `pairs.jsonl`, and for each ablation `truth-ABLATION.txt`, or
+`truth.txt` for the usual one; with `test.jsonl`, pairs that are held out, else half of `pairs.jsonl`
+is. Anyone may write such folders; see `programs.write_program`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError, FileFormatError, unknown
-from .programs import HELD_OUT, PAIRS, TRUTH
+from .programs import HELD_OUT, PAIRS, TRUTH, TRUTH_UNDER
 from .shapes import PlantedShape
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DATA = Path(__file__).parent / "data"
 COMPILED, PLANTED, TRAINED = "compiled", "planted", "trained"
 KINDS = (COMPILED, PLANTED, TRAINED)
 _SPLIT = ("tok->", "pos->")
-_BEFORE, _AFTER = TRUTH.split("{}")
+_BEFORE, _AFTER = TRUTH_UNDER.split("{}")
 
 
 @typed
@@ -67,24 +68,28 @@ def read_cases(folder: str | Path, kind: str = COMPILED) -> Iterator[KnownCase]:
     from ..session import open_model
 
     place = Path(folder)
-    paths = sorted(place.glob(TRUTH.format("*")))
+    paths = _truths(place)
     if not paths:
         raise EdgewiseError(
-            f"{place} is no known circuit: it has no {TRUTH.format('ABLATION')}; accepted: folders "
+            f"{place} is no known circuit: it has no {TRUTH_UNDER.format('ABLATION')}; accepted: folders "
             "as `edgewise compile` writes them."
         )
-    named = [(path, _names(path)) for path in paths]
-    split = any(one.startswith(_SPLIT) for _, names in named for one in names)
+    named = [(ablation, path, _names(path)) for ablation, path in paths.items()]
+    split = any(one.startswith(_SPLIT) for *_, names in named for one in names)
     session = open_model(str(place), GraphSpec(split_embedding=split), ComputeSpec(dtype="float64"))
     pairs = read_pairs(place / PAIRS)
-    test = read_pairs(place / HELD_OUT) if (place / HELD_OUT).exists() else pairs
-    for path, names in named:
+    if (place / HELD_OUT).exists():
+        test = read_pairs(place / HELD_OUT)
+    else:
+        half = len(pairs) // 2
+        test = replace(pairs, pairs=pairs.pairs[half:])
+        pairs = replace(pairs, pairs=pairs.pairs[: max(1, half)])
+    for ablation, path, names in named:
         if not names:
             continue
         truth = read_named(path).on(session.graph)
         if len(truth) == session.graph.edge_count:
             continue
-        ablation = _ablation(path)
         name = f"{place.name}-{ablation}"
         yield KnownCase(name, kind, ablation, session, pairs, test, truth)
 
@@ -204,12 +209,17 @@ def _folders() -> list[tuple[str, Path]]:
 
 
 def _case_names(folder: Path) -> list[str]:
-    paths = sorted(folder.glob(TRUTH.format("*")))
-    return [f"{folder.name}-{_ablation(path)}" for path in paths]
+    return [f"{folder.name}-{ablation}" for ablation in _truths(folder)]
 
 
-def _ablation(path: Path) -> str:
-    return path.name.removeprefix(_BEFORE).removesuffix(_AFTER)
+def _truths(folder: Path) -> dict[str, Path]:
+    """Map ablations to their truths; one that tells no ablation is of the usual one."""
+    from ..patching.ablations.registry import default_ablation
+
+    paths = sorted(folder.glob(TRUTH_UNDER.format("*")))
+    found = {path.name.removeprefix(_BEFORE).removesuffix(_AFTER): path for path in paths}
+    plain = folder / TRUTH
+    return {default_ablation(): plain, **found} if plain.exists() else found
 
 
 @typed
@@ -227,6 +237,8 @@ def write_cases(folder: str | Path, cases: Iterable[KnownCase]) -> list[Path]:
             write_pairs(place / PAIRS, case.pairs)
             if case.test is not case.pairs:
                 write_pairs(place / HELD_OUT, case.test)
-        write_edges(place / TRUTH.format(case.ablation), case.truth, f"{case.name}, {case.kind}")
+        write_edges(
+            place / TRUTH_UNDER.format(case.ablation), case.truth, f"{case.name}, {case.kind}"
+        )
         found[place] = None
     return list(found)

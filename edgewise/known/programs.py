@@ -32,7 +32,8 @@ from ..graphs.files.atomic import write_text
 from ..patching.prompts.pairs import Pair, PromptPairs
 from .compiled import CompiledProgram, Value, compile_program
 
-PAIRS, HELD_OUT, ABOUT, TRUTH = "pairs.jsonl", "test.jsonl", "program.json", "truth-{}.txt"
+PAIRS, HELD_OUT, ABOUT = "pairs.jsonl", "test.jsonl", "program.json"
+TRUTH, TRUTH_UNDER = "truth.txt", "truth-{}.txt"
 EXAMPLES, OTHERS = 128, 64
 _TRIES = 200
 
@@ -253,7 +254,9 @@ def write_program(folder: str | Path, known: KnownProgram) -> None:
     }
     write_text(place / ABOUT, json.dumps(about, indent=2) + "\n")
     for name, circuit in known.truth.items():
-        write_edges(place / TRUTH.format(name), circuit, f"{known.program.name}, {name} ablation")
+        write_edges(
+            place / TRUTH_UNDER.format(name), circuit, f"{known.program.name}, {name} ablation"
+        )
 
 
 @typed

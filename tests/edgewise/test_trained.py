@@ -19,16 +19,17 @@ from edgewise.experiment.start import read_start
 from edgewise.graphs.circuit import Circuit
 from edgewise.graphs.errors import EdgewiseError
 from edgewise.graphs.lift.lifting import describe
+from edgewise.known.cases import DATA
 from edgewise.known.interchange.agreement import CARRIED, agreement
 from edgewise.known.interchange.causal import UNASKED, CausalModel
-from edgewise.known.interchange.directory import PAIRS, TRUTH, TRUTH_UNDER
 from edgewise.known.interchange.models import CAUSAL_MODELS, FRACTIONS, LETTERS, fraction, recall
 from edgewise.known.interchange.runs import Interchange, without_nodes
 from edgewise.known.interchange.training import Recipe, idle_nodes, train_to
+from edgewise.known.programs import PAIRS, TRUTH, TRUTH_UNDER
 from edgewise.patching.prompts.pair_files import read_pairs
 from edgewise.patching.run.runner import Runner
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples" / "trained"
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "trained" / "train.py"
 NAMES = tuple(CAUSAL_MODELS)
 LEAST_SHARE = 0.999
 FRESH = 4321  # a seed of inputs that nothing was trained or written with
@@ -36,7 +37,7 @@ FRESH = 4321  # a seed of inputs that nothing was trained or written with
 
 @cache
 def trained(name: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(FOLDER / name).eval()
+    return AutoModelForCausalLM.from_pretrained(DATA / name).eval()
 
 
 def untrained(causal: CausalModel, **rest: Any) -> GPT2LMHeadModel:
@@ -192,7 +193,7 @@ def test_the_script_trains_and_writes(
     threads = torch.get_num_threads()
     monkeypatch.setattr(sys, "argv", ["train.py", "fraction", str(tmp_path / "made"), "2"])
     try:
-        runpy.run_path(str(FOLDER / "train.py"))
+        runpy.run_path(str(SCRIPT))
     finally:
         torch.set_num_threads(threads)
     assert "2 of 2: behaviour" in capsys.readouterr().out
@@ -215,12 +216,12 @@ def test_a_trained_model_agrees_with_its_causal_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_files_are_what_the_causal_model_says(name: str) -> None:
-    causal, pairs = CAUSAL_MODELS[name](), read_pairs(FOLDER / name / PAIRS)
+    causal, pairs = CAUSAL_MODELS[name](), read_pairs(DATA / name / PAIRS)
     for pair in pairs:
         assert pair.corrupted is not None
         for ids, token in ((pair.clean, pair.answers[0]), (pair.corrupted, pair.distractors[0])):
             assert causal.answers(torch.tensor([ids]))[0, -1] == token
-    listed = read_start(FOLDER / name / TRUTH)
+    listed = read_start(DATA / name / TRUTH)
     assert listed.named is not None
     assert set(listed.named.edges) == set(causal.edges)
 
@@ -232,8 +233,8 @@ def effects(name: str, ablation: str, metric: str) -> tuple[float, float]:
     pairs = CAUSAL_MODELS[name]().pairs(64, FRESH)
     runner = Runner.create(lifted, pairs, metric=metric, ablation=ablation)
     found = np.abs(get_method("exact")(runner).scores.values)
-    special = FOLDER / name / TRUTH_UNDER.format(ablation)
-    named = read_start(special if special.exists() else FOLDER / name / TRUTH).named
+    special = DATA / name / TRUTH_UNDER.format(ablation)
+    named = read_start(special if special.exists() else DATA / name / TRUTH).named
     assert named is not None
     true = named.on(lifted.graph).kept
     taught = CAUSAL_MODELS[name]().circuit(lifted.graph).kept

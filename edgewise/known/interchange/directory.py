@@ -11,7 +11,6 @@ from ...discovery.exact import exact
 from ...graphs.calls.typed import typed
 from ...graphs.circuit import Circuit
 from ...graphs.errors import PromptError
-from ...graphs.files.atomic import write_text
 from ...graphs.lift.lifted import LiftedModel
 from ...graphs.lift.lifting import describe
 from ...patching.ablations.registry import ablations
@@ -19,9 +18,9 @@ from ...patching.metrics.registry import default_metric
 from ...patching.prompts.pair_files import write_pairs
 from ...patching.prompts.pairs import PromptPairs
 from ...patching.run.runner import Runner
+from ..programs import PAIRS, TRUTH, TRUTH_UNDER, write_edges
 from .causal import CausalModel
 
-PAIRS, TRUTH, TRUTH_UNDER = "pairs.jsonl", "truth.txt", "truth-{}.txt"
 LEAST = 1e-3
 """Edges whose ablation makes the outputs diverge by less carry nothing that it changes."""
 
@@ -40,12 +39,12 @@ def write_trained(folder: str | Path, model: Any, causal: CausalModel, count: in
     lifted, pairs = describe(model), causal.pairs(count)
     circuit = causal.circuit(lifted.graph)
     write_pairs(place / PAIRS, pairs)
-    _write_edges(place / TRUTH, circuit, f"{causal.name}: what the model was trained to compute by")
+    write_edges(place / TRUTH, circuit, f"{causal.name}: what the model was trained to compute by")
     for name in ablations():
         carrying = edges_that_carry(lifted, pairs, circuit, name)
         if carrying is not None and carrying != circuit:
             what = f"{causal.name}: of {TRUTH} the edges that carry something under {name} ablation"
-            _write_edges(place / TRUTH_UNDER.format(name), carrying, what)
+            write_edges(place / TRUTH_UNDER.format(name), carrying, what)
 
 
 def edges_that_carry(
@@ -64,8 +63,3 @@ def edges_that_carry(
     kept = circuit.kept & (effects >= LEAST)
     apart = kept.any() and effects[kept].min() > effects[circuit.graph.reads & ~circuit.kept].max()
     return Circuit(circuit.graph, kept) if apart else None
-
-
-def _write_edges(path: Path, circuit: Circuit, what: str) -> None:
-    names = "".join(f"{name}\n" for name in map(str, circuit.edges))
-    write_text(path, f"# {what}\n{names}")
