@@ -5,8 +5,8 @@
 * *trained*: models whose nodes were trained to play parts in a known program, from `data/` too.
 
 A folder of a case holds a model, `pairs.jsonl`, and for each ablation `truth-ABLATION.txt`, or
-`truth.txt` for the usual one; with `test.jsonl`, pairs that are held out, else half of `pairs.jsonl`
-is. Anyone may write such folders; see `programs.write_program`.
+`truth.txt` for the usual one; with `test.jsonl`, pairs that are held out, else half of the others
+are. Anyone may write such folders; see `programs.write_program`.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def read_cases(folder: str | Path, kind: str = COMPILED) -> Iterator[KnownCase]:
     paths = _truths(place)
     if not paths:
         raise EdgewiseError(
-            f"{place} is no known circuit: it has no {TRUTH_UNDER.format('ABLATION')}; accepted: folders "
-            "as `edgewise compile` writes them."
+            f"{place} is no known circuit: it has no {TRUTH_UNDER.format('ABLATION')}; accepted: "
+            "folders as `edgewise compile` writes them."
         )
     named = [(ablation, path, _names(path)) for ablation, path in paths.items()]
     split = any(one.startswith(_SPLIT) for *_, names in named for one in names)
