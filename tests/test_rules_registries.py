@@ -40,6 +40,7 @@ HOMONYMS = {
     ("graphs/roles.py", "induction"): "a head's role",
     ("patching/heads/roles.py", "induction"): "a head's role",
     ("edgewise/commands/roles.py", "induction"): "a head's role",
+    ("edgewise/steps/causal/rules.py", "induction"): "a head's role",
     ("edgewise/commands/diff_show.py", "mean"): "a figure of repetitions",
     ("edgewise/cli.py", "optimal"): "a command",
     ("patching/ablations/learned/vectors.py", "optimal"): "the command that wrote a file",
