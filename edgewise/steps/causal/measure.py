@@ -68,7 +68,7 @@ def causal_roles(
         raise GraphMismatch(
             f"causal roles are effects of heads' own edges, and the model has {graph.describe()}, "
             "in which no edge leads from a head to the logits; accepted: models whose heads write "
-            "to the stream (`edgewise roles` without --causal measures the others)."
+            "to the stream (what heads of the others attend to and write, `head_roles` measures)."
         )
     given = [split.discovery] if split.test is None else [split.discovery, split.test]
     given = [token_by_token(one.at_spans(())) for one in given]
