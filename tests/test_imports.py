@@ -30,7 +30,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Modules that compute with tensors, and may load torch when they are imported. All others are
 # light: importing them, with everything they import in turn, loads none of HEAVY.
-TENSOR_MODULES = ("edgewise.graphs.lift*", "edgewise.patching.*")
+TENSOR_MODULES = (
+    "edgewise.graphs.lift*",
+    "edgewise.patching.*",
+    "edgewise.known.interchange.*",
+)
 LIGHT_ALL_THE_SAME = (
     "edgewise.graphs.lift.config_reads",
     "edgewise.graphs.lift.devices",

@@ -35,6 +35,7 @@ from edgewise.graphs.calls.typed import _Arguments, typed
 from edgewise.graphs.errors import EdgewiseError, WrongArgument
 from edgewise.graphs.files import TimelineFile
 from edgewise.graphs.files.exchange import NamedEdges, Submitted
+from edgewise.graphs.files.tables.known import KnownFile
 from edgewise.graphs.files.tables.matrix import MatrixFile
 from edgewise.graphs.names import Kind
 from edgewise.graphs.timeline import Timeline
@@ -202,6 +203,7 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Task": get_task("induction"), "Foreign": edgewise.read_foreign(folder / "graph.json"),
         "Target": next(iter(runner.chunks())).target, "Found": found,
         "TaskSpec": TaskSpec("induction"),
+        "KnownFile": KnownFile("any", (), ()),
         "MatrixFile": MatrixFile(session.graph, found.file.model, {}, (), (), (), ()),  # type: ignore[typeddict-item]
         "Evaluated": edgewise.evaluate(session, found.file, pairs),
         "Evaluation": found.evaluation, "models": str(folder),

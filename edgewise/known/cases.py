@@ -132,7 +132,7 @@ def planted_case(name: str) -> KnownCase:
 
     >>> case = planted_case("gpt2-2x2")
     >>> case.truth.graph.edge_count, len(case.pairs)
-    (29, 32)
+    (46, 32)
     """
     from ..patching.ablations.registry import default_ablation
     from ..session import open_model

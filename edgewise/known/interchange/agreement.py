@@ -24,7 +24,7 @@ CARRIED = {"another input's values": RESAMPLED, "their mean": AVERAGED, "nothing
 
 @typed
 @dataclass(frozen=True)
-class Agreement:
+class CausalAgreement:
     """Shares of right answers among `asked` positions of `inputs` inputs.
 
     `interchange`: by variable, of the causal model's answers when it takes another input's value.
@@ -54,7 +54,9 @@ class Agreement:
 
 @typed
 @torch.no_grad()
-def agreement(model: Any, causal: CausalModel, inputs: int = 1000, seed: int = 1) -> Agreement:
+def agreement(
+    model: Any, causal: CausalModel, inputs: int = 1000, seed: int = 1
+) -> CausalAgreement:
     """Measure how well a live model agrees with a causal model, on inputs drawn by a seed."""
     lifted = describe(model)
     graph, circuit = lifted.graph, causal.circuit(lifted.graph)
@@ -72,7 +74,7 @@ def agreement(model: Any, causal: CausalModel, inputs: int = 1000, seed: int = 1
     def swapped(node: str) -> Tensor:
         return runs.logits(without_nodes(graph, {node}))
 
-    return Agreement(
+    return CausalAgreement(
         inputs=inputs,
         asked=int((answers != UNASKED).sum()),
         behaviour=right(model(input_ids=base).logits, answers),

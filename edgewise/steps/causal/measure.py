@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,12 +23,9 @@ from ...graphs.calls.typed import typed
 from ...graphs.errors import GraphMismatch, within_memory
 from ...graphs.example_scores import clusters_of
 from ...graphs.names import Kind, Node
-from ...patching.heads.attended import RELATIONS, Attended, attention
-from ...patching.heads.routes import direct_effects, end_losses, route_effects
 from ...patching.prompts.answers import token_by_token
 from ...patching.prompts.pairs import Pair, PromptPairs
 from ...patching.prompts.splits import PromptSplit
-from ...patching.run.runner import Runner
 from ...progress import Progress, named
 from ...session import Session, make_runner
 from .evidence import Effect, Evidence, nearest, place, quantile
@@ -35,6 +33,10 @@ from .found import CausalRoles, Label, NodeFound, SideFound
 from .rules import CAUSAL_ROLES, LEAST_WEIGHT, CausalRole, Way
 from .same_answer import same_answer
 from .ways import Roles
+
+if TYPE_CHECKING:
+    from ...patching.heads.attended import Attended
+    from ...patching.run.runner import Runner
 
 SIDES = ("in_sample", "held_out")
 
@@ -98,6 +100,8 @@ class _Side:
 
     @cached_property
     def attention(self) -> Attended:
+        from ...patching.heads.attended import attention
+
         return attention(self.runner.model, self.runner.pairs, self.progress)
 
     @cached_property
@@ -112,6 +116,8 @@ class _Side:
         pairs = same_answer(self.runner.pairs, self.others)
         if pairs is None:
             return None
+        from ...patching.run.runner import Runner
+
         runner = Runner.create(
             self.runner.model, pairs, metric=self.runner.metric, ablation=self.runner.ablation,
             batch_size=self.runner.batch_size,
@@ -120,6 +126,8 @@ class _Side:
 
     def effects(self, roles: Roles, way: Way, starts: Sequence[Node]) -> np.ndarray:
         """Return each example's effect of senders along a way, [starts, examples]; NaN: no way."""
+        from ...patching.heads.routes import direct_effects, route_effects
+
         if way.cut is not None:
             cut = roles.heads(way.cut)
             both = direct_effects(self.runner, starts, cut), direct_effects(self.runner, starts)
@@ -142,6 +150,8 @@ class _Side:
     @cached_property
     def losses(self) -> tuple[float, float]:
         """Return the mean loss of the full model and with every edge ablated."""
+        from ...patching.heads.routes import end_losses
+
         return end_losses(self.runner)
 
 
@@ -157,6 +167,8 @@ class _Measuring:
 
     def run(self) -> CausalRoles:
         """Measure all ways, and return what was found."""
+        from ...patching.heads.attended import RELATIONS
+
         for role in CAUSAL_ROLES:
             if not all(role.pattern in side.attention.relations for side in self.sides):
                 says = RELATIONS[role.pattern].says

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...graphs.graph import ComputationGraph
-from ...graphs.names import Edge, Node, Port
-from ...patching.heads.along import Route
-from ...patching.heads.routes import LOGITS
+from ...graphs.names import Edge, Kind, Node, Port
 from .rules import Way
+
+if TYPE_CHECKING:
+    from ...patching.heads.along import Route
 
 
 @dataclass
@@ -43,12 +45,15 @@ class Roles:
 
     def route(self, start: Node, way: Way) -> Route | None:
         """Return the route from a sender along a way; None if no edge leads there."""
+        from ...patching.heads.along import Route
+
         edges = self._edges(start, way, start)
         return Route(start, frozenset(edges)) if edges else None
 
     def _edges(self, sender: Node, way: Way, start: Node) -> set[Edge]:
         if way.through is None:
-            return {Edge(sender, LOGITS)} if self._leads(Edge(sender, LOGITS)) else set()
+            end = Edge(sender, Port(Node(Kind.LOGITS)))
+            return {end} if self._leads(end) else set()
         found: set[Edge] = set()
         for head, onward in self.given.get(way.through, {}).items():
             into = {Edge(sender, port) for port in self._ports(head, way.letters)}

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,10 +26,11 @@ from ...graphs.errors import EdgewiseError
 from ...graphs.example_scores import clusters_of
 from ...graphs.graph import ComputationGraph
 from ...graphs.names import Edge, Kind, Node, Port
-from ...patching.path_tree import path_values
 from ...patching.paths import Path
-from ...patching.run.runner import Runner
 from ...progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
 
 DRAWS = 20
 """How many random sets of paths stand beside each hypothesis unless told otherwise."""
@@ -101,6 +103,8 @@ def explained_effects(
         NameSyntaxError, GraphMismatch: a path that is none, or not of the model's graph.
         EdgewiseError: no hypothesis, or one without a path.
     """
+    from ...patching.path_tree import path_values
+
     if draws < 0:
         raise EdgewiseError(f"draws is {draws}; accepted: 0 or more.")
     sets, report = parsed(hypotheses, runner.graph), progress or SILENT

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from ...discovery.uncertainty.bootstrap import Estimate, faithfulness_estimate, 
 from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError
 from ...graphs.example_scores import clusters_of
-from ...patching.heads.neurons import unit_effects, unit_logits, unit_patches
-from ...patching.run.runner import Runner
+
+if TYPE_CHECKING:
+    from ...patching.run.runner import Runner
 
 TOP = 10
 """How many units are chosen unless told otherwise."""
@@ -83,6 +85,8 @@ def neurons_found(
     seed: int = 0,
 ) -> NeuronsFound:
     """Choose the units of a layer's MLP that matter on some pairs, and measure them on others."""
+    from ...patching.heads.neurons import unit_effects, unit_logits, unit_patches
+
     effects = unit_effects(runner, layer)
     number = len(effects)
     if not 0 < top < number:
