@@ -26,10 +26,10 @@ from ...graphs.errors import EdgewiseError
 from ...graphs.example_scores import clusters_of
 from ...graphs.graph import ComputationGraph
 from ...graphs.names import Edge, Kind, Node, Port
-from ...patching.paths import Path
 from ...progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from ...patching.paths import Path
     from ...patching.run.runner import Runner
 
 DRAWS = 20
@@ -143,6 +143,8 @@ def parsed(
     >>> [len(paths) for paths in found.values()]
     [1, 2]
     """
+    from ...patching.paths import Path
+
     if not hypotheses:
         raise EdgewiseError(
             "no hypothesis is given; accepted: one or more, each a name with its paths."
