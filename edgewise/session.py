@@ -373,13 +373,18 @@ def task_of(task: TaskSpec | str, **fields: Any) -> TaskSpec:
 
 
 def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
-    """Return a model's tokenizer and its vocabulary's size, where known, without its weights."""
+    """Return a model's tokenizer and its vocabulary's size, where known, without its weights.
+
+    Of a model with more logits than tokens their number, as an answer may be any; that prompts hold
+    tokens alone is checked where they are run.
+    """
     from .graphs.load.adapters import base_reference
     from .graphs.load.loading import load_tokenizer
     from .graphs.load.references import Form, find, has_tokenizer, read_json
 
     if isinstance(reference, Session):
-        return reference.loaded.tokenizer, reference.lifted.tokens.shape[0]
+        lifted = reference.lifted
+        return reference.loaded.tokenizer, max(len(lifted.tokens), len(lifted.unembed.weight))
     source = base = find(reference, weights=False)
     if source.form is Form.ADAPTER:
         name, revision = base_reference(source.path)
@@ -388,9 +393,10 @@ def open_vocabulary(reference: Session | str) -> tuple[Any, int | None]:
         return load_tokenizer(reference), None
     config = read_json(base.path / "config.json")
     text = config.get("text_config")  # of a multimodal model
-    size = (text if isinstance(text, dict) else config).get("vocab_size")
+    own = text if isinstance(text, dict) else config
+    sizes = [x for key in ("vocab_size", "outputs") if isinstance(x := own.get(key), int)]
     there = has_tokenizer(source.path) or has_tokenizer(base.path)
-    return load_tokenizer(reference) if there else None, size if isinstance(size, int) else None
+    return load_tokenizer(reference) if there else None, max(sizes, default=None)
 
 
 def _placeholders(reference: Session | str) -> frozenset[int]:

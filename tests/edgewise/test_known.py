@@ -28,7 +28,7 @@ from edgewise.known.cases import DATA, KnownCase, known_cases, read_cases
 from edgewise.known.programs import PAIRS, known_program, read_program, write_program
 from edgewise.known.scoring import area, score_methods, scored_row
 from edgewise.known.truth import true_edges
-from edgewise.session import make_runner, open_model
+from edgewise.session import make_runner, open_model, open_split
 from edgewise.steps.claims.asked import AskedMethod
 
 SMALL = ("histogram", "fraction-previous", "length", "count")
@@ -202,6 +202,14 @@ def test_benchmark_prints_and_writes(tmp_path: Path) -> None:
     assert "1 of 1" in shown
     assert read_known(path).methods == ["exact", "acdc"]
     assert "count-zero" in run("--list", "--kinds", "compiled")
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*/pairs.jsonl")), ids=lambda p: p.parent.name)
+def test_every_command_takes_the_prompts_with_the_model(path: Path) -> None:
+    """Some programs have more outputs than tokens, so that an answer may be no token."""
+    session = open_model(str(path.parent))
+    for reference in (session, str(path.parent)):
+        assert len(open_split(reference, str(path), test=0).discovery) == 128
 
 
 def test_circuits_of_others_are_scored_by_their_names(tmp_path: Path) -> None:
