@@ -98,6 +98,14 @@ def usage() -> Iterator[None]:
         raise click.UsageError(str(error)) from None
 
 
+def names_of(option: str, text: str) -> list[str]:
+    """Return the names in an option's value, with commas between; refuse none."""
+    names = [one.strip() for one in text.split(",") if one.strip()]
+    if not names:
+        raise click.UsageError(f"--{option} names none; accepted: names with commas between them.")
+    return names
+
+
 def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]:
     """Return one decorator for several; help lists them in the order given."""
     return lambda function: reduce(lambda made, one: one(made), reversed(decorators), function)

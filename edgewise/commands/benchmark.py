@@ -12,7 +12,7 @@ import numpy as np
 from ..discovery.registry import scoring_method
 from ..graphs.errors import EdgewiseError
 from . import options, show
-from .accepted import FILE, WholeNumber, option, usage
+from .accepted import FILE, WholeNumber, names_of, option, usage
 from .given import in_model, read_given
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def benchmark(
             show.table(tuple(rows[0]), [tuple(row.values()) for row in rows], left=range(3))
         return
     if (write := asked["write"]) is not None:
+        options.claim_folder(write)
         written = write_cases(write, chosen)
         if as_json:
             show.emit({"written": [str(one) for one in written]})
@@ -98,22 +99,15 @@ def _asked(text: str) -> list[AskedMethod]:
     from ..steps.claims.asked import AskedMethod
 
     with usage():
-        return [AskedMethod.parse(one) for one in _listed("methods", text)]
-
-
-def _listed(name: str, text: str) -> list[str]:
-    found = [one.strip() for one in text.split(",") if one.strip()]
-    if not found:
-        raise click.UsageError(f"--{name} names nothing; accepted: names with commas between.")
-    return found
+        return [AskedMethod.parse(one) for one in names_of("methods", text)]
 
 
 def _chosen(kinds: str | None, cases: str | None) -> Iterator[KnownCase]:
     """Return the cases that are asked for; each is made when it is reached."""
     from ..known.cases import KINDS, known_cases
 
-    wanted = KINDS if kinds is None else tuple(_listed("kinds", kinds))
-    names = () if cases is None else tuple(_listed("cases", cases))
+    wanted = KINDS if kinds is None else tuple(names_of("kinds", kinds))
+    names = () if cases is None else tuple(names_of("cases", cases))
     with usage():
         return known_cases(wanted, names)
 

@@ -35,6 +35,7 @@ def compile_(
     from ..known.programs import EXAMPLES, known_program, read_program, write_program
     from ..progress import reporting
 
+    options.claim_folder(output)
     with reporting() as progress:
         progress.say(f"compiling {program}")
         made = known_program(

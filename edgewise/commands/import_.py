@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,11 @@ def import_(
             f"--{next(iter(select.as_dict()))} chooses by the scores of one file. Give that file."
         )
     if output not in targets:
-        click.get_current_context().with_resource(_folder(output))
+        options.claim_folder(
+            output,
+            "give a folder, in which a file of each size is written, or one file's name that ends "
+            "in .json and the size with `percent`",
+        )
     for one in targets:
         _claim(one, *(str(circuit.path) for circuit in targets.values()))
     how, written = flags.only("metric", "ablation", "try_family"), list[Written]()
@@ -106,28 +109,6 @@ def _targets(source: str, output: str, percent: float | None) -> dict[str, Forei
             path = os.path.join(output, f"{one.path.name}.json")
         found[path] = one
     return found
-
-
-@contextmanager
-def _folder(path: str) -> Iterator[None]:
-    """Make a folder, and remove it again if nothing came to stand in it."""
-    from ..graphs.errors import EdgewiseError
-
-    there = is_folder(path)
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise EdgewiseError(
-            f"cannot write {path}: {error.strerror or error}; give a folder, in which a file of "
-            "each size is written, or one file's name that ends in .json and the size with "
-            "`percent`."
-        ) from error
-    try:
-        yield
-    finally:
-        if not there:
-            with suppress(OSError):  # it is not empty
-                os.rmdir(path)
 
 
 def _claim(output: str, *inputs: str) -> None:

@@ -10,7 +10,7 @@ import click
 
 from ..graphs.errors import EdgewiseError
 from . import options, show
-from .accepted import COUNT, FILE, WholeNumber, option, usage
+from .accepted import COUNT, FILE, WholeNumber, names_of, option, usage
 from .flags import Flags, with_flags
 from .given import in_model, read_given
 
@@ -94,7 +94,7 @@ def _tasks(text: str, flags: Flags) -> list[TaskSpec]:
     """Return the tasks that are named, each made as the flags say."""
     from ..experiment.task import TaskSpec
 
-    names = _listed("tasks", text)
+    names = names_of("tasks", text)
     with usage():
         found = [TaskSpec.named(one, **flags.only("examples", "test", "seed")) for one in names]
         called = [one.name for one in found]
@@ -106,7 +106,7 @@ def _tasks(text: str, flags: Flags) -> list[TaskSpec]:
 def _circuits(text: str) -> dict[str, CircuitFile | Foreign]:
     """Read circuit files, which may be another tool's, called as the files are."""
     found: dict[str, CircuitFile | Foreign] = {}
-    for path in _listed("circuits", text):
+    for path in names_of("circuits", text):
         name = Path(path).name.removesuffix(".json")
         if name in found:
             raise EdgewiseError(
@@ -140,13 +140,6 @@ def _opened(
         for name, one in given.items()
     }
     return session, files
-
-
-def _listed(option: str, text: str) -> list[str]:
-    names = [one.strip() for one in text.split(",") if one.strip()]
-    if not names:
-        raise click.UsageError(f"--{option} names none; accepted: names with commas between them.")
-    return names
 
 
 def _beside(output: str, names: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import click
 from ..discovery.registry import get_method, scoring_method
 from ..discovery.registry import methods as registered
 from . import options, show
-from .accepted import COUNT, FILE, Known, WholeNumber, option, usage
+from .accepted import COUNT, FILE, Known, WholeNumber, names_of, option, usage
 from .flags import Flags, flag_name, with_flags
 from .given import in_model, read_given
 
@@ -172,12 +172,9 @@ def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign]:
     """Read the methods that are named, and the files among them."""
     from ..steps.claims.asked import AskedMethod
 
-    names = [one.strip() for one in text.split(",") if one.strip()]
-    if not names:
-        raise click.UsageError("--compare names no method; accepted: names with commas between.")
     found: list[AskedMethod | CircuitFile | Foreign] = []
     with usage():
-        for one in names:
+        for one in names_of("compare", text):
             is_file = one.split(":")[0] not in registered() and Path(one).expanduser().exists()
             found.append(read_given(one) if is_file else AskedMethod.parse(one))
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -290,3 +292,26 @@ def claim(output: str | Path | None, *inputs: str | Path) -> None:
     if output is not None:
         check_writable(output, *inputs)
         click.get_current_context().with_resource(writing(output))
+
+
+def claim_folder(path: str, accepted: str = "give a folder that can be written") -> None:
+    """Make a folder for this command to write in; it goes again if nothing came to stand in it."""
+    click.get_current_context().with_resource(_folder(path, accepted))
+
+
+@contextmanager
+def _folder(path: str, accepted: str) -> Iterator[None]:
+    from ..graphs.errors import EdgewiseError
+
+    there = os.path.isdir(path)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        why = f"{error.strerror or error}; {accepted}"
+        raise EdgewiseError(f"cannot write {path}: {why}.") from error
+    try:
+        yield
+    finally:
+        if not there:
+            with suppress(OSError):  # it is not empty
+                os.rmdir(path)

@@ -10,7 +10,7 @@ import click
 
 from ..patching.metrics.registry import default_metric, metrics
 from . import options, show
-from .accepted import COUNT, FILE, METRIC, Known, among, option, usage
+from .accepted import COUNT, FILE, METRIC, Known, among, names_of, option, usage
 from .flags import Flags, with_flags
 from .given import in_model, read_all
 
@@ -134,22 +134,13 @@ def _choice(given: Mapping[str, Any], circuits: Mapping[str, Circuit]) -> Choice
 
     if given["beam"] is not None and given["most_nodes"] is None:
         raise EdgewiseError("--beam is of --greedy; give that too.")
-    nodes = () if given["nodes"] is None else _names("nodes", given["nodes"])
-    edges = tuple(name for text in given["edges"] for name in _names("edges", text))
+    nodes = () if given["nodes"] is None else tuple(names_of("nodes", given["nodes"]))
+    edges = tuple(name for text in given["edges"] for name in names_of("edges", text))
     greedy, share, beam = given["most_nodes"], given["share"], given["beam"] or BEAM
     return Choice(
         nodes=nodes, edges=edges, greedy=greedy, share=share, beam=beam,
         circuit=circuits.get("circuit"), among=circuits.get("among"),
     )  # fmt: skip
-
-
-def _names(option: str, text: str) -> tuple[str, ...]:
-    from ..graphs.errors import EdgewiseError
-
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise EdgewiseError(f"--{option} names none; accepted: names with commas between them.")
-    return names
 
 
 def _print(found: TransplantFile) -> None:

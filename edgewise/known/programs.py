@@ -243,6 +243,8 @@ def write_program(folder: str | Path, known: KnownProgram) -> None:
     save_model(place, known.compiled.model.float())
     write_pairs(place / PAIRS, known.pairs)
     write_pairs(place / HELD_OUT, known.test)
+    for stale in place.glob(TRUTH_UNDER.format("*")):  # of another state of the program
+        stale.unlink()
     outputs = known.compiled.outputs
     about = {
         "program": known.program.name,

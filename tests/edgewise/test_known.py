@@ -240,7 +240,7 @@ def test_known_circuits_are_written_and_read_again(tmp_path: Path) -> None:
         (["--cases", "nothing"], "unknown known circuit 'nothing'"),
         (["--kinds", "grown"], "unknown kind of known circuit 'grown'"),
         (["--methods", "guess"], "unknown method 'guess'"),
-        (["--methods", ","], "names nothing"),
+        (["--methods", ","], "names none"),
         (["nowhere", "--cases", "count-zero"], "no folder"),
     ],
 )
