@@ -55,6 +55,21 @@ class Estimate:
         known = math.isfinite(self.low) and math.isfinite(self.high)
         return (self.low, self.high) if known else None
 
+    @property
+    def numbers(self) -> tuple[float | None, float | None, float | None]:
+        """Return the value and the two ends, None for each that is no number.
+
+        >>> UNDEFINED.numbers, Estimate(0.5, 0.4, 0.6).numbers
+        ((None, None, None), (0.5, 0.4, 0.6))
+        """
+        every = (self.value, self.low, self.high)
+        value, low, high = (None if x is None or math.isnan(x) else float(x) for x in every)
+        return value, low, high
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the value and its interval as plain values."""
+        return {"value": self.value, "interval": self.interval and list(self.interval)}
+
     def beyond(self, margin: float) -> bool:
         """Tell whether the whole interval is farther from 0 than a margin, on one side.
 

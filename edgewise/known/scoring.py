@@ -202,7 +202,7 @@ def scored_row(
     right = len(own & truth)
     metric = metric_of_circuits()
     tester = make_runner(case.session, case.test, metric=metric, ablation=case.ablation)
-    kept = _faithfulness(tester, own)
+    f, low, high = _faithfulness(tester, own).numbers
     cpr = cmd = None
     if areas and ranks:
         found = curve(tester, ranking, CURVE_SHARES)
@@ -210,7 +210,7 @@ def scored_row(
     return ScoredRow(
         method=label, case=case.name, AUC=area(ranking, truth), kept=len(own),
         precision=right / len(own) if len(own) else None, recall=right / len(truth),
-        f=_plain(kept.value), low=_plain(kept.low), high=_plain(kept.high), CPR=cpr, CMD=cmd,
+        f=f, low=low, high=high, CPR=cpr, CMD=cmd,
         seconds=seconds, refused=None,
     )  # fmt: skip
 
@@ -222,7 +222,3 @@ def _faithfulness(tester: Runner, circuit: Circuit) -> Estimate:
     every = [Circuit.full(graph), Circuit.empty(graph), circuit]
     full, empty, own = measured_together(tester, every, None, "")
     return faithfulness_estimate(full, own, empty, clusters_of(tester.pairs.groups), tester.floor)
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None or np.isnan(value) else float(value)

@@ -63,7 +63,7 @@ class ExplainedEffect:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        parts = {key: _plain(getattr(self, key)) for key in ("value", "explained", "left")}
+        parts = {key: getattr(self, key).as_dict() for key in ("value", "explained", "left")}
         about = {"name": self.name, "paths": list(self.paths), "random": list(self.random)}
         return {**about, **parts, "above_random": self.above}
 
@@ -81,7 +81,7 @@ class ExplainedEffects:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
-        ends = {"full": _plain(self.full), "empty": _plain(self.empty)}
+        ends = {"full": self.full.as_dict(), "empty": self.empty.as_dict()}
         counts = {key: getattr(self, key) for key in ("examples", "draws", "seed")}
         return {**counts, **ends, "hypotheses": [one.as_dict() for one in self.hypotheses]}
 
@@ -217,10 +217,6 @@ def _drawn(
                 index = groups[group] * size + inside[group][place]
             found[node] = Node(node.kind, new, index)
     return found
-
-
-def _plain(found: Estimate) -> dict[str, object]:
-    return {"value": found.value, "interval": found.interval and list(found.interval)}
 
 
 def _ends(edge: Edge) -> tuple[Node, Node]:

@@ -12,7 +12,6 @@ Scores drawn at random stand beside: what the areas are where nothing was found.
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -287,7 +286,7 @@ def _sizes(found: _Found, tester: Runner, sizes: Sequence[int]) -> list[SizeRow]
     every = _estimates(tester, tops)
     rows = []
     for i, size in enumerate(sizes):
-        (a, low, high), (b, least, most) = (_plain(one) for one in every[2 * i : 2 * i + 2])
+        (a, low, high), (b, least, most) = (one.numbers for one in every[2 * i : 2 * i + 2])
         rows.append(
             SizeRow(
                 method=found.label,
@@ -319,11 +318,11 @@ def _row(
 ) -> MethodRow:
     own = UNDEFINED if found.circuit is None else _estimates(tester, [found.circuit])[0]
     rest, spearman = (
-        _plain(one) for one in ((exact.rest, exact.spearman) if exact else (UNDEFINED,) * 2)
+        one.numbers for one in ((exact.rest, exact.spearman) if exact else (UNDEFINED,) * 2)
     )  # fmt: skip
     cpr, cmd = (_area(areas, name) for name in ("cpr", "cmd"))
-    f, low, high = _plain(own)
-    pearson = None if exact is None else _number(exact.pearson.value)
+    f, low, high = own.numbers
+    pearson = None if exact is None else exact.pearson.numbers[0]
     return MethodRow(
         {
             "method": found.label,
@@ -352,11 +351,3 @@ def _area(found: Curve | None, name: str) -> Ends:
     if found is None or found.undefined:
         return None, None, None
     return getattr(found, name), *(found.interval(name) or (None, None))
-
-
-def _plain(found: Estimate) -> Ends:
-    return _number(found.value), _number(found.low), _number(found.high)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)

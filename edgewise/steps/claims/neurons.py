@@ -64,10 +64,10 @@ class NeuronsFound:
     def as_dict(self) -> dict[str, object]:
         """Return everything as plain values."""
         units = [
-            {"unit": f"m{self.layer}.n{one.unit}", "direct": _plain(one.direct), "adds": one.adds}
+            {"unit": f"m{self.layer}.n{one.unit}", "direct": one.direct.as_dict(), "adds": one.adds}
             for one in self.units
         ]
-        shares = {key: _plain(getattr(self, key)) for key in ("part", "chosen", "others")}
+        shares = {key: getattr(self, key).as_dict() for key in ("part", "chosen", "others")}
         together = [{"answers": list(a), "adds": list(values)} for a, values in self.together]
         about = {"mlp": f"m{self.layer}", "units": units, **shares, "random": list(self.random)}
         return {**about, "tokens": list(self.tokens), "together": together}
@@ -131,7 +131,3 @@ def _by_answers(
         rows = [place for place, ids in enumerate(answers) if ids == one]
         found.append((one, tuple(added[rows].mean(0).tolist())))
     return tuple(found)
-
-
-def _plain(found: Estimate) -> dict[str, object]:
-    return {"value": found.value, "interval": found.interval and list(found.interval)}
