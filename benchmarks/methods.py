@@ -37,7 +37,7 @@ USUAL = (
     "eap-ig:local=true", "eap-ig:rule=gim", "conductance",
     "eap-ig-activations:steps=1:midpoint=true", "information-flow-routes", "screen",
     f"edge-pruning:edges=1000:{TRAINED}",
-    f"ugs:edges=1000:{TRAINED}", f"subnetwork-probing:{TRAINED}", "acdc:threshold=0.1:metric=kl",
+    f"ugs:edges=1000:{TRAINED}", f"subnetwork-probing:{TRAINED}", "acdc:threshold=0.01:metric=kl",
     "refine:edges=200:sweeps=0:stop_on=16",
 )  # fmt: skip
 

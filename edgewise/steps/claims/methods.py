@@ -45,7 +45,7 @@ from ...patching.prompts.splits import PromptSplit
 from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
 from ..discover import held_out_runner
-from ..found.blocks import circumstances, forward_seconds, now, task_block
+from ..found.blocks import circumstances, forward_seconds, spent, task_block
 from .asked import SIZES, AskedMethod, Asking, GivenScores
 from .peak import PeakMemory
 
@@ -62,7 +62,7 @@ ALIKE = 200
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a method found, at what cost: seconds, and bytes above what stood before."""
+    """What a method found, at what cost: seconds as `spent`, bytes above what stood before."""
 
     label: str
     scores: Scores
@@ -133,7 +133,7 @@ def compare_methods(
     found.append(_Found(RANDOM, random))
     tester = runner if parted.test is None else held_out_runner(session, parted, runner)
     exact = _exact(runner, found, asking, report)
-    forward = forward_seconds(session, runner, progress)
+    forward = forward_seconds(session, runner, progress, spent)
     rows, sizes, undefined = list[MethodRow](), list[SizeRow](), False
     for one in found:
         told = named(report, f"circuits of {one.label}")
@@ -194,9 +194,9 @@ def _run(session: Session, asked: AskedMethod, runner: Runner, progress: Progres
     method, options = asked.chosen, dict(asked.options)
     with warnings.catch_warnings(), PeakMemory(session.device) as memory:
         warnings.simplefilter("ignore", Meaningless)
-        begun = now(session)
+        begun = spent(session)
         found: Discovery = method(runner, progress, per_example=method.by_example, **options)
-        seconds = now(session) - begun
+        seconds = spent(session) - begun
     alike = None
     if found.examples is not None:
         size = min(ALIKE, runner.graph.edge_count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -125,19 +125,27 @@ def circumstances(session: Session, runner: Runner, engine: str = "torch") -> di
     }
 
 
-def forward_seconds(session: Session, runner: Runner, progress: Progress | None = None) -> float:
-    """Time the original model on the clean prompts in the runner's batches; the median pass."""
+def forward_seconds(
+    session: Session,
+    runner: Runner,
+    progress: Progress | None = None,
+    clock: Callable[[Session], float] | None = None,
+) -> float:
+    """Time the original model on the clean prompts in the runner's batches; the median pass.
+
+    `clock`: default `now`.
+    """
     import torch
 
-    seconds = []
+    clock, seconds = clock or now, []
     for number in range(1, TIMED_PASSES + 1):
-        begun = now(session)
+        begun = clock(session)
         with torch.no_grad():
             for chunk in runner.chunks():
                 batch = chunk.batch
                 how = {"attention_mask": batch.mask.long(), "position_ids": batch.position_ids}
                 session.loaded.model(input_ids=batch.clean, **how, use_cache=False)
-        seconds.append(now(session) - begun)
+        seconds.append(clock(session) - begun)
         (progress or SILENT)(number, TIMED_PASSES, "passes of the original model timed")
     return statistics.median(seconds)
 
@@ -149,3 +157,11 @@ def now(session: Session) -> float:
     if session.device.type == "cuda":
         torch.cuda.synchronize(session.device)
     return time.perf_counter()
+
+
+def spent(session: Session) -> float:
+    """Return what was spent so far: time of processors, which other programs do not lengthen.
+
+    Of a GPU there is no such time; there it is `now`.
+    """
+    return time.process_time() if session.device.type == "cpu" else now(session)
