@@ -2,12 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/methods.py [--tasks ioi greater-than] [--model smollm2-135m]
         [--examples 64] [--test 64] [--exact-pairs 8] [--methods eap eap-ig:steps=10] [--into DIR]
+        [--level node]
 
 Writes DIR/methods-TASK.json, which `python docs/generate.py` makes tables of, and
 DIR/methods-TASK.svg. Methods see the same pairs and are measured on others. Searches have options
 that end within an hour; masks, ACDC and refine are run by the metrics that they are meant for.
 Exact effects of all edges are of a few of the pairs alone, since of all they would take hours, and
-stand in the table as scores of their own. Takes some two hours on one core.
+stand in the table as scores of their own. Takes some two hours on one core. At level node it
+compares those that score nodes, and writes DIR/methods-TASK-nodes.json.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 import torch
 
 from edgewise.discovery.registry import get_method
+from edgewise.experiment.spec import DiscoverySpec
 from edgewise.experiment.task import TaskSpec
 from edgewise.graphs.files.tables.methods import write_methods
 from edgewise.patching.prompts.splits import PromptSplit
@@ -41,6 +44,8 @@ USUAL = (
     "refine:edges=200:sweeps=0:stop_on=16",
 )  # fmt: skip
 
+OF_NODES = ("eap", "eap-ig", "conductance", "atp-star", "atp-star:single=true")
+
 
 def exact_scores(session: Session, split: PromptSplit, pairs: int) -> GivenScores:
     """Return exact effects of all edges on the first pairs."""
@@ -61,24 +66,30 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=64)
     parser.add_argument("--exact-pairs", type=int, default=8, help="0: no exact effects of all")
     parser.add_argument("--drawn", type=int, default=300)
-    parser.add_argument("--methods", nargs="+", default=list(USUAL))
+    parser.add_argument("--methods", nargs="+", help="default: all that are suited")
+    parser.add_argument("--level", choices=("edge", "node"), default="edge")
     parser.add_argument("--into", type=Path, default=Path("docs/data"))
     given = parser.parse_args()
+    nodes = given.level == "node"
+    given.methods = given.methods or (OF_NODES if nodes else USUAL)
     given.into.mkdir(parents=True, exist_ok=True)
     session = open_model(given.model)
     for task in given.tasks:
         begun = time.perf_counter()
         split = open_split(session, TaskSpec(task, examples=given.examples, test=given.test))
         asked: list[AskedMethod | GivenScores] = [AskedMethod.parse(one) for one in given.methods]
-        if given.exact_pairs:
+        if given.exact_pairs and not nodes:
             asked.append(exact_scores(session, split, given.exact_pairs))
         with reporting() as progress:
             found = compare_methods(
-                session, split, asked, asking=Asking(drawn=given.drawn), progress=progress
-            )
-        path = given.into / f"methods-{task}.json"
+                session, split, asked, DiscoverySpec.usual(level=given.level),
+                Asking(drawn=given.drawn), progress=progress,
+            )  # fmt: skip
+        path = given.into / f"methods-{task}{'-nodes' * nodes}.json"
         write_methods(path, found)
-        picture = to_svg(draw_methods(found, title=f"Methods on {task} in {given.model}"))
+        picture = to_svg(
+            draw_methods(found, title=f"Methods on {task} in {given.model}{', nodes' * nodes}")
+        )
         path.with_suffix(".svg").write_text(picture, encoding="utf-8")
         minutes = (time.perf_counter() - begun) / 60
         print(f"written: {path}, {minutes:.0f} min, {torch.get_num_threads()} threads", flush=True)

@@ -126,17 +126,21 @@ def measured_methods() -> str:
         ]  # fmt: skip
         heads = [f"{size:,}, {key}" for size in how["sizes"] for key in ("signed", "absolute")]
         asked = how["asked"]
+        what = how.get("level", "edge")
         said = "" if asked is None else (
+            f" Exact effects of all {asked['certain']} nodes; top is of the {asked['top']} "
+            f"largest; rest is without {code(asked['largest'])}." if what == "node" else
             f" Exact effects of {asked['certain'] + asked['drawn']:,} edges, all that a method has "
             f"among its strongest {asked['top']} and {asked['drawn']} random ones; "
             f"rest is without {code(asked['largest'])}."
         )  # fmt: skip
         parts.append(
-            f"### On {task}\n\n{file.task['examples']} pairs, {how['examples']} others held out; "
+            f"### On {task}{', nodes' * (what == 'node')}\n\n"
+            f"{file.task['examples']} pairs, {how['examples']} others held out; "
             f"{code(how['metric'])}, {how['ablation']} ablation.{said}\n\n"
             + table(["method", *MEASURED], rows)
             + f"\n![Faithfulness by size on {task}](data/{path.stem}.svg)\n\n"
-            "Faithfulness of so many strongest edges, and of circuits that searches chose "
+            f"Faithfulness of so many strongest {what}s, and of circuits that searches chose "
             "themselves, held out:\n\n" + table(["method", *heads, "own", "f of own"], kept)
         )
     return "\n".join(parts)

@@ -23,6 +23,7 @@ import numpy as np
 
 from ...graphs.calls.typed import typed
 from ...graphs.graph import ComputationGraph
+from ...graphs.levels.nodes import of_nodes
 from ...graphs.scores import Scores
 from ..uncertainty.bootstrap import Estimate
 
@@ -77,21 +78,42 @@ class Agreement:
 @typed
 def agreement(scores: Scores, effects: Scores, asked: AskedEdges, top: int) -> Agreement:
     """Compare scores of all edges with the exact effects of those that were asked."""
-    a, b, weights = scores.values[asked.every], effects.values[asked.every], asked.weights
-    sure = asked.certain[asked.every]
+    every = np.where(asked.graph.reads, scores.values, 0)
+    sure, kept = asked.certain[asked.every], asked.every
+    top = min(top, int(kept.sum()))
+    best = _strongest(every.ravel(), top).reshape(kept.shape)[kept]
+    return _agreed(scores.values[kept], effects.values[kept], asked.weights, sure, best, top)
+
+
+@typed
+def agreement_of_nodes(scores: Scores, effects: Scores, top: int) -> Agreement:
+    """Compare scores of nodes with the exact effects of all; nothing is drawn, no interval."""
+    a, b = (of_nodes(one.graph, one.values).astype(np.float64) for one in (scores, effects))
+    known = ~np.isnan(b)
+    a, b = a[known], b[known]
+    every = np.ones(len(a), dtype=bool)
+    return _agreed(a, b, every.astype(np.float64), every, _strongest(a, top), top)
+
+
+def _strongest(values: np.ndarray, top: int) -> np.ndarray:
+    """Mark the values of largest size, bool [n]; ties go to the earlier."""
+    best = np.zeros(len(values), dtype=bool)
+    best[np.argsort(-np.abs(values), kind="stable")[:top]] = True
+    return best
+
+
+def _agreed(
+    a: np.ndarray, b: np.ndarray, weights: np.ndarray, sure: np.ndarray, best: np.ndarray, top: int
+) -> Agreement:
+    """Compare scores a with effects b; `best`: which are among the `top` of all scores."""
     largest = np.arange(len(b)) != np.argmax(np.abs(b))
     size = np.sort(np.abs(b))[::-1]
-    top = min(top, len(size))
-    strongest = np.abs(b) >= size[top - 1]
-    ranks = np.abs(np.where(asked.graph.reads, scores.values, 0)).ravel()
-    best = np.zeros(len(ranks), dtype=bool)
-    best[np.argsort(-ranks, kind="stable")[:top]] = True
-    among = best.reshape(asked.every.shape)[asked.every]
+    strongest = np.abs(b) >= size[min(top, len(size)) - 1]
     return Agreement(
         _estimated(_pearson, a, b, weights, sure),
         _estimated(_pearson, a[largest], b[largest], weights[largest], sure[largest]),
         _estimated(_spearman, a, b, weights, sure),
-        overlap=float(among[strongest].mean()),
+        overlap=float(best[strongest].mean()),
         sign=float((np.sign(a) == np.sign(b))[strongest].mean()),
         missed=float((weights - 1)[strongest & ~sure].sum()),
     )

@@ -10,8 +10,9 @@ import click
 
 from ..discovery.registry import get_method, scoring_method
 from ..discovery.registry import methods as registered
+from ..graphs.levels.nodes import EDGE, NODE
 from . import options, show
-from .accepted import COUNT, FILE, Known, WholeNumber, names_of, option, usage
+from .accepted import COUNT, FILE, Known, WholeNumber, among, names_of, option, usage
 from .flags import Flags, flag_name, with_flags
 from .given import in_model, read_given
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ..graphs.files import CircuitFile
     from ..graphs.files.exchange import Foreign
     from ..graphs.files.tables.methods import MethodsFile
-    from ..graphs.scores import Scores
     from ..session import Session
     from ..steps.claims.asked import AskedMethod, Asking, GivenScores
 
@@ -46,13 +46,24 @@ TITLES = {
 @option("--model MODEL", "[--compare] The model.", type=FILE)
 @options.task_options(required=False, test=True)
 @options.measure_options(searching=False)
-@option("--sizes NUMBERS", "Numbers of edges to measure; default 50,200,1000.")
+@option(
+    "--level NAME",
+    "[--compare] What is scored: edge, or node (all edges out of a node together). Default: edge.",
+    "compared_level",
+    type=Known(among("level", (EDGE, NODE))),
+)
+@option("--sizes NUMBERS", "Numbers of edges to measure; default 50,200,1000; of nodes 10,30,100.")
 @option(
     "--exact N",
-    "Random edges about which exact questions are asked; default 300; 0: none are asked.",
+    "Random edges about which exact questions are asked; default 300; 0: none are asked. Of nodes "
+    "all are asked.",
     type=WholeNumber(0),
 )
-@option("--top K", "And as many of each method's strongest edges; default 100.", type=COUNT)
+@option(
+    "--top K",
+    "And as many of each method's strongest edges; default 100; of nodes 20.",
+    type=COUNT,
+)
 @option("--draw-seed N", "Decides which random edges; default 0.", type=WholeNumber(0))
 @option("-o --output METHODS.json", "Write what was measured.", type=FILE)
 @options.graph_options
@@ -66,6 +77,7 @@ def methods(
     flags: Flags,
     output: str | None,
     as_json: bool,
+    compared_level: str | None,
     **measured: Any,
 ) -> None:
     """List the registered methods; with --compare tell what each is worth on a task.
@@ -101,7 +113,10 @@ def methods(
     if model is None or task is None:
         raise click.UsageError("--compare needs --model and --task, which it compares on.")
     asked, asking = _asked(compare), _asking(flags, **measured)
-    spec = DiscoverySpec.usual(**flags.only("metric", "ablation"))
+    own = flags.only("metric", "ablation")
+    spec = DiscoverySpec.usual(
+        **own, **({} if compared_level is None else {"level": compared_level})
+    )
     compute = flags.compute()
     if output is not None:
         options.claim(output)
@@ -192,25 +207,11 @@ def _scores(given: CircuitFile | Foreign, session: Session, compute: ComputeSpec
     if path.stem == IMPORTANCES:  # as of every method of a submission: its folders tell them apart
         label = "/".join(path.absolute().parts[-3:-1])
     if isinstance(given, CircuitFile):
-        return GivenScores(label, _of_edges(label, read_scores_of(given).scores))
+        return GivenScores(label, read_scores_of(given).scores)
     made = in_model(given, session, compute, curve=True)
     if made.scores is None:
         raise EdgewiseError(f"{given.path} has no scores to judge; accepted: files with scores.")
-    return GivenScores(label, _of_edges(label, made.scores.scores))
-
-
-def _of_edges(label: str, scores: Scores) -> Scores:
-    """Return scores of edges; refuse those of nodes, whose sizes are numbers of nodes."""
-    from ..graphs.errors import EdgewiseError
-    from ..graphs.levels.nodes import EDGE
-
-    if scores.level != EDGE:
-        raise EdgewiseError(
-            f"{label} scores {scores.level}s, and the table holds scores of edges against each "
-            "other; accepted: scores of edges. `edgewise evaluate FILE --curve` tells CPR and CMD "
-            f"of {scores.level}s."
-        )
-    return scores
+    return GivenScores(label, made.scores.scores)
 
 
 def _asking(flags: Flags, sizes: str | None, exact: int | None) -> Asking:
@@ -240,19 +241,27 @@ def _print(found: MethodsFile) -> None:
             f"{how['metric']}, {how['ablation']} ablation, on {how['examples']:,} {where}",
         ),
     )
+    what = how.get("level", EDGE)
     for title, columns in TITLES.items():
-        _table(found.methods, columns, title)
+        _table(found.methods, columns, title.replace(EDGE, what))
     sizes = [row for row in found.sizes if row["edges"] in how["sizes"]]
-    _table(sizes, ("edges", "signed", "absolute"), "faithfulness of so many strongest edges")
+    title = f"faithfulness of so many strongest {what}s"
+    _table(sizes, ("edges", "signed", "absolute"), title, {"edges": f"{what}s"})
     show.line()
     show.sentences(_read(found))
 
 
-def _table(rows: Sequence[Mapping[str, object]], columns: Sequence[str], title: str) -> None:
-    """Print the rows that have a value in some column, each value with its interval, if any has."""
+def _table(
+    rows: Sequence[Mapping[str, object]],
+    columns: Sequence[str],
+    title: str,
+    called: Mapping[str, str] | None = None,
+) -> None:
+    """Print rows and columns that have a value, each with its interval, if any has one."""
     heads, cells = ["method"], [[str(row["method"])] for row in rows]
+    columns = [name for name in columns if any(row[name] is not None for row in rows)]
     for name in columns:
-        heads.append(name)
+        heads.append((called or {}).get(name, name))
         ends = [_ends(row, name) for row in rows]
         for line, row in zip(cells, rows, strict=True):
             line.append(_cell(name, row[name]))
@@ -291,9 +300,10 @@ def _cell(name: str, value: object) -> str:
 def _read(found: MethodsFile) -> Iterator[str]:
     """Say what the tables rest on."""
     how, exact = found.comparison, found.comparison["asked"]
+    what = how.get("level", EDGE)
     if how.get("undefined"):
         yield "CPR and CMD are undefined: full model and no edge do not differ beyond chance."
-    if exact is not None:
+    if exact is not None and what == EDGE:
         yield (
             f"Exact effects of {exact['certain'] + exact['drawn']:,} of "
             f"{found.graph.edge_count:,} edges: the {exact['certain']:,} that a method has among "
@@ -301,10 +311,18 @@ def _read(found: MethodsFile) -> Iterator[str]:
             f"Pearson without {exact['largest']}; `top` and `sign` are of the {exact['top']:,} "
             f"largest effects, of which {exact['missed']:.0f} more may not have been asked."
         )
-    yield (
-        f"`alike` is the mean Jaccard index of circuits of {how['alike_edges']} edges on resampled "
-        "prompts; passes are of the original model on the discovery's pairs, with scores on each "
-        "example where a method gives them."
-    )
+    elif exact is not None:
+        yield (
+            f"Exact effects of all {exact['certain']:,} nodes. `rest` is Pearson without "
+            f"{exact['largest']}; `top` and `sign` are of the {exact['top']:,} largest effects."
+        )
+    if what == EDGE:
+        yield (
+            f"`alike` is the mean Jaccard index of circuits of {how['alike_edges']} edges on "
+            "resampled prompts; passes are of the original model on the discovery's pairs, with "
+            "scores on each example where a method gives them."
+        )
+    else:
+        yield "Passes are of the original model on the discovery's pairs."
     if not how["held_out"]:
         yield "Nothing is held out, so these figures flatter every method."

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgewise.discovery.measures.agreement import AskedEdges, agreement
+from edgewise.discovery.measures.agreement import AskedEdges, agreement, agreement_of_nodes
 from edgewise.discovery.registry import methods as registered
 from edgewise.experiment.spec import DiscoverySpec
 from edgewise.graphs.errors import EdgewiseError, FileFormatError, GraphMismatch
@@ -108,6 +108,21 @@ def test_an_unbiased_estimate_of_the_whole_graphs_correlation() -> None:
     )
     inside = [one.rest.low <= (whole.rest.value or 0) <= one.rest.high for one in found]
     assert np.mean(inside) > 0.7
+
+
+def test_agreement_of_nodes_is_that_of_scipy() -> None:
+    from scipy.stats import pearsonr, spearmanr
+
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=len(GRAPH.senders))
+    b = a + rng.normal(size=len(a))
+    found = agreement_of_nodes(Scores.of_nodes(GRAPH, a), Scores.of_nodes(GRAPH, b), 4)
+    assert found.pearson.value == pytest.approx(pearsonr(a, b).statistic)
+    assert found.spearman.value == pytest.approx(spearmanr(a, b).statistic)
+    rest = np.arange(len(b)) != np.abs(b).argmax()
+    assert found.rest.value == pytest.approx(pearsonr(a[rest], b[rest]).statistic)
+    both = set(np.argsort(-np.abs(a))[:4]) & set(np.argsort(-np.abs(b))[:4])
+    assert (found.overlap, found.missed) == (len(both) / 4, 0)
 
 
 # -- what is asked ------------------------------------------------------------------------------
@@ -250,6 +265,55 @@ def test_scores_that_are_given_are_judged_alike(models: dict[str, Path], tmp_pat
     wrong = Scores(other, np.where(other.reads, 1.0, np.nan))
     with pytest.raises(GraphMismatch, match="the scores 'other' are not of the model's graph"):
         compare_methods(session, pairs, [GivenScores("other", wrong)])
+
+
+# -- whole nodes --------------------------------------------------------------------------------
+
+
+def test_nodes_are_compared_by_the_exact_effects_of_all(
+    edgewise: Run, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Exact effects agree with themselves; areas are those of `evaluate`, of numbers of nodes."""
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12)))
+    given = ["--model", models[MODEL], "--task", rows, "--examples", 6, "--test", 6]
+    given += ["--metric", "kl", "--level", "node"]
+    own = ["--method", "exact", "--top", 3, "--scores", "-o", tmp_path / "mine.json"]
+    edgewise("discover", *given, *own)
+    asked = [
+        "--compare",
+        f"exact,eap-ig:steps=2,atp-star:metric=logit_diff,{tmp_path}/mine.json",
+        *given,
+    ]
+    shown = edgewise("methods", *asked, "--sizes", "2,4", "-o", tmp_path / "m.json").stdout
+    for words in ("Exact effects of all", "so many strongest nodes", "circuits of the strongest"):
+        assert words in shown
+    assert "alike" not in shown
+    found = read_methods(tmp_path / "m.json")
+    assert found.comparison["level"] == "node"
+    exact, ig, star, mine, random = map(dict, found.methods)
+    assert (exact["Pearson"], exact["top"], exact["sign"]) == (pytest.approx(1), 1, 1)
+    for key in ("CPR", "CMD", "Spearman"):
+        assert mine[key] == pytest.approx(exact[key])
+        assert None not in (ig[key], star[key], random[key])
+    senders = len(found.graph.senders)
+    block = found.comparison["asked"]
+    assert block is not None
+    assert (block["certain"], block["drawn"]) == (senders, 0)
+    assert max(row["edges"] for row in found.sizes) == senders
+    curve = json.loads(edgewise("evaluate", tmp_path / "mine.json", "--curve", "--json").stdout)
+    assert exact["CPR"] == pytest.approx(curve["curve"]["cpr"])
+    edgewise("draw", tmp_path / "m.json", "-o", tmp_path / "m.svg")
+    assert "of the strongest nodes" in (tmp_path / "m.svg").read_text().replace("\n", " ")
+    told = edgewise("methods", "--compare", "acdc", *given, status=1).stderr
+    assert "'acdc' does not work at level node" in told
+    told = edgewise(
+        "methods", "--compare", "atp-star:metric=logit_diff", *given[:-2], status=1
+    ).stderr
+    assert "'atp-star' does not work at level edge; accepted: level node" in told
+    wrong = ["--compare", f"{tmp_path}/mine.json", *given[:-2]]
+    told = edgewise("methods", *wrong, status=1).stderr
+    assert "the scores 'mine.json' are of nodes, and edges are compared" in " ".join(told.split())
 
 
 # -- the command --------------------------------------------------------------------------------

@@ -23,8 +23,10 @@ PANELS = {"signed": "strongest by score", "absolute": "strongest by |score|"}
 _WIDTH, _HEIGHT, _BETWEEN, _AXIS, _SMALLEST = 330.0, 220.0, 46.0, 30.0, 7.5
 
 
-def draw_methods(file: MethodsFile, *, title: str = "", caption: str = READING) -> Scene:
-    """Turn what methods are worth into a drawing's values."""
+def draw_methods(file: MethodsFile, *, title: str = "", caption: str | None = None) -> Scene:
+    """Turn what methods are worth into a drawing's values; `caption`: default `READING`."""
+    if caption is None:
+        caption = READING.replace("edges", f"{file.comparison.get('level', 'edge')}s", 1)
     rows: dict[str, list[SizeRow]] = {}
     for row in sorted(file.sizes, key=lambda row: row["edges"]):
         rows.setdefault(row["method"], []).append(row)

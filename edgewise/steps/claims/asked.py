@@ -9,9 +9,12 @@ from typing import Any
 from ...discovery.registry import Method, get_method
 from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError
+from ...graphs.levels.nodes import EDGE
 from ...graphs.scores import Scores
 
 SIZES, DRAWN, TOP = (50, 200, 1000), 300, 100
+NODE_SIZES, NODE_TOP = (10, 30, 100), 20
+"""Of nodes, of which there are fewer."""
 
 METRIC = "metric"
 """What is written before the metric of one method alone."""
@@ -85,12 +88,19 @@ def _value(method: Method, key: str, text: str) -> object:
 class Asking:
     """What is measured of each method.
 
-    `sizes`: of how many strongest edges; default: of `SIZES` those that the graph has. `drawn`:
-    about how many random edges exact questions are asked, beside each method's `top` strongest;
-    0: none at all. `draw_seed`: which these are.
+    `sizes`: of how many strongest edges; default: of `SIZES`, or `NODE_SIZES`, those that the graph
+    has. `drawn`: about how many random edges exact questions are asked, beside each method's `top`
+    strongest (default `TOP`, or `NODE_TOP`); of nodes all are asked; 0: none at all. `draw_seed`:
+    which these are.
     """
 
     sizes: tuple[int, ...] | None = None
     drawn: int = DRAWN
-    top: int = TOP
+    top: int | None = None
     draw_seed: int = 0
+
+    def at(self, level: str, units: int) -> tuple[tuple[int, ...], int]:
+        """Return the sizes and the `top` of a level at which so many have a score."""
+        usual, top = (SIZES, TOP) if level == EDGE else (NODE_SIZES, NODE_TOP)
+        sizes = tuple(size for size in usual if size <= units) if self.sizes is None else self.sizes
+        return sizes, top if self.top is None else self.top

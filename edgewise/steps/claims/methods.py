@@ -4,7 +4,7 @@
 2. Measure circuits of its strongest edges on held-out pairs: the curve of the Mechanistic
    Interpretability Benchmark with its areas, and a few fixed sizes.
 3. Ask exact questions about the edges that any method ranks high and about some drawn at random,
-   on the discovery's pairs, and compare each method's scores with the answers.
+   on the discovery's pairs, and compare each method's scores with the answers; of nodes about all.
 4. Resample the prompts of its scores on each example: how alike are the circuits?
 
 Scores drawn at random stand beside: what the areas are where nothing was found.
@@ -12,7 +12,6 @@ Scores drawn at random stand beside: what the areas are where nothing was found.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import numpy as np
 
 from ...discovery.evaluation import measured_together
 from ...discovery.meaning import Meaningless
-from ...discovery.measures.agreement import Agreement, AskedEdges, agreement
+from ...discovery.measures.agreement import Agreement
 from ...discovery.measures.curve import CURVE_SHARES, Curve, curve
 from ...discovery.registry import Discovery
 from ...discovery.uncertainty.bootstrap import UNDEFINED, Estimate, faithfulness_estimate
@@ -36,9 +35,10 @@ from ...graphs.files.tables.methods import (
     MethodRow,
     MethodsBlock,
     MethodsFile,
-    QuestionsBlock,
     SizeRow,
 )
+from ...graphs.graph import ComputationGraph
+from ...graphs.levels.nodes import EDGE, NODE
 from ...graphs.scores import Scores
 from ...patching.prompts.pairs import PromptPairs
 from ...patching.prompts.splits import PromptSplit
@@ -46,8 +46,9 @@ from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
 from ..discover import held_out_runner
 from ..found.blocks import circumstances, forward_seconds, spent, task_block
-from .asked import SIZES, AskedMethod, Asking, GivenScores
+from .asked import AskedMethod, Asking, GivenScores
 from .peak import PeakMemory
+from .questions import exact_answers
 
 if TYPE_CHECKING:
     from ...patching.metrics.metric import Metric
@@ -93,21 +94,26 @@ def compare_methods(
     Args:
         pairs: those that methods see, with others that are held out, as `open_split` gives them.
         methods: which, each once; and scores that are there, which must be of every edge.
-        spec: by which metric and ablation; its method does not count.
+        spec: by which metric and ablation, and whether edges or nodes are scored; its method does
+            not count.
         asking: what is measured of each.
 
     Raises:
-        EdgewiseError: two are called alike; a method cannot take the metric; a size is larger than
-            the graph.
+        EdgewiseError: two are called alike; a method cannot take the metric, or does not work at
+            the level; a size is larger than the graph.
         GraphMismatch: given scores are not of the model's graph.
     """
-    asking, report = asking or Asking(), progress or SILENT
-    total = session.graph.edge_count
-    usual = tuple(size for size in SIZES if size <= total)
-    asking = replace(asking, sizes=usual if asking.sizes is None else asking.sizes)
+    spec, compute, report = (
+        spec or DiscoverySpec.usual(),
+        compute or ComputeSpec(),
+        progress or SILENT,
+    )
     parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
-    _check(session, methods, asking)
-    spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
+    level = _level(spec)
+    random = _random(session.graph, level, asking or Asking())
+    sizes, top = (asking or Asking()).at(level, random.units)
+    asking = replace(asking or Asking(), sizes=sizes, top=top)
+    _check(session, methods, asking, random)
 
     def runner_of(metric: str | Metric | None = None) -> Runner:
         return make_runner(
@@ -118,23 +124,24 @@ def compare_methods(
     runner = runner_of()
     for asked in methods:
         if isinstance(asked, AskedMethod):
-            asked.chosen.engine(runner)
+            asked.chosen.at(level).engine(runner)
             own = runner if asked.metric is None else runner_of(asked.metric)
             asked.chosen.check_metric(own.metric)
     session.certify(parted.discovery)
     found = [
         _Found(one.label, one.scores)
         if isinstance(one, GivenScores)
-        else _run(session, one, runner_of(one.metric), named(report, one.label))
+        else _run(session, one, level, runner_of(one.metric), named(report, one.label))
         for one in methods
     ]
-    drawn = np.random.default_rng(asking.draw_seed).uniform(-1, 1, runner.graph.reads.shape)
-    random = Scores(runner.graph, np.where(runner.graph.reads, drawn, np.nan))
-    found.append(_Found(RANDOM, random))
     tester = runner if parted.test is None else held_out_runner(session, parted, runner)
-    exact = _exact(runner, found, asking, report)
+    ranked = [one.scores for one in found if one.ranks]
+    found.append(_Found(RANDOM, random))
+    exact = None
+    if asking.drawn and ranked:
+        exact = exact_answers(runner, ranked, asking, top, report)
     forward = forward_seconds(session, runner, progress, spent)
-    rows, sizes, undefined = list[MethodRow](), list[SizeRow](), False
+    rows, by_size, undefined = list[MethodRow](), list[SizeRow](), False
     for one in found:
         told = named(report, f"circuits of {one.label}")
         areas = None if not one.ranks else curve(tester, one.scores, CURVE_SHARES, told)
@@ -142,22 +149,47 @@ def compare_methods(
         agreed = None if exact is None or not one.ranks else exact.agreement(one.scores)
         rows.append(_row(one, tester, areas, agreed, forward))
         if areas is not None:
-            sizes += [*_curve_rows(one.label, areas), *_sizes(one, tester, asking.sizes or ())]
+            by_size += [*_curve_rows(one.label, areas), *_sizes(one, tester, sizes)]
     around = circumstances(session, runner, tester.runs_by)
     how = MethodsBlock(
         metric=runner.metric.name, ablation=runner.ablation.name,
         held_out=parted.test is not None, examples=len(tester.pairs),
         asked=None if exact is None else exact.block(), alike_edges=ALIKE,
-        sizes=list(asking.sizes or ()), undefined=undefined,
+        sizes=list(sizes), undefined=undefined,
     )  # fmt: skip
+    if level != EDGE:
+        how["level"] = level
     more = {key: around[key] for key in ("dtype", "device", "engine")}
     return MethodsFile(
         runner.graph, session.model_block, task_block(parted),
-        cast("MethodsBlock", {**how, **more}), rows, sizes,
+        cast("MethodsBlock", {**how, **more}), rows, by_size,
     )  # fmt: skip
 
 
-def _check(session: Session, methods: Sequence[AskedMethod | GivenScores], asking: Asking) -> None:
+def _level(spec: DiscoverySpec) -> str:
+    """Return what is scored; refuse neurons, of which the model's graph has none."""
+    if spec.level not in (EDGE, NODE):
+        raise EdgewiseError(
+            f"methods are not compared at level {spec.level}; accepted: level {EDGE} or {NODE}. "
+            f"`discover --level {spec.level}` and `evaluate --curve` measure one."
+        )
+    return spec.level
+
+
+def _random(graph: ComputationGraph, level: str, asking: Asking) -> Scores:
+    """Draw scores of all edges, or nodes."""
+    rng = np.random.default_rng(asking.draw_seed)
+    if level == EDGE:
+        return Scores(graph, np.where(graph.reads, rng.uniform(-1, 1, graph.reads.shape), np.nan))
+    return Scores.of_nodes(graph, rng.uniform(-1, 1, len(graph.senders) * graph.positions))
+
+
+def _check(
+    session: Session,
+    methods: Sequence[AskedMethod | GivenScores],
+    asking: Asking,
+    random: Scores,
+) -> None:
     names = [one.label for one in methods]
     if not names or len({*names, RANDOM}) <= len(names):
         raise EdgewiseError(
@@ -172,30 +204,39 @@ def _check(session: Session, methods: Sequence[AskedMethod | GivenScores], askin
                     f"the scores '{one.label}' are not of the model's graph: they differ in "
                     f"{unequal} (scores and model)."
                 )
+            if one.scores.level != random.level:
+                raise EdgewiseError(
+                    f"the scores '{one.label}' are of {one.scores.level}s, and {random.level}s are "
+                    f"compared; accepted: scores of {random.level}s, or level {one.scores.level}, "
+                    "for all."
+                )
             if lacking := int(np.isnan(values[graph.reads]).sum()):
                 raise EdgewiseError(
                     f"the scores '{one.label}' lack {lacking:,} of {graph.edge_count:,} edges; "
                     "accepted: scores of all."
                 )
-    total = session.graph.edge_count
+    total, what = random.units, f"{random.level}s"
     if wrong := [size for size in asking.sizes or () if not 1 <= size <= total]:
         raise EdgewiseError(
-            f"a circuit of {wrong[0]:,} edges is asked for; accepted: 1 to {total:,}."
+            f"a circuit of {wrong[0]:,} {what} is asked for; accepted: 1 to {total:,}."
         )
-    if asking.drawn < 0 or asking.top < 1:
+    if asking.drawn < 0 or (asking.top or 0) < 1:
         raise EdgewiseError(
-            f"{asking.drawn} edges are drawn and {asking.top} asked of each method; accepted: "
+            f"{asking.drawn} {what} are drawn and {asking.top} asked of each method; accepted: "
             "whole numbers from 0 up and from 1 up."
         )
 
 
-def _run(session: Session, asked: AskedMethod, runner: Runner, progress: Progress) -> _Found:
+def _run(
+    session: Session, asked: AskedMethod, level: str, runner: Runner, progress: Progress
+) -> _Found:
     """Run one method on prompts whose own runs it makes itself; score each example if it can."""
-    method, options = asked.chosen, dict(asked.options)
+    method, options = asked.chosen.at(level), dict(asked.options)
+    by_example = method.by_example and level == EDGE  # how alike circuits of nodes are is not told
     with warnings.catch_warnings(), PeakMemory(session.device) as memory:
         warnings.simplefilter("ignore", Meaningless)
         begun = spent(session)
-        found: Discovery = method(runner, progress, per_example=method.by_example, **options)
+        found: Discovery = method(runner, progress, per_example=by_example, **options)
         seconds = spent(session) - begun
     alike = None
     if found.examples is not None:
@@ -203,56 +244,6 @@ def _run(session: Session, asked: AskedMethod, runner: Runner, progress: Progres
         alike = stability(found.examples, EdgeRule(absolute=True, size=size)).likeness.between
     circuit = found.circuit if method.selects else None
     return _Found(asked.label, found.scores, circuit, seconds, memory.bytes, alike)
-
-
-@dataclass(frozen=True, eq=False)
-class _Exact:
-    """Exact effects of some edges, float64 [ports, senders], NaN of the others."""
-
-    asked: AskedEdges
-    effects: Scores
-    top: int
-    draw_seed: int
-    seconds: float
-
-    def agreement(self, scores: Scores) -> Agreement:
-        return agreement(scores, self.effects, self.asked, self.top)
-
-    def block(self) -> QuestionsBlock:
-        values = np.where(self.asked.every, np.abs(self.effects.values), -1)
-        place = np.unravel_index(int(values.argmax()), values.shape)
-        return QuestionsBlock(
-            certain=int(self.asked.certain.sum()), drawn=int(self.asked.drawn.sum()),
-            draw_seed=self.draw_seed, top=self.top,
-            missed=self.agreement(self.effects).missed, seconds=self.seconds,
-            largest=str(self.asked.graph.edge_at(int(place[0]), int(place[1]))),
-        )  # fmt: skip
-
-
-def _exact(
-    runner: Runner, found: Sequence[_Found], asking: Asking, progress: Progress
-) -> _Exact | None:
-    """Ask about the strongest edges of every method that scores all, and about random ones."""
-    from ...discovery.measures.leaving_out import single_questions
-    from ...patching.incremental.search import make_search
-
-    graph, begun = runner.graph, time.perf_counter()
-    every = [one for one in found if one.ranks and one.label != RANDOM]
-    if not asking.drawn or not every:
-        return None
-    certain = np.zeros(graph.reads.shape, dtype=bool)
-    for one in every:
-        certain |= one.scores.top(min(asking.top, graph.edge_count)).kept
-    asked = AskedEdges.of(graph, certain, asking.drawn, asking.draw_seed)
-    search, values, done = make_search(runner), np.full(graph.reads.shape, np.nan), 0
-    loss, total = search.loss.value(), int(asked.every.sum())
-    for row, senders, single in single_questions(search, graph, asked.every, at_once=32):
-        values[row, senders] = search.ask((row,), single).values() - loss
-        done += len(senders)
-        progress(done, total, "exact questions asked")
-    values = np.where(asked.every & np.isnan(values), 0.0, values)  # edges with no way to logits
-    seconds = time.perf_counter() - begun
-    return _Exact(asked, Scores(graph, values), asking.top, asking.draw_seed, seconds)
 
 
 def _curve_rows(label: str, found: Curve) -> list[SizeRow]:

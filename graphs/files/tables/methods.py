@@ -95,7 +95,8 @@ class QuestionsBlock(TypedDict):
 class MethodsBlock(TypedDict):
     """By what, and on which pairs, methods are compared.
 
-    `asked`: exact questions; `sizes`: those that were to be measured.
+    `asked`: exact questions; `sizes`: those that were to be measured; `level`: of what, edges if it
+    is not told.
     """
 
     metric: str
@@ -106,6 +107,7 @@ class MethodsBlock(TypedDict):
     alike_edges: int
     sizes: list[int]
     undefined: NotRequired[bool]
+    level: NotRequired[str]
     dtype: NotRequired[str]
     device: NotRequired[str]
     engine: NotRequired[dict[str, str]]
