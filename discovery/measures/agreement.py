@@ -127,7 +127,7 @@ def _estimated(
     value = float(measure(a, b, weights))
     drawn = np.flatnonzero(~sure)
     if len(drawn) < 2 or math.isnan(value):
-        return Estimate(value, value, value)
+        return Estimate(value, math.nan, math.nan)  # nothing drawn, or too few, tells no spread
     rng, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(len(drawn), size=len(drawn)), minlength=len(drawn))

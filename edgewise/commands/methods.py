@@ -244,7 +244,11 @@ def _print(found: MethodsFile) -> None:
     what = how.get("level", EDGE)
     for title, columns in TITLES.items():
         _table(found.methods, columns, title.replace(EDGE, what))
-    sizes = [row for row in found.sizes if row["edges"] in how["sizes"]]
+    names = [row["method"] for row in found.methods]
+    sizes = sorted(
+        (row for row in found.sizes if row["edges"] in how["sizes"]),
+        key=lambda row: (names.index(row["method"]), row["edges"]),
+    )
     title = f"faithfulness of so many strongest {what}s"
     _table(sizes, ("edges", "signed", "absolute"), title, {"edges": f"{what}s"})
     show.line()

@@ -301,6 +301,9 @@ def test_nodes_are_compared_by_the_exact_effects_of_all(
     assert block is not None
     assert (block["certain"], block["drawn"]) == (senders, 0)
     assert max(row["edges"] for row in found.sizes) == senders
+    assert (exact["rest low"], ig["Spearman high"]) == (None, None)  # all were asked
+    sizes = [(row["method"], row["edges"]) for row in found.sizes]
+    assert len(set(sizes)) == len(sizes)
     curve = json.loads(edgewise("evaluate", tmp_path / "mine.json", "--curve", "--json").stdout)
     assert exact["CPR"] == pytest.approx(curve["curve"]["cpr"])
     edgewise("draw", tmp_path / "m.json", "-o", tmp_path / "m.svg")

@@ -149,7 +149,8 @@ def compare_methods(
         agreed = None if exact is None or not one.ranks else exact.agreement(one.scores)
         rows.append(_row(one, tester, areas, agreed, forward))
         if areas is not None:
-            by_size += [*_curve_rows(one.label, areas), *_sizes(one, tester, sizes)]
+            others = [size for size in sizes if size not in areas.sizes]
+            by_size += [*_curve_rows(one.label, areas), *_sizes(one, tester, others)]
     around = circumstances(session, runner, tester.runs_by)
     how = MethodsBlock(
         metric=runner.metric.name, ablation=runner.ablation.name,
@@ -247,9 +248,11 @@ def _run(
 
 
 def _curve_rows(label: str, found: Curve) -> list[SizeRow]:
-    """Return what a curve has measured."""
+    """Return what a curve has measured; small shares of a small graph are one size."""
     rows = []
     for i, edges in enumerate(found.sizes):
+        if edges in found.sizes[:i]:
+            continue
         values = (found.faithfulness[i], found.faithfulness_absolute[i])
         ends = [
             found.interval(name, i) or (None, None)
