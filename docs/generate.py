@@ -180,8 +180,16 @@ def scored_methods() -> str:
                 )
                 seconds = sum(row["seconds"] or 0 for row in own)
                 auc, *others = means
+                of = " (nodes)" * (own[0].get("level") == "node")
                 rows.append(
-                    (code(method), kind, auc, f"{first} of {len(own)}", *others, f"{seconds:.0f}")
+                    (
+                        code(method) + of,
+                        kind,
+                        auc,
+                        f"{first} of {len(own)}",
+                        *others,
+                        f"{seconds:.0f}",
+                    )
                 )
     heads = ["method", "kind", "AUC", "AUC 1", "precision", "recall", "f", "CPR", "CMD", "s"]
     return table(heads, rows)

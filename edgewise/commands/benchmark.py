@@ -39,6 +39,11 @@ FOUND_ALL = 1.0 - 1e-9
 @option("--write FOLDER", "Write the known circuits as folders for other tools.", type=FILE)
 @option("-o --output KNOWN.json", "Write the scores.", type=FILE)
 @option("--threads N", "Threads torch computes with.", type=WholeNumber(1, 1024))
+@option(
+    "--jobs N",
+    "Processes that share the known circuits, each with --threads, or one; default: this process.",
+    type=WholeNumber(1, 256),
+)
 @options.json_option
 def benchmark(
     folder: str | None, output: str | None, threads: int | None, as_json: bool, **asked: Any
@@ -54,8 +59,9 @@ def benchmark(
     TOOL is what stands in the table. --write gives the cases to others.
     """
     from ..graphs.files.tables.known import TABLES, write_known
-    from ..known.cases import write_cases
-    from ..known.scoring import case_row, score_methods, usual_methods
+    from ..known.cases import case_groups
+    from ..known.parallel import score_in_processes
+    from ..known.scoring import score_methods, usual_methods
     from ..progress import reporting
 
     if threads is not None:
@@ -64,19 +70,10 @@ def benchmark(
         torch.set_num_threads(threads)
     chosen = _chosen(asked["kinds"], asked["cases"])
     if asked["listing"]:
-        rows = [case_row(case) for case in chosen]
-        if as_json:
-            show.emit({"cases": rows}, rows=("cases",))
-        else:
-            show.table(tuple(rows[0]), [tuple(row.values()) for row in rows], left=range(3))
+        _list(chosen, as_json)
         return
     if (write := asked["write"]) is not None:
-        options.claim_folder(write)
-        written = write_cases(write, chosen)
-        if as_json:
-            show.emit({"written": [str(one) for one in written]})
-        else:
-            show.line(f"written: {len(written)} folders in {write}")
+        _write(write, chosen, as_json)
         return
     if output is not None:
         options.claim(output)
@@ -85,7 +82,14 @@ def benchmark(
         raise click.UsageError("--methods stands beside DIR; accepted: one of them.")
     methods = usual_methods() if names is None else _asked(names)
     with reporting() as progress:
-        found = _given(folder, list(chosen)) if folder else score_methods(chosen, methods, progress)
+        if folder is not None:
+            found = _given(folder, list(chosen))
+        elif (jobs := asked["jobs"] or 1) == 1:
+            found = score_methods(chosen, methods, progress)
+        else:
+            groups = case_groups(*_names(asked["kinds"], asked["cases"]))
+            labels = [one.label for one in methods]
+            found = score_in_processes(groups, labels, jobs, threads or 1, progress)
     if output is not None:
         write_known(output, found)
     if as_json:
@@ -93,6 +97,27 @@ def benchmark(
         return
     _print(found)
     show.written(output)
+
+
+def _list(chosen: Iterator[KnownCase], as_json: bool) -> None:
+    from ..known.scoring import case_row
+
+    rows = [case_row(case) for case in chosen]
+    if as_json:
+        show.emit({"cases": rows}, rows=("cases",))
+    else:
+        show.table(tuple(rows[0]), [tuple(row.values()) for row in rows], left=range(3))
+
+
+def _write(folder: str, chosen: Iterator[KnownCase], as_json: bool) -> None:
+    from ..known.cases import write_cases
+
+    options.claim_folder(folder)
+    written = write_cases(folder, chosen)
+    if as_json:
+        show.emit({"written": [str(one) for one in written]})
+    else:
+        show.line(f"written: {len(written)} folders in {folder}")
 
 
 def _asked(text: str) -> list[AskedMethod]:
@@ -104,12 +129,18 @@ def _asked(text: str) -> list[AskedMethod]:
 
 def _chosen(kinds: str | None, cases: str | None) -> Iterator[KnownCase]:
     """Return the cases that are asked for; each is made when it is reached."""
-    from ..known.cases import KINDS, known_cases
+    from ..known.cases import known_cases
+
+    with usage():
+        return known_cases(*_names(kinds, cases))
+
+
+def _names(kinds: str | None, cases: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the kinds and the names that are asked for."""
+    from ..known.cases import KINDS
 
     wanted = KINDS if kinds is None else tuple(names_of("kinds", kinds))
-    names = () if cases is None else tuple(names_of("cases", cases))
-    with usage():
-        return known_cases(wanted, names)
+    return wanted, () if cases is None else tuple(names_of("cases", cases))
 
 
 def _given(folder: str, cases: Sequence[KnownCase]) -> KnownFile:

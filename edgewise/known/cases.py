@@ -185,6 +185,24 @@ def known_cases(kinds: Sequence[str] = KINDS, names: Sequence[str] = ()) -> Iter
     return _known(kinds, names, folders)
 
 
+@typed
+def case_groups(kinds: Sequence[str] = KINDS, names: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Return the names of what `known_cases` yields, those of one model together.
+
+    >>> case_groups(names=("reverse-zero", "gpt2-2x2"))
+    [('reverse-zero',), ('gpt2-2x2',)]
+    """
+    known_cases(kinds, names)  # refuses what is not known
+    found = list[tuple[str, ...]]()
+    for kind, folder in _folders():
+        own = [one for one in _case_names(folder) if not names or {one, folder.name} & set(names)]
+        if kind in kinds and own:
+            found.append(tuple(own))
+    if PLANTED in kinds:
+        found += [(name,) for name in PLANTINGS if not names or name in names]
+    return found
+
+
 def _known(
     kinds: Sequence[str], names: Sequence[str], folders: Sequence[tuple[str, Path]]
 ) -> Iterator[KnownCase]:

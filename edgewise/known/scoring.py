@@ -6,13 +6,14 @@
    as many of its strongest edges as are true, or of its own circuit, how many are.
 3. Measure that circuit on held-out pairs, and the areas CPR and CMD of the scores.
 
+A method that scores nodes alone is held against the nodes that write along a true edge.
+
 Methods of gradients score by `logit_diff`, as KL has none at the clean run; searches and whatever
 measures each edge by itself go by `kl`, which feels every change of the output.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -28,11 +29,12 @@ from ..graphs.calls.typed import typed
 from ..graphs.circuit import Circuit
 from ..graphs.errors import EdgewiseError
 from ..graphs.files.tables.known import CaseRow, KnownFile, ScoredRow
-from ..graphs.levels.nodes import EDGE
+from ..graphs.levels.nodes import EDGE, NODE, of_nodes
 from ..graphs.scores import Scores
 from ..progress import SILENT, Progress
 from ..session import make_runner
 from ..steps.claims.asked import AskedMethod
+from ..steps.found.blocks import spent
 from .cases import KnownCase
 
 if TYPE_CHECKING:
@@ -61,11 +63,9 @@ def wanted(truth: Circuit) -> dict[str, object]:
 
 @typed
 def usual_methods() -> list[AskedMethod]:
-    """Return every method that works on edges, and those with an option `local` with it too."""
+    """Return every method, and those with an option `local` with it too."""
     found = list[AskedMethod]()
     for name, method in registered().items():
-        if method.nodes_only:
-            continue
         found.append(AskedMethod(name, name))
         if "local" in method.options:
             found.append(AskedMethod.parse(f"{name}:local=true"))
@@ -77,7 +77,8 @@ def area(scores: Scores, truth: Circuit) -> float:
     """Return the area under the ROC curve of true against other edges, ranked by |score|.
 
     The share of pairs of a true and another edge in which the true one has the larger |score|,
-    equal ones counted half. An edge without a score ranks last.
+    equal ones counted half. An edge without a score ranks last. Of scores of nodes the same of
+    nodes: true are those with a true edge out of them.
 
     >>> from edgewise import Circuit, ComputationGraph
     >>> graph = ComputationGraph(layers=1, heads=1)
@@ -87,15 +88,23 @@ def area(scores: Scores, truth: Circuit) -> float:
     """
     from scipy.stats import rankdata
 
-    reads = truth.graph.reads
-    strength = np.abs(scores.values[reads])
-    strength = np.where(np.isnan(strength), -1.0, strength)
-    true = truth.kept[reads]
+    if scores.level == EDGE:
+        strength, true = (one[truth.graph.reads] for one in (scores.values, truth.kept))
+    else:
+        strength, true = of_nodes(scores.graph, scores.values), _writing(truth)
+    strength = np.where(np.isnan(strength), -1.0, np.abs(strength))
     number, rest = int(true.sum()), int((~true).sum())
     if not number or not rest:
-        raise EdgewiseError("the truth has all edges, or none; accepted: one with some of both.")
+        raise EdgewiseError(
+            f"the truth has all {scores.level}s, or none; accepted: one with some of both."
+        )
     ranks = rankdata(strength)
     return float((ranks[true].sum() - number * (number + 1) / 2) / (number * rest))
+
+
+def _writing(circuit: Circuit) -> np.ndarray:
+    """Tell of each sender whether the circuit keeps an edge out of it, bool [senders]."""
+    return np.asarray(circuit.kept.any(0))
 
 
 @typed
@@ -147,16 +156,17 @@ def _run(case: KnownCase, asked: AskedMethod, areas: bool) -> ScoredRow:
             options[key] = value
     searching = method.selects or not method.gradient
     metric = asked.metric or default_metric(searching=searching)
-    begun = time.perf_counter()
+    begun = spent(case.session)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Meaningless)
             runner = make_runner(case.session, case.pairs, metric=metric, ablation=case.ablation)
             own = {**method.suited(runner.ablation), **options}
-            found = method.at(EDGE)(runner, None, per_example=False, **own)
+            level = NODE if method.nodes_only else EDGE
+            found = method.at(level)(runner, None, per_example=False, **own)
     except EdgewiseError as error:
         return _refused(asked.label, case, str(error))
-    seconds = time.perf_counter() - begun
+    seconds = spent(case.session) - begun
     circuit = found.circuit if method.selects else None
     return scored_row(asked.label, case, found.scores, circuit, seconds=seconds, areas=areas)
 
@@ -198,8 +208,13 @@ def scored_row(
     else:
         ranking = Scores(truth.graph, np.where(truth.graph.reads, circuit.kept, np.nan))
     assert ranking is not None
-    own = ranking.top(len(truth)) if circuit is None else circuit
-    right = len(own & truth)
+    number = len(truth) if ranking.level == EDGE else int(_writing(truth).sum())
+    own = ranking.top(number) if circuit is None else circuit
+    if ranking.level == EDGE:
+        right = len(own & truth)
+    else:
+        right = int((_writing(own) & _writing(truth)).sum())
+    kept = ranking.count(own)
     metric = metric_of_circuits()
     tester = make_runner(case.session, case.test, metric=metric, ablation=case.ablation)
     f, low, high = _faithfulness(tester, own).numbers
@@ -207,12 +222,15 @@ def scored_row(
     if areas and ranks:
         found = curve(tester, ranking, CURVE_SHARES)
         cpr, cmd = (None, None) if found.undefined else (found.cpr, found.cmd)
-    return ScoredRow(
-        method=label, case=case.name, AUC=area(ranking, truth), kept=len(own),
-        precision=right / len(own) if len(own) else None, recall=right / len(truth),
+    row = ScoredRow(
+        method=label, case=case.name, AUC=area(ranking, truth), kept=kept,
+        precision=right / kept if kept else None, recall=right / number,
         f=f, low=low, high=high, CPR=cpr, CMD=cmd,
         seconds=seconds, refused=None,
     )  # fmt: skip
+    if ranking.level != EDGE:
+        row["level"] = ranking.level
+    return row
 
 
 def _faithfulness(tester: Runner, circuit: Circuit) -> Estimate:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -20,11 +21,12 @@ from scipy.stats import mannwhitneyu
 
 from edgewise.cli import cli
 from edgewise.graphs.circuit import Circuit
-from edgewise.graphs.errors import EdgewiseError, FileFormatError, UnknownName
+from edgewise.graphs.errors import EdgewiseError, FileFormatError
 from edgewise.graphs.files.tables.known import read_known, write_known
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
-from edgewise.known.cases import DATA, KnownCase, known_cases, read_cases
+from edgewise.known.cases import DATA, KnownCase, case_groups, known_cases, read_cases
+from edgewise.known.parallel import score_in_processes
 from edgewise.known.programs import PAIRS, known_program, read_program, write_program
 from edgewise.known.scoring import area, score_methods, scored_row
 from edgewise.known.truth import true_edges
@@ -165,10 +167,39 @@ def test_scores_and_circuits_of_others_are_held_against_the_truth() -> None:
 
 def test_a_method_that_refuses_a_case_has_a_row_that_says_why() -> None:
     found = score_methods(known_cases(names=("gpt2-2x2",)), [AskedMethod.parse("eap:rule=gim")])
-    other = score_methods(known_cases(names=("count-zero",)), [AskedMethod.parse("atp-star")])
+    other = score_methods(
+        known_cases(names=("count-zero",)), [AskedMethod.parse("eap:metric=accuracy")]
+    )
     assert found.scored[0]["refused"] is None
     assert other.scored[0]["AUC"] is None
-    assert "does not work at level edge" in str(other.scored[0]["refused"])
+    assert "accuracy" in str(other.scored[0]["refused"])
+
+
+def test_nodes_are_held_against_those_that_write_along_true_edges() -> None:
+    case = cases_of("histogram-zero")["histogram-zero"]
+    graph, true = case.truth.graph, case.truth.kept.any(0)
+    assert 0 < true.sum() < len(true)
+    assert area(Scores.of_nodes(graph, true.astype(float)), case.truth) == 1
+    assert area(Scores.of_nodes(graph, 1.0 - true), case.truth) == 0
+    assert area(Scores.of_nodes(graph, np.ones(len(true))), case.truth) == 0.5
+    row = scored_row("mine", case, Scores.of_nodes(graph, true.astype(float)))
+    assert (row["precision"], row["recall"], row["kept"]) == (1.0, 1.0, true.sum())
+    assert (row["level"], row["f"]) == ("node", pytest.approx(1))
+    (found,) = score_methods([case], [AskedMethod.parse("atp-star")]).scored
+    assert found["level"] == "node"
+    assert found["AUC"] is not None
+
+
+def test_processes_share_cases_and_find_the_same() -> None:
+    labels = ["exact", "edge-pruning:updates=3"]
+    groups = case_groups(names=("count-zero", "count-mean", "gpt2-2x2"))
+    assert groups == [("count-mean", "count-zero"), ("gpt2-2x2",)]
+    asked = [AskedMethod.parse(one) for one in labels]
+    one = score_methods(known_cases(names=[n for own in groups for n in own]), asked)
+    two = score_in_processes(groups, labels, 2)
+    assert list(two.cases) == list(one.cases)
+    for a, b in zip(one.scored, two.scored, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
 def test_files_come_back(tmp_path: Path) -> None:
@@ -245,7 +276,7 @@ def test_known_circuits_are_written_and_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_input_is_named(words: list[str], message: str) -> None:
-    with pytest.raises((UnknownName, EdgewiseError, Exception), match=message):
+    with pytest.raises((EdgewiseError, click.UsageError), match=message):
         run(*words)
 
 

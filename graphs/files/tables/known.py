@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from ...calls.typed import typed
 from ...errors import FileFormatError
@@ -41,7 +41,9 @@ class ScoredRow(TypedDict):
     `AUC`: of ranking true edges before others, by |score|; of a method that selects a circuit
     itself, of kept before others. `precision`, `recall`: of its own circuit, or of as many of its
     strongest edges as are true, where both are the same. `f`: what these keep on held-out pairs,
-    with the ends of its 95% interval. `refused`: why it could not be run.
+    with the ends of its 95% interval. `refused`: why it could not be run. `level`: `node` where a
+    method scores nodes alone: then all this is of nodes, true being those that write along a true
+    edge.
     """
 
     method: str
@@ -57,6 +59,7 @@ class ScoredRow(TypedDict):
     CMD: float | None
     seconds: float | None
     refused: str | None
+    level: NotRequired[str]
 
 
 class KnownDocument(TypedDict):
