@@ -195,6 +195,28 @@ def scored_methods() -> str:
     return table(heads, rows)
 
 
+def failures() -> str:
+    """Show, of every method, the cases on which it missed edges, and what tells why."""
+    file = known_scores()
+    if file is None:
+        return ""
+    rows = []
+    for method in file.methods:
+        own = [row for row in file.scored if row["method"] == method and row.get("missed")]
+        if not own:
+            continue
+        missed = sum(row.get("missed") or 0 for row in own)
+        flats = [row.get("flat") for row in own]
+        flat = "" if None in flats else sum(one or 0 for one in flats)
+        same = sum((row["f"] or 0) > 0.99 for row in own)
+        worst = sorted(own, key=lambda row: row["f"] or 0)[0]
+        rows.append(
+            (code(method), len(own), missed, flat, same, f"{worst['case']} {worst['f'] or 0:.2f}")
+        )
+    heads = ["method", "cases", "edges missed", "of them without a score", "f > .99", "least f"]
+    return table(heads, rows)
+
+
 def scored_cases() -> str:
     """Show the area of every method on every known circuit."""
     file = known_scores()
@@ -473,7 +495,8 @@ def prompt_shapes() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        ablations, commands, errors, families, measured_methods, method_options, method_pages,
+        ablations, commands, errors, failures, families, measured_methods, method_options,
+        method_pages,
         methods, metrics, names, prompt_fields, prompt_shapes, refused_types, scored_cases,
         scored_methods, spec, task_options, tasks, type_counts, workflow,
     )

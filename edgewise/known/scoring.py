@@ -44,7 +44,10 @@ THRESHOLD = 1e-5
 """Least rise of the loss that keeps an edge; known edges have effects far above, or none."""
 
 
-UPDATES = 100
+FLAT = 1e-6
+"""A score of less than this part of the largest is none: nothing was seen of the edge."""
+
+UPDATES = 200
 """How often gates are moved: there are few."""
 
 
@@ -174,7 +177,7 @@ def _run(case: KnownCase, asked: AskedMethod, areas: bool) -> ScoredRow:
 def _refused(label: str, case: KnownCase, why: str) -> ScoredRow:
     return ScoredRow(
         method=label, case=case.name, AUC=None, precision=None, recall=None, kept=None, f=None,
-        low=None, high=None, CPR=None, CMD=None, seconds=None, refused=why,
+        low=None, high=None, CPR=None, CMD=None, missed=None, flat=None, seconds=None, refused=why,
     )  # fmt: skip
 
 
@@ -215,6 +218,7 @@ def scored_row(
     else:
         right = int((_writing(own) & _writing(truth)).sum())
     kept = ranking.count(own)
+    missed, flat = _missed(ranking, own, truth)
     metric = metric_of_circuits()
     tester = make_runner(case.session, case.test, metric=metric, ablation=case.ablation)
     f, low, high = _faithfulness(tester, own).numbers
@@ -226,11 +230,21 @@ def scored_row(
         method=label, case=case.name, AUC=area(ranking, truth), kept=kept,
         precision=right / kept if kept else None, recall=right / number,
         f=f, low=low, high=high, CPR=cpr, CMD=cmd,
-        seconds=seconds, refused=None,
+        missed=missed, flat=flat if ranks else None, seconds=seconds, refused=None,
     )  # fmt: skip
     if ranking.level != EDGE:
         row["level"] = ranking.level
     return row
+
+
+def _missed(ranking: Scores, own: Circuit, truth: Circuit) -> tuple[int, int]:
+    """Count the true edges, or nodes, that are not kept, and those of them without a score."""
+    values = np.abs(np.nan_to_num(ranking.values))
+    if ranking.level == EDGE:
+        left = truth.kept & ~own.kept
+    else:
+        left, values = _writing(truth) & ~_writing(own), values.max(0)
+    return int(left.sum()), int((values[left] <= FLAT * values.max()).sum())
 
 
 def _faithfulness(tester: Runner, circuit: Circuit) -> Estimate:

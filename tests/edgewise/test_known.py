@@ -159,6 +159,14 @@ def test_scores_and_circuits_of_others_are_held_against_the_truth() -> None:
     assert (row["precision"], row["recall"], row["kept"]) == (1.0, 3 / len(case.truth), 3)
     assert row["AUC"] == pytest.approx(0.5 + 0.5 * 3 / len(case.truth))
     assert row["CPR"] is None
+    assert (row["missed"], row["flat"]) == (len(case.truth) - 3, None)
+    scores = np.where(case.truth.graph.reads, first.kept + 1e-9, np.nan)
+    flat = scored_row("mine", case, Scores(case.truth.graph, scores))
+    assert (
+        flat["missed"]
+        == flat["flat"]
+        == len(case.truth) - len(Scores(case.truth.graph, scores).top(len(case.truth)) & case.truth)
+    )
     with pytest.raises(EdgewiseError, match="neither scores nor a circuit"):
         scored_row("mine", case, None)
     with pytest.raises(EdgewiseError, match="not of the graph of histogram-zero"):

@@ -41,9 +41,10 @@ class ScoredRow(TypedDict):
     `AUC`: of ranking true edges before others, by |score|; of a method that selects a circuit
     itself, of kept before others. `precision`, `recall`: of its own circuit, or of as many of its
     strongest edges as are true, where both are the same. `f`: what these keep on held-out pairs,
-    with the ends of its 95% interval. `refused`: why it could not be run. `level`: `node` where a
-    method scores nodes alone: then all this is of nodes, true being those that write along a true
-    edge.
+    with the ends of its 95% interval. `missed`: how many true edges these lack, and `flat` how many
+    of those have a score of 0, or less than a millionth of the largest. `refused`: why it could not
+    be run. `level`: `node` where a method scores nodes alone: then all this is of nodes, true being
+    those that write along a true edge.
     """
 
     method: str
@@ -57,6 +58,8 @@ class ScoredRow(TypedDict):
     high: float | None
     CPR: float | None
     CMD: float | None
+    missed: NotRequired[int | None]
+    flat: NotRequired[int | None]
     seconds: float | None
     refused: str | None
     level: NotRequired[str]
