@@ -5,13 +5,15 @@
 
 DIR/TASK.exact.jsonl keeps every answer as it comes, a list of each pair's effect for an edge: a
 stopped run goes on where it was, and what there is is a random sample of all edges. When none is
-left, DIR/TASK.scores.safetensors holds their means, for `edgewise methods --compare`. Printed:
-how many edges have how large an effect, the largest, and how each method's scores agree with them.
+left, DIR/TASK.scores.safetensors holds their means, for `edgewise methods --compare`, and
+DIR/exact-MODEL-TASK.csv all of it, of which docs/known-circuits.md makes tables. Printed: how many
+edges have how large an effect, the largest, and how each method's scores agree with them.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import time
 from pathlib import Path
@@ -77,8 +79,7 @@ def show(graph: ComputationGraph, effects: np.ndarray, scores: dict[str, np.ndar
     """Print what the effects are, and how scores agree with those that were measured."""
     asked = np.flatnonzero(~np.isnan(effects[:, 0]))
     means = effects[asked].mean(1)
-    error = effects[asked].std(1, ddof=1) / np.sqrt(effects.shape[1])
-    half = error * stats.t.ppf(0.975, effects.shape[1] - 1)
+    half = half_widths(effects[asked])
     print(f"\n{len(asked):,} of {graph.edge_count:,} edges measured on {effects.shape[1]} pairs")
     for size in SIZES:
         beyond = np.abs(means) > size
@@ -97,6 +98,27 @@ def show(graph: ComputationGraph, effects: np.ndarray, scores: dict[str, np.ndar
             overlap.append(f"top {top} {len(set.intersection(*sets)) / top:.2f}")
         print(f"{name:12} Spearman {stats.spearmanr(means, given)[0]:.3f}, Pearson "
               f"{np.corrcoef(means, given)[0, 1]:.3f}, {', '.join(overlap)}")  # fmt: skip
+
+
+def half_widths(effects: np.ndarray) -> np.ndarray:
+    """Return half the 95% interval of each edge's mean over pairs (Student's t), [edges]."""
+    number = effects.shape[1]
+    error = effects.std(1, ddof=1) / np.sqrt(number)
+    return np.asarray(error * stats.t.ppf(0.975, number - 1))
+
+
+def write_csv(
+    path: Path, graph: ComputationGraph, effects: np.ndarray, scores: dict[str, np.ndarray]
+) -> None:
+    """Write a row for every edge: its effect, half the interval, and each method's score."""
+    half, means = half_widths(effects), effects.mean(1)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["edge", "effect", "half", *scores])
+        for i, (row, column) in enumerate(zip(*np.nonzero(graph.reads), strict=True)):
+            name = f"{graph.senders[column]}->{graph.ports[row]}"
+            values = (means[i], half[i], *(given[i] for given in scores.values()))
+            rows.writerow([name, *(f"{value:.4g}" for value in values)])
 
 
 def main() -> None:
@@ -121,6 +143,8 @@ def main() -> None:
         values[runner.graph.reads] = effects.mean(1)
         place = given.into / f"{given.task}.json"
         about = {"method": "exact", "metric": runner.metric.name, "ablation": "resample"}
+        table = given.into / f"exact-{Path(given.model).name}-{given.task}.csv"
+        write_csv(table, runner.graph, effects, scored(runner, given.into, given.task))
         print("written:", write_scores(place, Scores(runner.graph, values), **about))
 
 
