@@ -40,7 +40,8 @@ TITLES = {
     "--compare NAMES",
     lambda: (
         f"Methods to compare, with commas between; options: {scoring_method().name}:steps=10. "
-        "A file with scores of all edges, which may be another tool's, is judged as a method is."
+        "A file with scores of all edges (a circuit's with --scores, NAME.scores.safetensors, "
+        "or another tool's) is judged as a method is."
     ),
 )
 @option("--model MODEL", "[--compare] The model.", type=FILE)
@@ -106,7 +107,7 @@ def methods(
     from ..graphs.files.tables.methods import TABLES, write_methods
     from ..progress import reporting
     from ..session import open_model, open_split
-    from ..steps.claims.asked import AskedMethod
+    from ..steps.claims.asked import AskedMethod, GivenScores
     from ..steps.claims.methods import compare_methods
 
     task = flags.task()
@@ -126,7 +127,8 @@ def methods(
         pairs = open_split(session, task)
         show.understood(pairs.discovery.origin)
         every = [
-            one if isinstance(one, AskedMethod) else _scores(one, session, compute) for one in asked
+            one if isinstance(one, AskedMethod | GivenScores) else _scores(one, session, compute)
+            for one in asked
         ]
         found = compare_methods(session, pairs, every, spec, asking, compute, progress)
     if output is not None:
@@ -183,15 +185,21 @@ def _describe(method: Method, as_json: bool) -> None:
         show.facts(*((flag_name(key), one.help) for key, one in method.options.items()))
 
 
-def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign]:
+def _asked(text: str) -> list[AskedMethod | CircuitFile | Foreign | GivenScores]:
     """Read the methods that are named, and the files among them."""
-    from ..steps.claims.asked import AskedMethod
+    from ..graphs.files import read_scores, scores_path
+    from ..steps.claims.asked import AskedMethod, GivenScores
 
-    found: list[AskedMethod | CircuitFile | Foreign] = []
+    found: list[AskedMethod | CircuitFile | Foreign | GivenScores] = []
     with usage():
         for one in names_of("compare", text):
-            is_file = one.split(":")[0] not in registered() and Path(one).expanduser().exists()
-            found.append(read_given(one) if is_file else AskedMethod.parse(one))
+            path = Path(one).expanduser()
+            if one.split(":")[0] in registered() or not path.exists():
+                found.append(AskedMethod.parse(one))
+            elif path.suffix == scores_path(one).suffix:
+                found.append(GivenScores(path.name.split(".")[0], read_scores(path).scores))
+            else:
+                found.append(read_given(one))
     return found
 
 

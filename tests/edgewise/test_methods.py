@@ -338,6 +338,11 @@ def test_the_command_compares_and_draws(
     given += ["--metric", "kl"]
     own = ["--method", "eap-ig", "--top", 4, "--scores", "-o", tmp_path / "mine.json"]
     edgewise("discover", *given, *own)
+    (tmp_path / "mine.scores.safetensors").rename(tmp_path / "given.scores.safetensors")
+    alone = ["--compare", f"{tmp_path}/given.scores.safetensors", *given, "--exact", 0]
+    rows_of_file = json.loads(edgewise("methods", *alone, "--json").stdout)["methods"]
+    assert [row["method"] for row in rows_of_file] == ["given", RANDOM]
+    (tmp_path / "given.scores.safetensors").rename(tmp_path / "mine.scores.safetensors")
     asked = ["--compare", f"eap-ig:steps=1,{tmp_path}/mine.json", *given]
     asked += ["--exact", 5, "--top", 3]
     shown = edgewise("methods", *asked, "--sizes", "2,4", "-o", tmp_path / "m.json").stdout
