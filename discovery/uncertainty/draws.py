@@ -74,3 +74,24 @@ def median_estimate(
         return Estimate(value, math.nan, math.nan)
     low, high = np.quantile(fine, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))
+
+
+def noise_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Return the 95% interval of the mean of values [n, N] over draws of noise, the prompts given.
+
+    Each prompt has N draws of its own. It is Student's, of the draws' variance within prompts; None
+    of one draw.
+
+    >>> low, high = noise_interval(np.array([[1.0, 3.0], [5.0, 7.0]]))
+    >>> round(low, 2), round(high, 2)
+    (0.96, 7.04)
+    """
+    prompts, draws = values.shape
+    if draws < 2:
+        return None
+    from scipy.stats import t
+
+    error = math.sqrt(float(values.var(1, ddof=1).sum()) / draws) / prompts
+    wide = float(t.ppf((1 + LEVEL) / 2, prompts * (draws - 1))) * error
+    middle = float(values.mean())
+    return middle - wide, middle + wide

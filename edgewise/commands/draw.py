@@ -15,8 +15,9 @@ from .accepted import COUNT, FILE, option
 from .given import check_percent, foreign, is_folder, read_own
 
 if TYPE_CHECKING:
-    from ..graphs.files import CircuitFile, DiffFile, KnownFile, MatrixFile, MethodsFile
+    from ..graphs.files import CircuitFile, DiffFile
     from ..visualize.charts.heat_map import ScoredSide
+    from ..visualize.charts.tables import Table
     from ..visualize.pictures import Picture
 
 Read = TypeVar("Read")
@@ -25,11 +26,11 @@ MANY_EDGES = 2000
 """Above this, a drawing takes long and shows little."""
 
 
-@click.command(short_help="Draw circuits, a diff, timeline or matrix to SVG, PNG, PDF, HTML, DOT.")
+@click.command(short_help="Draw circuits, a diff, timeline or table to SVG, PNG, PDF, HTML, DOT.")
 @click.argument(
     "files",
     type=FILE,
-    metavar="CIRCUIT.json|DIFF.json|TIMELINE.json|MATRIX.json …",
+    metavar="CIRCUIT.json|DIFF.json|TIMELINE.json|TABLE.json …",
     nargs=-1,
     required=True,
 )
@@ -178,21 +179,15 @@ Outcome = tuple[Mapping[str, object], str]
 
 def _draw_edges(request: Request) -> Outcome:
     from ..graphs.errors import EdgewiseError
-    from ..graphs.files import (
-        CircuitFile,
-        KnownFile,
-        MatrixFile,
-        MethodsFile,
-        TimelineFile,
-        read_drawable,
-    )
+    from ..graphs.files import CircuitFile, TimelineFile, read_drawable
     from ..progress import reporting
+    from ..visualize.charts.tables import TABLES
     from ..visualize.charts.timeline import draw_checkpoints
     from ..visualize.draw import draw as render
 
     (path,) = request.files
     found = _own(request, path, read_drawable)
-    if isinstance(found, KnownFile | MatrixFile | MethodsFile):
+    if isinstance(found, TABLES):
         return _draw_table(request, found)
     if request.roles is not None and not isinstance(found, CircuitFile):
         raise EdgewiseError(
@@ -224,8 +219,8 @@ def _draw_edges(request: Request) -> Outcome:
     return {"edges": drawn, "edges_total": edges}, f"{drawn:,} of {edges:,} edges{which}"
 
 
-def _draw_table(request: Request, found: KnownFile | MatrixFile | MethodsFile) -> Outcome:
-    """Draw a matrix, or what methods are worth."""
+def _draw_table(request: Request, found: Table) -> Outcome:
+    """Draw a table, such as a matrix or a trace."""
     from ..visualize.charts.tables import table_chart
     from ..visualize.draw import accepted_suffixes, write_scene
 

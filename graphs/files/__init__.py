@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..calls.typed import typed
@@ -24,9 +25,11 @@ from .scores import ScoresFile, read_scores, read_scores_of, scores_path, write_
 from .tables import known as known_file
 from .tables import matrix as matrix_file
 from .tables import methods as methods_file
+from .tables import trace as trace_file
 from .tables.known import KnownFile, read_known, write_known
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .tables.methods import MethodsFile, read_methods, write_methods
+from .tables.trace import TraceFile, read_trace, write_trace
 from .timeline import TimelineFile, read_timeline, write_timeline
 from .transplant import TransplantFile, read_transplant, write_transplant
 
@@ -40,6 +43,7 @@ __all__ = [
     "RolesFile",
     "ScoresFile",
     "TimelineFile",
+    "TraceFile",
     "TransplantFile",
     "check_writable",
     "diff_files",
@@ -58,6 +62,7 @@ __all__ = [
     "read_scores",
     "read_scores_of",
     "read_timeline",
+    "read_trace",
     "read_transplant",
     "scores_path",
     "unlike",
@@ -70,6 +75,7 @@ __all__ = [
     "write_roles",
     "write_scores",
     "write_timeline",
+    "write_trace",
     "write_transplant",
 ]
 
@@ -84,24 +90,25 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
     return read_circuit(path, parsed)
 
 
+Drawable = CircuitFile | DiffFile | TimelineFile | KnownFile | MatrixFile | MethodsFile | TraceFile
+"""What can be drawn."""
+
+_DRAWABLE: dict[str, tuple[int, Callable[..., Drawable]]] = {
+    circuit_file.FORMAT: (circuit_file.VERSION, read_circuit),
+    diff_file.FORMAT: (diff_file.VERSION, read_diff),
+    timeline_file.FORMAT: (timeline_file.VERSION, read_timeline),
+    matrix_file.FORMAT: (matrix_file.VERSION, read_matrix),
+    methods_file.FORMAT: (methods_file.VERSION, read_methods),
+    known_file.FORMAT: (known_file.VERSION, read_known),
+    trace_file.FORMAT: (trace_file.VERSION, read_trace),
+}
+
+
 @typed
 def read_drawable(
     path: str | Path,
-) -> CircuitFile | DiffFile | TimelineFile | KnownFile | MatrixFile | MethodsFile:
+) -> Drawable:
     """Read a circuit, diff, timeline or any table's file; a FileFormatError if it is none."""
-    modules = (circuit_file, diff_file, timeline_file, matrix_file, methods_file, known_file)
-    formats = {one.FORMAT: one.VERSION for one in modules}
+    formats = {name: version for name, (version, _) in _DRAWABLE.items()}
     parsed = read_document(path, "a circuit, diff, timeline, matrix or methods file", formats)
-    if parsed["format"] == known_file.FORMAT:
-        return read_known(path, parsed)
-    if parsed["format"] == methods_file.FORMAT:
-        return read_methods(path, parsed)
-    if parsed["format"] == matrix_file.FORMAT:
-        return read_matrix(path, parsed)
-    if parsed["format"] == timeline_file.FORMAT:
-        return read_timeline(path, parsed)
-    return (
-        read_diff(path, parsed)
-        if parsed["format"] == diff_file.FORMAT
-        else read_circuit(path, parsed)
-    )
+    return _DRAWABLE[str(parsed["format"])][1](path, parsed)

@@ -133,6 +133,10 @@ class Tokens:
             self._single[text] = ids[0] if known else None
         return self._single[text]
 
+    def first(self, text: str) -> str:
+        """Return the text of the first token of a text that stands alone."""
+        return "".join(self.show(self._alone(text)[:1]))
+
     def answer(self, prompt: str, answer: str) -> tuple[int, ...]:
         """Return the ids of an answer after a prompt, or alone where the two would merge.
 

@@ -36,6 +36,22 @@ class Vocabulary:
         """Tell whether a text is one token."""
         return self.tokens is None or self.tokens.single(text) is not None
 
+    def first(self, text: str) -> str:
+        """Return a text that is one token, or of more the first, if it has two characters at least.
+
+        Without a tokenizer, its first word.
+
+        >>> Vocabulary().first(" New York"), Vocabulary().first("cold")
+        (' New', 'cold')
+        """
+        if self.tokens is None:
+            words = text.split(" ")
+            return " ".join(words[: 2 if text.startswith(" ") else 1])
+        if self.single(text):
+            return text
+        begun = self.tokens.first(text)
+        return begun if len(begun.strip()) > 1 else text
+
     def keep(
         self, what: str, items: Sequence[T], answers: Callable[[T], Iterable[str]]
     ) -> tuple[T, ...]:

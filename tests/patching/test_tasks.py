@@ -52,6 +52,7 @@ def test_the_tasks_of_the_project_are_there() -> None:
     assert sorted(TASKS) == [
         "capitals",
         "entity-tracking",
+        "facts",
         "gendered-pronoun",
         "greater-than",
         "induction",

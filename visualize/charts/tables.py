@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...graphs.files import KnownFile, MatrixFile, MethodsFile
+from ...graphs.files import KnownFile, MatrixFile, MethodsFile, TraceFile
 from ..scene import Scene
 from .known import draw_known
 from .matrix import draw_matrix
 from .methods import draw_methods
+from .trace import draw_trace
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,13 @@ class TableChart:
     draw: Callable[[str], Scene]
 
 
-def table_chart(file: KnownFile | MatrixFile | MethodsFile) -> TableChart:
+TABLES = (KnownFile, MatrixFile, MethodsFile, TraceFile)
+"""The values of tables' files, each of which has a drawing."""
+
+Table = KnownFile | MatrixFile | MethodsFile | TraceFile
+
+
+def table_chart(file: Table) -> TableChart:
     """Return the drawing of a table's file."""
     if isinstance(file, KnownFile):
         return TableChart(
@@ -41,6 +48,12 @@ def table_chart(file: KnownFile | MatrixFile | MethodsFile) -> TableChart:
             "matrix", "a matrix", f"Circuits and tasks in {model}",
             {"tasks": len(file.tasks), "circuits": len(file.circuits)},
             lambda title: draw_matrix(file, title=title),
+        )  # fmt: skip
+    if isinstance(file, TraceFile):
+        return TableChart(
+            "trace", "a trace", f"Where {model} has {file.task['name']}",
+            {"prompts": len(file.prompts), "layers": file.layers},
+            lambda title: draw_trace(file, title=title),
         )  # fmt: skip
     return TableChart(
         "methods", "a comparison of methods", f"Methods on {file.task['name']} in {model}",

@@ -1,0 +1,1 @@
+"""Steps about facts: where the model has them, and by which attention they are read."""
