@@ -4,7 +4,7 @@
 
 For each kind that can be put back, all layers × tokens of one prompt are traced. Beside it stand
 forward passes of the original model: of the prompt with as many copies as there are draws, which
-is what one cell costs if it is run whole, and of the prompt alone. Every time is the least of a few.
+is what one cell costs if it is run whole, and of the prompt alone. Times are the least of a few.
 Prints one Markdown row for each kind: cells, seconds, in passes of all draws, of the prompt alone,
 and how many passes of all draws whole runs would take.
 """

@@ -50,8 +50,12 @@ def table_chart(file: Table) -> TableChart:
             lambda title: draw_matrix(file, title=title),
         )  # fmt: skip
     if isinstance(file, TraceFile):
+        one = file.prompts[0]
+        subject = "".join(one["tokens"][at] for at in one["subject"]).strip()
+        fact = f"{subject} → {one['answer'].strip()}"
         return TableChart(
-            "trace", "a trace", f"Where {model} has {file.task['name']}",
+            "trace", "a trace",
+            f"Where {model} has {file.task['name'] if len(file.prompts) > 1 else fact}",
             {"prompts": len(file.prompts), "layers": file.layers},
             lambda title: draw_trace(file, title=title),
         )  # fmt: skip
