@@ -113,7 +113,7 @@ def attend(
 
 
 @dataclass(frozen=True)
-class Cell:
+class Branch:
     """A run that differs from the base from a layer on, which is `joins`.
 
     `window`: the first and last layer that are changed in it. `position`: the token that is.
@@ -125,7 +125,7 @@ class Cell:
 
 
 @dataclass
-class Group:
+class Branches:
     """Cells that differ from position `start` on, in the order in which they join.
 
     `stream`: of those that have, [n, B, t, D]; `history`: the streams before layers whose keys and
@@ -133,13 +133,13 @@ class Group:
     """
 
     start: int
-    cells: list[Cell]
+    cells: list[Branch]
     context: AttentionContext
     stream: Tensor | None = None
     history: dict[int, Tensor] = field(default_factory=dict)
 
     @property
-    def active(self) -> list[Cell]:
+    def active(self) -> list[Branch]:
         """Return the cells that have joined."""
         return self.cells[: 0 if self.stream is None else len(self.stream)]
 
@@ -153,29 +153,29 @@ class Group:
 class Sweep:
     """Cells of one base run, computed together."""
 
-    def __init__(self, base: BaseRun, cells: Sequence[Cell], budget: Budget) -> None:
+    def __init__(self, base: BaseRun, cells: Sequence[Branch], budget: Budget) -> None:
         self.base, self.model, self.budget = base, base.model, budget
         self.sources = {b.shared.source for b in self.model.blocks if b.shared is not None}
         self.cells = list(cells)
 
-    def enter(self, group: Group, cell: Cell) -> Tensor:
+    def enter(self, group: Branches, cell: Branch) -> Tensor:
         """Return a cell's stream before the layer at which it joins, [B, t, D]."""
         return self.base.before[cell.joins][:, group.start :]
 
-    def mixed(self, group: Group, layer: int, mixed: Tensor) -> Tensor:
+    def mixed(self, group: Branches, layer: int, mixed: Tensor) -> Tensor:
         """Return what a layer's mixer adds in a group's cells, [n, B, t, D]."""
         return mixed
 
-    def written(self, group: Group, layer: int, written: Tensor) -> Tensor:
+    def written(self, group: Branches, layer: int, written: Tensor) -> Tensor:
         """Return what a layer's MLP adds in a group's cells, [n, B, t, D]."""
         return written
 
-    def context(self, group: Group, layer: int) -> AttentionContext:
+    def context(self, group: Branches, layer: int) -> AttentionContext:
         """Return what the queries of a group's cells may see."""
         return group.context
 
     @torch.no_grad()
-    def run(self) -> Iterator[tuple[list[Cell], int, Tensor]]:
+    def run(self) -> Iterator[tuple[list[Branch], int, Tensor]]:
         """Yield the cells of one start at a time: they, the start, their final streams."""
         for groups in self._parts():
             self._run(groups)
@@ -184,15 +184,15 @@ class Sweep:
                 yield group.cells, group.start, group.stream
                 group.stream = None
 
-    def _parts(self) -> Iterator[list[Group]]:
+    def _parts(self) -> Iterator[list[Branches]]:
         """Part the cells into groups, and these so that what a part's cells make fits in memory."""
         base, causal = self.base, self.model.causal
         context, (_, length, width) = base.context, base.before[0].shape
         features = max(sum(block.features) for block in self.model.blocks) + 8 * width
-        by_start: dict[int, list[Cell]] = {}
+        by_start: dict[int, list[Branch]] = {}
         for cell in sorted(self.cells, key=lambda one: one.joins):
             by_start.setdefault(cell.position if causal else 0, []).append(cell)
-        part, taken = list[Group](), 0.0
+        part, taken = list[Branches](), 0.0
         for start, cells in sorted(by_start.items()):
             each = len(base.before[0]) * (length - start) * (features + 3 * length)
             each += length * width * len(base.before[0]) * self.model.parts_whole
@@ -203,12 +203,12 @@ class Sweep:
                     yield part
                     part, taken = [], 0.0
                 at_start = AttentionContext(context.mask, context.position_ids, start)
-                part.append(Group(start, some, at_start))
+                part.append(Branches(start, some, at_start))
                 taken += len(some) / most
         if part:
             yield part
 
-    def _run(self, groups: Sequence[Group]) -> None:
+    def _run(self, groups: Sequence[Branches]) -> None:
         layers = len(self.model.blocks)
         for layer in range(layers + 1):
             for group in groups:
@@ -217,7 +217,7 @@ class Sweep:
             if there and layer < layers:
                 self._layer(there, layer)
 
-    def _join(self, group: Group, layer: int) -> None:
+    def _join(self, group: Branches, layer: int) -> None:
         new = [cell for cell in group.cells if cell.joins == layer]
         if not new:
             return
@@ -229,7 +229,7 @@ class Sweep:
                 before = group.history.get(source)
                 group.history[source] = held if before is None else torch.cat((before, held))
 
-    def _layer(self, groups: Sequence[Group], layer: int) -> None:
+    def _layer(self, groups: Sequence[Branches], layer: int) -> None:
         """Run one layer of all groups' cells: every weight is read once."""
         block, graph = self.model.blocks[layer], self.model.graph
         streams = []
@@ -257,7 +257,7 @@ class Sweep:
             group.stream = x
 
     def _mixed(
-        self, groups: Sequence[Group], layer: int, streams: Sequence[Tensor], flat: Tensor
+        self, groups: Sequence[Branches], layer: int, streams: Sequence[Tensor], flat: Tensor
     ) -> Tensor:
         """Return what a layer's mixer writes of the groups' streams, [rows, D], before a norm."""
         block, base = self.model.blocks[layer], self.base

@@ -34,7 +34,7 @@ from ...graphs.errors import EdgewiseError, unknown
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..run.memory import Budget
 from .prompts import FactPrompt, answer_probability, right_answers, windows
-from .sweep import BaseRun, Cell, Group, Sweep
+from .sweep import BaseRun, Branch, Branches, Sweep
 
 DEVIATIONS, DRAWS = 3.0, 10
 
@@ -143,7 +143,9 @@ def trace_prompt(
         for place, kind in enumerate(kinds):
             width = [(at, at) for at in range(shape[0])] if kind == STREAM else at_layers
             cells = [
-                Cell(at, one, one[1 if kind == STREAM else 0] + 1) for one in width for at in tokens
+                Branch(at, one, one[1 if kind == STREAM else 0] + 1)
+                for one in width
+                for at in tokens
             ]
             order = {id(cell): i for i, cell in enumerate(cells)}
             values = restored[kind]
@@ -207,12 +209,12 @@ class _Restored(Sweep):
     """
 
     def __init__(
-        self, base: BaseRun, clean: BaseRun, cells: Sequence[Cell], kind: str, budget: Budget
+        self, base: BaseRun, clean: BaseRun, cells: Sequence[Branch], kind: str, budget: Budget
     ) -> None:
         super().__init__(base, cells, budget)
         self.clean, self.kind = clean, kind
 
-    def enter(self, group: Group, cell: Cell) -> Tensor:
+    def enter(self, group: Branches, cell: Branch) -> Tensor:
         """Return a cell's stream behind the first layer of its window, [B, t, D]."""
         layer, at, base, clean = cell.joins - 1, cell.position, self.base, self.clean
         stream = base.before[layer + 1][:, group.start :].clone()
@@ -231,15 +233,15 @@ class _Restored(Sweep):
         stream[:, at - group.start] = new
         return stream
 
-    def mixed(self, group: Group, layer: int, mixed: Tensor) -> Tensor:
+    def mixed(self, group: Branches, layer: int, mixed: Tensor) -> Tensor:
         """Put attention back in the cells whose window holds the layer."""
         return self._put(ATTENTION, group, layer, mixed)
 
-    def written(self, group: Group, layer: int, written: Tensor) -> Tensor:
+    def written(self, group: Branches, layer: int, written: Tensor) -> Tensor:
         """Put the MLP back in the cells whose window holds the layer."""
         return self._put(MLP, group, layer, written)
 
-    def _put(self, kind: str, group: Group, layer: int, x: Tensor) -> Tensor:
+    def _put(self, kind: str, group: Branches, layer: int, x: Tensor) -> Tensor:
         if self.kind != kind:
             return x
         values = self.clean.mixed if kind == ATTENTION else self.clean.written
