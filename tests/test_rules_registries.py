@@ -42,6 +42,7 @@ HOMONYMS = {
     ("edgewise/commands/roles.py", "induction"): "a head's role",
     ("edgewise/steps/causal/rules.py", "induction"): "a head's role",
     ("patching/prompts/shapes/relation.py", "facts"): "a key of files",
+    ("patching/prompts/shapes/facts.py", "facts"): "what can be added to a file",
     ("edgewise/commands/diff_show.py", "mean"): "a figure of repetitions",
     ("edgewise/cli.py", "optimal"): "a command",
     ("patching/ablations/learned/vectors.py", "optimal"): "the command that wrote a file",

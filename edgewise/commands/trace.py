@@ -155,7 +155,10 @@ def _print(file: TraceFile) -> None:
     show.facts(
         ("model", file.model["name"]),
         ("prompts", described(file.prompts, str(file.task["name"]))),
-        ("noise", f"{how['noise']:.3g} ({how['deviations']:g} deviations), {how['draws']} draws"),
+        (
+            "noise added",
+            f"{how['deviation']:.3g} ({how['deviations']:g} deviations), {how['draws']} draws",
+        ),
         ("window", f"{how['window']} layers" if how["window"] > 1 else None),
     )
     columns = ("probability of the answer", "p", "95%", "of the noise alone")
@@ -166,7 +169,7 @@ def _print(file: TraceFile) -> None:
             for token in file.tokens
             for row in _strongest(file.rows(kind, token))
         ]  # fmt: skip
-        heads = ("token", "layer", "effect", "95%", "noise", "share", "prompts")
+        heads = ("token", "layer", "effect", "95%", "of the noise", "share", "prompts")
         title = f"{kind}: indirect effects, the {SHOWN} largest of each token"
         show.table(heads, [_effect(row) for row in rows], title=title)
     show.line()

@@ -122,7 +122,7 @@ def trace_facts(
         )
     how = TraceBlock(
         kinds=list(options.kinds), window=options.window, draws=options.draws,
-        noise=noise.deviation, deviations=options.deviations, noise_seed=options.noise_seed,
+        deviation=noise.deviation, deviations=options.deviations, noise_seed=options.noise_seed,
         span=options.span, known=options.known, seconds=time.perf_counter() - begun,
         dtype=session.loaded.dtype, device=str(session.device),
     )  # fmt: skip

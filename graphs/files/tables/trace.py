@@ -29,15 +29,15 @@ TABLES = ("prompts", "totals", "effects", "maps")
 class TraceBlock(TypedDict):
     """How it was measured.
 
-    `noise`: the standard deviation of the noise, which is `deviations` times that of the subjects'
-    embeddings; `window`: over how many layers MLPs and attention were put back; `span`: which is
+    `deviation`: the standard deviation of the noise, which is `deviations` times that of the
+    subjects' embeddings; `window`: over how many layers MLPs and attention were put back; `span`: which is
     the subject; `known`: only prompts were kept that the model answers rightly.
     """
 
     kinds: list[str]
     window: int
     draws: int
-    noise: float
+    deviation: float
     deviations: float
     noise_seed: int
     span: str
@@ -170,7 +170,7 @@ class TraceFile:
             "version": VERSION,
             "model": ordered(self.model, PROVENANCE["model"]),
             "task": ordered(self.task, PROVENANCE["task"]),
-            "trace": ordered(self.trace, ("kinds", "window", "draws", "noise")),
+            "trace": ordered(self.trace, ("kinds", "window", "draws", "deviation")),
             **ordered(self.extra, ()),
             **{name: list(getattr(self, name)) for name in TABLES},
         }
