@@ -22,10 +22,12 @@ from .example_scores import (
 from .json_files import read_document
 from .roles import RolesFile, read_roles, write_roles
 from .scores import ScoresFile, read_scores, read_scores_of, scores_path, write_scores
+from .tables import knockout as knockout_file
 from .tables import known as known_file
 from .tables import matrix as matrix_file
 from .tables import methods as methods_file
 from .tables import trace as trace_file
+from .tables.knockout import KnockoutFile, read_knockout, write_knockout
 from .tables.known import KnownFile, read_known, write_known
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .tables.methods import MethodsFile, read_methods, write_methods
@@ -37,6 +39,7 @@ __all__ = [
     "CircuitFile",
     "DiffFile",
     "ExampleScoresFile",
+    "KnockoutFile",
     "KnownFile",
     "MatrixFile",
     "MethodsFile",
@@ -55,6 +58,7 @@ __all__ = [
     "read_diff",
     "read_drawable",
     "read_example_scores",
+    "read_knockout",
     "read_known",
     "read_matrix",
     "read_methods",
@@ -69,6 +73,7 @@ __all__ = [
     "write_circuit",
     "write_diff",
     "write_example_scores",
+    "write_knockout",
     "write_known",
     "write_matrix",
     "write_methods",
@@ -90,7 +95,16 @@ def read_any(path: str | Path) -> CircuitFile | DiffFile:
     return read_circuit(path, parsed)
 
 
-Drawable = CircuitFile | DiffFile | TimelineFile | KnownFile | MatrixFile | MethodsFile | TraceFile
+Drawable = (
+    CircuitFile
+    | DiffFile
+    | TimelineFile
+    | KnockoutFile
+    | KnownFile
+    | MatrixFile
+    | MethodsFile
+    | TraceFile
+)
 """What can be drawn."""
 
 _DRAWABLE: dict[str, tuple[int, Callable[..., Drawable]]] = {
@@ -101,6 +115,7 @@ _DRAWABLE: dict[str, tuple[int, Callable[..., Drawable]]] = {
     methods_file.FORMAT: (methods_file.VERSION, read_methods),
     known_file.FORMAT: (known_file.VERSION, read_known),
     trace_file.FORMAT: (trace_file.VERSION, read_trace),
+    knockout_file.FORMAT: (knockout_file.VERSION, read_knockout),
 }
 
 

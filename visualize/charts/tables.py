@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...graphs.files import KnownFile, MatrixFile, MethodsFile, TraceFile
+from ...graphs.files import KnockoutFile, KnownFile, MatrixFile, MethodsFile, TraceFile
 from ..scene import Scene
+from .knockout import draw_knockout
 from .known import draw_known
 from .matrix import draw_matrix
 from .methods import draw_methods
@@ -28,10 +29,10 @@ class TableChart:
     draw: Callable[[str], Scene]
 
 
-TABLES = (KnownFile, MatrixFile, MethodsFile, TraceFile)
+TABLES = (KnockoutFile, KnownFile, MatrixFile, MethodsFile, TraceFile)
 """The values of tables' files, each of which has a drawing."""
 
-Table = KnownFile | MatrixFile | MethodsFile | TraceFile
+Table = KnockoutFile | KnownFile | MatrixFile | MethodsFile | TraceFile
 
 
 def table_chart(file: Table) -> TableChart:
@@ -49,17 +50,26 @@ def table_chart(file: Table) -> TableChart:
             {"tasks": len(file.tasks), "circuits": len(file.circuits)},
             lambda title: draw_matrix(file, title=title),
         )  # fmt: skip
-    if isinstance(file, TraceFile):
-        one = file.prompts[0]
-        subject = "".join(one["tokens"][at] for at in one["subject"]).strip()
-        fact = f"{subject} → {one['answer'].strip()}"
-        return TableChart(
-            "trace", "a trace",
-            f"Where {model} has {file.task['name'] if len(file.prompts) > 1 else fact}",
-            {"prompts": len(file.prompts), "layers": file.layers},
-            lambda title: draw_trace(file, title=title),
-        )  # fmt: skip
+    if isinstance(file, TraceFile | KnockoutFile):
+        return _of_facts(file, model)
     return TableChart(
         "methods", "a comparison of methods", f"Methods on {file.task['name']} in {model}",
         {"methods": len(file.methods)}, lambda title: draw_methods(file, title=title),
+    )  # fmt: skip
+
+
+def _of_facts(file: TraceFile | KnockoutFile, model: str) -> TableChart:
+    one = file.prompts[0]
+    subject = "".join(one["tokens"][at] for at in one["subject"]).strip()
+    fact = f"{subject} → {one['answer'].strip()}"
+    which = file.task["name"] if len(file.prompts) > 1 else fact
+    counts = {"prompts": len(file.prompts), "layers": file.layers}
+    if isinstance(file, TraceFile):
+        return TableChart(
+            "trace", "a trace", f"Where {model} has {which}", counts,
+            lambda title: draw_trace(file, title=title),
+        )  # fmt: skip
+    return TableChart(
+        "knockout", "a knockout", f"Attention cut in {model}, {which}", counts,
+        lambda title: draw_knockout(file, title=title),
     )  # fmt: skip

@@ -30,8 +30,8 @@ class TraceBlock(TypedDict):
     """How it was measured.
 
     `deviation`: the standard deviation of the noise, which is `deviations` times that of the
-    subjects' embeddings; `window`: over how many layers MLPs and attention were put back; `span`: which is
-    the subject; `known`: only prompts were kept that the model answers rightly.
+    subjects' embeddings; `window`: over how many layers MLPs and attention were put back; `span`:
+    which is the subject; `known`: only prompts were kept that the model answers rightly.
     """
 
     kinds: list[str]
