@@ -99,6 +99,7 @@ class Asking:
     top: int | None = None
     draw_seed: int = 0
 
+    @typed
     def at(self, level: str, units: int) -> tuple[tuple[int, ...], int]:
         """Return the sizes and the `top` of a level at which so many have a score."""
         usual, top = (SIZES, TOP) if level == EDGE else (NODE_SIZES, NODE_TOP)
