@@ -35,8 +35,10 @@ from edgewise.graphs.calls.typed import _Arguments, typed
 from edgewise.graphs.errors import EdgewiseError, WrongArgument
 from edgewise.graphs.files import TimelineFile
 from edgewise.graphs.files.exchange import NamedEdges, Submitted
+from edgewise.graphs.files.tables.knockout import KnockoutFile
 from edgewise.graphs.files.tables.known import KnownFile
 from edgewise.graphs.files.tables.matrix import MatrixFile
+from edgewise.graphs.files.tables.trace import TraceFile
 from edgewise.graphs.names import Kind
 from edgewise.graphs.timeline import Timeline
 from edgewise.patching.ablations.registry import ablation, get_ablation
@@ -44,6 +46,7 @@ from edgewise.patching.metrics.registry import get_metric, metric
 from edgewise.patching.tasks import get_task
 from edgewise.patching.tasks._registry import task
 from edgewise.session import make_runner
+from edgewise.steps.claims.asked import Asking
 from edgewise.visualize.charts.timeline import MetricLine
 from tests.edgewise.conftest import id_rows, tiny
 
@@ -204,6 +207,9 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "Target": next(iter(runner.chunks())).target, "Found": found,
         "TaskSpec": TaskSpec("induction"),
         "KnownFile": KnownFile("any", (), ()),
+        "Asking": Asking(),
+        "KnockoutFile": KnockoutFile(found.file.model, found.file.task, {}, (), ()),  # type: ignore[typeddict-item]
+        "TraceFile": TraceFile(found.file.model, found.file.task, {}, (), (), ()),  # type: ignore[typeddict-item]
         "MatrixFile": MatrixFile(session.graph, found.file.model, {}, (), (), (), ()),  # type: ignore[typeddict-item]
         "Evaluated": edgewise.evaluate(session, found.file, pairs),
         "Evaluation": found.evaluation, "models": str(folder),

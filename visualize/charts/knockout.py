@@ -105,7 +105,7 @@ class _Frame:
         found = [one.value for values in curves.values() for one in values]
         low, high = min([0.0, *found]), max([0.0, *found])
         room = 0.05 * (high - low or 1.0)
-        self.least, self.most = low - room, high + room
+        self.least, self.most = low - (room if low else 0.0), high + room
 
     def at(self, layer: float, value: float) -> tuple[float, float]:
         """Place a value; an interval's end beyond the panel at its border."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from ...calls.typed import typed
-from ...errors import FileFormatError
+from ...errors import FileFormatError, unknown
 from ..atomic import write_text
 from ..circuit import PROVENANCE, ModelBlock, TaskBlock
 from ..json_files import dump_document, make_plain, ordered, others, read_document
@@ -141,7 +141,10 @@ class KnockoutFile:
     @typed
     def everywhere(self, source: str) -> CutRow:
         """Return what cutting from a span in all layers does."""
-        return next(row for row in self.cuts if row["from"] == source and row["layer"] is None)
+        found = {row["from"]: row for row in self.cuts if row["layer"] is None}
+        if source not in found:
+            raise unknown("source", source, found)
+        return found[source]
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
