@@ -45,12 +45,12 @@ for a, b in combinations_with_replacement(scores, 2):
         for i, x in enumerate((scores[a], scores[b]))
     ]
     shared = [len(np.intersect1d(*two)) for two in zip(*top, strict=True)]
-    print(a, b, "share", len(circuits[a] & circuits[b]), "halves", np.mean(shared), np.ptp(shared))
+    told = np.mean(shared), min(shared), max(shared)
+    print(a, b, "share", len(circuits[a] & circuits[b]), "and of halves:", *told)
 delta = 0.005 * max(abs(np.mean(one)) for one in each.values())
 for a, b in combinations(scores, 2):
-    print(
-        a, b, "changed:", paired_test(scores[a], scores[b], delta=delta).changed.sum(), flush=True
-    )
+    tested = paired_test(scores[a], scores[b], delta=delta)
+    print(a, b, tested.changed.sum(), (tested.changed & (tested.mean_a * tested.mean_b < 0)).sum())
 tried = {"all": whole, "none": Circuit.empty(whole.graph), **circuits}
 for name, runner in runners.items():
     logits = dict(zip(tried, runner.measure_each([*tried.values()])[0], strict=True))
