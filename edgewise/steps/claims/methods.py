@@ -172,7 +172,7 @@ def _level(spec: DiscoverySpec) -> str:
     if spec.level not in (EDGE, NODE):
         raise EdgewiseError(
             f"methods are not compared at level {spec.level}; accepted: level {EDGE} or {NODE}. "
-            f"`discover --level {spec.level}` and `evaluate --curve` measure one."
+            f"`discover` at level {spec.level}, then `evaluate`, measures one."
         )
     return spec.level
 
