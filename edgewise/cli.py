@@ -134,9 +134,9 @@ def _own_warnings() -> Iterator[None]:
 
 
 IN_USE = (
-    "lift", "tasks", "discover", "import", "patch", "hypotheses", "neurons", "trace", "knockout",
-    "evaluate", "matrix", "diff", "timeline", "methods", "benchmark", "compile", "optimal",
-    "transplant", "roles", "draw", "export", "run",
+    "lift", "tasks", "discover", "import", "patch", "hypotheses", "neurons", "tokens", "trace",
+    "knockout", "evaluate", "matrix", "diff", "timeline", "methods", "benchmark", "compile",
+    "optimal", "transplant", "roles", "draw", "export", "run",
 )  # fmt: skip
 """The order in which commands are listed, which is that of their use; further ones come last."""
 

@@ -62,12 +62,14 @@ def tokens(
 
 def _print(found: TokensFile, shown: int) -> None:
     how = found.measured
-    ends = show.ends((how["whole_low"], how["whole_high"])) if how["whole_low"] is not None else ""
     show.facts(
         ("model", found.model["name"]),
         ("task", f"{found.task['name']}, {len(found.prompts):,} prompts"),
         ("measured", f"rise of the loss of {how['metric']}, {how['ablation']} ablation"),
-        ("all tokens", f"{how['whole']:+.3f} {ends}".rstrip()),
+        (
+            "all tokens",
+            f"{how['whole']:+.3f} {_ends(how['whole_low'], how['whole_high'])}".rstrip(),
+        ),
         ("gap", f"{how['gap']:.2g} that integrated gradients of {how['steps']} points miss of it"),
     )
     if found.spans:
@@ -80,7 +82,7 @@ def _print(found: TokensFile, shown: int) -> None:
         show.table(("span", "prompts", "integrated", "95%", "exact", "95%"), rows, title="spans")
     for number in range(min(shown, len(found.prompts))):
         answers, others = (
-            " or ".join(repr(text) for text in found.prompts[number][key])  # type: ignore[literal-required]
+            " or ".join(repr(text) for text in found.prompts[number][key])
             for key in ("answers", "distractors")
         )
         title = f"prompt {number + 1}: {answers}" + f", not {others}" * bool(others)

@@ -26,11 +26,13 @@ from .tables import knockout as knockout_file
 from .tables import known as known_file
 from .tables import matrix as matrix_file
 from .tables import methods as methods_file
+from .tables import tokens as tokens_file
 from .tables import trace as trace_file
 from .tables.knockout import KnockoutFile, read_knockout, write_knockout
 from .tables.known import KnownFile, read_known, write_known
 from .tables.matrix import MatrixFile, read_matrix, write_matrix
 from .tables.methods import MethodsFile, read_methods, write_methods
+from .tables.tokens import TokensFile, read_tokens, write_tokens
 from .tables.trace import TraceFile, read_trace, write_trace
 from .timeline import TimelineFile, read_timeline, write_timeline
 from .transplant import TransplantFile, read_transplant, write_transplant
@@ -46,6 +48,7 @@ __all__ = [
     "RolesFile",
     "ScoresFile",
     "TimelineFile",
+    "TokensFile",
     "TraceFile",
     "TransplantFile",
     "check_writable",
@@ -66,6 +69,7 @@ __all__ = [
     "read_scores",
     "read_scores_of",
     "read_timeline",
+    "read_tokens",
     "read_trace",
     "read_transplant",
     "scores_path",
@@ -80,6 +84,7 @@ __all__ = [
     "write_roles",
     "write_scores",
     "write_timeline",
+    "write_tokens",
     "write_trace",
     "write_transplant",
 ]
@@ -103,6 +108,7 @@ Drawable = (
     | KnownFile
     | MatrixFile
     | MethodsFile
+    | TokensFile
     | TraceFile
 )
 """What can be drawn."""
@@ -114,6 +120,7 @@ _DRAWABLE: dict[str, tuple[int, Callable[..., Drawable]]] = {
     matrix_file.FORMAT: (matrix_file.VERSION, read_matrix),
     methods_file.FORMAT: (methods_file.VERSION, read_methods),
     known_file.FORMAT: (known_file.VERSION, read_known),
+    tokens_file.FORMAT: (tokens_file.VERSION, read_tokens),
     trace_file.FORMAT: (trace_file.VERSION, read_trace),
     knockout_file.FORMAT: (knockout_file.VERSION, read_knockout),
 }

@@ -52,7 +52,8 @@ class TokenEffects:
     @property
     def gap(self) -> np.ndarray:
         """Return by how much the integrated effects miss the whole, [E]."""
-        return np.array([one.sum() for one in self.integrated]) - self.whole
+        found: np.ndarray = np.array([one.sum() for one in self.integrated]) - self.whole
+        return found
 
 
 @typed

@@ -6,12 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...graphs.files import KnockoutFile, KnownFile, MatrixFile, MethodsFile, TraceFile
+from ...graphs.files import (
+    KnockoutFile,
+    KnownFile,
+    MatrixFile,
+    MethodsFile,
+    TokensFile,
+    TraceFile,
+)
 from ..scene import Scene
 from .knockout import draw_knockout
 from .known import draw_known
 from .matrix import draw_matrix
 from .methods import draw_methods
+from .tokens import draw_tokens
 from .trace import draw_trace
 
 
@@ -29,10 +37,10 @@ class TableChart:
     draw: Callable[[str], Scene]
 
 
-TABLES = (KnockoutFile, KnownFile, MatrixFile, MethodsFile, TraceFile)
+TABLES = (KnockoutFile, KnownFile, MatrixFile, MethodsFile, TokensFile, TraceFile)
 """The values of tables' files, each of which has a drawing."""
 
-Table = KnockoutFile | KnownFile | MatrixFile | MethodsFile | TraceFile
+Table = KnockoutFile | KnownFile | MatrixFile | MethodsFile | TokensFile | TraceFile
 
 
 def table_chart(file: Table) -> TableChart:
@@ -49,6 +57,12 @@ def table_chart(file: Table) -> TableChart:
             "matrix", "a matrix", f"Circuits and tasks in {model}",
             {"tasks": len(file.tasks), "circuits": len(file.circuits)},
             lambda title: draw_matrix(file, title=title),
+        )  # fmt: skip
+    if isinstance(file, TokensFile):
+        return TableChart(
+            "tokens", "effects of tokens", f"Tokens on {file.task['name']} in {model}",
+            {"prompts": len(file.prompts), "tokens": len(file.tokens)},
+            lambda title: draw_tokens(file, title=title),
         )  # fmt: skip
     if isinstance(file, TraceFile | KnockoutFile):
         return _of_facts(file, model)

@@ -28,13 +28,13 @@ def draw_tokens(file: TokensFile, *, title: str = "", caption: str = READING) ->
     largest = max(
         (abs(one[key]) for many in rows for one in many for key in ("integrated", "exact")),
         default=0.0,
-    )  # type: ignore[literal-required]
+    )
     scale = Scale(largest, *DIFFERENCE, root=False)
     texts, y = heading(title, _WIDTH + 2 * MARGIN)
     cells, y = list[Cell](), y + 8
     for number, tokens in zip(numbers, rows, strict=True):
         answer, other = (
-            " or ".join(map(_shown, file.prompts[number][key]))  # type: ignore[literal-required]
+            " or ".join(map(_shown, file.prompts[number][key]))
             for key in ("answers", "distractors")
         )
         words = f"{number + 1}: {answer}" + f", not {other}" * bool(other)

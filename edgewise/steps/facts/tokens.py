@@ -64,7 +64,8 @@ def tokens_found(
     measured = TokensBlock(
         metric=runner.metric.name, ablation=runner.ablation.name, steps=steps,
         whole=float(found.whole.mean()), whole_low=whole[1], whole_high=whole[2],
-        gap=float(np.abs(found.gap).mean()), dtype=around["dtype"], device=around["device"],
+        gap=float(np.abs(found.gap).mean()),
+        dtype=str(around["dtype"]), device=str(around["device"]),
     )  # fmt: skip
     tokenizer = session.loaded.tokenizer
 
