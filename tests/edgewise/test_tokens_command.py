@@ -70,7 +70,8 @@ def test_a_picture_has_every_token_of_the_first_prompts(found: TokensFile) -> No
     for cell in scene.cells:
         assert 0 <= cell.x <= cell.x + cell.width <= scene.width
         assert 0 <= cell.y <= scene.height
-    assert any(f"The first {SHOWN} of 10 prompts" in text.text for text in scene.legend.texts)
+    caption = " ".join(text.text for text in scene.legend.texts)
+    assert f"The first {SHOWN} of 10 prompts" in caption
 
 
 def test_the_command_prints_writes_and_draws(
