@@ -34,14 +34,17 @@ TENSOR_MODULES = (
     "edgewise.graphs.lift*",
     "edgewise.patching.*",
     "edgewise.known.interchange.*",
+    "edgewise.steps.facts.*",
 )
 LIGHT_ALL_THE_SAME = (
     "edgewise.graphs.lift.config_reads",
     "edgewise.graphs.lift.devices",
     "edgewise.patching.tasks*",
     "edgewise.patching.ablations",
+    "edgewise.patching.facts.names",
     "edgewise.patching.metrics.registry",
     "edgewise.patching.prompts.pairs",
+    "edgewise.steps.facts.tokens",
 )
 HEAVY = {"torch", "transformers", "sympy"}
 OPTIONAL = {"gguf", "jax", "matplotlib", "peft"}

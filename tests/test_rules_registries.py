@@ -45,6 +45,8 @@ HOMONYMS = {
     ("patching/prompts/shapes/facts.py", "facts"): "what can be added to a file",
     ("edgewise/commands/diff_show.py", "mean"): "a figure of repetitions",
     ("edgewise/cli.py", "optimal"): "a command",
+    ("edgewise/commands/tokens.py", "exact"): "a column",
+    ("visualize/charts/tokens.py", "exact"): "a column",
     ("patching/ablations/learned/vectors.py", "optimal"): "the command that wrote a file",
     ("patching/gradients/rules.py", "zero"): "what gradients into queries and keys can be",
 }

@@ -38,6 +38,7 @@ from edgewise.graphs.files.exchange import NamedEdges, Submitted
 from edgewise.graphs.files.tables.knockout import KnockoutFile
 from edgewise.graphs.files.tables.known import KnownFile
 from edgewise.graphs.files.tables.matrix import MatrixFile
+from edgewise.graphs.files.tables.tokens import TokensFile
 from edgewise.graphs.files.tables.trace import TraceFile
 from edgewise.graphs.names import Kind
 from edgewise.graphs.timeline import Timeline
@@ -209,6 +210,7 @@ def fitting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "KnownFile": KnownFile("any", (), ()),
         "Asking": Asking(),
         "KnockoutFile": KnockoutFile(found.file.model, found.file.task, {}, (), ()),  # type: ignore[typeddict-item]
+        "TokensFile": TokensFile(found.file.model, found.file.task, {}, (), (), ()),  # type: ignore[typeddict-item]
         "TraceFile": TraceFile(found.file.model, found.file.task, {}, (), (), ()),  # type: ignore[typeddict-item]
         "MatrixFile": MatrixFile(session.graph, found.file.model, {}, (), (), (), ()),  # type: ignore[typeddict-item]
         "Evaluated": edgewise.evaluate(session, found.file, pairs),

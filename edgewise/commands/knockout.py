@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _spans_help() -> str:
-    from ..patching.facts.knockout import SPANS, USUAL
+    from ..patching.facts.names import SPANS, USUAL
 
     each = "; ".join(f"{name}: {what}" for name, what in SPANS.items())
     return (

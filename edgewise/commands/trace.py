@@ -49,7 +49,7 @@ subject_options: Callable[[Function], Function] = all_of(
 
 
 def _kinds_help() -> str:
-    from ..patching.facts.tracing import KINDS
+    from ..patching.facts.names import KINDS
 
     each = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
     return f"What is put back, with commas between; default all. {each}."

@@ -28,24 +28,10 @@ from ...graphs.lift.attention import AttentionContext
 from ...graphs.lift.devices import place
 from ...graphs.lift.lifted import LiftedModel
 from ..run.memory import Budget
+from .names import FIRST, LAST, LAST_SUBJECT, RELATION, SPANS, SUBJECT, USUAL
 from .prompts import FactPrompt, answer_probability, right_answers, windows
 from .sweep import Branch, Branches, Sweep
 from .tracing import clean_run
-
-SUBJECT, LAST_SUBJECT, RELATION, FIRST, LAST = (
-    "subject", "last subject", "relation", "first", "last",
-)  # fmt: skip
-SPANS = {
-    SUBJECT: "the subject's tokens, but for the prompt's first",
-    LAST_SUBJECT: "the subject's last token, unless it is the prompt's first",
-    RELATION: "all other tokens before the last, but for the first",
-    FIRST: "the prompt's first token, whatever it is",
-    LAST: "the token behind which the answer is predicted, and the answer's own first ones",
-}
-"""The spans that every prompt about a subject has; those that a task names count too."""
-
-USUAL = (LAST_SUBJECT, SUBJECT, RELATION, FIRST)
-"""From which spans attention is cut, unless others are named."""
 
 
 @typed

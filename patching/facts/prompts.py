@@ -20,9 +20,7 @@ from ..metrics.metric import Target
 from ..prompts.pairs import Batch, Pair, PromptPairs
 from ..run.memory import Budget
 from ..trace import at_answers
-
-SUBJECT = "subject"
-"""The span of the subject, unless another is named."""
+from .names import SUBJECT
 
 LABELS = {
     "first subject": "the subject's first token, if it has more than one",

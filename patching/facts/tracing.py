@@ -33,18 +33,11 @@ from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError, unknown
 from ...graphs.lift.lifted import AttentionContext, LiftedModel
 from ..run.memory import Budget
+from .names import ATTENTION, KINDS, MLP, STREAM
 from .prompts import FactPrompt, answer_probability, right_answers, windows
 from .sweep import BaseRun, Branch, Branches, Sweep
 
 DEVIATIONS, DRAWS = 3.0, 10
-
-STREAM, MLP, ATTENTION = "stream", "mlp", "attention"
-KINDS = {
-    STREAM: "the stream behind the layer",
-    MLP: "what the MLPs of the window add to the stream",
-    ATTENTION: "what attention, or the mixer, of the window's layers adds to the stream",
-}
-"""What can be put back, by its name."""
 
 
 @dataclass(frozen=True)

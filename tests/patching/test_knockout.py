@@ -13,7 +13,8 @@ from edgewise.graphs.errors import EdgewiseError, PromptError, UnsupportedModel
 from edgewise.graphs.lift.lifted import Attention, AttentionContext, LiftedModel
 from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.facts.attributes import attribute_rates, token_words, words_in
-from edgewise.patching.facts.knockout import SPANS, USUAL, knock_out, span_places
+from edgewise.patching.facts.knockout import knock_out, span_places
+from edgewise.patching.facts.names import SPANS, USUAL
 from edgewise.patching.facts.prompts import FactPrompt, fact_prompts, windows
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run import memory

@@ -15,8 +15,9 @@ from edgewise.graphs.errors import EdgewiseError, PromptError, UnknownName
 from edgewise.graphs.lift.lifted import AttentionContext, LiftedModel
 from edgewise.graphs.lift.plain import plain_block, plain_model
 from edgewise.patching.facts import tracing
+from edgewise.patching.facts.names import KINDS
 from edgewise.patching.facts.prompts import FactPrompt, fact_prompts, windows
-from edgewise.patching.facts.tracing import KINDS, Noise, subject_deviation, trace_prompt
+from edgewise.patching.facts.tracing import Noise, subject_deviation, trace_prompt
 from edgewise.patching.prompts.pairs import Pair, PromptPairs
 from edgewise.patching.run import memory
 from edgewise.patching.trace import of_keys, run_mixer, sum_heads, with_given

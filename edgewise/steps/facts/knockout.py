@@ -29,8 +29,9 @@ from ...graphs.files.tables.knockout import (
     KnockoutFile,
 )
 from ...patching.facts.attributes import TOP
-from ...patching.facts.knockout import FIRST, LAST, USUAL, Knocked, knock_out
-from ...patching.facts.prompts import SUBJECT, windows
+from ...patching.facts.knockout import Knocked, knock_out
+from ...patching.facts.names import FIRST, LAST, SUBJECT, USUAL
+from ...patching.facts.prompts import windows
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import SILENT, Progress
 from ...session import Session

@@ -10,7 +10,8 @@ import torch
 from ...experiment.task import TaskSpec
 from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
-from ...patching.facts.prompts import SUBJECT, FactPrompt, fact_prompts, right_answers
+from ...patching.facts.names import SUBJECT
+from ...patching.facts.prompts import FactPrompt, fact_prompts, right_answers
 from ...patching.facts.tracing import clean_run
 from ...patching.prompts.answers import WAYS, with_answers
 from ...patching.prompts.pairs import Pair, PromptPairs

@@ -30,12 +30,11 @@ from ...graphs.files.tables.trace import (
     TracedPrompt,
     TraceFile,
 )
-from ...patching.facts.prompts import LABELS, SUBJECT, windows
+from ...patching.facts.names import KINDS, STREAM, SUBJECT
+from ...patching.facts.prompts import LABELS, windows
 from ...patching.facts.tracing import (
     DEVIATIONS,
     DRAWS,
-    KINDS,
-    STREAM,
     Noise,
     Traced,
     subject_deviation,
