@@ -107,6 +107,12 @@ def test_one_prompt_is_written_at_the_command_line(edgewise: Run, models: dict[s
     assert next(both) > next(both)
 
 
+def test_another_engine_is_not_what_traces(edgewise: Run, models: dict[str, Path]) -> None:
+    line = ("trace", "--model", models["words"], "--prompt", "a b c", "--subject", "b")
+    found = edgewise(*line, "--kinds", "stream", "--draws", 2, "--engine", "jax")
+    assert "'trace' does neither, and computes with torch" in found.stderr
+
+
 def test_answers_of_several_tokens_of_a_file_are_taken(
     edgewise: Run, models: dict[str, Path], tmp_path: Path
 ) -> None:
