@@ -20,7 +20,7 @@ from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.session import open_model, open_split
 from edgewise.steps.claims.asked import AskedMethod, Asking, GivenScores
-from edgewise.steps.claims.methods import RANDOM, compare_methods
+from edgewise.steps.claims.methods import RANDOM, compare_methods, run_method
 from edgewise.visualize.charts.methods import COLOURS, draw_methods
 from tests.edgewise.conftest import Run, id_rows
 
@@ -265,6 +265,27 @@ def test_scores_that_are_given_are_judged_alike(models: dict[str, Path], tmp_pat
     wrong = Scores(other, np.where(other.reads, 1.0, np.nan))
     with pytest.raises(GraphMismatch, match="the scores 'other' are not of the model's graph"):
         compare_methods(session, pairs, [GivenScores("other", wrong)])
+
+
+def test_what_a_method_found_before_is_judged_as_if_it_were_run(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(8)))
+    session = open_model(models[MODEL])
+    pairs = open_split(session, str(rows), examples=4, test=4)
+    asked = [AskedMethod.parse(name) for name in ("eap-ig:steps=2", "acdc")]
+    asking = Asking(sizes=(4,), drawn=5, top=3)
+    once = compare_methods(session, pairs, asked, KL, asking)
+    found = [run_method(session, pairs, one, KL) for one in asked]
+    again = compare_methods(session, pairs, found, KL, asking)
+    for a, b in zip(map(dict, once.methods), map(dict, again.methods), strict=True):
+        for key in a.keys() - {"passes", "seconds", "MB"}:
+            assert a[key] == b[key], key
+    assert again.methods[0]["passes"] is not None
+    assert found[1].circuit is not None
+    with pytest.raises(EdgewiseError, match="the methods acdc, acdc cannot be compared"):
+        compare_methods(session, pairs, [found[1], asked[1]], KL)
 
 
 # -- whole nodes --------------------------------------------------------------------------------

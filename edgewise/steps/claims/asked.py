@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...discovery.registry import Method, get_method
 from ...graphs.calls.typed import typed
+from ...graphs.circuit import Circuit
 from ...graphs.errors import EdgewiseError
 from ...graphs.levels.nodes import EDGE
 from ...graphs.scores import Scores
@@ -70,6 +73,28 @@ class GivenScores:
 
     label: str
     scores: Scores
+
+
+@typed
+@dataclass(frozen=True, eq=False)
+class FoundMethod:
+    """What a method found, at what cost: seconds of processors, bytes above what stood before.
+
+    `circuit`: of a search, the one that it chose; `alike`: how alike circuits of resampled prompts
+    are. None: not told.
+    """
+
+    label: str
+    scores: Scores
+    circuit: Circuit | None = None
+    seconds: float | None = None
+    peak: int | None = None
+    alike: float | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Tell whether every edge has a score, so that circuits of any size can be chosen by it."""
+        return not np.isnan(self.scores.values[self.scores.graph.reads]).any()
 
 
 def _value(method: Method, key: str, text: str) -> object:

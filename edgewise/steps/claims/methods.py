@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -46,12 +46,11 @@ from ...progress import SILENT, Progress, named
 from ...session import Session, make_runner
 from ..discover import held_out_runner
 from ..found.blocks import circumstances, forward_seconds, spent, task_block
-from .asked import AskedMethod, Asking, GivenScores
+from .asked import AskedMethod, Asking, FoundMethod, GivenScores
 from .peak import PeakMemory
 from .questions import exact_answers
 
 if TYPE_CHECKING:
-    from ...patching.metrics.metric import Metric
     from ...patching.run.runner import Runner
 
 RANDOM = "random"
@@ -61,29 +60,12 @@ ALIKE = 200
 """Of circuits of how many edges it is told how alike they are."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What a method found, at what cost: seconds as `spent`, bytes above what stood before."""
-
-    label: str
-    scores: Scores
-    circuit: Circuit | None = None
-    seconds: float | None = None
-    peak: int | None = None
-    alike: float | None = None
-
-    @property
-    def ranks(self) -> bool:
-        """Tell whether every edge has a score, so that circuits of any size can be chosen by it."""
-        return not np.isnan(self.scores.values[self.scores.graph.reads]).any()
-
-
 @typed
 @within_memory()
 def compare_methods(
     session: Session,
     pairs: PromptPairs | PromptSplit,
-    methods: Sequence[AskedMethod | GivenScores],
+    methods: Sequence[AskedMethod | GivenScores | FoundMethod],
     spec: DiscoverySpec | None = None,
     asking: Asking | None = None,
     compute: ComputeSpec | None = None,
@@ -93,7 +75,8 @@ def compare_methods(
 
     Args:
         pairs: those that methods see, with others that are held out, as `open_split` gives them.
-        methods: which, each once; and scores that are there, which must be of every edge.
+        methods: which, each once; what `run_method` found of some; and scores that are there, which
+            must be of every edge.
         spec: by which metric and ablation, and whether edges or nodes are scored; its method does
             not count.
         asking: what is measured of each.
@@ -115,28 +98,21 @@ def compare_methods(
     asking = replace(asking or Asking(), sizes=sizes, top=top)
     _check(session, methods, asking, random)
 
-    def runner_of(metric: str | Metric | None = None) -> Runner:
-        return make_runner(
-            session, parted.discovery, metric=metric or spec.metric, ablation=spec.ablation,
-            batch_size=compute.batch_size, engine=compute.engine,
-        )  # fmt: skip
-
-    runner = runner_of()
+    runner = _runner(session, parted, spec, compute)
     for asked in methods:
         if isinstance(asked, AskedMethod):
-            asked.chosen.at(level).engine(runner)
-            own = runner if asked.metric is None else runner_of(asked.metric)
-            asked.chosen.check_metric(own.metric)
+            _check_method(asked, session, parted, spec, compute)
     session.certify(parted.discovery)
-    found = [
-        _Found(one.label, one.scores)
-        if isinstance(one, GivenScores)
-        else _run(session, one, level, runner_of(one.metric), named(report, one.label))
-        for one in methods
-    ]
+    found = list[FoundMethod]()
+    for one in methods:
+        if isinstance(one, AskedMethod):
+            one = run_method(session, parted, one, spec, compute, report)
+        elif isinstance(one, GivenScores):
+            one = FoundMethod(one.label, one.scores)
+        found.append(one)
     tester = runner if parted.test is None else held_out_runner(session, parted, runner)
     ranked = [one.scores for one in found if one.ranks]
-    found.append(_Found(RANDOM, random))
+    found.append(FoundMethod(RANDOM, random))
     exact = None
     if asking.drawn and ranked:
         exact = exact_answers(runner, ranked, asking, top, report)
@@ -187,7 +163,7 @@ def _random(graph: ComputationGraph, level: str, asking: Asking) -> Scores:
 
 def _check(
     session: Session,
-    methods: Sequence[AskedMethod | GivenScores],
+    methods: Sequence[AskedMethod | GivenScores | FoundMethod],
     asking: Asking,
     random: Scores,
 ) -> None:
@@ -198,7 +174,7 @@ def _check(
             f"more, each once ('{RANDOM}' stands beside them anyway)."
         )
     for one in methods:
-        if isinstance(one, GivenScores):
+        if not isinstance(one, AskedMethod):
             graph, values = session.graph, one.scores.values
             if unequal := "; ".join(one.scores.graph.differences(graph)):
                 raise GraphMismatch(
@@ -211,7 +187,8 @@ def _check(
                     f"compared; accepted: scores of {random.level}s, or level {one.scores.level}, "
                     "for all."
                 )
-            if lacking := int(np.isnan(values[graph.reads]).sum()):
+            chosen = isinstance(one, FoundMethod) and one.circuit is not None
+            if (lacking := int(np.isnan(values[graph.reads]).sum())) and not chosen:
                 raise EdgewiseError(
                     f"the scores '{one.label}' lack {lacking:,} of {graph.edge_count:,} edges; "
                     "accepted: scores of all."
@@ -228,23 +205,64 @@ def _check(
         )
 
 
-def _run(
-    session: Session, asked: AskedMethod, level: str, runner: Runner, progress: Progress
-) -> _Found:
-    """Run one method on prompts whose own runs it makes itself; score each example if it can."""
-    method, options = asked.chosen.at(level), dict(asked.options)
-    by_example = method.by_example and level == EDGE  # how alike circuits of nodes are is not told
+@typed
+def run_method(
+    session: Session,
+    pairs: PromptPairs | PromptSplit,
+    asked: AskedMethod,
+    spec: DiscoverySpec | None = None,
+    compute: ComputeSpec | None = None,
+    progress: Progress | None = None,
+) -> FoundMethod:
+    """Run one method as `compare_methods` does, which takes what this returns in its place.
+
+    So a long comparison can be done method by method, and kept. Scores of edges are taken on each
+    example if the method gives them. For the arguments see `compare_methods`.
+    """
+    spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
+    parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
+    runner = _check_method(asked, session, parted, spec, compute)
+    method, options = asked.chosen.at(_level(spec)), dict(asked.options)
+    by_example = method.by_example and spec.level == EDGE  # nodes' likeness is not told
+    told = named(progress or SILENT, asked.label)
     with warnings.catch_warnings(), PeakMemory(session.device) as memory:
         warnings.simplefilter("ignore", Meaningless)
         begun = spent(session)
-        found: Discovery = method(runner, progress, per_example=by_example, **options)
+        found: Discovery = method(runner, told, per_example=by_example, **options)
         seconds = spent(session) - begun
     alike = None
     if found.examples is not None:
         size = min(ALIKE, runner.graph.edge_count)
         alike = stability(found.examples, EdgeRule(absolute=True, size=size)).likeness.between
     circuit = found.circuit if method.selects else None
-    return _Found(asked.label, found.scores, circuit, seconds, memory.bytes, alike)
+    return FoundMethod(asked.label, found.scores, circuit, seconds, memory.bytes, alike)
+
+
+def _runner(
+    session: Session,
+    parted: PromptSplit,
+    spec: DiscoverySpec,
+    compute: ComputeSpec,
+    metric: str | None = None,
+) -> Runner:
+    return make_runner(
+        session, parted.discovery, metric=metric or spec.metric, ablation=spec.ablation,
+        batch_size=compute.batch_size, engine=compute.engine,
+    )  # fmt: skip
+
+
+def _check_method(
+    asked: AskedMethod,
+    session: Session,
+    parted: PromptSplit,
+    spec: DiscoverySpec,
+    compute: ComputeSpec,
+) -> Runner:
+    """Return the runner of a method; refuse one that cannot work by its metric or at the level."""
+    runner = _runner(session, parted, spec, compute, asked.metric)
+    asked.chosen.at(_level(spec)).engine(runner)
+    asked.chosen.check_metric(runner.metric)
+    return runner
 
 
 def _curve_rows(label: str, found: Curve) -> list[SizeRow]:
@@ -274,7 +292,7 @@ def _curve_rows(label: str, found: Curve) -> list[SizeRow]:
     return rows
 
 
-def _sizes(found: _Found, tester: Runner, sizes: Sequence[int]) -> list[SizeRow]:
+def _sizes(found: FoundMethod, tester: Runner, sizes: Sequence[int]) -> list[SizeRow]:
     """Measure the strongest edges on held-out pairs, by score and by |score|."""
     tops = [found.scores.top(size, absolute=how) for size in sizes for how in (False, True)]
     every = _estimates(tester, tops)
@@ -304,7 +322,7 @@ def _estimates(tester: Runner, circuits: Sequence[Circuit]) -> list[Estimate]:
 
 
 def _row(
-    found: _Found,
+    found: FoundMethod,
     tester: Runner,
     areas: Curve | None,
     exact: Agreement | None,
