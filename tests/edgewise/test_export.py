@@ -126,7 +126,11 @@ def test_importances_of_neurons_make_a_circuit_of_nodes(
     assert values.level == "node"
     np.testing.assert_allclose(values["embed->logits"], sums[0], rtol=1e-5)
     said = edgewise("methods", "--compare", "eap,neurons.json", *line[2:6], status=1).stderr
-    assert "neurons.json scores nodes, and the table holds scores of edges" in said
+    assert "the scores 'neurons.json' are of nodes, and edges are compared" in said
+    level = ("--level", "node", "--exact", 0, "--json")
+    beside = edgewise("methods", "--compare", "eap,neurons.json", *line[2:6], *level).stdout
+    rows = json.loads(beside[beside.index("{") :])["methods"]
+    assert [row["method"] for row in rows] == ["eap", "neurons.json", "random"]
     curve = edgewise("evaluate", "neurons.json", "--model", models["llama"], "--task", pairs,
                      "--curve", "--json")  # fmt: skip
     assert json.loads(curve.stdout)["curve"]["level"] == "node"

@@ -199,7 +199,7 @@ def test_nodes_are_held_against_those_that_write_along_true_edges() -> None:
 
 
 def test_processes_share_cases_and_find_the_same() -> None:
-    labels = ["exact", "edge-pruning:updates=3"]
+    labels = ["exact", "eap"]
     groups = case_groups(names=("count-zero", "count-mean", "gpt2-2x2"))
     assert groups == [("count-mean", "count-zero"), ("gpt2-2x2",)]
     asked = [AskedMethod.parse(one) for one in labels]
