@@ -11,6 +11,7 @@ import numpy as np
 
 from ..discovery.registry import scoring_method
 from ..graphs.errors import EdgewiseError
+from ..graphs.levels.nodes import NODE
 from . import options, show
 from .accepted import FILE, WholeNumber, names_of, option, usage
 from .given import in_model, read_given
@@ -64,6 +65,13 @@ def benchmark(
     from ..known.scoring import score_methods, usual_methods
     from ..progress import reporting
 
+    for name, value in {
+        "DIR": folder,
+        "--list": asked["listing"],
+        "--write": asked["write"],
+    }.items():
+        if value and asked["jobs"] is not None:
+            raise click.UsageError(f"--jobs stands beside {name}, which runs no method.")
     if threads is not None:
         import torch
 
@@ -197,7 +205,7 @@ def _ranked(given: CircuitFile) -> bool:
 def _print(found: KnownFile) -> None:
     """Print what each method found on each kind of case, and where it missed edges."""
     kind_of = {row["case"]: row["kind"] for row in found.cases}
-    heads = ("method", "kind", "cases", "AUC", "AUC 1", "precision", "recall", "f", "seconds")
+    heads = ("method", "kind", "AUC", "AUC 1", "precision", "recall", "f", "seconds")
     rows = list[tuple[object, ...]]()
     for method in found.methods:
         for kind in dict.fromkeys(kind_of.values()):
@@ -207,7 +215,7 @@ def _print(found: KnownFile) -> None:
                 continue
             all_found = sum((row["AUC"] or 0) >= FOUND_ALL for row in run)
             rows.append(
-                (method, kind, len(run), _mean(run, "AUC"), f"{all_found} of {len(run)}",
+                (method, kind, _mean(run, "AUC"), f"{all_found} of {len(run)}",
                  _mean(run, "precision"), _mean(run, "recall"), _mean(run, "f"),
                  sum(row["seconds"] or 0.0 for row in run))
             )  # fmt: skip
@@ -220,6 +228,10 @@ def _print(found: KnownFile) -> None:
             "AUC, precision, recall and f are means over cases; AUC 1: on how many all true edges "
             f"rank before all others. f is by {found.metric}, on held-out pairs."
         ]
+    )
+    nodes = dict.fromkeys(row["method"] for row in found.scored if row.get("level") == NODE)
+    show.sentences(
+        f"{method} scores nodes: true are those that write along a true edge." for method in nodes
     )
     show.sentences(f"{r['method']} refused {r['case']}: {r['refused']}" for r in refused[:5])
     if len(refused) > 5:

@@ -91,10 +91,14 @@ def methods(
     edges that any of them ranks high and of random ones, and random scores stand beside.
     """
     if compare is None:
-        if model is not None or output is not None or flags["task"] is not None:
+        given = {
+            "model": model, "output": output, "level": compared_level, **measured,
+            **flags.only("task", "examples", "test", "metric", "ablation", "top", "draw_seed"),
+        }  # fmt: skip
+        if wrong := [name for name, value in given.items() if value is not None]:
             raise click.UsageError(
-                "--model, --task and --output are for --compare, which names methods to compare; "
-                "without any of them methods are listed."
+                f"{flag_name(wrong[0])} is for --compare, which names methods to compare; without "
+                "any such option methods are listed."
             )
         _list(as_json) if about is None else _describe(get_method(about), as_json)
         return

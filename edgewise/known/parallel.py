@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..graphs.calls.typed import typed
@@ -31,30 +34,51 @@ def score_in_processes(
         threads: those that each process computes with.
 
     Raises:
-        EdgewiseError: as of `score_methods`; there are fewer than one process.
+        EdgewiseError: as of `score_methods`; there are fewer than one process; one was killed.
     """
     from ..graphs.files.tables.known import KnownFile
 
     if jobs < 1:
         raise EdgewiseError(f"{jobs} processes are asked for; accepted: 1 or more.")
     report, done = progress or SILENT, 0
-    context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
     parts = list["KnownFile | None"]()
-    with ProcessPoolExecutor(min(jobs, max(1, len(groups))), mp_context=context) as pool:
+    with _processes(min(jobs, max(1, len(groups)))) as pool:
         every = [pool.submit(_score, tuple(one), tuple(methods), threads) for one in groups]
-        try:
-            for one in every:
-                parts.append(one.result())
-                done += 1
-                report(done, len(every), "models with known circuits scored")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for one in every:
+            parts.append(one.result())
+            done += 1
+            report(done, len(every), "models with known circuits scored")
     found = [one for one in parts if one is not None]
     if not found:
         raise EdgewiseError("there is no known circuit to score methods on; accepted: one or more.")
     cases = [row for one in found for row in one.cases]
     return KnownFile(found[0].metric, cases, [row for one in found for row in one.scored])
+
+
+@contextmanager
+def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Give work to so many processes; what ends it before it is done ends them too."""
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # torch's threads do not outlive a fork
+    pool = ProcessPoolExecutor(number, context, _leave_interrupts)
+    try:
+        yield pool
+    except BaseException as error:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise EdgewiseError(
+                f"one of {number} processes was ended from outside, as a system does that is short "
+                "of memory; accepted: fewer processes, or this one."
+            ) from None
+        raise
+    pool.shutdown()
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C, which every process gets, to the one that began them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _score(names: tuple[str, ...], methods: tuple[str, ...], threads: int) -> KnownFile | None:

@@ -60,7 +60,7 @@ def span_places(prompt: FactPrompt, name: str) -> tuple[int, ...]:
     if name in known:
         return tuple(known[name])
     if name not in named:
-        raise PromptError(str(unknown("span", name, [*known, *sorted(named)])))
+        raise PromptError(str(unknown("span", name, [*known, *sorted(named - known.keys())])))
     return tuple(at for one, at in prompt.pair.named if one == name)
 
 

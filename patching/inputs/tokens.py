@@ -9,6 +9,7 @@ Positive: the token helps. The first add up over tokens to L(b) − L(x), but fo
 (`gap`); the second do not, as tokens act together. They are of what the embedding writes at one
 position, into the stream and past it, with everything else recomputed.
 
+Told are the tokens up to the answer's place; in models that attend in both directions, all.
 Tokens at which clean and ablated embedding are the same have the effect 0, as those have in front
 of the first difference of a pair under a paired ablation.
 
@@ -79,7 +80,8 @@ def token_effects(
         alone = inputs.exact()
         whole[rows] = inputs.whole()
         for place, row in enumerate(rows):
-            tokens = runner.pairs.pairs[row].answer_position + 1
+            pair = runner.pairs.pairs[row]
+            tokens = pair.answer_position + 1 if chunk.model.causal else len(pair.clean)
             integrated[row], exact[row] = (
                 _widened(one[place], chunk.start, tokens) for one in (found, alone)
             )

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -26,7 +32,7 @@ from edgewise.graphs.files.tables.known import read_known, write_known
 from edgewise.graphs.graph import ComputationGraph
 from edgewise.graphs.scores import Scores
 from edgewise.known.cases import DATA, KnownCase, case_groups, known_cases, read_cases
-from edgewise.known.parallel import score_in_processes
+from edgewise.known.parallel import _processes, score_in_processes
 from edgewise.known.programs import PAIRS, known_program, read_program, write_program
 from edgewise.known.scoring import area, score_methods, scored_row
 from edgewise.known.truth import true_edges
@@ -210,6 +216,38 @@ def test_processes_share_cases_and_find_the_same() -> None:
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
+def test_ctrl_c_ends_the_processes_without_a_traceback() -> None:
+    line = ["-m", "edgewise", "benchmark", "--jobs", "2", "--cases", "parentheses,sort"]
+    running = subprocess.Popen(
+        [sys.executable, *line, "--methods", "exact"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    children = psutil.Process(running.pid).children
+    wait_until(lambda: len(children()) >= 2 or running.poll() is not None)
+    begun = children()
+    time.sleep(1.0)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said.strip().splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in said
+    wait_until(lambda: not any(one.is_running() and one.status() != "zombie" for one in begun))
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    ended = pytest.raises(EdgewiseError, match="one of 1 processes was ended from outside")
+    with ended, _processes(1) as pool:
+        pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if happens():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within a minute")
+
+
 def test_files_come_back(tmp_path: Path) -> None:
     found = score_methods(known_cases(names=("count-zero",)), [AskedMethod.parse("eap")])
     write_known(tmp_path / "known.json", found)
@@ -281,6 +319,8 @@ def test_known_circuits_are_written_and_read_again(tmp_path: Path) -> None:
         (["--methods", "guess"], "unknown method 'guess'"),
         (["--methods", ","], "names none"),
         (["nowhere", "--cases", "count-zero"], "no folder"),
+        (["nowhere", "--jobs", "2"], "--jobs stands beside DIR"),
+        (["--list", "--jobs", "2"], "--jobs stands beside --list"),
     ],
 )
 def test_wrong_input_is_named(words: list[str], message: str) -> None:

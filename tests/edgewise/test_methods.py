@@ -382,7 +382,7 @@ def test_the_command_compares_and_draws(
     [
         (["--compare", "eap"], "--compare needs --model and --task"),
         (["--compare", ","], "--compare"),
-        ([], "--model, --task and --output are for --compare"),
+        ([], "--model is for --compare, which names methods to compare"),
         (["--compare", "eap-gi"], "unknown method 'eap-gi'"),
         (["--compare", "eap", "--sizes", "1,x"], "--sizes is '1,x'"),
     ],

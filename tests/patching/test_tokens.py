@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,23 @@ def test_one_token_that_differs_alone_has_the_whole_effect(name: str) -> None:
 def test_they_are_the_plain_definitions(name: str, ablation: str, atol: float) -> None:
     runner = runner_of(name, ablation)
     alike(token_effects(runner, 4), by_hand(tiny_model(name), runner, 4), atol)
+
+
+def test_tokens_behind_the_answer_count_in_models_that_look_both_ways() -> None:
+    model = tiny_lift("llama")
+    blocks = (replace(b, attention=replace(b.by_head, causal=False)) for b in model.blocks)
+    model = replace(model, blocks=tuple(blocks))
+    assert not model.causal
+    runner = Runner.create(model, tiny_pairs(lengths=LENGTHS), metric="logit_diff")
+    found = token_effects(runner, steps=100)
+    assert [len(one) for one in found.exact] == [len(pair.clean) for pair in runner.pairs]
+    behind = [
+        one[pair.answer_position + 1 :]
+        for one, pair in zip(found.exact, runner.pairs, strict=True)
+        if pair.answer_position + 1 < len(pair.clean)
+    ]
+    assert np.abs(np.concatenate(behind)).max() > 0.01
+    np.testing.assert_allclose(found.gap, 0, atol=1e-2 * np.abs(found.whole).max())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -86,22 +86,18 @@ def compare_methods(
             the level; a size is larger than the graph.
         GraphMismatch: given scores are not of the model's graph.
     """
-    spec, compute, report = (
-        spec or DiscoverySpec.usual(),
-        compute or ComputeSpec(),
-        progress or SILENT,
-    )
+    spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
+    report = progress or SILENT
     parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
     level = _level(spec)
     random = _random(session.graph, level, asking or Asking())
     sizes, top = (asking or Asking()).at(level, random.units)
     asking = replace(asking or Asking(), sizes=sizes, top=top)
     _check(session, methods, asking, random)
-
     runner = _runner(session, parted, spec, compute)
     for asked in methods:
         if isinstance(asked, AskedMethod):
-            _check_method(asked, session, parted, spec, compute)
+            _checked(asked, level, runner)
     session.certify(parted.discovery)
     found = list[FoundMethod]()
     for one in methods:
@@ -221,9 +217,10 @@ def run_method(
     """
     spec, compute = spec or DiscoverySpec.usual(), compute or ComputeSpec()
     parted = pairs if isinstance(pairs, PromptSplit) else PromptSplit(pairs)
-    runner = _check_method(asked, session, parted, spec, compute)
-    method, options = asked.chosen.at(_level(spec)), dict(asked.options)
-    by_example = method.by_example and spec.level == EDGE  # nodes' likeness is not told
+    level = _level(spec)
+    runner = _checked(asked, level, _runner(session, parted, spec, compute))
+    method, options = asked.chosen.at(level), dict(asked.options)
+    by_example = method.by_example and level == EDGE  # nodes' likeness is not told
     told = named(progress or SILENT, asked.label)
     with warnings.catch_warnings(), PeakMemory(session.device) as memory:
         warnings.simplefilter("ignore", Meaningless)
@@ -239,30 +236,20 @@ def run_method(
 
 
 def _runner(
-    session: Session,
-    parted: PromptSplit,
-    spec: DiscoverySpec,
-    compute: ComputeSpec,
-    metric: str | None = None,
+    session: Session, parted: PromptSplit, spec: DiscoverySpec, compute: ComputeSpec
 ) -> Runner:
     return make_runner(
-        session, parted.discovery, metric=metric or spec.metric, ablation=spec.ablation,
+        session, parted.discovery, metric=spec.metric, ablation=spec.ablation,
         batch_size=compute.batch_size, engine=compute.engine,
     )  # fmt: skip
 
 
-def _check_method(
-    asked: AskedMethod,
-    session: Session,
-    parted: PromptSplit,
-    spec: DiscoverySpec,
-    compute: ComputeSpec,
-) -> Runner:
-    """Return the runner of a method; refuse one that cannot work by its metric or at the level."""
-    runner = _runner(session, parted, spec, compute, asked.metric)
-    asked.chosen.at(_level(spec)).engine(runner)
-    asked.chosen.check_metric(runner.metric)
-    return runner
+def _checked(asked: AskedMethod, level: str, runner: Runner) -> Runner:
+    """Return a method's runner; refuse what does not work at the level, or by its metric."""
+    own = runner if asked.metric is None else runner.with_metric(asked.metric)
+    asked.chosen.at(level).engine(own)
+    asked.chosen.check_metric(own.metric)
+    return own
 
 
 def _curve_rows(label: str, found: Curve) -> list[SizeRow]:
