@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
+SECOND = "exact-gemma3-270m"
 LEAST = (0.02, 0.1, 0.5)
 """Sizes of effects, in logits, beyond which edges are counted."""
 
@@ -191,8 +192,8 @@ def exact_effects() -> str:
     from scipy.stats import spearmanr
 
     shares, largest, agreement = [], [], []
-    for path in sorted((FOLDER / "data").glob("exact-*.csv")):
-        task = path.stem.removeprefix("exact-gemma3-270m-")
+    for path in sorted((FOLDER / "data").glob(f"{SECOND}-*.csv")):
+        task = path.stem.removeprefix(f"{SECOND}-")
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         effects, half = (np.array([float(row[key]) for row in rows]) for key in ("effect", "half"))

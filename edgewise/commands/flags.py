@@ -29,7 +29,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PREFIX = "method_option_"
 """What precedes the name of a method's option among a command's parameters."""
 
-IN_TORCH = ("knockout", "patch", "roles", "trace", "transplant")
+IN_TORCH = ("hypotheses", "knockout", "neurons", "patch", "roles", "tokens", "trace", "transplant")
 """Commands that neither run circuits nor score edges, which is what engines differ in."""
 
 

@@ -10,7 +10,7 @@ import click
 from . import options, show
 from .accepted import COUNT, FILE, names_of, option
 from .flags import Flags, with_flags
-from .trace import check_subject, described, open_facts, span_of, subject_options
+from .subjects import AskedFacts, described, subject_options
 
 if TYPE_CHECKING:
     from ..graphs.files.tables.knockout import CutRow, KnockoutFile
@@ -54,21 +54,22 @@ def knockout(
     """
     from ..experiment.spec import GraphSpec
     from ..graphs.files.tables.knockout import TABLES, write_knockout
+    from ..patching.facts.names import LAST, USUAL
     from ..progress import reporting
     from ..session import open_model
     from ..steps.facts.knockout import KnockoutOptions, knock_out_facts
 
-    check_subject(flags, given)
+    asked = AskedFacts.of(flags, given)
     options.claim(output, *filter(None, [given["attributes"]]))
-    wanted: dict[str, Any] = {} if given["to"] is None else {"to": given["to"]}
-    if sources is not None:
-        wanted["sources"] = tuple(names_of("from", sources))
-    wanted |= {name: given[name] for name in ("window", "known", "attributes")} | span_of(given)
-    how = KnockoutOptions(top=given["among"], **wanted)
+    how = KnockoutOptions(
+        sources=tuple(USUAL if sources is None else names_of("from", sources)),
+        to=given["to"] or LAST, window=given["window"], span=asked.span, known=given["known"],
+        attributes=given["attributes"], top=given["among"],
+    )  # fmt: skip
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, flags.over(GraphSpec()), flags.compute(), progress=progress)
-        facts = open_facts(session, flags, given)
+        facts = asked.open(session, flags)
         found = knock_out_facts(session, facts.pairs, how, progress)
     show.note(*facts.notes, *found.notes)
     if output is not None:
@@ -82,12 +83,13 @@ def knockout(
 
 def _print(file: KnockoutFile) -> None:
     how = file.knockout
+    layers = f"{how['window']} layer{'s' * (how['window'] > 1)}"
     clean = sum(one["clean"] for one in file.prompts) / len(file.prompts)
     show.facts(
         ("model", file.model["name"]),
         ("prompts", described(file.prompts, str(file.task["name"]))),
         ("probability", f"{clean:.3f} of the answer, on average"),
-        ("cut", f"attention to the span '{how['to']}', in windows of {how['window']} layers"),
+        ("cut", f"attention to the span '{how['to']}', in windows of {layers}"),
     )
     for source in file.sources:
         rows = [_cut(row) for row in (*file.curve(source), file.everywhere(source))]
@@ -95,10 +97,8 @@ def _print(file: KnockoutFile) -> None:
         show.table(columns, rows, title=f"from: {source}")
     if file.attributes:
         cells = [
-            (
-                row["layer"], show.ratio(row["rate"]), _ends(row, ""), show.ratio(row["others"]),
-                _ends(row, "others_"), row["prompts"],
-            )
+            (row["layer"], show.ratio(row["rate"]), show.row_ends(row), show.ratio(row["others"]),
+             show.row_ends(row, "others_"), row["prompts"])
             for row in file.attributes
         ]  # fmt: skip
         columns = ("layer", "attributes", "95%", "others'", "95%", "prompts")
@@ -114,16 +114,11 @@ def _cut(row: CutRow) -> tuple[object, ...]:
     return (
         layer,
         show.ratio(row["p"]),
-        _ends(row, ""),
+        show.row_ends(row),
         change,
-        _ends(row, "change_"),
+        show.row_ends(row, "change_"),
         row["prompts"],
     )
-
-
-def _ends(row: Any, which: str) -> str:
-    low, high = row[f"{which}low"], row[f"{which}high"]
-    return "" if low is None or high is None else show.ends((low, high))
 
 
 def _read(file: KnockoutFile) -> Iterator[str]:

@@ -297,11 +297,7 @@ def _table(
 def _ends(row: Mapping[str, object], name: str) -> str:
     """Write the ends of a column's interval; nothing where there are none."""
     before = {"f": ""}.get(name, f"{name} ")
-    for keys in ((f"{before}low", f"{before}high"), (f"{name}_low", f"{name}_high")):
-        low, high = (row.get(key) for key in keys)
-        if isinstance(low, float) and isinstance(high, float):
-            return show.ends((low, high))
-    return ""
+    return show.row_ends(row, before) or show.row_ends(row, f"{name}_")
 
 
 def _cell(name: str, value: object) -> str:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -154,6 +154,16 @@ def ends(interval: Sequence[float] | None) -> str:
     ('[0.50, 1.25]', '')
     """
     return "" if interval is None else f"[{interval[0] + 0.0:.2f}, {interval[1] + 0.0:.2f}]"
+
+
+def row_ends(row: Mapping[str, Any], before: str = "") -> str:
+    """Write the ends that a row has of an interval, `low` and `high` behind some words.
+
+    >>> row_ends({"share_low": 0.5, "share_high": 1.25}, "share_"), row_ends({"low": None})
+    ('[0.50, 1.25]', '')
+    """
+    low, high = (row.get(f"{before}{which}") for which in ("low", "high"))
+    return "" if low is None or high is None else ends((low, high))
 
 
 def written(output: str | None) -> None:

@@ -68,15 +68,15 @@ def _print(found: TokensFile, shown: int) -> None:
         ("measured", f"rise of the loss of {how['metric']}, {how['ablation']} ablation"),
         (
             "all tokens",
-            f"{how['whole']:+.3f} {_ends(how['whole_low'], how['whole_high'])}".rstrip(),
+            f"{how['whole']:+.3f} {show.row_ends(how, 'whole_')}".rstrip(),
         ),
         ("gap", f"{how['gap']:.2g} that integrated gradients of {how['steps']} points miss of it"),
     )
     if found.spans:
         rows = [
             (row["span"], row["prompts"], _signed(row["integrated"]),
-             _ends(row["integrated_low"], row["integrated_high"]), _signed(row["exact"]),
-             _ends(row["exact_low"], row["exact_high"]))
+             show.row_ends(row, "integrated_"), _signed(row["exact"]),
+             show.row_ends(row, "exact_"))
             for row in found.spans
         ]  # fmt: skip
         show.table(("span", "prompts", "integrated", "95%", "exact", "95%"), rows, title="spans")
@@ -96,7 +96,3 @@ def _print(found: TokensFile, shown: int) -> None:
 
 def _signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
-
-
-def _ends(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else show.ends((low, high))

@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
-from .accepted import COUNT, FILE, Known, Number, WholeNumber, all_of, names_of, option
+from .accepted import COUNT, FILE, Number, WholeNumber, names_of, option
 from .flags import Flags, with_flags
+from .subjects import AskedFacts, described, subject_options
 
 if TYPE_CHECKING:
     from ..graphs.files.tables.trace import EffectRow, TotalRow, TraceFile
-    from ..session import Session
-    from ..steps.facts.prompts import Facts
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 SHOWN = 5  # of each kind and token, so many layers of largest effect
-
-
-def _not_empty(text: str) -> None:
-    from ..graphs.errors import EdgewiseError
-
-    if not text:
-        raise EdgewiseError("it is empty; accepted: a text.")
-
-
-TEXT = Known(_not_empty)
-
-subject_options: Callable[[Function], Function] = all_of(
-    option("--prompt TEXT", "In place of a task: one prompt, with --subject.", "text", type=TEXT),
-    option("--subject TEXT", "The part of --prompt that it is about.", type=TEXT),
-    option(
-        "--answer TEXT",
-        "Of --prompt, with the space before it; default: what the model says.",
-        type=TEXT,
-    ),
-    option(
-        "--span NAME",
-        "Which span of a task's prompts is their subject; default subject.",
-        "span",
-    ),
-    option("--known", "Leave out prompts that the model answers wrongly."),
-)
-"""What prompts with a subject are, for commands about facts."""
 
 
 def _kinds_help() -> str:
@@ -84,22 +54,22 @@ def trace(
     """
     from ..experiment.spec import GraphSpec
     from ..graphs.files.tables.trace import TABLES, write_trace
+    from ..patching.facts.names import KINDS
     from ..progress import reporting
     from ..session import open_model
     from ..steps.facts.tracing import TraceOptions, trace_facts
 
-    check_subject(flags, given)
+    asked = AskedFacts.of(flags, given)
     options.claim(output)
-    wanted: dict[str, Any] = {}
-    if kinds is not None:
-        wanted["kinds"] = tuple(names_of("kinds", kinds))
-    own = ("window", "deviations", "noise_seed", "known")
-    wanted |= {name: given[name] for name in own} | span_of(given)
-    how = TraceOptions(draws=given["noise_draws"], **wanted)
+    how = TraceOptions(
+        kinds=tuple(KINDS if kinds is None else names_of("kinds", kinds)), window=given["window"],
+        draws=given["noise_draws"], deviations=given["deviations"],
+        noise_seed=given["noise_seed"], known=given["known"], span=asked.span,
+    )  # fmt: skip
     with reporting() as progress:
         progress.say(f"loading and lifting {model}")
         session = open_model(model, flags.over(GraphSpec()), flags.compute(), progress=progress)
-        facts = open_facts(session, flags, given)
+        facts = asked.open(session, flags)
         found = trace_facts(session, facts.pairs, how, progress)
     show.note(*facts.notes, *found.notes)
     if output is not None:
@@ -111,45 +81,6 @@ def trace(
     show.written(output)
 
 
-def check_subject(flags: Flags, given: dict[str, Any]) -> None:
-    """Refuse a prompt and a task together, neither, and what goes with one of them alone."""
-    text, task = given["text"], flags["task"]
-    if (text is None) == (task is None):
-        raise click.UsageError("give either --task, or --prompt with its --subject.")
-    if text is not None and given["subject"] is None:
-        raise click.UsageError("--prompt needs --subject, the part of it that it is about.")
-    alone = ("subject", "answer") if text is None else ("span",)
-    for name in alone:
-        if given[name] is not None:
-            belongs = "--prompt" if text is None else "--task"
-            raise click.UsageError(f"--{name} belongs to {belongs}.")
-    if text is not None:
-        flags.task()  # refuses options of tasks
-        for name in ("examples", "seed", "system", "continued"):
-            if flags[name] is not None:
-                raise click.UsageError(f"--{name} belongs to --task.")
-
-
-def span_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the span that is the subject, if it was named."""
-    return {} if given["span"] is None else {"span": given["span"]}
-
-
-def open_facts(session: Session, flags: Flags, given: dict[str, Any]) -> Facts:
-    """Open the task, or take the prompt that was written."""
-    from ..steps.facts.prompts import fact_of_text, facts_of_task
-
-    task = flags.task()
-    if task is None:
-        return fact_of_text(
-            session, given["text"], given["subject"], given["answer"],
-            answers=flags["answers"], bos=flags["bos"],
-        )  # fmt: skip
-    found = facts_of_task(session, task)
-    show.understood(found.pairs.origin)
-    return found
-
-
 def _print(file: TraceFile) -> None:
     how = file.trace
     show.facts(
@@ -157,32 +88,22 @@ def _print(file: TraceFile) -> None:
         ("prompts", described(file.prompts, str(file.task["name"]))),
         (
             "noise added",
-            f"{how['deviation']:.3g} ({how['deviations']:g} deviations), {how['draws']} draws",
+            f"{how['deviation']:.3g} ({how['deviations']:g} deviations), {how['draws']} "
+            f"draw{'s' * (how['draws'] > 1)}",
         ),
         ("window", f"{how['window']} layers" if how["window"] > 1 else None),
     )
     columns = ("probability of the answer", "p", "95%", "of the noise alone")
     show.table(columns, map(_total, file.totals))
+    several = len(file.prompts) > 1
     for kind in file.kinds:
-        rows = [
-            row
-            for token in file.tokens
-            for row in _strongest(file.rows(kind, token))
-        ]  # fmt: skip
-        heads = ("token", "layer", "effect", "95%", "of the noise", "share", "prompts")
+        rows = [row for token in file.tokens for row in _strongest(file.rows(kind, token))]
+        ends = "95%" if several else "of the noise"
+        heads = ("token", "layer", "effect", ends, "share", "prompts")
         title = f"{kind}: indirect effects, the {SHOWN} largest of each token"
-        show.table(heads, [_effect(row) for row in rows], title=title)
+        show.table(heads, [_effect(row, several) for row in rows], title=title)
     show.line()
     show.sentences(_read(file))
-
-
-def described(prompts: Sequence[Any], name: str) -> str:
-    """Say how many prompts there are, and of what; of one, which."""
-    if len(prompts) > 1:
-        return f"{len(prompts):,} of {name}"
-    (one,) = prompts
-    marked = [f"[{t}]" if i in one["subject"] else t for i, t in enumerate(one["tokens"])]
-    return f"{''.join(marked)} → {one['answer']}"
 
 
 def _strongest(rows: Sequence[EffectRow]) -> list[EffectRow]:
@@ -191,21 +112,14 @@ def _strongest(rows: Sequence[EffectRow]) -> list[EffectRow]:
 
 
 def _total(row: TotalRow) -> tuple[object, ...]:
-    return row["what"], f"{row['p']:.3f}", _ends(row, ""), _ends(row, "noise_")
+    return row["what"], f"{row['p']:.3f}", show.row_ends(row), show.row_ends(row, "noise_")
 
 
-def _effect(row: EffectRow) -> tuple[object, ...]:
-    share = show.ratio(row["share"])
-    ends = _ends(row, "share_")
-    return (
-        row["token"], row["layer"], f"{row['effect'] + 0.0:.3f}", _ends(row, ""),
-        _ends(row, "noise_"), f"{share} {ends}".rstrip(), row["prompts"],
-    )  # fmt: skip
-
-
-def _ends(row: Any, which: str) -> str:
-    low, high = row[f"{which}low"], row[f"{which}high"]
-    return "" if low is None or high is None else show.ends((low, high))
+def _effect(row: EffectRow, several: bool) -> tuple[object, ...]:
+    """Write a row; an interval over several prompts holds their noise, of one it is its."""
+    share = f"{show.ratio(row['share'])} {show.row_ends(row, 'share_')}".rstrip()
+    ends = show.row_ends(row, "" if several else "noise_")
+    return row["token"], row["layer"], f"{row['effect'] + 0.0:.3f}", ends, share, row["prompts"]
 
 
 def _read(file: TraceFile) -> Iterator[str]:

@@ -134,3 +134,19 @@ def ordered(block: Mapping[str, object], first: Collection[str]) -> dict[str, ob
         value = block[key]
         found[key] = ordered(value, ()) if isinstance(value, Mapping) else value
     return found
+
+
+def table_document(
+    form: tuple[str, int],
+    blocks: Mapping[str, object],
+    extra: Mapping[str, object],
+    tables: Mapping[str, Collection[object]],
+) -> dict[str, object]:
+    """Return a document of tables: format and version, blocks, unknown keys, then the tables.
+
+    >>> table_document(("mine", 1), {"metric": "kl"}, {"note": 2}, {"rows": ({"a": 1},)})
+    {'format': 'mine', 'version': 1, 'metric': 'kl', 'note': 2, 'rows': [{'a': 1}]}
+    """
+    name, version = form
+    rows = {key: list(table) for key, table in tables.items()}
+    return {"format": name, "version": version, **blocks, **ordered(extra, ()), **rows}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -207,8 +207,8 @@ class Rates:
     """One prompt's attributes rate behind each layer, of its subject's and of others', [L]."""
 
     prompt: FactPrompt
-    own: np.ndarray
-    others: np.ndarray
+    own: np.ndarray = field(repr=False)
+    others: np.ndarray = field(repr=False)
 
 
 @typed

@@ -107,7 +107,7 @@ class Knocked:
     prompt: FactPrompt
     clean: float
     right: bool
-    cut: dict[str, np.ndarray]
+    cut: dict[str, np.ndarray] = field(repr=False)
 
 
 @typed

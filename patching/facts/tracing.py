@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -60,8 +60,8 @@ class Traced:
     prompt: FactPrompt
     clean: float
     right: bool
-    corrupted: np.ndarray
-    restored: dict[str, np.ndarray]
+    corrupted: np.ndarray = field(repr=False)
+    restored: dict[str, np.ndarray] = field(repr=False)
 
     @property
     def total(self) -> np.ndarray:

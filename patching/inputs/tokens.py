@@ -20,7 +20,7 @@ in the middle of K equal parts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class TokenEffects:
     `whole`: how far the loss rises with every embedding ablated, [E].
     """
 
-    integrated: tuple[np.ndarray, ...]
-    exact: tuple[np.ndarray, ...]
+    integrated: tuple[np.ndarray, ...] = field(repr=False)
+    exact: tuple[np.ndarray, ...] = field(repr=False)
     whole: np.ndarray
 
     @property

@@ -40,6 +40,13 @@ def drawn(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=GRAPH.edge_count)
 
 
+def pairs_file(folder: Path, number: int) -> Path:
+    """Write so many pairs of token ids."""
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in id_rows(number)))
+    return path
+
+
 # -- agreement ----------------------------------------------------------------------------------
 
 
@@ -157,8 +164,7 @@ def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
 def compared(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> MethodsFile:
     """Compare exact effects with two gradients, a search and random scores."""
     folder = tmp_path_factory.mktemp("methods")
-    rows = folder / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12)))
+    rows = pairs_file(folder, 12)
     session = open_model(models[MODEL])
     pairs = open_split(session, str(rows), examples=6, test=6)
     asked = [
@@ -194,8 +200,7 @@ def test_searches_have_a_circuit_in_place_of_a_curve(compared: MethodsFile) -> N
 def test_areas_are_those_of_evaluate(
     compared: MethodsFile, edgewise: Run, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12)))
+    rows = pairs_file(tmp_path, 12)
     asked = ["--task", rows, "--examples", 6, "--test", 6, "--method", "clean-corrupted"]
     asked += ["--metric", "kl", "-o"]
     edgewise(
@@ -245,8 +250,7 @@ def test_a_picture_has_a_line_for_each_method(compared: MethodsFile) -> None:
 
 
 def test_scores_that_are_given_are_judged_alike(models: dict[str, Path], tmp_path: Path) -> None:
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(8)))
+    rows = pairs_file(tmp_path, 8)
     session = open_model(models[MODEL])
     pairs = open_split(session, str(rows), test=0)
     from edgewise.workflow import discover
@@ -270,8 +274,7 @@ def test_scores_that_are_given_are_judged_alike(models: dict[str, Path], tmp_pat
 def test_what_a_method_found_before_is_judged_as_if_it_were_run(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(8)))
+    rows = pairs_file(tmp_path, 8)
     session = open_model(models[MODEL])
     pairs = open_split(session, str(rows), examples=4, test=4)
     asked = [AskedMethod.parse(name) for name in ("eap-ig:steps=2", "acdc")]
@@ -295,8 +298,7 @@ def test_nodes_are_compared_by_the_exact_effects_of_all(
     edgewise: Run, models: dict[str, Path], tmp_path: Path
 ) -> None:
     """Exact effects agree with themselves; areas are those of `evaluate`, of numbers of nodes."""
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12)))
+    rows = pairs_file(tmp_path, 12)
     given = ["--model", models[MODEL], "--task", rows, "--examples", 6, "--test", 6]
     given += ["--metric", "kl", "--level", "node"]
     own = ["--method", "exact", "--top", 3, "--scores", "-o", tmp_path / "mine.json"]
@@ -353,8 +355,7 @@ def test_methods_are_listed(edgewise: Run) -> None:
 def test_the_command_compares_and_draws(
     edgewise: Run, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(12)))
+    rows = pairs_file(tmp_path, 12)
     given = ["--model", models[MODEL], "--task", rows, "--examples", 6, "--test", 6]
     given += ["--metric", "kl"]
     own = ["--method", "eap-ig", "--top", 4, "--scores", "-o", tmp_path / "mine.json"]
@@ -395,8 +396,7 @@ def test_wrong_usage(
 
 
 def test_wrong_requests(edgewise: Run, models: dict[str, Path], tmp_path: Path) -> None:
-    rows = tmp_path / "pairs.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in id_rows(6)))
+    rows = pairs_file(tmp_path, 6)
     given = ["--model", models[MODEL], "--task", rows]
     told = edgewise("methods", "--compare", "eap,eap", *given, status=1).stderr
     assert "the methods eap, eap cannot be compared; accepted: one or more, each once" in told

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
+from edgewise.cli import cli
+from edgewise.commands.flags import IN_TORCH, Flags
 from edgewise.discovery.uncertainty.draws import noise_interval
 from edgewise.graphs.errors import FileFormatError
 from edgewise.graphs.files import read_drawable, read_trace, write_trace
@@ -105,6 +110,16 @@ def test_one_prompt_is_written_at_the_command_line(edgewise: Run, models: dict[s
     first = edgewise(*line, "--answer", "f g", "--json")
     both = (json.loads(one.stdout)["prompts"][0]["clean"] for one in (first, whole))
     assert next(both) > next(both)
+
+
+@pytest.mark.parametrize("name", IN_TORCH)
+def test_an_engine_that_does_nothing_is_told(name: str) -> None:
+    context = click.Context(cli.commands[name], info_name=name)
+    assert "engine" in {param.name for param in cli.commands[name].params}
+    said = io.StringIO()
+    with context, redirect_stderr(said):
+        Flags(engine="jax").compute()
+    assert f"'{name}' does neither, and computes with torch" in " ".join(said.getvalue().split())
 
 
 def test_another_engine_is_not_what_traces(edgewise: Run, models: dict[str, Path]) -> None:

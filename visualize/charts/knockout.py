@@ -15,9 +15,8 @@ from .scales import GRID
 
 _WIDTH, _HEIGHT, _BETWEEN, _AXIS, _SMALLEST = 420.0, 190.0, 34.0, 34.0, 7.5
 READING = (
-    "Attention from the spans named to the span '{to}' is cut in a window of {window} layers "
-    "around each layer; the mean over prompts of the answer's relative change of probability, "
-    "with 95% intervals. −1: nothing of it is left. In all layers at once: {everywhere}."
+    "Attention from the spans named to the span '{to}' is cut in {window} around each layer; "
+    "{what}. −1: nothing of it is left. In all layers at once: {everywhere}."
 )
 RATES = (
     " Below: of the {top} most probable tokens behind a layer at the subject's last token the "
@@ -75,7 +74,7 @@ def draw_knockout(file: KnockoutFile, *, title: str = "", caption: str | None = 
         lines, texts = [*lines, *grid], [*texts, *numbers]
         for place, (name, values) in enumerate(own.items()):
             colour = COLOURS[place % len(COLOURS)] if not number else INK
-            dashes = DASHES if number and place else ()
+            dashes = DASHES if place % 2 else ()  # equal curves show through each other
             cells += frame.dots(name, values, colour)
             lines += frame.lines(values, colour, dashes)
             samples.append(LegendSample(name, colour=colour, dashes=dashes))
@@ -87,7 +86,13 @@ def draw_knockout(file: KnockoutFile, *, title: str = "", caption: str | None = 
             for source in file.sources
         )
         how = file.knockout
-        caption = READING.format(to=how["to"], window=how["window"], everywhere=everywhere)
+        layers, change = how["window"], "the answer's relative change of probability"
+        caption = READING.format(
+            to=how["to"], everywhere=everywhere,
+            window=f"a window of {layers} layers" if layers > 1 else "one layer",
+            what=f"the mean over prompts of {change}, with 95% intervals"
+            if len(file.prompts) > 1 else change,
+        )  # fmt: skip
         caption += RATES.format(top=how.get("top")) if file.attributes else ""
     notes, bottom = paragraph(caption, MARGIN, y, width - 2 * MARGIN)
     return Scene(

@@ -60,7 +60,7 @@ def table_chart(file: Table) -> TableChart:
         )  # fmt: skip
     if isinstance(file, TokensFile):
         return TableChart(
-            "tokens", "effects of tokens", f"Tokens on {file.task['name']} in {model}",
+            "tokens", "a table of tokens", f"Tokens on {file.task['name']} in {model}",
             {"prompts": len(file.prompts), "tokens": len(file.tokens)},
             lambda title: draw_tokens(file, title=title),
         )  # fmt: skip

@@ -16,13 +16,13 @@ import numpy as np
 from ...discovery.uncertainty.bootstrap import UNDEFINED, mean_estimate
 from ...graphs.calls.typed import short_value, typed
 from ...graphs.errors import PromptError
-from ...graphs.example_scores import clusters_of
 from ...graphs.files.reading import parse_json, read_text
 from ...graphs.files.tables.knockout import AttributeRow
 from ...patching.facts.attributes import attribute_rates, token_words, words_in
 from ...patching.facts.prompts import FactPrompt
 from ...patching.prompts.tokens import Tokens
 from ...session import Session
+from .prompts import clusters_of_prompts
 
 SHAPE = '{"France": ["Paris", "French", "a country in Europe"]}'
 
@@ -89,7 +89,7 @@ def attribute_rows(
     marks = [str(mark) for mark in named] + [""] * (size - len(named))
     words = token_words(marks)
     found = attribute_rates(session.lifted, by_subject, known, words, top)
-    clusters = clusters_of([one.prompt.pair.group for one in found])
+    clusters = clusters_of_prompts([one.prompt for one in found])
     rows = []
     for layer in range(len(found[0].own)):
         own = mean_estimate(np.array([one.own[layer] for one in found]), clusters)

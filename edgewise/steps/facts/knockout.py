@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...discovery.uncertainty.bootstrap import mean_estimate
 from ...graphs.calls.typed import typed
 from ...graphs.errors import within_memory
-from ...graphs.example_scores import clusters_of
 from ...graphs.files.tables.knockout import (
     AttributeRow,
     CurveRow,
@@ -35,12 +33,14 @@ from ...patching.facts.prompts import windows
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import SILENT, Progress
 from ...session import Session
-from ..found.blocks import task_block
 from .attributes import attribute_rows, read_attributes
-from .prompts import chosen_prompts, prompt_texts
-
-if TYPE_CHECKING:
-    from ...graphs.files.circuit import TaskBlock
+from .prompts import (
+    chosen_prompts,
+    clusters_of_prompts,
+    prompt_texts,
+    task_of_prompts,
+    wrongly_answered,
+)
 
 
 @typed
@@ -67,7 +67,7 @@ class KnockoutFound:
     """What was cut, prompt by prompt, with what is written down of it."""
 
     file: KnockoutFile
-    knocked: tuple[Knocked, ...]
+    knocked: tuple[Knocked, ...] = field(repr=False)
     notes: tuple[str, ...]
 
 
@@ -118,9 +118,8 @@ def knock_out_facts(
         )
         for one, (tokens, answer) in zip(knocked, texts, strict=True)
     ]  # fmt: skip
-    block = {**task_block(pairs), "examples": len(knocked)}
     file = KnockoutFile(
-        session.model_block, cast("TaskBlock", block), how, rows,
+        session.model_block, task_of_prompts(pairs, len(knocked)), how, rows,
         list(cuts(knocked, options.sources)), list(_curves(knocked)), rates,
     )  # fmt: skip
     return KnockoutFound(file, tuple(knocked), (*notes, *_notes(session, knocked, options), *more))
@@ -132,7 +131,7 @@ def cuts(knocked: Sequence[Knocked], sources: Sequence[str]) -> Iterator[CutRow]
         there = [one for one in knocked if source in one.cut]
         if not there:
             continue
-        clusters = clusters_of([one.prompt.pair.group for one in there])
+        clusters = clusters_of_prompts([one.prompt for one in there])
         clean = np.array([one.clean for one in there])
         each = np.stack([one.cut[source] for one in there])  # [prompts, L + 1]
         for layer, values in enumerate(each.T):
@@ -164,8 +163,7 @@ def _curves(knocked: Sequence[Knocked]) -> Iterator[CurveRow]:
 def _notes(session: Session, knocked: Sequence[Knocked], options: KnockoutOptions) -> Iterator[str]:
     """Say what the numbers do not hold."""
     count = len(knocked)
-    if wrong := sum(not one.right for one in knocked):
-        yield f"{wrong:,} of {count:,} prompts are not answered rightly."
+    yield from wrongly_answered([one.right for one in knocked])
     for source in options.sources:
         if without := sum(source not in one.cut for one in knocked):
             yield f"{without:,} of {count:,} prompts have no token '{source}' to cut from."

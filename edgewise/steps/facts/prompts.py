@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 
 from ...experiment.task import TaskSpec
 from ...graphs.calls.typed import typed
 from ...graphs.errors import PromptError
+from ...graphs.example_scores import clusters_of
 from ...patching.facts.names import SUBJECT
 from ...patching.facts.prompts import FactPrompt, fact_prompts, right_answers
 from ...patching.facts.tracing import clean_run
@@ -19,6 +23,10 @@ from ...patching.prompts.tokens import Tokens
 from ...patching.run.checks import check_prompts
 from ...progress import SILENT, Progress
 from ...session import Session, open_task
+from ..found.blocks import task_block
+
+if TYPE_CHECKING:
+    from ...graphs.files.circuit import TaskBlock
 
 FIRST, WHOLE = WAYS
 """How answers of several tokens are taken: by their first token, unless asked otherwise."""
@@ -156,6 +164,22 @@ def chosen_prompts(
             "that none is left; accepted: prompts it knows, or all of them, without `known`."
         )
     return kept, tuple(notes)
+
+
+def task_of_prompts(pairs: PromptPairs, count: int) -> TaskBlock:
+    """Return what is said of the pairs, of which so many distinct prompts were measured."""
+    return cast("TaskBlock", {**task_block(pairs), "examples": count})
+
+
+def clusters_of_prompts(prompts: Sequence[FactPrompt]) -> np.ndarray:
+    """Return the cluster of each prompt, by its group."""
+    return clusters_of([one.pair.group for one in prompts])
+
+
+def wrongly_answered(right: Sequence[bool]) -> tuple[str, ...]:
+    """Say how many prompts the model answers wrongly, if any."""
+    wrong = sum(not one for one in right)
+    return (f"{wrong:,} of {len(right):,} prompts are not answered rightly.",) if wrong else ()
 
 
 def prompt_texts(session: Session, prompt: FactPrompt) -> tuple[list[str], str]:

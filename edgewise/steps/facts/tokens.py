@@ -6,6 +6,7 @@ interval are over the prompts that have the span, by template.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from ...graphs.example_scores import clusters_of
 from ...graphs.files.tables.tokens import PromptRow, SpanRow, TokenRow, TokensBlock, TokensFile
 from ...patching.prompts.pairs import Pair, PromptPairs
 from ...patching.prompts.splits import PromptSplit
+from ...patching.prompts.tokens import Tokens
 from ...progress import Progress
 from ...session import Session, make_runner
 from ..found.blocks import circumstances, task_block
@@ -67,25 +69,25 @@ def tokens_found(
         gap=float(np.abs(found.gap).mean()),
         dtype=str(around["dtype"]), device=str(around["device"]),
     )  # fmt: skip
-    tokenizer = session.loaded.tokenizer
+    known = None if session.loaded.tokenizer is None else Tokens(session.loaded.tokenizer)
 
-    def text(token: int) -> str:
-        return str(token) if tokenizer is None else str(tokenizer.decode([token]))
+    def shown(ids: Sequence[int]) -> list[str]:
+        return list(map(str, ids)) if known is None else known.show(ids)
 
     prompts = [
         PromptRow(
-            answers=list(map(text, pair.answers)), distractors=list(map(text, pair.distractors)),
+            answers=shown(pair.answers), distractors=shown(pair.distractors),
             group=pair.group or "", whole=float(rise),
         )
         for pair, rise in zip(pairs, found.whole, strict=True)
     ]  # fmt: skip
     tokens = [
         TokenRow(
-            prompt=number, position=at, text=text(pair.clean[at]), span=_named(pair).get(at),
+            prompt=number, position=at, text=text, span=_named(pair).get(at),
             integrated=float(found.integrated[number][at]), exact=float(found.exact[number][at]),
         )
         for number, pair in enumerate(pairs)
-        for at in range(len(found.exact[number]))
+        for at, text in enumerate(shown(pair.clean)[: len(found.exact[number])])
     ]  # fmt: skip
     spans = _spans(pairs, found)
     return TokensFile(

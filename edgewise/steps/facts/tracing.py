@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from ...discovery.uncertainty.bootstrap import faithfulness_estimate, mean_estim
 from ...discovery.uncertainty.draws import noise_interval
 from ...graphs.calls.typed import typed
 from ...graphs.errors import EdgewiseError, unknown, within_memory
-from ...graphs.example_scores import clusters_of
 from ...graphs.files.tables.trace import (
     EffectRow,
     MapRow,
@@ -43,11 +41,13 @@ from ...patching.facts.tracing import (
 from ...patching.prompts.pairs import PromptPairs
 from ...progress import SILENT, Progress
 from ...session import Session
-from ..found.blocks import task_block
-from .prompts import chosen_prompts, prompt_texts
-
-if TYPE_CHECKING:
-    from ...graphs.files.circuit import TaskBlock
+from .prompts import (
+    chosen_prompts,
+    clusters_of_prompts,
+    prompt_texts,
+    task_of_prompts,
+    wrongly_answered,
+)
 
 
 @typed
@@ -73,7 +73,7 @@ class TraceFound:
     """What was traced, prompt by prompt, with what is written down of it."""
 
     file: TraceFile
-    traced: tuple[Traced, ...]
+    traced: tuple[Traced, ...] = field(repr=False)
     notes: tuple[str, ...]
 
 
@@ -135,19 +135,10 @@ def trace_facts(
         for one, (tokens, answer) in zip(traced, texts, strict=True)
     ]  # fmt: skip
     file = TraceFile(
-        session.model_block, _task(pairs, traced), how, rows, list(totals(traced)),
+        session.model_block, task_of_prompts(pairs, count), how, rows, list(totals(traced)),
         list(effects(traced, options.kinds)), list(_maps(traced, options.kinds)),
     )  # fmt: skip
     return TraceFound(file, tuple(traced), (*notes, *_notes(traced, options)))
-
-
-def _task(pairs: PromptPairs, traced: Sequence[Traced]) -> TaskBlock:
-    """Return what is said of the pairs, and how many prompts of them were traced."""
-    return cast("TaskBlock", {**task_block(pairs), "examples": len(traced)})
-
-
-def _clusters(traced: Sequence[Traced]) -> np.ndarray:
-    return clusters_of([one.prompt.pair.group for one in traced])
 
 
 def totals(traced: Sequence[Traced]) -> Iterator[TotalRow]:
@@ -159,7 +150,9 @@ def totals(traced: Sequence[Traced]) -> Iterator[TotalRow]:
         "total effect": np.stack([one.total for one in traced]),
     }
     for what, values in every.items():
-        p, low, high = mean_estimate(values.mean(1), _clusters(traced)).numbers
+        p, low, high = mean_estimate(
+            values.mean(1), clusters_of_prompts([one.prompt for one in traced])
+        ).numbers
         ends = noise_interval(values) or (None, None)
         assert p is not None  # a mean is always there
         yield TotalRow(what=what, p=p, low=low, high=high, noise_low=ends[0], noise_high=ends[1])
@@ -178,7 +171,8 @@ def effects(traced: Sequence[Traced], kinds: Sequence[str]) -> Iterator[EffectRo
                     values.append(one.indirect(kind)[:, places].mean(1))  # [L, N]
             if not there:
                 continue
-            clusters, total = _clusters(there), np.array([one.total.mean() for one in there])
+            clusters = clusters_of_prompts([one.prompt for one in there])
+            total = np.array([one.total.mean() for one in there])
             for layer, of_layer in enumerate(np.stack(values, 1)):  # [prompts, N]
                 means = of_layer.mean(1)
                 effect, low, high = mean_estimate(means, clusters).numbers
@@ -201,9 +195,7 @@ def _maps(traced: Sequence[Traced], kinds: Sequence[str]) -> Iterator[MapRow]:
 
 def _notes(traced: Sequence[Traced], options: TraceOptions) -> Iterator[str]:
     """Say what the numbers do not hold."""
-    wrong = sum(not one.right for one in traced)
-    if wrong:
-        yield f"{wrong:,} of {len(traced):,} prompts are not answered rightly."
+    yield from wrongly_answered([one.right for one in traced])
     if options.window > 1 and STREAM in options.kinds:
         yield f"the {STREAM} is put back at one layer; the window is of what is added to it."
     at_end = sum(one.prompt.subject[-1] == one.prompt.last for one in traced)

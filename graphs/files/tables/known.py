@@ -18,7 +18,7 @@ from typing_extensions import NotRequired, TypedDict
 from ...calls.typed import typed
 from ...errors import FileFormatError
 from ..atomic import write_text
-from ..json_files import dump_document, make_plain, ordered, others, read_document
+from ..json_files import dump_document, make_plain, others, read_document, table_document
 from ..reading import form_of
 
 FORMAT, VERSION = "edgewise/known", 1
@@ -102,13 +102,11 @@ class KnownFile:
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        blocks = {
             "metric": self.metric,
-            **ordered(self.extra, ()),
-            **{name: list(getattr(self, name)) for name in TABLES},
         }
+        tables = {name: getattr(self, name) for name in TABLES}
+        return table_document((FORMAT, VERSION), blocks, self.extra, tables)
 
 
 @typed

@@ -21,7 +21,7 @@ from ...errors import EdgewiseError, FileFormatError, unknown
 from ...graph import ComputationGraph
 from ..atomic import write_text
 from ..circuit import PROVENANCE, GraphBlock, ModelBlock, TaskBlock, graph_block, read_graph
-from ..json_files import dump_document, make_plain, ordered, others, read_document
+from ..json_files import dump_document, make_plain, ordered, others, read_document, table_document
 from ..reading import form_of
 
 FORMAT = "edgewise/matrix"
@@ -163,17 +163,15 @@ class MatrixFile:
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        blocks = {
             "model": ordered(self.model, PROVENANCE["model"]),
             "graph": graph_block(self.graph, {}),
             "matrix": ordered(self.matrix, ("metric", "ablation", "random", "draw_seed")),
             "tasks": list(self.tasks),
             "circuits": list(self.circuits),
-            **ordered(self.extra, ()),
-            **{name: list(getattr(self, name)) for name in TABLES},
         }
+        tables = {name: getattr(self, name) for name in TABLES}
+        return table_document((FORMAT, VERSION), blocks, self.extra, tables)
 
 
 @typed

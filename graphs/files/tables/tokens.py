@@ -19,7 +19,7 @@ from ...calls.typed import typed
 from ...errors import FileFormatError
 from ..atomic import write_text
 from ..circuit import PROVENANCE, ModelBlock, TaskBlock
-from ..json_files import dump_document, make_plain, ordered, others, read_document
+from ..json_files import dump_document, make_plain, ordered, others, read_document, table_document
 from ..reading import form_of
 
 FORMAT, VERSION = "edgewise/tokens", 1
@@ -122,15 +122,13 @@ class TokensFile:
 
     def as_dict(self) -> dict[str, object]:
         """Return the document; equal files give equal ones."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        blocks = {
             "model": ordered(self.model, PROVENANCE["model"]),
             "task": ordered(self.task, PROVENANCE["task"]),
             "measured": ordered(self.measured, ("metric", "ablation", "steps", "whole")),
-            **ordered(self.extra, ()),
-            **{name: list(getattr(self, name)) for name in TABLES},
         }
+        tables = {name: getattr(self, name) for name in TABLES}
+        return table_document((FORMAT, VERSION), blocks, self.extra, tables)
 
 
 @typed
